@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import sys
-from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 
 from broker.files import read_text
-from flexspec_mq.doctor.findings import Finding, Findings, State
+from broker.messages import say
+from flexspec_mq.doctor.checks import State, run_checks
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.arguments import broker_at
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
@@ -39,22 +38,31 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         UsageError: no address, or no time.
-        BrokerError, LinkError: a file cannot be used; the broker stopped answering half-way.
+        BrokerError: a file cannot be used.
     """
-    from flexspec_mq.doctor.qualities import USEFUL, check_broker, own_prefix  # it loads the MQTT client
+    from flexspec_mq.doctor.qualities import USEFUL, broker_checks, own_prefix  # it loads the MQTT client
 
-    findings = Findings("", lambda _text: None)
     topic = (options.topic or own_prefix(options.username)).strip("/")
-    asyncio.run(check_broker(findings, _settings(options), topic))
-    failed = any(one.state is State.FAILED for one in findings.all)
+    ran = asyncio.run(run_checks(broker_checks(_settings(options), topic)))
+    findings = [finding for finding in ran if finding.state is not State.SKIPPED]
+    failed = any(finding.state is State.FAILED for finding in findings)
     if options.json:
-        rows = [_row(one, USEFUL) for one in findings.all]
-        sys.stdout.write(json.dumps({"ok": not failed, "findings": rows}) + "\n")
+        rows = [
+            {
+                "name": finding.name,
+                "ok": finding.state is State.OK,
+                "needed": finding.state is State.FAILED or finding.name not in USEFUL,
+                "detail": finding.detail,
+                "advice": finding.advice,
+            }
+            for finding in findings
+        ]
+        say(json.dumps({"ok": not failed, "findings": rows}))
         return int(failed)
-    for one in findings.all:
-        sys.stdout.write(f"{_MARKS[one.state]}  {one.name}: {one.detail}\n")
-        if one.advice:
-            sys.stdout.write(f"      → {one.advice}\n")
+    for finding in findings:
+        say(f"{_MARKS[finding.state]}  {finding.name}: {finding.detail}")
+        if finding.advice:
+            say(f"      → {finding.advice}")
     return int(failed)
 
 
@@ -80,13 +88,3 @@ def _settings(options: argparse.Namespace) -> LinkSettings:
         connect_timeout=options.timeout,
         publish_timeout=options.timeout,
     )
-
-
-def _row(one: Finding, useful: Sequence[str]) -> dict[str, str | bool]:
-    return {
-        "name": one.name,
-        "ok": one.state is State.OK,
-        "needed": one.state is State.FAILED or one.name not in useful,
-        "detail": one.detail,
-        "advice": one.advice,
-    }

@@ -5,17 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cloud_worker.wire import keys_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
-from flexspec_mq.doctor import exposure, machine, model, statuses
-from flexspec_mq.doctor import link as links
-from flexspec_mq.doctor.examination import examination
-from flexspec_mq.doctor.family import Following, check_family
-from flexspec_mq.doctor.threads import on_thread
-from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
+from flexspec_mq.doctor import statuses
+from flexspec_mq.doctor.checks import Check
+from flexspec_mq.doctor.daemon import LOGIN, MODEL, NOBODY, NOT_A_SESSION, DaemonDoctor
+from flexspec_mq.doctor.family import check_family
+from flexspec_mq.doctor.machine import (
+    check_cache,
+    check_folder,
+    check_packages,
+    check_temp,
+    free_port,
+    load_model,
+    on_thread,
+    taken,
+)
+from flexspec_mq.doctor.processes import connected, who_listens
+from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.errors import LinkError, LinkRefused, ModelError, UsageError
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
@@ -24,24 +35,16 @@ from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from cloud_worker.settings import CloudConfig, FamilySettings, WorkerSettings
-    from flexspec_mq.daemon.probes import MetricsOptions
-    from flexspec_mq.doctor.findings import Finding, Findings
+    from cloud_worker.settings import CloudConfig, WorkerSettings
+    from flexspec_mq.doctor.checks import Finding, Report
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.transport.base import Link, LinkSettings
     from schemas.catalogue import Catalogue
 
     Load = Callable[[WorkerSettings], LoadedText]
 
-_BEHIND = ("login", "name", "access", exposure.NAME, "catalogue", "heads", "family", "clock", "qualities")
-CHECKS = ("packages", "cache", "temp", "state", "model", "metrics", "broker", *_BEHIND)
-"""In the order in which they are shown."""
-_OF_A_FAMILY = ("state", "catalogue", "heads")
-"""Those of a worker that follows a family."""
-_NOBODY = "flexspec-doctor"
-"""A version and an edge that nobody has: what is sent to them disturbs nobody."""
+_NO_TARGET, _NO_VERSION = "the target cannot be loaded", "no version of the family is known"
 
 
 def load(settings: WorkerSettings) -> LoadedText:
@@ -66,67 +69,213 @@ async def examine(
     timeout: float,
     *,
     load: Load = load,
-    listening: Listening = LISTENING,
+    listening: Listening = Listening(),  # noqa: B008  frozen
 ) -> list[Finding]:
     """Check everything; never raises for what is wrong with the setup.
 
     Args:
-        config: as the daemon has it.
-        tell: told what is checked now.
-        timeout: seconds for all of it.
-        load: loads the target.
-        listening: for how long, to statuses.
+        config: As the daemon has it.
+        tell: Told what is checked now.
+        timeout: Seconds for all of it.
+        load: Loads the target.
+        listening: For how long, to statuses.
 
     Raises:
         UsageError: the settings cannot be used: a file that cannot be read.
     """
-    base = link_settings(config.link, f"w-{config.worker.worker}")
-    keys_of(config.worker)
-    useful = {"serve": "--metrics-port will not work"} if config.metrics.metrics_port is not None else {}
-    follows = config.family.family is not None
-    checks = tuple(name for name in CHECKS if follows or name not in _OF_A_FAMILY)
-    async with examination("cloud", checks, tell, timeout) as findings:
-        machine.check_packages(findings, ("models", "heads") if follows else ("models",), useful)
-        machine.check_folders(findings, _cache_needs(config.worker))
-        if follows:
-            _check_state(findings, config.family)
-        loading = asyncio.create_task(_target(findings, config.worker, load))
+    return await WorkerDoctor(config, load, listening).examine(tell, timeout)
+
+
+class WorkerDoctor(DaemonDoctor):
+    """The doctor of a worker.
+
+    Attributes:
+        figures: Description of the worker that serves figures at this one's port; empty if none does.
+        target: The target, once it is loaded.
+    """
+
+    def __init__(self, config: CloudConfig, load: Load, listening: Listening) -> None:
+        name = config.worker.worker
+        settings = link_settings(config.link, f"w-{name}")
+        keys_of(config.worker)
+        super().__init__("cloud", name, settings, topics.worker_status_topic(name), listening)
+        self.config = config
+        self.figures = ""
+        self.target: LoadedText | None = None
+        self._load = load
+        self._catalogue: Catalogue | None = None
+        self._heard = asyncio.Queue[str](1000)
+        self.watch.other = self._note
+
+    def table(self) -> Sequence[Check]:
+        """The checks of a worker; three of them are for those that follow a family."""
+        follows = self.config.family.family is not None
+        useful = {} if self.config.metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
+        extras = ("models", "heads") if follows else ("models",)
+        broker, login, name = self.broker_rows()
+        table = (
+            Check("packages", partial(check_packages, needed=extras, useful=useful)),
+            Check("cache", partial(check_cache, needs=_cache_needs(self.config.worker))),
+            Check("temp", check_temp),
+            Check("state", self._check_state),
+            Check(MODEL, self._load_target, (), _NO_TARGET, "loading the target", turn=1, background=True),
+            Check("metrics", self._check_metrics),
+            *(broker, login, name),
+            Check("catalogue", self._check_catalogue, (LOGIN,), _NO_VERSION),
+            Check("access", self._check_access, (LOGIN,), doing="trying the access rules"),
+            Check("exposure", self._check_exposure, (LOGIN,)),
+            Check("heads", self._check_heads, (MODEL, "catalogue"), doing="looking at the heads", turn=2),
+            Check("family", self._check_tokenizers, (MODEL, LOGIN), turn=2),
+            Check("clock", self._check_clock, (LOGIN,)),
+            self.quality_row(),
+        )
+        return [check for check in table if follows or check.name not in ("state", "catalogue", "heads")]
+
+    async def _load_target(self, report: Report) -> None:
+        settings = self.config.worker
+
+        def describe(loaded: LoadedText) -> str:
+            return f"target {loaded.name} on {settings.device}, {settings.dtype}; its proof runs at the start"
+
+        what, default = f"the target {settings.target}", settings.target == "default"
+        self.target = await load_model(report, what, lambda: self._load(settings), describe, default=default)
+
+    async def _check_state(self, report: Report) -> None:
         try:
-            here = await on_thread(lambda: check_metrics(findings, config.metrics))
-            await _at_broker(findings, config, base, loading, here, listening)
-            tell("loading the target")
-            await loading
+            folder = self.config.family.folder
+        except UsageError as error:
+            report.fail("settings", error.message, error.hint)
+            return
+        check_folder(report, folder, 0, "free some space there, or give another folder: --state-dir")
+
+    async def _check_metrics(self, report: Report) -> None:
+        host, port = self.config.metrics.metrics_host, self.config.metrics.metrics_port
+        where = ("figures and probes", "--metrics-port")
+        if not port:
+            report.ok("no port is asked for" if port is None else "the figures take any free port")
+        elif not free_port(report, host, port, *where):
+            if await on_thread(lambda: _serves_figures(host, port)):
+                by = f", {who}" if (who := who_listens(port)) else ""
+                self.figures = f"a worker serves its figures at {host}:{port} here{by}"
+                report.ok(f"already running: {self.figures}")
+            else:
+                taken(report, host, port, *where)
+
+    def look_here(self) -> str:
+        """Describe the worker of this machine that may be the one that the broker knows. Blocks."""
+        found = connected(self.settings.port, ("cloud_worker", "flexspec-cloud"), self.watch.born)
+        process = (
+            f"flexspec-cloud runs on this machine (process {', '.join(map(str, found))})" if found else ""
+        )
+        return self.figures or process
+
+    async def _check_catalogue(self, report: Report) -> None:
+        family = self.config.family
+        loss = "none of its versions would be served"
+        self._catalogue = await check_family(report, self, family, lambda: family.folder, loss)
+
+    async def _check_heads(self, report: Report) -> None:
+        """Check whether the heads of the versions can be had, and are for this worker."""
+        from cloud_worker.versions.family import base_of, unfit
+
+        catalogue, target, family = self._catalogue, self.target, self.config.family
+        assert catalogue is not None  # noqa: S101  this check needs it
+        assert target is not None  # noqa: S101  likewise
+        try:
+            base = await on_thread(lambda: base_of(self.config.worker, target, "exact"))
+        except (UsageError, ModelError) as error:
+            report.fail("settings", error.message, error.hint)
+            return
+        bad = await on_thread(lambda: unfit(family, catalogue, base))
+        if not bad:
+            where = family.heads or catalogue.heads
+            report.ok(
+                f"all versions of this worker's base have their manifests in {where}, and are for this worker"
+            )
+            return
+        detail = "; ".join(f"{version}: {error.message}" for version, error in bad.items())
+        if (why := bad.get(naming.stable(catalogue).name)) is not None:
+            fault = "settings" if isinstance(why, (HeadError, UsageError)) else "model missing"
+            report.fail(fault, detail, why.hint or "see that heads can be fetched from here")
+        else:
+            hint = next(iter(bad.values())).hint
+            report.warn(detail, hint or "publish it again; the others are served")
+
+    async def _check_access(self, report: Report) -> None:
+        """Try to publish where a worker does, and to read what it reads by sending it something ourselves."""
+        watch, version, user = self.watch, self.config.worker.version, self.settings.username
+        gone = WorkerStatus(state="gone", epoch=0, at=0, worker=self.name)
+        status = watch.codec.encode_status(gone) if watch.newest is None else watch.newest.payload
+        if await self.may_publish(watch.topic, status) == NOT_AUTHORIZED:
+            loss = "the worker could not tell its status, and would refuse to start"
+            self.forbidden(report, f"publish on {watch.topic}", loss)
+        if await self.may_publish(topics.verdict_topic(NOBODY), b"") == NOT_AUTHORIZED:
+            self.forbidden(report, "publish on f1/v/+", "no edge would get an answer")
+        for topic in watch.blind:
+            self.forbidden(report, f"read {topic}", "we cannot see who is there")
+        # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
+        sender = user if user is not None else NOBODY
+        for topic in (topics.open_topic(version, sender), topics.draft_topic(self.name, sender)):
+            if not await self._reaches_us(topic):
+                what = f"read {topic.rpartition('/')[0]}/+"
+                self.forbidden(report, what, "nothing from edges would arrive")
+        if not report.failed:
+            reads = f"f1/o/{version}/+ and f1/d/{self.name}/+"
+            report.ok(f"may publish on {watch.topic} and f1/v/+, and read {reads}")
+
+    def _note(self, inbound: Inbound) -> None:
+        if not self._heard.full():
+            self._heard.put_nowait(inbound.topic)
+
+    async def _reaches_us(self, topic: str) -> bool:
+        """Whether what is sent on a topic is delivered to us, or we may not send there."""
+        try:
+            await self.link.subscribe(topic)
+        except LinkRefused:
+            return False
+        try:
+            if await self.may_publish(topic, NOT_A_SESSION) != NOT_AUTHORIZED:
+                async with asyncio.timeout(2.0):
+                    while await self._heard.get() != topic:
+                        pass
+        except TimeoutError:
+            return False
         finally:
-            loading.cancel()
-    return findings.all
+            with contextlib.suppress(LinkError):
+                await self.link.unsubscribe(topic)
+        return True
+
+    async def _check_exposure(self, report: Report) -> None:
+        link, worker = self.config.link, self.config.worker
+        files = (link.password_file, link.tls_key, worker.share_groups, worker.keys)
+        public = worker.share_groups is None
+        await self.check_exposure(report, files, public_group=public, keyed=worker.keys is not None)
+
+    async def _check_tokenizers(self, report: Report) -> None:
+        """Workers that share a version must share a tokenizer, or sessions could not move between them."""
+        assert self.target is not None  # noqa: S101  this check needs it
+        version, ours = self.config.worker.version, self.target.fingerprint.hex()
+        others = [
+            status
+            for status, _ in self.watch.workers()
+            if (status.version, status.state != "gone") == (version, True)
+            and status.worker != self.name
+            and status.fingerprint
+        ]
+        odd = [f"{one.worker} ({one.fingerprint[:12]}…)" for one in others if one.fingerprint != ours]
+        if odd:
+            detail = f"our target's tokenizer is {ours[:12]}…, and workers of the same version {version!r} have another"
+            advice = "one version is one model: give this target a --version of its own"
+            report.fail("wrong tokenizer", f"{detail}: {', '.join(odd)}", advice)
+            return
+        with_us = f", as have {len(others)} other workers of it" if others else ""
+        report.ok(f"version {version!r} has tokenizer {ours[:12]}…{with_us}")
+
+    async def _check_clock(self, report: Report) -> None:
+        statuses.check_clock(report, self.watch, besides=self.name if self.here else "")
 
 
-def check_metrics(findings: Findings, options: MetricsOptions) -> str:
-    """Whether figures could be served; the worker that does so already, in words, if it is one of ours. Blocks."""
-    host, port = options.metrics_host, options.metrics_port
-    if not port:
-        findings.ok("metrics", "no port is asked for" if port is None else "the figures take any free port")
-        return ""
-    why = machine.port_complaint(host, port)
-    if not why:
-        findings.ok("metrics", f"{host}:{port} is free for figures and probes")
-        return ""
-    if why != "taken":
-        detail = f"figures cannot be served at {host}:{port}: {why}"
-        findings.fail("metrics", "port taken", detail, "give an address and a port that this user may have")
-        return ""
-    who = machine.who_listens(port)
-    if _our_worker(host, port):
-        found = f"a worker serves its figures at {host}:{port} here{f', {who}' if who else ''}"
-        findings.ok("metrics", f"already running: {found}")
-        return found
-    by = f" by {who}" if who else ""
-    detail = f"{host}:{port}, where figures are to be served, is taken{by}"
-    findings.fail("metrics", "port taken", detail, "stop that, or give another: --metrics-port N")
-    return ""
-
-
-def _our_worker(host: str, port: int) -> bool:
+def _serves_figures(host: str, port: int) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=3.0)
     try:
         connection.request("GET", "/metrics")
@@ -137,225 +286,10 @@ def _our_worker(host: str, port: int) -> bool:
         connection.close()
 
 
-async def _at_broker(
-    findings: Findings,
-    config: CloudConfig,
-    base: LinkSettings,
-    loading: asyncio.Task[LoadedText | None],
-    here: str,
-    listening: Listening,
-) -> None:
-    heard = asyncio.Queue[str](1000)
-
-    def note(inbound: Inbound) -> None:
-        if not heard.full():
-            heard.put_nowait(inbound.topic)
-
-    watch = Watch(longer=listening.at_most, other=note)
-    topic = topics.worker_status_topic(config.worker.worker)
-
-    async def look(link: Link) -> str:
-        findings.tell("listening for workers")
-        await watch.until(lambda: bool(watch.fights(topic)), listening.at_least)
-        catalogue = await _catalogue(findings, config, watch, link) if follows else None
-        findings.tell("trying the access rules")
-        await _check_access(findings, config, base.username, link, watch, heard)
-        mine = config.worker
-        files = (config.link.password_file, config.link.tls_key, mine.share_groups, mine.keys)
-        await exposure.check_exposure(
-            findings,
-            link,
-            base,
-            files,
-            public_group=mine.share_groups is None,
-            keyed=mine.keys is not None,
-        )
-        known = watch.newest(topic)
-        found = here or ("" if known is None else _process_here(base.port, known.status.epoch / 1000))
-        statuses.check_clock(findings, watch, besides=topic if found else "")
-        findings.tell("loading the target")
-        target = await loading
-        _check_family(findings, config.worker, watch, target)
-        if catalogue is not None and target is not None:
-            await _check_heads(findings, config, catalogue, target)
-        elif follows:
-            why = "the target cannot be loaded" if target is None else "no version of the family is known"
-            findings.skip(["heads"], why)
-        return found
-
-    follows = config.family.family is not None
-    behind = tuple(name for name in _BEHIND if follows or name not in _OF_A_FAMILY)
-    await links.examine_broker(findings, base, behind, watch, topic, look)
-
-
-def _check_state(findings: Findings, family: FamilySettings) -> None:
-    try:
-        folder = family.folder
-    except UsageError as error:
-        findings.fail("state", "settings", error.message, error.hint)
-        return
-    advice = "free some space there, or give another folder: --state-dir"
-    machine.check_folder(findings, "state", folder, 0, advice)
-
-
-async def _catalogue(findings: Findings, config: CloudConfig, watch: Watch, link: Link) -> Catalogue | None:
-    following = Following(
-        "catalogue",
-        config.worker.worker,
-        config.link.username,
-        config.family,
-        lambda: config.family.folder,
-        "none of its versions would be served",
-    )
-    return await check_family(findings, following, watch, link, None)
-
-
-async def _check_heads(
-    findings: Findings, config: CloudConfig, catalogue: Catalogue, target: LoadedText
-) -> None:
-    """Whether the heads of the versions can be had, and are for this worker."""
-    from cloud_worker.versions.family import base_of, unfit
-
-    findings.tell("looking at the heads of all versions")
-    try:
-        base = await on_thread(lambda: base_of(config.worker, target, "exact"))
-    except (UsageError, ModelError) as error:
-        findings.fail("heads", "settings", error.message, error.hint)
-        return
-    bad = await on_thread(lambda: unfit(config.family, catalogue, base))
-    where = config.family.heads or catalogue.heads
-    if not bad:
-        findings.ok(
-            "heads",
-            f"all versions of this worker's base have their manifests in {where}, and are for this worker",
-        )
-        return
-    said = "; ".join(f"{one}: {why.message}" for one, why in bad.items())
-    stable = naming.stable(catalogue).name
-    if stable in bad:
-        fault = "settings" if isinstance(bad[stable], (HeadError, UsageError)) else "model missing"
-        findings.fail("heads", fault, said, bad[stable].hint or "see that heads can be fetched from here")
-    else:
-        hint = next(iter(bad.values())).hint
-        findings.warn("heads", said, hint or "publish it again; the others are served")
-
-
-async def _check_access(
-    findings: Findings,
-    config: CloudConfig,
-    user: str | None,
-    link: Link,
-    watch: Watch,
-    heard: asyncio.Queue[str],
-) -> None:
-    """Try to publish where a worker does, and to read what it reads by sending it something ourselves."""
-    worker = config.worker.worker
-    topic = topics.worker_status_topic(worker)
-    known = watch.newest(topic)
-    gone = WorkerStatus(state="gone", epoch=0, at=0, worker=worker)
-    status = watch.codec.encode_status(gone) if known is None else known.payload
-    answers = topics.verdict_topic(_NOBODY)
-    for where, payload, loss in (
-        (topic, status, "the worker could not tell its status, and would refuse to start"),
-        (answers, b"", "no edge would get an answer"),
-    ):
-        if await links.may_publish(link, where, payload) == NOT_AUTHORIZED:
-            what = f"publish on {where if where == topic else 'f1/v/+'}"
-            links.forbidden(findings, worker, user, what, loss)
-    for one in watch.blind:
-        links.forbidden(findings, worker, user, f"read {one}", "we cannot see who is there")
-    # A name of its own, or else that of the MQTT user: with access rules one may write to one's own topics only.
-    sender = user if user is not None else _NOBODY
-    for where, what in (
-        (topics.open_topic(config.worker.version, sender), f"f1/o/{config.worker.version}/+"),
-        (topics.draft_topic(worker, sender), f"f1/d/{worker}/+"),
-    ):
-        reached = await _reaches_us(link, where, heard)
-        if reached is False:
-            links.forbidden(findings, worker, user, f"read {what}", "nothing from edges would arrive")
-    if not findings.failed("access"):
-        reads = f"f1/o/{config.worker.version}/+ and f1/d/{worker}/+"
-        findings.ok("access", f"may publish on {topic} and f1/v/+, and read {reads}")
-
-
-async def _reaches_us(link: Link, topic: str, heard: asyncio.Queue[str]) -> bool | None:
-    """Whether what is sent on a topic is delivered to us; None if we may not send there."""
-    try:
-        await link.subscribe(topic)
-    except LinkRefused:
-        return False
-    try:
-        if await links.may_publish(link, topic, links.NOT_A_SESSION) == NOT_AUTHORIZED:
-            return None
-        async with asyncio.timeout(2.0):
-            while await heard.get() != topic:
-                pass
-    except TimeoutError:
-        return False
-    finally:
-        with contextlib.suppress(LinkError):
-            await link.unsubscribe(topic)
-    return True
-
-
-def _check_family(
-    findings: Findings, settings: WorkerSettings, watch: Watch, target: LoadedText | None
-) -> None:
-    """Workers that share a version must share a tokenizer, or sessions could not move between them."""
-    others = [
-        status
-        for seen in watch.workers()
-        if isinstance(status := seen.status, WorkerStatus)
-        and status.version == settings.version
-        and status.worker != settings.worker
-        and status.state != "gone"
-        and status.fingerprint
-    ]
-    if target is None:
-        findings.skip(["family"], "the target cannot be loaded")
-        return
-    odd = [status for status in others if status.fingerprint != target.fingerprint.hex()]
-    if odd:
-        names = ", ".join(f"{one.worker} ({one.fingerprint[:12]}…)" for one in odd)
-        findings.fail(
-            "family",
-            "wrong tokenizer",
-            f"our target's tokenizer is {target.fingerprint.hex()[:12]}…, and workers of the same version "
-            f"{settings.version!r} have another: {names}",
-            "one version is one model: give this target a --version of its own",
-        )
-        return
-    with_us = f", as have {len(others)} other workers of it" if others else ""
-    findings.ok(
-        "family", f"version {settings.version!r} has tokenizer {target.fingerprint.hex()[:12]}…{with_us}"
-    )
-
-
-async def _target(findings: Findings, settings: WorkerSettings, load: Load) -> LoadedText | None:
-    what = f"the target {settings.target}"
-    if settings.target == "default" and model.unprepared_default(findings, what):
-        return None
-    return await model.loaded(
-        findings,
-        what,
-        lambda: load(settings),
-        lambda found: (
-            f"target {found.name} on {settings.device}, {settings.dtype}; its proof runs at the start"
-        ),
-    )
-
-
-def _process_here(port: int, epoch: float) -> str:
-    names = ("cloud_worker", "flexspec-cloud")
-    found = [number for number in machine.connected(port, *names) if machine.just_before(number, epoch)]
-    return f"flexspec-cloud runs on this machine (process {', '.join(map(str, found))})" if found else ""
-
-
 def _cache_needs(settings: WorkerSettings) -> int:
     """Bytes that the first start would still write to the cache."""
-    if settings.target != "default":
-        return 0
     try:
-        return 0 if default_model_folder().is_dir() else CONVERTED_BYTES
+        prepared = settings.target != "default" or default_model_folder().is_dir()
     except ModelError:
         return 0
+    return 0 if prepared else CONVERTED_BYTES

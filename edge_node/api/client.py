@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 _SECONDS = 3.0
 _MOST = 2**22
@@ -14,6 +14,37 @@ _MOST = 2**22
 def reached_at(host: str) -> str:
     """By what this machine reaches an API that listens on a host's addresses."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
+
+
+class RunningNode(NamedTuple):
+    """An edge node that serves its API on this machine.
+
+    Attributes:
+        not_ready: What its ``/readyz`` says against it; empty if it can write.
+    """
+
+    host: str
+    port: int
+    not_ready: str
+
+    @property
+    def url(self) -> str:
+        """Its address, for people."""
+        return f"http://{self.host}:{self.port}"
+
+
+def find_node(host: str, port: int) -> RunningNode | None:
+    """Return the edge node that answers there; None if it is something else."""
+    try:
+        if get(host, port, "/healthz") != (200, {"status": "ok"}):
+            return None
+        status, answer = get(host, port, "/readyz")
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    if (status, answer.get("status")) not in ((200, "ready"), (503, "not ready")):
+        return None
+    reason = "" if status == 200 else str(answer.get("reason", "")) or "it does not say why"
+    return RunningNode(host, port, reason)
 
 
 def get(host: str, port: int, path: str, key: str | None = None) -> tuple[int, dict[str, Any]]:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edge_node.doctor.api import check_api, our_node
+from edge_node.api.client import find_node, reached_at
 from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
-from flexspec_mq.doctor import exposure, machine, model, statuses
-from flexspec_mq.doctor import link as links
-from flexspec_mq.doctor.examination import examination
-from flexspec_mq.doctor.family import Following, check_family
-from flexspec_mq.doctor.threads import on_thread
-from flexspec_mq.doctor.watching import LISTENING, Listening, Watch
+from flexspec_mq.doctor import statuses
+from flexspec_mq.doctor.checks import Check
+from flexspec_mq.doctor.daemon import LOGIN, MODEL, NOT_A_SESSION, DaemonDoctor
+from flexspec_mq.doctor.family import check_family
+from flexspec_mq.doctor.machine import (
+    check_cache,
+    check_packages,
+    check_temp,
+    free_port,
+    load_model,
+    on_thread,
+    taken,
+)
+from flexspec_mq.doctor.processes import connected, ports_of, who_listens
+from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.cache import families_folder
@@ -29,32 +37,19 @@ from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
 from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from edge_node.api.client import RunningNode
     from edge_node.config import EdgeConfig
-    from edge_node.doctor.api import Answering
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.doctor.findings import Finding, Findings
+    from flexspec_mq.doctor.checks import Finding, Report
     from flexspec_mq.drafting.load import DraftModel
-    from flexspec_mq.transport.base import Link, LinkSettings
-    from schemas.catalogue import Catalogue
+    from schemas.status import WorkerStatus
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
-_BEHIND = (
-    "login",
-    "name",
-    "access",
-    exposure.NAME,
-    "family",
-    "worker",
-    "tokenizer",
-    "clock",
-    "qualities",
-    "text",
-)
-CHECKS = ("packages", "cache", "temp", "model", "api", "broker", *_BEHIND)
-"""In the order in which they are shown."""
+_ABOVE = "it could not come to anything before the faults above are mended"
+_NO_SERVER = {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"}
 
 
 async def examine(
@@ -63,225 +58,190 @@ async def examine(
     timeout: float,
     *,
     load: Load,
-    listening: Listening = LISTENING,
+    listening: Listening = Listening(),  # noqa: B008  frozen
 ) -> list[Finding]:
     """Check everything; never raises for what is wrong with the setup.
 
     Args:
-        config: as the daemon has it.
-        tell: told what is checked now.
-        timeout: seconds for all of it.
-        load: loads the draft.
-        listening: for how long, to statuses.
+        config: As the daemon has it.
+        tell: Told what is checked now.
+        timeout: Seconds for all of it.
+        load: Loads the draft.
+        listening: For how long, to statuses.
 
     Raises:
         UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
     """
-    base = link_settings(config.link, f"e-{config.node.edge}")
-    wire_of(config.node)
-    config.api.for_serving()
-    without = () if config.family.family is not None else ("family",)
-    behind = tuple(name for name in _BEHIND if name not in without)
-    checks = tuple(name for name in CHECKS if name not in without)
-    async with examination("edge", checks, tell, timeout) as findings:
-        machine.check_packages(
-            findings,
-            (extra_of(config.node),),
-            {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"},
-        )
-        machine.check_folders(findings, cache_needs(config.node))
-        drafting = asyncio.create_task(_draft(findings, config.node, load))
-        try:
-            answering = await on_thread(lambda: check_api(findings, config.api))
-            setup = _Setup(findings, config, base, answering, drafting, listening)
-            look = partial(_look, setup)
-            await links.examine_broker(findings, base, behind, setup.watch, setup.status_topic, look)
-            tell("loading the draft")
-            await drafting
-        finally:
-            drafting.cancel()
-    return findings.all
+    return await EdgeDoctor(config, load, listening).examine(tell, timeout)
 
 
-class _Setup:
-    """What the checks behind the broker share."""
+class EdgeDoctor(DaemonDoctor):
+    """The doctor of an edge node.
 
-    def __init__(
-        self,
-        findings: Findings,
-        config: EdgeConfig,
-        base: LinkSettings,
-        answering: Answering | None,
-        drafting: asyncio.Task[DraftModel | None],
-        listening: Listening,
-    ) -> None:
-        self.findings = findings
+    Attributes:
+        node: The edge node of this machine that serves an API.
+        draft: The draft, once it is loaded.
+        asked: What a running edge node is asked for; it knows the family.
+    """
+
+    def __init__(self, config: EdgeConfig, load: Load, listening: Listening) -> None:
+        name = config.node.edge
+        settings = link_settings(config.link, f"e-{name}")
+        wire_of(config.node)
+        config.api.for_serving()
+        super().__init__("edge", name, settings, topics.edge_status_topic(name), listening)
         self.config = config
-        self.base = base
-        self.answering = answering
-        self.drafting = drafting
-        self.watch_for = listening.at_least
-        self.watch = Watch(config.node.edge, listening.at_most)
-        self.process = 0
-        self.asked = config.node.version  # of a running edge node, which knows the family
+        self.node: RunningNode | None = None
+        self.draft: DraftModel | None = None
+        self.asked = config.node.version
+        self._load = load
+        self._listening: bool | None = None
+        self._workers: list[WorkerStatus] = []
 
-    @property
-    def here(self) -> str:
-        """The edge node on this machine that may be the one that the broker knows; empty if there is none."""
-        if self.answering is not None:
-            return f"it is the one that serves {self.answering.url} here"
-        return f"flexspec-edge runs here (process {self.process})" if self.process else ""
-
-    @property
-    def epoch(self) -> float:
-        """When the edge node that the broker knows was made; seconds since the Unix epoch."""
-        known = self.watch.newest(self.status_topic)
-        return 0.0 if known is None else known.status.epoch / 1000
-
-    def look_around(self) -> None:
-        """Look for an edge node of this machine that is connected to the broker, and for its API. Blocks."""
-        for number in machine.connected(self.base.port, "edge_node", "flexspec-edge"):
-            if not machine.just_before(number, self.epoch):
-                continue
-            self.process = number
-            for port in machine.ports_of(number):
-                self.answering = self.answering or our_node("127.0.0.1", port)
-
-    @property
-    def status_topic(self) -> str:
-        return topics.edge_status_topic(self.config.node.edge)
-
-
-async def _catalogue(setup: _Setup, link: Link) -> Catalogue | None:
-    config = setup.config
-    following = Following(
-        "family",
-        config.node.edge,
-        config.link.username,
-        config.family,
-        lambda: families_folder(config.family.state_dir),
-        "no version can be asked for",
-    )
-    known = setup.watch.newest(setup.status_topic)
-    status = None if known is None else known.status
-    running = status.catalogue if isinstance(status, EdgeStatus) else None
-    return await check_family(setup.findings, following, setup.watch, link, running)
-
-
-async def _look(setup: _Setup, link: Link) -> str:
-    findings, watch, node = setup.findings, setup.watch, setup.config.node
-    findings.tell("listening for workers and other edge nodes")
-    # Fresh statuses, and a fight for our name, show only to who waits; the draft is being loaded meanwhile.
-    await watch.until(lambda: bool(watch.fights(setup.status_topic)), setup.watch_for)
-    online = statuses.online(watch, setup.status_topic)
-    if online and setup.answering is None:
-        await on_thread(setup.look_around)
-    if setup.config.family.family is not None:
-        catalogue = await _catalogue(setup, link)
-        if catalogue is None:
-            findings.skip(("worker", "tokenizer", "text"), "no version of the family is known")
-            await setup.drafting
-            return setup.here
-        setup.asked = setup.config.family.family
-        node = replace(node, version=naming.stable(catalogue).name)
-        setup.config = replace(setup.config, node=node)
-    findings.tell("trying the access rules")
-    listening = await _check_access(setup, link)
-    mine = setup.config.link
-    secrets = (mine.password_file, mine.tls_key, node.keys)
-    await exposure.check_exposure(findings, link, setup.base, secrets, keyed=node.keys is not None)
-    living = statuses.check_workers(findings, watch, node.version, listening)
-    statuses.check_clock(findings, watch)
-    findings.tell("loading the draft")
-    draft = await setup.drafting
-    if draft is None or not living:
-        why = "the draft cannot be loaded" if draft is None else f"no worker serves {node.version!r}"
-        findings.skip(("tokenizer", "text"), why)
-    else:
-        statuses.check_tokenizer(findings, living, draft.loaded)
-        await _check_text(setup, draft, online)
-    return setup.here
-
-
-async def _check_access(setup: _Setup, link: Link) -> bool | None:
-    """Try to publish where the edge does. Whether somebody subscribes to opens of the version; None if unknown."""
-    findings, node, user = setup.findings, setup.config.node, setup.base.username
-    opens = topics.open_topic(node.version, node.edge)
-    known = setup.watch.newest(setup.status_topic)
-    if known is None:  # true, and of an epoch that nobody takes for news
-        gone = EdgeStatus(state="gone", epoch=0, at=0, edge=node.edge)
-        status = setup.watch.codec.encode_status(gone)
-    else:
-        status = known.payload
-    said: dict[str, int] = {}
-    # The rules may spell out the workers, so drafts are tried with one that is there.
-    workers = [seen.status.worker for seen in setup.watch.workers()][:1]  # type: ignore[union-attr]
-    for topic, payload, loss in (
-        (opens, links.NOT_A_SESSION, "no text could begin"),
-        *(
-            (topics.draft_topic(one, node.edge), links.NOT_A_SESSION, "drafts could not be sent")
-            for one in workers
-        ),
-        (setup.status_topic, status, "the edge node could not tell its status, and would refuse to start"),
-    ):
-        said[topic] = await links.may_publish(link, topic, payload)
-        if said[topic] == NOT_AUTHORIZED:
-            links.forbidden(findings, node.edge, user, f"publish on {topic}", loss)
-    for topic in setup.watch.blind:
-        links.forbidden(findings, node.edge, user, f"read {topic}", "we cannot see who is there")
-    if said[opens] == 0 and not setup.watch.workers() and not setup.watch.blind:
-        loss = "a worker is there, and its status does not reach us"
-        links.forbidden(findings, node.edge, user, f"read {topics.worker_status_topic('+')}", loss)
-    if not findings.failed("access"):
-        findings.ok("access", f"may publish on {', '.join(said)}")
-    if said[opens] == NOT_AUTHORIZED:
-        return None
-    return said[opens] != NO_SUBSCRIBERS
-
-
-async def _check_text(setup: _Setup, draft: DraftModel, online: bool) -> None:
-    # It imports torch, without which all else can be checked; here the draft is loaded already.
-    from edge_node.doctor.text import check_text, check_text_over_api
-
-    findings, config = setup.findings, setup.config
-    if findings.failed("tokenizer") or findings.failed("access"):
-        findings.skip(["text"], "it could not come to anything before the faults above are mended")
-    elif online and setup.answering is not None:
-        # The running node would take our verdicts for strays, and close our session: so it is asked itself.
-        findings.tell("asking the running edge node for a text")
-        await check_text_over_api(findings, setup.answering, config, setup.asked)
-    elif online:
-        findings.skip(["text"], "answers would go to the edge node of this name that is online")
-    else:
-        findings.tell("writing a text")
-        await check_text(
-            findings,
-            replace(config, node=replace(config.node, give_up=12.0, queue_patience=5.0)),
-            links.as_doctor(setup.base, links.PATIENCE),
-            draft,
-            setup.watch,
+    def table(self) -> Sequence[Check]:
+        """The checks of an edge node."""
+        node = self.config.node
+        packages = partial(check_packages, needed=(extra_of(node),), useful=_NO_SERVER)
+        broker, login, name = self.broker_rows()
+        family = Check("family", self._check_family, (LOGIN,), "no version of the family is known")
+        access = (LOGIN, "family")
+        return (
+            Check("packages", packages),
+            Check("cache", partial(check_cache, needs=cache_needs(node))),
+            Check("temp", check_temp),
+            Check(
+                MODEL,
+                self._load_draft,
+                (),
+                "the draft cannot be loaded",
+                "loading the draft",
+                1,
+                background=True,
+            ),
+            Check("api", self._check_api, doing="looking at the API's port"),
+            *(broker, login, name),
+            *([family] if self.config.family.family is not None else ()),
+            Check("access", self._check_access, access, _ABOVE, "trying the access rules"),
+            Check("exposure", self._check_exposure, (LOGIN,)),
+            Check("worker", self._check_workers, (LOGIN, "family"), f"no worker serves {node.version!r}"),
+            Check("tokenizer", self._check_tokenizer, (MODEL, "worker"), _ABOVE, turn=2),
+            Check("clock", self._check_clock, (LOGIN,)),
+            self.quality_row(),
+            Check("text", self._check_text, ("tokenizer", "access"), doing="writing a text", turn=2),
         )
 
+    async def _load_draft(self, report: Report) -> None:
+        node = self.config.node
 
-async def _draft(findings: Findings, settings: EdgeSettings, load: Load) -> DraftModel | None:
-    what = "the draft"
-    if (
-        settings.tokenizer is None
-        and settings.draft in ("default", "none")
-        and not _has_default_graphs(settings)
-        and model.unprepared_default(findings, what)
-    ):
-        return None
-    return await model.loaded(
-        findings,
-        f"{what} {settings.draft}",
-        lambda: load(settings, lambda _text: None),
-        lambda found: (
-            f"draft {found.loaded.name} on {settings.device}, {settings.dtype}, {found.engine}"
-            if settings.draft != "none"
-            else f"no draft; tokenizer of {found.loaded.name}"
-        ),
-    )
+        def describe(draft: DraftModel) -> str:
+            if node.draft == "none":
+                return f"no draft; tokenizer of {draft.loaded.name}"
+            return f"draft {draft.loaded.name} on {node.device}, {node.dtype}, {draft.engine}"
+
+        def load() -> DraftModel:
+            return self._load(node, lambda _text: None)
+
+        default = (
+            node.tokenizer is None and node.draft in ("default", "none") and not _has_default_graphs(node)
+        )
+        self.draft = await load_model(report, f"the draft {node.draft}", load, describe, default=default)
+
+    async def _check_api(self, report: Report) -> None:
+        host, port = self.config.api.api_host, self.config.api.api_port
+        where = ("the API", "--api-port")
+        if port == 0:
+            report.ok("the API takes any free port")
+            return
+        if free_port(report, host, port, *where):
+            return
+        self.node = await on_thread(lambda: find_node(reached_at(host), port))
+        if self.node is None:
+            taken(report, host, port, *where)
+        elif self.node.not_ready:
+            detail = f"an edge node serves {self.node.url} already, and is not ready: {self.node.not_ready}"
+            report.warn(detail, "what is wrong is among the other findings")
+        else:
+            who = who_listens(port)
+            report.ok(f"already running: an edge node serves {self.node.url}{f', {who}' if who else ''}")
+
+    def look_here(self) -> str:
+        """Describe the edge node of this machine that is connected to the broker, and look for its API. Blocks."""
+        process = 0
+        if self.node is None:
+            names = ("edge_node", "flexspec-edge")
+            for process in connected(self.settings.port, names, self.watch.born):
+                self.node = next(
+                    filter(None, (find_node("127.0.0.1", port) for port in ports_of(process))), self.node
+                )
+        if self.node is not None:
+            return f"it is the one that serves {self.node.url} here"
+        return f"flexspec-edge runs here (process {process})" if process else ""
+
+    async def _check_family(self, report: Report) -> None:
+        options = self.config.family
+        folder = partial(families_folder, options.state_dir)
+        catalogue = await check_family(report, self, options, folder, "no version can be asked for")
+        if catalogue is not None:
+            self.asked = catalogue.family
+            node = replace(self.config.node, version=naming.stable(catalogue).name)
+            self.config = replace(self.config, node=node)
+
+    async def _check_access(self, report: Report) -> None:
+        """Try to publish where the edge does."""
+        watch, version = self.watch, self.config.node.version
+        opens = topics.open_topic(version, self.name)
+        if watch.newest is None:  # true, and of an epoch that nobody takes for news
+            gone = EdgeStatus(state="gone", epoch=0, at=0, edge=self.name)
+            status = watch.codec.encode_status(gone)
+        else:
+            status = watch.newest.payload
+        tries = {opens: (NOT_A_SESSION, "no text could begin")}
+        for worker, _ in watch.workers()[
+            :1
+        ]:  # the rules may spell out the workers: one that is there is tried
+            tries[topics.draft_topic(worker.worker, self.name)] = (NOT_A_SESSION, "drafts could not be sent")
+        tries[watch.topic] = (status, "the edge node could not tell its status, and would refuse to start")
+        codes = {topic: await self.may_publish(topic, payload) for topic, (payload, _) in tries.items()}
+        for topic, (_, loss) in tries.items():
+            if codes[topic] == NOT_AUTHORIZED:
+                self.forbidden(report, f"publish on {topic}", loss)
+        for topic in watch.blind:
+            self.forbidden(report, f"read {topic}", "we cannot see who is there")
+        if codes[opens] == 0 and not watch.workers() and not watch.blind:
+            loss = "a worker is there, and its status does not reach us"
+            self.forbidden(report, f"read {topics.worker_status_topic('+')}", loss)
+        if not report.failed:
+            report.ok(f"may publish on {', '.join(tries)}")
+        if codes[opens] != NOT_AUTHORIZED:
+            self._listening = codes[opens] != NO_SUBSCRIBERS
+
+    async def _check_exposure(self, report: Report) -> None:
+        link, keys = self.config.link, self.config.node.keys
+        files = (link.password_file, link.tls_key, keys)
+        await self.check_exposure(report, files, keyed=keys is not None)
+
+    async def _check_workers(self, report: Report) -> None:
+        version = self.config.node.version
+        self._workers = statuses.check_workers(report, self.watch, version, self._listening)
+
+    async def _check_tokenizer(self, report: Report) -> None:
+        assert self.draft is not None  # noqa: S101  this check needs it
+        statuses.check_tokenizer(report, self._workers, self.draft.loaded)
+
+    async def _check_clock(self, report: Report) -> None:
+        statuses.check_clock(report, self.watch)
+
+    async def _check_text(self, report: Report) -> None:
+        # It imports torch, without which all else can be checked; here the draft is loaded already.
+        from edge_node.doctor.text import check_text, check_text_over_api
+
+        assert self.draft is not None  # noqa: S101  this check needs it
+        if not self.watch.online:
+            await check_text(report, self, self.config, self.draft, self._workers)
+        elif self.node is None:
+            report.skip("answers would go to the edge node of this name that is online")
+        else:  # it would take our verdicts for strays, and close our session: so it is asked itself
+            await check_text_over_api(report, self.node, self.config.api, self.asked)
 
 
 def _has_default_graphs(settings: EdgeSettings) -> bool:

@@ -1,15 +1,17 @@
-"""What the ``doctor`` commands of the daemons share: flags, progress, and how they end."""
+"""What the ``doctor`` commands share: flags, progress, output as a list or as JSON, and the exit code."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
+from dataclasses import asdict
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.progress import stages
-from flexspec_mq.doctor.findings import Finding, State, as_json, exit_code, show
+from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +20,13 @@ if TYPE_CHECKING:
 
     Examine = Callable[[Callable[[str], None], float], Coroutine[Any, Any, list[Finding]]]
 
-TIMEOUT = 60.0
+_MARKS = {
+    State.OK: ("✓", "green"),
+    State.WARNING: ("!", "yellow"),
+    State.FAILED: ("✗", "bold red"),
+    State.SKIPPED: ("–", "dim"),
+}
+_TIMEOUT = 60.0
 """Seconds for one daemon's setup, unless told otherwise."""
 
 
@@ -41,9 +49,9 @@ def add_doctor_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--within",
         type=_seconds,
-        default=TIMEOUT,
+        default=_TIMEOUT,
         metavar="SECONDS",
-        help=f"seconds for all checks of one daemon (default: {TIMEOUT:g})",
+        help=f"seconds for all checks of one daemon (default: {_TIMEOUT:g})",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a list")
 
@@ -60,8 +68,8 @@ def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> 
 
     Args:
         part: ``edge`` or ``cloud``.
-        args: with ``json`` and ``within``.
-        prepare: reads the settings and returns the examination.
+        args: Namespace with ``json`` and ``within``.
+        prepare: Reads the settings and returns the examination.
     """
     began = time.monotonic()
     try:
@@ -70,15 +78,65 @@ def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> 
             findings = asyncio.run(examine(tell, args.within))
     except UsageError as error:
         findings = [Finding("settings", State.FAILED, error.message, error.hint, "settings", part)]
-    return tell_findings(findings, time.monotonic() - began, json=args.json)
+    return print_findings(findings, time.monotonic() - began, as_json=args.json)
 
 
-def tell_findings(findings: Sequence[Finding], seconds: float, *, json: bool) -> int:
-    """Print findings and return the exit code that they come to."""
-    if json:
-        sys.stdout.write(as_json(findings, seconds))
+def print_findings(findings: Sequence[Finding], seconds: float, *, as_json: bool) -> int:
+    """Print findings and return the exit code that they come to: that of the first failure, 0 without any."""
+    code = next((finding.exit_code for finding in findings if finding.exit_code), 0)
+    if as_json:
+        rows = [asdict(finding) | {"state": finding.state.value} for finding in findings]
+        document = {"ok": code == 0, "seconds": round(seconds, 1), "findings": rows}
+        sys.stdout.write(json.dumps(document) + "\n")
     else:
-        from rich.console import Console
+        _show(findings, seconds)
+    return code
 
-        show(findings, seconds, Console(highlight=False, soft_wrap=False))
-    return exit_code(findings)
+
+def _show(findings: Sequence[Finding], seconds: float) -> None:
+    """Print a list for people: each finding, what is wrong with it and how to mend it; the sum at the end."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=False)
+    for part in dict.fromkeys(finding.part for finding in findings):
+        table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+        table.add_column(width=1)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+
+        def row(state: State, name: str, text: str, advice: str = "", table: Table = table) -> None:
+            mark, style = _MARKS[state]
+            words = Text(text).append(f"\n→ {advice}" if advice else "", style="cyan")
+            table.add_row(Text(mark, style=style), Text(name, style=style), words)
+
+        skipped: dict[str, list[str]] = {}
+        for finding in findings:
+            if finding.part != part:
+                continue
+            if finding.state is State.SKIPPED:
+                skipped.setdefault(finding.detail, []).append(finding.name)
+                continue
+            text = f"{finding.fault}: {finding.detail}" if finding.fault else finding.detail
+            row(finding.state, finding.name, text, finding.advice)
+        for why, names in skipped.items():
+            row(State.SKIPPED, "not checked", f"{', '.join(names)}: {why}")
+        if part:
+            console.print(Text(part, style="bold"))
+        console.print(table)
+    console.print(Text(f"{_sum(findings)} ({seconds:.0f} s)"))
+
+
+def _sum(findings: Sequence[Finding]) -> str:
+    faults, warnings, skipped = (
+        sum(finding.state is state for finding in findings)
+        for state in (State.FAILED, State.WARNING, State.SKIPPED)
+    )
+    said = [_count(faults, "fault") if faults else "all is well"]
+    said += [_count(warnings, "warning")] * bool(warnings) + [f"{skipped} not checked"] * bool(skipped)
+    return ", ".join(said)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

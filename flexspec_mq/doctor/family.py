@@ -1,10 +1,9 @@
-"""The family that a daemon follows: what was kept of it, what the broker keeps, and whether that holds."""
+"""Check of the family that a daemon follows: what was kept of it, what the broker keeps, and whether that holds."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.catalogue.driver import topics_of
@@ -12,58 +11,36 @@ from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
-from flexspec_mq.doctor import link as links
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import LinkRefused, UsageError
+from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from flexspec_mq.catalogue.options import FamilyOptions
-    from flexspec_mq.doctor.findings import Findings
-    from flexspec_mq.doctor.watching import Watch
-    from flexspec_mq.transport.base import Inbound, Link
+    from flexspec_mq.doctor.checks import Report
+    from flexspec_mq.doctor.daemon import DaemonDoctor
+    from flexspec_mq.transport.base import Inbound
     from schemas.catalogue import Catalogue
-    from schemas.status import CatalogueStatus
 
 _WAIT = 2.0
 """Seconds that retained messages may take."""
 _PUBLISH = "ask who publishes the family; `flexspec head list` shows what is published"
 
 
-@dataclass(frozen=True, slots=True)
-class Following:
-    """Whose family it is.
-
-    Attributes:
-        name: of the check.
-        daemon: its name on topics.
-        user: at the broker.
-        options: with a family.
-        folder: where the daemon keeps its record; raises UsageError where there is no such folder.
-        loss: why nobody can do without a catalogue.
-    """
-
-    name: str
-    daemon: str
-    user: str | None
-    options: FamilyOptions
-    folder: Callable[[], Path]
-    loss: str
-
-
 async def check_family(
-    findings: Findings, following: Following, watch: Watch, link: Link, running: CatalogueStatus | None
+    report: Report, doctor: DaemonDoctor, options: FamilyOptions, folder: Callable[[], Path], loss: str
 ) -> Catalogue | None:
-    """Whether there is a catalogue to go by; changes nothing of what the daemon keeps.
+    """Check whether there is a catalogue to go by; changes nothing of what the daemon keeps.
 
     Args:
-        findings: to add to.
-        following: whose family.
-        watch: runs on the link.
-        link: logged in.
-        running: what the daemon that runs says of its catalogue, if it says anything.
+        report: To write to.
+        doctor: It has logged in.
+        options: They name a family.
+        folder: Where the daemon keeps its record; raises UsageError where there is no such folder.
+        loss: Why nobody can do without a catalogue.
 
     Returns:
         The catalogue; None if nobody can know one.
@@ -72,87 +49,75 @@ async def check_family(
         UsageError: the root key is none.
         LinkError: the link failed.
     """
-    family, root_key = following.options.family, following.options.root_key
-    assert family is not None  # noqa: S101  asked only with a family
-    assert root_key is not None  # noqa: S101  settings have both or neither
-    findings.tell(f"reading the catalogue of {family}")
+    family, root_key = options.family or "", options.root_key or ""  # settings have both or neither
     root = read_public(root_key)
     try:
-        follower = Follower(family, root, Store(following.folder(), family).load())
+        follower = Follower(family, root, Store(folder(), family).load())
     except (RecordError, UsageError) as error:
-        findings.fail(following.name, "settings", error.message, error.hint)
+        report.fail("settings", error.message, error.hint)
         return None
-    refused = await _read(findings, following, watch, link, follower)
-    _tell(findings, following, follower, refused, running)
-    return follower.catalogue
-
-
-async def _read(
-    findings: Findings, following: Following, watch: Watch, link: Link, follower: Follower
-) -> list[Refused]:
-    """Judge what the broker keeps of the family; what is refused of it."""
-    keys, catalogue = topics_of(follower.family)
-    came: asyncio.Queue[Inbound] = asyncio.Queue()
-    before, watch.other = watch.other, came.put_nowait
-    for topic in (keys, catalogue):
-        try:
-            await link.subscribe(topic)
-        except LinkRefused:
-            loss = "new versions of the family would never be learnt"
-            links.forbidden(findings, following.daemon, following.user, f"read {topic}", loss)
-    refused: list[Refused] = []
-    missing = {keys, catalogue}
-    ends = time.monotonic() + _WAIT
-    while missing and (left := ends - time.monotonic()) > 0:
-        try:
-            async with asyncio.timeout(left):
-                inbound = await came.get()
-        except TimeoutError:
-            break
-        if inbound.topic not in (keys, catalogue):
-            continue
-        missing.discard(inbound.topic)
-        receive = follower.receive_keys if inbound.topic == keys else follower.receive_catalogue
-        found = receive(inbound.payload, time.time())
-        if isinstance(found, Accepted):
-            follower.adopt(found.record)  # for this look only: nothing is saved
-            if not follower.waiting:  # a catalogue that came before its keys is taken up with them
-                refused = [one for one in refused if one.reason != "key_set"]
-            if found.refused is not None:
-                refused.append(found.refused)
-        elif isinstance(found, Refused):
-            refused.append(found)
-    watch.other = before
-    return refused
-
-
-def _tell(
-    findings: Findings,
-    following: Following,
-    follower: Follower,
-    refused: list[Refused],
-    running: CatalogueStatus | None,
-) -> None:
-    name, catalogue = following.name, follower.catalogue
-    said = [f"{one.reason}: {one.detail}" for one in refused]
+    refused = await _read(report, doctor, follower)
+    notes = [f"{one.reason}: {one.detail}" for one in refused]
+    newest = doctor.watch.newest
+    running = (
+        newest.status.catalogue if newest is not None and isinstance(newest.status, EdgeStatus) else None
+    )
     if running is not None:
-        if running.family == follower.family and running.refused:
-            said.append(
+        if running.family == family and running.refused:
+            notes.append(
                 f"the running edge node has refused {running.refused} messages, the last for {running.why}"
             )
         if running.alarm:
-            said.append(running.alarm)
+            notes.append(running.alarm)
+    catalogue = follower.catalogue
     if catalogue is None:
-        detail = f"no catalogue of the family {follower.family} can be taken up, so {following.loss}"
-        findings.fail(name, "no worker", "; ".join([detail, *said]), _PUBLISH)
-        return
+        detail = f"no catalogue of the family {family} can be taken up, so {loss}"
+        report.fail("no worker", "; ".join([detail, *notes]), _PUBLISH)
+        return None
     detail = _described(catalogue, follower)
-    if said:
-        findings.warn(name, "; ".join([detail, *said]), f"what is known goes on; {_PUBLISH}")
+    if notes:
+        report.warn("; ".join([detail, *notes]), f"what is known goes on; {_PUBLISH}")
     elif follower.expired(time.time()):
-        findings.warn(name, detail, "what is known goes on; `flexspec head watch` signs the catalogue anew")
+        report.warn(detail, "what is known goes on; `flexspec head watch` signs the catalogue anew")
     else:
-        findings.ok(name, detail)
+        report.ok(detail)
+    return catalogue
+
+
+async def _read(report: Report, doctor: DaemonDoctor, follower: Follower) -> list[Refused]:
+    """Judge what the broker keeps of the family; return what is refused of it."""
+    keys, catalogue = topics_of(follower.family)
+    inbox: asyncio.Queue[Inbound] = asyncio.Queue()
+    before, doctor.watch.other = doctor.watch.other, inbox.put_nowait
+    for topic in (keys, catalogue):
+        try:
+            await doctor.link.subscribe(topic)
+        except LinkRefused:
+            doctor.forbidden(report, f"read {topic}", "new versions of the family would never be learnt")
+    refused: list[Refused] = []
+    missing = {keys, catalogue}
+    try:
+        async with asyncio.timeout(_WAIT):
+            while missing:
+                inbound = await inbox.get()
+                missing.discard(inbound.topic)
+                if inbound.topic == keys:
+                    outcome = follower.receive_keys(inbound.payload, time.time())
+                elif inbound.topic == catalogue:
+                    outcome = follower.receive_catalogue(inbound.payload, time.time())
+                else:
+                    continue
+                if isinstance(outcome, Refused):
+                    refused.append(outcome)
+                elif isinstance(outcome, Accepted):
+                    follower.adopt(outcome.record)  # for this look only: nothing is saved
+                    if not follower.waiting:  # a catalogue that came before its keys is taken up with them
+                        refused = [one for one in refused if one.reason != "key_set"]
+                    refused += [outcome.refused] if outcome.refused is not None else []
+    except TimeoutError:
+        pass
+    doctor.watch.other = before
+    return refused
 
 
 def _described(catalogue: Catalogue, follower: Follower) -> str:

@@ -1,170 +1,152 @@
-"""This machine: Python, packages, folders, ports."""
+"""Checks of this machine: Python and packages, folders, ports, and the model."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import platform
-import re
 import socket
 import tempfile
-import time
+import threading
+from concurrent.futures import Future
 from contextlib import closing
-from dataclasses import dataclass
 from importlib import metadata
-from ipaddress import IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from flexspec_mq.daemon.children import started
-from flexspec_mq.errors import ModelError, how_to_install
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from flexspec_mq.doctor.processes import who_listens
+from flexspec_mq.errors import FingerprintError, ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import models_cache
+from flexspec_mq.models.default import default_model_folder
 
 if TYPE_CHECKING:
-    from flexspec_mq.doctor.findings import Findings
+    from collections.abc import Callable
+
+    from flexspec_mq.doctor.checks import Report
+
+T = TypeVar("T")
 
 _DISTRIBUTION = "flexspec-mq"
-_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*([^;]*)(?:;(.*))?")
-_BOUND = re.compile(r"(>=|<)\s*([0-9][0-9.]*)")
-_EXTRA = re.compile(r"extra\s*==\s*['\"]([^'\"]+)['\"]")
-_LOADING = 600.0
-"""Seconds from the start of a process to that of its daemon, at most."""
 _PROBE_BYTES = 1_000_000
 _LITTLE_BYTES = 100_000_000
 """Free space below which a folder is about to be full."""
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
-    """A package that we ask for.
+async def on_thread(work: Callable[[], T]) -> T:
+    """Call `work` on a thread of its own, which ends with the process at the latest.
 
-    Attributes:
-        extra: of ours that asks for it; empty if all of us needs it.
+    Unlike the event loop's executor, neither cancellation nor the end of the program waits for it: a check that hangs
+    must not keep the doctor from ending.
     """
+    done: Future[T] = Future()
+    done.set_running_or_notify_cancel()  # a cancelled wait is not told to it: its result is dropped
 
-    name: str
-    bounds: str
-    extra: str
-
-    def complaint(self) -> str:
-        """What is wrong with what is installed; empty if nothing is."""
+    def run() -> None:
         try:
-            found = metadata.version(self.name)
-        except metadata.PackageNotFoundError:
-            return f"{self.name} is not installed"
-        return "" if fits(found, self.bounds) else f"{self.name} is {found}, asked for is {self.bounds}"
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  raised again where it is awaited
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="doctor").start()
+    return await asyncio.wrap_future(done)
 
 
-def fits(version: str, bounds: str) -> bool:
-    """Whether a version keeps bounds such as ``>=2.9,<3``; bounds of other kinds are not looked at."""
-    number = _numbers(version)
-    for sign, bound in _BOUND.findall(bounds):
-        limit = _numbers(bound)
-        width = max(len(number), len(limit))
-        have, want = (tuple(one) + (0,) * (width - len(one)) for one in (number, limit))
-        if (sign == ">=" and have < want) or (sign == "<" and have >= want):
-            return False
-    return True
+def fits(version: str, bounds: SpecifierSet | str) -> bool:
+    """Whether an installed version keeps bounds such as ``>=2.9,<3``; a pre-release is a version too."""
+    return SpecifierSet(str(bounds)).contains(version, prereleases=True)
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The release part of a version: 2.9.1 of ``2.9.1rc2+cpu``."""
-    found = re.match(r"\d+(?:\.\d+)*", version)
-    return tuple(int(part) for part in found[0].split(".")) if found else ()
-
-
-def requirements(lines: list[str] | None = None) -> list[Requirement]:
+def requirements() -> list[Requirement]:
     """What our package asks for, as its metadata says; empty where it is not installed as a package."""
-    if lines is None:
+    try:
+        return [Requirement(line) for line in metadata.requires(_DISTRIBUTION) or ()]
+    except metadata.PackageNotFoundError:
+        return []
+
+
+def complaints(asked: list[Requirement], extra: str) -> list[str]:
+    """What is wrong with the installed packages that an extra of ours asks for; those for all have the extra ""."""
+    wrong = []
+    for one in asked:
+        markers = one.marker
+        mine = markers is None if not extra else markers is not None and markers.evaluate({"extra": extra})
+        if not mine:
+            continue
         try:
-            lines = metadata.requires(_DISTRIBUTION) or []
+            version = metadata.version(one.name)
         except metadata.PackageNotFoundError:
-            lines = []
-    found: list[Requirement] = []
-    for line in lines:
-        if (match := _REQUIREMENT.match(line)) is not None:
-            extra = _EXTRA.search(match[3] or "")
-            found.append(Requirement(match[1], match[2].strip(), extra[1] if extra else ""))
-    return found
+            wrong.append(f"{one.name} is not installed")
+            continue
+        if not fits(version, one.specifier):
+            bounds = ",".join(sorted(map(str, one.specifier), reverse=True))
+            wrong.append(f"{one.name} is {version}, asked for is {bounds}")
+    return wrong
 
 
-def check_packages(findings: Findings, needed: tuple[str, ...], useful: dict[str, str]) -> None:
-    """Python and the packages.
+async def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, str]) -> None:
+    """Check Python and the packages.
 
     Args:
-        findings: to add to.
-        needed: extras that this daemon cannot do without.
-        useful: other extras, and what does not work without them.
+        report: To write to.
+        needed: Extras that this daemon cannot do without.
+        useful: Other extras, and what does not work without them.
     """
     asked = requirements()
-    wrong = [said for one in asked if one.extra in ("", *needed) and (said := one.complaint())]
-    oldest = _oldest_python()
-    if not fits(platform.python_version(), oldest):
-        wrong.insert(0, f"Python is {platform.python_version()}, asked for is {oldest}")
+    wrong = [said for extra in ("", *needed) for said in complaints(asked, extra)]
+    python = platform.python_version()
+    oldest = metadata.metadata(_DISTRIBUTION)["Requires-Python"] if asked else ">=3.11"
+    if not fits(python, oldest):
+        wrong.insert(0, f"Python is {python}, asked for is {oldest}")
     if wrong:
-        findings.fail(
-            "packages", "packages", "; ".join(wrong), f"install them, {how_to_install(','.join(needed))}"
-        )
+        report.fail("packages", "; ".join(wrong), f"install them, {how_to_install(','.join(needed))}")
     elif not asked:
-        detail = f"Python {platform.python_version()}; flexspec-mq is not installed as a package"
-        findings.warn("packages", detail, "its packages could not be compared: pip install it")
+        detail = f"Python {python}; flexspec-mq is not installed as a package"
+        report.warn(detail, "its packages could not be compared: pip install it")
     else:
-        findings.ok("packages", f"Python {platform.python_version()}, {len(asked)} packages asked for")
+        report.ok(f"Python {python}, {len(asked)} packages asked for")
     for extra, loss in useful.items():
-        lacking = [said for one in asked if one.extra == extra and (said := one.complaint())]
-        if lacking:
-            findings.warn(
-                "packages", f"{'; '.join(lacking)}: {loss}", f"if you want it, {how_to_install(extra)}"
-            )
+        if lacking := complaints(asked, extra):
+            report.warn(f"{'; '.join(lacking)}: {loss}", f"if you want it, {how_to_install(extra)}")
 
 
-def _oldest_python() -> str:
-    try:
-        return metadata.metadata(_DISTRIBUTION)["Requires-Python"]
-    except (metadata.PackageNotFoundError, KeyError):
-        return ">=3.11"
-
-
-def check_folders(findings: Findings, cache_needs: int) -> None:
-    """Space and permission in the folders that are written to, by writing.
-
-    Args:
-        findings: to add to.
-        cache_needs: bytes that are still to be written to the cache of models.
-    """
+async def check_cache(report: Report, needs: int) -> None:
+    """Check the cache of models, to which so many bytes are still to be written."""
     try:
         cache = models_cache()
     except ModelError as error:
-        findings.fail("cache", "disk full", error.message, error.hint)
-    else:
-        check_folder(
-            findings,
-            "cache",
-            cache,
-            cache_needs,
-            "free some space there, or set XDG_CACHE_HOME to a folder on another disk",
-        )
-    try:
-        temporary = Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
-        findings.fail("temp", "disk full", f"no folder for temporary files: {error}", "set TMPDIR to one")
+        report.fail("disk full", error.message, error.hint)
         return
-    check_folder(findings, "temp", temporary, 0, "free some space there, or set TMPDIR to another folder")
+    advice = "free some space there, or set XDG_CACHE_HOME to a folder on another disk"
+    check_folder(report, cache, needs, advice)
 
 
-def check_folder(findings: Findings, name: str, folder: Path, needs: int, advice: str) -> None:
-    """One folder; where it does not exist yet, the nearest one above it.
+async def check_temp(report: Report) -> None:
+    """Check the folder for temporary files."""
+    try:
+        folder = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        report.fail("disk full", f"no folder for temporary files: {error}", "set TMPDIR to one")
+        return
+    check_folder(report, folder, 0, "free some space there, or set TMPDIR to another folder")
+
+
+def check_folder(report: Report, folder: Path, needs: int, advice: str) -> None:
+    """Check space and permission by writing; where a folder does not exist yet, in the nearest one above it.
 
     Args:
-        findings: to add to.
-        name: of the check.
-        folder: that is written to.
-        needs: bytes that are still to be written there.
-        advice: how to mend it.
+        report: To write to.
+        folder: Folder that the daemon writes to.
+        needs: Bytes that are still to be written there.
+        advice: How to mend it.
     """
     place = next(one for one in (folder, *folder.parents) if one.exists())
     if not place.is_dir():
-        findings.fail(name, "disk full", f"{place} is a file, and should be a folder", advice)
+        report.fail("disk full", f"{place} is a file, and should be a folder", advice)
         return
     try:
         free = os.statvfs(place)
@@ -174,33 +156,37 @@ def check_folder(findings: Findings, name: str, folder: Path, needs: int, advice
             os.fsync(probe.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            detail = f"{place} takes no further megabyte: {error.strerror}"
-            findings.fail(name, "disk full", detail, advice)
+            report.fail("disk full", f"{place} takes no further megabyte: {error.strerror}", advice)
         else:
             detail = f"{place} cannot be written to: {error.strerror}"
-            findings.fail(name, "not writable", detail, f"let this user write there ({advice})")
+            report.fail("not writable", detail, f"let this user write there ({advice})")
         return
     left = free.f_bavail * free.f_frsize
     if left < needs:
-        detail = f"{place} has {_mb(left)} left, and the default model needs {_mb(needs)}"
-        findings.fail(name, "disk full", detail, advice)
+        detail = f"{place} has {_megabytes(left)} left, and the default model needs {_megabytes(needs)}"
+        report.fail("disk full", detail, advice)
     elif left < _LITTLE_BYTES:
-        findings.warn(name, f"{place} has only {_mb(left)} left", advice, "disk nearly full")
+        report.warn(f"{place} has only {_megabytes(left)} left", advice, "disk nearly full")
     else:
-        findings.ok(name, f"{place}: writable, {_mb(left)} left")
+        report.ok(f"{place}: writable, {_megabytes(left)} left")
 
 
-def _mb(size: int) -> str:
+def _megabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def port_complaint(host: str, port: int) -> str:
-    """Why we cannot listen at an address of this machine; empty if we can."""
+def free_port(report: Report, host: str, port: int, what: str, flag: str) -> bool:
+    """Whether a server can listen at an address, or cannot for a reason that is reported; else the port is taken.
+
+    Args:
+        report: To write to.
+        host: Address of this machine.
+        port: TCP port.
+        what: What is to be served there, for people.
+        flag: Flag for another port.
+    """
     where = "127.0.0.1" if host == "localhost" else host
-    try:
-        family = socket.AF_INET6 if isinstance(ip_address(where), IPv6Address) else socket.AF_INET
-    except ValueError:
-        family = socket.AF_INET
+    family = socket.AF_INET6 if ":" in where and ip_address(where) else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -208,105 +194,51 @@ def port_complaint(host: str, port: int) -> str:
             listener.listen(1)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                return "taken"
-            return error.strerror or str(error)
-    return ""
+                return False
+            detail = f"{what} cannot be served at {host}:{port}: {error.strerror or error}"
+            report.fail("port taken", detail, f"give an address and a port that this user may have ({flag})")
+            return True
+    report.ok(f"{host}:{port} is free for {what}")
+    return True
 
 
-def who_listens(port: int) -> str:
-    """The process that listens on a TCP port, as far as /proc lets us see; empty if it does not."""
-    for number in _holding({one.inode for one in _sockets() if one.listens and one.local == port}):
-        return f"{_command(number) or 'a process'} (process {number})"
-    return ""
+def taken(report: Report, host: str, port: int, what: str, flag: str) -> None:
+    """Report that another program has a port."""
+    by = f" by {who}" if (who := who_listens(port)) else ""
+    detail = f"{host}:{port}, where {what} is to be served, is taken{by}"
+    report.fail("port taken", detail, f"stop that, or give another port: {flag} N")
 
 
-def connected(port: int, *names: str) -> list[int]:
-    """Processes of this machine that run one of these commands or modules and are connected to a broker's port.
-
-    Args:
-        port: of the broker.
-        names: of commands or modules.
-    """
-    inodes = {one.inode for one in _sockets() if not one.listens and one.remote == port}
-    return [number for number in _holding(inodes) if _runs(number, names) and number != os.getpid()]
-
-
-def just_before(number: int, epoch: float) -> bool:
-    """Whether a process was started in the minutes before a time, in which it loads its model.
+async def load_model(
+    report: Report, what: str, load: Callable[[], T], describe: Callable[[T], str], *, default: bool
+) -> T | None:
+    """Load a model on a thread as the daemon would; None if that failed, which is then reported.
 
     Args:
-        number: of the process.
-        epoch: seconds since the Unix epoch.
+        report: To write to.
+        what: Model, for people.
+        load: As the daemon does it.
+        describe: Describes what was loaded.
+        default: It is the default model, which is not prepared here.
     """
-    ticks = started(number)
-    if ticks is None:
-        return False
-    uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-    began = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    return -2.0 < epoch - began < _LOADING
-
-
-def ports_of(number: int) -> list[int]:
-    """TCP ports that a process listens on."""
-    return [one.local for one in _sockets() if one.listens and number in _holding({one.inode})]
-
-
-def _runs(number: int, names: tuple[str, ...]) -> bool:
-    words = _words(number)
-    called = {Path(word).name for word in words[:3]}
-    return bool(called & set(names)) and "doctor" not in words
-
-
-def _command(number: int) -> str:
-    """The beginning of a process's command line: arguments may hold what is nobody's business."""
-    words = _words(number)
-    if len(words) > 2 and words[1] == "-m":
-        return f"{Path(words[0]).name} -m {words[2]}"
-    if len(words) > 1 and Path(words[0]).name.startswith("python"):
-        return Path(words[1]).name
-    return Path(words[0]).name if words else ""
-
-
-def _words(number: int) -> list[str]:
     try:
-        line = Path(f"/proc/{number}/cmdline").read_bytes()
-    except OSError:  # it has ended
-        return []
-    return [word.decode(errors="replace") for word in line.split(b"\0") if word]
-
-
-def _holding(inodes: set[str]) -> list[int]:
-    """Ids of the processes that have one of these sockets open, as far as we may see."""
-    found: list[int] = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(one) in inodes for one in (folder / "fd").iterdir()):  # noqa: PTH115  no path
-                found.append(int(folder.name))
-        except OSError:  # it has ended, or is another user's
-            continue
-    return sorted(found)
-
-
-@dataclass(frozen=True, slots=True)
-class _Socket:
-    """A line of /proc/net/tcp; ports are those of its two ends."""
-
-    local: int
-    remote: int
-    listens: bool
-    inode: str
-
-
-def _sockets() -> list[_Socket]:
-    """Established and listening TCP sockets of this machine; none where there is no /proc."""
-    found: list[_Socket] = []
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for fields in map(str.split, lines):
-            if fields[3] in ("01", "0A"):
-                local, remote = (int(fields[at].rpartition(":")[2], 16) for at in (1, 2))
-                found.append(_Socket(local, remote, fields[3] == "0A", f"socket:[{fields[9]}]"))
-    return found
+        if default and not (folder := default_model_folder()).is_dir():
+            report.fail(
+                "model missing",
+                f"{what}: the default model is not prepared yet: there is no {folder}",
+                "run `flexspec model prepare` (once, some 20 s; the daemon would do it at its first start); is "
+                "XDG_CACHE_HOME that of the daemon's user?",
+            )
+            return None
+        model = await on_thread(load)
+    except FingerprintError as error:
+        report.fail("wrong tokenizer", f"{what}: {error.message}", error.hint)
+    except (ModelError, UsageError) as error:
+        report.fail("model missing", f"{what}: {error.message}", error.hint)
+    except Exception as error:  # noqa: BLE001  whatever torch has to say; the other checks go on
+        detail = f"{what} cannot be loaded: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        report.fail("model missing", detail, "see `flexspec model info FOLDER` for all of it")
+    else:
+        report.ok(describe(model))
+        return model
+    return None

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import stages
-from flexspec_mq.doctor.command import add_doctor_flags, tell_findings
-from flexspec_mq.doctor.findings import Finding, State, from_json
+from flexspec_mq.doctor.checks import Finding, State
+from flexspec_mq.doctor.command import add_doctor_flags, print_findings
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.document import usual_place
 
@@ -69,7 +69,7 @@ def _main(argv: Sequence[str]) -> int:
         flags += ["--within", str(args.within)]
     with stages(*commands) as tell:
         findings = asyncio.run(_examine(commands, args.within + _GRACE, tell))
-    return tell_findings(findings, time.monotonic() - began, json=args.json)
+    return print_findings(findings, time.monotonic() - began, as_json=args.json)
 
 
 def _commands(only: str | None, args: argparse.Namespace, rest: list[str]) -> dict[str, list[str]]:
@@ -134,7 +134,8 @@ async def _ask(part: str, flags: Sequence[str], timeout: float, tell: Tell) -> l
             process.kill()
             await process.wait()
     try:
-        return from_json(json.loads(output))
+        rows = json.loads(output)["findings"]
+        return [Finding(**{**row, "state": State(row["state"])}) for row in rows]
     except (ValueError, KeyError, TypeError):
         pass
     if code == UsageError.exit_code:

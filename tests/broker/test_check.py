@@ -11,8 +11,8 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
-from flexspec_mq.doctor.findings import Finding, Findings, State
-from flexspec_mq.doctor.qualities import check_broker
+from flexspec_mq.doctor.checks import Finding, State, run_checks
+from flexspec_mq.doctor.qualities import broker_checks
 from flexspec_mq.transport.base import LinkSettings
 
 pytestmark = pytest.mark.alone
@@ -27,7 +27,6 @@ async def check(
     topic: str = "f1/check",
     timeout: float = 5.0,
 ) -> list[Finding]:
-    found = Findings("", lambda _text: None)
     settings = LinkSettings(
         host=host,
         port=port,
@@ -37,8 +36,8 @@ async def check(
         connect_timeout=timeout,
         publish_timeout=timeout,
     )
-    await check_broker(found, settings, topic)
-    return found.all
+    found = await run_checks(broker_checks(settings, topic))
+    return [finding for finding in found if finding.state is not State.SKIPPED]
 
 
 def is_ok(finding: Finding) -> bool:

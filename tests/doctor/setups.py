@@ -29,8 +29,8 @@ from cloud_worker import doctor as cloud_doctor
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
 from flexspec_mq.daemon.children import as_child
-from flexspec_mq.doctor.findings import Finding, State
-from flexspec_mq.doctor.watching import Listening
+from flexspec_mq.doctor.checks import Finding, State
+from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.share_groups import new_groups
 from flexspec_mq.transport.base import LinkFactory, LinkSettings

@@ -9,7 +9,7 @@ import pytest
 from broker.launcher import PrivateBroker
 from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.catalogue.store import Store
-from flexspec_mq.doctor.findings import Finding, State
+from flexspec_mq.doctor.checks import Finding, State
 from tests.daemons import worker_at
 from tests.doctor.setups import faults, look
 from tests.edge_node.api.served import links_to, served

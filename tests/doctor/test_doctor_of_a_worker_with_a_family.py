@@ -14,7 +14,7 @@ from cloud_worker.settings import from_arguments
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.catalogue.store import Store
-from flexspec_mq.doctor.findings import Finding, State
+from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.transport.base import LinkSettings

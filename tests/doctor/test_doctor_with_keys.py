@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.doctor.findings import State
+from flexspec_mq.doctor.checks import State
 from flexspec_mq.errors import UsageError
 from tests.doctor.setups import EDGE, WORKER, at, look, look_at_worker, named, worker
 from tests.keys.deployments_of_keys import KeyedDeployment

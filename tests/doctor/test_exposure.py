@@ -10,9 +10,11 @@ import pytest
 from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
-from flexspec_mq.doctor.exposure import FAULT, check_exposure
-from flexspec_mq.doctor.findings import Findings, State
-from flexspec_mq.transport.base import LinkSettings, TlsSettings
+from flexspec_mq import topics
+from flexspec_mq.doctor.checks import Report, State
+from flexspec_mq.doctor.daemon import DaemonDoctor
+from flexspec_mq.doctor.watch import Listening
+from flexspec_mq.transport.base import Link, LinkSettings, TlsSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
 
@@ -21,16 +23,25 @@ def as_truck(**more: Any) -> LinkSettings:
     return LinkSettings(client_id="c", username="truck", password="x", **more)  # noqa: S106  no secret
 
 
-async def warnings(
-    settings: LinkSettings, *secrets: Path, public_group: bool = False, keyed: bool = False
-) -> list[str]:
-    """Of a broker that lets everybody write everywhere."""
-    findings = Findings("edge", lambda _: None)
+async def exposed(settings: LinkSettings, link: Link, *files: Path, **more: bool) -> Report:
+    doctor = DaemonDoctor("edge", "truck", settings, topics.edge_status_topic("truck"), Listening())
+    doctor.link = link
+    report = Report("exposure")
+    await link.wait_up(20)
+    await doctor.check_exposure(report, files, **{"keyed": False, **more})
+    return report
+
+
+async def warnings(settings: LinkSettings, *files: Path, **more: bool) -> list[str]:
+    """What is said of a broker that lets everybody write everywhere."""
     async with MemoryBroker().link(LinkSettings(client_id="doctor")) as link:
-        await link.wait_up(20)
-        await check_exposure(findings, link, settings, secrets, public_group=public_group, keyed=keyed)
-    assert {one.fault for one in findings.all if one.state is State.WARNING} <= {FAULT}
-    return [one.detail for one in findings.all if one.state is State.WARNING]
+        found = [
+            one
+            for one in (await exposed(settings, link, *files, **more)).findings
+            if one.state is not State.OK
+        ]
+    assert {(one.state, one.fault) for one in found} <= {(State.WARNING, "open deployment")}
+    return [one.detail for one in found]
 
 
 async def test_a_private_broker_is_not_open() -> None:
@@ -66,10 +77,8 @@ async def test_the_group_that_everybody_knows() -> None:
 
 @pytest.mark.parametrize("role", [Role.EDGE, Role.WORKER])
 async def test_our_own_rules_are_closed(role: Role) -> None:
-    findings = Findings("edge", lambda _: None)
     with PrivateBroker(BrokerSettings(port=0, users=(User("truck", role, "x"),))) as broker:
         settings = as_truck(port=broker.port)
         async with mqtt_link(settings) as link:
-            await link.wait_up(20)
-            await check_exposure(findings, link, settings, ())
-    assert [one.state for one in findings.all] == [State.OK]
+            report = await exposed(settings, link)
+    assert [one.state for one in report.findings] == [State.OK]

@@ -19,7 +19,7 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.doctor.findings import State
+from flexspec_mq.doctor.checks import State
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings, Outbound
 from flexspec_mq.transport.mqtt import mqtt_link

@@ -17,7 +17,7 @@ import pytest
 from broker.deployment.certificates import CA, CA_KEY, make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
-from flexspec_mq.doctor.findings import State
+from flexspec_mq.doctor.checks import State
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis.diagnose import Cause, diagnose
 from lab.testbed.site.topology import free_port

@@ -20,7 +20,7 @@ from broker.launcher import PrivateBroker
 from edge_node.doctor.examine import cache_needs
 from edge_node.settings import EdgeSettings
 from flexspec_mq.doctor import machine
-from flexspec_mq.doctor.findings import Findings, State
+from flexspec_mq.doctor.checks import Report, State
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
 from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
@@ -190,13 +190,13 @@ async def test_disk_full_of_temporary_files(
     assert "TMPDIR" in found.advice
 
 
-def test_a_disk_with_less_room_than_the_default_model_needs(
+async def test_a_disk_with_less_room_than_the_default_model_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    findings = Findings("edge", lambda _text: None)
-    machine.check_folders(findings, shutil.disk_usage(tmp_path).total)
-    found = the_fault(findings.all, "disk full")
+    report = Report("cache")
+    await machine.check_cache(report, shutil.disk_usage(tmp_path).total)
+    found = the_fault(report.findings, "disk full")
     assert "the default model needs" in found.detail
 
 
@@ -221,12 +221,12 @@ def test_what_a_device_still_has_to_write_to_its_cache(
     assert cache_needs(EdgeSettings(draft=str(tmp_path / "mine"))) == 0
 
 
-def test_a_file_where_a_folder_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_where_a_folder_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cache").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    findings = Findings("edge", lambda _text: None)
-    machine.check_folders(findings, 0)
-    assert "is a file" in named(findings.all, "cache").detail
+    report = Report("cache")
+    await machine.check_cache(report, 0)
+    assert "is a file" in the_fault(report.findings, "disk full").detail
 
 
 # Packages
@@ -248,7 +248,7 @@ def test_versions(version: str, bounds: str, fit: bool) -> None:
     assert machine.fits(version, bounds) is fit
 
 
-def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "msgpack>=99,<100",
         "no-such-package>=1,<2; extra == 'models'",
@@ -256,9 +256,9 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
         "rich<1; extra == 'dev'",
     ]
     monkeypatch.setattr("importlib.metadata.requires", lambda _name: lines)
-    findings = Findings("edge", lambda _text: None)
-    machine.check_packages(findings, ("models",), {"serve": "nothing is served"})
-    failed, warned = findings.all
+    report = Report("packages")
+    await machine.check_packages(report, ("models",), {"serve": "nothing is served"})
+    failed, warned = report.findings
     assert failed.state is State.FAILED
     assert "asked for is >=99,<100" in failed.detail
     assert "no-such-package is not installed" in failed.detail
@@ -271,23 +271,11 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
 def test_our_own_metadata_is_understood() -> None:
     asked = machine.requirements()
     assert {"aiomqtt", "torch", "starlette"} <= {one.name for one in asked}
-    assert {one.extra for one in asked} == {
-        *(
-            "",
-            "models",
-            "edge",
-            "export",
-            "train",
-            "serve",
-            "chat",
-            "gguf",
-            "bench",
-            "engines",
-            "heads",
-            "dev",
-        )
+    assert all(one.specifier for one in asked)
+    own = {
+        extra for extra in ("", "models", "edge", "serve", "heads") if not machine.complaints(asked, extra)
     }
-    assert all(one.bounds for one in asked)
+    assert own == {"", "models", "edge", "serve", "heads"}
 
 
 # The command

@@ -10,7 +10,7 @@ from msgspec.structs import replace as replace_field
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts
-from edge_node.doctor.api import Answering, our_node
+from edge_node.api.client import RunningNode, find_node
 from flexspec_mq.controller.plan import Plan
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB
 from schemas.status import TokenizerStatus
@@ -55,7 +55,7 @@ async def test_a_target_with_another_chat_template_is_asked_and_the_difference_i
     async with served(mosquitto, engine=Another(OTHER_TEMPLATE)) as api:
         assert await readiness(api) == (200, {"status": "ready", "reason": TEMPLATES})
         port = int(api.url.rpartition(":")[2])
-        assert await asyncio.to_thread(our_node, "127.0.0.1", port) == Answering("127.0.0.1", port, "")
+        assert await asyncio.to_thread(find_node, "127.0.0.1", port) == RunningNode("127.0.0.1", port, "")
         answer = (await api.chat(seed=3, max_tokens=40)).json()
         tokens, _ = expected(ids_of("hello"), 3, 40)
         assert answer["choices"][0]["message"]["content"] == shown(tokens)

@@ -1,0 +1,239 @@
+"""Checks that the doctors of both daemons share: the broker as they would meet it, and what they may do there."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.tasks import running
+from flexspec_mq.doctor import statuses
+from flexspec_mq.doctor.checks import Check, Finding, State, run_checks
+from flexspec_mq.doctor.machine import on_thread
+from flexspec_mq.doctor.qualities import own_prefix, quality_checks
+from flexspec_mq.doctor.watch import Listening, Watch
+from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
+from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
+from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, diagnose
+from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.messages import NO_SESSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from flexspec_mq.doctor.checks import Report
+    from flexspec_mq.transport.base import Link, LinkSettings
+
+NOT_A_SESSION = Codec().encode(NO_SESSION)
+NOBODY = "flexspec-doctor"
+"""An edge that nobody is: what is sent to it disturbs nobody."""
+BROKER, LOGIN, MODEL = "broker", "login", "model"
+"""Names of checks that others need."""
+_OPEN = "open deployment"
+_DEPLOY = "`flexspec-broker init` makes a broker with TLS and users"
+_PATIENCE = 5.0
+"""Seconds for one answer of the broker."""
+_CHECK_SECONDS = 25.0
+
+
+class DaemonDoctor:
+    """The doctor of one daemon: its table of checks, and what they share.
+
+    Args:
+        part: ``edge`` or ``cloud``.
+        name: The daemon's name on topics.
+        settings: Its link.
+        topic: Topic of its status.
+        listening: For how long statuses are listened to.
+
+    Attributes:
+        link: The doctor's own, once it has logged in.
+        here: Description of the daemon on this machine that is the one online; empty if there is none.
+    """
+
+    link: Link
+
+    def __init__(
+        self, part: str, name: str, settings: LinkSettings, topic: str, listening: Listening
+    ) -> None:
+        self.part = part
+        self.name = name
+        self.settings = settings
+        self.watch = Watch(topic, listening)
+        self.here = ""
+        self._stack = AsyncExitStack()
+
+    def table(self) -> Sequence[Check]:
+        """The checks of this daemon."""
+        raise NotImplementedError
+
+    def look_here(self) -> str:
+        """Describe the daemon of this machine that may be the one that the broker knows. Blocks."""
+        raise NotImplementedError
+
+    async def examine(self, tell: Callable[[str], None], timeout: float) -> list[Finding]:
+        """Run all checks; never raises for what is wrong with the setup."""
+        findings: list[Finding] = []
+        with suppress(LinkError):  # of a link that failed, which a check has told
+            async with self._stack:
+                findings = await run_checks(self.table(), self.part, tell, timeout)
+        return findings
+
+    def settings_beside(self, patience: float = _PATIENCE) -> LinkSettings:
+        """Settings of a link beside the daemon's: with an id of its own, and nothing that stays at the broker."""
+        return replace(
+            self.settings,
+            client_id=f"{self.settings.client_id}-doctor-{secrets.token_hex(3)}",
+            session_expiry=0,
+            will=None,
+            birth=no_birth,
+            subscriptions=(),
+            give_up_after=patience,
+        )
+
+    def broker_rows(self) -> list[Check]:
+        """Rows that reach the broker, log in there and listen."""
+        address = self.settings.address
+        lost = ("the broker cannot be used", "the broker does not let us in")
+        looking = f"looking for the broker at {address}"
+        return [
+            Check(BROKER, self._reach, without=lost[0], doing=looking),
+            Check(LOGIN, self._log_in, (BROKER,), lost[1], "logging in, and listening for other daemons"),
+            Check("name", self._check_name, (LOGIN,), turn=3),
+        ]
+
+    def quality_row(self) -> Check:
+        """Row for what `flexspec-broker check` tries, once no model is being loaded: it measures a round trip."""
+        doing = "trying the broker's qualities"
+        return Check("qualities", self._check_qualities, (LOGIN,), doing=doing, turn=2)
+
+    async def _reach(self, report: Report) -> None:
+        cause = await on_thread(lambda: diagnose(self.settings))
+        if cause is not None and cause.fault != LOGIN_REFUSED:
+            report.fail(cause.fault, cause.detail, cause.advice)
+            return
+        how = "without TLS" if self.settings.tls is None else "over TLS, with a certificate that is trusted"
+        report.ok(f"{self.settings.address} speaks MQTT 5, {how}")
+
+    async def _log_in(self, report: Report) -> None:
+        user = self.settings.username
+        link = mqtt_link(
+            self.settings_beside(), on_wait=lambda _waiting: None
+        )  # the last error is told, not each
+        try:
+            self.link = await self._stack.enter_async_context(link)
+            await self.link.wait_up(2 * _PATIENCE)
+        except LinkError as error:
+            refused = isinstance(error, LinkRefused)
+            advice = error.hint or "look into the broker's log"
+            if user is None and refused:
+                advice = f"give --username and --password-file; {advice}"
+            report.fail("login refused" if refused else "broker down", error.message, advice)
+            with suppress(LinkError):  # told just now
+                await self._stack.aclose()
+            return
+        report.ok(f"as {user or 'nobody: this broker asks for no login'}")
+        await self._stack.enter_async_context(running(self.watch.run(self.link), "watch"))
+        # Fresh statuses, and a fight for our name, show only to who waits; the model is being loaded meanwhile.
+        await self.watch.listen()
+        if self.watch.online:
+            self.here = await on_thread(self.look_here)
+
+    async def _check_name(self, report: Report) -> None:
+        await self.watch.settle()
+        statuses.check_name(report, self.watch, self.here)
+
+    async def _check_qualities(self, report: Report) -> None:
+        checks = quality_checks(self.settings_beside(_CHECK_SECONDS), own_prefix(self.settings.username))
+        findings = await run_checks(checks, timeout=_CHECK_SECONDS)
+        for finding in findings:
+            what = f"{finding.name}: {finding.detail}"
+            if finding.state is State.FAILED and finding.fault not in ("link lost", "time over"):
+                report.fail(finding.fault, what, finding.advice)
+            elif finding.state in (State.FAILED, State.WARNING):
+                report.warn(what, finding.advice, finding.fault)
+        if not report.findings:
+            report.ok("; ".join(f"{finding.name}: {finding.detail}" for finding in findings))
+
+    async def may_publish(self, topic: str, payload: bytes) -> int:
+        """Publish, and return the reason code: 0, 0x10 (nobody subscribes) or 0x87 (the access rules forbid it).
+
+        Raises:
+            LinkError: it failed for another reason.
+        """
+        try:
+            await self.link.publish(topic, payload, qos=1)
+        except PublishRefused as refused:
+            if refused.reason_code in (NO_SUBSCRIBERS, NOT_AUTHORIZED):
+                return refused.reason_code
+            raise
+        return 0
+
+    def forbidden(self, report: Report, what: str, loss: str) -> None:
+        """Report that the access rules lack something.
+
+        Args:
+            report: To write to.
+            what: ``publish on …`` or ``read …``.
+            loss: What does not work without it.
+        """
+        user = self.settings.username
+        who = f"user {user!r}" if user is not None else "an anonymous client"
+        let = repr(user) if user is not None else "anonymous"
+        advice = (
+            f"the access rules of `flexspec-broker` allow it; on a broker of your own, let user {let} {what}"
+        )
+        if user is not None and user != self.name:
+            advice = (
+                f"we are named {self.name!r} and log in as {user!r}, and users may use the topics of their own name "
+                f"only: leave --edge or --worker out, or name us as the user; else {advice}"
+            )
+        report.fail("ACL refusal", f"the broker does not let {who} {what}: {loss}", advice)
+
+    async def check_exposure(
+        self, report: Report, files: Iterable[Path | None], *, keyed: bool, public_group: bool = False
+    ) -> None:
+        """Warn of everything that lets in who should not be: from the network, this machine, or other clients.
+
+        Args:
+            report: To write to.
+            files: Secrets that nobody else should read.
+            keyed: The daemon has keys, by which it knows whom it talks to.
+            public_group: This worker shares sessions in the group that any client may join.
+        """
+        host, user = self.settings.host, self.settings.username
+        if not is_loopback(host):
+            if self.settings.tls is None:
+                plain = f"what goes to {host} can be read and changed on the way: it has no TLS"
+                report.warn(plain, _DEPLOY, _OPEN)
+            if user is None:
+                report.warn("the broker lets in anybody, without a login", _DEPLOY, _OPEN)
+            if not keyed:
+                forged = "whoever runs the broker can read texts and forge answers, as any worker can: no keys are used"
+                advice = (
+                    "give --keys the keys.json of this daemon; `flexspec-broker init DIR --keys` makes them"
+                )
+                report.warn(forged, advice, _OPEN)
+        for path in files:
+            if path is not None and path.exists() and path.stat().st_mode & 0o077:
+                report.warn(f"others on this machine can read {path}", f"chmod 600 {path}", _OPEN)
+        # A message that says nothing to an edge that nobody is; an edge's status is for that edge alone to write.
+        strange = topics.edge_status_topic(NOBODY)
+        if user is not None and await self.may_publish(strange, b"") != NOT_AUTHORIZED:
+            rules = f"the broker lets user {user!r} write where only another may: {strange}"
+            report.warn(rules, f"give it access rules for each user: {_DEPLOY}", _OPEN)
+        if user is not None and public_group:
+            group = "any device of this broker can take sessions away: the workers' group has the name that all know"
+            report.warn(group, "give --share-groups, a file of `flexspec-broker add-worker`", _OPEN)
+        if not report.findings:
+            how = (
+                "only this machine reaches the broker"
+                if is_loopback(host)
+                else "over TLS, with a login and keys"
+            )
+            report.ok(f"{how}; nothing is open that should not be, as far as can be seen from here")
