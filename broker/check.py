@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 
 from broker.files import read_text
-from broker.messages import say
+from flexspec_mq.daemon.progress import answer
 from flexspec_mq.doctor.checks import State, run_checks
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.arguments import broker_at
@@ -57,12 +57,12 @@ def run(options: argparse.Namespace) -> int:
             }
             for finding in findings
         ]
-        say(json.dumps({"ok": not failed, "findings": rows}))
+        answer(json.dumps({"ok": not failed, "findings": rows}))
         return int(failed)
     for finding in findings:
-        say(f"{_MARKS[finding.state]}  {finding.name}: {finding.detail}")
+        answer(f"{_MARKS[finding.state]}  {finding.name}: {finding.detail}")
         if finding.advice:
-            say(f"      → {finding.advice}")
+            answer(f"      → {finding.advice}")
     return int(failed)
 
 
