@@ -1,4 +1,4 @@
-"""A target family that evolves: updates under load, what versions take, crashes amid updates, canaries that are bad.
+"""A target family that evolves: updates under load, and canaries that are bad.
 
 Everything but `rule`, which judges simulated answers, runs as users run it: Mosquitto, ``flexspec-cloud``,
 ``flexspec-edge serve`` and ``flexspec head`` as processes, with the default model and the heads that ship. Texts are
@@ -27,13 +27,11 @@ from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks import _common
 from lab.benchmarks.serve.texts import Asked, Tokens
 from lab.benchmarks.updates.canaries import MOST_GOOD
-from lab.benchmarks.updates.crashes import crashes
-from lab.benchmarks.updates.memory import memory
 from lab.benchmarks.updates.rolling import Rolled, updates
 from lab.benchmarks.updates.simulated import ANSWERS, judged
 from lab.benchmarks.updates.watched import watched
 
-SECTIONS = ("updates", "memory", "kills", "watch", "rule")
+SECTIONS = ("updates", "watch", "rule")
 QUICK_SECTIONS = ("updates", "rule")
 
 
@@ -43,7 +41,6 @@ class Sizes:
 
     Attributes:
         updates, sessions, texts, tokens: in a row, under so many sessions, of different texts, of so many tokens.
-        kills: of a worker.
         good: canaries that must not be aborted, beside those that must.
         canary_tokens: of an answer while a canary is watched.
         simulated: canaries of each bad kind, and good ones.
@@ -53,13 +50,12 @@ class Sizes:
     sessions: int = 16
     texts: int = 12
     tokens: int = 40
-    kills: int = 20
     good: int = 20
     canary_tokens: int = 24
     simulated: tuple[int, int] = (300, 500)
 
 
-QUICK = Sizes(1, 4, 3, 16, 2, 1, 16, (30, 50))
+QUICK = Sizes(1, 4, 3, 16, 1, 16, (30, 50))
 
 
 class _Run:
@@ -70,7 +66,6 @@ class _Run:
         self._size = size
         self._seed: int = args.seed
         self._updates: int = args.updates or size.updates
-        self._kills: int = args.kills or size.kills
         self._canaries: int = args.canaries or size.good
         self._questions = [question.text for question in questions]
         self._began = time.monotonic()
@@ -87,31 +82,12 @@ class _Run:
         return self._tokens.questions(self._questions[: 5 * self._size.texts], tokens)
 
     def say(self, line: str) -> None:
-        sys.stderr.write(f"[{time.monotonic() - self._began:6.1f} s] {line}\n")
-        sys.stderr.flush()
+        _common.say(f"[{time.monotonic() - self._began:6.1f} s] {line}")
 
     async def updates(self) -> dict[str, Any]:
         found = await updates(self._tokens, self._asked, self._updates, self._size.sessions, self.say)
         _show_updates(found, self._size.sessions)
         return found.facts()
-
-    async def memory(self) -> dict[str, Any]:
-        found = await memory(self._different(self._size.tokens), self.say)
-        print("\nmemory of one worker, resident")
-        rows = [[name, count / 1e6] for name, count in found.items()]
-        print(_common.table(["", "MB"], rows))
-        return dict(found)
-
-    async def kills(self) -> dict[str, Any]:
-        found = await crashes(self._tokens, self._asked, self._kills, self._seed, self.say)
-        print(f"\na worker that is killed amid an update, {self._kills} times")
-        rows = [[one.at, one.state, one.back, one.failed, one.wrong] for one in found]
-        print(
-            _common.table(
-                ["killed after, s", "worker, catalogue said", "whole again, s", "failed", "wrong"], rows
-            )
-        )
-        return {"kills": [one.facts() for one in found]}
 
     async def watch(self) -> dict[str, Any]:
         asked = self._different(self._size.canary_tokens)
@@ -179,7 +155,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--updates", type=int, metavar="N", help="updates in a row")
     made.add_argument("--canaries", type=int, metavar="N", help="good canaries, beside the bad ones")
-    made.add_argument("--kills", type=int, metavar="N", help="how often the worker is killed")
     return made
 
 
@@ -190,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
-    for name, most in (("updates", inf), ("kills", inf), ("canaries", MOST_GOOD)):
+    for name, most in (("updates", inf), ("canaries", MOST_GOOD)):
         value = getattr(args, name)
         if value is not None and not 1 <= value <= most:
             raise UsageError(f"--{name} {value} is not between 1 and {most:g}")
@@ -200,8 +175,6 @@ def _main(argv: Sequence[str]) -> int:
     run = _Run(args, questions)
     sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
         "updates": run.updates,
-        "memory": run.memory,
-        "kills": run.kills,
         "watch": run.watch,
         "rule": run.rule,
     }

@@ -1,4 +1,4 @@
-"""What users of the API see: crowds, streams with drafts and without, long prompts, second turns, workers that go.
+"""Load: what users of the API see of crowds, of streams with drafts and without, and of workers that go.
 
 Everything runs as users run it: Mosquitto, ``flexspec-cloud`` and ``flexspec-edge serve`` as processes with the
 default model, asked over HTTP. Texts are compared with what the target alone writes.
@@ -20,14 +20,12 @@ from flexspec_mq.errors import UsageError
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks import _common
 from lab.benchmarks.serve.crowd import Soak, Verdict, at_once, soak
-from lab.benchmarks.serve.long import STREAMS, long_prompts
 from lab.benchmarks.serve.stops import stops
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
 from lab.benchmarks.serve.texts import Tokens, references
-from lab.benchmarks.serve.turns import second_turns
 
-SECTIONS = ("crowd", "streams", "soak", "turn", "long", "stop")
-QUICK_SECTIONS = ("crowd", "turn")
+SECTIONS = ("crowd", "streams", "soak", "stop")
+QUICK_SECTIONS = ("crowd",)
 """The others take longer than a minute, most of it for daemons to start."""
 
 
@@ -39,8 +37,6 @@ class Sizes:
         crowd, crowd_rounds, crowd_tokens: requests at once, how often, tokens of a text at most.
         streams_rounds, streams_tokens: turns of each number of streams, tokens of a text.
         soak, soak_texts, soak_tokens: requests, different ones among them, tokens of a text at most.
-        history, conversations: tokens of a second turn's prompt, how many.
-        long, long_rounds: tokens of a long prompt, how often it comes under each plan.
         stop, stop_tokens: texts around a worker that goes, tokens of each at most.
     """
 
@@ -52,15 +48,11 @@ class Sizes:
     soak: int = 2000
     soak_texts: int = 96
     soak_tokens: int = 8
-    history: int = 1000
-    conversations: int = 10
-    long: int = 2000
-    long_rounds: int = 6
     stop: int = 32
     stop_tokens: int = 64
 
 
-QUICK = Sizes(8, 1, 8, 1, 16, 64, 8, 4, 300, 2, 600, 1, 12, 24)
+QUICK = Sizes(8, 1, 8, 1, 16, 64, 8, 4, 12, 24)
 
 
 class _Run:
@@ -74,8 +66,7 @@ class _Run:
         self._began = time.monotonic()
 
     def say(self, line: str) -> None:
-        sys.stderr.write(f"[{time.monotonic() - self._began:6.1f} s] {line}\n")
-        sys.stderr.flush()
+        _common.say(f"[{time.monotonic() - self._began:6.1f} s] {line}")
 
     async def crowd(self) -> dict[str, Any]:
         size = self._size
@@ -110,70 +101,6 @@ class _Run:
         print(_verdicts({"all": found.verdict}))
         print(_footprints(found))
         return {"texts": _facts(found.verdict), "left": _left(found)}
-
-    async def turn(self) -> dict[str, Any]:
-        size = self._size
-        found = await second_turns(self._questions, size.history, size.conversations, self._seed, self.say)
-        up = [
-            turn.warm.usage["flexspec"]["bytes_up"] / turn.cold.usage["flexspec"]["bytes_up"]
-            for turn in found
-        ]
-        times = [turn.warm.seconds / turn.cold.seconds for turn in found]
-        rows = [
-            [
-                name,
-                statistics.median(one.usage["flexspec"]["bytes_up"] for one in answers),
-                1000 * statistics.median(one.seconds for one in answers),
-            ]
-            for name, answers in (
-                ("from nothing", [turn.cold for turn in found]),
-                ("as second turn", [turn.warm for turn in found]),
-            )
-        ]
-        rows.append(["ratio, median of pairs", statistics.median(up), statistics.median(times)])
-        rows.append(["ratio, worst pair", max(up), max(times)])
-        tokens = statistics.median(turn.tokens for turn in found)
-        print(f"\nsecond turn, {tokens:.0f} tokens, {len(found)} conversations")
-        print(_common.table(["", "bytes up", "first token, ms"], rows))
-        return {
-            "tokens": tokens,
-            "bytes_ratio": statistics.median(up),
-            "worst_bytes_ratio": max(up),
-            "time_ratio": statistics.median(times),
-            "worst_time_ratio": max(times),
-        }
-
-    async def long(self) -> dict[str, Any]:
-        size = self._size
-        prompts = [self._tokens.prompt(question)[-160:] for question in self._questions]
-        found = await long_prompts(prompts, size.long, size.long_rounds, self._seed, self.say)
-        results: dict[str, Any] = {}
-        rows = []
-        for name, gaps in found.items():
-            calm, disturbed = (_common.percentile(one, 0.99) for one in (gaps.calm, gaps.disturbed))
-            middle = statistics.median(gaps.disturbed) / statistics.median(gaps.calm)
-            rows.append(
-                [
-                    name,
-                    1000 * statistics.median(gaps.calm),
-                    1000 * calm,
-                    1000 * statistics.median(gaps.disturbed),
-                    1000 * disturbed,
-                    disturbed / calm,
-                    statistics.median(gaps.waits),
-                ]
-            )
-            results[name] = {
-                "gaps": [len(gaps.calm), len(gaps.disturbed)],
-                "p99_ms": [1000 * calm, 1000 * disturbed],
-                "p99_ratio": disturbed / calm,
-                "median_ratio": middle,
-                "waits_s": gaps.waits,
-            }
-        print(f"\na prompt of {size.long} tokens beside {STREAMS} streams, {size.long_rounds} times")
-        headers = ["", "gap, ms", "p99", "disturbed", "p99", "p99 ratio", "first token, s"]
-        print(_common.table(headers, rows))
-        return results
 
     async def stop(self) -> dict[str, Any]:
         size = self._size
@@ -264,8 +191,6 @@ def _main(argv: Sequence[str]) -> int:
         "crowd": run.crowd,
         "streams": run.streams,
         "soak": run.soak,
-        "turn": run.turn,
-        "long": run.long,
         "stop": run.stop,
     }
     chosen = getattr(args, "sections", QUICK_SECTIONS if args.quick else SECTIONS)

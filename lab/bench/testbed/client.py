@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,15 @@ async def ask(
         found.error = repr(error)
     found.ended = time.perf_counter()
     return found
+
+
+async def ask_all(
+    http: httpx2.AsyncClient, urls: Sequence[str], bodies: Sequence[Mapping[str, object]]
+) -> list[Answer]:
+    """Ask for all at once, at the APIs in turn."""
+    return await asyncio.gather(
+        *(ask(http, urls[number % len(urls)], body) for number, body in enumerate(bodies))
+    )
 
 
 def unbounded(kept: int = 64) -> httpx2.AsyncClient:

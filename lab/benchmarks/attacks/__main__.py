@@ -19,15 +19,30 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
+from broker.settings import Role
+from flexspec_mq.daemon.children import cpu_seconds
+from flexspec_mq.models.default import default_model_path
 from lab.bench.testbed.client import unbounded
-from lab.benchmarks import _common, cpu
+from lab.benchmarks import _common
+from lab.benchmarks._common import say
+from lab.benchmarks.attacks.attacker import Order, Report
 from lab.benchmarks.attacks.honest import Streams, streams
-from lab.benchmarks.attacks.place import Place, place
 from lab.benchmarks.attacks.ways import SAYS, WAYS
 from lab.testbed.site.figures import since
+from lab.testbed.site.process import Process, pinned, python
+from lab.testbed.site.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
+from schemas.messages import MAX_AHEAD
 
 SPEED, FIRST = 0.8, 2.0
 """What honest streams keep of their speed at least, and how much later their first token is at most."""
+HONEST = ("honest-1", "honest-2", "honest-3")
+_STREAMING = (
+    *("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup"),
+    *("--ahead", str(MAX_AHEAD), "--worker-draft", "4"),
+)
+"""The worker drafts, as it does by default where it has time; what costs others their drafts shows."""
 _DEVELOPS = 1.5
 """Seconds from the beginning of an attack to the first measured text."""
 
@@ -53,25 +68,38 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     tokens, rounds = (32, 1) if options.quick else (64, 4)
     found: dict[str, Any] = {}
     began = time.monotonic()
-    _say("a deployment with TLS, keys and seals is made, and the worker loads its model")
-    async with place(options.attacks, options.worker_flags) as here, unbounded(kept=0) as http:
+    say("a deployment with TLS, keys and seals is made, and the worker loads its model")
+    ways = {way: WAYS[way].worker for way in options.attacks}
+    async with (
+        secured_deployment(
+            HONEST,
+            worker_flags=("--status-every", "1", *options.worker_flags),
+            edge_flags=("--tokenizer", str(default_model_path(lambda _line: None)), *_STREAMING),
+            more_devices=[_name(way) for way, version in ways.items() if version is None],
+            more_workers=[(_name(way), version) for way, version in ways.items() if version is not None],
+        ) as deployed,
+        unbounded(kept=0) as http,
+    ):
 
         async def ask() -> Streams:
-            return await streams(http, here.honest, tokens=tokens, rounds=rounds, patience=options.patience)
+            return await streams(
+                http, deployed.edges, tokens=tokens, rounds=rounds, patience=options.patience
+            )
 
         await ask()
         before = await ask()
         for number, way in enumerate(options.attacks, 1):
-            attacker = await here.attacker(way, options.rate, options.messages)
+            attacker = await _attack(deployed, way, options)
             await asyncio.sleep(_DEVELOPS)
-            first = await _sample(here)
+            first = await _sample(deployed)
             beside = await ask()
-            last = await _sample(here)
-            report = await here.end(attacker)
-            await _rest(here)
+            last = await _sample(deployed)
+            await attacker.send(b"")
+            report = msgspec.json.decode(await attacker.line(60.0), type=Report)
+            await _rest(deployed)
             after = await ask()
             row = found[way] = _row(before + after, beside, first, last, report)
-            _say(
+            say(
                 f"{time.monotonic() - began:4.0f} s, {number} of {len(options.attacks)}, {way}: "
                 f"speed {row['speed']:.2f}, first token {row['first']:.2f}, failed {row['failed']}"
             )
@@ -79,17 +107,46 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-async def _sample(here: Place) -> tuple[cpu.Sample, dict[str, float]]:
+async def _attack(deployed: SecuredDeployment, way: str, options: argparse.Namespace) -> Process:
+    """Start an attack; it has begun."""
+    role = Role.EDGE if WAYS[way].worker is None else Role.WORKER
+    order = Order(
+        way=way,
+        port=deployed.port,
+        folder=str(deployed.bundle(role, _name(way))),
+        worker=WORKER,
+        version=VERSION,
+        victim=HONEST[0],
+        rate=options.rate,
+        messages=options.messages,
+    )
+    command = python("lab.benchmarks.attacks.attacker", msgspec.json.encode(order).decode())
+    attacker = await deployed.processes.start(_name(way), pinned(deployed.cores.device, command))
+    await attacker.line(30.0)
+    return attacker
+
+
+def _name(way: str) -> str:
+    return f"evil-{way}"
+
+
+async def _sample(deployed: SecuredDeployment) -> tuple[float, dict[str, float], dict[str, float]]:
+    """Now, the processor's seconds by daemon, and the worker's figures."""
     try:
-        figures = await here.worker.figures()
+        figures = await deployed.worker.figures()
     except (OSError, TimeoutError):
         figures = {}
-    return cpu.take(here.pids), figures
+    pids = {
+        "mosquitto": deployed.mosquitto,
+        "broker": deployed.broker.pid,
+        "worker": deployed.worker.process.pid,
+    }
+    return time.monotonic(), {name: cpu_seconds(pid) or 0.0 for name, pid in pids.items()}, figures
 
 
 def _row(without: Streams, beside: Streams, first: Any, last: Any, report: Any) -> dict[str, Any]:
-    use = cpu.between(first[0], last[0])
-    figures, rise = last[1], since(first[1], last[1])
+    seconds = last[0] - first[0]
+    figures, rise = last[2], since(first[2], last[2])
     steps = max(1.0, rise.get("flexspec_worker_batch_sessions_count", 0.0))
     return {
         "speed": beside.speed / without.speed,
@@ -98,7 +155,7 @@ def _row(without: Streams, beside: Streams, first: Any, last: Any, report: Any) 
         "first_s": without.first,
         "failed": beside.failed,
         "why": beside.why,
-        "cpu": use.processes,
+        "cpu": {name: spent / seconds for name, spent in since(first[1], last[1]).items()},
         "sessions_per_step": rise.get("flexspec_worker_batch_sessions_sum", 0.0) / steps,
         "tokens_per_step": rise.get("flexspec_worker_forward_tokens_sum", 0.0) / steps,
         "step_ms": 1000 * rise.get("flexspec_worker_compute_seconds_sum", 0.0) / steps,
@@ -113,17 +170,17 @@ def _row(without: Streams, beside: Streams, first: Any, last: Any, report: Any) 
     }
 
 
-async def _rest(here: Place, patience: float = 90.0) -> None:
+async def _rest(deployed: SecuredDeployment, patience: float = 90.0) -> None:
     """Wait until the worker is rid of what the attacker left."""
     ends = time.monotonic() + patience
     while time.monotonic() < ends:
         try:
-            if not (await here.worker.figures())["flexspec_worker_live_sessions"]:
+            if not (await deployed.worker.figures())["flexspec_worker_live_sessions"]:
                 return
         except (OSError, TimeoutError):
             pass
         await asyncio.sleep(0.2)
-    _say("the worker still has sessions")
+    say("the worker still has sessions")
 
 
 def show(found: dict[str, Any]) -> None:
@@ -166,11 +223,6 @@ def show(found: dict[str, Any]) -> None:
     )
     for way in found:
         print(f"{way}: {SAYS[way]}")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

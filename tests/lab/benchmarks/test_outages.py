@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import UsageError
-from lab.benchmarks.outages.__main__ import main
-from lab.benchmarks.outages.cases import AFTER, WITHIN, cases_of, plan_of
+from lab.benchmarks.outages import BEGINS_S, cases_of, main, plan_of
 from lab.testbed.link.impairment import Impairment
 from tests.lab.link.plans import needs_namespaces
 from tests.models.tiny_checkpoints import save_pair
@@ -17,12 +16,11 @@ from tests.models.tiny_checkpoints import save_pair
 
 def test_each_case_has_an_outage_of_its_own_and_the_link_has_no_other() -> None:
     cases = cases_of([2.0, 30.0])
-    assert [case.name for case in cases] == ["within 2 s", "after 2 s", "within 30 s", "after 30 s"]
-    impaired = Impairment(plan_of("tunnel", cases, 3), "down").outages.between(0.0, cases[-1].start + 900.0)
-    begin = {WITHIN: 0.3, AFTER: 3.0}
+    assert [case[:2] for case in cases] == [("within", 2), ("after", 2), ("within", 30), ("after", 30)]
+    impaired = Impairment(plan_of("tunnel", cases, 3), "down").outages.between(0.0, cases[-1][2] + 900.0)
+    begins = [(start + BEGINS_S[kind], length) for kind, length, start in cases]
     assert [tuple(span) for span in impaired] == [
-        pytest.approx((case.start + begin[case.kind], case.start + begin[case.kind] + case.length))
-        for case in cases
+        pytest.approx((begin, begin + length)) for begin, length in begins
     ]
 
 

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Sample, judge
@@ -29,7 +27,6 @@ from lab.benchmarks.updates.canaries import (
     reverse,
     scaled,
 )
-from lab.benchmarks.updates.crashes import moments
 from lab.benchmarks.updates.place import EXAMPLES, HEADS
 from lab.benchmarks.updates.watched import outcome, slowed
 from lab.testbed.site.process import Process
@@ -87,15 +84,6 @@ def test_versions_have_names_of_their_own() -> None:
     assert len({one.name for one in heads}) == len(heads) == len(bad_heads()) + MOST_GOOD
     assert MOST_GOOD >= evolution.Sizes().good >= 20
     assert [one.bad for one in heads] == [True] * len(bad_heads()) + [False] * MOST_GOOD
-
-
-@given(st.integers(1, 40), st.floats(0.1, 1e3), st.integers())
-def test_kills_are_spread_over_the_whole_of_an_update(count: int, longest: float, seed: int) -> None:
-    found = moments(count, longest, seed)
-    assert found == moments(count, longest, seed)
-    for part, one in enumerate(sorted(found)):
-        assert part * longest / count <= one * (1 + 1e-9)
-        assert one <= (part + 1) * longest / count * (1 + 1e-9)
 
 
 def test_what_a_watch_says_is_understood() -> None:
@@ -166,7 +154,7 @@ def test_the_rule_is_judged_on_simulated_answers(capsys: pytest.CaptureFixture[s
             assert 20 <= one["aborted"] <= 30
 
 
-@pytest.mark.parametrize("flags", [["--canaries", "99"], ["--kills", "0"], ["--updates", "-1"]])
+@pytest.mark.parametrize("flags", [["--canaries", "99"], ["--updates", "-1"]])
 def test_numbers_that_cannot_be_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert evolution.main(flags) == 2
     assert " ".join(flags) in capsys.readouterr().err

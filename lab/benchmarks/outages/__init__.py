@@ -1,1 +1,0 @@
-"""How long after an outage a user waits."""

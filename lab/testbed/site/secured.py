@@ -1,0 +1,130 @@
+"""A deployment as `flexspec-broker init` makes it for others, with TLS and keys, on this machine's loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from broker.deployment.bundles import SETTINGS
+from broker.deployment.folder import Deployment
+from broker.settings import Role
+from flexspec_mq.errors import FlexSpecError
+from lab.testbed.site.figures import until_ready
+from lab.testbed.site.process import Process, Processes, pinned, python
+from lab.testbed.site.topology import Cores, Daemon, free_port
+
+WORKER, VERSION = "w1", "base"
+_BROKER_WITHIN = 30.0
+
+
+@dataclass(slots=True)
+class SecuredDeployment:
+    """A broker, a worker and edge nodes that run; made by `secured_deployment`.
+
+    Attributes:
+        folder: of the broker.
+        port: of the broker.
+        processes: ended with the deployment.
+        cores: the worker has one, all else the other.
+        broker: its process; Mosquitto is a child of it.
+        mosquitto: process id.
+        worker: the one worker.
+        edges: edge nodes, one a device.
+    """
+
+    folder: Path
+    port: int
+    processes: Processes
+    cores: Cores
+    broker: Process
+    mosquitto: int
+    worker: Daemon
+    edges: list[Daemon] = field(default_factory=list)
+
+    def bundle(self, role: Role, name: str) -> Path:
+        """What the operator hands out to a worker or a device."""
+        return Deployment(self.folder).bundles.folder(role, name)
+
+    async def broker_away(self, seconds: float) -> float:
+        """Kill Mosquitto as a crash would, and start it again after so long.
+
+        Returns:
+            When it answered again, on the clock of `time.perf_counter`.
+        """
+        os.kill(self.mosquitto, signal.SIGKILL)
+        until = time.perf_counter() + seconds
+        await self.broker.wait()
+        await asyncio.sleep(until - time.perf_counter())
+        self.broker, self.mosquitto = await _start_broker(self.folder, self.processes, self.cores)
+        return time.perf_counter()
+
+
+async def _start_broker(folder: Path, processes: Processes, cores: Cores) -> tuple[Process, int]:
+    command = pinned(cores.device, python("broker", "run", str(folder), "--ready-json"))
+    broker = await processes.start("broker", command, log=folder.with_suffix(".log"))
+    return broker, (await broker.event(lambda event: "pid" in event, _BROKER_WITHIN))["pid"]
+
+
+@asynccontextmanager
+async def secured_deployment(
+    devices: Sequence[str],
+    *,
+    worker_flags: Sequence[str] = (),
+    edge_flags: Sequence[str] = (),
+    more_devices: Sequence[str] = (),
+    more_workers: Sequence[tuple[str, str]] = (),
+) -> AsyncIterator[SecuredDeployment]:
+    """Make a deployment with TLS and keys, start its daemons, and end them on leaving.
+
+    Args:
+        devices: names of those that edge nodes run for.
+        worker_flags: of ``flexspec-cloud``.
+        edge_flags: of every ``flexspec-edge serve``.
+        more_devices: names of those that only get what is handed out.
+        more_workers: names and versions of workers that only get what is handed out.
+
+    Raises:
+        FlexSpecError: a command failed, or a daemon did not start; says why.
+    """
+    cores = Cores.of_this_process()
+    with TemporaryDirectory(prefix="flexspec-secured-") as scratch:
+        folder, port = Path(scratch) / "broker", free_port()
+        await _command("init", str(folder), "--host", "127.0.0.1", "--port", str(port), "--tls", "--keys")
+        for name, version in ((WORKER, VERSION), *more_workers):
+            await _command("add-worker", str(folder), name, "--version", version)
+        await _command("add-device", str(folder), *devices, *more_devices)
+        bundles = Deployment(folder).bundles
+        async with Processes() as processes:
+            broker, mosquitto = await _start_broker(folder, processes, cores)
+            metrics = free_port()
+            config = str(bundles.folder(Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
+            flags = ("--config", config, "--ready-json", "--metrics-port", str(metrics), *worker_flags)
+            command = pinned(cores.cloud, python("cloud_worker", *flags))
+            process = await processes.start(WORKER, command, log=Path(scratch) / f"{WORKER}.log")
+            worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
+            made = SecuredDeployment(folder, port, processes, cores, broker, mosquitto, worker)
+            for name in devices:
+                config = str(bundles.folder(Role.EDGE, name) / SETTINGS[Role.EDGE])
+                flags = ("--config", config, "--api-port", "0", "--ready-json", *edge_flags)
+                command = pinned(cores.device, python("edge_node", "serve", *flags))
+                process = await processes.start(name, command, log=Path(scratch) / f"{name}.log")
+                ready = await process.event(lambda event: "port" in event)
+                await until_ready(name, ready["port"])
+                made.edges.append(Daemon(process, ready["port"], ready))
+            yield made
+
+
+async def _command(*arguments: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *python("broker", *arguments), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+    if process.returncode:
+        raise FlexSpecError(f"flexspec-broker {arguments[0]} failed", hint=said.decode())
