@@ -13,8 +13,7 @@ from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from cloud_worker.wire import keys_of
 from flexspec_mq.daemon import logs, probes
 from flexspec_mq.daemon import systemd as notify
-from flexspec_mq.daemon.garbage import spare_what_is_loaded
-from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.daemon.tasks import any_of, running

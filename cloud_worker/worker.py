@@ -23,7 +23,7 @@ from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.daemon.log_throttle import Rarely
+from flexspec_mq.daemon.log_throttle import LogThrottle
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
 from flexspec_mq.keys.refusals import KeysRefused
@@ -135,7 +135,7 @@ class CloudWorker:
         self._changes: list[Change] = []
         self._window = BatchingWindow()
         self._publish_queue = PublishQueue()
-        self._rarely = Rarely()
+        self._throttle = LogThrottle()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
         self.malformed = self.drafted = self.cut = self.held_back = self.slowed = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
@@ -375,7 +375,7 @@ class CloudWorker:
         self.malformed += 1
         if not self._told.get(edge, now):
             self._told.put(edge, True, now)
-            if self._rarely.due(edge, "unreadable", now):
+            if self._throttle.due(edge, "unreadable", now):
                 _log.warning("edge %s sent what cannot be read: %s", edge, why)
             error = Error(0, 0, ErrorCode.MALFORMED, 0, self._settings.worker, why[:300])
             self._do([Reply(edge, error, 0)])
@@ -387,7 +387,7 @@ class CloudWorker:
                 message = effect.message
                 if isinstance(message, Error) and message.session and message.code not in _ROUTINE:
                     name, why = message.code.name.lower(), message.detail
-                    if self._rarely.due(effect.edge, name, time.monotonic()):
+                    if self._throttle.due(effect.edge, name, time.monotonic()):
                         _log.warning("session %s/%d: refused, %s %s", effect.edge, message.session, name, why)
                 topic = topics.verdict_topic(effect.edge)
                 payload = self._wire.encode(effect.edge, message, time.monotonic())

@@ -31,7 +31,7 @@ from broker.deployment.identities import Identities, Identity
 from broker.deployment.secret_keys import KeptElsewhere, SecretKeys
 from broker.files import private_folder, read_text, rewrite_private, write_private
 from broker.settings import Role, ServerTls, User
-from flexspec_mq.daemon.locks import alone
+from flexspec_mq.daemon.files import alone
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.share_groups import new_groups
 from schemas.statement import ANY

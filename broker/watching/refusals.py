@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from broker.access import Rule, overheard, rules_of
 from broker.settings import Role, User
-from flexspec_mq.daemon.log_throttle import Rarely
+from flexspec_mq.daemon.log_throttle import LogThrottle
 from flexspec_mq.share_groups import ShareGroups
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Refusals:
         self._rules: dict[str, list[Rule]] = {}
         self._workers: set[str] = set()
         self._groups = ShareGroups()
-        self._rarely = Rarely()
+        self._throttle = LogThrottle()
 
     def know(self, users: Iterable[User], groups: ShareGroups) -> None:
         """Learn the users of the broker, and the groups of its workers."""
@@ -126,7 +126,7 @@ class Refusals:
     def refused(self, user: str, kind: str, what: str) -> None:
         """Count a refusal, and log it: the first at once, then at most one a minute for a user and kind."""
         self.counts[user, kind] += 1
-        count, times = self.counts[user, kind], self._rarely.due(user, kind, self._clock())
+        count, times = self.counts[user, kind], self._throttle.due(user, kind, self._clock())
         if not times:
             return
         more = f"; {times} times since the last such line" if times > 1 else ""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from cloud_worker.front.token_bucket import Account, Accounts
 from flexspec_mq import topics
-from flexspec_mq.daemon.log_throttle import Rarely
+from flexspec_mq.daemon.log_throttle import LogThrottle
 from flexspec_mq.protocol.effects import Reply
 from schemas.messages import Error, ErrorCode
 
@@ -67,7 +67,7 @@ class Gate:
         self._tell = tell
         self._clock = clock
         self._by_topic: dict[str, tuple[Account, float]] = {}
-        self._rarely = Rarely()
+        self._throttle = LogThrottle()
         self.refused = self.told = 0
 
     @property
@@ -130,6 +130,6 @@ class Gate:
         error = Error(0, 0, ErrorCode.BUSY, round(1000 * wait), self._worker, detail)
         self.told += 1
         self._tell(Reply(account.device, error, 0))
-        if self._rarely.due(account.device, "quota", now):
+        if self._throttle.due(account.device, "quota", now):
             count = account.refused
             _log.warning("edge %s is over its quota of messages: %d were not read", account.device, count)

@@ -9,7 +9,7 @@ import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.daemon.stdin import InputLines
+from flexspec_mq.daemon.streams import InputLines
 from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerError
 
 if TYPE_CHECKING:

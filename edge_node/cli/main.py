@@ -14,8 +14,7 @@ from edge_node.config import EdgeConfig, from_arguments
 from edge_node.energy import energy_meter
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon import systemd as notify
-from flexspec_mq.daemon.garbage import spare_what_is_loaded
-from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.doctor import command as doctor

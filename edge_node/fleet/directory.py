@@ -18,7 +18,7 @@ from edge_node.fleet.tally import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.daemon.log_throttle import Rarely
+from flexspec_mq.daemon.log_throttle import LogThrottle
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.lives import Lives
@@ -87,7 +87,7 @@ class WorkerDirectory:
         self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=STALE)
         self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
         self._told: ExpiringMap[str, SamplingParams] = ExpiringMap(most=MAX_VERSIONS)
-        self._rarely = Rarely()
+        self._throttle = LogThrottle()
         self._news = asyncio.Event()
         self._subscribed: set[str] = set()
         self.liveness = WorkerLiveness()
@@ -167,7 +167,7 @@ class WorkerDirectory:
     def _is_sane(self, worker: str, version: str, sampling: Sampling) -> bool:
         if sampling.temperature <= MAX_TEMPERATURE:
             return True
-        if self._rarely.due(worker, version, self._clock()):
+        if self._throttle.due(worker, version, self._clock()):
             _log.warning(
                 "worker %s recommends temperature %g for version %s, above %g: ignored",
                 worker,

@@ -17,8 +17,7 @@ import msgspec
 from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Record
 from flexspec_mq.catalogue.refusals import RecordError
-from flexspec_mq.daemon.files import whole
-from flexspec_mq.daemon.locks import alone
+from flexspec_mq.daemon.files import alone, whole
 from schemas.catalogue import MAX_PAYLOAD
 
 _DIGEST: Final = hashlib.sha256().digest_size

@@ -11,7 +11,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.output import ColorDepth
 
-from flexspec_mq.daemon.stdin import InputLines
+from flexspec_mq.daemon.streams import InputLines
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
-"""What holds for every process that we start: it ends with us, Ctrl-C reaches it, and it can be told from others."""
+"""Processes that we start: each ends with us, Ctrl-C reaches it, and it can be told from others."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,7 +10,6 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _START_FIELD = 19  # of /proc/<pid>/stat, counted after the command's name
-_TIMES = slice(11, 13)  # in user and in kernel mode, in ticks
 
 
 def end_with_parent(number: signal.Signals) -> Callable[[], None]:
@@ -42,20 +40,9 @@ def started(pid: int) -> int | None:
 
     None when there is none, or only a zombie.
     """
-    fields = _stat(pid)
-    return None if fields is None or fields[0] in {"Z", "X"} else int(fields[_START_FIELD])
-
-
-def cpu_seconds(pid: int) -> float | None:
-    """Seconds of the processor that a process has taken, its threads' included; None when there is none (Linux)."""
-    fields = _stat(pid)
-    return None if fields is None else sum(map(int, fields[_TIMES])) / os.sysconf("SC_CLK_TCK")
-
-
-def _stat(pid: int) -> list[str] | None:
-    """What Linux tells of a process, after the command's name; None when there is none."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
     except OSError:
         return None
-    return text.rpartition(")")[2].split()
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else int(fields[_START_FIELD])

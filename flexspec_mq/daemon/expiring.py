@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry(Generic[V]):
-    value: V
-    weight: float
-    expires: float
 
 
 class ExpiringMap(Generic[K, V]):
@@ -26,10 +18,10 @@ class ExpiringMap(Generic[K, V]):
     an older one that lives longer; `get` never returns it.
 
     Args:
-        most: entries.
+        most: largest number of entries.
         life: seconds that an entry lives unless `put` says otherwise; `inf` is for ever.
-        most_weight: of all entries together.
-        weigh: weight of a value; 1 each by default.
+        most_weight: largest weight of all entries together.
+        weigh: gives the weight of a value; 1 each by default.
     """
 
     def __init__(
@@ -44,7 +36,7 @@ class ExpiringMap(Generic[K, V]):
         self._life = life
         self._most_weight = most_weight
         self._weigh = weigh
-        self._entries: OrderedDict[K, _Entry[V]] = OrderedDict()
+        self._entries: OrderedDict[K, tuple[V, float, float]] = OrderedDict()  # value, weight, expiry
         self._weight = 0.0
 
     def __len__(self) -> int:
@@ -65,34 +57,29 @@ class ExpiringMap(Generic[K, V]):
 
     def items(self) -> Iterator[tuple[K, V]]:
         """Keys and values, the oldest first."""
-        return ((key, entry.value) for key, entry in self._entries.items())
-
-    @property
-    def weight(self) -> float:
-        """Of all entries together."""
-        return self._weight
+        return ((key, value) for key, (value, _, _) in self._entries.items())
 
     @property
     def next_expiry(self) -> float | None:
         """When the oldest entry expires; None when there is none, or it lives for ever."""
-        first = next(iter(self._entries.values()), None)
-        return None if first is None or first.expires == inf else first.expires
+        _, _, expires = next(iter(self._entries.values()), (None, 0.0, inf))
+        return None if expires == inf else expires
 
     def put(self, key: K, value: V, now: float, life: float | None = None) -> list[tuple[K, V]]:
         """Set an entry, as the newest.
 
         Args:
-            key: if it is there, its old value goes and is not returned.
-            value: with a weight, if the map has one.
+            key: key of the entry; if it is there, its old value goes and is not returned.
+            value: value of the entry.
             now: seconds.
             life: seconds that this entry lives; None is the map's.
 
         Returns:
-            What had to go, the oldest first. That may be the new entry itself, if it alone is too heavy.
+            Entries that had to go, the oldest first; the new one too, if it alone is too heavy.
         """
         self.pop(key)
         weight = 1.0 if self._weigh is None else self._weigh(value)
-        self._entries[key] = _Entry(value, weight, now + (self._life if life is None else life))
+        self._entries[key] = value, weight, now + (self._life if life is None else life)
         self._weight += weight
         gone = []
         while len(self._entries) > self._most or self._weight > self._most_weight:
@@ -101,25 +88,23 @@ class ExpiringMap(Generic[K, V]):
 
     def get(self, key: K, now: float) -> V | None:
         """The value, or None if it is not there or has expired."""
-        entry = self._entries.get(key)
-        return None if entry is None or entry.expires <= now else entry.value
+        value, _, expires = self._entries.get(key, (None, 0.0, -inf))
+        return None if expires <= now else value
 
     def pop(self, key: K) -> V | None:
         """Remove an entry; its value, or None if there is none. Says nothing about its age."""
-        entry = self._entries.pop(key, None)
-        if entry is None:
-            return None
-        self._weight -= entry.weight
-        return entry.value
+        value, weight, _ = self._entries.pop(key, (None, 0.0, 0.0))
+        self._weight -= weight
+        return value
 
     def expire(self, now: float) -> list[tuple[K, V]]:
         """Drop the oldest entries as long as they have expired, and return them."""
         gone = []
-        while self._entries and next(iter(self._entries.values())).expires <= now:
+        while self._entries and next(iter(self._entries.values()))[2] <= now:
             gone.append(self._drop_oldest())
         return gone
 
     def _drop_oldest(self) -> tuple[K, V]:
-        key, entry = self._entries.popitem(last=False)
-        self._weight -= entry.weight
-        return key, entry.value
+        key, (value, weight, _) = self._entries.popitem(last=False)
+        self._weight -= weight
+        return key, value

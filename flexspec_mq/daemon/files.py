@@ -1,24 +1,27 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, that others cannot read, and that programs lock."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from flexspec_mq.errors import UsageError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 @contextmanager
 def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """Gives a path to write to; what is there after the block takes the place of `path` at once.
+    """Give a path to write to; what is there after the block takes the place of `path` at once.
 
     The folder is made. An error in the block leaves `path` as it was.
 
     Args:
-        path: of the file.
+        path: path of the file.
         durable: wait until file and folder are on the disk, so that a power cut after the block takes nothing back.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,18 +29,67 @@ def whole(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield part
         if durable:
-            _sync(part)
+            sync(part)
         part.replace(path)
         if durable:
-            _sync(path.parent)
+            sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_private(path: Path, most: int, what: str, *, lacking: str, leaked: str) -> bytes:
+    """Read a file that only its owner may read, or `most` bytes of it.
+
+    Args:
+        path: path of the file.
+        most: bytes.
+        what: what it holds, in words.
+        lacking: hint where it cannot be read.
+        leaked: hint where somebody may have read it.
+
+    Raises:
+        UsageError: it cannot be read, or others may read or write it.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(most)
+    except OSError as error:
+        raise UsageError(f"the {what} in {path} cannot be read: {error}", hint=lacking) from error
+    if mode & 0o077:
+        raise UsageError(
+            f"others than its owner may read or write the {what} in {path}",
+            hint=f"chmod 600 {path}; and {leaked}",
+        )
+    return data
+
+
+@contextmanager
+def alone(lock: Path, waits: Callable[[], None] | None = None) -> Iterator[None]:
+    """Be the only one of all threads and programs that is in such a block; the kernel frees it when its holder dies.
+
+    Args:
+        lock: an empty file, made with its folder and left there, as another program may be about to lock it.
+        waits: called once where another one is in the block.
+
+    Raises:
+        OSError: the file cannot be made, or its file system has no locks.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waits is not None:
+                waits()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

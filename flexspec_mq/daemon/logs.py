@@ -46,7 +46,7 @@ _program = logging.getLogger("flexspec")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogOptions(Section):
-    """What is logged, and how."""
+    """Level and format of the log."""
 
     log_level: Annotated[str, Setting(help="least important lines to log", choices=_LEVELS)] = "warning"
     log_format: Annotated[
@@ -62,13 +62,7 @@ class LogOptions(Section):
 class _Verbose(argparse.Action):
     """``--verbose``: the level info, as a flag of that name would give it."""
 
-    def __call__(
-        self,
-        _parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        _values: Any,
-        _option: Any = None,
-    ) -> None:
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, *_values: Any) -> None:
         """Set the level."""
         give(namespace, "log_level", "info", "--verbose")
 
@@ -95,18 +89,31 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def configure(options: LogOptions, **ids: str) -> None:
-    """Log to standard error from now on, in place of what an earlier call said.
+    """Log to standard error from now on, in place of what an earlier call set.
 
     Args:
         options: level and format.
-        ids: of this process, ``edge`` or ``worker``; on each line that names no other.
+        ids: ids of this process, ``edge`` or ``worker``; on each line that names no other.
     """
     import structlog  # 0.1 s of start-up, which --help need not take
 
     reset()
     handler = _Handler(everything=options.log_format == "json")
-    human = options.log_format == "human" or (options.log_format == "auto" and sys.stderr.isatty())
-    render = _for_people(colors=sys.stderr.isatty()) if human else _for_programs()
+    terminal = sys.stderr.isatty()
+    render: list[Any]
+    if options.log_format == "human" or (options.log_format == "auto" and terminal):
+        # The default prints tracebacks with local variables where rich is installed; those may hold a prompt.
+        plain = structlog.dev.plain_traceback
+        render = [
+            structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain, timestamp_key="time")
+        ]
+    else:
+        render = [
+            structlog.processors.format_exc_info,
+            structlog.processors.EventRenamer("message"),
+            _in_order,
+            structlog.processors.JSONRenderer(default=str),
+        ]
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
@@ -129,7 +136,7 @@ def configure(options: LogOptions, **ids: str) -> None:
 def reset() -> None:
     """Take back what `configure` did."""
     root = logging.getLogger()
-    for handler in [one for one in root.handlers if isinstance(one, _Handler)]:
+    for handler in [handler for handler in root.handlers if isinstance(handler, _Handler)]:
         root.removeHandler(handler)
         root.setLevel(handler.level_before)
 
@@ -158,11 +165,13 @@ def tell(text: str) -> None:
 
 
 def _everything() -> bool:
-    return any(isinstance(one, _Handler) and one.everything for one in logging.getLogger().handlers)
+    return any(
+        isinstance(handler, _Handler) and handler.everything for handler in logging.getLogger().handlers
+    )
 
 
 def _expected(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The message of an error that a user can meet, in place of its traceback."""
+    """Put the message of an error that a user can meet in place of its traceback."""
     record: logging.LogRecord = event["_record"]
     error = record.exc_info[1] if record.exc_info else None
     if not isinstance(error, FlexSpecError) or isinstance(error, LocalProtocolError):
@@ -176,35 +185,16 @@ def _expected(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
     return event
 
 
-def _for_people(*, colors: bool) -> list[Any]:
-    import structlog
-
-    # The default prints tracebacks with local variables where rich is installed; those may hold a prompt.
-    plain = structlog.dev.plain_traceback
-    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, timestamp_key="time")]
-
-
-def _for_programs() -> list[Any]:
-    import structlog
-
-    return [
-        structlog.processors.format_exc_info,
-        structlog.processors.EventRenamer("message"),
-        _in_order,
-        structlog.processors.JSONRenderer(default=str),
-    ]
-
-
 def _in_order(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     first = ("time", "level", "logger", *NAMES, "message")
     return {key: event[key] for key in (*first, *(set(event) - set(first))) if key in event}
 
 
 def _from_record(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Time, and the names that the arguments of a message give."""
+    """Add the time, and the names that the arguments of a message give."""
     record: logging.LogRecord = event["_record"]
-    made = datetime.fromtimestamp(record.created, UTC)
-    event["time"] = made.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    created = datetime.fromtimestamp(record.created, UTC)
+    event["time"] = created.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     arguments = event.pop("positional_args")
     if isinstance(arguments, tuple) and isinstance(record.msg, str):
         for beginning, names in _BEGINNINGS.items():

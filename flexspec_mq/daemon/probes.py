@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 8192
-"""Of a request's head."""
+"""Bytes of a request's head."""
 _MOST_SECONDS = 5.0
-"""For a request to arrive, and for its answer to leave."""
+"""Seconds for a request to arrive and its answer to leave."""
 _MOST_AT_ONCE = 16
 """Connections; further ones are closed at once."""
-_PLAIN = "text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,21 +46,16 @@ class MetricsOptions(Section):
     ] = False
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """An answer.
-
-    Attributes:
-        kind: media type of the body.
-    """
+class Page(NamedTuple):
+    """An answer: body, status, and media type of the body."""
 
     body: bytes
     status: HTTPStatus = HTTPStatus.OK
-    kind: str = _PLAIN
+    kind: str = "text/plain; charset=utf-8"
 
 
 Pages = Mapping[str, Callable[[], Page]]
-"""By path; each is made when somebody asks."""
+"""Pages by path; each is made when somebody asks."""
 
 
 @asynccontextmanager
@@ -71,10 +65,10 @@ async def serving(
     """Answer HTTP inside the block; yields the port.
 
     Args:
-        pages: what there is, two at least.
+        pages: all pages, two at least.
         host: address to listen on.
-        port: 0 is any that is free.
-        anywhere: listen on an address that others can reach. There is no authentication and no TLS.
+        port: port to listen on; 0 is any that is free.
+        anywhere: whether others may reach the address. There is no authentication and no TLS.
 
     Raises:
         UsageError: the address is not of this machine alone and `anywhere` is not set, or it is taken.
@@ -94,7 +88,7 @@ async def serving(
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        await probes.stop()
+        await ended(probes.open)
         await server.wait_closed()
 
 
@@ -103,15 +97,15 @@ class _Probes:
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
-        self._open: set[asyncio.Task[None]] = set()
+        self.open: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection and close it."""
         task = asyncio.current_task()
-        if task is None or len(self._open) >= _MOST_AT_ONCE:
+        if task is None or len(self.open) >= _MOST_AT_ONCE:
             writer.close()
             return
-        self._open.add(task)
+        self.open.add(task)
         try:
             async with asyncio.timeout(_MOST_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -120,12 +114,8 @@ class _Probes:
         except (TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError) as error:
             _log.debug("a request for metrics came to nothing: %r", error)
         finally:
-            self._open.discard(task)
+            self.open.discard(task)
             writer.close()
-
-    async def stop(self) -> None:
-        """End what is open."""
-        await ended(self._open)
 
     def _answer(self, head: bytes) -> bytes:
         method, _, rest = head.split(b"\r\n", 1)[0].partition(b" ")

@@ -24,18 +24,17 @@ _SHARE = re.compile(r"[:,]? *(\d{1,3}) ?%$")
 
 
 class Tell(Protocol):
-    """Takes the newest stage of a task."""
+    """A function that shows `text` as the newest stage of `task`."""
 
-    def __call__(self, text: str, task: str = "") -> None:
-        """Show `text` as what `task` does now."""
+    def __call__(self, text: str, task: str = "") -> None: ...  # noqa: D102
 
 
 def split(text: str) -> tuple[str, int | None]:
     """A stage's text without its percentage, and the percentage."""
-    found = _SHARE.search(text)
-    if found is None or int(found[1]) > 100:
+    match = _SHARE.search(text)
+    if match is None or int(match[1]) > 100:
         return text, None
-    return text[: found.start()], int(found[1])
+    return text[: match.start()], int(match[1])
 
 
 def in_foreground(out: IO[str]) -> bool:
@@ -55,7 +54,7 @@ def bars(*tasks: str, console: Console) -> Iterator[Tell]:
         console: where they are drawn.
     """
     if not (console.is_terminal and in_foreground(console.file)):
-        yield _nothing
+        yield lambda text, task="": None  # noqa: ARG005
         return
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -88,10 +87,6 @@ def stages(*tasks: str) -> Iterator[Tell]:
 
     with bars(*tasks or ("",), console=Console(file=err)) as tell:
         yield tell
-
-
-def _nothing(text: str, task: str = "") -> None:
-    """Show nothing."""
 
 
 def say(text: str, out: TextIO | None = None) -> None:

@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What a retry waits for, for a log line or a progress display.
+    """A retry that waits, for a log line or a progress display.
 
     Attributes:
         what: the thing tried, as a person would say it.
-        attempt: that failed just now, from 1.
+        attempt: number of the attempt that failed just now, from 1.
         delay: seconds until the next one.
-        error: of this attempt.
+        error: error of this attempt.
     """
 
     what: str
@@ -49,11 +49,11 @@ class Backoff:
     """How long to wait between attempts.
 
     Attributes:
-        first: seconds; upper bound of the first wait. Doubles with each attempt.
-        top: seconds; upper bound of any wait.
+        first: upper bound of the first wait in seconds, which doubles with each attempt.
+        top: upper bound of any wait in seconds.
         give_up_after: seconds after which no further attempt begins; None never gives up.
-        awaited: asked before each wait whether somebody waits for the outcome. None: nobody does.
-        awaited_top: seconds; upper bound of a wait then.
+        awaited: tells before each wait whether somebody waits for the outcome. None: nobody does.
+        awaited_top: upper bound of a wait in seconds then.
     """
 
     first: float = 0.2

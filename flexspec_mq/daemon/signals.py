@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING
 
@@ -65,20 +64,3 @@ async def stoppable(
                 task.uncancel()  # the task may go on after the block
                 raise Cancelled("stopped by the user") from None
             raise
-
-
-@contextmanager
-def deaf() -> Iterator[None]:
-    """Ignore Ctrl-C and SIGTERM inside a block that ends other processes, so that none is left running.
-
-    Only the main thread may say so; on another one nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from flexspec_mq.daemon.locks import alone
+from flexspec_mq.daemon.files import alone
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, decode, digest, read_head
 from flexspec_mq.heads.place import FetchError, Place
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from flexspec_mq.daemon.locks import alone
+from flexspec_mq.daemon.files import alone
 from flexspec_mq.errors import ModelError, UsageError
 
 Progress = Callable[[str], None]

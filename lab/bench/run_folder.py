@@ -15,8 +15,7 @@ from typing import Any
 
 import msgspec
 
-from flexspec_mq.daemon.files import whole
-from flexspec_mq.daemon.locks import alone
+from flexspec_mq.daemon.files import alone, whole
 from flexspec_mq.errors import UsageError
 from lab.bench.figures.seconds import Failed, Sample
 

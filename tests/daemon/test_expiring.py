@@ -61,7 +61,6 @@ class ExpiringMachine(RuleBasedStateMachine):
         assert list(self.map.items()) == [one[:2] for one in self.model]
         assert list(self.map) == list(reversed(list(reversed(self.map)))) == [one[0] for one in self.model]
         assert len(self.map) == len(self.model)
-        assert self.map.weight == sum(one[1] for one in self.model)
         first = self.model[0][2] if self.model else inf
         assert self.map.next_expiry == (None if first == inf else first)
         assert all((key in self.map) == any(one[0] == key for one in self.model) for key in range(7))

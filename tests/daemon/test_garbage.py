@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 
-from flexspec_mq.daemon.garbage import spare_what_is_loaded
+from flexspec_mq.daemon.main import spare_what_is_loaded
 
 
 class Ring:

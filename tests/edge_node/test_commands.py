@@ -142,7 +142,7 @@ async def test_a_program_begins_another_conversation(monkeypatch: pytest.MonkeyP
 
 
 async def test_a_line_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flexspec_mq.daemon.stdin.MAX_LINE", 100)
+    monkeypatch.setattr("flexspec_mq.daemon.streams.MAX_LINE", 100)
     speak(monkeypatch, b"x" * 50_000 + b"\nshort\n" + b"y" * 101)
     view = FakeView()
     await run(view, "chat")

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from flexspec_mq.daemon.children import as_child, cpu_seconds
-from flexspec_mq.daemon.signals import deaf
+from flexspec_mq.daemon.children import as_child
 from flexspec_mq.errors import FlexSpecError
+from lab.testbed.signals import deaf
 
 READY_WITHIN = 300.0
 """Seconds that a process may stay silent while it loads a model and proves it, on a busy machine."""
@@ -105,7 +105,12 @@ class Process:
     @property
     def cpu_seconds(self) -> float | None:
         """Seconds of the processor that it has taken; None where the system does not tell, or it has ended."""
-        return cpu_seconds(self.pid)
+        try:
+            text = Path(f"/proc/{self.pid}/stat").read_text("utf-8", errors="replace")
+        except OSError:
+            return None
+        fields = text.rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # in user and in kernel mode
 
     @property
     def runs(self) -> bool:

@@ -23,8 +23,7 @@ from edge_node.cli.parser import build_parser
 from edge_node.config import from_arguments
 from edge_node.energy import EnergyMeter, energy_meter
 from flexspec_mq.daemon import logs
-from flexspec_mq.daemon.garbage import spare_what_is_loaded
-from flexspec_mq.daemon.main import run_main
+from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.drafting.load import DraftModel, load
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.transport.arguments import link_settings

@@ -20,9 +20,8 @@ from cloud_worker.__main__ import build_parser
 from cloud_worker.engine.target import Target, load
 from cloud_worker.settings import from_arguments
 from flexspec_mq.daemon import logs
-from flexspec_mq.daemon.garbage import spare_what_is_loaded
-from flexspec_mq.daemon.main import run_main
-from flexspec_mq.daemon.stdin import InputLines
+from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
+from flexspec_mq.daemon.streams import InputLines
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import LinkDown
 from flexspec_mq.transport.arguments import link_settings
