@@ -22,7 +22,6 @@ from typing import Any
 import msgspec
 
 from broker.settings import Role
-from flexspec_mq.daemon.children import cpu_seconds
 from flexspec_mq.models.default import default_model_path
 from lab.bench.testbed.client import unbounded
 from lab.benchmarks import _common
@@ -31,7 +30,7 @@ from lab.benchmarks.attacks.attacker import Order, Report
 from lab.benchmarks.attacks.honest import Streams, streams
 from lab.benchmarks.attacks.ways import SAYS, WAYS
 from lab.testbed.site.figures import since
-from lab.testbed.site.process import Process, pinned, python
+from lab.testbed.site.process import Process, cpu_seconds, pinned, python
 from lab.testbed.site.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
 from schemas.messages import MAX_AHEAD
 

@@ -38,6 +38,16 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
 
 
+def cpu_seconds(pid: int) -> float | None:
+    """Seconds of the processor that a process has taken, its threads' included; None when there is none (Linux)."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # in user and in kernel mode
+
+
 class Process:
     """A program of ours that runs; `start` makes one.
 
@@ -105,12 +115,7 @@ class Process:
     @property
     def cpu_seconds(self) -> float | None:
         """Seconds of the processor that it has taken; None where the system does not tell, or it has ended."""
-        try:
-            text = Path(f"/proc/{self.pid}/stat").read_text("utf-8", errors="replace")
-        except OSError:
-            return None
-        fields = text.rpartition(")")[2].split()
-        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # in user and in kernel mode
+        return cpu_seconds(self.pid)
 
     @property
     def runs(self) -> bool:
