@@ -20,7 +20,7 @@ from flexspec_mq.models.draft.confidence import (
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from training.draft.calibrate import fit, reliability
-from training.draft.coupling import samples
+from training.draft.evaluate import samples
 
 SEEDS = st.integers(0, 2**32)
 TRUE = Calibration((-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05, 0.4, -0.1, 0.05))

@@ -28,8 +28,14 @@ from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, 
 from tests.models.tiny_packed import VOCABULARY, packed
 from training.commands.draft import add_parser
 from training.draft.collect import PREFILL, Order, write_texts
-from training.draft.collecting import CollectConfig, CollectFiles, collect_text, wanted_orders
-from training.draft.prompts import encode_prompts, invitation
+from training.draft.collecting import (
+    CollectConfig,
+    CollectFiles,
+    collect_text,
+    encode_prompts,
+    invitation,
+    wanted_orders,
+)
 from training.draft.rows import TextRows, load_rows, make_rows, token_ranks
 
 EOS = 2

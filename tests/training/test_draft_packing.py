@@ -25,7 +25,7 @@ from tests.models.test_draft_artifact import START, N, save_base, save_trained, 
 from training.draft.architecture import trained_parameters
 from training.draft.packing import pack, pack_file, quantise, relative_error, save_delta
 
-GOLDEN = Path(__file__).parent / "golden" / "packed_delta.safetensors"
+GOLDEN = Path(__file__).parents[1] / "models" / "golden" / "packed_delta.safetensors"
 LAYER = "model.layers.{}.mlp.up_proj.weight"
 
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 VOCABULARY, WIDTH, N = 97, 32, 2
-WAYS = ("spread", "next", "last")
 
 
 def tiny_base(seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
@@ -131,16 +130,6 @@ def test_only_block_and_norm_change(tmp_path: Path) -> None:
     changed = {name for name, p in run.draft.named_parameters() if not torch.equal(p, fresh[name])}
     assert changed
     assert changed <= set(dict(trained_parameters(run.draft, N)))
-
-
-def test_prompts_can_be_trained_on_too(tmp_path: Path) -> None:
-    run = trainer(tmp_path, tiny_base(), max_steps=1, step_tokens=10_000)
-    run.run()
-    both = trainer(tmp_path, tiny_base(), max_steps=1, step_tokens=10_000, prompts_from=1)
-    both.run()
-    text, rows = run.cache.text, run.train_rows[:50]
-    assert run.progress.tokens == text.answer_len[rows].sum()
-    assert both.progress.tokens == (text.length[rows] - 1 - np.minimum(text.prompt_len[rows] - 1, 1)).sum()
 
 
 def test_a_training_without_budget_is_refused(tmp_path: Path) -> None:
@@ -315,15 +304,15 @@ def test_one_prompt_is_never_on_both_sides() -> None:
     assert sorted(train + kept) == list(range(300))
 
 
-@given(depth=st.integers(2, 40), n=st.integers(1, 39), blocks=st.integers(1, 8), how=st.sampled_from(WAYS))
+@given(depth=st.integers(2, 40), n=st.integers(1, 39), blocks=st.integers(1, 8))
 def test_blocks_start_from_different_layers_above_the_backbone_and_end_with_the_last(
-    depth: int, n: int, blocks: int, how: str
+    depth: int, n: int, blocks: int
 ) -> None:
     if not (n < depth and blocks <= depth - n):
         with pytest.raises(ModelError, match="do not fit"):
-            start_layers(n, blocks, how, depth)
+            start_layers(n, blocks, depth)
         return
-    start = start_layers(n, blocks, how, depth)
+    start = start_layers(n, blocks, depth)
     assert list(start) == sorted(set(start))
     assert len(start) == blocks
     assert n <= start[0]
@@ -332,11 +321,7 @@ def test_blocks_start_from_different_layers_above_the_backbone_and_end_with_the_
 
 
 def test_starts_that_a_base_has_not_are_refused() -> None:
-    assert start_layers(8, 4, "spread", 30) == (13, 18, 23, 29)
-    assert start_layers(8, 4, "next", 30) == (8, 9, 10, 29)
-    assert start_layers(8, 4, "last", 30) == (26, 27, 28, 29)
-    with pytest.raises(ModelError, match="spread, next or last"):
-        start_layers(8, 4, "first", 30)
+    assert start_layers(8, 4, 30) == (13, 18, 23, 29)
     for start, what in (((), "needs a trained block"), ((4,), "no layer 4"), ((-1,), "no layer -1")):
         with pytest.raises(ModelError, match=what):
             check_start(N, start, 4)

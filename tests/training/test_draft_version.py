@@ -35,8 +35,7 @@ from training.draft.architecture import (
     trained_parameters,
 )
 from training.draft.cache import StateCache, collect
-from training.draft.coupling import coupled
-from training.draft.evaluate import cached_rows, replay
+from training.draft.evaluate import cached_rows, coupled, replay
 from training.draft.packing import save_delta
 from training.draft.rows import load_rows, make_rows, save_rows
 from training.draft.schedule import TrainConfig

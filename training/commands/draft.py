@@ -1,4 +1,4 @@
-"""``flexspec draft``, and its commands that train and export. Importing it imports no torch."""
+"""``flexspec draft`` and its commands. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from flexspec_mq.daemon.main import run_subcommand
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
-from training.commands import collect, flags, measure
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
@@ -35,6 +34,9 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
 LAYERS, BLOCKS = 6, 8
 """The shape of a draft from nothing."""
 
+_TEXT_HELP = ".npz of target-written rows; those held out from training count"
+_LIMIT = ("--limit", 60, "ROWS", "rows at most, evenly spread")
+
 
 def main(argv: Sequence[str]) -> int:
     """``flexspec draft``: returns the exit code."""
@@ -50,10 +52,66 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "head. It is trained once and serves every later version of the target. docs/models.md is the guide.",
     )
     commands = draft.add_subparsers(required=True, metavar="COMMAND")
-    collect.add_parser(commands)
+    _add_collect(commands)
     _add_train(commands)
-    measure.add_parsers(commands)
+    _add_evaluate(commands)
+    _add_calibrate(commands)
+    _add_pack(commands)
     _add_export(commands)
+
+
+def _add_base(parser: argparse.ArgumentParser) -> None:
+    """``--base``; `base_path` reads it."""
+    parser.add_argument(
+        "--base", required=True, metavar="FOLDER", help="checkpoint folder of the base model, or 'default'"
+    )
+
+
+def _add_delta(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
+    """``--delta``."""
+    text = "a trained delta" if required else "a trained delta (default: the one that ships)"
+    offline.add_path(parser, "--delta", "FILE", text, required=required)
+
+
+def _add_temperatures(parser: argparse.ArgumentParser, text: str, *default: float) -> None:
+    """``--temperatures``."""
+    shown = f"{text} (default: {' '.join(f'{t:g}' for t in default)})"
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=list(default), metavar="T", help=shown
+    )
+
+
+def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    collect = commands.add_parser(
+        "collect",
+        help="let the target write the text that a draft is trained on",
+        description="The target answers prompts at the temperatures that it will serve. Ctrl-C stops it; it goes "
+        "on where it stopped when the same command is given again: what has been answered, by prompt and "
+        "temperature, is not answered again.",
+    )
+    collect.set_defaults(func=_collect)
+    _add_base(collect)
+    about_head = "folder of a head: that version of the base writes"
+    offline.add_path(collect, "--head", "FOLDER", about_head)
+    about_prompts = "JSON lines with `prompt`, or `turns` (the first counts)"
+    offline.add_path(collect, "--prompts", "FILE", about_prompts, many=True)
+    about_out = "the rows to write (.npz); prompts that the target invented go beside it"
+    offline.add_path(collect, "--out", "FILE", about_out, required=True)
+    _add_temperatures(collect, "temperatures, one after another", 0.0, 0.7, 1.0)
+    about_shares = "instead of all temperatures, each prompt gets one of them, this often, as in 0.5 0.3 0.2"
+    collect.add_argument("--shares", type=float, nargs="+", default=[], metavar="SHARE", help=about_shares)
+    about_limit = "answers at most, those of earlier runs included (default: all)"
+    collect.add_argument("--limit", type=int, metavar="TEXTS", help=about_limit)
+    offline.add_numbers(
+        collect,
+        ("--top-p", 0.95, "MASS", "nucleus that is sampled from above temperature 0"),
+        ("--max-new", 192, "TOKENS", "tokens of an answer at most"),
+        ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
+        ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
+        ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
+        ("--seed", 0, "N", "of the dice, and of which prompt has which temperature"),
+        ("--save-minutes", 5.0, "MIN", "minutes between saves"),
+    )
 
 
 def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -64,12 +122,11 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "where it stopped when the same command is given again.",
     )
     train.set_defaults(func=_train)
-    flags.add_base(train)
+    _add_base(train)
     about_text = "target-written rows, as `flexspec draft collect` writes them; several files are joined"
     offline.add_path(train, "--text", "FILE", about_text, required=True, many=True)
-    flags.add_head(
-        train, "the draft is for that version of the base, which wrote the text, and not for all of them"
-    )
+    about_head = "folder of a head: the draft is for that version of the base, which wrote the text"
+    offline.add_path(train, "--head", "FOLDER", about_head)
     about_cache = "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"
     offline.add_path(train, "--cache", "FOLDER", about_cache, required=True)
     about_out = (
@@ -83,11 +140,10 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--layers", type=int, metavar="N", help=about_layers)
     add("--blocks", type=int, metavar="M", help=f"trained blocks on top of the backbone (default: {BLOCKS})")
     about_start = (
-        "which layers of the base the blocks start as copies of: evenly spread over those above the "
-        "backbone, those that follow it, or the last ones; or a list such as 9,14,20,29, counted from 0, bottom up "
-        "(default: spread)"
+        "layers of the base that the blocks start as copies of, such as 9,14,20,29, counted from 0, bottom up "
+        "(default: evenly spread over those above the backbone)"
     )
-    add("--start-from", metavar="spread|next|last|LIST", help=about_start)
+    add("--start-from", metavar="LIST", help=about_start)
     about_earlier = (
         "go on from an earlier draft of the same base, with another text or a smaller backbone: its blocks are "
         "trained further, and below them the layers that --layers leaves out of its backbone"
@@ -99,10 +155,66 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "at which the loss compares both models, one step after another: lower ones weigh the likeliest "
         "tokens more"
     )
-    flags.add_temperatures(train, about_temperatures, 1.0)
-    about_prompts = "token of a row from which its prompt is trained on as well (default: answers only)"
-    add("--prompts-from", type=int, metavar="POSITION", help=about_prompts)
+    _add_temperatures(train, about_temperatures, 1.0)
     offline.add_numbers(train, *_NUMBERS)
+
+
+def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a draft's acceptance offline",
+        description="Replay text that the target wrote and count what the draft would have had accepted. Prints "
+        "a JSON object: greedy_match and overlap (shares of positions, 0-1), tokens_per_round (accepted + 1, on "
+        "greedy answers); and by temperature, with the same dice on both sides: acceptance, the share of positions "
+        "from which 1, 2, ... tokens are all accepted, and rounds under --stop.",
+    )
+    evaluate.set_defaults(func=_evaluate)
+    _add_base(evaluate)
+    which = evaluate.add_mutually_exclusive_group()
+    _add_delta(which)
+    offline.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
+    offline.add_path(evaluate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
+    _add_temperatures(evaluate, "of both models' choices", 0.0, 0.7, 1.0)
+    about_stop = "a batch ends before the token whose joint acceptance falls below this, 0-1; 0 ends none"
+    offline.add_numbers(
+        evaluate,
+        _LIMIT,
+        ("--draft-tokens", 4, "K", "draft tokens per round, at most"),
+        ("--stop", 0.0, "PROBABILITY", about_stop),
+    )
+
+
+def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    calibrate = commands.add_parser(
+        "calibrate",
+        help="fit a draft's confidence, by which a device stops drafting early",
+        description="Replay held-out rows with the same dice on both sides, at temperatures 0, 0.7 and 1, and "
+        "fit how likely the target takes a drafted token. The delta is written with it. Prints how reliable it is on "
+        "rows that it was not fitted to.",
+    )
+    calibrate.set_defaults(func=_calibrate)
+    _add_base(calibrate)
+    _add_delta(calibrate, required=True)
+    offline.add_path(calibrate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
+    offline.add_path(calibrate, "--out", "FILE", "the delta to write (default: in place of the old one)")
+    offline.add_numbers(calibrate, _LIMIT)
+
+
+def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    pack = commands.add_parser(
+        "pack",
+        help="make a delta smaller",
+        description="Store the trained blocks' matrices as the difference to the base's layers that they started "
+        "from, in few bits. A packed delta is exported like any other.",
+    )
+    pack.set_defaults(func=_pack)
+    _add_base(pack)
+    _add_delta(pack, required=True)
+    offline.add_path(pack, "--out", "FILE", "the packed delta to write", required=True)
+    pack.add_argument(
+        "--bits", type=int, choices=(4, 8), default=4, help="bits of a weight (default: %(default)s)"
+    )
+    offline.add_numbers(pack)
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -113,8 +225,8 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "Runtime runs without torch and transformers. A device needs nothing else.",
     )
     export.set_defaults(func=_export)
-    flags.add_base(export)
-    flags.add_delta(export)
+    _add_base(export)
+    _add_delta(export)
     offline.add_path(export, "--out", "FOLDER", "the folder to make", required=True)
     add = export.add_argument
     add("--onnx", action="store_true", help="write graphs for ONNX Runtime, and no checkpoint")
@@ -126,6 +238,36 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     add("--ids", type=int, metavar="N", help=about_ids)
 
 
+def _collect(args: argparse.Namespace) -> int:
+    from training.draft.collecting import CollectConfig, CollectFiles, collect_text
+
+    config = CollectConfig(
+        temperatures=tuple(args.temperatures),
+        shares=tuple(args.shares),
+        top_p=args.top_p,
+        max_new=args.max_new,
+        max_prompt=args.max_prompt,
+        at_once=args.at_once,
+        limit=args.limit,
+        invent=args.invent,
+        seed=args.seed,
+        save_seconds=args.save_minutes * 60,
+    )
+    offline.prepare(args)
+    with offline.interruptible() as stop:
+        rows = collect_text(
+            CollectFiles(offline.base_path(args), tuple(args.prompts), args.out, args.head),
+            config,
+            stop.is_set,
+        )
+    if rows is None:
+        return offline.stopped(args.out)
+    offline.print_figures(
+        {"rows": len(rows), "answer_tokens": int(rows.answer_len.sum()), "tokens": int(rows.length.sum())}
+    )
+    return 0
+
+
 def _train(args: argparse.Namespace) -> int:
     if args.minutes is None and args.steps is None:
         raise UsageError("the training needs a budget", hint="give --minutes or --steps")
@@ -134,7 +276,7 @@ def _train(args: argparse.Namespace) -> int:
             f"--temperatures {min(args.temperatures):g} is not above 0", hint="0.5 stands for low ones"
         )
     from training.draft.schedule import TrainConfig
-    from training.draft.session import Saving, TrainFiles, train_draft
+    from training.draft.session import TrainFiles, train_draft
 
     base = offline.base_path(args)
     n, start = _shape(args, base)
@@ -144,7 +286,6 @@ def _train(args: argparse.Namespace) -> int:
         max_steps=args.steps,
         max_seconds=None if args.minutes is None else args.minutes * 60,
         step_tokens=args.step_tokens,
-        prompts_from=args.prompts_from,
         learning_rate=args.learning_rate,
         temperatures=tuple(args.temperatures),
         hybrid_from=args.hybrid_from,
@@ -156,10 +297,16 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta, args.head)
-    saving = Saving(args.save_minutes * 60, args.history_steps, args.calibration_rows)
     offline.prepare(args)
     with offline.interruptible() as stop:
-        result = train_draft(files, config, saving, stop.is_set)
+        result = train_draft(
+            files,
+            config,
+            stop.is_set,
+            save_seconds=args.save_minutes * 60,
+            history_steps=args.history_steps,
+            calibration_rows=args.calibration_rows,
+        )
     if result is None:
         return offline.stopped(args.out)
     offline.print_figures(result.figures())
@@ -184,15 +331,13 @@ def _shape(args: argparse.Namespace, base: Path) -> tuple[int, tuple[int, ...]]:
 def _start(args: argparse.Namespace, n: int, depth: int) -> tuple[int, ...]:
     from training.draft.architecture import check_start, start_layers
 
-    how = args.start_from or "spread"
-    if how in {"spread", "next", "last"}:
-        return start_layers(n, BLOCKS if args.blocks is None else args.blocks, how, depth)
+    if args.start_from is None:
+        return start_layers(n, BLOCKS if args.blocks is None else args.blocks, depth)
     try:
-        start = tuple(int(layer) for layer in how.split(","))
+        start = tuple(int(layer) for layer in args.start_from.split(","))
     except ValueError:
         raise UsageError(
-            f"--start-from {how} is neither a way nor a list of layers",
-            hint="for example spread, or 9,14,20,29",
+            f"--start-from {args.start_from} is no list of layers", hint="for example 9,14,20,29"
         ) from None
     if args.blocks not in {None, len(start)}:
         raise UsageError(
@@ -215,6 +360,52 @@ def _shape_of_earlier(args: argparse.Namespace) -> tuple[int, tuple[int, ...]]:
             hint=f"give --layers 1 to {earlier.n}",
         )
     return n, (*range(n, earlier.n), *earlier.start)
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from training.draft.measuring import evaluate_draft
+
+    offline.prepare(args)
+    figures = evaluate_draft(
+        offline.base_path(args),
+        args.text,
+        delta=args.delta,
+        exported=args.draft,
+        limit=args.limit,
+        k=args.draft_tokens,
+        stop=args.stop,
+        temperatures=args.temperatures,
+    )
+    offline.print_figures(figures)
+    return 0
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from training.draft.measuring import calibrate_delta
+
+    offline.prepare(args)
+    found = calibrate_delta(
+        offline.base_path(args), args.delta, args.text, args.out or args.delta, args.limit
+    )
+    print(found.table(), file=sys.stderr)
+    offline.print_figures(found.figures())
+    return 0
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from training.draft.packing import pack_file
+
+    offline.prepare(args)
+    base = offline.base_path(args)
+    weights, added = pack_file(args.delta, base, args.out, args.bits)
+    figures = {
+        "bytes_before": args.delta.stat().st_size,
+        "bytes": args.out.stat().st_size,
+        "error_of_weights": round(weights, 5),
+        "error_of_difference": round(added, 4),
+    }
+    offline.print_figures(figures)
+    return 0
 
 
 def _export(args: argparse.Namespace) -> int:

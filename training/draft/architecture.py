@@ -96,31 +96,25 @@ def check_start(n: int, start: Sequence[int], depth: int) -> None:
         raise ModelError(f"a base of {depth} layers has no layer {wrong[0]}", hint=f"choose 0 to {depth - 1}")
 
 
-def start_layers(n: int, blocks: int, how: str, depth: int) -> tuple[int, ...]:
-    """Which of the base's layers the trained blocks start as copies of, bottom up.
+def start_layers(n: int, blocks: int, depth: int) -> tuple[int, ...]:
+    """Layers of the base, evenly spread above the backbone, that trained blocks start as copies of, bottom up.
+
+    The base's last layer is among them.
 
     Args:
         n: Backbone layers.
         blocks: How many blocks.
-        how: ``spread`` takes layers evenly from those above the backbone, the base's last among them;
-            ``next`` those that follow the backbone, and the last; ``last`` the last ones.
         depth: Layers of the base.
 
     Raises:
-        ModelError: There are not so many layers, or no such way.
+        ModelError: There are not so many layers.
     """
     if not 0 < blocks <= depth - n:
         raise ModelError(
             f"{blocks} trained blocks do not fit above {n} of {depth} layers",
             hint=f"choose 1 to {max(1, depth - n)}",
         )
-    if how == "spread":
-        return tuple(depth - 1 - round(i * (depth - n) / blocks) for i in reversed(range(blocks)))
-    if how == "next":
-        return (*range(n, n + blocks - 1), depth - 1)
-    if how == "last":
-        return tuple(range(depth - blocks, depth))
-    raise ModelError(f"blocks cannot start from {how!r}", hint="choose spread, next or last")
+    return tuple(depth - 1 - round(i * (depth - n) / blocks) for i in reversed(range(blocks)))
 
 
 def draft_names(name: str, n: int, start: Sequence[int]) -> list[str]:

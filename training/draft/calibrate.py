@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.models.draft.delta import DeltaMeta
-    from training.draft.coupling import Coupled
+    from training.draft.evaluate import Coupled
 
 FOLDS = 2
 BINS = 10

@@ -16,10 +16,9 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.prompts import read_prompts
-from flexspec_mq.models.text import decode
+from flexspec_mq.models.text import Turn, decode, encode_turns
 from training.draft.collect import Order, write_texts
 from training.draft.progress import progress_bar
-from training.draft.prompts import encode_prompts, invitation
 from training.draft.rows import concat, load_rows, make_rows, save_rows
 from training.draft.train import Stopped
 from training.draft.version import read_version
@@ -29,12 +28,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flexspec_mq.models.load import LoadedModel
+    from flexspec_mq.models.tokenizer import Tokenizer
     from training.draft.rows import TextRows
-    from training.draft.version import Version
 
 log = logging.getLogger(__name__)
 
 INVENTED_TEMPERATURE, INVENTED_TOP_P = 1.0, 0.95
+_MARK = "Where a user's words go."
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,10 @@ def collect_text(
     model = load_target(files.base, attn_implementation=register())
     writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)
     if files.head is not None:
-        writer.hold(read_version(files.head, files.base, model))
+        version = read_version(files.head, files.base, model)
+        if version.head is not None:
+            writer.head = version.digest
+            writer.model.hold(version.digest, version.head)
     try:
         words += invent_prompts(writer, model, files)
         prompts = encode_prompts(
@@ -157,29 +160,6 @@ def collect_text(
         return _answer(writer, prompts, had, files.out)
     except Stopped:
         return None
-
-
-def answer_greedily(base: Path, words: Sequence[str], max_new: int) -> TextRows:
-    """Let the target answer prompts at temperature 0, in their order; blank, repeated and too long ones are left out.
-
-    Args:
-        base: Checkpoint folder of the target.
-        words: What a user would type.
-        max_new: Tokens of an answer at most.
-
-    Raises:
-        ModelError: The model cannot be loaded.
-        UsageError: No prompt is left.
-    """
-    model = load_target(base, attn_implementation=register())
-    prompts = encode_prompts(model.tokenizer, words, model.max_context - max_new)
-    if not prompts:
-        raise UsageError("there are no prompts to answer", hint="they are blank or too long")
-    orders = [Order(prompt, 0.0, limit=max_new) for prompt in prompts]
-    written: dict[Order, tuple[int, ...]] = {}
-    writer = _Writer(PackedModel(model.model), frozenset(model.eos), CollectConfig(), lambda: False)
-    writer.write(orders, written.__setitem__, lambda: None, "answers")
-    return make_rows(prompts, [written[order] for order in orders], [0.0] * len(orders))
 
 
 def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> list[Order]:
@@ -281,12 +261,6 @@ class _Writer:
     should_stop: Callable[[], bool]
     head: str = ""
 
-    def hold(self, version: Version) -> None:
-        """From now on a version writes."""
-        if version.head is not None:
-            self.head = version.digest
-            self.model.hold(self.head, version.head)
-
     def write(
         self,
         orders: Sequence[Order],
@@ -336,3 +310,39 @@ class _Writer:
                 log.info(describe())
             finally:
                 save()
+
+
+def encode_prompts(tokenizer: Tokenizer, prompts: Sequence[str], longest: int) -> list[tuple[int, ...]]:
+    """Token ids that the target continues, of prompts that are not blank and have ``longest`` tokens at most.
+
+    Repeated prompts are left out, so that a text is told from others by its prompt and temperature.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    for prompt in prompts:
+        try:
+            found[encode_turns(tokenizer, [Turn("user", prompt)], max_context=longest + 1)] = None
+        except UsageError:  # blank or too long
+            continue
+    return list(found)
+
+
+def invitation(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of the chat template up to where a user's words begin: what the target continues as a user would.
+
+    Raises:
+        ModelError: There is no chat template, or it puts nothing before a user's words.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "the model has no chat template, so it cannot invent prompts", hint="give prompts of your own"
+        )
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
+    )
+    before = str(rendered).split(_MARK, maxsplit=1)[0]
+    ids = tokenizer.encode(before, add_special_tokens=False)
+    if not ids or before == rendered:
+        raise ModelError(
+            "the chat template has nothing before a user's words to continue", hint="give prompts of your own"
+        )
+    return tuple(ids)

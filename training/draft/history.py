@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from matplotlib.axes import Axes
-
     from training.draft.evaluate import Acceptance
     from training.draft.train import Progress
 
@@ -111,43 +109,14 @@ def draw(history: Path, out: Path) -> None:
     lines = read_lines(history)
     # Text stays text, and the same history gives the same bytes.
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "flexspec", "font.size": 10}):
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _loss(left, lines)
-        _acceptance(right, lines)
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(*_series(lines, "overlap"), alpha=0.5, label="overlap Σ min(p, q), training")
+        axes.plot(*_series(lines, "held_out_overlap"), marker="o", label="overlap, held-out")
+        axes.set(title="Acceptance", xlabel="minutes", ylabel="share of positions", ylim=(0, 1))
+        axes.legend(loc="upper left")
         with whole(out) as part:
             figure.savefig(part, format="svg", metadata={"Date": None})
-
-
-def _loss(axes: Axes, lines: Sequence[dict[str, float]]) -> None:
-    minutes, values = _series(lines, "kl")
-    axes.plot(minutes, values, color="tab:blue")
-    axes.set(title="Loss in training", xlabel="minutes", ylabel="KL(target ‖ draft), nats per position")
-    if values and min(values) > 0:  # over a sampled LM head the estimate may fall below 0
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:.2g}")
-        axes.yaxis.set_minor_formatter("{x:.2g}")
-        axes.tick_params(axis="y", which="minor", labelsize=8)
-    axes.grid(visible=True, which="both", alpha=0.3)
-
-
-def _acceptance(axes: Axes, lines: Sequence[dict[str, float]]) -> None:
-    axes.plot(*_series(lines, "overlap"), color="tab:blue", alpha=0.5, label="overlap Σ min(p, q), training")
-    held_out = (
-        ("held_out_overlap", "overlap, held-out", "tab:blue", "o"),
-        ("held_out_match", "same most likely token, held-out", "tab:orange", "s"),
-    )
-    for name, label, color, marker in held_out:
-        axes.plot(*_series(lines, name), color=color, marker=marker, markersize=4, label=label)
-    axes.set(title="Acceptance", xlabel="minutes", ylabel="share of positions", ylim=(0, 1))
-    axes.grid(visible=True, alpha=0.3)
-    rounds = [line["held_out_tokens_per_round"] for line in lines]
-    known = [value for value in rounds if not math.isnan(value)]
-    if known:
-        title = f"tokens per round at T = 0, held-out: {known[-1]:.2f}"
-        axes.legend(loc="upper left", title=title, fontsize=8, title_fontsize=8)
-    else:
-        axes.legend(loc="upper left", fontsize=8)
 
 
 def _series(lines: Sequence[dict[str, float]], name: str) -> tuple[list[float], list[float]]:

@@ -39,10 +39,10 @@ class Head:
 
     Attributes:
         weight: Shape ``(ids, width)``.
-        teacher: The teacher's at the same ids, if it has another one; None if both share ``weight``.
         bias: Added to both models' logits, shape ``(ids,)`` float32; None for none.
         temperature: What the logits are divided by before. At T = 0 only the likeliest token counts, and low
             temperatures weigh it more.
+        teacher: The teacher's at the same ids, if it has another one; None if both share ``weight``.
     """
 
     weight: torch.Tensor

@@ -28,8 +28,6 @@ class TrainConfig:
         max_steps: Optimizer steps; None for no limit. At least one limit must be given.
         max_seconds: Time for collecting and training together, over all resumptions; None for no limit.
         step_tokens: Answer tokens per optimizer step, at most.
-        prompts_from: Position of a row from which prompt tokens are trained as well; None for answers only. More
-            text for no more teacher forwards; a fixed preamble is best left out.
         learning_rate: Peak, reached after ``warmup_steps``; falls to ``final_rate`` of it along a cosine.
         warmup_steps: Steps of linear rise.
         final_rate: Share of the peak at the end.
@@ -51,7 +49,6 @@ class TrainConfig:
     max_steps: int | None = None
     max_seconds: float | None = None
     step_tokens: int = 1024
-    prompts_from: int | None = None
     learning_rate: float = 4e-3
     warmup_steps: int = 30
     final_rate: float = 0.02

@@ -22,8 +22,7 @@ from flexspec_mq.models.load import load_target
 from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
 from training.draft.calibrate import calibrate, calibrated
-from training.draft.coupling import TEMPERATURES, coupled
-from training.draft.evaluate import Acceptance, cached_rows, replay
+from training.draft.evaluate import TEMPERATURES, Acceptance, cached_rows, coupled, replay
 from training.draft.history import History, can_draw, draw
 from training.draft.measuring import spread
 from training.draft.packing import save_delta
@@ -33,7 +32,7 @@ from training.draft.train import Progress, Stopped, Trainer
 from training.draft.version import load_teacher, read_version
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from flexspec_mq.models.load import LoadedModel
@@ -83,32 +82,25 @@ class TrainFiles:
         return self.out.with_name(self.out.name + ".svg")
 
 
-@dataclass(frozen=True, slots=True)
-class Saving:
-    """When a training writes what.
-
-    Attributes:
-        seconds: Time between saved states and preliminary deltas, in seconds of training.
-        history_steps: Steps from one line of the history to the next.
-        calibration_rows: Held-out rows at most that the confidence is fitted to at the end, evenly spread; 0
-            for none.
-    """
-
-    seconds: float = 300.0
-    history_steps: int = 10
-    calibration_rows: int = HELD_OUT_ROWS
-
-
 def train_draft(
-    files: TrainFiles, config: TrainConfig, saving: Saving, should_stop: Callable[[], bool]
+    files: TrainFiles,
+    config: TrainConfig,
+    should_stop: Callable[[], bool] = lambda: False,
+    *,
+    save_seconds: float = 300.0,
+    history_steps: int = 10,
+    calibration_rows: int = HELD_OUT_ROWS,
 ) -> Acceptance | None:
     """Train, or go on training, and write the delta.
 
     Args:
         files: Where to read and write.
         config: How to train.
-        saving: When to write what.
         should_stop: Asked between steps.
+        save_seconds: Seconds of training between saved states and preliminary deltas.
+        history_steps: Steps from one line of the history to the next.
+        calibration_rows: Held-out rows at most, evenly spread, that the confidence is fitted to at the end; 0 for
+            none.
 
     Returns:
         What the draft reaches on held-out rows, or None if it was stopped. Delta and state are saved anyway.
@@ -141,7 +133,7 @@ def train_draft(
         show(config.progress(progress.step, progress.seconds), lambda: describe(progress))
         if progress.step > saved_step:
             run.history.step(progress, trainer.rate)
-            if time.monotonic() - saved > saving.seconds:
+            if time.monotonic() - saved > save_seconds:
                 run.save()
                 saved, saved_step = time.monotonic(), progress.step
 
@@ -158,7 +150,7 @@ def train_draft(
         trainer.resume(files.state)
     elif earlier:
         trainer.begin(earlier)
-    history = History(files.history, saving.history_steps, trainer.progress.step)
+    history = History(files.history, history_steps, trainer.progress.step)
     run = _Run(
         files,
         trainer,
@@ -168,14 +160,14 @@ def train_draft(
     )
     with progress_bar() as show:
         try:
-            trainer.collect(spread(trainer.held_out, max(HELD_OUT_ROWS, saving.calibration_rows)))
+            trainer.collect(spread(trainer.held_out, max(HELD_OUT_ROWS, calibration_rows)))
             trainer.run()
         except Stopped:
             trainer.save(files.state)
             run.keep()  # without measuring, which takes long; `evaluate` can do it
             return None
     reached = run.save()
-    run.calibrate(saving.calibration_rows)
+    run.calibrate(calibration_rows)
     return reached
 
 
@@ -201,7 +193,11 @@ class _Run:
         trainer, files = self.trainer, self.files
         trainer.save(files.state)  # before what takes long
         rows = _collected(trainer, HELD_OUT_ROWS)
-        reached = replay(trainer.draft, trainer.config.n, self._replays(rows))
+        reached = replay(
+            trainer.draft,
+            trainer.config.n,
+            cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head),
+        )
         self.keep(**reached.figures())
         self.history.held_out(trainer.progress, trainer.rate, reached)
         if can_draw():
@@ -219,12 +215,17 @@ class _Run:
         if len(rows) < 2:
             log.info("no calibrated confidence: %d held-out rows are too few", len(rows))
             return
-        answers = coupled(self.trainer.draft, self.trainer.config.n, self._replays(rows), TEMPERATURES)
+        answers = coupled(
+            self.trainer.draft,
+            self.trainer.config.n,
+            cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head),
+            TEMPERATURES,
+        )
         calibration, found = calibrate(list(answers))
         self._write(calibrated(self.meta, calibration, found))
         log.info("confidence calibrated: %s\n%s", json.dumps(found.figures()), found.table())
 
-    def _replays(self, rows: Sequence[int]) -> Iterator[Replay]:
+    def _replays(self, rows: list[int]) -> Iterator[Replay]:
         return cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head)
 
     def _write(self, meta: DeltaMeta) -> None:

@@ -14,11 +14,11 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from training.draft.architecture import build_draft, lm_head_weight, run_head, trained_parameters
 from training.draft.cache import StateCache, collect
-from training.draft.losses import Head, LossSums, distil, hybrid_weight, sampled_head
+from training.draft.losses import Head, distil, hybrid_weight, sampled_head
 from training.draft.schedule import TrainConfig, pass_batches, row_order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from transformers import PreTrainedModel
@@ -100,21 +100,17 @@ class Trainer:
         if not self.train_rows:
             raise ModelError("no rows to train on", hint="the text needs more prompts")
         self.progress = Progress()
-        self.own(trained_parameters(self.draft, config.n))
         self._weight = lm_head_weight(self.draft)
         theirs = lm_head_weight(self.teacher)
         self.teacher_lm_head = None if torch.equal(theirs, self._weight) else theirs
         self._common = common_ids(cache, config.common_ids)
-
-    def own(self, trained: Iterable[tuple[str, torch.nn.Parameter]]) -> None:
-        """Say which parameters of the draft are trained; the optimizer begins anew."""
-        self._live = dict(trained)
+        self._live = dict(trained_parameters(self.draft, config.n))
         self.master = {name: p.detach().float().clone().requires_grad_() for name, p in self._live.items()}
         matrices = [p for p in self.master.values() if p.ndim > 1]
         vectors = [p for p in self.master.values() if p.ndim <= 1]
-        decay = {"params": matrices, "weight_decay": self.config.weight_decay}
+        decay = {"params": matrices, "weight_decay": config.weight_decay}
         groups = [decay, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=self.config.learning_rate, betas=(0.9, 0.95))
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
     @property
     def rate(self) -> float:
@@ -227,7 +223,9 @@ class Trainer:
         share = self._share()
         kl_share = hybrid_weight(done.overlap) if share >= config.hybrid_from else 1.0
         self.draft.zero_grad()
-        sums = self.differentiate(rows, self._head(share), kl_share)
+        student, teacher = self._final_states(rows)
+        gradient, sums = distil(student.detach(), teacher, self._head(share), kl_share)
+        student.backward(gradient / len(student))  # type: ignore[no-untyped-call]
         for name, parameter in self.master.items():
             live = self._live[name].grad
             parameter.grad = None if live is None else live.float()
@@ -243,36 +241,22 @@ class Trainer:
         done.batch += 1
         done.tokens += sums.positions
 
-    def differentiate(self, rows: list[int], head: Head, kl_share: float) -> LossSums:
-        """Leave the gradients of the mean loss over the trained positions of rows in the draft's parameters."""
-        student, teacher = self.final_states(rows)
-        gradient, sums = distil(student.detach(), teacher, head, kl_share)
-        student.backward(gradient / len(student))  # type: ignore[no-untyped-call]
-        return sums
-
-    def final_states(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The student's and the teacher's at the trained positions of rows, each ``(positions, width)``."""
+    def _final_states(self, rows: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Final states of student and teacher at the answers of rows, each ``(positions, width)``."""
         text = self.cache.text
         length = [int(text.length[row]) for row in rows]
         wanted = torch.zeros(len(rows), max(length), dtype=torch.bool)
         first = [int(text.prompt_len[row]) - 1 for row in rows]
-        if self.config.prompts_from is not None:
-            first = [min(position, self.config.prompts_from) for position in first]
         for i in range(len(rows)):
             wanted[i, first[i] : length[i] - 1] = True
-        student = self.run_student(rows)[wanted]
+        states = torch.zeros(len(rows), max(length), self.cache.width, dtype=torch.bfloat16)
+        for i, row in enumerate(rows):
+            states[i, : length[i]] = self.cache.backbone(row)
+        student = run_head(self.draft, self.config.n, states.to(self.draft.dtype))[wanted]
         teacher = torch.cat(
             [self.cache.final(row, position) for row, position in zip(rows, first, strict=True)]
         )
         return student, teacher.to(student.dtype)
-
-    def run_student(self, rows: list[int]) -> torch.Tensor:
-        """The draft's final states over whole rows, ``(rows, positions, width)``, padded on the right."""
-        length = self.cache.text.length
-        states = torch.zeros(len(rows), int(length[rows].max()), self.cache.width, dtype=torch.bfloat16)
-        for i, row in enumerate(rows):
-            states[i, : length[row]] = self.cache.backbone(row)
-        return run_head(self.draft, self.config.n, states.to(self.draft.dtype))
 
     def _head(self, share: float) -> Head:
         temperatures = self.config.temperatures
