@@ -44,8 +44,6 @@ from training.draft.version import load_teacher, read_version
 
 LAYERS, FLOOR = 4, 2
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 @dataclass(frozen=True)
 class Family:
