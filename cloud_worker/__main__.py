@@ -27,16 +27,13 @@ from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.diagnosis.preflight import preflight
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
-    from cloud_worker.engine.engine import ModelEngine
-    from cloud_worker.engine.target import Target
-    from cloud_worker.engine.timing import Timings
+    from cloud_worker.engine.interface import Engine, Facts
     from cloud_worker.settings import CloudConfig
     from cloud_worker.versions.follower import FamilyFollower
     from cloud_worker.worker import CloudWorker
     from flexspec_mq.doctor.command import Examine
-    from flexspec_mq.scheduling.colocated import ColocatedDrafts
     from flexspec_mq.transport.base import LinkSettings
 
 
@@ -78,21 +75,16 @@ def _main(argv: Sequence[str]) -> int:
     never_fails("stdout")
     preflight(link, logs.tell, daemon=True)
     # These import torch: only now that what needs none has been complained about.
-    from cloud_worker.engine import draft
-    from cloud_worker.engine.target import load
-    from cloud_worker.engine.timing import timed
+    from cloud_worker.engine.load import load_engine
     from cloud_worker.versions.family import remembered
 
     remembered(loaded.settings.family)
     with logs.logged_stages() as tell:
-        draft.check(settings, tell)
-        target = load(settings, tell)  # before the event loop, so that Ctrl-C ends it
-        drafts = draft.load(settings, target.loaded, tell)
-        timings = timed(target.model, None if drafts is None else drafts.drafter)
-    logs.tell(f"{target.proof}{'; proved at an earlier start' if target.remembered else ''}")
-    if drafts is not None:
-        logs.tell(f"drafts for sessions that ask for it: {drafts.name}")
-    asyncio.run(_serve(loaded.settings, link, target, drafts, timings, ready_json=args.ready_json))
+        engine = load_engine(settings, tell)  # before the event loop, so that Ctrl-C ends it
+    logs.tell(engine.facts.proof)
+    if engine.facts.draft:
+        logs.tell(f"drafts for sessions that ask for it: {engine.facts.draft}")
+    asyncio.run(_serve(loaded.settings, link, engine, ready_json=args.ready_json))
     return 0
 
 
@@ -106,42 +98,31 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.run("cloud", args, prepare)
 
 
-async def _serve(
-    config: CloudConfig,
-    base: LinkSettings,
-    target: Target,
-    drafts: ColocatedDrafts | None,
-    timings: Timings,
-    *,
-    ready_json: bool,
-) -> None:
-    from cloud_worker.engine.engine import ModelEngine
+async def _serve(config: CloudConfig, base: LinkSettings, engine: Engine, *, ready_json: bool) -> None:
+    from flexspec_mq.transport.mqtt import mqtt_link
 
-    settings = config.worker
-    kv_bytes = None if settings.kv_mb is None else 1_000_000 * settings.kv_mb
-    engine = ModelEngine(
-        target, settings, kv_bytes=kv_bytes, step_ms=settings.step_ms, drafts=drafts, timings=timings
-    )
-    with logs.logged_stages() as tell:
-        family = await asyncio.to_thread(_family, config, target, engine, tell)
+    family = None
+    if config.family.family is not None:
+        from cloud_worker.versions.family import family_follower
+
+        with logs.logged_stages() as tell:
+            family = await asyncio.to_thread(family_follower, config.family, config.worker, engine, tell)
     async with _worker(config, engine, family) as worker:
         spare_what_is_loaded()
-        await _run(worker, settings, base, target, ready_json=ready_json)
-
-
-def _family(
-    config: CloudConfig, target: Target, engine: ModelEngine, tell: Callable[[str], None]
-) -> FamilyFollower | None:
-    if config.family.family is None:
-        return None
-    from cloud_worker.versions.family import family_follower
-
-    return family_follower(config.family, config.worker, target, engine, tell)
+        async with (
+            running(worker.run(mqtt_link, base), "worker") as run,
+            running(worker.ready.wait(), "ready") as up,
+        ):
+            with draining(worker, run):
+                await any_of(run, up)
+                if not run.done():
+                    _tell_ready(config.worker, base, engine.facts, as_json=ready_json)
+                await run
 
 
 @contextlib.asynccontextmanager
 async def _worker(
-    config: CloudConfig, engine: ModelEngine, family: FamilyFollower | None
+    config: CloudConfig, engine: Engine, family: FamilyFollower | None
 ) -> AsyncIterator[CloudWorker]:
     """The worker, with its figures served if that is wanted."""
     from cloud_worker.worker import CloudWorker
@@ -163,22 +144,6 @@ async def _worker(
     ) as port:
         logs.tell(f"figures and probes at http://{where.metrics_host}:{port}{', '.join(pages)}")
         yield worker
-
-
-async def _run(
-    worker: CloudWorker, settings: WorkerSettings, base: LinkSettings, target: Target, *, ready_json: bool
-) -> None:
-    from flexspec_mq.transport.mqtt import mqtt_link
-
-    async with (
-        running(worker.run(mqtt_link, base), "worker") as run,
-        running(worker.ready.wait(), "ready") as up,
-    ):
-        with draining(worker, run):
-            await any_of(run, up)
-            if not run.done():
-                _tell_ready(settings, base, target, as_json=ready_json)
-            await run
 
 
 @contextlib.contextmanager
@@ -209,16 +174,16 @@ def draining(worker: CloudWorker, run: asyncio.Task[None]) -> Iterator[None]:
             raise
 
 
-def _tell_ready(settings: WorkerSettings, base: LinkSettings, target: Target, *, as_json: bool) -> None:
+def _tell_ready(settings: WorkerSettings, base: LinkSettings, facts: Facts, *, as_json: bool) -> None:
     if as_json:
-        facts = {
+        ready = {
             "ready": True,
             "worker": settings.worker,
             "version": settings.version,
-            "target": target.loaded.name,
-            "exactness": target.proof.word,
+            "target": facts.target,
+            "exactness": facts.exactness,
         }
-        sys.stdout.write(json.dumps(facts) + "\n")
+        sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
     serves = f"worker {settings.worker} serves version {settings.version} at {base.address}"
     logs.tell(serves)

@@ -48,19 +48,10 @@ _NO_TARGET, _NO_VERSION = "the target cannot be loaded", "no version of the fami
 
 
 def load(settings: WorkerSettings) -> LoadedText:
-    """Load the target and the draft as the worker does, without the proof that it then does.
+    """Load the models as the worker does, without the proof; see `try_models`."""
+    from cloud_worker.engine.load import try_models
 
-    Raises:
-        ModelError: one cannot be loaded, or not be packed.
-        UsageError: the draft is not for the target.
-    """
-    from cloud_worker.engine import draft
-    from cloud_worker.engine.target import candidate_of
-
-    loaded, candidate, _ = candidate_of(settings, lambda _: None)
-    candidate.build(None)
-    draft.load(settings, loaded, lambda _: None)
-    return loaded
+    return try_models(settings)
 
 
 async def examine(

@@ -165,8 +165,8 @@ class ModelEngine:
     Args:
         target: loaded and proved.
         settings: of the worker.
-        kv_bytes: most bytes of keys and values at any moment; None is a quarter of the memory that is available now.
-        step_ms: milliseconds that a step should take at most; it reads less of prompts so that it does.
+        kv_bytes: most bytes of keys and values at any moment; None is what the settings say, or a quarter of the memory
+            that is available now.
         drafts: of the worker's own, for sessions that want them.
         timings: of target and draft, to begin with.
 
@@ -180,14 +180,16 @@ class ModelEngine:
         settings: WorkerSettings,
         *,
         kv_bytes: int | None = None,
-        step_ms: float = 250.0,
         drafts: ColocatedDrafts | None = None,
         timings: Timings | None = None,
     ) -> None:
         loaded, proof = target.loaded, target.proof
+        self._target = target
+        if kv_bytes is None and settings.kv_mb is not None:
+            kv_bytes = 1_000_000 * settings.kv_mb
         limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
         self._budget = PrefillBudget(
-            most=settings.prefill, target=step_ms, least=min(LEAST, settings.prefill)
+            most=settings.prefill, target=settings.step_ms, least=min(LEAST, settings.prefill)
         )
         self._drafts = drafts
         draft_budget = DraftBudget(rationed=settings.draft_rows == "worth")
@@ -220,6 +222,8 @@ class ModelEngine:
             recommended=Recommended.of(loaded.generation),
             tokenizer=loaded.tokenizer_status,
             timings=timings,
+            target=loaded.name,
+            proof=f"{proof}{'; proved at an earlier start' if target.remembered else ''}",
         )
 
     @property
@@ -228,6 +232,11 @@ class ModelEngine:
         if self._drafts is None:
             return self._facts
         return replace(self._facts, draft=self._drafts.name)
+
+    @property
+    def head_model(self) -> Target:
+        """The target."""
+        return self._target
 
     @property
     def memory(self) -> Memory:

@@ -11,9 +11,13 @@ from msgspec import Meta
 from schemas.messages import MAX_TOKEN_ID, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping, Sequence
 
     from cloud_worker.engine.timing import Timings
+    from flexspec_mq.heads.manifest import Canary
+    from flexspec_mq.models.heads.head import Head
+    from flexspec_mq.models.invariance.proof import Proof
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
     from schemas.status import TokenizerStatus
@@ -56,6 +60,8 @@ class Facts:
         draft: name of the draft that it drafts with itself; empty without one.
         tokenizer: in short; None if nobody knows more than its fingerprint.
         timings: of target and draft, as they were when it started; None where nobody timed them.
+        target: name of the target, for people.
+        proof: how exact it is, in words; empty where nothing was proved.
     """
 
     fingerprint: bytes
@@ -72,6 +78,8 @@ class Facts:
     draft: str = ""
     tokenizer: TokenizerStatus | None = None
     timings: Timings | None = None
+    target: str = ""
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +125,42 @@ class Memory:
     evicted: int
 
 
+class HeadModel(Protocol):
+    """A target that can hold heads beside its base. All methods are called on the engine's thread."""
+
+    @property
+    def loaded(self) -> LoadedText:
+        """The base, without its weights."""
+        ...
+
+    def hold(self, name: str, head: Head) -> None:
+        """Take a head up under a name."""
+        ...
+
+    def drop(self, name: str) -> None:
+        """Let go of a head."""
+        ...
+
+    def canary_share(self, name: str, canaries: Sequence[Canary]) -> float:
+        """Share of the canaries' tokens that a head writes; "" is the base."""
+        ...
+
+    def proving(self, name: str, digest: str, *, again: bool) -> Generator[float, None, tuple[Proof, bool]]:
+        """Prove a head, one forward at a time, or find its proof; see `proving_remembered`."""
+        ...
+
+
 class Engine(Protocol):
     """Decides tokens for work items. All methods are called on one thread of their own; properties on any."""
 
     @property
     def facts(self) -> Facts:
         """What it is."""
+        ...
+
+    @property
+    def head_model(self) -> HeadModel | None:
+        """What its heads are held by; None if it can have none, and so follow no family."""
         ...
 
     @property

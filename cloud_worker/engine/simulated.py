@@ -62,6 +62,11 @@ class SimulatedEngine:
         return self._facts
 
     @property
+    def head_model(self) -> None:
+        """It has no weights that heads could be of."""
+        return None
+
+    @property
     def memory(self) -> None:
         """It holds no keys and values."""
         return None

@@ -13,16 +13,19 @@ from cloud_worker.engine.memory import limit_kernels
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heap import trim
 from flexspec_mq.models.huge_pages import collapse
 from flexspec_mq.models.invariance.proof import Proof, Provable
-from flexspec_mq.models.invariance.proof_cache import Candidate, proved
+from flexspec_mq.models.invariance.proof_cache import Candidate, proved, proving_remembered
 from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator, Sequence
 
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.heads.manifest import Canary
+    from flexspec_mq.models.heads.head import Head
 
 _NATIVE_VERSION = "base"
 """The version that workers serve when nobody says another."""
@@ -30,14 +33,14 @@ _NATIVE_VERSION = "base"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A target that is ready to verify.
+    """A target that is ready to verify, and a `HeadModel`.
 
     Attributes:
-        loaded: what is to be known of it without its weights.
-        model: runs it.
+        loaded: Text side of it: tokenizer and configuration, without its weights.
+        model: The model that runs it.
         engine: ``compact`` or ``transformers``.
-        candidate: what the model was made from, for proofs of heads.
-        remembered: the proof was made at an earlier start.
+        candidate: Source of the model, for proofs of heads.
+        remembered: The proof was made at an earlier start.
     """
 
     loaded: LoadedText
@@ -46,6 +49,22 @@ class Target:
     engine: str
     candidate: Candidate[Provable]
     remembered: bool = False
+
+    def hold(self, name: str, head: Head) -> None:
+        """See `HeadModel`."""
+        self.model.hold(name, head)
+
+    def drop(self, name: str) -> None:
+        """See `HeadModel`."""
+        self.model.drop(name)
+
+    def canary_share(self, name: str, canaries: Sequence[Canary]) -> float:
+        """See `HeadModel`."""
+        return canary_share(self.model, name, canaries)
+
+    def proving(self, name: str, digest: str, *, again: bool) -> Generator[float, None, tuple[Proof, bool]]:
+        """See `HeadModel`."""
+        return proving_remembered(self.candidate, self.model, name, digest, again=again)
 
 
 def _every(seconds: float, say: Callable[[str], None]) -> Callable[[float], None]:

@@ -65,7 +65,7 @@ def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
 
     Args:
         model: the target, as it will be used.
-        drafter: of the worker's own. One that fails here is left to those who draft with it.
+        drafter: Worker's own drafter. One that cannot run here is left to those who draft with it.
     """
     forwards = (
         (1, 0, _forward(model, 1, 0)),
@@ -77,7 +77,12 @@ def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
         return Timings(forwards)
     try:
         calls, read = _draft(drafter, model.vocab_size)
-    except Exception:  # noqa: BLE001  logged; drafts are hints
+    except (
+        RuntimeError,
+        MemoryError,
+        ValueError,
+        OSError,
+    ):  # what torch and ONNX Runtime raise; drafts are hints
         _log.exception("the worker's drafter could not be timed")
         return Timings(forwards)
     return Timings(forwards, calls, read)

@@ -22,8 +22,7 @@ from schemas.catalogue import VersionState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cloud_worker.engine.engine import ModelEngine
-    from cloud_worker.engine.target import Target
+    from cloud_worker.engine.interface import Engine
     from cloud_worker.settings import FamilySettings, WorkerSettings
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
 def family_follower(
     settings: FamilySettings,
     worker: WorkerSettings,
-    target: Target,
-    engine: ModelEngine,
+    engine: Engine,
     say: Callable[[str], None],
 ) -> FamilyFollower | None:
     """What keeps a worker's versions those of its family; None if it follows none.
@@ -43,12 +41,11 @@ def family_follower(
     Args:
         settings: which family.
         worker: the worker's settings.
-        target: loaded and proved.
-        engine: that runs it.
+        engine: Engine that runs its target.
         say: told what takes long.
 
     Raises:
-        UsageError: as `remembered`, or the target is not in a folder.
+        UsageError: as `remembered`, or the engine holds no heads, or the target is not in a folder.
         ModelError: the target cannot have heads, or cannot be read.
         RecordError: as `remembered`.
     """
@@ -56,10 +53,15 @@ def family_follower(
     if known is None:
         return None
     follower, store = known
+    model = engine.head_model
+    if model is None:
+        raise UsageError(
+            "this engine holds no heads, so it cannot follow a family", hint="leave --family out"
+        )
     say("computing the fingerprint of the base")
-    base = base_of(worker, target.loaded, target.proof.word)
-    loader = HeadLoader(base, target, engine, settings.folder / "heads", again=worker.prove)
-    library = Library(worker.version, target.proof.word, base.id)
+    base = base_of(worker, model.loaded, engine.facts.exactness)
+    loader = HeadLoader(base, engine, model, settings.folder / "heads", again=worker.prove)
+    library = Library(worker.version, engine.facts.exactness, base.id)
     return FamilyFollower(follower, store, library, loader, settings.heads or "")
 
 

@@ -14,18 +14,15 @@ from typing import TYPE_CHECKING
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
 from flexspec_mq.models.heads.adapter import read_lora
-from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.full import read_full
 from flexspec_mq.models.heap import trim
-from flexspec_mq.models.invariance.proof_cache import proving_remembered
 from schemas.catalogue import BASE_ID
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from cloud_worker.engine.interface import Engine
-    from cloud_worker.engine.target import Target
+    from cloud_worker.engine.interface import Engine, HeadModel
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
@@ -93,18 +90,17 @@ class HeadLoader:
 
     Args:
         base: of the worker.
-        target: whose model the engine runs.
-        engine: that heads are for.
+        engine: Engine that heads are for.
+        model: Its model, which holds them.
         cache: folder where fetched heads are kept.
         again: prove heads even if their proofs are remembered.
     """
 
     def __init__(
-        self, base: Base, target: Target, engine: Engine, cache: Path, *, again: bool = False
+        self, base: Base, engine: Engine, model: HeadModel, cache: Path, *, again: bool = False
     ) -> None:
         self._base = base
-        self._model = target.model
-        self._candidate = target.candidate
+        self._model = model
         self._engine = engine
         self._cache = cache
         self._again = again
@@ -153,7 +149,7 @@ class HeadLoader:
             )
         right = total = 0
         for canary in manifest.canaries:
-            share = thread.submit(partial(canary_share, self._model, head, (canary,))).result()
+            share = thread.submit(partial(self._model.canary_share, head, (canary,))).result()
             right += round(share * len(canary.text))
             total += len(canary.text)
         if right < CANARY_SHARE * total:
@@ -164,7 +160,7 @@ class HeadLoader:
 
     def _prove(self, name: str, digest: bytes, thread: EngineThread) -> Exactness:
         """Prove a head, one forward at a time, or find its proof. Where the base is not exact, no head is."""
-        steps = proving_remembered(self._candidate, self._model, name, digest.hex(), again=self._again)
+        steps = self._model.proving(name, digest.hex(), again=self._again)
         while (found := thread.submit(partial(_advance, steps)).result()) is None:
             continue
         proof, remembered = found

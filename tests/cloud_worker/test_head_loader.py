@@ -55,7 +55,7 @@ class Machine:
             "native",
             "exact",
         )
-        loader = HeadLoader(base, target, engine, self.folder / "kept", again=settings.prove)
+        loader = HeadLoader(base, engine, target, self.folder / "kept", again=settings.prove)
         thread = EngineThread(engine)
         try:
             yield lambda name, digest: loader.load(name, digest, str(self.operator.heads), thread)

@@ -209,7 +209,7 @@ async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: Priv
     """Six chats at a worker whose memory holds about two: caches come and go, busy answers are obeyed."""
     room = 8 * GRAIN * MODEL.new_kv().token_bytes
     async with (
-        serving(mosquitto, "pf0", kv_bytes=room, step_ms=5.0) as daemon,
+        serving(mosquitto, "pf0", kv_bytes=room) as daemon,
         edge(mosquitto, "pf0") as node,
     ):
 

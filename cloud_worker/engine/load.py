@@ -1,0 +1,49 @@
+"""The engine that a worker's settings ask for: the only door to it. Another engine has to change nothing but this."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cloud_worker.engine import draft
+from cloud_worker.engine.engine import ModelEngine
+from cloud_worker.engine.target import candidate_of
+from cloud_worker.engine.target import load as load_target
+from cloud_worker.engine.timing import timed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloud_worker.engine.interface import Engine
+    from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.models.load import LoadedText
+
+
+def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine:
+    """Load the target and prove it, load the worker's draft, time both, and make an engine of them.
+
+    Args:
+        settings: Which models, where.
+        tell: Told what takes long.
+
+    Raises:
+        ModelError: a model cannot be loaded or packed.
+        UsageError: the draft is not for the target, or settings do not go together.
+    """
+    draft.check(settings, tell)
+    target = load_target(settings, tell)
+    drafts = draft.load(settings, target.loaded, tell)
+    timings = timed(target.model, None if drafts is None else drafts.drafter)
+    return ModelEngine(target, settings, drafts=drafts, timings=timings)
+
+
+def try_models(settings: WorkerSettings) -> LoadedText:
+    """Load the models as `load_engine` does, without the proof; return what is known of the target.
+
+    Raises:
+        ModelError: one cannot be loaded, or not be packed.
+        UsageError: the draft is not for the target.
+    """
+    loaded, candidate, _ = candidate_of(settings, lambda _: None)
+    candidate.build(None)
+    draft.load(settings, loaded, lambda _: None)
+    return loaded
