@@ -37,8 +37,8 @@ class FlexSpecError(Exception):
     """Base of all errors of this project.
 
     Args:
-        message: what happened, in one sentence.
-        hint: what the user can do about it; empty when nothing sensible can be said.
+        message: event in one sentence.
+        hint: advice to the user; empty when nothing sensible can be said.
     """
 
     exit_code: ClassVar[int] = 1
@@ -53,7 +53,7 @@ class FlexSpecError(Exception):
 
 
 class UsageError(FlexSpecError):
-    """What the user asked for cannot be done."""
+    """A request of the user's that cannot be done."""
 
     exit_code = 2
 
@@ -125,7 +125,7 @@ class RemoteProtocolError(ProtocolError):
 
 
 class TimeIsOver(FlexSpecError):
-    """The user's time for a text ended before the text did. What was written until then is right."""
+    """The user's time for a text ended before the text did. The text until then is right."""
 
     exit_code = 7
 

@@ -23,7 +23,7 @@ _ANY = "*"
 
 @dataclass(frozen=True, slots=True)
 class ShareGroups:
-    """What somebody knows of the groups.
+    """Knowledge of the groups' names.
 
     Attributes:
         key: hexadecimal; from it follow all groups. Empty if not known.
@@ -58,7 +58,7 @@ class ShareGroups:
         return group
 
     def only(self, versions: Iterable[str]) -> ShareGroups:
-        """What a worker of these versions is to know; all if there are none."""
+        """Knowledge for a worker of these versions; all if there are none."""
         groups = {version: self.of(version) for version in versions}
         return ShareGroups("", groups) if groups else self
 

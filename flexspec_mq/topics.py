@@ -46,7 +46,7 @@ def draft_topic(worker: str, edge: str) -> str:
 
 
 def draft_filter(worker: str) -> str:
-    """What a worker subscribes to."""
+    """Subscriptions of a worker."""
     return f"{ROOT}/d/{worker}/+"
 
 
@@ -84,7 +84,7 @@ class Sender(NamedTuple):
     """Who published on an open or draft topic.
 
     Attributes:
-        edge: its name.
+        edge: name of the edge.
         version: target version that an open topic names; None on a draft topic.
     """
 

@@ -33,9 +33,9 @@ class _Channel:
     Attributes:
         name: key in the document.
         address: topic with its parameters in braces.
-        action: of the edge.
+        action: the edge's: ``send`` or ``receive``.
         messages: types that travel on it.
-        description: for people.
+        description: text for people.
         qos: MQTT quality of service; None where the plan chooses 0, 1 or 2.
         retain: whether the broker keeps the last message.
     """

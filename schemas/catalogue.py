@@ -1,6 +1,6 @@
 """The signed messages of a target family: its key set on ``f1/k/<family>`` and its catalogue on ``f1/h/<family>``.
 
-What is published is `Signed`: the exact bytes of a `KeySet` or a `Catalogue`, and signatures over them. All are
+Published is `Signed`: the exact bytes of a `KeySet` or a `Catalogue`, and signatures over them. All are
 msgpack arrays. Fields are only ever appended, with a default; unknown fields at the end are skipped, and last fields
 that hold their defaults are left out.
 """
@@ -50,7 +50,7 @@ class VersionState(IntEnum):
 
 
 class CatalogueVersion(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
-    """One version of a family.
+    """A version of a family.
 
     Attributes:
         name: on topics and in the API.
@@ -114,7 +114,7 @@ class KeySet(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
-    """What is published.
+    """A signed document, as it is published.
 
     Attributes:
         body: msgpack of a `KeySet` or a `Catalogue`, exactly as it was signed.

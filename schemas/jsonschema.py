@@ -24,11 +24,11 @@ Json = dict[str, Any]
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 STATUSES: tuple[type[msgspec.Struct], ...] = (WorkerStatus, EdgeStatus)
 BODIES: tuple[type[msgspec.Struct], ...] = (KeySet, Catalogue)
-"""What is inside of `Signed`."""
+"""Bodies that `Signed` holds."""
 _INNER: tuple[type[msgspec.Struct], ...] = (VersionStatus, CatalogueStatus, VersionFigures)
-"""What is inside of statuses."""
+"""Records that statuses hold."""
 DOCUMENTS: tuple[type[msgspec.Struct], ...] = (*get_args(Message), *STATUSES, Signed, Statement)
-"""What travels as a payload of its own, a statement with its signature behind it."""
+"""Payloads of their own, a statement with its signature behind it."""
 
 _ATTRIBUTE = re.compile(r"^    (\w+): (.*)$")
 
@@ -43,7 +43,7 @@ def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:
 
     Args:
         kinds: all of them, those that others use as well.
-        ref_template: of references, with ``{name}`` in it.
+        ref_template: form of references, with ``{name}`` in it.
     """
     _, schemas = msgspec.json.schema_components(kinds, ref_template=ref_template)
     for kind in kinds:
@@ -60,7 +60,7 @@ def described(kinds: Sequence[type[msgspec.Struct]], ref_template: str) -> Json:
 
 
 def documents() -> dict[str, Json]:
-    """One self-contained schema per payload, and per body of a signed one: file name → schema."""
+    """Self-contained schemas by file name: one per payload, and one per body of a signed one."""
     schemas = components("#/$defs/{name}")
     return {file_name(kind): _document(kind, schemas) for kind in (*DOCUMENTS, *BODIES)}
 

@@ -43,7 +43,7 @@ DraftLength = Annotated[int, Meta(ge=0, le=MAX_DRAFT_TOKENS)]
 
 
 class Fin(IntEnum):
-    """What a verdict says beside its tokens."""
+    """Flags of a verdict beside its tokens."""
 
     NONE = 0
     EOS = 1
@@ -85,7 +85,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         temperature: 0 is greedy.
         top_k: 0 is off.
         top_p: 1.0 is off.
-        seed: of the common random numbers.
+        seed: seed of the common random numbers.
         eos: token ids that end the text.
         ignore_eos: go on to `limit`.
         limit: absolute generated length at which the text ends.
@@ -146,11 +146,11 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     Attributes:
         session: random, unique at this edge.
         attempt: counts published opens, from 1.
-        identity: what determines the text.
+        identity: all that determines the text.
         prompt: token ids, at least one; with `prefix`, those that follow it.
         committed: generated tokens that the edge holds already.
         ahead: run-ahead credit in tokens.
-        seq: of the draft that this message carries.
+        seq: number of the draft that this message carries.
         draft: drafted tokens that follow `committed`.
         prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.
         worker_draft: tokens that the worker may draft itself for one forward, behind ours, out of the credit.
@@ -172,12 +172,12 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
-    """What drafts and polls share.
+    """Fields that drafts and polls share.
 
     Attributes:
         have: committed length at the edge.
         offset: `start - have`; negative when the worker holds less than the edge.
-        digest: of the chain at `start`.
+        digest: digest of the chain at `start`.
         worker_draft: as of an open.
     """
 
@@ -235,7 +235,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
         echo: newest `seq` seen, for round-trip samples; 0 before any.
         start: position of the first token (``from`` in the protocol's text).
         tokens: decided tokens, maybe none.
-        digest: of the chain after the last token.
+        digest: digest of the chain after the last token.
         fin: cross-check of the finish, or gap.
         queue: ms that the batch waited before its forward; in an answer without a forward, ms for which the session's
             work has waited for its turn until now, and 0 if nothing waits or the worker makes no headway.

@@ -1,7 +1,7 @@
 """OpenAI's objects as the edge node's HTTP API reads and writes them, for the server and its clients alike.
 
-In a request a field that is null counts as absent. What the API cannot do is a field that allows only values which
-ask for nothing; `unsupported` says so to validation and, as an ``enum``, to the OpenAPI document.
+In a request a field that is null counts as absent. A field of something that the API cannot do allows
+only values which ask for nothing; `unsupported` says so to validation and, as an ``enum``, to the OpenAPI document.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Message(_Request, frozen=True, kw_only=True):
 
 
 class StreamOptions(_Request, frozen=True, kw_only=True):
-    """What a stream holds beside the text.
+    """Parts of a stream beside the text.
 
     Attributes:
         include_usage: end with a chunk of figures.
@@ -91,14 +91,14 @@ class StreamOptions(_Request, frozen=True, kw_only=True):
 
 
 class Prediction(_Request, frozen=True, kw_only=True):
-    """What much of the answer will probably be; it speeds the answer up and never changes it."""
+    """Text that much of the answer will probably be; it speeds the answer up and never changes it."""
 
     type: Literal["content"]
     content: str | list[TextPart]
 
 
 class _TextRequest(_Request, frozen=True, kw_only=True):
-    """What requests for a text share.
+    """Fields that requests for a text share.
 
     Attributes:
         model: a target version; without it the node's own. On a node that follows a family also the family, which
@@ -108,7 +108,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
         seed: the same seed gives the same text; without it one is drawn.
         stop: strings that end the text and are not shown.
         ignore_eos: not OpenAI's; go on to the limit.
-        user: with a family, decides whether a canary answers, unless prompt_cache_key or safety_identifier does; else
+        user: decides in a family whether a canary answers, unless prompt_cache_key or safety_identifier does; else
             accepted without effect, as are the other fields without bounds.
         safety_identifier: the same, before user.
         prompt_cache_key: the same, before safety_identifier: all of a conversation should have one.
@@ -193,13 +193,13 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
 
 
 class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a text took.
+    """Figures of a text: tokens, bytes, joules.
 
     Attributes:
         proposed: tokens that were drafted on the device, of use or not.
-        drafted: of these, those that the target judged.
-        accepted: of these, right.
-        looked_up: of the accepted ones, those that a lookup in the text itself had drafted.
+        drafted: proposed tokens that the target judged.
+        accepted: drafted tokens that were right.
+        looked_up: accepted tokens that a lookup in the text itself had drafted.
         worker_accepted: tokens that the worker had drafted itself, and that were right.
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.
@@ -210,11 +210,11 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         energy_source: how that is known: ``modelled: PRESET by RADIO``, ``measured: METER`` or ``none``.
         limits: how those of the node's settings were kept, as of the last plan.
         version: target version that wrote it.
-        digest: of its head's manifest, in hex; empty where the node follows no family.
-        seed: with which the same text comes again.
+        digest: digest of its head's manifest, in hex; empty where the node follows no family.
+        seed: number with which the same text comes again.
         exactness: as the statuses of the version's workers say.
-        weights: of the target, as they say: ``native``, or how many bits they have.
-        temperature: that was used; so top_p and top_k.
+        weights: the target's weights, as they say: ``native``, or how many bits they have.
+        temperature: value that was used; so top_p and top_k.
         default_limit: tokens that the node allowed, as the request named no limit; null where it named one, or where
             the context left fewer.
     """
@@ -332,9 +332,9 @@ class ChatCompletionChunk(_Answer, frozen=True, kw_only=True):
     """An event of a streamed answer to a chat.
 
     Attributes:
-        choices: one; none in the chunk of figures.
-        flexspec: with ``stream_options.include_origin``.
-        usage: with ``stream_options.include_usage``; null in all chunks but the one of figures.
+        choices: a single one; none in the chunk of figures.
+        flexspec: writers of the text, where ``stream_options.include_origin`` asks for them.
+        usage: figures, where ``stream_options.include_usage`` asks for them; null in all chunks but the one of figures.
     """
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
@@ -353,13 +353,13 @@ class TextCompletion(_Answer, frozen=True, kw_only=True):
 
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
-    """What a name means in the family's catalogue; of the family's own name, where no canary takes the request.
+    """Meaning of a name in the family's catalogue; for the family's own name, where no canary takes the request.
 
     Attributes:
         state: ``canary``, ``stable`` or ``draining``.
-        digest: of its head's manifest, in hex.
+        digest: digest of its head's manifest, in hex.
         share: percent of new texts that a canary takes.
-        draft: what devices' drafts are to it: ``shared`` are the lower layers of its base; ``independent`` are small
+        draft: relation of devices' drafts to it: ``shared`` are the lower layers of its base; ``independent`` are small
             models of their own, as the version has another base than the family.
     """
 
@@ -375,7 +375,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         created: seconds since the Unix epoch; since when a worker serves it.
-        flexspec: what it means; only where the node follows a family.
+        flexspec: meaning of the name; only where the node follows a family.
     """
 
     id: str
@@ -396,10 +396,10 @@ class Error(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no answer.
 
     Attributes:
-        message: for people.
+        message: text for people.
         type: OpenAI's kind of error.
         param: field of the request that is to blame.
-        code: for programs.
+        code: name for programs.
     """
 
     message: str = ""
@@ -415,7 +415,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What a probe is told.
+    """Answer to a probe.
 
     Attributes:
         status: ok, ready or not ready.

@@ -18,7 +18,7 @@ class _Endpoint:
     Attributes:
         gives: the type of the answer; None is another object if the path says so, else Prometheus' text.
         chunk: the type of the events of a streamed answer.
-        locked: it asks for the key, where there is one.
+        locked: true where it asks for the key, if there is one.
     """
 
     method: Literal["get", "post"]

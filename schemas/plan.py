@@ -8,10 +8,10 @@ import msgspec
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the edge does with the next batch.
+    """Plan of an edge for the next batch.
 
     Attributes:
-        policy: that made it.
+        policy: name of the policy that made it.
         does: the same in words.
         draft_length: K, tokens of a batch; 0 drafts nothing on the device.
         in_flight: W, batches that may be unanswered.
@@ -35,13 +35,13 @@ class LimitReport(msgspec.Struct, frozen=True, kw_only=True):
     """How a limit of the node's settings is kept.
 
     Attributes:
-        name: of the setting.
-        limit: its value, in `unit`.
-        unit: of limit, value and reach.
+        name: name of the setting.
+        limit: value of the setting, in `unit`.
+        unit: unit of limit, value and reach.
         state: ``unknown`` before anything was measured; ``kept``; ``exceeded``, while plans that keep it are carried
             out; ``out_of_reach``, while no plan keeps it and the one that comes closest is carried out; ``below``, of
             a battery below its floor, while the device drafts nothing.
-        value: what is limited, as measured; null before.
+        value: measured value of what is limited; null before.
         reach: the least that any plan is expected to come to; null while unknown, and for a battery.
     """
 
@@ -54,12 +54,12 @@ class LimitReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanAlternative(msgspec.Struct, frozen=True, kw_only=True):
-    """What was chosen, or could have been.
+    """A plan that was chosen, or could have been.
 
     Attributes:
         name: who drafts, and how.
         ms_per_token: as the policy expects or has measured it; null where it knows nothing of it.
-        chosen: it is what the plan does.
+        chosen: true for the plan that is carried out.
         j_per_token: joules, as expected; null where no limit asks for them.
         allowed: no limit excludes it.
     """
@@ -76,9 +76,9 @@ class PlanEstimate(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         value: null where nothing was seen.
-        unit: of value and error.
+        unit: unit of value and error.
         error: standard error; null where it is not known.
-        tries: that a share rests on, older ones counting less; null for what is no share.
+        tries: number of tries that a share rests on, older ones counting less; null for what is no share.
     """
 
     value: float | None
@@ -94,10 +94,10 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
         version: target version.
         under_way: a text of it is being written.
         age_s: seconds since the newest tokens that the plan knows of came; null before any.
-        alternatives: that it was chosen among, itself included, the fastest first; none where the policy compares
+        alternatives: plans that it was chosen among, itself included, the fastest first; none where the policy compares
             nothing, or knows too little yet.
-        estimates: that it was made from, by name; docs/controller.md says what each is.
-        limits: that it keeps, or cannot; none where the node's settings have none.
+        estimates: figures that it was made from, by name; docs/controller.md says what each is.
+        limits: limits that it keeps, or cannot; none where the node's settings have none.
     """
 
     version: str

@@ -1,6 +1,6 @@
-"""What a deployment says of now on ``f1/i``: opening keys of its versions, and which credentials are revoked.
+"""A deployment's statement on ``f1/i``: opening keys of its versions, and which credentials are revoked.
 
-What is published is the msgpack array of a `Statement`, and behind it an Ed25519 signature of 64 bytes by the
+Published is the msgpack array of a `Statement`, and behind it an Ed25519 signature of 64 bytes by the
 deployment's key. A reader never goes back to a lower serial.
 """
 
@@ -26,10 +26,10 @@ Version = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]{1,64}|\*)$(?!\n)")]
 
 
 class Statement(msgspec.Struct, frozen=True, array_like=True):
-    """What holds until the next one.
+    """Opening keys and revocations that hold until the next statement.
 
     Attributes:
-        format: of this array; the one that is read here is 1.
+        format: number of this array's layout; 1 is read here.
         serial: higher than of any earlier one.
         opening: version, or ``*`` for those that are not named → X25519 public key of its opens.
         revoked: serials of credentials that nobody may believe any more.

@@ -17,13 +17,13 @@ Epoch = Annotated[int, Meta(ge=0, le=2**53)]  # exact in JavaScript too
 Life = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e11)]
 Total = Epoch
-"""Of what may be counted for years."""
+"""A count that may grow for years."""
 MAX_HELD = 40
-"""Of a worker: all of a family, and some that are on their way out."""
+"""Versions of a worker at most: all of a family, and some that are on their way out."""
 DIGEST = 8
 """First bytes of a digest that a status tells."""
 Beginning = Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")]
-"""Of a digest, in hex."""
+"""Beginning of a digest, in hex."""
 MAX_WHY = 120
 """Characters."""
 MAX_MORE = 2048
@@ -34,7 +34,7 @@ Milliseconds = Annotated[float, Meta(ge=0.0, le=MAX_MS)]
 
 
 class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One version of a worker.
+    """A version at a worker.
 
     A status is a worker's word, which nobody signs. The digest in it only says which of the heads that have borne a
     name it is about, so its beginning is enough: what a worker loads has the whole digest of the signed catalogue.
@@ -47,8 +47,8 @@ class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         state: ``ready`` takes new sessions, ``draining`` only goes on with texts that have begun. ``loading`` is not
             here yet, and ``refused`` cannot be.
         exactness: as of the worker, for this version; empty where it is the worker's.
-        why: it is refused, or not here yet; the beginning of the reason.
-        more: what the reason goes on with.
+        why: beginning of the reason for which it is refused, or not here yet.
+        more: rest of the reason.
     """
 
     name: Name
@@ -68,7 +68,7 @@ class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     """A tokenizer in short: enough to say in which way another one differs.
 
     Attributes:
-        tokens: of the vocabulary, added ones included.
+        tokens: size of the vocabulary, added tokens included.
         vocabulary: BLAKE2b-128 of what its ids mean, in hex: the token of each, and which of them texts do not show.
         eos: ids that end a text, ascending.
         template: the first 8 bytes of the BLAKE2b-128 of its chat template, in hex; empty without one.
@@ -81,23 +81,23 @@ class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a cloud worker says of itself on ``f1/w/<worker>``; its will says ``gone``.
+    """A cloud worker's word of itself on ``f1/w/<worker>``; its will says ``gone``.
 
-    What holds its default is left out, since edges on metered links get this every few seconds.
+    Fields at their default are left out, since edges on metered links get this every few seconds.
 
     Attributes:
         epoch: start time of this process in ms, by its own clock; for people.
         at: seconds since the Unix epoch, when this was written.
         exactness: ``exact``, or ``exact up to ties`` where the proof of shape-invariance failed.
-        weights: of the target: ``native`` is as `dtype` says, else how many bits they have.
+        weights: the target's: ``native`` is as `dtype` says, else how many bits they have.
         flip_rate: measured share of tokens that differ, where not exact.
         load: sessions held now.
         capacity: sessions that it would hold.
         lease: seconds.
-        temperature: that the target's makers recommend; none of the three where they say nothing.
+        temperature: recommendation of the target's makers; none of the three where they say nothing.
         top_k: the same; 0 is all tokens.
         top_p: the same.
-        draft: what it drafts with for sessions that ask for it, all of its versions alike; empty if it does not.
+        draft: name of the draft that it runs for sessions that ask for it, for all versions alike; empty without.
         versions: all that it holds or should hold, `version` included; empty at a worker that knows of one only,
             which is ready.
         life: drawn at random by this process, and in its will too: tells it from others of its name, whatever their
@@ -105,11 +105,11 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         credential: signed by the deployment, of a worker with keys. A device with keys takes from the status only the
             versions that this names, and without it only that the worker is gone. It is no secret and does not prove
             who wrote the status; the broker's access rules bind the topic to the name.
-        tokenizer: of the target, in short; `fingerprint` is of all of it.
-        forward_ms: of a forward of one token of one session, as it was timed when the worker started; None where it
+        tokenizer: the target's, in short; `fingerprint` covers all of it.
+        forward_ms: time of a forward of one token of one session, taken when the worker started; None where it
             was not. A node plans by it until it has measured its own.
-        row_ms: that one drafted token more made it longer.
-        draft_ms: of a token of the worker's own draft; None without a model.
+        row_ms: time that one drafted token more added.
+        draft_ms: time of a token of the worker's own draft; None without a model.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -141,12 +141,12 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What an edge node knows of its family's catalogue.
+    """State of a family's catalogue at an edge node.
 
     Attributes:
-        family: that it follows.
+        family: name of the family that it follows.
         state: ``none`` before the first catalogue; past its expiry, ``expired``: what is known goes on.
-        epoch: of the catalogue; seconds since the Unix epoch, as `expires`.
+        epoch: the catalogue's, in seconds since the Unix epoch, as `expires`.
         refused: messages on the family's topics that were refused since the node started.
         why: the last of them was refused for.
         alarm: two different catalogues or key sets carried one number, both with valid signatures.
@@ -162,18 +162,18 @@ class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What an edge has seen of one version since it started.
+    """Figures of one version at an edge since it started.
 
     Attributes:
         digest: the first 8 bytes of the SHA-256 of its head's manifest, in hex; empty where no catalogue tells it.
         answers: texts that were complete.
         errors: texts that failed; those that a user ended are neither.
         drafted: draft tokens that the target judged.
-        accepted: of these, right.
+        accepted: drafted tokens that were right.
         low: lower end of the Wilson interval (95 %) of the acceptance.
-        high: its upper end.
-        tokens: of all texts, those after the first commit.
-        seconds: that these took.
+        high: upper end of the interval.
+        tokens: all texts' tokens after the first commit.
+        seconds: time that these took.
     """
 
     name: Text
@@ -189,11 +189,11 @@ class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What an edge node says of itself on ``f1/e/<edge>``; its will says ``gone``.
+    """An edge node's word of itself on ``f1/e/<edge>``; its will says ``gone``.
 
     Attributes:
         catalogue: None on a node that follows no family.
-        versions: of its family that have written for it, the last one at the end.
+        versions: figures of the family's versions that have written for it, the last one at the end.
         life: as of a worker.
     """
 

@@ -8,7 +8,7 @@
     token ids  = a msgpack ``bin`` of LEB128 varints            tokens.py
 
 Everything that comes from the network is bounded before it is allocated (limits.py) and refused with a
-`RemoteProtocolError` that says what is wrong. What a message unpacks to is bounded by the bytes that it came in, and
+`RemoteProtocolError` that says what is wrong. A message unpacks to a size bounded by the bytes that it came in, and
 its tokens by what the receiver can use, both before they are unpacked.
 """
 

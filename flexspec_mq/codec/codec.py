@@ -1,4 +1,4 @@
-"""One message, one MQTT payload; one status, one JSON document, because people and dashboards read those.
+"""Messages as MQTT payloads, statuses as JSON documents, because people and dashboards read those.
 
 A flag byte comes first in every payload. Bits 7 to 4 hold the version of the wire protocol, 1 to 15, so that any
 version can say of any other that it is another. Bits 3 to 0 say how the body is compressed: 0 not at all, 1 zstd,
@@ -23,10 +23,10 @@ StatusT = TypeVar("StatusT", WorkerStatus, EdgeStatus)
 
 
 class Codec:
-    """What turns messages into payloads and back. Whoever talks holds one; it may be used on any thread.
+    """Encoder and decoder of messages. Whoever talks holds one; it may be used on any thread.
 
     Args:
-        most_tokens: in a message that is read; what is longer is refused before its tokens are.
+        most_tokens: bound of a message that is read; a longer one is refused before its tokens are read.
     """
 
     def __init__(self, most_tokens: int = MAX_PROMPT_TOKENS) -> None:

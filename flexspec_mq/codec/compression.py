@@ -5,7 +5,7 @@ its own checksum, and every token is under the protocol's digest. They do carry 
 own header: there it replaces the window descriptor, so that it costs one or two bytes where a field of ours
 would cost more. python-zstandard allocates whatever size a frame declares, so the header is judged first.
 
-A frame that unpacks to more than `most_unpacked` is neither made nor read. What such a message costs its receiver
+A frame that unpacks to more than `most_unpacked` is neither made nor read. The cost of such a message to its receiver
 would otherwise have no proportion to what it costs its sender; it travels as it is.
 """
 
@@ -28,7 +28,7 @@ DICTIONARIES: Final[dict[int, str]] = {2: "dictionary-v1"}
 """Compression code of the flag byte → file beside this module. Append only."""
 
 CURRENT: Final = max(DICTIONARIES, default=ZSTD)
-"""What we compress with."""
+"""Compression code that we send."""
 
 MIN_BYTES: Final = 64
 """Below, the frame's header costs more than a dictionary saves."""
@@ -82,7 +82,7 @@ def decompress(code: int, data: memoryview) -> bytes | memoryview:
 
 
 def _compressor() -> zstandard.ZstdCompressor:
-    """One per thread: zstd contexts are not thread-safe."""
+    """Compressor of this thread: zstd contexts are not thread-safe."""
     compressor: zstandard.ZstdCompressor | None = getattr(_contexts, "compressor", None)
     if compressor is None:
         compressor = _contexts.compressor = make_compressor(dictionary(CURRENT))
@@ -102,7 +102,7 @@ def make_compressor(dictionary_data: zstandard.ZstdCompressionDict | None) -> zs
 
 
 def _decompressor(code: int) -> zstandard.ZstdDecompressor:
-    """One per thread and code."""
+    """Decompressor of this thread for a code."""
     decompressors: dict[int, zstandard.ZstdDecompressor] | None = getattr(_contexts, "decompressors", None)
     if decompressors is None:
         decompressors = _contexts.decompressors = {}

@@ -6,18 +6,18 @@ Counts of tokens stand beside the types, in `schemas.messages`.
 from __future__ import annotations
 
 MAX_PAYLOAD_BYTES = 256 * 1024
-"""Of one MQTT payload; the `max_packet_size` of our broker's configuration."""
+"""Bytes of an MQTT payload; the `max_packet_size` of our broker's configuration."""
 
 MAX_BODY_BYTES = 1024 * 1024
-"""Of one message after decompression."""
+"""Bytes of a message after decompression."""
 
 MAX_EXPANSION = 32
 """Bytes of a message for each compressed byte that it came in: whoever wants us to read much has to send much.
-Prompts of prose and code have 1.5 to 2.4, 8,000 tokens of an HTML table 25. One sentence, many times over, has more
+Prompts of prose and code have 1.5 to 2.4, 8,000 tokens of an HTML table 25. A sentence, many times over, has more
 and travels as it is."""
 
 FREE_BYTES = 1024
-"""Of a message after decompression, however few bytes it came in: more than any verdict of text has."""
+"""Bytes that a message may always unpack to, however few it came in: more than any verdict of text has."""
 
 MAX_STATUS_BYTES = 16 * 1024
-"""Of one JSON status document."""
+"""Bytes of a JSON status document."""

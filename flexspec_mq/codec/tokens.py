@@ -1,6 +1,6 @@
 """Token ids as a string of LEB128 varints.
 
-Seven bits per byte, low bits first; the top bit says "more follows". That is 1.9 bytes for a token of a 49k
+Seven bits per byte, low bits first; the top bit says "more follows". It takes 1.9 bytes for a token of a 49k
 vocabulary, where msgpack integers take 2.6. Only the shortest encoding of a number is accepted, so that equal
 tokens are equal bytes.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from schemas.messages import MAX_TOKEN_ID
 
 MAX_TOKEN_BYTES = 4
-"""Of one token: `MAX_TOKEN_ID` has 24 bits."""
+"""Bytes of a token: `MAX_TOKEN_ID` has 24 bits."""
 
 _CONTINUED = bytes(range(0x80, 0x100))
 _MANY_BYTES = 512

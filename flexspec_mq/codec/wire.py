@@ -24,7 +24,7 @@ class TooManyTokens(RemoteProtocolError):
     """A message has more tokens than its receiver can use. They were counted, not read.
 
     Attributes:
-        session: that the message is of.
+        session: number of the message's session.
         attempt: the same.
     """
 
@@ -50,9 +50,9 @@ class _Shape:
         message: the type.
         wire: the same fields, with tokens as bytes.
         tag: the number that stands for the type.
-        names: of the fields, in order.
+        names: fields by name, in order.
         tokens: the fields that hold token ids.
-        defaults: of the last fields, in order.
+        defaults: values of the last fields, in order.
     """
 
     message: type[Message]
@@ -146,7 +146,7 @@ def body_to_message(body: bytes | memoryview, most_tokens: int) -> Message:
 
     Args:
         body: as it was sent, decompressed.
-        most_tokens: in all its fields together.
+        most_tokens: bound over all its fields together.
 
     Raises:
         RemoteProtocolError: truncated or malformed, an unknown type, a value out of bounds.

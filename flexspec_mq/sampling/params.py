@@ -1,4 +1,4 @@
-"""What the user can say about how tokens are chosen."""
+"""Sampling parameters that a user can give."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SamplingParams:
 
     @classmethod
     def of(cls, identity: Identity) -> Self:
-        """Those of a session, the same ones at edge and worker."""
+        """Parameters of a session, the same at edge and worker."""
         return cls(identity.temperature, identity.top_k, identity.top_p, identity.seed)
 
     def __post_init__(self) -> None:

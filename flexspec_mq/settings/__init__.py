@@ -6,7 +6,7 @@ flag, ``FLEXSPEC_EDGE_THREADS`` in the environment and ``threads`` in the file.
 
 msgspec, which the messages use too, converts the values: strictly where the file has types of its own, and
 from text elsewhere. Nothing here knows a daemon: its sections are in its ``settings.py``, the
-broker's address in `transport.arguments`, logs in `daemon.logs`. What cannot be used is a `UsageError`.
+broker's address in `transport.arguments`, logs in `daemon.logs`. A value that cannot be used is a `UsageError`.
 """
 
 from flexspec_mq.settings.declare import Complaint, Program, Section, Setting, complaint, verify

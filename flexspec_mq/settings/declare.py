@@ -1,4 +1,4 @@
-"""What a setting is, and the rules that its values keep."""
+"""Declaration of a setting, and the rules that its values keep."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Setting:
     """Metadata of a section's field: ``threads: Annotated[int, Setting(help="torch threads", least=1)] = 1``.
 
     Attributes:
-        help: what it is, for people; with the unit where the words need it.
-        unit: of the value, for messages.
+        help: text for people; with the unit where the words need it.
+        unit: the value's unit, for messages.
         least: smallest value.
         above: the value is larger than this.
         most: largest value.
@@ -40,7 +40,7 @@ class Setting:
         replaces: another key that this one stands in for; a value for either hides those for both from
             sources of lower precedence.
         metavar: stands for the value in the help.
-        path_unless: of a string that may be a path: words that it may be instead. In a file it is relative to that if
+        path_unless: words that a string may be which else is a path. In a file it is relative to that if
             it begins with a dot or lies there; else it may be a name on the model hub, a URL or a key. None for
             strings that are no path.
     """
@@ -61,7 +61,7 @@ class Setting:
     path_unless: tuple[str, ...] | None = None
 
     def complaint(self, key: str, value: Any) -> Complaint | None:
-        """What is wrong with a value of the right type; None if nothing is, or if there is no value."""
+        """Complaint about a value of the right type; None if all is well, or if there is no value."""
         if value is None:
             return None
         return self._out_of_bounds(key, value) or self._unfit(key, value)
@@ -106,14 +106,14 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One setting of a daemon.
+    """A setting of a daemon.
 
     Attributes:
-        key: in the file.
+        key: name in the file.
         section: field of the daemon's settings that holds it.
-        type: of its value, without the metadata.
-        setting: its metadata.
-        default: its value if nobody gives one; None also if it is drawn for each run.
+        type: type of its value, without the metadata.
+        setting: metadata of the field.
+        default: value if nobody gives one; None also if it is drawn for each run.
     """
 
     key: str
@@ -149,7 +149,7 @@ class Program(Generic[C]):
 
     @property
     def prefix(self) -> str:
-        """Of its variables in the environment."""
+        """Prefix of its variables in the environment."""
         return f"FLEXSPEC_{self.name.upper()}_"
 
     def variable(self, key: str) -> str:
@@ -215,7 +215,7 @@ class Section:
 
 
 def complaint(check: Callable[..., object], *values: object) -> Complaint | None:
-    """What a function that raises `UsageError` has to say about values; for `Setting.check`."""
+    """Complaint of a function that raises `UsageError` about a value; for `Setting.check`."""
     try:
         check(*values)
     except UsageError as error:

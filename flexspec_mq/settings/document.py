@@ -15,11 +15,11 @@ from flexspec_mq.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says.
+    """Contents of a settings file.
 
     Attributes:
         path: as it was given.
-        values: by key.
+        values: value of each key.
         text: all of it.
     """
 

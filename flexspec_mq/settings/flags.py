@@ -57,10 +57,10 @@ def add_flags(
     """Add ``--config`` and a flag for each setting.
 
     Args:
-        parser: of a command.
+        parser: a command's.
         program: whose settings they are.
         titles: headings of sections in the help; a section without one has none.
-        defaults: of settings that have others in this command.
+        defaults: values of settings that have others in this command.
         without: keys that mean nothing to this command; a file may hold them all the same.
         inner: the parser is of a subcommand, and an outer one has the same flags.
     """
@@ -103,13 +103,13 @@ def add_flags(
 
 
 def explained(program: Program[Any], entry: Entry, own: bool, default: Any) -> str:
-    """What the help says of a setting: what it is, its default and its variable.
+    """Help text of a setting: what it is, its default and its variable.
 
     Args:
         program: whose it is.
         entry: the setting.
         own: whether the command has a default of its own.
-        default: that default, or the usual one.
+        default: value to tell, or the usual one.
     """
     words = entry.setting.default if entry.setting.default and not own else shown(default)
     choices = f": {', '.join(entry.setting.choices)}" if entry.setting.choices else ""

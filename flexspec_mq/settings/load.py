@@ -34,9 +34,9 @@ class Loaded(Generic[C]):
     Attributes:
         settings: all sections, checked.
         program: whose they are.
-        values: by key; of those that are drawn for each run, None.
-        origins: by key.
-        file: that was read, if any was.
+        values: value of each key; None for those that are drawn for each run.
+        origins: origin of each key.
+        file: path of the file that was read, if any was.
     """
 
     settings: C

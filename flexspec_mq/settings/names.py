@@ -23,8 +23,8 @@ def named_after_user(loaded: Loaded[C], section: str, kind: str) -> Loaded[C]:
     """Settings of a daemon that was given no name of its own: it is named as its MQTT user, if there is one.
 
     Args:
-        loaded: of a daemon with a section ``link``.
-        section: that holds the name.
+        loaded: settings of a daemon with a section ``link``.
+        section: name of the section that holds the name.
         kind: ``edge`` or ``worker``, which is also the key of the name.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What is in force and where each value comes from, without secrets."""
+"""Settings in force and where each value comes from, without secrets."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def as_table(loaded: Loaded[Any]) -> str:
 
 
 def as_json(loaded: Loaded[Any]) -> str:
-    """One JSON object on a line, for programs."""
+    """A JSON object on a line, for programs."""
     settings = {
         key: {
             "value": _plain(value),
