@@ -14,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from flexspec_mq.daemon.probes import Page
-from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.refusals import KeyReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,7 +130,7 @@ class _Counters(Collector):
         unbelieved = CounterMetricFamily(
             "flexspec_worker_unbelieved", "Messages that its keys do not vouch for", labels=["reason"]
         )
-        for reason in Reason:
+        for reason in KeyReason:
             unbelieved.add_metric([reason], self._worker.refused.get(reason, 0))
         yield unbelieved
         yield _total("tokens", "Tokens decided", counters.decided)

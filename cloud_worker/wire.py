@@ -8,7 +8,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
+from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
 from flexspec_mq.transport.base import Subscription
 from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
 
@@ -39,7 +39,7 @@ class WorkerWire:
     def __init__(self, settings: WorkerSettings, most_tokens: int) -> None:
         self._name = settings.worker
         self._codec = Codec(most_tokens)
-        self.refusals = Refusals()
+        self.refusals = KeyRefusals()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
         self.keys = keys_of(settings)
 
@@ -66,10 +66,10 @@ class WorkerWire:
         """
         if self.keys is None:
             return self._read(payload)
-        made = self.keys.unwrap(edge, version, payload, now)
-        message = self._read(made.plain)
-        if message.session != made.session:
-            raise KeysRefused(Reason.FORGED, f"it speaks of session {message.session} under another's key")
+        plain, session = self.keys.unwrap(edge, version, payload, now)
+        message = self._read(plain)
+        if message.session != session:
+            raise KeysRefused(KeyReason.FORGED, f"it speaks of session {message.session} under another's key")
         return message
 
     def encode(self, edge: str, message: Verdict | Error, now: float) -> bytes | None:
@@ -95,9 +95,9 @@ class WorkerWire:
         That is never believed by a device that has keys. It asks for the key that is missing, or tells a device
         without keys why its open is of no use.
         """
-        if error.reason is Reason.NO_KEY and self.keys is not None:
+        if error.reason is KeyReason.NO_KEY and self.keys is not None:
             return self.keys.wanted(edge, payload, now)
-        message = self._unkeyed(payload) if error.reason is Reason.UNKEYED else None
+        message = self._unkeyed(payload) if error.reason is KeyReason.UNKEYED else None
         if message == NO_SESSION:
             return None
         self.refusals.refused(f"edge {edge}", error, now)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.interface import Engine, Memory, StepResult
     from cloud_worker.settings import WorkerSettings
     from cloud_worker.versions.follower import FamilyFollower
-    from flexspec_mq.keys.refusals import Reason
+    from flexspec_mq.keys.refusals import KeyReason
     from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.base import Link, LinkFactory
 
@@ -169,7 +169,7 @@ class CloudWorker:
         return "draining" if self.machine.draining else ""
 
     @property
-    def refused(self) -> Mapping[Reason, int]:
+    def refused(self) -> Mapping[KeyReason, int]:
         """Messages that were not believed, by reason."""
         return self._wire.refusals.counts
 

@@ -40,7 +40,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.models.fingerprint import difference
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
@@ -90,7 +90,7 @@ _FAREWELL = 1.0
 _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
-"""Reason codes that will be the same next time: access rules, topic, size."""
+"""KeyReason codes that will be the same next time: access rules, topic, size."""
 
 
 class EdgeNode:
@@ -189,7 +189,7 @@ class EdgeNode:
         return self._settings.version
 
     @property
-    def refused(self) -> Mapping[Reason, int]:
+    def refused(self) -> Mapping[KeyReason, int]:
         """Messages that were not believed, by reason."""
         return self._wire.refusals.counts
 

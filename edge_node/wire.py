@@ -12,7 +12,7 @@ import msgspec
 from flexspec_mq import topics
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
 from flexspec_mq.errors import LinkRefused, RemoteProtocolError, UsageError, WorkerError
-from flexspec_mq.keys.refusals import KeysRefused, Reason, Refusals
+from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
 from flexspec_mq.transport.base import Outbound, Subscription
 from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
 
@@ -46,7 +46,7 @@ class Wire:
         self._codec = Codec(MAX_VERDICT_TOKENS)
         self._newest = -inf, ""  # when something was refused that could have been an answer, and why
         self.subscriptions = () if keys is None else (Subscription(topics.statement_topic()),)
-        self.refusals = Refusals()
+        self.refusals = KeyRefusals()
 
     def begin(self, session: int, version: str) -> None:
         """Begin a session.
@@ -141,7 +141,7 @@ class Wire:
         foreign = sorted(version for version in ready if version and not serves(version))
         if foreign:
             why = f"worker {worker} may not serve what it says it does: {', '.join(foreign)}"
-            self.refused(topics.worker_status_topic(worker), KeysRefused(Reason.CREDENTIAL, why), now)
+            self.refused(topics.worker_status_topic(worker), KeysRefused(KeyReason.CREDENTIAL, why), now)
         versions = tuple(version for version in status.versions if serves(version.name))
         alone = bool(versions) == bool(status.versions) and serves(status.version)
         return msgspec.structs.replace(status, version=status.version if alone else "", versions=versions)
@@ -171,7 +171,7 @@ class Wire:
 
     def _with_its_words(self, error: KeysRefused, payload: bytes) -> KeysRefused:
         """Add what an error without a key says: it is not believed, but may tell people why nothing better comes."""
-        if error.reason is not Reason.UNKEYED:
+        if error.reason is not KeyReason.UNKEYED:
             return error
         try:
             message = self._codec.decode(payload)
@@ -180,7 +180,7 @@ class Wire:
         if not isinstance(message, Error):
             return error
         says = f"{error.message}, which says in the name of {message.worker}: {message.detail!r}"
-        return KeysRefused(Reason.UNKEYED, says)
+        return KeysRefused(KeyReason.UNKEYED, says)
 
 
 def _check_speaker(sealed: FromWorker, message: Verdict | Error, generation: Generation | None) -> None:
@@ -191,11 +191,11 @@ def _check_speaker(sealed: FromWorker, message: Verdict | Error, generation: Gen
     """
     if message.session != sealed.session:
         why = f"worker {sealed.worker} speaks of session {message.session} under another's key"
-        raise KeysRefused(Reason.FORGED, why)
+        raise KeysRefused(KeyReason.FORGED, why)
     if message.worker not in {None, sealed.worker}:
-        raise KeysRefused(Reason.FORGED, f"worker {sealed.worker} speaks in the name of {message.worker}")
+        raise KeysRefused(KeyReason.FORGED, f"worker {sealed.worker} speaks in the name of {message.worker}")
     if generation is not None and not generation.machine.is_of(sealed.worker, message):
-        raise KeysRefused(Reason.FORGED, f"worker {sealed.worker} speaks in the name of another")
+        raise KeysRefused(KeyReason.FORGED, f"worker {sealed.worker} speaks in the name of another")
 
 
 def wire_of(settings: EdgeSettings, publish: Callable[[Outbound], None] = lambda _: None) -> Wire:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from broker.files import private_folder, read_text, write_private
-from flexspec_mq.errors import BrokerError, UsageError
+from flexspec_mq.errors import BrokerError
 from flexspec_mq.keys.credential import public_key
 from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
 from flexspec_mq.keys.signing import DeploymentKey
@@ -33,7 +33,7 @@ class SecretKeys:
         """Make a key that signs."""
         key = DeploymentKey.generate()
         private_folder(self.folder)
-        write_private(self.signing_path(key.public), key.pem())
+        write_private(self.signing_path(key.public), key.pem().decode())
         return key
 
     def new_opening(self) -> OpeningSecrets:
@@ -56,9 +56,9 @@ class SecretKeys:
         path = self.signing_path(public)
         text = _read(path, "signs who a client is, and who is none any more")
         try:
-            key = DeploymentKey.of_pem(text)
-        except UsageError as error:
-            raise BrokerError(f"{path} cannot be used: {error.message}", hint=_put_back(path)) from error
+            key = DeploymentKey.from_pem(text.encode())
+        except ValueError as error:
+            raise BrokerError(f"{path} cannot be used: it is {error}", hint=_put_back(path)) from error
         if key.public != public:
             raise BrokerError(f"{path} is the key of another deployment", hint=_put_back(path))
         return key

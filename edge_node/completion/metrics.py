@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from flexspec_mq.catalogue.refusals import Reason
-from flexspec_mq.keys.refusals import Reason as NotBelieved
+from flexspec_mq.keys.refusals import KeyReason as NotBelieved
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

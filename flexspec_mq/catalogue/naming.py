@@ -1,14 +1,18 @@
-"""What the names of a family mean: which version a request's `model` asks for."""
+"""What the names of a family mean: which version a request's `model` asks for, and what holds for every catalogue."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 
-from flexspec_mq.catalogue.invariants import CANARY, CHANNELS, STABLE
 from flexspec_mq.errors import UsageError
-from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
+from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, VersionState
 
+STABLE = "stable"
+CANARY = "canary"
+CHANNELS = (STABLE, CANARY)
+"""Names of a family's channels; no version may go by one of them."""
 _CHANNEL = {STABLE: VersionState.STABLE, CANARY: VersionState.CANARY}
 
 
@@ -83,3 +87,22 @@ def _in_state(catalogue: Catalogue, state: VersionState) -> Sequence[CatalogueVe
 
 def _known(catalogue: Catalogue) -> str:
     return f"there are {', '.join(names(catalogue))}"
+
+
+def fault_of(body: KeySet | Catalogue) -> str:
+    """What is wrong with a key set or catalogue beyond the bounds of its type, in one line; empty if nothing is."""
+    if isinstance(body, KeySet):
+        if len(set(body.keys)) < len(body.keys):
+            return "a key is in the key set twice"
+        if body.threshold > len(body.keys):
+            return f"the key set asks for {body.threshold} signatures and has {len(body.keys)} keys"
+        return ""
+    names = Counter(version.name for version in body.versions)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        return f"version {twice[0]} is in the catalogue twice"
+    taken = [name for name in (body.family, *CHANNELS) if name in names]
+    if taken:
+        return f"a version is called {taken[0]}, which means the family or a channel of it"
+    stables = sum(version.state is VersionState.STABLE for version in body.versions)
+    return "" if stables == 1 else f"the catalogue has {stables} stable versions, not one"

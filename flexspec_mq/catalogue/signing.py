@@ -15,17 +15,11 @@ from pathlib import Path
 from typing import Any, Final, Generic, Self, TypeVar
 
 import msgspec
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
 
-from flexspec_mq.catalogue.invariants import fault_of
+from flexspec_mq.catalogue.naming import fault_of
 from flexspec_mq.catalogue.refusals import Reason, SignedRefused
+from flexspec_mq.daemon.files import read_private, sync
+from flexspec_mq.ed25519 import SigningKey, verifies
 from flexspec_mq.errors import LocalProtocolError, UsageError
 from schemas.catalogue import FORMAT, KEY_ID, MAX_KEYS, MAX_PAYLOAD, Catalogue, KeySet, Signed
 
@@ -35,86 +29,53 @@ DOMAINS: Final[dict[type, bytes]] = {KeySet: b"flexspec key set 1\0", Catalogue:
 _TITLES: Final[dict[type, str]] = {KeySet: "key set", Catalogue: "catalogue"}
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _MAX_KEY_FILE = 4096
+_KEYGEN = "`flexspec head keygen` makes one"
+_PUBLIC = "a public key is 64 hex digits; `flexspec head keygen` shows it"
 _UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 class _Beginning(msgspec.Struct, array_like=True):
-    """Of every body, in whatever format the rest is."""
+    """The first fields of every body, in whatever format the rest is."""
 
     format: int
     family: str
 
 
-class PrivateKey:
-    """An Ed25519 key that signs. Its file is PEM in PKCS #8, for its owner only."""
-
-    def __init__(self, key: Ed25519PrivateKey) -> None:
-        self._key = key
-        self.public = key.public_key().public_bytes_raw()
-
-    def __repr__(self) -> str:
-        return f"PrivateKey(public={self.public.hex()})"
-
-    @classmethod
-    def generate(cls) -> Self:
-        """A new one."""
-        return cls(Ed25519PrivateKey.generate())
+class PrivateKey(SigningKey):
+    """A key that signs catalogues or key sets, in a file for its owner only."""
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read one.
+        """Read a key.
 
         Raises:
             UsageError: the file cannot be read, others may read it, or it holds no such key.
         """
+        leaked = "make another key if somebody may have read it"
+        data = read_private(path, _MAX_KEY_FILE, "key", lacking=_KEYGEN, leaked=leaked)
         try:
-            with path.open("rb") as file:
-                mode = os.fstat(file.fileno()).st_mode
-                data = file.read(_MAX_KEY_FILE)
-        except OSError as error:
-            raise UsageError(
-                f"the key in {path} cannot be read: {error}", hint="`flexspec head keygen` makes one"
-            ) from error
-        if mode & 0o077:
-            raise UsageError(
-                f"others than its owner may read or write the key in {path}",
-                hint=f"chmod 600 {path}; and make another key if somebody may have read it",
-            )
-        try:
-            key = load_pem_private_key(data, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise UsageError(
-                f"{path} holds no private key in PEM without a passphrase: {error}",
-                hint="`flexspec head keygen` makes one",
-            ) from error
-        if not isinstance(key, Ed25519PrivateKey):
-            raise UsageError(f"the key in {path} is none of Ed25519", hint="`flexspec head keygen` makes one")
-        return cls(key)
+            return cls.from_pem(data)
+        except ValueError as error:
+            raise UsageError(f"{path} holds {error}", hint=_KEYGEN) from error
 
     def save(self, path: Path) -> None:
-        """Write it into a new file that only its owner can read.
+        """Write the key into a new file that only its owner can read.
 
         Raises:
             UsageError: there is a file already, or none can be made.
         """
-        text = self._key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
+                file.write(self.pem())
+            sync(path)
         except OSError as error:
             if path.exists():
                 raise UsageError(
                     f"{path} is there already", hint="a key is never overwritten; give another file"
                 ) from error
             raise UsageError(f"no key can be written to {path}: {error}", hint="give another file") from error
-
-    def sign(self, data: bytes) -> bytes:
-        """64 bytes, the same ones each time."""
-        return self._key.sign(data)
 
 
 def read_public(value: str) -> bytes:
@@ -130,24 +91,20 @@ def read_public(value: str) -> bytes:
                 text = file.read(_MAX_KEY_FILE).decode("ascii", "replace").strip()
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"{value!r} is neither a public key nor a file that can be read: {error}",
-                hint="a public key is 64 hex digits; `flexspec head keygen` shows it",
+                f"{value!r} is neither a public key nor a file that can be read: {error}", hint=_PUBLIC
             ) from error
     if not _HEX.fullmatch(text):
-        raise UsageError(
-            f"{value} holds no public key",
-            hint="a public key is 64 hex digits; `flexspec head keygen` shows it",
-        )
+        raise UsageError(f"{value} holds no public key", hint=_PUBLIC)
     return bytes.fromhex(text)
 
 
 def key_id(public: bytes) -> bytes:
-    """What a signature names its key by: the first bytes of the SHA-256 of the public key."""
+    """The id by which a signature names its key: the first bytes of the SHA-256 of the public key."""
     return hashlib.sha256(public).digest()[:KEY_ID]
 
 
 def encode(body: KeySet | Catalogue) -> bytes:
-    """The bytes that are signed.
+    """Encode a body as the bytes that are signed.
 
     Raises:
         UsageError: it breaks the bounds of its type or an invariant, so that nobody would accept it.
@@ -163,7 +120,7 @@ def encode(body: KeySet | Catalogue) -> bytes:
 
 
 def seal(body: KeySet | Catalogue, keys: Sequence[PrivateKey]) -> bytes:
-    """What is published: a body with a signature of each key.
+    """Encode what is published: a body with a signature of each key.
 
     Raises:
         UsageError: nobody would accept the body, or it is too long.
@@ -187,18 +144,18 @@ def seal(body: KeySet | Catalogue, keys: Sequence[PrivateKey]) -> bytes:
 
 
 def cosigned(payload: bytes, kind: type[Body], family: str, keys: Sequence[PrivateKey]) -> bytes:
-    """A signed message with signatures of more keys.
+    """Add signatures of more keys to a signed message.
 
     Raises:
         SignedRefused: it cannot be read.
         UsageError: with them it would have too many.
     """
-    found = opened(payload, kind, family)
-    data = DOMAINS[kind] + found.signed
+    message = opened(payload, kind, family)
+    data = DOMAINS[kind] + message.signed
     ours: dict[bytes, bytes] = {key_id(key.public): key.sign(data) for key in keys}
-    others: tuple[bytes, ...] = tuple(one for one in found.signatures if one[:KEY_ID] not in ours)
+    others: list[bytes] = [signature for signature in message.signatures if signature[:KEY_ID] not in ours]
     signatures = (*others, *(name + signature for name, signature in ours.items()))
-    signed = msgspec.msgpack.encode(Signed(found.signed, signatures))
+    signed = msgspec.msgpack.encode(Signed(message.signed, signatures))
     if len(signatures) > MAX_KEYS or len(signed) > MAX_PAYLOAD:
         raise UsageError(
             f"the {_TITLES[kind]} would have {len(signatures)} signatures and {len(signed)} bytes",
@@ -212,8 +169,8 @@ class Opened(Generic[Body]):
     """A message that was read, and whose signatures nobody has looked at.
 
     Attributes:
-        payload: as it came.
-        signed: the bytes under the signatures, without their domain.
+        payload: bytes as they came.
+        signed: bytes under the signatures, without their domain.
         body: what they say.
     """
 
@@ -229,7 +186,7 @@ class Opened(Generic[Body]):
         valid = set()
         for signature in self.signatures:
             key = by_id.get(signature[:KEY_ID])
-            if key is not None and key not in valid and _verifies(key, signature[KEY_ID:], data):
+            if key is not None and key not in valid and verifies(key, signature[KEY_ID:], data):
                 valid.add(key)
         return len(valid)
 
@@ -238,9 +195,9 @@ def opened(payload: bytes, kind: type[Body], family: str) -> Opened[Body]:
     """Read a message without a look at who signed it.
 
     Args:
-        payload: as it came, of any length.
-        kind: what it should be.
-        family: that it should be of.
+        payload: bytes as they came, of any length.
+        kind: type that it should have.
+        family: family that it should be of.
 
     Raises:
         SignedRefused: it is empty, too long, no such message, of another format or of another family.
@@ -284,35 +241,27 @@ def open_signed(
     """Read a message that enough of these keys have signed.
 
     Args:
-        payload: as it came, of any length.
-        kind: what it should be.
-        family: that it should be of.
+        payload: bytes as they came, of any length.
+        kind: type that it should have.
+        family: family that it should be of.
         keys: public keys that count.
         threshold: how many of them must have signed.
 
     Raises:
         SignedRefused: it cannot be read, or too few have signed it.
     """
-    found = opened(payload, kind, family)
-    signers = found.signers(keys)
+    message = opened(payload, kind, family)
+    signers = message.signers(keys)
     if signers < threshold:
         raise SignedRefused(
             Reason.SIGNATURE,
             f"the {_TITLES[kind]} of {family} has {signers} valid signatures of keys that count, not {threshold}",
         )
-    return found
-
-
-def _verifies(key: bytes, signature: bytes, data: bytes) -> bool:
-    try:
-        Ed25519PublicKey.from_public_bytes(key).verify(signature, data)
-    except (InvalidSignature, ValueError):  # the latter of bytes that are no key
-        return False
-    return True
+    return message
 
 
 def _short(value: Any) -> Any:
-    """As lists, without the last fields that hold their defaults."""
+    """Turn structs into lists, without the last fields that hold their defaults."""
     if isinstance(value, tuple):
         return [_short(item) for item in value]
     if not isinstance(value, msgspec.Struct):

@@ -11,7 +11,7 @@ long-term keys be stolen later.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 import msgspec
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 
 KEY: Final = 32
 """Bytes of a key that tags or seals."""
@@ -28,14 +28,14 @@ _OPENING, _SESSION = "flexspec opening 1", "flexspec session 1"
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """What both sides mean by a session.
+class SessionContext:
+    """What both sides mean by a session, which goes into the derivation of its keys.
 
     Attributes:
         edge: name of the device.
         device: serial of its credential.
         version: target version.
-        number: of the session, at that device.
+        number: number of the session, at that device.
         ephemeral: the device's X25519 public key for this session alone.
         sealed: whether messages are sealed, or tagged only.
     """
@@ -47,44 +47,28 @@ class Session:
     ephemeral: bytes
     sealed: bool
 
-    def _context(self) -> tuple[object, ...]:
-        return (self.edge, self.device, self.version, self.number, self.ephemeral, self.sealed)
-
     def opening_key(self, shares: tuple[bytes, bytes], opening: bytes) -> bytes:
-        """The key of opens, device → workers of the version.
+        """Key of opens, device → workers of the version.
 
         Args:
-            shares: of the version's opening key with the device's ephemeral key, and with its long-term key.
+            shares: shares of the version's opening key with the device's ephemeral key, and with its long-term key.
             opening: public opening key of the version.
         """
-        return _derived(_OPENING, shares, (*self._context(), opening), KEY)
+        return _derived(_OPENING, shares, (*astuple(self), opening), KEY)
 
     def session_keys(
         self, shares: tuple[bytes, bytes, bytes], worker: str, serial: bytes, ephemeral: bytes
-    ) -> SessionKeys:
-        """The keys with one worker.
+    ) -> tuple[bytes, bytes]:
+        """Keys with one worker: of what the device sends, and of what the worker sends.
 
         Args:
-            shares: of device's long-term × worker's ephemeral, ephemeral × long-term, ephemeral × ephemeral.
-            worker: its name.
-            serial: of its credential.
+            shares: device's long-term × worker's ephemeral, ephemeral × long-term, ephemeral × ephemeral.
+            worker: name of the worker.
+            serial: serial of its credential.
             ephemeral: its X25519 public key for this session alone.
         """
-        keys = _derived(_SESSION, shares, (*self._context(), worker, serial, ephemeral), 2 * KEY)
-        return SessionKeys(keys[:KEY], keys[KEY:])
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class SessionKeys:
-    """Of a device and a worker, 32 bytes each.
-
-    Attributes:
-        up: of what the device sends.
-        down: of what the worker sends.
-    """
-
-    up: bytes
-    down: bytes
+        keys = _derived(_SESSION, shares, (*astuple(self), worker, serial, ephemeral), 2 * KEY)
+        return keys[:KEY], keys[KEY:]
 
 
 def share(private: X25519PrivateKey, public: bytes) -> bytes:
@@ -96,7 +80,7 @@ def share(private: X25519PrivateKey, public: bytes) -> bytes:
     try:
         return private.exchange(X25519PublicKey.from_public_bytes(public))
     except ValueError as error:
-        raise KeysRefused(Reason.FORGED, "a public key is of small order") from error
+        raise KeysRefused(KeyReason.FORGED, "a public key is of small order") from error
 
 
 def _derived(label: str, shares: tuple[bytes, ...], context: tuple[object, ...], size: int) -> bytes:

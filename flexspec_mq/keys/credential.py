@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.keys.signing import DeploymentKey, read_signed
 from schemas.statement import MAX_CREDENTIAL, SERIAL, Key, Serial
 
@@ -108,4 +108,4 @@ def read_credential(data: bytes, deployment: bytes) -> Credential:
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.
     """
-    return read_signed(Credential, data, deployment, DOMAIN, Reason.CREDENTIAL, MAX_CREDENTIAL)
+    return read_signed(Credential, data, deployment, DOMAIN, KeyReason.CREDENTIAL, MAX_CREDENTIAL)

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.agreement import Session, share
+from flexspec_mq.keys.agreement import SessionContext, share
 from flexspec_mq.keys.credential import Credential, KeyRole
 from flexspec_mq.keys.envelope import (
     Cipher,
@@ -23,7 +23,7 @@ from flexspec_mq.keys.envelope import (
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.keyring import Keyring, Peer
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.trust import Trust
 from schemas.messages import Close, Draft, Open, Poll
 
@@ -40,8 +40,9 @@ class FromWorker:
     """A message that a worker of the session made.
 
     Attributes:
-        plain: payload for the codec. The message must be of `session`, and name no other worker.
-        worker: who made it.
+        plain: payload for the codec.
+        session: session that its message must be of.
+        worker: name of the worker; the message must name no other.
     """
 
     plain: bytes
@@ -53,11 +54,11 @@ class EdgeKeys:
     """The keys of a device.
 
     Args:
-        identity: of the device.
-        seal: else messages are tagged only, and who runs the broker reads them.
+        identity: identity of the device.
+        seal: whether to seal messages; else they are tagged only, and who runs the broker reads them.
 
     Attributes:
-        trust: whom it believes.
+        trust: decides whom it believes.
     """
 
     def __init__(self, identity: KeyIdentity, *, seal: bool = True) -> None:
@@ -71,11 +72,7 @@ class EdgeKeys:
         self.trust.on_change = self._take_up
 
     def begin(self, session: int, version: str) -> None:
-        """A session begins: draw its keys.
-
-        Args:
-            session: its number, which none has that is not over.
-            version: target version of the session, for life.
+        """Draw the keys of a session that begins, by its number and target version.
 
         Raises:
             UsageError: the deployment has no opening key for the version.
@@ -90,9 +87,9 @@ class EdgeKeys:
         A close to a worker whose key is not known goes under the opening key too: it holds nothing of the text.
 
         Args:
-            message: that `plain` holds.
+            message: the message.
             worker: to whom it goes; None is any of the version.
-            plain: payload of the codec.
+            plain: payload of the codec that holds it.
             now: seconds.
 
         Raises:
@@ -101,18 +98,20 @@ class EdgeKeys:
         """
         ring = self._ring(message.session, now)
         if ring is None:
-            raise KeysRefused(Reason.NO_KEY, f"session {message.session} is none of ours")
+            raise KeysRefused(KeyReason.NO_KEY, f"session {message.session} is none of ours")
         peer = None if worker is None or isinstance(message, Open) else ring.with_worker(worker)
         if peer is None and worker in ring.revoked:
-            raise KeysRefused(Reason.REVOKED, f"worker {worker} was revoked")
+            raise KeysRefused(KeyReason.REVOKED, f"worker {worker} was revoked")
         if isinstance(message, _BATCHES) and worker is not None:
             if peer is None:
-                raise KeysRefused(Reason.NO_KEY, f"session {message.session} has no key with worker {worker}")
+                raise KeysRefused(
+                    KeyReason.NO_KEY, f"session {message.session} has no key with worker {worker}"
+                )
             ring.newest = (worker, message)
         return self._introduced(ring, plain) if peer is None else self._enveloped(ring, peer.up, plain)
 
     def ended(self, session: int, now: float) -> None:
-        """A session is over. Its keys are kept a while, for workers that still hold it."""
+        """Note that a session is over. Its keys are kept a while, for workers that still hold it."""
         ring = self._rings.pop(session, None)
         if ring is not None:
             ring.newest = None
@@ -121,7 +120,7 @@ class EdgeKeys:
 
     @staticmethod
     def wanted(payload: bytes) -> int | None:
-        """The session whose key a worker says that it lacks; None of any other payload."""
+        """The session whose key a worker says that it lacks; None for any other payload."""
         return wanted_session(payload)
 
     def poll_for_key(self, session: int, now: float) -> tuple[str, Poll] | None:
@@ -139,17 +138,9 @@ class EdgeKeys:
             return None
         ring.asked_at = now + _SPACING
         (worker, newest), ring.newest = ring.newest, None
-        return worker, Poll(
-            session,
-            newest.attempt,
-            newest.seq,
-            newest.have,
-            -newest.have,
-            0,
-            (),
-            newest.ahead,
-            newest.worker_draft,
-        )
+        have, ahead = newest.have, newest.ahead
+        poll = Poll(session, newest.attempt, newest.seq, have, -have, 0, (), ahead, newest.worker_draft)
+        return worker, poll
 
     def introduced(self, session: int, plain: bytes) -> bytes:
         """Put what `poll_for_key` gave under the opening key, with what is needed to compute the session's key."""
@@ -162,15 +153,15 @@ class EdgeKeys:
             KeysRefused: no worker that may serve the session has made it for this session, or it was taken before.
         """
         if not is_keyed(payload):
-            raise KeysRefused(Reason.UNKEYED, "a message without a key")
+            raise KeysRefused(KeyReason.UNKEYED, "a message without a key")
         envelope = read_envelope(payload)
         ring = self._ring(envelope.session, now)
         if ring is None:
-            raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} is none of ours")
+            raise KeysRefused(KeyReason.NO_KEY, f"session {envelope.session} is none of ours")
         if envelope.sealed is not self._seal:
             how = ("tagged", "sealed") if self._seal else ("sealed", "tagged")
             raise KeysRefused(
-                Reason.FORGED, f"session {envelope.session}: it is {how[0]}, and ours are {how[1]}"
+                KeyReason.FORGED, f"session {envelope.session}: it is {how[0]}, and ours are {how[1]}"
             )
         peer, plain = self._opened(ring, envelope)
         peer.replays.take(envelope.counter)
@@ -183,11 +174,11 @@ class EdgeKeys:
             KeysRefused: it is none of this worker that the deployment has signed and not revoked.
         """
         if not shown:
-            raise KeysRefused(Reason.CREDENTIAL, f"the status of worker {worker} shows no credential")
+            raise KeysRefused(KeyReason.CREDENTIAL, f"the status of worker {worker} shows no credential")
         credential = self.trust.believed(shown, KeyRole.WORKER)
         if credential.name != worker:
             why = f"the status of worker {worker} shows the credential of {credential.name}"
-            raise KeysRefused(Reason.CREDENTIAL, why)
+            raise KeysRefused(KeyReason.CREDENTIAL, why)
         return credential
 
     def _ring(self, session: int, now: float) -> Keyring | None:
@@ -201,7 +192,7 @@ class EdgeKeys:
                 hint="`flexspec-broker add-worker --version` makes one, for a worker that serves the version",
             )
         private = X25519PrivateKey.generate()
-        meant = Session(
+        meant = SessionContext(
             self._name,
             self._identity.credential.serial,
             version,
@@ -211,7 +202,7 @@ class EdgeKeys:
         )
         return Keyring(meant, private, self._opening(meant, private, opening))
 
-    def _opening(self, meant: Session, private: X25519PrivateKey, opening: bytes) -> Cipher:
+    def _opening(self, meant: SessionContext, private: X25519PrivateKey, opening: bytes) -> Cipher:
         shares = share(private, opening), share(self._private, opening)
         return cipher(meant.opening_key(shares, opening), sealed=self._seal)
 
@@ -225,13 +216,8 @@ class EdgeKeys:
     ) -> bytes:
         """One counter for all keys of a session: a key that is computed anew goes on where it was."""
         ring.sent += 1
-        return enveloped(
-            key,
-            plain,
-            session=ring.session.number,
-            counter=ring.sent,
-            introduction=introduction,
-        )
+        number = ring.session.number
+        return enveloped(key, plain, session=number, counter=ring.sent, introduction=introduction)
 
     def _opened(self, ring: Keyring, envelope: Envelope) -> tuple[Peer, bytes]:
         introduction = envelope.introduction
@@ -242,12 +228,12 @@ class EdgeKeys:
             return known, envelope.opened(known.down)
         if introduction.key in ring.over:
             raise KeysRefused(
-                Reason.REPLAYED, f"session {envelope.session}: from an earlier life of its worker"
+                KeyReason.REPLAYED, f"session {envelope.session}: from an earlier life of its worker"
             )
         credential = self.trust.believed(introduction.credential, KeyRole.WORKER)
         if not credential.serves(ring.session.version):
             raise KeysRefused(
-                Reason.CREDENTIAL, f"worker {credential.name} may not serve version {ring.session.version}"
+                KeyReason.CREDENTIAL, f"worker {credential.name} may not serve version {ring.session.version}"
             )
         peer = self._met(ring, credential, introduction.key)
         plain = envelope.opened(peer.down)
@@ -257,7 +243,7 @@ class EdgeKeys:
     def _opened_by_known(self, ring: Keyring, envelope: Envelope) -> tuple[Peer, bytes]:
         """The newest keys first: others are for verdicts that were under way while the session went elsewhere."""
         if not ring.peers:
-            raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} has no key with a worker yet")
+            raise KeysRefused(KeyReason.NO_KEY, f"session {envelope.session} has no key with a worker yet")
         for peer in reversed(ring.peers.values()):
             try:
                 return peer, envelope.opened(peer.down)
@@ -265,7 +251,7 @@ class EdgeKeys:
                 continue
         kind = "seal" if envelope.sealed else "tag"
         raise KeysRefused(
-            Reason.FORGED, f"session {envelope.session}: its {kind} is none of a worker of this session"
+            KeyReason.FORGED, f"session {envelope.session}: its {kind} is none of a worker of this session"
         )
 
     def _met(self, ring: Keyring, credential: Credential, ephemeral: bytes) -> Peer:
@@ -275,7 +261,7 @@ class EdgeKeys:
             share(ring.private, ephemeral),
         )
         keys = ring.session.session_keys(shares, credential.name, credential.serial, ephemeral)
-        up, down = (cipher(key, sealed=self._seal) for key in (keys.up, keys.down))
+        up, down = (cipher(key, sealed=self._seal) for key in keys)
         return Peer(credential.name, credential.serial, up, down)
 
     def _take_up(self) -> None:

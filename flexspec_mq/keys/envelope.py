@@ -21,13 +21,13 @@ from dataclasses import dataclass
 from hashlib import blake2s
 from hmac import compare_digest
 from struct import Struct
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from flexspec_mq.keys.agreement import KEY
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from schemas.messages import KEYED, PROTOCOL_VERSION
 from schemas.statement import MAX_CREDENTIAL
 
@@ -50,8 +50,8 @@ class Introduction:
 
     Attributes:
         key: the sender's X25519 public key for this session alone.
-        credential: of the sender, signed.
-        version: of a device's message: target version of the session.
+        credential: the sender's credential, signed.
+        version: target version of the session, in a device's message.
     """
 
     key: bytes
@@ -59,31 +59,13 @@ class Introduction:
     version: str = ""
 
 
-class Cipher(Protocol):
-    """What tags or seals under one key.
+class Tagger:
+    """A key that tags: keyed BLAKE2s of 8 bytes (RFC 7693).
 
     Attributes:
         key: 32 bytes, of one direction of one session.
-        sealed: else it tags.
+        sealed: whether it seals.
     """
-
-    @property
-    def key(self) -> bytes: ...  # noqa: D102
-
-    @property
-    def sealed(self) -> bool: ...  # noqa: D102
-
-    def protected(self, head: bytes, body: bytes, counter: int) -> bytes:
-        """A payload: head, and content made of the body."""
-        ...
-
-    def body(self, payload: bytes, at: int, counter: int) -> bytes | None:
-        """What was protected, with a head of `at` bytes; None if it was not under this key."""
-        ...
-
-
-class Tagger:
-    """Keyed BLAKE2s of 8 bytes (RFC 7693)."""
 
     sealed: ClassVar[bool] = False
 
@@ -92,23 +74,27 @@ class Tagger:
         self._keyed = blake2s(key=key, digest_size=TAG)
 
     def protected(self, head: bytes, body: bytes, counter: int) -> bytes:  # noqa: ARG002  it is in the head
-        """As of `Cipher`."""
-        said = head + body
-        return said + self._tag(said)
+        """Make a payload: head, and content made of the body."""
+        return head + body + self._tag(head + body)
 
     def body(self, payload: bytes, at: int, counter: int) -> bytes | None:  # noqa: ARG002  it is in the head
-        """As of `Cipher`."""
+        """Read what was protected, behind a head of `at` bytes; None if it was not under this key."""
         right = compare_digest(payload[-TAG:], self._tag(payload[:-TAG]))
         return payload[at:-TAG] if right else None
 
-    def _tag(self, said: bytes) -> bytes:
+    def _tag(self, data: bytes) -> bytes:
         keyed = self._keyed.copy()
-        keyed.update(said)
+        keyed.update(data)
         return keyed.digest()
 
 
 class Sealer:
-    """ChaCha20-Poly1305 (RFC 8439); the head is associated data, the counter the nonce."""
+    """A key that seals: ChaCha20-Poly1305 (RFC 8439); the head is associated data, the counter the nonce.
+
+    Attributes:
+        key: 32 bytes, of one direction of one session.
+        sealed: whether it seals.
+    """
 
     sealed: ClassVar[bool] = True
 
@@ -117,19 +103,22 @@ class Sealer:
         self._aead = ChaCha20Poly1305(key)
 
     def protected(self, head: bytes, body: bytes, counter: int) -> bytes:
-        """As of `Cipher`."""
+        """Make a payload: see `Tagger`."""
         return head + self._aead.encrypt(counter.to_bytes(_NONCE, "little"), body, head)
 
     def body(self, payload: bytes, at: int, counter: int) -> bytes | None:
-        """As of `Cipher`."""
+        """Read what was protected: see `Tagger`."""
         try:
             return self._aead.decrypt(counter.to_bytes(_NONCE, "little"), payload[at:], payload[:at])
         except InvalidTag:
             return None
 
 
+Cipher = Tagger | Sealer
+
+
 def cipher(key: bytes, *, sealed: bool) -> Cipher:
-    """What seals or tags under a key."""
+    """Make a key that seals or tags."""
     return Sealer(key) if sealed else Tagger(key)
 
 
@@ -138,13 +127,13 @@ class Envelope:
     """A payload whose key is not applied yet. Until then nothing of it is to be believed.
 
     Attributes:
-        payload: as it came.
+        payload: bytes as they came.
         at: where its content begins.
-        sealed: else it is tagged.
-        compression: of the plain payload.
-        session: that it says it is of.
-        counter: of messages under its key.
-        introduction: of who says that he sent it.
+        sealed: whether it is sealed, and not tagged.
+        compression: compression of the plain payload.
+        session: number of the session that it claims.
+        counter: counter of messages under its key.
+        introduction: introduction of the sender that it claims.
     """
 
     payload: bytes
@@ -164,7 +153,9 @@ class Envelope:
         body = key.body(self.payload, self.at, self.counter) if key.sealed is self.sealed else None
         if body is None:
             kind = "seal" if self.sealed else "tag"
-            raise KeysRefused(Reason.FORGED, f"session {self.session}: its {kind} is none of the session's")
+            raise KeysRefused(
+                KeyReason.FORGED, f"session {self.session}: its {kind} is none of the session's"
+            )
         return _FLAGS[self.compression] + body
 
 
@@ -174,11 +165,11 @@ def enveloped(
     """Tag or seal a plain payload.
 
     Args:
-        key: of one direction of one session.
-        plain: as the codec made it.
-        session: its number.
-        counter: never the same twice under a key.
-        introduction: where the other side may lack the key.
+        key: key of one direction of one session.
+        plain: payload of the codec.
+        session: number of the session.
+        counter: a number that is never the same twice under a key.
+        introduction: goes where the other side may lack the key.
     """
     kind = (_SEALED if key.sealed else 0) << 4 | plain[0] & 0x0F
     if introduction is None:
@@ -201,12 +192,12 @@ def read_envelope(payload: bytes) -> Envelope:
         KeysRefused: it is cut off, or of a kind that is unknown here.
     """
     if len(payload) < _HEAD.size:
-        raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+        raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
     marker, kind, session = _HEAD.unpack_from(payload)
     flags, compression = kind >> 4, kind & 0x0F
     if marker != MARKER or flags & ~(_SEALED | _INTRODUCED) or compression == KEYED:
         raise KeysRefused(
-            Reason.MALFORMED, f"a payload under keys of kind {kind:#x}", hint="update this program"
+            KeyReason.MALFORMED, f"a payload under keys of kind {kind:#x}", hint="update this program"
         )
     counter, at = _number(payload, _HEAD.size)
     introduction = None
@@ -214,27 +205,25 @@ def read_envelope(payload: bytes) -> Envelope:
         introduction, at = _introduced(payload, at)
     sealed = bool(flags & _SEALED)
     if len(payload) - at <= (SEAL if sealed else TAG):
-        raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+        raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
     return Envelope(payload, at, sealed, compression, session, counter, introduction)
 
 
 def key_wanted(session: int) -> bytes:
-    """What a worker answers that lacks the key of a session."""
+    """The answer of a worker that lacks the key of a session."""
     return _HEAD.pack(MARKER, _WANTED << 4, session)
 
 
 def wanted_session(payload: bytes) -> int | None:
-    """The session of what `key_wanted` made; None of anything else."""
+    """The session in the answer that `key_wanted` makes; None for anything else."""
     if len(payload) != _HEAD.size or payload[:2] != _WANTS:
         return None
     return int.from_bytes(payload[2:], "little")
 
 
 def _introduction(shown: Introduction) -> bytes:
-    version = shown.version.encode("ascii")
-    return b"".join(
-        (shown.key, _varint(len(shown.credential)), shown.credential, bytes((len(version),)), version)
-    )
+    version, size = shown.version.encode("ascii"), _varint(len(shown.credential))
+    return b"".join((shown.key, size, shown.credential, bytes((len(version),)), version))
 
 
 def _varint(number: int) -> bytes:
@@ -253,7 +242,7 @@ def _number(payload: bytes, at: int) -> tuple[int, int]:
     number = 0
     for shift in range(0, 35, 7):
         if at >= len(payload):
-            raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+            raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
         byte = payload[at]
         at += 1
         number |= (byte & 0x7F) << shift
@@ -261,7 +250,7 @@ def _number(payload: bytes, at: int) -> tuple[int, int]:
             if number > MOST_COUNTED or (shift and not byte):
                 break
             return number, at
-    raise KeysRefused(Reason.MALFORMED, "a number in a header is none")
+    raise KeysRefused(KeyReason.MALFORMED, "a number in a header is none")
 
 
 def _introduced(payload: bytes, at: int) -> tuple[Introduction, int]:
@@ -269,19 +258,19 @@ def _introduced(payload: bytes, at: int) -> tuple[Introduction, int]:
     key, at = _piece(payload, at, KEY)
     size, at = _number(payload, at)
     if size > MAX_CREDENTIAL:
-        raise KeysRefused(Reason.MALFORMED, f"a credential of {size} bytes, more than {MAX_CREDENTIAL}")
+        raise KeysRefused(KeyReason.MALFORMED, f"a credential of {size} bytes, more than {MAX_CREDENTIAL}")
     credential, at = _piece(payload, at, size)
     length, at = _piece(payload, at, 1)
     version, at = _piece(payload, at, length[0])
     try:
         return Introduction(key, credential, version.decode("ascii")), at
     except UnicodeDecodeError:
-        raise KeysRefused(Reason.MALFORMED, "the name of a version is none") from None
+        raise KeysRefused(KeyReason.MALFORMED, "the name of a version is none") from None
 
 
 def _piece(payload: bytes, at: int, size: int) -> tuple[bytes, int]:
-    """So many bytes there, and where they end."""
+    """`size` bytes there, and where they end."""
     end = at + size
     if end > len(payload):
-        raise KeysRefused(Reason.MALFORMED, _CUT_OFF)
+        raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
     return payload[at:end], end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Self
@@ -10,6 +9,7 @@ from typing import Annotated, Final, Self
 import msgspec
 from msgspec import Meta
 
+from flexspec_mq.daemon.files import read_private
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.credential import (
     Credential,
@@ -121,17 +121,8 @@ def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIden
     Raises:
         UsageError: the file cannot be read, others may read it, or it is none of these.
     """
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(_MAX_FILE + 1)
-    except OSError as error:
-        raise UsageError(f"the keys in {path} cannot be read: {error}", hint=_HINT) from error
-    if mode & 0o077:
-        raise UsageError(
-            f"others than its owner may read or write the keys in {path}",
-            hint=f"chmod 600 {path}; and `flexspec-broker rotate` if somebody may have read it",
-        )
+    leaked = "`flexspec-broker rotate` if somebody may have read it"
+    data = read_private(path, _MAX_FILE + 1, "keys", lacking=_HINT, leaked=leaked)
     try:
         identity = _identity(data)
     except (msgspec.MsgspecError, ValueError, RecursionError, KeysRefused) as error:

@@ -9,7 +9,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.keys.agreement import Session
+from flexspec_mq.keys.agreement import SessionContext
 from flexspec_mq.keys.envelope import Cipher
 from flexspec_mq.keys.replays import ReplayWindow
 from schemas.messages import Draft, Poll
@@ -43,7 +43,7 @@ class Keyring:
         over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
     """
 
-    session: Session
+    session: SessionContext
     private: X25519PrivateKey
     opening: Cipher
     sent: int = 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from enum import StrEnum
-from math import inf
 
+from flexspec_mq.daemon.log_throttle import LogThrottle
 from flexspec_mq.errors import RemoteProtocolError
 
 _log = logging.getLogger(__name__)
 
 
-class Reason(StrEnum):
+class KeyReason(StrEnum):
     """One word for logs and metrics."""
 
     UNKEYED = "unkeyed"
@@ -36,39 +36,27 @@ class Reason(StrEnum):
 
 
 class KeysRefused(RemoteProtocolError):
-    """Something that is not believed.
+    """A message, credential or statement that is not believed, for a `reason`."""
 
-    Attributes:
-        reason: as counted.
-    """
-
-    def __init__(self, reason: Reason, message: str, *, hint: str = "") -> None:
+    def __init__(self, reason: KeyReason, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
 
 
-class Refusals:
-    """Counts what was not believed, and has the first of each kind logged, then at most one in `every` seconds.
+class KeyRefusals:
+    """Counts what was not believed, and logs the first of each kind, then at most one in ten seconds.
 
     Attributes:
-        counts: by reason.
+        counts: refusals by reason.
     """
 
-    def __init__(self, every: float = 10.0) -> None:
-        self._every = every
-        self._quiet_until: dict[Reason, float] = {}
-        self.counts: Counter[Reason] = Counter()
+    def __init__(self) -> None:
+        self.counts: Counter[KeyReason] = Counter()
+        self._throttle = LogThrottle(every=10.0)
 
     def refused(self, who: str, error: KeysRefused, now: float) -> None:
-        """Something was not believed.
-
-        Args:
-            who: from whom it came, as far as that is known.
-            error: why.
-            now: seconds.
-        """
+        """Note that something was not believed that came from `who`, as far as that is known."""
         reason = error.reason
         self.counts[reason] += 1
-        if now >= self._quiet_until.get(reason, -inf):
-            self._quiet_until[reason] = now + self._every
+        if self._throttle.due("", reason, now):
             _log.warning("refused, %s: %s: %s (%d so far)", reason, who, error.message, self.counts[reason])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 
 WIDTH: Final = 1024
 """How far behind the newest a message may come and still be told from a copy."""
@@ -31,6 +31,6 @@ class ReplayWindow:
             return
         if -ahead >= WIDTH or self._taken >> -ahead & 1:
             raise KeysRefused(
-                Reason.REPLAYED, f"message {counter} of its sender, after {self._newest}, again"
+                KeyReason.REPLAYED, f"message {counter} of its sender, after {self._newest}, again"
             )
         self._taken |= 1 << -ahead

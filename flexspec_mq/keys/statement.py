@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.keys.signing import DeploymentKey, read_signed
 from schemas.statement import FORMAT, MAX_OPENING, MAX_REVOKED, Statement
 
@@ -56,4 +56,4 @@ def read_statement(payload: bytes, deployment: bytes) -> Statement:
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.
     """
-    return read_signed(Statement, payload, deployment, DOMAIN, Reason.STATEMENT, MAX_STATEMENT)
+    return read_signed(Statement, payload, deployment, DOMAIN, KeyReason.STATEMENT, MAX_STATEMENT)

@@ -9,7 +9,7 @@ from typing import Final
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.keys.credential import Credential, KeyRole, read_credential
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.statement import read_statement
 from schemas.statement import Statement
 
@@ -52,7 +52,7 @@ class Trust:
         statement = read_statement(payload, self._deployment)
         if statement.serial <= self.statement.serial:
             raise KeysRefused(
-                Reason.STATEMENT,
+                KeyReason.STATEMENT,
                 f"statement {statement.serial} came, and {self.statement.serial} is known",
                 hint="whoever runs the broker shows an old one; or the deployment's folder was restored from a copy",
             )
@@ -71,7 +71,9 @@ class Trust:
             credential = read_credential(data, self._deployment)
             self._seen.put(data, credential, 0.0)
         if credential.role is not role:
-            raise KeysRefused(Reason.CREDENTIAL, f"the credential of the {credential.role} {credential.name}")
+            raise KeysRefused(
+                KeyReason.CREDENTIAL, f"the credential of the {credential.role} {credential.name}"
+            )
         if credential.serial in self.statement.revoked:
-            raise KeysRefused(Reason.REVOKED, f"the credential of {credential.name} was revoked")
+            raise KeysRefused(KeyReason.REVOKED, f"the credential of {credential.name} was revoked")
         return credential

@@ -9,7 +9,7 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.keys.agreement import Session, share
+from flexspec_mq.keys.agreement import SessionContext, share
 from flexspec_mq.keys.credential import Credential, KeyRole, public_key
 from flexspec_mq.keys.envelope import (
     Cipher,
@@ -22,7 +22,7 @@ from flexspec_mq.keys.envelope import (
     read_envelope,
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.replays import ReplayWindow
 from flexspec_mq.keys.trust import Trust
 
@@ -32,9 +32,9 @@ _KEPT_EVERY: Final = 1.0
 """Seconds after which a session that goes on is noted to do so."""
 _MOST_DEVICES: Final = 4096
 _LEAST_SESSIONS: Final = 128
-"""Of a device whose keys are kept, unless the worker takes more than half as many on; the most silent goes first."""
+"""Sessions of a device whose keys are kept, or twice as many as the worker takes on; the most silent goes first."""
 _MOST_VERSIONS: Final = 64
-"""Whose opening keys are kept at hand."""
+"""Versions whose opening keys are kept at hand."""
 _ASKED, _SPACING = 4096, 0.25
 """Sessions that are remembered as asked for their key, and seconds from one such answer to the next."""
 
@@ -44,11 +44,11 @@ class _Keyring:
     """The keys of one session.
 
     Attributes:
-        introduced: the device has shown that it knows the key.
-        kept_until: when it is forgotten, if nothing comes.
+        introduced: whether the device has shown that it knows the key.
+        kept_until: time at which it is forgotten, if nothing comes.
     """
 
-    session: Session
+    session: SessionContext
     opening: Cipher
     up: Cipher
     down: Cipher
@@ -60,29 +60,17 @@ class _Keyring:
     others: ReplayWindow = field(default_factory=ReplayWindow)
 
 
-@dataclass(frozen=True, slots=True)
-class FromDevice:
-    """A message that the device made.
-
-    Attributes:
-        plain: payload for the codec. The message must be of `session`.
-    """
-
-    plain: bytes
-    session: int
-
-
 class WorkerKeys:
     """The keys of a worker.
 
     Args:
-        identity: of the worker.
+        identity: identity of the worker.
         lease: seconds without a word after which it ends a session.
         capacity: sessions that it takes on.
 
     Attributes:
-        trust: whom it believes.
-        credential: its own, as others are shown it.
+        trust: decides whom it believes.
+        credential: its own credential, signed.
     """
 
     def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
@@ -97,14 +85,17 @@ class WorkerKeys:
         self.trust = Trust(identity)
         self.trust.on_change = self._forget_revoked
 
-    def unwrap(self, edge: str, version: str | None, payload: bytes, now: float) -> FromDevice:
+    def unwrap(self, edge: str, version: str | None, payload: bytes, now: float) -> tuple[bytes, int]:
         """Take a payload.
 
         Args:
             edge: the device that the topic names.
-            version: that the topic names; None on the worker's own topic.
-            payload: as it came.
+            version: the version that the topic names; None on the worker's own topic.
+            payload: bytes as they came.
             now: seconds.
+
+        Returns:
+            The payload for the codec, which the device has made, and the session that its message must be of.
 
         Raises:
             KeysRefused: the device has not made it for this session, or it was taken before. With reason `NO_KEY`,
@@ -112,7 +103,7 @@ class WorkerKeys:
         """
         if not is_keyed(payload):
             raise KeysRefused(
-                Reason.UNKEYED,
+                KeyReason.UNKEYED,
                 "this worker takes messages under keys only",
                 hint="give the device the file of --keys",
             )
@@ -123,29 +114,23 @@ class WorkerKeys:
             ring.opens.take(envelope.counter)
             ring.introduced = False
         elif ring is None:
-            raise KeysRefused(Reason.NO_KEY, f"session {envelope.session} has no key here")
+            raise KeysRefused(KeyReason.NO_KEY, f"session {envelope.session} has no key here")
         else:
             plain = envelope.opened(ring.up)
             ring.others.take(envelope.counter)
             ring.introduced = True
         self._keep(edge, ring, now)
-        return FromDevice(plain, envelope.session)
+        return plain, envelope.session
 
     def wrap(self, edge: str, session: int, plain: bytes, now: float) -> bytes:
-        """Put an answer under the session's key.
-
-        Args:
-            edge: the device.
-            session: its number.
-            plain: payload of the codec.
-            now: seconds.
+        """Put an answer, a payload of the codec, under the session's key with a device.
 
         Raises:
             KeysRefused: the key is not here any more.
         """
         ring = self._ring(edge, session, now)
         if ring is None:
-            raise KeysRefused(Reason.NO_KEY, f"session {session} has no key here any more")
+            raise KeysRefused(KeyReason.NO_KEY, f"session {session} has no key here any more")
         ring.sent += 1
         return enveloped(
             ring.down,
@@ -156,7 +141,7 @@ class WorkerKeys:
         )
 
     def wanted(self, edge: str, payload: bytes, now: float) -> bytes | None:
-        """What to answer to a payload that was refused for want of a key; None if that was said a moment ago."""
+        """The answer to a payload that was refused for want of a key; None if that was said a moment ago."""
         session = read_envelope(payload).session
         if self._asked.get((edge, session), now):
             return None
@@ -192,15 +177,15 @@ class WorkerKeys:
         introduction: Introduction,
         ring: _Keyring | None,
     ) -> tuple[_Keyring, bytes]:
-        """A message under the opening key. The first to open a session is the one that it belongs to."""
+        """Read a message under the opening key. The first to open a session is the one that it belongs to."""
         credential = self.trust.believed(introduction.credential, KeyRole.EDGE)
         if credential.name != edge:
-            raise KeysRefused(Reason.CREDENTIAL, f"the credential of {credential.name}")
+            raise KeysRefused(KeyReason.CREDENTIAL, f"the credential of {credential.name}")
         if version is not None and version != introduction.version:
             raise KeysRefused(
-                Reason.FORGED, f"an open for version {introduction.version} came to those of {version}"
+                KeyReason.FORGED, f"an open for version {introduction.version} came to those of {version}"
             )
-        meant = Session(
+        meant = SessionContext(
             edge,
             credential.serial,
             introduction.version,
@@ -211,7 +196,7 @@ class WorkerKeys:
         if ring is not None:
             if ring.session != meant:
                 raise KeysRefused(
-                    Reason.FORGED, f"session {envelope.session} is here, and was opened by another key"
+                    KeyReason.FORGED, f"session {envelope.session} is here, and was opened by another key"
                 )
             try:
                 return ring, envelope.opened(ring.opening)
@@ -221,7 +206,9 @@ class WorkerKeys:
         opening, plain = self._opened(meant, credential, envelope)
         return self._met(meant, credential, opening), plain
 
-    def _opened(self, meant: Session, credential: Credential, envelope: Envelope) -> tuple[Cipher, bytes]:
+    def _opened(
+        self, meant: SessionContext, credential: Credential, envelope: Envelope
+    ) -> tuple[Cipher, bytes]:
         for private, public in self._openings_of(meant.version):
             shares = share(private, meant.ephemeral), share(private, credential.key)
             opening = cipher(meant.opening_key(shares, public), sealed=meant.sealed)
@@ -231,28 +218,28 @@ class WorkerKeys:
                 continue
         if self.outdated(meant.version):
             raise KeysRefused(
-                Reason.OPENING,
+                KeyReason.OPENING,
                 f"session {envelope.session}: this worker lacks the opening key of {meant.version}",
             )
         raise KeysRefused(
-            Reason.FORGED,
+            KeyReason.FORGED,
             f"session {envelope.session}: not made for an opening key of version {meant.version} that is known here",
             hint="device and worker may have keys of different times: hand out their files again",
         )
 
     def _openings_of(self, version: str) -> tuple[tuple[X25519PrivateKey, bytes], ...]:
         """Private and public opening keys that devices may have used for a version."""
-        found = self._openings.get(version, 0.0)
-        if found is None:
-            found = tuple(
+        openings = self._openings.get(version, 0.0)
+        if openings is None:
+            openings = tuple(
                 (X25519PrivateKey.from_private_bytes(private), public_key(private))
                 for private in self._identity.opening.candidates(version)
             )
-            self._openings.put(version, found, 0.0)
-        return found
+            self._openings.put(version, openings, 0.0)
+        return openings
 
-    def _met(self, meant: Session, credential: Credential, opening: Cipher) -> _Keyring:
-        """An ephemeral key of its own for each session, so that none is ever computed a second time."""
+    def _met(self, meant: SessionContext, credential: Credential, opening: Cipher) -> _Keyring:
+        """Compute the keys of a session, by an ephemeral key of its own, so that none is computed a second time."""
         private = X25519PrivateKey.generate()
         public = private.public_key().public_bytes_raw()
         shares = (
@@ -262,14 +249,11 @@ class WorkerKeys:
         )
         own = self._identity.credential
         keys = meant.session_keys(shares, own.name, own.serial, public)
-        up, down = (cipher(key, sealed=meant.sealed) for key in (keys.up, keys.down))
+        up, down = (cipher(key, sealed=meant.sealed) for key in keys)
         return _Keyring(meant, opening, up, down, public)
 
     def _forget_revoked(self) -> None:
         revoked = self.trust.statement.revoked
-        for edge in self._devices:
-            sessions = self._devices.get(edge, -inf)
-            if sessions is not None:
-                gone = [number for number, ring in sessions.items() if ring.session.device in revoked]
-                for number in gone:
-                    sessions.pop(number)
+        for _, sessions in self._devices.items():  # noqa: PERF102  it has no values()
+            for number in [number for number, ring in sessions.items() if ring.session.device in revoked]:
+                sessions.pop(number)

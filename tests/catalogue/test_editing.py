@@ -19,7 +19,7 @@ from flexspec_mq.catalogue.editing import (
     retire,
     rollback,
 )
-from flexspec_mq.catalogue.invariants import fault_of
+from flexspec_mq.catalogue.naming import fault_of
 from flexspec_mq.catalogue.signing import seal
 from flexspec_mq.errors import UsageError
 from schemas.catalogue import Catalogue, VersionState

@@ -14,7 +14,7 @@ from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Sampling
 from schemas.status import VersionStatus, WorkerStatus
@@ -121,7 +121,7 @@ def test_a_status_counts_for_what_its_credential_names(tmp_path: Path) -> None:
     assert says(pinned, "base") == set()
     assert says(pinned, "base", "v2", "v3") == {"v2"}
     assert says(pinned, "v1", "base") == set()  # it says that it is not ready for the one that it may serve
-    assert wire.refusals.counts == {Reason.CREDENTIAL: 3}
+    assert wire.refusals.counts == {KeyReason.CREDENTIAL: 3}
     assert says(free, "base", "v1", "base") == {"v1", "base"}
     for credential in (
         b"",

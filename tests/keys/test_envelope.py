@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.keys.agreement import Session, share
+from flexspec_mq.keys.agreement import SessionContext, share
 from flexspec_mq.keys.credential import public_key
 from flexspec_mq.keys.envelope import (
     MARKER,
@@ -26,7 +26,7 @@ from flexspec_mq.keys.envelope import (
     read_envelope,
     wanted_session,
 )
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from schemas.messages import Fin, Verdict
 
 GOLDEN = Path(__file__).parent / "golden" / "v1-envelopes.hex"
@@ -48,7 +48,7 @@ def made(*, sealed: bool, introduction: Introduction | None = None, counter: int
 
 def samples() -> dict[str, bytes]:
     mine, theirs = (bytes([first, *range(1, 32)]) for first in (1, 2))
-    session = Session("kitchen", b"serial-1", "base", 7, public_key(mine), sealed=True)
+    session = SessionContext("kitchen", b"serial-1", "base", 7, public_key(mine), sealed=True)
     one = share(X25519PrivateKey.from_private_bytes(mine), public_key(theirs))
     keys = session.session_keys((one, one, one), "w1", b"serial-2", public_key(theirs))
     return {
@@ -58,8 +58,8 @@ def samples() -> dict[str, bytes]:
         "sealed-introduced": made(sealed=True, introduction=INTRODUCTION),
         "key-wanted": key_wanted(0xDEADBEEF),
         "opening-key": session.opening_key((one, one), public_key(theirs)),
-        "session-up": keys.up,
-        "session-down": keys.down,
+        "session-up": keys[0],
+        "session-down": keys[1],
     }
 
 
@@ -83,7 +83,7 @@ def test_who_has_the_key_reads_what_was_meant(
     assert envelope.opened(cipher(key, sealed=sealed)) == plain
     with pytest.raises(KeysRefused) as refused:
         envelope.opened(cipher(bytes(32) if any(key) else bytes([1] * 32), sealed=sealed))
-    assert refused.value.reason is Reason.FORGED
+    assert refused.value.reason is KeyReason.FORGED
 
 
 @settings(max_examples=300)
@@ -105,7 +105,7 @@ def test_no_piece_is_believed(sealed: bool, introduction: Introduction | None) -
     for end in range(len(payload)):
         with pytest.raises(KeysRefused) as refused:
             read_envelope(payload[:end]).opened(cipher(KEY, sealed=sealed))
-        assert refused.value.reason in {Reason.MALFORMED, Reason.FORGED}
+        assert refused.value.reason in {KeyReason.MALFORMED, KeyReason.FORGED}
     with pytest.raises(KeysRefused):
         read_envelope(payload + b"\0").opened(cipher(KEY, sealed=sealed))
 
@@ -148,7 +148,7 @@ def test_a_key_is_wanted_for_a_session(session: int) -> None:
 
 
 def test_anything_that_differs_gives_other_keys() -> None:
-    base = Session("kitchen", b"serial-1", "base", 7, bytes(32), sealed=True)
+    base = SessionContext("kitchen", b"serial-1", "base", 7, bytes(32), sealed=True)
     sessions = [
         base,
         replace(base, sealed=False),
@@ -168,8 +168,7 @@ def test_anything_that_differs_gives_other_keys() -> None:
             ("w1", b"t", b"e"),
             ("w1", b"s", b"f"),
         ):
-            found = session.session_keys(shares, worker, serial, ephemeral)
-            keys |= {found.up, found.down}
+            keys |= {*session.session_keys(shares, worker, serial, ephemeral)}
     assert len(keys) == len(sessions) * (1 + 2 * 4)
 
 

@@ -19,7 +19,7 @@ from flexspec_mq.keys.credential import (
 )
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
 from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.signing import DeploymentKey
 from flexspec_mq.keys.statement import read_statement, sign_statement
 from schemas.statement import ANY
@@ -57,7 +57,7 @@ def test_no_changed_byte_is_believed(data: st.DataObject) -> None:
     changed[place] ^= data.draw(st.integers(1, 255))
     with pytest.raises(KeysRefused) as refused:
         read_credential(bytes(changed), OURS.public)
-    assert refused.value.reason is Reason.CREDENTIAL
+    assert refused.value.reason is KeyReason.CREDENTIAL
     with pytest.raises(KeysRefused):
         read_credential(signed[:place], OURS.public)
 
@@ -115,11 +115,11 @@ def test_a_worker_of_some_versions_knows_no_key_of_others() -> None:
 
 
 def test_a_deployment_key_is_itself_after_pem() -> None:
-    again = DeploymentKey.of_pem(OURS.pem())
+    again = DeploymentKey.from_pem(OURS.pem())
     assert again.public == OURS.public
     assert read_statement(sign_statement(again, 1, {}, ()), OURS.public).serial == 1
-    with pytest.raises(UsageError, match="PEM"):
-        DeploymentKey.of_pem("no key")
+    with pytest.raises(ValueError, match="PEM"):
+        DeploymentKey.from_pem(b"no key")
 
 
 @pytest.mark.parametrize("versions", [(), ("v1", "v2")])

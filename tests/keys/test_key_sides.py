@@ -11,7 +11,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import cipher, enveloped, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
 from schemas.messages import Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict
 from tests.keys.deployments_of_keys import KeyedDeployment
@@ -63,19 +63,19 @@ class Ends:
         return self.answer(worker, session)
 
     def arrives(self, worker: str, payload: bytes, version: str | None = None, now: float = 0.0) -> bytes:
-        return self.workers[worker].unwrap("kitchen", version, payload, now).plain
+        return self.workers[worker].unwrap("kitchen", version, payload, now)[0]
 
     def answer(self, worker: str, session: int = 7, start: int = 0) -> bytes:
         return self.workers[worker].wrap("kitchen", session, a_verdict(session, start), 0.0)
 
-    def refused(self, payload: bytes) -> Reason:
+    def refused(self, payload: bytes) -> KeyReason:
         with pytest.raises(KeysRefused) as refused:
             self.edge.unwrap(payload, 0.0)
         return refused.value.reason
 
     def refused_by(
         self, worker: str, payload: bytes, version: str | None = None, edge: str = "kitchen"
-    ) -> Reason:
+    ) -> KeyReason:
         with pytest.raises(KeysRefused) as refused:
             self.workers[worker].unwrap(edge, version, payload, 0.0)
         return refused.value.reason
@@ -123,7 +123,7 @@ def test_nobody_else_makes_a_verdict(tmp_path: Path, seal: bool) -> None:
     stranger.begin(7, "base")
     forger = WorkerKeys(other.worker("w1"), lease=60, capacity=4)
     forger.unwrap("kitchen", "base", stranger.wrap(an_open(), None, CODEC.encode(an_open()), 0.0), 0.0)
-    assert ends.refused(forger.wrap("kitchen", 7, a_verdict(), 0.0)) is Reason.CREDENTIAL
+    assert ends.refused(forger.wrap("kitchen", 7, a_verdict(), 0.0)) is KeyReason.CREDENTIAL
     mine = read_envelope(hello).introduction
     assert mine is not None
     for key in (bytes(32), mine.key):
@@ -131,10 +131,10 @@ def test_nobody_else_makes_a_verdict(tmp_path: Path, seal: bool) -> None:
             made = enveloped(
                 cipher(key, sealed=seal), a_verdict(), session=7, counter=9, introduction=introduction
             )
-            assert ends.refused(made) is Reason.FORGED
-    assert ends.refused(ends.send(a_poll(), "w1")) is Reason.FORGED
-    assert ends.refused(ends.send(an_open(attempt=2))) is Reason.CREDENTIAL
-    assert ends.refused(a_verdict()) is Reason.UNKEYED
+            assert ends.refused(made) is KeyReason.FORGED
+    assert ends.refused(ends.send(a_poll(), "w1")) is KeyReason.FORGED
+    assert ends.refused(ends.send(an_open(attempt=2))) is KeyReason.CREDENTIAL
+    assert ends.refused(a_verdict()) is KeyReason.UNKEYED
 
 
 def test_another_worker_that_was_asked_speaks_for_itself_alone(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_another_worker_that_was_asked_speaks_for_itself_alone(tmp_path: Path) -
         ends.arrives(worker, opening, "base")
         assert ends.edge.unwrap(ends.answer(worker), 0.0).worker == worker
     poll = ends.send(a_poll(), "w1")
-    assert ends.refused_by("w2", poll) is Reason.FORGED
+    assert ends.refused_by("w2", poll) is KeyReason.FORGED
     ends.arrives("w1", poll)
     assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
 
@@ -154,15 +154,15 @@ def test_a_message_counts_once(tmp_path: Path, seal: bool) -> None:
     ends = Ends(tmp_path, seal=seal)
     hello = ends.opened()
     ends.edge.unwrap(hello, 0.0)
-    assert ends.refused(hello) is Reason.REPLAYED
+    assert ends.refused(hello) is KeyReason.REPLAYED
     poll, opening = ends.send(a_poll(), "w1"), ends.send(an_open(attempt=2))
     for payload, version in ((poll, None), (opening, "base")):
         ends.arrives("w1", payload, version)
-        assert ends.refused_by("w1", payload, version) is Reason.REPLAYED
+        assert ends.refused_by("w1", payload, version) is KeyReason.REPLAYED
     late, later = ends.answer("w1", start=2), ends.answer("w1", start=4)
     for payload in (later, late):
         ends.edge.unwrap(payload, 0.0)
-    assert ends.refused(late) is Reason.REPLAYED
+    assert ends.refused(late) is KeyReason.REPLAYED
 
 
 @MODES
@@ -175,21 +175,21 @@ def test_a_message_is_of_its_session_alone(tmp_path: Path, seal: bool) -> None:
     def moved(payload: bytes) -> bytes:
         return payload[:2] + (8).to_bytes(4, "little") + payload[6:]
 
-    assert ends.refused(moved(down)) is Reason.FORGED
-    assert ends.refused_by("w1", moved(up)) is Reason.FORGED
-    assert ends.refused_by("w1", moved(ends.send(an_open(7, 2))), "base") is Reason.FORGED
-    assert ends.refused(down[:2] + (9).to_bytes(4, "little") + down[6:]) is Reason.NO_KEY
+    assert ends.refused(moved(down)) is KeyReason.FORGED
+    assert ends.refused_by("w1", moved(up)) is KeyReason.FORGED
+    assert ends.refused_by("w1", moved(ends.send(an_open(7, 2))), "base") is KeyReason.FORGED
+    assert ends.refused(down[:2] + (9).to_bytes(4, "little") + down[6:]) is KeyReason.NO_KEY
 
 
 def test_an_open_is_for_its_version_and_of_its_device(tmp_path: Path) -> None:
     ends = Ends(tmp_path)
     opening = ends.send(an_open())
-    assert ends.refused_by("w1", opening, "next") is Reason.FORGED
-    assert ends.refused_by("w1", opening, "base", edge="cellar") is Reason.CREDENTIAL
+    assert ends.refused_by("w1", opening, "next") is KeyReason.FORGED
+    assert ends.refused_by("w1", opening, "base", edge="cellar") is KeyReason.CREDENTIAL
     pinned = WorkerKeys(ends.keys.worker("w3", "next"), lease=60, capacity=4)
     with pytest.raises(KeysRefused, match="lacks the opening key of base") as refused:
         pinned.unwrap("kitchen", "base", opening, 0.0)
-    assert refused.value.reason is Reason.OPENING
+    assert refused.value.reason is KeyReason.OPENING
     ends.arrives("w1", opening)  # on its own topic, which names no version
 
 
@@ -199,7 +199,7 @@ def test_a_worker_is_believed_for_its_versions_only(tmp_path: Path) -> None:
     pinned = ends.keys.worker("w3", "next")
     object.__setattr__(pinned, "opening", ends.keys.opening)
     ends.workers["w3"] = WorkerKeys(pinned, lease=60, capacity=4)
-    assert ends.refused(ends.opened("w3")) is Reason.CREDENTIAL
+    assert ends.refused(ends.opened("w3")) is KeyReason.CREDENTIAL
 
 
 def test_a_session_belongs_to_who_opened_it(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_session_belongs_to_who_opened_it(tmp_path: Path) -> None:
     again = EdgeKeys(ends.keys.edge("kitchen"))
     again.begin(7, "base")
     stolen = again.wrap(an_open(attempt=2), None, CODEC.encode(an_open(attempt=2)), 0.0)
-    assert ends.refused_by("w1", stolen, "base") is Reason.FORGED
+    assert ends.refused_by("w1", stolen, "base") is KeyReason.FORGED
     ends.arrives("w1", ends.send(a_poll(), "w1"))
 
 
@@ -218,7 +218,7 @@ def test_a_restarted_worker_asks_for_the_key_and_gets_it(tmp_path: Path) -> None
     ends.edge.unwrap(ends.opened(), 0.0)
     ends.workers["w1"] = ends.restarted("w1")
     draft = ends.send(a_draft(), "w1")
-    assert ends.refused_by("w1", draft) is Reason.NO_KEY
+    assert ends.refused_by("w1", draft) is KeyReason.NO_KEY
     wanted = ends.workers["w1"].wanted("kitchen", draft, 0.0)
     assert wanted is not None
     assert ends.edge.wanted(wanted) == 7
@@ -256,7 +256,7 @@ def test_no_draft_goes_under_the_opening_key(tmp_path: Path) -> None:
     for message in (a_draft(), a_poll()):
         with pytest.raises(KeysRefused, match="no key with worker w2") as refused:
             ends.send(message, "w2")
-        assert refused.value.reason is Reason.NO_KEY
+        assert refused.value.reason is KeyReason.NO_KEY
 
 
 def test_a_close_is_not_sent_again(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_keys_outlast_the_text_for_a_while(tmp_path: Path) -> None:
     assert ends.arrives("w1", close)
     with pytest.raises(KeysRefused) as refused:
         ends.edge.unwrap(ends.answer("w1"), 61.0)
-    assert refused.value.reason is Reason.NO_KEY
+    assert refused.value.reason is KeyReason.NO_KEY
     with pytest.raises(KeysRefused):
         ends.send(Close(7, 1, 0, CloseReason.DONE), "w1", now=61.0)
 
@@ -287,7 +287,7 @@ def test_a_worker_keeps_keys_longer_than_sessions(tmp_path: Path) -> None:
     ends.arrives("w1", ends.send(a_poll(), "w1"), now=279.0)
     with pytest.raises(KeysRefused) as refused:
         ends.workers["w1"].unwrap("kitchen", None, ends.send(a_poll(), "w1"), 279.0 + 181.0)
-    assert refused.value.reason is Reason.NO_KEY
+    assert refused.value.reason is KeyReason.NO_KEY
 
 
 def test_a_device_takes_no_other_devices_keys_away(tmp_path: Path) -> None:
@@ -328,7 +328,7 @@ def test_an_earlier_life_of_a_worker_does_not_come_back(tmp_path: Path) -> None:
         lives.append(ends.answer("w1"))
         ends.edge.unwrap(lives[-1], 0.0)
     for copy in lives:
-        assert ends.refused(copy) is Reason.REPLAYED
+        assert ends.refused(copy) is KeyReason.REPLAYED
     ends.arrives("w1", ends.send(a_poll(), "w1"))
 
 
@@ -340,13 +340,13 @@ def test_tags_are_no_seals(tmp_path: Path, seal: bool) -> None:
     other = EdgeKeys(ends.keys.edge("kitchen"), seal=not seal)
     other.begin(7, "base")
     poll = other.wrap(an_open(), None, CODEC.encode(an_open()), 0.0)
-    assert ends.refused_by("w1", poll, "base") is Reason.FORGED
+    assert ends.refused_by("w1", poll, "base") is KeyReason.FORGED
     for payload, refused in (
         (ends.answer("w1"), ends.refused),
         (ends.send(a_poll(), "w1"), lambda payload: ends.refused_by("w1", payload)),
     ):
         turned = bytes((payload[0], payload[1] ^ 0x10)) + payload[2:]
-        assert refused(turned) is Reason.FORGED
+        assert refused(turned) is KeyReason.FORGED
 
 
 def test_revoked_identities_are_refused(tmp_path: Path) -> None:
@@ -355,15 +355,15 @@ def test_revoked_identities_are_refused(tmp_path: Path) -> None:
     late = ends.answer("w1")
     revocation = ends.keys.revoke("w1").payload
     assert ends.edge.trust.take(revocation)
-    assert ends.refused(late) is Reason.REVOKED
+    assert ends.refused(late) is KeyReason.REVOKED
     with pytest.raises(KeysRefused) as refused:
         ends.send(a_poll(), "w1")
-    assert refused.value.reason is Reason.REVOKED
+    assert refused.value.reason is KeyReason.REVOKED
     ends.arrives("w2", ends.send(an_open(attempt=2)), "base")
     assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
     ends.workers["w2"].trust.take(ends.keys.revoke("kitchen").payload)
-    assert ends.refused_by("w2", ends.send(a_poll(), "w2")) is Reason.NO_KEY
-    assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is Reason.REVOKED
+    assert ends.refused_by("w2", ends.send(a_poll(), "w2")) is KeyReason.NO_KEY
+    assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is KeyReason.REVOKED
 
 
 def test_a_worker_with_a_new_credential_is_taken_up_again(tmp_path: Path) -> None:
@@ -382,12 +382,12 @@ def test_new_opening_keys_are_for_texts_that_go_on_too(tmp_path: Path) -> None:
     ends.edge.unwrap(ends.opened("w1"), 0.0)
     ends.keys.opening, ends.keys.serial = new_opening_secrets(), 2
     ends.edge.trust.take(ends.keys.published().payload)
-    assert ends.refused_by("w1", ends.send(an_open(attempt=2)), "base") is Reason.FORGED
-    assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is Reason.FORGED
+    assert ends.refused_by("w1", ends.send(an_open(attempt=2)), "base") is KeyReason.FORGED
+    assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is KeyReason.FORGED
     assert not ends.workers["w2"].outdated("base")
     ends.workers["w2"].trust.take(ends.keys.published().payload)
     assert ends.workers["w2"].outdated("base")
-    assert ends.refused_by("w2", ends.send(an_open(attempt=4)), "base") is Reason.OPENING
+    assert ends.refused_by("w2", ends.send(an_open(attempt=4)), "base") is KeyReason.OPENING
     ends.arrives("w1", ends.send(a_poll(), "w1"))
     ends.workers["w2"] = WorkerKeys(ends.keys.worker("w2"), lease=60, capacity=4)
     ends.arrives("w2", ends.send(an_open(attempt=5)), "base")
@@ -424,7 +424,7 @@ def test_no_older_statement_is_taken(tmp_path: Path) -> None:
     ):
         with pytest.raises(KeysRefused) as refused:
             trust.take(payload)
-        assert refused.value.reason is Reason.STATEMENT
+        assert refused.value.reason is KeyReason.STATEMENT
     assert trust.revoked
 
 

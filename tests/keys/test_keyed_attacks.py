@@ -19,7 +19,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.codec import Codec
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope, wanted_session
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -30,8 +30,14 @@ from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
 IDENTITY = Identity(1, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
-EDGE_REASONS = {Reason.UNKEYED, Reason.MALFORMED, Reason.FORGED, Reason.REPLAYED, Reason.NO_KEY}
-WORKER_REASONS = {Reason.UNKEYED, Reason.MALFORMED, Reason.FORGED, Reason.REPLAYED}
+EDGE_REASONS = {
+    KeyReason.UNKEYED,
+    KeyReason.MALFORMED,
+    KeyReason.FORGED,
+    KeyReason.REPLAYED,
+    KeyReason.NO_KEY,
+}
+WORKER_REASONS = {KeyReason.UNKEYED, KeyReason.MALFORMED, KeyReason.FORGED, KeyReason.REPLAYED}
 
 
 def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
@@ -181,7 +187,7 @@ async def test_who_has_it_asked_for_keys_and_steals_a_file_later_reads_no_draft(
     drafted: set[tuple[int, int]] = set()
     for payload in seen:
         with contextlib.suppress(KeysRefused):
-            message = CODEC.decode(thief.unwrap("edge", None, payload, 0.0).plain)
+            message = CODEC.decode(thief.unwrap("edge", None, payload, 0.0)[0])
             if isinstance(message, Poll | Draft):
                 drafted |= {(message.session, message.start + place) for place in range(len(message.tokens))}
             if isinstance(message, Poll):
@@ -228,8 +234,7 @@ async def test_another_worker_of_the_version_forges_no_verdict(
         await link.wait_up()
         generation = node.generate(wanting(3, limit=120))
         opened = await _first(link)
-        made = rogue.unwrap("edge", "base", opened, 0.0)
-        message = CODEC.decode(made.plain)
+        message = CODEC.decode(rogue.unwrap("edge", "base", opened, 0.0)[0])
         assert isinstance(message, Open)
         await until(lambda: len(generation.machine.committed) >= 10)
         have = len(generation.machine.committed)
@@ -251,7 +256,7 @@ async def test_another_worker_of_the_version_forges_no_verdict(
             )
             payload = rogue.wrap("edge", message.session, CODEC.encode(verdict), 0.0)
             await link.publish("f1/v/edge", payload, qos=1)
-        await until(lambda: node.refused.get(Reason.FORGED, 0) >= 2)
+        await until(lambda: node.refused.get(KeyReason.FORGED, 0) >= 2)
         assert (await read(generation))[0] == alone(generation.request)
         assert generation.machine.counters.reopens == 0
         assert generation.machine.counters.diverged == 0
@@ -286,7 +291,7 @@ async def test_a_device_speaks_for_no_other_device(tmp_path: Path, own_mosquitto
         rogue.begin(77, "base")
         mine = rogue.wrap(message, None, CODEC.encode(message), 0.0)
         await link.publish("f1/o/base/edge", mine, qos=1)
-        await until(lambda: daemon.worker.refused.get(Reason.CREDENTIAL, 0) >= 2)
+        await until(lambda: daemon.worker.refused.get(KeyReason.CREDENTIAL, 0) >= 2)
         assert (await read(generation))[0] == alone(generation.request)
         assert daemon.worker.machine.counters.opened == 1
         await link.publish("f1/o/base/rogue", rogue.wrap(message, None, CODEC.encode(message), 0.0), qos=1)

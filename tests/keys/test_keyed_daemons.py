@@ -13,7 +13,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
-from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
@@ -84,7 +84,7 @@ async def test_faults_change_no_text(tmp_path: Path, seed: int) -> None:
         await check(node, [wanting(100 * seed + number) for number in range(6)])
         assert all(fault.hits for fault in broker.faults)  # type: ignore[attr-defined]
         for refused in (node.refused, first.worker.refused, second.worker.refused):
-            assert set(refused) <= {Reason.REPLAYED, Reason.NO_KEY}
+            assert set(refused) <= {KeyReason.REPLAYED, KeyReason.NO_KEY}
 
 
 async def test_another_worker_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
@@ -184,10 +184,10 @@ async def test_a_revoked_device_is_refused(
         await check(bad, [wanting(1)])
         statement = keys.revoke("bad")
         await link.publish(statement.topic, statement.payload, qos=1, retain=True)
-        await until(lambda: bad.refused.get(Reason.STATEMENT))
+        await until(lambda: bad.refused.get(KeyReason.STATEMENT))
         _, finish = await read(bad.generate(wanting(2)))
         assert isinstance(finish.error, WorkerError)
-        await until(lambda: daemon.worker.refused.get(Reason.REVOKED))
+        await until(lambda: daemon.worker.refused.get(KeyReason.REVOKED))
         await check(good, [wanting(3)])
         await link.publish(statement.topic, b"", qos=1, retain=True)
     assert "refused, revoked: edge bad: the credential of bad was revoked" in caplog.text
@@ -207,7 +207,7 @@ async def test_a_worker_whose_opening_keys_are_of_before_says_so(
         await until(lambda: "lacks the opening key of version base: give it its new file" in caplog.text)
         _, finish = await read(node.generate(wanting(2)))
         assert isinstance(finish.error, WorkerError)
-        assert set(daemon.worker.refused) == {Reason.OPENING}
+        assert set(daemon.worker.refused) == {KeyReason.OPENING}
 
 
 async def test_a_device_without_keys_is_told_at_once(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ async def test_a_device_without_keys_is_told_at_once(tmp_path: Path) -> None:
         assert finish.error is not None
         assert "takes messages under keys only" in finish.error.message
         assert "--keys" in finish.error.message
-        assert daemon.worker.refused == {Reason.UNKEYED: 1}
+        assert daemon.worker.refused == {KeyReason.UNKEYED: 1}
 
 
 async def test_a_device_with_keys_says_why_a_worker_without_is_none(
@@ -236,7 +236,7 @@ async def test_a_device_with_keys_says_why_a_worker_without_is_none(
         _, finish = await read(node.generate(wanting(1)))
         assert isinstance(finish.error, WorkerError)
         assert "in the name of w1: 'the payload is under keys" in finish.error.hint
-        assert node.refused[Reason.UNKEYED]
+        assert node.refused[KeyReason.UNKEYED]
     assert "in the name of w1: 'the payload is under keys, and this side has none'" in caplog.text
 
 

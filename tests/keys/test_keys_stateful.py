@@ -153,7 +153,7 @@ class Carrier(RuleBasedStateMachine):
         except KeysRefused as error:
             SEEN[f"a worker refused: {error.reason}"] += 1
             return
-        assert (one.worker, one.plain, one.session) == (None, found.plain, found.session)
+        assert (one.worker, one.plain, one.session) == (None, *found)
         self._once(worker, one)
 
     @rule(data=st.data(), astray=st.booleans())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.replays import WIDTH, ReplayWindow
 
 
@@ -18,7 +18,7 @@ def test_it_takes_what_a_set_of_the_newest_would(counters: list[int]) -> None:
         if counter in taken or late:
             with pytest.raises(KeysRefused) as refused:
                 window.take(counter)
-            assert refused.value.reason is Reason.REPLAYED
+            assert refused.value.reason is KeyReason.REPLAYED
         else:
             window.take(counter)
             taken.add(counter)

@@ -25,7 +25,7 @@ from flexspec_mq.keys.credential import KeyRole
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import is_keyed, wanted_session
 from flexspec_mq.keys.identity_file import read_identity
-from flexspec_mq.keys.refusals import KeysRefused, Reason
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from lab.benchmarks.attacks.line import Line
 from lab.benchmarks.attacks.ways import WAYS, Target
 from schemas.messages import Error, Verdict
@@ -210,7 +210,7 @@ class Attack:
         if self._keys is None or not is_keyed(payload):
             return payload
         if wanted_session(payload) is not None:
-            raise KeysRefused(Reason.NO_KEY, "the worker wants the key")
+            raise KeysRefused(KeyReason.NO_KEY, "the worker wants the key")
         return self._keys.unwrap(payload, time.monotonic()).plain
 
 

@@ -17,7 +17,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.keys.credential import KeyRole
 from flexspec_mq.keys.identity_file import read_identity
-from flexspec_mq.keys.refusals import Reason
+from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import Link, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import VersionStatus, WorkerStatus
@@ -120,9 +120,9 @@ async def test_a_text_goes_on_as_it_began_where_the_next_worker_recommends_other
 
 async def told(link: Link, worker: str, status: bytes, api: Served) -> None:
     """Write a status that is refused, wholly or in part, and wait until it is."""
-    before = api.node.refused.get(Reason.CREDENTIAL, 0)
+    before = api.node.refused.get(KeyReason.CREDENTIAL, 0)
     await link.publish(topics.worker_status_topic(worker), status, qos=1, retain=True)
-    await until(lambda: api.node.refused.get(Reason.CREDENTIAL, 0) > before)
+    await until(lambda: api.node.refused.get(KeyReason.CREDENTIAL, 0) > before)
 
 
 @pytest.fixture(scope="module")
