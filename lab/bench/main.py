@@ -7,19 +7,21 @@ import itertools
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import answer
+from flexspec_mq.energy.presets import built_in
 from flexspec_mq.errors import FlexSpecError
+from lab.bench import machine
 from lab.bench import options as flags
-from lab.bench.identity import facts
 
 if TYPE_CHECKING:
     from argparse import Namespace
 
     from lab.bench.measuring import Asked
-    from lab.bench.run_folder import Channel, Kept
+    from lab.bench.run_folder import Channel, RunFolder
     from lab.testbed.link.profiles import LinkPlan
 
 RESULTS = "results"
@@ -46,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
     from lab.bench.run_folder import Channel, folder_of_run
 
     questions, plans = flags.questions(options), flags.links(options)
-    run_facts = facts(options, questions)
+    run_facts = _facts(options, len(questions))
     asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
     channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
     here = {one: plans[one.link] for one in channels}
@@ -56,13 +58,41 @@ def run(argv: Sequence[str]) -> int:
             "run": run_facts,
             "channels": _results(options, asked, here, kept),
         }
-        _write(results, options, kept)
+        _write(results, kept)
     _check_failed(results["channels"])
     if wrong := [
         f"{one['title']}: {', '.join(one['differ'])}" for one in results["channels"] if one["differ"]
     ]:
         raise FlexSpecError(f"strategies wrote different texts; questions of {'; '.join(wrong)}")
     return 0
+
+
+def _facts(options: Namespace, count: int) -> dict[str, Any]:
+    """What a run is: all that must be the same when it goes on."""
+    energy = None
+    if options.energy != "none":
+        energy = {"device": options.energy, "radio": built_in().device(options.energy).radio}
+    return {
+        "target": machine.model(options.target),
+        "draft": machine.model(options.draft),
+        "prompts": machine.digest(flags.prompts(options).read_bytes()),
+        "questions": count,
+        "tokens": options.tokens,
+        "temperature": options.temperature,
+        "seed": options.seed,
+        "links": options.links,
+        "recorded": None if options.recorded is None else str(options.recorded.resolve()),
+        "delays_ms": options.delays_ms,
+        "strategies": options.strategies,
+        "guesses": options.guesses,
+        "worker_draft": options.worker_draft,
+        "edge_flags": options.edge_flags,
+        "worker_flags": options.worker_flags,
+        "server": options.server,
+        "energy": energy,
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+    }
 
 
 def _check_failed(channels: Sequence[Mapping[str, Any]]) -> None:
@@ -83,12 +113,11 @@ async def _measure(
     options: Namespace,
     asked: Asked,
     channels: Mapping[Channel, LinkPlan | None],
-    kept: Kept,
+    kept: RunFolder,
 ) -> None:
     from lab.bench.measuring import ask_missing, missing
-    from lab.bench.strategies import nodes
-    from lab.bench.testbed.node import RATIONED, UNRATIONED
-    from lab.bench.testbed.testbed import place
+    from lab.bench.strategies import RATIONED, SERVER, UNRATIONED, nodes
+    from lab.bench.testbed import bench_testbed
 
     worker = flags.worker_flags(options)
     workers = {RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]}
@@ -96,28 +125,29 @@ async def _measure(
         left = missing(asked, channel, kept)
         if not left:
             continue
-        edges = nodes(options.strategies, flags.devices(options))
+        # Nothing makes the forwards of another server longer.
+        names = [name for name in options.strategies if name != SERVER or not channel.delay_ms]
+        edges = nodes(names, flags.devices(options))
         _say(f"{channel.title}: {len(left)} of {len(asked.questions)} questions; daemons start")
-        async with place(
+        async with bench_testbed(
             plan,
             edges,
             workers=workers,
             delay_ms=channel.delay_ms,
             traditional=flags.traditional(options),
-            server=flags.server(options),
+            server=flags.server(options) if SERVER in names else None,
             say=_say,
         ) as here:
-            await ask_missing(here, asked, channel, plan, kept, _say)
+            await ask_missing(here, replace(asked, strategies=names), channel, plan, kept, _say)
 
 
 def _results(
     options: Namespace,
     asked: Asked,
     channels: Mapping[Channel, LinkPlan | None],
-    kept: Kept,
+    kept: RunFolder,
 ) -> list[dict[str, Any]]:
-    from lab.bench.figures.seconds import differing
-    from lab.bench.figures.summary import summary
+    from lab.bench.figures import differing, summary
     from lab.bench.measuring import by_strategy
     from lab.bench.strategies import of_other_texts
 
@@ -151,21 +181,17 @@ def _results(
     return found
 
 
-def _write(results: Mapping[str, Any], options: Namespace, kept: Kept) -> None:
+def _write(results: Mapping[str, Any], kept: RunFolder) -> None:
     from flexspec_mq.daemon.files import whole
-    from lab.bench.report.plots import draw
-    from lab.bench.report.tables import document
+    from lab.bench.tables import document
 
     text = document(results)
     file = kept.path / RESULTS
     for kind, content in (("json", json.dumps(results, indent=1) + "\n"), ("md", text)):
         with whole(file.with_suffix(f".{kind}")) as part:
             part.write_text(content, "utf-8")
-    plots = not options.no_plots and any(channel["strategies"] for channel in results["channels"])
-    if plots:
-        draw(results, file.with_suffix(".svg"), file.with_suffix(".png"))
     answer(text)
-    _say(f"written: {file}.md, .json{', .svg, .png' if plots else ''}")
+    _say(f"written: {file}.md, .json")
 
 
 def _say(text: str) -> None:

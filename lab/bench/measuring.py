@@ -8,20 +8,33 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lab.bench.channel_start import offset
-from lab.bench.figures.seconds import Failed, Sample
+from lab.bench.figures import Failed, Sample
+from lab.bench.machine import now
+from lab.bench.meter import Costs
 from lab.bench.questions import Question
-from lab.bench.report.machine import now
-from lab.bench.run_folder import Answered, Channel, Kept
-from lab.bench.testbed.meter import Costs
-from lab.bench.testbed.testbed import AnswerFailed
+from lab.bench.run_folder import Answered, Channel, RunFolder
+from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan
 
 WARM_UP = "Say hello."
+DRAWN_S = 3600.0
+"""Seconds of a channel without a recording; it is drawn as far as it is asked about and does not repeat."""
+
+
+def channel_start(plan: LinkPlan, seed: int, question: int) -> float:
+    """Second of the channel at which a question begins, to the millisecond; uniform over the longest recording.
+
+    Args:
+        plan: of the link.
+        seed: of the run.
+        question: its place.
+    """
+    length = plan.recorded_s or DRAWN_S
+    return round(random.Random(f"offset/{seed}/{question}").uniform(0.0, length), 3)
 
 
 class Answering(Protocol):
-    """Whom questions are asked; see `lab.bench.testbed.testbed.Place`."""
+    """Whom questions are asked; see `lab.bench.testbed.BenchTestbed`."""
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
@@ -66,7 +79,8 @@ class Asked:
     def begins(self, plan: LinkPlan | None) -> list[float | None]:
         """Second of a channel at which each question begins; None on loopback."""
         return [
-            None if plan is None else offset(plan, self.seed, number) for number in range(len(self.questions))
+            None if plan is None else channel_start(plan, self.seed, number)
+            for number in range(len(self.questions))
         ]
 
     def order(self, channel: Channel, question: int) -> list[str]:
@@ -76,7 +90,7 @@ class Asked:
         return found
 
 
-def missing(asked: Asked, channel: Channel, kept: Kept) -> list[int]:
+def missing(asked: Asked, channel: Channel, kept: RunFolder) -> list[int]:
     """Places of the questions that were not asked on a channel."""
     there = {one.question for one in kept.of(channel)}
     return [place for place in range(len(asked.questions)) if place not in there]
@@ -87,7 +101,7 @@ async def ask_missing(
     asked: Asked,
     channel: Channel,
     plan: LinkPlan | None,
-    kept: Kept,
+    kept: RunFolder,
     say: Callable[[str], None],
 ) -> None:
     """Ask the missing questions of a channel, and keep what came of each.
@@ -108,7 +122,7 @@ async def ask_missing(
             await place.ask(name, asked.body(WARM_UP, 0))
     for number in missing(asked, channel, kept):
         question = asked.questions[number]
-        begins = None if plan is None else offset(plan, asked.seed, number)
+        begins = None if plan is None else channel_start(plan, asked.seed, number)
         samples, failed = [], []
         for name in asked.order(channel, number):
             try:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import subprocess
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 
-from flexspec_mq.energy.presets import DEVICES, RADIOS
-from flexspec_mq.errors import UsageError, how_to_install
-from lab.bench.daemon_flags import check_daemon_flags
+from flexspec_mq.energy.presets import DEVICES
+from flexspec_mq.errors import FlexSpecError, UsageError, how_to_install
 from lab.bench.questions import OWN, Question, read_questions, spread
-from lab.bench.strategies import ABOUT, Devices, chosen, drafting, schemes
-from lab.bench.testbed.server import HOST, PORT, SERVER
-from lab.bench.testbed.traditional import Traditional
-from lab.bench.traditional.schemes import GUESSES
+from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schemes
+from lab.bench.testbed import HOST, PORT
 from lab.testbed.link import markov, tour
 from lab.testbed.link.namespaces import check_requirements
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.link.recordings import PREFIX, link_plan
-from lab.testbed.site.topology import LOOPBACK
+from lab.testbed.site.process import environment, python
+from lab.testbed.site.topology import LOOPBACK, NO_FILE
+from lab.traditional.sides import Traditional
+from lab.traditional.speculation import GUESSES
 from schemas.messages import MAX_DRAFT_TOKENS
 
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 24
@@ -32,6 +34,10 @@ _NEEDS = {
     "models": ("torch", "transformers"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
 }
+
+
+_PATIENCE = 60.0
+"""Seconds for a daemon to say what it makes of its flags; usually less than one."""
 
 
 class _Help(ArgumentDefaultsHelpFormatter):
@@ -80,19 +86,13 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=[0.0],
         metavar="MS",
-        help="on top of each forward of the target, as a bigger one would take",
+        help="on top of each forward of the target, as a bigger one would take; --server answers where it is 0",
     )
     who = made.add_argument_group("strategies")
     who.add_argument("--strategies", nargs="+", metavar="NAME", help=f"of: {', '.join(ABOUT)}")
     who.add_argument("--guesses", type=int, default=GUESSES, metavar="K", help="of traditional speculation")
     who.add_argument("--worker-draft", type=int, default=4, metavar="K", help="of colocated")
     who.add_argument("--edge-flags", default="", metavar="FLAGS", help="more, of every flexspec-edge serve")
-    who.add_argument(
-        "--policy-flags",
-        default="",
-        metavar="FLAGS",
-        help="more, of those edge nodes whose policy adapts: limits, for example",
-    )
     who.add_argument("--worker-flags", default="", metavar="FLAGS", help="more, of every flexspec-cloud")
     who.add_argument(
         "--server",
@@ -102,7 +102,6 @@ def build_parser() -> ArgumentParser:
         f"which are replaced in it; makes the strategy {SERVER}",
     )
     who.add_argument("--energy", default="phone-4g", choices=("none", *DEVICES), help="preset of the device")
-    who.add_argument("--energy-radio", choices=RADIOS, help="instead of the preset's")
     what = made.add_argument_group("results")
     what.add_argument(
         "--out",
@@ -111,7 +110,6 @@ def build_parser() -> ArgumentParser:
         metavar="FOLDER",
         help="of the run; with the same flags it goes on where it ended",
     )
-    what.add_argument("--no-plots", action="store_true", help="tables only")
     what.add_argument(
         "--quick",
         action="store_true",
@@ -131,19 +129,45 @@ def check(options: Namespace) -> None:
         raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
     command = server(options)
     options.strategies = chosen(options.strategies, server=command is not None)
-    if command is not None and any(options.delays_ms):
-        raise UsageError(
-            "forwards of --server cannot be made longer",
-            hint="leave it or --delays-ms out; another run has the other",
-        )
     if options.quick:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
-    _check_installed(plots=not options.no_plots)
+    _check_installed()
     check_daemon_flags("--edge-flags", "edge_node", _split(options.edge_flags))
-    check_daemon_flags("--policy-flags", "edge_node", _split(options.policy_flags))
     check_daemon_flags("--worker-flags", "cloud_worker", _split(options.worker_flags))
+
+
+def check_daemon_flags(option: str, program: str, flags: Sequence[str]) -> None:
+    """Ask a daemon whether it takes some flags.
+
+    Args:
+        option: of the bench, which gave them.
+        program: module of the daemon.
+        flags: nothing is asked where there are none.
+
+    Raises:
+        UsageError: it does not; with what it says.
+        FlexSpecError: it says nothing at all.
+    """
+    if not flags:
+        return
+    try:
+        done = subprocess.run(
+            python(program, "config", "show", *flags, *NO_FILE),
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=_PATIENCE,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise FlexSpecError(f"{option}: {program} said nothing of them within {_PATIENCE:.0f} s") from error
+    if done.returncode:
+        said, _, hint = (done.stderr.partition("error: ")[2] or done.stderr).partition("\n  hint: ")
+        raise UsageError(f"{option}: {said.strip() or 'refused without a word'}", hint=hint.strip())
 
 
 def _check_numbers(options: Namespace) -> None:
@@ -211,18 +235,9 @@ def devices(options: Namespace) -> Devices:
     Raises:
         UsageError: flags that no shell could read.
     """
-    energy = ["--energy", options.energy]
-    if options.energy_radio:
-        energy += ["--energy-radio", options.energy_radio]
     # Without a draft a node needs a tokenizer, and the target's is the one that it must have.
-    return Devices(
-        options.draft,
-        options.target,
-        options.worker_draft,
-        energy,
-        _split(options.edge_flags),
-        _split(options.policy_flags),
-    )
+    more = ("--energy", options.energy, *_split(options.edge_flags))
+    return Devices(options.draft, options.target, options.worker_draft, more)
 
 
 def worker_flags(options: Namespace) -> list[str]:
@@ -267,16 +282,14 @@ def _split(flags: str) -> list[str]:
         raise UsageError(f"the flags {flags!r} cannot be read: {error}") from error
 
 
-def _check_installed(*, plots: bool) -> None:
-    needs = _NEEDS | {"bench": (*_NEEDS["bench"], *(("matplotlib",) if plots else ()))}
+def _check_installed() -> None:
     missing = {
         extra: absent
-        for extra, names in needs.items()
+        for extra, names in _NEEDS.items()
         if (absent := [name for name in names if util.find_spec(name) is None])
     }
     if missing:
         names = ", ".join(name for absent in missing.values() for name in absent)
-        hint = f"install it, {how_to_install(','.join(missing))}"
-        if missing == {"bench": ["matplotlib"]}:
-            hint += "; or give --no-plots"
-        raise UsageError(f"flexspec bench needs {names}", hint=hint)
+        raise UsageError(
+            f"flexspec bench needs {names}", hint=f"install it, {how_to_install(','.join(missing))}"
+        )

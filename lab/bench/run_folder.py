@@ -17,7 +17,7 @@ import msgspec
 
 from flexspec_mq.daemon.files import alone, whole
 from flexspec_mq.errors import UsageError
-from lab.bench.figures.seconds import Failed, Sample
+from lab.bench.figures import Failed, Sample
 
 RUN, ANSWERS, _LOCK = "run.json", "answers.jsonl", ".lock"
 
@@ -61,7 +61,7 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     failed: list[Failed] = []
 
 
-class Kept:
+class RunFolder:
     """Made by `folder_of_run`.
 
     Args:
@@ -85,7 +85,7 @@ class Kept:
 
 
 @contextmanager
-def folder_of_run(path: Path, run: Mapping[str, Any]) -> Iterator[Kept]:
+def folder_of_run(path: Path, run: Mapping[str, Any]) -> Iterator[RunFolder]:
     """A folder for this run alone: a new one, or that of the same run, which then goes on.
 
     Args:
@@ -112,7 +112,7 @@ def folder_of_run(path: Path, run: Mapping[str, Any]) -> Iterator[Kept]:
         except OSError as error:
             why = error.strerror or error
             raise UsageError(f"{path} cannot be used: {why}", hint="name another --out") from error
-        yield Kept(path, answered)
+        yield RunFolder(path, answered)
 
 
 def _begin(path: Path, run: Mapping[str, Any]) -> None:

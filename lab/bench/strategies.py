@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
+from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.errors import UsageError
-from lab.bench.testbed.node import UNRATIONED, Node
-from lab.bench.testbed.server import SERVER
-from lab.bench.traditional.schemes import SCHEMES
+from lab.traditional.speculation import SCHEMES
 from schemas.messages import MAX_AHEAD
 
 STREAMING, COLOCATED = "streaming", "colocated"
-_UNASKED = ("traditional-zstd", SERVER)
 _NO_DRAFT = ("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup")
+
+SERVER = "server"
+RATIONED, UNRATIONED = "base", "unrationed"
+"""Versions of two workers of one target: one gives rows out by their worth, the other all that are asked for."""
 
 ABOUT: Mapping[str, str] = {
     "traditional": "K guesses a round with their whole distributions, then a wait",
-    "traditional-zstd": "the same, compressed by zstd",
-    "traditional-top64": "the same with the 64 likeliest probabilities of each guess",
     "traditional-ids": "the same with ids only",
     "tcp-ids": "ids only, over a TCP connection instead of the broker",
     "on-device": "the draft alone, which writes another text",
@@ -29,7 +28,20 @@ ABOUT: Mapping[str, str] = {
     SERVER: "the program of --server, which writes at the worker's place and is asked over HTTP",
 }
 """Every strategy in the order of tables, and what it is."""
-DEFAULT = tuple(name for name in ABOUT if name not in _UNASKED)
+DEFAULT = tuple(name for name in ABOUT if name != SERVER)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An edge node that is wanted.
+
+    Attributes:
+        flags: of ``flexspec-edge serve``.
+        version: that they ask for.
+    """
+
+    flags: Sequence[str]
+    version: str = RATIONED
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +52,13 @@ class Devices:
         draft: folder of the draft, or 'default'.
         tokenizer: of those without a draft.
         worker_draft: tokens that the worker drafts in `COLOCATED`.
-        energy: flags that have it modelled.
-        more: flags of the user's.
-        adaptive: more of them, where the policy adapts.
+        more: flags of energy and the user's.
     """
 
     draft: str
     tokenizer: str
     worker_draft: int
-    energy: Sequence[str] = ()
     more: Sequence[str] = ()
-    adaptive: Sequence[str] = ()
 
 
 def chosen(names: Sequence[str] | None, *, server: bool = False) -> list[str]:
@@ -89,22 +97,20 @@ def nodes(names: Sequence[str], devices: Devices) -> dict[str, Node]:
         devices: what all have in common.
     """
     found = {}
-    common = (*devices.more, *devices.energy)
-    streaming = (*common, *_NO_DRAFT, "--tokenizer", devices.tokenizer, "--ahead", str(MAX_AHEAD))
+    streaming = (*devices.more, *_NO_DRAFT, "--tokenizer", devices.tokenizer, "--ahead", str(MAX_AHEAD))
     for name in names:
         if name == STREAMING:
             found[name] = Node((*streaming, "--worker-draft", "0"))
         elif name == COLOCATED:
             found[name] = Node((*streaming, "--worker-draft", str(devices.worker_draft)), UNRATIONED)
         elif name in POLICIES:
-            more = devices.adaptive if name in ADAPTIVE else ()
-            found[name] = Node((*drafting(devices), *more, "--policy", name))
+            found[name] = Node((*drafting(devices), "--policy", name))
     return found
 
 
 def drafting(devices: Devices) -> tuple[str, ...]:
     """Flags of whatever drafts on the device."""
-    return (*devices.more, *devices.energy, "--draft", devices.draft)
+    return (*devices.more, "--draft", devices.draft)
 
 
 def of_other_texts(names: Sequence[str], temperature: float) -> list[str]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.bench.report import machine
+from lab.bench import machine
 
 _LIBRARIES = (
     "torch",

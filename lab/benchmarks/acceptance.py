@@ -31,7 +31,7 @@ from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
-from lab.bench.figures import bootstrap
+from lab.bench import bootstrap
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks._common import finish, parser, percentile, say, table
 from lab.benchmarks.rounds import VERSION, Job, Rounds, Tally, work_item

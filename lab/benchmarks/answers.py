@@ -41,7 +41,7 @@ def _run(argv: Sequence[str]) -> int:
         preset = ["--strategies", *STRATEGIES] if options.strategies is None else []
         if options.strategies is None and not options.server and _has_llama():
             preset += ["--server", f"{LLAMA} -m {_gguf(options.target, Path(scratch))} {_LLAMA_FLAGS}"]
-        return bench.run(["--no-plots", "--out", str(Path(scratch) / "run"), *preset, *argv])
+        return bench.run(["--out", str(Path(scratch) / "run"), *preset, *argv])
 
 
 def _has_llama() -> bool:

@@ -29,9 +29,9 @@ import msgspec
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
-from lab.bench.testbed.client import Answer, ask, unbounded
-from lab.bench.testbed.node import RATIONED, Node
-from lab.bench.testbed.testbed import place
+from lab.bench.client import Answer, ask, unbounded
+from lab.bench.strategies import RATIONED, Node
+from lab.bench.testbed import bench_testbed
 from lab.benchmarks._common import finish, parser, percentile, say, table
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
 from lab.testbed.site.secured import SecuredDeployment, secured_deployment
@@ -116,7 +116,7 @@ async def measure(args: Namespace, lengths: Sequence[float], tries: int) -> dict
     found: dict[str, list[float]] = {}
     workers = {RATIONED: ("--target", args.target, "--draft", args.draft)}
     nodes = {NODE: Node(("--draft", args.draft, *shlex.split(args.edge_flags)))}
-    async with place(plan_of(args.profile, cases, args.seed), nodes, workers=workers) as here:
+    async with bench_testbed(plan_of(args.profile, cases, args.seed), nodes, workers=workers) as here:
         await here.ask(NODE, body(8), 0.0)
         for _ in range(tries):
             for kind, length, start in cases:

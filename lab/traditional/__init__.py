@@ -1,1 +1,6 @@
-"""Both sides of speculative decoding as papers before FlexSpec have it, to compare with."""
+"""Speculation between device and cloud as it is usually done, to compare with: K guesses a round, and then a wait.
+
+The device drafts K tokens, sends them, and waits for what the target says to them; nothing overlaps but the reading
+of the prompt. What travels beside a guess is the draft's whole distribution, or nothing. These messages are no part of
+`schemas`; only ``flexspec bench`` starts what speaks them.
+"""

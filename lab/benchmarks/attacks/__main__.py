@@ -23,7 +23,7 @@ import msgspec
 
 from broker.settings import Role
 from flexspec_mq.models.default import default_model_path
-from lab.bench.testbed.client import unbounded
+from lab.bench.client import unbounded
 from lab.benchmarks import _common
 from lab.benchmarks._common import say
 from lab.benchmarks.attacks.attacker import Order, Report

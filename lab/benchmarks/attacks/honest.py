@@ -10,7 +10,7 @@ from itertools import count
 
 import httpx2
 
-from lab.bench.testbed.client import Answer, ask
+from lab.bench.client import Answer, ask
 from lab.testbed.site.topology import Daemon
 
 QUESTIONS = (

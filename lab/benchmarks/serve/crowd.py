@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from lab.bench.testbed.client import Answer, ask, ask_all, unbounded
+from lab.bench.client import Answer, ask, ask_all, unbounded
 from lab.benchmarks.serve.daemons import QUICK_STATUS, Footprint, settled, with_broker
 from lab.benchmarks.serve.texts import Asked
 from lab.testbed.site.topology import Daemon

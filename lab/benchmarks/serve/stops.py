@@ -7,7 +7,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.bench.testbed.client import Answer, ask_all, unbounded
+from lab.bench.client import Answer, ask_all, unbounded
 from lab.benchmarks.serve.crowd import Verdict
 from lab.benchmarks.serve.daemons import END_WITHIN, QUICK_STATUS, with_broker
 from lab.benchmarks.serve.texts import Asked

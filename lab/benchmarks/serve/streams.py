@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.testbed.client import ask_all, unbounded
+from lab.bench.client import ask_all, unbounded
 from lab.benchmarks.serve.daemons import QUICK_STATUS, with_broker
 from schemas.messages import MAX_AHEAD
 

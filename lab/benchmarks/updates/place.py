@@ -88,7 +88,7 @@ class Witness:
 
 
 @dataclass(slots=True)
-class Place:
+class BenchTestbed:
     """A broker, and a family whose first version, `v0`, is the base.
 
     Attributes:
@@ -120,7 +120,7 @@ class Place:
 
 
 @asynccontextmanager
-async def place() -> AsyncIterator[Place]:
+async def place() -> AsyncIterator[BenchTestbed]:
     """A family on loopback."""
     async with with_broker() as here:
         with tempfile.TemporaryDirectory(prefix="flexspec-heads-") as folder:
@@ -133,4 +133,4 @@ async def place() -> AsyncIterator[Place]:
             witness = Witness()
             async with mqtt_link(settings) as link, running(witness.listen(link), "witness"):
                 await link.wait_up(10.0)
-                yield Place(here, operator, witness)
+                yield BenchTestbed(here, operator, witness)

@@ -13,10 +13,10 @@ import httpx2
 
 from flexspec_mq.catalogue.signing import opened
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.testbed.client import Answer, ask, unbounded
+from lab.bench.client import Answer, ask, unbounded
 from lab.benchmarks._common import percentile
 from lab.benchmarks.serve.texts import Asked, Tokens, references
-from lab.benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, Place, place
+from lab.benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, BenchTestbed, place
 from lab.testbed.site.packet_counter import Received, tap
 from schemas.catalogue import Catalogue
 
@@ -166,7 +166,7 @@ async def _warm(load: _Load, sessions: int) -> None:
 
 
 async def _update(
-    here: Place,
+    here: BenchTestbed,
     http: httpx2.AsyncClient,
     url: str,
     probe: Asked,

@@ -17,10 +17,10 @@ import torch
 
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.testbed.client import ask, unbounded
+from lab.bench.client import ask, unbounded
 from lab.benchmarks.serve.texts import Asked
 from lab.benchmarks.updates.canaries import Head, bad_heads, good_heads
-from lab.benchmarks.updates.place import FAMILY, Place, place
+from lab.benchmarks.updates.place import FAMILY, BenchTestbed, place
 from lab.testbed.site.process import Process, python
 from lab.testbed.site.topology import Daemon
 
@@ -97,7 +97,7 @@ class _Watch:
 
 
 @asynccontextmanager
-async def _watch(here: Place) -> AsyncIterator[_Watch]:
+async def _watch(here: BenchTestbed) -> AsyncIterator[_Watch]:
     operator = here.operator
     flags = (*operator.signing(), "--state-dir", str(operator.folder / "state" / "watch"))
     process = await here.here.start("watch", "cloud", python("flexspec_mq.cli", "head", "watch", *flags))
@@ -108,7 +108,9 @@ async def _watch(here: Place) -> AsyncIterator[_Watch]:
     await process.end()
 
 
-async def _canary(here: Place, edge: Daemon, asked: Sequence[Asked], head: Head, watch: _Watch) -> Watched:
+async def _canary(
+    here: BenchTestbed, edge: Daemon, asked: Sequence[Asked], head: Head, watch: _Watch
+) -> Watched:
     """Publish one and let users ask until the watch decides.
 
     Raises:

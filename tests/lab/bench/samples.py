@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from lab.bench.figures.seconds import Sample
-from lab.bench.testbed.meter import Costs
+from lab.bench.figures import Sample
+from lab.bench.meter import Costs
 
 
 def sample(question: int, side: str, took: float, **changes: Any) -> Sample:

@@ -1,25 +1,19 @@
-"""Figures of strategies, and what they are of each other's; tables and plots show them and nothing else."""
+"""Figures of strategies, and what they are of each other's; tables show them and nothing else."""
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.bench.figures.seconds import Sample
-from lab.bench.figures.summary import limits, summary
-from lab.bench.report import machine
-from lab.bench.report.plots import PANELS, draw, series
-from lab.bench.report.tables import document, markdown
-from lab.bench.testbed.meter import Costs
-from schemas.plan import LimitReport
+from lab.bench import machine
+from lab.bench.figures import Sample, summary
+from lab.bench.meter import Costs
+from lab.bench.tables import document, markdown
 from tests.lab.bench.samples import sample
 
 times = st.lists(st.floats(0.01, 100.0), min_size=1, max_size=12)
@@ -102,27 +96,6 @@ def test_what_is_not_known_is_not_told() -> None:
     assert summary({"x": []}, 0) == {}
 
 
-def test_limits_are_told_as_the_nodes_told_them() -> None:
-    def told(value: float | None, state: str) -> tuple[LimitReport, ...]:
-        known = {"name": "energy-budget", "limit": 0.2, "unit": "J per token", "state": state, "value": value}
-        return (msgspec.convert(known, LimitReport),)
-
-    reports = [(None, "unknown"), (0.3, "exceeded"), (0.1, "kept"), (0.2, "kept")]
-    found = [sample(place, "x", 1.0, limits=told(*report)) for place, report in enumerate(reports)]
-    (one,) = limits(found[::-1])
-    assert (one["last"], one["states"]) == (0.2, {"unknown": 1, "exceeded": 1, "kept": 2})
-    assert one["mean"] == pytest.approx(0.2)
-    assert limits([sample(0, "x", 1.0)]) == []
-    assert limits([sample(0, "x", 1.0, limits=told(None, "unknown"))])[0]["mean"] is None
-    run = results()
-    assert "**Limits**" not in document(run)
-    run["channels"][0]["strategies"]["traditional"]["limits"] = [one]
-    assert (
-        "| `traditional` | energy-budget 0.2 J per token | 0.2 | 0.2 | 1 unknown, 1 exceeded, 2 kept |"
-        in document(run)
-    )
-
-
 def test_nothing_is_a_share_of_nothing() -> None:
     took = [1.0] * 6
     found = summary(
@@ -202,8 +175,7 @@ def failed(strategy: str, question: str, reason: str) -> dict[str, Any]:
     return {"strategy": strategy, "question": question, "reason": reason, "seconds": 2.5}
 
 
-def test_failed_answers_are_told_and_marked(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
+def test_failed_answers_are_told() -> None:
     run = results()
     first, _ = run["channels"]
     gap = "503: no\nlink"
@@ -228,45 +200,3 @@ def test_failed_answers_are_told_and_marked(tmp_path: Path) -> None:
     }
     assert "- `streaming`, q1, q4: 503: no link\n- `traditional`, q4: broken off" in text
     assert text.count("failed") == 1, "nothing of it where all came"
-    draw(run, tmp_path / "a.svg", tmp_path / "a.png")
-    said = (tmp_path / "a.svg").read_text("utf-8")
-    assert (said.count("2 failed"), said.count("1 failed")) == (1, 1)
-
-
-ends = st.tuples(st.floats(0.01, 9), st.floats(0, 9), st.floats(0, 9)).map(
-    lambda three: [three[0], max(0.0, three[0] - three[1]), three[0] + three[2]]
-)
-values = st.none() | st.just(0) | st.floats(0.01, 9) | ends | ends.map(lambda found: [found[0], None, None])
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from("abc"), values))
-def test_what_is_drawn_are_the_figures(figures: dict[str, Any]) -> None:
-    channel = {"strategies": {name: {"f": value} for name, value in figures.items()}}
-    found = series(channel, "abc", "f")
-    assert found.empty is not any(figures.values())
-    for name, middle, below, above in zip("abc", found.values, found.below, found.above, strict=True):
-        value = figures.get(name)
-        if not value:
-            assert math.isnan(middle)
-        elif isinstance(value, list):
-            assert middle == value[0]
-            if value[1] is not None:
-                assert (middle - below, middle + above) == pytest.approx(tuple(value[1:]))
-        else:
-            assert (middle, below, above) == (value, 0.0, 0.0)
-        assert below >= 0.0
-        assert above >= 0.0
-
-
-def test_the_same_results_are_drawn_alike(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    svgs = []
-    for name in ("one", "other"):
-        svg, png = tmp_path / f"{name}.svg", tmp_path / f"{name}.png"
-        draw(results(), svg, png)
-        svgs.append(svg.read_text("utf-8"))
-        assert png.read_bytes().startswith(b"\x89PNG")
-    assert svgs[0] == svgs[1]
-    for said in ("traditional", "streaming", "on-device", "4g", "loopback", *PANELS.values()):
-        assert said in svgs[0]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from lab.bench.figures.seconds import Failed
+from lab.bench.figures import Failed
 from lab.bench.run_folder import ANSWERS, RUN, Answered, Channel, folder_of_run
 from tests.lab.bench.samples import sample
 

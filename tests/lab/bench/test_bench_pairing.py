@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.measuring import WARM_UP, Asked, ask_missing, by_strategy, missing
+from lab.bench.meter import Costs
 from lab.bench.questions import Question
-from lab.bench.run_folder import Channel, Kept, folder_of_run
-from lab.bench.testbed.meter import Costs
-from lab.bench.testbed.testbed import AnswerFailed
+from lab.bench.run_folder import Channel, RunFolder, folder_of_run
+from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan, built_in
 
 CHANNEL = Channel("4g", 60.0)
@@ -60,7 +60,7 @@ class Told:
         return {"text": "x", "seconds": 1.0, "first": 0.1, "usage": usage}, Costs(1, 2, 0, 0)
 
 
-def measured(place: Told, wanted: Asked, kept: Kept) -> None:
+def measured(place: Told, wanted: Asked, kept: RunFolder) -> None:
     asyncio.run(ask_missing(place, wanted, CHANNEL, PLAN, kept, lambda _text: None))
 
 

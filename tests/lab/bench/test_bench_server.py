@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.figures.seconds import Sample
-from lab.bench.figures.summary import summary
-from lab.bench.testbed import server as other
-from lab.bench.testbed.meter import Costs
-from lab.bench.testbed.server import start
+from lab.bench import testbed as other
+from lab.bench.figures import Sample, summary
+from lab.bench.meter import Costs
+from lab.bench.testbed import start_server
 from lab.testbed.site import topology
 from lab.testbed.site.process import python
 from tests.lab.bench.samples import sample
@@ -27,8 +26,8 @@ async def answered(
     command: tuple[str, ...], questions: list[str], say: Callable[[str], None] = print
 ) -> list[tuple[dict[str, Any], Costs]]:
     async with topology.site() as here:
-        client = await here.start("client", "device", python("lab.bench.testbed.client_process"))
-        server = await start(here, command, client, say)
+        client = await here.start("client", "device", python("lab.bench.client"))
+        server = await start_server(here, command, client, say)
         return [
             await server.ask({"messages": [{"role": "user", "content": text}], "max_tokens": 9}, None)
             for text in questions

@@ -14,7 +14,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.worker import WorkerKeys
-from lab.bench.testbed.client import Answer
+from lab.bench.client import Answer
 from lab.benchmarks.attacks.attacker import Order, Report
 from lab.benchmarks.attacks.honest import Streams
 from lab.benchmarks.attacks.line import Line, publish

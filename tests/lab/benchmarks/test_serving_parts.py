@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker.launcher import PrivateBroker
-from lab.bench.testbed.client import Answer, ask, ask_all, unbounded
+from lab.bench.client import Answer, ask, ask_all, unbounded
 from lab.benchmarks.serve.crowd import Verdict, _worse
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio
 from lab.benchmarks.serve.texts import Asked

@@ -13,8 +13,8 @@ from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
-from lab.bench.traditional.rejection import probabilities
 from lab.benchmarks.exact.draws import chi_squared
+from lab.traditional.speculation import probabilities
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 UNLIKELY = 1e-6

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.testbed.client import TOLD_WITHIN
-from lab.bench.testbed.meter import Costs, LinkMeter, Meter
-from lab.bench.testbed.node import Node
-from lab.bench.testbed.server import SERVER
-from lab.bench.testbed.server import start as start_server
-from lab.bench.testbed.traditional import Traditional
-from lab.bench.testbed.traditional import start as start_traditional
-from lab.bench.traditional.channel import PACKET_BYTES
+from lab.bench.client import TOLD_WITHIN
+from lab.bench.meter import Costs, LinkMeter, Meter
+from lab.bench.strategies import SERVER, Node
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.site import topology
 from lab.testbed.site.process import Process, python
+from lab.testbed.site.topology import free_port
+from lab.traditional.channel import PACKET_BYTES
+from lab.traditional.sides import Traditional
+from lab.traditional.sides import start as start_traditional
 
+HOST, PORT = "{host}", "{port}"
+"""In its command: where to listen."""
+_LISTS_WITHIN = 600.0
+"""Seconds; weights of a big target take minutes to load."""
+_TOLD_EACH = 10.0
+"""Seconds between two lines about a wait."""
 WORKER, SLOWED_WORKER = "cloud_worker", "lab.slowed"
-_ASKING = "lab.bench.testbed.client_process"
+_CLIENT = "lab.bench.client"
 
 
 class AnswerFailed(FlexSpecError):
@@ -43,7 +49,7 @@ class Side(Protocol):
     """Whoever answers."""
 
     async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
-        """Write a text; what `asking` says, and what it cost.
+        """Write a text; what `lab.bench.client` says, and what it cost.
 
         Args:
             body: of a request to the chat endpoint.
@@ -74,9 +80,82 @@ class EdgeNode:
         return found, await self._meter.end()
 
 
+class OtherServer:
+    """A program that runs on the worker's core.
+
+    Args:
+        client: the user's process, on the device's side.
+        server: the program.
+        url: of it, as seen from the device.
+        model: as it calls the one that it serves.
+        link: between the two.
+    """
+
+    def __init__(self, client: Process, server: Process, url: str, model: str, link: LinkMeter) -> None:
+        self._client = client
+        self._server = server
+        self._url = url
+        self._model = model
+        self._link = link
+
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
+        """Ask over HTTP and wait for the end; see `Side`."""
+        before = self._server.cpu_seconds
+        self._link.begin(at)
+        await self._client.send({"url": self._url, "body": {"model": self._model, **body}})
+        found = await self._client.event(lambda event: "text" in event, TOLD_WITHIN)
+        up, down = self._link.end()
+        after = self._server.cpu_seconds
+        spent = None if before is None or after is None else after - before
+        if not found["error"] and "completion_tokens" not in found["usage"]:
+            found["error"] = "it did not tell how many tokens it wrote (usage, asked for by stream_options)"
+        return found, Costs(up, down, 0, 0, forwards=None, worker_s=spent)
+
+
+async def start_server(
+    here: topology.Site, command: Sequence[str], client: Process, say: Callable[[str], None]
+) -> OtherServer:
+    """Start the program on the worker's side and core, and wait until the device can ask it.
+
+    Args:
+        here: where.
+        command: with `HOST` and `PORT` where it is told to listen.
+        client: a process that runs `lab.bench.client` on the device's side.
+        say: told what is waited for, every ten seconds.
+
+    Raises:
+        FlexSpecError: it ended, or lists no model; says what it said.
+    """
+    address, port = here.host, free_port()
+    told = [part.replace(HOST, address).replace(PORT, str(port)) for part in command]
+    # What it prints is for people: somebody reads its standard error, and only that.
+    server = await here.start("server", "cloud", ("sh", "-c", 'exec "$@" >&2', "sh", *told))
+    url = f"http://{address}:{port}"
+    await client.send({"url": url, "models": _LISTS_WITHIN})
+    longer = 2 * _LISTS_WITHIN  # the client says when it has waited for long enough
+    ended = asyncio.create_task(server.wait(longer), name="the server ends")
+    listed = asyncio.create_task(
+        client.event(lambda event: "models" in event, longer), name="the server lists models"
+    )
+    began = asyncio.get_running_loop().time()
+    both = (ended, listed)
+    try:
+        while not (await asyncio.wait(both, timeout=_TOLD_EACH, return_when=asyncio.FIRST_COMPLETED))[0]:
+            waited = asyncio.get_running_loop().time() - began
+            say(f"the program of --server lists no model yet, {waited:.0f} s of {_LISTS_WITHIN:.0f}")
+        models = (await listed)["models"] if server.runs else []
+    finally:
+        ended.cancel()
+        listed.cancel()
+    if not models:
+        state = "lists no model at /v1/models" if server.runs else f"ended with code {server.exit_code}"
+        raise FlexSpecError(f"the program of --server {state}", hint=f"it said:\n{server.said[-2000:]}")
+    return OtherServer(client, server, url, models[0], LinkMeter(here.link))
+
+
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Made by `place`.
+class BenchTestbed:
+    """Made by `bench_testbed`.
 
     Attributes:
         here: broker, daemons and link.
@@ -99,7 +178,7 @@ class Place:
             at: second of the channel at which the request begins; None lets the channel go on.
 
         Returns:
-            What `asking` says, and what the answer cost.
+            What `lab.bench.client` says, and what the answer cost.
 
         Raises:
             AnswerFailed: there is none, or only a part of it.
@@ -112,7 +191,7 @@ class Place:
 
 
 @asynccontextmanager
-async def place(
+async def bench_testbed(
     link: LinkPlan | None,
     nodes: Mapping[str, Node],
     *,
@@ -121,7 +200,7 @@ async def place(
     traditional: Traditional | None = None,
     server: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
-) -> AsyncIterator[Place]:
+) -> AsyncIterator[BenchTestbed]:
     """Start all processes, and end them on leaving.
 
     Args:
@@ -151,7 +230,7 @@ async def place(
             name: (await here.edge(name, "--version", node.version, *node.flags)).url
             for name, node in nodes.items()
         }
-        client = await here.start("client", "device", python(_ASKING))
+        client = await here.start("client", "device", python(_CLIENT))
         for name, url in urls.items():
             await client.send({"url": url})
             if not (await client.event(lambda event: "ready" in event))["ready"]:
@@ -159,7 +238,7 @@ async def place(
                     f"edge node {name} heard of no worker",
                     hint="draft and target must have the same tokenizer: `flexspec doctor` compares them",
                 )
-        reader = await here.start("reader", "cloud", python(_ASKING))
+        reader = await here.start("reader", "cloud", python(_CLIENT))
         sides: dict[str, Side] = {
             name: EdgeNode(client, urls[name], Meter(LinkMeter(here.link), reader, daemons[node.version].url))
             for name, node in nodes.items()
@@ -168,4 +247,4 @@ async def place(
             sides |= await start_traditional(here, traditional, delay_ms)
         if server is not None:
             sides[SERVER] = await start_server(here, server, client, say)
-        yield Place(here, sides, urls)
+        yield BenchTestbed(here, sides, urls)

@@ -78,7 +78,7 @@ class Meter:
 
     Args:
         link: between the two.
-        reader: process that runs `asking` on the cloud's side.
+        reader: process that runs `lab.bench.client` on the cloud's side.
         worker: URL of the worker's figures, as seen from there.
     """
 

@@ -1,4 +1,4 @@
-"""Traditional speculation as sides of `lab.benchmarks.answers`: a process at each end, asked as edge nodes are."""
+"""Traditional speculation as strategies of ``flexspec bench``: a process at each end, asked as edge nodes are."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from flexspec_mq.errors import FingerprintError
-from lab.bench.testbed.meter import Costs, LinkMeter
-from lab.bench.traditional.order import Order
-from lab.bench.traditional.schemes import GUESSES
+from lab.bench.meter import Costs, LinkMeter
 from lab.testbed.site.process import python
 from lab.testbed.site.topology import NO_FILE
 
@@ -19,7 +15,7 @@ if TYPE_CHECKING:
     from lab.testbed.site.process import Process
     from lab.testbed.site.topology import Site
 
-_TARGET, _DEVICE = "lab.traditional.worker", "lab.traditional.edge"
+_TARGET, _DEVICE = "lab.traditional.target", "lab.traditional.device"
 _ANSWER = 3600.0
 """Seconds. Where the signal is weak, the probabilities of one round take many."""
 
@@ -38,7 +34,7 @@ class Traditional:
     schemes: Sequence[str]
     edge: Sequence[str]
     worker: Sequence[str]
-    guesses: int = GUESSES
+    guesses: int
 
 
 class TraditionalSide:
@@ -68,20 +64,17 @@ class TraditionalSide:
         self._guesses = guesses
 
     async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
-        """Have a text written; see `lab.bench.testbed.testbed.Side`."""
-        order = Order(
-            scheme=self._scheme,
-            prompt=body["messages"][0]["content"],
-            tokens=body["max_tokens"],
-            guesses=self._guesses,
-            temperature=body["temperature"],
-            top_k=body["top_k"],
-            top_p=body["top_p"],
-            seed=body["seed"],
-        )
+        """Have a text written; see `lab.bench.testbed.Side`."""
+        order = {
+            "scheme": self._scheme,
+            "prompt": body["messages"][0]["content"],
+            "tokens": body["max_tokens"],
+            "guesses": self._guesses,
+            **{name: body[name] for name in ("temperature", "top_k", "top_p", "seed")},
+        }
         before = await self._spent()
         self._link.begin(at)
-        await self._device.send(msgspec.json.encode(order))
+        await self._device.send(order)
         found = await self._device.event(lambda event: "text" in event, _ANSWER)
         up, down = self._link.end()
         after = await self._spent()
@@ -99,7 +92,7 @@ async def start(here: Site, wanted: Traditional, delay_ms: float) -> dict[str, T
     """Start both processes; the sides by name.
 
     Args:
-        here: with a broker that takes `lab.bench.traditional.channel.PACKET_BYTES`.
+        here: with a broker that takes `lab.traditional.channel.PACKET_BYTES`.
         wanted: which sides.
         delay_ms: by which each forward of the target takes longer.
 

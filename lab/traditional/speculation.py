@@ -1,12 +1,16 @@
-"""The rule of rejection sampling, without a model's libraries: which guesses stay, and what replaces the next one.
+"""Schemes of traditional speculation, and the rule of rejection sampling, without a model's libraries.
 
 Leviathan et al., arXiv 2211.17192, algorithm 1: the target accepts a guess with probability min(1, p / q) and
-replaces the first one that it rejects by a token from the residual max(p − q, 0).
+replaces the first one that it rejects by a token from the residual max(p − q, 0). What the target compares with must
+be what the guess was drawn from: the device rounds probabilities to 16 bits first, and draws from what the other side
+will read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +19,58 @@ from flexspec_mq.sampling.choose import keep
 from flexspec_mq.sampling.params import SamplingParams
 
 Floats = npt.NDArray[np.float64]
+Halves = npt.NDArray[np.float16]
+GUESSES = 5
+"""Tokens drafted a round, as FlexSpec (arXiv 2601.00644) has its fixed draft do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """One way to speculate.
+
+    Attributes:
+        transport: of the messages; "none" writes with the draft alone.
+        distributions: whole ones are sent with the guesses.
+    """
+
+    transport: Literal["mqtt", "tcp", "none"] = "mqtt"
+    distributions: bool = False
+
+    def says_the_targets_text(self, temperature: float) -> bool:
+        """Whether its text is, token for token, the one that the target alone writes with the same seed.
+
+        Rejection sampling draws from the target's distribution with other dice, so it writes another text.
+        """
+        return self.transport != "none" and (temperature == 0.0 or not self.distributions)
+
+
+TRADITIONAL, IDS, ON_DEVICE = "traditional", "traditional-ids", "on-device"
+SCHEMES = {
+    TRADITIONAL: Scheme(distributions=True),
+    IDS: Scheme(),
+    "tcp-ids": Scheme("tcp"),
+    ON_DEVICE: Scheme("none"),
+}
+
+
+def rounded(q: Floats, ids: npt.NDArray[np.int64] | None, vocab_size: int) -> Halves:
+    """A distribution as it travels: 16 bits a probability.
+
+    Args:
+        q: float64 of shape [columns], summing to 1.
+        ids: token id of each column; None when they are all ids.
+        vocab_size: ids that there are; those without a column have no probability.
+    """
+    halves = np.zeros(vocab_size, dtype=np.float16)
+    halves[slice(None) if ids is None else ids] = q
+    return halves
+
+
+def distribution(halves: Halves) -> Floats:
+    """What both sides take rounded probabilities for: float64, summing to 1."""
+    found: Floats = halves.astype(np.float64)
+    found /= found.sum()
+    return found
 
 
 def probabilities(logits: npt.NDArray[np.float32], params: SamplingParams) -> Floats:

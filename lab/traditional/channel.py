@@ -13,7 +13,7 @@ from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import FlexSpecError, LinkDown, RemoteProtocolError
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.bench.traditional.messages import MAX_BYTES
+from lab.traditional.messages import MAX_BYTES
 
 UP, DOWN = "t1/u", "t1/d"
 """Topics: of one device and one target, since one text at a time is enough here."""

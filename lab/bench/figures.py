@@ -1,29 +1,25 @@
-"""What answers took and cost, side by side: means, medians, worst tenths, and ratios with intervals over questions.
+"""Figures of a bench: what answers took and cost, and shares of other strategies', with intervals over questions.
 
-The worst tenth of a side are the slowest tenth of its own answers, rounded up. What it takes is their
-mean, and as a share of another side's, the mean of the one's worst tenth over that of the other's: they may be other
-questions.
+The worst tenth of a strategy are the slowest tenth of its own answers, rounded up. What it takes is their mean, and as
+a share of another's, the mean of the one's worst tenth over that of the other's: they may be other questions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from lab.bench.figures import bootstrap
-from lab.bench.figures.bootstrap import Ends, Floats
-from lab.bench.testbed.meter import Costs
-from schemas.plan import LimitReport
+from lab.bench import bootstrap
+from lab.bench.bootstrap import Ends, Floats
+from lab.bench.meter import Costs
+from lab.bench.strategies import STREAMING
 
-RATIOS = ("total", "median", "worst_tenth")
-"""What `ratios` tells, each with its interval."""
-
-
+BASES = ("traditional", STREAMING)
+"""Strategies that others are shares of."""
 _NOT_COUNTED: Mapping[str, Any] = {
     **dict.fromkeys(("proposed", "drafted", "accepted", "rounds"), 0),
     **dict.fromkeys(("bytes_up", "bytes_down")),
@@ -48,7 +44,6 @@ class Sample:
         bytes_up, bytes_down: payload of messages; None where there are none.
         costs: beside.
         energy_j: joules of the device, modelled; None where nobody wanted to know.
-        limits: how the node said that it keeps those that it was given.
     """
 
     question: int
@@ -66,13 +61,12 @@ class Sample:
     bytes_down: int | None
     costs: Costs
     energy_j: float | None = None
-    limits: tuple[LimitReport, ...] = ()
 
     @classmethod
     def of_answer(
         cls, question: int, category: str, side: str, answer: dict[str, Any], costs: Costs
     ) -> Sample:
-        """From what `asking` said."""
+        """From what `lab.bench.client` said."""
         usage = answer["usage"]
         own = usage.get("flexspec", _NOT_COUNTED)
         return cls(
@@ -91,7 +85,6 @@ class Sample:
             own["bytes_down"],
             costs,
             own.get("energy_j"),
-            msgspec.convert(own.get("limits", ()), tuple[LimitReport, ...]),
         )
 
 
@@ -209,3 +202,108 @@ def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[in
             continue
         texts.setdefault(sample.question, set()).add(sample.text)
     return [question for question, found in texts.items() if len(found) > 1]
+
+
+Adds = Callable[[Sample], tuple[float, float] | None]
+"""What an answer adds to the two sums of a ratio; None if it is not known."""
+
+
+def _seconds(one: Sample) -> tuple[float, float]:
+    return one.seconds, 1.0
+
+
+def _rate(one: Sample) -> tuple[float, float]:
+    return float(one.tokens), one.seconds
+
+
+def _energy(one: Sample) -> tuple[float, float] | None:
+    return None if one.energy_j is None else (100.0 * one.energy_j, float(one.tokens))
+
+
+def _bytes(one: Sample) -> tuple[float, float] | None:
+    for up, down in ((one.costs.ip_up, one.costs.ip_down), (one.bytes_up, one.bytes_down)):
+        if up is not None and down is not None:
+            return float(up + down), 1.0
+    return None
+
+
+MEANS: Mapping[str, Adds] = {
+    "mean_s": _seconds,
+    "tokens_per_s": _rate,
+    "bytes": _bytes,
+    "energy_j_per_100": _energy,
+}
+"""Figures with an interval. Bytes are those of IP, of payload on loopback."""
+
+
+def summary(
+    answers: Mapping[str, Sequence[Sample]], seed: int, apart: Collection[str] = ()
+) -> dict[str, Any]:
+    """Figures of each strategy that answered something; its shares are over the questions that both answered.
+
+    Args:
+        answers: of each strategy, to the same questions but for those that failed.
+        seed: of the bootstrap, which draws questions with all that belongs to them.
+        apart: strategies that write texts of their own.
+    """
+    return {
+        name: {
+            **figures(found),
+            **_per_token(found),
+            **{mean: interval(found, adds, seed=seed) for mean, adds in MEANS.items()},
+            **{
+                f"of_{base}": _shares(*pair, seed=seed)
+                for base in BASES
+                if base != name and any(pair := paired(found, answers.get(base, ())))
+            },
+            "own_text": name in apart,
+        }
+        for name, found in answers.items()
+        if found
+    }
+
+
+def interval(found: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
+    """A ratio of sums over answers with its interval; None where it is not known of all of them."""
+    sums = _sums(found, adds)
+    if sums is None or not sums[:, 1].sum():
+        return None
+    return bootstrap.of_sums(sums, _ratio, seed=seed)
+
+
+def share(one: Sequence[Sample], other: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
+    """A ratio as a share of another strategy's, paired by question; None where one is not known, or the other 0."""
+    ours, theirs = (_sums(sorted(found, key=lambda sample: sample.question), adds) for found in (one, other))
+    if ours is None or theirs is None or not ours[:, 1].sum() or not theirs.all(axis=None):
+        return None
+    return bootstrap.of_sums(
+        np.hstack([ours, theirs]), lambda sums: _ratio(sums[..., :2]) / _ratio(sums[..., 2:]), seed=seed
+    )
+
+
+def _shares(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:
+    return {
+        **ratios(one, other, seed=seed),
+        **{name: share(one, other, adds, seed=seed) for name, adds in MEANS.items() if name != "mean_s"},
+    }
+
+
+def _per_token(found: Sequence[Sample]) -> dict[str, float | None]:
+    tokens = sum(sample.tokens for sample in found)
+    spent = {name: [getattr(sample.costs, name) for sample in found] for name in ("forwards", "worker_s")}
+    return {
+        f"{name}_per_token": sum(each) / tokens if tokens and None not in each else None
+        for name, each in spent.items()
+    }
+
+
+def _sums(found: Sequence[Sample], adds: Adds) -> Floats | None:
+    pairs = [adds(sample) for sample in found]
+    known = [pair for pair in pairs if pair is not None]
+    return np.array(known, dtype=np.float64) if len(known) == len(pairs) else None
+
+
+def _ratio(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotient: Floats = sums[..., 0] / sums[..., 1]
+    return quotient

@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lab.bench.figures.summary import BASES
-from lab.bench.report import paper
+from lab.bench.figures import BASES
 from lab.bench.strategies import ABOUT
 
 _ABOUT_INTERVALS = (
@@ -36,11 +35,6 @@ _SHARES: Mapping[str, str] = {
     "bytes": "bytes",
     "J a token": "energy_j_per_100",
 }
-_ABOUT_LIMITS = (
-    "**Limits**, as the nodes told them with each answer. An energy budget is of all answers since the node began, "
-    "so its last value counts; a latency target is of each answer."
-)
-_LIMITS = "mean of what answers told", "the last one", "answers that told so"
 _ABOUT_FAILED = (
     "**Failed** answers, which are in no other figure of their strategy; shares are over the questions that both "
     "strategies answered:"
@@ -58,12 +52,8 @@ def document(results: Mapping[str, Any]) -> str:
         for base in BASES:
             if shares := _of_base(channel["strategies"], base):
                 parts += [f"As shares of `{base}`:", shares]
-        if rows := _limits(channel["strategies"]):
-            parts += [_ABOUT_LIMITS, markdown(["", "limit", *_LIMITS], rows)]
     if len(channels) > 1:
         parts += ["## Seconds an answer, by channel", _across(channels, results["run"]["strategies"])]
-    if rows := paper.beside(channels, cell):
-        parts += ["## Beside the paper", markdown(paper.HEADS, rows), paper.NOTE]
     names = results["run"]["strategies"]
     about = [[f"`{name}`", ABOUT.get(name, "")] for name in names]
     if command := results["run"].get("server"):
@@ -185,20 +175,6 @@ def _of_base(strategies: Mapping[str, Any], base: str) -> str:
         if f"of_{base}" in one
     ]
     return markdown(["", *_SHARES], rows) if rows else ""
-
-
-def _limits(strategies: Mapping[str, Any]) -> list[list[str]]:
-    return [
-        [
-            f"`{name}`",
-            f"{of['name']} {of['limit']:g} {of['unit']}",
-            cell(of["mean"], ".3g"),
-            cell(of["last"], ".3g"),
-            ", ".join(f"{count} {state}" for state, count in of["states"].items()),
-        ]
-        for name, one in strategies.items()
-        for of in one.get("limits", ())
-    ]
 
 
 def _across(channels: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:

@@ -1,1 +1,0 @@
-"""From answers to figures: means, worst tenths, ratios, intervals."""

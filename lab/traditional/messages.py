@@ -1,0 +1,108 @@
+"""Messages of traditional speculation: msgpack arrays. Probabilities are little-endian float16."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Final
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+
+from flexspec_mq.errors import RemoteProtocolError
+from lab.traditional.speculation import Halves
+
+MAX_BYTES: Final = 2**26
+"""Of a message. 64 guesses among 262,144 ids take half of it."""
+
+Count = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+Tokens = tuple[Count, ...]
+
+
+class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
+    """A text begins; the guesses follow.
+
+    Attributes:
+        client: who asks; the target keeps what it read for each.
+        text: number of the text, another one for each of a client's.
+        prompt: token ids.
+        temperature, top_k, top_p, seed: as in `SamplingParams`.
+        eos: ids that end the text.
+    """
+
+    client: str
+    text: Count
+    prompt: Annotated[Tokens, Meta(min_length=1)]
+    temperature: float
+    top_k: Count
+    top_p: float
+    seed: int
+    eos: Tokens
+
+
+class Guesses(msgspec.Struct, frozen=True, array_like=True, tag=2):
+    """One round of a text, up.
+
+    Attributes:
+        text: its number.
+        round: from 1.
+        tokens: drafted ids, maybe none.
+        halves: of each in turn, its distribution over the whole vocabulary; empty if none is sent.
+    """
+
+    text: Count
+    round: Count
+    tokens: Tokens
+    halves: bytes = b""
+
+    @classmethod
+    def made(cls, text: int, number: int, tokens: Sequence[int], sent: Sequence[Halves]) -> Guesses:
+        """A round whose distributions are all sent, or none."""
+        return cls(text, number, tuple(tokens), b"".join(one.astype("<f2").tobytes() for one in sent))
+
+    def distributions(self, vocab_size: int) -> Halves:
+        """Those of each guess, [guesses, vocabulary]; [0, vocabulary] if none was sent.
+
+        Raises:
+            RemoteProtocolError: they are not as many as the guesses, or of another vocabulary.
+        """
+        wanted = 2 * vocab_size * len(self.tokens)
+        if self.halves and len(self.halves) != wanted:
+            raise RemoteProtocolError(
+                f"{len(self.halves)} bytes of probabilities, not {wanted} for {len(self.tokens)} guesses among "
+                f"{vocab_size} ids",
+                hint="draft and target have different vocabularies",
+            )
+        found: Halves = np.frombuffer(self.halves, dtype="<f2").astype(np.float16).reshape(-1, vocab_size)
+        return found
+
+
+class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=3):
+    """What the target says to a round: the guesses that stay, and mostly one token more."""
+
+    text: Count
+    round: Count
+    tokens: Annotated[Tokens, Meta(min_length=1)]
+
+
+Message = Start | Guesses | Verdict
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """Bytes to send."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """Undo `encode`.
+
+    Raises:
+        RemoteProtocolError: this is no such message.
+    """
+    try:
+        return _decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise RemoteProtocolError(f"no message of traditional speculation: {error}") from error

@@ -1,1 +1,0 @@
-"""The target's side of traditional speculation; see `lab.bench.traditional`. No worker uses it."""
