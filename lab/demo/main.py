@@ -39,9 +39,7 @@ _STREAMING = (
     "--worker-draft=0",
 )
 _WHY = {
-    LINK: (
-        "Drafts win here: an answer over 4g takes 0.72 of the time of streaming (docs/performance.md).",
-    ),
+    LINK: ("Drafts win here: an answer over 4g takes 0.72 of the time of streaming (docs/performance.md).",),
     NO_LINK: (
         "Nothing is to be won by a draft on the device: no round trip can be saved, and it takes the cores",
         "that the target needs. What drafts win on loopback, the worker's own draft wins.",
@@ -59,17 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
     """The demo's flags."""
     parser = argparse.ArgumentParser(prog="flexspec demo", description=__doc__)
     parser.add_argument("--prompt", help=f"what to ask (default: {PROMPT})", default=PROMPT)
-    parser.add_argument(
-        "--chat", action="store_true", help="talk over several turns, with the commands of flexspec chat"
-    )
-    parser.add_argument(
-        "--link",
-        default=LINK,
-        help=f"network between device and cloud, as `flexspec link profiles` lists them, or none (default: {LINK})",
-    )
-    parser.add_argument(
-        "--target", default="default", help="model folder or hub name (default: SmolLM2-135M)"
-    )
+    parser.add_argument("--chat", action="store_true", help="talk over several turns, as flexspec chat does")
+    network = f"network, as `flexspec link profiles` lists them, or none (default: {LINK})"
+    parser.add_argument("--link", default=LINK, help=network)
+    parser.add_argument("--target", default="default", help="model folder or hub name (default: SmolLM2)")
     parser.add_argument("--draft", default="default", help="draft checkpoint folder, 'default' or 'none'")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens to write at most (default: 200)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
@@ -102,7 +93,8 @@ async def _run(args: argparse.Namespace, plan: LinkPlan, screen: Screen) -> int:
             tell("starting", "broker")
             await place.start_broker()
             tell("ready: 100 %", "broker")
-            sides = {} if args.chat else {"streaming": _streaming(args.target)}
+            tokenizer = () if args.target == "default" else (f"--tokenizer={args.target}",)
+            sides = {} if args.chat else {"streaming": [*_STREAMING, *tokenizer]}
             sides["edge"] = [f"--draft={args.draft}"]
             # A proxy for each node, so that each is counted and cut on its own.
             at = (place.host, place.port)
@@ -125,12 +117,6 @@ async def _run(args: argparse.Namespace, plan: LinkPlan, screen: Screen) -> int:
             return await _chat(place, args, nodes[0])
         await _compare(args, screen, list(zip(nodes, links, strict=True)))
     return 0
-
-
-def _streaming(target: str) -> list[str]:
-    """Flags of an edge node that drafts nothing, and lets the worker run ahead without drafts."""
-    tokenizer = [] if target == "default" else [f"--tokenizer={target}"]
-    return [*_STREAMING, *tokenizer]
 
 
 async def together(*starts: Coroutine[Any, Any, Daemon]) -> list[Daemon]:
@@ -175,7 +161,7 @@ async def _compare(
             for title, (node, link) in zip(TITLES, nodes, strict=True):
                 tell(f"recorded in turns, {how}", title)
                 half = len(runs[0].text) // 2 if how == "cut" else None
-                runs.append(await record(node.url, link, body, cut_behind=half))
+                runs.append(await record(node.url, body, link=link, cut_behind=half))
                 if runs[-1].text != runs[0].text:
                     raise FlexSpecError(
                         f"{title}, {how}: another text than the target alone wrote",

@@ -10,7 +10,6 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +22,8 @@ from lab.demo import main as demo
 from lab.demo.screen import Screen, ends, frame
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from rich.console import RenderableType
 
-    from flexspec_mq.daemon.progress import Tell
     from lab.demo.recording import Recording
 
 _FILE = "docs/img/demo.svg"
@@ -43,7 +39,7 @@ class Picture(Screen):
     """A screen that remembers all that stays on it, and how the answers came."""
 
     def __init__(self) -> None:
-        super().__init__(_console())
+        super().__init__(Console(file=io.StringIO()))
         self._before: list[RenderableType] = [Text("$ make demo")]
         self._after: list[RenderableType] = []
         self._sides: Sequence[Recording] = ()
@@ -51,10 +47,6 @@ class Picture(Screen):
     def show(self, what: RenderableType) -> None:
         """Remember it."""
         (self._after if self._sides else self._before).append(what)
-
-    def bars(self, *_tasks: str) -> AbstractContextManager[Tell]:
-        """Show nothing: bars vanish on a terminal too."""
-        return nullcontext(_nothing)
 
     async def play(self, sides: Sequence[Recording]) -> None:
         """Remember how the answers came."""
@@ -90,10 +82,6 @@ class Picture(Screen):
 def _console() -> Console:
     nowhere = io.StringIO()
     return Console(record=True, width=_WIDTH, height=60, file=nowhere, force_terminal=True, highlight=False)
-
-
-def _nothing(text: str, task: str = "") -> None:
-    """Show nothing."""
 
 
 def main(argv: Sequence[str]) -> int:

@@ -15,9 +15,9 @@ from flexspec_mq.errors import FlexSpecError
 from schemas.openai import FlexspecUsage, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
+    from flexspec_mq.terminal.answer import Answer
     from lab.testbed.link.proxy import ProxyLink
 
 CUT_S = 3.0
@@ -52,20 +52,20 @@ class Recording:
 
 async def record(
     url: str,
-    link: ProxyLink,
     body: dict[str, Any],
     *,
+    link: ProxyLink | None = None,
     cut_behind: int | None = None,
-    tell: Callable[[int], None] = lambda _characters: None,
+    shown: Answer | None = None,
 ) -> Recording:
     """Ask a node and record the answer.
 
     Args:
-        url: of the node's API.
-        link: between the node and the broker.
+        url: address of the node's API.
         body: of the request.
+        link: network between the node and the broker.
         cut_behind: characters of the text after which the network is cut.
-        tell: told how many characters have come.
+        shown: where the answer is shown as it comes.
 
     Raises:
         FlexSpecError: there is no answer.
@@ -76,15 +76,16 @@ async def record(
         async with aclosing(api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
             async for chunk in chunks:
                 now = time.monotonic() - began
-                for piece, writer in pieces(chunk):
-                    if piece:
-                        made.pieces.append((now, piece, writer))
-                        made.seconds = now
-                        size += len(piece)
-                if made.cut is None and cut_behind is not None and size >= cut_behind:
+                new = [(piece, writer) for piece, writer in pieces(chunk) if piece]
+                if new:
+                    made.pieces += [(now, piece, writer) for piece, writer in new]
+                    made.seconds = now
+                    size += sum(len(piece) for piece, _ in new)
+                if shown is not None:
+                    shown.text(new)
+                if link is not None and made.cut is None and cut_behind is not None and size >= cut_behind:
                     link.stall(CUT_S)
                     made.cut = now
-                tell(size)
                 if chunk.usage:
                     made.took, made.tokens = chunk.usage.flexspec, chunk.usage.completion_tokens
         made.carried = _carried(link) - before
@@ -95,6 +96,8 @@ async def record(
     return made
 
 
-def _carried(link: ProxyLink) -> int:
+def _carried(link: ProxyLink | None) -> int:
+    if link is None:
+        return 0
     counters = link.counters
     return counters.up.bytes_out + counters.down.bytes_out

@@ -90,7 +90,9 @@ class Screen:
         streamed, drafted = (side.seconds for side in undisturbed)
         ratio = f"with drafts {drafted / streamed:.2f} times as long (one try)"
         self.say(f"Undisturbed they took {streamed:.1f} s and {drafted:.1f} s: {ratio}.")
-        self.say("All texts are the same to the last character.")
+        self.say(
+            "All texts are the same to the last character. Each round trip brings what the target has decided."
+        )
 
 
 def ends(sides: Sequence[Recording]) -> float:
