@@ -1,1 +1,1 @@
-"""What every program of ours does alike: main functions, logs, progress, signals, tasks, systemd, probes."""
+"""Parts that all programs share: main functions, logs, progress, signals, tasks, systemd, probes."""

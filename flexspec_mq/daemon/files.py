@@ -52,7 +52,7 @@ def read_private(path: Path, most: int, what: str, *, lacking: str, leaked: str)
     Args:
         path: path of the file.
         most: bytes.
-        what: what it holds, in words.
+        what: contents, in words.
         lacking: hint where it cannot be read.
         leaked: hint where somebody may have read it.
 

@@ -1,4 +1,4 @@
-"""What the main functions of all commands and daemons share: readable errors, exit codes, quiet garbage collection."""
+"""Main functions of all commands and daemons: readable errors, exit codes, quiet garbage collection."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def run_main(
 
     Args:
         func: takes the arguments after the program's name; None counts as 0.
-        argv: those arguments; the process's own by default.
-        extras: what the program needs to be installed with.
+        argv: arguments; the process's own by default.
+        extras: names of extras that the program needs.
     """
     never_fails("stderr")
     try:
@@ -72,7 +72,7 @@ def run_subcommand(
         name: the subcommand.
         argv: arguments after the name.
         prog: words before the name.
-        extras: what the subcommand needs to be installed with.
+        extras: names of extras that the subcommand needs.
     """
 
     def run(words: Sequence[str]) -> int | None:

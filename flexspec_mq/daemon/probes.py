@@ -93,7 +93,7 @@ async def serving(
 
 
 class _Probes:
-    """One request per connection."""
+    """Server of probes, with one request per connection."""
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages

@@ -1,9 +1,9 @@
-"""What takes longer than a moment: a bar that moves on a terminal, a line per stage elsewhere.
+"""Progress of what takes longer than a moment: a bar that moves on a terminal, a line per stage elsewhere.
 
 A process in the background of a terminal shares it with others, and a bar would be torn by their lines: so it writes
 whole lines too.
 
-Whatever works tells its stages as short texts. One that ends in a percentage, as in ``reading weights: 40 %``,
+Whatever works tells its stages as short texts. A stage that ends in a percentage, as in ``reading weights: 40 %``,
 fills the bar; any other lets it pulse, beside the seconds that have passed.
 """
 
@@ -76,7 +76,7 @@ def bars(*tasks: str, console: Console) -> Iterator[Tell]:
 def stages(*tasks: str) -> Iterator[Tell]:
     """Bars on standard error if they can be drawn there, and the stages as whole lines otherwise.
 
-    What is no stage but shall stay to be read is said after the block.
+    Other text that shall stay to be read is said after the block.
     """
     # As it is now: a block inside may swallow what libraries write to standard error.
     err = sys.stderr
@@ -90,12 +90,12 @@ def stages(*tasks: str) -> Iterator[Tell]:
 
 
 def say(text: str, out: TextIO | None = None) -> None:
-    """One line on standard error, at once."""
+    """Write a line on standard error, at once."""
     out = out or sys.stderr
     out.write(f"{text}\n")
     out.flush()
 
 
 def answer(text: str) -> None:
-    """One line of what a command was asked for, on standard output, at once."""
+    """Write a line of what a command was asked for on standard output, at once."""
     say(text, sys.stdout)

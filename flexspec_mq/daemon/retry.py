@@ -82,9 +82,9 @@ async def retrying(
     """Call `attempt` until it does not raise `on`.
 
     Args:
-        attempt: one try; other exceptions than `on` pass through at once.
+        attempt: function to try; other exceptions than `on` pass through at once.
         what: names it in `Waiting`.
-        on: what is worth another try.
+        on: exceptions that are worth another try.
         backoff: the waits, and when to give up.
         on_wait: called before each wait.
         sleep: waits so many seconds, or less.

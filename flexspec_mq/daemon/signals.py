@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C inside an event loop. What was in force before a block is in force again after it."""
+"""SIGTERM and Ctrl-C inside an event loop. Handlers from before a block are in force again after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
-"""What asks a program to end."""
+"""Signals that ask a program to end."""
 
 
 @contextmanager
@@ -40,7 +40,7 @@ async def stoppable(
 
     Args:
         ending: told that one of them came, before anything ends.
-        numbers: of the signals.
+        numbers: signals by number.
 
     Raises:
         Cancelled: one of them came.

@@ -106,7 +106,7 @@ def fetch_manifest(url: str, wanted: bytes) -> Manifest:
 
     Args:
         url: below which heads lie, as for `HeadFetcher`.
-        wanted: its digest, 32 bytes.
+        wanted: digest of the head, 32 bytes.
 
     Raises:
         FetchError: the place cannot be reached or has no such head.

@@ -22,7 +22,7 @@ MAX_MANIFEST = 1 << 20
 MAX_FILES = 16
 MAX_CANARIES = 16
 CANARY_SHARE = 0.9
-"""Of the tokens of all canaries that must come out: near ties may fall otherwise on another processor or engine."""
+"""Share of all canaries' tokens that must come out: near ties may fall otherwise on another processor or engine."""
 
 Hex32 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$(?!\n)")]
 Fingerprint = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")]
@@ -35,7 +35,7 @@ class HeadError(ModelError):
 
 
 class HeadFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One file beside the manifest."""
+    """A file beside the manifest."""
 
     name: FileName
     size: Annotated[int, Meta(ge=0, lt=2**40)]
@@ -50,7 +50,7 @@ class Canary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a version is made of.
+    """Manifest of a version: all that it is made of.
 
     Attributes:
         format: `FORMAT`.
@@ -58,12 +58,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
             of the layers from `floor` on, with the base's names, and maybe final norm and LM head.
         base: fingerprint of the base's weights.
         tokenizer: fingerprint of its tokenizer.
-        layers: of the base.
+        layers: number of the base's layers.
         floor: the lowest layer that the head may touch, the depth of the family's backbone.
-        dtype: that the version is computed in.
-        weights: of the base: ``native``, ``int8`` or ``int4``.
+        dtype: type that the version is computed in.
+        weights: the base's: ``native``, ``int8`` or ``int4``.
         files: beside the manifest.
-        canaries: that must come out, but for ties.
+        canaries: texts that must come out, but for ties.
     """
 
     format: int = FORMAT
@@ -119,7 +119,7 @@ def read_head(folder: Path, expected: bytes | None = None) -> Manifest:
     """Read a head's manifest, and compare all its files with what it says.
 
     Args:
-        folder: of the head.
+        folder: the head's.
         expected: digest that the manifest must have; None takes any.
 
     Raises:

@@ -26,7 +26,7 @@ _SILENCE: Final = 30.0
 _ON_A_HOST: Final = re.compile(
     r"(?P<user>[^@/\\?#\s]*@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?(?P<path>/[^\\?#\x00-\x1f\x7f]*)?"
 )
-"""What is behind ``https://``, in the one way in which all who read it agree on the host."""
+"""Rest behind ``https://``, in the one way in which all who read it agree on the host."""
 
 
 class FetchError(ModelError):
@@ -87,7 +87,7 @@ class Place:
     """The folder of one head, wherever it is.
 
     Args:
-        url: of it, as `scheme_of` takes them.
+        url: address as `scheme_of` takes them.
 
     Raises:
         UsageError: nothing here can use such a URL.

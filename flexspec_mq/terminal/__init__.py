@@ -1,1 +1,1 @@
-"""What is shown on a terminal, by the demo and the chat alike."""
+"""Display on a terminal, for the demo and the chat alike."""

@@ -31,7 +31,7 @@ def style(writer: Writer | None) -> str:
 
 
 class Answer:
-    """One answer. Rows that are full scroll away; the row being written and the note below it stay live.
+    """Display of an answer. Rows that are full scroll away; the row being written and the note below it stay live.
 
     Where nobody looks at it as it changes, it is the text alone, untouched.
     """
@@ -75,7 +75,7 @@ class Answer:
         self._refresh()
 
     def note(self, note: str) -> None:
-        """What stands below the text while it is written."""
+        """Show a note below the text while it is written."""
         self._note = printable(note)
         self._refresh()
 
