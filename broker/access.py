@@ -25,7 +25,7 @@ Verb = Literal["read", "write", "readwrite"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a role may do.
+    """A permission of a role.
 
     Attributes:
         verb: a will is a write.
@@ -113,8 +113,8 @@ def overheard(rules: Iterable[Rule], groups: ShareGroups | None, topic_filter: s
     """Why a subscription is none of a user's; empty if it is its own.
 
     Args:
-        rules: of the user, as `rules_of` gives them.
-        groups: of workers; None if the user is none.
+        rules: rules of the user, as `rules_of` gives them.
+        groups: groups of workers; None if the user is none.
         topic_filter: as it was subscribed to.
     """
     group, bare = split_share(topic_filter)

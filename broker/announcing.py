@@ -30,8 +30,8 @@ class Announcer:
     """Publishes as a user that may do nothing else; its password is drawn for this run and known to nobody.
 
     Attributes:
-        user: that Mosquitto must know.
-        socket: on which Mosquitto must listen.
+        user: user that Mosquitto must know.
+        socket: path on which Mosquitto must listen.
     """
 
     def __init__(self) -> None:

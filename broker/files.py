@@ -31,7 +31,7 @@ def write_private(path: Path, text: str) -> None:
 def rewrite_private(path: Path, text: str) -> None:
     """Write as `write_private` does; where the disk is full, over what is there, whose room it has already.
 
-    For files that shut somebody out. What the text is shorter than before is filled with empty lines, so that there
+    For files that shut somebody out. Where the text is shorter than before, empty lines fill the file, so that there
     is one write and nothing half old and half new to read after it; a power cut within that write may leave both.
 
     Raises:

@@ -48,7 +48,7 @@ class PrivateBroker:
         directory: folder for its files, which then stay; None is a temporary one.
 
     Attributes:
-        settings: its settings, with the port in use.
+        settings: settings of the broker, with the port in use.
     """
 
     def __init__(

@@ -108,7 +108,7 @@ class DeploymentServer:
         )
 
     def begin(self) -> None:
-        """Publish the statement once the broker answers. One that it does not take is published again by `look`."""
+        """Publish the statement once the broker answers; if it does not take it, `look` tries again."""
         try:
             self._publish()
         except BrokerError as error:

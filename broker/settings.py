@@ -1,4 +1,4 @@
-"""What our Mosquitto is told, and what it is never allowed to be."""
+"""Settings of our Mosquitto, and which of them are refused."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from flexspec_mq.settings import Complaint, Program, Section, Setting
 from flexspec_mq.settings.hosts import is_loopback
 
 _ROUNDS = 101
-"""Of hashing, as Mosquitto has it: passwords are random and long, so guessing is hopeless anyway."""
+"""Rounds of hashing, as Mosquitto has it: passwords are random and long, so guessing is hopeless anyway."""
 
 
 class Role(Enum):
-    """What a user may do; `broker.access` has the rules."""
+    """Roles of users; `broker.access` has their rules."""
 
     EDGE = "edge"
     WORKER = "worker"
@@ -64,7 +64,7 @@ class User:
 
     Attributes:
         password: plain, or hashed; only the hash reaches Mosquitto's files.
-        versions: of a worker: those that it may serve; empty is any.
+        versions: versions that a worker may serve; empty is any.
     """
 
     name: str
@@ -106,7 +106,7 @@ def _expiry(value: str) -> Complaint | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """What a user says of a Mosquitto that it is told as it is; `Setting.help` has the words."""
+    """Settings that Mosquitto is told as they are; `Setting.help` has the words."""
 
     host: Annotated[str, Setting(help="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Setting(help="to listen on; 0 lets `run` find a free one", between=(0, 65535))] = 0
@@ -144,7 +144,7 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits(Section):
-    """What one client of a deployment may do, workers excepted; who goes beyond is put out for a while."""
+    """Limits of one client of a deployment, workers excepted; who goes beyond is put out for a while."""
 
     client_messages: Annotated[
         int,
@@ -172,11 +172,11 @@ class Limits(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSettings(Listener):
-    """One Mosquitto.
+    """Settings of one Mosquitto.
 
     Attributes:
-        tls: of the listener; None is plain TCP.
-        users: who may connect. None: anybody, which is allowed on loopback only.
+        tls: files of the listener; None is plain TCP.
+        users: users that may connect. None: anybody, which is allowed on loopback only.
         nodelay: turn Nagle's algorithm off. Only the benchmarks turn it on, to show what it costs.
         run_as: system user to change to when started as root; None is Mosquitto's own.
         own_socket: Unix socket on which it listens too, for whoever runs it; None without.

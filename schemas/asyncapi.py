@@ -36,8 +36,7 @@ class _Channel:
         action: the edge's: ``send`` or ``receive``.
         messages: types that travel on it.
         description: text for people.
-        qos: MQTT quality of service; None where the plan chooses 0, 1 or 2.
-        retain: whether the broker keeps the last message.
+        retained: whether the broker keeps the last message. It goes by QoS 1 then; else the plan chooses.
     """
 
     name: str
@@ -45,8 +44,7 @@ class _Channel:
     action: Literal["send", "receive"]
     messages: tuple[type[msgspec.Struct], ...]
     description: str
-    qos: int | None = None
-    retain: bool = False
+    retained: bool = False
 
 
 CHANNELS = (
@@ -72,8 +70,7 @@ CHANNELS = (
         "receive",
         (WorkerStatus,),
         "Status of a worker, while it holds a session of this edge. Its will says gone.",
-        qos=1,
-        retain=True,
+        retained=True,
     ),
     _Channel(
         "edgeStatus",
@@ -81,8 +78,7 @@ CHANNELS = (
         "send",
         (EdgeStatus,),
         "Status of an edge node, for operators. Its will says gone.",
-        qos=1,
-        retain=True,
+        retained=True,
     ),
     _Channel(
         "statement",
@@ -91,8 +87,7 @@ CHANNELS = (
         (Statement,),
         "What the deployment says of now, where there are keys: a msgpack array, and behind it 64 bytes of an "
         "Ed25519 signature by the deployment's key.",
-        qos=1,
-        retain=True,
+        retained=True,
     ),
     _Channel(
         "keySet",
@@ -100,8 +95,7 @@ CHANNELS = (
         "receive",
         (Signed,),
         "Who may sign the catalogue of a family: the body is a KeySet, signed by the family's root key.",
-        qos=1,
-        retain=True,
+        retained=True,
     ),
     _Channel(
         "catalogue",
@@ -109,8 +103,7 @@ CHANNELS = (
         "receive",
         (Signed,),
         "The versions of a family: the body is a Catalogue, signed by keys of the key set.",
-        qos=1,
-        retain=True,
+        retained=True,
     ),
 )
 
@@ -146,26 +139,24 @@ def document() -> Json:
 
 
 def _channel(channel: _Channel) -> Json:
-    parameters = {
-        name: {"description": meaning}
-        for name, meaning in _PARAMETERS.items()
-        if f"{{{name}}}" in channel.address
-    }
+    names = [kind.__name__ for kind in channel.messages]
     return {
         "address": channel.address,
         "description": channel.description,
-        "parameters": parameters,
-        "messages": {
-            kind.__name__: {"$ref": f"#/components/messages/{kind.__name__}"} for kind in channel.messages
+        "parameters": {
+            name: {"description": about}
+            for name, about in _PARAMETERS.items()
+            if f"{{{name}}}" in channel.address
         },
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in names},
     }
 
 
 def _operation(channel: _Channel) -> Json:
-    binding: Json = {"retain": channel.retain, "bindingVersion": MQTT_BINDING_VERSION}
-    if channel.qos is not None:
-        binding["qos"] = channel.qos
-    summary = "QoS 0, 1 or 2, as the plan says." if channel.qos is None else f"QoS {channel.qos}, retained."
+    binding: Json = {"retain": channel.retained, "bindingVersion": MQTT_BINDING_VERSION}
+    if channel.retained:
+        binding["qos"] = 1
+    summary = "QoS 1, retained." if channel.retained else "QoS 0, 1 or 2, as the plan says."
     return {
         "action": channel.action,
         "channel": {"$ref": f"#/channels/{channel.name}"},
@@ -178,21 +169,12 @@ def _operation(channel: _Channel) -> Json:
 
 
 def _message(kind: type[msgspec.Struct]) -> Json:
+    signed = SIGNED_TYPE if kind in (Signed, Statement) else PAYLOAD_TYPE
     return {
         "name": kind.__name__,
-        "contentType": STATUS_TYPE
-        if kind in STATUSES
-        else SIGNED_TYPE
-        if kind in (Signed, Statement)
-        else PAYLOAD_TYPE,
+        "contentType": STATUS_TYPE if kind in STATUSES else signed,
         "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
     }
-
-
-def _content_type(kind: type[msgspec.Struct]) -> str:
-    if kind in STATUSES:
-        return STATUS_TYPE
-    return SIGNED_TYPE if kind in (Signed, Statement) else PAYLOAD_TYPE
 
 
 def _draft_07(schema: Any) -> Any:

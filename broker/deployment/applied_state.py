@@ -1,4 +1,4 @@
-"""What a running broker has taken up of its deployment, as commands see it."""
+"""The state of a deployment that its running broker has applied, as commands see it."""
 
 from __future__ import annotations
 

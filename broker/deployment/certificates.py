@@ -83,8 +83,8 @@ def make_client_certificate(directory: Path, name: str, certificate: Path, key: 
     """Make a certificate for a client, and return its serial number.
 
     Args:
-        directory: of the authority.
-        name: of the user.
+        directory: folder of the authority.
+        name: name of the user.
         certificate: file to write.
         key: file to write.
 

@@ -1,4 +1,4 @@
-"""What a deployment with keys signs: its statement, and who each client is."""
+"""Statement and credentials of a deployment with keys: all that it signs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def restated(known: Identities, keys: SecretKeys, revoked: Iterable[str] = ()) -
     """The same with a new statement, if there is anything new to say, or anything left unsigned.
 
     Args:
-        known: with all clients as they are to be.
+        known: the identities, with all clients as they are to be.
         keys: secrets of the deployment.
         revoked: serials of credentials that shall not hold any more.
 

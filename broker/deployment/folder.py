@@ -45,9 +45,9 @@ class Deployment:
     """The folder of one broker, which `init` makes.
 
     Attributes:
-        bundles: what clients are given.
-        keys: its own secrets, which may be kept elsewhere.
-        applied: what a broker that runs has taken up.
+        bundles: folders of what clients are given.
+        keys: secrets of the deployment, which may be kept elsewhere.
+        applied: state that a running broker has applied.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -111,7 +111,7 @@ class Deployment:
         Args:
             settings: text of ``broker.toml``.
             address: host:port by which clients reach it.
-            names: for the server's certificate; empty is without TLS.
+            names: names in the server's certificate; empty is without TLS.
             client_certificates: clients need one.
             keys: sign who its clients are.
 
@@ -127,7 +127,7 @@ class Deployment:
             self._write(with_new_keys(known, self.keys) if keys else known)
 
     def add(self, role: Role, names: Iterable[str], versions: tuple[str, ...]) -> set[str]:
-        """Let clients in. One that is there keeps its secrets; of a worker the versions are changed.
+        """Let clients in. A client that is there keeps its secrets; a worker's versions are changed.
 
         Args:
             role: role of all of them.

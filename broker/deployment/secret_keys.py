@@ -47,7 +47,7 @@ class SecretKeys:
         """Read the key that signs.
 
         Args:
-            public: its public part.
+            public: public part of the key.
 
         Raises:
             KeptElsewhere: it is not here.

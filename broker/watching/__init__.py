@@ -1,1 +1,1 @@
-"""What Mosquitto's log tells: who connects and publishes how much, and what was refused to whom."""
+"""Mosquitto's log, read for who connects and publishes how much, and for what was refused to whom."""

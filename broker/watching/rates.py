@@ -1,4 +1,4 @@
-"""What each user publishes, by Mosquitto's log, and who goes beyond what one may.
+"""Rates of users, by Mosquitto's log, and who goes beyond the limits.
 
 Mosquitto itself bounds neither messages nor bytes a second of a client, nor the connections of a user. Who goes
 beyond is not known to it as a user for a while: that ends all its connections, and it is not let in.
@@ -58,7 +58,7 @@ class Guard:
 
     Args:
         limits: limits of one user.
-        published: what each has published.
+        published: messages that each has published.
         connections: who is connected.
         now: seconds of the caller's clock.
 

@@ -1,7 +1,7 @@
 """A follower of a family, with a disk and a clock: what every program that follows one does with what comes.
 
-A message that changes something is on the disk before it is adopted. One that the disk refused, and a catalogue that
-waits for its key set or for our clock, are looked at again.
+A message that changes something is on the disk before it is adopted. A message that the disk refused, and a
+catalogue that waits for its key set or for our clock, are looked at again.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _WAITING: Final = 64
 """Messages that may wait to be judged; of more the oldest are dropped, as a newer one of its topic says all."""
 
 Outcome = Accepted | Refused | Unchanged | RecordError
-"""Of a message: it was adopted, refused, is adopted already, or cannot be kept now, which changes nothing."""
+"""Outcome of a message: adopted, refused, adopted already, or not to be kept now, which changes nothing."""
 
 
 def topics_of(family: str) -> tuple[str, str]:
-    """Of the key set and of the catalogue; in this order, so that a catalogue need not wait for its keys."""
+    """Topics of the key set and of the catalogue; in this order, so that a catalogue need not wait for its keys."""
     return topics.keys_topic(family), topics.catalogue_topic(family)
 
 
@@ -42,7 +42,7 @@ class Driver:
         clock: seconds since the Unix epoch.
 
     Attributes:
-        follower: what is known of the family.
+        follower: state of the family.
         topics: see `topics_of`.
     """
 
@@ -78,8 +78,8 @@ class Driver:
         """Judge a message of one of the topics, and take it up.
 
         Args:
-            topic: of it.
-            payload: as it came.
+            topic: topic of the message.
+            payload: bytes as they came.
             now: seconds since the Unix epoch; None for the clock's.
 
         Returns:

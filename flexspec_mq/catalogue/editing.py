@@ -25,9 +25,9 @@ def begin(
     """The first catalogue of a family, with one version, which is stable.
 
     Args:
-        family: its name.
-        name: of the version.
-        digest: of its head's manifest, 32 bytes.
+        family: name of the family.
+        name: name of the version.
+        digest: digest of its head's manifest, 32 bytes.
         heads: URL below which heads lie.
         lifetime: seconds after which a catalogue must have been signed anew.
         key_set: serial of the key set under which it will be signed.
@@ -55,9 +55,9 @@ def publish(
     Args:
         catalogue: the one before.
         now: seconds since the Unix epoch.
-        name: of the version.
-        digest: of its head's manifest, 32 bytes.
-        state: with `STABLE` the present stable version drains.
+        name: name of the version.
+        digest: digest of its head's manifest, 32 bytes.
+        state: new state; with `STABLE` the present stable version drains.
         share: percent of new sessions that it takes as a canary; else without meaning.
         base: id of a new version's base, where it is not the family's.
 

@@ -27,10 +27,10 @@ _Payload = Annotated[bytes, Meta(max_length=MAX_PAYLOAD)]
 
 
 class Record(msgspec.Struct, frozen=True, array_like=True):
-    """What a follower must remember.
+    """The memory of a follower.
 
     Attributes:
-        serial: of the key set.
+        serial: serial of the key set.
         epoch: the highest of all adopted catalogues, but for a reset.
         keys: payload of the key set.
         catalogue: payload of the catalogue; empty before the first.
@@ -49,7 +49,7 @@ class Accepted:
     """A message to take up: write `record` to disk, then `Follower.adopt` it.
 
     Attributes:
-        refused: of a catalogue that had waited for this key set and is no good.
+        refused: refusal of a catalogue that had waited for this key set and is no good.
     """
 
     record: Record
@@ -71,16 +71,16 @@ class _State:
 
 
 class _Waits(SignedRefused):
-    """Of a catalogue that another key set, or time, may make good."""
+    """A catalogue that another key set, or time, may make good."""
 
 
 class Follower:
-    """What one program knows of a family.
+    """The state of a family at one program.
 
     Args:
-        family: its name.
+        family: name of the family.
         root: public key that signs key sets.
-        record: what an earlier follower remembered; None for the first.
+        record: memory of an earlier follower; None for the first.
         ahead: seconds by which a catalogue may have been issued later than our clock says.
 
     Attributes:
@@ -114,7 +114,7 @@ class Follower:
 
     @property
     def record(self) -> Record | None:
-        """What was adopted, as it is on disk."""
+        """The adopted state, as it is on disk."""
         return None if self._state is None else self._state.record
 
     @property
@@ -123,7 +123,7 @@ class Follower:
         return self._waiting is not None
 
     def expired(self, now: float) -> bool:
-        """Whether the catalogue should have been signed anew by now. What it says goes on all the same."""
+        """Whether the catalogue should have been signed anew by now. It counts all the same."""
         found = self.catalogue
         return found is not None and _expires(found) <= now
 
@@ -152,7 +152,7 @@ class Follower:
     def receive_catalogue(self, payload: bytes, now: float) -> Accepted | Refused | Unchanged:
         """Judge a message on ``f1/h/<family>``.
 
-        One whose key set is not here yet, or that was issued later than our clock says, is refused and kept: `again`
+        A catalogue whose key set is not here yet, or from later than our clock says, is refused and kept: `again`
         and new keys have it judged anew. Only the last such one is.
 
         Args:
@@ -264,7 +264,7 @@ class Follower:
         )
 
     def _refused(self, error: SignedRefused, catalogue: bytes | None = None) -> Refused:
-        """What to answer, and what to remember of it."""
+        """Turn an error into the refusal to answer with, and note what is to be remembered of it."""
         refused = Refused(error.reason, f"{error.message}; {error.hint}" if error.hint else error.message)
         if error.reason is Reason.EQUIVOCATION:
             self.alarm = refused
@@ -279,7 +279,7 @@ class Follower:
             self._waiting = None
 
     def _read(self, record: Record) -> _State:
-        """What a record of an earlier follower holds, all of it verified from the root key on."""
+        """Read a record of an earlier follower, all of it verified from the root key on."""
         try:
             keys = open_signed(record.keys, KeySet, self.family, [self._root])
             catalogue: Opened[Catalogue] | None = None

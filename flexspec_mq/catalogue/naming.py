@@ -1,4 +1,4 @@
-"""What the names of a family mean: which version a request's `model` asks for, and what holds for every catalogue."""
+"""Names of a family: which version a request's `model` asks for, and which catalogues have a fault."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def resolve(catalogue: Catalogue, model: str, key: bytes) -> CatalogueVersion:
 
     Args:
         catalogue: the family's.
-        model: what a request asks for.
+        model: name that a request asks for.
         key: names the request's conversation, so that all of it goes to the same side of a canary.
 
     Raises:
@@ -90,7 +90,7 @@ def _known(catalogue: Catalogue) -> str:
 
 
 def fault_of(body: KeySet | Catalogue) -> str:
-    """What is wrong with a key set or catalogue beyond the bounds of its type, in one line; empty if nothing is."""
+    """The fault of a key set or catalogue beyond the bounds of its type, in one line; empty if it has none."""
     if isinstance(body, KeySet):
         if len(set(body.keys)) < len(body.keys):
             return "a key is in the key set twice"

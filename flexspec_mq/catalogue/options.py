@@ -1,4 +1,4 @@
-"""What a daemon is told of the family that it follows."""
+"""Settings of the family that a daemon follows."""
 
 from __future__ import annotations
 

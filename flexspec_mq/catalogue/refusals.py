@@ -14,8 +14,8 @@ class Reason(StrEnum):
     Attributes:
         OVERSIZE: longer than `MAX_PAYLOAD`, so nobody reads it (endless data).
         MALFORMED: no such message, or one that breaks an invariant (arbitrary data).
-        FORMAT: of a newer program.
-        FAMILY: of another family.
+        FORMAT: made by a newer program.
+        FAMILY: another family's.
         SIGNATURE: too few valid signatures of keys that count.
         KEY_SET: signed under a key set that is not here yet, or that counts no more.
         ROLLBACK: older than what was adopted.
@@ -43,7 +43,7 @@ class Refused:
     """A message that changes nothing.
 
     Attributes:
-        detail: for people, in one line.
+        detail: reason for people, in one line.
     """
 
     reason: Reason
@@ -63,4 +63,4 @@ class SignedRefused(RemoteProtocolError):
 
 
 class RecordError(FlexSpecError):
-    """What a follower kept on disk cannot be used: damaged, or of another family or root key."""
+    """A follower's memory on disk that cannot be used: damaged, or of another family or root key."""

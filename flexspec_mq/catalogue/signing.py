@@ -171,7 +171,7 @@ class Opened(Generic[Body]):
     Attributes:
         payload: bytes as they came.
         signed: bytes under the signatures, without their domain.
-        body: what they say.
+        body: the same, read.
     """
 
     payload: bytes

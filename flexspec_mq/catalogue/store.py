@@ -1,4 +1,4 @@
-"""What a follower remembers, in one file of a folder.
+"""The memory of a follower, in one file of a folder.
 
 The file is written beside its place, synced, and renamed, and begins with a digest of the rest. So a crash leaves the
 record before or the one after, and a file that is neither is found out.
@@ -37,7 +37,7 @@ class Store:
 
     Args:
         folder: made when something is saved.
-        family: its name.
+        family: name of the family.
 
     Raises:
         UsageError: the family cannot have that name.
@@ -48,7 +48,7 @@ class Store:
         self._family = family
 
     def load(self) -> Record | None:
-        """What was saved last; None before the first time.
+        """Read the record that was saved last; None before the first time.
 
         Raises:
             RecordError: the file is damaged or of another family, or cannot be read.
@@ -77,7 +77,7 @@ class Store:
         return found.record
 
     def save(self, record: Record) -> None:
-        """Keep a record, and return when it is on the disk. One that is older than what is there is left out.
+        """Keep a record, unless it is older than what is there; return when it is on the disk.
 
         Raises:
             RecordError: it cannot be written, or what is there is damaged.

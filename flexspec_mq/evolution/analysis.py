@@ -31,7 +31,7 @@ _PRIOR = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What one edge wrote with one version between two of its statuses.
+    """Answers of one edge with one version between two of its statuses.
 
     Attributes:
         answers: answers that ended, without those that failed.
@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What is asked of a canary.
+    """Bounds that a canary must keep, and how surely.
 
     Attributes:
         least: answers of each of the two versions, failed ones included, below which nothing is decided.
@@ -104,7 +104,7 @@ class Interval(NamedTuple):
 
 
 class Decision(StrEnum):
-    """What becomes of a canary."""
+    """The fate of a canary."""
 
     WAIT = "wait"
     PROMOTE = "promote"
@@ -142,7 +142,7 @@ def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Jud
     """Decide on a canary.
 
     Args:
-        rule: what is asked of it.
+        rule: bounds that it must keep.
         stable: samples of the stable version, over about the same time.
         canary: all samples of the canary.
     """

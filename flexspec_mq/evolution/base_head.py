@@ -19,7 +19,7 @@ _PROMPTS = (
     "Write one sentence about the sea.",
 )
 _TOKENS = 24
-"""Of a canary's text."""
+"""Tokens of a canary's text."""
 
 
 def add_base_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -50,7 +50,7 @@ def base_manifest(base: Path, *, floor: int, dtype: str) -> Manifest:
     Args:
         base: checkpoint folder.
         floor: the depth of the family's backbone.
-        dtype: that the version is computed in.
+        dtype: dtype that the version is computed in.
 
     Raises:
         ModelError: the base cannot be read.

@@ -82,12 +82,12 @@ def _with_adapter(model: Any, head: Path) -> Any:
 def greedy(
     model: Any, prompts: Sequence[Sequence[int]], tokens: int, ends: Sequence[int]
 ) -> list[tuple[int, ...]]:
-    """What a model writes greedily, up to a token that ends a text.
+    """Write greedily, up to a token that ends a text.
 
     Args:
         model: any causal LM.
         prompts: token ids; they share forwards, with the shorter ones padded on the left.
-        tokens: of a text at most.
+        tokens: most tokens of a text.
         ends: ids that end a text.
     """
     from transformers import GenerationConfig

@@ -63,7 +63,7 @@ class CatalogueClient:
 
     Attributes:
         clock: gives seconds since the Unix epoch.
-        follower: what is known of the family.
+        follower: state of the family.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class CatalogueClient:
             raise self._failure
 
     def fault(self) -> str:
-        """What is wrong with the last message on the catalogue's topic; empty if nothing is."""
+        """The fault of the last message on the catalogue's topic; empty if it has none."""
         refused = self._refused[self._topic]
         return "" if refused is None else refused.detail
 

@@ -1,4 +1,4 @@
-"""What the commands of ``flexspec head`` share: flags, a connection, and files of signed bytes."""
+"""Common parts of the commands of ``flexspec head``: flags, a connection, and files of signed bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a head's files hold, compared with what its manifest says and a head may touch."""
+"""The contents of a head's files, compared with what its manifest says and a head may touch."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _beginning(digest: bytes) -> str:
 
 
 def _between(before: VersionFigures, after: VersionFigures) -> Sample | None:
-    """What was written between two statuses; None if nothing was, or if they do not fit each other."""
+    """The answers between two statuses; None if there are none, or if they do not fit each other."""
     answers, errors = after.answers - before.answers, after.errors - before.errors
     accepted, drafted = after.accepted - before.accepted, after.drafted - before.drafted
     tokens, seconds = after.tokens - before.tokens, after.seconds - before.seconds

@@ -1,4 +1,4 @@
-"""What commands that need no broker share: flags, printing, Ctrl-C. Importing it imports no torch."""
+"""Common parts of commands that need no broker: flags, printing, Ctrl-C. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def prepare(args: argparse.Namespace) -> None:
 
 
 def print_figures(figures: Mapping[str, Any]) -> None:
-    """One JSON object on standard output."""
+    """Print one JSON object on standard output."""
     print(json.dumps(figures))  # noqa: T201
 
 

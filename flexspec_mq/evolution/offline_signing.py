@@ -41,7 +41,7 @@ async def publish_or_write(
         catalogue: an edit of the present one, or the first.
         signers: whose keys are here.
         out: the file.
-        words: for people, once it is published.
+        words: line for people, once it is published.
 
     Raises:
         UsageError: no signer's key counts, or too few do and there is no file; or that cannot be written.

@@ -29,7 +29,7 @@ _HEADINGS = (
 
 @dataclass
 class Statuses:
-    """What workers and edges say of a family's versions.
+    """Statuses of workers and edges about a family's versions.
 
     Attributes:
         evidence: samples of the edges.

@@ -46,7 +46,7 @@ def add_publish_parser(actions: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def check_heads_url(heads: str) -> str:
-    """What is to be said of a URL that a catalogue will name.
+    """Check a URL that a catalogue will name; returns what is to be said of it.
 
     Raises:
         UsageError: workers would not go there.

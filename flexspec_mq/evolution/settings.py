@@ -1,4 +1,4 @@
-"""What all commands of ``flexspec head`` that talk to a broker are told."""
+"""Settings of all commands of ``flexspec head`` that talk to a broker."""
 
 from __future__ import annotations
 

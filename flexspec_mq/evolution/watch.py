@@ -37,8 +37,8 @@ class Judge:
     """Decides on canaries, and remembers which are canaries and since which sample. No I/O.
 
     Attributes:
-        rule: what is asked of a canary.
-        statuses: what workers and edges say.
+        rule: bounds that a canary must keep.
+        statuses: statuses of workers and edges.
     """
 
     rule: Rule
@@ -48,7 +48,7 @@ class Judge:
     def verdicts(self, catalogue: Catalogue) -> Iterator[tuple[CatalogueVersion, Judgement]]:
         """Judge each canary, beside what the stable version has done since the canary is one.
 
-        What it did before says little: with another load everything takes another time.
+        Its figures from before say little: with another load everything takes another time.
         """
         evidence = self.statuses.evidence
         canaries = [version for version in catalogue.versions if version.state is VersionState.CANARY]

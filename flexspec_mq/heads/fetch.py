@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
-from flexspec_mq.daemon.files import alone
+from flexspec_mq.daemon.files import alone, sync
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, decode, digest, read_head
 from flexspec_mq.heads.place import FetchError, Place
 
@@ -83,13 +83,11 @@ class HeadFetcher:
             for file in manifest.files:
                 with (part / file.name).open("xb") as to:
                     files.copy(file, to)
-                    _sync(to)
-            with (part / MANIFEST).open("xb") as to:
-                to.write(data)
-                _sync(to)
-            _sync_folder(part)
+            (part / MANIFEST).write_bytes(data)
+            for path in (*part.iterdir(), part):
+                sync(path)
             part.rename(folder)
-            _sync_folder(self._cache)
+            sync(self._cache)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -134,16 +132,3 @@ def _is_whole(folder: Path, wanted: bytes) -> bool:
     except HeadError:
         return False
     return True
-
-
-def _sync(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

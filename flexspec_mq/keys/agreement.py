@@ -1,7 +1,7 @@
 """The two agreements of a session: one for its opens, one with the worker that answers.
 
-Both are Diffie-Hellman over X25519 (RFC 7748), with HKDF-SHA256 (RFC 5869) over all shares. What the parties mean by
-it goes into the derivation, so that keys differ where anything does: who they are, which session, version and
+Both are Diffie-Hellman over X25519 (RFC 7748), with HKDF-SHA256 (RFC 5869) over all shares. The meaning of a
+session goes into the derivation, so that keys differ where anything does: who they are, which session, version and
 credentials, and whether messages are sealed.
 
 The second is the triple Diffie-Hellman of X3DH without prekeys (Signal, 2016): a share of each long-term key with the
@@ -29,7 +29,7 @@ _OPENING, _SESSION = "flexspec opening 1", "flexspec session 1"
 
 @dataclass(frozen=True, slots=True)
 class SessionContext:
-    """What both sides mean by a session, which goes into the derivation of its keys.
+    """The meaning of a session, which goes into the derivation of its keys.
 
     Attributes:
         edge: name of the device.
@@ -65,14 +65,14 @@ class SessionContext:
             shares: device's long-term × worker's ephemeral, ephemeral × long-term, ephemeral × ephemeral.
             worker: name of the worker.
             serial: serial of its credential.
-            ephemeral: its X25519 public key for this session alone.
+            ephemeral: X25519 public key of the worker, for this session alone.
         """
         keys = _derived(_SESSION, shares, (*astuple(self), worker, serial, ephemeral), 2 * KEY)
         return keys[:KEY], keys[KEY:]
 
 
 def share(private: X25519PrivateKey, public: bytes) -> bytes:
-    """What both holders of two key pairs can compute, and nobody else.
+    """Compute the share that both holders of two key pairs can compute, and nobody else.
 
     Raises:
         KeysRefused: the public key is one of the few with which the share would be known to all.

@@ -35,14 +35,14 @@ class KeyRole(StrEnum):
 
 
 class Credential(msgspec.Struct, frozen=True, array_like=True):
-    """What a deployment says of an identity.
+    """A deployment's word on an identity.
 
     Attributes:
-        format: of this array; the one that is read here is `FORMAT`.
+        format: format of this array; `FORMAT` is the one that is read here.
         name: as on topics.
-        versions: of a worker: those that it may serve; empty is any. Of a device empty.
-        key: its X25519 public key.
-        serial: by which it is revoked.
+        versions: versions that a worker may serve; empty is any, and for a device.
+        key: X25519 public key of the identity.
+        serial: serial number by which it is revoked.
     """
 
     format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
@@ -74,10 +74,10 @@ def issue(
 
     Args:
         deployment: signs it.
-        role: of the identity.
-        name: of the identity.
-        public: its X25519 key, 32 bytes.
-        versions: that a worker may serve; empty is any.
+        role: role of the identity.
+        name: name of the identity.
+        public: X25519 public key of the identity, 32 bytes.
+        versions: versions that a worker may serve; empty is any.
 
     Raises:
         UsageError: a name cannot stand in a topic, there are too many versions, or they are those of a device.
@@ -102,8 +102,8 @@ def read_credential(data: bytes, deployment: bytes) -> Credential:
     """Read a credential of a deployment. Whether it was revoked, the statement says.
 
     Args:
-        data: as it came, of any length.
-        deployment: its public key.
+        data: bytes as they came, of any length.
+        deployment: public key of the deployment.
 
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.

@@ -1,4 +1,4 @@
-"""What a device holds: keys of its sessions with each worker that answered. Bytes in, bytes out; no I/O, no clock."""
+"""Keys of a device: of its sessions with each worker that answered. Bytes in, bytes out; no I/O, no clock."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class EdgeKeys:
 
         Args:
             message: the message.
-            worker: to whom it goes; None is any of the version.
+            worker: worker that it goes to; None is any of the version.
             plain: payload of the codec that holds it.
             now: seconds.
 
@@ -214,7 +214,7 @@ class EdgeKeys:
     def _enveloped(
         self, ring: Keyring, key: Cipher, plain: bytes, introduction: Introduction | None = None
     ) -> bytes:
-        """One counter for all keys of a session: a key that is computed anew goes on where it was."""
+        """Count on for all keys of a session: a key that is computed anew goes on where it was."""
         ring.sent += 1
         number = ring.session.number
         return enveloped(key, plain, session=number, counter=ring.sent, introduction=introduction)

@@ -46,7 +46,7 @@ _CUT_OFF = "a payload under keys is cut off"
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """What the other side needs to compute the key.
+    """The facts that the other side needs to compute the key.
 
     Attributes:
         key: the sender's X25519 public key for this session alone.

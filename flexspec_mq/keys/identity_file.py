@@ -1,4 +1,4 @@
-"""What a client is handed as a file: whom to believe, who it is, and its secrets. JSON, for its owner only."""
+"""The file that a client is handed: whom to believe, who it is, and its secrets. JSON, for its owner only."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class KeyIdentity:
         private: X25519 private key of the credential.
         signed_statement: the newest one when this was made.
         statement: the same, read.
-        opening: of a worker: what it knows of the private opening keys.
+        opening: private opening keys that a worker knows.
     """
 
     deployment: bytes
@@ -80,11 +80,11 @@ class KeyIdentity:
 
         Args:
             deployment: signs its credential.
-            role: of the identity.
-            name: as on topics.
+            role: role of the identity.
+            name: name on topics.
             signed_statement: the newest one, so that a client can begin before it has heard the broker.
-            versions: that a worker may serve; empty is any.
-            opening: of a worker: all that the deployment knows; it is handed those of its versions.
+            versions: versions that a worker may serve; empty is any.
+            opening: all that the deployment knows; a worker is handed those of its versions.
 
         Raises:
             UsageError: as of `issue`, and `OpeningSecrets.only`.
@@ -114,9 +114,9 @@ def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIden
     """Read the file of a client.
 
     Args:
-        path: of the file.
-        role: that it must be for.
-        name: on topics, that it must be for; None is any.
+        path: path of the file.
+        role: role that it must be for.
+        name: name on topics that it must be for; None is any.
 
     Raises:
         UsageError: the file cannot be read, others may read it, or it is none of these.

@@ -54,7 +54,7 @@ class Keyring:
     over: ExpiringMap[bytes, bool] = field(default_factory=lambda: ExpiringMap(most=_MOST_OVER))
 
     def with_worker(self, name: str) -> Peer | None:
-        """That worker, in its newest life; None if it has no key here."""
+        """A worker in its newest life; None if it has no key here."""
         for peer in reversed(self.peers.values()):
             if peer.name == name:
                 return peer

@@ -23,7 +23,7 @@ _LABEL = b"flexspec opening key 1\0"
 
 @dataclass(frozen=True, slots=True)
 class OpeningSecrets:
-    """What somebody knows of the private opening keys.
+    """Private opening keys that somebody knows.
 
     Attributes:
         master: 32 bytes from which all follow; empty if not known.
@@ -48,7 +48,7 @@ class OpeningSecrets:
         return tuple(key for key in (self.of(version), self.of(ANY)) if key is not None)
 
     def only(self, versions: Iterable[str]) -> OpeningSecrets:
-        """What a worker of these versions is to know; all if there are none.
+        """Secrets for a worker of these versions; all if there are none.
 
         Raises:
             UsageError: one is not known.

@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeyReason(StrEnum):
-    """One word for logs and metrics."""
+    """Words for logs and metrics."""
 
     UNKEYED = "unkeyed"
     """It has neither tag nor seal."""

@@ -1,6 +1,6 @@
 """The deployment's key: Ed25519, over a domain and the exact bytes that travel.
 
-The domain keeps a credential from ever being taken for a statement. What travels is ``body || signature``.
+The domain keeps a credential from ever being taken for a statement. Bytes travel as ``body || signature``.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def read_statement(payload: bytes, deployment: bytes) -> Statement:
 
     Args:
         payload: as it came, of any length.
-        deployment: its public key.
+        deployment: public key of the deployment.
 
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.

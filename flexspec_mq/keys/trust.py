@@ -18,10 +18,10 @@ _REMEMBERED: Final = 4096
 
 
 class Trust:
-    """What one client knows of its deployment.
+    """A client's knowledge of its deployment.
 
     Args:
-        identity: of the client.
+        identity: identity of the client.
 
     Attributes:
         statement: the newest one.

@@ -1,4 +1,4 @@
-"""What a worker holds: keys of the sessions of each device. Bytes in, bytes out; no I/O and no clock."""
+"""Keys of a worker: of the sessions of each device. Bytes in, bytes out; no I/O and no clock."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class WorkerKeys:
 
     Attributes:
         trust: decides whom it believes.
-        credential: its own credential, signed.
+        credential: credential of the worker, signed.
     """
 
     def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
