@@ -23,7 +23,7 @@ from flexspec_mq.models.draft.delta import load_delta, read_delta, read_meta
 from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, WIDTHS, dequantise, unpack
 from tests.models.test_draft_artifact import START, N, save_base, save_trained, trained_draft
 from training.draft.architecture import trained_parameters
-from training.draft.packing import pack, pack_file, quantise, relative_error, save_delta
+from training.draft.packing import pack, pack_file, quantise, save_delta
 
 GOLDEN = Path(__file__).parents[1] / "models" / "golden" / "packed_delta.safetensors"
 LAYER = "model.layers.{}.mlp.up_proj.weight"
@@ -84,11 +84,13 @@ def test_a_packed_delta_makes_nearly_the_same_draft(tmp_path: Path) -> None:
     trained = {name: p.detach() for name, p in trained_parameters(draft, N)}
     errors = {}
     for bits in WIDTHS:
-        errors[bits] = pack_file(delta, tmp_path / "base", tmp_path / f"{bits}", bits)
+        pack_file(delta, tmp_path / "base", tmp_path / f"{bits}", bits)
         meta, whole = load_delta(tmp_path / f"{bits}", tmp_path / "base")
         assert (meta.bits, meta.training) == (bits, {"steps": 7})
         assert whole.keys() == trained.keys()
-        assert errors[bits][0] == pytest.approx(relative_error(trained, whole))
+        errors[bits] = sum(
+            float((whole[name] - tensor).float().square().sum()) for name, tensor in trained.items()
+        )
         for name, tensor in whole.items():
             if tensor.ndim == 1:
                 assert torch.equal(tensor, trained[name])
@@ -96,10 +98,7 @@ def test_a_packed_delta_makes_nearly_the_same_draft(tmp_path: Path) -> None:
         written = load_file(folder / "model.safetensors")
         assert all(torch.equal(written[name], tensor) for name, tensor in whole.items())
         assert not any(name.endswith((LEVELS, SCALES)) for name in written)
-    # Uniform rounding of normal weights: a level is a seventh, or a 127th, of the largest of 32 in a group.
-    assert 0.03 < errors[4][1] < 0.15
-    assert errors[8][1] < 0.01
-    assert errors[4][0] < errors[4][1]
+    assert 0 < 20 * errors[8] < errors[4]
     assert (tmp_path / "4").stat().st_size < (tmp_path / "8").stat().st_size < delta.stat().st_size
 
 

@@ -16,7 +16,7 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.evolution.base_head import add_base_parser
 from flexspec_mq.evolution.check import add_check_parser, check_head
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, digest, file_entry, read_head
-from training.head.train import HeadFiles, TrainOptions, add_train_parser, train_head
+from training.head.train import TrainOptions, add_train_parser, train_head
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
@@ -45,7 +45,12 @@ QUICK: dict[str, Any] = {
     "step_tokens": 256,
     "learning_rate": 3e-2,
 }
-OPTIONS = TrainOptions(dtype="float32", canaries=4)
+
+
+def options(folder: Path, out: Path) -> TrainOptions:
+    return TrainOptions(
+        base=folder / "base", data=folder / "chats.jsonl", out=out, dtype="float32", canaries=4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def made(folder: Path, out: Path, **changes: Any) -> Manifest:
-    files = HeadFiles(base=folder / "base", data=folder / "chats.jsonl", out=out)
-    found = train_head(files, TuneConfig(**{**QUICK, **changes}), OPTIONS, lambda: False)
+    found = train_head(TuneConfig(**{**QUICK, **changes}), options(folder, out))
     assert found is not None
     return found
 
@@ -140,7 +144,7 @@ def test_a_good_head_passes_and_its_shuffled_weights_do_not(
 
 def test_a_training_that_was_stopped_gives_the_same_head(folder: Path, tmp_path: Path) -> None:
     config = TuneConfig(**{**QUICK, "steps": 6})
-    files = HeadFiles(base=folder / "base", data=folder / "chats.jsonl", out=tmp_path / "head")
+    files = options(folder, tmp_path / "head")
     asked = 0
 
     def after_two() -> bool:
@@ -150,15 +154,15 @@ def test_a_training_that_was_stopped_gives_the_same_head(folder: Path, tmp_path:
 
     for _ in range(2):
         asked = 0
-        assert train_head(files, config, OPTIONS, after_two) is None
+        assert train_head(config, files, after_two) is None
         assert not files.out.exists()
     with pytest.raises(UsageError, match="other settings"):
-        train_head(files, TuneConfig(**{**QUICK, "steps": 7}), OPTIONS, lambda: False)
-    found = train_head(files, config, OPTIONS, lambda: False)
+        train_head(TuneConfig(**{**QUICK, "steps": 7}), files)
+    found = train_head(config, files)
     assert found == made(folder, tmp_path / "at once", steps=6)
     assert not files.state.exists()
     with pytest.raises(UsageError, match="there already"):
-        train_head(files, config, OPTIONS, lambda: False)
+        train_head(config, files)
 
 
 def altered(head: Path, into: Path, change: Callable[[Path], None], **fields: Any) -> Path:

@@ -397,12 +397,10 @@ def _pack(args: argparse.Namespace) -> int:
 
     offline.prepare(args)
     base = offline.base_path(args)
-    weights, added = pack_file(args.delta, base, args.out, args.bits)
+    pack_file(args.delta, base, args.out, args.bits)
     figures = {
         "bytes_before": args.delta.stat().st_size,
         "bytes": args.out.stat().st_size,
-        "error_of_weights": round(weights, 5),
-        "error_of_difference": round(added, 4),
     }
     offline.print_figures(figures)
     return 0

@@ -23,7 +23,7 @@ from flexspec_mq.models.draft.delta import (
     read_delta,
     read_start,
 )
-from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, origin_of, top_level, unpack
+from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, origin_of, top_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -99,16 +99,6 @@ def pack(
     return packed
 
 
-def relative_error(before: Mapping[str, torch.Tensor], after: Mapping[str, torch.Tensor]) -> float:
-    """Root of summed squared errors of all matrices, in that of the weights themselves."""
-    wrong = size = 0.0
-    for name, tensor in before.items():
-        if tensor.ndim == 2:
-            wrong += float((after[name].double() - tensor.double()).square().sum())
-            size += float(tensor.double().square().sum())
-    return (wrong / size) ** 0.5 if size else 0.0
-
-
 def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta) -> Path:
     """Write blocks and norm, named as in the draft; replaces the file atomically.
 
@@ -132,7 +122,7 @@ def save_delta(path: Path, tensors: Mapping[str, torch.Tensor], meta: DeltaMeta)
     return path
 
 
-def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> tuple[float, float]:
+def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> None:
     """Write a packed delta.
 
     Args:
@@ -140,9 +130,6 @@ def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> tuple[
         base_path: Checkpoint folder of the base that it was trained on.
         out: The file to write.
         bits: 4 or 8.
-
-    Returns:
-        ``relative_error`` of the whole matrices, and of what training added to them.
 
     Raises:
         ModelError: A file is unreadable, or packed already.
@@ -155,22 +142,6 @@ def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> tuple[
     layers = read_start(base_path, meta.start)
     packed = pack(tensors, layers, meta.n, meta.start, bits)
     save_delta(out, packed, replace(meta, bits=bits, start_fingerprint=fingerprint_of(layers)))
-    after = unpack(packed, layers, meta.n, meta.start, bits)
-    return relative_error(tensors, after), relative_error(
-        *(_added(side, layers, meta) for side in (tensors, after))
-    )
-
-
-def _added(
-    tensors: Mapping[str, torch.Tensor], layers: Mapping[str, torch.Tensor], meta: DeltaMeta
-) -> dict[str, torch.Tensor]:
-    """What training added to each matrix."""
-    origins = {
-        name: origin_of(name, meta.n, meta.start) for name, tensor in tensors.items() if tensor.ndim == 2
-    }
-    return {
-        name: tensors[name].float() - layers[origin].float() for name, origin in origins.items() if origin
-    }
 
 
 def _half_upwards(values: torch.Tensor) -> torch.Tensor:

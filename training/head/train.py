@@ -86,37 +86,23 @@ def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HeadFiles:
-    """What a training reads and writes.
+class TrainOptions:
+    """Inputs and outputs of a training, and what belongs to a head beside its tuning.
 
     Attributes:
-        base: checkpoint folder of the base.
-        data: the chats.
-        out: folder of the head; must not exist.
+        base: Checkpoint folder of the base.
+        data: File of the chats.
+        out: Folder of the head; must not exist.
+        dtype: Type of numbers that the version is computed in.
+        device: Device to train on.
+        max_tokens: Tokens of a row at most; longer ones are cut.
+        canaries: Number of canaries, 4 to 8.
+        save_seconds: Seconds between saved states.
     """
 
     base: Path
     data: Path
     out: Path
-
-    @property
-    def state(self) -> Path:
-        """What resuming needs."""
-        return self.out.with_name(self.out.name + ".state")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainOptions:
-    """What belongs to a head beside its tuning.
-
-    Attributes:
-        dtype: that the version is computed in.
-        device: to train on.
-        max_tokens: of a row; longer ones are cut.
-        canaries: how many, 4 to 8.
-        save_seconds: between saved states.
-    """
-
     dtype: str = "bfloat16"
     device: str = "cpu"
     max_tokens: int = 512
@@ -134,16 +120,20 @@ class TrainOptions:
         if self.max_tokens < 2:
             raise UsageError("a row needs two tokens")
 
+    @property
+    def state(self) -> Path:
+        """File from which a training is resumed."""
+        return self.out.with_name(self.out.name + ".state")
+
 
 def train_head(
-    files: HeadFiles, config: TuneConfig, options: TrainOptions, should_stop: Callable[[], bool]
+    config: TuneConfig, options: TrainOptions, should_stop: Callable[[], bool] = lambda: False
 ) -> Manifest | None:
     """Tune, or go on tuning, and write the head.
 
     Args:
-        files: where to read and write.
         config: how to tune.
-        options: what else belongs to the head.
+        options: files, and what else belongs to the head.
         should_stop: asked between steps.
 
     Returns:
@@ -159,34 +149,34 @@ def train_head(
     from training.draft.train import Stopped
     from training.head.chats import read_chats, rows_of
 
-    if files.out.exists():
-        raise UsageError(f"{files.out} is there already", hint="name another folder, or remove it")
+    if options.out.exists():
+        raise UsageError(f"{options.out} is there already", hint="name another folder, or remove it")
     if config.kind == "lora":
         need_peft()
-    text = load_text(files.base)
-    rows = rows_of(text, read_chats(files.data), options.max_tokens)
-    fingerprint = weights_fingerprint(files.base)
-    tuner = _tuner(files, config, options, rows)
-    key = f"{fingerprint} {hashlib.sha256(files.data.read_bytes()).hexdigest()} {options.max_tokens} {options.dtype}"
-    if files.state.exists():
-        tuner.resume(files.state, key)
+    text = load_text(options.base)
+    rows = rows_of(text, read_chats(options.data), options.max_tokens)
+    fingerprint = weights_fingerprint(options.base)
+    tuner = _tuner(config, options, rows)
+    key = f"{fingerprint} {hashlib.sha256(options.data.read_bytes()).hexdigest()} {options.max_tokens} {options.dtype}"
+    if options.state.exists():
+        tuner.resume(options.state, key)
     try:
-        _run(tuner, options, should_stop, lambda: tuner.save(files.state, key))
+        _run(tuner, options, should_stop, lambda: tuner.save(options.state, key))
     except Stopped:
-        tuner.save(files.state, key)
+        tuner.save(options.state, key)
         return None
-    made = _write(files, text, tuner, options, rows, fingerprint)
-    files.state.unlink(missing_ok=True)
+    made = _write(text, tuner, options, rows, fingerprint)
+    options.state.unlink(missing_ok=True)
     return made
 
 
-def _tuner(files: HeadFiles, config: TuneConfig, options: TrainOptions, rows: Sequence[Row]) -> Tuner:
+def _tuner(config: TuneConfig, options: TrainOptions, rows: Sequence[Row]) -> Tuner:
     from flexspec_mq.models.load import load_target, torch_dtype
     from training.head.tuning import Tuner
 
     # Weights that are tuned themselves need all of their bits.
     dtype = "float32" if config.kind == "full" else options.dtype
-    model = load_target(files.base, dtype=dtype, device=options.device).model
+    model = load_target(options.base, dtype=dtype, device=options.device).model
     return Tuner(model, torch_dtype(options.dtype), rows, config)
 
 
@@ -217,7 +207,6 @@ def _run(
 
 
 def _write(
-    files: HeadFiles,
     text: LoadedText,
     tuner: Tuner,
     options: TrainOptions,
@@ -228,13 +217,13 @@ def _write(
     from flexspec_mq.models.load import torch_dtype
 
     config = tuner.config
-    part = files.out.with_name(f".{files.out.name}.part")
+    part = options.out.with_name(f".{options.out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         save_weights(part, tuner, torch_dtype(options.dtype), text.name)
         depth = len(tuner.model.model.layers)
-        canaries = _canaries(files.base, part, text, config.kind, options, rows)
+        canaries = _canaries(options.base, part, text, config.kind, options, rows)
         made = Manifest(
             kind=config.kind,
             base=fingerprint,
@@ -246,7 +235,7 @@ def _write(
             canaries=canaries,
         )
         (part / MANIFEST).write_bytes(made.encode())
-        part.rename(files.out)
+        part.rename(options.out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return made
@@ -319,16 +308,18 @@ def _train(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     options = TrainOptions(
+        base=offline.base_path(args),
+        data=args.data,
+        out=args.out,
         dtype=args.dtype,
         device=args.device,
         max_tokens=args.max_tokens,
         canaries=args.canaries,
         save_seconds=args.save_minutes * 60,
     )
-    files = HeadFiles(base=offline.base_path(args), data=args.data, out=args.out)
     offline.prepare(args)
     with offline.interruptible() as stop:
-        made = train_head(files, config, options, stop.is_set)
+        made = train_head(config, options, stop.is_set)
     if made is None:
         return offline.stopped(args.out)
     size = sum(file.size for file in made.files)
