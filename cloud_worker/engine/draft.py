@@ -9,9 +9,9 @@ from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftChoice
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.models.fingerprint import describe_difference
-from flexspec_mq.models.heap import trim
+from flexspec_mq.models.fingerprint import other_vocabulary
 from flexspec_mq.models.load import load_text
+from flexspec_mq.models.memory import trim
 from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
 
 if TYPE_CHECKING:
@@ -91,9 +91,8 @@ def choice(settings: WorkerSettings, draft: str) -> DraftChoice:
 
 def _refuse_other_vocabulary(settings: WorkerSettings, draft: LoadedText, target: LoadedText) -> None:
     # Only ids pass between the two: how turns are written and where a text ends is none of the draft's business.
-    if draft.tokenizer_status.vocabulary != target.tokenizer_status.vocabulary:
+    if other := other_vocabulary(target.tokenizer_status, draft.tokenizer_status):
         raise UsageError(
-            f"the draft {settings.draft} has another vocabulary than the target {settings.target}: "
-            f"{describe_difference(draft.tokenizer, target.tokenizer)}",
+            f"the draft {settings.draft} has another vocabulary than the target {settings.target}: {other}",
             hint="name a draft that has the target's vocabulary with --draft, or --draft none",
         )

@@ -12,13 +12,12 @@ import torch
 from cloud_worker.engine.memory import limit_kernels
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.heads.canary import canary_share
-from flexspec_mq.models.heap import trim
-from flexspec_mq.models.huge_pages import collapse
 from flexspec_mq.models.invariance.proof import Proof, Provable
 from flexspec_mq.models.invariance.proof_cache import Candidate, proved, proving_remembered
 from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
+from flexspec_mq.models.memory import collapse, trim
+from flexspec_mq.models.shape import UnknownModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence

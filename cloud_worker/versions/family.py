@@ -15,8 +15,8 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import HeadError, read_head
 from flexspec_mq.heads.place import from_catalogue
-from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.heads.base import weights_fingerprint
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 from schemas.catalogue import VersionState
 
 if TYPE_CHECKING:

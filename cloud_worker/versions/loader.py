@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
-from flexspec_mq.models.heads.adapter import read_lora
-from flexspec_mq.models.heads.full import read_full
-from flexspec_mq.models.heap import trim
+from flexspec_mq.models.memory import trim
 from schemas.catalogue import BASE_ID
 
 if TYPE_CHECKING:
@@ -26,8 +24,9 @@ if TYPE_CHECKING:
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
-    from flexspec_mq.models.heads.head import Head, Sizes
+    from flexspec_mq.models.heads.head import Head
     from flexspec_mq.models.invariance.proof import Proof
+    from flexspec_mq.models.shape import Shape
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ class Base:
     version: str
     weights_fingerprint: str
     tokenizer: str
-    sizes: Sizes
+    sizes: Shape
     dtype: str
     weights: str
     exactness: Exactness
@@ -169,8 +168,7 @@ class HeadLoader:
         return proof.word if self._base.exactness == "exact" else self._base.exactness
 
     def _read(self, folder: Path, manifest: Manifest) -> Head:
-        read = read_lora if manifest.kind == "lora" else read_full
-        return read(folder, self._base.sizes, manifest.floor)
+        return read_weights(folder, manifest.kind, self._base.sizes, manifest.floor)
 
 
 def _advance(steps: Generator[float, None, tuple[Proof, bool]]) -> tuple[Proof, bool] | None:

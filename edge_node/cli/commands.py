@@ -41,7 +41,7 @@ def prepare(args: argparse.Namespace) -> Command:
             raise UsageError("the prompt is empty", hint="say what to write about")
         return lambda view: _ask(view, prompt)
     if args.command == "batch":
-        from flexspec_mq.models.prompts import read_prompts
+        from flexspec_mq.models.text import read_prompts
 
         prompts = read_prompts(args.file)
         if not prompts:

@@ -13,8 +13,8 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.draft.default import default_draft_path
-from flexspec_mq.models.huge_pages import collapse
 from flexspec_mq.models.load import find_model, load_text, resolve
+from flexspec_mq.models.memory import collapse
 from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
 from flexspec_mq.models.onnx.folder import has_graphs
 
@@ -175,7 +175,7 @@ def _by_torch(settings: DraftSettings, say: Say) -> DraftModel:
     need_libraries()
     import torch
 
-    from flexspec_mq.models.compact.shape import UnknownModel
+    from flexspec_mq.models.shape import UnknownModel
 
     torch.set_num_threads(settings.threads)
     path = _checkpoint(settings, say)
@@ -232,7 +232,7 @@ def _may_be_compact(settings: DraftSettings) -> bool:
 
 def _compact(path: str, settings: DraftSettings, say: Say) -> DraftModel:
     from flexspec_mq.models.compact.load import Choice, load_compact
-    from flexspec_mq.models.compact.shape import UnknownModel
+    from flexspec_mq.models.shape import UnknownModel
 
     text = load_text(path, progress=say)
     if not isinstance(text.source, Path):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest
-from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
-from flexspec_mq.models.heads.adapter import CONFIG, read_lora
-from flexspec_mq.models.heads.adapter import WEIGHTS as ADAPTER
-from flexspec_mq.models.heads.full import WEIGHTS as FULL
-from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL, read_weights
 from flexspec_mq.models.heads.head import LM_HEAD, NORM, Delta, FullHead, LoraHead
+from flexspec_mq.models.rotary import Rotary
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from flexspec_mq.models.heads.head import Sizes
     from flexspec_mq.models.load import LoadedText
 
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
@@ -39,17 +35,10 @@ class _AnySize(int):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class _UnknownSizes:
+def _unknown_shape(layers: int) -> Shape:
     """Sizes of a base that is not here."""
-
-    layers: int
-    width: int = _AnySize()
-    inner: int = _AnySize()
-    queries: int = _AnySize()
-    keys: int = _AnySize()
-    head: int = _AnySize()
-    vocab_size: int = _AnySize()
+    size = _AnySize()
+    return Shape(layers, size, size, size, size, size, 0.0, size, tied=False, rotary=Rotary(()))
 
 
 def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) -> dict[str, Any]:
@@ -78,10 +67,10 @@ def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) ->
         raise HeadError(f"{folder} holds {strange[0]}, which the manifest does not list", hint="remove it")
     if manifest.kind == "base":
         return {"parameters": 0, "layers": [], "others": []}
-    shape: Sizes = _UnknownSizes(manifest.layers)
+    shape = _unknown_shape(manifest.layers)
     if base is not None:
         shape = Shape.of(base.config, (*FAMILIES, *HEAD_NORMS))
-    head = (read_lora if manifest.kind == "lora" else read_full)(folder, shape, manifest.floor)
+    head = read_weights(folder, manifest.kind, shape, manifest.floor)
     tensors = _tensors(head)
     wanted: torch.dtype = getattr(torch, manifest.dtype)
     for name, tensor in tensors.items():

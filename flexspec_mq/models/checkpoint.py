@@ -7,8 +7,9 @@ Whatever else is found, damage included, is left to transformers.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,7 +21,11 @@ from flexspec_mq.models.log_silencing import quiet_transformers
 from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer, is_plain
 
 if TYPE_CHECKING:
+    import torch
+
     from flexspec_mq.models.tokenizer import Tokenizer
+
+WEIGHTS = "model.safetensors"
 
 Config = Mapping[str, Any]
 """A ``config.json`` as transformers fills it in: of a model of several parts, the part that writes text."""
@@ -94,6 +99,33 @@ def read_checkpoint(source: Path | str) -> tuple[Config, Tokenizer]:
         return plain
     need_libraries()
     return _config(source), _tokenizer(source)
+
+
+def weight_files(folder: Path) -> dict[str, str]:
+    """The file of each tensor of a checkpoint, by the tensor's name.
+
+    Raises:
+        OSError, SafetensorError, KeyError, ValueError: the folder has no safetensors weights that can be read.
+    """
+    from safetensors import safe_open
+
+    index = folder / f"{WEIGHTS}.index.json"
+    if index.exists():
+        where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        return where
+    with safe_open(folder / WEIGHTS, framework="pt") as opened:
+        return dict.fromkeys(opened.keys(), WEIGHTS)
+
+
+def fingerprint_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """BLAKE2b over names, dtypes, shapes and bytes of tensors, 32 hex digits; their order counts."""
+    import torch
+
+    whole = hashlib.blake2b(digest_size=16)
+    for name, tensor in tensors:
+        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return whole.hexdigest()
 
 
 def need_config(folder: Path) -> None:

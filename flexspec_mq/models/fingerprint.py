@@ -106,10 +106,8 @@ def difference(fingerprint: bytes, ours: TokenizerStatus | None, theirs: WorkerS
     if ours is None or target is None:
         return Difference() if same else Difference("the worker does not say in what it differs")
     fatal, harmless = [], []
-    if target.tokens != ours.tokens:
-        fatal.append(f"its vocabulary has {target.tokens} tokens and ours {ours.tokens}")
-    elif target.vocabulary != ours.vocabulary:
-        fatal.append(f"its vocabulary has {ours.tokens} tokens as ours, and some of them are others")
+    if other := other_vocabulary(ours, target):
+        fatal.append(other)
     if target.eos != ours.eos:
         fatal.append(f"it ends texts with {_ids(target.eos)} and we with {_ids(ours.eos)}")
     if target.template != ours.template:
@@ -119,6 +117,15 @@ def difference(fingerprint: bytes, ours: TokenizerStatus | None, theirs: WorkerS
     elif not same and not fatal:
         harmless.append("special tokens have other roles")
     return Difference("; ".join(fatal), "; ".join(harmless))
+
+
+def other_vocabulary(ours: TokenizerStatus, theirs: TokenizerStatus) -> str:
+    """Say how the vocabulary of another tokenizer differs from ours; empty where it does not."""
+    if theirs.tokens != ours.tokens:
+        return f"its vocabulary has {theirs.tokens} tokens and ours {ours.tokens}"
+    if theirs.vocabulary != ours.vocabulary:
+        return f"its vocabulary has {ours.tokens} tokens as ours, and some of them are others"
+    return ""
 
 
 def _ids(ids: tuple[int, ...]) -> str:
@@ -146,42 +153,3 @@ def fingerprint(tokenizer: Tokenizer) -> bytes:
 def left_out_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids of the tokens that a decoded text does not show, such as the end of a turn."""
     return frozenset(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)
-
-
-def describe_difference(a: Tokenizer, b: Tokenizer) -> str:
-    """Say in one sentence how the contents of two tokenizers differ; empty when their fingerprints agree."""
-    ours, theirs = TokenizerContents.of(a), TokenizerContents.of(b)
-    found = [_vocabulary_difference(ours.vocabulary, theirs.vocabulary)]
-    roles = sorted(
-        role for role in ours.special | theirs.special if ours.special.get(role) != theirs.special.get(role)
-    )
-    found += [
-        f"{role}: {_short(ours.special.get(role))} against {_short(theirs.special.get(role))}"
-        for role in roles
-    ]
-    if ours.template != theirs.template:
-        one_lacks = not ours.template or not theirs.template
-        found.append("only one has a chat template" if one_lacks else "the chat templates differ")
-    return "; ".join(part for part in found if part)
-
-
-def _vocabulary_difference(ours: dict[str, int], theirs: dict[str, int]) -> str:
-    sizes = f"vocabularies of {len(ours)} and {len(theirs)} tokens"
-    differing = sorted(
-        min(vocabulary[token] for vocabulary in (ours, theirs) if token in vocabulary)
-        for token in ours.keys() | theirs.keys()
-        if ours.get(token) != theirs.get(token)
-    )
-    if not differing:
-        return ""
-    first = differing[0]
-    names = [
-        next((token for token, at in vocabulary.items() if at == first), None)
-        for vocabulary in (ours, theirs)
-    ]
-    return f"{sizes} differ, first at id {first}: {_short(names[0])} against {_short(names[1])}"
-
-
-def _short(value: object) -> str:
-    text = "nothing" if value is None else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"

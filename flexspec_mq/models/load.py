@@ -14,7 +14,6 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import Config, first_line, need_config, need_libraries, read_checkpoint
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
-from flexspec_mq.models.hub import ask_hub
 from flexspec_mq.models.log_silencing import quiet_transformers
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
     local = isinstance(source, Path)
     if not local:
         tell(f"asking the model hub for {source}")
-        ask_hub(str(source))
+        _ask_hub(str(source))
     tell(f"loading {_name(name_or_path, source)}")
     config, tokenizer = read_checkpoint(source)
     vocab_size = int(config["vocab_size"])
@@ -180,6 +179,42 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
         max_context=_max_context(config, tokenizer),
         name=_name(name_or_path, source),
     )
+
+
+def _ask_hub(name: str) -> None:
+    """Fetch a model's configuration, to tell a silent hub from a model that is not there.
+
+    Raises:
+        ModelError: no such model, one that needs an account, or a hub that does not answer.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    hint = "check the name; for a folder on this machine write its path, for example ./model"
+    try:
+        with quiet_transformers():
+            hf_hub_download(name, "config.json")
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"there is no folder {name}, and the model hub does not answer",
+            hint="check the connection, name a checkpoint folder, or use 'default'",
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"neither a folder nor a public model on the hub: {name}", hint=hint) from error
+    except EntryNotFoundError as error:
+        raise ModelError(
+            f"{name} on the hub is no transformers checkpoint: it has no config.json", hint=hint
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"the model hub refused {name}: {error}",
+            hint="check the connection, name a checkpoint folder, or use 'default'",
+        ) from error
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Which tokens a session's keys and values are of, with roll-back by length."""
+"""Tokens of a session's keys and values, with roll-back by length."""
 
 from __future__ import annotations
 

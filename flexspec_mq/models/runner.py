@@ -44,7 +44,6 @@ class ModelRunner(Protocol):
 
     def new_kv(self) -> SessionKV:
         """Empty keys and values for a new session."""
-        ...
 
     def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
         """Read the tokens of all inputs.
@@ -56,7 +55,6 @@ class ModelRunner(Protocol):
             float32 logits of shape [sum of rows, columns], input by input; a column is a token id unless the runner
             says which ids its columns are.
         """
-        ...
 
 
 class DraftRunner(Protocol):
@@ -64,11 +62,9 @@ class DraftRunner(Protocol):
 
     def new_kv(self) -> Any:
         """Empty keys and values for a new session, a `ReadTokens` with a `capacity`."""
-        ...
 
     def forward(self, inputs: Sequence[ModelInput[Any]]) -> torch.Tensor | npt.NDArray[np.float32]:
         """Read the tokens of all inputs, as `ModelRunner.forward`."""
-        ...
 
 
 def to_numpy(logits: torch.Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

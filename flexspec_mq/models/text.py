@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.fingerprint import left_out_ids
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from flexspec_mq.models.tokenizer import Tokenizer
 
 Role = Literal["system", "user", "assistant"]
@@ -43,6 +46,38 @@ def text_from_bytes(data: bytes, *, source: str = "the prompt") -> str:
             f"{source} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}",
             hint="convert it first, for example with: iconv -f latin1 -t utf-8",
         ) from error
+
+
+def read_prompts(path: Path, *, may_be_blank: bool = False) -> list[tuple[str, str]]:
+    """(name, prompt) pairs of a JSON-lines file with ``prompt``, or ``turns`` of which the first is used.
+
+    A line is named by its ``question_id``, or else its number.
+
+    Raises:
+        UsageError: Names the file, and the line that cannot be used.
+    """
+    try:
+        text = text_from_bytes(path.read_bytes(), source=str(path))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    prompts = []
+    # Not `splitlines`: a JSON string may hold U+2028 and its like as they are.
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record: Any = json.loads(line)
+            prompt = record["prompt"] if "prompt" in record else record["turns"][0]
+            name = str(record.get("question_id", number))
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            raise UsageError(
+                f"{path} line {number} is no JSON object with `prompt` or `turns`",
+                hint='for example {"prompt": "Why is the sky blue?"}',
+            ) from error
+        if not isinstance(prompt, str) or not (may_be_blank or prompt.strip()):
+            raise UsageError(f"{path} line {number} has an empty prompt")
+        prompts.append((name, prompt))
+    return prompts
 
 
 def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: int) -> tuple[int, ...]:

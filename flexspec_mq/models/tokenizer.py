@@ -30,34 +30,27 @@ class Tokenizer(Protocol):
     @property
     def special_tokens_map(self) -> Mapping[str, Any]:
         """Role → token."""
-        ...
 
     @property
     def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
         """Id → token that is not of the model's own vocabulary, or special."""
-        ...
 
     @property
     def eos_token_id(self) -> Any:
         """What ends a text; None if nothing does."""
-        ...
 
     @property
     def all_special_ids(self) -> list[int]:
         """Ids of the tokens that have roles, each once."""
-        ...
 
     def get_vocab(self) -> dict[str, int]:
         """Token → id."""
-        ...
 
     def convert_ids_to_tokens(self, ids: int) -> Any:
         """The token of an id."""
-        ...
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text; with what the tokenizer puts around each text, unless told otherwise."""
-        ...
 
     def decode(
         self,
@@ -67,7 +60,6 @@ class Tokenizer(Protocol):
         clean_up_tokenization_spaces: bool = False,
     ) -> Any:
         """The text of ids."""
-        ...
 
     def apply_chat_template(
         self,
@@ -82,7 +74,6 @@ class Tokenizer(Protocol):
         Raises:
             jinja2.TemplateError: The template refuses the turns.
         """
-        ...
 
 
 class PlainTokenizer:

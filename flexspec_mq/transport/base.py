@@ -248,12 +248,10 @@ class Link(Protocol):
     @property
     def is_up(self) -> bool:
         """Between `LinkUpEvent` and `LinkDownEvent`."""
-        ...
 
     @property
     def counters(self) -> LinkCounters:
         """The live counters; read only."""
-        ...
 
     async def wait_up(self, timeout: float | None = None) -> None:
         """Wait until the link is up.
@@ -262,7 +260,6 @@ class Link(Protocol):
             LinkDown: not within `timeout` seconds.
             LinkError: the link failed for good.
         """
-        ...
 
     async def publish(
         self,
@@ -292,7 +289,6 @@ class Link(Protocol):
                 and 0x9B no retained messages or not this QoS; and 0x97 too many calls wait here.
             UsageError: not a topic to publish on, or not a QoS.
         """
-        ...
 
     async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
         """Subscribe now and on each later connection. While down it is only remembered.
@@ -301,7 +297,6 @@ class Link(Protocol):
             LinkRefused: the broker said no; the filter is forgotten.
             LinkDown: the connection broke first; the filter is remembered.
         """
-        ...
 
     async def unsubscribe(self, topic_filter: str) -> None:
         """Forget the filter, and tell the broker if the link is up.
@@ -309,7 +304,6 @@ class Link(Protocol):
         Raises:
             LinkDown: the connection broke first; the filter is forgotten all the same.
         """
-        ...
 
     def events(self) -> AsyncIterator[LinkEvent]:
         """Messages and changes of the link, in order. For one consumer at a time.
@@ -321,14 +315,12 @@ class Link(Protocol):
         Raises:
             LinkError: from the iterator, when the link failed for good.
         """
-        ...
 
     def reconnect(self, reason: str) -> None:
         """Have a new connection at once: instead of this one, or, while down, without waiting longer to try again.
 
         Attempts stay `LinkSettings.backoff` apart, unless the wait was shorter anyway.
         """
-        ...
 
 
 LinkFactory: TypeAlias = Callable[[LinkSettings], AbstractAsyncContextManager[Link]]

@@ -16,11 +16,11 @@ from cloud_worker.engine.engine import EngineCore
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
-from flexspec_mq.models.heads.head import MODULES, Delta, LoraHead, Sizes, module_shapes
+from flexspec_mq.models.heads.head import MODULES, Delta, LoraHead, module_shapes
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import LoadedText, torch_dtype
 from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.benchmarks._common import interleaved, percentile, say, table
 from lab.benchmarks.rounds import EDGE, Job, work_item
@@ -97,7 +97,7 @@ def step_cases(engine: EngineCore, loaded: LoadedText, texts: Sequence[Sequence[
     }
 
 
-def random_head(sizes: Sizes, floor: int, seed: int, dtype: torch.dtype) -> LoraHead:
+def random_head(sizes: Shape, floor: int, seed: int, dtype: torch.dtype) -> LoraHead:
     """A random head on all modules of the layers from `floor` on."""
     draw = torch.Generator().manual_seed(seed)
 

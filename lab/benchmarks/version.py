@@ -11,12 +11,11 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.versions.loader import Base
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, digest, read_head
-from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
-from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.heads.canary import canary_share
-from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heads.files import read_weights
 from flexspec_mq.models.invariance.proof import prove_head
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 HEAD: Final = "measured"
 """Name of the head in the model."""
@@ -68,9 +67,8 @@ def hold_version(target: Target, settings: WorkerSettings, folder: Path | None) 
     base.check(HEAD, manifest)
     name, exact = "", target.proof.exact
     if manifest.kind != "base":
-        read = read_lora if manifest.kind == "lora" else read_full
         name = HEAD
-        target.model.hold(name, read(folder, sizes, manifest.floor))
+        target.model.hold(name, read_weights(folder, manifest.kind, sizes, manifest.floor))
         exact = exact and prove_head(target.model, name).exact
     found = canary_share(target.model, name, manifest.canaries)
     if found < CANARY_SHARE:

@@ -13,7 +13,7 @@ from cloud_worker.engine.memory import limit_kernels
 MEET_SHAPES = """
 import torch
 from cloud_worker.engine.memory import limit_kernels
-from flexspec_mq.models.heap import trim
+from flexspec_mq.models.memory import trim
 from pathlib import Path
 
 def resident():

@@ -13,8 +13,8 @@ from cloud_worker.engine import target
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.exact import ExactModel
-from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.packed import PackedModel
+from flexspec_mq.models.shape import UnknownModel
 from tests.models.test_compact import SIZES, built
 from tests.models.tiny_checkpoints import save
 

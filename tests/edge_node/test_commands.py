@@ -19,8 +19,7 @@ from edge_node.cli.view import SessionView
 from edge_node.completion.options import CompletionOptions
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, WorkerError
-from flexspec_mq.models.prompts import read_prompts
-from flexspec_mq.models.text import Turn
+from flexspec_mq.models.text import Turn, read_prompts
 from flexspec_mq.sampling.params import SamplingParams
 
 

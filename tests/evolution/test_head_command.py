@@ -46,7 +46,7 @@ pytest.importorskip("transformers")
 import torch
 from safetensors.torch import save_file
 
-from flexspec_mq.models.heads.adapter import CONFIG, WEIGHTS
+from flexspec_mq.models.heads.files import ADAPTER, CONFIG
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 LAYER_6 = "base_model.model.model.layers.6.self_attn.q_proj"
@@ -100,8 +100,8 @@ class Site:
         (folder / CONFIG).write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": alpha, **places}))
         tensors = {f"{LAYER_6}.lora_A.weight": torch.ones(1, 4), f"{LAYER_6}.lora_B.weight": torch.ones(4, 1)}
         change(tensors)
-        save_file(tensors, folder / WEIGHTS)
-        files = (file_entry(folder / CONFIG), file_entry(folder / WEIGHTS))
+        save_file(tensors, folder / ADAPTER)
+        files = (file_entry(folder / CONFIG), file_entry(folder / ADAPTER))
         usual: dict[str, Any] = {"base": "0" * 32, "tokenizer": "1" * 32, "layers": 30, "floor": 6}
         canaries = (Canary((1,), (2,)),)
         manifest = Manifest(
@@ -212,7 +212,7 @@ def test_a_life_of_versions(begun: Site, run: Run) -> None:
     first = at_broker(begun)
     assert states(first) == {"v1": STABLE, "v2": (CANARY, 20)}
     lies = begun.heads / first.versions[1].digest.hex()
-    assert {one.name for one in lies.iterdir()} == {MANIFEST, CONFIG, WEIGHTS}
+    assert {one.name for one in lies.iterdir()} == {MANIFEST, CONFIG, ADAPTER}
     for words, after in (
         (("promote", "v2"), {"v1": DRAINING, "v2": STABLE}),
         (("rollback", "v1"), {"v1": STABLE, "v2": DRAINING}),
@@ -258,7 +258,7 @@ def test_what_cannot_be_done_says_so_and_changes_nothing(begun: Site, run: Run) 
 
 def test_a_head_whose_files_are_others_is_not_published(begun: Site, run: Run) -> None:
     two = begun.head("two")
-    (two / WEIGHTS).write_text("not two")
+    (two / ADAPTER).write_text("not two")
     refused(run, "not the file", "publish", two, "--name", "v2", *begun.flags, *begun.key, code=3)
     assert len(list(begun.heads.iterdir())) == 1
 
@@ -424,12 +424,12 @@ def test_a_version_of_another_base_is_published_where_it_speaks_the_familys_toke
 
 def test_a_damaged_head_at_the_url_is_copied_again(begun: Site, run: Run) -> None:
     (lies,) = begun.heads.iterdir()
-    (lies / WEIGHTS).write_text("spoilt")
+    (lies / ADAPTER).write_text("spoilt")
     out = ok(
         run, "publish", begun.folder / "one", "--name", "v1", "--state", "stable", *begun.flags, *begun.key
     )
     assert "copied" in out
-    assert (lies / WEIGHTS).read_bytes() == (begun.folder / "one" / WEIGHTS).read_bytes()
+    assert (lies / ADAPTER).read_bytes() == (begun.folder / "one" / ADAPTER).read_bytes()
 
 
 def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -> None:

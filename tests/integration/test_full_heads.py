@@ -21,7 +21,7 @@ from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.heads.base import weights_fingerprint
-from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heads.files import read_full
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register

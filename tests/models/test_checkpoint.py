@@ -16,11 +16,11 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 
 from flexspec_mq.models.checkpoint import read_plainly
-from flexspec_mq.models.compact.shape import Shape
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.fingerprint import fingerprint
 from flexspec_mq.models.load import load_text
+from flexspec_mq.models.shape import Shape
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 from tests.models.tiny_checkpoints import (
     TEMPLATE,

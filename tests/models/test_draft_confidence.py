@@ -104,26 +104,14 @@ def test_a_calibration_survives_json() -> None:
     assert again.probability(features[1]) == pytest.approx(TRUE.probabilities(features)[1])
 
 
-def test_a_calibration_from_before_the_streak_says_what_it_said() -> None:
-    weights = [-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05]
-    old = Calibration.from_json({"basis": 1, "weights": weights})
-    features, _ = drawn(50, 4)
-    margin, logp, top, temperature, _ = features.T
-    size = np.log1p(np.minimum(margin, 50.0))
-    terms = [np.ones(50), size, size**2, logp, top, temperature]
-    terms += [size * temperature, logp * temperature, top * temperature, size * logp]
-    said = 1 / (1 + np.exp(-(np.array(weights) @ np.stack(terms))))
-    np.testing.assert_allclose(old.probabilities(features), said)
-
-
 @pytest.mark.parametrize(
     "found",
     [
         {},
         {"basis": 3, "weights": [0.0] * 13},
         {"basis": 2, "weights": [0.0] * 10},
-        {"basis": 1, "weights": [1.0]},
-        {"basis": 1, "weights": ["x"] * 10},
+        {"basis": 1, "weights": [1.0] * 10},
+        {"basis": 2, "weights": ["x"] * 13},
     ],
 )
 def test_what_is_no_calibration_is_refused(found: dict[str, object]) -> None:

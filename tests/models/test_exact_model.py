@@ -17,13 +17,13 @@ from transformers import MistralConfig, MistralForCausalLM
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.compact.shape import UnknownModel
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance.proof import Provable, prove
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.shape import UnknownModel
 from tests.models.test_compact import SIZES, built, drawn
 from tests.models.tiny_checkpoints import save
 

@@ -12,7 +12,6 @@ from flexspec_mq.models.fingerprint import (
     FINGERPRINT_BYTES,
     Difference,
     TokenizerContents,
-    describe_difference,
     difference,
     fingerprint,
 )
@@ -27,46 +26,34 @@ def test_a_copy_through_files_has_the_same(tmp_path: Path) -> None:
     copy = AutoTokenizer.from_pretrained(tmp_path)
     assert len(fingerprint(PLAIN)) == FINGERPRINT_BYTES
     assert fingerprint(copy) == fingerprint(PLAIN)
-    assert describe_difference(copy, PLAIN) == ""
 
 
 def test_two_tokens_swapped() -> None:
     swapped = byte_level_tokenizer(("dog", "cat"), TEMPLATE)
     assert len(swapped) == len(PLAIN)
     assert fingerprint(swapped) != fingerprint(PLAIN)
-    said = describe_difference(PLAIN, swapped)
-    assert "first at id 259: 'cat' against 'dog'" in said
-    assert "template" not in said
 
 
 def test_one_token_renamed_at_the_same_size() -> None:
     renamed = byte_level_tokenizer(("cat", "cow"), TEMPLATE)
     assert fingerprint(renamed) != fingerprint(PLAIN)
-    assert "id 260: 'dog' against 'cow'" in describe_difference(PLAIN, renamed)
 
 
 def test_a_token_more() -> None:
     larger = byte_level_tokenizer(("cat", "dog", "cow"), TEMPLATE)
     assert fingerprint(larger) != fingerprint(PLAIN)
-    assert "vocabularies of 261 and 262 tokens" in describe_difference(PLAIN, larger)
-    assert "first at id 261: nothing against 'cow'" in describe_difference(PLAIN, larger)
 
 
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [(None, "only one has a chat template"), (TEMPLATE + " ", "the chat templates differ")],
-)
-def test_another_template(template: str | None, said: str) -> None:
+@pytest.mark.parametrize("template", [None, TEMPLATE + " "])
+def test_another_template(template: str | None) -> None:
     other = byte_level_tokenizer(("cat", "dog"), template)
     assert fingerprint(other) != fingerprint(PLAIN)
-    assert describe_difference(PLAIN, other) == said
 
 
 def test_another_end_of_text() -> None:
     other = byte_level_tokenizer(("cat", "dog"), TEMPLATE)
     other.eos_token = SPECIAL[1]
     assert fingerprint(other) != fingerprint(PLAIN)
-    assert describe_difference(PLAIN, other) == "eos_token: '</s>' against '<s>'"
 
 
 def test_padding_alone_makes_no_difference() -> None:

@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.models.checkpoint import fingerprint_of
 from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain
-from flexspec_mq.models.compact.shape import Shape
-from flexspec_mq.models.draft.delta import fingerprint_of
-from flexspec_mq.models.heads import full
-from flexspec_mq.models.heads.adapter import CONFIG, WEIGHTS, read_lora
 from flexspec_mq.models.heads.base import weights_fingerprint
-from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL, read_full, read_lora
 from flexspec_mq.models.heads.head import Delta
 from flexspec_mq.models.load import load_text
+from flexspec_mq.models.shape import Shape
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full, save_lora
@@ -59,7 +57,7 @@ def test_an_adapter_of_peft_is_read(base: Path, shape: Shape, tmp_path: Path) ->
         save={"save_embedding_layers": False},
     )
     head = read_lora(folder, shape, FLOOR)
-    saved = load_file(folder / WEIGHTS)
+    saved = load_file(folder / ADAPTER)
     assert {index: set(modules) for index, modules in head.layers.items()} == {
         1: {"q", "down"},
         2: {"q", "down"},
@@ -115,9 +113,9 @@ def test_what_a_head_must_not_do_is_refused(what: str, base: Path, shape: Shape,
 
 def changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
     def write(folder: Path) -> None:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = load_file(folder / ADAPTER)
         change(tensors)
-        save_file(tensors, folder / WEIGHTS)
+        save_file(tensors, folder / ADAPTER)
 
     return write
 
@@ -131,8 +129,8 @@ def configured(**values: Any) -> Callable[[Path], None]:
 
 
 def pickled(folder: Path) -> None:
-    torch.save(load_file(folder / WEIGHTS), folder / "adapter_model.bin")
-    (folder / WEIGHTS).unlink()
+    torch.save(load_file(folder / ADAPTER), folder / "adapter_model.bin")
+    (folder / ADAPTER).unlink()
 
 
 Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
@@ -152,7 +150,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no alpha": (configured(lora_alpha=None), "save it with peft again"),
     "an unknown setting": (configured(use_new_thing=True), "plain LoRA"),
     "cut off": (
-        lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:500]),
+        lambda folder: (folder / ADAPTER).write_bytes((folder / ADAPTER).read_bytes()[:500]),
         "save it",
     ),
     "empty": (changed(dict.clear), "train the adapter"),
@@ -215,7 +213,7 @@ def test_full_layers_are_read(base: Path, shape: Shape, tmp_path: Path) -> None:
     assert min(int(name.split(".")[2]) for name in head.tensors if "layers" in name) == FLOOR
 
 
-FULL: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
+BAD_LAYERS: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
     "a layer too low": (
         lambda tensors: tensors.update({"model.layers.0.mlp.up_proj.weight": torch.ones(160, 64)}),
         "backbone",
@@ -240,13 +238,13 @@ FULL: dict[str, tuple[Callable[[dict[str, torch.Tensor]], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("what", FULL)
+@pytest.mark.parametrize("what", BAD_LAYERS)
 def test_bad_full_layers_are_refused(what: str, base: Path, shape: Shape, tmp_path: Path) -> None:
-    change, hint = FULL[what]
+    change, hint = BAD_LAYERS[what]
     folder = save_full(base, tmp_path / "full", floor=FLOOR)
-    tensors = load_file(folder / full.WEIGHTS)
+    tensors = load_file(folder / FULL)
     change(tensors)
-    save_file(tensors, folder / full.WEIGHTS)
+    save_file(tensors, folder / FULL)
     with pytest.raises(HeadError, match=hint):
         read_full(folder, shape, FLOOR)
 
@@ -262,7 +260,7 @@ def test_a_base_is_known_by_its_weights(base: Path, tmp_path: Path) -> None:
     tensors = load_file(base / "model.safetensors")
     found = weights_fingerprint(base)
     assert len(found) == 32
-    assert found == fingerprint_of(tensors)
+    assert found == fingerprint_of(sorted(tensors.items()))
     names = sorted(tensors)
     where = {name: f"part{place % 2}.safetensors" for place, name in enumerate(names)}
     for file in set(where.values()):

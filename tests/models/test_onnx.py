@@ -24,9 +24,7 @@ from transformers import (
 )
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.load import Choice, load_compact
-from flexspec_mq.models.compact.ranks import RANKS
-from flexspec_mq.models.compact.shape import UnknownModel
+from flexspec_mq.models.compact.load import RANKS, Choice, load_compact
 from flexspec_mq.models.draft.confidence import features_of
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
@@ -37,6 +35,7 @@ from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
 from flexspec_mq.models.onnx.quantise import BLOCK, round_to
 from flexspec_mq.models.onnx.write import OnnxChoice, write_onnx
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.sampling.params import SamplingParams
 from tests.models.test_compact import LLAMA3, SIZES, drawn
 from tests.models.tiny_checkpoints import save

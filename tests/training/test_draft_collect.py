@@ -21,8 +21,8 @@ import torch
 
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel
-from flexspec_mq.models.prompts import read_prompts
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.text import read_prompts
 from flexspec_mq.sampling.choose import choose
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed

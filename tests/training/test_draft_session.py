@@ -23,7 +23,7 @@ from flexspec_mq.models.draft import materialise
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
 from flexspec_mq.models.onnx.folder import read_manifest
-from flexspec_mq.models.prompts import read_prompts
+from flexspec_mq.models.text import read_prompts
 from training.draft import session
 from training.draft.history import read_lines
 from training.draft.packing import save_delta

@@ -20,7 +20,7 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, file_entry
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, base_fingerprint, read_delta
 from flexspec_mq.models.heads.base import weights_fingerprint
-from flexspec_mq.models.heads.full import WEIGHTS as FULL
+from flexspec_mq.models.heads.files import FULL
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput

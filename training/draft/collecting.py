@@ -15,8 +15,7 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
-from flexspec_mq.models.prompts import read_prompts
-from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
 from training.draft.collect import Order, write_texts
 from training.draft.progress import progress_bar
 from training.draft.rows import concat, load_rows, make_rows, save_rows

@@ -16,10 +16,10 @@ import torch
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.checkpoint import fingerprint_of
 from flexspec_mq.models.draft.delta import (
     METADATA_KEY,
     DeltaMeta,
-    fingerprint_of,
     read_delta,
     read_start,
 )
@@ -141,7 +141,9 @@ def pack_file(delta_path: Path, base_path: Path, out: Path, bits: int) -> None:
         )
     layers = read_start(base_path, meta.start)
     packed = pack(tensors, layers, meta.n, meta.start, bits)
-    save_delta(out, packed, replace(meta, bits=bits, start_fingerprint=fingerprint_of(layers)))
+    save_delta(
+        out, packed, replace(meta, bits=bits, start_fingerprint=fingerprint_of(sorted(layers.items())))
+    )
 
 
 def _half_upwards(values: torch.Tensor) -> torch.Tensor:

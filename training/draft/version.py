@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
-from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
-from flexspec_mq.models.heads.adapter import read_lora
 from flexspec_mq.models.heads.base import weights_fingerprint
-from flexspec_mq.models.heads.full import read_full
+from flexspec_mq.models.heads.files import read_weights
 from flexspec_mq.models.heads.head import LM_HEAD, NORM, Delta, FullHead, Head, full_name
 from flexspec_mq.models.load import load_target
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,8 +64,9 @@ def read_version(folder: Path, base: Path, text: LoadedText) -> Version:
     name = digest((folder / MANIFEST).read_bytes()).hex()
     if manifest.kind == "base":
         return Version(None, manifest.floor, name)
-    read = read_lora if manifest.kind == "lora" else read_full
-    head = read(folder, Shape.of(text.config, (*FAMILIES, *HEAD_NORMS)), manifest.floor)
+    head = read_weights(
+        folder, manifest.kind, Shape.of(text.config, (*FAMILIES, *HEAD_NORMS)), manifest.floor
+    )
     return Version(head, manifest.floor, name)
 
 

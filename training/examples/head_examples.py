@@ -300,8 +300,7 @@ def chats(kind: str, pairs: Sequence[tuple[str, str]], count: int, seed: int) ->
 def answered(prompts_path: Path, answers_path: Path, base: str) -> list[tuple[str, str]]:
     """Prompts, and what the base answered."""
     from flexspec_mq.models.load import load_text
-    from flexspec_mq.models.prompts import read_prompts
-    from flexspec_mq.models.text import Turn, decode, encode_turns
+    from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
     from training.draft.rows import load_rows
 
     text, rows = load_text(base), load_rows(answers_path)

@@ -252,7 +252,7 @@ def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str)
     """
     from safetensors.torch import save_file
 
-    from flexspec_mq.models.heads.full import WEIGHTS as FULL
+    from flexspec_mq.models.heads.files import FULL
     from flexspec_mq.models.log_silencing import quiet_transformers
 
     for parameter in tuner.tuned.values():

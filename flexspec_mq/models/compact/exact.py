@@ -17,11 +17,11 @@ from torch.nn import functional
 from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain, Reordered
 from flexspec_mq.models.compact.mixed import HoldsHeads, joined
-from flexspec_mq.models.compact.rotary import Turns
 from flexspec_mq.models.heads.head import FullHead
 from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.batch import Batch
 from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.rotary import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from flexspec_mq.models.compact.lora_bank import RowOwners
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.mixed import Rows
-    from flexspec_mq.models.compact.shape import Shape
     from flexspec_mq.models.compact.tensors import ExactLayer
     from flexspec_mq.models.heads.head import Head
     from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.runner import ModelInput
+    from flexspec_mq.models.shape import Shape
 
     Banks = dict[str, LoraBank]
     Additions = tuple[Banks, RowOwners]

@@ -5,22 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.matrices import KINDS, Matrix, cheapest, make, works
 from flexspec_mq.models.compact.model import CompactModel
-from flexspec_mq.models.compact.ranks import RANKS, frequent, read_ranks
-from flexspec_mq.models.compact.shape import Shape
 from flexspec_mq.models.compact.tensors import EMBEDDING, HEAD, NORM, Tensors, read_layer
+from flexspec_mq.models.shape import Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from flexspec_mq.models.compact.ranks import Ids
     from flexspec_mq.models.load import LoadedText
 
+RANKS = "token_ranks.npy"
+"""File of a draft's folder: int32 token ids by falling frequency, each at most once; rare ones may be left out."""
+
+Ids = npt.NDArray[np.int64]
 AUTO_IDS = 16_384
 """Ids that a head keeps when nobody says how many."""
 
@@ -104,3 +108,37 @@ def head_ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) 
         )
     ids = frequent(ranks, AUTO_IDS if count is None else count, eos)
     return ids if len(ids) < shape.vocab_size else None
+
+
+def read_ranks(folder: Path, vocab_size: int) -> Ids | None:
+    """The ids by falling frequency; None when the draft does not say.
+
+    Raises:
+        ModelError: the file is damaged or of another vocabulary.
+    """
+    path = folder / RANKS
+    if not path.is_file():
+        return None
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ModelError(f"cannot read {path}: {error}", hint="export the draft again") from error
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or not len(found):
+        raise ModelError(f"{path} is no list of token ids", hint="export the draft again")
+    ranks: Ids = found.astype(np.int64)
+    if ranks.min() < 0 or ranks.max() >= vocab_size or len(np.unique(ranks)) != len(ranks):
+        raise ModelError(
+            f"{path} does not belong to a vocabulary of {vocab_size} tokens", hint="export the draft again"
+        )
+    return ranks
+
+
+def frequent(ranks: Ids, count: int, always: Iterable[int]) -> Ids:
+    """The ids that a head of about `count` keeps, ascending.
+
+    Args:
+        ranks: ids by falling frequency; when there are fewer than `count`, all of them are kept.
+        count: how many.
+        always: kept besides, such as the ends of a text.
+    """
+    return np.union1d(ranks[:count], np.fromiter(always, dtype=np.int64))

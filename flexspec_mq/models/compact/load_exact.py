@@ -10,7 +10,6 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.matrices import FourBits, Plain, Reordered, SteadyEightBits, works
-from flexspec_mq.models.compact.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
     HEAD,
@@ -23,6 +22,7 @@ from flexspec_mq.models.compact.tensors import (
 from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable

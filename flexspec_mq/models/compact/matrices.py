@@ -41,11 +41,9 @@ class Matrix(Protocol):
     @property
     def nbytes(self) -> int:
         """Bytes of memory that it holds."""
-        ...
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
-        ...
 
 
 class Plain:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from flexspec_mq.models.compact.rotary import Turns
 from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.rotary import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.models.compact.matrices import Matrix
-    from flexspec_mq.models.compact.shape import Shape
     from flexspec_mq.models.compact.tensors import Layer
     from flexspec_mq.models.runner import ModelInput
+    from flexspec_mq.models.shape import Shape
 
 
 _FEW = 8

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -12,14 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.checkpoint import WEIGHTS, weight_files
 from flexspec_mq.models.compact.matrices import Matrix
-from flexspec_mq.models.compact.shape import Shape, refused
+from flexspec_mq.models.shape import Shape, refused
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-WEIGHTS = "model.safetensors"
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 FIRST_NORM, SECOND_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
 QUERY_NORM, KEY_NORM = "self_attn.q_norm.weight", "self_attn.k_norm.weight"
@@ -79,7 +78,6 @@ class Source(Protocol):
         Raises:
             ModelError: it is missing, of another shape, or unreadable.
         """
-        ...
 
 
 class HeadTensors:
@@ -105,11 +103,7 @@ class Tensors:
         if not index.exists() and not (folder / WEIGHTS).exists() and any(folder.glob("*.bin")):
             raise refused(f"weights in another form than {WEIGHTS}")
         try:
-            if index.exists():
-                self._where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-            else:
-                with safe_open(folder / WEIGHTS, framework="pt") as opened:
-                    self._where = dict.fromkeys(opened.keys(), WEIGHTS)
+            self._where = weight_files(folder)
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise self._unreadable(error) from error
 

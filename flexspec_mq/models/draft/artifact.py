@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.checkpoint import WEIGHTS
 from flexspec_mq.models.draft.delta import (
     RANKS,
-    WEIGHTS,
     DeltaMeta,
     check_fingerprint,
     load_delta,

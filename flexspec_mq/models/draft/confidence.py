@@ -45,8 +45,6 @@ BASIS = 2
 """Version of what the weights belong to."""
 
 _WEIGHTS = 13
-_OLD_BASIS, _OLD_WEIGHTS = 1, 10
-"""Knew no accepted run: its functions are the first of this one's."""
 _MOST_RUN = 63.0
 _MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
 
@@ -113,8 +111,6 @@ class Calibration:
         """
         try:
             basis, weights = found["basis"], tuple(float(weight) for weight in found["weights"])
-            if (basis, len(weights)) == (_OLD_BASIS, _OLD_WEIGHTS):
-                return cls(weights + (0.0,) * (_WEIGHTS - _OLD_WEIGHTS))
             if basis != BASIS:
                 raise ValueError(f"basis {basis} is not {BASIS}")  # noqa: TRY301  all that is wrong is told alike
             return cls(weights)

@@ -6,12 +6,12 @@ difference to the base's layers that they started from (``unpacking``). No model
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FingerprintError, ModelError
+from flexspec_mq.models.checkpoint import WEIGHTS, fingerprint_of, weight_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,6 @@ FORMAT_VERSION = 2
 RANKS = "token_ranks"
 """Token ids by falling frequency in the training text, int32: what a trimmed LM head keeps. In the delta a
 tensor, in the checkpoint folder a file, ``token_ranks.npy``."""
-WEIGHTS = "model.safetensors"
 METADATA_KEY = "flexspec_draft"
 
 
@@ -84,7 +83,7 @@ def shared_fingerprint(shared: Mapping[str, torch.Tensor], n: int) -> str:
     layers = {name.split(".")[2] for name in shared if name.startswith("model.layers.")}
     if len(layers) != n or "model.embed_tokens.weight" not in shared:
         raise ModelError(f"the base has no embedding or fewer than {n} layers under Llama's names")
-    return fingerprint_of(shared)
+    return fingerprint_of(sorted(shared.items()))
 
 
 def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -166,7 +165,7 @@ def load_delta(path: Path, base_path: Path) -> tuple[DeltaMeta, dict[str, torch.
     if meta.bits is None:
         return meta, tensors
     layers = read_start(base_path, meta.start)
-    check_fingerprint(meta.start_fingerprint, fingerprint_of(layers), path, base_path)
+    check_fingerprint(meta.start_fingerprint, fingerprint_of(sorted(layers.items())), path, base_path)
     return meta, unpack(tensors, layers, meta.n, meta.start, meta.bits)
 
 
@@ -192,16 +191,12 @@ def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch
     """
     from safetensors import SafetensorError, safe_open
 
-    index = folder / f"{WEIGHTS}.index.json"
-    files = {WEIGHTS}
     tensors = {}
     try:
-        if index.exists():
-            where: dict[str, str] = json.loads(index.read_text())["weight_map"]
-            files = {file for name, file in where.items() if wanted(name)}
-        for file in sorted(files):
-            with safe_open(folder / file, framework="pt") as opened:
-                tensors.update({name: opened.get_tensor(name) for name in opened.keys() if wanted(name)})  # noqa: SIM118
+        for name, file in weight_files(folder).items():
+            if wanted(name):
+                with safe_open(folder / file, framework="pt") as opened:
+                    tensors[name] = opened.get_tensor(name)
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise ModelError(
             f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
@@ -213,14 +208,3 @@ def _is_shared(name: str, n: int) -> bool:
     if name.startswith("model.layers."):
         return int(name.split(".")[2]) < n
     return name in {"model.embed_tokens.weight", "lm_head.weight"}
-
-
-def fingerprint_of(tensors: Mapping[str, torch.Tensor]) -> str:
-    """BLAKE2b over tensors with their names, such as the layers on top of which alone a packed delta is right."""
-    import torch
-
-    whole = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        whole.update(tensor.contiguous().view(torch.uint8).numpy().data)
-    return whole.hexdigest()

@@ -1,16 +1,17 @@
-"""Which base a head belongs to."""
+"""The base that a head belongs to."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.models.checkpoint import WEIGHTS, fingerprint_of, weight_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-_WEIGHTS = "model.safetensors"
+    import torch
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -22,27 +23,17 @@ def weights_fingerprint(folder: Path) -> str:
     Raises:
         HeadError: the folder has no safetensors weights that can be read.
     """
-    import json
-
-    import torch
     from safetensors import SafetensorError, safe_open
 
-    whole = hashlib.blake2b(digest_size=16)
-    index = folder / f"{_WEIGHTS}.index.json"
-    try:
-        if index.exists():
-            where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
-        else:
-            with safe_open(folder / _WEIGHTS, framework="pt") as opened:
-                where = dict.fromkeys(opened.keys(), _WEIGHTS)
-        for name, file in sorted(where.items()):
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, file in sorted(weight_files(folder).items()):
             with safe_open(folder / file, framework="pt") as opened:
-                tensor = opened.get_tensor(name)
-            whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+                yield name, opened.get_tensor(name)
+
+    try:
+        return fingerprint_of(tensors())
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise HeadError(
             f"cannot read weights from {folder}: {error}",
-            hint=f"expected a checkpoint folder with {_WEIGHTS}",
+            hint=f"expected a checkpoint folder with {WEIGHTS}",
         ) from error
-    return whole.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.manifest import HeadError
 
@@ -13,48 +13,11 @@ if TYPE_CHECKING:
 
     import torch
 
+    from flexspec_mq.models.shape import Shape
+
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 """A layer's matrices, each named ``…_proj``."""
 NORM, LM_HEAD = "model.norm.weight", "lm_head.weight"
-
-
-class Sizes(Protocol):
-    """Sizes of a base, as `Shape` has them."""
-
-    @property
-    def layers(self) -> int:
-        """How many."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """Of the hidden state."""
-        ...
-
-    @property
-    def inner(self) -> int:
-        """Width between the matrices of the MLP."""
-        ...
-
-    @property
-    def queries(self) -> int:
-        """Heads of queries."""
-        ...
-
-    @property
-    def keys(self) -> int:
-        """Heads of keys."""
-        ...
-
-    @property
-    def head(self) -> int:
-        """Width of one head."""
-        ...
-
-    @property
-    def vocab_size(self) -> int:
-        """Rows of the embedding."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +85,7 @@ class FullHead:
 Head = LoraHead | FullHead
 
 
-def module_shapes(sizes: Sizes) -> dict[str, tuple[int, int]]:
+def module_shapes(sizes: Shape) -> dict[str, tuple[int, int]]:
     """Outputs and inputs of each of `MODULES`."""
     queries, keys = sizes.queries * sizes.head, sizes.keys * sizes.head
     return {
@@ -178,7 +141,7 @@ def check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torc
     return tensor
 
 
-def check_layer(name: str, index: int, sizes: Sizes, floor: int) -> None:
+def check_layer(name: str, index: int, sizes: Shape, floor: int) -> None:
     """Refuse a layer that a head must not touch.
 
     Raises:

@@ -57,7 +57,6 @@ class Provable(ModelRunner, Protocol):
     @property
     def held(self) -> tuple[str, ...]:
         """Names of the heads that it holds."""
-        ...
 
     def hold(self, name: str, head: Head) -> None:
         """Take a head; what is held already keeps its bits.
@@ -65,7 +64,6 @@ class Provable(ModelRunner, Protocol):
         Raises:
             HeadError: the name is taken, or the head does not fit.
         """
-        ...
 
     def drop(self, name: str) -> None:
         """Forget a head; no session may use it any more.
@@ -73,11 +71,9 @@ class Provable(ModelRunner, Protocol):
         Raises:
             HeadError: it is not held.
         """
-        ...
 
     def compare_head(self, name: str) -> tuple[int, int]:
         """Compare a head's own products at all places that they may have; rows compared, and rows that differ."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

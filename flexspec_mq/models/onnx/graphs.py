@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from flexspec_mq.models.compact.shape import Shape
+    from flexspec_mq.models.shape import Shape
 
     Floats = npt.NDArray[np.float32]
 

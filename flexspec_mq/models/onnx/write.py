@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
-    from flexspec_mq.models.compact.shape import Shape
     from flexspec_mq.models.compact.tensors import Tensors
+    from flexspec_mq.models.shape import Shape
 
     Floats = npt.NDArray[np.float32]
 
@@ -98,9 +98,9 @@ def write_onnx(checkpoint: Path, out: Path, choice: OnnxChoice | None = None) ->
 
 def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
     from flexspec_mq.models.compact.load import head_ids
-    from flexspec_mq.models.compact.shape import Shape
     from flexspec_mq.models.compact.tensors import Tensors
     from flexspec_mq.models.load import load_text
+    from flexspec_mq.models.shape import Shape
 
     text = load_text(checkpoint)
     shape = Shape.of(text.config)

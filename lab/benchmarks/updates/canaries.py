@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from flexspec_mq.evolution.canaries import greedy, load_with_head
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry, read_head
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.heads.adapter import CONFIG, WEIGHTS
-from flexspec_mq.models.heads.full import WEIGHTS as FULL
+from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL
 from lab.benchmarks.updates.place import EXAMPLES
 
 REVERSED = (24, 10)
@@ -102,7 +101,7 @@ def scaled(folder: Path, source: Path, scale: float = 1.0) -> None:
     (folder / CONFIG).write_text(json.dumps(config, indent=2), "utf-8")
     model = load_with_head(default_model_path(), folder, kind="lora", dtype="bfloat16")
     like = read_head(source)
-    _write(folder, like, "lora", _written(model, like), folder / CONFIG, folder / WEIGHTS)
+    _write(folder, like, "lora", _written(model, like), folder / CONFIG, folder / ADAPTER)
 
 
 def base_again(folder: Path, shorter: int = 1) -> None:

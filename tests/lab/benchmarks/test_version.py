@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from flexspec_mq.evolution.canaries import greedy
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest, file_entry
 from flexspec_mq.models.heads.base import weights_fingerprint
-from flexspec_mq.models.heads.full import WEIGHTS
+from flexspec_mq.models.heads.files import FULL as WEIGHTS
 from flexspec_mq.models.load import load_text
 from lab.benchmarks import acceptance
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama

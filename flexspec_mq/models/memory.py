@@ -1,4 +1,4 @@
-"""Huge pages for weights: a forward reads all of them, and on small pages it waits for translations of addresses."""
+"""Memory of a process that holds a model: huge pages for its weights, and no free pages between what stays."""
 
 from __future__ import annotations
 
@@ -46,3 +46,13 @@ def collapse(maps: Path = Path("/proc/self/maps")) -> int:
                 if system.madvise(at, size, _COLLAPSE) == 0:
                     given += _HUGE
     return given
+
+
+def trim() -> None:
+    """Give the heap's free pages back to the system, where the C library is glibc, and nothing elsewhere.
+
+    Loading a model and proving it leave 100 to 250 MB of free pages between what stays; nobody else would give them
+    back as long as the process lives.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

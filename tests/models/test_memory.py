@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import resource
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.models.huge_pages import collapse
+from flexspec_mq.models.memory import collapse, trim
 
 HUGE = 2 << 20
 STATE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -43,7 +44,7 @@ def test_memory_moves_and_stays_what_it_was() -> None:
 _LOADS = """
 from types import SimpleNamespace
 from flexspec_mq.drafting.load import load
-from tests.models.test_huge_pages import in_huge_pages
+from tests.models.test_memory import in_huge_pages
 before = in_huge_pages()
 settings = SimpleNamespace(draft="default", tokenizer=None, lookup=False, device="cpu", dtype="bfloat16", threads=1)
 settings.draft_engine, settings.draft_weights, settings.draft_ids = "auto", "auto", None
@@ -77,3 +78,15 @@ def test_what_cannot_be_read_or_is_too_small_is_left_alone(text: str, tmp_path: 
     (tmp_path / "maps").write_text(text)
     assert collapse(tmp_path / "maps") == 0
     assert collapse(tmp_path / "none") == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_holes_in_the_heap_are_given_back() -> None:
+    piece = 32 << 10  # bytes, below what the C library maps by itself
+    pieces = [bytearray(b"x") * piece for _ in range(2000)]
+    kept = pieces[::50]
+    del pieces
+    before = resident()
+    trim()
+    assert before - resident() > 1000 * piece
+    assert all(len(some) == piece for some in kept)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.compact.rotary import Rotary
+from flexspec_mq.models.rotary import Rotary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""A head as PEFT saves it: a LoRA adapter's directory, and nothing that this project would compute otherwise."""
+"""Files of a head: a LoRA adapter as PEFT saves it, or all weights of the layers from the floor on.
+
+What this project would compute otherwise is refused.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from flexspec_mq.models.heads.head import (
     MODULES,
     NORM,
     Delta,
+    FullHead,
     LoraHead,
     check_layer,
     check_shape,
@@ -22,14 +26,15 @@ from flexspec_mq.models.heads.head import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
 
-    from flexspec_mq.models.heads.head import Sizes
+    from flexspec_mq.models.shape import Shape
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+FULL = "head.safetensors"
 MOST_RANK = 256
 """Of an addition. Kernels sum so many products in one order, wherever they stand."""
 
@@ -67,11 +72,20 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _ADDED = re.compile(r"(.+)\.lora_([AB])\.weight")
 
 
-def read_lora(folder: Path, sizes: Sizes, floor: int) -> LoraHead:
+def read_weights(folder: Path, kind: str, sizes: Shape, floor: int) -> LoraHead | FullHead:
+    """Read the weights of a head of kind ``lora`` or ``full``; see `read_lora` and `read_full`.
+
+    Raises:
+        HeadError: files are missing or damaged, or the head is not one that may be served.
+    """
+    return (read_lora if kind == "lora" else read_full)(folder, sizes, floor)
+
+
+def read_lora(folder: Path, sizes: Shape, floor: int) -> LoraHead:
     """Read an adapter.
 
     Args:
-        folder: with `CONFIG` and `WEIGHTS`.
+        folder: with `CONFIG` and `ADAPTER`.
         sizes: of the base.
         floor: the lowest layer that it may touch.
 
@@ -83,14 +97,14 @@ def read_lora(folder: Path, sizes: Sizes, floor: int) -> LoraHead:
             or is of a kind that is not computed here.
     """
     scale = _scale(_config(folder))
-    if not (folder / WEIGHTS).is_file():
+    if not (folder / ADAPTER).is_file():
         raise HeadError(
-            f"{folder} has no {WEIGHTS}",
+            f"{folder} has no {ADAPTER}",
             hint="pickle files are never read: save the adapter with save_pretrained(…, safe_serialization=True)",
         )
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     whole: dict[str, torch.Tensor] = {}
-    for name, tensor in read_safetensors(folder / WEIGHTS).items():
+    for name, tensor in read_safetensors(folder / ADAPTER).items():
         ours = name.removeprefix(_PREFIX)
         added = _ADDED.fullmatch(ours)
         if added is not None:
@@ -102,7 +116,7 @@ def read_lora(folder: Path, sizes: Sizes, floor: int) -> LoraHead:
         else:
             raise _stranger(name, ours)
     if not pairs and not whole:
-        raise HeadError(f"{folder / WEIGHTS} has no weights", hint="train the adapter before you save it")
+        raise HeadError(f"{folder / ADAPTER} has no weights", hint="train the adapter before you save it")
     layers: dict[int, dict[str, Delta]] = {}
     lm_head: Delta | torch.Tensor | None = whole.get(LM_HEAD)
     shapes = module_shapes(sizes)
@@ -123,6 +137,50 @@ def read_lora(folder: Path, sizes: Sizes, floor: int) -> LoraHead:
     return LoraHead(layers, whole.get(NORM), lm_head)
 
 
+def read_full(folder: Path, sizes: Shape, floor: int) -> FullHead:
+    """Read upper layers.
+
+    Args:
+        folder: with `FULL`.
+        sizes: of the base.
+        floor: the lowest layer that it may touch; it brings all layers from there on.
+
+    Raises:
+        HeadError: the file is missing or damaged, or the head touches what it must not, lacks a tensor, or does not
+            fit the base.
+    """
+    if not (folder / FULL).is_file():
+        raise HeadError(f"{folder} has no {FULL}", hint="pickle files are never read: save it as safetensors")
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{full_name(name)}.weight": shape for name, shape in module_shapes(sizes).items()
+    }
+    optional: dict[str, tuple[int, ...]] = {
+        f"{full_name(name)}.bias": shape[:1] for name, shape in module_shapes(sizes).items()
+    }
+    shapes |= dict.fromkeys(("input_layernorm.weight", "post_attention_layernorm.weight"), (sizes.width,))
+    optional |= dict.fromkeys(("self_attn.q_norm.weight", "self_attn.k_norm.weight"), (sizes.head,))
+    ends = {NORM: (sizes.width,), LM_HEAD: (sizes.vocab_size, sizes.width)}
+    tensors = read_safetensors(folder / FULL)
+    for name, tensor in tensors.items():
+        found = _LAYER.fullmatch(name)
+        if found is not None:
+            check_layer(name, int(found[1]), sizes, floor)
+        wanted = ends.get(name) if found is None else (shapes | optional).get(found[2])
+        if wanted is None:
+            raise HeadError(
+                f"the head brings {name}, which no head may change",
+                hint=f"it may bring layers from {floor} on, model.norm and lm_head",
+            )
+        check_shape(name, tensor, wanted)
+    for index in range(floor, sizes.layers):
+        for name in shapes:
+            if f"model.layers.{index}.{name}" not in tensors:
+                raise HeadError(
+                    f"the head lacks model.layers.{index}.{name}", hint=f"save all layers from {floor} on"
+                )
+    return FullHead(floor, tensors)
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
@@ -137,8 +195,8 @@ def _config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _scale(config: Mapping[str, Any]) -> _Scale:
-    """How additions are scaled.
+def _scale(config: Mapping[str, Any]) -> Callable[[int], float]:
+    """The scale of additions, by their ranks.
 
     Raises:
         HeadError: a setting asks for more than B(A(x)) times a scale.
@@ -161,21 +219,13 @@ def _scale(config: Mapping[str, Any]) -> _Scale:
         raise HeadError(
             f"the adapter's lora_alpha is {alpha!r}, not a number", hint="save it with peft again"
         )
-    return _Scale(float(alpha), root=bool(config.get("use_rslora")))
+    number, root = float(alpha), bool(config.get("use_rslora"))
+    return lambda rank: number / (math.sqrt(rank) if root else rank)
 
 
-class _Scale:
-    """Of additions, by their ranks."""
-
-    def __init__(self, alpha: float, *, root: bool) -> None:
-        self._alpha = alpha
-        self._root = root
-
-    def of(self, rank: int) -> float:
-        return self._alpha / (math.sqrt(rank) if self._root else rank)
-
-
-def _delta(target: str, pair: Mapping[str, torch.Tensor], shape: tuple[int, int], scale: _Scale) -> Delta:
+def _delta(
+    target: str, pair: Mapping[str, torch.Tensor], shape: tuple[int, int], scale: Callable[[int], float]
+) -> Delta:
     if set(pair) != {"A", "B"}:
         raise HeadError(f"{target} has one half of its addition only", hint="save the adapter again")
     down, up = pair["A"], pair["B"]
@@ -184,7 +234,7 @@ def _delta(target: str, pair: Mapping[str, torch.Tensor], shape: tuple[int, int]
         raise HeadError(f"{target} has an addition of rank {rank}", hint=f"ranks go from 1 to {MOST_RANK}")
     check_shape(f"{target}.lora_A", down, (rank, shape[1]))
     check_shape(f"{target}.lora_B", up, (shape[0], rank))
-    return Delta(down, up, scale.of(rank))
+    return Delta(down, up, scale(rank))
 
 
 def _stranger(name: str, ours: str) -> HeadError:
