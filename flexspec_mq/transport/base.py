@@ -34,8 +34,8 @@ class Inbound:
     """A message from the broker.
 
     Attributes:
-        qos: at which it was delivered, 0 to 2.
-        retain: it was stored before we subscribed, so it may be old.
+        qos: quality of service at which it was delivered, 0 to 2.
+        retain: whether it was stored before we subscribed, so that it may be old.
     """
 
     topic: str
@@ -86,7 +86,7 @@ class Outbound:
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker publishes for us when the connection is lost, or when we leave.
+    """Message that the broker publishes for us when the connection is lost, or when we leave.
 
     Attributes:
         delay: seconds that the broker waits for us to come back first.
@@ -114,7 +114,7 @@ class TlsSettings:
     Attributes:
         ca: certificate authority to trust; None is the system's.
         certificate: ours, if the broker asks for one.
-        key: of `certificate`.
+        key: private key of `certificate`.
     """
 
     ca: Path | None = None
@@ -129,7 +129,7 @@ def no_birth() -> Sequence[Outbound]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkSettings:
-    """One link. All times are seconds.
+    """Settings of a link. All times are seconds.
 
     Attributes:
         client_id: unique at the broker; a second link with it takes the first one's place.
@@ -142,17 +142,16 @@ class LinkSettings:
         subscriptions: renewed on each connection, in this order, before anything else.
         inbound_queue: messages that may wait for the consumer of `events`; beyond it the oldest of the topic that has
             the most is dropped and counted in `LinkCounters.inbound_dropped`.
-        inbound_bytes: of payload that may wait, likewise.
+        inbound_bytes: bytes of payload that may wait, likewise.
         admit: asked by topic and size of the payload whether a message is wanted, before it is taken apart; one that
             is not is counted in `LinkCounters.inbound_refused`, and acknowledged. Called on the event loop, for every
             message. None wants all.
         outbound_queue: calls of `publish` that may wait at a time; beyond it `publish` refuses with 0x97.
         receive_maximum: messages of QoS ≥ 1 that the broker may have in flight to us.
-        connect_timeout: for each of name resolution with TCP connect, TLS handshake, CONNACK and
-            SUBACK.
-        publish_timeout: for an acknowledgement of a publish; then the connection is taken for dead.
+        connect_timeout: bound for each of name resolution with TCP connect, TLS handshake, CONNACK and SUBACK.
+        publish_timeout: bound for an acknowledgement of a publish; then the connection is taken for dead.
         backoff: longest wait before the first retry of a connection; doubles with each, up to `backoff_max`.
-        backoff_awaited: as `backoff_max`, while somebody waits.
+        backoff_awaited: longest wait while somebody waits for the link.
         awaited: asked after each attempt that failed whether somebody waits for the link. None: nobody does.
         give_up_after: seconds without a connection after which the link fails; None tries for ever.
         needs: a broker that says that it can do less is refused.
@@ -211,18 +210,18 @@ class LinkSettings:
 
 @dataclass(slots=True)
 class LinkCounters:
-    """What a link did since it was made. Only ever rises.
+    """Counts of what a link did since it was made; they only ever rise.
 
     Attributes:
         connects: connections that came up.
-        disconnects: of these, lost.
+        disconnects: connections that were lost.
         attempts_failed: connections that did not come up.
         published: messages handed over: QoS 0 written to the socket, QoS ≥ 1 acknowledged.
         publish_refused: refused by the broker or for its limits.
         publish_lost: given up because the connection was down, broke or did not acknowledge.
         received: messages from the broker, but for those that were not wanted.
         inbound_refused: messages that were not wanted.
-        inbound_dropped: of those received, dropped on overflow, the oldest first.
+        inbound_dropped: messages received and dropped on overflow, the oldest first.
         flaps_dropped: pairs of up and down events that a slow consumer did not get to see.
         bytes_out: payload bytes of `published`.
         bytes_in: payload bytes of `received`.

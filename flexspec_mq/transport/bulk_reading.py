@@ -1,4 +1,4 @@
-"""What a connection reads: many packets at a time, and messages without paho.
+"""Reading of a connection: many packets at a time, and messages without paho.
 
 paho reads a packet by three system calls or more and makes a dozen objects of it: some 60 µs, which whoever may
 publish could have us spend on each of 20 bytes. Here all that has come is read at once, up to 64 KiB, and of what is
@@ -21,7 +21,7 @@ BULK = 64 * 1024
 """Bytes that are read at a time; then the event loop goes on with something else."""
 _PUBLISH, _PUBACK = 0x30, 0x40
 _KIND_AND_HIGH_QOS = 0xF4
-"""Of a packet's first byte: its kind, and the bit that only QoS 2 and 3 have."""
+"""Bits of a packet's first byte: its kind, and the bit that only QoS 2 and 3 have."""
 _QOS_1, _RETAIN = 0x02, 0x01
 
 
@@ -29,7 +29,7 @@ class BulkReader:
     """The reader of one connection.
 
     Args:
-        client: its `paho.mqtt.client.Client`, whose way to receive is replaced by ours.
+        client: `paho.mqtt.client.Client` of the connection, whose way to receive is replaced by ours.
         wants: asked by topic and size of each message whether it is to be delivered.
         deliver: takes those that are.
 
@@ -95,7 +95,7 @@ class BulkReader:
         self._at = 0
 
     def _receive(self, size: int) -> bytes:
-        """What paho calls instead of the socket."""
+        """Receive what paho asks for, instead of the socket."""
         if self._at >= len(self._data):
             if self._end is not None:
                 raise self._end
@@ -135,7 +135,7 @@ class BulkReader:
 
 _Parts = tuple[str, bytes, int, int]
 _PART: _Parts = ("", b"", 0, 0)
-"""Of a message whose end has not come."""
+"""Parts of a message whose end has not come."""
 
 
 def _split(data: bytes, at: int, end: int) -> _Parts | None:

@@ -1,4 +1,4 @@
-"""What is wrong with a broker's certificate, with its names and dates."""
+"""Faults of a broker's certificate, with its names and dates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NO_CHECK_TIME = 0x200000
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What a certificate says of itself.
+    """Contents of a certificate.
 
     Attributes:
         names: host names and addresses that it is for.
@@ -39,11 +39,11 @@ class Certificate:
 def complaint_about(
     settings: LinkSettings, tls: TlsSettings, error: ssl.SSLCertVerificationError
 ) -> tuple[str, str]:
-    """What is wrong with the broker's certificate, and what to do.
+    """Say what is wrong with the broker's certificate, and what to do.
 
     Args:
-        settings: where the broker is.
-        tls: by which it was judged.
+        settings: address of the broker.
+        tls: settings by which it was judged.
         error: the judgement.
     """
     shown = read_certificate(settings)

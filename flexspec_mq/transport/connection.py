@@ -1,4 +1,4 @@
-"""One MQTT 5 connection through aiomqtt, from its socket to its end. Never used twice.
+"""MQTT 5 connection through aiomqtt, from its socket to its end. Never used twice.
 
 aiomqtt 2.5 leaves open what this class closes. Its `publish` hides reason codes and sleeps through a
 disconnect; its bounded queue drops unseen; a broker that hangs up before CONNACK costs a whole timeout; a
@@ -65,13 +65,13 @@ class _Ack:
 
 
 class Connection(aiomqtt.Client):
-    """One connection.
+    """MQTT 5 connection.
 
     Args:
-        settings: of the link.
+        settings: settings of the link.
         wants: asked by topic and size of each message whether it is to be delivered.
         deliver: takes those that are, on the event loop, in order.
-        silence: of the link, which begins anew with this connection.
+        silence: watch of the link, which begins anew with this connection.
         plain: a connected socket to go on with, which nothing was sent over; None makes one.
 
     Attributes:
@@ -80,7 +80,7 @@ class Connection(aiomqtt.Client):
         hung_up: the broker closed the connection instead of answering CONNECT.
         taken_over: another connection with our client id replaced this one.
         session_present: the broker kept our session.
-        limits: of the broker.
+        limits: limits of the broker.
         silent: set as long as nothing has come for too long.
     """
 
@@ -268,9 +268,9 @@ class Connection(aiomqtt.Client):
         size, now = len(message.topic) + len(message.payload), self._loop.time()
         self._acks[info.mid] = _Ack(code, size, now, in_window=message.qos > 0)
         if message.qos:
-            self._silence.asked(size, now)
+            self._silence.sent_for_ack(size, now)
         else:
-            self._silence.told(size, now)
+            self._silence.sent(size, now)
         self._watch()
         self._client.loop_write()
         if self._client.want_write() and (current := self._client.socket()) is not None:
@@ -433,7 +433,7 @@ class Connection(aiomqtt.Client):
             return
         if ack.in_window:
             self._quota.release()
-            self._silence.answered(ack.size, self._loop.time() - ack.since)
+            self._silence.acknowledged(ack.size, self._loop.time() - ack.since)
         if not ack.code.done():  # else the call was cancelled and nobody waits
             ack.code.set_result(code)
 

@@ -31,9 +31,9 @@ class Inbox:
 
     Args:
         capacity: messages that may wait.
-        counters: of the link; `received`, `bytes_in`, `inbound_refused`, `inbound_dropped` and `flaps_dropped` are
-            kept here.
-        most_bytes: of payload that may wait.
+        counters: counters of the link, of which `received`, `bytes_in`, `inbound_refused`, `inbound_dropped` and
+            `flaps_dropped` are kept here.
+        most_bytes: bytes of payload that may wait.
         admit: asked by topic and size whether a message is wanted; all are without it.
     """
 

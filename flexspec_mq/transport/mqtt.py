@@ -1,4 +1,4 @@
-"""The link over MQTT 5. One connection after the other, each made once and thrown away."""
+"""The link over MQTT 5: connections one after the other, each made once and thrown away."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def mqtt_link(
     Entering does not wait for the broker; `Link.wait_up` does.
 
     Args:
-        settings: of the link.
+        settings: settings of the link.
         on_wait: called before each wait for another attempt to connect.
 
     Raises:

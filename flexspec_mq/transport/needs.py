@@ -1,4 +1,4 @@
-"""What a broker says in its CONNACK that it can do, and what our daemons need."""
+"""Abilities of a broker, as its CONNACK tells them, and those that our daemons need."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MOST_IN_FLIGHT = 65_535
-"""Of a broker that says nothing of it."""
+"""Unacknowledged publishes that a broker takes which says nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the broker said in CONNACK that it can do.
+    """Abilities that the broker told in CONNACK.
 
     Attributes:
         receive_maximum: publishes of QoS ≥ 1 that it takes before it has acknowledged the first.
-        packet_size: bytes; None is no limit.
-        qos: highest that it takes.
-        retain: it keeps retained messages.
-        shares: it has shared subscriptions.
-        wildcards: it has filters with ``+``.
+        packet_size: bytes of a packet at most; None is no limit.
+        qos: highest quality of service that it takes.
+        retain: whether it keeps retained messages.
+        shares: whether it has shared subscriptions.
+        wildcards: whether it has filters with ``+``.
     """
 
     receive_maximum: int = MOST_IN_FLIGHT
@@ -32,10 +32,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a broker must be able to do.
-
-    Attributes: as `Limits` has them, each the least that will do.
-    """
+    """Abilities that a broker must have: those of `Limits`, each the least that will do."""
 
     receive_maximum: int = 1
     packet_size: int = 0
@@ -45,7 +42,7 @@ class Needs:
     wildcards: bool = False
 
     def lacking(self, limits: Limits) -> Iterator[str]:
-        """What a broker of these limits lacks, in words."""
+        """Say what a broker of these limits lacks."""
         if self.shares and not limits.shares:
             yield "it has no shared subscriptions, which spread texts over workers"
         if self.wildcards and not limits.wildcards:
@@ -74,5 +71,5 @@ FOR_SESSIONS = Needs(
     shares=True,
     wildcards=True,
 )
-"""Of cloud workers and edge nodes alike, as their sessions need both. So many batches may a session have in flight,
-and so large is the largest status with its topic."""
+"""Needs of cloud workers and edge nodes alike: as many batches as a session may have in flight, and the largest status
+with its topic."""

@@ -20,7 +20,7 @@ def properties_for(packet: int) -> Properties:
 
 
 def will_properties(delay: float) -> Properties | None:
-    """Of a will that is delayed by `delay` seconds, rounded up."""
+    """Properties of a will that is delayed by `delay` seconds, rounded up."""
     if delay <= 0:
         return None
     properties = properties_for(PacketTypes.WILLMESSAGE)
@@ -29,7 +29,7 @@ def will_properties(delay: float) -> Properties | None:
 
 
 def connect_properties(settings: LinkSettings) -> Properties:
-    """Of CONNECT."""
+    """Properties of CONNECT."""
     properties = properties_for(PacketTypes.CONNECT)
     properties.SessionExpiryInterval = min(settings.session_expiry, MAX_EXPIRY)
     properties.ReceiveMaximum = settings.receive_maximum
@@ -44,12 +44,12 @@ def _expiry_properties(seconds: int) -> Properties:
 
 
 def publish_properties(expiry: float | None) -> Properties | None:
-    """Of a PUBLISH that expires after `expiry` seconds, rounded up to whole ones."""
+    """Properties of a PUBLISH that expires after `expiry` seconds, rounded up to whole ones."""
     return None if expiry is None else _expiry_properties(min(max(1, ceil(expiry)), MAX_EXPIRY))
 
 
 def limits_of(properties: Properties | None) -> Limits:
-    """What the properties of a CONNACK say; what they leave out is as the standard has it."""
+    """Limits that the properties of a CONNACK tell; the others are as the standard has them."""
     unsaid = Limits()
     return Limits(
         receive_maximum=getattr(properties, "ReceiveMaximum", unsaid.receive_maximum),
@@ -72,7 +72,7 @@ def _flags(connack: bytes) -> int:
 
 
 def limits_in(connack: bytes) -> Limits:
-    """What a CONNACK of MQTT 5 says as it came; one that cannot be read, or says no, says nothing of limits."""
+    """Limits in the bytes of a CONNACK of MQTT 5; one that cannot be read, or says no, tells none."""
     flags, properties = _flags(connack), properties_for(PacketTypes.CONNACK)
     if reason_in(connack) != 0:
         return Limits()

@@ -1,4 +1,4 @@
-"""One bounded queue of messages to publish, between code that decides and a link that may be slow or down."""
+"""Bounded queue of messages to publish, between code that decides and a link that may be slow or down."""
 
 from __future__ import annotations
 

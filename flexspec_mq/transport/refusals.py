@@ -1,4 +1,4 @@
-"""What a broker's "no" means for the user."""
+"""Meaning of a broker's refusals for the user."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """When a connection has been silent for too long, so that another one is worth a try.
 
-What the broker sent in an outage it sends again when its TCP would have tried next, up to as long after the outage as
+The broker sends again what it sent in an outage when its TCP would have tried next, up to as long after the outage as
 that lasted, and all that it says later waits behind. The device's own bytes arrive meanwhile, so nothing looks
 broken; a new connection is served at once. The timeout is that of RFC 6298 over the times of acknowledgements, with
 its back-off: each connection that was given up doubles it until a message is acknowledged.
@@ -21,10 +21,10 @@ _CARRIES = 8_000.0
 
 
 class Silence:
-    """What a link has sent that is to be answered, and when something came. Times are seconds, on one clock.
+    """Record of what a link sent that is to be answered, and of when something came. Times are seconds, on one clock.
 
-    A message at QoS 0 is not acknowledged: where nothing comes after it, a PINGREQ asks. One goes out at once where
-    nothing has come for long before.
+    A message at QoS 0 is not acknowledged: where nothing comes after it, a PINGREQ asks, at once where nothing has
+    come for long before.
 
     Args:
         now: the first moment.
@@ -37,7 +37,7 @@ class Silence:
         self.begin(now)
 
     def begin(self, now: float) -> None:
-        """Another connection begins: nothing is owed over it. What acknowledgements take is still known."""
+        """Another connection begins: nothing is owed over it. Times of acknowledgements are still known."""
         self._heard = now
         self._told = inf  # the first message since that nobody acknowledges
         self._told_until = now  # when a slow link has carried all of those
@@ -48,11 +48,11 @@ class Silence:
         self._up = False
 
     def up(self) -> None:
-        """The connection is made. Until then acknowledgements do not say that messages get theirs."""
+        """Note that the connection is made. Until then acknowledgements do not say that messages get theirs."""
         self._up = True
 
     def given_up(self) -> None:
-        """It was silent for too long and is replaced."""
+        """Note that the connection was silent for too long and is replaced."""
         self._doubled = min(_DOUBLED, self._doubled + 1)
 
     @property
@@ -75,24 +75,24 @@ class Silence:
         """When the silence is too long; infinite while no answer is owed."""
         return max(self._from, self._told_until) + self.timeout + self._bytes / _CARRIES
 
-    def told(self, size: int, now: float) -> None:
-        """So many bytes went out at QoS 0."""
+    def sent(self, size: int, now: float) -> None:
+        """Note that so many bytes went out at QoS 0."""
         self._told = min(self._told, now)
         self._told_until = max(self._told_until, now) + size / _CARRIES
 
-    def asked(self, size: int, now: float) -> None:
-        """So many bytes went out, which the broker acknowledges."""
+    def sent_for_ack(self, size: int, now: float) -> None:
+        """Note that so many bytes went out, which the broker acknowledges."""
         self._owed += 1
         self._bytes += size
         self._from = min(self._from, now)
 
     def pinged(self, now: float) -> None:
-        """A PINGREQ went out."""
+        """Note that a PINGREQ went out."""
         self._pinged = True
         self._from = min(self._from, now)
 
-    def answered(self, size: int, seconds: float) -> None:
-        """What was `asked` is acknowledged, after so many seconds. Call it after `heard`."""
+    def acknowledged(self, size: int, seconds: float) -> None:
+        """Note that a message is acknowledged, after so many seconds. Call it after `heard`."""
         self._owed -= 1
         self._bytes -= size
         if not self._owed:
@@ -102,7 +102,7 @@ class Silence:
             self._doubled = 0
 
     def measured(self, seconds: float) -> None:
-        """Something like an acknowledgement took so long.
+        """Note that something like an acknowledgement took so long.
 
         Twice the timeout at most: whatever takes longer says how long the link stood still.
         """
@@ -114,6 +114,6 @@ class Silence:
         self._smoothed += (seconds - self._smoothed) / 8
 
     def heard(self, now: float) -> None:
-        """Something came, whatever it is."""
+        """Note that something came, whatever it is."""
         self._heard, self._told, self._pinged = now, inf, False
         self._from = now if self._owed else inf

@@ -30,7 +30,7 @@ async def open_socket(settings: LinkSettings, plain: socket.socket | None = None
     """Connect, and agree on keys where the link is to have TLS.
 
     Args:
-        settings: of the link.
+        settings: settings of the link.
         plain: connected already, by `connect`; closed if this fails.
 
     Returns:
@@ -166,7 +166,7 @@ async def until_done(sock: socket.socket, operation: Callable[[], T]) -> T:
     """Repeat an operation on a non-blocking socket until it need not wait any more; asyncio's own refuse TLS sockets.
 
     Args:
-        sock: with or without TLS; without, the operation must be one that reads.
+        sock: socket with or without TLS; without, the operation must be one that reads.
         operation: on it.
     """
     loop = asyncio.get_running_loop()

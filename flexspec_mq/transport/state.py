@@ -1,4 +1,4 @@
-"""What all links share: up or down, failed for good or not, and the queue of events."""
+"""State that all links share: up or down, failed for good or not, and the queue of events."""
 
 from __future__ import annotations
 

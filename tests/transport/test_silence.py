@@ -35,12 +35,12 @@ class SilenceMachine(RuleBasedStateMachine):
 
     @rule(size=st.integers(1, 100_000))
     def asks(self, size: int) -> None:
-        self.silence.asked(size, self.now)
+        self.silence.sent_for_ack(size, self.now)
         self.owed.append((size, self.now))
 
     @rule(size=st.integers(1, 100_000))
     def tells(self, size: int) -> None:
-        self.silence.told(size, self.now)
+        self.silence.sent(size, self.now)
         self.unheard.append(self.now)
         self.carried = max(self.carried, self.now) + size / 8_000
 
@@ -70,7 +70,7 @@ class SilenceMachine(RuleBasedStateMachine):
         self.heard, self.unheard, self.pinged = self.now, [], None
         for _ in range(data.draw(st.integers(0, min(3, len(self.owed))))):
             size, at = self.owed.pop(data.draw(st.integers(0, len(self.owed) - 1)))
-            self.silence.answered(size, self.now - at)
+            self.silence.acknowledged(size, self.now - at)
             if self.is_up:
                 self.given_up = 0
 
@@ -130,10 +130,10 @@ def test_a_slow_broker_is_given_the_time() -> None:
 
 def test_where_nothing_came_for_long_the_question_goes_out_with_the_message() -> None:
     silence = Silence(0.0)
-    silence.told(10, 100.0)
+    silence.sent(10, 100.0)
     assert silence.ping_at <= 100.0
     silence.heard(100.1)
-    silence.told(10, 100.2)
+    silence.sent(10, 100.2)
     assert silence.ping_at == pytest.approx(100.1 + LEAST)
 
 
@@ -144,16 +144,16 @@ def test_each_connection_that_is_given_up_has_the_next_one_wait_twice_as_long() 
     for _ in range(6):
         silence.begin(0.0)
         silence.measured(0.01)
-        silence.asked(100, 0.0)
+        silence.sent_for_ack(100, 0.0)
         silence.heard(0.01)
-        silence.answered(100, 0.01)  # the birth
+        silence.acknowledged(100, 0.01)  # the birth
         silence.up()
         waits.append(silence.timeout)
         silence.given_up()
     assert waits == [LEAST * factor for factor in (1, 2, 4, 8, 16, 16)]
     silence.begin(0.0)
     silence.up()
-    silence.asked(100, 0.0)
+    silence.sent_for_ack(100, 0.0)
     silence.heard(3.0)
-    silence.answered(100, 3.0)
+    silence.acknowledged(100, 3.0)
     assert 3.0 < silence.timeout <= MOST

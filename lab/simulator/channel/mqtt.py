@@ -135,14 +135,14 @@ class MqttChannel:
         number, now = self._next(), self._clock.now
         if qos:
             self._unanswered[number] = now
-            self._silence.asked(size, now)
+            self._silence.sent_for_ack(size, now)
         else:
-            self._silence.told(size, now)
+            self._silence.sent(size, now)
         self._watch_silence()
 
         def answered() -> None:
             if self._unanswered.pop(number, None) is not None:
-                self._silence.answered(size, self._clock.now - now)
+                self._silence.acknowledged(size, self._clock.now - now)
             known()
 
         publish(self._here, self._there, qos, size, arrived, answered)
