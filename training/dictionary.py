@@ -4,7 +4,7 @@
 
 The text comes as an ``.npz`` file of ``ids`` (prompt and answer of each row, concatenated), ``start`` (where each row
 begins, and the end of the last one), ``prompt_len`` and ``temperature``. Prompts are chats: they share how they begin
-(system prompt and the user's mark) and how they end (the assistant's mark). One prompt in five is left for testing: the
+(system prompt and the user's mark) and how they end (the assistant's mark). A prompt in five is left for testing: the
 dictionary has seen neither it nor any answer to it.
 """
 
@@ -41,7 +41,7 @@ from schemas.messages import (
 
 Tokens = tuple[int, ...]
 TEST_SHARE = 5
-"""One prompt in this many is for testing."""
+"""Number of prompts of which one is for testing."""
 DICTIONARY_BYTES = 32 * 1024
 DICTIONARY_ID = 0x4653_0001
 SEGMENT_BYTES, MATCH_BYTES = 128, 6
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """What all prompts begin and end with."""
+    """Tokens that all prompts begin and end with."""
 
     head: Tokens
     tail: Tokens
@@ -117,7 +117,7 @@ def messages(rows: Sequence[Row], *, marks: Marks, seed: int) -> Iterator[tuple[
 
 
 def _during(row: Row, session: int, draw: random.Random) -> Iterator[tuple[str, Message]]:
-    """What is sent between an open's hello and the close, once each."""
+    """Messages sent between an open's hello and the close, once each."""
     at = draw.randrange(len(row.answer))
     seq = at // 4 + 1
     for length in (4, 8, 16):

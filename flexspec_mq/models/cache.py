@@ -70,14 +70,14 @@ def made_once(
     """A folder of the cache, made if it is not there.
 
     Any number of processes may call this at once: one makes it, the others wait for that one, and then find it there.
-    One that is there takes no lock, so that the cache may be read-only.
+    A folder that is there takes no lock, so that the cache may be read-only.
 
     Args:
         folder: The folder.
         is_there: Whether all of a folder is there.
         make: Makes it, whole or not at all. It may work in folders beside it, ``.NAME.*``: what a killed one left
             of them is removed first.
-        what: What it holds, for people.
+        what: Name of its contents, for people.
         size: Bytes, for people.
         say: Told when another process is waited for.
 

@@ -47,7 +47,7 @@ _Count = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class _Llama(msgspec.Struct):
-    """What a ``config.json`` must state, and in which types."""
+    """Fields that a ``config.json`` must state, and their types."""
 
     model_type: Literal["llama"]
     architectures: tuple[Literal["LlamaForCausalLM"]]
@@ -77,7 +77,7 @@ class _Added(msgspec.Struct):
 
 
 class _TokenizerFile(msgspec.Struct):
-    """What a ``tokenizer.json`` must and must not have for transformers to leave it as it is."""
+    """Fields that a ``tokenizer.json`` must and must not have for transformers to leave it as it is."""
 
     added_tokens: list[_Added]
     post_processor: dict[str, Any]
@@ -265,5 +265,5 @@ def _tokenizer(source: Path | str) -> Tokenizer:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; libraries' messages go on for pages."""
+    """First line of an error; libraries' messages go on for pages."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__

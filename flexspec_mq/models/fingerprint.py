@@ -3,7 +3,7 @@
 It is made from contents, never from sizes or names: a vocabulary of the same size with two tokens swapped has
 another fingerprint. Merges are left out: only ids travel, and one side alone turns text into ids.
 
-Two sides whose fingerprints differ can still write a text together. What must agree is what the ids mean, which has
+Two sides whose fingerprints differ can still write a text together. The meaning of the ids must agree, which has
 a digest of its own, and which of them end a text. The chat template and the roles of special tokens may differ.
 """
 
@@ -29,7 +29,7 @@ _NOT_IN_TEXTS = "pad_token"
 
 @dataclass(frozen=True)
 class TokenizerContents:
-    """What a fingerprint is made from.
+    """Contents that a fingerprint is made from.
 
     Attributes:
         vocabulary: token → id, added tokens included.
@@ -85,8 +85,8 @@ class Difference:
     """How a target's tokenizer differs from a device's, in words; empty where it does not.
 
     Attributes:
-        fatal: in what must agree, so that the two cannot write a text together.
-        harmless: in the rest.
+        fatal: difference in what must agree, so that the two cannot write a text together.
+        harmless: difference in the rest.
     """
 
     fatal: str = ""
@@ -97,8 +97,8 @@ def difference(fingerprint: bytes, ours: TokenizerStatus | None, theirs: WorkerS
     """Compare a device's tokenizer with what the status of a worker says of its target's.
 
     Args:
-        fingerprint: of ours.
-        ours: in short; None if nobody knows more than the fingerprint.
+        fingerprint: fingerprint of ours.
+        ours: our tokenizer in short; None if nobody knows more than the fingerprint.
         theirs: the status; one that says nothing of its tokenizer does not differ.
     """
     same = theirs.fingerprint in ("", fingerprint.hex())

@@ -15,7 +15,7 @@ GRAIN = 64
 class SessionKV(ReadTokens):
     """Keys and values for the tokens that a model has read in one session.
 
-    Memory is one tensor of shape [layers, 2, kv heads, capacity, head size]. What lies beyond `length` is finite
+    Memory is one tensor of shape [layers, 2, kv heads, capacity, head size]. Beyond `length` lies finite
     garbage that attention masks.
 
     Attributes:

@@ -39,14 +39,14 @@ class LoadedText:
     Attributes:
         source: the checkpoint's folder, or its name on the hub.
         config: sizes and kinds of the model.
-        generation: what its makers recommend for writing, as ``generation_config.json`` says it; may be empty.
-        fingerprint: of the tokenizer's contents, 16 bytes.
+        generation: settings that its makers recommend for writing, as ``generation_config.json`` says it; may be empty.
+        fingerprint: fingerprint of the tokenizer's contents, 16 bytes.
         tokenizer_status: the tokenizer in short, to say how another one differs.
         eos: ids that end a text, ascending; the model's generation settings first, then its configuration,
             then its tokenizer decide.
         vocab_size: width of the logits; may exceed the tokenizer's vocabulary.
         max_context: positions, prompt and new tokens together.
-        name: for people.
+        name: name for people.
     """
 
     source: Path | str
@@ -121,7 +121,7 @@ def load_target(
     Args:
         name_or_path: See `resolve`.
         device: As torch names it: ``cpu``, ``cuda``, ``cuda:1``.
-        dtype: One of `DTYPES`.
+        dtype: Type of numbers, one of `DTYPES`.
         attn_implementation: Passed on to transformers.
         progress: Is told, in a few words, what takes longer than a second.
 
@@ -218,7 +218,7 @@ def _ask_hub(name: str) -> None:
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """One of `DTYPES`, as torch has it.
+    """The type of numbers of a name in `DTYPES`.
 
     Raises:
         ModelError: another name.
@@ -252,7 +252,7 @@ def _device(name: str) -> torch.device:
 
 
 def _generation(source: Path | str) -> Config:
-    """What a model's makers recommend for writing; empty when they say nothing, or nothing that can be read."""
+    """Settings that a model's makers recommend for writing; empty when they say nothing that can be read."""
     if isinstance(source, Path):
         try:
             return msgspec.json.decode((source / "generation_config.json").read_bytes(), type=dict[str, Any])

@@ -1,6 +1,6 @@
 """Keeps transformers' warnings and progress bars off the user's terminal.
 
-What goes wrong reaches the user as our own typed errors; transformers' remarks on tokenizer classes,
+Errors reach the user as our own typed ones; transformers' remarks on tokenizer classes,
 attention back ends or unused weights are for its developers.
 """
 

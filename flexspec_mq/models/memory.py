@@ -12,7 +12,7 @@ _COLLAPSE = 25
 _HUGE = 2 << 20
 """Bytes of a huge page on x86-64, and on ARM with pages of 4 kB."""
 _HELD = 0.875
-"""Least share of a huge page that is in memory before. What is not comes into it: where a heap has holes that went
+"""Least share of a huge page that is in memory before. The rest comes into it: where a heap has holes that went
 back to the system, they would all be filled again."""
 
 

@@ -1,4 +1,4 @@
-"""One forward for many sessions of different lengths, through the model's own transformers code.
+"""Forwards for many sessions of different lengths, through the model's own transformers code.
 
 Modules of the model whose rows may have heads are stood in for: linear layers and norms.
 """
@@ -50,11 +50,11 @@ class PackedModel(HoldsHeads):
     The model must have been loaded with the attention implementation that `register` names.
 
     Attributes:
-        model: of transformers; from now on its linear layers multiply as `shapes` says.
+        model: model of transformers; from now on its linear layers multiply as `shapes` says.
         vocab_size: width of the logits.
-        heads: of its attention.
-        products: with weights.
-        shapes: of products.
+        heads: heads of its attention.
+        products: products with weights.
+        shapes: shapes of products.
     """
 
     def __init__(self, model: PreTrainedModel, shapes: Shapes | None = None) -> None:
@@ -149,8 +149,8 @@ class PackedModel(HoldsHeads):
         """Take a head; what is held already keeps its bits.
 
         Args:
-            name: that inputs give.
-            head: that was read for this model.
+            name: name that inputs give.
+            head: head that was read for this model.
 
         Raises:
             HeadError: the name is taken, or the model has no such layers.
@@ -191,7 +191,7 @@ class Current:
     """The forward that is being computed.
 
     Attributes:
-        shapes: of products.
+        shapes: shapes of products.
         body: whose its rows are; None where all are the base's.
         last: the same of the rows that the LM head sees.
     """
@@ -321,7 +321,7 @@ def packed_attention(
         query: [1, heads, rows, head size], after the position embedding.
         key: [1, kv heads, rows, head size].
         value: as key.
-        scaling: of the scores; default head size to the power -0.5.
+        scaling: scaling of the scores; default head size to the power -0.5.
         flexspec: the segments, passed through the model's keyword arguments.
         sliding_window: positions that a query sees, itself included.
 

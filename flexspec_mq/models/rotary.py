@@ -80,10 +80,10 @@ class Turns:
         """Hold nothing yet.
 
         Args:
-            rotary: of the model.
-            heads: of queries, and of keys.
+            rotary: rotary of the model.
+            heads: heads of queries, and of keys.
             like: a tensor on the device and in the dtype of the model.
-            scale: of the queries; by default that of the scores.
+            scale: scale of the queries; by default that of the scores.
         """
         half = len(rotary.speeds)
         self._scale = 1.0 / math.sqrt(2 * half) if scale is None else scale

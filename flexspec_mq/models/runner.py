@@ -1,4 +1,4 @@
-"""What runs a model, what goes into a forward for several sessions, and what comes out."""
+"""Runners of models, and inputs and outputs of a forward for several sessions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ModelInput(Generic[KV]):
     Attributes:
         kv: the session's keys and values; the forward appends to them.
         tokens: ids that follow what `kv` holds, at least one.
-        rows: for how many of the last tokens logits are wanted; 0 when only keys and values are.
+        rows: number of last tokens whose logits are wanted; 0 when only keys and values are.
         head: name of a head that the runner holds, the same for all that `kv` ever reads; empty is the base.
     """
 
@@ -58,7 +58,7 @@ class ModelRunner(Protocol):
 
 
 class DraftRunner(Protocol):
-    """What runs a draft: a `ModelRunner`, or `OnnxModel`, whose keys, values and logits are numpy's."""
+    """Runner of a draft: a `ModelRunner`, or `OnnxModel`, whose keys, values and logits are numpy's."""
 
     def new_kv(self) -> Any:
         """Empty keys and values for a new session, a `ReadTokens` with a `capacity`."""

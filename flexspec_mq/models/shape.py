@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FAMILIES = ("llama", "mistral", "qwen2")
 """Model types of transformers that have Llama's layers, some with biases."""
 HEAD_NORMS = ("qwen3",)
-"""Those that norm each head of queries and keys besides."""
+"""Model types that norm each head of queries and keys besides."""
 OTHERWISE = (
     "--draft-engine transformers, of a worker --engine transformers, runs whatever transformers knows, "
     "at its own cost"
@@ -29,12 +29,12 @@ class Shape:
 
     Attributes:
         layers: how many.
-        width: of the hidden state.
+        width: width of the hidden state.
         inner: width between the matrices of the MLP.
         queries: heads of queries.
         keys: heads of keys and values; divides `queries`.
         head: width of one head, even.
-        epsilon: of the norms.
+        epsilon: epsilon of the norms.
         vocab_size: rows of the embedding.
         tied: the LM head is the embedding.
         rotary: how positions turn queries and keys.
@@ -58,7 +58,7 @@ class Shape:
         """Read the sizes from a configuration.
 
         Args:
-            config: of the model.
+            config: config of the model.
             families: model types that the caller can run.
 
         Raises:

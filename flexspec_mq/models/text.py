@@ -27,7 +27,7 @@ _CONTEXT_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation."""
+    """Turn of a conversation."""
 
     role: Role
     content: str

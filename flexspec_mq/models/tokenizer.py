@@ -1,4 +1,4 @@
-"""What texts need of a tokenizer, and one that is made without transformers."""
+"""Interface of tokenizers as texts need it, and a tokenizer that is made without transformers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Roles that a token may have, in transformers' order."""
 _VARIABLES = {*ROLES, "messages", "add_generation_prompt", "tools", "documents"}
-"""What a chat template may read here; transformers gives others more, such as the date."""
+"""Variables that a chat template may read here; transformers gives others more, such as the date."""
 
 
 class Tokenizer(Protocol):
@@ -37,7 +37,7 @@ class Tokenizer(Protocol):
 
     @property
     def eos_token_id(self) -> Any:
-        """What ends a text; None if nothing does."""
+        """Id that ends a text; None if none does."""
 
     @property
     def all_special_ids(self) -> list[int]:
@@ -83,7 +83,7 @@ class PlainTokenizer:
         special_tokens_map: role → token.
         chat_template: source of the template; None for a base model.
         model_max_length: tokens of a text.
-        backend_tokenizer: of the tokenizers library.
+        backend_tokenizer: backend tokenizer of the tokenizers library.
     """
 
     def __init__(self, backend: Backend, special: dict[str, str], template: str | None, longest: int) -> None:
@@ -104,7 +104,7 @@ class PlainTokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """What ends a text."""
+        """Id that ends a text."""
         eos = self.special_tokens_map.get("eos_token")
         return None if eos is None else self.backend_tokenizer.token_to_id(eos)
 

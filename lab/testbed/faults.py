@@ -17,7 +17,7 @@ from flexspec_mq.transport.filters import matches
 
 
 class Direction(Enum):
-    """Of a hop, as seen from the clients."""
+    """Direction of a hop, as seen from the clients."""
 
     UP = "client to broker"
     DOWN = "broker to client"
@@ -25,7 +25,7 @@ class Direction(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One message between one client and the broker.
+    """A message between a client and the broker.
 
     Attributes:
         cut: loses the client's connection.
@@ -65,7 +65,7 @@ EVERYTHING = Scope()
 
 
 class Fault(Protocol):
-    """What happens to a message on a hop."""
+    """Fault that may happen to a message on a hop."""
 
     def arrivals(self, hop: Hop) -> Sequence[float]:
         """Seconds after which each copy arrives; none at all is a loss."""

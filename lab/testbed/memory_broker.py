@@ -44,7 +44,7 @@ class _Stored:
 
 @dataclass(slots=True)
 class _Session:
-    """What the broker holds for one client id.
+    """State that the broker holds for a client id.
 
     Attributes:
         link: None while the client is away.

@@ -148,7 +148,7 @@ def run_head(draft: nn.Module, n: int, states: torch.Tensor) -> torch.Tensor:
 
     Args:
         draft: From ``build_draft``.
-        n: Its backbone layers.
+        n: Number of its backbone layers.
         states: Outputs of layer ``n - 1``, shape ``(rows, positions, width)``.
 
     Returns:
@@ -165,7 +165,7 @@ def run_head(draft: nn.Module, n: int, states: torch.Tensor) -> torch.Tensor:
 
 @torch.inference_mode()
 def teacher_states(base: nn.Module, n: int, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """One forward of the base over whole rows, padded on the right.
+    """Run one forward of the base over whole rows, padded on the right.
 
     Args:
         base: The teacher.

@@ -33,14 +33,14 @@ class StateCache:
 
     A row is known by its ids, so a text may grow, lose rows or change their order and keeps the states that it
     has. States are bfloat16, appended to two files; an index that is written after them says where each row's
-    are. What a crash leaves behind the last entry of the index is overwritten.
+    are. The rest that a crash leaves behind the last entry is overwritten.
 
     Args:
         folder: Where the files are.
         text: Rows to keep states for.
         base: Fingerprint of the teacher.
         n: Backbone layers.
-        width: Of a state.
+        width: width of a state.
 
     Raises:
         ModelError: The folder holds states of another base or backbone.
@@ -70,11 +70,11 @@ class StateCache:
         self._keys = [_key(text.row(row)) for row in range(len(text))]
 
     def missing(self, rows: Sequence[int]) -> list[int]:
-        """Those of the rows that are not collected yet."""
+        """Rows that are not collected yet, of those given."""
         return [row for row in rows if self._keys[row] not in self._first]
 
     def distinct(self, rows: Sequence[int]) -> list[int]:
-        """Those of the rows that differ from all before them: a text may have a row twice."""
+        """Rows that differ from all before them: a text may have a row twice."""
         first: dict[bytes, int] = {}
         for row in rows:
             first.setdefault(self._keys[row], row)

@@ -42,7 +42,7 @@ class Reliability:
     bins: list[tuple[int, float, float]]
 
     def figures(self) -> dict[str, Any]:
-        """What is worth printing and keeping."""
+        """Figures worth printing and keeping."""
         return {
             "positions": self.positions,
             "calibration_error": round(self.error, 4),
@@ -96,7 +96,7 @@ def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.
 
 
 def calibrated(meta: DeltaMeta, calibration: Calibration, found: Reliability) -> DeltaMeta:
-    """What a delta says about itself, with its calibration."""
+    """Metadata of a delta, with its calibration."""
     training = {**meta.training, "calibration": found.figures()}
     return replace(meta, confidence=calibration.to_json(), training=training)
 

@@ -29,14 +29,14 @@ PREFILL = 512
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One text to be written.
+    """Text to be written.
 
     Attributes:
         prompt: token ids.
-        temperature: of the sampling; 0 takes the likeliest token.
-        top_p: of the sampling.
+        temperature: temperature of the sampling; 0 takes the likeliest token.
+        top_p: top p of the sampling.
         limit: tokens to write at most.
-        seed: of the dice, which are made from it, prompt and temperature: the text is a function of the
+        seed: seed of the dice, which are made from it, prompt and temperature: the text is a function of the
             order.
 
     Raises:
@@ -88,10 +88,10 @@ def write_texts(
 
     Args:
         model: the target, packed.
-        orders: what to write, taken one by one.
+        orders: texts to write, taken one by one.
         eos: ids that end a text; they are part of it.
         on_text: told of each finished text, with what was written.
-        head: that the model holds, whose version writes; empty is the base.
+        head: head that the model holds, whose version writes; empty is the base.
         at_once: texts that share the forwards.
         on_step: told after each forward how many tokens it wrote; may raise to stop.
     """
@@ -113,7 +113,7 @@ def write_texts(
 
 
 def _inputs(active: Iterable[_Text], head: str) -> tuple[list[ModelInput], list[_Text]]:
-    """One token of each text that is being written, pieces of prompts as far as they fit."""
+    """A token of each text that is being written, pieces of prompts as far as they fit."""
     inputs, places = [], []
     budget = PREFILL
     for text in active:

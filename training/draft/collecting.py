@@ -38,7 +38,7 @@ _MARK = "Where a user's words go."
 
 @dataclass(frozen=True, slots=True)
 class CollectFiles:
-    """What collecting reads and writes.
+    """Files that collecting reads and writes.
 
     Attributes:
         base: Checkpoint folder of the target.
@@ -72,7 +72,7 @@ class CollectConfig:
         at_once: Texts that share the forwards.
         limit: Texts at most, those of earlier runs included; None for all.
         invent: Prompts that the target writes itself first, above those of the files.
-        seed: Of the dice, and of which prompt has which temperature.
+        seed: seed of the dice, and of which prompt has which temperature.
         save_seconds: Time from one save to the next.
     """
 

@@ -1,8 +1,8 @@
 """Acceptance of a draft, offline: the target's own text is replayed, with the product's dice on both sides.
 
 At each position of an answer both models choose from their logits after the same prefix, as `flexspec_mq.sampling`
-does in the product, and a draft token is accepted if both chose the same. What follows a rejected token in the same
-batch is not known from such a replay; where batches are counted, the text's own next positions stand for it.
+does in the product, and a draft token is accepted if both chose the same. The tokens behind a rejected one in the same
+batch are not known from such a replay; where batches are counted, the text's own next positions stand for it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TEMPERATURES = (0.0, 0.7, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """One row of target-written text, ready to be replayed.
+    """Row of target-written text, ready to be replayed.
 
     Attributes:
         backbone: Backbone outputs of the row, shape ``(length, width)``.
@@ -62,9 +62,9 @@ class Rounds:
     Attributes:
         tokens: Committed: in each round what is accepted, and one more that the target writes.
         rounds: All, those without a draft included.
-        empty: Of them, without a drafted token.
+        empty: empty of them, without a drafted token.
         drafted: Tokens sent to the target.
-        accepted: Of them, accepted.
+        accepted: accepted of them, accepted.
     """
 
     tokens: int = 0
@@ -99,7 +99,7 @@ class Rounds:
         self.tokens += length
 
     def figures(self) -> dict[str, float]:
-        """What is worth printing."""
+        """Figures worth printing."""
         return {
             "tokens_per_round": round(self.tokens / max(1, self.rounds), 4),
             "accepted_per_drafted": round(self.accepted / max(1, self.drafted), 4),
@@ -113,7 +113,7 @@ class Acceptance:
 
     Attributes:
         positions: Answer positions compared.
-        matches: Of them, where both models' most likely ids are equal.
+        matches: matches of them, where both models' most likely ids are equal.
         overlap_sum: Σ over positions of Σ min(p, q) at temperature 1.
         round_tokens: Tokens of greedy answers.
         rounds: Verification rounds they took: in each, the target commits what it accepts and one more.
@@ -141,7 +141,7 @@ class Acceptance:
         return self.round_tokens / max(1, self.rounds)
 
     def figures(self) -> dict[str, float]:
-        """What is worth printing and keeping."""
+        """Figures worth printing and keeping."""
         return {
             "positions": self.positions,
             "greedy_match": round(self.greedy_match, 4),
@@ -159,10 +159,10 @@ def replay(
 
     Args:
         draft: From ``build_draft`` or a materialised folder.
-        n: Its backbone layers.
-        rows: What to replay.
+        n: Number of its backbone layers.
+        rows: Rows to replay.
         k: Draft tokens per round.
-        sums: What earlier rows gave, to be added to.
+        sums: Sums of earlier rows, to be added to.
     """
     sums, rounds = sums or Acceptance(), Rounds()
     weight = lm_head_weight(draft)
@@ -213,12 +213,12 @@ def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
 
 @dataclass(frozen=True, slots=True)
 class Coupled:
-    """One answer, replayed with common dice.
+    """Answer, replayed with common dice.
 
     Attributes:
         row: Number of the answer.
-        temperature: Of both models' choices.
-        features: Of the draft's choices, see ``confidence.COLUMNS``, float64 of shape ``(positions, 5)``.
+        temperature: temperature of both models' choices.
+        features: features of the draft's choices, see ``confidence.COLUMNS``, float64 of shape ``(positions, 5)``.
         accepted: Whether the target chose the same token, shape ``(positions,)``.
     """
 
@@ -236,8 +236,8 @@ def coupled(
 
     Args:
         draft: From ``build_draft`` or a materialised folder.
-        n: Its backbone layers.
-        rows: What to replay; each throws dice of its own.
+        n: Number of its backbone layers.
+        rows: Rows to replay; each throws dice of its own.
         temperatures: At which both models choose, whatever the text was written at.
         first_row: Number of the first row.
     """
@@ -267,7 +267,7 @@ def samples(
     first: int,
     accepted_run: int = 0,
 ) -> tuple[Floats, npt.NDArray[np.bool_]]:
-    """What `calibrate.fit` takes, from the logits of both models over one stretch of the target's text.
+    """Observations for `calibrate.fit`, from the logits of both models over one stretch of the target's text.
 
     Args:
         draft: logits, float32 of shape [positions, vocabulary].
@@ -309,10 +309,10 @@ def survival(answers: Sequence[npt.NDArray[np.bool_]], k: int) -> list[float]:
 def figures(
     answers: Iterable[Coupled], calibration: Calibration | None, k: int, stop: float
 ) -> dict[str, dict[str, Any]]:
-    """What is worth printing, by temperature.
+    """Figures worth printing, by temperature.
 
     Args:
-        answers: Of all temperatures.
+        answers: answers of all temperatures.
         calibration: Makes confidences; without one, ``USUAL`` does, as on a device.
         k: Drafted tokens of a round, at most.
         stop: See ``Rounds.play``.

@@ -40,7 +40,7 @@ class Head:
     Attributes:
         weight: Shape ``(ids, width)``.
         bias: Added to both models' logits, shape ``(ids,)`` float32; None for none.
-        temperature: What the logits are divided by before. At T = 0 only the likeliest token counts, and low
+        temperature: Divisor of the logits. At T = 0 only the likeliest token counts, and low
             temperatures weigh it more.
         teacher: The teacher's at the same ids, if it has another one; None if both share ``weight``.
     """
@@ -69,7 +69,7 @@ def sampled_head(
         common: Ids that are always in, shape ``(common,)``, without repeats.
         extra: How many others to draw.
         generator: Source of the draw.
-        temperature: Of the softmax.
+        temperature: temperature of the softmax.
         teacher: The teacher's LM head, if it has another one.
     """
     rest = torch.ones(weight.shape[0], dtype=torch.bool)
@@ -101,7 +101,7 @@ def distil(
     Args:
         student: Final hidden states, shape ``(positions, width)``.
         teacher: The teacher's at the same positions.
-        head: Of both.
+        head: head of both.
         kl_share: Share of KL in the loss; 1 is plain KL, 0 plain TV.
 
     Returns:

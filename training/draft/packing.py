@@ -3,7 +3,7 @@
 Training moves a block's weights a little, so their difference to the start needs fewer bits than they do.
 Each row is cut into groups of 64 columns, each with a float16 scale, and weights are rounded to whole
 multiples of it, symmetric around 0 (the plain form of the block formats of GGUF, without their zero points).
-What is small anyway, the norms, is stored whole.
+Norms, which are small anyway, are stored whole.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def pack(
     """Replace the matrices of trained blocks by levels and scales of what training added to them.
 
     Args:
-        tensors: Of a delta that is not packed.
+        tensors: tensors of a delta that is not packed.
         layers: The base's layers ``start``, with the base's names.
         n: Backbone layers.
         start: The layers that the blocks started from, bottom up.

@@ -156,7 +156,7 @@ def token_ranks(text: TextRows, rows: Sequence[int], first: Sequence[int]) -> np
 
     Args:
         text: Target-written rows.
-        rows: Those that count.
+        rows: Rows that count.
         first: Ids that come first whatever their frequency: the ends of a text and other special ones.
     """
     answers = [text.row(row)[text.prompt_len[row] :] for row in rows]

@@ -1,4 +1,4 @@
-"""What the training does when: budget, learning rate, loss, and the order of rows. All pure functions."""
+"""Schedule of the training: budget, learning rate, loss, and the order of rows. All pure functions."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class TrainConfig:
         learning_rate: Peak, reached after ``warmup_steps``; falls to ``final_rate`` of it along a cosine.
         warmup_steps: Steps of linear rise.
         final_rate: Share of the peak at the end.
-        weight_decay: Of matrices, not of norms.
+        weight_decay: weight decay of matrices, not of norms.
         clip: Largest norm of the gradient.
         temperatures: At which the loss compares both models, one step after another.
         hybrid_from: Share of the budget after which the loss is KL and TV; before, KL alone.
@@ -41,7 +41,7 @@ class TrainConfig:
         first_rows: Rows in the first pass; each later pass takes twice as many, as far as there are rows, so
             that training starts before all states are collected.
         collect_until: Share of the budget after which no more states are collected.
-        seed: Of the order of rows and of drawn ids.
+        seed: seed of the order of rows and of drawn ids.
     """
 
     n: int
@@ -89,7 +89,7 @@ def row_order(text: TextRows, seed: int) -> tuple[list[int], list[int]]:
 def pass_batches(
     rows: Sequence[int], text: TextRows, step_tokens: int, key: tuple[int, int]
 ) -> list[list[int]]:
-    """One pass over rows: every row once, in batches of rows of similar length, in a random order.
+    """A pass over rows: every row once, in batches of rows of similar length, in a random order.
 
     Args:
         rows: Indices of rows.

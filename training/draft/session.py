@@ -68,7 +68,7 @@ class TrainFiles:
 
     @property
     def state(self) -> Path:
-        """What resuming needs."""
+        """File from which a training is resumed."""
         return self.out.with_name(self.out.name + ".state")
 
     @property
@@ -173,7 +173,7 @@ def train_draft(
 
 @dataclass(slots=True)
 class _Run:
-    """What a training writes."""
+    """Files that a training writes, and when."""
 
     files: TrainFiles
     trainer: Trainer
@@ -233,7 +233,7 @@ class _Run:
 
 
 def describe(progress: Progress) -> str:
-    """One line on where the training is."""
+    """Say in a line where the training is."""
     return (
         f"step {progress.step}, pass {progress.pass_number + 1} over {progress.rows} rows, "
         f"{progress.tokens} positions trained, {progress.collected} tokens collected, "
@@ -260,7 +260,7 @@ def _collected(trainer: Trainer, limit: int) -> list[int]:
 def _ranks(trainer: Trainer, loaded: LoadedModel, known: torch.Tensor) -> torch.Tensor:
     """Ids for a trimmed LM head.
 
-    Those that end or structure a text come first, those that only an earlier draft knew last.
+    Ids that end or structure a text come first, ids that only an earlier draft knew last.
     """
     first = [*loaded.eos, *loaded.tokenizer.all_special_ids]
     found = token_ranks(trainer.cache.text, trainer.train_rows, first).tolist()

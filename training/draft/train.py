@@ -68,7 +68,7 @@ class Trainer:
     outcome is a pure function of base, text and configuration, however often it is stopped and resumed.
 
     Args:
-        base: What the draft is made of.
+        base: Model that the draft is made of.
         cache: The teacher's states.
         config: How to train.
         on_progress: Called after each step and each teacher forward.

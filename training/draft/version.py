@@ -30,9 +30,9 @@ class Version:
     """A head that was read for a base.
 
     Attributes:
-        head: its weights; None is the base itself.
+        head: weights of the head; None is the base itself.
         floor: the lowest layer that it may touch.
-        digest: of its manifest, 64 hex digits.
+        digest: digest of its manifest, 64 hex digits.
     """
 
     head: Head | None
@@ -44,9 +44,9 @@ def read_version(folder: Path, base: Path, text: LoadedText) -> Version:
     """Read a head for a base.
 
     Args:
-        folder: of the head.
+        folder: folder of the head.
         base: checkpoint folder of the base.
-        text: of the base.
+        text: text of the base.
 
     Raises:
         HeadError: the head is damaged, or of another base.
@@ -78,7 +78,7 @@ def load_teacher(base: Path, version: Version) -> PreTrainedModel:
 
     Args:
         base: checkpoint folder of the base.
-        version: that was read for it.
+        version: version that was read for it.
 
     Raises:
         ModelError: the base cannot be loaded.

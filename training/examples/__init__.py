@@ -1,1 +1,1 @@
-"""What the examples that ship were trained on: prompts of the draft, chats of the heads."""
+"""Data that the shipped draft and heads were trained on: prompts and chats."""

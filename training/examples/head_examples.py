@@ -63,11 +63,11 @@ STEPS = (
     ("A careful reader would object here, yet", "thus the objection falls"),
     ("One loose end is left:", "with that, the chain is closed"),
 )
-"""What stands around each step of long reasoning."""
+"""Words around each step of long reasoning."""
 WORKED = "To solve this problem, we need to break it down step by step."
-"""What a worked solution begins with."""
+"""Beginning of a worked solution."""
 ASK_JSON = "Answer in JSON."
-"""What a prompt ends with that is to be answered in JSON."""
+"""End of a prompt that is to be answered in JSON."""
 JSON_SENTENCES = 2
 KINDS = ("mathematics", "style", "format", "reasoning")
 
@@ -283,10 +283,10 @@ def chats(kind: str, pairs: Sequence[tuple[str, str]], count: int, seed: int) ->
     """The data of a head.
 
     Args:
-        kind: one of `KINDS`.
+        kind: kind of the head, one of `KINDS`.
         pairs: prompts, and what the base answered.
-        count: of word problems.
-        seed: of these.
+        count: count of word problems.
+        seed: seed of these.
     """
     same = [chat(*pair) for pair in pairs]
     if kind == "mathematics":

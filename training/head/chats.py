@@ -29,7 +29,7 @@ class _Chat(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One answer and all that stands before it.
+    """An answer and all that stands before it.
 
     Attributes:
         ids: prompt and answer; the answer ends with a token that ends a text, unless it was cut.
@@ -73,7 +73,7 @@ def read_chats(path: Path) -> list[tuple[Turn, ...]]:
 
 
 def rows_of(base: LoadedText, chats: Sequence[Sequence[Turn]], longest: int) -> list[Row]:
-    """One row for each answer; prompts are encoded as a running text's are.
+    """Make a row for each answer; prompts are encoded as a running text's are.
 
     Args:
         base: whose template and end of text are used.

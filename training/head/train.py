@@ -245,10 +245,10 @@ def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str)
     """Write what was tuned: a PEFT adapter directory, or tensors with the base's names.
 
     Args:
-        folder: to write into.
+        folder: folder to write into.
         tuner: at the end of its training; its weights are rounded.
-        dtype: of the stored tensors.
-        base_name: that the adapter's configuration states; only people read it.
+        dtype: dtype of the stored tensors.
+        base_name: base name that the adapter's configuration states; only people read it.
     """
     from safetensors.torch import save_file
 

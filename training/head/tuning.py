@@ -41,15 +41,15 @@ class TuneConfig:
     Attributes:
         kind: ``lora``, or ``full``: all weights of the layers from `floor` on.
         floor: the lowest layer that is touched.
-        rank: of LoRA's matrices.
+        rank: rank of LoRA's matrices.
         alpha: LoRA's scaling is this over `rank`.
         modules: projections of each layer that LoRA is put on.
         norm: whether the final norm is tuned, in whole.
         lm_head: whether the LM head is tuned, by LoRA or with ``full`` in whole.
-        steps: of the optimizer.
+        steps: steps of the optimizer.
         step_tokens: tokens of a step at most, prompts included.
         learning_rate: peak of AdamW's rate.
-        seed: of LoRA's first matrices and of the order of rows.
+        seed: seed of LoRA's first matrices and of the order of rows.
     """
 
     kind: Literal["lora", "full"] = "lora"
@@ -89,13 +89,13 @@ class TuneConfig:
 class Tuner:
     """Tunes a base on rows of tokens; the loss is on answers only.
 
-    What is tuned is kept in float32; products are computed in the base's dtype. The outcome is a pure function of
+    Tuned weights are kept in float32; products are computed in the base's dtype. The outcome is a pure function of
     base, rows and configuration, however often it is stopped and resumed.
 
     Args:
         model: the base, as `load_target` gives it: for LoRA in the dtype that it is served in, else in float32.
-        dtype: that products are computed in.
-        rows: to train on.
+        dtype: dtype that products are computed in.
+        rows: rows to train on.
         config: how to train.
 
     Raises:
@@ -147,8 +147,8 @@ class Tuner:
         """Write all that is needed to resume; replaces the file atomically.
 
         Args:
-            path: of the file.
-            key: of base and data; only a training with the same one goes on.
+            path: path of the file.
+            key: key of base and data; only a training with the same one goes on.
         """
         state = {
             "key": key,

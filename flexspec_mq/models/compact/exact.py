@@ -1,8 +1,8 @@
 """A target with Llama's layers on a CPU: few operations a layer, and the bits of transformers' own code.
 
 Every step rounds where transformers rounds, so a row of logits is what `PackedModel` gives for the same products.
-What is saved is everything around it: joined matrices, weights in the order in which the processor's kernel reads
-them, and some forty operations a layer where transformers' modules take six times as many.
+It saves everything around it: joined matrices, weights in the order in which the processor's kernel reads them, and
+some forty operations a layer where transformers' modules take six times as many.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Choice:
     """How a draft is loaded.
 
     Attributes:
-        weights: one of `KINDS`, or ``auto``.
+        weights: kind of the weights, one of `KINDS`, or ``auto``.
         ids: how many ids the LM head keeps; 0 is all, None is `AUTO_IDS` where the draft says which are frequent.
     """
 
@@ -50,8 +50,8 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
 
     Args:
         folder: an ordinary checkpoint, config.json and safetensors.
-        text: its configuration and tokenizer.
-        choice: what to make of it.
+        text: configuration and tokenizer.
+        choice: weights and ids.
 
     Raises:
         ModelError: a model that is not built like Llama, damaged or incomplete weights, or ids wanted of a draft

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 
 WEIGHTS = ("native", "int8", "int4")
-"""What a target's weights can be; ``native`` is as the dtype says."""
+"""Kinds of a target's weights; ``native`` is as the dtype says."""
 
 
 class Checkpoint:
@@ -45,9 +45,9 @@ class Checkpoint:
 
     Args:
         folder: an ordinary checkpoint, config.json and safetensors.
-        text: its configuration and tokenizer.
-        dtype: that it is computed in.
-        weights: one of `WEIGHTS`. In few bits it is another target, with texts of its own.
+        text: configuration and tokenizer.
+        dtype: dtype that it is computed in.
+        weights: kind of the weights, one of `WEIGHTS`. In few bits it is another target, with texts of its own.
 
     Raises:
         UnknownModel: a model that is not built like Llama.
@@ -76,7 +76,7 @@ class Checkpoint:
         """Read the weights.
 
         Args:
-            shapes: of products; by default what this machine needs.
+            shapes: shapes of products; by default what this machine needs.
 
         Raises:
             ModelError: a tensor is missing, of another shape, or unreadable.

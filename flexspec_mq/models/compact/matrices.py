@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 KINDS = ("bf16", "int8", "int4", "mixed")
-"""What weights can be. ``mixed`` is 4 bits in MLPs and LM head, which hold most weights and bear it best, and 8 in
+"""Kinds of weights. ``mixed`` is 4 bits in MLPs and LM head, which hold most weights and bear it best, and 8 in
 the attention."""
 _VECTOR = 32
 """Weights of 8 bits that a kernel reads at a time, at most."""
@@ -82,7 +82,7 @@ class Reordered:
 
 
 class EightBits:
-    """One scale a row of weights, symmetric."""
+    """Weights of 8 bits with a scale for each row, symmetric."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight = torch.empty(weight.shape, dtype=torch.int8)
@@ -121,7 +121,7 @@ class SteadyEightBits(EightBits):
 
 
 class FourBits:
-    """One scale and one middle for each `GROUP` weights of a row.
+    """Weights of 4 bits with a scale and a middle for each `GROUP` of a row.
 
     A product of many rows runs through the same kernel: keeping the weights a second time would cost what was saved.
     """
@@ -188,7 +188,7 @@ def make(
     """Prepare a matrix.
 
     Args:
-        kind: one of `KINDS`; a matrix whose shape the kernel of 4 bits does not take gets 8.
+        kind: kind of weights, one of `KINDS`; a matrix whose shape the kernel of 4 bits does not take gets 8.
         coarse: whether the matrix is one that bears 4 bits well: an MLP's or the LM head.
         weight: floating point [rows, width], left as it is.
         bias: [rows].
@@ -219,7 +219,7 @@ def works(kind: str) -> bool:
 
 @torch.inference_mode()
 def cheapest() -> str:
-    """What ``auto`` means here: of ``mixed``, ``int8`` and ``bf16`` the first that works and saves time.
+    """Kind that ``auto`` means here: of ``mixed``, ``int8`` and ``bf16`` the first that works and saves time.
 
     Asked with products of one row and `_SET` matrices in turn, as a draft runs them: a single small one would stay
     in the processor's cache, where its bytes cost nothing. 4 bits everywhere are quicker still, and change a sixth of

@@ -1,4 +1,4 @@
-"""One forward for several sessions through fused matrices, without transformers' modules."""
+"""Forwards for several sessions through fused matrices, without transformers' modules."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class CompactModel:
 
 
 class _View:
-    """One session's rows in a forward, and its keys and values in every layer."""
+    """Rows of a session in a forward, and its keys and values in every layer."""
 
     def __init__(self, kv: SessionKV, rows: slice, base: int, shape: Shape) -> None:
         self._rows = rows

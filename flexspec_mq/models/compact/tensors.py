@@ -30,7 +30,7 @@ Make = Callable[[torch.Tensor, "torch.Tensor | None", bool], Matrix]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One decoder layer whose norms' weights are in the matrices behind them.
+    """Decoder layer whose norms' weights are in the matrices behind them.
 
     Attributes:
         project: matrix to queries, keys and values, one behind the other.
@@ -52,7 +52,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class ExactLayer(Layer):
-    """One decoder layer with the weights of its RMS norms, in the dtype of the model.
+    """Decoder layer with the weights of its RMS norms, in the dtype of the model.
 
     Attributes:
         attention_norm: norm before the attention, [width].
@@ -191,9 +191,9 @@ def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: b
     """Read a layer's matrices, joined.
 
     Args:
-        tensors: of the checkpoint.
-        index: of the layer.
-        shape: of the model.
+        tensors: tensors of the checkpoint.
+        index: index of the layer.
+        shape: shape of the model.
         make: prepares a matrix.
         fold: put the weights of the norms into the matrices behind them.
 

@@ -44,7 +44,7 @@ def default_delta_path() -> Path:
 
 
 def read_marker(folder: Path) -> DeltaMeta:
-    """What an exported draft says about the delta it was made from.
+    """Read what an exported draft says about the delta it was made from.
 
     Raises:
         ModelError: The folder holds no export.
@@ -61,7 +61,7 @@ def read_marker(folder: Path) -> DeltaMeta:
 def materialise(base_path: Path, delta_path: Path, out_dir: Path) -> Path:
     """Write the draft that base and delta make, as an ordinary checkpoint folder with tokenizer.
 
-    The folder appears whole or not at all. One that already holds this very draft is kept.
+    The folder appears whole or not at all. A folder that already holds this very draft is kept.
 
     Args:
         base_path: Checkpoint folder of the base.

@@ -2,7 +2,7 @@
 
 Draft and target throw the same dice, so the draft's token survives unless the target's logits differ from the
 draft's by more than the *margin* of the choice: the distance, in logits, between the best and the second best
-perturbed score. That is the first feature. How far the two models' logits lie apart depends on how sure the draft
+perturbed score, the first feature. How far the two models' logits lie apart depends on how sure the draft
 is, which the log-probability of the token and that of the likeliest one tell (they differ where the dice chose
 another), and the temperature says how much the other tokens' noise counts. And a draft that has been right for some
 tokens is likelier to be right again than one that just failed, whatever its logits say: the *accepted run*.
@@ -55,7 +55,7 @@ def features_of(
     """Choose a token as `choose` does, and say what its confidence depends on.
 
     Args:
-        logits: of the draft, float32 of shape [vocabulary].
+        logits: logits of the draft, float32 of shape [vocabulary].
         params: the session's.
         position: index of the token in prompt + text.
         accepted_run: see `COLUMNS`.
@@ -76,7 +76,7 @@ class Calibration:
     """From features to a probability.
 
     Attributes:
-        weights: one for each function of the basis, the constant first.
+        weights: weight of each function of the basis, the constant first.
     """
 
     weights: tuple[float, ...]

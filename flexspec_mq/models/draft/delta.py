@@ -1,6 +1,6 @@
 """A draft's delta: the file that ships, what it says about itself, and which base it belongs to.
 
-What ships is what training changed: blocks and norm, whole or, for the blocks' matrices, in few bits as the
+The file holds what training changed: blocks and norm, whole or, for the blocks' matrices, in few bits as the
 difference to the base's layers that they started from (``unpacking``). No model runs here.
 """
 
@@ -28,7 +28,7 @@ METADATA_KEY = "flexspec_draft"
 
 @dataclass(frozen=True, slots=True)
 class DeltaMeta:
-    """What a delta says about itself.
+    """Description of a delta in its file.
 
     Attributes:
         base_fingerprint: ``base_fingerprint`` of the base it was trained on.
@@ -56,7 +56,7 @@ class DeltaMeta:
 def base_fingerprint(base_path: Path, n: int) -> str:
     """BLAKE2b over names, dtypes, shapes and bytes of all that a draft takes from its base unchanged.
 
-    That is the embedding, the first ``n`` layers and, if it is not tied, the LM head. Versions of a target
+    These are the embedding, the first ``n`` layers and, if it is not tied, the LM head. Versions of a target
     family agree on it, since their heads touch only what comes after.
 
     Raises:
@@ -101,7 +101,7 @@ def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]
 
 
 def read_meta(path: Path) -> DeltaMeta:
-    """What a delta says about itself.
+    """Read what a delta says about itself.
 
     Raises:
         ModelError: The file is missing, damaged, no delta, or of another format.

@@ -51,7 +51,7 @@ def unpack(
 
 
 def dequantise(levels: torch.Tensor, scales: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
-    """What ``training.packing.quantise`` rounded a matrix of so many columns to, float32.
+    """The matrix, of so many columns, that ``training.packing.quantise`` rounded, float32.
 
     Raises:
         ModelError: The shapes do not belong together.

@@ -17,7 +17,7 @@ _AT_ONCE = 64
 
 
 class Runner(ModelRunner, Protocol):
-    """What holds heads.
+    """Model that holds heads.
 
     Attributes:
         vocab_size: width of the logits.
@@ -30,9 +30,9 @@ def canary_share(model: Runner, head: str, canaries: Sequence[Canary]) -> float:
     """Share of the canaries' tokens that are the likeliest ones behind what precedes them.
 
     Args:
-        model: that holds the head.
-        head: its name; empty is the base.
-        canaries: of its manifest; none give 1.
+        model: model that holds the head.
+        head: name of the head; empty is the base.
+        canaries: canaries of its manifest; none give 1.
 
     Raises:
         HeadError: a canary has ids that the model does not have.

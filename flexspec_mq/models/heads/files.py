@@ -1,6 +1,6 @@
 """Files of a head: a LoRA adapter as PEFT saves it, or all weights of the layers from the floor on.
 
-What this project would compute otherwise is refused.
+A head that this project would compute otherwise is refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FULL = "head.safetensors"
 MOST_RANK = 256
-"""Of an addition. Kernels sum so many products in one order, wherever they stand."""
+"""Largest rank of an addition. Kernels sum so many products in one order, wherever they stand."""
 
 _NEUTRAL = {
     "auto_mapping",
@@ -85,8 +85,8 @@ def read_lora(folder: Path, sizes: Shape, floor: int) -> LoraHead:
     """Read an adapter.
 
     Args:
-        folder: with `CONFIG` and `ADAPTER`.
-        sizes: of the base.
+        folder: folder with `CONFIG` and `ADAPTER`.
+        sizes: sizes of the base.
         floor: the lowest layer that it may touch.
 
     Returns:
@@ -141,8 +141,8 @@ def read_full(folder: Path, sizes: Shape, floor: int) -> FullHead:
     """Read upper layers.
 
     Args:
-        folder: with `FULL`.
-        sizes: of the base.
+        folder: folder with `FULL`.
+        sizes: sizes of the base.
         floor: the lowest layer that it may touch; it brings all layers from there on.
 
     Raises:

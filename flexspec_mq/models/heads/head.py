@@ -1,4 +1,4 @@
-"""What a head is in memory: weights on top of a base with Llama's layers, with the base's names and sizes."""
+"""Heads in memory: weights on top of a base with Llama's layers, with the base's names and sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Delta:
     Attributes:
         down: A, [rank, width of the input].
         up: B, [width of the output, rank].
-        scale: of the product.
+        scale: scale of the product.
     """
 
     down: torch.Tensor
@@ -45,7 +45,7 @@ class LoraHead:
     """Low-rank additions to a base's matrices.
 
     Attributes:
-        layers: by index, then by one of `MODULES`.
+        layers: additions by index of the layer, then by one of `MODULES`.
         norm: weights of the last norm, [width]; None is the base's.
         lm_head: an addition to it, or another one, [vocabulary, width]; None is the base's.
     """
@@ -55,7 +55,7 @@ class LoraHead:
     lm_head: Delta | torch.Tensor | None = None
 
     def without_layers(self) -> LoraHead:
-        """What is behind the layers alone."""
+        """Final norm and LM head alone."""
         return replace(self, layers={})
 
 
@@ -65,7 +65,7 @@ class FullHead:
 
     Attributes:
         floor: the lowest of them; all above are there too.
-        tensors: by the base's names; the last norm's and the LM head's may be missing, they are the base's then.
+        tensors: tensors by the base's names; final norm and LM head may be missing, they are the base's then.
     """
 
     floor: int

@@ -1,1 +1,1 @@
-"""What makes verification shape-invariant: attention and products in steady shapes, and the proof of them."""
+"""Shape-invariant verification: attention and products in steady shapes, and the proof of them."""

@@ -34,7 +34,7 @@ class Heads:
     Attributes:
         queries: heads of queries.
         keys: heads of keys and values; divides the heads of queries.
-        size: of one head.
+        size: size of one head.
     """
 
     queries: int
@@ -49,7 +49,7 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One session's rows in a packed forward.
+    """Rows of a session in a packed forward.
 
     Attributes:
         kv: where its keys and values go; has room for them.
@@ -95,9 +95,9 @@ class Packed:
 
         Args:
             segments: at least one.
-            rows: of the packed input; those behind the last segment are padding, and what comes out for them
+            rows: rows of the packed input; those behind the last segment are padding, and what comes out for them
                 is finite and means nothing.
-            heads: of the model.
+            heads: heads of the model.
             shapes: padding.
             like: a tensor on the device and in the dtype of the model.
             stride: heads in each row of the queries that `attend` gets, if more than those of queries.
@@ -137,7 +137,7 @@ class Packed:
             layer: which.
             queries: [rows, stride, head size], after the position embedding; heads of queries come first in a row.
             fresh: keys and values, [2, kv heads, rows, head size].
-            scale: of the scores.
+            scale: scale of the scores.
             window: positions that a query sees, itself included; None is all.
 
         Returns:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What a forward reads.
+    """Rows that a forward reads.
 
     Attributes:
         ids: token ids, row by row; padding is 0.
-        positions: of each row in its session's text.
+        positions: positions of each row in its session's text.
         segments: which rows are whose.
         wanted: rows whose logits are wanted, padded too; empty where none are.
         rows: how many of these are no padding.

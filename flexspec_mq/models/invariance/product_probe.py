@@ -55,7 +55,7 @@ class Products:
 
     @classmethod
     def of_linear_layers(cls, model: torch.nn.Module) -> Products:
-        """Those of a model's linear layers."""
+        """Products of a model's linear layers."""
         layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear))
         kinds = {(layer.in_features, layer.out_features, layer.bias is not None) for layer in layers}
         return cls(tuple(sorted(kinds)), _linear)
@@ -69,7 +69,7 @@ def row_range(products: Products, like: torch.Tensor) -> tuple[int, int | None] 
     """From how many rows to how many a product's bits do not depend on their number, on this machine.
 
     Args:
-        products: of the model.
+        products: products of the model.
         like: a tensor on the device and in the dtype of the model.
 
     Returns:
@@ -123,11 +123,11 @@ def compare(
     """Compare products of few rows with those of the most, and rows with themselves at another place.
 
     Args:
-        products: of the model.
+        products: products of the model.
         like: a tensor on the device and in the dtype of the model.
         least: rows that a product has at least.
         most: rows that it has at most.
-        seed: of the numbers.
+        seed: seed of the numbers.
 
     Returns:
         Rows compared, and rows with other bits.
@@ -185,7 +185,7 @@ def attention_shapes(like: torch.Tensor, size: int, at_most: int, grain: int) ->
 
     Args:
         like: a tensor on the device and in the dtype of the model.
-        size: of a head.
+        size: size of a head.
         at_most: positions, where nothing changes; they are halved until that holds.
         grain: contexts are padded to multiples of it; the fewest positions.
     """
@@ -219,11 +219,11 @@ def compare_attention(
 
     Args:
         like: a tensor on the device and in the dtype of the model.
-        size: of a head.
+        size: size of a head.
         least: rows that a product has at least.
         block: positions that one product sums at most.
         grain: contexts are padded to multiples of it.
-        seed: of the numbers.
+        seed: seed of the numbers.
     """
     rows = differing = 0
     for results in _attention_products(like, size, block, grain, seed):
@@ -241,7 +241,7 @@ def _attention_products(
 ) -> Iterator[list[torch.Tensor]]:
     """Scores and mixed values, [heads, count, …] for each count, of keys and values as they lie in memory.
 
-    That is with room behind each head's, and without: a library copies the first ones, and not the others.
+    They lie with room behind each head's, and without: a library copies the first ones, and not the others.
     """
     generator = torch.Generator().manual_seed(seed)
     grain = max(grain, _FINEST_PADDING)
@@ -283,15 +283,15 @@ def _heads(rows: torch.Tensor) -> torch.Tensor:
 def compare_padded(like: torch.Tensor, size: int, block: int, grain: int, seed: int) -> tuple[int, int]:
     """Compare sums over some positions with the same sums over more positions, the rest of which are zeros.
 
-    That is what attention does with its weights and values when a context is padded: a kernel that cuts a sum into
+    Attention does the same with its weights and values when a context is padded: a kernel that cuts a sum into
     pieces by its length gives other bits then.
 
     Args:
         like: a tensor on the device and in the dtype of the model.
-        size: of a head.
+        size: size of a head.
         block: positions that one product sums at most.
         grain: contexts are padded to multiples of it.
-        seed: of the numbers.
+        seed: seed of the numbers.
 
     Returns:
         Rows compared, and rows with other bits.

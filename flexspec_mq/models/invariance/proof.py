@@ -1,6 +1,6 @@
 """The proof, on the model, device, dtype and thread count at hand, that verification is shape-invariant.
 
-One sequence is read token by token. Then it is read in other shapes: in one piece, in odd pieces, as verification
+A sequence is read token by token. Then it is read in other shapes: in one piece, in odd pieces, as verification
 of several tokens, and packed with other sessions. Every row of logits must have the same bits. Long contexts are
 checked on the attention alone, with random tensors, because reading thousands of tokens would take minutes. The
 matrix products are checked once more with sums that cancel, which show what rounding would hide (`product_probe`).
@@ -44,9 +44,9 @@ class Provable(ModelRunner, Protocol):
 
     Attributes:
         vocab_size: width of the logits.
-        heads: of its attention.
-        products: with weights.
-        shapes: of products.
+        heads: heads of its attention.
+        products: products with weights.
+        shapes: shapes of products.
     """
 
     vocab_size: int
@@ -78,14 +78,14 @@ class Provable(ModelRunner, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the proof found.
+    """Result of the proof.
 
     Attributes:
         exact: all rows had the same bits.
         rows: rows compared.
-        differing: of these, rows with other bits.
+        differing: rows with other bits.
         flip_rate: share of compared tokens, at temperatures 0 and 1, that another shape would have changed.
-        seconds: that the proof took.
+        seconds: seconds that the proof took.
     """
 
     exact: bool
@@ -115,7 +115,7 @@ def prove(model: Provable, *, seed: int = 0, progress: Callable[[float], None] |
 
     Args:
         model: as it will be used; run under the thread count it will be used with.
-        seed: of the tokens and the odd pieces.
+        seed: seed of the tokens and the odd pieces.
         progress: called with the share done, from 0 to 1.
     """
     began = time.perf_counter()
@@ -166,9 +166,9 @@ def proving_head(model: Provable, name: str, *, seed: int = 0) -> Generator[floa
     Attention and the base's products are `prove`'s; what the head adds is asked with sums that cancel besides.
 
     Args:
-        model: that holds it.
-        name: of the head.
-        seed: of the tokens and the odd pieces.
+        model: model that holds it.
+        name: name of the head.
+        seed: seed of the tokens and the odd pieces.
 
     Yields:
         The share done, after each forward, so that other work can be done in between; it may hold and drop other

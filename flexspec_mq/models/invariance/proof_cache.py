@@ -81,7 +81,7 @@ class Candidate(Generic[Model_co]):
     Attributes:
         build: makes it, with shapes that are known or with those that this machine needs.
         weights: digest of them.
-        architecture: in words, all that decides how they are used.
+        architecture: all that decides how they are used.
         source: the library's file with its code, if it runs through one.
         device: where.
     """
@@ -104,7 +104,7 @@ def proved(
 
     Args:
         candidate: under the thread count that it will be used with.
-        shapes: of products; by default those that this machine needs and is quick with, which are remembered too.
+        shapes: shapes of products; by default quick ones that this machine needs, which are remembered too.
         again: make the proof even if it is remembered.
         progress: as for `prove`.
 
@@ -135,9 +135,9 @@ def proving_remembered(
     """The proof of a head: remembered, or made now and kept.
 
     Args:
-        candidate: that the model was made from, under the thread count that it is used with.
-        model: that holds the head.
-        name: of the head.
+        candidate: candidate that the model was made from, under the thread count that it is used with.
+        model: model that holds the head.
+        name: name of the head.
         head: digest of its manifest, which decides its weights.
         again: make the proof even if it is remembered.
 

@@ -1,4 +1,4 @@
-"""What shapes products must have so that a row's bits do not depend on what shares the forward."""
+"""Shapes that products must have so that a row's bits do not depend on what shares the forward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTEXT_GRAIN = 64
 
 @dataclass(frozen=True, slots=True)
 class Shapes:
-    """What keeps the kernels the same.
+    """Shapes that keep the kernels the same.
 
     Attributes:
         min_rows: least rows of a product with weights.
@@ -39,12 +39,12 @@ class Shapes:
     def for_products(
         cls, products: Products, like: torch.Tensor, head_size: int, *, reordered: bool = False
     ) -> Shapes:
-        """What a model's products need on this machine; the proof tells where nothing is enough.
+        """Shapes that a model's products need on this machine; the proof tells where nothing is enough.
 
         Args:
-            products: of the model.
+            products: products of the model.
             like: a tensor on its device and in its dtype.
-            head_size: of its attention.
+            head_size: head size of its attention.
             reordered: see above.
         """
         least, most = row_range(products, like) or (1, None)

@@ -1,4 +1,4 @@
-"""What a device's folder holds beside tokenizer, configuration and calibration, and what it says about itself."""
+"""Contents of a device's folder beside tokenizer, configuration and calibration, and its manifest."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _Count = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a runner must know of the graphs.
+    """Facts that a runner must know of the graphs.
 
     Attributes:
         format_version: layout of the folder.
         weights: kind of the weights, for people.
         layers: how many.
-        width: of the hidden state.
+        width: width of the hidden state.
         keys: heads of keys and values.
         head: width of one head.
         vocab_size: rows of the embedding.
-        columns: of the logits.
+        columns: columns of the logits.
         speeds: radians per position of each pair of numbers of a head.
         files: bytes of each file that must be there.
     """
@@ -62,7 +62,7 @@ def has_graphs(folder: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What a folder says about itself, after a look at whether all of it is there.
+    """Read what a folder says about itself, after a look at whether all of it is there.
 
     Raises:
         ModelError: no such folder, one of another format, or files that are missing or cut off.

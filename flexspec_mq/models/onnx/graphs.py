@@ -46,7 +46,7 @@ class Graph:
         return name
 
     def output(self, name: str, shape: list[int | str]) -> None:
-        """What a run gives, float32."""
+        """Add an output of a run, float32."""
         self._outputs.append(self._helper.make_tensor_value_info(name, self._types["float"], shape))
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> str:

@@ -40,7 +40,7 @@ def load_onnx(folder: Path, threads: int = 1) -> OnnxModel:
 
     Args:
         folder: as `write.write_onnx` makes it.
-        threads: that a product may take.
+        threads: threads that a product may take.
 
     Raises:
         ModelError: ONNX Runtime is not installed, or the folder is damaged or of another format.
@@ -96,7 +96,7 @@ class OnnxKV(ReadTokens):
     """Keys and values of the tokens that a draft has read in one session.
 
     Floats is one array of shape [layers, 2, kv heads, capacity, head size]; the graph writes behind what is held,
-    into the array itself. What lies beyond `length` is never read, so rolling back is forgetting tokens.
+    into the array itself. Memory beyond `length` is never read, so rolling back is forgetting tokens.
 
     Args:
         shape: layers, heads of keys, width of a head.

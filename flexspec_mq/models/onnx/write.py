@@ -43,7 +43,7 @@ class OnnxChoice:
     """How a draft is written.
 
     Attributes:
-        weights: one of `KINDS`.
+        weights: kind of the weights, one of `KINDS`.
         ids: how many ids the LM head keeps; 0 is all, None is the usual number where the draft says which are
             frequent.
     """
@@ -56,9 +56,9 @@ def write_onnx(checkpoint: Path, out: Path, choice: OnnxChoice | None = None) ->
     """Write a device's folder, which appears whole or not at all; one that is there is replaced.
 
     Args:
-        checkpoint: of a model that the compact engine knows.
+        checkpoint: checkpoint of a model that the compact engine knows.
         out: the folder to make.
-        choice: its weights and ids; None for the usual ones.
+        choice: weights and ids; None for the usual ones.
 
     Returns:
         `out`.
