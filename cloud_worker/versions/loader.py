@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
+from flexspec_mq.models.heads.files import read_weights
 from flexspec_mq.models.memory import trim
 from schemas.catalogue import BASE_ID
 
