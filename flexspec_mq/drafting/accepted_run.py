@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class AcceptedRun:
-    """One session's proposals, and how many of them the text took, one after another.
+    """A session's proposals, and how many of them in a row the text took.
 
     A token that nobody proposed (the prompt's, a lookup's) neither adds to the run nor ends it. Tokens of
     the pending draft count as what they were drafted for, until the text turns out otherwise.
@@ -26,7 +26,7 @@ class AcceptedRun:
 
         Args:
             position: tokens of prompt and text before it.
-            token: its id.
+            token: id of the proposed token.
         """
         self._proposals[position] = token
 

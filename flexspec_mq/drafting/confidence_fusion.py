@@ -1,4 +1,4 @@
-"""What a draft's proposal and a lookup's are worth when both are known: each is a witness about the other.
+"""Confidence of a draft's proposal and a lookup's when both are known: each is a witness about the other.
 
 Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 27,248 tokens of
 held-out text that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with an earlier draft of 10 + 4 layers,
@@ -44,6 +44,6 @@ def _weigh(weights: tuple[float, float, float], draft: DraftToken, lookup: Draft
 
 
 def log_odds(probability: float) -> float:
-    """Of a probability, kept from 0 and 1."""
+    """Log odds of a probability, kept from 0 and 1."""
     within = min(max(probability, _LEAST), 1 - _LEAST)
     return math.log(within / (1 - within))

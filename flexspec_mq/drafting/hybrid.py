@@ -35,7 +35,7 @@ class HybridDrafter:
 
     Args:
         model: the draft model.
-        lookup: of the same sessions.
+        lookup: drafter by lookup for the same sessions.
     """
 
     def __init__(self, model: PricedDrafter, lookup: PromptLookupDrafter) -> None:
@@ -48,7 +48,7 @@ class HybridDrafter:
         return self._model.fits(context) or self._lookup.fits(context)
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        """What is found for those that have found enough; if there are none, one forward of the model."""
+        """Lookups of those that have found enough; if there are none, one forward of the model."""
         found: list[Drafted] = [None] * len(wanted)
         beside: list[DraftToken | None] = [None] * len(wanted)
         asked: list[int] = []
@@ -72,7 +72,7 @@ class HybridDrafter:
         return self._model.unread(one)
 
     def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
-        """What is found for each."""
+        """Lookup of each."""
         return self._lookup.lookups(wanted)
 
     def free(self, session: int) -> None:

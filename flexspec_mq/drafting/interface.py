@@ -1,4 +1,4 @@
-"""What the node asks of a drafter: apart from that which runs a model, so that a node without it needs no torch."""
+"""Interface of drafters, apart from what runs a model, so that a node without it needs no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from flexspec_mq.protocol.edge.types import DraftRequest, DraftToken
 __all__ = ["DraftRequest", "DraftToken", "Drafted", "Drafter", "PricedDrafter"]
 
 Drafted = Sequence[DraftToken] | None
-"""What a drafter says about one prefix: the next token, or more of them in order; nothing (an empty sequence) when it
+"""A drafter's answer for a prefix: the next token, or more of them in order; nothing (an empty sequence) when it
 has nothing to say there; None when it has nothing yet and wants to be asked again."""
 
 
@@ -22,7 +22,7 @@ class Drafter(Protocol):
         ...
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        """What to draft for each, in order; at most `most` tokens."""
+        """Draft for each, in order; at most `most` tokens."""
         ...
 
     def free(self, session: int) -> None:
@@ -31,7 +31,7 @@ class Drafter(Protocol):
 
 
 class PricedDrafter(Drafter, Protocol):
-    """One that can be asked beforehand whether it is worth asking."""
+    """A drafter that can be asked beforehand whether it is worth asking."""
 
     def unread(self, one: DraftRequest) -> int:
         """Tokens of the context that a model has to read before it can propose the next one; 0 without a model."""

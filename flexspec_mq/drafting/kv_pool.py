@@ -16,7 +16,7 @@ class PooledKV(Protocol):
     """Keys and values of one text.
 
     Attributes:
-        tokens: that they are of.
+        tokens: ids that they belong to.
     """
 
     tokens: list[int]

@@ -41,11 +41,11 @@ class DraftModel:
     """A draft that is ready.
 
     Attributes:
-        loaded: with the tokenizer that the user's text goes through.
+        loaded: text part with the tokenizer that the user's text goes through.
         drafter: None when the user wants no drafting: neither a model's nor by lookup.
         model: the part of it that runs the draft.
-        engine: what runs it, for people; empty without a model.
-        network: what `model` drafts with, for those who want logits.
+        engine: name of what runs it, for people; empty without a model.
+        network: runner that `model` drafts with, for those who want logits.
         ids: token id of each column of its logits, ascending; None when they are all ids.
     """
 
@@ -100,7 +100,7 @@ def text_of(settings: DraftSettings, say: Say) -> LoadedText:
     """The draft's configuration and tokenizer, after all that can be complained about without its weights.
 
     Args:
-        settings: with a draft.
+        settings: settings that name a draft.
         say: told what takes long.
 
     Raises:

@@ -33,7 +33,7 @@ without the model, leave it some to read."""
 
 @dataclass(slots=True)
 class _Session:
-    """What is kept of a session.
+    """State that is kept of a session.
 
     Attributes:
         kv: keys and values of what was read, of the model's kind.
@@ -86,7 +86,7 @@ class ModelDrafter:
         self._forwards = 0
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        """One forward over all that are ready, and over as much of the others' prefixes as it may read."""
+        """Run a forward over all that are ready, and over as much of the others' prefixes as it may read."""
         self._forwards += 1
         found: list[Drafted] = [None] * len(wanted)
         places, inputs = self._inputs(wanted)
@@ -128,7 +128,7 @@ class ModelDrafter:
         return proposal
 
     def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput[Any]]]:
-        """What each of them feeds, and which they are; those whose turn it is not are left out."""
+        """Indices and inputs of those whose turn it is."""
         sessions, unread = [], []
         for one in wanted:
             context = one.context[:-1]

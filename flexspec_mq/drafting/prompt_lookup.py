@@ -1,7 +1,7 @@
 """Finding earlier occurrences of how a text ends now: a suffix lookup in the session's own tokens.
 
 A hash chain, as in LZ77 compressors: each pair of tokens leads to its last occurrence, each occurrence to the one
-before. The longest match wins, the newest of equals (on target-written text that beat the most frequent one). One
+before. The longest match wins, the newest of equals (on target-written text that beat the most frequent one). A
 step costs some ten microseconds; nothing here knows a model.
 """
 
@@ -22,7 +22,7 @@ _NONE = -1
 
 
 class Support(Enum):
-    """What the other occurrences of the text's last two tokens say about the token found."""
+    """Support of a found token by other occurrences of the text's last two tokens."""
 
     SINGLE = "single"
     """Only the last token has occurred before."""
@@ -38,12 +38,12 @@ class Support(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What followed the text's end the last time.
+    """Token that followed the text's end the last time.
 
     Attributes:
-        token: its id.
+        token: id of the token.
         length: tokens in common before it, 1 to `LONGEST`.
-        support: what other occurrences say.
+        support: word of other occurrences.
     """
 
     token: int
@@ -90,7 +90,7 @@ class Lookup:
             self._pairs[before, token] = place
 
     def find(self, pending: Sequence[int] = ()) -> Found | None:
-        """What followed the longest earlier occurrence of the end of text and pending draft; None if there is none.
+        """Token behind the longest earlier occurrence of the end of text and pending draft; None if there is none.
 
         Args:
             pending: tokens that follow the text, but may go again. No occurrence is looked for that ends in them.

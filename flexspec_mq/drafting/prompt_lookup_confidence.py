@@ -40,7 +40,7 @@ def prior(found: Found, temperature: float) -> float:
 
 
 class LookupRecord:
-    """What became of a session's lookups.
+    """Record of a session's lookups.
 
     Args:
         temperature: the session's.

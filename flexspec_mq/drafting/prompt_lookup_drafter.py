@@ -16,9 +16,9 @@ LEAST = 0.05
 
 
 class SessionLookup:
-    """One session's decided tokens, and how its lookups have fared.
+    """A session's decided tokens, and how its lookups have fared.
 
-    What its user predicts stands before them, after the end of the prompt, as it would in an earlier text. So the
+    Text that its user predicts stands before them, after the end of the prompt, as it would in an earlier text. So the
     first predicted token is found when the text begins.
 
     Args:
@@ -37,7 +37,7 @@ class SessionLookup:
     def follow(self, one: DraftRequest) -> tuple[int, ...]:
         """Learn what has been decided since; returns the pending draft.
 
-        What the prompt repeats tells nothing of the target, so only generated tokens are counted.
+        Repetitions in the prompt tell nothing of the target, so only generated tokens are counted.
         """
         context, committed = one.context, one.committed
         for place in range(len(self._lookup) - self._before, committed):
@@ -84,7 +84,7 @@ class PromptLookupDrafter:
         return len(context) < self._max_context
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        """What each session's text says about how it goes on; it never wants to be asked again."""
+        """Look up how each session's text goes on; this never wants to be asked again."""
         return list(self.lookups(wanted))
 
     def unread(self, one: DraftRequest) -> int:  # noqa: ARG002

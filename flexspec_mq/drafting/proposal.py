@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 
 def proposer_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None = None) -> Proposer:
-    """What makes proposals of logits.
+    """Maker of proposals from logits.
 
     Args:
-        calibration: of the draft; without one, `USUAL`.
+        calibration: the draft's; without one, `USUAL`.
         ids: token id of each column of the logits, ascending; None when they are all ids. A column's noise is that
             of its token, whichever columns there are.
     """

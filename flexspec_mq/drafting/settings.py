@@ -1,4 +1,4 @@
-"""What a draft's loader is told: by an edge's settings, or by a worker's."""
+"""Settings of a draft's loader: an edge's, or a worker's."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ class DraftSettings(Protocol):
 
     @property
     def dtype(self) -> str:
-        """Of the draft."""
+        """Type of the draft's weights."""
         ...
 
     @property
     def threads(self) -> int:
-        """That the draft may take."""
+        """Threads that the draft may take."""
         ...
 
     @property
     def draft_engine(self) -> str:
-        """One of `ENGINES`."""
+        """Engine, among `ENGINES`."""
         ...
 
     @property
     def draft_weights(self) -> str:
-        """One of `WEIGHTS`."""
+        """Form of the weights, among `WEIGHTS`."""
         ...
 
     @property

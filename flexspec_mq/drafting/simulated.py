@@ -27,7 +27,7 @@ class SimulatedDrafter:
         return len(context) < self._longest
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        """One token for each."""
+        """Draft a token for each."""
         return [(DraftToken(self._propose(one.identity.seed, one.context)),) for one in wanted]
 
     def free(self, session: int) -> None:

@@ -14,11 +14,11 @@ _MICRO = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Power:
-    """What the batteries say now.
+    """Reading of the batteries.
 
     Attributes:
         left: share of a full charge, 0 to 1; None without a battery that tells.
-        watts: that they give now; None while something charges them, or where they do not tell.
+        watts: power that they give now; None while something charges them, or where they do not tell.
     """
 
     left: float | None = None
@@ -44,7 +44,7 @@ class Batteries:
         return any(charge is not None for charge in self._last.values())
 
     def power(self) -> Power:
-        """What they say now; never raises: what cannot be read is not known."""
+        """Read the batteries; never raises: what cannot be read is not known."""
         paths = self._paths()
         shares = [share for path in paths if (share := _share(path)) is not None]
         watts = [given for path in paths if (given := _watts(path)) is not None]
@@ -85,7 +85,7 @@ class Batteries:
 
 @dataclass(frozen=True, slots=True)
 class _Charge:
-    """What is left: in joules, or in coulombs at a voltage."""
+    """Charge that is left: in joules, or in coulombs at a voltage."""
 
     joules: float | None
     coulombs: float

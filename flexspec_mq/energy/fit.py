@@ -1,4 +1,4 @@
-"""What a device draws, from a meter's readings: idle, and what drafting adds."""
+"""Power of a device from a meter's readings: idle, and what drafting adds."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ class DevicePower:
 
     Attributes:
         idle_w: when it has nothing to do.
-        core_w: that one busy core adds.
+        core_w: power that a busy core adds.
     """
 
     idle_w: float
@@ -22,13 +22,13 @@ class DevicePower:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What was counted of one or more texts.
+    """Counts of one or more texts.
 
     Attributes:
-        seconds: that they took.
+        seconds: time that they took.
         drafting_s: seconds of a core that drafting kept busy; two cores for a second are two.
-        radio: what the packets did to the radio.
-        bytes_up, bytes_down: of IP.
+        radio: activity of the radio for the packets.
+        bytes_up, bytes_down: IP bytes.
     """
 
     seconds: float = 0.0
@@ -52,7 +52,7 @@ class Energy:
     """Joules, by part.
 
     Attributes:
-        idle_j: what the device and a sleeping radio draw in any case, for as long as the text took.
+        idle_j: draw of the device and a sleeping radio in any case, for as long as the text took.
         compute_j: drafting.
         radio_active_j: waking, listening and carrying bytes.
         radio_tail_j: the connection that is kept open after packets.
@@ -73,12 +73,12 @@ class Energy:
 
     @property
     def total_j(self) -> float:
-        """Of all parts."""
+        """Joules of all parts."""
         return self.idle_j + self.compute_j + self.radio_active_j + self.radio_tail_j
 
 
 def energy(device: DevicePower, radio: RadioPower, counts: Counts) -> Energy:
-    """What counted things cost: linear in each count."""
+    """Energy of counted things: linear in each count."""
     did = counts.radio
     carried = radio.up_j * counts.bytes_up + radio.down_j * counts.bytes_down
     return Energy(
@@ -99,18 +99,18 @@ def round_energy(
     bytes_down: int,
     packets: int = 2,
 ) -> Energy:
-    """What one more round of a plan costs while a text is being written, for choosing among plans.
+    """Energy of one more round of a plan while a text is being written, for choosing among plans.
 
     The tail after the last packet of the text is no part of it: every plan leaves one.
 
     Args:
-        device: that drafts.
-        radio: that carries the round.
-        seconds: of the round.
+        device: powers of the drafting device.
+        radio: powers of the radio that carries the round.
+        seconds: the round's time.
         drafting_s: seconds of a core that it drafts.
-        bytes_up: of IP.
-        bytes_down: of IP.
-        packets: that pass in it, at even distances; at least one.
+        bytes_up: IP bytes.
+        bytes_down: IP bytes.
+        packets: number of those that pass in it, at even distances; at least one.
     """
     gap = radio.between_packets(seconds / packets)
     counts = Counts(
@@ -134,6 +134,6 @@ def per_hundred(joules: float, tokens: int) -> float | None:
 
 
 def in_words(joules: float, per_100: float | None, source: str) -> str:
-    """What a text took, in a few words."""
+    """Energy of a text in a few words."""
     each = "" if per_100 is None else f", {per_100:.1f} J for 100 tokens"
     return f"{joules:.1f} J{each} ({source})"

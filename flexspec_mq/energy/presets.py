@@ -22,7 +22,7 @@ _BYTE_AT_A_MBIT = 8e-9
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One number and the key of its source."""
+    """A number and the key of its source."""
 
     value: Annotated[float, msgspec.Meta(ge=0)]
     source: str
@@ -32,7 +32,7 @@ class Device(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device; see `DevicePower`.
 
     Attributes:
-        radio: that it has if nobody says otherwise.
+        radio: name of the radio that it has if nobody says otherwise.
     """
 
     about: str

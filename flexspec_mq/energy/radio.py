@@ -39,7 +39,7 @@ class RadioPower:
         return max(self.hold_s, self.tail_s)
 
     def after_packet(self, gap: float) -> RadioActivity:
-        """What it does in the `gap` seconds after a packet, in which no other comes; infinite is allowed."""
+        """Activity in the `gap` seconds after a packet, in which no other comes; infinite is allowed."""
         active = min(gap, self.hold_s)
         return RadioActivity(active_s=active, tail_s=min(gap, self.awake_s) - active)
 
@@ -49,13 +49,13 @@ class RadioPower:
         return done + self.waking() if gap >= self.awake_s else done
 
     def waking(self) -> RadioActivity:
-        """One promotion."""
+        """Activity of a promotion."""
         return RadioActivity(wake_ups=1, promotion_s=self.promotion_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RadioActivity:
-    """What a radio did; times are seconds.
+    """Activity of a radio; times are seconds.
 
     Attributes:
         wake_ups: times that it was woken.
@@ -92,7 +92,7 @@ class Modem:
         self._last: float | None = None
 
     def packet(self, now: float) -> None:
-        """One passes now, seconds on a clock that does not go back; one during a promotion waits for its end."""
+        """Let a packet pass now, on a clock that does not go back; during a promotion it waits for its end."""
         power, last = self._power, self._last
         if last is None or now >= last + power.awake_s:
             slept = RadioActivity() if last is None else power.after_packet(inf)
@@ -103,5 +103,5 @@ class Modem:
             self._last = now
 
     def activity(self) -> RadioActivity:
-        """What the packets so far have cost or will, the whole tail of the last one included."""
+        """Activity for the packets so far, the whole tail of the last one included."""
         return self._done if self._last is None else self._done + self._power.after_packet(inf)

@@ -15,7 +15,7 @@ _PART = re.compile(r"intel-rapl:\d+:\d+")
 
 @dataclass(slots=True)
 class _Counter:
-    """One counter. It starts again from 0 above `most` microjoules."""
+    """A counter. It starts again from 0 above `most` microjoules."""
 
     path: Path
     most: int
@@ -30,7 +30,7 @@ class _Counter:
 
 
 class Rapl:
-    """What processors and memory have drawn since this was made.
+    """Meter of what processors and memory have drawn since it was made.
 
     It counts the platform where there is a counter of it, else all packages and their memory. Cores and graphics are
     parts of a package, and not counted again.

@@ -1,4 +1,4 @@
-"""What a text takes out of the device, modelled as it is counted. It is told times, and reads no clock."""
+"""Energy of a text, modelled as it is counted. It is told times, and reads no clock."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TOKENS = 1000
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """What a text has taken, and how that is known.
+    """Energy that a text has taken, and how that is known.
 
     Attributes:
         joules: None where nothing can be said.
@@ -28,7 +28,7 @@ class Spent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerToken:
-    """What a way of writing does for one token of a text, on average.
+    """Counts of a way of writing for one token of a text, on average.
 
     Attributes:
         seconds: from one token to the next.
@@ -51,9 +51,9 @@ class ModelledEnergy:
 
     Attributes:
         source: names the preset.
-        device: what it draws.
-        radio: what carries the messages.
-        cores: that a drafter keeps busy.
+        device: the device's powers.
+        radio: powers of what carries the messages.
+        cores: number of cores that a drafter keeps busy.
     """
 
     source: str
@@ -80,7 +80,7 @@ class ModelledEnergy:
 
 
 class ModelledText:
-    """One text.
+    """A text that is being counted.
 
     Args:
         by: models it.
@@ -101,7 +101,7 @@ class ModelledText:
         self._modem.packet(now)
 
     def received(self, size: int, now: float) -> None:
-        """One has come."""
+        """Count a message that has come."""
         self._down += size + OVERHEAD_DOWN
         self._modem.packet(now)
 

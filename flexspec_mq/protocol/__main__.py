@@ -14,7 +14,7 @@ from flexspec_mq.protocol.table import TransitionTable
 from flexspec_mq.protocol.worker import machine
 
 TABLES: Mapping[str, TransitionTable[Any, Any]] = {"edge": session.TABLE, "worker": machine.TABLE}
-"""Of both sides, by the name that their place in the document has."""
+"""Tables of both sides, by the name of their place in the document."""
 
 
 def rendered(document: str) -> str:

@@ -1,4 +1,4 @@
-"""What the machines ask their driver to do. The driver does it in order, and reports nothing back unless stated."""
+"""Effects that the machines ask of their driver, which does them in order, and reports nothing back unless stated."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Finish:
     """Edge: the session is over; the last effect that it ever gives, apart from closing zombies.
 
     Attributes:
-        error: what to tell the user, set when the reason is `FAILED`.
+        error: error to tell the user, set when the reason is `FAILED`.
     """
 
     reason: FinishReason
@@ -94,7 +94,7 @@ class Reply:
     """Worker: publish on the edge's verdict topic.
 
     Attributes:
-        qos: that of the edge's newest message.
+        qos: level of the edge's newest message.
     """
 
     edge: str
@@ -122,7 +122,7 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseToCache:
-    """Worker: the text of this session is over. What the engine holds may serve another, and is the first to go."""
+    """Worker: the text of this session is over. Its keys and values may serve another, and are the first to go."""
 
     key: SessionKey
 

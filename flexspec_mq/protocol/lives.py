@@ -1,7 +1,7 @@
 """Which process of a name a status is of, without clocks.
 
-Processes of one name follow each other, and their clocks may differ by days. What tells them apart is `life`, which
-each draws at random. What orders them is the broker: it hands on what is published on a topic in that order, and
+Processes of one name follow each other, and their clocks may differ by days. They are told apart by `life`, which
+each draws at random, and ordered by the broker: it hands on what is published on a topic in that order, and
 publishes the will of a lost connection before it takes the next one of the same client. Only where a process comes
 back under another client id, as after a new password, may the will of an earlier one come late. It names its life.
 """
@@ -19,7 +19,7 @@ _REMEMBERED = 8
 
 
 class Life(NamedTuple):
-    """What tells a process from others of its name.
+    """Number that tells a process from others of its name.
 
     Attributes:
         number: random; 0 of a release that draws none.
@@ -40,8 +40,8 @@ class Lives:
 
     Attributes:
         current: the one that speaks now; None before the first status.
-        gone: it is over, or its connection is.
-        over: those that another took over from, the last one at the end.
+        gone: true if it is over, or its connection is.
+        over: lives that another took over from, the last one at the end.
     """
 
     __slots__ = ("current", "gone", "over")
@@ -55,11 +55,11 @@ class Lives:
         """Take a status; tell whether it is news of the process that speaks now.
 
         Another process takes over with its first word, unless that says that it is gone: then it is the late will of
-        an earlier one. One that was taken over from is not heard while the one after it lives, so that two processes
-        of one name do not take over from each other for ever.
+        an earlier one. A process that was taken over from is not heard while the one after it lives, so that two
+        processes of one name do not take over from each other for ever.
 
         Args:
-            status: of this name.
+            status: a status of this name.
             silent: nothing was heard of the current process for so long that it counts as gone.
         """
         life, gone = life_of(status), status.state == "gone"

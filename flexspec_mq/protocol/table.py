@@ -25,15 +25,15 @@ class UnexpectedEvent(RemoteProtocolError):
 
 @dataclass(frozen=True, slots=True)
 class Transition(Generic[S, E]):
-    """One row.
+    """A row of a table.
 
     Attributes:
-        state: in which the event comes.
-        event: that comes.
-        handler: what carries it out; called with the machine and the event's own arguments.
+        state: state in which the event comes.
+        event: event that comes.
+        handler: function that carries it out; called with the machine and the event's own arguments.
         next: states in which the machine may stand afterwards.
-        condition: of the cases that `action` tells apart, for readers; empty where there is one.
-        action: what the handler does, for readers.
+        condition: condition of the cases that `action` tells apart, for readers; empty where there is one.
+        action: doing of the handler, for readers.
     """
 
     state: S
@@ -48,7 +48,7 @@ class TransitionTable(Generic[S, E]):
     """All rows of a machine, each state and event once.
 
     Args:
-        rows: in the order in which documents show them.
+        rows: rows in the order in which documents show them.
 
     Raises:
         LocalProtocolError: a state and an event have two rows.

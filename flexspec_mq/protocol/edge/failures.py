@@ -1,4 +1,4 @@
-"""What a user is told when a session fails: what went wrong, and what helps."""
+"""Words for a user when a session fails: what went wrong, and what helps."""
 
 from __future__ import annotations
 

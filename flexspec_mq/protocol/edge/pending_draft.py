@@ -11,7 +11,7 @@ class PendingDraft:
     """Drafted tokens in order. The stop rule lives here, so that all who draft follow the same one.
 
     Attributes:
-        tokens: those that wait. To read.
+        tokens: ids that wait. To read.
         joint_acceptance: product of their confidences, the probability that the target takes all of them; 1 without
             any. A token that is added is of use only if it does.
     """
@@ -35,7 +35,7 @@ class PendingDraft:
         """The target wrote these tokens next.
 
         Returns:
-            The drafted tokens that they met, and whether the last of these was wrong. That one takes all after it
+            The drafted tokens that they met, and whether the last of these was wrong. A wrong one takes all after it
             with it.
         """
         right, most = 0, min(len(self.tokens), len(decided))

@@ -1,6 +1,6 @@
 """Texts that workers hold of this edge, so that a prompt that goes on from one need not be sent again.
 
-The second turn of a chat is the first one, its answer, and a little more. What both have in common is compared by
+The second turn of a chat is the first one, its answer, and a little more. Their common part is compared by
 token ids: the text of an answer may come out as other tokens when it is read again.
 """
 
@@ -24,7 +24,7 @@ class PrefixIndex:
 
     Args:
         most: texts remembered.
-        most_tokens: in all of them together.
+        most_tokens: bound over all of them together.
         life: seconds that one is remembered; workers keep theirs for 600.
         least: tokens in common from which naming them pays; a name takes about as many bytes as 13 tokens.
     """

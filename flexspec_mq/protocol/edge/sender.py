@@ -1,4 +1,4 @@
-"""What an edge session sends: opens, batches, credit and polls, by the plan; and what of it is on its way."""
+"""Messages of an edge session: opens, batches, credit and polls, by the plan; and what of them is on its way."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Sender:
     Args:
         request: the generation.
         rtt: told of each message that wants an answer.
-        text: to read.
+        text: the session's text, to read.
     """
 
     def __init__(self, request: SessionRequest, rtt: RoundTrip, text: SessionText) -> None:

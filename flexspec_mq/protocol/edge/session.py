@@ -63,7 +63,7 @@ _LATE_EVENTS = (
     EdgeEvent.PREFIX_LOST,
     EdgeEvent.CANCEL,
 )
-"""What may still come to a session that is over, and is of no concern to it."""
+"""Events that may still come to a session that is over, and do not concern it."""
 
 _NEW, _OPENING, _ACTIVE, _DONE = EdgeState.NEW, EdgeState.OPENING, EdgeState.ACTIVE, EdgeState.DONE
 _LIVE, _BEGUN, _ALL = (_OPENING, _ACTIVE), (_OPENING, _ACTIVE, _DONE), tuple(EdgeState)
@@ -78,21 +78,21 @@ def close_unknown(message: Verdict) -> list[Send]:
 
 
 class EdgeSession:
-    """One generation at the edge.
+    """A generation at the edge.
 
     It alone knows state, peers, timers and counters, and tells its text and its sender what happens; these two know
     the tokens and the messages.
 
     Args:
-        request: what to generate.
+        request: text to generate.
         policy: asked for a plan before each batch.
         rng: jitter.
         config: timers and bounds.
-        controller: what the node has learned from other sessions; None when there is none.
-        device: what the device tells of itself; None where nothing does.
+        controller: knowledge of the node from other sessions; None when there is none.
+        device: word of the device on itself; None where nothing tells.
 
     Attributes:
-        counters: to read.
+        counters: figures, to read.
         surprises: events that have no row in the state that they met.
 
     Raises:
@@ -175,7 +175,7 @@ class EdgeSession:
 
     @property
     def written(self) -> Written | None:
-        """Of a session that is over: what its worker holds, and another text could go on from."""
+        """Text that the worker of a session that is over holds, and another text could go on from."""
         return self._written
 
     @property
@@ -192,7 +192,7 @@ class EdgeSession:
 
     @property
     def observation(self) -> Observation:
-        """What a policy plans from."""
+        """Observation that a policy plans from."""
         return self._control.observe(self._counts())
 
     def _counts(self) -> Counts:
@@ -202,7 +202,7 @@ class EdgeSession:
         )
 
     def draft_request(self) -> DraftRequest | None:
-        """What to draft next, or None when enough is drafted for now. Ask again after every call."""
+        """Request for the next draft, or None when enough is drafted for now. Ask again after every call."""
         return self._wanted
 
     def next_tick(self) -> float | None:
@@ -243,7 +243,7 @@ class EdgeSession:
     def drafted(self, start: int, digest: int, token: DraftToken, now: float) -> list[Effect]:
         """Take one token from the drafter, drafted after the prefix that (start, digest) names.
 
-        One with which the draft would not be accepted as the plan wants is not taken: what there is goes out, and
+        A token with which the draft would not be accepted as the plan wants is not taken: what there is goes out, and
         nothing more is drafted until something new is committed.
         """
         return self._event(EdgeEvent.DRAFTED, now, start, digest, token)

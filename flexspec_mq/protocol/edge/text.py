@@ -31,7 +31,7 @@ class Agreement(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a verdict added.
+    """Tokens that a verdict added.
 
     Attributes:
         start: position of the first new token.
@@ -61,17 +61,17 @@ class Committed:
 
 
 class SessionText:
-    """One chain: the first `have` tokens are committed, the rest is the pending draft.
+    """A chain: the first `have` tokens are committed, the rest is the pending draft.
 
     Args:
         request: the generation.
 
     Attributes:
         chain: committed tokens, then those of the pending draft. This class alone changes it, and all else here.
-        pending: what is known of the drafted tokens beyond `have`.
+        pending: knowledge of the drafted tokens beyond `have`.
         have: committed tokens.
         tip: length of the chain.
-        digest: of the whole chain.
+        digest: digest of the whole chain.
         limit: tokens of the whole text at most.
         capped: drafting on is useless: the draft ends the text, or the target decides the last token.
         reason: why the text ended; None while it goes on.

@@ -21,9 +21,9 @@ class SessionTimers:
 
     Args:
         config: their lengths.
-        rtt: its answer timeout is read here.
+        rtt: estimate of the round trip, whose answer timeout is read here.
         rng: jitter of opens.
-        deadline: of the request.
+        deadline: the request's.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What goes into an edge session and what can be read off it."""
+"""Input of an edge session, and what can be read off it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Reuse:
     """A worker that has probably read the beginning of a prompt, for an earlier session of this edge.
 
     Attributes:
-        worker: its name on topics.
+        worker: name of the worker on topics.
         count: tokens of the prompt, fewer than all.
     """
 
@@ -37,12 +37,12 @@ class Written:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionRequest:
-    """One generation.
+    """A generation that is asked for.
 
     Attributes:
         session: random u32, not in use at this edge and never used again.
         version: target version, for life.
-        identity: what determines the text beside the prompt.
+        identity: all that determines the text beside the prompt.
         prompt: token ids, at least one.
         committed: tokens already decided, when an interrupted text is resumed. No `Commit` is given for them.
         finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the
@@ -109,7 +109,7 @@ class DraftToken:
     """A drafted token.
 
     Attributes:
-        token: its id.
+        token: id of the token.
         confidence: probability, 0 to 1, that the target takes it, given that it takes all before it.
         origin: who drafted it.
     """
@@ -121,7 +121,7 @@ class DraftToken:
 
 @dataclass(frozen=True, slots=True)
 class DraftRequest:
-    """What a drafter shall draft next for a session: the token after `context`, and maybe some more.
+    """Request to a drafter for a session: the token after `context`, and maybe some more.
 
     The drafter answers each token with `EdgeSession.drafted(start, digest, token, now)`, asking anew for the
     request after each, so that a rejection reaches it within one token.
@@ -133,7 +133,7 @@ class DraftRequest:
         committed: tokens of `context` that are committed, the prompt included; the others may go again.
         prompt_length: tokens of `context` that are the prompt.
         start: position of that token, counted in generated tokens.
-        digest: of the chain at `start`; names the prefix, so late answers are recognised.
+        digest: digest of the chain at `start`; names the prefix, so late answers are recognised.
         most: tokens until the batch is full, at least 1.
         joint_acceptance: probability that the target takes all of the pending draft, 1 without one.
         confidence_threshold: the joint acceptance below which a token is not wanted, see `Plan`.
@@ -171,19 +171,19 @@ class EdgeCounters:
         rounds: verdicts that committed something.
         verdicts: received, of any kind.
         drafted: tokens that the drafter gave and that fitted.
-        judged: of these, met by the target's decision.
-        accepted: of these, equal to it.
+        judged: drafted tokens that met the target's decision.
+        accepted: judged tokens that were equal to it.
         diverged: verdicts whose digest disagreed with our chain.
         early: verdicts that start beyond our chain.
-        looked_up: of the judged ones, those that a lookup had drafted.
-        looked_up_accepted: of these, accepted.
+        looked_up: judged tokens that a lookup had drafted.
+        looked_up_accepted: accepted tokens among these.
         worker_judged: tokens that the worker drafted itself and the target's decision met.
-        worker_accepted: of these, equal to it.
+        worker_accepted: accepted tokens of the worker's draft.
         withheld: drafter results not taken because of the plan's confidence threshold.
         stale: drafter results for a prefix that is gone.
         busy, unknown: errors of that kind.
         named: opens that named the beginning of the prompt.
-        misses: of these, those that the worker could not use.
+        misses: named prefixes that the worker could not use.
         ignored: messages without consequence in the state that they met.
         closes: published.
     """
@@ -231,7 +231,7 @@ class EdgeCounters:
         """A worker drafted so many tokens of its own for a verdict, of which so many may have been right at most.
 
         Args:
-            drafted: by the worker.
+            drafted: tokens that the worker drafted.
             accepted: right ones, at most.
             compared: the one behind these was compared as well.
 
@@ -246,7 +246,7 @@ class EdgeCounters:
 
 
 class EdgeEvent(StrEnum):
-    """What happens to a session."""
+    """Events of a session."""
 
     START = "start"
     VERDICT = "verdict"

@@ -2,9 +2,9 @@
 
 A place is free when a session ends. With `n` live sessions that live `t` seconds on average, one ends every `t / n`
 seconds; so an edge that needs `k` places, with `w` sessions told to wait before it, is told to come back after
-`(k + w) · t / n` seconds. Of another device no more sessions count as before it than it has waiting itself.
+`(k + w) · t / n` seconds. No more sessions of another device count as before it than it has waiting itself.
 
-Where there is no room, places are shared out by device. What a device holds is the larger one of its share of the
+Where there is no room, places are shared out by device. A device holds the larger one of its share of the
 places and its share of the tokens, the dominant share (Ghodsi and others, NSDI 2011). A device that would hold less
 than another one still does afterwards takes a place of that: its newest session goes, and its edge opens it again.
 """
@@ -24,7 +24,7 @@ _GRAIN = 64
 """Tokens; memory for keys and values comes in multiples of this many."""
 _MOST_REFUSED = 1024
 _WEIGHT = 0.125
-"""Of the newest session in the mean life."""
+"""Weight of the newest session in the mean life."""
 _MOST_REFUSED_OF_DEVICE = 64
 _TAKES_EVERY = 1.0
 """Seconds from one time that a device takes a place of another to the next."""
@@ -32,7 +32,7 @@ _TAKES_EVERY = 1.0
 
 @dataclass(slots=True)
 class _Held:
-    """What a device holds."""
+    """Holdings of a device."""
 
     sessions: int = 0
     tokens: int = 0
@@ -91,7 +91,7 @@ class Admission:
         return hint
 
     def _forget(self, edge: str) -> None:
-        """One session less of a device waits."""
+        """Count one waiting session of a device less."""
         self._waiting[edge] -= 1
         if self._waiting[edge] <= 0:
             del self._waiting[edge]
@@ -102,7 +102,7 @@ class Admission:
         Args:
             edge: the device.
             live: sessions whose text goes on, of all.
-            tokens: that the session would hold.
+            tokens: number that the session would hold.
         """
         held = _Held()
         for session in live:
@@ -124,7 +124,7 @@ class Admission:
         Args:
             edge: the device that asks.
             live: sessions whose text goes on, of all.
-            tokens: that the session would hold.
+            tokens: number that the session would hold.
             now: seconds.
         """
         if self._took.get(edge, now):

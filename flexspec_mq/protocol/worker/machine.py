@@ -1,7 +1,7 @@
 """The worker's machine of all its sessions: opens, held batches, work, results, verdicts, leases.
 
 No I/O and no clock: every call takes `now` in seconds and returns effects. `TABLE` at the end says what may happen to
-a session in which state, and where it then stands. One edge's illegal message costs that edge a typed error and
+a session in which state, and where it then stands. An edge's illegal message costs that edge a typed error and
 nobody else anything.
 """
 
@@ -71,7 +71,7 @@ class WorkerMachine:
     """All sessions of one worker.
 
     Args:
-        config: what the worker is and how much it takes on.
+        config: name and bounds of the worker.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -142,7 +142,7 @@ class WorkerMachine:
             edge: MQTT user name of the device.
             message: decoded and valid by its schema.
             now: seconds.
-            qos: with which it came; answers go out with the same.
+            qos: level with which it came; answers go out with the same.
             version: target version that the topic of an open names; None where it names none.
         """
         key = (edge, message.session)
@@ -204,9 +204,9 @@ class WorkerMachine:
             item: from `take_work`.
             tokens: accepted drafts and the target's own last token.
             queue_ms: from `item.waiting_since` to the start of the forward.
-            compute_ms: of the forward.
+            compute_ms: time of the forward.
             now: seconds.
-            rows: what the forward verified; the edge is told.
+            rows: rows that the forward verified; the edge is told.
 
         Raises:
             LocalProtocolError: the tokens cannot be an answer to the item.
@@ -235,7 +235,7 @@ class WorkerMachine:
     def retire(self, version: str) -> list[WorkerEffect]:
         """Take no new sessions of a version, as if it were not held. Texts that have begun go on to their end.
 
-        That is also for texts that began at another worker. After the last session the version is not held at all.
+        This is also for texts that began at another worker. After the last session the version is not held at all.
         Its kept texts are forgotten: when a version comes again under the same name, it may be another one.
         """
         if version in self._versions:
@@ -248,7 +248,7 @@ class WorkerMachine:
         return sum(session.version == version for session in self._sessions.values())
 
     def drain(self, now: float) -> list[WorkerEffect]:
-        """Take no new sessions from now on. Those that are here go on to their end."""
+        """Take no new sessions from now on. Sessions that are here go on to their end."""
         self._draining = True
         return self.tick(now)
 

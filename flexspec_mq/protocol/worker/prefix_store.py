@@ -114,9 +114,9 @@ class PrefixStore:
         ended, the newest first.
 
         Args:
-            key: of the session that is to be.
-            message: its open.
-            version: for which the open is; None is for that of the prefix.
+            key: key of the session that is to be.
+            message: open of the session.
+            version: version for which the open is; None is for that of the prefix.
             sessions: all that are here.
             now: seconds.
 

@@ -1,4 +1,4 @@
-"""One session at a worker: its chain, the batches held for it, and what may be decided next."""
+"""A session at a worker: its chain, the batches held for it, and what may be decided next."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class WorkerSession:
 
     Attributes:
         version: target version that decides its tokens.
-        recommended: what the edge is told of sampling with each hello; None where it samples so, or nothing is known.
+        recommended: sampling that the edge is told with each hello; None where it samples so, or nothing is known.
         attempt: newest open.
         have: generated length that the edge is known to have, within this attempt.
         sent: end of the last verdict.
@@ -48,7 +48,7 @@ class WorkerSession:
         expires: end of the lease.
         flush_at: when decided but unsent tokens are due, or None.
         polled_at: when a poll was last answered at once.
-        qos: of the edge's newest message.
+        qos: level of the edge's newest message.
     """
 
     def __init__(

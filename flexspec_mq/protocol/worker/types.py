@@ -1,4 +1,4 @@
-"""What goes into a worker's machine and what it hands to the engine."""
+"""Input of a worker's machine, and what it hands to the engine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from schemas.status import TokenizerStatus
 
 @dataclass(frozen=True, slots=True)
 class VersionFacts:
-    """What a worker must know of a target version to take its sessions.
+    """Facts of a target version that a worker must know to take its sessions.
 
     Attributes:
         fingerprint: 16 bytes; of vocabulary contents, special tokens and chat template.
         max_context: prompt + generated tokens that the model can hold.
         vocab_size: token ids are below this.
         recommended: how its makers recommend to sample; None tells edges nothing.
-        tokenizer: what must agree of it where the fingerprints differ; None if that is not known.
+        tokenizer: parts that must agree where the fingerprints differ; None if that is not known.
     """
 
     fingerprint: bytes
@@ -32,10 +32,10 @@ class VersionFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """What a worker is and how much it takes on.
+    """Name and bounds of a worker.
 
     Attributes:
-        worker: its name on topics.
+        worker: name on topics.
         versions: target versions that it holds from the start, at least one; `WorkerMachine.hold` and `retire` change
             them. An open whose topic names none, and that names no prefix either, is for the first of these.
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
@@ -93,7 +93,7 @@ class WorkerState(StrEnum):
 
 
 class WorkerEvent(StrEnum):
-    """What can happen to a session at a worker: messages, what the engine says, what time and the worker do."""
+    """Events of a session at a worker: messages, words of the engine, what time and the worker do."""
 
     OPEN = "open"
     DRAFT = "draft"
@@ -109,7 +109,7 @@ class WorkerEvent(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class WorkItem:
-    """One session's share of the next forward.
+    """A session's share of the next forward.
 
     The engine computes the target's tokens for positions `start`, `start + 1`, … up to and including the first
     that differs from `draft`, or one past its end, and never past an end-of-text id: 1 to ``len(draft) + 1``
@@ -121,7 +121,7 @@ class WorkItem:
         version: target version that decides.
         start: position of the first token to decide, in generated tokens; ``context`` has
             ``len(prompt) + start`` tokens.
-        digest: of the chain at `start`; the result is dropped if the session's chain has changed meanwhile.
+        digest: digest of the chain at `start`; the result is dropped if the session's chain has changed meanwhile.
         context: prompt + decided tokens; a view, valid for ever.
         prompt_length: where the generated tokens begin in `context`. The noise's absolute position of the
             first token to decide is ``len(context)``.
@@ -129,7 +129,7 @@ class WorkItem:
         identity: sampling parameters, seed, end-of-text ids.
         seq: newest batch that went in, echoed for round-trip samples.
         waiting_since: when that batch arrived, on the clock of `now`; queueing time counts from here.
-        batches: of the edge's that went in.
+        batches: edge's batches that went in.
         room: tokens that an engine may draft behind `draft`: as the edge wants it, and as far as its credit goes.
     """
 
@@ -149,11 +149,11 @@ class WorkItem:
 
 @dataclass(frozen=True, slots=True)
 class DraftRows:
-    """What a forward verified for a session.
+    """Rows that a forward verified for a session.
 
     Attributes:
         drafted: tokens that the engine drafted itself.
-        granted: of the edge's draft, if that was not all of it.
+        granted: rows for the edge's draft, if that was not all of it.
     """
 
     drafted: int = 0
@@ -172,7 +172,7 @@ class WorkerCounters:
         opened: sessions created.
         reopened: merges of a higher attempt into a session.
         busy: opens refused because full, draining, or of a version that is not held.
-        over_quota: of these, because their device holds as much as one may.
+        over_quota: busy answers because their device holds as much as one may.
         yielded: sessions that gave their place to a device that held less.
         inherited: sessions created that go on from an earlier text.
         need_prefix: opens that named a prefix which is not here.
@@ -182,11 +182,11 @@ class WorkerCounters:
         stale, duplicate: batches without use.
         gaps: reported.
         items: given to the engine.
-        run_ahead: of these, without a batch.
+        run_ahead: items without a batch.
         drafted: tokens of edges' drafts in items.
         decided: tokens.
-        accepted: of these, drafted by the edge.
-        worker_accepted: of these, drafted by the engine.
+        accepted: decided tokens that the edge had drafted.
+        worker_accepted: decided tokens that the engine had drafted.
         dropped: results for a chain that had changed or gone.
         failed: items that the engine could not compute.
         verdicts: sent.

@@ -1,4 +1,4 @@
-"""What a worker takes from an edge at all, whatever state a session is in."""
+"""Messages that a worker takes from an edge at all, whatever state a session is in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
 
     Args:
         message: the open.
-        facts: of the version that it asks for.
+        facts: facts of the version that it asks for.
         room: tokens that fit into the worker's memory; None is no bound.
 
     Raises:
