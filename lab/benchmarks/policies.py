@@ -27,9 +27,10 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks._common import finish, parser, table
+from lab.policy_training.drawn_texts import drawn_recording
 from lab.simulator.answers import LIKE_OURS, Setting
-from lab.simulator.cost import Measured, read_times
-from lab.simulator.recording import Recording, read_recording
+from lab.simulator.cost import Measured, epyc_times
+from lab.simulator.recording import Recording
 from lab.simulator.simulation import simulate
 from lab.testbed.link import markov, tour
 from lab.testbed.link.profiles import LinkPlan, built_in
@@ -44,13 +45,12 @@ CHANGES = (f"{tour.PREFIX}{','.join(f'{name}=20' for name in _ALL)}", f"{markov.
 _CHANGING, _EVERY_S = 24, 5.0
 """Answers over a link that changes, and seconds from one to the next."""
 _CHANNEL_S = 600.0
+_LENGTHS = 16, 32, 48, 64
 
 
 def build_parser() -> ArgumentParser:
     """The benchmark's flags."""
     made = parser(__doc__ or "")
-    made.add_argument("--recording", type=Path, required=True, help="of `python -m lab.recording`")
-    made.add_argument("--times", type=Path, required=True, help="of `python -m lab.recording`")
     made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; lab/README.md")
     made.add_argument("--links", nargs="+", metavar="LINK", help="only these")
     made.add_argument(
@@ -81,7 +81,7 @@ def simulated(
         seed=options.seed,
     )
     rng = random.Random(f"{options.seed} {link.name}")
-    texts = rng.sample(recording.texts, min(options.answers, len(recording.texts)))
+    texts = list(recording.texts)
     begins = [rng.uniform(0.0, _CHANNEL_S) for _ in texts]
     if link.name.startswith((tour.PREFIX, markov.PREFIX)):
         texts = list(islice(cycle(texts), _CHANGING))
@@ -99,13 +99,15 @@ def simulated(
 
 def _measure(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
-    recording, times = read_recording(options.recording), read_times(options.times)
+    if options.quick:
+        options.answers = min(options.answers, 4)
+    lengths = tuple(random.Random(options.seed).choice(_LENGTHS) for _ in range(options.answers))
+    recording = drawn_recording(random.Random(options.seed), lengths, max(_LENGTHS))
+    times = epyc_times()
     recorded = [] if options.recorded is None else [f"{PREFIX}{name}" for name in channels(options.recorded)]
     names = options.links or [*built_in().profiles, *CHANGES, *recorded]
-    if options.quick:
-        names, options.answers = names[:2], min(options.answers, 4)
     results, rows = {}, []
-    for name in names:
+    for name in names[: 2 if options.quick else None]:
         seconds = simulated(recording, times, link_plan(name, options.seed, options.recorded), options)
         means = {policy: fmean(values) for policy, values in seconds.items()}
         results[name] = means

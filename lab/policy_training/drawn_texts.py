@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from lab.policy_training.drawn_links import log_uniform
-from lab.simulator.recording import About, RecordedText, Recording
+from lab.simulator.recording import RecordedText, Recording
 
 _VOCABULARY = 30_000
 _EASY, _HARD = (0.75, 0.98), (0.1, 0.65)
@@ -27,14 +27,12 @@ def drawn_recording(rng: random.Random, lengths: tuple[int, ...], limit: int) ->
     """
     easy, hard = rng.uniform(*_EASY), rng.uniform(*_HARD)
     texts = tuple(_text(rng, length, easy, hard, number) for number, length in enumerate(lengths))
-    about = About(target="drawn", draft="drawn", questions=(), temperatures=(0.0,), tokens=limit, seed=0)
     return Recording(
-        about=about,
+        limit=limit,
         fingerprint=bytes(16).hex(),
         eos=(0,),
         vocab_size=_VOCABULARY,
         max_context=8192,
-        draft_ms=0.0,
         texts=texts,
     )
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from flexspec_mq.controller.explain import Limited, LimitReport
 from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy
 from flexspec_mq.energy.text import ModelledEnergy
-from lab.simulator.channel.ends import Traffic
+from lab.simulator.channel.mqtt import Traffic
 from lab.simulator.channel.way import WayUse
 from lab.simulator.clock import SimulatedClock
-from lab.simulator.cost import Times
+from lab.simulator.cost import Measured
 from lab.simulator.recording import Recording
 from lab.simulator.worker import WorkerKind
 from lab.testbed.link.profiles import LinkPlan
@@ -28,7 +28,7 @@ class Setting:
 
     Attributes:
         recording: with all texts.
-        times: of worker and devices: `Measured`, or `Modelled`.
+        times: of worker and devices.
         link: between device and broker; None is loopback.
         drafts: the device has a draft.
         lookup: which looks up as well, as that of a real edge node does.
@@ -36,20 +36,20 @@ class Setting:
         others: more sessions at the worker, of devices that write one text after the other and reach the broker
             without the link.
         energy: models what texts take out of the device; None leaves it.
-        statuses: workers whose status the device hears, as a node that serves the API does.
+        statuses: the device hears the status of a worker, as a node that serves the API does.
         settle: seconds that these write before the first answer is asked for.
         seed: of all chance. Equal seeds meet equal channels, whatever the policy.
     """
 
     recording: Recording
-    times: Times
+    times: Measured
     link: LinkPlan | None = None
     drafts: bool = True
     lookup: bool = True
     worker: WorkerKind = LIKE_OURS
     others: int = 0
     energy: ModelledEnergy | None = None
-    statuses: int = 1
+    statuses: bool = True
     settle: float = 5.0
     seed: int = 0
 

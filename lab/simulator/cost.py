@@ -5,11 +5,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
-
-from flexspec_mq.errors import UsageError
 
 
 class DraftForward(NamedTuple):
@@ -46,27 +44,6 @@ class TargetForward(NamedTuple):
     reach: int = 0
 
 
-class WorkerCost(Protocol):
-    """Times of a worker, in milliseconds."""
-
-    @property
-    def step(self) -> float:
-        """What it spends on a step beside the forwards."""
-        ...
-
-    def forward(self, one: TargetForward) -> float:
-        """A forward of the target."""
-        ...
-
-    def slowed(self, one: TargetForward) -> float:
-        """How much longer it takes where a device drafts on the same machine meanwhile."""
-        ...
-
-    def call(self, one: DraftForward) -> float:
-        """A forward of the draft beside the target."""
-        ...
-
-
 class Line(msgspec.Struct, frozen=True):
     """A measured curve, straight between its points and beyond the last two.
 
@@ -87,10 +64,6 @@ class Line(msgspec.Struct, frozen=True):
         rises = all(before < after for before, after in zip(self.at, self.at[1:], strict=False))
         if not self.at or len(self.at) != len(self.ms) or not rises:
             raise ValueError("a curve needs as many times as places, and places that rise")
-
-    def slower(self, factor: float) -> Line:
-        """All times so many times as long."""
-        return Line(self.at, tuple(factor * ms for ms in self.ms))
 
     def __call__(self, place: float) -> float:
         """Milliseconds there; before the first point, those of the first."""
@@ -117,37 +90,14 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
     context: float = 0.0
     reach: float = 0.0
 
-    def slower(self, factor: float) -> DraftTimes:
-        """All times so many times as long."""
-        return DraftTimes(**{name: factor * getattr(self, name) for name in self.__struct_fields__})
-
     def call(self, one: DraftForward) -> float:
         """One forward."""
         ms = self.token + (one.sessions - 1) * self.session + one.read * self.read
         return ms + one.context * self.context + one.reach * self.reach
 
 
-class Times(WorkerCost, Protocol):
-    """Times of a worker and its devices, in milliseconds."""
-
-    @property
-    def device(self) -> DraftTimes:
-        """The draft of an edge."""
-        ...
-
-    @property
-    def request(self) -> float:
-        """What an edge spends on a request beside drafting, before it asks a worker."""
-        ...
-
-    @property
-    def broker(self) -> float:
-        """Of a message from device to worker or back, beside its link."""
-        ...
-
-
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker and its edges as they were measured, in milliseconds; these are `Times`.
+    """A worker and its edges as they were measured, in milliseconds.
 
     Attributes:
         sessions: of the columns of `rows`, rising.
@@ -160,8 +110,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         reach: what a token of a context adds to each token of a piece that is read behind it.
         delay: on top of each forward, as a bigger target has it.
         step: what a worker spends on a step beside the forwards.
-        beside_draft: how much longer a forward takes, as a share and without `delay`, while a device drafts on the
-            same machine, as in an emulator: both read their weights from one memory.
         draft: beside the target.
         device: the draft of an edge.
         request: what an edge spends on a request beside drafting, before it asks a worker.
@@ -179,7 +127,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     reach: float = 0.0
     delay: float = 0.0
     step: float = 0.0
-    beside_draft: float = 0.0
     request: float = 0.0
     broker: float = 0.25
 
@@ -191,20 +138,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         """
         if not self.sessions or len(self.sessions) != len(self.rows):
             raise ValueError("a table of forwards needs a curve for each number of sessions")
-
-    def slower(self, factor: float) -> Measured:
-        """All that is computed takes so many times as long."""
-        return msgspec.structs.replace(
-            self,
-            rows=tuple(line.slower(factor) for line in self.rows),
-            read=self.read.slower(factor),
-            beside=self.beside.slower(factor),
-            draft=self.draft.slower(factor),
-            device=self.device.slower(factor),
-            context=self.context.slower(factor),
-            behind=factor * self.behind,
-            reach=factor * self.reach,
-        )
 
     def forward(self, one: TargetForward) -> float:
         """A forward of the target."""
@@ -219,10 +152,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
             here += share * (self.rows[low + 1](each) - here)
         return ms + here + max(0.0, self.beside(one.rows + one.read) - self.beside(one.rows))
 
-    def slowed(self, one: TargetForward) -> float:
-        """How much longer it takes where a device drafts on the same machine meanwhile."""
-        return self.beside_draft * (self.forward(one) - self.delay)
-
     def call(self, one: DraftForward) -> float:
         """A forward of the draft beside the target."""
         return self.draft.call(one)
@@ -236,20 +165,6 @@ def _between(places: Sequence[float], place: float) -> tuple[int, float]:
     return low, (place - places[low]) / (places[low + 1] - places[low])
 
 
-def read_times(path: Path) -> Measured:
-    """Read what `keep_times` wrote.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Measured)
-    except (OSError, msgspec.DecodeError, ValueError) as error:
-        raise UsageError(
-            f"the times {path} cannot be read: {error}", hint="measure them anew, or name another file"
-        ) from error
-
-
-def keep_times(path: Path, times: Measured) -> None:
-    """Write them to a file."""
-    path.write_bytes(msgspec.json.encode(times))
+def epyc_times() -> Measured:
+    """Times of two cores of an AMD EPYC, with the default models."""
+    return msgspec.json.decode(Path(__file__).with_name("times.json").read_bytes(), type=Measured)

@@ -16,10 +16,9 @@ from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from lab.simulator.clock import Alarm, SimulatedClock
-from lab.simulator.recording import RecordedText, Recording
+from lab.simulator.recording import RecordedText, Recording, Written
 from lab.simulator.replayed_drafter import Pace
 from lab.simulator.worker import VERSION
-from lab.simulator.written import Written
 from schemas.messages import Error, Verdict
 
 _WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
@@ -221,7 +220,6 @@ class SimulatedDevice:
         self._pace.spent = 0.0
         (found,) = self._drafter.draft([wanted])
         spent = self._pace.spent
-        self._pace.until = self._clock.now + spent
 
         def done() -> None:
             self._drafting = False

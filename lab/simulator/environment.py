@@ -18,9 +18,8 @@ from flexspec_mq.controller.policies.acting import ActingPolicy
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.simulator.answers import Setting
 from lab.simulator.cost import TargetForward
-from lab.simulator.recording import RecordedText
+from lab.simulator.recording import RecordedText, Written
 from lab.simulator.simulation import Simulation
-from lab.simulator.written import Written
 
 _LONGEST = 1800.0
 """Simulated seconds after which an episode is cut off."""

@@ -1,34 +1,15 @@
-"""Texts that a target wrote, and what a draft proposes at each position of them; kept in a file."""
+"""Texts that a target wrote, and what a draft proposes at each position of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import msgspec
 
-from flexspec_mq.errors import UsageError
-from flexspec_mq.protocol.edge.types import DraftToken
+from flexspec_mq.controller.explain import LimitReport
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters
 from schemas.messages import PROTOCOL_VERSION, Identity
-
-
-class About(msgspec.Struct, frozen=True, kw_only=True):
-    """What decides the texts and the drafts.
-
-    Attributes:
-        target, draft: folders or names of models.
-        questions: names of what was asked.
-        temperatures: each question is answered once at each.
-        tokens: of an answer at most.
-        seed: that the texts' own come from.
-    """
-
-    target: str
-    draft: str
-    questions: tuple[str, ...]
-    temperatures: tuple[float, ...]
-    tokens: int
-    seed: int
 
 
 class RecordedText(msgspec.Struct, frozen=True):
@@ -75,22 +56,21 @@ class RecordedText(msgspec.Struct, frozen=True):
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True):
-    """Made by `lab.recording`.
+    """Texts of one target and one draft.
 
     Attributes:
-        fingerprint: hexadecimal; of the tokenizer.
+        limit: tokens that each text is asked for.
+        fingerprint: hexadecimal digest of the tokenizer.
         eos: token ids that end a text.
-        vocab_size, max_context: of the target.
-        texts: of each question in turn, one at each temperature.
-        draft_ms: milliseconds of the processor that one token took the draft where it was recorded, median.
+        vocab_size, max_context: sizes of the target.
+        texts: in any order; no two share seed and temperature.
     """
 
-    about: About
+    limit: int
     fingerprint: str
     eos: tuple[int, ...]
     vocab_size: int
     max_context: int
-    draft_ms: float
     texts: tuple[RecordedText, ...]
 
     def identity(self, text: RecordedText) -> Identity:
@@ -104,46 +84,45 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
             text.seed,
             self.eos,
             False,
-            self.about.tokens,
+            self.limit,
         )
 
-    def tokens_per_round(self, k: int) -> float:
-        """Committed tokens per verification of drafts of `k` tokens, one round after the other, over all texts."""
-        tokens = rounds = 0
-        for text in self.texts:
-            place = 0
-            while place < len(text.tokens):
-                draft = [text.proposal(place + one).token for one in range(k)]
-                place += len(text.decide(place, draft))
-                rounds += 1
-            tokens += len(text.tokens)
-        return tokens / rounds
 
+@dataclass(slots=True)
+class Written:
+    """A text that is being written, or is over.
 
-def read_recording(path: Path, about: About | None = None) -> Recording:
-    """Read what `keep_recording` wrote.
-
-    Args:
-        path: of the file.
-        about: what it must be of; None takes any.
-
-    Raises:
-        UsageError: it cannot be read, or is of something else.
+    Attributes:
+        text: what was asked for.
+        began: when, in seconds of the simulation.
+        pieces: when tokens came, and how many.
+        ended: when it was over.
+        problem: why it is not what the target alone writes; empty if it is.
+        counters: of the protocol.
+        joules: that it took out of the device; None where nobody asked.
+        limits: how those of its policy stood in the end.
     """
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=Recording)
-    except (OSError, msgspec.DecodeError) as error:
-        raise UsageError(
-            f"the recording {path} cannot be read: {error}", hint="remove it, or name another file"
-        ) from error
-    if about is not None and found.about != about:
-        raise UsageError(
-            f"{path} is a recording of other models, questions, temperatures, lengths or seeds",
-            hint="give the flags that it was made with, or name another file",
-        )
-    return found
 
+    text: RecordedText
+    began: float
+    pieces: list[tuple[float, int]] = field(default_factory=list)
+    ended: float = 0.0
+    problem: str = ""
+    counters: EdgeCounters = field(default_factory=EdgeCounters)
+    joules: float | None = None
+    limits: tuple[LimitReport, ...] = ()
 
-def keep_recording(path: Path, recording: Recording) -> None:
-    """Write it to a file."""
-    path.write_bytes(msgspec.json.encode(recording))
+    @property
+    def seconds(self) -> float:
+        """Seconds from the asking to the last piece."""
+        return self.pieces[-1][0] - self.began if self.pieces else 0.0
+
+    @property
+    def first(self) -> float:
+        """Seconds to the first piece."""
+        return self.pieces[0][0] - self.began if self.pieces else 0.0
+
+    @property
+    def tokens(self) -> int:
+        """Tokens received."""
+        return sum(count for _, count in self.pieces)

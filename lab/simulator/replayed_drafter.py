@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
@@ -31,11 +30,6 @@ class ReplayedDrafter:
         self._spend = spend
         self._prefill = prefill
         self._read: dict[int, _Read] = {}
-
-    @classmethod
-    def on_device(cls, recording: Recording, ms: float) -> ReplayedDrafter:
-        """One whose forwards take so many milliseconds of the clock, and none of the processor's."""
-        return cls(recording, lambda one: time.sleep(ms / 1000) if one.sessions else None)
 
     def fits(self, context: Sequence[int]) -> bool:
         """Whether a token after `context` can be drafted at all."""
@@ -99,11 +93,10 @@ class Pace:
     Attributes:
         spent: seconds since it was asked last.
         total: seconds in all.
-        until: when the newest forward ends, in seconds of a clock.
     """
 
     def __init__(self, call: Callable[[DraftForward], float]) -> None:
-        self.spent = self.total = self.until = 0.0
+        self.spent = self.total = 0.0
         self._call = call
 
     def spend(self, forward: DraftForward) -> None:
@@ -111,10 +104,6 @@ class Pace:
         seconds = self._call(forward) / 1000
         self.spent += seconds
         self.total += seconds
-
-    def before(self, now: float) -> float:
-        """Seconds that it has computed, without what is still to come of the newest forward."""
-        return self.total - max(0.0, self.until - now)
 
 
 class _Read:

@@ -11,26 +11,27 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from flexspec_mq import topics
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.protocol.effects import Send
 from lab.simulator.answers import Answer, Policies, Setting, TracedPolicy
-from lab.simulator.channel.direct import DirectChannel
 from lab.simulator.channel.mqtt import MqttChannel
-from lab.simulator.channel.statuses import begin_statuses
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.device import SimulatedDevice
-from lab.simulator.recording import RecordedText
+from lab.simulator.recording import RecordedText, Written
 from lab.simulator.replayed_drafter import Pace, ReplayedDrafter
-from lab.simulator.worker import SimulatedWorker
-from lab.simulator.written import Written
+from lab.simulator.worker import NAME, VERSION, SimulatedWorker
 
 DEVICE_PREFILL = 256
 """Tokens of a prompt that one forward of a device's draft reads."""
 _SETTLES = 2.0
 """Seconds after an answer for its session to end at the worker."""
+_STATUS_BYTES, _STATUS_EVERY = 340, 10.0
+"""Payload of the status of a worker with a draft, and seconds from one to the next."""
 _LONGEST = 3600.0
 """Seconds of simulated time for an answer."""
 
@@ -70,6 +71,28 @@ def new_device(
     return device, pace
 
 
+class _DirectChannel:
+    """A device's way to its worker that takes a constant time and loses nothing.
+
+    Args:
+        clock: of the simulation.
+        edge: the device's name.
+        worker: it leads there.
+        way: seconds of a message.
+    """
+
+    def __init__(self, clock: SimulatedClock, edge: str, worker: SimulatedWorker, way: float) -> None:
+        self._clock = clock
+        self._edge = edge
+        self._worker = worker
+        self._way = way
+
+    def send(self, send: Send) -> None:
+        """Publish a message of the device's machine."""
+        version = VERSION if send.to_worker is None else None
+        self._clock.at(self._way, partial(self._worker.receive, self._edge, send.message, send.qos, version))
+
+
 class Simulation:
     """A device, its worker and the way between them. What it has learned outlives its texts, as on a node.
 
@@ -90,7 +113,6 @@ class Simulation:
             setting.recording,
             setting.worker,
             lambda edge, message, qos: self._replies[edge](message, qos),
-            lambda: self._pace.before(self._clock.now),
         )
         self._device, self._pace = new_device(
             self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
@@ -108,7 +130,8 @@ class Simulation:
         self._device.link_down()
         self._channel.connect()
         self._until(lambda: self._channel.is_up)
-        begin_statuses(self._clock, self._channel, setting.recording, setting.statuses)
+        if setting.statuses:
+            self._clock.at(0.0, self._hear_status)
         for number in range(setting.others):
             self._begin_other(number, others or policies)
         if setting.others:
@@ -196,12 +219,17 @@ class Simulation:
             figures.busy,
         )
 
+    def _hear_status(self) -> None:
+        """The status of a worker, which an edge node that serves an API hears every few seconds."""
+        self._channel.hear(topics.worker_status_topic(NAME), _STATUS_BYTES)
+        self._clock.at(_STATUS_EVERY, self._hear_status)
+
     def _begin_other(self, number: int, policies: Policies) -> None:
         """A device that writes one text after the other, for ever."""
         setting = self._setting
         device, _ = new_device(self._clock, setting, f"other{number}", policies)
         way = setting.times.broker / 1000
-        device.channel = DirectChannel(self._clock, device.name, self._worker, way)
+        device.channel = _DirectChannel(self._clock, device.name, self._worker, way)
         self._replies[device.name] = lambda message, _qos: self._clock.at(
             way, partial(device.receive, message)
         )

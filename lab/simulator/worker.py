@@ -19,7 +19,7 @@ from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from lab.simulator.clock import Alarm, SimulatedClock
-from lab.simulator.cost import DraftForward, TargetForward, WorkerCost
+from lab.simulator.cost import DraftForward, Measured, TargetForward
 from lab.simulator.reading import Reading, Share
 from lab.simulator.recording import Recording
 from lab.simulator.replayed_drafter import ReplayedDrafter, by_seed
@@ -28,8 +28,6 @@ from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 VERSION, NAME = "base", "worker"
 _EVERYBODY = 1_000_000
 """Sessions that it takes at once, and that share a step."""
-_AT_ONCE = 1e-4
-"""Seconds that a forward is late and is not worth an event."""
 
 
 @dataclass(slots=True)
@@ -79,7 +77,6 @@ class SimulatedWorker:
         recording: of the texts that are asked for.
         kind: how it serves.
         answer: takes its messages, by edge, with their quality of service.
-        beside: seconds that devices on the worker's own machine have drafted so far.
 
     Attributes:
         machine: to read.
@@ -89,11 +86,10 @@ class SimulatedWorker:
     def __init__(
         self,
         clock: SimulatedClock,
-        cost: WorkerCost,
+        cost: Measured,
         recording: Recording,
         kind: WorkerKind,
         answer: Callable[[str, Verdict | Error, int], None],
-        beside: Callable[[], float] = float,
     ) -> None:
         facts = VersionFacts(
             bytes.fromhex(recording.fingerprint), recording.max_context, recording.vocab_size
@@ -106,7 +102,6 @@ class SimulatedWorker:
         self._cost = cost
         self._texts = by_seed(recording)
         self._answer = answer
-        self._beside = beside
         self._budget = DraftBudget(rationed=kind.rationed)
         self._drafting = 0.0  # seconds that the draft has taken, all together
         self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
@@ -184,20 +179,8 @@ class SimulatedWorker:
         ms = self._cost.forward(forward)
         seconds = drafting + ms / 1000
         self._count(forward, own, seconds)
-        # For each second of the step in which a device drafts: it slows the target's forward, not all of the step.
-        slowed = self._cost.slowed(forward) / (1000 * (around + seconds))
-        beside = self._beside()
 
         def done() -> None:
-            nonlocal beside, ms, seconds
-            late = slowed * (self._beside() - beside)
-            if late > _AT_ONCE:
-                beside = self._beside()
-                seconds += late
-                ms += 1000 * late
-                self.figures.busy += late
-                self._clock.at(late, done)
-                return
             reading.saw(fed, forward.read, 1000 * seconds)
             self._window.stepped(around + seconds)
             for share in shares:

@@ -1,8 +1,8 @@
-"""The ways of a device's link in simulated time, and what its radio has to do for them."""
+"""The ways of a device's link in simulated time."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -20,14 +20,12 @@ class WayUse:
         packets: likewise.
         lost: of these, those that did not arrive.
         air: seconds that they took at the link's rate.
-        times: when each was at the device, in seconds of the simulation: sent, or received.
     """
 
     bytes: int = 0
     packets: int = 0
     lost: int = 0
     air: float = 0.0
-    times: list[float] = field(default_factory=list)
 
 
 class Way:
@@ -35,16 +33,14 @@ class Way:
 
     Args:
         clock: of the simulation.
-        up: it leads away from the device.
 
     Attributes:
         use: since it was reset; replace it to begin anew.
     """
 
-    def __init__(self, clock: SimulatedClock, *, up: bool) -> None:
+    def __init__(self, clock: SimulatedClock) -> None:
         self.use = WayUse()
         self._clock = clock
-        self._up = up
         self._impairment: Impairment | None = None
         self._zero = 0.0
 
@@ -70,11 +66,8 @@ class Way:
             out = impairment.arrive(time, size)
             if isinstance(out, Drop):
                 use.lost += 1
-                if self._up:
-                    use.times.append(now)
                 return None
             delay = out - time
-        use.times.append(now if self._up else now + delay)
         return delay
 
 
@@ -90,7 +83,7 @@ class Ways:
     """
 
     def __init__(self, clock: SimulatedClock, plan: LinkPlan | None) -> None:
-        self.up, self.down = Way(clock, up=True), Way(clock, up=False)
+        self.up, self.down = Way(clock), Way(clock)
         self._plan = plan
         self.seek(0.0 if plan is None else plan.begins_s)
 
@@ -105,20 +98,3 @@ class Ways:
     def begin(self) -> None:
         """Count anew."""
         self.up.use, self.down.use = WayUse(), WayUse()
-
-
-def awake(times: list[float], tail: float, until: float) -> float:
-    """Seconds that a radio is awake which stays so for a while after each packet.
-
-    Args:
-        times: of packets, in any order.
-        tail: seconds that it stays awake.
-        until: when counting ends.
-    """
-    total, end = 0.0, float("-inf")
-    for time in sorted(times):
-        if time >= until:
-            break
-        total += min(until, time + tail) - max(end, time) if end < time + tail else 0.0
-        end = max(end, min(until, time + tail))
-    return total

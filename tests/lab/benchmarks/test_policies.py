@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 
 from lab.benchmarks import policies
-from lab.simulator.cost import keep_times
-from lab.simulator.recording import keep_recording
-from tests.lab.simulator.recordings import TIMES, made
 
 
-def test_each_policy_is_simulated_over_each_link(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    recording, times = tmp_path / "recording.json", tmp_path / "times.json"
-    keep_recording(recording, made(texts=2, prompt=20))
-    keep_times(times, TIMES)
-    flags = ["--recording", str(recording), "--times", str(times), "--answers", "2"]
+def test_each_policy_is_simulated_over_each_link(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--answers", "2"]
     flags += ["--links", "4g", policies.CHANGES[0], "--policies", "fixed", "rl"]
     found = []
     for _ in range(2):

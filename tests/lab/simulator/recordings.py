@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import random
 
-import msgspec
-
 from lab.simulator.cost import DraftTimes, Line, Measured
-from lab.simulator.recording import About, RecordedText, Recording
+from lab.simulator.recording import RecordedText, Recording
 
 EOS, VOCABULARY, CONTEXT, LIMIT = 0, 1000, 4096, 24
-ABOUT = About(target="t", draft="d", questions=("one",), temperatures=(0.0, 0.7), tokens=LIMIT, seed=3)
 TIMES = Measured(
     sessions=(1.0, 4.0),
     rows=(Line((1.0, 5.0), (30.0, 34.0)), Line((1.0, 5.0), (40.0, 60.0))),
@@ -40,11 +37,10 @@ def made(texts: int = 6, right: float = 0.7, seed: int = 1, prompt: int = 5, lim
             RecordedText(words, 0.7 * (number % 2), rng.getrandbits(64), tuple(tokens), tuple(proposals))
         )
     return Recording(
-        about=msgspec.structs.replace(ABOUT, tokens=limit),
+        limit=limit,
         fingerprint=bytes(range(16)).hex(),
         eos=(EOS,),
         vocab_size=VOCABULARY,
         max_context=CONTEXT,
-        draft_ms=5.0,
         texts=tuple(found),
     )

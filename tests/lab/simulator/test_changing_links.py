@@ -29,7 +29,7 @@ def long_text(tokens: int) -> Recording:
     short = made(texts=1)
     return msgspec.structs.replace(
         short,
-        about=msgspec.structs.replace(short.about, tokens=tokens),
+        limit=tokens,
         texts=(RecordedText(short.texts[0].prompt, 0.0, 1, text, proposals),),
     )
 

@@ -18,7 +18,7 @@ from lab.simulator.recording import RecordedText, Recording
 from lab.simulator.simulation import simulate
 from lab.simulator.worker import WorkerKind
 from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigures
-from tests.lab.simulator.recordings import ABOUT, VOCABULARY, made
+from tests.lab.simulator.recordings import VOCABULARY, made
 
 TOKENS, TEXTS, RIGHT = 240, 4, 0.7
 ROW, BROKER = 0.9, 0.25
@@ -46,9 +46,7 @@ def recording() -> Recording:
         )
         prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(5))
         texts.append(RecordedText(prompt, 0.0, rng.getrandbits(64), tokens, proposals))
-    return msgspec.structs.replace(
-        made(), about=msgspec.structs.replace(ABOUT, tokens=TOKENS), texts=tuple(texts)
-    )
+    return msgspec.structs.replace(made(), limit=TOKENS, texts=tuple(texts))
 
 
 RECORDING = recording()
@@ -81,7 +79,7 @@ def simulated(choice: Choice, forward: float, token: float, round_trip: float) -
         times=times,
         link=steady(round_trip),
         worker=WorkerKind(rationed=False),
-        statuses=0,
+        statuses=False,
     )
     plan = Plan(choice.length, choice.window, ahead=64 if choice.ahead else 0)
     answers = simulate(setting, lambda: FixedPolicy(plan))

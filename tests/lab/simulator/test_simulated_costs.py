@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import msgspec
 import pytest
 
-from flexspec_mq.errors import UsageError
-from lab.simulator.accelerator import Accelerator
 from lab.simulator.cost import (
     DraftForward,
     DraftTimes,
     Line,
     TargetForward,
-    keep_times,
-    read_times,
 )
 from tests.lab.simulator.recordings import TIMES
 
@@ -50,42 +44,15 @@ def test_a_measured_forward_lies_between_its_neighbours() -> None:
     assert free.forward(TargetForward(2, 10, 8)) == pytest.approx(free.forward(TargetForward(2, 10)) + 8.0)
 
 
-def test_a_forward_is_slowed_beside_a_draft_on_the_same_machine_and_its_delay_is_not() -> None:
-    times = msgspec.structs.replace(TIMES, delay=60.0, beside_draft=0.2)
-    assert times.slowed(TargetForward(1, 1)) == pytest.approx(6.0)
-    assert TIMES.slowed(TargetForward(1, 1)) == 0.0
-    assert Accelerator().slowed(TargetForward(1, 1)) == 0.0
-
-
 def test_contexts_cost_more_where_more_rows_look_at_them() -> None:
     contexts = Line((1.0, 4.0), (0.001, 0.01))
     times = msgspec.structs.replace(TIMES, context=contexts, behind=0.002)
     assert times.forward(TargetForward(1, 1, 0, 1000)) == pytest.approx(30.0 + 1.0)
     assert times.forward(TargetForward(4, 4, 0, 1000)) == pytest.approx(40.0 + 10.0)
     assert times.forward(TargetForward(4, 20, 0, 1000)) == pytest.approx(60.0 + 10.0 + 8.0)
-    twice = times.slower(2.0)
-    assert twice.forward(TargetForward(4, 20, 0, 1000)) == pytest.approx(2 * 78.0)
 
 
 def test_a_drafts_forward_costs_its_sessions_its_reading_and_their_contexts() -> None:
     times = DraftTimes(token=3.0, session=0.5, read=1.0, context=0.01, reach=0.001)
     assert times.call(DraftForward(1)) == 3.0
     assert times.call(DraftForward(3, 10, 200, 500)) == pytest.approx(3.0 + 1.0 + 10.0 + 2.0 + 0.5)
-
-
-def test_an_accelerator_costs_the_larger_of_weights_and_rows() -> None:
-    cost = Accelerator(weights=8.0, row=0.1, session=0.05, draft=0.25)
-    assert cost.forward(TargetForward(10, 80)) == pytest.approx(8.5)
-    assert cost.forward(TargetForward(10, 10, 90)) == pytest.approx(10.5)
-    assert cost.call(DraftForward(10)) == pytest.approx(0.25 * 8.5)
-
-
-def test_times_are_read_as_they_were_kept(tmp_path: Path) -> None:
-    path = tmp_path / "times.json"
-    keep_times(path, TIMES)
-    assert read_times(path) == TIMES
-    path.write_bytes(msgspec.json.encode(TIMES).replace(b'"sessions":[1.0,4.0]', b'"sessions":[1.0]'))
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_times(path)
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_times(tmp_path / "none.json")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import msgspec
-import pytest
-
 from flexspec_mq.drafting.interface import DraftRequest
-from flexspec_mq.errors import UsageError
 from lab.simulator.cost import DraftForward
-from lab.simulator.recording import RecordedText, keep_recording, read_recording
+from lab.simulator.recording import RecordedText
 from lab.simulator.replayed_drafter import ReplayedDrafter
-from tests.lab.simulator.recordings import ABOUT, made
+from tests.lab.simulator.recordings import made
 
 RECORDING = made()
 
@@ -37,26 +31,6 @@ def test_a_target_decides_up_to_the_first_difference() -> None:
     assert text.decide(1, (2, 3)) == (2, 3, 4)
     assert text.decide(2, (3, 4, 5, 6)) == (3, 4)
     assert text.decide(3, (7,)) == (4,)
-
-
-def test_tokens_of_a_round_are_counted_to_the_ends_of_texts() -> None:
-    right = RecordedText((9,), 0.0, 1, (1, 2, 3, 4, 5), ((1, 0.5), (2, 0.5), (3, 0.5), (4, 0.5), (5, 0.5)))
-    wrong = RecordedText((9,), 0.0, 2, (1, 2, 3, 4, 5), ((7, 0.5),) * 5)
-    recording = msgspec.structs.replace(RECORDING, texts=(right, wrong))
-    assert recording.tokens_per_round(0) == 1.0
-    assert recording.tokens_per_round(2) == 10 / (2 + 5)  # 3 + 2, and one by one
-
-
-def test_a_recording_is_read_as_it_was_kept_and_only_for_what_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "recording.json"
-    keep_recording(path, RECORDING)
-    assert read_recording(path, ABOUT) == RECORDING
-    other = msgspec.structs.replace(ABOUT, seed=4)
-    with pytest.raises(UsageError, match="other models"):
-        read_recording(path, other)
-    path.write_text("{}")
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_recording(path)
 
 
 def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> None:

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from lab.simulator.channel.tcp import HEADERS, End, connection
-from lab.simulator.channel.way import Way, awake
+from lab.simulator.channel.way import Way
 from lab.simulator.clock import SimulatedClock
 from lab.testbed.link.impairment import LEAST_RTO, Drop, Impairment
 from lab.testbed.link.profiles import Figure, LinkPlan, Outages, Profile, State, WayFigures, built_in
@@ -44,7 +44,7 @@ class Stream:
 
     def __init__(self, up: Impairment, down: Impairment) -> None:
         self.clock = SimulatedClock()
-        self.up, self.down = Way(self.clock, up=True), Way(self.clock, up=False)
+        self.up, self.down = Way(self.clock), Way(self.clock)
         self.up.set(up, 0.0)
         self.down.set(down, 0.0)
         self.device, self.broker = connection(self.clock, self.up, self.down)
@@ -154,7 +154,7 @@ def test_a_closed_connection_delivers_nothing() -> None:
 def test_a_channel_set_to_a_time_meets_packets_alike() -> None:
     def delays() -> list[float | None]:
         clock = SimulatedClock()
-        way = Way(clock, up=True)
+        way = Way(clock)
         clock.wait(random.Random().uniform(0.0, 100.0))
         began = clock.now
         way.set(Impairment(LinkPlan("4g", built_in().get("4g-moving"), 3, begins_s=40.0), "up"), 40.0)
@@ -165,10 +165,3 @@ def test_a_channel_set_to_a_time_meets_packets_alike() -> None:
         return found
 
     assert delays() == pytest.approx(delays(), abs=1e-6)
-
-
-def test_a_radio_is_awake_for_a_while_after_each_packet() -> None:
-    assert awake([], 10.0, 5.0) == 0.0
-    assert awake([1.0], 10.0, 5.0) == 4.0
-    assert awake([1.0, 2.0, 20.0], 3.0, 100.0) == pytest.approx(4.0 + 3.0)
-    assert awake([20.0, 1.0, 2.0], 3.0, 21.0) == pytest.approx(4.0 + 1.0)
