@@ -7,7 +7,7 @@ Another part of the node gets a section of its own: a frozen dataclass whose fie
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge_node.api.settings import ApiSettings
 from edge_node.limits import LimitOptions
@@ -38,13 +38,12 @@ PROGRAM = Program("edge", EdgeConfig)
 """``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaults: Any) -> None:
+def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True) -> None:
     """Add the flags of all settings.
 
     Args:
         parser: of a command.
         api: whether it serves the API; its flags are left out otherwise.
-        defaults: of settings that have others in this command.
     """
     titles = {
         "family": "family",
@@ -55,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True, **defaul
         "log": "log",
     }
     without = () if api else tuple(field.name for field in fields(ApiSettings))
-    add_flags(parser, PROGRAM, titles=titles, defaults=defaults, without=without)
+    add_flags(parser, PROGRAM, titles=titles, without=without)
 
 
 def add_address_arguments(parser: argparse.ArgumentParser) -> None:

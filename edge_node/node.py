@@ -34,6 +34,7 @@ from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
+    LinkError,
     LocalProtocolError,
     PublishRefused,
     RemoteProtocolError,
@@ -335,8 +336,10 @@ class EdgeNode:
                     loops.create_task(loop, name=name)
         except ExceptionGroup as died:
             first = died.exceptions[0]
-            _log.error("a loop of the node failed", exc_info=first)
             self.failure = _as_error(first)
+            # A link that failed for good is told by whoever runs the node.
+            expected = isinstance(first, LinkError)
+            _log.log(logging.INFO if expected else logging.ERROR, "a loop of the node failed", exc_info=first)
             for generation in list(self._sessions.values()):
                 self._end(generation, Finish(FinishReason.FAILED, self.failure))
             self._broken.set()

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import json
 import sys
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_node.cli.parser import build_parser
-from edge_node.config import EdgeConfig, from_arguments
+from edge_node.config import from_arguments
 from edge_node.energy import energy_meter
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon import systemd as notify
@@ -25,26 +26,25 @@ from flexspec_mq.transport.diagnosis.preflight import preflight
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from edge_node.api.settings import ApiSettings
-    from edge_node.cli.commands import Command
-    from edge_node.completion.generator import CompletionGenerator
+    from edge_node.cli.texts import Command
     from edge_node.completion.options import CompletionOptions
-    from edge_node.energy import EnergyMeter
-    from edge_node.fleet.catalogue import FamilyCatalogue
-    from edge_node.limits import BatteryGauge
     from edge_node.node import EdgeNode
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.transport.base import LinkSettings
+    from flexspec_mq.transport.base import Link, LinkSettings
 
-_PATIENCE = 10.0
-"""Seconds that a text of `ask`, `batch` or `chat` waits for the link when it is lost."""
+PATIENCE = 3.0
+"""Seconds that `ask` and `batch` try to reach the broker, unless told otherwise; the API says so as soon."""
+_RECONNECTS = 10.0
+"""Seconds that a text of `ask` or `batch` waits for the link when it is lost."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,33 +72,42 @@ def _main(argv: Sequence[str]) -> int:
         from edge_node.wire import wire_of
 
         wire_of(config.node)  # before a draft is loaded, if there is something to complain about
-    family = _family(config.family)
+    family = None
+    if config.family.family is not None:
+        from edge_node.fleet.catalogue import family_catalogue
+
+        family = family_catalogue(config.family)
     energy = energy_meter(config.node)
     limits = config.limits.limits(config.plan, energy)
     battery = config.limits.gauge()
-    policy = partial(config.plan.new_policy, limits)
+    run: Callable[[EdgeNode, LoadedText, Callable[[], Policy], LinkSettings], Coroutine[Any, Any, None]]
     if args.command == "serve":
         never_fails("stdout")
-        api = config.api.for_serving()
-        preflight(link, logs.tell, daemon=True)
-        with logs.logged_stages() as tell:
-            draft = _load(config.node, tell)
-        node = _node(config, draft, family, energy, battery)
-        spare_what_is_loaded()
-        asyncio.run(_serve(config, link, node, draft.loaded, api, policy, ready_json=args.ready_json))
-        return 0
-    options = _options(args)
-    from edge_node.cli import commands
+        run = partial(_serve, config.api.for_serving(), ready_json=args.ready_json)
+    else:
+        options = _options(args)
+        from edge_node.cli.texts import prepare
 
-    command = commands.prepare(args)
-    preflight(link, logs.tell, daemon=False)
+        run = partial(_write, prepare(args), options)
+        if config.link.give_up_after is None:
+            link = replace(link, give_up_after=max(PATIENCE, options.wait))
+    preflight(link, logs.tell, daemon=args.command == "serve")
     with logs.logged_stages() as tell:
         draft = _load(config.node, tell)
-    from edge_node.completion.generator import CompletionGenerator
+    from edge_node.node import EdgeNode
 
-    node = _node(config, draft, family, energy, battery)
-    with contextlib.closing(CompletionGenerator(node, draft.loaded, policy, lambda: _PATIENCE)) as generator:
-        asyncio.run(_run(generator, link, command, options, events=args.events))
+    node = EdgeNode(
+        config.node,
+        draft.drafter,
+        draft.loaded.fingerprint,
+        draft.loaded.eos,
+        family=family,
+        energy=energy,
+        battery=battery,
+        tokenizer=draft.loaded.tokenizer_status,
+    )
+    spare_what_is_loaded()
+    asyncio.run(run(node, draft.loaded, partial(config.plan.new_policy, limits), link))
     return 0
 
 
@@ -137,44 +146,12 @@ def _options(args: argparse.Namespace) -> CompletionOptions:
     )
 
 
-def _node(
-    config: EdgeConfig,
-    draft: DraftModel,
-    family: FamilyCatalogue | None,
-    energy: EnergyMeter | None,
-    battery: BatteryGauge | None,
-) -> EdgeNode:
-    from edge_node.node import EdgeNode
-
-    loaded = draft.loaded
-    return EdgeNode(
-        config.node,
-        draft.drafter,
-        loaded.fingerprint,
-        loaded.eos,
-        family=family,
-        energy=energy,
-        battery=battery,
-        tokenizer=loaded.tokenizer_status,
-    )
-
-
-def _family(settings: FamilyOptions) -> FamilyCatalogue | None:
-    """What was kept of the family that the settings name; reading signatures is imported only where there is one."""
-    if settings.family is None:
-        return None
-    from edge_node.fleet.catalogue import family_catalogue
-
-    return family_catalogue(settings)
-
-
 async def _serve(
-    config: EdgeConfig,
-    base: LinkSettings,
-    node: EdgeNode,
-    loaded: LoadedText,
     api: ApiSettings,
+    node: EdgeNode,
+    text: LoadedText,
     policy: Callable[[], Policy],
+    link: LinkSettings,
     *,
     ready_json: bool,
 ) -> None:
@@ -186,9 +163,7 @@ async def _serve(
         if ready_json:
             sys.stdout.write(json.dumps({"ready": True, "host": api.api_host, "port": port}) + "\n")
             sys.stdout.flush()
-        serves = (
-            f"edge {config.node.edge} serves http://{api.api_host}:{port}/v1; the broker is {base.address}"
-        )
+        serves = f"edge {node.name} serves http://{api.api_host}:{port}/v1; the broker is {link.address}"
         logs.tell(serves)
         notify.ready(serves)
 
@@ -197,28 +172,29 @@ async def _serve(
 
     with contextlib.suppress(Cancelled):
         async with stoppable(ending):
-            await serve_node(
-                node,
-                loaded,
-                mqtt_link,
-                base,
-                policy=policy,
-                settings=api,
-                started=started,
-            )
+            await serve_node(node, text, mqtt_link, link, policy=policy, settings=api, started=started)
 
 
-async def _run(
-    generator: CompletionGenerator,
-    base: LinkSettings,
+async def _write(
     command: Command,
     options: CompletionOptions,
-    *,
-    events: bool,
+    node: EdgeNode,
+    text: LoadedText,
+    policy: Callable[[], Policy],
+    link: LinkSettings,
 ) -> None:
     """Run one command over a node of its own."""
-    from edge_node.cli.view import SessionView
+    from edge_node.completion.generator import CompletionGenerator
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    async with stoppable(), generator.node.running(mqtt_link, base, everyone=True):
-        await command(SessionView(generator, options, events))
+    def waiting(waits: Waiting) -> None:
+        if waits.attempt == 1:
+            reason = str(waits.error).partition("\n")[0]
+            logs.tell(f"{waits.what}: {reason}")
+
+    def connect(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
+        return mqtt_link(settings, on_wait=waiting)
+
+    with contextlib.closing(CompletionGenerator(node, text, policy, lambda: _RECONNECTS)) as generator:
+        async with stoppable(), node.running(connect, link, everyone=True):
+            await command(generator, options)

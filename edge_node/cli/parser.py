@@ -10,9 +10,6 @@ from flexspec_mq.daemon import logs
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.settings import add_show_command
 
-ONE_SHOT_PATIENCE = 15.0
-"""Seconds without a connection after which a command that answers and stops gives up, unless told otherwise."""
-
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
@@ -25,20 +22,15 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     ask = commands.add_parser("ask", help="answer one prompt and stop", allow_abbrev=False)
     ask.add_argument("prompt", nargs="?", help="what to ask; read from standard input when it is left out")
-    chat = commands.add_parser(
-        "chat", help="talk over several turns; one line each on standard input", allow_abbrev=False
-    )
     batch = commands.add_parser("batch", help="answer many prompts at once", allow_abbrev=False)
     batch.add_argument(
         "file", type=Path, help="JSON lines with `prompt`, or `turns` of which the first is used"
     )
     batch.add_argument("--at-once", type=int, default=8, help="texts written at a time (default: 8)")
-    for command in (ask, chat, batch):
-        # Whoever talks wants what a model writes best; whoever scripts, the same text each time.
-        _add_options(command, as_recommended=command is chat)
-        patience = {} if command is chat else {"give_up_after": ONE_SHOT_PATIENCE}
-        add_arguments(command, api=False, **patience)
-        command.add_argument("--events", action="store_true", help="print what happens as JSON lines")
+    ask.add_argument("--events", action="store_true", help="print what happens as JSON lines")
+    for command in (ask, batch):
+        _add_options(command)
+        add_arguments(command, api=False)
         logs.add_verbose(command)
     serves = commands.add_parser(
         "serve", help="an OpenAI-compatible HTTP API for programs on this device", allow_abbrev=False
@@ -51,32 +43,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     plan.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     add_address_arguments(plan)
-    for one in (serves, add_show_command(commands), add_doctor_command(commands)):
-        add_arguments(one)
-        logs.add_verbose(one)
+    for command in (serves, add_show_command(commands), add_doctor_command(commands)):
+        add_arguments(command)
+        logs.add_verbose(command)
     return parser
 
 
-def _add_options(command: argparse.ArgumentParser, *, as_recommended: bool) -> None:
+def _add_options(command: argparse.ArgumentParser) -> None:
+    """Add how texts are written. Whoever scripts wants the same text each time: greedy unless told otherwise."""
     text = command.add_argument_group("text")
-    text.add_argument(
-        "--max-tokens",
-        type=int,
-        default=256,
-        help="tokens to write at most; -1 is what the context leaves (default: 256)",
-    )
-    for name, kind, default, said in (
+    for name, kind, default, about in (
+        ("max-tokens", int, 256, "tokens to write at most; -1 is what the context leaves"),
         ("temperature", float, 0.0, "0 is greedy"),
         ("top-k", int, 0, "keep the k most likely tokens; 0 is all"),
         ("top-p", float, 1.0, "keep this mass of them; 1 is all"),
     ):
-        unset = "as the target's makers recommend" if as_recommended else f"{default:g}"
-        text.add_argument(
-            f"--{name}",
-            type=kind,
-            default=None if as_recommended else default,
-            help=f"{said} (default: {unset})",
-        )
+        text.add_argument(f"--{name}", type=kind, default=default, help=f"{about} (default: {default:g})")
     text.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
     text.add_argument("--ignore-eos", action="store_true", help="always write up to --max-tokens")
     text.add_argument("--timeout", type=float, help="seconds for one text (default: none)")
@@ -85,5 +67,6 @@ def _add_options(command: argparse.ArgumentParser, *, as_recommended: bool) -> N
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="wait for a worker while none serves the version (default: 0, say so at once)",
+        help="wait for the broker while it is away, and for a worker while none serves the version "
+        "(default: 0, say so at once)",
     )

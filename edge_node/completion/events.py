@@ -4,7 +4,7 @@
 |---|---|
 | `start` | `prompt_tokens`, `seed` |
 | `no_worker` | `version` that nobody serves, versions that are `online`, `seconds` that a worker is waited for |
-| `text` | `pieces`: [text, accepted] pairs; accepted tokens were the draft's, the others the target's |
+| `text` | `pieces`: [text, accepted] pairs; accepted tokens were the device's; `writers` of the pieces |
 | `stats` | live figures, see `Figures` |
 | `finish` | `reason`, `tokens` (ids), `text`, `stats`; with `error` and `hint` when it failed |
 """
@@ -58,7 +58,11 @@ async def events(
             async with aclosing(writing.pieces()) as parts:
                 async for pieces in parts:
                     text += "".join(piece for piece, _ in pieces)
-                    yield {"type": "text", "pieces": [(piece, by == "device") for piece, by in pieces]}
+                    yield {
+                        "type": "text",
+                        "pieces": [(piece, writer == "device") for piece, writer in pieces],
+                        "writers": [writer for _, writer in pieces],
+                    }
                     yield {"type": "stats", **asdict(writing.figures())}
         except FlexSpecError as error:
             over = isinstance(error, TimeIsOver)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from broker.launcher import PrivateBroker
+from flexspec_mq.chat.lines import Pipe
 from flexspec_mq.chat.main import build_parser, main
 from flexspec_mq.chat.settings import PROGRAM, ChatOptions
 from flexspec_mq.errors import UsageError
@@ -55,6 +56,47 @@ async def run(
             out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
+
+
+async def turns(monkeypatch: pytest.MonkeyPatch, descriptor: int) -> list[str]:
+    """Turns that come from a file descriptor as standard input, errors among them."""
+    found: list[str] = []
+    with os.fdopen(descriptor, "rb") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        pipe = Pipe()
+        while True:
+            try:
+                if (turn := await pipe.next()) is None:
+                    break
+                found.append(turn)
+            except UsageError as error:
+                found.append(error.message)
+        assert os.get_blocking(descriptor), "others share it, and it was left as it was found"
+    return found
+
+
+async def test_lines_are_bounded_and_a_bad_one_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("flexspec_mq.daemon.stdin.MAX_LINE", 100)
+    said = b"x" * 50_000 + b"\nshort\ncaf\xe9\none \\\ntwo\n" + b"y" * 101
+    long = "a line has more than 100 bytes"
+    expects = [
+        long,
+        "short",
+        "a line of standard input is not UTF-8: unexpected end of data",
+        "one \ntwo",
+        long,
+    ]
+    read_end, write_end = os.pipe()
+    os.write(write_end, said)
+    os.close(write_end)
+    assert await turns(monkeypatch, read_end) == expects
+    (tmp_path / "lines").write_bytes(said)
+    assert await turns(monkeypatch, os.open(tmp_path / "lines", os.O_RDONLY)) == expects
+    assert await turns(monkeypatch, os.open(os.devnull, os.O_RDONLY)) == []
+    monkeypatch.setattr(sys, "stdin", None)
+    assert await Pipe().next() is None
 
 
 async def test_a_script(mosquitto: PrivateBroker) -> None:

@@ -20,9 +20,6 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
-from edge_node.cli.parser import ONE_SHOT_PATIENCE, build_parser
-from edge_node.config import from_arguments
-from flexspec_mq.transport.arguments import link_settings
 from lab.testbed.site.process import Process
 from tests.integration.processes import ended, start, start_worker, status
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -205,12 +202,18 @@ def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str], tiny: Pa
     refused(capsys, served, 4, "gave up after 0.4 s", str(silent_port), "flexspec-broker run")
 
 
-def test_only_commands_that_answer_and_stop_give_up_by_themselves() -> None:
-    for command, patience in (("ask", ONE_SHOT_PATIENCE), ("batch", ONE_SHOT_PATIENCE), ("chat", None)):
-        args = build_parser().parse_args([command, *(["x"] if command != "chat" else [])])
-        assert link_settings(from_arguments(args).settings.link, "e").give_up_after == patience
-    args = build_parser().parse_args(["ask", "x", "--give-up-after", "inf"])
-    assert link_settings(from_arguments(args).settings.link, "e").give_up_after is None
+@pytest.mark.parametrize(("wait", "patience"), [("0", "3"), ("4", "4")])
+def test_a_command_that_answers_and_stops_gives_up_as_soon_as_the_api_would(
+    capsys: pytest.CaptureFixture[str], tiny: Path, silent_port: int, wait: str, patience: str
+) -> None:
+    asked = edge(["ask", "hi", "--draft", str(tiny), "--broker", f"127.0.0.1:{silent_port}", "--wait", wait])
+    said = capsys.readouterr()
+    where = f"nothing listens at 127.0.0.1:{silent_port}"
+    loading, connecting, error, hint = said.err.splitlines()
+    assert (asked, loading.partition(" ")[0]) == (4, "loading")
+    assert connecting == f"connecting to the broker at 127.0.0.1:{silent_port}: {where}"
+    assert error == f"error: gave up after {patience} s: {where}"
+    assert hint.startswith("  hint: is the broker running")
 
 
 def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path) -> None:

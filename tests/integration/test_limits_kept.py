@@ -31,21 +31,17 @@ async def worker(mosquitto: PrivateBroker, tiny: Path) -> AsyncIterator[Process]
 
 async def answered(broker: PrivateBroker, draft: Path, *flags: str) -> tuple[list[dict[str, Any]], str]:
     """Figures of two answers of one node, and standard error."""
-    chat = await start(
+    prompts = draft / "prompts.jsonl"
+    prompts.write_text('{"prompt": "number 0"}\n{"prompt": "number 1"}\n')
+    batch = await start(
         "edge_node",
-        *("chat", "--events", "--draft", str(draft), "--version", "limits", "--ignore-eos", "--no-lookup"),
-        *("--temperature", "0"),
-        *("--max-tokens", "60", "--broker", f"{broker.host}:{broker.port}", "--ahead", "0", *flags),
+        *("batch", str(prompts), "--at-once", "1", "--draft", str(draft), "--version", "limits"),
+        *("--ignore-eos", "--no-lookup", "--ahead", "0"),
+        *("--max-tokens", "60", "--broker", f"{broker.host}:{broker.port}", *flags),
     )
-    found: list[dict[str, Any]] = []
-    while len(found) < 2:
-        event = await chat.event()
-        if event["type"] == "waiting":
-            await chat.send({"say": f"number {len(found)}"})
-        elif event["type"] == "finish":
-            found.append(event["stats"])
-    await chat.end()
-    return found, chat.said
+    stats = [(await batch.event(lambda event: event["type"] == "finish"))["stats"] for _ in range(2)]
+    await batch.end()
+    return stats, batch.said
 
 
 @pytest.mark.usefixtures("worker")

@@ -1,0 +1,131 @@
+"""``flexspec-edge ask`` and ``batch``: texts of a node that runs for as long as the command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from contextlib import ExitStack, aclosing
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from edge_node.completion.events import events
+from flexspec_mq.controller.explain import LimitReport
+from flexspec_mq.controller.limits.states import in_words as limit_in_words
+from flexspec_mq.daemon.logs import tell
+from flexspec_mq.energy.model import in_words
+from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.models.prompts import read_prompts
+from flexspec_mq.models.text import Turn, text_from_bytes
+from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.terminal.answer import Answer
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from edge_node.completion.generator import CompletionGenerator
+    from edge_node.completion.options import CompletionOptions
+
+    Command = Callable[[CompletionGenerator, CompletionOptions], Awaitable[None]]
+
+
+def prepare(args: argparse.Namespace) -> Command:
+    """The command that the flags name, with its input read and checked before anything is loaded.
+
+    Raises:
+        UsageError: the input cannot be used.
+    """
+    if args.command == "ask":
+        prompt = _standard_input() if args.prompt is None else text_from_bytes(os.fsencode(args.prompt))
+        if not prompt.strip():
+            raise UsageError("the prompt is empty", hint="say what to write about")
+        return lambda by, options: ask(by, options, prompt, as_json=args.events)
+    prompts = read_prompts(args.file)
+    if not prompts:
+        raise UsageError(f"{args.file} holds no prompt")
+    if args.at_once < 1:
+        raise UsageError(f"--at-once {args.at_once} is less than 1")
+    return lambda by, options: batch(by, options, prompts, args.at_once)
+
+
+def _standard_input() -> str:
+    if sys.stdin is None:  # closed by whoever started us
+        return ""
+    return text_from_bytes(sys.stdin.buffer.read(), source="standard input")
+
+
+async def ask(by: CompletionGenerator, options: CompletionOptions, prompt: str, *, as_json: bool) -> None:
+    """Write one answer, and show it as it comes: its text, or its events as JSON lines."""
+    answer = Answer(Console(highlight=False))
+    waits = _line if as_json else _nothing
+    with ExitStack() as shown:
+        async with aclosing(events(by, (Turn("user", prompt),), options, waits)) as happens:
+            async for event in happens:
+                if as_json:
+                    _line(event)
+                elif event["type"] == "start":
+                    shown.enter_context(answer)
+                elif event["type"] == "text":
+                    parts = [text for text, _ in event["pieces"]]
+                    answer.text(zip(parts, event["writers"], strict=True))
+                elif event["type"] == "finish" and "error" not in event:
+                    shown.close()
+                    tell_finish(event, options)
+
+
+def tell_finish(finish: dict[str, Any], options: CompletionOptions) -> None:
+    """Say beside a text where it was cut, what it took out of the device, and which limits were not kept."""
+    stats = finish["stats"]
+    if finish["reason"] == FinishReason.LENGTH and not options.ignore_eos:
+        tell(f"cut at the limit of {len(finish['tokens'])} tokens; --max-tokens N sets another")
+    if stats["energy_j"] is not None:
+        tell(in_words(stats["energy_j"], stats["energy_j_per_100"], stats["energy_source"]))
+    for limit in stats["limits"]:
+        if limit["state"] not in {"kept", "unknown"}:
+            tell(limit_in_words(LimitReport(**limit)))
+
+
+async def batch(
+    by: CompletionGenerator, options: CompletionOptions, prompts: Sequence[tuple[str, str]], at_once: int
+) -> None:
+    """Answer all prompts, `at_once` at a time, a JSON line each; one that fails does not stop the others.
+
+    Raises:
+        FlexSpecError: some failed; as the first did.
+    """
+    slots = asyncio.Semaphore(at_once)
+    failures: list[FlexSpecError] = []
+
+    async def write(name: str, prompt: str) -> None:
+        async with slots:
+            try:
+                async with aclosing(events(by, (Turn("user", prompt),), options, _nothing)) as happens:
+                    async for event in happens:
+                        if event["type"] == "finish":
+                            _line({**event, "name": name})
+            except FlexSpecError as error:
+                failures.append(error)
+                _line({"type": "error", "error": error.message, "hint": error.hint, "name": name})
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, prompt in prompts:
+                group.create_task(write(name, prompt))
+    except* BrokenPipeError:  # whoever read our output went away
+        raise BrokenPipeError from None
+    if failures:
+        raise type(failures[0])(
+            f"{len(failures)} of {len(prompts)} texts failed; the first: {failures[0].message}",
+            hint=failures[0].hint,
+        )
+
+
+def _nothing(_: dict[str, Any]) -> None: ...
+
+
+def _line(event: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
