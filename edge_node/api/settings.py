@@ -10,6 +10,7 @@ from typing import Annotated, Self
 from edge_node.completion.limits import CompletionLimits
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Complaint, Setting, verify
+from flexspec_mq.settings.api_key import read_api_key
 from flexspec_mq.settings.hosts import is_loopback
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:]+", re.IGNORECASE)
@@ -137,15 +138,7 @@ class ApiSettings(CompletionLimits):
         Raises:
             UsageError: its file cannot be read, or it cannot stand in a header.
         """
-        key = self.api_key
-        if self.api_key_file is not None:
-            try:
-                key = self.api_key_file.read_text(encoding="utf-8").split("\n", 1)[0]
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"--api-key-file {self.api_key_file} cannot be read: {error}") from error
-        if key is not None and not (key.isascii() and key.strip()):
-            raise UsageError("the API key is empty or not ASCII", hint="clients send it in an HTTP header")
-        return key
+        return read_api_key(self.api_key, self.api_key_file)
 
     @property
     def max_requests(self) -> int:

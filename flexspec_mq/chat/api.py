@@ -7,9 +7,9 @@ from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import httpx2
+import msgspec
 
-from flexspec_mq.chat.refusals import AGAIN, refused
-from flexspec_mq.chat.wire import Failed, read
+from flexspec_mq.chat.wire import AGAIN, read, refused
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
 from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList
@@ -25,6 +25,12 @@ MAX_EVENT = 64 * 2**20
 """Bytes of one event; a client that lags gets all that it missed in one."""
 MAX_REFUSAL = 2**20
 _DONE = "[DONE]"
+
+
+class Failed(msgspec.Struct, frozen=True):
+    """The error of an event, if it is one."""
+
+    error: Error | None = None
 
 
 class NotReached(LinkDown):
@@ -126,14 +132,19 @@ class Api:
         if answer.status_code == 200:
             return answer
         try:
-            raise refused(
-                _failure(await self._body(answer), answer),
-                status=answer.status_code,
-                retry_after=answer.headers.get("retry-after"),
-                request=answer.headers.get("x-request-id"),
-            )
+            body = await self._body(answer)
         finally:
             await answer.aclose()
+        try:
+            failure = read(body, ErrorBody).error
+        except RemoteProtocolError:  # a proxy, for example, says it in its own way
+            failure = Error(message=f"what answers is no API of an edge node: {answer.reason_phrase}")
+        raise refused(
+            failure,
+            status=answer.status_code,
+            retry_after=answer.headers.get("retry-after"),
+            request=answer.headers.get("x-request-id"),
+        )
 
     async def _body(self, answer: httpx2.Response) -> bytes:
         found = bytearray()
@@ -151,14 +162,6 @@ class Api:
     @staticmethod
     def _broken() -> LinkDown:
         return LinkDown("the connection to the API broke in the middle of the answer", hint=AGAIN)
-
-
-def _failure(body: bytes, answer: httpx2.Response) -> Error:
-    """What a refusal says; something else than the API, a proxy for example, says it in its own way."""
-    try:
-        return read(body, ErrorBody).error
-    except RemoteProtocolError:
-        return Error(message=f"what answers is no API of an edge node: {answer.reason_phrase}")
 
 
 @asynccontextmanager

@@ -3,74 +3,58 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
 
 from flexspec_mq.energy.model import in_words
-from schemas.openai import Usage
+from schemas.openai import FlexspecUsage, Usage
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class AnswerFigures:
-    """One answer, as the client saw it.
+    """One answer, as the client sees it come.
 
     Attributes:
-        seconds: from the question to the end.
-        first: seconds to the first text; None if there was none.
-        usage: as the API says it; None if the answer was stopped.
+        began: when it was asked for.
+        seconds: seconds from the question to the end.
+        first: seconds to the first text; None before any.
+        usage: figures of the API; None if the answer was stopped.
         reason: why it ended; None if it was stopped.
     """
 
-    seconds: float
-    first: float | None
-    usage: Usage | None
-    reason: str | None
+    began: float = field(default_factory=time.monotonic)
+    seconds: float = 0.0
+    first: float | None = None
+    usage: Usage | None = None
+    reason: str | None = None
 
-
-class Clock:
-    """Times one answer."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._first: float | None = None
-
-    def text(self) -> None:
-        """Some text is there."""
-        if self._first is None:
-            self._first = time.monotonic()
-
-    def took(self, usage: Usage | None, reason: str | None) -> AnswerFigures:
-        """The answer is over."""
-        first = None if self._first is None else self._first - self._began
-        return AnswerFigures(time.monotonic() - self._began, first, usage, reason)
-
-
-def line(took: AnswerFigures) -> str:
-    """The figures of one answer in one line."""
-    usage, first = took.usage, "–" if took.first is None else f"{took.first:.2f} s"
-    if usage is None:
-        return f"stopped after {took.seconds:.1f} s · first text {first}"
-    found, tokens = usage.flexspec, usage.completion_tokens
-    parts = [
-        f"{tokens} tokens in {took.seconds:.1f} s, {_rate(tokens, took.seconds)}",
-        f"first text {first}",
-        f"accepted {found.accepted} of {found.drafted}{_share(found.accepted, found.drafted)}"
-        + (f", {found.looked_up} by lookup" if found.looked_up else ""),
-        *([f"{found.worker_accepted} by the worker's draft"] if found.worker_accepted else ()),
-        f"{found.rounds} rounds",
-        f"{size(found.bytes_up)} up, {size(found.bytes_down)} down",
-        *(
-            [in_words(found.energy_j, found.energy_j_per_100, found.energy_source)]
-            if found.energy_j is not None
-            else ()
-        ),
-        f"seed {'–' if found.seed is None else found.seed}",
-    ]
-    if took.reason == "length" and found.default_limit is not None:
-        parts.append(f"cut at the node's limit of {found.default_limit:,} tokens; /max-tokens N sets another")
-    elif took.reason == "length":
-        parts.append("cut at the limit of tokens")
-    return " · ".join(parts)
+    def line(self) -> str:
+        """The figures in one line."""
+        first = f"first text {'–' if self.first is None else f'{self.first:.2f} s'}"
+        if self.usage is None:
+            return f"stopped after {self.seconds:.1f} s · {first}"
+        told, tokens = self.usage.flexspec, self.usage.completion_tokens
+        by_lookup = f", {told.looked_up} by lookup" if told.looked_up else ""
+        parts = [
+            f"{tokens} tokens in {self.seconds:.1f} s, {_rate(tokens, self.seconds)}",
+            first,
+            f"accepted {told.accepted} of {told.drafted}{_share(told.accepted, told.drafted)}{by_lookup}",
+            f"{told.worker_accepted} by the worker's draft" if told.worker_accepted else "",
+            f"{told.rounds} rounds",
+            f"{size(told.bytes_up)} up, {size(told.bytes_down)} down",
+            ""
+            if told.energy_j is None
+            else in_words(told.energy_j, told.energy_j_per_100, told.energy_source),
+            f"seed {'–' if told.seed is None else told.seed}",
+        ]
+        if self.reason == "length" and told.default_limit is not None:
+            parts.append(
+                f"cut at the node's limit of {told.default_limit:,} tokens; /max-tokens N sets another"
+            )
+        elif self.reason == "length":
+            parts.append("cut at the limit of tokens")
+        return " · ".join(filter(None, parts))
 
 
 @dataclass(slots=True)
@@ -78,7 +62,7 @@ class Totals:
     """All answers of a conversation.
 
     Attributes:
-        took: of each that was answered or stopped.
+        took: figures of each that was answered or stopped.
         failed: questions without an answer.
     """
 
@@ -86,51 +70,47 @@ class Totals:
     failed: int = 0
 
     def rows(self) -> list[tuple[str, str]]:
-        """As (name, value)."""
+        """Names and values."""
         usages = [took.usage for took in self.took if took.usage is not None]
+        told = [usage.flexspec for usage in usages]
         firsts = [took.first for took in self.took if took.first is not None]
         seconds = sum(took.seconds for took in self.took if took.usage is not None)
         tokens = sum(usage.completion_tokens for usage in usages)
-        drafted = sum(usage.flexspec.drafted for usage in usages)
-        accepted = sum(usage.flexspec.accepted for usage in usages)
-        rounds = sum(usage.flexspec.rounds for usage in usages)
-        up, down = (
-            sum(getattr(usage.flexspec, way) for usage in usages) for way in ("bytes_up", "bytes_down")
-        )
+        prompts = sum(usage.prompt_tokens for usage in usages)
+        drafted, accepted, rounds = _sum(told, "drafted"), _sum(told, "accepted"), _sum(told, "rounds")
         stopped = len(self.took) - len(usages)
+        joules = [one.energy_j for one in told if one.energy_j is not None]
+        sources = _names(one.energy_source for one in told if one.energy_j is not None)
+        looked_up = _sum(told, "looked_up")
         rows = [
             ("answers", f"{len(usages)}, and {stopped} stopped, {self.failed} failed"),
-            (
-                "tokens",
-                f"{tokens} written, {_rate(tokens, seconds)}; prompts {sum(u.prompt_tokens for u in usages)}",
-            ),
+            ("tokens", f"{tokens} written, {_rate(tokens, seconds)}; prompts {prompts}"),
             ("acceptance", f"{accepted} of {drafted} drafted tokens{_share(accepted, drafted)}"),
             ("rounds", f"{rounds}, {tokens / rounds if rounds else 0:.2f} tokens each"),
-            ("MQTT payload", f"{size(up)} up, {size(down)} down"),
+            ("MQTT payload", f"{size(_sum(told, 'bytes_up'))} up, {size(_sum(told, 'bytes_down'))} down"),
+            ("energy", f"{sum(joules):.1f} J ({sources})" if joules else ""),
+            ("by lookup", f"{looked_up} of the accepted tokens" if looked_up else ""),
+            (
+                "first text after",
+                f"{median(firsts):.2f} s in the middle, {max(firsts):.2f} s at most" if firsts else "",
+            ),
+            ("written by", _names(one.version for one in told)),
+            ("exactness", _names(one.exactness for one in told)),
         ]
-        if spent := [
-            (one.energy_source, one.energy_j) for u in usages if (one := u.flexspec).energy_j is not None
-        ]:
-            sources = ", ".join(sorted({source for source, _ in spent}))
-            rows.append(("energy", f"{sum(joules for _, joules in spent):.1f} J ({sources})"))
-        if looked_up := sum(usage.flexspec.looked_up for usage in usages):
-            rows.append(("by lookup", f"{looked_up} of the accepted tokens"))
-        if firsts:
-            rows.append(
-                ("first text after", f"{median(firsts):.2f} s in the middle, {max(firsts):.2f} s at most")
-            )
-        if names := sorted({u.flexspec.version for u in usages if u.flexspec.version}):
-            rows.append(("written by", ", ".join(names)))
-        if words := sorted({u.flexspec.exactness for u in usages if u.flexspec.exactness}):
-            rows.append(("exactness", ", ".join(words)))
-        if stopped:
-            rows.append(("", "figures of answers that were stopped are not known"))
-        return rows
+        return [(name, value) for name, value in rows if value]
 
 
 def size(count: int) -> str:
     """Bytes for people."""
     return f"{count} B" if count < 10_000 else f"{count / 1000:.1f} kB"
+
+
+def _sum(told: list[FlexspecUsage], name: str) -> int:
+    return sum(getattr(usage, name) for usage in told)
+
+
+def _names(words: Iterable[str]) -> str:
+    return ", ".join(sorted({word for word in words if word}))
 
 
 def _rate(tokens: int, seconds: float) -> str:

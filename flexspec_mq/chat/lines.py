@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import Completer, Completion
+from prompt_toolkit.completion import WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings
 from prompt_toolkit.output import ColorDepth
@@ -15,11 +14,9 @@ from flexspec_mq.daemon.streams import InputLines
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
-    from prompt_toolkit.completion import CompleteEvent
-    from prompt_toolkit.document import Document
     from prompt_toolkit.key_binding import KeyPressEvent
 
 GOES_ON = "\\"
@@ -31,7 +28,10 @@ class Terminal:
 
     Args:
         history: file that typed lines are kept in; None forgets them.
-        words: completed by Tab at the beginning of a line.
+        words: words that Tab completes at the beginning of a line.
+
+    Raises:
+        UsageError: the history cannot be used.
     """
 
     def __init__(self, history: Path | None, words: Iterable[str]) -> None:
@@ -40,7 +40,7 @@ class Terminal:
             multiline=True,
             key_bindings=_keys(),
             prompt_continuation="… ",
-            completer=_Words(words),
+            completer=WordCompleter(sorted(words), sentence=True),
             complete_while_typing=False,
             color_depth=ColorDepth.DEPTH_1_BIT,
         )
@@ -53,30 +53,14 @@ class Terminal:
             return None
 
 
-class _Words(Completer):
-    def __init__(self, words: Iterable[str]) -> None:
-        self._words = sorted(words)
-
-    def get_completions(self, document: Document, _event: CompleteEvent) -> Iterator[Completion]:
-        before = document.text_before_cursor
-        if before.startswith("/"):
-            for word in self._words:
-                if word.startswith(before):
-                    yield Completion(word, start_position=-len(before))
-
-
 def _history(path: Path | None) -> History:
-    """Typed lines of earlier chats; nobody else can read them.
-
-    Raises:
-        UsageError: the file cannot be used.
-    """
+    """Typed lines of earlier chats; nobody else can read them."""
     if path is None:
         return InMemoryHistory()
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)) as file:
-            os.fchmod(file.fileno(), 0o600)
+        path.touch(mode=0o600)
+        path.chmod(0o600)
     except OSError as error:
         raise UsageError(
             f"the history {path} cannot be written: {error.strerror}",
@@ -133,15 +117,3 @@ class Pipe:
                 return "\n".join([*turn, text])
             turn.append(text.removesuffix(GOES_ON))
         return "\n".join(turn) if turn else None
-
-
-Lines = Terminal | Pipe
-
-
-def lines(*, people: bool, history: Callable[[], Path | None], words: Iterable[str]) -> Lines:
-    """Where turns come from.
-
-    Raises:
-        UsageError: the history cannot be used.
-    """
-    return Terminal(history(), words) if people else Pipe()

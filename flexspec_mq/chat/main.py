@@ -9,18 +9,18 @@ import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
-from flexspec_mq.chat.options import NUMBERS, GenerationOptions
-from flexspec_mq.chat.settings import add_arguments, from_arguments
+from flexspec_mq.chat.conversation import NUMBERS, Conversation, GenerationOptions
+from flexspec_mq.chat.settings import PROGRAM
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
-from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.settings import add_flags, add_show_command, load, show
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexspec_mq.chat.lines import Lines
-    from flexspec_mq.chat.session import Session
+    from flexspec_mq.chat.lines import Pipe, Terminal
+    from flexspec_mq.chat.session import ChatSession
     from flexspec_mq.chat.settings import ChatOptions
 
 _INTERRUPT = (signal.SIGINT,)
@@ -37,8 +37,8 @@ def build_parser() -> argparse.ArgumentParser:
     # No abbreviations: --api-key, which is no flag of ours, would be taken for --api-key-file.
     parser = argparse.ArgumentParser(prog="flexspec chat", description=__doc__, allow_abbrev=False)
     shows = add_show_command(parser.add_subparsers(dest="command", metavar="command"))
-    for one in (parser, shows):
-        add_arguments(one, inner=one is shows)
+    for command in (parser, shows):
+        add_flags(command, PROGRAM, titles={"chat": "API and terminal"}, inner=command is shows)
     text = parser.add_argument_group("text")
     text.add_argument("--system", metavar="TEXT", help="what the conversation begins with (default: nothing)")
     for name, number in NUMBERS.items():
@@ -50,17 +50,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
-    loaded = from_arguments(args)
+    loaded = load(PROGRAM, args)
     if args.command == "config":
         show(loaded, json=args.json)
         return 0
     settings = loaded.settings.chat
-    given = {name: text for name in NUMBERS if (text := getattr(args, name)) is not None}
-    options = GenerationOptions(
-        model=settings.model,
-        system=args.system,
-        **{name: NUMBERS[name].read(name, text) for name, text in given.items()},  # type: ignore[arg-type]
-    )
+    options = GenerationOptions(model=settings.model, system=args.system)
+    for name, number in NUMBERS.items():
+        if (text := getattr(args, name)) is not None:
+            setattr(options, name, number.read(name, text))
     try:
         import httpx2  # noqa: F401
         import prompt_toolkit  # noqa: F401
@@ -74,9 +72,8 @@ def _main(argv: Sequence[str]) -> int:
 async def _run(settings: ChatOptions, options: GenerationOptions) -> int:
     from flexspec_mq.chat.api import api_at
     from flexspec_mq.chat.commands import COMMANDS, check_model
-    from flexspec_mq.chat.conversation import Conversation
-    from flexspec_mq.chat.lines import lines
-    from flexspec_mq.chat.session import Session
+    from flexspec_mq.chat.lines import Pipe, Terminal
+    from flexspec_mq.chat.session import ChatSession
     from flexspec_mq.chat.view import View
 
     people = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
@@ -85,8 +82,8 @@ async def _run(settings: ChatOptions, options: GenerationOptions) -> int:
     view = View(people=people, color=settings.color)
     # What ends the program leaves the terminal as it was, and tells the node.
     async with stoppable(numbers=(signal.SIGTERM, signal.SIGHUP)), api_at(settings) as api:
-        turns = lines(people=people, history=settings.history_file, words=COMMANDS)
-        session = Session(api, Conversation(options), view)
+        turns = Terminal(settings.history_file(), COMMANDS) if people else Pipe()
+        session = ChatSession(api, Conversation(options), view)
         async with stoppable(numbers=_INTERRUPT):
             known = await api.models()
         if options.model is not None:
@@ -99,7 +96,7 @@ async def _run(settings: ChatOptions, options: GenerationOptions) -> int:
         return await _talk(session, turns)
 
 
-async def _talk(session: Session, turns: Lines) -> int:
+async def _talk(session: ChatSession, turns: Pipe | Terminal) -> int:
     """Turn after turn until the user ends; returns the exit code."""
     from flexspec_mq.chat.commands import Quit, take
 

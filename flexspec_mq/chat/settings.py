@@ -5,26 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Loaded, Program, Section, Setting, add_flags, load
+from flexspec_mq.settings import Complaint, Program, Section, Setting
+from flexspec_mq.settings.api_key import read_api_key
 from flexspec_mq.settings.hosts import is_loopback
-
-if TYPE_CHECKING:
-    import argparse
 
 
 def _url(value: str) -> Complaint | None:
     try:
-        parts = urlsplit(value)
-        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        fits = (
-            fits
-            and parts.path.rstrip("/") in {"", "/v1"}
-            and not (parts.query or parts.fragment or parts.username)
-        )
+        url = urlsplit(value)
+        fits = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+        fits &= url.path.rstrip("/") in {"", "/v1"} and not (url.query or url.fragment or url.username)
     except ValueError:
         fits = False
     return (
@@ -81,15 +74,7 @@ class ChatOptions(Section):
         Raises:
             UsageError: its file cannot be read, or it cannot stand in a header.
         """
-        key = self.api_key
-        if self.api_key_file is not None:
-            try:
-                key = self.api_key_file.read_text(encoding="utf-8").split("\n", 1)[0].strip()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"--api-key-file {self.api_key_file} cannot be read: {error}") from error
-        if key is not None and not (key.isascii() and key.isprintable() and key):
-            raise UsageError("the API key is empty or not ASCII", hint="it travels in an HTTP header")
-        return key
+        return read_api_key(self.api_key, self.api_key_file)
 
     def history_file(self) -> Path | None:
         """Where typed lines are kept; None keeps none."""
@@ -115,17 +100,3 @@ class ChatConfig:
 
 PROGRAM = Program("chat", ChatConfig)
 """``chat.toml`` and ``FLEXSPEC_CHAT_…``."""
-
-
-def add_arguments(parser: argparse.ArgumentParser, *, inner: bool = False) -> None:
-    """Add the flags of all settings; `inner` is for a subcommand, since the command itself has them too."""
-    add_flags(parser, PROGRAM, titles={"chat": "API and terminal"}, inner=inner)
-
-
-def from_arguments(args: argparse.Namespace) -> Loaded[ChatConfig]:
-    """Settings from parsed flags, the environment and the file; see `add_arguments`.
-
-    Raises:
-        UsageError: an unknown key or an impossible value.
-    """
-    return load(PROGRAM, args)

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from flexspec_mq.daemon.main import print_error
@@ -37,7 +35,7 @@ class View:
         self._said = self._out if people else Console(file=sys.stderr, highlight=False, no_color=True)
 
     def legend(self) -> None:
-        """Which colour means what, where there are colours."""
+        """Say which colour means what, where there are colours."""
         if self.people:
             self._out.print(legend())
 
@@ -47,34 +45,30 @@ class View:
         with _no_echo(self.people), Answer(self._out) as answer:
             yield answer
 
-    def say(self, text: str) -> None:
-        """A line of ours, however long."""
-        self._said.print(Text(printable(text)), soft_wrap=not self.people)
+    def say(self, text: str, style: str = "") -> None:
+        """Print a line of ours, however long."""
+        self._said.print(Text(printable(text), style if self.people else ""), soft_wrap=not self.people)
 
     def aside(self, text: str) -> None:
-        """A line that is not that important."""
-        self._said.print(Text(printable(text), style="dim" if self.people else ""), soft_wrap=not self.people)
+        """Print a line that is not that important."""
+        self.say(text, "dim")
 
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
-        """Names and values."""
-        if not self.people:
-            for name, value in rows:
-                self.say(f"{name}: {value}" if name else value)
-            return
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        """Print names and values."""
+        rows = list(rows)
+        width = max(len(name) for name, _ in rows) if self.people else 0
         for name, value in rows:
-            table.add_row(Text(printable(name), style="bold"), Text(printable(value)))
-        self._said.print(table)
+            self.say(f"{name:<{width}}  {value}" if self.people else f"{name}: {value}")
 
     def error(self, error: FlexSpecError) -> None:
-        """An error and what to do about it."""
+        """Print an error and what to do about it."""
         message, hint = printable(error.message), printable(error.hint)
         if not self.people:
             print_error(FlexSpecError(message, hint=hint))
             return
         self._out.print(Text.assemble(("error: ", "red"), message))
         if hint:
-            self._out.print(Padding(Text(f"hint: {hint}"), (0, 0, 0, 2)))
+            self._out.print(Text(f"  hint: {hint}"))
 
 
 @contextmanager

@@ -15,9 +15,8 @@ import pytest
 from broker.launcher import PrivateBroker
 from flexspec_mq.chat.api import api_at
 from flexspec_mq.chat.commands import Quit, take
-from flexspec_mq.chat.conversation import Conversation
-from flexspec_mq.chat.options import GenerationOptions
-from flexspec_mq.chat.session import Session
+from flexspec_mq.chat.conversation import Conversation, GenerationOptions
+from flexspec_mq.chat.session import ChatSession
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.chat.view import View
 from flexspec_mq.daemon.signals import stoppable
@@ -39,10 +38,10 @@ Output = pytest.CaptureFixture[str]
 @asynccontextmanager
 async def chat(
     url: str, *, seed: int | None = 5, max_tokens: int = 20, **options: Any
-) -> AsyncIterator[Session]:
+) -> AsyncIterator[ChatSession]:
     async with api_at(ChatOptions(url=url, **{"patience": 2.0, **options})) as api:
         talk = Conversation(GenerationOptions(seed=seed, max_tokens=max_tokens))
-        yield Session(api, talk, View(people=False, color=False))
+        yield ChatSession(api, talk, View(people=False, color=False))
 
 
 async def interruptible(work: Awaitable[None]) -> None:

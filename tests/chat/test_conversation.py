@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from flexspec_mq.chat.conversation import Conversation, Exchange
-from flexspec_mq.chat.figures import AnswerFigures, Totals, line, size
-from flexspec_mq.chat.options import NUMBERS, GenerationOptions
-from flexspec_mq.chat.refusals import refused
-from flexspec_mq.chat.wire import pieces, read
+from flexspec_mq.chat.conversation import NUMBERS, Conversation, Exchange, GenerationOptions
+from flexspec_mq.chat.figures import AnswerFigures, Totals, size
+from flexspec_mq.chat.wire import pieces, read, refused
 from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
 from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage
 
@@ -33,13 +31,13 @@ def test_a_request_says_all_that_was_said_and_asked_for() -> None:
 
 def test_questions_are_taken_back() -> None:
     talk = Conversation(GenerationOptions())
-    assert talk.take_back() is None
     talk.answered("one", "1")
-    talk.failed("two")
+    talk.unanswered = "two"
     assert len(talk.body("x")["messages"]) == 3  # what failed is not sent
     assert talk.take_back() == "two"
     assert talk.take_back() == "one"
-    assert talk.take_back() is None
+    with pytest.raises(UsageError, match="nothing was asked yet"):
+        talk.take_back()
 
 
 def test_files(tmp_path: Path) -> None:
@@ -65,7 +63,7 @@ def test_a_file_of_something_else_is_neither_read_nor_written_over(tmp_path: Pat
             use(path)
     assert path.read_text() == "years of work"
     with pytest.raises(UsageError, match="cannot be written"):
-        Conversation(GenerationOptions()).save(tmp_path / "none" / "x.json")
+        Conversation(GenerationOptions()).save(tmp_path / "thesis.txt" / "x.json")
 
 
 @pytest.mark.parametrize(
@@ -143,13 +141,13 @@ USAGE = Usage(prompt_tokens=30, completion_tokens=40, total_tokens=70, flexspec=
 
 
 def test_the_line_of_an_answer() -> None:
-    said = line(AnswerFigures(4.0, 0.5, USAGE, "length"))
+    said = AnswerFigures(0.0, 4.0, 0.5, USAGE, "length").line()
     for part in (
         "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%), 6 by lookup",
         "5 by the worker's draft", "16 rounds", "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
     ):  # fmt: skip
         assert part in said
-    assert line(AnswerFigures(1.5, None, None, None)) == "stopped after 1.5 s · first text –"
+    assert AnswerFigures(0.0, 1.5, None, None, None).line() == "stopped after 1.5 s · first text –"
     assert " J" not in said
 
 
@@ -157,19 +155,19 @@ def test_energy_is_told_where_it_is_known() -> None:
     spent = structs.replace(
         TOLD, energy_j=12.0, energy_j_per_100=30.0, energy_source="modelled: phone-4g by 4g"
     )
-    took = AnswerFigures(4.0, 0.5, structs.replace(USAGE, flexspec=spent), "stop")
-    assert "12.0 J, 30.0 J for 100 tokens (modelled: phone-4g by 4g)" in line(took)
-    rows = dict(Totals([took, took, AnswerFigures(4.0, 0.5, USAGE, "stop")]).rows())
+    took = AnswerFigures(0.0, 4.0, 0.5, structs.replace(USAGE, flexspec=spent), "stop")
+    assert "12.0 J, 30.0 J for 100 tokens (modelled: phone-4g by 4g)" in took.line()
+    rows = dict(Totals([took, took, AnswerFigures(0.0, 4.0, 0.5, USAGE, "stop")]).rows())
     assert rows["energy"] == "24.0 J (modelled: phone-4g by 4g)"
-    assert "energy" not in dict(Totals([AnswerFigures(4.0, 0.5, USAGE, "stop")]).rows())
+    assert "energy" not in dict(Totals([AnswerFigures(0.0, 4.0, 0.5, USAGE, "stop")]).rows())
 
 
 def test_totals() -> None:
     totals = Totals(
         [
-            AnswerFigures(4.0, 0.5, USAGE, "stop"),
-            AnswerFigures(6.0, 1.5, USAGE, "stop"),
-            AnswerFigures(9.0, 2.5, None, None),
+            AnswerFigures(0.0, 4.0, 0.5, USAGE, "stop"),
+            AnswerFigures(0.0, 6.0, 1.5, USAGE, "stop"),
+            AnswerFigures(0.0, 9.0, 2.5, None, None),
         ],
         2,
     )
