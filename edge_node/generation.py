@@ -50,23 +50,6 @@ class GenerationRequest:
     recommended: Callable[[SamplingParams], SamplingParams] | None = None
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Payload bytes and messages of one session, both ways.
-
-    Attributes:
-        up, down: payload bytes.
-        sent, received: messages.
-        opened: bytes of the first message and when it went out, if it is large and nothing has come since.
-    """
-
-    up: int = 0
-    down: int = 0
-    sent: int = 0
-    received: int = 0
-    opened: tuple[int, float] | None = None
-
-
 @dataclass(slots=True, eq=False)
 class Generation:
     """A text being written. Iterate over it to get what is committed, then the finish.
@@ -77,7 +60,9 @@ class Generation:
         session: the protocol's number of it.
         machine: the protocol machine; read its counters and observation.
         energy: counts what it takes out of the device; None where nobody wants to know.
-        traffic: counted as it goes.
+        bytes_up, bytes_down: MQTT payload.
+        messages: sent to workers.
+        opened: bytes of the first message and when it went out, if it is large and nothing has come since.
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
         seconds: that these took.
@@ -88,7 +73,10 @@ class Generation:
     request: GenerationRequest
     machine: EdgeSession
     energy: TextEnergy | None = None
-    traffic: Traffic = field(default_factory=Traffic)
+    bytes_up: int = 0
+    bytes_down: int = 0
+    messages: int = 0
+    opened: tuple[int, float] | None = None
     asked: float = field(default_factory=time.monotonic)
     paced: int = 0
     seconds: float = 0.0
@@ -99,15 +87,14 @@ class Generation:
 
     def sent(self, size: int) -> None:
         """A message with so many bytes of payload goes out."""
-        self.traffic.up += size
-        self.traffic.sent += 1
+        self.bytes_up += size
+        self.messages += 1
         if self.energy is not None:
             self.energy.sent(size, time.monotonic())
 
     def received(self, size: int) -> None:
         """One has come."""
-        self.traffic.down += size
-        self.traffic.received += 1
+        self.bytes_down += size
         if self.energy is not None:
             self.energy.received(size, time.monotonic())
 

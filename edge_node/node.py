@@ -391,10 +391,9 @@ class EdgeNode:
             generation = None  # its worker is told to close it, as one that is none of ours
         if generation is not None:
             generation.received(len(payload))
-            traffic = generation.traffic
-            if traffic.opened is not None:
-                size, at = traffic.opened
-                traffic.opened = None
+            if generation.opened is not None:
+                size, at = generation.opened
+                generation.opened = None
                 self._controller.carried(size, now - at, now)
             self._perform(generation, generation.machine.receive(message, now))
         elif isinstance(message, Verdict):
@@ -464,8 +463,7 @@ class EdgeNode:
         generation.sent(len(payload))
         if len(payload) >= BIG:
             # Only the first message says how long it takes: an answer to it may come after the next.
-            traffic = generation.traffic
-            traffic.opened = None if traffic.sent > 1 else (len(payload), time.monotonic())
+            generation.opened = None if generation.messages > 1 else (len(payload), time.monotonic())
         if send.to_worker is None:
             topic = topics.open_topic(generation.machine.version, self._settings.edge)
         else:

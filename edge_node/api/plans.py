@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge_node.completion.figures import PlanFigures
+from edge_node.completion.figures import limits_told, plan_told
 from flexspec_mq.controller.estimates import estimates
-from schemas.plan import LimitReport, Plan, PlanAlternative, PlanEstimate, PlanList, VersionPlan
+from schemas.plan import PlanAlternative, PlanEstimate, PlanList, VersionPlan
 
 if TYPE_CHECKING:
     from edge_node.node import EdgeNode
@@ -33,7 +33,7 @@ def _told(version: str, planned: Planned, under_way: bool, now: float) -> Versio
         version=version,
         under_way=under_way,
         age_s=None if at is None else max(0.0, now - at),
-        plan=msgspec.convert(PlanFigures.of(planned), Plan, from_attributes=True),
+        plan=plan_told(planned),
         alternatives=[
             PlanAlternative(
                 name=one.name,
@@ -48,5 +48,5 @@ def _told(version: str, planned: Planned, under_way: bool, now: float) -> Versio
             name: msgspec.convert(one, PlanEstimate, from_attributes=True)
             for name, one in estimates(planned.seen).items()
         },
-        limits=[msgspec.convert(one, LimitReport, from_attributes=True) for one in planned.limits],
+        limits=limits_told(planned),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.api.client import get, reached_at
+from edge_node.api.client import ask, reached_at
 from flexspec_mq.errors import FlexSpecError, LinkError, LinkRefused, RemoteProtocolError, UsageError
 from flexspec_mq.terminal.printable import printable
 from schemas.openai import ErrorBody
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edge_node.api.settings import ApiSettings
-    from schemas.plan import LimitReport, PlanAlternative, PlanEstimate, VersionPlan
+    from schemas.plan import LimitReport, VersionPlan
 
 PATH = "/v1/plan"
 
@@ -37,100 +37,87 @@ def show_plans(api: ApiSettings, *, as_json: bool) -> None:
         RemoteProtocolError: what answers is no edge node of ours.
         FlexSpecError: no text was begun yet.
     """
-    said = _ask(api)
-    try:
-        found = msgspec.convert(said, PlanList)
-    except msgspec.ValidationError as error:
-        raise _stranger(api) from error
-    if not found.data:
+    told, plans = _ask(api)
+    if not plans:
         raise FlexSpecError(
             "the edge node has planned nothing yet", hint="have it write a text first: flexspec chat"
         )
-    sys.stdout.write(
-        json.dumps(said) + "\n" if as_json else printable("\n\n".join(map(_table, found.data))) + "\n"
-    )
+    sys.stdout.write(json.dumps(told) if as_json else printable("\n\n".join(map(_table, plans))))
+    sys.stdout.write("\n")
 
 
-def _ask(api: ApiSettings) -> dict[str, Any]:
+def _ask(api: ApiSettings) -> tuple[dict[str, Any], list[VersionPlan]]:
     host, port = reached_at(api.api_host), api.api_port
     if not port:
         raise UsageError("--api-port 0 is any free port", hint="name the one that the edge node has taken")
+    stranger = RemoteProtocolError(
+        f"what answers on {api.api_host} port {port} is no edge node that tells its plans",
+        hint="say where it is with --api-host and --api-port; an older one has to be updated",
+    )
     try:
-        status, said = get(host, port, PATH, api.key())
+        status, told = ask(host, port, PATH, key=api.key())
+        if status == 200:
+            return told, msgspec.convert(told, PlanList).data
+        why = msgspec.convert(told, ErrorBody).error
     except OSError as error:
         raise LinkError(
             f"no edge node serves its API on {host} port {port}: {error.strerror or error}",
             hint="start one with: flexspec-edge serve; or say where it is with --api-host and --api-port",
         ) from error
-    except (http.client.HTTPException, ValueError) as error:
-        raise _stranger(api) from error
-    if status == 200:
-        return said
-    try:
-        why = msgspec.convert(said, ErrorBody).error
-    except msgspec.ValidationError as error:
-        raise _stranger(api) from error
+    except (http.client.HTTPException, ValueError, msgspec.ValidationError) as error:
+        raise stranger from error
     if status == 401:
         raise LinkRefused("the edge node asks for its API key", hint="name its file with --api-key-file")
-    if status == 404:
-        raise _stranger(api)
-    raise LinkRefused(f"the edge node refused: {why.message}")
+    raise stranger if status == 404 else LinkRefused(f"the edge node refused: {why.message}")
 
 
-def _stranger(api: ApiSettings) -> RemoteProtocolError:
-    return RemoteProtocolError(
-        f"what answers on {api.api_host} port {api.api_port} is no edge node that tells its plans",
-        hint="say where it is with --api-host and --api-port; an older one has to be updated",
-    )
-
-
-def _table(found: VersionPlan) -> str:
+def _table(told: VersionPlan) -> str:
     """All that is told of one version, for people."""
-    plan = found.plan
-    state = "a text is under way" if found.under_way else "the last text"
-    age = "no tokens yet" if found.age_s is None else f"newest tokens {found.age_s:.1f} s ago"
+    plan = told.plan
+    state = "a text is under way" if told.under_way else "the last text"
+    age = "no tokens yet" if told.age_s is None else f"newest tokens {told.age_s:.1f} s ago"
     sizes = f"run-ahead {plan.ahead}, worker's drafts {plan.worker_draft}, QoS {plan.qos}"
     lines = [
-        f"{found.version}: {plan.does}",
+        f"{told.version}: {plan.does}",
         f"  policy {plan.policy}; {sizes}, threshold {plan.confidence_threshold:g}; {state}, {age}",
-        *(f"  {_limit(one)}" for one in found.limits),
+        *(f"  {_limit(limit)}" for limit in told.limits),
         "",
     ]
-    if found.alternatives:
-        lines += [*_alternatives(found.alternatives), ""]
+    if told.alternatives:
+        joules = any(other.j_per_token is not None for other in told.alternatives)
+        rows = [
+            (
+                _number(other.ms_per_token),
+                *((_number(other.j_per_token),) if joules else ()),
+                "*" if other.chosen else "",
+                other.name if other.allowed else f"{other.name} (beyond a limit)",
+            )
+            for other in told.alternatives
+        ]
+        head = ("ms/token", *(("J/token",) if joules else ()), "", "chosen among")
+        lines += [*_columns(head, rows), ""]
+    seen = {name: estimate for name, estimate in told.estimates.items() if estimate.value is not None}
     lines += _columns(
         ("value", "±", "unit", "estimate"),
         [
-            (_number(one.value), _number(one.error), _unit(one), name)
-            for name, one in found.estimates.items()
-            if one.value is not None
+            (
+                _number(estimate.value),
+                _number(estimate.error),
+                estimate.unit if estimate.tries is None else f"{estimate.unit} of {estimate.tries:.0f}",
+                name,
+            )
+            for name, estimate in seen.items()
         ],
     )
-    unseen = [name for name, one in found.estimates.items() if one.value is None]
-    if unseen:
+    if unseen := [name for name in told.estimates if name not in seen]:
         lines += ["", f"  not seen yet: {', '.join(unseen)}"]
     return "\n".join(lines)
 
 
-def _limit(one: LimitReport) -> str:
-    has = "" if one.value is None else f", {_number(one.value)} so far"
-    reach = "" if one.reach is None else f", {_number(one.reach)} expected at least"
-    return f"{one.name} {one.limit:g} {one.unit}: {one.state.replace('_', ' ')}{has}{reach}"
-
-
-def _alternatives(found: Sequence[PlanAlternative]) -> list[str]:
-    """With joules where these are known."""
-    known = any(one.j_per_token is not None for one in found)
-    rows = [
-        (
-            _number(one.ms_per_token),
-            *((_number(one.j_per_token),) if known else ()),
-            "*" if one.chosen else "",
-            one.name if one.allowed else f"{one.name} (beyond a limit)",
-        )
-        for one in found
-    ]
-    return _columns(("ms/token", *(("J/token",) if known else ()), "", "chosen among"), rows)
+def _limit(limit: LimitReport) -> str:
+    has = "" if limit.value is None else f", {_number(limit.value)} so far"
+    reach = "" if limit.reach is None else f", {_number(limit.reach)} expected at least"
+    return f"{limit.name} {limit.limit:g} {limit.unit}: {limit.state.replace('_', ' ')}{has}{reach}"
 
 
 def _columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -147,10 +134,6 @@ def _columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
         ).rstrip()
         for row in table
     ]
-
-
-def _unit(one: PlanEstimate) -> str:
-    return one.unit if one.tries is None else f"{one.unit} of {one.tries:.0f}"
 
 
 def _number(value: float | None) -> str:

@@ -8,12 +8,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from edge_node.completion.attribution import Origins
+from edge_node.completion.decoding import Origins
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from edge_node.completion.attribution import Piece
+    from edge_node.completion.decoding import Piece
     from edge_node.completion.figures import Figures
     from edge_node.completion.options import CompletionOptions, Prompt
     from flexspec_mq.errors import FlexSpecError

@@ -1,19 +1,111 @@
-"""From committed tokens to the text that is shown, in pieces by who wrote them."""
+"""From committed tokens to the text that is shown, in pieces by who wrote them; stop strings end it. Sans-IO."""
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from edge_node.completion.attribution import Piece, joined
-from edge_node.completion.stops import StopFilter
 from flexspec_mq.models.text import StreamDecoder
+from schemas.openai import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from flexspec_mq.models.tokenizer import Tokenizer
     from flexspec_mq.protocol.effects import Commit
-    from schemas.openai import Writer
+
+Piece = tuple[str, Writer]
+"""A part of a text, and who wrote it."""
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """The same text in as few pieces as can be, none of them empty."""
+    found: list[Piece] = []
+    for text, writer in pieces:
+        if found and found[-1][1] == writer:
+            found[-1] = (found[-1][0] + text, writer)
+        elif text:
+            found.append((text, writer))
+    return found
+
+
+class Origins:
+    """The writer of each character of a text, in twelve bytes for each change."""
+
+    def __init__(self) -> None:
+        self._changes = array("I")  # where the writer changes
+        self._writers: list[Writer] = ["target"]  # before the first change, and from each one on
+        self._size = 0
+
+    def add(self, pieces: Iterable[Piece]) -> None:
+        """The text goes on with these."""
+        for piece, writer in pieces:
+            if piece and writer != self._writers[-1]:
+                self._changes.append(self._size)
+                self._writers.append(writer)
+            self._size += len(piece)
+
+    def cut(self, shown: str, start: int) -> list[Piece]:
+        """Cut a part of the text where its writer changes; the pieces joined are the part.
+
+        Args:
+            shown: the part.
+            start: characters before it.
+        """
+        end = start + len(shown)
+        first, last = bisect_right(self._changes, start), bisect_right(self._changes, end - 1)
+        borders = [start, *self._changes[first:last], end]
+        return [
+            (shown[a - start : b - start], self._writers[first + number])
+            for number, (a, b) in enumerate(pairwise(borders))
+            if a < b
+        ]
+
+
+class StopFilter:
+    """Shows a text up to the first stop string, and holds back what may yet become one.
+
+    Of several stop strings the one that is complete first ends the text; of those that are complete with the
+    same character the longest counts. So what is shown does not depend on how the text was cut into pieces.
+
+    Args:
+        stops: non-empty strings.
+
+    Attributes:
+        hit: a stop string was found; nothing is shown any more.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.hit = False
+
+    def push(self, piece: str) -> str:
+        """Add text; returns what can be shown now."""
+        if self.hit:
+            return ""
+        text = self._held + piece
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.hit = True
+            self._held = ""
+            return text[: min(found)[1]]
+        keep = max((self._overlap(text, stop) for stop in self._stops), default=0)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
+
+    def finish(self) -> str:
+        """The text is over: returns what was held back."""
+        held, self._held = self._held, ""
+        return held
+
+    @staticmethod
+    def _overlap(text: str, stop: str) -> int:
+        """Length of the longest end of `text` with which `stop` begins."""
+        return next(
+            (size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0
+        )
 
 
 class PieceDecoder:

@@ -12,8 +12,9 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from flexspec_mq.errors import FlexSpecError, TimeIsOver
 from flexspec_mq.protocol.effects import FinishReason
@@ -63,7 +64,7 @@ async def events(
                         "pieces": [(piece, writer == "device") for piece, writer in pieces],
                         "writers": [writer for _, writer in pieces],
                     }
-                    yield {"type": "stats", **asdict(writing.figures())}
+                    yield {"type": "stats", **msgspec.to_builtins(writing.figures())}
         except FlexSpecError as error:
             over = isinstance(error, TimeIsOver)
             found = _finish(writing, FinishReason.DEADLINE if over else FinishReason.FAILED, text)
@@ -78,5 +79,5 @@ def _finish(writing: Writing, reason: FinishReason, text: str) -> Event:
         "reason": reason.value,
         "tokens": list(writing.generation.machine.committed),
         "text": text,
-        "stats": asdict(writing.figures()),
+        "stats": msgspec.to_builtins(writing.figures()),
     }

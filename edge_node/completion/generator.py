@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
-from edge_node.completion.figures import Clock
+from edge_node.completion.figures import figures_of
 from edge_node.completion.options import SEED_BITS, WHOLE_CONTEXT, conversation_key
 from edge_node.completion.prompts import encode, encode_prediction
 from edge_node.completion.service import Service
@@ -25,7 +25,7 @@ from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
-    from edge_node.completion.attribution import Piece
+    from edge_node.completion.decoding import Piece
     from edge_node.completion.figures import Figures
     from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.completion.service import Waiting
@@ -84,7 +84,7 @@ class CompletionGenerator:
             NoSuchVersion: nothing goes by the name of the version that is asked for.
             NoCatalogue: there is no catalogue to look it up in.
         """
-        clock = Clock()
+        began = time.monotonic()
         encoded = await asyncio.get_running_loop().run_in_executor(
             self._encoder, self._encoded, prompt, options
         )
@@ -98,7 +98,7 @@ class CompletionGenerator:
             )
         key = options.key or conversation_key(prompt)
         service = Service(self.node, options.version, key, wait, waiting)
-        writing = Writing(self, encoded, options, clock, service)
+        writing = Writing(self, encoded, options, began, service)
         await writing.begin()
         try:
             yield writing
@@ -147,13 +147,14 @@ class Writing:
         by: CompletionGenerator,
         encoded: _Encoded,
         options: CompletionOptions,
-        clock: Clock,
+        began: float,
         service: Service,
     ) -> None:
         self._by = by
         self._encoded = encoded
         self._options = options
-        self._clock = clock
+        self._began = began
+        self._first: float | None = None  # commit
         self._drawn = secrets.randbits(SEED_BITS)
         self._service = service
         self._exactness, self._weights = "unknown", ""
@@ -176,8 +177,14 @@ class Writing:
             self._exactness = directory.exactness(self.version)
             self._weights = directory.weights(self.version)
         default_limit = self._encoded.limit if self._encoded.by_default else None
-        return self._clock.figures(
-            self.generation, self._service.target, self._exactness, self._weights, default_limit
+        return figures_of(
+            self.generation,
+            self._service.target,
+            began=self._began,
+            first=self._first,
+            exactness=self._exactness,
+            weights=self._weights,
+            default_limit=default_limit,
         )
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
@@ -189,7 +196,8 @@ class Writing:
         decoder = PieceDecoder(self._by.model.tokenizer, self._options.stops)
         async for event in self._events():
             if isinstance(event, Commit):
-                self._clock.committed()
+                if self._first is None:
+                    self._first = time.monotonic()
                 self.tokens += len(event.tokens)
                 yield decoder.push(event)
                 continue
@@ -245,7 +253,7 @@ class Writing:
         """Seconds until the text's time is over; more than none."""
         if self._options.timeout is None:
             return None
-        return max(self._clock.began + self._options.timeout - time.monotonic(), 0.001)
+        return max(self._began + self._options.timeout - time.monotonic(), 0.001)
 
     def _error(self, finish: Finish) -> FlexSpecError | None:
         """What made the text fail; None if it is complete."""

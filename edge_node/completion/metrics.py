@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,13 +21,16 @@ from flexspec_mq.catalogue.refusals import Reason
 from flexspec_mq.keys.refusals import KeyReason as NotBelieved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
     from edge_node.completion.figures import Figures
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
+    from schemas.status import VersionFigures
+
+M = TypeVar("M", Counter, Gauge)
 
 _FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
 _TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
@@ -45,56 +49,35 @@ class Metrics:
 
     def __init__(self, node: EdgeNode) -> None:
         self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "flexspec_edge_requests", "HTTP requests", ("endpoint", "status"), registry=registry
-        )
-        self.refused = Counter(
-            "flexspec_edge_refused", "Clients kept out or cut short", ("reason",), registry=registry
-        )
-        self._texts = Counter("flexspec_edge_texts", "Texts that ended", ("outcome",), registry=registry)
+        counter, gauge = partial(_made, Counter, registry), partial(_made, Gauge, registry)
+        self.requests = counter("requests", "HTTP requests", "endpoint", "status")
+        self.refused = counter("refused", "Clients kept out or cut short", "reason")
+        self._texts = counter("texts", "Texts that ended", "outcome")
         # The prompt's of texts that began, and those of a completion as they are committed.
-        self._tokens = Counter("flexspec_edge_tokens", "Tokens", ("kind",), registry=registry)
+        self._tokens = counter("tokens", "Tokens", "kind")
         self._first_token = Histogram(
             "flexspec_edge_first_token_seconds", "Request to first token", buckets=_FIRST, registry=registry
         )
         self._per_token = Histogram(
             "flexspec_edge_token_seconds", "Per token after the first", buckets=_TOKEN, registry=registry
         )
-        self._drafted = Counter("flexspec_edge_drafted_tokens", "Draft tokens judged", registry=registry)
-        self._accepted = Counter("flexspec_edge_accepted_tokens", "Of these, right", registry=registry)
-        self._worker_accepted = Counter(
-            "flexspec_edge_worker_accepted_tokens",
-            "Right ones that a worker had drafted itself",
-            registry=registry,
-        )
-        self._looked_up = Counter(
-            "flexspec_edge_looked_up_tokens", "Of the right ones, drafted by lookup", registry=registry
-        )
-        self._rounds = Counter("flexspec_edge_rounds", "Verdicts that committed", registry=registry)
-        self._bytes = Counter("flexspec_edge_bytes", "MQTT payload of sessions", ("way",), registry=registry)
-        self._energy = Counter(
-            "flexspec_edge_energy_joules", "Taken by texts, each as if alone", ("source",), registry=registry
-        )
-        self._limits = Counter(
-            "flexspec_edge_limits",
-            "Texts that ended, by how a limit stood",
-            ("limit", "state"),
-            registry=registry,
-        )
-        Gauge("flexspec_edge_sessions", "Texts being written", registry=registry).set_function(
-            lambda: node.sessions
-        )
-        Gauge("flexspec_edge_tasks", "Tasks of the event loop", registry=registry).set_function(
-            lambda: len(asyncio.all_tasks())
-        )
+        self._taken = {
+            "drafted": counter("drafted_tokens", "Draft tokens judged"),
+            "accepted": counter("accepted_tokens", "Of these, right"),
+            "worker_accepted": counter(
+                "worker_accepted_tokens", "Right ones that a worker had drafted itself"
+            ),
+            "looked_up": counter("looked_up_tokens", "Of the right ones, drafted by lookup"),
+            "rounds": counter("rounds", "Verdicts that committed"),
+        }
+        self._bytes = counter("bytes", "MQTT payload of sessions", "way")
+        self._energy = counter("energy_joules", "Taken by texts, each as if alone", "source")
+        self._limits = counter("limits", "Texts that ended, by how a limit stood", "limit", "state")
+        gauge("sessions", "Texts being written").set_function(lambda: node.sessions)
+        gauge("tasks", "Tasks of the event loop").set_function(lambda: len(asyncio.all_tasks()))
+        gauge("link_up", "1 while connected to the broker").set_function(lambda: node.link.is_up)
         ProcessCollector(registry=registry)
-        Gauge("flexspec_edge_link_up", "1 while connected to the broker", registry=registry).set_function(
-            lambda: node.link.is_up
-        )
-        registry.register(_Surprises(node))
-        registry.register(_Unbelieved(node))
-        if node.models.followed is not None:
-            registry.register(_Family(node, node.models.followed))
+        registry.register(_Node(node))
 
     def began(self, prompt_tokens: int) -> None:
         """A session was opened."""
@@ -110,11 +93,8 @@ class Metrics:
 
     def took(self, figures: Figures) -> None:
         """A session is over."""
-        self._drafted.inc(figures.drafted)
-        self._accepted.inc(figures.accepted)
-        self._looked_up.inc(figures.looked_up)
-        self._worker_accepted.inc(figures.worker_accepted)
-        self._rounds.inc(figures.rounds)
+        for name, counter in self._taken.items():
+            counter.inc(getattr(figures, name))
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)
         if figures.energy_j is not None:
@@ -131,75 +111,67 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Surprises(Collector):
+def _made(kind: type[M], registry: CollectorRegistry, name: str, about: str, *labels: str) -> M:
+    return kind(f"flexspec_edge_{name}", about, labels, registry=registry)
+
+
+class _Node(Collector):
+    """What the node itself counts, read whenever the page is made."""
+
     def __init__(self, node: EdgeNode) -> None:
         self._node = node
 
     def collect(self) -> Iterator[Metric]:
         what = "Events that the protocol's table has no row for"
         yield CounterMetricFamily("flexspec_edge_surprises", what, value=self._node.surprises)
+        what = "Messages that no worker's keys vouch for"
+        refused = self._node.refused
+        yield _labelled("unbelieved", what, {reason: refused.get(reason, 0) for reason in NotBelieved})
+        if (family := self._node.models.followed) is not None:
+            yield from _family(family)
+            yield from _versions(self._node.status.tally.figures())
 
 
-class _Unbelieved(Collector):
-    def __init__(self, node: EdgeNode) -> None:
-        self._node = node
-
-    def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(
-            "flexspec_edge_unbelieved", "Messages that no worker's keys vouch for", labels=["reason"]
-        )
-        for reason in NotBelieved:
-            family.add_metric([reason], self._node.refused.get(reason, 0))
-        yield family
+def _labelled(name: str, about: str, by_reason: Mapping[str, int]) -> Metric:
+    metric = CounterMetricFamily(f"flexspec_edge_{name}", about, labels=["reason"])
+    for reason, value in by_reason.items():
+        metric.add_metric([reason], value)
+    return metric
 
 
-class _Family(Collector):
-    """The catalogue that the node follows, and what it has seen of each version."""
+def _family(family: FamilyCatalogue) -> Iterator[Metric]:
+    """The catalogue that the node follows."""
+    epoch = 0 if family.catalogue is None else family.catalogue.epoch
+    for name, about, value in (
+        ("epoch_seconds", "When it was issued; 0 without any", epoch),
+        ("expires_seconds", "When it expires; 0 without any", family.expires),
+        ("expired", "1 past its expiry", family.expired),
+        ("alarm", "1 once two signed messages had one number", bool(family.alarm)),
+    ):
+        yield GaugeMetricFamily(f"flexspec_edge_catalogue_{name}", about, value=value)
+    refused = {reason.value: family.refused[reason] for reason in Reason}
+    yield _labelled("catalogue_refused", "Messages on its topics refused", refused)
 
-    def __init__(self, node: EdgeNode, family: FamilyCatalogue) -> None:
-        self._node = node
-        self._family = family
 
-    def collect(self) -> Iterator[Metric]:
-        family, name = self._family, "flexspec_edge_catalogue"
-        catalogue = family.catalogue
-        epoch = 0 if catalogue is None else catalogue.epoch
-        yield GaugeMetricFamily(f"{name}_epoch_seconds", "When it was issued; 0 without any", value=epoch)
-        yield GaugeMetricFamily(
-            f"{name}_expires_seconds", "When it expires; 0 without any", value=family.expires
-        )
-        yield GaugeMetricFamily(f"{name}_expired", "1 past its expiry", value=family.expired)
-        yield GaugeMetricFamily(
-            f"{name}_alarm", "1 once two signed messages had one number", value=bool(family.alarm)
-        )
-        refused = CounterMetricFamily(f"{name}_refused", "Messages on its topics refused", labels=("reason",))
-        for reason in Reason:
-            refused.add_metric((reason.value,), family.refused[reason])
-        yield refused
-        yield from self._versions()
-
-    def _versions(self) -> Iterator[Metric]:
-        name, labels = "flexspec_edge_version", ("version", "digest")
-        figures = self._node.status.tally.figures()
-        texts = CounterMetricFamily(f"{name}_texts", "Texts that ended", labels=(*labels, "outcome"))
-        for one in figures:
-            texts.add_metric((one.name, one.digest, "complete"), one.answers)
-            texts.add_metric((one.name, one.digest, "failed"), one.errors)
-        yield texts
-        for field, what in (
-            ("drafted", "Draft tokens judged"),
-            ("accepted", "Of these, right"),
-            ("tokens", "Tokens after the first commit of a text"),
-            ("seconds", "That these took"),
-        ):
-            counter = CounterMetricFamily(f"{name}_{field}", what, labels=labels)
-            for one in figures:
-                counter.add_metric((one.name, one.digest), getattr(one, field))
-            yield counter
-        for field, what in (("low", "Lower"), ("high", "Upper")):
-            gauge = GaugeMetricFamily(
-                f"{name}_acceptance_{field}", f"{what} end of the acceptance's interval, 95 %", labels=labels
-            )
-            for one in figures:
-                gauge.add_metric((one.name, one.digest), getattr(one, field))
-            yield gauge
+def _versions(figures: Sequence[VersionFigures]) -> Iterator[Metric]:
+    """What the node has seen of each version."""
+    labels = ("version", "digest")
+    texts = CounterMetricFamily(
+        "flexspec_edge_version_texts", "Texts that ended", labels=(*labels, "outcome")
+    )
+    for version in figures:
+        texts.add_metric((version.name, version.digest, "complete"), version.answers)
+        texts.add_metric((version.name, version.digest, "failed"), version.errors)
+    yield texts
+    for kind, name, field, about in (
+        (CounterMetricFamily, "drafted", "drafted", "Draft tokens judged"),
+        (CounterMetricFamily, "accepted", "accepted", "Of these, right"),
+        (CounterMetricFamily, "tokens", "tokens", "Tokens after the first commit of a text"),
+        (CounterMetricFamily, "seconds", "seconds", "That these took"),
+        (GaugeMetricFamily, "acceptance_low", "low", "Lower end of the acceptance's interval, 95 %"),
+        (GaugeMetricFamily, "acceptance_high", "high", "Upper end of the acceptance's interval, 95 %"),
+    ):
+        metric = kind(f"flexspec_edge_version_{name}", about, labels=labels)
+        for version in figures:
+            metric.add_metric((version.name, version.digest), getattr(version, field))
+        yield metric

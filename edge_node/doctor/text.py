@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_node.api.client import post
+from edge_node.api.client import ask
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
 from edge_node.node import EdgeNode
@@ -142,7 +142,7 @@ async def check_text_over_api(report: Report, node: RunningNode, api: ApiSetting
     try:
         async with asyncio.timeout(_SECONDS):
             status, answer = await on_thread(
-                lambda: post(node.host, node.port, "/v1/chat/completions", body, key, _SECONDS)
+                lambda: ask(node.host, node.port, "/v1/chat/completions", body, key=key, timeout=_SECONDS)
             )
     except (OSError, http.client.HTTPException, ValueError) as error:
         detail = f"the running edge node at {node.url} did not answer within {_SECONDS:g} s: {error}"

@@ -138,7 +138,7 @@ async def test_a_later_turn_sends_and_reads_only_what_is_new(
             assert (counters.opens, counters.named, counters.misses) == (1, min(number, 1), 0)
             # The last token of the turn before was decided and never read, and one is new.
             assert sum(fed) - before == (len(prompt) if not number else 2) + LIMIT - 1
-            up.append(generation.traffic.up)
+            up.append(generation.bytes_up)
             prompt = (*prompt, *generation.machine.committed, 99)
         assert daemon.machine.counters.inherited == 3
         assert all(later + 120 < up[0] for later in up[1:]), up  # payload bytes; the prompts get longer

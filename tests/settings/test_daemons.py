@@ -48,7 +48,7 @@ def shown(capsys: pytest.CaptureFixture[str], daemon: str, *flags: str) -> dict[
 
 
 def edge_config(*flags: str) -> Loaded[EdgeConfig]:
-    return edge_node.config.from_arguments(edge_parser().parse_args(["chat", *flags]))
+    return edge_node.config.from_arguments(edge_parser().parse_args(["serve", *flags]))
 
 
 @pytest.mark.parametrize("daemon", DAEMONS)
@@ -275,7 +275,7 @@ def test_a_url_without_tls_beside_tls_files_is_refused() -> None:
         link_settings(LinkOptions(broker="mqtt://h.example", tls_ca=Path("ca.crt")), "e")
 
 
-def test_a_patience_of_the_file_holds_for_commands_that_have_their_own(settings_folder: Path) -> None:
+def test_the_patience_of_a_link_is_for_ever_unless_told_otherwise(settings_folder: Path) -> None:
     parse = edge_parser().parse_args
     asked = edge_node.config.from_arguments(parse(["ask", "x"])).settings.link
     assert link_settings(asked, "e").give_up_after is None

@@ -17,10 +17,8 @@ from edge_node.api.errors import ApiError
 from edge_node.api.requests import chat_request
 from edge_node.api.settings import ApiSettings
 from edge_node.api.streaming import reply
-from edge_node.completion.attribution import Origins
 from edge_node.completion.completion import Completion, End
-from edge_node.completion.decoding import PieceDecoder
-from edge_node.completion.stops import StopFilter
+from edge_node.completion.decoding import Origins, PieceDecoder, StopFilter
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import StreamDecoder
 from flexspec_mq.protocol.effects import Commit

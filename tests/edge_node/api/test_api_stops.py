@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.completion.stops import StopFilter
+from edge_node.completion.decoding import StopFilter
 
 TEXT = st.text("abc\n", max_size=30)
 STOPS = st.lists(st.text("abc\n", min_size=1, max_size=5), max_size=4)

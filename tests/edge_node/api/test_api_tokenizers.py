@@ -63,7 +63,7 @@ async def test_a_target_with_another_chat_template_is_asked_and_the_difference_i
         # Statuses are renewed several times a second here; a warning comes once.
         first = api.node.directory.status(api.version)
         await until(lambda: api.node.directory.status(api.version) is not first)
-        (said,) = [one.getMessage() for one in caplog.records if one.name == "edge_node.node"]
+        (said,) = [one.getMessage() for one in caplog.records if one.name == "edge_node.fleet.models"]
         assert said.endswith(f"at worker {first and first.worker} is not quite the draft's: {TEMPLATES}")
 
 
