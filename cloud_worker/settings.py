@@ -117,7 +117,7 @@ class WorkerSettings(Section):
     ] = "auto"
     draft_weights: Annotated[
         str,
-        Setting(help="of the draft, in the compact engine: as --draft-weights of an edge", choices=WEIGHTS),
+        Setting(help="of the draft, in the compact engine: as draft_weights of an edge", choices=WEIGHTS),
     ] = "auto"
     draft_rows: Annotated[
         str,

@@ -34,7 +34,13 @@ class EdgeConfig:
     log: LogOptions
 
 
-PROGRAM = Program("edge", EdgeConfig)
+_FILE_ONLY = """
+    draft_weights draft_ids give_up queue_patience in_flight qos stop policy_weights
+    api_texts api_client_connections lenient
+"""
+"""Settings that are seldom changed, and then for good."""
+
+PROGRAM = Program("edge", EdgeConfig, frozenset(_FILE_ONLY.split()))
 """``edge.toml`` and ``FLEXSPEC_EDGE_…``."""
 
 

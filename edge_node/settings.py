@@ -228,7 +228,7 @@ class PlanOptions:
             return
         if self.policy != "rl":
             raise UsageError(
-                f"policy {self.policy!r} has no weights", hint="leave --policy-weights out, or take rl"
+                f"policy {self.policy!r} has no weights", hint="leave policy_weights out, or take rl"
             )
         network_of(self.policy_weights)
 

@@ -27,7 +27,7 @@ def wants_onnx(settings: DraftSettings) -> bool:
     if settings.draft_engine == "onnx" and not (fits and free):
         raise UsageError(
             "graphs of ONNX run on a cpu with the weights and token ids that they were exported with",
-            hint="leave out --device, --dtype, --draft-weights and --draft-ids; flexspec draft export chooses",
+            hint="leave out --device, --dtype, draft_weights and draft_ids; flexspec draft export chooses",
         )
     return settings.draft_engine in ("auto", "onnx") and fits and free
 

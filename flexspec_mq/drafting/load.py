@@ -199,7 +199,7 @@ def _checkpoint(settings: DraftSettings, say: Say) -> str:
     if has_graphs(Path(path).expanduser()):
         raise UsageError(
             f"{path} holds graphs for ONNX Runtime, with the weights and token ids that it was exported with",
-            hint="leave out --draft-engine, --draft-weights, --draft-ids, --device and --dtype, or name a checkpoint",
+            hint="leave out --draft-engine, draft_weights, draft_ids, --device and --dtype, or name a checkpoint",
         )
     return path
 
@@ -225,7 +225,7 @@ def _may_be_compact(settings: DraftSettings) -> bool:
         raise UsageError(
             "compact drafts, their weights and their ids, are for device cpu and dtype bfloat16 "
             f"and not for {settings.device}, {settings.dtype}, engine {settings.draft_engine}",
-            hint="leave out --draft-weights and --draft-ids and say --draft-engine auto, or change the others",
+            hint="leave out draft_weights and draft_ids and say --draft-engine auto, or change the others",
         )
     return fits
 

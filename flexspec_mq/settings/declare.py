@@ -142,10 +142,17 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Program(Generic[C]):
-    """A daemon: its short name, ``edge``, and the type of its settings."""
+    """A daemon.
+
+    Attributes:
+        name: short name, as ``edge``.
+        settings: type of its settings.
+        without_flags: keys that are set in the file or the environment only.
+    """
 
     name: str
     settings: type[C]
+    without_flags: frozenset[str] = frozenset()
 
     @property
     def prefix(self) -> str:

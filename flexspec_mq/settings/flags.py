@@ -45,12 +45,27 @@ class _Give(argparse.Action):
         give(namespace, self.dest, value, self._entry.flag)
 
 
+class _Refuse(argparse.Action):
+    """Names the places of a setting that has no flag."""
+
+    def __init__(self, *args: Any, places: str, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._places = places
+
+    def __call__(self, *_: object) -> None:
+        """Refuse.
+
+        Raises:
+            argparse.ArgumentError: always.
+        """
+        raise argparse.ArgumentError(self, f"there is no such flag; {self._places}")
+
+
 def add_flags(
     parser: argparse.ArgumentParser,
     program: Program[Any],
     *,
     titles: Mapping[str, str] | None = None,
-    defaults: Mapping[str, Any] | None = None,
     without: Sequence[str] = (),
     inner: bool = False,
 ) -> None:
@@ -60,11 +75,10 @@ def add_flags(
         parser: a command's.
         program: whose settings they are.
         titles: headings of sections in the help; a section without one has none.
-        defaults: values of settings that have others in this command.
         without: keys that mean nothing to this command; a file may hold them all the same.
         inner: the parser is of a subcommand, and an outer one has the same flags.
     """
-    titles, defaults = titles or {}, defaults or {}
+    titles = titles or {}
     usual = f"$XDG_CONFIG_HOME/flexspec-mq/{program.name}.toml"
     parser.add_argument(
         "--config",
@@ -73,8 +87,6 @@ def add_flags(
         default=argparse.SUPPRESS if inner else None,
         help=f"TOML file with settings (default: {usual} if it exists; env {program.variable('config')})",
     )
-    if defaults:
-        parser.set_defaults(setting_defaults=dict(defaults))
     groups: dict[str | None, Any] = {}
     for key, entry in program.entries.items():
         if key in without:
@@ -83,35 +95,31 @@ def add_flags(
         if title not in groups:
             groups[title] = parser if title is None else parser.add_argument_group(title)
         group = groups[title]
-        default = defaults.get(key, entry.default)
-        words = explained(program, entry, key in defaults, default)
+        words = explained(program, entry)
         if entry.setting.secret:
             group.description = f"{group.description or ''} No flag, `{key}`: {words}.".strip()
             continue
         switch = entry.kind is bool
         names = [entry.flag, f"--no-{entry.flag[2:]}"] if switch else [entry.flag]
+        if key in program.without_flags:
+            places = f"set {key} in {program.name}.toml, or {program.variable(key)} in the environment"
+            group.add_argument(*names, action=_Refuse, places=places, nargs="?", help=argparse.SUPPRESS)
+            continue
         group.add_argument(
             *names,
             action=_Give,
             entry=entry,
             dest=key,
-            default=argparse.SUPPRESS if inner else default,
+            default=argparse.SUPPRESS if inner else entry.default,
             nargs=0 if switch else None,
             metavar=entry.setting.metavar,
             help=words.replace("%", "%%"),
         )
 
 
-def explained(program: Program[Any], entry: Entry, own: bool, default: Any) -> str:
-    """Help text of a setting: what it is, its default and its variable.
-
-    Args:
-        program: whose it is.
-        entry: the setting.
-        own: whether the command has a default of its own.
-        default: value to tell, or the usual one.
-    """
-    words = entry.setting.default if entry.setting.default and not own else shown(default)
+def explained(program: Program[Any], entry: Entry) -> str:
+    """Help text of a setting: what it is, its default and its variable."""
+    words = entry.setting.default or shown(entry.default)
     choices = f": {', '.join(entry.setting.choices)}" if entry.setting.choices else ""
     return f"{entry.setting.help}{choices} (default: {words}; env {program.variable(entry.key)})"
 

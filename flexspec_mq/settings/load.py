@@ -61,8 +61,7 @@ def load(
     """
     environ = os.environ if environ is None else environ
     entries = program.entries
-    defaults: dict[str, Any] = getattr(args, "setting_defaults", {})
-    values = {key: defaults.get(key, entry.default) for key, entry in entries.items()}
+    values = {key: entry.default for key, entry in entries.items()}
     origins = {key: Origin("default") for key in entries}
     found = _file(program, getattr(args, "config", None), environ)
     by_rising_precedence = (
@@ -76,7 +75,7 @@ def load(
         for key, (value, origin) in source.items():
             _check(entries[key], value, origin)
             values[key], origins[key] = value, origin
-    chosen = {key for key in entries if origins[key].kind != "default" or key in defaults}
+    chosen = {key for key in entries if origins[key].kind != "default"}
     sections = {
         name: kind(**{key: values[key] for key in entries if entries[key].section == name and key in chosen})
         for name, kind in program.sections.items()

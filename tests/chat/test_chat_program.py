@@ -208,7 +208,7 @@ def test_what_is_in_force(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 def test_the_documentation_lists_each_setting() -> None:
     rows = (ROOT / "docs" / "settings.md").read_text().splitlines()
     for entry in PROGRAM.entries.values():
-        help_, _, rest = explained(PROGRAM, entry, False, entry.default).rpartition(" (default: ")
+        help_, _, rest = explained(PROGRAM, entry).rpartition(" (default: ")
         assert f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |" in rows
 
 

@@ -55,7 +55,7 @@ def test_a_budget_needs_to_know_what_is_drawn() -> None:
         (["--battery-floor", "120"], "battery_floor"),
         (["--latency-target", "50", "--policy", "fixed"], "keeps no --latency-target"),
         (["--policy", "predictor"], "take closed-form"),
-        (["--policy", "confidence"], "--stop"),
+        (["--policy", "confidence"], "the setting stop"),
         (["--policy", "other"], "closed-form, fixed, rl"),
     ],
 )

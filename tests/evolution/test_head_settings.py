@@ -13,5 +13,5 @@ SETTINGS = Path(__file__).parents[2] / "docs" / "settings.md"
 def test_the_documentation_lists_each_setting() -> None:
     rows = SETTINGS.read_text().splitlines()
     for entry in PROGRAM.entries.values():
-        help_, _, rest = explained(PROGRAM, entry, False, entry.default).rpartition(" (default: ")
+        help_, _, rest = explained(PROGRAM, entry).rpartition(" (default: ")
         assert f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |" in rows

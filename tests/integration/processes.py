@@ -21,9 +21,10 @@ PATIENCE = 60.0
 """Seconds that a process may keep silent before a test gives up on it; far more than it ever does."""
 
 
-async def start(module: str, *arguments: str) -> Process:
+async def start(module: str, *arguments: str, **environment: str) -> Process:
     """``python -m module …``; ends with the test process at the latest."""
-    return await Process.start(module, python(module, *arguments), env={"PYTHONWARNINGS": "default"})
+    env = {"PYTHONWARNINGS": "default", **environment}
+    return await Process.start(module, python(module, *arguments), env=env)
 
 
 async def start_worker(broker: PrivateBroker, name: str, *arguments: str) -> Process:

@@ -105,8 +105,8 @@ def test_edge_usage(
         (["ask", "hi", "--temperature", "-1"], "temperature -1.0 is not between 0 and 100"),
         (["ask", "hi", "--top-p", "0"], "top_p 0.0 is not above 0"),
         (["ask", "hi", "--timeout", "0"], "a timeout of 0.0 s is over before it begins"),
-        (["ask", "hi", "--in-flight", "9"], "in_flight 9 is not between 1 and 8"),
-        (["ask", "hi", "--give-up", "0"], "give_up 0.0 is not above 0 seconds"),
+        (["ask", "hi", "--ahead", "-1"], "ahead -1 is not between 0 and"),
+        (["ask", "hi", "--give-up-after", "0"], "--give-up-after 0.0 is not above 0 seconds"),
         (["batch", "/nowhere/at/all"], "/nowhere/at/all cannot be read: No such file"),
         (["batch", "/dev/null"], "/dev/null holds no prompt"),
     ],
@@ -260,21 +260,11 @@ def test_a_broker_that_is_too_old(capsys: pytest.CaptureFixture[str], tiny: Path
 # The worker
 
 
-def test_no_worker(capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: PrivateBroker) -> None:
-    code = edge(
-        [
-            "ask",
-            "hi",
-            "--draft",
-            str(tiny),
-            *at(mosquitto),
-            "--version",
-            "nobodys",
-            "--give-up",
-            "0.5",
-            "--events",
-        ]
-    )
+def test_no_worker(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path, mosquitto: PrivateBroker
+) -> None:
+    monkeypatch.setenv("FLEXSPEC_EDGE_GIVE_UP", "0.5")
+    code = edge(["ask", "hi", "--draft", str(tiny), *at(mosquitto), "--version", "nobodys", "--events"])
     said = capsys.readouterr()
     assert code == 5
     assert "error: no worker serves nobodys\n  hint: start one, or ask for another version" in said.err
@@ -286,7 +276,7 @@ def test_no_worker(capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: Pr
 def test_nobody_is_waited_for_unless_that_is_asked_for(
     capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: PrivateBroker
 ) -> None:
-    """Long before --give-up, which is 30 s."""
+    """Long before give_up, which is 30 s."""
     ask = ["ask", "hi", "--draft", str(tiny), *at(mosquitto), "--version", "nobodys", "--events"]
     for wait in (None, 2.5):
         code = edge(ask if wait is None else [*ask, "--wait", str(wait)])
@@ -354,7 +344,8 @@ async def test_a_worker_that_goes_in_mid_answer(
         "hi",
         *("--draft", str(tiny), *at(mosquitto), "--version", "tiny", "--ignore-eos"),
         *("--max-tokens", "2000", "--draft-length", "0"),
-        *("--give-up", "1", "--events"),
+        "--events",
+        FLEXSPEC_EDGE_GIVE_UP="1",
     )
     await asked.event(lambda event: event["type"] == "text")
     await tiny_worker.kill()

@@ -199,7 +199,7 @@ def test_mixed_is_four_bits_in_mlps_and_head_and_eight_in_the_attention(folders:
 def test_trimming_without_ranks_is_refused_only_when_asked_for(folders: dict[str, Path]) -> None:
     with pytest.raises(ModelError, match=RANKS) as caught:
         loaded(folders["llama"], ids=100)
-    assert "--draft-ids 0" in caught.value.hint
+    assert "draft_ids = 0" in caught.value.hint
     assert loaded(folders["llama"], ids=None).ids is None
 
 

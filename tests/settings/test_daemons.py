@@ -326,8 +326,16 @@ def test_help_explains_each_setting(daemon: str, monkeypatch: pytest.MonkeyPatch
     parser = commands(edge_parser())["serve"] if daemon == "edge" else cloud_parser()
     text = " ".join(parser.format_help().split())
     for key, entry in program.entries.items():
-        assert explained(program, entry, False, entry.default) in text
-        assert bool(re.search(f" {entry.flag}[ ,]", text)) != entry.setting.secret, key
+        has_flag = not entry.setting.secret and key not in program.without_flags
+        assert (explained(program, entry) in text) == (has_flag or entry.setting.secret)
+        assert bool(re.search(f" {entry.flag}[ ,]", text)) == has_flag, key
+
+
+def test_a_setting_without_a_flag_names_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_edge(["serve", "--queue-patience", "5"])
+    where = "set queue_patience in edge.toml, or FLEXSPEC_EDGE_QUEUE_PATIENCE in the environment"
+    assert f"argument --queue-patience: there is no such flag; {where}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("daemon", DAEMONS)
@@ -336,7 +344,7 @@ def test_the_documentation_lists_each_setting(daemon: str) -> None:
     text = (ROOT / "docs" / "settings.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     for entry in program.entries.values():
-        words = explained(program, entry, False, entry.default)
+        words = explained(program, entry)
         help_, _, rest = words.rpartition(" (default: ")
         row = f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |"
         assert row in rows

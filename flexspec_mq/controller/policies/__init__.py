@@ -23,7 +23,7 @@ ADAPTIVE = frozenset(POLICIES) - {"fixed"}
 """Those that choose who drafts, and how."""
 REMOVED: Mapping[str, str] = {
     **dict.fromkeys(("placement", "threshold", "predictor", "bandit"), f"take {DEFAULT}, the default"),
-    "confidence": f"take {DEFAULT}, the default, or fixed with a threshold of its own in --stop",
+    "confidence": f"take {DEFAULT}, the default, or fixed with a threshold of its own in the setting stop",
 }
 """What to use instead of policies of earlier versions."""
 

@@ -85,7 +85,7 @@ def _kind(weights: str) -> str:
     if not works(weights):
         raise UsageError(
             f"this build of torch cannot compute with {weights} weights on this processor",
-            hint="--draft-weights auto takes what it can",
+            hint='draft_weights = "auto" takes what it can',
         )
     return weights
 
@@ -104,7 +104,7 @@ def head_ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) 
             return None
         raise ModelError(
             f"{folder} has no {RANKS}, so nobody knows which {count} ids are frequent",
-            hint="--draft-ids 0 keeps all; an export of a newer draft brings the file",
+            hint="draft_ids = 0 keeps all; an export of a newer draft brings the file",
         )
     ids = frequent(ranks, AUTO_IDS if count is None else count, eos)
     return ids if len(ids) < shape.vocab_size else None
