@@ -35,7 +35,7 @@ PROMPT = "What are the main causes of tides?"
 LINK, NO_LINK = "4g", "none"
 _SAYS = ("--log-format", "human")
 _STREAMING = (
-    *("--draft=none", "--no-lookup", "--draft-length=0", "--in-flight=1", f"--ahead={MAX_AHEAD}"),
+    *("--draft=none", "--no-lookup", "--draft-length=0", f"--ahead={MAX_AHEAD}"),
     "--worker-draft=0",
 )
 _WHY = {
