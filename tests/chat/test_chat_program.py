@@ -78,7 +78,7 @@ async def turns(monkeypatch: pytest.MonkeyPatch, descriptor: int) -> list[str]:
 async def test_lines_are_bounded_and_a_bad_one_ends_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("flexspec_mq.daemon.stdin.MAX_LINE", 100)
+    monkeypatch.setattr("flexspec_mq.daemon.streams.MAX_LINE", 100)
     said = b"x" * 50_000 + b"\nshort\ncaf\xe9\none \\\ntwo\n" + b"y" * 101
     long = "a line has more than 100 bytes"
     expects = [
