@@ -9,7 +9,6 @@ import sys
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.models.prompts import read_prompts
 from rich.console import Console
 
 from edge_node.completion.events import events
@@ -18,7 +17,7 @@ from flexspec_mq.controller.limits.states import in_words as limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.models.text import Turn, text_from_bytes
+from flexspec_mq.models.text import Turn, read_prompts, text_from_bytes
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.terminal.answer import Answer
 
