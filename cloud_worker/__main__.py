@@ -91,9 +91,9 @@ def _main(argv: Sequence[str]) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     def prepare() -> Examine:
         config = from_arguments(args).settings
-        from cloud_worker.doctor import examine
+        from cloud_worker.doctor import WorkerDoctor
 
-        return lambda tell, timeout: examine(config, tell, timeout)
+        return WorkerDoctor(config).examine
 
     return doctor.run("cloud", args, prepare)
 

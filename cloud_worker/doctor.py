@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
-from functools import partial
 from typing import TYPE_CHECKING
 
 from cloud_worker.wire import keys_of
@@ -15,17 +14,8 @@ from flexspec_mq.doctor import statuses
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import LOGIN, MODEL, NOBODY, NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.family import check_family
-from flexspec_mq.doctor.machine import (
-    check_cache,
-    check_folder,
-    check_packages,
-    check_temp,
-    free_port,
-    load_model,
-    on_thread,
-    taken,
-)
-from flexspec_mq.doctor.processes import connected, who_listens
+from flexspec_mq.doctor.machine import check_folder, check_port, load_model, on_thread
+from flexspec_mq.doctor.processes import connected
 from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.errors import LinkError, LinkRefused, ModelError, UsageError
 from flexspec_mq.heads.manifest import HeadError
@@ -38,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from cloud_worker.settings import CloudConfig, WorkerSettings
-    from flexspec_mq.doctor.checks import Finding, Report
+    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.models.load import LoadedText
     from schemas.catalogue import Catalogue
 
@@ -47,49 +37,24 @@ if TYPE_CHECKING:
 _NO_TARGET, _NO_VERSION = "the target cannot be loaded", "no version of the family is known"
 
 
-def load(settings: WorkerSettings) -> LoadedText:
-    """Load the models as the worker does, without the proof; see `try_models`."""
-    from cloud_worker.engine.load import try_models
-
-    return try_models(settings)
-
-
-async def examine(
-    config: CloudConfig,
-    tell: Callable[[str], None],
-    timeout: float,
-    *,
-    load: Load = load,
-    listening: Listening = Listening(),  # noqa: B008  frozen
-) -> list[Finding]:
-    """Check everything; never raises for what is wrong with the setup.
-
-    Args:
-        config: As the daemon has it.
-        tell: Told what is checked now.
-        timeout: Seconds for all of it.
-        load: Loads the target.
-        listening: For how long, to statuses.
-
-    Raises:
-        UsageError: the settings cannot be used: a file that cannot be read.
-    """
-    return await WorkerDoctor(config, load, listening).examine(tell, timeout)
-
-
 class WorkerDoctor(DaemonDoctor):
     """The doctor of a worker.
 
     Attributes:
         figures: Description of the worker that serves figures at this one's port; empty if none does.
         target: The target, once it is loaded.
+
+    Raises:
+        UsageError: the settings cannot be used: a file that cannot be read.
     """
 
-    def __init__(self, config: CloudConfig, load: Load, listening: Listening) -> None:
+    def __init__(
+        self, config: CloudConfig, load: Load | None = None, listening: Listening | None = None
+    ) -> None:
         name = config.worker.worker
         settings = link_settings(config.link, f"w-{name}")
         keys_of(config.worker)
-        super().__init__("cloud", name, settings, topics.worker_status_topic(name), listening)
+        super().__init__("cloud", name, settings, topics.worker_status_topic(name), listening or Listening())
         self.config = config
         self.figures = ""
         self.target: LoadedText | None = None
@@ -97,6 +62,9 @@ class WorkerDoctor(DaemonDoctor):
         self._catalogue: Catalogue | None = None
         self._heard = asyncio.Queue[str](1000)
         self.watch.other = self._note
+        link, worker = config.link, config.worker
+        self.keys, self.secrets = worker.keys, (link.password_file, link.tls_key, worker.share_groups)
+        self.public_group = worker.share_groups is None
 
     def table(self) -> Sequence[Check]:
         """The checks of a worker; three of them are for those that follow a family."""
@@ -105,16 +73,14 @@ class WorkerDoctor(DaemonDoctor):
         extras = ("models", "heads") if follows else ("models",)
         broker, login, name = self.broker_rows()
         table = (
-            Check("packages", partial(check_packages, needed=extras, useful=useful)),
-            Check("cache", partial(check_cache, needs=_cache_needs(self.config.worker))),
-            Check("temp", check_temp),
+            *self.machine_rows(extras, useful, _cache_needs(self.config.worker)),
             Check("state", self._check_state),
             Check(MODEL, self._load_target, (), _NO_TARGET, "loading the target", turn=1, background=True),
             Check("metrics", self._check_metrics),
             *(broker, login, name),
             Check("catalogue", self._check_catalogue, (LOGIN,), _NO_VERSION),
             Check("access", self._check_access, (LOGIN,), doing="trying the access rules"),
-            Check("exposure", self._check_exposure, (LOGIN,)),
+            Check("exposure", self.check_exposure, (LOGIN,)),
             Check("heads", self._check_heads, (MODEL, "catalogue"), doing="looking at the heads", turn=2),
             Check("family", self._check_tokenizers, (MODEL, LOGIN), turn=2),
             Check("clock", self._check_clock, (LOGIN,)),
@@ -128,8 +94,15 @@ class WorkerDoctor(DaemonDoctor):
         def describe(loaded: LoadedText) -> str:
             return f"target {loaded.name} on {settings.device}, {settings.dtype}; its proof runs at the start"
 
+        def load() -> LoadedText:
+            if self._load is not None:
+                return self._load(settings)
+            from cloud_worker.engine.load import try_models
+
+            return try_models(settings)
+
         what, default = f"the target {settings.target}", settings.target == "default"
-        self.target = await load_model(report, what, lambda: self._load(settings), describe, default=default)
+        self.target = await load_model(report, what, load, describe, default=default)
 
     async def _check_state(self, report: Report) -> None:
         try:
@@ -141,16 +114,13 @@ class WorkerDoctor(DaemonDoctor):
 
     async def _check_metrics(self, report: Report) -> None:
         host, port = self.config.metrics.metrics_host, self.config.metrics.metrics_port
-        where = ("figures and probes", "--metrics-port")
-        if not port:
-            report.ok("no port is asked for" if port is None else "the figures take any free port")
-        elif not free_port(report, host, port, *where):
-            if await on_thread(lambda: _serves_figures(host, port)):
-                by = f", {who}" if (who := who_listens(port)) else ""
-                self.figures = f"a worker serves its figures at {host}:{port} here{by}"
-                report.ok(f"already running: {self.figures}")
-            else:
-                taken(report, host, port, *where)
+
+        def ours() -> str:
+            if port and _serves_figures(host, port):
+                self.figures = f"a worker serves its figures at {host}:{port} here"
+            return self.figures
+
+        await check_port(report, host, port, "figures and probes", "--metrics-port", ours)
 
     def look_here(self) -> str:
         """Describe the worker of this machine that may be the one that the broker knows. Blocks."""
@@ -235,12 +205,6 @@ class WorkerDoctor(DaemonDoctor):
             with contextlib.suppress(LinkError):
                 await self.link.unsubscribe(topic)
         return True
-
-    async def _check_exposure(self, report: Report) -> None:
-        link, worker = self.config.link, self.config.worker
-        files = (link.password_file, link.tls_key, worker.share_groups, worker.keys)
-        public = worker.share_groups is None
-        await self.check_exposure(report, files, public_group=public, keyed=worker.keys is not None)
 
     async def _check_tokenizers(self, report: Report) -> None:
         """Workers that share a version must share a tokenizer, or sessions could not move between them."""

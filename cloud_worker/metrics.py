@@ -1,6 +1,6 @@
 """Figures of a worker for Prometheus, in a registry of its own.
 
-What is counted anyway is read when somebody asks; only times and sizes are noted as they come.
+Numbers that are counted anyway are read when somebody asks; only times and sizes are noted as they come.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _REFUSALS = {
 
 
 class Metrics:
-    """What happens in one worker.
+    """Figures of one worker.
 
     Args:
         worker: whose counters are read whenever the page is made, and which tells of its steps.
@@ -82,7 +82,7 @@ class Metrics:
         """A forward is done.
 
         Args:
-            result: what it came to.
+            result: Outcome of the step.
             began: when, on the clock of the items' `waiting_since`.
         """
         if not result.batch:
@@ -98,7 +98,7 @@ class Metrics:
         return generate_latest(self.registry)
 
     def pages(self) -> Pages:
-        """What a worker shows over HTTP."""
+        """Pages that a worker shows over HTTP."""
         return {
             "/metrics": lambda: Page(self.page(), kind=CONTENT_TYPE),
             "/healthz": lambda: Page(b"ok\n"),

@@ -1,4 +1,4 @@
-"""What a cloud worker is told when it starts.
+"""Settings of a cloud worker.
 
 Another part of the worker gets a section of its own here: a frozen dataclass whose fields carry a `Setting`, and a
 field of `CloudConfig`. Its flags, variables, keys of the file, help and ``config show`` follow from that.
@@ -46,7 +46,7 @@ def _random_name() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings(Section):
-    """One worker process; `Setting.help` has the words.
+    """Settings of one worker process; `Setting.help` has the words.
 
     A worker's name is short, because it is paid for on every draft.
     """

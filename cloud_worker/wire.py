@@ -22,15 +22,15 @@ _TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
 
 
 class WorkerWire:
-    """What stands between a worker's sessions and its link.
+    """Layer between a worker's sessions and its link.
 
     Args:
-        settings: of the worker.
-        most_tokens: in a message; what is longer is refused before its tokens are read.
+        settings: Settings of the worker.
+        most_tokens: Tokens of a message at most; a longer one is refused before its tokens are read.
 
     Attributes:
-        keys: of the worker; None without.
-        refusals: what was not believed.
+        keys: Keys of the worker; None without.
+        refusals: Count of messages that were not believed.
 
     Raises:
         UsageError: the file with the keys cannot be used.
@@ -45,7 +45,7 @@ class WorkerWire:
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
-        """What must be heard for the keys."""
+        """Topics that must be heard for the keys."""
         return () if self.keys is None else (Subscription(topics.statement_topic()),)
 
     def decode(
@@ -54,8 +54,8 @@ class WorkerWire:
         """The message in a payload.
 
         Args:
-            edge: that the topic names.
-            version: that the topic names; None on the worker's own topic.
+            edge: Edge that the topic names.
+            version: Version that the topic names; None on the worker's own topic.
             payload: as it came.
             now: seconds.
 
@@ -92,7 +92,7 @@ class WorkerWire:
     def refused(self, edge: str, payload: bytes, error: KeysRefused, now: float) -> bytes | None:
         """Count what is not believed; returns what to answer, if anything.
 
-        That is never believed by a device that has keys. It asks for the key that is missing, or tells a device
+        A device that has keys never believes that answer. It asks for the key that is missing, or tells a device
         without keys why its open is of no use.
         """
         if error.reason is KeyReason.NO_KEY and self.keys is not None:
@@ -123,7 +123,7 @@ class WorkerWire:
 
 
 def keys_of(settings: WorkerSettings) -> WorkerKeys | None:
-    """Those that the settings name; what they need is imported only where there are some.
+    """Keys that the settings name; their library is imported only where there are some.
 
     Raises:
         UsageError: the file cannot be used.

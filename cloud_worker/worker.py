@@ -1,7 +1,7 @@
 """The daemon: messages in, steps, messages out.
 
 Three loops share one protocol machine, all on the event loop: messages go in as they come, the step loop hands
-work to the engine's thread and takes results back, and the timer ends leases. What the machine wants sent goes
+work to the engine's thread and takes results back, and the timer ends leases. Messages that the machine wants sent go
 through one bounded queue. A loop that dies takes the worker down, loudly.
 """
 
@@ -60,17 +60,17 @@ _ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 
 
 class CloudWorker:
-    """One worker: of one target version, or of those of a family.
+    """A worker of one target version, or of those of a family.
 
     Args:
-        settings: of the worker.
+        settings: Settings of the worker.
         engine: decides tokens; used on one thread of its own.
         family: keeps its versions those of a family.
-        quotas: of each device.
+        quotas: Quotas of each device.
 
     Attributes:
         machine: the protocol machine; read its counters.
-        gate: what devices may send; read its counters.
+        gate: Admission of devices' messages; read its counters.
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
         drafted: tokens that the engine drafted itself.
@@ -148,7 +148,7 @@ class CloudWorker:
 
     @property
     def memory(self) -> Memory | None:
-        """What keys and values take, if the engine tells."""
+        """Memory of keys and values, if the engine tells."""
         return self._engine.memory
 
     @property
@@ -158,7 +158,7 @@ class CloudWorker:
 
     @property
     def alarm(self) -> str:
-        """What is wrong with the family that it follows; empty if nothing is."""
+        """Trouble with the family that it follows; empty if there is none."""
         return "" if self._family is None else self._family.alarm
 
     @property

@@ -34,7 +34,7 @@ def decide(
         logits: float32 of shape [len(draft) + 1, vocabulary].
         draft: drafted tokens for `position` on.
         params: the session's.
-        position: of the first token to decide, in prompt + text.
+        position: Position of the first token to decide, in prompt + text.
         eos: ids that end the text; empty when the session ignores them.
         drawn: noise of the first position, if it has been drawn already.
 

@@ -1,4 +1,4 @@
-"""What a worker drafts with, for all versions of its family: a draft model and lookups, or lookups alone."""
+"""Drafter of a worker, for all versions of its family: a draft model and lookups, or lookups alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
     """Refuse a draft that cannot serve, before the target is loaded and proved, which takes far longer.
 
     Args:
-        settings: of the worker.
+        settings: Settings of the worker.
         say: told what takes long.
 
     Raises:
@@ -47,8 +47,8 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
     ``auto`` is the default draft for the default target, and lookups alone where there is no draft.
 
     Args:
-        settings: of the worker.
-        target: that they are for.
+        settings: Settings of the worker.
+        target: Target that they are for.
         say: told what takes long.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
@@ -11,11 +12,11 @@ from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.interface import Facts, Memory, Recommended, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
-from cloud_worker.engine.noise_prefetch import NoisePrefetch
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import DraftRows
+from flexspec_mq.sampling.noise import words
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
@@ -23,16 +24,19 @@ from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     import numpy as np
     import numpy.typing as npt
 
+    from cloud_worker.engine.scheduler import Scheduled
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.invariance.proof import Provable
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
+    from flexspec_mq.sampling.noise import Words
     from flexspec_mq.scheduling.colocated import ColocatedDrafts
 
 _LEAST = 256
@@ -40,25 +44,26 @@ _LEAST = 256
 
 
 class EngineCore:
-    """Work items in, tokens out; knows token ids only. Everything runs on one thread, never on the event loop.
+    """Schedule, run, postprocess: work items in, tokens out; knows token ids only.
+
+    Everything runs on one thread, never on the event loop.
 
     Args:
-        model: the target; it computes, and nothing else.
-        limit: most bytes of keys and values; None is no limit.
-        prefill: tokens of unread prefixes that one step may read.
-        budget: says that anew for each step instead, if there is one.
-        drafts: goes on from the edges' drafts where there is room, if there is one.
-        draft_budget: says which drafted tokens ride along; all of them without one.
-        batch: sessions that one step decides at most.
+        model: Target; it computes, and nothing else.
+        limit: Bytes of keys and values at most; None is no limit.
+        prefill: Tokens of unread prefixes that one forward may read.
+        budget: Prefill budget that says that anew for each forward instead.
+        drafts: Worker's own drafter, which goes on from the edges' drafts where there is room.
+        draft_budget: Rule by which drafted tokens get rows; all get theirs without one.
+        batch: Sessions that one forward decides at most.
         device_prefill, device_prefill_share: see `ReadingShares`.
 
     Attributes:
-        scheduler: takes the items in, and owns the keys and values.
-        drafts: of the worker's own, if there are any.
-        batch: sessions that shared the newest step.
-        fed: tokens that it read, drafted ones included.
-        rows: of sessions whose drafts it cut, or drafted for.
-        held_back: sessions that it put off as their device had more of them than others.
+        scheduler: Pending items, and keys and values.
+        batch: Sessions that shared the newest forward.
+        fed: Tokens that it read, drafted ones included.
+        rows: Rows of sessions whose drafts it cut, or drafted for.
+        held_back: Sessions that it put off as their device had more of them than others.
     """
 
     def __init__(
@@ -85,65 +90,81 @@ class EngineCore:
         self._model = model
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(rationed=False)
-        self._noise = NoisePrefetch(model.vocab_size)
+        self._noise = ThreadPoolExecutor(1, "noise")
         self.batch = self.fed = self.held_back = 0
         self.rows: dict[SessionKey, DraftRows] = {}
 
     def step(self) -> list[tuple[WorkItem, tuple[int, ...]]]:
-        """Run one forward over what the scheduler chooses; the items that it decided, with their tokens.
+        """Run one forward over what the scheduler chooses; return the items that it decided, with their tokens.
 
         Raises:
             MemoryError: see `Scheduler.schedule`.
         """
-        ready = self.scheduler.writing_items(self.draft_budget.takes)
-        self.held_back = self.scheduler.held_back
-        rows = self.draft_budget.allocate(
-            {item.key: len(item.draft) for item in ready},
-            self.scheduler.sharing,
-            self.scheduler.reading_ms(),
-        )
-        own = {} if self.drafts is None else self.drafts.draft(ready, rows, self.draft_budget)
-        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
-        self.rows = {
-            item.key: DraftRows(len(own.get(item.key, ())), None if granted == len(item.draft) else granted)
-            for item in ready
-            if (granted := rows.granted[item.key]) < len(item.draft) or item.key in own
-        }
+        drafts = self._draft()
         began = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
         self.batch, self.fed = len(scheduled), sum(len(one.model_input.tokens) for one in scheduled)
         if not scheduled:
             return []
-        deciding = [one if one.model_input.rows else None for one in scheduled]
-        noises = [
-            None
-            if one is None
-            else self._noise.draw(SamplingParams.of(one.item.identity), len(one.item.context))
-            for one in deciding
-        ]
-        logits = self.forward([one.model_input for one in scheduled])
-        decided = []
-        for one, found, noise in zip(deciding, logits, noises, strict=True):
-            if one is None:
-                continue
-            item = one.item
-            eos = () if item.identity.ignore_eos else item.identity.eos
-            drawn = None if noise is None else noise.result()
-            tokens = decide(found, one.draft, SamplingParams.of(item.identity), len(item.context), eos, drawn)
-            self._judge(item, one.draft[: rows.granted.get(item.key, len(item.draft))], tokens)
-            if self.scheduler.settle(item, tokens):
-                decided.append((item, tokens))
-        writing = [len(one.model_input.tokens) for one in scheduled if one.item.key in drafts]
-        if writing:
+        decided = self._postprocess(scheduled, *self._run(scheduled))
+        if writing := [len(one.model_input.tokens) for one in scheduled if one.item.key in drafts]:
             fed, ms = sum(writing), 1000 * (time.perf_counter() - began)
             self.draft_budget.saw(len(writing), fed - len(writing), ms, self.fed - fed)
         return decided
 
-    def _judge(self, item: WorkItem, draft: tuple[int, ...], tokens: tuple[int, ...]) -> None:
-        """The target decided where an edge drafted."""
-        right = tokens_right(draft, tokens)
-        wrong = right < min(len(draft), len(tokens))
-        self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)
+    def _draft(self) -> dict[SessionKey, tuple[int, ...]]:
+        """Drafts of the sessions that the next forward decides: the edges', as far as they get rows, then our own."""
+        ready = self.scheduler.writing_items(self.draft_budget.takes)
+        self.held_back = self.scheduler.held_back
+        given = {item.key: len(item.draft) for item in ready}
+        rows = self.draft_budget.allocate(given, self.scheduler.sharing, self.scheduler.reading_ms())
+        own = {} if self.drafts is None else self.drafts.draft(ready, rows, self.draft_budget)
+        self.rows = {
+            key: DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
+            for key, granted in rows.granted.items()
+            if granted < given[key] or key in own
+        }
+        return {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
+
+    def _run(
+        self, scheduled: Sequence[Scheduled]
+    ) -> tuple[list[npt.NDArray[np.float32]], list[Future[Words] | None]]:
+        """Logits of a forward, and the noise of the first token that each item decides.
+
+        Which noise that is depends on seed and position alone. Drawing it is most of what sampling costs, so that runs
+        beside the forward, on another core where there is one.
+        """
+        noises = [
+            self._noise.submit(words, one.item.identity.seed, len(one.item.context), self._model.vocab_size)
+            if one.model_input.rows and one.item.identity.temperature != 0.0
+            else None
+            for one in scheduled
+        ]
+        return self.forward([one.model_input for one in scheduled]), noises
+
+    def _postprocess(
+        self,
+        scheduled: Sequence[Scheduled],
+        logits: Sequence[npt.NDArray[np.float32]],
+        noises: Sequence[Future[Words] | None],
+    ) -> list[tuple[WorkItem, tuple[int, ...]]]:
+        """Decide tokens; what they leave right of keys and values stays, and the drafts are judged by them."""
+        decided = []
+        for one, rows, noise in zip(scheduled, logits, noises, strict=True):
+            item = one.item
+            if not one.model_input.rows:
+                continue
+            params = SamplingParams.of(item.identity)
+            eos = () if item.identity.ignore_eos else item.identity.eos
+            drawn = None if noise is None else noise.result()
+            tokens = decide(rows, one.draft, params, len(item.context), eos, drawn)
+            draft = one.draft[: len(item.draft)]  # without our own behind it
+            right = tokens_right(draft, tokens)
+            wrong = right < min(len(draft), len(tokens))
+            self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)
+            if self.scheduler.settle(item, tokens):
+                decided.append((item, tokens))
+        return decided
 
     def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
         """Run one forward; the keys and values of each input then hold its tokens.
@@ -164,11 +185,11 @@ class ModelEngine:
 
     Args:
         target: loaded and proved.
-        settings: of the worker.
+        settings: Settings of the worker.
         kv_bytes: most bytes of keys and values at any moment; None is what the settings say, or a quarter of the memory
             that is available now.
-        drafts: of the worker's own, for sessions that want them.
-        timings: of target and draft, to begin with.
+        drafts: Worker's own drafter, for sessions that want it.
+        timings: Times of target and draft, to begin with.
 
     Raises:
         UsageError: too little memory to write anything with.
@@ -228,7 +249,7 @@ class ModelEngine:
 
     @property
     def facts(self) -> Facts:
-        """What it is."""
+        """See `Engine`."""
         if self._drafts is None:
             return self._facts
         return replace(self._facts, draft=self._drafts.name)
@@ -240,7 +261,7 @@ class ModelEngine:
 
     @property
     def memory(self) -> Memory:
-        """What keys and values take now."""
+        """See `Engine`."""
         return Memory(self._caches.nbytes, self._caches.limit, self._caches.dropped, self._caches.evicted)
 
     def add(self, item: WorkItem) -> None:

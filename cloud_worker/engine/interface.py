@@ -32,7 +32,7 @@ class Recommended(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(cls, generation: Mapping[str, Any]) -> Recommended:
-        """What a ``generation_config.json`` says; nothing where it does not sample, or samples as nobody can."""
+        """Read a ``generation_config.json``; empty where it does not sample, or samples as nobody can."""
         if generation.get("do_sample") is False:
             return cls()
         try:
@@ -48,18 +48,18 @@ class Recommended(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a worker tells of its engine.
+    """Properties of an engine, as its worker tells them.
 
     Attributes:
-        fingerprint: of the tokenizer's contents, 16 bytes.
+        fingerprint: Fingerprint of the tokenizer's contents, 16 bytes.
         flip_rate: measured share of tokens that another shape changes; None where it is exact.
         weights: ``native``, or how many bits they have.
         room: tokens whose keys and values fit at once; None where nothing bounds them.
         keeps: whether it can go on from what it read for an earlier session.
         recommended: how to sample.
         draft: name of the draft that it drafts with itself; empty without one.
-        tokenizer: in short; None if nobody knows more than its fingerprint.
-        timings: of target and draft, as they were when it started; None where nobody timed them.
+        tokenizer: Summary of the tokenizer; None if nobody knows more than its fingerprint.
+        timings: Times of target and draft, measured at the start; None where nobody timed them.
         target: name of the target, for people.
         proof: how exact it is, in words; empty where nothing was proved.
     """
@@ -84,15 +84,15 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step decided.
+    """Result of one step.
 
     Attributes:
         decided: finished items with their tokens.
-        rows: what became of their drafts, where that is not all of the edge's and nothing else.
-        compute_ms: of the forward.
+        rows: Fate of the sessions' drafts, where that is not all of the edge's and nothing else.
+        compute_ms: Milliseconds of the forward.
         batch: sessions that shared it.
         fed: tokens that it read, drafted ones included.
-        drafted: of these, drafted by the engine itself.
+        drafted: Tokens among these that the engine drafted itself.
         cut: drafted tokens of edges that were put off in favour of others' tokens.
         held_back: sessions that were put off as their device had more of them than others.
         slowed: tokens of prompts that it read for devices which have had many read while others write.
@@ -111,7 +111,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What keys and values take.
+    """Memory of keys and values.
 
     Attributes:
         nbytes: bytes held now.
@@ -155,17 +155,17 @@ class Engine(Protocol):
 
     @property
     def facts(self) -> Facts:
-        """What it is."""
+        """Properties of the engine."""
         ...
 
     @property
     def head_model(self) -> HeadModel | None:
-        """What its heads are held by; None if it can have none, and so follow no family."""
+        """Model that holds its heads; None if it can have none, and so follow no family."""
         ...
 
     @property
     def memory(self) -> Memory | None:
-        """What keys and values take now; None if it does not tell."""
+        """Memory of keys and values now; None if it does not tell."""
         ...
 
     def add(self, item: WorkItem) -> None:
@@ -192,7 +192,7 @@ class Engine(Protocol):
         ...
 
     def transfer(self, source: SessionKey, key: SessionKey) -> None:
-        """What was read for `source`, if it is still there, is of use for `key`. Called only where `facts.keeps`."""
+        """Give keys and values of `source`, if they are still there, to `key`. Called only where `facts.keeps`."""
         ...
 
     def step(self) -> StepResult:

@@ -15,14 +15,14 @@ _KERNELS = 256
 1,024."""
 _PLANS = 32
 """Descriptions of products that torch keeps beside them, 0.3 MB each, in each thread; it would keep 1,024. All layers
-of a forward share a few. One that is made anew costs 2 to 9 microseconds where the kernel is kept."""
+of a forward share a few. A description that is made anew costs 2 to 9 microseconds where the kernel is kept."""
 
 
 def limit_kernels() -> None:
     """Bound what torch and oneDNN keep of products that they have computed; before the first one is.
 
     Shapes depend on lengths of texts and on who shares a forward, so a worker would meet new ones for days, and grow.
-    What the environment says already stays.
+    Values that the environment has already stay.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS))
     os.environ.setdefault("LRU_CACHE_CAPACITY", str(_PLANS))
@@ -58,7 +58,7 @@ def _of_machine(meminfo: Path) -> int | None:
 
 
 def _of_container(cgroup: Path) -> int | None:
-    """What a control group (version 2) leaves; None if there is none, or it has no limit."""
+    """Bytes that a control group (version 2) leaves; None if there is none, or it has no limit."""
     try:
         limit = (cgroup / "memory.max").read_text(encoding="ascii").strip()
         used = (cgroup / "memory.current").read_text(encoding="ascii").strip()

@@ -1,4 +1,4 @@
-"""What shares the next forward.
+"""Choice of the items that share the next forward.
 
 Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
 they would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long
@@ -33,8 +33,8 @@ class Scheduled:
     """An item's share of a forward.
 
     Attributes:
-        model_input: what it reads, with its keys and values; it has no rows while the prefix is not read to its end.
-        draft: what it verifies: the edge's draft or the beginning of it, and the worker's own behind it.
+        model_input: Tokens to read, with keys and values; without rows while the prefix is not read to its end.
+        draft: Tokens to verify: the edge's draft or its beginning, and the worker's own behind it.
     """
 
     item: WorkItem
@@ -55,7 +55,7 @@ class Scheduler:
 
     Attributes:
         heads: name of the model's head by version; versions that are not here are the base itself.
-        pending: by session, in the order of arrival.
+        pending: Items by session, in the order of arrival.
         writing: tokens that sessions which write feed into the newest forward; the others are read.
     """
 
@@ -82,6 +82,9 @@ class Scheduler:
         self._clock = clock
         self._reading = ReadingShares(prefill, budget, device=device_prefill, share=device_prefill_share)
         self._presence = Presence()
+        self._left: dict[
+            SessionKey, int
+        ] = {}  # unread tokens of the prefixes, while the next forward is made up
         self._held_back: set[SessionKey] = set()
         self._weight = 0
 
@@ -115,14 +118,11 @@ class Scheduler:
         """Pending items whose prefix is read and whose turn it is: the next forward decides them, if there is room.
 
         Args:
-            ms: what a forward takes that decides so many.
+            ms: Milliseconds of a forward that decides so many.
         """
-        ready, beside = [], Counter[str]()
-        for item in self.pending.values():
-            if self.unread(item) - len(self._draft(item)) <= 1:
-                ready.append(item)
-            else:
-                beside[item.key[0]] += 1
+        self._left = self._unread_prefixes()
+        ready = [item for key, item in self.pending.items() if self._left[key] <= 1]
+        beside = Counter(edge for (edge, _), left in self._left.items() if left > 1)
         now = self._clock()
         here = beside.keys() | {item.key[0] for item in ready}
         away = self._presence.since_others(here, now)
@@ -151,24 +151,29 @@ class Scheduler:
         return self._reading.slowed
 
     def reading_ms(self) -> float:
-        """What reading prefixes is expected to add to the next forward, in ms; 0 where nobody measures it."""
+        """Milliseconds that reading prefixes is expected to add to the next forward; 0 where nobody measures it."""
         budget = self._prefill_budget
         if budget is None:
             return 0.0
-        left = [self.unread(item) - len(self._draft(item)) for item in self.pending.values()]
+        left = self._left.values()
         return budget.adds(sum(tokens <= 1 for tokens in left), sum(tokens for tokens in left if tokens > 1))
 
     def unread(self, item: WorkItem) -> int:
-        """How many tokens the item would feed, its draft included."""
+        """Tokens that the item would feed, its draft included."""
+        return self._unread_prefix(item) + len(self._draft(item))
+
+    def _unread_prefix(self, item: WorkItem) -> int:
         kv = self.caches.of_head(item.key, self._head(item))
-        read = 0 if kv is None else min(kv.length, len(item.context) - 1)
-        return len(item.context) - read + len(self._draft(item))
+        return len(item.context) - (0 if kv is None else min(kv.length, len(item.context) - 1))
+
+    def _unread_prefixes(self) -> dict[SessionKey, int]:
+        return {key: self._unread_prefix(item) for key, item in self.pending.items()}
 
     def schedule(self, drafts: Mapping[SessionKey, tuple[int, ...]] | None = None) -> list[Scheduled]:
         """Choose what shares the next forward, at most one item per session, and have room for it.
 
         Args:
-            drafts: what `writing_items` verify in this forward, where that is not the edge's draft.
+            drafts: Drafts that `writing_items` verify in this forward, where they are not the edge's.
 
         Raises:
             MemoryError: nothing can go on, as the oldest item alone has no room.
@@ -241,13 +246,13 @@ class Scheduler:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
         ready: dict[SessionKey, int] = {}
         unread: dict[SessionKey, int] = {}
-        for key, item in self.pending.items():
-            left = self.unread(item)
-            if left - len(self._draft(item)) > 1:
-                unread[key] = left
+        for key, left in (self._left or self._unread_prefixes()).items():
+            tokens = left + len(self._draft(self.pending[key]))
+            if left > 1:
+                unread[key] = tokens
             elif key not in self._held_back:
-                ready[key] = left
-        self._held_back = set()
+                ready[key] = tokens
+        self._left, self._held_back = {}, set()
         now = self._clock()
         return ready, self._reading.of(
             dict(sorted(unread.items(), key=lambda one: self._served[one[0]])),

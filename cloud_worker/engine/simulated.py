@@ -1,6 +1,6 @@
 """An engine without weights, for tests and for measuring all that is around one.
 
-The daemon around it is the real one. What a step takes models an accelerator: the engine's thread is held for that
+The daemon around it is the real one. The time of a step models an accelerator: the engine's thread is held for that
 long without using a processor, so that the worker and not this machine is the limit.
 """
 
@@ -38,9 +38,8 @@ class SimulatedEngine:
     """An `Engine` over a function.
 
     Args:
-        facts: what it says that it is.
         decide: tokens for one item, up to the first that differs from its draft.
-        cost: of a step.
+        cost: Cost of a step.
 
     Attributes:
         heads: name of a head by version.
@@ -58,7 +57,7 @@ class SimulatedEngine:
 
     @property
     def facts(self) -> Facts:
-        """What it says that it is."""
+        """See `Engine`."""
         return self._facts
 
     @property
@@ -93,7 +92,7 @@ class SimulatedEngine:
         self.free(key)
 
     def transfer(self, source: SessionKey, key: SessionKey) -> None:
-        """What was read for one session counts as read for another."""
+        """Tokens read for one session count as read for another."""
         self._read[key] = self._read.pop(source, 0)
 
     def idle(self) -> bool:

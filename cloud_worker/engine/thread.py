@@ -25,10 +25,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Round:
-    """What one round on the engine's thread came to.
+    """Outcome of one round on the engine's thread.
 
     Attributes:
-        results: of its steps: one, or one per session after a failure.
+        results: Results of its steps: one, or one per session after a failure.
         failed: items that the engine cannot compute even alone.
     """
 

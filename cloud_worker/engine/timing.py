@@ -34,9 +34,9 @@ class Timings:
     """Milliseconds.
 
     Attributes:
-        forwards: of the target, by sessions that it decides and drafted tokens of theirs.
-        calls: of the draft, by sessions; empty without a model.
-        read: that the draft takes for a token of a prompt; None without a model.
+        forwards: Forwards of the target, by sessions that it decides and drafted tokens of theirs.
+        calls: Forwards of the draft, by sessions; empty without a model.
+        read: Time of the draft for a token of a prompt; None without a model.
     """
 
     forwards: tuple[tuple[int, int, float], ...]
@@ -65,7 +65,7 @@ def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
 
     Args:
         model: the target, as it will be used.
-        drafter: Worker's own drafter. One that cannot run here is left to those who draft with it.
+        drafter: Worker's own drafter. If it cannot run here it is left to those who draft with it.
     """
     forwards = (
         (1, 0, _forward(model, 1, 0)),

@@ -1,1 +1,1 @@
-"""What a worker takes from each device: decided by its name, before a message is read."""
+"""Admission of each device's messages: decided by the device's name, before a message is read."""

@@ -27,10 +27,10 @@ MESSAGE, OPEN, KILOBYTE, ANSWER = 0.1, 0.3, 0.06, 0.15
 """Milliseconds of one core of an AMD EPYC, and something more: of a message that is read, or of one that opens a
 session; of each 1,000 bytes of it; of each answer."""
 AGREEMENT = 0.35
-"""Of the keys of a session, where there are some: signatures are checked, and shared secrets computed."""
+"""Price of the keys of a session: signatures are checked, and shared secrets computed."""
 TURNED_AWAY = 2.0
-"""Of an open beyond the device's own quota of sessions or tokens: it was told when to come again, so one that opens
-on and on is soon not read."""
+"""Price of an open beyond the device's own quota of sessions or tokens: it was told when to come again, so if it
+opens on and on it is soon not read."""
 TELL_EVERY = 1.0
 """Seconds from one answer to a device over its quota to the next."""
 _MOST_TOPICS = 8192
@@ -40,7 +40,7 @@ class Gate:
     """The quotas of devices in messages.
 
     Args:
-        settings: what each device may take.
+        settings: Quotas of each device.
         worker: name of the worker.
         tell: sends an answer.
         clock: seconds.

@@ -1,4 +1,4 @@
-"""What one device may take of a worker."""
+"""Quotas of one device at a worker."""
 
 from __future__ import annotations
 

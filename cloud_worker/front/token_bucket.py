@@ -11,10 +11,9 @@ them, and then those are forgotten that have all that they may have."""
 
 @dataclass(slots=True, eq=False)
 class Account:
-    """What one device has left.
+    """Token buckets of one device.
 
     Attributes:
-        device: its name.
         left: ms; below 0 if its last message cost more than there was.
         at: when that was counted.
         refused: messages that were not taken.

@@ -1,4 +1,4 @@
-"""What a worker needs to follow a family, made from its settings."""
+"""Following a family, as a worker's settings say."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def family_follower(
     engine: Engine,
     say: Callable[[str], None],
 ) -> FamilyFollower | None:
-    """What keeps a worker's versions those of its family; None if it follows none.
+    """Make the follower that keeps a worker's versions those of its family; None if it follows none.
 
     Args:
         settings: which family.
@@ -66,7 +66,7 @@ def family_follower(
 
 
 def remembered(settings: FamilySettings) -> tuple[Follower, Store] | None:
-    """What was kept of the family that the settings name, and where; None if they name none.
+    """Load what was kept of the family that the settings name, and where; None if they name none.
 
     Raises:
         UsageError: the root key is none, or there is no folder for what is kept.
@@ -79,7 +79,7 @@ def remembered(settings: FamilySettings) -> tuple[Follower, Store] | None:
 
 
 def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) -> Base:
-    """What a worker runs, as the manifests of heads say it.
+    """Describe the base that a worker runs, as the manifests of heads say it.
 
     Raises:
         UsageError: the target is not in a folder.
@@ -104,11 +104,6 @@ def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) ->
 def unfit(settings: FamilySettings, catalogue: Catalogue, base: Base) -> dict[str, FlexSpecError]:
     """The versions that a worker could not serve, as far as their manifests and where they lie tell; changes nothing.
 
-    Args:
-        settings: of the worker's family.
-        catalogue: of the family.
-        base: of the worker.
-
     Returns:
         Why not, by version.
     """
@@ -126,7 +121,7 @@ def unfit(settings: FamilySettings, catalogue: Catalogue, base: Base) -> dict[st
 
 
 def _manifest(wanted: bytes, url: str, cache: Path) -> Manifest:
-    """Of a head that is whole in the cache, or else from where it lies."""
+    """Manifest of a head that is whole in the cache, or else from where it lies."""
     try:
         return read_head(cache / wanted.hex(), wanted)
     except HeadError:

@@ -1,6 +1,6 @@
 """Following a family: from its signed messages to versions that this worker serves.
 
-What is to be remembered is on disk before it is acted on, and nothing else is: a worker that is killed at any moment
+State to be remembered is on disk before it is acted on, and nothing else is: a worker that is killed at any moment
 begins anew with the catalogue that it had, and the heads that are whole in its cache.
 """
 
@@ -79,8 +79,8 @@ class FamilyFollower:
     Args:
         follower: judges messages; begins with what `store` has.
         store: remembers.
-        library: of the worker.
-        loader: of heads.
+        library: Versions of the worker.
+        loader: Loader of heads.
         url: where heads lie; empty is where the catalogue says.
     """
 
@@ -103,13 +103,13 @@ class FamilyFollower:
 
     @property
     def alarm(self) -> str:
-        """What is wrong with the family for its operators to see; empty if nothing is."""
+        """Trouble with the family for its operators to see; empty if there is none."""
         if self._follower.alarm is not None:
             return self._follower.alarm.detail
         return "the catalogue has expired" if self._follower.expired(time.time()) else ""
 
     def statuses(self) -> tuple[VersionStatus, ...]:
-        """Of all versions."""
+        """Statuses of all versions."""
         return self._library.statuses()
 
     def receive(self, topic: str, payload: bytes) -> bool:

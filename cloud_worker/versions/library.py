@@ -1,6 +1,6 @@
 """Which versions a worker has, and what to do so that they are those of the catalogue. Without I/O or clock.
 
-The driver asks `next_step`, does it, and tells what came of it. One thing is done at a time. A name never passes from
+The driver asks `next_step`, does it, and tells what came of it; never two things at a time. A name never passes from
 one head to another while texts are written with the first.
 """
 
@@ -34,11 +34,11 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What is known of a version.
+    """State of a version.
 
     Attributes:
-        digest: of its head's manifest; empty for the worker's own version where no catalogue names it.
-        why: it is refused, or not here yet.
+        digest: Digest of its head's manifest; empty for the worker's own version where no catalogue names it.
+        why: Reason why it is refused, or not here yet.
         retry: when it may be loaded, and how long to wait after the next failure.
     """
 
@@ -87,7 +87,7 @@ class Library:
 
     Args:
         own: version that the worker serves where no catalogue says what it is, and which is the base.
-        exactness: of it.
+        exactness: Exactness of the base.
         base: id of the base, as catalogues name bases that are not the family's.
     """
 
@@ -107,7 +107,7 @@ class Library:
         return list(self._entries.values())
 
     def statuses(self) -> tuple[VersionStatus, ...]:
-        """What the worker's status says of them."""
+        """Statuses of the versions, for the worker's status."""
         said, left = list[VersionStatus](), MAX_MORE
         for one in self.entries:
             reason = _printable(one.why)
@@ -127,7 +127,7 @@ class Library:
         return tuple(said)
 
     def follow(self, versions: Iterable[CatalogueVersion]) -> None:
-        """Take up a catalogue. What it does not name is retired, but for our own version if none has named it.
+        """Take up a catalogue. A version that it does not name is retired, but for our own if none has named it.
 
         Where one names it, its manifest must be one of the base, or the version is refused like any other.
         Once a catalogue has named this worker's base as another one than the family's, versions of the family's base
@@ -160,9 +160,9 @@ class Library:
     def next_step(
         self, sessions_of: Callable[[str], int], now: float, *, loading: bool = False
     ) -> Step | None:
-        """What to do now; None if there is nothing.
+        """Next thing to do; None if there is nothing.
 
-        What it gives counts as begun: `Open`, `Retire` and `Drop` as done.
+        A step that it returns counts as begun: `Open`, `Retire` and `Drop` as done.
 
         Args:
             sessions_of: how many sessions a version has here.
@@ -244,5 +244,5 @@ _NOT_HELD = (Stage.LOADING, Stage.REFUSED)
 
 
 def _printable(text: str) -> str:
-    """One line of ASCII, as a status counts bytes."""
+    """Make it a line of ASCII, as a status counts bytes."""
     return " ".join(text.encode("ascii", "replace").decode("ascii").split())

@@ -34,16 +34,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """What this worker runs, as manifests say it.
+    """Base that this worker runs, as manifests describe it.
 
     Attributes:
         version: name of the worker's own version, which is the base and nothing else.
-        weights_fingerprint: of the base's weights, 32 hex digits.
-        tokenizer: its fingerprint, 32 hex digits.
-        sizes: of the base.
-        dtype: that it is computed in.
+        weights_fingerprint: Fingerprint of the base's weights, 32 hex digits.
+        tokenizer: Fingerprint of the tokenizer, 32 hex digits.
+        sizes: Sizes of the base.
+        dtype: Number format of the computation.
         weights: ``native``, ``int8`` or ``int4``.
-        exactness: of the base.
+        exactness: Exactness of the base.
     """
 
     version: str
@@ -89,9 +89,9 @@ class HeadLoader:
     """Gets heads ready for an engine.
 
     Args:
-        base: of the worker.
+        base: Base of the worker.
         engine: Engine that heads are for.
-        model: Its model, which holds them.
+        model: Model of that engine, which holds them.
         cache: folder where fetched heads are kept.
         again: prove heads even if their proofs are remembered.
     """

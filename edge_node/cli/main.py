@@ -114,9 +114,9 @@ def _main(argv: Sequence[str]) -> int:
 def _doctor(args: argparse.Namespace) -> int:
     def prepare() -> Examine:
         config = from_arguments(args).settings
-        from edge_node.doctor.examine import examine
+        from edge_node.doctor.examine import EdgeDoctor
 
-        return lambda tell, timeout: examine(config, tell, timeout, load=_load)
+        return EdgeDoctor(config, _load).examine
 
     return doctor.run("edge", args, prepare)
 

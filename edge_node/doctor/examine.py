@@ -14,16 +14,8 @@ from flexspec_mq.doctor import statuses
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import LOGIN, MODEL, NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.family import check_family
-from flexspec_mq.doctor.machine import (
-    check_cache,
-    check_packages,
-    check_temp,
-    free_port,
-    load_model,
-    on_thread,
-    taken,
-)
-from flexspec_mq.doctor.processes import connected, ports_of, who_listens
+from flexspec_mq.doctor.machine import check_port, load_model
+from flexspec_mq.doctor.processes import connected
 from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
@@ -42,7 +34,7 @@ if TYPE_CHECKING:
     from edge_node.api.client import RunningNode
     from edge_node.config import EdgeConfig
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.doctor.checks import Finding, Report
+    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.drafting.load import DraftModel
     from schemas.status import WorkerStatus
 
@@ -52,48 +44,29 @@ _ABOVE = "it could not come to anything before the faults above are mended"
 _NO_SERVER = {"serve": "`flexspec-edge serve` will not start, `ask` and `chat` will"}
 
 
-async def examine(
-    config: EdgeConfig,
-    tell: Callable[[str], None],
-    timeout: float,
-    *,
-    load: Load,
-    listening: Listening = Listening(),  # noqa: B008  frozen
-) -> list[Finding]:
-    """Check everything; never raises for what is wrong with the setup.
-
-    Args:
-        config: As the daemon has it.
-        tell: Told what is checked now.
-        timeout: Seconds for all of it.
-        load: Loads the draft.
-        listening: For how long, to statuses.
-
-    Raises:
-        UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
-    """
-    return await EdgeDoctor(config, load, listening).examine(tell, timeout)
-
-
 class EdgeDoctor(DaemonDoctor):
     """The doctor of an edge node.
 
     Attributes:
         node: The edge node of this machine that serves an API.
         draft: The draft, once it is loaded.
-        asked: What a running edge node is asked for; it knows the family.
+        asked: Name of the version or family that a running edge node is asked for.
+
+    Raises:
+        UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
     """
 
-    def __init__(self, config: EdgeConfig, load: Load, listening: Listening) -> None:
+    def __init__(self, config: EdgeConfig, load: Load, listening: Listening | None = None) -> None:
         name = config.node.edge
         settings = link_settings(config.link, f"e-{name}")
         wire_of(config.node)
         config.api.for_serving()
-        super().__init__("edge", name, settings, topics.edge_status_topic(name), listening)
+        super().__init__("edge", name, settings, topics.edge_status_topic(name), listening or Listening())
         self.config = config
         self.node: RunningNode | None = None
         self.draft: DraftModel | None = None
         self.asked = config.node.version
+        self.keys, self.secrets = config.node.keys, (config.link.password_file, config.link.tls_key)
         self._load = load
         self._listening: bool | None = None
         self._workers: list[WorkerStatus] = []
@@ -101,14 +74,11 @@ class EdgeDoctor(DaemonDoctor):
     def table(self) -> Sequence[Check]:
         """The checks of an edge node."""
         node = self.config.node
-        packages = partial(check_packages, needed=(extra_of(node),), useful=_NO_SERVER)
         broker, login, name = self.broker_rows()
         family = Check("family", self._check_family, (LOGIN,), "no version of the family is known")
         access = (LOGIN, "family")
         return (
-            Check("packages", packages),
-            Check("cache", partial(check_cache, needs=cache_needs(node))),
-            Check("temp", check_temp),
+            *self.machine_rows((extra_of(node),), _NO_SERVER, cache_needs(node)),
             Check(
                 MODEL,
                 self._load_draft,
@@ -122,7 +92,7 @@ class EdgeDoctor(DaemonDoctor):
             *(broker, login, name),
             *([family] if self.config.family.family is not None else ()),
             Check("access", self._check_access, access, _ABOVE, "trying the access rules"),
-            Check("exposure", self._check_exposure, (LOGIN,)),
+            Check("exposure", self.check_exposure, (LOGIN,)),
             Check("worker", self._check_workers, (LOGIN, "family"), f"no worker serves {node.version!r}"),
             Check("tokenizer", self._check_tokenizer, (MODEL, "worker"), _ABOVE, turn=2),
             Check("clock", self._check_clock, (LOGIN,)),
@@ -148,34 +118,25 @@ class EdgeDoctor(DaemonDoctor):
 
     async def _check_api(self, report: Report) -> None:
         host, port = self.config.api.api_host, self.config.api.api_port
-        where = ("the API", "--api-port")
-        if port == 0:
-            report.ok("the API takes any free port")
-            return
-        if free_port(report, host, port, *where):
-            return
-        self.node = await on_thread(lambda: find_node(reached_at(host), port))
-        if self.node is None:
-            taken(report, host, port, *where)
-        elif self.node.not_ready:
-            detail = f"an edge node serves {self.node.url} already, and is not ready: {self.node.not_ready}"
-            report.warn(detail, "what is wrong is among the other findings")
-        else:
-            who = who_listens(port)
-            report.ok(f"already running: an edge node serves {self.node.url}{f', {who}' if who else ''}")
+
+        def ours() -> str:
+            self.node = find_node(reached_at(host), port)
+            if self.node is not None and self.node.not_ready:
+                detail = (
+                    f"an edge node serves {self.node.url} already, and is not ready: {self.node.not_ready}"
+                )
+                report.warn(detail, "what is wrong is among the other findings")
+                return ""
+            return "" if self.node is None else f"an edge node serves {self.node.url}"
+
+        await check_port(report, host, port, "the API", "--api-port", ours)
 
     def look_here(self) -> str:
-        """Describe the edge node of this machine that is connected to the broker, and look for its API. Blocks."""
-        process = 0
-        if self.node is None:
-            names = ("edge_node", "flexspec-edge")
-            for process in connected(self.settings.port, names, self.watch.born):
-                self.node = next(
-                    filter(None, (find_node("127.0.0.1", port) for port in ports_of(process))), self.node
-                )
+        """Describe the edge node of this machine that the broker knows. Blocks."""
         if self.node is not None:
             return f"it is the one that serves {self.node.url} here"
-        return f"flexspec-edge runs here (process {process})" if process else ""
+        found = connected(self.settings.port, ("edge_node", "flexspec-edge"), self.watch.born)
+        return f"flexspec-edge runs here (process {found[0]})" if found else ""
 
     async def _check_family(self, report: Report) -> None:
         options = self.config.family
@@ -214,11 +175,6 @@ class EdgeDoctor(DaemonDoctor):
             report.ok(f"may publish on {', '.join(tries)}")
         if codes[opens] != NOT_AUTHORIZED:
             self._listening = codes[opens] != NO_SUBSCRIBERS
-
-    async def _check_exposure(self, report: Report) -> None:
-        link, keys = self.config.link, self.config.node.keys
-        files = (link.password_file, link.tls_key, keys)
-        await self.check_exposure(report, files, keyed=keys is not None)
 
     async def _check_workers(self, report: Report) -> None:
         version = self.config.node.version

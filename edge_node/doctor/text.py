@@ -1,4 +1,4 @@
-"""One short text, end to end: through the broker as the edge node would, or through the one that runs already."""
+"""A short text, end to end: through the broker as the edge node would, or through the one that runs already."""
 
 from __future__ import annotations
 
@@ -47,13 +47,6 @@ async def check_text(
     workers: Sequence[WorkerStatus],
 ) -> None:
     """Write a few tokens through the broker, with a link that is not the daemon's own.
-
-    Args:
-        report: To write to.
-        doctor: It has logged in.
-        config: Of the edge node.
-        draft: The draft, loaded.
-        workers: Statuses of those that take sessions.
 
     Raises:
         UsageError: the file with its keys cannot be used.

@@ -1,4 +1,1 @@
-"""What a setup needs, checked end to end: what is wrong, and how to mend it.
-
-Here is what all daemons share; `edge_node.doctor.examine` and `cloud_worker.doctor` check what only they know.
-"""
+"""Checks of a setup, end to end, with advice; `edge_node.doctor` and `cloud_worker.doctor` add what only they know."""

@@ -104,7 +104,7 @@ class Check:
         without: Why the checks that need this one could not be done, if this one fails.
         doing: Progress message while it runs.
         turn: Rows of a lower turn run before those of a higher one; the table's order is that of the findings.
-        background: It starts at once, and is waited for in its turn.
+        background: Start at once, and wait for it in its turn.
     """
 
     name: str
@@ -122,14 +122,7 @@ async def run_checks(
     tell: Callable[[str], None] = lambda _text: None,
     timeout: float | None = None,
 ) -> list[Finding]:
-    """Run a table to its end and return all findings, in the table's order.
-
-    Args:
-        checks: Table.
-        part: Daemon that it is about.
-        tell: Told what is checked now.
-        timeout: Seconds for all of it, after which the rest is skipped.
-    """
+    """Run a table to its end and return all findings, in the table's order."""
     run = _Run(checks, part, tell)
     bound = asyncio.timeout(timeout)
     try:
@@ -148,10 +141,10 @@ async def run_checks(
 
 
 class _Run:
-    """One run of a table.
+    """A run of a table.
 
     Attributes:
-        doing: What is checked now.
+        doing: Progress message of the check that runs.
         lost: Checks that failed, and why those that need them cannot be done.
     """
 

@@ -1,4 +1,4 @@
-"""What the ``doctor`` commands share: flags, progress, output as a list or as JSON, and the exit code."""
+"""Parts of all ``doctor`` commands: flags, progress, output as a list or as JSON, and the exit code."""
 
 from __future__ import annotations
 
@@ -64,13 +64,7 @@ def _seconds(text: str) -> float:
 
 
 def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> int:
-    """Examine, print, and return the exit code.
-
-    Args:
-        part: ``edge`` or ``cloud``.
-        args: Namespace with ``json`` and ``within``.
-        prepare: Reads the settings and returns the examination.
-    """
+    """Examine, print, and return the exit code."""
     began = time.monotonic()
     try:
         examine = prepare()

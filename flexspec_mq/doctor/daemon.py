@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
@@ -12,7 +13,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import statuses
 from flexspec_mq.doctor.checks import Check, Finding, State, run_checks
-from flexspec_mq.doctor.machine import on_thread
+from flexspec_mq.doctor.machine import check_cache, check_packages, check_temp, on_thread
 from flexspec_mq.doctor.qualities import own_prefix, quality_checks
 from flexspec_mq.doctor.watch import Listening, Watch
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
@@ -23,7 +24,7 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import NO_SESSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from flexspec_mq.doctor.checks import Report
@@ -47,16 +48,22 @@ class DaemonDoctor:
     Args:
         part: ``edge`` or ``cloud``.
         name: The daemon's name on topics.
-        settings: Its link.
+        settings: Link of the daemon.
         topic: Topic of its status.
-        listening: For how long statuses are listened to.
+        listening: Seconds for which statuses are listened to.
 
     Attributes:
-        link: The doctor's own, once it has logged in.
+        link: Connection of the doctor's own, once it has logged in.
+        keys: File with the daemon's keys, by which it knows whom it talks to.
+        secrets: Other files that nobody else should read.
+        public_group: This worker shares sessions in the group that any client may join.
         here: Description of the daemon on this machine that is the one online; empty if there is none.
     """
 
     link: Link
+    keys: Path | None = None
+    secrets: tuple[Path | None, ...] = ()
+    public_group = False
 
     def __init__(
         self, part: str, name: str, settings: LinkSettings, topic: str, listening: Listening
@@ -95,6 +102,14 @@ class DaemonDoctor:
             subscriptions=(),
             give_up_after=patience,
         )
+
+    def machine_rows(self, extras: tuple[str, ...], useful: dict[str, str], cache_needs: int) -> list[Check]:
+        """Rows for packages and folders."""
+        return [
+            Check("packages", partial(check_packages, needed=extras, useful=useful)),
+            Check("cache", partial(check_cache, needs=cache_needs)),
+            Check("temp", check_temp),
+        ]
 
     def broker_rows(self) -> list[Check]:
         """Rows that reach the broker, log in there and listen."""
@@ -175,13 +190,7 @@ class DaemonDoctor:
         return 0
 
     def forbidden(self, report: Report, what: str, loss: str) -> None:
-        """Report that the access rules lack something.
-
-        Args:
-            report: To write to.
-            what: ``publish on …`` or ``read …``.
-            loss: What does not work without it.
-        """
+        """Report that the access rules lack something."""
         user = self.settings.username
         who = f"user {user!r}" if user is not None else "an anonymous client"
         let = repr(user) if user is not None else "anonymous"
@@ -195,17 +204,8 @@ class DaemonDoctor:
             )
         report.fail("ACL refusal", f"the broker does not let {who} {what}: {loss}", advice)
 
-    async def check_exposure(
-        self, report: Report, files: Iterable[Path | None], *, keyed: bool, public_group: bool = False
-    ) -> None:
-        """Warn of everything that lets in who should not be: from the network, this machine, or other clients.
-
-        Args:
-            report: To write to.
-            files: Secrets that nobody else should read.
-            keyed: The daemon has keys, by which it knows whom it talks to.
-            public_group: This worker shares sessions in the group that any client may join.
-        """
+    async def check_exposure(self, report: Report) -> None:
+        """Warn of everything that lets in who should not be: from the network, this machine, or other clients."""
         host, user = self.settings.host, self.settings.username
         if not is_loopback(host):
             if self.settings.tls is None:
@@ -213,13 +213,13 @@ class DaemonDoctor:
                 report.warn(plain, _DEPLOY, _OPEN)
             if user is None:
                 report.warn("the broker lets in anybody, without a login", _DEPLOY, _OPEN)
-            if not keyed:
+            if self.keys is None:
                 forged = "whoever runs the broker can read texts and forge answers, as any worker can: no keys are used"
                 advice = (
                     "give --keys the keys.json of this daemon; `flexspec-broker init DIR --keys` makes them"
                 )
                 report.warn(forged, advice, _OPEN)
-        for path in files:
+        for path in (*self.secrets, self.keys):
             if path is not None and path.exists() and path.stat().st_mode & 0o077:
                 report.warn(f"others on this machine can read {path}", f"chmod 600 {path}", _OPEN)
         # A message that says nothing to an edge that nobody is; an edge's status is for that edge alone to write.
@@ -227,7 +227,7 @@ class DaemonDoctor:
         if user is not None and await self.may_publish(strange, b"") != NOT_AUTHORIZED:
             rules = f"the broker lets user {user!r} write where only another may: {strange}"
             report.warn(rules, f"give it access rules for each user: {_DEPLOY}", _OPEN)
-        if user is not None and public_group:
+        if user is not None and self.public_group:
             group = "any device of this broker can take sessions away: the workers' group has the name that all know"
             report.warn(group, "give --share-groups, a file of `flexspec-broker add-worker`", _OPEN)
         if not report.findings:

@@ -35,13 +35,6 @@ async def check_family(
 ) -> Catalogue | None:
     """Check whether there is a catalogue to go by; changes nothing of what the daemon keeps.
 
-    Args:
-        report: To write to.
-        doctor: It has logged in.
-        options: They name a family.
-        folder: Where the daemon keeps its record; raises UsageError where there is no such folder.
-        loss: Why nobody can do without a catalogue.
-
     Returns:
         The catalogue; None if nobody can know one.
 

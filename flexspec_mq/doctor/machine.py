@@ -12,7 +12,6 @@ import threading
 from concurrent.futures import Future
 from contextlib import closing
 from importlib import metadata
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DISTRIBUTION = "flexspec-mq"
+_TAKEN = "taken"
 _PROBE_BYTES = 1_000_000
 _LITTLE_BYTES = 100_000_000
 """Free space below which a folder is about to be full."""
@@ -62,7 +62,7 @@ def fits(version: str, bounds: SpecifierSet | str) -> bool:
 
 
 def requirements() -> list[Requirement]:
-    """What our package asks for, as its metadata says; empty where it is not installed as a package."""
+    """Requirements of our package, as its metadata says; empty where it is not installed as a package."""
     try:
         return [Requirement(line) for line in metadata.requires(_DISTRIBUTION) or ()]
     except metadata.PackageNotFoundError:
@@ -70,7 +70,7 @@ def requirements() -> list[Requirement]:
 
 
 def complaints(asked: list[Requirement], extra: str) -> list[str]:
-    """What is wrong with the installed packages that an extra of ours asks for; those for all have the extra ""."""
+    """Faults of the installed packages that an extra of ours asks for; those for all have the extra ""."""
     wrong = []
     for one in asked:
         markers = one.marker
@@ -89,13 +89,7 @@ def complaints(asked: list[Requirement], extra: str) -> list[str]:
 
 
 async def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, str]) -> None:
-    """Check Python and the packages.
-
-    Args:
-        report: To write to.
-        needed: Extras that this daemon cannot do without.
-        useful: Other extras, and what does not work without them.
-    """
+    """Check Python and the packages."""
     asked = requirements()
     wrong = [said for extra in ("", *needed) for said in complaints(asked, extra)]
     python = platform.python_version()
@@ -136,14 +130,7 @@ async def check_temp(report: Report) -> None:
 
 
 def check_folder(report: Report, folder: Path, needs: int, advice: str) -> None:
-    """Check space and permission by writing; where a folder does not exist yet, in the nearest one above it.
-
-    Args:
-        report: To write to.
-        folder: Folder that the daemon writes to.
-        needs: Bytes that are still to be written there.
-        advice: How to mend it.
-    """
+    """Check space and permission by writing; where a folder does not exist yet, in the nearest one above it."""
     place = next(one for one in (folder, *folder.parents) if one.exists())
     if not place.is_dir():
         report.fail("disk full", f"{place} is a file, and should be a folder", advice)
@@ -175,52 +162,46 @@ def _megabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-def free_port(report: Report, host: str, port: int, what: str, flag: str) -> bool:
-    """Whether a server can listen at an address, or cannot for a reason that is reported; else the port is taken.
+async def check_port(
+    report: Report, host: str, port: int | None, what: str, flag: str, ours: Callable[[], str]
+) -> None:
+    """Check whether a server can listen at an address of this machine, or a daemon of `ours` does so already."""
+    if not port:
+        report.ok(f"no port is asked for {what}" if port is None else f"{what} takes any free port")
+        return
+    why = _bind(host, port)
+    if not why:
+        report.ok(f"{host}:{port} is free for {what}")
+    elif why != _TAKEN:
+        advice = "give an address and a port that this user may have"
+        report.fail("port taken", f"{what} cannot be served at {host}:{port}: {why}", advice)
+    else:
+        who = who_listens(port)
+        if found := await on_thread(ours):
+            report.ok(f"already running: {found}{f', {who}' if who else ''}")
+        elif not report.findings:
+            detail = f"{host}:{port}, where {what} is to be served, is taken{f' by {who}' if who else ''}"
+            report.fail("port taken", detail, f"stop that, or give another port: {flag} N")
 
-    Args:
-        report: To write to.
-        host: Address of this machine.
-        port: TCP port.
-        what: What is to be served there, for people.
-        flag: Flag for another port.
-    """
+
+def _bind(host: str, port: int) -> str:
+    """Why we cannot listen there; empty if we can."""
     where = "127.0.0.1" if host == "localhost" else host
-    family = socket.AF_INET6 if ":" in where and ip_address(where) else socket.AF_INET
+    family = socket.AF_INET6 if ":" in where else socket.AF_INET
     with closing(socket.socket(family, socket.SOCK_STREAM)) as listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((where, port))
             listener.listen(1)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-            detail = f"{what} cannot be served at {host}:{port}: {error.strerror or error}"
-            report.fail("port taken", detail, f"give an address and a port that this user may have ({flag})")
-            return True
-    report.ok(f"{host}:{port} is free for {what}")
-    return True
-
-
-def taken(report: Report, host: str, port: int, what: str, flag: str) -> None:
-    """Report that another program has a port."""
-    by = f" by {who}" if (who := who_listens(port)) else ""
-    detail = f"{host}:{port}, where {what} is to be served, is taken{by}"
-    report.fail("port taken", detail, f"stop that, or give another port: {flag} N")
+            return _TAKEN if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+    return ""
 
 
 async def load_model(
     report: Report, what: str, load: Callable[[], T], describe: Callable[[T], str], *, default: bool
 ) -> T | None:
-    """Load a model on a thread as the daemon would; None if that failed, which is then reported.
-
-    Args:
-        report: To write to.
-        what: Model, for people.
-        load: As the daemon does it.
-        describe: Describes what was loaded.
-        default: It is the default model, which is not prepared here.
-    """
+    """Load a model on a thread as the daemon would; None if that failed, which is then reported."""
     try:
         if default and not (folder := default_model_folder()).is_dir():
             report.fail(

@@ -106,27 +106,27 @@ def _configured(part: str) -> bool:
 
 
 async def _examine(commands: dict[str, list[str]], timeout: float, tell: Tell) -> list[Finding]:
-    """All parts at once, each in a process of its own."""
-    asked = (_ask(part, flags, timeout, tell) for part, flags in commands.items())
-    return [one for findings in await asyncio.gather(*asked) for one in findings]
+    """Run all parts at once, each in a process of its own."""
+    asked = (_run(part, flags, timeout, tell) for part, flags in commands.items())
+    return [finding for findings in await asyncio.gather(*asked) for finding in findings]
 
 
-async def _ask(part: str, flags: Sequence[str], timeout: float, tell: Tell) -> list[Finding]:
-    """Run a daemon's own doctor as a process, for only it knows what the daemon needs.
+async def _run(part: str, flags: Sequence[str], timeout: float, tell: Tell) -> list[Finding]:
+    """Run a daemon's own doctor, for only it knows what the daemon needs.
 
     Raises:
         UsageError: it does not know a flag; its words go to standard error.
     """
-    command = [sys.executable, "-m", _MODULES[part], "doctor", "--json", *flags]
+    command = ["-m", _MODULES[part], "doctor", "--json", *flags]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, limit=_LINE
+        sys.executable, *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, limit=_LINE
     )
     assert process.stdout is not None  # noqa: S101  made with a pipe
     assert process.stderr is not None  # noqa: S101  made with a pipe
     ended = asyncio.get_running_loop().call_later(timeout, process.kill)
     try:
-        output, said = await asyncio.gather(process.stdout.read(), _pass_on(part, process.stderr, tell))
+        output, lines = await asyncio.gather(process.stdout.read(), _pass_on(part, process.stderr, tell))
         code = await process.wait()
     finally:
         ended.cancel()
@@ -134,29 +134,26 @@ async def _ask(part: str, flags: Sequence[str], timeout: float, tell: Tell) -> l
             process.kill()
             await process.wait()
     try:
-        rows = json.loads(output)["findings"]
-        return [Finding(**{**row, "state": State(row["state"])}) for row in rows]
+        return [Finding(**{**row, "state": State(row["state"])}) for row in json.loads(output)["findings"]]
     except (ValueError, KeyError, TypeError):
         pass
     if code == UsageError.exit_code:
-        words = [line for line in said if "error:" in line]
+        errors = [line.partition("error: ")[2] for line in lines if "error:" in line]
         raise UsageError(
-            (words[-1].partition("error: ")[2] if words else f"the {part} doctor refused its flags"),
-            hint=f"see `{'flexspec-' + part} doctor --help` for the flags",
+            errors[-1] if errors else f"the {part} doctor refused its flags",
+            hint=f"see `flexspec-{part} doctor --help` for the flags",
         )
-    last = "; ".join(said[-3:]) or "it said nothing"
-    detail = f"the {part} doctor ended with code {code}: {last}"
-    return [
-        Finding("doctor", State.FAILED, detail, "run it by hand: " + " ".join(command[1:]), "doctor", part)
-    ]
+    detail = f"the {part} doctor ended with code {code}: {'; '.join(lines[-3:]) or 'it said nothing'}"
+    advice = f"run it by hand: {' '.join(command)}"
+    return [Finding("doctor", State.FAILED, detail, advice, "doctor", part)]
 
 
-async def _pass_on(part: str, lines: asyncio.StreamReader, tell: Tell) -> list[str]:
-    """Tell what a doctor is about, line by line; all that it said."""
-    said: list[str] = []
-    async for raw in lines:
+async def _pass_on(part: str, stream: asyncio.StreamReader, tell: Tell) -> list[str]:
+    """Tell what a doctor is about, line by line; return all lines."""
+    lines: list[str] = []
+    async for raw in stream:
         line = raw.decode(errors="replace")
-        said.append(line.rstrip())
+        lines.append(line.rstrip())
         if line.endswith("\n") and not line.startswith((" ", "usage:")):
             tell(line.rstrip(), part)
-    return said
+    return lines

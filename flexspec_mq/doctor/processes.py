@@ -33,24 +33,13 @@ def who_listens(port: int) -> str:
 
 
 def connected(port: int, names: Container[str], epoch: float) -> list[int]:
-    """Daemons of this machine that are connected to a broker, and came up at a time.
-
-    Args:
-        port: Port of the broker.
-        names: Commands or modules.
-        epoch: When it came up, in seconds since the Unix epoch; its process is some minutes older, as it loads a model.
-    """
+    """Daemons of this machine that are connected to a broker, and came up at a time."""
     links = {one.link for one in _sockets(_ESTABLISHED) if one.remote_port == port}
     return [
         number
         for number in _holders(links)
         if number != os.getpid() and _runs(number, names) and _just_before(number, epoch)
     ]
-
-
-def ports_of(number: int) -> list[int]:
-    """TCP ports that a process listens on."""
-    return [one.local_port for one in _sockets(_LISTENS) if number in _holders({one.link})]
 
 
 def _runs(number: int, names: Container[str]) -> bool:

@@ -37,11 +37,7 @@ class _Forbidden(LinkRefused):
 
 
 class Probe(Connection):
-    """One connection to a broker under test, with what it receives in a queue.
-
-    Args:
-        settings: Where, and as whom; the client id is one of its own.
-    """
+    """A connection to a broker under test, with what it receives in a queue."""
 
     def __init__(self, settings: LinkSettings) -> None:
         self.received: asyncio.Queue[Inbound] = asyncio.Queue(_MESSAGES)
@@ -100,12 +96,7 @@ async def _probe(settings: LinkSettings) -> AsyncIterator[Probe]:
 
 
 def broker_checks(settings: LinkSettings, topic: str) -> list[Check]:
-    """All checks of a broker: it answers, speaks MQTT 5, lets us in and has all qualities.
-
-    Args:
-        settings: Where, as whom, and for how long to wait for each answer.
-        topic: Prefix that this user may write to and read.
-    """
+    """All checks of a broker: it answers, speaks MQTT 5, lets us in and has all qualities."""
     cause: Cause | None = None
     refused: LinkRefused | None = None
 
@@ -146,7 +137,7 @@ def broker_checks(settings: LinkSettings, topic: str) -> list[Check]:
 
 
 def _limits(probe: Probe) -> str:
-    """What the broker announced in its CONNACK, under the names of the standard."""
+    """Limits that the broker announced in its CONNACK, under the names of the standard."""
     announced = (
         ("ReceiveMaximum", probe.limits.receive_maximum, 65_535),
         ("MaximumPacketSize", probe.limits.packet_size, None),

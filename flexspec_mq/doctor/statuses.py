@@ -23,13 +23,7 @@ _SET_CLOCK = (
 
 
 def check_clock(report: Report, watch: Watch, besides: str = "") -> None:
-    """Compare this machine's clock with those of the workers whose fresh statuses were seen.
-
-    Args:
-        report: To write to.
-        watch: It has run for a while.
-        besides: A worker that does not count, as it is on this machine.
-    """
+    """Compare this machine's clock with those of the workers whose fresh statuses were seen."""
     ahead = {
         name: seen.ahead
         for topic, every in watch.seen.items()
@@ -60,14 +54,7 @@ def check_clock(report: Report, watch: Watch, besides: str = "") -> None:
 
 
 def check_workers(report: Report, watch: Watch, version: str, listening: bool | None) -> list[WorkerStatus]:
-    """Check whether a worker of a version takes sessions; return the statuses of those that do.
-
-    Args:
-        report: To write to.
-        watch: It has run for a while.
-        version: Version that the edge asks for.
-        listening: The broker said that somebody subscribes to opens of this version; None if unknown.
-    """
+    """Check whether a worker of a version takes sessions; return the statuses of those that do."""
     workers = watch.workers()
     serving = [(status, seen) for status, seen in workers if version in _versions(status)]
     living = [status for status, seen in serving if status.state == "online" and seen.lives]
@@ -149,13 +136,7 @@ def check_tokenizer(report: Report, workers: list[WorkerStatus], ours: LoadedTex
 
 
 def check_name(report: Report, watch: Watch, here: str) -> None:
-    """Check whether the name is ours alone.
-
-    Args:
-        report: To write to.
-        watch: It has run for a while.
-        here: Daemon on this machine that may be the one that is online; empty if there is none.
-    """
+    """Check whether the name is ours alone."""
     name, fault = watch.topic.rpartition("/")[2], "two daemons with one id"
     worker = topics.worker_of_status(watch.topic) is not None
     kind, flag = ("worker", "--worker") if worker else ("edge node", "--edge")

@@ -39,7 +39,7 @@ class Listening(NamedTuple):
 
     Attributes:
         at_least: Workers renew theirs every 10 s.
-        at_most: In these a daemon that was thrown out loads its model and comes back; only where one is so young
+        at_most: Time in which a daemon that was thrown out loads its model and comes back; only where one is so young
             that it may have thrown out another.
     """
 
@@ -48,7 +48,7 @@ class Listening(NamedTuple):
 
 
 class Seen(NamedTuple):
-    """One status.
+    """A status.
 
     Attributes:
         at: Seconds on our monotonic clock.
@@ -68,10 +68,6 @@ class Seen(NamedTuple):
 
 class Watch:
     """Collects the statuses of all workers and of one name.
-
-    Args:
-        topic: Topic of that name's status.
-        listening: For how long.
 
     Attributes:
         other: Given what is no status.

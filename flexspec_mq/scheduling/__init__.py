@@ -1,1 +1,1 @@
-"""What a worker computes next, and for whom: pure rules of rows, drafts and prompts, told times and given none."""
+"""Choice of what a worker computes next, and for whom: pure rules of rows, drafts and prompts without a clock."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
 
 PAYS = 0.03
-"""Of its tokens per second, what a session may lose by the drafts of others."""
+"""Share of its tokens per second that a session may lose by the drafts of others."""
 PAYS_LOOKUPS = 0.01
 """The same, by what the worker looks up for others by itself: nobody's device asked for that."""
 
@@ -36,8 +36,8 @@ class Allocation:
     """The rows of one forward.
 
     Attributes:
-        sessions: that it is for, as `fair_shares.weight` counts them.
-        ms: what it takes with all rows granted so far, and the draft's forwards before it; 0 while nothing is known,
+        sessions: Sessions that it is for, as `fair_shares.weight` counts them.
+        ms: Time with all rows granted so far, and the draft's forwards before it; 0 while nothing is known,
             and then all is worth it.
         row: ms of one more row.
         call: ms of a forward of the draft in any case, and for each session in it.
@@ -65,7 +65,7 @@ class Allocation:
         """Give rows to the drafts of edges: as many as are best in all, to those where they are worth most.
 
         Args:
-            drafts: by session, how many tokens, and how likely each is right if all before it are.
+            drafts: Number of tokens by session, and how likely each is right if all before it are.
             most: rows in all.
         """
         order = [
@@ -94,7 +94,7 @@ class Allocation:
         """Sessions that the next forward of the draft is best run for; none if it is not worth its time.
 
         Args:
-            wanted: by session, how likely its token is right, if all before it are; and how many tokens the draft has
+            wanted: Probability by session that its token is right, if all before it are; and tokens that the draft has
                 to read for each forward that it will be of use in.
         """
         gains = sorted(((self._gain(key, one), key) for key, (one, _) in wanted.items()), reverse=True)
@@ -191,7 +191,7 @@ class _Least:
 
 
 def _gains(confidence: float, drafted: int) -> Iterator[float]:
-    """What each token of a draft adds to the logarithm of the tokens that its session gets."""
+    """Gain of each token of a draft in the logarithm of the tokens that its session gets."""
     survival = expected = 1.0
     for _ in range(drafted):
         survival *= confidence

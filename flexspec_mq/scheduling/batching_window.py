@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.worker.types import WorkItem
 
 SHARE = 1 / 3
-"""Of the time of a step; what a step costs in any case is a good deal more."""
+"""Share of the time of a step; a step costs a good deal more in any case."""
 _STEPS = 4
 """Newest steps, of which the shortest counts: one that reads a long prompt tells little about the others."""
 _SLACK = 1.5
@@ -34,7 +34,7 @@ _LEARN = 0.25
 
 @dataclass(slots=True)
 class BatchingWindow:
-    """What is known of how soon sessions come back.
+    """Estimates of how soon sessions come back.
 
     Attributes:
         held: seconds that steps have waited, all together.

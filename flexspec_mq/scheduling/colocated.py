@@ -45,7 +45,7 @@ PREFILL = 64
 
 @dataclass(slots=True)
 class _Session:
-    """What is known of a session between steps.
+    """State of a session between steps.
 
     Attributes:
         number: at the drafter.
@@ -62,10 +62,10 @@ class _Session:
 
 @dataclass(slots=True)
 class _Path:
-    """What is drafted for an item in this step.
+    """Draft of an item in this step.
 
     Attributes:
-        context: with the edge's draft, and what was drafted behind it.
+        context: Tokens of the text with the edge's draft, and our own behind it.
         unread: how much of it the model has to read yet.
         own: drafted so far.
         done: nothing more is wanted.
@@ -99,7 +99,7 @@ class _Path:
             self.session.read = len(self.context) - self.unread
 
     def request(self, survival: float, cost: float) -> DraftRequest:
-        """What to draft next."""
+        """Ask for the next token."""
         item = self.item
         return DraftRequest(
             session=self.session.number,
@@ -121,9 +121,9 @@ class ColocatedDrafts:
 
     Args:
         drafter: proposes; knows token ids only.
-        name: of the draft, for people.
-        most_tokens: of contexts that it may hold; beyond, the sessions that it drafted for longest ago are forgotten.
-        clock: in seconds; times the drafter's forwards.
+        name: Name of the draft, for people.
+        most_tokens: Tokens of contexts that it may hold; beyond, those drafted for longest ago are forgotten.
+        clock: Seconds; times the drafter's forwards.
 
     Attributes:
         name: empty once it has failed.
@@ -158,12 +158,12 @@ class ColocatedDrafts:
         """Tokens behind the drafts of items with room, up to their room and as long as they are worth their time.
 
         A session whose prompt the drafter has not read to its end gets none of the model in this step: a piece of it
-        is read, if it is going to be worth that. What is found by lookup takes no forward of the model, and no prompt
+        is read, if it is going to be worth that. Tokens found by lookup take no forward of the model, and no prompt
         that was read.
 
         Args:
-            items: that the next forward decides.
-            rows: of that forward; takes what is drafted in.
+            items: Items that the next forward decides.
+            rows: Rows of that forward; takes what is drafted in.
             budget: told what the forwards of the draft took.
         """
         self.drafted = 0

@@ -1,4 +1,4 @@
-"""What a forward takes, by what it carries: least squares over the newest, or what is usual where they are alike.
+"""Time of a forward, by what it carries: least squares over the newest, or what is usual where they are alike.
 
 Pure: it is told milliseconds, and measures nothing.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FORGET = 0.97
 """Weight of all earlier forwards when one more is seen: about 33 count."""
 _CHEAPER = 0.997
-"""Of what it was, after a forward in which it was not tried: half of it after 230."""
+"""Factor of an estimate after a forward in which it was not tried: half of it is left after 230."""
 _TRUST = 0.02
 """Weight of what is usual, as a share of the squares of a count that were seen."""
 _LITTLE = 0.25
@@ -37,7 +37,7 @@ class LinearCost:
     Where the newest forwards hardly differ in a count, they do not tell what it costs; then it costs what is usual.
 
     Args:
-        usual: for each count, what one more of it costs as a share of a mean forward.
+        usual: Usual cost of one more of each count, as a share of a mean forward.
     """
 
     def __init__(self, usual: Sequence[float]) -> None:
@@ -57,7 +57,7 @@ class LinearCost:
         """A forward is done.
 
         Args:
-            counts: what it carried, one number for each of `usual`.
+            counts: Load of the forward, one number for each of `usual`.
             ms: how long it took.
         """
         x = np.array([1.0, *counts])
@@ -82,7 +82,7 @@ class LinearCost:
         """Milliseconds of one more unit of a count; 0 before any forward.
 
         Args:
-            count: its place in `usual`.
+            count: Index in `usual`.
         """
         if self._line is None:
             return 0.0

@@ -1,4 +1,4 @@
-"""What is known of rows, of the draft's forwards and of each session's drafts, by which rows are given out.
+"""Estimates by which rows are given out: of rows, of the draft's forwards and of each session's drafts.
 
 How a session's drafts fared so far says what the next one is worth, as in vLLM's adaptive verification; what rows
 cost is measured. Pure: it is told milliseconds, and measures nothing.
@@ -24,13 +24,13 @@ _FADES = 0.95
 _FORGIVES = 0.02
 """How far what is known of a session's drafts goes back to that, by each forward that verifies none of them."""
 _SESSION, _ROW, _PIECE = 0.03, 0.01, 0.008
-"""What a session, a drafted row and a token of a prompt usually add, as shares of a mean forward of the target."""
+"""Usual cost of a session, a drafted row and a token of a prompt, as shares of a mean forward of the target."""
 _CALL_ROW = 0.1
-"""What a session usually adds to a forward of the draft."""
+"""Usual cost of a session in a forward of the draft."""
 _READ = 0.01
-"""What a token of a prompt is taken to cost the draft, as a share of a forward of the target, before one was read."""
+"""Cost of a token of a prompt for the draft, as a share of a forward of the target, before one was read."""
 _CALL = 0.15
-"""What a forward of the draft is taken to cost, as a share of the target's, before one was seen."""
+"""Cost of a forward of the draft, as a share of the target's, before one was seen."""
 _PRIMES = 8
 """Forwards that one counts for which was timed before any text: about as many as it takes to know the price."""
 _LEARN = 1 / 16
@@ -61,7 +61,7 @@ class _Acceptance:
 
 
 class DraftBudget:
-    """What is known of rows, of the draft's forwards and of each session's drafts.
+    """Estimates of rows, of the draft's forwards and of each session's drafts.
 
     Args:
         rationed: False grants every row and every forward of the draft, whatever it costs.
@@ -92,8 +92,8 @@ class DraftBudget:
         """Begin with what was timed before any text; what forwards of texts take replaces it.
 
         Args:
-            forwards: of the target, by sessions and drafted tokens, in ms.
-            calls: of the draft, by sessions, in ms.
+            forwards: Milliseconds of the target, by sessions and drafted tokens.
+            calls: Milliseconds of the draft, by sessions.
             read: ms that it takes for a token of a prompt.
         """
         for sessions, rows, ms in forwards:
@@ -110,7 +110,7 @@ class DraftBudget:
 
         Args:
             drafts: how many tokens there are for each session that the forward decides, maybe none.
-            sessions: that the forward is for, as `fair_shares.weight` counts them.
+            sessions: Sessions that the forward is for, as `fair_shares.weight` counts them.
             reading: ms that the forward takes for these.
         """
         plain = self._forward.of((len(drafts), 0, 0)) if self._rationed else 0.0
@@ -142,9 +142,9 @@ class DraftBudget:
         """A forward decided tokens of a session.
 
         Args:
-            key: of the session.
+            key: Session.
             tokens: how many.
-            accepted: of these, drafted by the edge.
+            accepted: Tokens among these that the edge had drafted.
             wrong: the next token of the edge's draft was not right.
         """
         self._got[key] = _newer(self._got.get(key), float(tokens))
@@ -166,7 +166,7 @@ class DraftBudget:
         """A forward of the target is done that decided something.
 
         Args:
-            sessions: that it decided.
+            sessions: Sessions that it decided.
             rows: drafted tokens of these that it verified.
             ms: how long it took.
             reading: tokens of prompts that it read beside. A crowded worker reads some in nearly every forward.

@@ -32,7 +32,7 @@ NEWCOMER = 100.0
 MOMENT, LATELY = 0.5, 30.0
 """Seconds for which a device that was here counts as away for the moment, and as one that may come again."""
 _PROBE = 16
-"""One forward in so many leaves out what rides along, so that it stays known what that costs."""
+"""Interval of forwards that leave out what rides along, so that its cost stays known."""
 
 
 class Presence:
@@ -63,11 +63,11 @@ def sharing(
     away: float = inf,
     turn: int = 1,
 ) -> list[SessionKey]:
-    """Of sessions that wait for a row, those that share the next forward.
+    """Choose among sessions that wait for a row those that share the next forward.
 
     Args:
         waiting: the one that has waited longest first.
-        ms: what a forward takes that decides so many; 0 while nothing is known.
+        ms: Milliseconds of a forward that decides so many; 0 while nothing is known.
         most: sessions at most.
         beside: devices for which the forward reads.
         away: seconds since any other device had work.
@@ -101,7 +101,7 @@ def weight(writing: Collection[SessionKey], reading: Mapping[str, int]) -> int:
 
     Args:
         writing: sessions that the forward decides.
-        reading: by device, how many sessions have a prompt that is not read to its end.
+        reading: Number of sessions by device that have a prompt that is not read to its end.
     """
     sessions = Counter(edge for edge, _ in writing) + Counter(reading)
     most = min(sessions.values()) if len(sessions) > 1 else inf

@@ -29,9 +29,9 @@ _FORGET = 0.7
 _PRIOR = 0.02
 """Weight of a line through the origin, beside a spread of sizes that equals their mean."""
 _PROBE = 8
-"""One forward in so many reads nothing while sessions write."""
+"""Interval of forwards that read nothing while sessions write."""
 _PROBE_LIGHT = 32
-"""One in so many reads the least where none writes: it costs as much as one that reads a lot."""
+"""Interval of forwards that read the least where none writes: such a forward costs as much as one that reads a lot."""
 _LONGER = 1.5
 """A forward tells what a token takes where it reads so many times the least."""
 _PIECE = 32
@@ -39,7 +39,7 @@ _PIECE = 32
 _STALL = 1.5
 """A forward that takes so many times what it should was stopped by something else: it counts for no more."""
 _SHARE = 0.5
-"""What reading may add in any case, of the time that a forward takes without it."""
+"""Share of a forward's time without reading that reading may add in any case."""
 
 
 @dataclass(slots=True)
@@ -61,17 +61,17 @@ class _Line:
 
     @property
     def mean(self) -> tuple[float, float]:
-        """Of the points; there is one."""
+        """Mean of the points; there is one."""
         return self.x / self.weight, self.y / self.weight
 
     def most(self, x: float) -> float:
-        """What is likely at most: what was seen in the mean, in proportion where it is more; infinite before that."""
+        """Likely maximum: what was seen in the mean, in proportion where it is more; infinite before that."""
         if not self.weight:
             return inf
         return self.y / self.weight * max(1.0, x * self.weight / self.x if self.x else 0.0)
 
     def at(self, x: float) -> float:
-        """The line's value, never below 0; 0 before any point. What is not known of its slope makes it lower."""
+        """The line's value, never below 0; 0 before any point. An unsure slope makes it lower."""
         if not self.weight:
             return 0.0
         mean, level = self.mean
@@ -161,7 +161,7 @@ class PrefillBudget:
 
         Args:
             writing: tokens that it feeds for sessions that write.
-            share: of the time.
+            share: Share of the time.
         """
         alone = self._alone.at(writing)
         if not alone:

@@ -34,7 +34,7 @@ DEVICE_PREFILL = 256
 _MORE = 1.5
 """Or so many times what the others that are here had in the mean, if that is more."""
 DEVICE_PREFILL_SHARE = 0.1
-"""What reading for one device may add, beyond these, to forwards in which others write."""
+"""Share that reading for one device may add, beyond these, to forwards in which others write."""
 _MUCH, _LESS = 3, 2 / 3
 """Beyond so many times what it may have it is so much of that share."""
 _PAGES = 4
@@ -76,10 +76,10 @@ class ReadingShares:
         most: tokens that one forward may read.
         budget: says that anew for each forward instead, if there is one.
         device: tokens that one device may have read at full speed while others write.
-        share: of the time that it gets beyond these.
+        share: Share of the time that it gets beyond these.
 
     Attributes:
-        debts: of the devices; told what is read.
+        debts: Prefill usage of the devices; told what is read.
         slowed: tokens of the newest forward that are read for devices which get such a share.
     """
 

@@ -1,4 +1,4 @@
-"""One thread for torch: tiny models gain nothing from more, and on a busy machine threads wait for each other."""
+"""A single thread for torch: tiny models gain nothing from more, and on a busy machine threads wait for each other."""
 
 from __future__ import annotations
 

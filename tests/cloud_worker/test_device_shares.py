@@ -1,4 +1,4 @@
-"""What shares a forward where one device has more to do than others: the scheduler on a tiny model."""
+"""Items that share a forward where one device has more to do than others: the scheduler on a tiny model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def prompt(edge: str, session: int, tokens: int) -> WorkItem:
 
 
 def budget() -> PrefillBudget:
-    """One that knows what forwards take: 30 ms, and 1 ms more for each token that is read."""
+    """A budget that knows what forwards take: 30 ms, and 1 ms more for each token that is read."""
     made = PrefillBudget(most=128)
     for _ in range(6):
         made.saw(2, 32, 62.0)

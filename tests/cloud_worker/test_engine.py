@@ -42,7 +42,7 @@ def identity(number: int, *, eos: tuple[int, ...] = (), ignore_eos: bool = False
 
 @cache
 def written(number: int) -> tuple[int, ...]:
-    """What the target writes alone after a prompt, one token at a time."""
+    """Text that the target writes alone after a prompt, one token at a time."""
     model, prompt = model_of(), PROMPTS[number]
     kv = model.new_kv()
     tokens: list[int] = []
@@ -82,7 +82,7 @@ def run(engine: EngineCore, most: int = 500) -> list[tuple[WorkItem, tuple[int, 
 
 
 def decided(engine: EngineCore, one: WorkItem) -> tuple[int, ...]:
-    """What an engine decides for one item, in as many steps as it takes."""
+    """Tokens that an engine decides for one item, in as many steps as it takes."""
     engine.scheduler.add(one)
     ((_, tokens),) = run(engine)
     return tokens

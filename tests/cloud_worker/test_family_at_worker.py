@@ -141,7 +141,7 @@ def of(version: str, number: int = 1, limit: int = 60) -> GenerationRequest:
 
 
 def by(salt: int, request: GenerationRequest) -> tuple[int, ...]:
-    """What a head alone writes."""
+    """Text of a head alone."""
     sampling = dataclasses.replace(request.sampling, seed=request.sampling.seed + salt)
     return alone(dataclasses.replace(request, sampling=sampling))
 

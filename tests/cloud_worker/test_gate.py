@@ -1,4 +1,4 @@
-"""What a worker reads of each device's messages."""
+"""Admission of each device's messages."""
 
 from __future__ import annotations
 

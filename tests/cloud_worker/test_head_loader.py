@@ -31,7 +31,7 @@ PROMPT = tuple(range(5, 17))
 
 @dataclass
 class Machine:
-    """Of a worker: its target, and where heads are published and kept."""
+    """The machine of a worker: its target, and where heads are published and kept."""
 
     folder: Path
     base: Path
@@ -43,7 +43,7 @@ class Machine:
 
     @contextmanager
     def started(self, **changes: bool) -> Iterator[Callable[[str, bytes], str]]:
-        """What a worker that has just been started gets heads with."""
+        """Loader of heads of a worker that has just been started."""
         settings, target = self.target(**changes)
         engine = ModelEngine(target, settings)
         base = Base(

@@ -84,7 +84,7 @@ async def edge(
 
 
 def alone(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
-    """What the target writes, one token at a time, from an empty cache."""
+    """Text that the target writes, one token at a time, from an empty cache."""
     kv, tokens = MODEL.new_kv(), list(prompt)
     model_input = ModelInput(kv, prompt)
     for _ in range(LIMIT):

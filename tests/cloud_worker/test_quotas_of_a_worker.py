@@ -1,4 +1,4 @@
-"""One device that takes all it can, at a real broker with TLS: others do not notice, and it is told."""
+"""A device that takes all it can, at a real broker with TLS: others do not notice, and it is told."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CODEC = Codec()
 
 @pytest.fixture
 def broker(tls_mosquitto: PrivateBroker) -> PrivateBroker:
-    """One without users, where a device is who it says."""
+    """A broker without users, where a device is who it says."""
     return tls_mosquitto
 
 

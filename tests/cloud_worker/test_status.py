@@ -1,4 +1,4 @@
-"""What a worker tells of its target's makers: how they recommend to sample."""
+"""Recommendations of a target's makers, as a worker tells them."""
 
 from __future__ import annotations
 

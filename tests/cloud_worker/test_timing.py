@@ -1,4 +1,4 @@
-"""What a worker times when it starts, and tells."""
+"""Times that a worker measures when it starts, and tells."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ import pytest
 
 import cloud_worker.__main__ as cloud
 import edge_node.cli.parser as edge
-import edge_node.doctor.examine
 from broker.access import access_file
 from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
-from cloud_worker import doctor as cloud_doctor
+from cloud_worker.doctor import WorkerDoctor
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
+from edge_node.doctor.examine import EdgeDoctor
 from flexspec_mq.daemon.children import as_child
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.doctor.watch import Listening
@@ -54,7 +54,7 @@ async def look(
     fingerprint: bytes = FINGERPRINT,
     tokenizer: TokenizerStatus | None = None,
 ) -> list[Finding]:
-    """What the doctor of an edge node finds; its draft is a pure function, all else is real."""
+    """Findings of an edge node's doctor; its draft is a pure function, all else is real."""
     drafter, spoken = cast("Any", FakeDrafter()), speech()
     model = DraftModel(
         replace(spoken, fingerprint=fingerprint, tokenizer_status=tokenizer or spoken.tokenizer_status),
@@ -67,24 +67,21 @@ async def look(
         given = (*given, "--api-port", "0")
     config = edge_config(edge.build_parser().parse_args(given)).settings
     said: list[str] = []
-    return await edge_node.doctor.examine.examine(
-        config, said.append, 50.0, load=lambda _settings, _tell: model, listening=QUICK
-    )
+    return await EdgeDoctor(config, lambda _settings, _tell: model, QUICK).examine(said.append, 50.0)
 
 
 async def look_at_worker(broker_at: str, *flags: str) -> list[Finding]:
-    """What the doctor of a worker finds; its target has no weights, all else is real."""
+    """Findings of a worker's doctor; its target has no weights, all else is real."""
     given = ("doctor", "--broker", broker_at, "--target", "without-weights", *flags)
     if "--worker" not in flags:
         given = (*given, "--worker", WORKER)
     config = cloud_config(cloud.build_parser().parse_args(given)).settings
-    return await cloud_doctor.examine(
-        config, lambda _text: None, 50.0, load=lambda _: cast("Any", speech()), listening=QUICK
-    )
+    model = cast("Any", speech())
+    return await WorkerDoctor(config, lambda _settings: model, QUICK).examine(lambda _text: None, 50.0)
 
 
 def faults(findings: Sequence[Finding]) -> list[str]:
-    """What is wrong, warnings included, as the doctor names it."""
+    """Faults, warnings included, as the doctor names them."""
     return [one.fault or one.name for one in findings if one.state in (State.FAILED, State.WARNING)]
 
 
@@ -200,7 +197,7 @@ def answering(answer: bytes) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Told:
-    """What a command said and how it ended."""
+    """Output of a command and how it ended."""
 
     code: int
     out: str

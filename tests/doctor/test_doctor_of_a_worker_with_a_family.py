@@ -9,7 +9,7 @@ import pytest
 
 import cloud_worker.__main__ as cloud
 from broker.launcher import PrivateBroker
-from cloud_worker import doctor
+from cloud_worker.doctor import WorkerDoctor
 from cloud_worker.settings import from_arguments
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey
@@ -30,7 +30,7 @@ async def look(
     family = ("--family", FAMILY, "--root-key", root.public.hex(), "--state-dir", str(state))
     given = ("doctor", "--broker", f"127.0.0.1:{broker.port}", "--target", str(base.source), *family, *flags)
     config = from_arguments(cloud.build_parser().parse_args([*given, "--worker", WORKER])).settings
-    found = await doctor.examine(config, lambda _text: None, 50.0, load=lambda _: base, listening=QUICK)
+    found = await WorkerDoctor(config, lambda _: base, QUICK).examine(lambda _text: None, 50.0)
     return {one.name: one for one in found}
 
 

@@ -1,4 +1,4 @@
-"""What the doctor says of a deployment that is open where it should not be."""
+"""The doctor warns of a deployment that is open where it should not be."""
 
 from __future__ import annotations
 
@@ -23,17 +23,19 @@ def as_truck(**more: Any) -> LinkSettings:
     return LinkSettings(client_id="c", username="truck", password="x", **more)  # noqa: S106  no secret
 
 
-async def exposed(settings: LinkSettings, link: Link, *files: Path, **more: bool) -> Report:
+async def exposed(settings: LinkSettings, link: Link, *files: Path, **more: Any) -> Report:
     doctor = DaemonDoctor("edge", "truck", settings, topics.edge_status_topic("truck"), Listening())
     doctor.link = link
     report = Report("exposure")
     await link.wait_up(20)
-    await doctor.check_exposure(report, files, **{"keyed": False, **more})
+    doctor.secrets = files
+    vars(doctor).update(more)
+    await doctor.check_exposure(report)
     return report
 
 
-async def warnings(settings: LinkSettings, *files: Path, **more: bool) -> list[str]:
-    """What is said of a broker that lets everybody write everywhere."""
+async def warnings(settings: LinkSettings, *files: Path, **more: Any) -> list[str]:
+    """Warnings about a broker that lets everybody write everywhere."""
     async with MemoryBroker().link(LinkSettings(client_id="doctor")) as link:
         found = [
             one
@@ -54,7 +56,7 @@ async def test_beyond_this_machine() -> None:
     assert "lets in anybody" in anonymous
     assert "no keys are used" in unkeyed
     over_tls = as_truck(host="broker.example", tls=TlsSettings())
-    (rules,) = await warnings(over_tls, keyed=True)
+    (rules,) = await warnings(over_tls, keys=Path("/no/such/keys.json"))
     assert "write where only another may" in rules
     assert len(await warnings(over_tls)) == 2
 

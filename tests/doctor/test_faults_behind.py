@@ -62,7 +62,7 @@ async def test_nothing_is_wrong(own_mosquitto: PrivateBroker) -> None:
 
 
 async def retained(where: PrivateBroker, topic: str) -> list[bytes]:
-    """What the broker keeps on a topic; a last message of ours says that all of it has come."""
+    """Payloads that the broker keeps on a topic; a last message of ours says that all of them have come."""
     found: list[bytes] = []
     async with asyncio.timeout(PATIENCE), mqtt_link(LinkSettings(port=where.port, client_id="looks")) as link:
         await link.wait_up()

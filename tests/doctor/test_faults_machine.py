@@ -390,7 +390,7 @@ async def test_help_says_what_there_is() -> None:
 
 
 async def test_packages_without_torch() -> None:
-    """What runs a model is named as missing, and the rest is checked all the same."""
+    """Packages that run a model are named as missing, and the rest is checked all the same."""
     hide = (
         "import sys, importlib.metadata as m\n"
         "class Block:\n"

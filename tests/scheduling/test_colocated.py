@@ -220,7 +220,7 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
 
 
 def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
-    """One forward may read all of a prompt and decide: what it took is none of what drafted rows take."""
+    """A forward may read all of a prompt and decide: its time is none of what drafted rows take."""
 
     class Noted(DraftBudget):
         seen: ClassVar[list[tuple[int, int, int]]] = []
@@ -303,7 +303,7 @@ class Alone:
             self.budget.saw_call(1, 4.0)
 
     def step(self, text: int) -> tuple[int, ...]:
-        """What is drafted behind so many tokens of the text."""
+        """Tokens drafted behind so many tokens of the text."""
         one = work([*range(self.prompt), *range(text)], self.prompt, 4)
         self.budget.saw(1, 0, 25.0)
         rows = self.budget.allocate({one.key: 0}, 1)

@@ -39,7 +39,7 @@ def learned(budget: DraftBudget, base: float, session: float, row: float) -> Dra
 def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
     drafts: list[tuple[int, float]], row: float
 ) -> None:
-    """Of all ways, that with the highest sum of logarithms of tokens per second, if nobody pays for it."""
+    """The allocation with the highest sum of logarithms of tokens per second, if nobody pays for it."""
     sessions = range(len(drafts))
     made = Allocation(len(drafts), 30.0, row, (0.0, 0.0), usual={key(n): 1.0 for n in sessions})
     made.grant({key(n): one for n, one in enumerate(drafts)}, 100)
@@ -221,7 +221,7 @@ def test_the_price_of_a_row_is_learned_beside_prompts_that_are_read() -> None:
 
 
 def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once() -> None:
-    """One slow forward, as when the machine is busy, must not keep the draft from all texts to come."""
+    """A slow forward, as when the machine is busy, must not keep the draft from all texts to come."""
     budget = learned(DraftBudget(), 30.0, 1.0, 0.5)
     budget.saw_call(1, 60.0)
 

@@ -201,7 +201,7 @@ def test_a_forward_that_takes_longer_for_good_is_believed() -> None:
 def test_a_lone_reader_reads_pieces_of_some_size_however_long_a_forward_takes(
     base: float, each: float, writing: int, row: float
 ) -> None:
-    """What a forward takes without any reading is a guess, from forwards in which sessions wrote."""
+    """Time of a forward without any reading is a guess, from forwards in which sessions wrote."""
     budget = PrefillBudget(most=128)
     for turn in range(12):
         rows = 1 + turn % writing
@@ -222,7 +222,7 @@ def test_a_lone_reader_reads_pieces_of_some_size_however_long_a_forward_takes(
 
 
 def test_after_texts_of_one_token_a_forward_a_prompt_is_read_in_large_pieces() -> None:
-    """What one token takes does not tell what a forward takes that feeds none: all might be the token's."""
+    """Time of one token does not tell that of a forward which feeds none: all might be the token's."""
     budget = PrefillBudget(most=128)
     forwards = 0
     for _ in range(3):

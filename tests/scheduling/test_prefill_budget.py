@@ -84,7 +84,7 @@ def test_what_reading_adds_is_known() -> None:
 
 
 def test_the_budget_without_a_bound_would_stretch_them_more() -> None:
-    """What the test above would see if nothing adapted."""
+    """Result of the test above if nothing adapted."""
     before, during = gaps(PrefillBudget(most=512, target=1e9, stretch=1e9), COSTS["a small model"], drafted=0)
     assert max(during) > 5 * sum(before) / len(before)
 
@@ -101,7 +101,7 @@ def test_the_target_time_bounds_steps_that_only_read() -> None:
 
 @dataclass(frozen=True)
 class Machine:
-    """What forwards cost: ms in any case, for each token that writes, and for each piece of so many that are read."""
+    """Cost of forwards: ms in any case, for each token that writes, and for each piece of so many that are read."""
 
     fixed: float
     write: float
@@ -319,7 +319,7 @@ def most_served_while_another_waits(budget: int, seed: int) -> int:
 
 
 def test_newcomers_do_not_starve_a_long_prompt() -> None:
-    """One comes before every step, and each could use all of the budget."""
+    """A newcomer before every step, and each could use all of the budget."""
     engine = EngineCore(model_of(), prefill=16)
     rng = random.Random(1)
 

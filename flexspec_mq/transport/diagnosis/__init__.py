@@ -1,1 +1,1 @@
-"""What keeps us from a broker, asked on the wire: of the doctor, of the broker's check, and of a daemon's start."""
+"""Cause that keeps us from a broker, asked on the wire: by the doctor, the broker's check, and a daemon's start."""

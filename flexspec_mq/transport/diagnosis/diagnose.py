@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PLAIN_PORT, TLS_PORT = 1883, 8883
 _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
-"""That a server of names said; EAI_AGAIN is that none could be asked."""
+"""Errors of a server of names that has answered; EAI_AGAIN is that none could be asked."""
 
 LOGIN_REFUSED: Final = "login refused"
 Fault = Literal["broker down", "wrong port", "3.1.1 only", "broker lacking", "TLS mismatch", "login refused"]
@@ -35,7 +35,7 @@ Fault = Literal["broker down", "wrong port", "3.1.1 only", "broker lacking", "TL
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What keeps us from the broker, and how to mend it.
+    """Fault that keeps us from the broker, and how to mend it.
 
     Attributes:
         reached: something answered at its address.
@@ -50,7 +50,7 @@ class Cause:
 
 
 class _Said(Enum):
-    """What the other side makes of a CONNECT of MQTT 5."""
+    """Reaction of the other side to a CONNECT of MQTT 5."""
 
     MQTT5 = "MQTT 5"
     OLDER = "an older MQTT"
@@ -233,7 +233,7 @@ def _wants_certificate(settings: LinkSettings, tls: TlsSettings, what: str) -> C
 def _ask(
     settings: LinkSettings, connect: bytes, context: ssl.SSLContext | None = None
 ) -> tuple[_Said, bytes]:
-    """What the port says to a CONNECT, without TLS unless there is a context for it, and its first bytes."""
+    """Answer of the port to a CONNECT, without TLS unless there is a context for it, and its first bytes."""
     try:
         with _connect(settings) as plain:
             sock = plain if context is None else context.wrap_socket(plain, server_hostname=settings.host)

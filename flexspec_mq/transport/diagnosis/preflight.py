@@ -1,4 +1,4 @@
-"""One look at the broker before a model is loaded: what no patience mends is said now, and not a minute later."""
+"""Preflight, a look at the broker before a model is loaded: what no patience mends is said now, not a minute later."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bo
     A broker that is down passes: the link tries again. So does one that could not be looked at in time.
 
     Args:
-        settings: of the link.
+        settings: Settings of the link.
         tell: told what is odd and may change.
-        daemon: it outlives its broker, and names come and go with the machines that have them. So an unknown name
+        daemon: Whether we outlive the broker. Names come and go with the machines that have them, so an unknown name
             is told only; a command that answers and stops ends there.
 
     Raises:
