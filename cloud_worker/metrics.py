@@ -146,12 +146,12 @@ class _Counters(Collector):
             "held_seconds", "Time that steps waited for sessions about to come back", self._worker.held
         )
         yield _total("malformed", "Messages that could not be read", self._worker.malformed)
-        gate = self._worker.gate
+        admission = self._worker.admission
         yield _total(
-            "unread_messages", "Messages of devices over their quota, which were not read", gate.refused
+            "unread_messages", "Messages of devices over their quota, which were not read", admission.refused
         )
-        yield _total("quota_answers", "Times that such a device was told", gate.told)
-        yield _now("devices", "Devices whose quota of messages is kept account of", gate.devices)
+        yield _total("quota_answers", "Times that such a device was told", admission.told)
+        yield _now("devices", "Devices whose quota of messages is kept account of", admission.devices)
         yield _total("overflow_messages", "Messages dropped from a full queue", self._worker.overflowed)
         yield _total(
             "held_back", "Rows put off as their device had more sessions than others", self._worker.held_back

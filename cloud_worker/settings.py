@@ -12,14 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cloud_worker.front.settings import QuotaSettings
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
-from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
+from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
 from flexspec_mq.settings import (
     Loaded,
     Program,
@@ -176,6 +175,40 @@ class WorkerSettings(Section):
             help="seconds between two status documents while no version changes", unit="seconds", least=0.1
         ),
     ] = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaSettings(Section):
+    """Bounds of one device; `Setting.help` has the words.
+
+    As long as nobody else wants it, a device may have all of a worker's time, and as many places and tokens as these
+    allow. Where others are refused or wait, shares are equal, device by device.
+    """
+
+    device_sessions: Annotated[
+        int, Setting(help="live sessions that one device may hold, however few others there are", least=1)
+    ] = 64
+    device_tokens: Annotated[
+        int,
+        Setting(help="tokens that the live sessions of one device may hold when one more is opened", least=1),
+    ] = 262_144
+    device_ms: Annotated[
+        float,
+        Setting(
+            help="ms of each second that reading and answering the messages of one device may take, those left out "
+            "that brought drafts which were verified",
+            unit="ms",
+            above=0,
+            most=1000,
+        ),
+    ] = 25.0
+    device_burst_ms: Annotated[
+        float,
+        Setting(help="ms that this may come to at once, after a rest", unit="ms", above=0),
+    ] = 300.0
+    inbound_mb: Annotated[
+        int, Setting(help="memory for messages that wait to be read", unit="MB", least=1, most=2**20)
+    ] = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,9 +16,9 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
+from cloud_worker.admission import Admission
 from cloud_worker.engine.thread import Change, EngineThread
-from cloud_worker.front.admission import Gate
-from cloud_worker.front.settings import QuotaSettings
+from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
@@ -70,7 +70,7 @@ class CloudWorker:
 
     Attributes:
         machine: the protocol machine; read its counters.
-        gate: Admission of devices' messages; read its counters.
+        admission: Admission of devices' messages; read its counters.
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
         drafted: tokens that the engine drafted itself.
@@ -117,7 +117,7 @@ class CloudWorker:
                 device_tokens=quotas.device_tokens,
             )
         )
-        self.gate = Gate(
+        self.admission = Admission(
             quotas, settings.worker, lambda reply: self._do([reply]), keyed=settings.keys is not None
         )
         self._epoch = time.time_ns() // 1_000_000
@@ -198,7 +198,7 @@ class CloudWorker:
             session_expiry=0,
             awaited=lambda: True,  # by devices, of which it cannot know without a link
             inbound_bytes=1_000_000 * self._quotas.inbound_mb,
-            admit=self.gate.admit,
+            admit=self.admission.admit,
             needs=FOR_SESSIONS,
             will=Will(topics.worker_status_topic(self._settings.worker), gone),
             birth=self._birth,
@@ -338,7 +338,7 @@ class CloudWorker:
         except KeysRefused as error:
             answer = self._wire.refused(edge, inbound.payload, error, now)
             if answer is not None:
-                self.gate.answered(edge, 1)
+                self.admission.answered(edge, 1)
                 self._publish_queue.put(Outbound(topics.verdict_topic(edge), answer, inbound.qos))
             return
         except RemoteProtocolError as error:
@@ -349,8 +349,8 @@ class CloudWorker:
         over = self.machine.counters.over_quota
         effects = self.machine.receive(edge, message, now, inbound.qos, version)
         if self.machine.counters.over_quota > over:
-            self.gate.turned_away(edge)
-        self.gate.answered(edge, sum(isinstance(effect, Reply) for effect in effects))
+            self.admission.turned_away(edge)
+        self.admission.answered(edge, sum(isinstance(effect, Reply) for effect in effects))
         self._do(effects)
 
     def _receive_statement(self, payload: bytes) -> None:
@@ -427,7 +427,7 @@ class CloudWorker:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
                     self._window.answered(item.key, now)
-                    self.gate.verified(item.key[0], item.batches)
+                    self.admission.verified(item.key[0], item.batches)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     rows = result.rows.get(item.key, ALL_ROWS)
                     self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))

@@ -20,7 +20,7 @@ from flexspec_mq.sampling.noise import words
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
-from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
+from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ class EngineCore:
         drafts: Worker's own drafter, which goes on from the edges' drafts where there is room.
         draft_budget: Rule by which drafted tokens get rows; all get theirs without one.
         batch: Sessions that one forward decides at most.
-        device_prefill, device_prefill_share: see `ReadingShares`.
+        device_prefill, device_prefill_share: see `PrefillShares`.
 
     Attributes:
         scheduler: Pending items, and keys and values.

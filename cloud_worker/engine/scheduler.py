@@ -2,7 +2,7 @@
 
 Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
 they would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long
-prompt slows a step by a bounded amount (`reading_shares`).
+prompt slows a step by a bounded amount (`prefill_shares`).
 
 Where memory is short, room is given in the order in which work arrived: an item may cost the caches of later ones,
 never of earlier ones. So the oldest item always gets on, and no two sessions can throw each other out for ever.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.scheduling.fair_shares import Presence, sharing, weight
-from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE, ReadingShares
+from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE, PrefillShares
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ class Scheduler:
         prefill: tokens of unread prefixes that one forward may read.
         budget: says that anew for each forward instead, if there is one.
         batch: sessions that one forward decides at most.
-        device_prefill, device_prefill_share: see `ReadingShares`.
+        device_prefill, device_prefill_share: see `PrefillShares`.
         clock: seconds.
 
     Attributes:
@@ -80,7 +80,7 @@ class Scheduler:
         self._steps = 0
         self._batch = batch
         self._clock = clock
-        self._reading = ReadingShares(prefill, budget, device=device_prefill, share=device_prefill_share)
+        self._reading = PrefillShares(prefill, budget, device=device_prefill, share=device_prefill_share)
         self._presence = Presence()
         self._left: dict[
             SessionKey, int
@@ -187,7 +187,7 @@ class Scheduler:
         self.writing = sum(len(one.model_input.tokens) for one in chosen if one.item.key in ready)
         for one in chosen:
             if one.item.key in reading:
-                self._reading.debts.add(one.item.key[0], len(one.model_input.tokens), self._clock())
+                self._reading.usage.add(one.item.key[0], len(one.model_input.tokens), self._clock())
         if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
             chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._reading.most(0)))})

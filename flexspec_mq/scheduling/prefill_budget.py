@@ -3,18 +3,15 @@
 While sessions write, reading may make a forward longer by a bounded factor, the stretch, and no longer than a target
 in ms. But where the forward takes long without any reading, reading may still add half of that, whatever the target
 says. So as long as prompts wait, reading gets at least a third of the time, and a prompt is read within a time in
-proportion to the tokens that wait, on a machine of any speed. One device that has had much read gets a fifteenth of
+proportion to the tokens that wait, on a machine of any speed. A device that has had much read gets a fifteenth of
 the time while others write, since they wait for it. The same where no session writes: the forward may take
 the target, or the stretch times what it takes with hardly any reading, if that is more.
 
-Three things are measured. What a forward takes without any reading: a line over the tokens that writing sessions feed
-into it, by least squares with exponential weights. What each token that is read adds to that. And what a forward
-takes that reads the least and has no session that writes. While sessions write, every eighth forward reads nothing,
-and where none writes and the time is short, every eighth reads the least, so that all three stay fresh.
-
-What is not known is taken to be slow: what a token costs that is read, without a spread of sizes; that sessions which
-feed more tokens than lately take no longer. A forward beside writing sessions reads at most twice what those before
-it did.
+Three times are measured: that of a forward without any reading, a line over the tokens that writing sessions feed
+into it, by least squares with exponential weights; of each token that is read; and of a forward that reads the least
+and has no session that writes. While sessions write, every eighth forward reads nothing, and where none writes and
+the time is short, one in thirty-two reads the least, so that all three stay fresh. Unknown times are taken to be long.
+A forward beside writing sessions reads at most twice what those before it did.
 """
 
 from __future__ import annotations

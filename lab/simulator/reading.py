@@ -12,7 +12,7 @@ from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.fair_shares import Presence
 from flexspec_mq.scheduling.prefill_budget import PrefillBudget
-from flexspec_mq.scheduling.reading_shares import ReadingShares
+from flexspec_mq.scheduling.prefill_shares import PrefillShares
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Reading:
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
         self._budget = PrefillBudget()
-        self._sharing = ReadingShares(self._budget.most, self._budget)
+        self._sharing = PrefillShares(self._budget.most, self._budget)
         self._presence = Presence()
 
     def add(self, item: WorkItem) -> None:
@@ -102,7 +102,7 @@ class Reading:
             behind = len(item.context) - unread
             made.append(Share(item, item.draft if whole else (), whole, read, behind))
             self._served[key] = self._steps
-            self._sharing.debts.add(key[0], share, now)
+            self._sharing.usage.add(key[0], share, now)
             if not whole:
                 self._read[key] = self._read.get(key, 0) + read
         return made

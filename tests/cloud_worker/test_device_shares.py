@@ -13,7 +13,7 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.allocation import Allocation
 from flexspec_mq.scheduling.draft_budget import DraftBudget
 from flexspec_mq.scheduling.prefill_budget import PrefillBudget
-from flexspec_mq.scheduling.reading_shares import DEVICE_PREFILL_SHARE
+from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL_SHARE
 from tests.cloud_worker.test_engine import item, model_of
 
 

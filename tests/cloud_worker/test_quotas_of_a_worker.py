@@ -85,7 +85,7 @@ async def test_a_flood_is_not_read_and_its_sender_is_told(
     broker: PrivateBroker, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with worker_at(to(broker), "w1") as daemon, edge_at(to(broker), "good") as node:
-        gate = daemon.worker.gate
+        gate = daemon.worker.admission
         await check(node, [wanting(1)])
         with Attacker(broker, way) as evil, caplog.at_level(logging.WARNING):
             began = time.monotonic()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flexspec_mq.scheduling.costs import MeasuredCost
 from flexspec_mq.scheduling.fair_shares import GIVES, NEWCOMER, WAITS, Presence, sharing, weight
 from flexspec_mq.scheduling.prefill_budget import PrefillBudget
-from flexspec_mq.scheduling.reading_shares import ReadingDebts
+from flexspec_mq.scheduling.prefill_shares import PrefillUsage
 
 SESSIONS = st.lists(
     st.tuples(st.sampled_from("abcd"), st.integers(0, 30)), unique=True, min_size=1, max_size=60
@@ -107,15 +107,15 @@ def test_it_is_known_how_long_others_are_away() -> None:
 
 
 def test_reading_is_remembered_for_a_while() -> None:
-    debts = ReadingDebts()
-    debts.add("a", 100, 0.0)
-    debts.add("a", 100, 0.0)
-    assert debts.of("a", 0.0) == 200
-    assert debts.of("b", 0.0) == 0
-    assert 70 < debts.of("a", 10.0) < 75
+    usage = PrefillUsage()
+    usage.add("a", 100, 0.0)
+    usage.add("a", 100, 0.0)
+    assert usage.tokens("a", 0.0) == 200
+    assert usage.tokens("b", 0.0) == 0
+    assert 70 < usage.tokens("a", 10.0) < 75
     for number in range(10_000):
-        debts.add(f"d{number}", 1, 20.0)
-    assert debts.of("a", 20.0) == 0
+        usage.add(f"d{number}", 1, 20.0)
+    assert usage.tokens("a", 20.0) == 0
 
 
 def test_one_forward_in_sixteen_leaves_out_what_rides_along() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import EngineCore
 from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
-from flexspec_mq.scheduling.reading_shares import divide
+from flexspec_mq.scheduling.prefill_shares import divide
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
 

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_worker.front.admission import ANSWER, KILOBYTE, MESSAGE, Gate
-from cloud_worker.front.settings import QuotaSettings
-from cloud_worker.front.token_bucket import Accounts
+from cloud_worker.admission import ANSWER, KILOBYTE, MESSAGE, Admission
+from cloud_worker.settings import QuotaSettings
 from flexspec_mq.protocol.effects import Reply
 from schemas.messages import Error, ErrorCode
 
@@ -23,16 +22,16 @@ class Clock:
         return self.now
 
 
-def gate(clock: Clock, **quotas: float) -> tuple[Gate, list[Reply]]:
+def admission(clock: Clock, **quotas: float) -> tuple[Admission, list[Reply]]:
     told: list[Reply] = []
     settings = QuotaSettings(**{"device_ms": 10.0, "device_burst_ms": 5.0, **quotas})  # type: ignore[arg-type]
-    return Gate(settings, "w1", told.append, clock), told
+    return Admission(settings, "w1", told.append, clock), told
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 0.2), st.integers(0, 200_000)), min_size=1, max_size=200))
 def test_nobody_gets_more_than_the_quota(sent: list[tuple[float, int]]) -> None:
     clock = Clock()
-    made, told = gate(clock)
+    made, told = admission(clock)
     spent = dearest = 0.0
     for pause, size in sent:
         clock.now += pause
@@ -48,7 +47,7 @@ def test_one_that_is_over_its_quota_is_told_once_a_second_and_others_do_not_noti
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
-    made, told = gate(clock)
+    made, told = admission(clock)
     with caplog.at_level(logging.WARNING):
         for _ in range(2000):
             clock.now += 0.001
@@ -66,7 +65,7 @@ def test_one_that_is_over_its_quota_is_told_once_a_second_and_others_do_not_noti
 
 
 def test_opens_and_drafts_of_a_device_are_paid_from_one_account() -> None:
-    made, _ = gate(Clock())
+    made, _ = admission(Clock())
     while made.admit("f1/d/w1/evil", 1000):
         pass
     assert not made.admit("f1/o/base/evil", 10)
@@ -76,7 +75,7 @@ def test_opens_and_drafts_of_a_device_are_paid_from_one_account() -> None:
 def test_an_open_costs_more_where_keys_are_agreed_on() -> None:
     def opens(*, keyed: bool) -> int:
         settings = QuotaSettings(device_ms=10.0, device_burst_ms=50.0)
-        made = Gate(settings, "w1", lambda _: None, Clock(), keyed=keyed)
+        made = Admission(settings, "w1", lambda _: None, Clock(), keyed=keyed)
         return sum(made.admit("f1/o/base/evil", 300) for _ in range(1000))
 
     assert 1.9 < opens(keyed=False) / opens(keyed=True) < 2.4
@@ -84,7 +83,7 @@ def test_an_open_costs_more_where_keys_are_agreed_on() -> None:
 
 def test_what_was_verified_is_given_back_and_answers_cost() -> None:
     clock = Clock()
-    made, _ = gate(clock)
+    made, _ = admission(clock)
     for _ in range(1000):
         assert made.admit("f1/d/w1/good", 0)
         made.verified("good", 1)
@@ -96,7 +95,7 @@ def test_what_was_verified_is_given_back_and_answers_cost() -> None:
 
 def test_a_device_that_holds_all_that_it_may_is_soon_not_read() -> None:
     clock = Clock()
-    made, _ = gate(clock)
+    made, _ = admission(clock)
     opens = 0
     while made.admit("f1/o/base/evil", 100):
         made.turned_away("evil")
@@ -106,21 +105,21 @@ def test_a_device_that_holds_all_that_it_may_is_soon_not_read() -> None:
     assert made.admit("f1/o/base/evil", 100)
 
 
-def test_accounts_are_bounded_and_a_debt_is_not_forgotten() -> None:
-    accounts = Accounts(10.0, 5.0)
-    debtor = accounts.of("debtor", 0.0)
-    accounts.charge(debtor, 50.0)
+def test_buckets_are_bounded_and_a_debt_is_not_forgotten() -> None:
+    made, _ = admission(Clock())
+    debtor = made.bucket("debtor", 0.0)
+    debtor.charge(50.0)
     for number in range(10_000):
-        accounts.of(f"d{number}", 0.0)
-    assert len(accounts) <= 4097
-    assert accounts.of("debtor", 0.0) is debtor
-    assert not accounts.pays(debtor, 1.0, 0.0)
-    assert accounts.wait(debtor) == pytest.approx(4.5)
+        made.bucket(f"d{number}", 0.0)
+    assert made.devices <= 4097
+    assert made.bucket("debtor", 0.0) is debtor
+    assert not debtor.pay(1.0, 0.0)
+    assert debtor.wait == pytest.approx(4.5)
 
 
 def test_a_device_that_was_forgotten_has_one_account_still() -> None:
     clock = Clock()
-    made, _ = gate(clock)
+    made, _ = admission(clock)
     assert made.admit("f1/d/w1/good", 0)
     clock.now += 10.0
     for number in range(5000):

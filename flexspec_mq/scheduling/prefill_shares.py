@@ -1,10 +1,10 @@
 """How many tokens of unread prefixes the next forward reads, by session: devices first, then the sessions of each.
 
-A device that begins is read at once. Those for which less was read lately come first, in steps of `device_prefill`,
-and in each step those that wait longest, so that nobody waits for ever behind newcomers. One that has had much more
-read lately than the others that are here gets a share of the time while these write, the less the more it had; and
-where nobody writes yet, those that had less go first. Its prefixes are then read one after the other, as small pieces
-of several cost more than one piece.
+A device that begins is read at once. Devices with the least prefill usage lately come first, in steps of
+`device_prefill`, and in each step those that wait longest, so that nobody waits for ever behind newcomers. A device
+that has had much more read lately than the others that are here gets a share of the time while these write, the less
+the more it had; and where nobody writes yet, devices that had less go first. Its prefixes are then read one after the
+other, as small pieces of several cost more than one piece.
 
 Pure: it is told the time and what forwards take, and measures nothing.
 """
@@ -49,27 +49,27 @@ _KEEPS = 10.0
 _MOST = 4096
 
 
-class ReadingDebts:
-    """How many tokens of prompts each device has had read lately. Calls take `now` in seconds."""
+class PrefillUsage:
+    """Tokens of prompts that each device has had read lately. Calls take `now` in seconds."""
 
     def __init__(self) -> None:
-        self._debts: dict[str, tuple[float, float]] = {}
+        self._usage: dict[str, tuple[float, float]] = {}
 
-    def of(self, edge: str, now: float) -> float:
-        """Tokens; those that were read longer ago count less."""
-        tokens, at = self._debts.get(edge, (0.0, now))
+    def tokens(self, edge: str, now: float) -> float:
+        """Tokens of a device; those that were read longer ago count less."""
+        tokens, at = self._usage.get(edge, (0.0, now))
         return tokens * exp((at - now) / _KEEPS)
 
     def add(self, edge: str, tokens: int, now: float) -> None:
         """So many were read."""
-        total = self.of(edge, now) + tokens
-        self._debts.pop(edge, None)
-        self._debts[edge] = total, now
-        if len(self._debts) > _MOST:
-            del self._debts[next(iter(self._debts))]
+        total = self.tokens(edge, now) + tokens
+        self._usage.pop(edge, None)
+        self._usage[edge] = total, now
+        if len(self._usage) > _MOST:
+            del self._usage[next(iter(self._usage))]
 
 
-class ReadingShares:
+class PrefillShares:
     """Divides what a forward may read.
 
     Args:
@@ -79,7 +79,7 @@ class ReadingShares:
         share: Share of the time that it gets beyond these.
 
     Attributes:
-        debts: Prefill usage of the devices; told what is read.
+        usage: Prefill usage of the devices; told what is read.
         slowed: tokens of the newest forward that are read for devices which get such a share.
     """
 
@@ -91,7 +91,7 @@ class ReadingShares:
         device: int = DEVICE_PREFILL,
         share: float = DEVICE_PREFILL_SHARE,
     ) -> None:
-        self.debts = ReadingDebts()
+        self.usage = PrefillUsage()
         self.slowed = 0
         self._most = most
         self._budget = budget
@@ -125,19 +125,19 @@ class ReadingShares:
             by_edge.setdefault(key[0], {})[key] = unread[key]
         writers = {edge for edge, _ in ready}
         writing = sum(ready.values())
-        debts = {edge: self.debts.of(edge, now) for edge in [*by_edge, *writers - by_edge.keys()]}
-        may = {edge: self._may(edge, debts) for edge in by_edge}
-        slowed = {edge for edge in by_edge if debts[edge] > may[edge]}
+        usage = {edge: self.usage.tokens(edge, now) for edge in [*by_edge, *writers - by_edge.keys()]}
+        may = {edge: self._may(edge, usage) for edge in by_edge}
+        slowed = {edge for edge in by_edge if usage[edge] > may[edge]}
         budget = self.most(writing)
         if not ready and len(by_edge) == 1 and away <= LATELY:
-            (debt,) = (debts[edge] for edge in by_edge)
-            if debt > _PAGES * self._device:
+            (used,) = (usage[edge] for edge in by_edge)
+            if used > _PAGES * self._device:
                 budget = min(budget, self._short())
-        in_turn = sorted(by_edge, key=lambda edge: debts[edge] // max(1, self._device))
+        in_turn = sorted(by_edge, key=lambda edge: usage[edge] // max(1, self._device))
         free = {edge: sum(by_edge[edge].values()) for edge in in_turn if edge not in slowed}
         if writers:
-            begin = max(self._device, sum(debts[edge] for edge in writers) / len(writers))
-            if new := {edge for edge in free.keys() - writers if debts[edge] <= begin}:
+            begin = max(self._device, sum(usage[edge] for edge in writers) / len(writers))
+            if new := {edge for edge in free.keys() - writers if usage[edge] <= begin}:
                 budget = max(budget, self._beginning(writing, len(new), len(writers)))
         shares: dict[SessionKey, int] = {}
         for edge, share in divide(budget, free).items():
@@ -147,7 +147,7 @@ class ReadingShares:
             if edge not in slowed:
                 continue
             if writers - {edge}:
-                less = _LESS if debts[edge] > _MUCH * may[edge] else 1.0
+                less = _LESS if usage[edge] > _MUCH * may[edge] else 1.0
                 piece = self._spare(writing, less * self._share)
             else:
                 piece = 0 if turn % _RARELY else _QUANTUM
@@ -155,10 +155,10 @@ class ReadingShares:
         self.slowed = sum(shares.values()) - at_full_speed
         return shares
 
-    def _may(self, edge: str, debts: Mapping[str, float]) -> float:
+    def _may(self, edge: str, usage: Mapping[str, float]) -> float:
         """Tokens that a device may have had read lately before it gets a share of the time only."""
-        others = len(debts) - 1
-        return max(self._device, _MORE * (sum(debts.values()) - debts[edge]) / others) if others else inf
+        others = len(usage) - 1
+        return max(self._device, _MORE * (sum(usage.values()) - usage[edge]) / others) if others else inf
 
     def _beginning(self, writing: int, new: int, writers: int) -> int:
         """Tokens that are read for devices that begin beside others that write: time is equal by device."""
