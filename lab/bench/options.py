@@ -15,10 +15,9 @@ from flexspec_mq.errors import FlexSpecError, UsageError, how_to_install
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schemes
 from lab.bench.testbed import HOST, PORT
-from lab.testbed.link import markov, tour
 from lab.testbed.link.namespaces import check_requirements
+from lab.testbed.link.plans import MARKOV, RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.link.recordings import PREFIX, link_plan
 from lab.testbed.site.process import environment, python
 from lab.testbed.site.topology import LOOPBACK, NO_FILE
 from lab.traditional.sides import Traditional
@@ -74,8 +73,8 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=["wifi", "5g", "4g"],
         metavar="LINK",
-        help=f"profiles (`flexspec link profiles`), {tour.PREFIX}PROFILE=SECONDS,…, {markov.PREFIX}PROFILE,…, "
-        f"{PREFIX}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
+        help=f"profiles (`flexspec link profiles`), {TOUR}PROFILE=SECONDS,…, {MARKOV}PROFILE,…, "
+        f"{RECORDED}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
     )
     where.add_argument(
         "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; lab/README.md"

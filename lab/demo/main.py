@@ -17,9 +17,9 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.checkpoint import need_libraries
 from lab.demo.recording import CUT_S, Recording, record
 from lab.demo.screen import TITLES, Screen
+from lab.testbed.link.plans import link_plan
 from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigures
 from lab.testbed.link.proxy import proxy_link
-from lab.testbed.link.recordings import link_plan
 from lab.testbed.site.process import python
 from lab.testbed.site.topology import NO_FILE, site
 from schemas.messages import MAX_AHEAD

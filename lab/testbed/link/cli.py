@@ -23,14 +23,13 @@ from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.flags import positive
 from flexspec_mq.settings.hosts import address
-from lab.testbed.link import markov, tour
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.namespace_owner import terminated
 from lab.testbed.link.netns import NetnsLink, netns_link
+from lab.testbed.link.plans import MARKOV, RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
 from lab.testbed.link.profiles_table import profiles_table
 from lab.testbed.link.proxy import proxy_link
-from lab.testbed.link.recordings import PREFIX, link_plan
 from lab.testbed.link.trace import read_trace
 
 _LOOK = 0.05
@@ -93,8 +92,8 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--profile",
         default="4g",
         metavar="NAME",
-        help=f"see `link profiles`, or {tour.PREFIX}NAME=SECONDS,NAME=SECONDS,… for several in turns, or "
-        f"{markov.PREFIX}NAME,NAME,… for several at random (default: 4g)",
+        help=f"see `link profiles`, or {TOUR}NAME=SECONDS,NAME=SECONDS,… for several in turns, or "
+        f"{MARKOV}NAME,NAME,… for several at random (default: 4g)",
     )
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
@@ -106,7 +105,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--recorded",
         type=Path,
         metavar="FOLDER",
-        help=f"recordings, for --profile {PREFIX}CHANNEL; lab/README.md says what it holds",
+        help=f"recordings, for --profile {RECORDED}CHANNEL; lab/README.md says what it holds",
     )
     parser.add_argument(
         "--at",

@@ -13,10 +13,9 @@ import pytest
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Drop, Impairment
 from lab.testbed.link.netns import netns_link
+from lab.testbed.link.plans import Leg, legs_of, link_plan, tour_plan
 from lab.testbed.link.profiles import Catalogue, LinkPlan, Outage, Profile, built_in
-from lab.testbed.link.recordings import link_plan
 from lab.testbed.link.timeline import outages_of
-from lab.testbed.link.tour import Leg, legs_of, tour_plan
 from tests.lab.link.pings import ECHO, PING
 from tests.lab.link.plans import OUTAGES, figures, needs_namespaces, state
 

@@ -7,9 +7,8 @@ from statistics import fmean
 import pytest
 
 from flexspec_mq.errors import UsageError
-from lab.testbed.link.markov import LASTS_S
+from lab.testbed.link.plans import LASTS_S, link_plan
 from lab.testbed.link.profiles import built_in
-from lab.testbed.link.recordings import link_plan
 from lab.testbed.link.timeline import states_of
 
 NAMES = "wifi", "4g-weak", "satellite"

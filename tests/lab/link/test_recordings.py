@@ -1,11 +1,11 @@
-"""Channels of a folder of recordings: what is made of rows and traces, and that a link can be set to any moment."""
+"""Recorded channels, and that a link can be set to any moment of its channel."""
 
 from __future__ import annotations
 
-import math
+import gzip
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,120 +18,24 @@ from flexspec_mq.cli import main
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Impairment
 from lab.testbed.link.netns import netns_link
-from lab.testbed.link.profiles import LinkPlan, Profile, State
-from lab.testbed.link.recordings import channels, link_plan, one_way
+from lab.testbed.link.plans import channels, link_plan
+from lab.testbed.link.profiles import LinkPlan, Profile, State, built_in
 from lab.testbed.link.timeline import RecordedStates
 from lab.testbed.link.trace import read_trace
-from lab.testbed.link.ucc_dataset import Second, read_rows, seconds_of
 from tests.lab.link.pings import ECHO, PING
 from tests.lab.link.plans import figures, needs_namespaces, plan, state
-from tests.lab.link.recordings import HEADER, OTHER, row, write_rows, write_trace
 
 
-def seconds(folder: Path, lines: Sequence[str]) -> list[Second]:
-    return seconds_of(read_rows(write_rows(folder, lines), "Download/Driving"))
-
-
-def test_a_pause_for_pings_has_the_rate_before_it_and_its_pings_hold_until_the_next(tmp_path: Path) -> None:
-    found = seconds(
-        tmp_path,
-        [
-            row(0, 9000, up=80),
-            row(1, 2, up=1),
-            row(2, 0, up=0, ping=(80, 4, 0)),
-            row(2, 0, up=0),
-            row(4, 5000, mode="LTE"),
-            row(5, 1, ping=(90, 6, 20)),
-            row(6, 4000),
-        ],
-    )
-    assert [second.down_kbit for second in found] == [9000, 9000, 9000, 5000, 5000, 4000]
-    assert [second.up_kbit for second in found[:3]] == [80, 80, 80]
-    assert [second.lasts_s for second in found] == [1, 1, 2, 1, 1, 1]
-    assert [second.ping_ms for second in found] == [80, 80, 80, 80, 90, 90]
-    assert [second.deviation_ms for second in found] == [4, 4, 4, 4, 6, 6]
-    assert [second.lost for second in found] == [0, 0, 0, 0, 0.2, 0]
-    assert [second.mode for second in found] == ["5G", "5G", "5G", "LTE", "5G", "5G"]
-
-
-def test_a_stall_is_no_pause(tmp_path: Path) -> None:
-    lines = [row(0, 9000, ping=(80, 4, 0)), *(row(second, 1) for second in range(1, 5)), row(5, 7000)]
-    assert [second.down_kbit for second in seconds(tmp_path, lines)] == [9000, 1, 1, 1, 1, 7000]
-    # Short, but nobody pinged.
-    lines = [row(0, 9000, ping=(80, 4, 0)), row(1, 8000), row(2, 1), row(3, 7000)]
-    assert [second.down_kbit for second in seconds(tmp_path, lines)] == [9000, 8000, 1, 7000]
-
-
-def test_pings_that_all_got_lost_are_an_outage_of_their_second(tmp_path: Path) -> None:
-    lines = [row(0, 9000, ping=(80, 4, 0)), row(1, 1, ping=(100,)), row(2, 7000)]
-    found = seconds(tmp_path, lines)
-    assert [second.lost for second in found] == [0, 1, 0]
-    assert [second.ping_ms for second in found] == [80, 80, 80]
-    write_rows(tmp_path, lines)
-    states = link_plan("recorded:5g-driving", 0, tmp_path).profile.states
-    assert [one.up.loss_percent.value for one in states] == [0, 100, 0]
-
-
-def test_logs_are_one_after_the_other_and_only_downloads_count(tmp_path: Path) -> None:
-    second_log = "Download/Driving/B_9.csv"
-    lines = [
-        row(0, 0, log=OTHER, ping=(10, 1, 0)),
-        row(50, 9000, ping=(80, 4, 0)),
-        row(10, 100, log=second_log),
-        row(40, 200, log=second_log, ping=(60, 2, 0)),
-        row(0, 300, log="Download/Driving/B_without_pings.csv"),
-    ]
-    found = seconds(tmp_path, lines)
-    assert [second.ping_ms for second in found] == [80, 60, 60]
-    assert [second.lasts_s for second in found] == [1, 10, 1], "a gap in a log lasts ten seconds at most"
-
-
-def test_delay_and_jitter_have_the_mean_and_the_deviation_of_the_pings() -> None:
-    delay, jitter = one_way(100.0, 10.0)
-    assert 2 * (delay + jitter) == pytest.approx(100.0)
-    assert math.sqrt(2) * jitter == pytest.approx(10.0)
-    assert one_way(100.0, 500.0) == (0.0, 50.0)
-
-
-def test_the_channel_of_a_drive(tmp_path: Path) -> None:
-    write_rows(tmp_path, [row(0, 20_000, ping=(80, 4, 0)), *(row(number, 0, up=0) for number in range(1, 5))])
-    made = link_plan("recorded:5G-driving", 7, tmp_path)
-    assert (made.seed, made.lasts_s, made.recorded_s) == (7, (1, 1, 1, 1, 1), 5)
-    first, *stalled = made.profile.states
-    assert first.down.rate_mbit.value == 20
-    assert first.up.rate_mbit.value == pytest.approx(20 * 14.7 / 129.9)
-    assert all(0 < one.down.rate_mbit.value < 0.01 for one in stalled)
-    # A quarter of a second at the mean of 4 Mbit/s; never less than 64 kB.
-    assert first.down.queue_kb.value == pytest.approx(125, rel=0.01)
-    assert first.up.queue_kb.value == 64
-    impaired = Impairment(made, "down")
-    # 1,500 bytes take 0.6 ms: those that begin 0.1 ms before the stall end behind it.
-    out = [impaired.arrive(time, 1500) for time in (0.5, 0.9999)]
-    assert out == [pytest.approx(0.55, abs=0.05), pytest.approx(5.1, abs=0.1)]
-
-
-def test_a_trace_has_the_pings_of_its_generation(tmp_path: Path) -> None:
+def test_a_trace_has_the_delay_of_its_generation(tmp_path: Path) -> None:
     write_trace(tmp_path, "Here-LTE.up.gz", [500, 1000])
     write_trace(tmp_path, "Here-LTE.down.gz", range(1, 2001))
     write_trace(tmp_path, "alone-LTE.up.gz", [500])
-    write_rows(
-        tmp_path,
-        [
-            row(0, 1, mode="5G", ping=(10, 0, 0)),
-            row(1, 1, mode="LTE", ping=(80, 0, 0)),
-            row(2, 1, mode="LTE", ping=(100,)),
-            row(3, 1, mode="LTE", ping=(90, 0, 0)),
-            row(4, 1, mode="HSPA+", ping=(200, 0, 0)),
-        ],
-    )
-    assert list(channels(tmp_path)) == ["here-lte", "5g-driving", "5g-static"]
-    made = link_plan("recorded:Here-LTE", 0, tmp_path)
-    assert made.up_trace == (500, 1000)
+    assert list(channels(tmp_path)) == ["here-lte"]
+    made = link_plan("recorded:Here-LTE", 7, tmp_path)
+    assert (made.seed, made.up_trace, made.recorded_s) == (7, (500, 1000), 2)
     assert made.down_trace is not None
     assert len(made.down_trace) == 2000
-    assert [one.up.delay_ms.value for one in made.profile.states] == [40, 45]
-    assert made.recorded_s == 26
-    assert made.profile.states[0].down.queue_kb.value == pytest.approx(12_000 / 8 * 0.25)
+    assert made.profile == built_in().get("4g")
 
 
 @pytest.mark.parametrize(
@@ -139,35 +43,29 @@ def test_a_trace_has_the_pings_of_its_generation(tmp_path: Path) -> None:
     [
         ("recorded:6g", "no recorded channel '6g'"),
         ("recorded:odd", "does not say of which network"),
-        ("recorded:an-evdo", "no pings for the trace"),
-        ("recorded:5g-static", "no log under Download/Static"),
         ("6g", "no link profile '6g'"),
     ],
 )
 def test_names_that_lead_nowhere(tmp_path: Path, name: str, says: str) -> None:
-    write_rows(tmp_path, [row(0, 9000, ping=(80, 4, 0))])
-    for stem in ("odd", "an-evdo"):
-        for way in ("up", "down"):
-            write_trace(tmp_path, f"{stem}.{way}.gz", [5])
+    for way in ("up", "down"):
+        write_trace(tmp_path, f"odd.{way}.gz", [5])
     with pytest.raises(UsageError, match=says):
         link_plan(name, 0, tmp_path)
 
 
-def test_a_folder_that_is_none_and_files_that_are_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_none() -> None:
     with pytest.raises(UsageError, match="needs a folder of recordings") as found:
-        link_plan("recorded:5g-driving", 0, None)
+        link_plan("recorded:lte", 0, None)
     assert "--recorded" in found.value.hint
     with pytest.raises(UsageError, match="cannot be read"):
-        link_plan("recorded:5g-driving", 0, tmp_path / "none")
-    write_rows(tmp_path, [row(0, 1)], HEADER.replace("PINGAVG", "RTT"))
-    with pytest.raises(UsageError, match="no column PINGAVG"):
-        link_plan("recorded:5g-driving", 0, tmp_path)
-    write_rows(tmp_path, [row(0, 1), row(1, 1).replace("2020.", "next year ")])
-    with pytest.raises(UsageError, match="line 3"):
-        link_plan("recorded:5g-driving", 0, tmp_path)
-    (tmp_path / "ucc-5g.csv.gz").write_bytes(b"no gzip")
-    with pytest.raises(UsageError, match="cannot be read"):
-        link_plan("recorded:5g-driving", 0, tmp_path)
+        link_plan("recorded:lte", 0, Path("/no/such/folder"))
+
+
+def write_trace(folder: Path, name: str, times: Iterable[int]) -> Path:
+    """A trace; `name` ends in ``.up.gz`` or ``.down.gz``."""
+    path = folder / name
+    path.write_bytes(gzip.compress("".join(f"{time}\n" for time in times).encode("ascii")))
+    return path
 
 
 def test_a_compressed_trace_is_read(tmp_path: Path) -> None:
@@ -262,10 +160,11 @@ def test_the_command_refuses_a_recording_without_a_folder(capsys: pytest.Capture
 
 @needs_namespaces
 def test_the_command_runs_over_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    write_rows(tmp_path, [row(0, 20_000, ping=(80, 4, 0))])
-    flags = ["--profile", "recorded:5g-driving", "--recorded", str(tmp_path), "--at", "3"]
+    for way in ("up", "down"):
+        write_trace(tmp_path, f"an-lte.{way}.gz", [5])
+    flags = ["--profile", "recorded:an-lte", "--recorded", str(tmp_path), "--at", "3"]
     assert main(["link", "run", *flags, "--", "true"]) == 0
-    assert '"profile": "recorded:5g-driving"' in capsys.readouterr().out
+    assert '"profile": "recorded:an-lte"' in capsys.readouterr().out
 
 
 def test_a_plan_without_recordings_has_none() -> None:

@@ -13,8 +13,8 @@ from flexspec_mq.controller.policies.fixed import FixedPolicy
 from lab.simulator.answers import LIKE_OURS, Answer, Setting
 from lab.simulator.recording import RecordedText, Recording
 from lab.simulator.simulation import simulate
+from lab.testbed.link.plans import link_plan
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
-from lab.testbed.link.recordings import link_plan
 from tests.lab.simulator.recordings import TIMES, VOCABULARY, made
 
 BASE = Plan(4, 1, 1, 8, worker_draft=8)

@@ -14,7 +14,7 @@ from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.controller.policies.fixed import FixedPolicy
 from lab.simulator.answers import LIKE_OURS, Setting
 from lab.simulator.simulation import simulate
-from lab.testbed.link.recordings import link_plan
+from lab.testbed.link.plans import link_plan
 from tests.lab.simulator.recordings import TIMES, made
 
 BASE = Plan(4, 1, 1, 8, 0.0, 8)
