@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx2
 
-from lab.testbed.site.figures import parse_figures
+from lab.testbed.metrics import parse_figures
 
 PATIENCE = 600.0
 """Seconds for one answer; the API's own bound is 600."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.netns import NetnsLink
-from lab.testbed.site.figures import since
-from lab.testbed.site.process import Process
+from lab.testbed.metrics import since
+from lab.testbed.process import Process
 
 _DRAFTED, _CUT, _ACCEPTED, _OWN_DRAFTED, _OWN_ACCEPTED = (
     f"flexspec_worker_{name}_tokens_total"

@@ -15,11 +15,11 @@ from flexspec_mq.errors import FlexSpecError, UsageError, how_to_install
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schemes
 from lab.bench.testbed import HOST, PORT
+from lab.testbed.deployment import LOOPBACK, NO_FILE
 from lab.testbed.link.namespaces import check_requirements
 from lab.testbed.link.plans import MARKOV, RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.site.process import environment, python
-from lab.testbed.site.topology import LOOPBACK, NO_FILE
+from lab.testbed.process import environment, python
 from lab.traditional.sides import Traditional
 from lab.traditional.speculation import GUESSES
 from schemas.messages import MAX_DRAFT_TOKENS

@@ -12,10 +12,9 @@ from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import TOLD_WITHIN
 from lab.bench.meter import Costs, LinkMeter, Meter
 from lab.bench.strategies import SERVER, Node
+from lab.testbed.deployment import Cores, LocalDeployment, free_port, local_deployment
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.site import topology
-from lab.testbed.site.process import Process, python
-from lab.testbed.site.topology import free_port
+from lab.testbed.process import Process, python
 from lab.traditional.channel import PACKET_BYTES
 from lab.traditional.sides import Traditional
 from lab.traditional.sides import start as start_traditional
@@ -113,7 +112,7 @@ class OtherServer:
 
 
 async def start_server(
-    here: topology.Site, command: Sequence[str], client: Process, say: Callable[[str], None]
+    here: LocalDeployment, command: Sequence[str], client: Process, say: Callable[[str], None]
 ) -> OtherServer:
     """Start the program on the worker's side and core, and wait until the device can ask it.
 
@@ -163,7 +162,7 @@ class BenchTestbed:
         urls: of the edge nodes' APIs, as seen from the device's side, by name.
     """
 
-    here: topology.Site
+    here: LocalDeployment
     sides: Mapping[str, Side]
     urls: Mapping[str, str]
 
@@ -216,7 +215,7 @@ async def bench_testbed(
         UsageError: no root, no TUN device.
         FlexSpecError: a process did not start; says why.
     """
-    async with topology.site(link=link, cores=topology.Cores.of_this_process()) as here:
+    async with local_deployment(link=link, cores=Cores.of_this_process()) as here:
         await here.start_broker(*(() if traditional is None else ("--max-packet", str(PACKET_BYTES))))
         program = (SLOWED_WORKER, str(delay_ms)) if delay_ms else (WORKER,)
         wanted = {node.version for node in nodes.values()}

@@ -34,7 +34,7 @@ from lab.bench.strategies import RATIONED, Node
 from lab.bench.testbed import bench_testbed
 from lab.benchmarks._common import finish, parser, percentile, say, table
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
-from lab.testbed.site.secured import SecuredDeployment, secured_deployment
+from lab.testbed.secured import SecuredDeployment, secured_deployment
 
 WITHIN, AFTER, KILLED = "within", "after", "broker "
 BEGINS_S = {WITHIN: 0.3, AFTER: 3.0}

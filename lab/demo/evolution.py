@@ -22,15 +22,15 @@ from flexspec_mq.models.checkpoint import need_libraries
 from lab.demo.main import together
 from lab.demo.recording import record
 from lab.demo.screen import Screen
-from lab.testbed.site.family import Operator
-from lab.testbed.site.packet_counter import tap
-from lab.testbed.site.topology import site
+from lab.testbed.deployment import local_deployment
+from lab.testbed.family import Operator
+from lab.testbed.packet_counter import packet_counter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from lab.testbed.site.packet_counter import Received, Tap
-    from lab.testbed.site.topology import Daemon, Site
+    from lab.testbed.deployment import Daemon, LocalDeployment
+    from lab.testbed.packet_counter import PacketCounter, Received
 
 EXAMPLES = Path(flexspec_mq.heads.__file__).parent / "examples"
 FAMILY = "smol"
@@ -69,18 +69,18 @@ def run(argv: Sequence[str]) -> int:
 
 
 async def _run(head: Path, limit: int, screen: Screen) -> None:
-    async with site(with_us=signal.SIGTERM) as place:
+    async with local_deployment(with_us=signal.SIGTERM) as place:
         with tempfile.TemporaryDirectory(prefix="flexspec-family-") as folder:
             await place.start_broker()
             operator = await _new_family(place, Path(folder), screen)
-            async with tap(place.port) as wire:
+            async with packet_counter(place.port) as wire:
                 edge = await _followers(operator, wire, screen)
                 async with api_at(ChatOptions(url=edge.url)) as api:
                     await _until_listed(api, f"{FAMILY}:{OLD}")
                     await _Update(operator, wire, api, edge.url, screen, limit).show(head)
 
 
-async def _new_family(place: Site, folder: Path, screen: Screen) -> Operator:
+async def _new_family(place: LocalDeployment, folder: Path, screen: Screen) -> Operator:
     screen.say(f"broker    Mosquitto on {place.host}:{place.port}")
     screen.say("operator  makes a root key, an online key and the key set that names it; the base becomes v1")
     operator = await Operator.of(place, FAMILY, folder)
@@ -88,7 +88,7 @@ async def _new_family(place: Site, folder: Path, screen: Screen) -> Operator:
     return operator
 
 
-async def _followers(operator: Operator, wire: Tap, screen: Screen) -> Daemon:
+async def _followers(operator: Operator, wire: PacketCounter, screen: Screen) -> Daemon:
     """Start a worker and an edge that follow the family; return the edge."""
     place = operator.site
     with screen.bars("worker", "edge") as tell:
@@ -121,7 +121,7 @@ class _Update:
     """One run, once all daemons stand."""
 
     operator: Operator
-    wire: Tap
+    wire: PacketCounter
     api: Api
     url: str
     screen: Screen

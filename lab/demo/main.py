@@ -17,18 +17,18 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.checkpoint import need_libraries
 from lab.demo.recording import CUT_S, Recording, record
 from lab.demo.screen import TITLES, Screen
+from lab.testbed.deployment import NO_FILE, local_deployment
 from lab.testbed.link.plans import link_plan
 from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigures
 from lab.testbed.link.proxy import proxy_link
-from lab.testbed.site.process import python
-from lab.testbed.site.topology import NO_FILE, site
+from lab.testbed.process import python
 from schemas.messages import MAX_AHEAD
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
 
+    from lab.testbed.deployment import Daemon, LocalDeployment
     from lab.testbed.link.proxy import ProxyLink
-    from lab.testbed.site.topology import Daemon, Site
 
 PROMPT = "What are the main causes of tides?"
 """A question in the middle of the 40 of ``flexspec bench`` by tokens a round."""
@@ -88,7 +88,7 @@ def _loopback() -> LinkPlan:
 async def _run(args: argparse.Namespace, plan: LinkPlan, screen: Screen) -> int:
     """Run the demo; returns the exit code."""
     # Proxies end after the nodes, which say goodbye through them.
-    async with AsyncExitStack() as proxies, site(with_us=signal.SIGTERM) as place:
+    async with AsyncExitStack() as proxies, local_deployment(with_us=signal.SIGTERM) as place:
         with screen.bars("broker", "worker", "edge", "streaming") as tell:
             tell("starting", "broker")
             await place.start_broker()
@@ -129,7 +129,7 @@ async def together(*starts: Coroutine[Any, Any, Daemon]) -> list[Daemon]:
     return [task.result() for task in tasks]
 
 
-async def _chat(place: Site, args: argparse.Namespace, edge: Daemon) -> int:
+async def _chat(place: LocalDeployment, args: argparse.Namespace, edge: Daemon) -> int:
     """Run ``flexspec chat`` in this terminal; returns its exit code, without that of a refused line."""
     flags = [f"--url={edge.url}", "--history=none", f"--max-tokens={args.max_tokens}"]
     flags += [f"--temperature={args.temperature}", *([] if args.seed is None else [f"--seed={args.seed}"])]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FingerprintError
 from lab.bench.meter import Costs, LinkMeter
-from lab.testbed.site.process import python
-from lab.testbed.site.topology import NO_FILE
+from lab.testbed.deployment import NO_FILE
+from lab.testbed.process import python
 
 if TYPE_CHECKING:
-    from lab.testbed.site.process import Process
-    from lab.testbed.site.topology import Site
+    from lab.testbed.deployment import LocalDeployment
+    from lab.testbed.process import Process
 
 _TARGET, _DEVICE = "lab.traditional.target", "lab.traditional.device"
 _ANSWER = 3600.0
@@ -88,7 +88,7 @@ class TraditionalSide:
         return found
 
 
-async def start(here: Site, wanted: Traditional, delay_ms: float) -> dict[str, TraditionalSide]:
+async def start(here: LocalDeployment, wanted: Traditional, delay_ms: float) -> dict[str, TraditionalSide]:
     """Start both processes; the sides by name.
 
     Args:

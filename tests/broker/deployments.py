@@ -13,7 +13,7 @@ from pathlib import Path
 from broker.__main__ import main
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
 from flexspec_mq.transport.base import LinkSettings
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 
 
 def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

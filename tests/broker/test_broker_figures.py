@@ -13,7 +13,7 @@ from broker.watching.refusals import Connections
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import PublishRefused, UsageError
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.broker.deployments import as_client, good, good_here, made, running
 from tests.daemons import until
 

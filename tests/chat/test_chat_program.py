@@ -19,7 +19,7 @@ from flexspec_mq.chat.main import build_parser, main
 from flexspec_mq.chat.settings import PROGRAM, ChatOptions
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.flags import explained
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.daemons import PATIENCE, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 

@@ -16,7 +16,7 @@ import pytest
 
 from edge_node.api.auth import OPEN
 from flexspec_mq.daemon.children import as_child
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.broker.test_launcher import answers, until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
 

@@ -21,7 +21,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.errors import LinkError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.broker.deployments import as_client, good, made, run, running
 from tests.daemons import until
 from tests.integration.processes import PATIENCE

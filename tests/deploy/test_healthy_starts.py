@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.broker.deployments import good_here, made, running
 from tests.broker.test_broker_figures import Labels, figures, of
 from tests.daemons import until

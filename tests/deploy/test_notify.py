@@ -14,7 +14,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.daemon import systemd as notify
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.deploy.files import compose
 from tests.integration.processes import PATIENCE, ended, start, start_worker
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama

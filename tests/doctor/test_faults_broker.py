@@ -20,7 +20,7 @@ from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.checks import State
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis.diagnose import Cause, diagnose
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.doctor.setups import answering, at, look, named, the_fault
 from tests.integration.processes import PATIENCE
 

@@ -25,7 +25,7 @@ from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
 from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
 from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
 from flexspec_mq.models.onnx.folder import MANIFEST
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.daemons import until
 from tests.doctor.setups import (
     Told,

@@ -13,7 +13,7 @@ from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from flexspec_mq.share_groups import new_groups
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.doctor.setups import EDGE, USERS, WORKER, Told, doctor
 from tests.integration.processes import ended, start
 

@@ -12,7 +12,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.site.process import Process, python
+from lab.testbed.process import Process, python
 from schemas.status import WorkerStatus
 
 CODEC = Codec()

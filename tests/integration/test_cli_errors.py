@@ -20,7 +20,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
-from lab.testbed.site.process import Process
+from lab.testbed.process import Process
 from tests.integration.processes import ended, start, start_worker, status
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 

@@ -31,7 +31,7 @@ from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
-from lab.testbed.site.process import Process
+from lab.testbed.process import Process
 from schemas.messages import Error, ErrorCode
 from tests.hostile import hostile
 from tests.integration.processes import PATIENCE, ended, joined, start, start_worker, status

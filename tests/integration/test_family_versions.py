@@ -33,7 +33,7 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.site.process import Process
+from lab.testbed.process import Process
 from schemas.catalogue import VersionState
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import read

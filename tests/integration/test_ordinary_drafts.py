@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from broker.launcher import PrivateBroker
-from lab.testbed.site.process import Process
+from lab.testbed.process import Process
 from tests.integration.processes import ended, start, start_worker
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 

@@ -17,7 +17,7 @@ from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis.preflight import preflight
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.doctor.setups import answering
 
 NO_NAME = "broker..example"

@@ -29,9 +29,9 @@ from lab.benchmarks._common import say
 from lab.benchmarks.attacks.attacker import Order, Report
 from lab.benchmarks.attacks.honest import Streams, streams
 from lab.benchmarks.attacks.ways import SAYS, WAYS
-from lab.testbed.site.figures import since
-from lab.testbed.site.process import Process, cpu_seconds, pinned, python
-from lab.testbed.site.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
+from lab.testbed.metrics import since
+from lab.testbed.process import Process, cpu_seconds, pinned, python
+from lab.testbed.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
 from schemas.messages import MAX_AHEAD
 
 SPEED, FIRST = 0.8, 2.0

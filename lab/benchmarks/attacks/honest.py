@@ -11,7 +11,7 @@ from itertools import count
 import httpx2
 
 from lab.bench.client import Answer, ask
-from lab.testbed.site.topology import Daemon
+from lab.testbed.deployment import Daemon
 
 QUESTIONS = (
     "Write a long story about a lighthouse keeper who finds a letter in a bottle.",

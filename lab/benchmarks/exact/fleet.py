@@ -13,7 +13,7 @@ from typing import Any
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks.exact.identities import Identities
 from lab.benchmarks.exact.worker import Trace
-from lab.testbed.site.process import Process, python
+from lab.testbed.process import Process, python
 
 _NAMESAKES = 0.5
 """Share of the workers that are killed whose place one of the same name takes."""

@@ -8,7 +8,7 @@ from math import inf
 
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks.exact.reference import Text, Written
-from lab.testbed.site.process import python, running
+from lab.testbed.process import python, running
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks._common import percentile, say, table
-from lab.testbed.site.process import Process, Processes, pinned, python
+from lab.testbed.process import Process, Processes, pinned, python
 
 CLOCKS = {"wall": "ms", "cpu": "cpu_ms"}
 """What counts: the time that passes, or the processor's, where others use the machine."""

@@ -13,7 +13,7 @@ import httpx2
 from lab.bench.client import Answer, ask, ask_all, unbounded
 from lab.benchmarks.serve.daemons import QUICK_STATUS, Footprint, settled, with_broker
 from lab.benchmarks.serve.texts import Asked
-from lab.testbed.site.topology import Daemon
+from lab.testbed.deployment import Daemon
 
 EDGES = 4
 _WARM = 0.25

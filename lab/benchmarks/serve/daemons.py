@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from lab.testbed.site.topology import Daemon, Site, site
+from lab.testbed.deployment import Daemon, LocalDeployment, local_deployment
 
 END_WITHIN = 90.0
 """Seconds for a worker with sessions to end in order."""
@@ -45,9 +45,9 @@ class Footprint:
 
 
 @asynccontextmanager
-async def with_broker() -> AsyncIterator[Site]:
+async def with_broker() -> AsyncIterator[LocalDeployment]:
     """A place on loopback with a broker, where what daemons say goes to files."""
-    async with site(logs=True) as here:
+    async with local_deployment(logs=True) as here:
         await here.start_broker()
         yield here
 

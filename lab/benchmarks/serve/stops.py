@@ -11,7 +11,7 @@ from lab.bench.client import Answer, ask_all, unbounded
 from lab.benchmarks.serve.crowd import Verdict
 from lab.benchmarks.serve.daemons import END_WITHIN, QUICK_STATUS, with_broker
 from lab.benchmarks.serve.texts import Asked
-from lab.testbed.site.topology import Daemon, Site
+from lab.testbed.deployment import Daemon, LocalDeployment
 
 WAYS: dict[str, tuple[signal.Signals, tuple[str, ...]]] = {
     "SIGTERM, time to finish": (signal.SIGTERM, ("--drain", "60")),
@@ -57,7 +57,7 @@ async def stops(
 
 
 async def _stop(
-    here: Site,
+    here: LocalDeployment,
     victim: Daemon,
     edge: Daemon,
     number: signal.Signals,

@@ -18,8 +18,8 @@ from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks.serve.daemons import with_broker
-from lab.testbed.site.family import Operator
-from lab.testbed.site.topology import Daemon, Site
+from lab.testbed.deployment import Daemon, LocalDeployment
+from lab.testbed.family import Operator
 from schemas.status import WorkerStatus
 
 FAMILY = "smol"
@@ -97,7 +97,7 @@ class BenchTestbed:
         witness: of its messages.
     """
 
-    here: Site
+    here: LocalDeployment
     operator: Operator
     witness: Witness
 

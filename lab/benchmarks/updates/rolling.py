@@ -17,7 +17,7 @@ from lab.bench.client import Answer, ask, unbounded
 from lab.benchmarks._common import percentile
 from lab.benchmarks.serve.texts import Asked, Tokens, references
 from lab.benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, BenchTestbed, place
-from lab.testbed.site.packet_counter import Received, tap
+from lab.testbed.packet_counter import Received, packet_counter
 from schemas.catalogue import Catalogue
 
 WORKERS = ("w1", "w2")
@@ -99,7 +99,7 @@ async def updates(
     """
     async with AsyncExitStack() as stack:
         here = await stack.enter_async_context(place())
-        wire = await stack.enter_async_context(tap(here.here.port))
+        wire = await stack.enter_async_context(packet_counter(here.here.port))
         http = await stack.enter_async_context(unbounded())
         say("workers and edges start")
         *_, edge, _quiet = await asyncio.gather(

@@ -21,8 +21,8 @@ from lab.bench.client import ask, unbounded
 from lab.benchmarks.serve.texts import Asked
 from lab.benchmarks.updates.canaries import Head, bad_heads, good_heads
 from lab.benchmarks.updates.place import FAMILY, BenchTestbed, place
-from lab.testbed.site.process import Process, python
-from lab.testbed.site.topology import Daemon
+from lab.testbed.deployment import Daemon
+from lab.testbed.process import Process, python
 
 _USERS = 8
 _SHARES = {True: "50", False: "65"}

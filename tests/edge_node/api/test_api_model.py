@@ -28,7 +28,7 @@ from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.site.topology import free_port
+from lab.testbed.deployment import free_port
 from tests.daemons import read
 from tests.integration.processes import PATIENCE, start_worker, status
 

@@ -29,7 +29,7 @@ from lab.bench.strategies import (
     of_other_texts,
     schemes,
 )
-from lab.testbed.site.topology import NO_FILE
+from lab.testbed.deployment import NO_FILE
 from schemas.messages import MAX_AHEAD
 from tests.lab.link.plans import needs_namespaces
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama

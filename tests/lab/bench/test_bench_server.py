@@ -15,8 +15,8 @@ from lab.bench import testbed as other
 from lab.bench.figures import Sample, summary
 from lab.bench.meter import Costs
 from lab.bench.testbed import start_server
-from lab.testbed.site import topology
-from lab.testbed.site.process import python
+from lab.testbed.deployment import local_deployment
+from lab.testbed.process import python
 from tests.lab.bench.samples import sample
 
 WORDS = (sys.executable, str(Path(__file__).with_name("other_server.py")), "{host}", "{port}")
@@ -25,7 +25,7 @@ WORDS = (sys.executable, str(Path(__file__).with_name("other_server.py")), "{hos
 async def answered(
     command: tuple[str, ...], questions: list[str], say: Callable[[str], None] = print
 ) -> list[tuple[dict[str, Any], Costs]]:
-    async with topology.site() as here:
+    async with local_deployment() as here:
         client = await here.start("client", "device", python("lab.bench.client"))
         server = await start_server(here, command, client, say)
         return [

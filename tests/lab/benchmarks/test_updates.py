@@ -29,7 +29,7 @@ from lab.benchmarks.updates.canaries import (
 )
 from lab.benchmarks.updates.place import EXAMPLES, HEADS
 from lab.benchmarks.updates.watched import outcome, slowed
-from lab.testbed.site.process import Process
+from lab.testbed.process import Process
 
 
 def share(reference: Reference, canaries: Sequence[Canary]) -> float:

@@ -16,9 +16,9 @@ from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.site.figures import until_ready
-from lab.testbed.site.process import Process, Processes, pinned, python
-from lab.testbed.site.topology import Cores, Daemon, free_port
+from lab.testbed.deployment import Cores, Daemon, free_port
+from lab.testbed.metrics import until_ready
+from lab.testbed.process import Process, Processes, pinned, python
 
 WORKER, VERSION = "w1", "base"
 _BROKER_WITHIN = 30.0

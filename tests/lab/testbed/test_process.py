@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.site.process import Process, Processes, running
+from lab.testbed.process import Process, Processes, running
 
 pytestmark = pytest.mark.alone
 
@@ -177,7 +177,7 @@ def test_ctrl_c_reaches_it_whoever_started_us() -> None:
     asks = "import json, signal; print(json.dumps(signal.getsignal(signal.SIGINT) is not signal.SIG_IGN))"
     parent = (
         "import asyncio, sys\n"
-        "from lab.testbed.site.process import running\n"
+        "from lab.testbed.process import running\n"
         "async def main():\n"
         f"    async with running('child', [sys.executable, '-c', {asks!r}]) as child:\n"
         "        print((await child.line(20)).decode())\n"
@@ -191,7 +191,7 @@ def test_ctrl_c_reaches_it_whoever_started_us() -> None:
 
 PARENT = f"""
 import asyncio, signal, sys
-from lab.testbed.site.process import running
+from lab.testbed.process import running
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit that it is ignored
 async def main():
     async with running("echo", [sys.executable, "-c", {ECHO!r}]) as child:

@@ -83,8 +83,8 @@ class Publishes:
                 self.mqtt[kind] += len(packet)
 
 
-class Tap:
-    """Made by `tap`.
+class PacketCounter:
+    """Made by `packet_counter`.
 
     Attributes:
         port: that a client connects to instead of the broker's.
@@ -143,9 +143,9 @@ class Tap:
 
 
 @asynccontextmanager
-async def tap(target: int) -> AsyncIterator[Tap]:
-    """A tap before a broker's port on loopback, for one client at a time."""
-    found = Tap(target)
+async def packet_counter(target: int) -> AsyncIterator[PacketCounter]:
+    """A counter before a broker's port on loopback, for one client at a time."""
+    found = PacketCounter(target)
     server = await asyncio.start_server(found.accept, "127.0.0.1", 0)
     found.port = server.sockets[0].getsockname()[1]
     try:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 
-from lab.testbed.site.topology import Cores
+from lab.testbed.deployment import Cores
 
 
 def test_two_cores_are_used_where_there_are_two() -> None:

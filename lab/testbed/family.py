@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.site.process import SETTINGS, python
+from lab.testbed.process import SETTINGS, python
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lab.testbed.site.topology import Site
+    from lab.testbed.deployment import LocalDeployment
 
 _WITHIN = 300.0
 _NO_FILE = ("--config", os.devnull)
@@ -32,13 +32,13 @@ class Operator:
         root: the public root key.
     """
 
-    site: Site
+    site: LocalDeployment
     family: str
     folder: Path
     root: str
 
     @classmethod
-    async def of(cls, site: Site, family: str, folder: Path) -> Operator:
+    async def of(cls, site: LocalDeployment, family: str, folder: Path) -> Operator:
         """Make a family: a root key, an online key, and the key set that says so.
 
         Raises:
@@ -100,7 +100,7 @@ class Operator:
         return (*self.site.at_broker, *family, *_NO_FILE)
 
 
-async def _head(site: Site, action: str, *arguments: str) -> str:
+async def _head(site: LocalDeployment, action: str, *arguments: str) -> str:
     command = site.on("cloud", python("flexspec_mq.cli", "head", action, *arguments))
     env = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
     process = await asyncio.create_subprocess_exec(

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.site.figures import figures, until_ready
-from lab.testbed.site.process import Process, Processes, pinned, python
+from lab.testbed.metrics import figures, until_ready
+from lab.testbed.process import Process, Processes, pinned, python
 
 Side = Literal["device", "cloud"]
 Say = Callable[[str], None]
@@ -76,8 +76,8 @@ class Daemon:
 
 
 @dataclass(slots=True)
-class Site:
-    """Made by `site`.
+class LocalDeployment:
+    """Made by `local_deployment`.
 
     Attributes:
         processes: all of them.
@@ -170,14 +170,14 @@ class Site:
 
 
 @asynccontextmanager
-async def site(
+async def local_deployment(
     *,
     link: str | LinkPlan | None = None,
     seed: int = 0,
     cores: Cores | None = None,
     logs: bool = False,
     with_us: signal.Signals = signal.SIGKILL,
-) -> AsyncIterator[Site]:
+) -> AsyncIterator[LocalDeployment]:
     """A place for a broker and daemons; ends all that was started there, the newest first.
 
     Args:
@@ -195,7 +195,7 @@ async def site(
         made = None if link in (None, LOOPBACK) else stack.enter_context(netns_link(link, seed))
         temporary = partial(tempfile.TemporaryDirectory, prefix="flexspec-site-")
         folder = Path(stack.enter_context(temporary())) if logs else None
-        yield Site(await stack.enter_async_context(Processes()), made, cores, folder, with_us)
+        yield LocalDeployment(await stack.enter_async_context(Processes()), made, cores, folder, with_us)
 
 
 def free_port() -> int:

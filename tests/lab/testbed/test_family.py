@@ -8,8 +8,8 @@ import pytest
 
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest
-from lab.testbed.site.family import Operator
-from lab.testbed.site.topology import site
+from lab.testbed.deployment import local_deployment
+from lab.testbed.family import Operator
 from tests.families import simple
 
 
@@ -22,7 +22,7 @@ async def test_an_operator_begins_a_family_and_moves_it_on(tmp_path: Path) -> No
         manifest = Manifest(**facts)  # type: ignore[arg-type]
         (folder / MANIFEST).write_bytes(manifest.encode())
         heads.append((folder, digest(manifest.encode()).hex()))
-    async with site() as here:
+    async with local_deployment() as here:
         await here.start_broker()
         operator = await Operator.of(here, "smol", tmp_path)
         await operator.begin("v0", heads[0][0])

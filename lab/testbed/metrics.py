@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.site.process import READY_WITHIN
+from lab.testbed.process import READY_WITHIN
 
 _ANSWER_WITHIN = 10.0
 _SAMPLE = re.compile(r"^(\w+(?:\{[^}]*\})?) ([-+.\w]+)$", re.MULTILINE)

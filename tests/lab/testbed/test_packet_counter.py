@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from broker.launcher import PrivateBroker
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.site.packet_counter import HEADERS, Publishes, tap
+from lab.testbed.packet_counter import HEADERS, Publishes, packet_counter
 
 KINDS = {
     "h": "catalogue",
@@ -80,7 +80,7 @@ async def arrived(link: Link, count: int) -> list[bytes]:
 async def test_a_client_behind_a_tap_gets_all_and_each_byte_is_counted(mosquitto: PrivateBroker) -> None:
     topic, other = "f1/h/tapped", "f1/w/tapped"
     async with (
-        tap(mosquitto.port) as wire,
+        packet_counter(mosquitto.port) as wire,
         mqtt_link(LinkSettings(port=mosquitto.port, client_id="tap-sender")) as sender,
     ):
         settings = LinkSettings(
