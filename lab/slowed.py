@@ -3,7 +3,7 @@
     python -m lab.slowed MS …arguments of flexspec-cloud…
 
 Every forward takes MS milliseconds more, whatever shares it, as the weights of a bigger model are
-read once for all rows of a forward. What it decides is the same.
+read once for all rows of a forward. Its decisions are the same.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ class Cores:
     """Which core each side computes on; the same one where there is only one.
 
     Attributes:
-        cloud: of broker and workers.
-        device: of edge nodes and their users.
+        cloud: cores of broker and workers.
+        device: cores of edge nodes and their users.
     """
 
     cloud: int
@@ -51,9 +51,9 @@ class Daemon:
     """A worker or an edge node that serves.
 
     Attributes:
-        process: that it is.
-        port: of its HTTP server: figures of a worker, the API of an edge node.
-        ready: what it said when it was.
+        process: process of the daemon.
+        port: port of its HTTP server: figures of a worker, the API of an edge node.
+        ready: line that it said when it was ready.
     """
 
     process: Process
@@ -67,11 +67,11 @@ class Daemon:
 
     @property
     def url(self) -> str:
-        """Of its HTTP server."""
+        """Address of its HTTP server."""
         return f"http://127.0.0.1:{self.port}"
 
     async def figures(self) -> dict[str, float]:
-        """What its ``/metrics`` says; only without a link."""
+        """Read its ``/metrics``; only without a link."""
         return await figures(self.port)
 
 
@@ -83,9 +83,9 @@ class LocalDeployment:
         processes: all of them.
         link: between device and cloud; None is loopback.
         cores: None lets every process use all.
-        folder: of their logs; None keeps the end of what they say.
-        port: of the broker, once it runs.
-        broker: its process, once it runs.
+        folder: place of their logs; None keeps the end of what they say.
+        port: the broker's, once it runs.
+        broker: process of the broker, once it runs.
     """
 
     processes: Processes
@@ -127,7 +127,7 @@ class LocalDeployment:
         """Start the broker, on a free port, and wait until it answers.
 
         Args:
-            flags: of ``flexspec-broker run``.
+            flags: ones of ``flexspec-broker run``.
             say: told what it says, unless that goes to a file.
         """
         # Nothing but the other side can reach a side of a link.
@@ -148,7 +148,7 @@ class LocalDeployment:
 
         Args:
             name: on topics.
-            flags: of ``flexspec-cloud``.
+            flags: ones of ``flexspec-cloud``.
             program: module, and arguments before the flags, of a worker that is more than that.
             say: told what it says, unless that goes to a file.
         """
@@ -182,10 +182,10 @@ async def local_deployment(
 
     Args:
         link: a built-in profile between device and cloud, or a plan; None and `LOOPBACK` are none.
-        seed: of the link; a plan has its own.
-        cores: for each side.
-        logs: what processes say goes to files of a folder that is removed in the end.
-        with_us: what they receive when the thread that started them ends (Linux).
+        seed: the link's; a plan has its own.
+        cores: cores of each side.
+        logs: true if words of processes go to files of a folder that is removed in the end.
+        with_us: signal that they receive when the thread that started them ends (Linux).
 
     Raises:
         UsageError: no such profile, no root, no TUN device.

@@ -26,9 +26,9 @@ class Operator:
     """Made by `Operator.of`, which makes the keys and publishes the key set.
 
     Attributes:
-        site: with a broker.
-        family: its name.
-        folder: of keys, heads and records.
+        site: processes with a broker.
+        family: name of the family.
+        folder: place of keys, heads and records.
         root: the public root key.
     """
 
@@ -76,7 +76,7 @@ class Operator:
         return await self.publish(name, folder, "--first", "--state", "stable", "--heads", str(self.heads))
 
     async def listed(self) -> dict[str, Any]:
-        """What ``flexspec head list`` says."""
+        """Output of ``flexspec head list``."""
         found: dict[str, Any] = json.loads(
             await _head(self.site, "list", "--json", "--wait", "1", *self._at_broker())
         )

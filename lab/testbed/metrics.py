@@ -1,4 +1,4 @@
-"""What a daemon on this machine says over HTTP: its figures in Prometheus' text format, and whether it is ready."""
+"""A daemon of this machine over HTTP: its figures in Prometheus' text format, and whether it is ready."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a client of the broker receives, counted between the two: MQTT messages by kind of topic, and bytes of IP.
+"""Counter between the broker and a client of what that receives: MQTT messages by kind of topic, and bytes of IP.
 
 The client's TCP connection ends here, and Linux counts the segments of it, retransmitted ones and acknowledgements
 included.
@@ -23,13 +23,13 @@ HEADERS = 52
 """Bytes of a segment before its payload: IPv4 20, TCP 20, timestamps 12."""
 _PUBLISH = 3
 _SEGMENTS = struct.Struct("=128xQII56xQ")
-"""Of Linux' ``struct tcp_info``: bytes received, segments sent, segments received, bytes sent."""
+"""Fields of Linux' ``struct tcp_info``: bytes received, segments sent, segments received, bytes sent."""
 _NAMES = {"h": "catalogue", "k": "key set", "w": "worker status", "e": "edge status", "v": "verdicts"}
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What one client has received, and sent, until a moment.
+    """Messages and bytes that a client has received, and sent, until a moment.
 
     Attributes:
         messages: PUBLISH packets to the client, by kind of topic.
@@ -57,7 +57,7 @@ class Publishes:
     """Cuts a stream to a client into MQTT packets, and counts those that bring a message.
 
     Attributes:
-        messages: by kind of topic.
+        messages: number by kind of topic.
         mqtt: bytes of these, headers of MQTT included.
     """
 
@@ -87,7 +87,7 @@ class PacketCounter:
     """Made by `packet_counter`.
 
     Attributes:
-        port: that a client connects to instead of the broker's.
+        port: port that a client connects to instead of the broker's.
     """
 
     def __init__(self, target: int) -> None:
@@ -99,7 +99,7 @@ class PacketCounter:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def received(self) -> Received:
-        """What all connections through it have carried."""
+        """Load that all connections through it have carried."""
         down, up = self._ended
         for one in self._clients:
             more_down, more_up = _carried(one)

@@ -52,7 +52,7 @@ class Process:
     """A program of ours that runs; `start` makes one.
 
     Attributes:
-        name: for messages to people.
+        name: name in messages to people.
         log: file with its standard error, if it has one.
     """
 
@@ -81,14 +81,14 @@ class Process:
         """Start a program. It gets none of the environment's settings for our daemons.
 
         Args:
-            name: for messages to people.
+            name: name in messages to people.
             command: program and arguments.
             say: told each line of its standard error, unless that goes to a file.
             log: the file.
             env: added to our environment.
-            with_us: what it receives when the thread that started it ends (Linux).
-            terminal: it has our standard input, output and error; otherwise Ctrl-C in a terminal is not told to it.
-            longest_line: that it says, bytes.
+            with_us: signal that it receives when the thread that started it ends (Linux).
+            terminal: true if it has our standard input, output and error; otherwise it hears nothing of Ctrl-C there.
+            longest_line: bytes of the longest line that it says.
         """
         pipe = None if terminal else asyncio.subprocess.PIPE
         with contextlib.ExitStack() as files:
@@ -202,7 +202,7 @@ class Process:
         await self.wait()
 
     async def wait(self, within: float = END_WITHIN) -> int:
-        """Wait for its end; the exit code. What it still says on standard output is dropped.
+        """Wait for its end; the exit code. Its last words on standard output are dropped.
 
         Raises:
             TimeoutError: it goes on.

@@ -29,11 +29,11 @@ class SecuredDeployment:
     """A broker, a worker and edge nodes that run; made by `secured_deployment`.
 
     Attributes:
-        folder: of the broker.
-        port: of the broker.
+        folder: the broker's.
+        port: the broker's.
         processes: ended with the deployment.
         cores: the worker has one, all else the other.
-        broker: its process; Mosquitto is a child of it.
+        broker: process of it; Mosquitto is its child.
         mosquitto: process id.
         worker: the one worker.
         edges: edge nodes, one a device.
@@ -49,7 +49,7 @@ class SecuredDeployment:
     edges: list[Daemon] = field(default_factory=list)
 
     def bundle(self, role: Role, name: str) -> Path:
-        """What the operator hands out to a worker or a device."""
+        """Folder that the operator hands out to a worker or a device."""
         return Deployment(self.folder).bundles.folder(role, name)
 
     async def broker_away(self, seconds: float) -> float:
@@ -85,8 +85,8 @@ async def secured_deployment(
 
     Args:
         devices: names of those that edge nodes run for.
-        worker_flags: of ``flexspec-cloud``.
-        edge_flags: of every ``flexspec-edge serve``.
+        worker_flags: flags of ``flexspec-cloud``.
+        edge_flags: flags of every ``flexspec-edge serve``.
         more_devices: names of those that only get what is handed out.
         more_workers: names and versions of workers that only get what is handed out.
 

@@ -43,7 +43,7 @@ class Channel(Protocol):
 
 
 class MqttChannel:
-    """Made by `mqtt_channel`. What was not acknowledged goes out again with the next connection: maybe twice."""
+    """Made by `mqtt_channel`. Unacknowledged messages go out again with the next connection: maybe twice."""
 
     def __init__(self, link: Link, topic: str) -> None:
         self._link = link

@@ -51,7 +51,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         scheme: name of one of `SCHEMES`.
-        prompt: what the user says.
+        prompt: words of the user.
         tokens: new ones at most.
         guesses: drafted a round at most.
         temperature, top_k, top_p, seed: as in `SamplingParams`.
@@ -68,13 +68,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drafts:
-    """A draft that writes one text at a time for each of several clients. What it read for one stays for its next.
+    """A draft that writes a text at a time for each of several clients. What it read stays for a client's next text.
 
     Args:
         network: the draft.
         ids: token id of each column of its logits, ascending; None when they are all ids.
         vocab_size: ids that there are.
-        eos: those that end a text.
+        eos: ids that end a text.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Drafts:
             client: whose text it is.
             context: prompt and text, not empty.
             count: guesses at most.
-            params: of the text; the seed does not matter.
+            params: sampling of the text; the seed does not matter.
             scheme: says what is sent.
             rng: the device's own.
 
@@ -144,7 +144,7 @@ class Drafts:
         return column if self._ids is None else int(self._ids[column])
 
     def _logits(self, client: str, context: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Of what follows: float32 of shape [columns]."""
+        """Logits of what follows: float32 of shape [columns]."""
         kv = self._kvs.get(client)
         if kv is None:
             kv = self._kvs[client] = self._network.new_kv()
@@ -229,11 +229,11 @@ class Writer:
     """Writes one text after the other.
 
     Args:
-        loaded: of the draft.
+        loaded: the draft's text part.
         drafts: the draft.
-        channels: to the target, by transport.
-        compute: one thread for the draft, so that messages flow while it works.
-        energy: of the device; None where nobody wants to know.
+        channels: ways to the target, by transport.
+        compute: thread of the draft, so that messages flow while it works.
+        energy: powers of the device; None where nobody wants to know.
     """
 
     def __init__(

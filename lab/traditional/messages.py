@@ -13,7 +13,7 @@ from flexspec_mq.errors import RemoteProtocolError
 from lab.traditional.speculation import Halves
 
 MAX_BYTES: Final = 2**26
-"""Of a message. 64 guesses among 262,144 ids take half of it."""
+"""Bytes of a message. 64 guesses among 262,144 ids take half of it."""
 
 Count = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 Tokens = tuple[Count, ...]
@@ -41,13 +41,13 @@ class Start(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Guesses(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """One round of a text, up.
+    """Guesses of a round of a text, up.
 
     Attributes:
-        text: its number.
+        text: number of the text.
         round: from 1.
         tokens: drafted ids, maybe none.
-        halves: of each in turn, its distribution over the whole vocabulary; empty if none is sent.
+        halves: distribution of each in turn over the whole vocabulary; empty if none is sent.
     """
 
     text: Count
@@ -61,7 +61,7 @@ class Guesses(msgspec.Struct, frozen=True, array_like=True, tag=2):
         return cls(text, number, tuple(tokens), b"".join(one.astype("<f2").tobytes() for one in sent))
 
     def distributions(self, vocab_size: int) -> Halves:
-        """Those of each guess, [guesses, vocabulary]; [0, vocabulary] if none was sent.
+        """Distribution of each guess, [guesses, vocabulary]; [0, vocabulary] if none was sent.
 
         Raises:
             RemoteProtocolError: they are not as many as the guesses, or of another vocabulary.
@@ -78,7 +78,7 @@ class Guesses(msgspec.Struct, frozen=True, array_like=True, tag=2):
 
 
 class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """What the target says to a round: the guesses that stay, and mostly one token more."""
+    """Answer of the target to a round: the guesses that stay, and mostly one token more."""
 
     text: Count
     round: Count

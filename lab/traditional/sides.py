@@ -38,10 +38,10 @@ class Traditional:
 
 
 class TraditionalSide:
-    """One scheme.
+    """Both sides of a scheme.
 
     Args:
-        scheme: its name.
+        scheme: name of the scheme.
         device: the process that writes.
         target: the process that decides.
         link: between the two.
@@ -92,9 +92,9 @@ async def start(here: LocalDeployment, wanted: Traditional, delay_ms: float) -> 
     """Start both processes; the sides by name.
 
     Args:
-        here: with a broker that takes `lab.traditional.channel.PACKET_BYTES`.
+        here: site with a broker that takes `lab.traditional.channel.PACKET_BYTES`.
         wanted: which sides.
-        delay_ms: by which each forward of the target takes longer.
+        delay_ms: time by which each forward of the target takes longer.
 
     Raises:
         FingerprintError: draft and target have different tokenizers.

@@ -1,8 +1,8 @@
 """Schemes of traditional speculation, and the rule of rejection sampling, without a model's libraries.
 
 Leviathan et al., arXiv 2211.17192, algorithm 1: the target accepts a guess with probability min(1, p / q) and
-replaces the first one that it rejects by a token from the residual max(p − q, 0). What the target compares with must
-be what the guess was drawn from: the device rounds probabilities to 16 bits first, and draws from what the other side
+replaces the first one that it rejects by a token from the residual max(p − q, 0). The target must compare with
+what the guess was drawn from: the device rounds probabilities to 16 bits first, and draws from what the other side
 will read.
 """
 
@@ -26,10 +26,10 @@ GUESSES = 5
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """One way to speculate.
+    """A way to speculate.
 
     Attributes:
-        transport: of the messages; "none" writes with the draft alone.
+        transport: way of the messages; "none" writes with the draft alone.
         distributions: whole ones are sent with the guesses.
     """
 
@@ -67,18 +67,18 @@ def rounded(q: Floats, ids: npt.NDArray[np.int64] | None, vocab_size: int) -> Ha
 
 
 def distribution(halves: Halves) -> Floats:
-    """What both sides take rounded probabilities for: float64, summing to 1."""
+    """Distribution that both sides take rounded probabilities for: float64, summing to 1."""
     found: Floats = halves.astype(np.float64)
     found /= found.sum()
     return found
 
 
 def probabilities(logits: npt.NDArray[np.float32], params: SamplingParams) -> Floats:
-    """What `choose` draws from: temperature, then top-k, then top-p.
+    """Distribution that `choose` draws from: temperature, then top-k, then top-p.
 
     Args:
         logits: float32 of shape [vocabulary].
-        params: with a temperature above 0; the seed does not matter.
+        params: sampling with a temperature above 0; the seed does not matter.
 
     Returns:
         float64 of the same shape, summing to 1.
@@ -120,7 +120,7 @@ def verify(
         q: the draft's distribution of each guess, likewise.
         draft: the guesses, drawn from `q`.
         eos: ids that end the text.
-        rng: of the target.
+        rng: the target's.
     """
     decided: list[int] = []
     for mine, theirs, guess in zip(p, q, draft, strict=False):

@@ -51,7 +51,7 @@ class _Text:
 
 
 class Verifier:
-    """One text at a time. What was read for a client stays for its next text.
+    """Verifier of a text at a time. Texts that were read for a client stay for its next one.
 
     Args:
         model: the target.
@@ -60,7 +60,7 @@ class Verifier:
         delay: seconds that each forward takes longer.
 
     Attributes:
-        forwards: that were done so far, of prompts and of guesses.
+        forwards: number done so far, of prompts and of guesses.
     """
 
     def __init__(self, model: ModelRunner, *, vocab_size: int, prefill: int, delay: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""What a link counts, per way."""
+"""Counters of a link, per way."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class WayCounters(msgspec.Struct):
-    """One way of a link. Packets and bytes are those of IP in a `NetnsLink`, chunks and payload in a `ProxyLink`.
+    """Counters of one way. Packets and bytes are those of IP in a `NetnsLink`, chunks and payload in a `ProxyLink`.
 
     Attributes:
         packets_in, bytes_in: that came to the link.

@@ -26,10 +26,10 @@ _PR_SET_TIMERSLACK = 29
 class Forwarder:
     """Joins side a (the device) and side b (the cloud).
 
-    What waits is bounded by the impairment: its queue in bytes, and what its delay keeps in flight at its rate.
+    The impairment bounds what waits: its queue in bytes, and what its delay keeps in flight at its rate.
 
     Args:
-        plan: of the link; the channel's time `begins_s` is now.
+        plan: the link's; the channel's time `begins_s` is now.
         tun_a, tun_b: non-blocking files of the two devices; see `open_tun`.
     """
 
@@ -48,7 +48,7 @@ class Forwarder:
     def seek(self, time: float) -> None:
         """Have the channel's time be `time` (seconds) from now on; its queues are empty.
 
-        What is on its way already arrives when it was due.
+        Packets on their way arrive when they were due.
         """
         plan = msgspec.structs.replace(self._plan, begins_s=time)
         counters = self._counters

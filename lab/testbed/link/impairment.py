@@ -39,22 +39,22 @@ class Drop(enum.Enum):
 
 
 class _Chance(NamedTuple):
-    """What is drawn for one packet: an exponential of mean 1, and a uniform from 0 to 1."""
+    """Draws for a packet: an exponential of mean 1, and a uniform from 0 to 1."""
 
     jitter: float
     loss: float
 
 
 class Impairment:
-    """One way of one link.
+    """A way of a link.
 
     Args:
-        plan: of the link; both ways take the same one, and so share its states and outages.
+        plan: the link's; both ways take the same one, and so share its states and outages.
         way: which one this is.
-        counters: to go on with; new ones if not given.
+        counters: ones to go on with; new ones if not given.
 
     Attributes:
-        counters: what came in and what was dropped; `LinkCounters.went_out` counts what went out.
+        counters: numbers of what came in and what was dropped; `LinkCounters.went_out` counts what went out.
     """
 
     def __init__(self, plan: LinkPlan, way: Way, counters: WayCounters | None = None) -> None:
@@ -99,7 +99,7 @@ class Impairment:
     def hold(self, now: float, size: int) -> float:
         """As `arrive`, for a piece of a stream, which can be late but not lost.
 
-        What would be lost comes one retransmission timeout later: 200 ms, or twice the delay if that is more. An
+        A lost packet would come a retransmission timeout later: 200 ms, or twice the delay if that is more. An
         outage stalls it until its end. There is no queue limit; the caller stops reading instead (see `room_at`).
         """
         chance = self._come(now, size)

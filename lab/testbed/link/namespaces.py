@@ -1,8 +1,8 @@
 """Network namespaces by ``ip netns``: names that tell whose they are, making, entering, removing.
 
 A name is ``fmq-<pid>-<start>-<random>-<side>``, of the keeper process that owns it; `start` is that process's start
-time in kernel ticks, so that a later process with the same number is not mistaken for it. What belongs to a dead
-process is a leftover, and `sweep` removes it.
+time in kernel ticks, so that a later process with the same number is not mistaken for it. Things of a dead
+process are leftovers, and `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def remove(name: str) -> None:
 
 
 def processes(name: str) -> list[int]:
-    """Of a namespace, without our own."""
+    """Processes of a namespace, without our own."""
     try:
         lines = run_ip("netns", "pids", name).split()
     except FlexSpecError:

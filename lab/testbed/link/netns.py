@@ -37,7 +37,7 @@ class NetnsLink:
     Nothing in there reaches the machine's own network, nor the other way round; only files are shared.
 
     Attributes:
-        plan: what it emulates.
+        plan: link to emulate.
         address_a, address_b: IPv4 addresses of the sides.
         name_a, name_b: of the namespaces, for ``ip netns exec``.
     """
@@ -75,7 +75,7 @@ class NetnsLink:
 
         Args:
             command: program and arguments.
-            options: of `subprocess.Popen`.
+            options: further ones of `subprocess.Popen`.
         """
         return self._run("a", command, options)
 
@@ -100,7 +100,7 @@ class NetnsLink:
         """Have the channel's time be `time` from now on, so that what follows meets the same channel each time.
 
         States, outages and traces go on from there, loss and jitter are drawn anew from the plan's seed and `time`,
-        and the queues are empty. What is on its way already arrives when it was due.
+        and the queues are empty. Packets on their way arrive when they were due.
 
         Args:
             time: seconds, not negative.
@@ -188,7 +188,7 @@ def netns_link(profile: str | LinkPlan, seed: int = 0) -> Iterator[NetnsLink]:
 
     Args:
         profile: name of a built-in profile, or a plan, which has its own seed.
-        seed: of all that is drawn at random; with a plan it is not used.
+        seed: start of all that is drawn at random; with a plan it is not used.
 
     Raises:
         UsageError: no such profile, no root, no `ip`, no TUN device.

@@ -21,14 +21,14 @@ MTU = 1500
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One number and the key of its source."""
+    """A number and the key of its source."""
 
     value: Annotated[float, msgspec.Meta(ge=0)]
     source: str
 
 
 class WayFigures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One way of a link in one state. Units are in the names; kB are 1,000 bytes."""
+    """Figures of a way of a link in a state. Units are in the names; kB are 1,000 bytes."""
 
     delay_ms: Figure
     jitter_ms: Figure
@@ -52,7 +52,7 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     next: dict[str, Annotated[float, msgspec.Meta(gt=0)]] = {}
 
     def figures(self, way: Way) -> WayFigures:
-        """Those of one way."""
+        """Figures of one way."""
         return self.up if way == "up" else self.down
 
 
@@ -100,7 +100,7 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """One time at which nothing passes, in seconds of the channel.
+    """A time at which nothing passes, in seconds of the channel.
 
     Attributes:
         ways: which way it hits.
@@ -121,7 +121,7 @@ class LinkPlan(msgspec.Struct, frozen=True):
         lasts_s: seconds, all above 0, that each of the profile's states lasts: they follow one another in their
             order, over and over. Empty draws a chain at random.
         begins_s: time of the channel at which the link comes up; jitter and loss of its packets hang on it too.
-        outages: in their order, without overlap and within the sum of `lasts_s`, with which they come again; they
+        outages: times in their order, without overlap and within the sum of `lasts_s`, with which they come again; they
             replace those of the profile.
     """
 
@@ -136,7 +136,7 @@ class LinkPlan(msgspec.Struct, frozen=True):
     outages: tuple[Outage, ...] = ()
 
     def trace(self, way: Way) -> tuple[int, ...] | None:
-        """That of one way."""
+        """Trace of one way."""
         return self.up_trace if way == "up" else self.down_trace
 
     @property

@@ -1,6 +1,6 @@
 """`proxy_link`: an emulated link for TCP connections, where there is no root for namespaces.
 
-It ends TCP on both sides and carries the bytes with the delay, jitter and rate of a profile. What it cannot show is
+It ends TCP on both sides and carries the bytes with the delay, jitter and rate of a profile. It cannot show
 TCP itself: a lost packet becomes a pause of one retransmission timeout, a full queue makes the sender wait, an outage
 stalls, and connecting costs no round trip. It counts payload bytes, not IP bytes.
 """
@@ -36,10 +36,10 @@ class ProxyLink:
     """Made by `proxy_link`. The client's side is a, the target's side is b.
 
     Attributes:
-        plan: what it emulates.
+        plan: link to emulate.
         host, port: where it listens.
         connections: accepted so far.
-        refused: of these, how many found no target.
+        refused: connections that found no target.
         cuts: connections that `cut` broke.
     """
 

@@ -16,7 +16,7 @@ class StateRate:
     """Bits per second by state; a packet that sees the state change goes on at the new rate.
 
     Args:
-        timeline: of the states.
+        timeline: the states'.
         rates: bits per second in each state, all above 0.
     """
 
@@ -40,7 +40,7 @@ class StateRate:
 
 
 class TraceRate:
-    """Opportunities of 1,500 bytes at given times, over and over. One that nobody waits for is lost.
+    """Opportunities of 1,500 bytes at given times, over and over. An opportunity that nobody waits for is lost.
 
     Small packets share an opportunity, large ones take several, as in mahimahi.
 

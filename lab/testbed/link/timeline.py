@@ -1,4 +1,4 @@
-"""What changes while a link runs: the state of its channel, drawn or recorded, and outages. Pure and seeded.
+"""Changes while a link runs: the state of its channel, drawn or recorded, and outages. Pure and seeded.
 
 A timeline is a function of its seed alone: asked twice about the same time, or by both ways of a link, it answers
 the same. It is drawn as far as it was asked about.
@@ -28,7 +28,7 @@ class States(Protocol):
 
 
 def states_of(plan: LinkPlan) -> States:
-    """Those of a plan: as they were recorded where it says how long each lasts, else drawn."""
+    """States of a plan: as they were recorded where it says how long each lasts, else drawn."""
     if plan.lasts_s:
         return RecordedStates(plan.lasts_s)
     return StateTimeline(plan.profile.states, random.Random(f"states/{plan.seed}"))
@@ -95,7 +95,7 @@ class StateTimeline:
 
 
 def outages_of(plan: LinkPlan, way: Way) -> OutageTimeline:
-    """Those that hit one way of a link: as the plan says where it names any, else drawn."""
+    """Outages that hit one way of a link: as the plan says where it names any, else drawn."""
     if plan.outages:
         hit = [(one.starts_s, one.ends_s) for one in plan.outages if one.ways in ("both", way)]
         return OutageTimeline(repeated_outages(hit, sum(plan.lasts_s)))
@@ -106,7 +106,7 @@ def outages_of(plan: LinkPlan, way: Way) -> OutageTimeline:
 
 
 def drawn_outages(spec: Outages, rng: random.Random) -> Iterator[Interval]:
-    """One after the other, without end; none at 0."""
+    """Outages one after the other, without end; none at 0."""
     low, high = math.log(spec.shortest_s.value), math.log(spec.longest_s.value)
     ended = 0.0
     while True:
@@ -133,7 +133,7 @@ class OutageTimeline:
     """Outages, each a half-open interval.
 
     Args:
-        outages: in their order and without overlap; taken as far as was asked about.
+        outages: outages in their order and without overlap; taken as far as was asked about.
     """
 
     def __init__(self, outages: Iterator[Interval]) -> None:

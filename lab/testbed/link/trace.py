@@ -1,6 +1,6 @@
 """Trace files in mahimahi's format: when a link could deliver.
 
-One whole number of milliseconds a line, not falling. Each line is one opportunity to deliver 1,500 bytes; equal
+A line is a whole number of milliseconds, not falling. Each line is one opportunity to deliver 1,500 bytes; equal
 numbers are several opportunities at once. A file may be compressed by gzip (``.gz``). At its end the trace
 begins anew. The format is that of Netravali et al., Mahimahi: Accurate Record-and-Replay for HTTP, USENIX ATC 2015,
 ``mm-link``.

@@ -26,7 +26,7 @@ def open_tun(namespace: str, address: str) -> int:
 
     Args:
         namespace: name as `ip netns` knows it.
-        address: with prefix length, as in ``10.77.0.1/30``.
+        address: IP address with prefix length, as in ``10.77.0.1/30``.
 
     Returns:
         A non-blocking file: each read is one IP packet that the namespace sends, each write one that it receives.
