@@ -231,7 +231,7 @@ def _may_be_compact(settings: DraftSettings) -> bool:
 
 
 def _compact(path: str, settings: DraftSettings, say: Say) -> DraftModel:
-    from flexspec_mq.models.compact.load import Choice, load_compact
+    from flexspec_mq.models.compact.load import load_compact
     from flexspec_mq.models.shape import UnknownModel
 
     text = load_text(path, progress=say)
@@ -240,7 +240,7 @@ def _compact(path: str, settings: DraftSettings, say: Say) -> DraftModel:
             f"the compact draft engine reads folders, not the model hub's {text.source}",
             hint="download the draft first, or use --draft-engine transformers",
         )
-    model = load_compact(text.source, text, Choice(settings.draft_weights, settings.draft_ids))
+    model = load_compact(text.source, text, settings.draft_weights, settings.draft_ids)
     engine = f"compact, {model.kind} weights, {model.columns:,} token ids"
     return _ready(text, model, model.ids, settings, engine)
 

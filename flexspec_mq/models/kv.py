@@ -36,7 +36,6 @@ class SessionKV(ReadTokens):
         self._like = like
         self.head = ""
         self._memory = self._allocate(0)
-        self._layers = self._views()
 
     @property
     def nbytes(self) -> int:
@@ -57,10 +56,6 @@ class SessionKV(ReadTokens):
     def grown(self, length: int) -> int:
         """The capacity that `reserve` would leave behind."""
         return max(self.capacity, -(-length // GRAIN) * GRAIN)
-
-    def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of a layer, each of shape [kv heads, capacity, head size]."""
-        return self._layers[index]
 
     def span(self, begin: int, end: int) -> torch.Tensor:
         """Keys and values of positions `begin` to `end` as [layers, 2, kv heads, end - begin, head size].
@@ -84,13 +79,11 @@ class SessionKV(ReadTokens):
         grown = self._allocate(wanted)
         grown[:, :, :, :capacity] = self._memory
         self._memory = grown
-        self._layers = self._views()
 
     def give_back(self) -> None:
         """Forget all tokens and hold no memory."""
         self.tokens = []
         self._memory = self._allocate(0)
-        self._layers = self._views()
 
     def _allocate(self, capacity: int) -> torch.Tensor:
         """Zeros. On the CPU they are pages of their own, which go back to the system when nobody holds them.
@@ -104,6 +97,3 @@ class SessionKV(ReadTokens):
             return torch.zeros(shape, dtype=self._like.dtype, device=self._like.device)
         pages = mmap(-1, capacity * self.token_bytes)
         return torch.frombuffer(pages, dtype=self._like.dtype).view(shape)
-
-    def _views(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return [(both[0], both[1]) for both in self._memory]

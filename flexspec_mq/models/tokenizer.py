@@ -1,8 +1,8 @@
-"""Interface of tokenizers as texts need it, and a tokenizer that is made without transformers."""
+"""A tokenizer that is made without transformers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -10,70 +10,15 @@ if TYPE_CHECKING:
     from jinja2 import Template
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
+    from transformers import PreTrainedTokenizerBase
+
+Tokenizer: TypeAlias = "PlainTokenizer | PreTrainedTokenizerBase"
+"""A tokenizer with the ids and texts of transformers' own."""
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Roles that a token may have, in transformers' order."""
 _VARIABLES = {*ROLES, "messages", "add_generation_prompt", "tools", "documents"}
 """Variables that a chat template may read here; transformers gives others more, such as the date."""
-
-
-class Tokenizer(Protocol):
-    """The part of transformers' interface of tokenizers that is used."""
-
-    chat_template: Any
-    model_max_length: Any
-
-    def __len__(self) -> int: ...
-
-    def __hash__(self) -> int: ...
-
-    @property
-    def special_tokens_map(self) -> Mapping[str, Any]:
-        """Role → token."""
-
-    @property
-    def added_tokens_decoder(self) -> Mapping[int, AddedToken]:
-        """Id → token that is not of the model's own vocabulary, or special."""
-
-    @property
-    def eos_token_id(self) -> Any:
-        """Id that ends a text; None if none does."""
-
-    @property
-    def all_special_ids(self) -> list[int]:
-        """Ids of the tokens that have roles, each once."""
-
-    def get_vocab(self) -> dict[str, int]:
-        """Token → id."""
-
-    def convert_ids_to_tokens(self, ids: int) -> Any:
-        """The token of an id."""
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Ids of a text; with what the tokenizer puts around each text, unless told otherwise."""
-
-    def decode(
-        self,
-        token_ids: list[int],
-        *,
-        skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool = False,
-    ) -> Any:
-        """The text of ids."""
-
-    def apply_chat_template(
-        self,
-        conversation: Any,
-        *,
-        add_generation_prompt: bool = False,
-        return_dict: bool = False,
-        tokenize: bool = True,
-    ) -> Any:
-        """Ids of a conversation, or its text.
-
-        Raises:
-            jinja2.TemplateError: The template refuses the turns.
-        """
 
 
 class PlainTokenizer:

@@ -19,7 +19,7 @@ from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.load import RANKS
 from flexspec_mq.models.onnx.folder import MANIFEST
-from flexspec_mq.models.onnx.write import OnnxChoice, write_onnx
+from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.sampling.params import SamplingParams
 from tests.edge_node.asking import asked
 from tests.models.test_compact import SIZES, drawn
@@ -46,7 +46,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def graphs(checkpoint: Path) -> Path:
-    return write_onnx(checkpoint, checkpoint.with_name("graphs"), OnnxChoice("int8", 0))
+    return write_onnx(checkpoint, checkpoint.with_name("graphs"), "int8", 0)
 
 
 def drafter(folder: Path, **more: Any) -> ModelDrafter:

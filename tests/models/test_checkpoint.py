@@ -68,12 +68,12 @@ def assert_same(ours: Tokenizer, theirs: Tokenizer) -> None:
         assert ours.encode(text) == theirs.encode(text)
         assert ours.encode(text, add_special_tokens=False) == theirs.encode(text, add_special_tokens=False)
         for skip in (True, False):
-            options = {"skip_special_tokens": skip, "clean_up_tokenization_spaces": False}
+            flags = {"skip_special_tokens": skip, "clean_up_tokenization_spaces": False}
             ids = ours.encode(text)
-            assert ours.decode(ids, **options) == theirs.decode(ids, **options)
+            assert ours.decode(ids, **flags) == theirs.decode(ids, **flags)
     if ours.chat_template:
         for going_on in (True, False):
-            options = {"add_generation_prompt": going_on, "return_dict": False}
+            options: dict[str, Any] = {"add_generation_prompt": going_on, "return_dict": False}
             assert ours.apply_chat_template(TURNS, **options) == theirs.apply_chat_template(TURNS, **options)
 
 
@@ -229,10 +229,10 @@ def test_recommendations_are_read_as_they_stand(tmp_path: Path) -> None:
 CODE = """
 import sys
 from pathlib import Path
-from flexspec_mq.models.compact.load import Choice, load_compact
+from flexspec_mq.models.compact.load import load_compact
 from flexspec_mq.models.load import load_text
 text = load_text(sys.argv[1])
-load_compact(Path(sys.argv[1]), text, Choice("bf16", 0))
+load_compact(Path(sys.argv[1]), text, "bf16", 0)
 print(text.tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], return_dict=False))
 print([name for name in ("transformers", "huggingface_hub", "sympy") if name in sys.modules])
 """

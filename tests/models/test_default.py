@@ -79,25 +79,6 @@ def test_a_conversion_that_fails_leaves_nothing_and_is_tried_again(
     assert (default.default_model_path() / "config.json").is_file()
 
 
-def test_what_a_killed_conversion_left_is_removed(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    leftover = cache / f".SmolLM2-135M-Instruct-1.2-c{default.CONVERTER_VERSION}.part-99999"
-    leftover.mkdir(parents=True)
-    (leftover / "half").write_text("x")
-    monkeypatch.setattr(default, "_convert", write_checkpoint)
-    default.default_model_path()
-    assert not leftover.exists()
-
-
-@pytest.mark.usefixtures("cache")
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    with pytest.raises(ModelError, match="cannot write the converted default model") as caught:
-        default.default_model_path()
-    assert "XDG_CACHE_HOME" in caught.value.hint
-
-
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(default, "_DISTRIBUTION", "llm-no-such-package")
     with pytest.raises(ModelError, match="not installed") as caught:

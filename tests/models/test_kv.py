@@ -19,20 +19,16 @@ def make() -> SessionKV:
     return SessionKV(layers=2, kv_heads=3, head_size=4, like=LIKE)
 
 
-def capacity(kv: SessionKV) -> int:
-    return kv.layer(0)[0].shape[1]
-
-
 def test_it_begins_with_nothing() -> None:
     kv = make()
-    assert (kv.length, kv.nbytes, capacity(kv)) == (0, 0, 0)
+    assert (kv.length, kv.nbytes, kv.capacity) == (0, 0, 0)
 
 
 def test_shapes_and_dtype() -> None:
     kv = make()
     kv.reserve(1)
     for layer in (0, 1):
-        keys, values = kv.layer(layer)
+        keys, values = kv.span(0, kv.capacity)[layer]
         assert keys.shape == values.shape == (3, GRAIN, 4)
         assert keys.dtype == torch.bfloat16
     assert kv.nbytes == 2 * 2 * 3 * GRAIN * 4 * 2
@@ -42,10 +38,10 @@ def test_shapes_and_dtype() -> None:
 def test_there_is_room_up_to_the_grain_and_no_more(lengths: list[int]) -> None:
     kv = make()
     for length in lengths:
-        before = capacity(kv)
+        before = kv.capacity
         kv.reserve(length)
         needed = -(-length // GRAIN) * GRAIN
-        assert capacity(kv) == max(needed, before)
+        assert kv.capacity == max(needed, before)
 
 
 def test_a_layers_keys_lie_behind_one_another_while_it_only_grows() -> None:
@@ -53,19 +49,19 @@ def test_a_layers_keys_lie_behind_one_another_while_it_only_grows() -> None:
     kv = make()
     for length in range(1, 300):
         kv.reserve(length)
-        assert capacity(kv) == -(-length // GRAIN) * GRAIN
-        assert kv.layer(0)[0].is_contiguous()
+        assert kv.capacity == -(-length // GRAIN) * GRAIN
+        assert kv.span(0, kv.capacity)[0, 0].is_contiguous()
 
 
 def test_growth_keeps_what_is_held_and_what_is_new_is_finite() -> None:
     kv = make()
     kv.reserve(GRAIN)
     for layer in (0, 1):
-        kv.layer(layer)[0].fill_(1.0 + layer)
-        kv.layer(layer)[1].fill_(-1.0 - layer)
+        kv.span(0, kv.capacity)[layer, 0].fill_(1.0 + layer)
+        kv.span(0, kv.capacity)[layer, 1].fill_(-1.0 - layer)
     kv.reserve(GRAIN + 1)
     for layer in (0, 1):
-        keys, values = kv.layer(layer)
+        keys, values = kv.span(0, kv.capacity)[layer]
         assert bool((keys[:, :GRAIN] == 1.0 + layer).all())
         assert bool((values[:, :GRAIN] == -1.0 - layer).all())
         assert bool(torch.isfinite(keys).all())
@@ -76,7 +72,7 @@ def test_roll_back_forgets_tokens_and_keeps_memory() -> None:
     kv.reserve(100)
     kv.tokens += range(100)
     kv.roll_back(40)
-    assert (kv.length, kv.tokens, capacity(kv)) == (40, list(range(40)), 128)
+    assert (kv.length, kv.tokens, kv.capacity) == (40, list(range(40)), 128)
     kv.roll_back(70)
     assert kv.length == 40
 

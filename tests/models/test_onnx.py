@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.load import RANKS, Choice, load_compact
+from flexspec_mq.models.compact.load import RANKS, load_compact
 from flexspec_mq.models.draft.confidence import features_of
 from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
@@ -33,7 +33,7 @@ from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, 
 from flexspec_mq.models.onnx.graphs import weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
 from flexspec_mq.models.onnx.quantise import BLOCK, round_to
-from flexspec_mq.models.onnx.write import OnnxChoice, write_onnx
+from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.sampling.params import SamplingParams
@@ -70,7 +70,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def written(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
-    return write_onnx(checkpoints["llama"], tmp_path / "out", OnnxChoice("int8"))
+    return write_onnx(checkpoints["llama"], tmp_path / "out", "int8")
 
 
 def distance(found: Floats, wanted: Floats) -> float:
@@ -85,9 +85,7 @@ def read(model: OnnxModel, text: list[int], rows: int | None = None) -> Floats:
 @cache
 def of(checkpoint: Path, weights: str) -> tuple[OnnxModel, Floats]:
     """A model, and its logits behind every id, read one by one."""
-    model = load_onnx(
-        write_onnx(checkpoint, checkpoint.with_name(f"{checkpoint.name}-{weights}"), OnnxChoice(weights))
-    )
+    model = load_onnx(write_onnx(checkpoint, checkpoint.with_name(f"{checkpoint.name}-{weights}"), weights))
     kv = model.new_kv()
     return model, np.concatenate([model.forward([ModelInput(kv, [token])]) for token in TEXT])
 
@@ -186,9 +184,9 @@ def test_a_trimmed_head_has_the_columns_of_its_ids(checkpoints: dict[str, Path],
     ranks = np.array(random.Random(1).sample(range(3, 320), 128), dtype=np.int32)
     np.save(folder / RANKS, ranks)
     try:
-        some = load_onnx(write_onnx(folder, tmp_path / "some", OnnxChoice("int8", 64)))
-        usual = load_onnx(write_onnx(folder, tmp_path / "usual", OnnxChoice("int4")))
-        whole = load_onnx(write_onnx(folder, tmp_path / "whole", OnnxChoice("int8", 0)))
+        some = load_onnx(write_onnx(folder, tmp_path / "some", "int8", 64))
+        usual = load_onnx(write_onnx(folder, tmp_path / "usual", "int4"))
+        whole = load_onnx(write_onnx(folder, tmp_path / "whole", "int8", 0))
     finally:
         (folder / RANKS).unlink()
     assert some.ids is not None
@@ -230,7 +228,7 @@ def test_a_folder_holds_what_a_device_needs_and_no_checkpoint(written: Path) -> 
 
 
 def test_an_earlier_export_is_replaced(checkpoints: dict[str, Path], written: Path) -> None:
-    write_onnx(checkpoints[KINDS[1]], written, OnnxChoice("int4"))
+    write_onnx(checkpoints[KINDS[1]], written, "int4")
     assert read_manifest(written).weights == "int4"
     assert {file.name for file in written.parent.iterdir()} == {written.name}
 
@@ -244,12 +242,12 @@ def test_a_folder_with_something_else_is_left_alone(checkpoints: dict[str, Path]
 
 def test_what_cannot_be_written_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="int3"):
-        write_onnx(checkpoints["llama"], tmp_path / "out", OnnxChoice("int3"))
+        write_onnx(checkpoints["llama"], tmp_path / "out", "int3")
     qwen3 = save(tmp_path / "qwen3", Qwen3ForCausalLM(Qwen3Config(**SIZES)))
     with pytest.raises(UnknownModel, match="qwen3"):
         write_onnx(qwen3, tmp_path / "out")
     with pytest.raises(ModelError, match=RANKS):
-        write_onnx(checkpoints["llama"], tmp_path / "out", OnnxChoice(ids=100))
+        write_onnx(checkpoints["llama"], tmp_path / "out", ids=100)
     assert {file.name for file in tmp_path.iterdir()} == {"qwen3"}
 
 
@@ -321,7 +319,7 @@ def test_the_real_draft_chooses_as_the_compact_engine_does() -> None:
     folder, graphs = default_draft_path(), default_graphs()
     assert graphs is not None
     text = load_text(folder)
-    models: list[Any] = [load_compact(folder, text, Choice(kind)) for kind in ("bf16", "mixed")]
+    models: list[Any] = [load_compact(folder, text, kind) for kind in ("bf16", "mixed")]
     models.append(load_onnx(graphs))
     alike, apart, places = np.zeros(3), np.zeros(3), 0
     for question in QUESTIONS:

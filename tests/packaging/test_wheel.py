@@ -98,7 +98,10 @@ def test_modules_explain_themselves(module: str, installed: Path, tmp_path: Path
 
 
 def test_data_is_found_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
-    code = "from flexspec_mq.models.draft import default_delta_path as path; print(path(), path().stat().st_size)"
+    code = (
+        "from flexspec_mq.models.draft.artifact import default_delta_path as path; "
+        "print(path(), path().stat().st_size)"
+    )
     where, size = run(installed / "python", "-c", code, cwd=tmp_path).rsplit(" ", 1)
     assert Path(where).is_relative_to(installed.parent)
     assert int(size) > 1_000_000

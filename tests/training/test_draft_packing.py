@@ -18,7 +18,7 @@ pytest.importorskip("transformers")
 
 from safetensors.torch import load_file, save_file
 
-from flexspec_mq.models.draft import materialise
+from flexspec_mq.models.draft.artifact import export
 from flexspec_mq.models.draft.delta import load_delta, read_delta, read_meta
 from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, WIDTHS, dequantise, unpack
 from tests.models.test_draft_artifact import START, N, save_base, save_trained, trained_draft
@@ -94,7 +94,7 @@ def test_a_packed_delta_makes_nearly_the_same_draft(tmp_path: Path) -> None:
         for name, tensor in whole.items():
             if tensor.ndim == 1:
                 assert torch.equal(tensor, trained[name])
-        folder = materialise(tmp_path / "base", tmp_path / f"{bits}", tmp_path / f"out{bits}")
+        folder = export(tmp_path / "base", tmp_path / f"out{bits}", tmp_path / f"{bits}")
         written = load_file(folder / "model.safetensors")
         assert all(torch.equal(written[name], tensor) for name, tensor in whole.items())
         assert not any(name.endswith((LEVELS, SCALES)) for name in written)
@@ -112,9 +112,9 @@ def test_a_packed_delta_needs_the_very_layers_that_it_is_a_difference_to(tmp_pat
     tensors = load_file(weights)
     tensors[LAYER.format(START[0])] += 1
     save_file(tensors, weights)
-    materialise(tmp_path / "base", delta, tmp_path / "whole")  # what a head changes is no part of it
+    export(tmp_path / "base", tmp_path / "whole", delta)  # what a head changes is no part of it
     with pytest.raises(FingerprintError, match="another base"):
-        materialise(tmp_path / "base", packed, tmp_path / "out")
+        export(tmp_path / "base", tmp_path / "out", packed)
     assert not (tmp_path / "out").exists()
 
 

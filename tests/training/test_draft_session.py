@@ -19,8 +19,7 @@ pytest.importorskip("transformers")
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from flexspec_mq.models.draft import materialise
-from flexspec_mq.models.draft.artifact import MARKER
+from flexspec_mq.models.draft.artifact import MARKER, export
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
 from flexspec_mq.models.onnx.folder import read_manifest
 from flexspec_mq.models.text import read_prompts
@@ -246,8 +245,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: P
     assert train_draft(where("torn"), CONFIG, stop_soon) is None
     assert 0 < read_meta(where("torn").out).training["step"] < 12
     assert train_draft(where("torn"), CONFIG) is not None
-    whole = materialise(files / "base", where("whole").out, tmp_path / "a") / "model.safetensors"
-    torn = materialise(files / "base", where("torn").out, tmp_path / "b") / "model.safetensors"
+    whole = export(files / "base", tmp_path / "a", where("whole").out) / "model.safetensors"
+    torn = export(files / "base", tmp_path / "b", where("torn").out) / "model.safetensors"
     assert whole.read_bytes() == torn.read_bytes()
 
 

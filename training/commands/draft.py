@@ -419,11 +419,11 @@ def _export(args: argparse.Namespace) -> int:
         print(export(offline.base_path(args), args.out, args.delta))
         return 0
     from flexspec_mq.models.checkpoint import read_plainly
-    from flexspec_mq.models.onnx.write import OnnxChoice, write_onnx
+    from flexspec_mq.models.onnx.write import write_onnx
 
     with tempfile.TemporaryDirectory(prefix="flexspec-export-") as between:
         checkpoint = export(offline.base_path(args), Path(between) / "draft", args.delta)
-        made = write_onnx(checkpoint, args.out, OnnxChoice(args.weights or "mixed", args.ids))
+        made = write_onnx(checkpoint, args.out, args.weights or "mixed", args.ids)
     if read_plainly(made) is None:
         print(
             f"note: reading the tokenizer or configuration of {made} takes transformers on the device too",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,20 +28,9 @@ AUTO_IDS = 16_384
 """Ids that a head keeps when nobody says how many."""
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """How a draft is loaded.
-
-    Attributes:
-        weights: kind of the weights, one of `KINDS`, or ``auto``.
-        ids: how many ids the LM head keeps; 0 is all, None is `AUTO_IDS` where the draft says which are frequent.
-    """
-
-    weights: str = "auto"
-    ids: int | None = None
-
-
-def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel:
+def load_compact(
+    folder: Path, text: LoadedText, weights: str = "auto", ids: int | None = None
+) -> CompactModel:
     """Load a draft for the CPU.
 
     The embedding stays in the file and is mapped into memory: rows that are looked up take room, others do not. So
@@ -51,7 +39,8 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
     Args:
         folder: an ordinary checkpoint, config.json and safetensors.
         text: configuration and tokenizer.
-        choice: weights and ids.
+        weights: kind of the weights, one of `KINDS`, or ``auto``.
+        ids: how many ids the LM head keeps; 0 is all, None is `AUTO_IDS` where the draft says which are frequent.
 
     Raises:
         ModelError: a model that is not built like Llama, damaged or incomplete weights, or ids wanted of a draft
@@ -59,8 +48,8 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
         UsageError: weights that do not exist or cannot be computed with here.
     """
     shape = Shape.of(text.config)
-    kind = _kind(choice.weights)
-    ids = head_ids(folder, shape, text.eos, choice.ids)
+    kind = _kind(weights)
+    kept = head_ids(folder, shape, text.eos, ids)
     tensors = Tensors(folder)
     tensors.check(shape)
 
@@ -73,8 +62,8 @@ def load_compact(folder: Path, text: LoadedText, choice: Choice) -> CompactModel
     norm = tensors.read(NORM, (shape.width,)).to(torch.float32, copy=True)
     # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
     head = tensors.read(EMBEDDING if shape.tied else HEAD, whole)
-    lm_head = make(kind, head if ids is None else head[torch.from_numpy(ids)], coarse=True)
-    return CompactModel(shape, kind, layers, embedding, norm, lm_head, ids)
+    lm_head = make(kind, head if kept is None else head[torch.from_numpy(kept)], coarse=True)
+    return CompactModel(shape, kind, layers, embedding, norm, lm_head, kept)
 
 
 def _kind(weights: str) -> str:

@@ -58,15 +58,15 @@ def read_marker(folder: Path) -> DeltaMeta:
         ) from error
 
 
-def materialise(base_path: Path, delta_path: Path, out_dir: Path) -> Path:
+def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Path:
     """Write the draft that base and delta make, as an ordinary checkpoint folder with tokenizer.
 
     The folder appears whole or not at all. A folder that already holds this very draft is kept.
 
     Args:
         base_path: Checkpoint folder of the base.
-        delta_path: From ``save_delta``.
         out_dir: The folder to make. An earlier draft there is replaced, anything else is left alone.
+        delta_path: Delta of a draft; None for the one that ships.
 
     Returns:
         ``out_dir``.
@@ -75,6 +75,7 @@ def materialise(base_path: Path, delta_path: Path, out_dir: Path) -> Path:
         FingerprintError: The base is not the one the delta was trained on.
         ModelError: A file is unreadable, or ``out_dir`` holds something else.
     """
+    delta_path = delta_path or default_delta_path()
     meta = read_meta(delta_path)
     shared = read_shared(base_path, meta.n)
     check_fingerprint(meta.base_fingerprint, shared_fingerprint(shared, meta.n), delta_path, base_path)
@@ -90,15 +91,6 @@ def materialise(base_path: Path, delta_path: Path, out_dir: Path) -> Path:
         if not _holds(out_dir, marker):  # else another process was faster
             raise ModelError(f"cannot write the draft to {out_dir}: {error}") from error
     return out_dir
-
-
-def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Path:
-    """Make the stand-alone folder for a device: as ``materialise``, from the shipped delta by default.
-
-    Raises:
-        ModelError: As ``materialise``.
-    """
-    return materialise(base_path, delta_path or default_delta_path(), out_dir)
 
 
 def is_complete(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.models.cache import made_once, models_cache
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.draft.artifact import default_delta_path, is_complete, materialise
+from flexspec_mq.models.draft.artifact import default_delta_path, export, is_complete
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def default_draft_path(say: Callable[[str], None] | None = None) -> Path:
 
     def write() -> None:
         tell("writing the default draft, once")
-        materialise(base, default_delta_path(), folder)
+        export(base, folder)
 
     # Its name is that of the delta, and it appears whole: to read the base once more would cost a fifth of a second.
     return made_once(folder, is_complete, write, what="the default draft", size=EXPORTED_BYTES, say=tell)

@@ -267,7 +267,7 @@ def _flips(one: torch.Tensor, other: torch.Tensor) -> float:
 def _long_contexts(model: Provable, seed: int) -> tuple[int, int]:
     """Rows compared and rows that differ, of attention over long contexts with random tensors."""
     heads = model.heads
-    like = model.new_kv().layer(0)[0]
+    like = model.new_kv().span(0, 0)
     generator = torch.Generator().manual_seed(seed)
 
     def noise(*shape: int) -> torch.Tensor:

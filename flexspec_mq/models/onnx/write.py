@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,27 +37,15 @@ KINDS = {"mixed": (8, 4), "int8": (8, 8), "int4": (4, 4)}
 """Bits of a weight in the attention, and in MLPs and LM head."""
 
 
-@dataclass(frozen=True, slots=True)
-class OnnxChoice:
-    """How a draft is written.
-
-    Attributes:
-        weights: kind of the weights, one of `KINDS`.
-        ids: how many ids the LM head keeps; 0 is all, None is the usual number where the draft says which are
-            frequent.
-    """
-
-    weights: str = "mixed"
-    ids: int | None = None
-
-
-def write_onnx(checkpoint: Path, out: Path, choice: OnnxChoice | None = None) -> Path:
+def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | None = None) -> Path:
     """Write a device's folder, which appears whole or not at all; one that is there is replaced.
 
     Args:
         checkpoint: checkpoint of a model that the compact engine knows.
         out: the folder to make.
-        choice: weights and ids; None for the usual ones.
+        weights: kind of the weights, one of `KINDS`.
+        ids: how many ids the LM head keeps; 0 is all, None is the usual number where the draft says which are
+            frequent.
 
     Returns:
         `out`.
@@ -68,9 +55,8 @@ def write_onnx(checkpoint: Path, out: Path, choice: OnnxChoice | None = None) ->
             written, or packages that are missing.
         UsageError: weights of an unknown kind.
     """
-    choice = choice or OnnxChoice()
-    if choice.weights not in KINDS:
-        raise UsageError(f"unknown weights {choice.weights!r}", hint=f"choose one of {', '.join(KINDS)}")
+    if weights not in KINDS:
+        raise UsageError(f"unknown weights {weights!r}", hint=f"choose one of {', '.join(KINDS)}")
     if not can_write():
         raise ModelError(
             "writing graphs of ONNX needs onnx, torch, transformers and safetensors",
@@ -85,7 +71,7 @@ def write_onnx(checkpoint: Path, out: Path, choice: OnnxChoice | None = None) ->
         raise ModelError(f"cannot write to {out}: {error}") from error
     try:
         work.chmod(0o755)
-        _write(checkpoint, work, choice)
+        _write(checkpoint, work, weights, ids)
         if out.exists():
             shutil.rmtree(out)
         work.rename(out)
@@ -96,7 +82,7 @@ def write_onnx(checkpoint: Path, out: Path, choice: OnnxChoice | None = None) ->
     return out
 
 
-def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
+def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> None:
     from flexspec_mq.models.compact.load import head_ids
     from flexspec_mq.models.compact.tensors import Tensors
     from flexspec_mq.models.load import load_text
@@ -104,8 +90,8 @@ def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
 
     text = load_text(checkpoint)
     shape = Shape.of(text.config)
-    ids = head_ids(checkpoint, shape, text.eos, choice.ids)
-    attention, rest = KINDS[choice.weights]
+    ids = head_ids(checkpoint, shape, text.eos, count)
+    attention, rest = KINDS[weights]
     tensors = Tensors(checkpoint)
     tensors.check(shape)
     whole = (shape.vocab_size, shape.width)
@@ -123,7 +109,7 @@ def _write(checkpoint: Path, work: Path, choice: OnnxChoice) -> None:
     made = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]
     manifest = Manifest(
         format_version=FORMAT_VERSION,
-        weights=choice.weights,
+        weights=weights,
         layers=shape.layers,
         width=shape.width,
         keys=shape.keys,
