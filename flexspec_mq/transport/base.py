@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.transport.needs import NOTHING, Needs
+from flexspec_mq.transport.needs import NOTHING, BrokerLimits
 
 NO_SUBSCRIBERS = 0x10
 NOT_AUTHORIZED = 0x87
@@ -180,7 +180,7 @@ class LinkSettings:
     backoff_awaited: float = 2.0
     awaited: Callable[[], bool] | None = None
     give_up_after: float | None = None
-    needs: Needs = NOTHING
+    needs: BrokerLimits = NOTHING
 
     def __post_init__(self) -> None:
         """Refuse what no link can be made of.

@@ -32,7 +32,7 @@ from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Ou
 from flexspec_mq.transport.bulk_reading import BulkReader
 from flexspec_mq.transport.diagnosis.diagnose import diagnose
 from flexspec_mq.transport.diagnosis.probe import answers_only_older
-from flexspec_mq.transport.needs import MOST_IN_FLIGHT, Limits
+from flexspec_mq.transport.needs import MOST_IN_FLIGHT, BrokerLimits
 from flexspec_mq.transport.properties import (
     connect_properties,
     limits_of,
@@ -114,7 +114,7 @@ class Connection(aiomqtt.Client):
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.taken_over = False
         self.session_present = False
-        self.limits = Limits()
+        self.limits = BrokerLimits()
         self.on_lost: Callable[[str], None] = _ignore
         self._deliver = deliver
         self._wants = wants

@@ -10,8 +10,8 @@ MOST_IN_FLIGHT = 65_535
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Abilities that the broker told in CONNACK.
+class BrokerLimits:
+    """Abilities that a broker told in CONNACK, or the least that will do.
 
     Attributes:
         receive_maximum: publishes of QoS ≥ 1 that it takes before it has acknowledged the first.
@@ -29,19 +29,7 @@ class Limits:
     shares: bool = True
     wildcards: bool = True
 
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """Abilities that a broker must have: those of `Limits`, each the least that will do."""
-
-    receive_maximum: int = 1
-    packet_size: int = 0
-    qos: int = 0
-    retain: bool = False
-    shares: bool = False
-    wildcards: bool = False
-
-    def lacking(self, limits: Limits) -> Iterator[str]:
+    def lacking(self, limits: BrokerLimits) -> Iterator[str]:
         """Say what a broker of these limits lacks."""
         if self.shares and not limits.shares:
             yield "it has no shared subscriptions, which spread texts over workers"
@@ -51,7 +39,7 @@ class Needs:
             yield "it keeps no retained messages, by which workers are found"
         if self.qos > limits.qos:
             yield f"it takes QoS {limits.qos} at most, and {self.qos} is needed"
-        if limits.packet_size is not None and self.packet_size > limits.packet_size:
+        if limits.packet_size is not None and (self.packet_size or 0) > limits.packet_size:
             yield f"it takes packets of {limits.packet_size} bytes at most, and {self.packet_size} are needed"
         if self.receive_maximum > limits.receive_maximum:
             yield (
@@ -60,16 +48,9 @@ class Needs:
             )
 
 
-NOTHING = Needs()
+NOTHING = BrokerLimits(1, 0, 0, retain=False, shares=False, wildcards=False)
 """Whoever looks for what is wrong with a broker connects to any."""
 
-FOR_SESSIONS = Needs(
-    receive_maximum=8,
-    packet_size=17 * 1024,
-    qos=1,
-    retain=True,
-    shares=True,
-    wildcards=True,
-)
+FOR_SESSIONS = BrokerLimits(receive_maximum=8, packet_size=17 * 1024, qos=1)
 """Needs of cloud workers and edge nodes alike: as many batches as a session may have in flight, and the largest status
 with its topic."""

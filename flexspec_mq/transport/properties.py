@@ -11,7 +11,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from flexspec_mq.transport.base import MAX_EXPIRY, LinkSettings
-from flexspec_mq.transport.needs import Limits
+from flexspec_mq.transport.needs import BrokerLimits
 
 
 def properties_for(packet: int) -> Properties:
@@ -48,10 +48,10 @@ def publish_properties(expiry: float | None) -> Properties | None:
     return None if expiry is None else _expiry_properties(min(max(1, ceil(expiry)), MAX_EXPIRY))
 
 
-def limits_of(properties: Properties | None) -> Limits:
+def limits_of(properties: Properties | None) -> BrokerLimits:
     """Limits that the properties of a CONNACK tell; the others are as the standard has them."""
-    unsaid = Limits()
-    return Limits(
+    unsaid = BrokerLimits()
+    return BrokerLimits(
         receive_maximum=getattr(properties, "ReceiveMaximum", unsaid.receive_maximum),
         packet_size=getattr(properties, "MaximumPacketSize", unsaid.packet_size),
         qos=getattr(properties, "MaximumQoS", unsaid.qos),
@@ -71,13 +71,13 @@ def _flags(connack: bytes) -> int:
     return next((place for place in range(2, 6) if connack[place - 1 : place] < b"\x80"), len(connack))
 
 
-def limits_in(connack: bytes) -> Limits:
+def limits_in(connack: bytes) -> BrokerLimits:
     """Limits in the bytes of a CONNACK of MQTT 5; one that cannot be read, or says no, tells none."""
     flags, properties = _flags(connack), properties_for(PacketTypes.CONNACK)
     if reason_in(connack) != 0:
-        return Limits()
+        return BrokerLimits()
     try:
         properties.unpack(connack[flags + 2 :])  # type: ignore[no-untyped-call]
     except (MQTTException, ValueError, IndexError, KeyError, struct.error):
-        return Limits()
+        return BrokerLimits()
     return limits_of(properties)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from paho.mqtt.packettypes import PacketTypes
@@ -19,7 +20,7 @@ from flexspec_mq.transport.base import (
     RETAIN_NOT_SUPPORTED,
     LinkSettings,
 )
-from flexspec_mq.transport.needs import Limits, Needs
+from flexspec_mq.transport.needs import NOTHING, BrokerLimits
 
 UNSUPPORTED_VERSION = 0x84
 _GOOD_ONES: Final = "Mosquitto 2, EMQX, VerneMQ or HiveMQ"
@@ -71,9 +72,9 @@ def connect_refusal(settings: LinkSettings, code: int | ReasonCode | None) -> Li
     if number == UNSUPPORTED_VERSION:
         return no_mqtt5(settings)
     if number == RETAIN_NOT_SUPPORTED:
-        return poor_broker(settings, list(Needs(retain=True).lacking(Limits(retain=False))))
+        return poor_broker(settings, list(replace(NOTHING, retain=True).lacking(BrokerLimits(retain=False))))
     if number == QOS_NOT_SUPPORTED:
-        return poor_broker(settings, list(Needs(qos=1).lacking(Limits(qos=0))))
+        return poor_broker(settings, list(replace(NOTHING, qos=1).lacking(BrokerLimits(qos=0))))
     if number in _TEMPORARY:
         return LinkDown(f"the broker at {settings.address} cannot serve us: {_TEMPORARY[number]}")
     with suppress(ValueError):

@@ -23,7 +23,7 @@ from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.diagnosis.preflight import preflight
 from flexspec_mq.transport.mqtt import mqtt_link
-from flexspec_mq.transport.needs import FOR_SESSIONS, Limits, Needs
+from flexspec_mq.transport.needs import FOR_SESSIONS, NOTHING, BrokerLimits
 from flexspec_mq.transport.properties import limits_in
 from lab.simulator.world import EOS, FINGERPRINT
 from schemas.messages import MAX_IN_FLIGHT
@@ -138,14 +138,14 @@ def test_the_needs_are_those_of_sessions_and_statuses() -> None:
 
 
 def test_what_is_needed_and_what_is_told_are_compared_one_by_one() -> None:
-    enough = Limits(receive_maximum=8, packet_size=17_408, qos=1)
+    enough = BrokerLimits(receive_maximum=8, packet_size=17_408, qos=1)
     assert list(FOR_SESSIONS.lacking(enough)) == []
-    assert list(FOR_SESSIONS.lacking(Limits())) == []
-    poorest = Limits(
+    assert list(FOR_SESSIONS.lacking(BrokerLimits())) == []
+    poorest = BrokerLimits(
         receive_maximum=7, packet_size=17_407, qos=0, retain=False, shares=False, wildcards=False
     )
     assert len(list(FOR_SESSIONS.lacking(poorest))) == 6
-    assert list(Needs().lacking(poorest)) == []
+    assert list(NOTHING.lacking(poorest)) == []
 
 
 def damaged() -> Iterator[bytes]:
@@ -162,6 +162,6 @@ def damaged() -> Iterator[bytes]:
 
 def test_a_connack_that_cannot_be_read_tells_nothing() -> None:
     said = connack(SharedSubscriptionAvailable=0, ReceiveMaximum=9)
-    assert limits_in(said) == Limits(receive_maximum=9, shares=False)
-    assert limits_in(connack(0x87, SharedSubscriptionAvailable=0)) == Limits()
-    assert {type(limits_in(one)) for one in damaged()} == {Limits}
+    assert limits_in(said) == BrokerLimits(receive_maximum=9, shares=False)
+    assert limits_in(connack(0x87, SharedSubscriptionAvailable=0)) == BrokerLimits()
+    assert {type(limits_in(one)) for one in damaged()} == {BrokerLimits}
