@@ -173,8 +173,6 @@ def test_a_calibration_holds_on_answers_that_it_has_not_seen() -> None:
     assert found.positions == 8000
     assert found.error < 0.03
     assert found.by_temperature == {"0.7": pytest.approx(found.error)}
-    assert sum(count for count, _, _ in found.bins) == 8000
-    assert len(found.table().splitlines()) == 1 + len(found.bins)
     fresh = some_answers(20, seed=1)
     judged = calibration.probabilities(np.concatenate([answer.features for answer in fresh]))
     accepted = np.concatenate([answer.accepted for answer in fresh])

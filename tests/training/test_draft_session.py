@@ -87,7 +87,7 @@ def test_train_evaluate_and_export_work_together(
 ) -> None:
     base, delta = files / "base", tmp_path / "out" / "d.safetensors"
     train = ["--base", base, "--text", files / "text.npz", "--cache", tmp_path / "cache", "--out", delta]
-    assert run("train", *train, "--layers", 2, "--blocks", 2, "--steps", 12, "--first-rows", 60) == 0
+    assert run("train", *train, "--layers", 2, "--blocks", 2, "--steps", 12) == 0
     reached = json.loads(capsys.readouterr().out)
     facts = read_meta(delta).training
     assert facts["step"] == 12
@@ -133,9 +133,7 @@ def test_what_a_training_leaves_can_be_calibrated_packed_and_exported(
     assert ranks[0] == 2  # the end of a text
     assert len(set(ranks.tolist())) == len(ranks) == 61
     assert run("calibrate", "--base", base, "--delta", delta, "--text", text, "--out", tmp_path / "c") == 0
-    table = capsys.readouterr()
-    assert json.loads(table.out)["positions"] % 3 == 0  # three temperatures
-    assert "confidence" in table.err
+    assert json.loads(capsys.readouterr().out)["positions"] % 3 == 0  # three temperatures
     again, kept = read_delta(tmp_path / "c")
     assert again.confidence is not None
     assert all(torch.equal(kept[name], tensor) for name, tensor in tensors.items())

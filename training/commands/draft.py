@@ -17,12 +17,7 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--learning-rate", 2e-3, "RATE", "peak of AdamW's rate"),
     ("--hybrid-from", 0.5, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
     ("--common-ids", 8192, "IDS", "ids of the LM head that every step sees; 0 uses the whole head always"),
-    ("--extra-ids", 2048, "IDS", "other ids, drawn anew in every step, that stand for the rest"),
-    ("--full-from", 0.9, "SHARE", "share of the budget (0-1) after which steps use the whole LM head"),
-    ("--first-rows", 512, "ROWS", "rows in the first pass; each pass takes twice as many as the last"),
-    ("--collect-until", 0.6, "SHARE", "share of the budget (0-1) after which no more states are collected"),
     ("--save-minutes", 5.0, "MIN", "minutes between saved states"),
-    ("--history-steps", 10, "N", "steps from one line of the history to the next"),
     (
         "--calibration-rows",
         60,
@@ -290,10 +285,6 @@ def _train(args: argparse.Namespace) -> int:
         temperatures=tuple(args.temperatures),
         hybrid_from=args.hybrid_from,
         common_ids=args.common_ids,
-        extra_ids=args.extra_ids,
-        full_from=args.full_from,
-        first_rows=args.first_rows,
-        collect_until=args.collect_until,
         seed=args.seed,
     )
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta, args.head)
@@ -304,7 +295,6 @@ def _train(args: argparse.Namespace) -> int:
             config,
             stop.is_set,
             save_seconds=args.save_minutes * 60,
-            history_steps=args.history_steps,
             calibration_rows=args.calibration_rows,
         )
     if result is None:
@@ -387,7 +377,6 @@ def _calibrate(args: argparse.Namespace) -> int:
     found = calibrate_delta(
         offline.base_path(args), args.delta, args.text, args.out or args.delta, args.limit
     )
-    print(found.table(), file=sys.stderr)
     offline.print_figures(found.figures())
     return 0
 

@@ -33,13 +33,11 @@ class Reliability:
         error: Expected calibration error: mean distance between confidence and accepted share over the bins,
             weighted by their counts.
         by_temperature: The same for each temperature alone.
-        bins: Count, mean confidence and accepted share of each bin of equal width that is not empty.
     """
 
     positions: int
     error: float
     by_temperature: dict[str, float]
-    bins: list[tuple[int, float, float]]
 
     def figures(self) -> dict[str, Any]:
         """Figures worth printing and keeping."""
@@ -48,12 +46,6 @@ class Reliability:
             "calibration_error": round(self.error, 4),
             "by_temperature": {t: round(error, 4) for t, error in self.by_temperature.items()},
         }
-
-    def table(self) -> str:
-        """The bins, for people."""
-        head = f"{'positions':>9}  {'confidence':>10}  {'accepted':>8}"
-        rows = [f"{count:>9}  {mean:>10.3f}  {share:>8.3f}" for count, mean, share in self.bins]
-        return "\n".join((head, *rows))
 
 
 def calibrate(answers: Sequence[Coupled]) -> tuple[Calibration, Reliability]:
@@ -84,7 +76,6 @@ def calibrate(answers: Sequence[Coupled]) -> tuple[Calibration, Reliability]:
         len(accepted),
         calibration_error(judged, accepted),
         by_temperature,
-        reliability(judged, accepted),
     )
     return fit(features, accepted), found
 

@@ -49,13 +49,13 @@ class TrainConfig:
     max_steps: int | None = None
     max_seconds: float | None = None
     step_tokens: int = 1024
-    learning_rate: float = 4e-3
+    learning_rate: float = 2e-3
     warmup_steps: int = 30
     final_rate: float = 0.02
     weight_decay: float = 0.05
     clip: float = 1.0
     temperatures: tuple[float, ...] = (1.0,)
-    hybrid_from: float = 0.6
+    hybrid_from: float = 0.5
     common_ids: int = 8192
     extra_ids: int = 2048
     full_from: float = 0.9

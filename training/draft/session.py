@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_OUT_ROWS = 60
+HISTORY_STEPS = 10
+"""Steps from one line of the history to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,6 @@ def train_draft(
     should_stop: Callable[[], bool] = lambda: False,
     *,
     save_seconds: float = 300.0,
-    history_steps: int = 10,
     calibration_rows: int = HELD_OUT_ROWS,
 ) -> Acceptance | None:
     """Train, or go on training, and write the delta.
@@ -98,7 +99,6 @@ def train_draft(
         config: How to train.
         should_stop: Asked between steps.
         save_seconds: Seconds of training between saved states and preliminary deltas.
-        history_steps: Steps from one line of the history to the next.
         calibration_rows: Held-out rows at most, evenly spread, that the confidence is fitted to at the end; 0 for
             none.
 
@@ -150,7 +150,7 @@ def train_draft(
         trainer.resume(files.state)
     elif earlier:
         trainer.begin(earlier)
-    history = History(files.history, history_steps, trainer.progress.step)
+    history = History(files.history, HISTORY_STEPS, trainer.progress.step)
     run = _Run(
         files,
         trainer,
@@ -223,7 +223,7 @@ class _Run:
         )
         calibration, found = calibrate(list(answers))
         self._write(calibrated(self.meta, calibration, found))
-        log.info("confidence calibrated: %s\n%s", json.dumps(found.figures()), found.table())
+        log.info("confidence calibrated: %s", json.dumps(found.figures()))
 
     def _replays(self, rows: list[int]) -> Iterator[Replay]:
         return cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head)
