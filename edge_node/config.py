@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True) -> None:
     """Add the flags of all settings.
 
     Args:
-        parser: of a command.
+        parser: parser of a command.
         api: whether it serves the API; its flags are left out otherwise.
     """
     titles = {

@@ -78,7 +78,7 @@ class DraftLoop:
                     self._hand_over(generation, request, tokens)
 
     def _wanted(self) -> list[tuple[Generation, DraftRequest]]:
-        """What every session wants drafted. One that cannot be drafted further sends what it has."""
+        """The request of every session; a session that cannot be drafted further sends what it has."""
         wanted: list[tuple[Generation, DraftRequest]] = []
         for session, generation in list(self._waiting.items()):
             request = generation.machine.draft_request()

@@ -1,4 +1,4 @@
-"""What each text takes out of the device: modelled from what is counted, or measured."""
+"""Energy that each text takes out of the device: modelled from what is counted, or measured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class TextEnergy(Protocol):
         """A message with so many bytes of payload goes out."""
 
     def received(self, size: int, now: float) -> None:
-        """One has come."""
+        """A message with so many bytes of payload has come."""
 
     def drafted(self, seconds: float) -> None:
         """Its drafts have kept the drafter busy for so long."""
@@ -42,7 +42,7 @@ class TextEnergy(Protocol):
 
 
 class EnergyMeter(Protocol):
-    """Of a device."""
+    """The energy meter of a device."""
 
     def text(self, now: float) -> TextEnergy:
         """A text begins."""
@@ -112,7 +112,7 @@ class _MeasuredText:
 
 
 def energy_meter(settings: EdgeSettings) -> EnergyMeter | None:
-    """What the settings ask for; None if they want none.
+    """The meter that the settings ask for; None if they want none.
 
     Raises:
         UsageError: energy is to be measured, and nothing here measures it.

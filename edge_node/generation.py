@@ -1,4 +1,4 @@
-"""What a user of the edge node asks for, and what comes back."""
+"""A text that a user of the edge node asks for, and its tokens as they come."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """One text to write.
+    """A text to write.
 
     Attributes:
         prompt: token ids, at least one.
@@ -31,7 +31,7 @@ class GenerationRequest:
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
         version: target version to ask for; None is the node's.
-        digest: of the head that the catalogue gives this version, in hex; for the node's figures.
+        digest: digest of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
         recommended: sampling where the target's makers recommend this; None where that is all the same. If its worker
             recommends other values than `sampling` came from, a text that has no token yet is cancelled.
@@ -65,8 +65,8 @@ class Generation:
         opened: bytes of the first message and when it went out, if it is large and nothing has come since.
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
-        seconds: that these took.
-        misled: it was cancelled, since its worker recommends another sampling; begin it again.
+        seconds: time of these.
+        misled: true if it was cancelled because its worker recommends another sampling; begin it again.
     """
 
     session: int
@@ -93,7 +93,7 @@ class Generation:
             self.energy.sent(size, time.monotonic())
 
     def received(self, size: int) -> None:
-        """One has come."""
+        """A message with so many bytes of payload has come."""
         self.bytes_down += size
         if self.energy is not None:
             self.energy.received(size, time.monotonic())
@@ -104,7 +104,7 @@ class Generation:
             self.energy.drafted(seconds)
 
     def spent(self) -> Spent:
-        """What it has taken out of the device until now, or until its finish."""
+        """Energy that it has taken out of the device until now, or until its finish."""
         if self._spent is not None:
             return self._spent
         return Spent() if self.energy is None else self.energy.spent(time.monotonic())

@@ -1,4 +1,4 @@
-"""What a user limits: joules and milliseconds of a token, and how far a battery may be drawn on."""
+"""Limits of the user: joules and milliseconds of a token, and how far a battery may be drawn on."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class LimitOptions:
         )
 
     def gauge(self) -> BatteryGauge | None:
-        """What the battery's charge is read by; None where nobody wants to know.
+        """The gauge of the battery's charge; None where nobody wants to know.
 
         Raises:
             UsageError: there is a floor, and no battery tells its charge.

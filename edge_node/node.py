@@ -95,24 +95,24 @@ _FINAL_REFUSALS = (0x87, 0x90, 0x95)
 
 
 class EdgeNode:
-    """One device.
+    """A device.
 
     Args:
-        settings: of the device.
+        settings: settings of the device.
         drafter: proposes tokens; None drafts nothing, so that the target is asked for each token.
-        fingerprint: of the draft's tokenizer, 16 bytes; the worker compares it with the target's.
+        fingerprint: fingerprint of the draft's tokenizer, 16 bytes; the worker compares it with the target's.
         eos: token ids that end a text.
         family: catalogue of the family that it follows, if it follows one.
         energy: tells what each text takes out of the device, if that is wanted.
         battery: tells its charge to policies, if they want to know.
-        tokenizer: of the draft, in short: tells workers what must agree where the fingerprints differ.
+        tokenizer: the draft's tokenizer in short; tells workers what must agree where the fingerprints differ.
 
     Attributes:
         directory: which workers are online, and which hold sessions of ours; to read.
-        models: what can be asked for.
+        models: names that can be asked for.
         link: the link to the broker; to read.
         status: the node's own status, with what was seen of each version; to read.
-        failure: what broke the node for good; None while it works.
+        failure: error that broke the node for good; None while it works.
         malformed: messages that could not be read, or made no sense.
     """
 
@@ -290,7 +290,7 @@ class EdgeNode:
         return generation
 
     def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
-        """What policies are told of the device, while one text is written."""
+        """The reading of the device for policies, while a text is written."""
         now = time.monotonic()
         return DeviceReading(
             None if energy is None else energy.spent(now).joules,
@@ -472,7 +472,7 @@ class EdgeNode:
         self._queue.put(message, partial(self._lost, generation, send))
 
     def _give_up(self, generation: Generation, error: FlexSpecError) -> None:
-        """One text cannot go on; its workers are told, and no other text is touched."""
+        """End a text that cannot go on; its workers are told, and no other text is touched."""
         self._end(generation, Finish(FinishReason.FAILED, error))
         self._perform(generation, generation.machine.cancel(time.monotonic()))
 
@@ -537,7 +537,7 @@ def _told(status: WorkerStatus) -> Told:
 
 
 def _as_error(error: BaseException) -> FlexSpecError:
-    """What a user is told when the node itself failed."""
+    """The error for a user when the node itself failed."""
     if isinstance(error, FlexSpecError):
         return error
     return FlexSpecError(f"the edge node failed: {error!r}", hint="this is a bug; its log has the traceback")

@@ -1,4 +1,4 @@
-"""What a node, and the plan of its drafts, is told when it starts."""
+"""Settings of a node, and of the plan of its drafts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _random_name() -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings(Section):
-    """One device; `Setting.help` has the words for most.
+    """Settings of a device; `Setting.help` has the words for most.
 
     Attributes:
         session_expiry: seconds that the broker keeps verdicts for us while we are away.
@@ -154,7 +154,7 @@ class EdgeSettings(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """The plan, see `Plan`, and what adapts it. What is used where the user says nothing stands here alone."""
+    """The plan, see `Plan`, and what adapts it. All its defaults stand here alone."""
 
     draft_length: Annotated[
         int,
@@ -238,10 +238,10 @@ class PlanOptions:
         return Plan(self.draft_length, self.in_flight, qos, self.ahead, self.stop, self.worker_draft)
 
     def new_policy(self, limits: Limits | None = None) -> Policy:
-        """One for a session of its own.
+        """A policy for a session of its own.
 
         Args:
-            limits: that it keeps; for a policy of `ADAPTIVE`.
+            limits: limits that it keeps; for a policy of `ADAPTIVE`.
         """
         if self.policy_weights is None:
             made = POLICIES[self.policy](self.plan())

@@ -1,4 +1,4 @@
-"""What a node tells operators of itself: its retained status, at birth, at death and when there is news."""
+"""A node's word to operators: its retained status, at birth, at death and when there is news."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class StatusPublisher:
         family: catalogue of the family that the node follows; None without one.
 
     Attributes:
-        tally: what was seen of each version of the family.
+        tally: sums of each version of the family.
     """
 
     def __init__(self, settings: EdgeSettings, sessions: Sized, family: FamilyCatalogue | None) -> None:
@@ -55,7 +55,7 @@ class StatusPublisher:
     def will(self) -> Will:
         """The will of the node's link.
 
-        That of an edge whose name nobody chose clears its status, lest the broker keep one for each run.
+        An edge whose name nobody chose has its status cleared, lest the broker keep one for each run.
         """
         return Will(self._topic, b"" if self._settings.ephemeral else self._status("gone"))
 
@@ -66,7 +66,7 @@ class StatusPublisher:
     def count(self, generation: Generation, finish: Finish) -> None:
         """Count what a text that is over has shown of its version.
 
-        That all workers were busy, or the broker out of reach, is no fault of a version.
+        Busy workers, or a broker out of reach, are no fault of a version.
         """
         if self._family is None:
             return

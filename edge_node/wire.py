@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 
 class Wire:
-    """Payloads of a node. One without keys believes whoever may publish.
+    """Payloads of a node; a node without keys believes whoever may publish.
 
     Args:
         edge: name of the device on topics.

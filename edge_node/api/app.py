@@ -39,7 +39,7 @@ PATHS = (
     "/readyz",
     "/metrics",
 )
-"""What requests are counted under."""
+"""Paths by which requests are counted."""
 
 
 _ONE_TRY = 0.5
@@ -59,7 +59,7 @@ def create_app(
         node: runs for as long as the app does.
         model: whose tokenizer is the targets'.
         policy: makes the policy of each session.
-        settings: of the API.
+        settings: settings of the API.
 
     Returns:
         The app; `app.state.api` is its `Api`.

@@ -1,4 +1,4 @@
-"""What every request passes: the bound of requests, host and origin, the key, errors in one shape, the count."""
+"""The gate of every request: the bound of requests, host and origin, the key, errors in one shape, the count."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class AuthMiddleware:
     """Who may ask, and what everybody is told who may not.
 
     Args:
-        app: what is behind it.
+        app: the app behind it.
         settings: key, hosts and bound.
         metrics: counts requests.
         refusals: told who was refused.
-        paths: that a request is counted under; all others are ``other``, so that the number of series is bounded.
+        paths: paths by which requests are counted; all others are ``other``, so that the number of series is bounded.
     """
 
     def __init__(

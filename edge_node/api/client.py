@@ -1,4 +1,4 @@
-"""One request to an API on this machine, for commands beside the node that serves it. Blocks."""
+"""Requests to an API on this machine, for commands beside the node that serves it. Blocks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunningNode(NamedTuple):
     """An edge node that serves its API on this machine.
 
     Attributes:
-        not_ready: what its ``/readyz`` says against it; empty if it can write.
+        not_ready: reason of its ``/readyz``; empty if it can write.
     """
 
     host: str

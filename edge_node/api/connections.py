@@ -62,10 +62,10 @@ class Connections:
 
 
 class Connection(H11Protocol):
-    """One connection. uvicorn's own has no bound for a head, and counts those that ask for nothing as load.
+    """A connection. uvicorn's own has no bound for a head, and counts those that ask for nothing as load.
 
     Args:
-        connections: of the server.
+        connections: all of the server.
         more: as uvicorn makes its own.
     """
 
@@ -76,7 +76,7 @@ class Connection(H11Protocol):
 
     @property
     def address(self) -> str:
-        """Of the client."""
+        """The client's address."""
         return "unknown" if self.client is None else self.client[0]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

@@ -40,7 +40,7 @@ async def serve_node(
         connect: makes the link.
         base: where and as whom to connect.
         policy: makes the policy of each session.
-        settings: of the API.
+        settings: settings of the API.
         started: told the port when requests are answered.
 
     Raises:

@@ -23,11 +23,11 @@ CLIENT_GONE = 499
 
 
 class ApiError(FlexSpecError):
-    """What a client of the API is told.
+    """An error as a client of the API sees it.
 
     Attributes:
         status: HTTP status.
-        code: for programs; stable.
+        code: a stable word for programs.
         param: field of the request that is to blame.
         retry_after: seconds after which to ask again.
     """
@@ -55,7 +55,7 @@ class ApiError(FlexSpecError):
         return ErrorBody(Error(message=said, type=kind, param=self.param, code=self.code))
 
     def headers(self) -> dict[str, str]:
-        """Those that belong to it."""
+        """HTTP headers that belong to it."""
         found = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.status == 401:
             found["www-authenticate"] = "Bearer"
@@ -89,10 +89,10 @@ _SAID: dict[type[FlexSpecError], tuple[int, str, int | None]] = {
 
 
 def api_error(error: FlexSpecError, prompt: str | None = None) -> ApiError:
-    """What a client is told about an error of ours.
+    """The answer to a client about an error of ours.
 
     Args:
-        error: what made a text fail.
+        error: error of a text.
         prompt: field that holds the prompt, for errors of that.
     """
     if isinstance(error, ApiError):

@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 
 
 def plan_list(node: EdgeNode, now: float) -> PlanList:
-    """What a node has planned.
-
-    Args:
-        node: that runs.
-        now: seconds, on the clock of its sessions.
-    """
+    """The newest plans of a node; `now` is on the clock of its sessions."""
     active = node.active_versions
     found = sorted(node.plans.items())
     return PlanList(data=[_told(version, planned, version in active, now) for version, planned in found])

@@ -21,7 +21,7 @@ REASONS = (
     "head_timeout",
     "too_many_connections",
 )
-"""Why a client is kept out, or cut short. What else is wrong with a request is its author's business."""
+"""Why a client is kept out, or cut short; all else that is wrong with a request is its author's business."""
 _MOST_TOLD, _TELL_EVERY = 256, 10.0
 """Clients and reasons that are remembered as told, and seconds from one line about them to the next: nobody fills the
 log of others."""
@@ -33,7 +33,7 @@ class Refusals:
     """Counts and tells.
 
     Args:
-        counter: of refusals, by reason.
+        counter: counter of refusals, by reason.
     """
 
     def __init__(self, counter: Counter) -> None:
@@ -48,7 +48,7 @@ class Refusals:
         Args:
             client: address.
             reason: code of the error; others than `REASONS` are not counted here.
-            why: in words.
+            why: words for people.
         """
         if reason not in REASONS:
             return

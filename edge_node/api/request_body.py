@@ -22,7 +22,7 @@ class Bodies:
     """The bodies that are being read.
 
     Args:
-        settings: of the API.
+        settings: settings of the API.
 
     Attributes:
         held: bytes of them that have come.

@@ -27,7 +27,7 @@ class RequestIds:
     """Sees to it that every answer has an id: the client's own, else the text's, else a new one.
 
     Args:
-        app: what answers.
+        app: the app that answers.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -26,10 +26,10 @@ _ROLES: dict[str, Role] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextRequest:
-    """What a client asks for.
+    """A text that a client asks for.
 
     Attributes:
-        chat: it came to the chat endpoint.
+        chat: a request to the chat endpoint.
         model: a target version, or with a family what stands for one; None is the node's.
         prompt: text, token ids, or the turns of a conversation.
         asked: how it is to be written, as far as the client says.
@@ -62,7 +62,7 @@ def chat_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
     """Read the body of a chat completion.
 
     Args:
-        body: of the request.
+        body: JSON object of the request.
         lenient: ignore fields that are unknown or not supported.
 
     Raises:
@@ -93,7 +93,7 @@ def _request(
     chat: bool,
     lenient: bool,
 ) -> TextRequest:
-    """What both endpoints share."""
+    """The part that both endpoints share."""
     if asked.stream_options is not None and not asked.stream and not lenient:
         raise bad("stream_options", "stream_options needs stream")
     if asked.seed is not None and not -(2**63) <= asked.seed < 2**64:
@@ -126,7 +126,7 @@ def _request(
 
 
 def _key(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> bytes:
-    """What the client names its conversation or itself by; empty if it does not."""
+    """The name that the client gives its conversation or itself; empty if it gives none."""
     named = (asked.prompt_cache_key, asked.safety_identifier, asked.user)
     found = next((one for one in named if isinstance(one, str) and one), "")
     return found.encode("utf-8", "surrogatepass")

@@ -19,7 +19,7 @@ HEARTBEAT = b": still writing\n\n"
 
 
 def event(found: msgspec.Struct) -> bytes:
-    """One server-sent event; JSON has no line break, so it is one line."""
+    """A server-sent event; JSON has no line break, so it is one line."""
     return b"data: " + msgspec.json.encode(found) + b"\n\n"
 
 
@@ -59,7 +59,7 @@ class Chunks:
         self._sent = 0  # characters
 
     def first(self) -> bytes:
-        """What comes before any text."""
+        """The event before any text."""
         return self._chunk(openai.Delta(role="assistant", content="")) if self._wanted.chat else b""
 
     def piece(self, piece: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What each path does."""
+"""Paths of the API and their handlers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MAX_KEY = 255
 
 
 class Endpoint:
-    """One path of the app, as an ASGI app of its own: it sees when its client goes away."""
+    """A path of the app, as an ASGI app of its own: it sees when its client goes away."""
 
     def __init__(self, api: Api, handler: Handler) -> None:
         self._api = api
@@ -135,7 +135,7 @@ async def _metrics(api: Api, _request: Request, send: Send) -> None:
 
 
 def refuse(_request: Request, error: Exception) -> Response:
-    """What the router could not find, in the shape of all errors.
+    """Refuse what the router could not find, in the shape of all errors.
 
     Raises:
         ApiError: 404 or 405.

@@ -29,7 +29,7 @@ def _origin(value: str) -> Complaint | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiSettings(CompletionLimits):
-    """One API server; `Setting.help` has the words for users, `CompletionLimits` says how much it takes on.
+    """Settings of an API server; `Setting.help` has the words for users, `CompletionLimits` says how much it takes on.
 
     Attributes, times in seconds and sizes in bytes:
         max_body: of a request.
@@ -133,7 +133,7 @@ class ApiSettings(CompletionLimits):
         )
 
     def key(self) -> str | None:
-        """What clients must send, if anything.
+        """The key that clients must send; None if there is none.
 
         Raises:
             UsageError: its file cannot be read, or it cannot stand in a header.

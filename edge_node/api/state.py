@@ -1,4 +1,4 @@
-"""What the routes share: settings, texts, and which versions can be asked for."""
+"""State that the routes share: settings, texts, and which versions can be asked for."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the routes share.
+    """State that the routes share.
 
     Attributes:
-        bodies: of the requests that are being read.
+        bodies: bodies of the requests that are being read.
         since: seconds since the Unix epoch at which the app was made.
     """
 
@@ -60,7 +60,7 @@ class Api:
         }
 
     def model(self, asked: str) -> Model:
-        """One of these.
+        """A model by its id.
 
         Raises:
             ApiError: 404.

@@ -36,11 +36,11 @@ async def reply(
     """Send a text, as one object or as a stream.
 
     Args:
-        text: to send.
+        text: text to send.
         wanted: how.
-        settings: of the API.
-        receive: of the request.
-        send: of the request.
+        settings: settings of the API.
+        receive: ASGI receive of the request.
+        send: ASGI send of the request.
         was_read: called at the end of the text, before the client can know of it: whoever asks again finds room.
 
     Raises:

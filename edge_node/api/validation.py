@@ -106,7 +106,7 @@ def _value(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
 
 
 def _branches(kind: Any, metas: tuple[Meta, ...] = ()) -> Iterator[tuple[Any, tuple[Meta, ...]]]:
-    """What a type may be, one by one, each with what is annotated."""
+    """The branches of a type, each with its annotations."""
     origin = typing.get_origin(kind)
     if origin is typing.Annotated:
         inner, *more = typing.get_args(kind)

@@ -1,4 +1,4 @@
-"""One text: written once, read by any number of readers, each at its own pace."""
+"""A text: written once, read by any number of readers, each at its own pace."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Completion:
     It holds the text once, however many read it and however slowly: no more than the limit of its tokens.
 
     Attributes:
-        prompt: that it goes on from.
+        prompt: beginning that it goes on from.
         options: how it is written.
         version: target version that writes it, once it has begun.
         id: random, for people and programs.
         created: seconds since the Unix epoch.
         origins: who wrote which character.
-        readers: that read it now.
+        readers: number of clients that read it now.
         size: characters.
         end: None while it is being written.
     """

@@ -66,8 +66,8 @@ class Origins:
 class StopFilter:
     """Shows a text up to the first stop string, and holds back what may yet become one.
 
-    Of several stop strings the one that is complete first ends the text; of those that are complete with the
-    same character the longest counts. So what is shown does not depend on how the text was cut into pieces.
+    The stop string that is complete first ends the text; where several are complete with the same character the
+    longest counts. So what is shown does not depend on how the text was cut into pieces.
 
     Args:
         stops: non-empty strings.
@@ -112,7 +112,7 @@ class PieceDecoder:
     """Decodes commits; half of a character and what may become a stop string are held back.
 
     Args:
-        tokenizer: of the target.
+        tokenizer: the target's.
         stops: strings that end the text and are not shown.
     """
 
@@ -127,7 +127,7 @@ class PieceDecoder:
         return self._filter.hit
 
     def push(self, commit: Commit) -> list[Piece]:
-        """What can be shown after a commit; neighbouring pieces have different writers."""
+        """Pieces to show after a commit; neighbouring pieces have different writers."""
         shown = ""
         for token, writer in zip(commit.tokens, commit.writers, strict=True):
             shown += self._decoded(self._decoder.push([token]), writer)

@@ -1,4 +1,4 @@
-"""What happens while a text is written, as one JSON object a line, for programs that show it.
+"""Events while a text is written, as one JSON object a line, for programs that show it.
 
 | type | fields |
 |---|---|
@@ -38,7 +38,7 @@ async def events(
 
     Args:
         generator: writes it.
-        prompt: to go on from.
+        prompt: beginning of the text.
         options: how.
         tell: given a `no_worker` event, before any other.
 

@@ -74,7 +74,7 @@ class CompletionGenerator:
         """Begin a text; it is cancelled at the end of the block, up to the worker.
 
         Args:
-            prompt: to go on from.
+            prompt: beginning of the text.
             options: how.
             waiting: told that no worker serves the version, before one is waited for.
 
@@ -171,7 +171,7 @@ class Writing:
         return self._service.target.version
 
     def figures(self) -> Figures:
-        """What the text has taken until now."""
+        """Figures of the text until now."""
         if self._exactness == "unknown":
             directory = self._by.node.directory
             self._exactness = directory.exactness(self.version)
@@ -188,7 +188,7 @@ class Writing:
         )
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:
-        """What is to be shown after each commit, maybe nothing, and at the end.
+        """Pieces to show after each commit, maybe none, and at the end.
 
         Raises:
             FlexSpecError: what made the text fail.
@@ -256,7 +256,7 @@ class Writing:
         return max(self._began + self._options.timeout - time.monotonic(), 0.001)
 
     def _error(self, finish: Finish) -> FlexSpecError | None:
-        """What made the text fail; None if it is complete."""
+        """The error of the text; None if it is complete."""
         machine = self.generation.machine
         if finish.reason is FinishReason.DEADLINE:
             return TimeIsOver(

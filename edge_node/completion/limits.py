@@ -14,13 +14,13 @@ class CompletionLimits:
 
     Attributes:
         api_texts: texts that are written or read at a time.
-        api_max_tokens: of a text whose request names no limit; 0 is what the context leaves.
-        max_readers: that may read one text at a time, by the same idempotency key.
-        link_patience: that the link to the broker may be down before new texts are refused.
-        keep_for: that a complete text stays under its idempotency key.
+        api_max_tokens: most tokens of a text whose request names no limit; 0 is what the context leaves.
+        max_readers: readers of one text at a time, by the same idempotency key.
+        link_patience: seconds that the link to the broker may be down before new texts are refused.
+        keep_for: seconds that a complete text stays under its idempotency key.
         keep_texts: complete texts kept at most.
         keep_bytes: characters of them, taken together, at most.
-        grace: for texts to end when the server stops.
+        grace: seconds for texts to end when the server stops.
     """
 
     api_texts: Annotated[int, Setting(help="texts written at a time; beyond it 429", least=1)] = 64

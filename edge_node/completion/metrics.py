@@ -43,7 +43,7 @@ class Metrics:
         node: read whenever the page is made.
 
     Attributes:
-        requests: by endpoint and HTTP status; 499 is a client that went away.
+        requests: counter by endpoint and HTTP status; 499 is a client that went away.
         refused: clients that were kept out or cut short, by reason.
     """
 
@@ -116,7 +116,7 @@ def _made(kind: type[M], registry: CollectorRegistry, name: str, about: str, *la
 
 
 class _Node(Collector):
-    """What the node itself counts, read whenever the page is made."""
+    """Counts of the node itself, read whenever the page is made."""
 
     def __init__(self, node: EdgeNode) -> None:
         self._node = node
@@ -154,7 +154,7 @@ def _family(family: FamilyCatalogue) -> Iterator[Metric]:
 
 
 def _versions(figures: Sequence[VersionFigures]) -> Iterator[Metric]:
-    """What the node has seen of each version."""
+    """Figures of each version that the node has seen."""
     labels = ("version", "digest")
     texts = CounterMetricFamily(
         "flexspec_edge_version_texts", "Texts that ended", labels=(*labels, "outcome")

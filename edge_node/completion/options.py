@@ -1,4 +1,4 @@
-"""What a text is to go on from, and how it is to be written."""
+"""A text's beginning, and how the text is to be written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHOLE_CONTEXT = -1
 _BEGINNING = 256
 """Characters or tokens of a prompt without turns that name its conversation."""
 SEED_BITS = 53
-"""Of seeds that we draw: programs read numbers from JSON, some of them as floats."""
+"""Bits of seeds that we draw: programs read numbers from JSON, some of them as floats."""
 
 Prompt = str | tuple[int, ...] | tuple[Turn, ...]
 """Text, token ids, or the turns of a conversation."""
@@ -36,7 +36,7 @@ class CompletionOptions:
         version: target version, or with a family what stands for one; None is the node's.
         key: names the conversation, which decides its side of a canary; empty takes its beginning.
         wait: seconds to wait for the link to the broker, and then for a worker while none serves the version.
-        prediction: what much of the text will probably be. It speeds the text up and never changes it.
+        prediction: a text that much of this one will probably be. It speeds the text up and never changes it.
     """
 
     temperature: float | None = None

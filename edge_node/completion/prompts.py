@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 _CHARACTERS = 8
-"""Of a token of a prediction at most, on average; a part of more is not read."""
+"""Characters of a prediction's token at most, on average; a part of more is not read."""
 _FIRST = 16
 """Characters of a prompt for each position of the context that are tokenised first: few texts have longer tokens."""
 _UNSETTLED = 256
@@ -57,7 +57,7 @@ def encode_prediction(model: LoadedText, prediction: str, most: int) -> tuple[in
 
     Args:
         model: whose tokenizer to use.
-        prediction: of any length.
+        prediction: text of any length.
         most: tokens that are of use.
     """
     text = prediction[: most * _CHARACTERS]

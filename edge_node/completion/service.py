@@ -34,14 +34,14 @@ class Service:
     """Looks for a version, and for workers of it, on behalf of one text.
 
     Args:
-        node: that runs.
-        model: that is asked for.
+        node: a node that runs.
+        model: name that is asked for.
         key: names the text's conversation.
         patience: seconds to wait for a worker when there is none.
         waiting: told before that.
 
     Attributes:
-        target: that the text opens on; see `resolve`.
+        target: version that the text opens on; see `resolve`.
     """
 
     def __init__(

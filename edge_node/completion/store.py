@@ -53,7 +53,7 @@ class KeyReused(FlexSpecError):
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
-    """What makes two requests the same.
+    """The mark by which two requests are the same.
 
     Attributes:
         key: the client's.
@@ -65,7 +65,7 @@ class IdempotencyKey:
 
     @property
     def digest(self) -> bytes:
-        """Of the body."""
+        """Digest of the body."""
         return blake2b(self.body).digest()
 
     @property
@@ -88,7 +88,7 @@ class CompletionStore:
 
     Args:
         generator: writes them.
-        limits: of what it takes on.
+        limits: bounds of what it takes on.
         metrics: told what happens.
     """
 

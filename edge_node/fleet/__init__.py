@@ -1,1 +1,1 @@
-"""What an edge knows of workers: which are online, and whether those that hold its sessions still live."""
+"""Knowledge of workers: which are online, and whether those that hold its sessions still live."""

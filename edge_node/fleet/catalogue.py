@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 def family_catalogue(settings: FamilyOptions) -> FamilyCatalogue | None:
-    """What was kept of the family that the settings name; None if they name none.
+    """The kept catalogue of the family that the settings name; None if they name none.
 
     Raises:
         UsageError: the root key is none, or there is no folder for what is kept.
@@ -51,18 +51,18 @@ def family_catalogue(settings: FamilyOptions) -> FamilyCatalogue | None:
 
 
 class FamilyCatalogue:
-    """What this node knows of its family.
+    """The catalogue of the node's family.
 
     Args:
-        family: its name.
+        family: name of the family.
         root: public key that signs its key sets, 32 bytes.
         store: keeps the record.
         clock: seconds since the Unix epoch.
 
     Attributes:
-        family: its name.
+        family: name of the family.
         refused: messages since the node started, by reason.
-        why: what keeps the newest message from being taken up; empty while all is well.
+        why: reason that keeps the newest message from being taken up; empty while all is well.
 
     Raises:
         RecordError: what the store holds cannot be used.

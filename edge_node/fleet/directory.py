@@ -70,7 +70,7 @@ class WorkerDirectory:
         compare: says how the tokenizer of a worker's target differs from the draft's.
 
     Attributes:
-        liveness: of the workers that hold sessions.
+        liveness: lives of the workers that hold sessions.
         blind: all workers were asked for, and the broker does not let us see them.
     """
 
@@ -121,8 +121,8 @@ class WorkerDirectory:
     def since(self, target: TargetVersion) -> int | None:
         """Since when a worker that is online serves just this head, ms since the Unix epoch; None without any.
 
-        One that tells no digest follows no family, and is taken at its word; so is the name where we follow none.
-        Others tell the beginning of it.
+        A worker that tells no digest follows no family, and is taken at its word; so is the name where we follow none.
+        Others tell its beginning.
         """
         told = [(status.epoch, one.digest) for status, one in self._serving(target.version)]
         same = (epoch for epoch, digest in told if not target.digest or target.digest.startswith(digest))
@@ -133,12 +133,12 @@ class WorkerDirectory:
         return next((status for status, _ in reversed(self._serving(version))), None)
 
     def exactness(self, version: str) -> str:
-        """What can be said of any text of a version: the weakest word of its workers, ``unknown`` without any."""
+        """Exactness of any text of a version: the weakest word of its workers, ``unknown`` without any."""
         said = {one.exactness or status.exactness for status, one in self._serving(version)}
         return next((word for word in ("unknown", "exact up to ties", "exact") if word in said), "unknown")
 
     def weights(self, version: str) -> str:
-        """What weights a version's target has, as its newest worker says; empty without any."""
+        """Weights of a version's target, as its newest worker says; empty without any."""
         status = self.status(version)
         return "" if status is None else status.weights
 

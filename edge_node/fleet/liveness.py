@@ -1,6 +1,6 @@
 """Which workers hold our sessions, and whether the lives that we knew go on.
 
-That a worker is gone is a reason to ask it again, never to give up on it: it may only have lost its connection for a
+A worker that is gone is asked again, never given up on: it may only have lost its connection for a
 moment.
 """
 
@@ -25,7 +25,7 @@ class WorkerLiveness:
 
     @property
     def workers(self) -> set[str]:
-        """Those that hold a session."""
+        """Workers that hold a session."""
         return set(self._worker_of.values())
 
     def holds(self, session: int, worker: str | None) -> None:

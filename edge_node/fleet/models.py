@@ -1,4 +1,4 @@
-"""What can be asked for: a version by its name, or with a family also the family itself and its channels.
+"""Names that can be asked for: a version by its name, or with a family also the family itself and its channels.
 
 With a family, a name is looked up in the catalogue when a text opens. Where the version that it means has no worker
 yet, or no more, the family's name goes to one that has: an announcement may be here before a worker has its head.
@@ -42,7 +42,7 @@ class Listed:
 
     Attributes:
         since: ms since the Unix epoch; since when a worker serves it.
-        found: what the catalogue says of the version.
+        found: the version, as the catalogue has it.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Models:
 
     @property
     def default(self) -> str:
-        """What a text means that asks for nothing."""
+        """The name that a text means which asks for nothing."""
         return self._own if self.followed is None else self.followed.family
 
     async def settled(self) -> None:
@@ -76,10 +76,10 @@ class Models:
             await self.followed.settled()
 
     def resolve(self, model: str | None, key: bytes) -> TargetVersion:
-        """What a text opens on now.
+        """The version that a text opens on now.
 
         Args:
-            model: that it asks for; None is the default.
+            model: name that it asks for; None is the default.
             key: names its conversation.
 
         Raises:
@@ -156,7 +156,7 @@ class Models:
         return catalogue is not None and any(known.name == version for known in catalogue.versions)
 
     def _differences(self) -> list[Difference]:
-        """Of what can be asked for, at least one version."""
+        """Differences of the tokenizers of what can be asked for, of at least one version."""
         versions = [one.found.name for one in self.listed()] or [self._own]
         return [self._directory.difference(version) for version in versions]
 
@@ -178,7 +178,7 @@ def _target(version: CatalogueVersion) -> TargetVersion:
 
 
 def _instead(catalogue: Catalogue, model: str) -> Iterator[CatalogueVersion]:
-    """What the family or its stable channel may go to, the best first; a version that was named goes nowhere else."""
+    """Versions that the family or its stable channel may go to, the best first; a named version goes nowhere else."""
     if model == catalogue.family:
         yield naming.stable(catalogue)
         yield from (one for one in catalogue.versions if one.state is VersionState.CANARY)

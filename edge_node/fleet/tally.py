@@ -1,4 +1,4 @@
-"""What an edge has seen of each version: acceptance with its interval, answers, errors and pace."""
+"""Sums of each version that an edge has used: acceptance with its interval, answers, errors and pace."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schemas.status import DIGEST, VersionFigures
 
 
 class TargetVersion(NamedTuple):
-    """What writes a text.
+    """A target version that writes a text.
 
     Attributes:
         version: name on topics.
@@ -24,7 +24,7 @@ class TargetVersion(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionSums:
-    """What sessions have shown of a version.
+    """Sums over sessions of a version.
 
     Attributes:
         answers: texts that came to their end.

@@ -41,7 +41,7 @@ class Api:
     """An edge node's API; made by `api_at`.
 
     Args:
-        http: with the key.
+        http: client with the key.
         url: without a path.
         patience: seconds in which to try again while it cannot be reached.
     """
@@ -69,8 +69,8 @@ class Api:
         """The events of an answer; closing the iterator, or cancelling it, stops the text up to the worker.
 
         Args:
-            body: of the request, without what asks for a stream.
-            key: of idempotency: asking again with the same one attaches to the text that is being written.
+            body: JSON object of the request, without what asks for a stream.
+            key: idempotency key: asking again with the same one attaches to the text that is being written.
             on_wait: told before each wait while the API cannot be reached.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a line that begins with a slash does."""
+"""Commands: lines that begin with a slash."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class Number(NamedTuple):
     """An option that is a number, with the bounds of the API.
 
     Attributes:
-        unset: what holds without the option, in words.
+        unset: words for what holds without the option.
     """
 
     kind: type[int | float]
@@ -96,7 +96,7 @@ class Saved(GenerationOptions, kw_only=True):
 
 @dataclass(slots=True)
 class Conversation:
-    """What was said so far.
+    """A conversation so far.
 
     Attributes:
         options: how the next answer is to be written.

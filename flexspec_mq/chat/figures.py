@@ -1,4 +1,4 @@
-"""What answers took, in words."""
+"""Figures of answers, in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.openai import FlexspecUsage, Usage
 
 @dataclass(slots=True)
 class AnswerFigures:
-    """One answer, as the client sees it come.
+    """An answer, as the client sees it come.
 
     Attributes:
         began: when it was asked for.

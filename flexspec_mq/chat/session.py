@@ -1,4 +1,4 @@
-"""One chat: questions become answers that are shown as they come; what fails is taken back."""
+"""A chat: questions become answers that are shown as they come; what fails is taken back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``flexspec chat`` is told when it starts: where the API is, and how to reach it."""
+"""Settings of ``flexspec chat``: where the API is, and how to reach it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a chat shows: on a terminal for people, otherwise answers on standard output and all else beside them."""
+"""The screen of a chat: on a terminal for people, otherwise answers on standard output and all else beside them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class View:
 
     @contextmanager
     def answer(self) -> Iterator[Answer]:
-        """Where the next answer is shown. What is typed meanwhile waits for the next prompt, unseen."""
+        """Where the next answer is shown; what is typed meanwhile waits for the next prompt, unseen."""
         with _no_echo(self.people), Answer(self._out) as answer:
             yield answer
 

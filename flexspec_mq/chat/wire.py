@@ -1,4 +1,4 @@
-"""What the API says, read with the types that it writes with; refusals become errors of ours with a hint."""
+"""Answers of the API, read with the types that it writes with; refusals become errors of ours with a hint."""
 
 from __future__ import annotations
 
