@@ -27,6 +27,7 @@ _LIFE = timedelta(days=825)
 _LIST_LIFE = timedelta(days=3650)
 _SKEW = timedelta(minutes=5)
 """How far another machine's clock may be behind ours when a certificate is new."""
+_PEM = serialization.Encoding.PEM
 
 
 def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
@@ -35,7 +36,7 @@ def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
     Clients get ``ca.crt`` only. ``ca.key`` signs further certificates.
 
     Args:
-        directory: made if missing, readable by its owner only.
+        directory: folder, made if missing, readable by its owner only.
         names: host names and addresses under which clients reach the broker.
 
     Raises:
@@ -48,20 +49,14 @@ def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
     if tls is not None:
         return tls
     if not (directory / CA).exists():
-        key = ec.generate_private_key(ec.SECP256R1())
-        subject = _name("FlexSpec private CA")
-        builder = (
-            _builder(subject, subject, key)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(signs_certificates=True), critical=True)
-        )
-        write_private(directory / CA_KEY, _pem_of_key(key))
-        write_private(directory / CA, _pem(builder.sign(key, hashes.SHA256())))
+        key, subject = ec.generate_private_key(ec.SECP256R1()), _name("FlexSpec private CA")
+        builder = _builder(subject, subject, key, is_ca=True)
+        _write(directory / CA, builder.sign(key, hashes.SHA256()), directory / CA_KEY, key)
     make_server_certificate(directory, names)
     write_revoked(directory, ())
-    found = files_in(directory)
-    assert found is not None  # noqa: S101  all were written just now
-    return found
+    tls = files_in(directory)
+    assert tls is not None  # noqa: S101  all were written just now
+    return tls
 
 
 def make_server_certificate(directory: Path, names: Sequence[str]) -> None:
@@ -70,13 +65,9 @@ def make_server_certificate(directory: Path, names: Sequence[str]) -> None:
     Raises:
         BrokerError: the authority's files cannot be used.
     """
-    ca, ca_key = _authority(directory)
-    key = ec.generate_private_key(ec.SECP256R1())
-    builder = _leaf(_name(names[0][:64]), ca, key, ExtendedKeyUsageOID.SERVER_AUTH).add_extension(
-        x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False
-    )
-    write_private(directory / KEY, _pem_of_key(key))
-    write_private(directory / CERTIFICATE, _pem(builder.sign(ca_key, hashes.SHA256())))
+    subjects = x509.SubjectAlternativeName([_alternative(name) for name in names])
+    use = ExtendedKeyUsageOID.SERVER_AUTH
+    _make_leaf(directory, names[0][:64], use, directory / CERTIFICATE, directory / KEY, subjects)
 
 
 def make_client_certificate(directory: Path, name: str, certificate: Path, key: Path) -> int:
@@ -91,12 +82,7 @@ def make_client_certificate(directory: Path, name: str, certificate: Path, key: 
     Raises:
         BrokerError: the authority's files cannot be used.
     """
-    ca, ca_key = _authority(directory)
-    made = ec.generate_private_key(ec.SECP256R1())
-    signed = _leaf(_name(name), ca, made, ExtendedKeyUsageOID.CLIENT_AUTH).sign(ca_key, hashes.SHA256())
-    write_private(key, _pem_of_key(made))
-    write_private(certificate, _pem(signed))
-    return signed.serial_number
+    return _make_leaf(directory, name, ExtendedKeyUsageOID.CLIENT_AUTH, certificate, key).serial_number
 
 
 def write_revoked(directory: Path, serials: Iterable[int]) -> None:
@@ -111,10 +97,9 @@ def write_revoked(directory: Path, serials: Iterable[int]) -> None:
         issuer_name=ca.subject, last_update=now - _SKEW, next_update=now + _LIST_LIFE
     )
     for serial in serials:
-        one = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _SKEW).build()
-        builder = builder.add_revoked_certificate(one)
-    signed = builder.sign(ca_key, hashes.SHA256())
-    text = signed.public_bytes(serialization.Encoding.PEM).decode()
+        revoked = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now - _SKEW)
+        builder = builder.add_revoked_certificate(revoked.build())
+    text = builder.sign(ca_key, hashes.SHA256()).public_bytes(_PEM).decode()
     rewrite_private(directory / REVOKED, text + "\n" * _ROOM)
 
 
@@ -140,10 +125,42 @@ def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePriva
     return ca, key
 
 
+def _make_leaf(
+    directory: Path,
+    name: str,
+    use: x509.ObjectIdentifier,
+    certificate: Path,
+    key: Path,
+    *extensions: x509.ExtensionType,
+) -> x509.Certificate:
+    """Make a certificate of the authority for a new key, and write both."""
+    ca, ca_key = _authority(directory)
+    private = ec.generate_private_key(ec.SECP256R1())
+    authority = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority)
+    builder = _builder(_name(name), ca.subject, private, is_ca=False)
+    for extension in (x509.ExtendedKeyUsage([use]), issuer, *extensions):
+        builder = builder.add_extension(extension, critical=False)
+    signed = builder.sign(ca_key, hashes.SHA256())
+    _write(certificate, signed, key, private)
+    return signed
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_ca: bool
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
+    usage = x509.KeyUsage(
+        digital_signature=not is_ca,
+        key_cert_sign=is_ca,
+        crl_sign=is_ca,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -153,35 +170,8 @@ def _builder(
         .not_valid_before(now - _SKEW)
         .not_valid_after(now + _LIFE)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-    )
-
-
-def _leaf(
-    subject: x509.Name, ca: x509.Certificate, key: ec.EllipticCurvePrivateKey, use: x509.ObjectIdentifier
-) -> x509.CertificateBuilder:
-    authority = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return (
-        _builder(subject, ca.subject, key)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(signs_certificates=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(authority), critical=False
-        )
-    )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
+        .add_extension(x509.BasicConstraints(ca=is_ca, path_length=0 if is_ca else None), critical=True)
+        .add_extension(usage, critical=True)
     )
 
 
@@ -196,10 +186,9 @@ def _alternative(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _pem_of_key(key: ec.EllipticCurvePrivateKey) -> str:
+def _write(
+    certificate: Path, signed: x509.Certificate, key: Path, private: ec.EllipticCurvePrivateKey
+) -> None:
     form, no_password = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    return key.private_bytes(serialization.Encoding.PEM, form, no_password).decode()
+    write_private(key, private.private_bytes(_PEM, form, no_password).decode())
+    write_private(certificate, signed.public_bytes(_PEM).decode())

@@ -6,16 +6,13 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from flexspec_mq.daemon.probes import MetricsOptions, Page, Pages, serving
-
-if TYPE_CHECKING:
-    from prometheus_client import Metric
 
 T = TypeVar("T")
 Figures = Mapping[str, int | Mapping[Any, int]]

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
 from flexspec_mq.catalogue.refusals import RecordError, Refused
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flexspec_mq.catalogue.store import Store
+from flexspec_mq.catalogue.store import Store
 
 LOOK: Final = 10.0
 """Seconds from one look at the clock and the disk to the next."""

@@ -15,18 +15,16 @@ import argparse
 import contextlib
 import logging
 import sys
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import Annotated, Any, TextIO
 
 from flexspec_mq.daemon.progress import say, stages
 from flexspec_mq.daemon.streams import lost_lines
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.settings import Section, Setting, give
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, MutableMapping
 
 NAMES = ("edge", "worker", "session", "version", "attempt")
 """Extras of a record that are kept."""

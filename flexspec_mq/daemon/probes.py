@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Section, Setting
 from flexspec_mq.settings.hosts import is_loopback
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
 
 _log = logging.getLogger(__name__)
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import Cancelled
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 """Signals that ask a program to end."""

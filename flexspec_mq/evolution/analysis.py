@@ -14,17 +14,15 @@ wholly or not at all, and 0.5 for the logarithm of seconds per token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import exp, inf, log, sqrt
 from statistics import NormalDist
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _PRIOR = 2.0
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
 from flexspec_mq.heads.manifest import MANIFEST, Canary, HeadError, Manifest, digest
-
-if TYPE_CHECKING:
-    import argparse
 
 _PROMPTS = (
     "Why is the sky blue?",

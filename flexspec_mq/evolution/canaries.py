@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +15,6 @@ from flexspec_mq.models.checkpoint import first_line
 from flexspec_mq.models.heads.files import FULL
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.log_silencing import quiet_transformers
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
 
 
 def need_peft() -> Any:

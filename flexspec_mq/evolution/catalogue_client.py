@@ -12,30 +12,24 @@ import logging
 import secrets
 import time
 from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from flexspec_mq.catalogue.driver import Driver, topics_of
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
-from flexspec_mq.catalogue.signing import opened, seal
+from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, UsageError
+from flexspec_mq.evolution.settings import HeadConfig
 from flexspec_mq.transport.arguments import link_settings
-from flexspec_mq.transport.base import Inbound, Subscription
+from flexspec_mq.transport.base import Inbound, Link, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, KeySet
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-
-    from flexspec_mq.catalogue.signing import PrivateKey
-    from flexspec_mq.evolution.settings import HeadConfig
-    from flexspec_mq.transport.base import Link
 
 LOOK = 2.0
 """Seconds for what the broker holds to arrive, once we have subscribed."""

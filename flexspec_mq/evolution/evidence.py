@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.evolution.analysis import Sample
 from flexspec_mq.protocol.lives import Lives, life_of
-from schemas.status import DIGEST, VersionFigures
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from schemas.status import EdgeStatus
+from schemas.status import DIGEST, EdgeStatus, VersionFigures
 
 _MOST_EDGES = 10_000
 _MOST_SAMPLES = 1000

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexspec_mq.errors import Cancelled, UsageError
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Iterator, Mapping
 
 
 def add_path(

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.evolution.analysis import acceptance
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.topics import edge_status_topic, worker_of_status, worker_status_topic
-from schemas.catalogue import VersionState
+from flexspec_mq.transport.base import Inbound
+from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, VersionState
 from schemas.status import DIGEST, EdgeStatus, WorkerStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from flexspec_mq.transport.base import Inbound
-    from schemas.catalogue import Catalogue, CatalogueVersion, KeySet
 
 FILTERS = worker_status_topic("+"), edge_status_topic("+")
 """Filters of the statuses that `Statuses` takes."""

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.naming import stable
+from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused, UsageError
 from flexspec_mq.evolution.analysis import Decision, Judgement, Rule, judge
-from schemas.catalogue import VersionState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from flexspec_mq.catalogue.signing import PrivateKey
-    from flexspec_mq.evolution.catalogue_client import CatalogueClient
-    from flexspec_mq.evolution.overview import Statuses
-    from schemas.catalogue import Catalogue, CatalogueVersion
+from flexspec_mq.evolution.catalogue_client import CatalogueClient
+from flexspec_mq.evolution.overview import Statuses
+from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
 
 _log = logging.getLogger(__name__)
 

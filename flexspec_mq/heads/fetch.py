@@ -10,14 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from flexspec_mq.daemon.files import alone, sync
-from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, decode, digest, read_head
+from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, Manifest, decode, digest, read_head
 from flexspec_mq.heads.place import FetchError, Place
-
-if TYPE_CHECKING:
-    from flexspec_mq.heads.manifest import Manifest
 
 LIMIT: Final = 64 << 30
 """Bytes of all files of a head."""

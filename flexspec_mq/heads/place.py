@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
-from flexspec_mq.heads.manifest import MANIFEST, HeadError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from pathlib import Path
-
-    from flexspec_mq.heads.manifest import HeadFile
+from flexspec_mq.heads.manifest import MANIFEST, HeadError, HeadFile
 
 _PIECE: Final = 1 << 20
 _SILENCE: Final = 30.0
