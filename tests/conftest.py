@@ -101,6 +101,16 @@ def own_mosquitto() -> Iterator[PrivateBroker]:
         yield broker
 
 
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: a model of two layers, a context of 2,048 and a tokenizer of bytes."""
+    pytest.importorskip("transformers")
+    from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+    model = tiny_llama(max_position_embeddings=2048)
+    return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
+
+
 @pytest.fixture
 def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user without a home folder, as some services run, and nothing that says where to keep things instead."""

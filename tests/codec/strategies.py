@@ -2,131 +2,68 @@
 
 from __future__ import annotations
 
+from typing import Any, get_args
+
+import msgspec
 from hypothesis import strategies as st
+from msgspec import inspect
 
-from schemas.messages import (
-    MAX_DRAFT_TOKENS,
-    MAX_PROMPT_TOKENS,
-    MAX_TOKEN_ID,
-    MAX_VERDICT_TOKENS,
-    Close,
-    CloseReason,
-    Draft,
-    Error,
-    ErrorCode,
-    Fin,
-    Identity,
-    Message,
-    Open,
-    Poll,
-    Prefix,
-    Sampling,
-    Verdict,
-)
+from schemas.messages import MAX_TOKEN_ID, Draft, Message, Poll
 
-u32 = st.integers(0, 2**32 - 1)
-positions = st.integers(0, 2**20)
-counters = st.integers(0, 2**31 - 1)
-millis = st.integers(0, 10_000_000)
-names = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
-token_ids = st.one_of(st.integers(0, MAX_TOKEN_ID), st.integers(0, 49_151))
+_MOST = 300
+"""Items of a tuple, which may have many more."""
+
+
+def of_type(kind: Any) -> st.SearchStrategy[Any]:
+    """Values of a type that messages have."""
+    return _of(inspect.type_info(kind))
 
 
 def tokens(at_least: int, at_most: int) -> st.SearchStrategy[tuple[int, ...]]:
     """Tuples of token ids."""
-    return st.lists(token_ids, min_size=at_least, max_size=at_most).map(tuple)
+    ids = st.integers(0, MAX_TOKEN_ID) | st.integers(0, 49_151)
+    return st.lists(ids, min_size=at_least, max_size=min(at_most, _MOST)).map(tuple)
 
 
-identities = st.builds(
-    Identity,
-    protocol=counters,
-    fingerprint=st.binary(min_size=16, max_size=16),
-    temperature=st.floats(0, 100),
-    top_k=st.integers(0, MAX_TOKEN_ID),
-    top_p=st.floats(0, 1, exclude_min=True),
-    seed=st.integers(0, 2**64 - 1),
-    eos=tokens(0, 32),
-    ignore_eos=st.booleans(),
-    limit=positions,
-)
-prefixes = st.builds(
-    Prefix, count=st.integers(1, MAX_PROMPT_TOKENS), name=st.binary(min_size=16, max_size=16)
-)
-opens = st.builds(
-    Open,
-    session=u32,
-    attempt=counters,
-    identity=identities,
-    prompt=tokens(1, 300),
-    committed=tokens(0, 100),
-    ahead=counters,
-    seq=counters,
-    draft=tokens(0, MAX_DRAFT_TOKENS),
-    prefix=st.none() | prefixes,
-    worker_draft=st.integers(0, MAX_DRAFT_TOKENS),
-    vocabulary=st.binary(max_size=16),
-)
+def _of(info: inspect.Type) -> st.SearchStrategy[Any]:  # noqa: PLR0911  a row for each type
+    match info:
+        case inspect.Metadata(type=inner):
+            return _of(inner)
+        case inspect.UnionType(types=types):
+            return st.one_of(*map(_of, types))
+        case inspect.StructType(cls=kind, fields=fields):
+            return _structs(kind, {field.name: _of(field.type) for field in fields})
+        case inspect.VarTupleType(min_length=least, max_length=most):
+            return tokens(least or 0, most or _MOST)  # no message has any other
+        case inspect.EnumType(cls=kind):
+            return st.sampled_from(list(kind))
+        case inspect.IntType(ge=least, le=most):
+            return st.integers(least, 2**64 - 1 if most is None else most)
+        case inspect.FloatType(ge=least, gt=above, le=most):
+            return st.floats(above if least is None else least, most, exclude_min=above is not None)
+        case inspect.BytesType(min_length=least, max_length=most):
+            return st.binary(min_size=least or 0, max_size=most)
+        case inspect.StrType(pattern=None, max_length=most):
+            return st.text(st.characters(codec="utf-8"), max_size=most)
+        case inspect.StrType():
+            return st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
+        case inspect.BoolType():
+            return st.booleans()
+        case inspect.NoneType():
+            return st.none()
+    raise TypeError(info)
 
 
-@st.composite
-def _batches(draw: st.DrawFn, kind: type[Draft | Poll]) -> Draft | Poll:
-    have = draw(positions)
-    return kind(
-        session=draw(u32),
-        attempt=draw(counters),
-        seq=draw(counters),
-        have=have,
-        offset=draw(st.integers(-have, 2**20)),
-        digest=draw(u32),
-        tokens=draw(tokens(0, MAX_DRAFT_TOKENS)),
-        ahead=draw(counters),
-        worker_draft=draw(st.integers(0, MAX_DRAFT_TOKENS)),
+def _structs(kind: type[msgspec.Struct], fields: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[Any]:
+    if not issubclass(kind, Draft | Poll):
+        return st.builds(kind, **fields)
+    # No batch starts before the first generated token.
+    have = fields.pop("have")
+    del fields["offset"]
+    return have.flatmap(
+        lambda have: st.builds(kind, **fields, have=st.just(have), offset=st.integers(-have, 2**20))
     )
 
 
-drafts = _batches(Draft)
-polls = _batches(Poll)
-closes = st.builds(
-    Close, session=u32, attempt=counters, have=positions, reason=st.sampled_from(list(CloseReason))
-)
-verdicts = st.builds(
-    Verdict,
-    session=u32,
-    attempt=counters,
-    echo=counters,
-    start=positions,
-    tokens=tokens(0, MAX_VERDICT_TOKENS),
-    digest=u32,
-    fin=st.sampled_from(list(Fin)),
-    queue=millis,
-    compute=millis,
-    worker=st.none() | names,
-    lease=st.integers(0, 86_400),
-    drafted=counters,
-    granted=st.none() | st.integers(0, MAX_DRAFT_TOKENS),
-    recommended=st.none()
-    | st.builds(
-        Sampling,
-        temperature=st.floats(0, 100),
-        top_k=st.integers(0, MAX_TOKEN_ID),
-        top_p=st.floats(0, 1, exclude_min=True),
-    ),
-)
-errors = st.builds(
-    Error,
-    session=u32,
-    attempt=counters,
-    code=st.sampled_from(list(ErrorCode)),
-    retry=millis,
-    worker=names,
-    detail=st.text(st.characters(codec="utf-8"), max_size=300),
-)
-BY_TYPE: dict[type[Message], st.SearchStrategy[Message]] = {
-    Open: opens,
-    Draft: drafts,
-    Poll: polls,
-    Close: closes,
-    Verdict: verdicts,
-    Error: errors,
-}
+BY_TYPE: dict[type[Message], st.SearchStrategy[Message]] = {kind: of_type(kind) for kind in get_args(Message)}
 messages: st.SearchStrategy[Message] = st.one_of(*BY_TYPE.values())

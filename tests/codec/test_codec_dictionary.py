@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from flexspec_mq.codec.compression import CURRENT, DICTIONARIES, ZSTD, dictionary
-from schemas.messages import Open
-from training.dictionary import Marks, Row, load_text, main, messages, split_by_prompt
+from training.dictionary import load_text, main, split_by_prompt
 
 ROWS = json.loads(Path(__file__).with_name("unseen_rows.json").read_text(encoding="utf-8"))
 
@@ -67,30 +66,9 @@ def test_the_split_is_by_prompt(text: Path) -> None:
     assert not {row.prompt for row in training} & {row.prompt for row in test}
 
 
-def test_a_chat_of_three_turns_has_three_questions(text: Path) -> None:
-    rows = load_text(text)[:8]
-    marks = Marks.of(rows)
-    assert (len(marks.head), marks.tail) == (24, (2, 198, 1, 520, 9531, 198))
-    chats = [message for name, message in messages(rows, marks=marks, seed=1) if name == "open, 3 turns"]
-    for index, chat in enumerate(chats):
-        assert isinstance(chat, Open)
-        asked = [marks.asked(rows[at].prompt) for at in (index - 2, index - 1, index)]
-        flat = ",".join(map(str, chat.prompt))
-        places = [flat.find(",".join(map(str, question))) for question in asked]
-        assert -1 not in places
-        assert places == sorted(places)
-        assert chat.prompt[: len(marks.head)] == marks.head
-        assert chat.prompt[-len(marks.tail) :] == marks.tail
-
-
 def test_training_twice_gives_the_same_bytes(text: Path, tmp_path: Path) -> None:
     outs = [tmp_path / "one", tmp_path / "two"]
     for out in outs:
         assert main([str(text), str(out)]) == 0
     assert outs[0].read_bytes() == outs[1].read_bytes()
     assert outs[0].read_bytes()[:4] == bytes.fromhex("37a430ec")
-
-
-def test_marks_of_prompts_that_share_nothing() -> None:
-    marks = Marks.of([Row((1, 2), (), 0.0), Row((3, 4), (), 0.0)])
-    assert marks == Marks((), ())

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgpack
 import pytest
+from hypothesis import given
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.codec.compression import MIN_BYTES
 from flexspec_mq.codec.wire import message_to_body
+from schemas.messages import Message
 from tests.codec.samples import SAMPLES
+from tests.codec.strategies import messages
 
 CODEC = Codec()
 
@@ -45,3 +49,19 @@ def test_payloads_stay_readable(name: str) -> None:
 
 def test_both_ways_of_compression_are_among_them() -> None:
     assert {payload[0] for payload in PAYLOADS.values()} == {0x10, 0x11, 0x12}
+
+
+# Another implementation of msgpack, the package that other clients will use, reads and writes the same bytes.
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_golden_bodies_are_what_msgpack_writes(name: str) -> None:
+    fields = msgpack.unpackb(BODIES[name], use_list=False)
+    assert isinstance(fields, tuple)
+    assert msgpack.packb(fields) == BODIES[name]
+
+
+@given(messages)
+def test_any_body_is_what_msgpack_writes(message: Message) -> None:
+    body = message_to_body(message)
+    assert msgpack.packb(msgpack.unpackb(body, use_list=False)) == body

@@ -26,10 +26,6 @@ from tests.broker.deployments import as_client, good, made, run, running
 from tests.daemons import until
 from tests.integration.processes import PATIENCE
 
-pytest.importorskip("transformers")
-
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
-
 FULL = Path("/dev/full")
 
 
@@ -125,12 +121,6 @@ def test_what_has_no_room_is_left_as_it_was(disk: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         rewrite_private(disk / "new", "f")
     assert sorted(path.name for path in disk.iterdir()) == ["file", "filler", "other"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_llama(max_position_embeddings=256)
-    return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
 
 
 @pytest.fixture

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from lab.testbed.deployment import free_port
 from tests.broker.deployments import good_here, made, running
 from tests.broker.test_broker_figures import Labels, figures, of
 from tests.daemons import until
 from tests.integration.processes import ended, start
-
-pytest.importorskip("transformers")
-
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 LOGIN = of("refused_total", user="unknown", kind="login")
 
@@ -24,9 +18,8 @@ def refused(found: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], 
 
 
 async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_before_a_model_is_looked_for(
-    tmp_path: Path,
+    tmp_path: Path, tiny: Path
 ) -> None:
-    tiny = save(tmp_path / "tiny", tiny_llama(max_position_embeddings=256), byte_level_tokenizer())
     directory = made(tmp_path / "d", "--keys")
     good_here("add-worker", directory, "w1", "--version", "tiny")
     good_here("add-device", directory, "alice")

@@ -17,14 +17,6 @@ from flexspec_mq.daemon import systemd as notify
 from lab.testbed.deployment import free_port
 from tests.deploy.files import compose
 from tests.integration.processes import PATIENCE, ended, start, start_worker
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(
-        tmp_path_factory.mktemp("tiny"), tiny_llama(max_position_embeddings=256), byte_level_tokenizer()
-    )
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -12,14 +12,6 @@ from flexspec_mq.errors import LinkRefused
 from tests.broker.deployments import good, made, running
 from tests.daemons import until
 from tests.integration.processes import PATIENCE, start
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(
-        tmp_path_factory.mktemp("tiny"), tiny_llama(max_position_embeddings=256), byte_level_tokenizer()
-    )
 
 
 @pytest.mark.parametrize(

@@ -5,19 +5,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-import pytest
-
 from broker.launcher import PrivateBroker
 from tests.deploy.files import DEPLOY, unit
 from tests.integration.processes import PATIENCE, start
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(
-        tmp_path_factory.mktemp("tiny"), tiny_llama(max_position_embeddings=256), byte_level_tokenizer()
-    )
 
 
 async def test_one_of_them_ends_for_good(mosquitto: PrivateBroker, tiny: Path) -> None:

@@ -31,12 +31,6 @@ VERSION_BYTE = 8
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_llama(max_position_embeddings=CONTEXT)
-    return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
-
-
-@pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A draft whose tokenizer knows two more words; the model is the same."""
     return save(

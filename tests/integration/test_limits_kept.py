@@ -12,13 +12,6 @@ import pytest_asyncio
 from broker.launcher import PrivateBroker
 from lab.testbed.process import Process
 from tests.integration.processes import start, start_worker
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_llama(max_position_embeddings=1024)
-    return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

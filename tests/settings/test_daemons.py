@@ -26,6 +26,7 @@ from edge_node.cli.parser import build_parser as edge_parser
 from edge_node.config import EdgeConfig
 from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import UsageError
+from flexspec_mq.evolution.settings import PROGRAM as HEAD
 from flexspec_mq.settings import Loaded, Program
 from flexspec_mq.settings.flags import explained
 from flexspec_mq.settings.hosts import address
@@ -338,9 +339,10 @@ def test_a_setting_without_a_flag_names_its_key(capsys: pytest.CaptureFixture[st
     assert f"argument --queue-patience: there is no such flag; {where}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("daemon", DAEMONS)
-def test_the_documentation_lists_each_setting(daemon: str) -> None:
-    program = DAEMONS[daemon][1]
+@pytest.mark.parametrize(
+    "program", [*(program for _, program in DAEMONS.values()), HEAD], ids=lambda it: it.name
+)
+def test_the_documentation_lists_each_setting(program: Program[Any]) -> None:
     text = (ROOT / "docs" / "settings.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| `")]
     for entry in program.entries.values():

@@ -19,7 +19,6 @@ from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import LinkDown, LocalProtocolError, UsageError
 from tests.integration.processes import ended, start, start_worker
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 PROMPT = "xyzzy plugh"
 SAID = logging.getLogger("cloud_worker.worker")
@@ -182,10 +181,9 @@ def test_unknown_words_are_refused(name: str, value: str) -> None:
 
 
 async def test_the_lines_of_edge_and_worker_join_and_hold_no_text(
-    mosquitto: PrivateBroker, tmp_path: Path, settings_folder: Path
+    mosquitto: PrivateBroker, tiny: Path, settings_folder: Path
 ) -> None:
     """Real daemons at level debug, every line of standard error; the edge is set up by a file."""
-    tiny = save(tmp_path / "tiny", tiny_llama(max_position_embeddings=2048), byte_level_tokenizer())
     (settings_folder / "edge.toml").write_text(
         f"broker = '127.0.0.1:{mosquitto.port}'\nversion = 'logs'\ndraft = '{tiny}'\n"
         "draft_length = 2\nlog_level = 'debug'\nlog_format = 'json'\n"
