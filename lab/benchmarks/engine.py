@@ -1,9 +1,8 @@
 """What a verification step costs, and what the engines cost that a user could pick instead.
 
-`steps`: the packed forward by sessions and tokens, and the step. `heads`: the step of four sessions, each on a head of
-its own, beside the same step on one head and on the base. `peers`: our runner, llama.cpp and transformers, whichever of
-them is installed (extra `engines`), on the same weights, texts and core, one thread each. All of it in turns. Contexts
-are windows of the questions' text. Milliseconds are medians.
+`steps`: the packed forward by sessions and tokens, and the step. `peers`: our runner, llama.cpp and transformers,
+whichever of them is installed (extra `engines`), on the same weights, texts and core, one thread each. All of it in
+turns. Contexts are windows of the questions' text. Milliseconds are medians.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.load import LoadedText, load_text
 from lab.bench.questions import OWN, read_questions
 from lab.benchmarks._common import finish, parser
-from lab.benchmarks.engine_steps import MOST, TOKENS, measure_heads, measure_steps
+from lab.benchmarks.engine_steps import MOST, TOKENS, measure_steps
 from lab.benchmarks.peers.compare import CLOCKS, GROWTH, LLAMA, PREFILL, TRANSFORMERS, Texts, chosen, compare
 
-SECTIONS = ("steps", "heads", "peers")
+SECTIONS = ("steps", "peers")
 QUICK_SECTIONS = ("steps",)
 """The others take longer than a minute, most of it for engines to load, or for heads to be taken up."""
 
@@ -42,8 +41,7 @@ def build_parser() -> ArgumentParser:
         "--sections", nargs="+", choices=SECTIONS, help="what to measure; by default all, quickly only steps"
     )
     made.add_argument("--rounds", type=int, default=30, help="measurements of each step")
-    made.add_argument("--threads", type=int, default=1, help="of torch in steps and heads; peers have one")
-    made.add_argument("--floor", type=int, default=6, metavar="LAYER", help="lowest layer that heads touch")
+    made.add_argument("--threads", type=int, default=1, help="of torch in steps; peers have one")
     made.add_argument("--peers", nargs="+", choices=(LLAMA, TRANSFORMERS), help="beside ours; by default all")
     made.add_argument(
         "--clock",
@@ -61,7 +59,7 @@ def check(options: Namespace) -> None:
     Raises:
         UsageError: naming the flag.
     """
-    least = {"context": MOST, "rounds": 1, "floor": 0, "turns": 1}
+    least = {"context": MOST, "rounds": 1, "turns": 1}
     for name, bound in least.items():
         if getattr(options, name) < bound:
             flag = name.replace("_", "-")
@@ -112,8 +110,6 @@ def measure(options: Namespace) -> int:
     results: dict[str, Any] = {"target": loaded.name, "dtype": options.dtype, "context": options.context}
     if "steps" in sections:
         results["steps"] = measure_steps(options, contexts(ids, loaded.max_context, options))
-    if "heads" in sections:
-        results["heads"] = measure_heads(options, contexts(ids, loaded.max_context, options))
     if "peers" in sections:
         if not isinstance(loaded.source, Path):
             raise ModelError(

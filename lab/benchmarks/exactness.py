@@ -1,14 +1,12 @@
 """Is the text exactly the target's own, whatever happens on the way?
 
-``stress`` writes texts through a real broker with workers that are killed, a link that loses, doubles, delays and
-cuts, and plans that change at random, and compares every token with those that transformers' own model writes one at
-a time, by code that shares nothing with the system (`lab.benchmarks.exact.reference`). Contexts stay below 1,000 tokens
-there, because beyond 1,024 positions transformers' eager attention changes its sums with the length; longer ones are
-compared with the worker's own forward, one session and one token at a time in a process of its own.
+Texts go through a real broker with workers that are killed, a link that loses, doubles, delays and cuts, and plans that
+change at random. Every token is compared with those that transformers' own model writes one at a time, by code that
+shares nothing with the system (`lab.benchmarks.exact.reference`). Contexts stay below 1,000 tokens, because beyond
+1,024 positions transformers' eager attention changes its sums with the length; longer ones are compared with the
+worker's own forward, one session and one token at a time in a process of its own.
 
-``draws`` compares what `choose` draws over many seeds with the target's own distribution.
-
-It ends with code 1 if a token differs, if a kind of stress never happened, or if draws and distribution disagree.
+It ends with code 1 if a token differs, or if a kind of stress never happened.
 """
 
 from __future__ import annotations
@@ -24,15 +22,12 @@ from typing import Any
 from lab.bench.questions import OWN, read_questions
 from lab.benchmarks import _common
 
-SECTIONS = ("stress", "draws")
 _WIDEST = 40
 _EXPECTED = ("replayed", "no_key")
-_SMALLEST_P = 1e-4
-"""A p-value below this, of some dozens, makes the benchmark fail: one false alarm in hundreds of runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the sections that are wanted; returns the exit code."""
+    """Write and compare; returns the exit code."""
     args = _parser().parse_args(argv)
     import torch
 
@@ -43,23 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = str(default_model_path(_say))
     loaded = load_target(folder, progress=_say)
     prompts = _encode(loaded.tokenizer, [one.text for one in read_questions(args.prompts or OWN)])
-    results: dict[str, Any] = {}
-    rows: list[tuple[str, Any]] = []
-    failures: list[str] = []
-    for section in args.sections or SECTIONS:
-        run = {"stress": _stress, "draws": _draws}[section]
-        found = run(args, folder, prompts)
-        results[section] = found
-        rows += _flat(found, section)
-        failures += _failures(section, found, quick=args.quick)
+    found = _stress(args, folder, prompts)
+    rows, failures = _flat(found, "stress"), _failures(found, quick=args.quick)
     print(_common.table(("figure", "value"), [row for row in rows if len(str(row[1])) <= _WIDEST]))
     for name, sentence in rows:
         if len(str(sentence)) > _WIDEST:
             print(f"{name}: {sentence}")
     for failure in failures:
         print(f"FAILED: {failure}")
-    results["failures"] = failures
-    _common.finish("exactness", results, quick=args.quick)
+    _common.finish("exactness", {"stress": found, "failures": failures}, quick=args.quick)
     return 1 if failures else 0
 
 
@@ -69,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens", type=int, help="to compare at least, for each dtype (default: 20000; quick: 300)"
     )
     parser.add_argument("--dtypes", type=_names, help="(default: bfloat16,float32; quick: bfloat16)")
-    parser.add_argument("--sections", type=_names, help=f"of {', '.join(SECTIONS)} (default: all)")
+    parser.add_argument("--sections", choices=("stress",), help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
     parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")
@@ -141,14 +128,6 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
     return found
 
 
-def _draws(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
-    from lab.benchmarks.exact.draws import compare
-
-    prefixes, seeds = (1, 2_000) if args.quick else (4, 20_000)
-    chosen = random.Random(args.seed).sample([p[-args.prompt_tokens :] for p in prompts], prefixes)
-    return compare(folder, chosen, seeds, args.seed, _say)
-
-
 def _flat(found: dict[str, Any], name: str) -> list[tuple[str, Any]]:
     """Rows of the table: nested names joined, lists left to the JSON."""
     rows: list[tuple[str, Any]] = []
@@ -160,22 +139,19 @@ def _flat(found: dict[str, Any], name: str) -> list[tuple[str, Any]]:
     return rows
 
 
-def _failures(section: str, found: dict[str, Any], *, quick: bool) -> list[str]:
+def _failures(found: dict[str, Any], *, quick: bool) -> list[str]:
     failures: list[str] = []
-    if section == "stress":
-        for dtype, figures in found.items():
-            wrong = ("wrong_tokens", "wrong_texts", "wrong_reasons", "failed", "repeated")
-            failures += [f"{dtype}: {name} = {figures[name]}" for name in wrong if figures[name]]
-            failures += [f"{dtype}: {example}" for example in figures["examples"]]
-            # Copies are refused, and late words of sessions that are over; nothing else is to be expected.
-            strange = {name: count for name, count in figures["refused"].items() if name not in _EXPECTED}
-            failures += [f"{dtype}: refused: {strange}"] if strange else []
-            needless = ["hangs", "connections_cut", "late_copies_lost"]
-            needless += ["prompts_named", "namesakes", "sessions_unknown"] if quick else []
-            never = [name for name in figures["never"] if name not in needless]
-            failures += [f"{dtype}: the stress was none: {name} is 0" for name in never]
-    if section == "draws":
-        failures += [f"p = {p:.2g} for {name}" for name, p in found["p_values"].items() if p < _SMALLEST_P]
+    for dtype, figures in found.items():
+        wrong = ("wrong_tokens", "wrong_texts", "wrong_reasons", "failed", "repeated")
+        failures += [f"{dtype}: {name} = {figures[name]}" for name in wrong if figures[name]]
+        failures += [f"{dtype}: {example}" for example in figures["examples"]]
+        # Copies are refused, and late words of sessions that are over; nothing else is to be expected.
+        strange = {name: count for name, count in figures["refused"].items() if name not in _EXPECTED}
+        failures += [f"{dtype}: refused: {strange}"] if strange else []
+        needless = ["hangs", "connections_cut", "late_copies_lost"]
+        needless += ["prompts_named", "namesakes", "sessions_unknown"] if quick else []
+        never = [name for name in figures["never"] if name not in needless]
+        failures += [f"{dtype}: the stress was none: {name} is 0" for name in never]
     return failures
 
 

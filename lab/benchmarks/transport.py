@@ -3,8 +3,8 @@
 Two cases in the same run, in turns: our link with our codec (K = 8 up, 9 tokens down), and a bare aiomqtt echo of as
 many bytes. Nagle's algorithm is off everywhere. Edge and worker share one process and event loop.
 
-IP bytes are captured on the loopback interface, TCP acknowledgements and headers included, with rounds spaced
-so that no acknowledgement can ride on the next packet, as over a real distance.
+IP bytes are those of the edge's connection, TCP acknowledgements and headers included, with rounds spaced so that no
+acknowledgement can ride on the next packet, as over a real distance.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.codec import Codec
 from flexspec_mq.topics import draft_filter, draft_topic, verdict_topic
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
-from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
+from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks._common import finish, parser, percentile, table
-from lab.benchmarks.capture import captured
+from lab.testbed.packet_counter import PacketCounter, packet_counter
 from schemas.messages import Draft, Fin, Verdict
 
 _CODEC = Codec()
@@ -180,7 +180,17 @@ async def measure(options: argparse.Namespace, port: int) -> dict[str, Any]:
         for row in (row for row in rows if row["case"] == "link + codec"):
             row["burst_per_s"] = await link_case.burst(row["qos"], 1000 if options.quick else 5000)
         spacing[0] = SPACING
-        wire = await bytes_per_round(link_case, edge, port, 10 if options.quick else 50)
+        counter = await stack.enter_async_context(packet_counter(port))
+        counted = await stack.enter_async_context(
+            mqtt_link(
+                LinkSettings(
+                    port=counter.port, client_id="c", subscriptions=(Subscription(verdict_topic(EDGE), 2),)
+                )
+            )
+        )
+        await counted.wait_up(10)
+        counted_case = LinkCase(counted, qos, rng)
+        wire = await bytes_per_round(counted_case, counter, 10 if options.quick else 50)
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
@@ -221,30 +231,16 @@ async def rounds_in_turns(cases: dict[str, Block], blocks: int, rng: random.Rand
     ]
 
 
-async def bytes_per_round(case: LinkCase, edge: Link, port: int, rounds: int) -> list[dict[str, Any]] | str:
-    """IP bytes between edge and broker per round, or why they could not be captured."""
-    connection = cast("MqttLink", edge)._connection  # noqa: SLF001  its port is of no use to anybody else
-    if connection is None or connection._socket is None:  # noqa: SLF001
-        raise RuntimeError("the edge's link is down")
-    client_port = connection._socket.getsockname()[1]  # noqa: SLF001
+async def bytes_per_round(case: LinkCase, counter: PacketCounter, rounds: int) -> list[dict[str, Any]]:
+    """IP bytes between edge and broker per round."""
     rows = []
     for qos in range(3):
-        try:
-            with captured(client_port, port) as traffic:
-                for _ in range(rounds):
-                    await case.block(qos, 1)
-                    await asyncio.sleep(SPACING)
-        except PermissionError:
-            return "not measured: capturing packets needs root"
-        rows.append(
-            {
-                "qos": qos,
-                "up": traffic.up_bytes / rounds,
-                "down": traffic.down_bytes / rounds,
-                "packets_up": traffic.up_packets / rounds,
-                "packets_down": traffic.down_packets / rounds,
-            }
-        )
+        before = counter.received()
+        for _ in range(rounds):
+            await case.block(qos, 1)
+            await asyncio.sleep(SPACING)
+        carried = counter.received() - before
+        rows.append({"qos": qos, "up": carried.ip_up / rounds, "down": carried.ip_down / rounds})
     return rows
 
 
@@ -259,14 +255,8 @@ def main() -> None:
     print()
     sizes = results["payload_bytes"]
     print(f"payload bytes: draft {sizes['draft']}, verdict {sizes['verdict']} (K = {K})")
-    if isinstance(results["ip_bytes"], str):
-        print(f"IP bytes: {results['ip_bytes']}")
-    else:
-        wire = [
-            [row[f] for f in ("qos", "up", "down", "packets_up", "packets_down")]
-            for row in results["ip_bytes"]
-        ]
-        print(table(("IP per round, QoS", "bytes up", "bytes down", "packets up", "packets down"), wire))
+    wire = [[row[name] for name in ("qos", "up", "down")] for row in results["ip_bytes"]]
+    print(table(("IP per round, QoS", "bytes up", "bytes down"), wire))
     finish("transport", results, quick=options.quick)
 
 

@@ -83,7 +83,6 @@ def test_an_unknown_flag_is_refused(
         (acceptance.main, ["--prompts", "/no/such/file"], "/no/such/file"),
         (engine.main, ["--context", "3"], "--context 3"),
         (engine.main, ["--rounds", "0"], "--rounds 0"),
-        (engine.main, ["--floor", "-1"], "--floor -1"),
         (engine.main, ["--threads", "0"], "threads 0"),
         (engine.main, ["--turns", "0"], "--turns 0"),
         (engine.main, ["--sections", "peers", "--context", "9000"], "--context 9000"),
@@ -202,20 +201,15 @@ def test_acceptance_of_two_drafts_on_one_text(
 
 def test_engine(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--target", checkpoint, "--dtype", "float32", "--context", "64", "--rounds", "3"]
-    assert engine.main([*flags, "--floor", "1", "--sections", "steps", "heads"]) == 0
+    assert engine.main([*flags, "--sections", "steps"]) == 0
     printed = last_json(capsys.readouterr().out)
     assert printed["benchmark"] == "engine"
-    steps, heads = printed["results"]["steps"], printed["results"]["heads"]
+    steps = printed["results"]["steps"]
     assert steps["exact"] is True
     assert {"forward, 1 x 1", "forward, 16 x 8", "step, 16 x 1, T = 1"} <= set(steps["ms"])
-    assert set(heads["ms"]) == {"base", "one head", "4 heads"}
-    for found in (steps, heads):
-        assert all(0 < case["least"] <= case["median"] <= case["p95"] for case in found["ms"].values())
-        for bar in found["bars"].values():
-            assert bar["met"] is (bar["value"] <= bar["most"])
-    assert heads["bars"]["heads"]["value"] == heads["ratios"]["heads to one"]
-    assert engine.main([*flags, "--sections", "heads", "--floor", "40"]) == 2
-    assert "--floor 40" in capsys.readouterr().err
+    assert all(0 < case["least"] <= case["median"] <= case["p95"] for case in steps["ms"].values())
+    bar = steps["bars"]["packing"]
+    assert bar["met"] is (bar["value"] <= bar["most"])
 
 
 def test_a_context_that_does_not_fit_is_refused(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,6 @@ import torch
 
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
-from lab.benchmarks.exact.draws import chi_squared
 from lab.benchmarks.exact.faults import Weather, stormy
 from lab.benchmarks.exact.reference import Text, Written, fixed_order_attention
 from lab.benchmarks.exact.stress import Tally
@@ -71,24 +70,6 @@ def test_attention_in_fixed_order_is_attention(rows: int, block: int) -> None:
     wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
     found, _ = fixed_order_attention(torch.nn.Module(), query, key, value, None, 8**-0.5, block=block)
     assert torch.allclose(found.transpose(1, 2), wanted, atol=1e-5)
-
-
-def test_chi_squared_against_tables() -> None:
-    """The 95 % points of χ² with 1 and 4 degrees of freedom are 3.841 and 9.488."""
-    shift = np.sqrt(3.841 * 100 / 2)
-    p, bins = chi_squared(np.array([100 + shift, 100 - shift]), np.array([100.0, 100.0]))
-    assert (round(p, 4), bins) == (0.05, 2)
-    shift = np.sqrt(9.488 * 100 / 2)
-    p, bins = chi_squared(np.array([100 + shift, 100 - shift, 100, 100, 100]), np.full(5, 100.0))
-    assert (round(p, 4), bins) == (0.05, 5)
-
-
-def test_chi_squared_pools_what_is_rare_and_forbids_what_cannot_be() -> None:
-    p, bins = chi_squared(np.array([90.0, 4, 6]), np.array([90.0, 5, 5]))
-    assert (round(p, 3), bins) == (0.819, 3)
-    assert chi_squared(np.array([90.0, 4, 6]), np.array([90.0, 6, 4]))[1] == 2
-    assert chi_squared(np.array([90.0, 4, 3, 3]), np.array([90.0, 4, 3, 3])) == (1.0, 2)
-    assert chi_squared(np.array([99.0, 1]), np.array([100.0, 0]))[0] == 0.0
 
 
 def outcome(tokens: list[int], reason: str = "length", repeated: int = 0) -> Outcome:

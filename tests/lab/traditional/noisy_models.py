@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import chisquare
 
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
-from lab.benchmarks.exact.draws import chi_squared
 from lab.traditional.speculation import probabilities
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
@@ -57,5 +57,10 @@ def fits(texts: Sequence[tuple[int, ...]], due: dict[tuple[int, int], float]) ->
     """p-value of how often each pair of first tokens came."""
     seen = Counter((text[0], text[1]) for text in texts)
     assert set(seen) <= set(due)
-    counts = np.array([seen[pair] for pair in due], dtype=np.float64)
-    return chi_squared(counts, len(texts) * np.array(list(due.values())))[0]
+    common = [pair for pair in due if len(texts) * due[pair] >= 5.0]
+    counts = [seen[pair] for pair in common]
+    expected = [len(texts) * due[pair] for pair in common]
+    counts.append(len(texts) - sum(counts))
+    expected.append(max(5.0, len(texts) - sum(expected)))
+    scale = len(texts) / sum(expected)
+    return float(chisquare(counts, [scale * one for one in expected]).pvalue)
