@@ -10,7 +10,7 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +30,11 @@ _FILE = "docs/img/demo.svg"
 _WIDTH = 104
 _FRAME_S, _LAST_S = 0.4, 6.0
 """Seconds of each picture, and of the last one."""
-_PICTURE = '<style>{styles}</style><g class="end-matrix">{matrix}</g>'
-_NEEDLESS = re.compile(r' clip-path="[^"]*"|<text[^>]*>\n</text>')
-"""What a picture can do without: limits of lines, and their ends."""
+_STYLE = re.compile(r"\.end-(r\d+) {(.*?)}")
+_TEXT = re.compile(
+    r'<text class="end-(r\d+)" (x="\S+" y="\S+" textLength="\S+") clip-path="\S+">([^<\n]+)</text>'
+)
+_MATRIX = '<g class="end-matrix">'
 
 
 class Picture(Screen):
@@ -53,30 +55,45 @@ class Picture(Screen):
         self._sides = sides
 
     def svg(self) -> str:
-        """Draw it: the end, and over it one picture after another."""
+        """Draw it: each part of a row once, shown from its first picture to its last one."""
         times = [number * _FRAME_S for number in range(int(ends(self._sides) / _FRAME_S) + 2)]
-        lasts = times[-1] + _LAST_S
-        pictures = []
-        for number, (begins, until) in enumerate(pairwise(times)):
-            name = f"at{number}"
-            drawn = self._drawn(begins).export_svg(code_format=_PICTURE, unique_id=name)
-            shown = f"{100 * begins / lasts:.2f}% {{visibility: visible}} {100 * until / lasts:.2f}%"
-            pictures.append(
-                f"<style>@keyframes {name} {{0% {{visibility: hidden}} {shown} {{visibility: hidden}}}}"
-                f"#{name} {{visibility: hidden; animation: {name} {lasts:.2f}s step-end infinite}}</style>"
-                f'<g id="{name}"><rect width="100%" height="100%" fill="#292929"/>'
-                f"{_NEEDLESS.sub('', drawn)}</g>"
-            )
-        whole = self._drawn(times[-1], self._after).export_svg(title="FlexSpec MQ", unique_id="end")
-        head, tail = whole.rsplit("</g>", 1)
-        return "".join((head, *pictures, "</g>", tail))
+        pictures = [*(self._drawn(now) for now in times[:-1]), self._drawn(times[-1], self._after)]
+        seen: dict[tuple[str, str, str], list[int]] = {}
+        for number, picture in enumerate(pictures):
+            styles = dict(_STYLE.findall(picture))
+            for style, place, text in _TEXT.findall(picture):
+                seen.setdefault((styles[style], place, text), []).append(number)
+        parts: dict[tuple[int, int], list[str]] = {}
+        for (style, place, text), numbers in seen.items():
+            for _, pairs in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+                run = [number for _, number in pairs]
+                drawn = f'<text style="{style.strip()}" {place}>{text}</text>'
+                parts.setdefault((run[0], run[-1]), []).append(drawn)
+        steps = [*times, times[-1] + _LAST_S]
+        head = pictures[-1].partition(_MATRIX)[0]
+        groups = (_group(part, steps, first, last) for (first, last), part in parts.items())
+        return "".join((head, _MATRIX, *groups, "</g></g></svg>\n"))
 
-    def _drawn(self, now: float, after: Sequence[RenderableType] = ()) -> Console:
+    def _drawn(self, now: float, after: Sequence[RenderableType] = ()) -> str:
         """Draw one moment."""
         console = _console()
         for part in (*self._before, frame(console, self._sides, now), *after):
             console.print(part)
-        return console
+        return console.export_svg(title="FlexSpec MQ", unique_id="end")
+
+
+def _group(parts: Sequence[str], steps: Sequence[float], first: int, last: int) -> str:
+    """Show texts from the first picture to the last one; those of the end also where nothing moves."""
+    whole, name, at_end = steps[-1], f"from{first}to{last}", last == len(steps) - 2
+    if at_end and not first:
+        return "".join(parts)
+    begins, until = (f"{100 * steps[number] / whole:.2f}%" for number in (first, last + 1))
+    frames = f"0% {{visibility: hidden}} {begins} {{visibility: visible}}"
+    if not at_end:
+        frames += f" {until} {{visibility: hidden}}"
+    rest = "visible" if at_end else "hidden"
+    rule = f"#{name} {{visibility: {rest}; animation: {name} {whole:.2f}s step-end infinite}}"
+    return f'<style>@keyframes {name} {{{frames}}}{rule}</style><g id="{name}">{"".join(parts)}</g>'
 
 
 def _console() -> Console:
