@@ -297,8 +297,10 @@ class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None
 
 
-Writer = Literal["device", "worker", "target"]
-"""Who wrote a part of a text: the device's draft or the worker's, which the target accepted, or the target itself."""
+Writer = Literal["device", "worker", "target", "cloud"]
+"""Who wrote a part of a text: the device's draft or the worker's, which the target accepted, or the target itself.
+
+``cloud`` is the worker's draft or the target: after a loss what is sent again does not tell them apart."""
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -306,7 +308,8 @@ class Origin(msgspec.Struct, frozen=True):
 
     Attributes:
         pieces: parts of the text, in order; true was drafted on the device and accepted, false was not.
-        writers: who wrote each piece: a draft on the device, the worker's draft, or the target itself.
+        writers: who wrote each piece: a draft on the device, the worker's draft, or the target itself; ``cloud`` is one
+            of the last two, in what was sent again after a loss.
     """
 
     pieces: list[tuple[str, bool]]

@@ -16,10 +16,11 @@ SessionKey = tuple[str, int]
 
 Origin = Literal["model", "lookup"]
 """Who drafted a token: the draft model, or a lookup in the session's own tokens."""
-_WRITERS: dict[Origin | Literal["worker"] | None, Writer] = {
+_WRITERS: dict[Origin | Literal["worker", "cloud"] | None, Writer] = {
     "model": "device",
     "lookup": "device",
     "worker": "worker",
+    "cloud": "cloud",
     None: "target",
 }
 
@@ -61,12 +62,13 @@ class Commit:
         start: position of the first one.
         tokens: at least one.
         origins: per token, who had drafted it before the verdict came: this edge or, by the verdict's own count,
-            the worker; None where nobody had, and the target wrote it.
+            the worker; None where nobody had, and the target wrote it; ``cloud`` where a verdict of several forwards
+            does not tell the two apart.
     """
 
     start: int
     tokens: tuple[int, ...]
-    origins: tuple[Origin | Literal["worker"] | None, ...]
+    origins: tuple[Origin | Literal["worker", "cloud"] | None, ...]
 
     @property
     def writers(self) -> tuple[Writer, ...]:

@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 
     from schemas.openai import Writer
 
-STYLES: dict[Writer, str] = {"device": "green", "worker": "italic cyan", "target": "bold yellow"}
-"""By who wrote a piece."""
+STYLES: dict[Writer, tuple[str, str]] = {
+    "device": ("green", "drafted on the device"),
+    "worker": ("italic cyan", "drafted by the worker"),
+    "target": ("bold yellow", "written by the target"),
+    "cloud": ("blue", "sent again: worker or target"),
+}
+"""Style and meaning by who wrote a piece."""
 
 
 def legend() -> Text:
     """Which colour means what."""
-    said = "drafted on the device, accepted", "drafted by the worker, accepted", "written by the target"
-    return Text("   ").join(map(Text, said, STYLES.values()))
+    return Text("   ").join(Text(meaning, style) for style, meaning in STYLES.values())
 
 
 def style(writer: Writer | None) -> str:
     """The style of a piece by its writer; none where that is not known."""
-    return "" if writer is None else STYLES[writer]
+    return "" if writer is None else STYLES[writer][0]
 
 
 class Answer:

@@ -63,7 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="default", help="model folder or hub name (default: SmolLM2)")
     parser.add_argument("--draft", default="default", help="draft checkpoint folder, 'default' or 'none'")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens to write at most (default: 200)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default: 0)")
+    parser.add_argument("--temperature", type=float, help="0 is greedy (default: as the target's makers say)")
     parser.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
     return parser
 
@@ -132,7 +132,8 @@ async def together(*starts: Coroutine[Any, Any, Daemon]) -> list[Daemon]:
 async def _chat(place: LocalDeployment, args: argparse.Namespace, edge: Daemon) -> int:
     """Run ``flexspec chat`` in this terminal; returns its exit code, without that of a refused line."""
     flags = [f"--url={edge.url}", "--history=none", f"--max-tokens={args.max_tokens}"]
-    flags += [f"--temperature={args.temperature}", *([] if args.seed is None else [f"--seed={args.seed}"])]
+    given = {"temperature": args.temperature, "seed": args.seed}
+    flags += [f"--{name}={value}" for name, value in given.items() if value is not None]
     command = python("flexspec_mq.cli", "chat", *flags, *NO_FILE)
     with on_signal(lambda: None, signal.SIGINT):  # Ctrl-C is the chat's: it ends an answer
         code = await (await place.start("chat", "device", command, terminal=True)).wait(math.inf)
@@ -151,7 +152,6 @@ async def _compare(
         "messages": [{"role": "user", "content": args.prompt}],
         "max_tokens": args.max_tokens,
         "temperature": args.temperature,
-        "top_p": 1.0,
         "seed": secrets.randbits(32) if args.seed is None else args.seed,
     }
     screen.question(args.prompt)

@@ -15,7 +15,7 @@ from flexspec_mq.terminal.answer import Answer
 from flexspec_mq.terminal.printable import printable
 from schemas.openai import Writer
 
-WRITERS: tuple[Writer | None, ...] = ("device", "worker", "target", None)
+WRITERS: tuple[Writer | None, ...] = ("device", "worker", "target", "cloud", None)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 

@@ -425,4 +425,7 @@ def test_what_a_worker_drafted_is_judged_by_what_came_of_it() -> None:
     assert (counters.worker_judged, counters.worker_accepted) == (4, 3)
     commits = [commit.writers for commit in (own, behind) if isinstance(commit, Commit)]
     assert commits == [("worker", "worker", "target"), ("device", "device", "worker", "target")]
+    again = machine.receive(verdict((5, 6, 7, 8, 9, 10, 11), (1, 2, 3)), 0.4)[0]
+    assert isinstance(again, Commit)
+    assert again.writers == ("cloud",) * 3, "of several forwards nobody can tell"
     assert (counters.judged, counters.accepted) == (2, 2)

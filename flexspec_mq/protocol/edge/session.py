@@ -468,14 +468,16 @@ class EdgeSession:
                 self._timers.waits_its_turn(now)
         if added.tokens:
             right = judged = 0
+            # Of the tokens of a forward one is the target's own, and those before the worker's are ours. Behind a
+            # wrong one of ours none of the worker's was compared.
+            ours = len(added.met) - added.rolled_back
             if verdict.drafted:
-                # Of the tokens of a forward one is the target's own, and those before the worker's are ours. Behind a
-                # wrong one of ours none of the worker's was compared.
-                ours = len(added.met) - added.rolled_back
                 right, judged = self.counters.drafted_by_worker(
                     verdict.drafted, len(verdict.tokens) - 1 - ours, compared=not added.rolled_back
                 )
-            self._out.append(Commit(added.start, added.tokens, added.origins(right)))
+            several = self._sender.lets_draft and len(added.tokens) > ours + verdict.drafted + 1
+            origins = added.origins(None if several else right)
+            self._out.append(Commit(added.start, added.tokens, origins))
             self._progress(now, added)
             if judged:
                 self._control.version.worker_acceptance.saw(right, judged, now)

@@ -47,14 +47,16 @@ class Committed:
     rolled_back: bool
     reason: FinishReason | None
 
-    def origins(self, by_worker: int) -> tuple[Origin | Literal["worker"] | None, ...]:
+    def origins(self, by_worker: int | None) -> tuple[Origin | Literal["worker", "cloud"] | None, ...]:
         """Per token, who had drafted it; None where the target wrote it.
 
         Args:
-            by_worker: right tokens of the worker's draft, which come before the last one.
+            by_worker: right tokens of the worker's draft, which come before the last one; None where nobody can tell.
         """
         right = self.met[:-1] if self.rolled_back else self.met
         others = len(self.tokens) - len(right)
+        if by_worker is None:
+            return (*map(_ORIGIN, right), *("cloud",) * others)
         drafted = min(by_worker, others - 1)
         found = (*map(_ORIGIN, right), *(None,) * (others - 1 - drafted), *("worker",) * drafted, None)
         return found[: len(self.tokens)]
