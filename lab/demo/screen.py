@@ -82,17 +82,15 @@ class Screen:
         for title in TITLES:
             table.add_column(title, header_style="dim", justify="right")
         table.add_row("seconds", *(f"{side.seconds:.1f}" for side in sides))
+        table.add_row("  undisturbed", *(f"{side.seconds:.1f}" for side in undisturbed), style="dim")
         table.add_row("bytes over the network", *(f"{side.carried:,}" for side in sides))
         table.add_row("round trips", *(f"{side.took.rounds}" for side in sides))
         lost = (undisturbed[0].tokens - side.tokens for side in sides)
         table.add_row(f"tokens lost of {undisturbed[0].tokens}", *map(str, lost))
         self.show(table)
-        streamed, drafted = (side.seconds for side in undisturbed)
-        ratio = f"with drafts {drafted / streamed:.2f} times as long (one try)"
-        self.say(f"Undisturbed they took {streamed:.1f} s and {drafted:.1f} s: {ratio}.")
-        self.say(
-            "All texts are the same to the last character. Each round trip brings what the target has decided."
-        )
+        ratio = undisturbed[1].seconds / undisturbed[0].seconds
+        self.say(f"Undisturbed, each node's first answer: with drafts {ratio:.2f} times as long (one try).")
+        self.say("Each round trip brings what the target has decided. All texts are equal.")
 
 
 def ends(sides: Sequence[Recording]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Literal
 
 import pytest
@@ -78,9 +79,10 @@ def test_four_figures_stand_at_the_end_and_what_was_lost_is_counted() -> None:
     shown.figures(
         [STREAMED, DRAFTED], [STREAMED, Recording(DRAFTED.pieces, None, 0.2, 3_000, 1, DRAFTED.took)]
     )
-    rows = [line.split() for line in out.getvalue().splitlines()[1:5]]
+    rows = [line.split() for line in out.getvalue().splitlines()[1:6]]
     assert rows == [
         ["seconds", "0.1", "0.2"],
+        ["undisturbed", "0.1", "0.1"],
         ["bytes", "over", "the", "network", "5,000", "3,000"],
         ["round", "trips", "2", "1"],
         ["tokens", "lost", "of", "2", "0", "1"],
@@ -95,6 +97,8 @@ async def test_a_picture_holds_every_moment_and_the_end() -> None:
     await picture.play([long, DRAFTED])
     picture.figures([long, DRAFTED], [long, DRAFTED])
     drawn = picture.svg()
-    assert drawn.count('<g id="at') == 3
-    assert "lost" not in drawn[drawn.index('<g id="at0"') :], "figures come at the end"
-    assert "lost" in drawn
+    groups = dict(re.findall(r'<g id="(from\d+to\d+)">(.*?)</g>', drawn))
+    assert "one" in drawn[: drawn.index('<g id="from')], "it is there all the time"
+    assert "two" in groups["from3to3"]
+    assert "lost" in groups["from3to3"], "figures come at the end"
+    assert "0.4" in groups["from1to1"]
