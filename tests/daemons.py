@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cloud_worker.engine.interface import Facts, StepResult
-from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import Generation, GenerationRequest
@@ -39,15 +38,20 @@ TARGET = FakeTarget(eos_every=200)
 PLAN = Plan(draft_length=4, in_flight=2, qos=1)
 
 
-class FakeEngine(SimulatedEngine):
-    """The fake target, watched.
+class FakeEngine:
+    """An `Engine` over the fake target, watched. It holds no keys and values, so it keeps nothing for others.
 
     Attributes:
-        batches: prompts of the items in each step, in order.
-        held: sessions that it was given and not told to free.
-        gate: a step waits until it is set.
-        before: called with the items of each step; may raise.
+        facts: Properties that it tells.
+        heads: Name of a head by version.
+        batches: Prompts of the items in each step, in order.
+        held: Sessions that it was given and not told to free.
+        gate: A step waits until it is set.
+        before: Called with the items of each step; may raise.
     """
+
+    head_model = None
+    memory = None
 
     def __init__(
         self,
@@ -55,22 +59,41 @@ class FakeEngine(SimulatedEngine):
         *,
         max_context: int = CONTEXT,
         tokenizer: TokenizerStatus | None = None,
+        facts: Facts | None = None,
     ) -> None:
-        facts = Facts(FINGERPRINT, max_context, VOCAB, "exact", None, "fake", "fake", tokenizer=tokenizer)
-        super().__init__(facts, TARGET.forward)
+        self._facts = facts or Facts(
+            FINGERPRINT, max_context, VOCAB, "exact", None, "fake", "fake", tokenizer=tokenizer
+        )
+        self.heads: dict[str, str] = {}
         self.batches: list[list[tuple[int, ...]]] = []
         self.held: set[SessionKey] = set()
         self.gate = threading.Event()
         self.gate.set()
         self.entered = threading.Event()
         self.before = before
+        self._pending: dict[SessionKey, WorkItem] = {}
+        self._read: dict[SessionKey, int] = {}
+
+    @property
+    def facts(self) -> Facts:
+        return self._facts
+
+    def decide(self, item: WorkItem) -> tuple[int, ...]:
+        return TARGET.forward(item)
 
     def add(self, item: WorkItem) -> None:
-        super().add(item)
+        self._pending[item.key] = item
         self.held.add(item.key)
 
+    def hold(self, version: str, head: str) -> None:
+        self.heads[version] = head
+
+    def drop(self, version: str) -> str:
+        return self.heads.pop(version, "")
+
     def free(self, key: SessionKey) -> None:
-        super().free(key)
+        self._pending.pop(key, None)
+        self._read.pop(key, None)
         self.held.discard(key)
 
     def release(self, key: SessionKey) -> None:
@@ -79,14 +102,24 @@ class FakeEngine(SimulatedEngine):
     def transfer(self, source: SessionKey, key: SessionKey) -> None:
         raise AssertionError(f"it keeps nothing of {source} for {key}")
 
+    def idle(self) -> bool:
+        return not self._pending
+
     def step(self) -> StepResult:
+        began = time.perf_counter()
         items = list(self._pending.values())
         self.entered.set()
         assert self.gate.wait(PATIENCE)
         self.batches.append([tuple(item.context[: item.prompt_length]) for item in items])
         if self.before is not None:
             self.before(items)
-        return super().step()
+        self._pending.clear()
+        fed = sum(len(one.context) - min(self._read.get(one.key, 0), len(one.context) - 1) for one in items)
+        decided = [(item, self.decide(item)) for item in items]
+        for item, tokens in decided:
+            self._read[item.key] = len(item.context) + len(tokens) - 1
+        ms = int(1000 * (time.perf_counter() - began))
+        return StepResult(decided, ms, len(items), fed + sum(len(item.draft) for item in items))
 
 
 class FakeDrafter(SimulatedDrafter):

@@ -24,7 +24,7 @@ from flexspec_mq.transport.base import Subscription
 
 if TYPE_CHECKING:
     from cloud_worker.engine.thread import EngineThread
-    from cloud_worker.versions.library import Exactness
+    from cloud_worker.versions.loader import HeadLoader
     from flexspec_mq.catalogue.store import Store
     from schemas.status import VersionStatus
 
@@ -55,24 +55,6 @@ class Host(Protocol):
         ...
 
 
-class Loader(Protocol):
-    """Gets heads ready; its methods are called on one thread that is not the engine's."""
-
-    def load(self, name: str, digest: bytes, url: str, thread: EngineThread) -> Exactness:
-        """Fetch a head, hold it in the engine's model under the name of its version, and check it.
-
-        Raises:
-            FetchError: it cannot be had now.
-            UsageError: heads are not read from such a URL, or nothing here can.
-            ModelError: it is bad, or not for this worker. The engine holds nothing of it.
-        """
-        ...
-
-    def drop(self, name: str, thread: EngineThread) -> None:
-        """Let go of the head of a version."""
-        ...
-
-
 class FamilyFollower:
     """Keeps a worker's versions those of its family's catalogue.
 
@@ -85,7 +67,7 @@ class FamilyFollower:
     """
 
     def __init__(
-        self, follower: Follower, store: Store, library: Library, loader: Loader, url: str = ""
+        self, follower: Follower, store: Store, library: Library, loader: HeadLoader, url: str = ""
     ) -> None:
         self._follower = follower
         self._driver = Driver(follower, store)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -14,6 +11,7 @@ from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.doctor.checks import Finding, State, run_checks
 from flexspec_mq.doctor.qualities import broker_checks
 from flexspec_mq.transport.base import LinkSettings
+from tests.doctor.setups import answering
 
 pytestmark = pytest.mark.alone
 
@@ -89,33 +87,6 @@ async def test_login_and_access_rules() -> None:
         assert "--topic" in limited["retained messages"].advice
         own = by_name(await check(closed.host, closed.port, "alice", "right", topic="f1/r/alice"))
         assert is_ok(own["retained messages"])
-
-
-@contextmanager
-def answering(answer: bytes) -> Iterator[int]:
-    """A listener that gives every connection the same answer to its first packet, then hangs up."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(4096)
-                    connection.sendall(answer)
-                    connection.recv(4096)
-
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield server.getsockname()[1]
-        finally:
-            server.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 @pytest.mark.parametrize("answer", [bytes((0x20, 2, 0, 1)), bytes((0x20, 3, 0, 0x84, 0))])

@@ -110,19 +110,6 @@ def test_a_lone_reader_takes_short_steps_beyond_some_pages_where_others_were_her
     assert 8 <= fed(scheduler)["evil"] <= 64
 
 
-def test_a_device_that_has_had_a_page_read_waits_for_one_that_begins() -> None:
-    engine = EngineCore(model_of(), budget=budget())
-    scheduler = engine.scheduler
-    for session in range(8):
-        scheduler.add(prompt("much", session, 400))
-    for _ in range(4):
-        engine.step()
-    scheduler.add(prompt("new", 1, 90))
-    found = fed(scheduler)
-    assert found["new"] == 90
-    assert found["much"] <= 16
-
-
 def test_what_is_read_slowly_is_counted_and_may_be_set() -> None:
     def slowed(device_prefill: int) -> tuple[int, int]:
         engine = EngineCore(model_of(), budget=budget(), device_prefill=device_prefill)

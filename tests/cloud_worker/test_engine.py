@@ -178,14 +178,6 @@ def test_an_engine_counts_and_forgets() -> None:
     assert (len(caches), caches.nbytes) == (0, 0)
 
 
-def test_unread_counts_prefix_and_draft() -> None:
-    engine = EngineCore(model_of(), prefill=60)
-    assert engine.scheduler.unread(item(3, 2, [1, 2, 3])) == 70 + 2 + 3
-    engine.scheduler.add(item(3, 2))
-    assert engine.step() == []
-    assert engine.scheduler.unread(item(3, 2, [1, 2, 3])) == 12 + 3
-
-
 def scheduled(engine: EngineCore) -> list[tuple[int, int]]:
     return sorted((one.item.key[1], len(one.model_input.tokens)) for one in engine.scheduler.schedule())
 
@@ -228,11 +220,6 @@ def test_results_of_dropped_and_replaced_items_do_not_count() -> None:
     scheduler.drop(("stranger", 9))
     assert [scheduler.settle(one, (1,)) for one in (old, gone, new)] == [False, False, True]
     assert list(scheduler.pending.values()) == [unread]
-
-
-def test_sampling_parameters_come_from_the_identity() -> None:
-    one = Identity(1, bytes(16), 0.5, 7, 0.25, 2**64 - 1, (2,), False, 10)
-    assert SamplingParams.of(one) == SamplingParams(0.5, 7, 0.25, 2**64 - 1)
 
 
 def test_what_reading_adds_to_a_forward_is_counted_where_rows_are_given_out() -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -19,6 +20,7 @@ from cloud_worker.engine.thread import EngineThread
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.versions.follower import FamilyFollower
 from cloud_worker.versions.library import Exactness, Library
+from cloud_worker.versions.loader import HeadLoader
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import GenerationRequest
 from flexspec_mq.catalogue import editing
@@ -94,7 +96,7 @@ class Place:
             Follower(FAMILY, self.operator.root.public, store.load()),
             store,
             Library("base", "exact"),
-            SaltLoader(engine, self.folder / "cache"),
+            cast(HeadLoader, SaltLoader(engine, self.folder / "cache")),
         )
         worker = CloudWorker(WorkerSettings(worker=name, drain=PATIENCE, status_every=60.0), engine, family)
         run = asyncio.create_task(worker.run(broker.link, link_to(f"w-{name}")))

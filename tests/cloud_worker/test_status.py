@@ -10,7 +10,6 @@ import pytest
 
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.interface import Facts, Recommended
-from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
@@ -20,6 +19,7 @@ from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, candidate, register
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import WorkerStatus
+from tests.daemons import FakeEngine
 from tests.models.tiny_checkpoints import save, tiny_llama
 
 
@@ -44,7 +44,7 @@ def test_the_status_recommends_what_the_makers_do(
     facts = Facts(
         bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", recommended=Recommended.of(generation)
     )
-    worker = CloudWorker(WorkerSettings(worker="w"), SimulatedEngine(facts, lambda _: ()))
+    worker = CloudWorker(WorkerSettings(worker="w"), FakeEngine(facts=facts))
     (born,) = worker.link_settings(LinkSettings(client_id="w")).birth()
     read = Codec().decode_status(born.payload, WorkerStatus)
     assert (read.temperature, read.top_k, read.top_p) == expected

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import pytest
 
 from cloud_worker.engine.interface import Facts
-from cloud_worker.engine.simulated import SimulatedEngine
 from cloud_worker.engine.timing import Timings, timed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
@@ -20,11 +19,12 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import MAX_MS, WorkerStatus
 from tests.cloud_worker.test_engine import model_of
+from tests.daemons import FakeEngine
 
 
 def status(timings: Timings | None) -> WorkerStatus:
     facts = Facts(bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", timings=timings)
-    worker = CloudWorker(WorkerSettings(worker="w"), SimulatedEngine(facts, lambda _: ()))
+    worker = CloudWorker(WorkerSettings(worker="w"), FakeEngine(facts=facts))
     (born,) = worker.link_settings(LinkSettings(client_id="w")).birth()
     return Codec().decode_status(born.payload, WorkerStatus)
 

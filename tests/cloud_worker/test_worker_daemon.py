@@ -105,13 +105,6 @@ async def test_cancel_reaches_the_worker_while_a_forward_runs() -> None:
         await check(node, [wanting(2)])
 
 
-async def test_a_full_worker_lets_others_wait() -> None:
-    broker = MemoryBroker()
-    async with worker_at(broker.link, "w1", capacity=1) as daemon, edge_at(broker.link) as node:
-        await check(node, [wanting(number, limit=10) for number in range(3)])
-        assert daemon.worker.machine.counters.busy > 0
-
-
 async def test_an_edge_that_vanishes_costs_its_lease() -> None:
     broker = MemoryBroker()
     async with (

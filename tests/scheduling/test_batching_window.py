@@ -88,10 +88,7 @@ def test_nobody_is_waited_for_before_it_came_back_once_or_before_a_step() -> Non
     window.answered(B, 0.0)
     assert window.wait({A}, 0.0) == 0.0
     assert BatchingWindow().wait({A}, 0.0) == 0.0
-
-
-def test_with_nothing_ready_there_is_no_step_to_hold() -> None:
-    assert knowing(a=0.01).wait((), 0.0) == 0.0
+    assert knowing(a=0.01).wait((), 0.0) == 0.0  # nothing is ready
 
 
 def test_one_that_was_late_is_late_until_it_is_soon_again() -> None:

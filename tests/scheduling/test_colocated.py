@@ -165,15 +165,6 @@ def test_an_end_of_text_in_the_workers_own_draft_ends_draft_and_verdict() -> Non
     assert drafts.drafted == end
 
 
-def test_sessions_without_room_are_not_drafted_for() -> None:
-    scripted = Scripted(random.Random(1), right=1.0)
-    engine = EngineCore(model_of(), prefill=1000, drafts=ColocatedDrafts(scripted, "draft"))
-    for start in range(3):
-        engine.scheduler.add(with_room(1, start, 0))
-        run(engine)
-    assert scripted.asked == []
-
-
 def test_one_that_raises_is_not_asked_again_and_the_texts_go_on(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(Scripted):
         def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:

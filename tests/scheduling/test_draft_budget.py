@@ -75,12 +75,6 @@ def test_a_session_that_usually_gets_more_bears_longer_forwards() -> None:
     assert (plain.granted[key(2)], used_to.granted[key(2)]) == (0, 3)
 
 
-def test_rows_that_cost_nothing_are_all_granted_and_dear_ones_none() -> None:
-    free = learned(DraftBudget(), 40.0, 0.0, 0.0).allocate({key(1): 4}, 1)
-    dear = learned(DraftBudget(), 1.0, 0.0, 40.0).allocate({key(1): 4}, 1)
-    assert (free.granted, dear.granted) == ({key(1): 4}, {key(1): 0})
-
-
 def test_before_anything_is_known_all_rows_are_granted() -> None:
     drafts = {key(n): 8 for n in range(40)}
     assert DraftBudget().allocate(drafts, 40).granted == drafts
@@ -274,11 +268,6 @@ def test_one_slow_forward_does_not_make_rows_dear_for_ever() -> None:
     for _ in range(150):
         cost.saw((10, 0), 50.0)  # as they seem dear
     assert cost.more(1) < 2.0
-
-
-def test_nothing_is_known_of_costs_before_the_first() -> None:
-    cost = LinearCost((0.1,))
-    assert (cost.known, cost.of((5,)), cost.more(0)) == (False, 0.0, 0.0)
 
 
 def test_tokens_right_counts_up_to_the_first_that_differs() -> None:

@@ -51,12 +51,6 @@ def test_every_device_has_a_row_and_those_with_few_sessions_lose_little(
         assert len(chosen) == len(waiting)
 
 
-def test_one_device_alone_has_all_rows() -> None:
-    waiting = [("a", session) for session in range(60)]
-    assert sharing(waiting, dear, 64) == waiting
-    assert sharing(waiting, dear, 16) == waiting[:16]
-
-
 def test_prompts_of_one_device_weigh_no_more_than_those_of_others() -> None:
     good = [("good", 1)]
     assert weight(good, {}) == 1
@@ -67,13 +61,6 @@ def test_prompts_of_one_device_weigh_no_more_than_those_of_others() -> None:
     assert weight(good, {"good": 40}) == 41
     crowd = {f"device {number}": 1 for number in range(16)}
     assert weight(good, crowd) == 17
-
-
-def test_sixty_sessions_of_one_device_do_not_slow_down_three_of_others() -> None:
-    waiting = [("evil", session) for session in range(60)] + [(f"good{n}", 1) for n in range(3)]
-    chosen = sharing(waiting, dear, 64)
-    assert set(waiting[60:]) < set(chosen)
-    assert dear(len(chosen)) <= 1.05 * dear(4)
 
 
 def test_a_prompt_that_is_read_counts_as_a_session_that_waits() -> None:

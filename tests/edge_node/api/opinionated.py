@@ -26,8 +26,10 @@ class Opinionated(FakeEngine):
     def __init__(self, recommended: Recommended) -> None:
         super().__init__(self._note)
         self._recommended = recommended
-        self._decide = lambda item: TARGET.forward(replace(item, identity=_drawn(item.identity)))
         self.asked: set[tuple[float, int, float]] = set()
+
+    def decide(self, item: WorkItem) -> tuple[int, ...]:
+        return TARGET.forward(replace(item, identity=_drawn(item.identity)))
 
     def _note(self, items: Sequence[WorkItem]) -> None:
         self.asked |= {(round(i.identity.temperature, 6), i.identity.top_k, i.identity.top_p) for i in items}
