@@ -64,9 +64,7 @@ class Allocation:
     def grant(self, drafts: Mapping[SessionKey, tuple[int, float]], most: int) -> None:
         """Give rows to the drafts of edges: as many as are best in all, to those where they are worth most.
 
-        Args:
-            drafts: Number of tokens by session, and how likely each is right if all before it are.
-            most: rows in all.
+        A draft has a number of tokens, and a probability that each is right if all before it are.
         """
         order = [
             (gain, key, confidence)
@@ -93,9 +91,8 @@ class Allocation:
     def worth_calling(self, wanted: Mapping[SessionKey, tuple[float, float]]) -> list[SessionKey]:
         """Sessions that the next forward of the draft is best run for; none if it is not worth its time.
 
-        Args:
-            wanted: Probability by session that its token is right, if all before it are; and tokens that the draft has
-                to read for each forward that it will be of use in.
+        Wanted are, by session, the probability that its token is right if all before it are, and the tokens that the
+        draft has to read for each forward that it will be of use in.
         """
         gains = sorted(((self._gain(key, one), key) for key, (one, _) in wanted.items()), reverse=True)
         least = _Least({key: self._gets(key) for key in self.usual})
@@ -111,12 +108,7 @@ class Allocation:
         return [key for _, key in gains[:chosen]]
 
     def call_cost(self, sessions: int, unread: float = 0.0) -> float:
-        """Tokens that each of so many sessions loses by a forward of the draft over them, all others counted in.
-
-        Args:
-            sessions: how many.
-            unread: tokens that the draft has to read for them, for each forward that they will be of use in.
-        """
+        """Tokens that each of so many sessions loses by a forward of the draft over them, all others counted in."""
         base, each = self.call
         return self._loss(base + sessions * each + unread * self.read) / sessions
 

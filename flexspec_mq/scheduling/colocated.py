@@ -117,13 +117,8 @@ class _Path:
 class ColocatedDrafts:
     """Drafts for the sessions of a worker, on the engine's thread.
 
-    Drafts are hints: a drafter that raises is not asked again, and the texts go on without it.
-
-    Args:
-        drafter: proposes; knows token ids only.
-        name: Name of the draft, for people.
-        most_tokens: Tokens of contexts that it may hold; beyond, those drafted for longest ago are forgotten.
-        clock: Seconds; times the drafter's forwards.
+    Drafts are hints: a drafter that raises is not asked again, and the texts go on without it. Beyond so many tokens of
+    contexts, the sessions that were drafted for longest ago are forgotten.
 
     Attributes:
         name: empty once it has failed.
@@ -160,11 +155,6 @@ class ColocatedDrafts:
         A session whose prompt the drafter has not read to its end gets none of the model in this step: a piece of it
         is read, if it is going to be worth that. Tokens found by lookup take no forward of the model, and no prompt
         that was read.
-
-        Args:
-            items: Items that the next forward decides.
-            rows: Rows of that forward; takes what is drafted in.
-            budget: told what the forwards of the draft took.
         """
         self.drafted = 0
         drafter = self._drafter

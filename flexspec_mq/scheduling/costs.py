@@ -34,10 +34,8 @@ _LEAST = 0.05
 class LinearCost:
     """Milliseconds of a forward as a line over counts: some in any case, and so many more for each unit of a count.
 
-    Where the newest forwards hardly differ in a count, they do not tell what it costs; then it costs what is usual.
-
-    Args:
-        usual: Usual cost of one more of each count, as a share of a mean forward.
+    Where the newest forwards hardly differ in a count, they do not tell what it costs; then it costs what is usual: a
+    share of a mean forward, given for each count.
     """
 
     def __init__(self, usual: Sequence[float]) -> None:
@@ -54,12 +52,7 @@ class LinearCost:
         return self._line is not None
 
     def saw(self, counts: Sequence[float], ms: float) -> None:
-        """A forward is done.
-
-        Args:
-            counts: Load of the forward, one number for each of `usual`.
-            ms: how long it took.
-        """
+        """A forward took so many ms that carried these counts."""
         x = np.array([1.0, *counts])
         self._squares = _FORGET * self._squares + np.outer(x, x)
         self._products = _FORGET * self._products + ms * x
@@ -79,11 +72,7 @@ class LinearCost:
             self._mean *= _CHEAPER
 
     def more(self, count: int) -> float:
-        """Milliseconds of one more unit of a count; 0 before any forward.
-
-        Args:
-            count: Index in `usual`.
-        """
+        """Milliseconds of one more unit of the count at this index; 0 before any forward."""
         if self._line is None:
             return 0.0
         return max(float(self._line[1 + count]), _LEAST * float(self._usual[count]) * self._mean)
@@ -117,11 +106,9 @@ class MeasuredCost:
         self._forwards += 1
 
     def of(self, sessions: int, each: float) -> float | None:
-        """Milliseconds; None if no forward lately decided so many or less.
+        """Milliseconds for so many sessions; None if no forward lately decided as many or fewer.
 
-        Args:
-            sessions: how many.
-            each: milliseconds of a session more, for what was not measured.
+        A session more than were measured takes `each`.
         """
         known = [
             number

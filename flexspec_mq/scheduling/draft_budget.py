@@ -63,14 +63,12 @@ class _Acceptance:
 class DraftBudget:
     """Estimates of rows, of the draft's forwards and of each session's drafts.
 
-    Args:
-        rationed: False grants every row and every forward of the draft, whatever it costs.
-
     Attributes:
-        cut: drafted tokens of edges that the newest forward puts off.
+        cut: Drafted tokens of edges that the newest forward puts off.
     """
 
     def __init__(self, *, rationed: bool = True) -> None:
+        """Make a budget; without rationing every row and forward of the draft is granted, whatever it costs."""
         self._rationed = rationed
         self._forward = LinearCost((_SESSION, _ROW, _PIECE))
         self._plain = MeasuredCost()
@@ -89,13 +87,7 @@ class DraftBudget:
         calls: Sequence[tuple[int, float]] = (),
         read: float | None = None,
     ) -> None:
-        """Begin with what was timed before any text; what forwards of texts take replaces it.
-
-        Args:
-            forwards: Milliseconds of the target, by sessions and drafted tokens.
-            calls: Milliseconds of the draft, by sessions.
-            read: ms that it takes for a token of a prompt.
-        """
+        """Begin with what was timed before any text, see `Timings`; what forwards of texts take replaces it."""
         for sessions, rows, ms in forwards:
             for _ in range(_PRIMES):
                 self.saw(sessions, rows, ms)
@@ -108,10 +100,7 @@ class DraftBudget:
     def allocate(self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0) -> Allocation:
         """Give the drafted tokens of edges their rows; the worker's own may follow.
 
-        Args:
-            drafts: how many tokens there are for each session that the forward decides, maybe none.
-            sessions: Sessions that the forward is for, as `fair_shares.weight` counts them.
-            reading: ms that the forward takes for these.
+        The forward is for so many sessions, as `fair_shares.weight` counts them, and reads prompts for so many ms.
         """
         plain = self._forward.of((len(drafts), 0, 0)) if self._rationed else 0.0
         call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * plain, 0.0)
@@ -139,14 +128,7 @@ class DraftBudget:
         return _PRIOR[0] if known is None else known.share
 
     def decided(self, key: SessionKey, tokens: int, accepted: int, *, wrong: bool) -> None:
-        """A forward decided tokens of a session.
-
-        Args:
-            key: Session.
-            tokens: how many.
-            accepted: Tokens among these that the edge had drafted.
-            wrong: the next token of the edge's draft was not right.
-        """
+        """A forward decided tokens of a session, some drafted by the edge; the next of its draft was wrong or not."""
         self._got[key] = _newer(self._got.get(key), float(tokens))
         if not accepted and not wrong:
             return
@@ -163,14 +145,7 @@ class DraftBudget:
         self._offered.pop(key, None)
 
     def saw(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
-        """A forward of the target is done that decided something.
-
-        Args:
-            sessions: Sessions that it decided.
-            rows: drafted tokens of these that it verified.
-            ms: how long it took.
-            reading: tokens of prompts that it read beside. A crowded worker reads some in nearly every forward.
-        """
+        """A forward of the target decided sessions, verified rows of theirs, and read tokens of prompts beside."""
         self._forward.saw((sessions, rows, reading), ms)
         if reading:
             self._plain.passed()

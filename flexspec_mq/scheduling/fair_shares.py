@@ -97,11 +97,8 @@ def weight(writing: Collection[SessionKey], reading: Mapping[str, int]) -> int:
     """Number of sessions for whose sake a forward should be short, when drafts ask for rows or forwards of a draft.
 
     Prompts of one device, however many wait to be read, count for no more than the sessions of the device that has
-    the fewest: they are read a few at a time, and others would get no drafts for as long as they wait.
-
-    Args:
-        writing: sessions that the forward decides.
-        reading: Number of sessions by device that have a prompt that is not read to its end.
+    the fewest: they are read a few at a time, and others would get no drafts for as long as they wait. `reading` is
+    the number of sessions by device whose prompt is not read to its end.
     """
     sessions = Counter(edge for edge, _ in writing) + Counter(reading)
     most = min(sessions.values()) if len(sessions) > 1 else inf

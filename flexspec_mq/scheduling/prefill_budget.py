@@ -107,13 +107,7 @@ class PrefillBudget:
     _owed: bool = False
 
     def saw(self, writing: int, read: int, ms: float) -> None:
-        """A forward is done.
-
-        Args:
-            writing: tokens that it fed for sessions that write.
-            read: tokens of prefixes.
-            ms: how long it took.
-        """
+        """A forward took so many ms that fed tokens for sessions that write, and read tokens of prefixes."""
         if read:
             if self._owed:
                 self._saved -= max(0.0, ms - self._alone.at(writing))
@@ -132,11 +126,7 @@ class PrefillBudget:
         self._owed = False
 
     def budget(self, writing: int) -> int:
-        """Tokens that the next forward may read.
-
-        Args:
-            writing: tokens that it feeds for sessions that write.
-        """
+        """Tokens that the next forward may read beside so many that it feeds for sessions that write."""
         if not writing:
             fits = self._reads(max(self.target, self.stretch * self._light[1]))
             if fits < self.most and self._since_light >= _PROBE_LIGHT - 1:
@@ -152,13 +142,8 @@ class PrefillBudget:
     def spare(self, writing: int, share: float) -> int:
         """Tokens that the next forward may read for a device that has had some read, while others write.
 
-        Over many forwards they add a share of what these take without them, as measured, so whatever the tokens cost
-        that stand before them: a piece is read where so much time was saved, and most forwards read nothing. Ask once
-        for each forward and such device.
-
-        Args:
-            writing: tokens that it feeds for sessions that write.
-            share: Share of the time.
+        Over many forwards they add a share of what these take without them, whatever the tokens cost: a piece is read
+        where so much time was saved, and most forwards read nothing. Ask once for each forward and such device.
         """
         alone = self._alone.at(writing)
         if not alone:
@@ -175,20 +160,11 @@ class PrefillBudget:
         return int(share * self._alone.at(writing) / each) if each else self.least
 
     def within(self, stretch: float) -> int:
-        """Tokens that a forward may read which does nothing else.
-
-        Args:
-            stretch: so many times what one takes that reads the least, it may take.
-        """
+        """Tokens that a forward may read which does nothing else and takes so many times the shortest one."""
         return self._reads(stretch * self._light[1]) if self._light[1] else _PIECE
 
     def adds(self, writing: int, unread: int) -> float:
-        """Ms that reading adds to the next forward, as far as is known.
-
-        Args:
-            writing: tokens that it feeds for sessions that write.
-            unread: tokens that are to be read.
-        """
+        """Ms that reading of so many unread tokens adds to the next forward, as far as is known."""
         if not unread:
             return 0.0
         each = self._each(writing) if writing else self._only_reading()[1]

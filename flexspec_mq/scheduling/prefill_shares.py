@@ -70,13 +70,7 @@ class PrefillUsage:
 
 
 class PrefillShares:
-    """Divides what a forward may read.
-
-    Args:
-        most: tokens that one forward may read.
-        budget: says that anew for each forward instead, if there is one.
-        device: tokens that one device may have read at full speed while others write.
-        share: Share of the time that it gets beyond these.
+    """Divides what a forward may read: `most` tokens, or what the budget says; see `device_prefill` of the settings.
 
     Attributes:
         usage: Prefill usage of the devices; told what is read.
@@ -176,12 +170,7 @@ class PrefillShares:
 
 
 def divide(budget: int, unread: Mapping[_Key, int]) -> dict[_Key, int]:
-    """Equal shares of a budget, none below the quantum but the last one; what is left goes to the first.
-
-    Args:
-        budget: tokens.
-        unread: how many tokens each can use, the first to be served first.
-    """
+    """Equal shares of a budget, none below the quantum but the last; the first is served first and gets the rest."""
     shares: dict[_Key, int] = {}
     left = budget
     for place, (key, most) in enumerate(unread.items()):

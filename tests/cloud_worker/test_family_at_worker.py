@@ -49,11 +49,7 @@ SALT = "salt"
 class HeadedEngine(FakeEngine):
     """The fake target with heads, each of which writes other texts."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._decide = self._decide_by_head
-
-    def _decide_by_head(self, item: WorkItem) -> tuple[int, ...]:
+    def decide(self, item: WorkItem) -> tuple[int, ...]:
         salt = int(self.heads.get(item.version) or 0)
         identity = msgspec.structs.replace(item.identity, seed=item.identity.seed + salt)
         return TARGET.forward(dataclasses.replace(item, identity=identity))

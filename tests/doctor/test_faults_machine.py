@@ -56,27 +56,22 @@ async def alone(part: str, *flags: str, env: dict[str, str] | None = None) -> To
 # The model
 
 
-async def test_model_missing() -> None:
-    told = await alone("edge", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{free_port()}")
+@pytest.mark.parametrize(
+    ("part", "flag", "where", "words"),
+    [
+        ("edge", "--draft", "/no/such/folder", "there is no folder /no/such/folder"),
+        pytest.param("cloud", "--draft", "/no/such/folder", "/no/such/folder", marks=pytest.mark.model),
+        ("cloud", "--target", "", "it has no config.json"),
+    ],
+)
+async def test_model_missing(part: str, flag: str, where: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    told = await alone(part, flag, where or str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
     assert told.failures == ["model missing", "broker down"]
     found = told.document["findings"][3]
-    assert "there is no folder /no/such/folder" in found["detail"]
-    assert "checkpoint folder" in found["advice"]
+    assert words in found["detail"]
+    assert found["advice"]
     assert told.code == 3  # the first fault's
-
-
-@pytest.mark.model
-async def test_model_missing_as_the_workers_draft_is_not_there() -> None:
-    told = await alone("cloud", "--draft", "/no/such/folder", "--broker", f"127.0.0.1:{free_port()}")
-    assert told.failures == ["model missing", "broker down"]
-    assert "/no/such/folder" in told.out
-
-
-async def test_model_missing_of_an_incomplete_folder(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"")
-    told = await alone("cloud", "--target", str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
-    assert told.failures == ["model missing", "broker down"]
-    assert "it has no config.json" in told.out
 
 
 async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path) -> None:
@@ -170,34 +165,33 @@ async def test_disk_full(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_disk))
     async with worker(own_mosquitto):
-        findings = await look(at(own_mosquitto))
-    found = the_fault(findings, "disk full")
+        found = the_fault(await look(at(own_mosquitto)), "disk full")
     assert found.name == "cache"
     assert str(tiny_disk) in found.detail
     assert "No space left" in found.detail
     assert "XDG_CACHE_HOME" in found.advice
     assert found.exit_code == 1
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
+    found = the_fault(await look_at_worker(at(own_mosquitto)), "disk full")
+    assert found.name == "temp"
+    assert "TMPDIR" in found.advice
     assert names_in(tiny_disk) == []  # the probe is gone
 
 
-async def test_disk_full_of_temporary_files(
-    own_mosquitto: PrivateBroker, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tiny_disk))
-    findings = await look_at_worker(at(own_mosquitto))
-    found = the_fault(findings, "disk full")
-    assert found.name == "temp"
-    assert "TMPDIR" in found.advice
-
-
-async def test_a_disk_with_less_room_than_the_default_model_needs(
+async def test_a_cache_without_room_for_the_default_model_or_that_is_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def fault(needs: int) -> str:
+        report = Report("cache")
+        await machine.check_cache(report, needs)
+        return the_fault(report.findings, "disk full").detail
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    report = Report("cache")
-    await machine.check_cache(report, shutil.disk_usage(tmp_path).total)
-    found = the_fault(report.findings, "disk full")
-    assert "the default model needs" in found.detail
+    assert "the default model needs" in await fault(shutil.disk_usage(tmp_path).total)
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "is a file" in await fault(0)
 
 
 def test_what_a_device_still_has_to_write_to_its_cache(
@@ -219,14 +213,6 @@ def test_what_a_device_still_has_to_write_to_its_cache(
     (default_graphs_folder() / MANIFEST).touch()
     assert cache_needs(drafts) == 0
     assert cache_needs(EdgeSettings(draft=str(tmp_path / "mine"))) == 0
-
-
-async def test_a_file_where_a_folder_should_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cache").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    report = Report("cache")
-    await machine.check_cache(report, 0)
-    assert "is a file" in the_fault(report.findings, "disk full").detail
 
 
 # Packages
@@ -308,11 +294,15 @@ async def test_settings_that_cannot_be_used_are_a_finding(tmp_path: Path) -> Non
     assert told.failures == ["settings"]
 
 
-async def test_a_flag_that_nobody_knows() -> None:
+async def test_a_flag_that_nobody_knows_and_help() -> None:
     told = await doctor("--brokr", "127.0.0.1:1883")
     assert told.code == 2
     assert "unrecognized arguments: --brokr" in told.err
     assert "flexspec-edge doctor --help" in told.err
+    told = await command("-m", "flexspec_mq.cli", "doctor", "--help")
+    assert told.code == 0
+    assert "--cloud-config" in told.out
+    assert "Exit codes" in told.out
 
 
 async def test_secrets_are_never_told(mosquitto: PrivateBroker, tmp_path: Path) -> None:
@@ -382,13 +372,6 @@ async def test_ctrl_c(mosquitto: PrivateBroker) -> None:
     assert b"Traceback" not in err
 
 
-async def test_help_says_what_there_is() -> None:
-    told = await command("-m", "flexspec_mq.cli", "doctor", "--help")
-    assert told.code == 0
-    assert "--cloud-config" in told.out
-    assert "Exit codes" in told.out
-
-
 async def test_packages_without_torch() -> None:
     """Packages that run a model are named as missing, and the rest is checked all the same."""
     hide = (
@@ -407,16 +390,8 @@ async def test_packages_without_torch() -> None:
         "from edge_node.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    flags = (
-        "--broker",
-        f"127.0.0.1:{free_port()}",
-        "--draft",
-        ".",
-        "--draft-engine",
-        "compact",
-        "--api-port",
-        "0",
-    )
+    where = f"127.0.0.1:{free_port()}"
+    flags = ("--broker", where, "--draft", ".", "--draft-engine", "compact", "--api-port", "0")
     told = await command("-c", hide, "doctor", "--json", *flags)
     assert told.failures == ["packages", "model missing", "broker down"]
     found = told.document["findings"][0]
