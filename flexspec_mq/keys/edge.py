@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from dataclasses import dataclass, field
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -15,6 +16,7 @@ from flexspec_mq.keys.envelope import (
     Cipher,
     Envelope,
     Introduction,
+    ReplayWindow,
     cipher,
     enveloped,
     is_keyed,
@@ -22,7 +24,6 @@ from flexspec_mq.keys.envelope import (
     wanted_session,
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.keys.keyring import Keyring, Peer
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.trust import Trust
 from schemas.messages import Close, Draft, Open, Poll
@@ -33,6 +34,63 @@ _MOST_ENDED: Final = 256
 _BATCHES: Final = (Draft, Poll)
 _SPACING: Final = 0.25
 """Seconds from one answer to a worker that wants the key, to the next of that session."""
+
+_MOST_WORKERS, _MOST_LIVES = 8, 2
+"""Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
+_MOST_OVER: Final = 256
+"""Earlier lives that are remembered as such."""
+
+
+@dataclass(slots=True)
+class Peer:
+    """A worker of a session, in one of its lives."""
+
+    name: str
+    serial: bytes
+    up: Cipher
+    down: Cipher
+    replays: ReplayWindow = field(default_factory=ReplayWindow)
+
+
+@dataclass(slots=True)
+class Keyring:
+    """All keys of one session.
+
+    Attributes:
+        sent: messages so far, under whichever key.
+        newest: draft or poll, and the worker that it went to; None once that worker was polled for want of the key.
+        asked_at: when a worker may be polled so again.
+        revoked: workers that were.
+        over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
+    """
+
+    session: SessionContext
+    private: X25519PrivateKey
+    opening: Cipher
+    sent: int = 0
+    peers: OrderedDict[bytes, Peer] = field(default_factory=OrderedDict)
+    newest: tuple[str, Draft | Poll] | None = None
+    asked_at: float = 0.0
+    revoked: set[str] = field(default_factory=set)
+    over: ExpiringMap[bytes, bool] = field(default_factory=lambda: ExpiringMap(most=_MOST_OVER))
+
+    def with_worker(self, name: str) -> Peer | None:
+        """A worker in its newest life; None if it has no key here."""
+        for peer in reversed(self.peers.values()):
+            if peer.name == name:
+                return peer
+        return None
+
+    def add(self, ephemeral: bytes, peer: Peer) -> None:
+        """Keep one more, and no more of a worker than its newest lives: others' keys are not its to push out."""
+        lives = [key for key, known in self.peers.items() if known.name == peer.name]
+        for key in lives[: 1 - _MOST_LIVES]:
+            del self.peers[key]
+            self.over.put(key, True, 0.0)
+        if not lives and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
+            oldest = next(iter(self.peers.values())).name
+            self.peers = OrderedDict((key, one) for key, one in self.peers.items() if one.name != oldest)
+        self.peers[ephemeral] = peer
 
 
 @dataclass(frozen=True, slots=True)

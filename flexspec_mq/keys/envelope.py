@@ -42,6 +42,9 @@ _HEAD = Struct("<BBI")  # marker, kind, session
 _FLAGS = tuple(bytes((PROTOCOL_VERSION << 4 | code,)) for code in range(16))
 _MARKED, _WANTS = bytes((MARKER,)), bytes((MARKER, _WANTED << 4))
 _CUT_OFF = "a payload under keys is cut off"
+WIDTH: Final = 1024
+"""How far behind the newest a message may come and still be told from a copy."""
+_ALL: Final = (1 << WIDTH) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,3 +277,28 @@ def _piece(payload: bytes, at: int, size: int) -> tuple[bytes, int]:
     if end > len(payload):
         raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
     return payload[at:end], end
+
+
+class ReplayWindow:
+    """The window of IPsec (RFC 4303, 3.4.3): takes each counter once, in any order within `WIDTH` of the newest."""
+
+    def __init__(self) -> None:
+        self._newest = -1
+        self._taken = 0  # bit i: newest - i was taken
+
+    def take(self, counter: int) -> None:
+        """Note a message whose key was right.
+
+        Raises:
+            KeysRefused: it was taken before, or is too old to tell.
+        """
+        ahead = counter - self._newest
+        if ahead > 0:
+            self._taken = (self._taken << min(ahead, WIDTH) | 1) & _ALL
+            self._newest = counter
+            return
+        if -ahead >= WIDTH or self._taken >> -ahead & 1:
+            raise KeysRefused(
+                KeyReason.REPLAYED, f"message {counter} of its sender, after {self._newest}, again"
+            )
+        self._taken |= 1 << -ahead

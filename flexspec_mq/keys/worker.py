@@ -15,6 +15,7 @@ from flexspec_mq.keys.envelope import (
     Cipher,
     Envelope,
     Introduction,
+    ReplayWindow,
     cipher,
     enveloped,
     is_keyed,
@@ -23,7 +24,6 @@ from flexspec_mq.keys.envelope import (
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.keys.replays import ReplayWindow
 from flexspec_mq.keys.trust import Trust
 
 _AFTER_THE_LEASE: Final = 120.0

@@ -106,15 +106,6 @@ def test_what_a_device_may_write_is_spelled_out_where_it_is_known() -> None:
     assert written(pinned, of_any_version) == own | {"f1/o/+/alice", "f1/d/w1/alice", "f1/d/w2/alice"}
 
 
-def test_a_worker_is_pinned_to_its_name_and_an_operator_writes_only_to_itself() -> None:
-    text = access_file([ALICE, User("w1", Role.WORKER, "x"), User("ops", Role.OPERATOR, "x")])
-    worker = text.partition("user w1\n")[2].partition("\n\n")[0].splitlines()
-    assert "topic read f1/d/w1/+" in worker
-    assert "topic write f1/w/w1" in worker
-    operator = text.partition("user ops\n")[2]
-    assert all("f1/r/ops/check" in line for line in operator.splitlines() if "write" in line)
-
-
 def test_a_missing_program_names_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("broker.launcher.shutil.which", lambda *_a, **_k: None)
     with pytest.raises(BrokerError, match="not installed") as missing:

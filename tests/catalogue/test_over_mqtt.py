@@ -13,8 +13,7 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower, Refused
 from flexspec_mq.catalogue.refusals import Reason
 from flexspec_mq.catalogue.signing import seal
-from flexspec_mq.errors import PublishRefused
-from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, Link, LinkSettings
+from flexspec_mq.transport.base import Inbound, Link, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.catalogue.family import ATTACKS, FAMILY, LATER, NOW, ONLINE, ROOT, catalogue, key_set, sealed
 
@@ -47,19 +46,6 @@ async def messages(link: Link) -> AsyncIterator[Inbound]:
     async for event in link.events():
         if isinstance(event, Inbound):
             yield event
-
-
-@pytest.mark.parametrize("topic", TOPICS)
-async def test_only_a_publisher_may_write(secured: PrivateBroker, topic: str) -> None:
-    for name, role in USERS.items():
-        async with link_of(secured, name) as link:
-            if role is Role.PUBLISHER:
-                await publish(link, topic, b"")
-                continue
-            for retain in (True, False):
-                with pytest.raises(PublishRefused) as refused:
-                    await link.publish(topic, b"mine", qos=1, retain=retain)
-                assert refused.value.reason_code == NOT_AUTHORIZED
 
 
 @pytest.mark.parametrize("reader", USERS)

@@ -18,7 +18,9 @@ from flexspec_mq.keys.envelope import (
     MARKER,
     SEAL,
     TAG,
+    WIDTH,
     Introduction,
+    ReplayWindow,
     cipher,
     enveloped,
     is_keyed,
@@ -27,7 +29,6 @@ from flexspec_mq.keys.envelope import (
     wanted_session,
 )
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.keys.replays import WIDTH, ReplayWindow
 from schemas.messages import Fin, Verdict
 
 GOLDEN = Path(__file__).parent / "golden" / "v1-envelopes.hex"

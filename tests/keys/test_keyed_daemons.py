@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
+from flexspec_mq.errors import LinkRefused, WorkerError
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
 from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import KeyReason
@@ -253,14 +253,3 @@ async def test_a_device_that_restarts_believes_nothing_of_before(tmp_path: Path)
         async with edge_at(broker.link, keys=file) as after:
             await check(after, [wanting(2)])
             await until(lambda: not daemon.kept)
-
-
-def test_keys_of_another_name_are_refused_at_the_start(tmp_path: Path) -> None:
-    keys = KeyedDeployment(tmp_path)
-
-    async def starts() -> None:
-        async with edge_at(MemoryBroker().link, "other", keys=keys.edge_file("edge")):
-            pass
-
-    with pytest.raises(UsageError, match="those of the edge edge, and this is the edge other"):
-        asyncio.run(starts())

@@ -43,13 +43,6 @@ def test_a_file_of_another_name_ends_the_daemon_at_once(
     assert "give it the files of its own name" in said
 
 
-def test_a_file_that_all_can_read_ends_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = KeyedDeployment(tmp_path).worker_file("w1")
-    path.chmod(0o644)
-    assert cloud(["--worker", "w1", "--keys", str(path)]) == 2
-    assert f"chmod 600 {path}" in capsys.readouterr().err
-
-
 async def test_what_is_not_believed_is_counted_by_reason(tmp_path: Path) -> None:
     keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
     async with (
