@@ -1,12 +1,8 @@
-"""A target family that evolves: updates under load, and canaries that are bad.
+"""A target family that evolves: updates under load, and the rule by which canaries are judged.
 
-Everything but `rule`, which judges simulated answers, runs as users run it: Mosquitto, ``flexspec-cloud``,
-``flexspec-edge serve`` and ``flexspec head`` as processes, with the default model and the heads that ship. Texts are
-compared with what transformers and peft write with the same base and head, one text at a time.
-
-`watch` publishes good canaries and four bad ones: the base's upper layers in reverse order, all of them and ten, a
-head of which half as much is accepted, and the base at a worker of its own that may run for a fifth of the time only.
-All versions of one worker share its steps, so that a head which slows them slows the stable version as well.
+`updates` runs as users run it: Mosquitto, ``flexspec-cloud``, ``flexspec-edge serve`` and ``flexspec head`` as
+processes, with the default model and the heads that ship. Texts are compared with what transformers and peft write with
+the same base and head, one text at a time. `rule` judges simulated answers of good canaries and of bad ones.
 """
 
 from __future__ import annotations
@@ -18,7 +14,6 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import inf
 from typing import Any
 
 from flexspec_mq.daemon.main import run_main
@@ -26,13 +21,10 @@ from flexspec_mq.errors import UsageError
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks import _common
 from lab.benchmarks.serve.texts import Asked, Tokens
-from lab.benchmarks.updates.canaries import MOST_GOOD
 from lab.benchmarks.updates.rolling import Rolled, updates
 from lab.benchmarks.updates.simulated import ANSWERS, judged
-from lab.benchmarks.updates.watched import watched
 
-SECTIONS = ("updates", "watch", "rule")
-QUICK_SECTIONS = ("updates", "rule")
+SECTIONS = ("updates", "rule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +33,6 @@ class Sizes:
 
     Attributes:
         updates, sessions, texts, tokens: in a row, under so many sessions, of different texts, of so many tokens.
-        good: canaries that must not be aborted, beside those that must.
-        canary_tokens: of an answer while a canary is watched.
         simulated: canaries of each bad kind, and good ones.
     """
 
@@ -50,12 +40,10 @@ class Sizes:
     sessions: int = 16
     texts: int = 12
     tokens: int = 40
-    good: int = 20
-    canary_tokens: int = 24
     simulated: tuple[int, int] = (300, 500)
 
 
-QUICK = Sizes(1, 4, 3, 16, 1, 16, (30, 50))
+QUICK = Sizes(1, 4, 3, 16, (30, 50))
 
 
 class _Run:
@@ -64,9 +52,7 @@ class _Run:
     def __init__(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
         size = QUICK if args.quick else Sizes()
         self._size = size
-        self._seed: int = args.seed
         self._updates: int = args.updates or size.updates
-        self._canaries: int = args.canaries or size.good
         self._questions = [question.text for question in questions]
         self._began = time.monotonic()
 
@@ -78,9 +64,6 @@ class _Run:
     def _asked(self) -> Sequence[Asked]:
         return self._tokens.questions(self._questions[: self._size.texts], self._size.tokens)
 
-    def _different(self, tokens: int) -> Sequence[Asked]:
-        return self._tokens.questions(self._questions[: 5 * self._size.texts], tokens)
-
     def say(self, line: str) -> None:
         _common.say(f"[{time.monotonic() - self._began:6.1f} s] {line}")
 
@@ -88,18 +71,6 @@ class _Run:
         found = await updates(self._tokens, self._asked, self._updates, self._size.sessions, self.say)
         _show_updates(found, self._size.sessions)
         return found.facts()
-
-    async def watch(self) -> dict[str, Any]:
-        asked = self._different(self._size.canary_tokens)
-        found = await watched(asked, self._canaries, self.say)
-        print("\nflexspec head watch")
-        rows = [
-            [one.name, "bad" if one.bad else "good", one.outcome, one.answers, *one.acceptance, one.slower]
-            for one in found
-        ]
-        headers = ["canary", "is", "outcome", "answers", "acceptance", "of the stable one", "times as slow"]
-        print(_common.table(headers, rows))
-        return {"canaries": [one.facts() for one in found]}
 
     async def rule(self) -> dict[str, Any]:
         found = []
@@ -151,10 +122,9 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         choices=SECTIONS,
         default=argparse.SUPPRESS,
-        help=f"what to measure (default: all; with --quick {' and '.join(QUICK_SECTIONS)})",
+        help="what to measure (default: all)",
     )
     made.add_argument("--updates", type=int, metavar="N", help="updates in a row")
-    made.add_argument("--canaries", type=int, metavar="N", help="good canaries, beside the bad ones")
     return made
 
 
@@ -165,20 +135,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
-    for name, most in (("updates", inf), ("canaries", MOST_GOOD)):
-        value = getattr(args, name)
-        if value is not None and not 1 <= value <= most:
-            raise UsageError(f"--{name} {value} is not between 1 and {most:g}")
+    if args.updates is not None and args.updates < 1:
+        raise UsageError(f"--updates {args.updates} is less than 1")
     questions = spread(read_questions(args.prompts or OWN), 96)
     if len(questions) < 12:
         raise UsageError("fewer than 12 questions", hint="the load asks different things")
     run = _Run(args, questions)
     sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
         "updates": run.updates,
-        "watch": run.watch,
         "rule": run.rule,
     }
-    chosen = getattr(args, "sections", QUICK_SECTIONS if args.quick else SECTIONS)
+    chosen = getattr(args, "sections", SECTIONS)
     results = {name: asyncio.run(sections[name]()) for name in chosen}
     _common.finish("evolution", results, quick=args.quick)
     return 0
