@@ -19,6 +19,7 @@ from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.checkpoint import need_libraries
+from flexspec_mq.terminal.answer import Answer
 from lab.demo.main import together
 from lab.demo.recording import record
 from lab.demo.screen import Screen
@@ -175,7 +176,7 @@ class _Update:
         asked = {**body, "model": model}
         if shown:
             self.screen.question(body["messages"][0]["content"])
-            with self.screen.answer() as answer:
+            with Answer(self.screen.console) as answer:
                 made = await record(self.url, asked, shown=answer)
         else:
             made = await record(self.url, asked)

@@ -76,7 +76,7 @@ class Picture(Screen):
 
     def _drawn(self, now: float, after: Sequence[RenderableType] = ()) -> str:
         """Draw one moment."""
-        console = _console()
+        console = Console(record=True, width=_WIDTH, height=60, file=io.StringIO(), force_terminal=True)
         for part in (*self._before, frame(console, self._sides, now), *after):
             console.print(part)
         return console.export_svg(title="FlexSpec MQ", unique_id="end")
@@ -94,11 +94,6 @@ def _group(parts: Sequence[str], steps: Sequence[float], first: int, last: int) 
     rest = "visible" if at_end else "hidden"
     rule = f"#{name} {{visibility: {rest}; animation: {name} {whole:.2f}s step-end infinite}}"
     return f'<style>@keyframes {name} {{{frames}}}{rule}</style><g id="{name}">{"".join(parts)}</g>'
-
-
-def _console() -> Console:
-    nowhere = io.StringIO()
-    return Console(record=True, width=_WIDTH, height=60, file=nowhere, force_terminal=True, highlight=False)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flexspec_mq.daemon.progress import bars
-from flexspec_mq.terminal.answer import Answer, legend, style
+from flexspec_mq.terminal.answer import legend, style
 from flexspec_mq.terminal.printable import printable
 from lab.demo.recording import CUT_S
 
@@ -57,10 +57,6 @@ class Screen:
     def question(self, prompt: str) -> None:
         """Show what was asked."""
         self.show(Text.assemble(("\n› ", "bold"), printable(prompt)))
-
-    def answer(self) -> Answer:
-        """Return the place where the next answer is shown."""
-        return Answer(self.console)
 
     async def play(self, sides: Sequence[Recording]) -> None:
         """Play recordings side by side at their true pace; where nobody looks at it as it changes, show them whole."""
@@ -120,19 +116,15 @@ def frame(console: Console, sides: Sequence[Recording], now: float) -> Renderabl
     panels = []
     for title, side in zip(TITLES, sides, strict=True):
         row.add_column(ratio=1)
-        lines = _text(side, now).wrap(console, width)[-height:]
+        lines = Group(*_text(side, now).wrap(console, width)[-height:])
         color = "red" if is_cut(side, now) else "green" if now >= side.seconds else "blue"
-        panels.append(
-            Panel(
-                Group(*lines), title=title, subtitle=state(side, now), height=height + 2, border_style=color
-            )
-        )
+        told = state(side, now)
+        panels.append(Panel(lines, title=title, subtitle=told, height=height + 2, border_style=color))
     row.add_row(*panels)
     return row
 
 
 def _text(side: Recording, now: float) -> Text:
     """The text that had come at a time, coloured."""
-    return Text.assemble(
-        *((printable(piece), style(writer)) for at, piece, writer in side.pieces if at <= now)
-    )
+    come = ((printable(piece), style(writer)) for at, piece, writer in side.pieces if at <= now)
+    return Text.assemble(*come)
