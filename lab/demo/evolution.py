@@ -119,7 +119,7 @@ async def _until_listed(api: Api, name: str) -> None:
 
 @dataclass(slots=True)
 class _Update:
-    """One run, once all daemons stand."""
+    """A run of the demo, once all daemons stand."""
 
     operator: Operator
     wire: PacketCounter

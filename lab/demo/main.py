@@ -1,4 +1,4 @@
-"""One answer over a mobile network that is cut in the middle, without drafts and with them, side by side."""
+"""An answer over a mobile network that is cut in the middle, without drafts and with them, side by side."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _WHY = {
         "that the target needs. What drafts win on loopback, the worker's own draft wins.",
     ),
 }
-"""What is to be expected of a link."""
+"""Expectation of a link."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -108,9 +108,8 @@ async def _run(args: argparse.Namespace, plan: LinkPlan, screen: Screen) -> int:
                 ),
             )
         screen.say(f"target   {worker.ready['target']}, verification {worker.ready['exactness']}")
-        screen.say(
-            f"network  {plan.name}: {plan.profile.about}, by a proxy in user space between device and broker"
-        )
+        how = "a proxy in user space, where a lost packet is a pause"
+        screen.say(f"network  {plan.name}: {plan.profile.about}; {how}")
         for line in _WHY.get(args.link, ()):
             screen.say(f"         {line}")
         if args.chat:

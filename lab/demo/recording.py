@@ -1,4 +1,4 @@
-"""One answer as it came: its pieces with their times, what the network carried, and when it was cut."""
+"""An answer as it came: its pieces with their times, what the network carried, and when it was cut."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lab.testbed.link.proxy import ProxyLink
 
 CUT_S = 3.0
-"""Seconds for which the network is cut."""
+"""Seconds for which the network is cut: no byte passes, and connections stay until the node replaces them."""
 
 
 @dataclass(slots=True)
@@ -33,7 +33,7 @@ class Recording:
         cut: when the network was cut; None if the text was complete before.
         seconds: until the text was complete.
         carried: bytes over the network, both ways: payload of TCP.
-        tokens: of the text.
+        tokens: length of the text.
         took: the node's own figures.
     """
 
@@ -62,7 +62,7 @@ async def record(
 
     Args:
         url: address of the node's API.
-        body: of the request.
+        body: JSON of the request.
         link: network between the node and the broker.
         cut_behind: characters of the text after which the network is cut.
         shown: where the answer is shown as it comes.

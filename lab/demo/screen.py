@@ -1,4 +1,4 @@
-"""What the demo shows: stages, the question, both answers side by side as they came, and four figures."""
+"""Display of the demo: stages, the question, both answers side by side as they came, and four figures."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def ends(sides: Sequence[Recording]) -> float:
 
 
 def state(side: Recording, now: float) -> str:
-    """What an answer does at a time."""
+    """State of an answer at a time, in words."""
     if is_cut(side, now):
         return f"{now:.1f} s: network cut"
     cut = "" if side.cut is None or now < side.cut else f", cut at {side.cut:.1f} s"

@@ -1,4 +1,4 @@
-"""What the demo shows of recordings."""
+"""Display of recordings."""
 
 from __future__ import annotations
 
