@@ -10,7 +10,6 @@ from starlette.datastructures import Headers
 
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error
 from edge_node.api.request_ids import LOGGED
-from edge_node.api.streaming import send_error
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.settings.hosts import is_loopback
 
@@ -79,13 +78,12 @@ class AuthMiddleware:
             if error.status == CLIENT_GONE:
                 status = CLIENT_GONE
             elif not status:
-                await send_error(counted, error)
+                await error.response()(scope, receive, counted)
         except Exception:  # noqa: BLE001  the top of a request; logged with its traceback
             _log.exception("request %s to %s failed", scope[LOGGED], self._label(scope))
             if not status:
-                await send_error(
-                    counted, ApiError(500, "the edge node failed; its log says how", code="internal")
-                )
+                error = ApiError(500, "the edge node failed; its log says how", code="internal")
+                await error.response()(scope, receive, counted)
         finally:
             self._asking -= asks
             self._metrics.requests.labels(self._label(scope), str(status or CLIENT_GONE)).inc()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+from starlette.responses import Response
+
 from edge_node.completion.prompts import PromptError, PromptTooLong
 from edge_node.completion.store import KeyReused, TooManyTexts
 from edge_node.fleet.models import NoCatalogue
@@ -54,12 +57,12 @@ class ApiError(FlexSpecError):
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return ErrorBody(Error(message=said, type=kind, param=self.param, code=self.code))
 
-    def headers(self) -> dict[str, str]:
-        """HTTP headers that belong to it."""
-        found = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
+    def response(self) -> Response:
+        """The answer in place of one that cannot be given."""
+        headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.status == 401:
-            found["www-authenticate"] = "Bearer"
-        return found
+            headers["www-authenticate"] = "Bearer"
+        return Response(msgspec.json.encode(self.body()), self.status, headers, "application/json")
 
 
 _KINDS = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}

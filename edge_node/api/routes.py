@@ -11,12 +11,13 @@ import msgspec
 from msgspec import UNSET
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.plans import plan_list
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.streaming import JSON, reply, send_bytes, send_json
+from edge_node.api.streaming import reply
 from edge_node.api.validation import canonical, parse_object
 from edge_node.completion.store import IdempotencyKey
 from schemas.openai import Health, ModelList
@@ -25,14 +26,14 @@ from schemas.openapi import document
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from starlette.responses import Response
     from starlette.types import Receive, Scope, Send
 
     from edge_node.api.requests import TextRequest
     from edge_node.api.state import Api
 
-    Handler = Callable[[Api, Request, Send], Awaitable[None]]
+    Handler = Callable[[Api, Request, Send], Awaitable[Response | None]]
 
+JSON = "application/json"
 MAX_KEY = 255
 """Characters of an idempotency key."""
 
@@ -45,8 +46,10 @@ class Endpoint:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await self._handler(self._api, Request(scope, receive), send)
+        """Answer a request."""
+        response = await self._handler(self._api, Request(scope, receive), send)
+        if response is not None:
+            await response(scope, receive, send)
 
 
 def routes(api: Api) -> list[Route]:
@@ -96,20 +99,24 @@ def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
     return IdempotencyKey(key, canonical([request.url.path, body]))
 
 
-async def _models(api: Api, _request: Request, send: Send) -> None:
-    await send_json(send, 200, ModelList(data=list(api.models().values())))
+def _json(found: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(found), status, media_type=JSON)
 
 
-async def _model(api: Api, request: Request, send: Send) -> None:
-    await send_json(send, 200, api.model(request.path_params["model"]))
+async def _models(api: Api, _request: Request, _send: Send) -> Response:
+    return _json(ModelList(data=list(api.models().values())))
 
 
-async def _plan(api: Api, _request: Request, send: Send) -> None:
-    await send_json(send, 200, plan_list(api.node, time.monotonic()))
+async def _model(api: Api, request: Request, _send: Send) -> Response:
+    return _json(api.model(request.path_params["model"]))
 
 
-async def _document(_api: Api, _request: Request, send: Send) -> None:
-    await send_bytes(send, 200, JSON, _encoded_document())
+async def _plan(api: Api, _request: Request, _send: Send) -> Response:
+    return _json(plan_list(api.node, time.monotonic()))
+
+
+async def _document(_api: Api, _request: Request, _send: Send) -> Response:
+    return Response(_encoded_document(), media_type=JSON)
 
 
 @cache
@@ -118,20 +125,18 @@ def _encoded_document() -> bytes:
     return msgspec.json.encode({**document(), "servers": [{"url": "/"}]})
 
 
-async def _health(_api: Api, _request: Request, send: Send) -> None:
-    await send_json(send, 200, Health("ok"))
+async def _health(_api: Api, _request: Request, _send: Send) -> Response:
+    return _json(Health("ok"))
 
 
-async def _ready(api: Api, _request: Request, send: Send) -> None:
-    why = api.not_ready()
-    if why is None:
-        await send_json(send, 200, Health("ready", api.node.models.differing() or UNSET))
-    else:
-        await send_json(send, 503, Health("not ready", why))
+async def _ready(api: Api, _request: Request, _send: Send) -> Response:
+    if (why := api.not_ready()) is not None:
+        return _json(Health("not ready", why), 503)
+    return _json(Health("ready", api.node.models.differing() or UNSET))
 
 
-async def _metrics(api: Api, _request: Request, send: Send) -> None:
-    await send_bytes(send, 200, CONTENT_TYPE_LATEST, api.metrics.page())
+async def _metrics(api: Api, _request: Request, _send: Send) -> Response:
+    return Response(api.metrics.page(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 def refuse(_request: Request, error: Exception) -> Response:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edge_node.api.errors import ApiError, api_error
+from edge_node.api.errors import api_error
 from edge_node.api.request_body import gone
 from edge_node.api.responses import HEARTBEAT, Chunks, event, name, whole
 from flexspec_mq.daemon.tasks import any_of, running
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.completion import Completion
 
-JSON = "application/json"
+_JSON = "application/json"
 _STREAM = "text/event-stream; charset=utf-8"
 
 
@@ -51,32 +51,12 @@ async def reply(
     await _unless_gone(receive, work)
 
 
-async def send_error(send: Send, error: ApiError) -> None:
-    """Send an error in place of an answer."""
-    await send_json(send, error.status, error.body(), error.headers())
-
-
-async def send_json(
-    send: Send, status: int, found: msgspec.Struct, headers: dict[str, str] | None = None
-) -> None:
-    """Send a JSON object."""
-    await send_bytes(send, status, JSON, msgspec.json.encode(found), headers)
-
-
-async def send_bytes(
-    send: Send, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None
-) -> None:
-    """Send a body at once."""
-    await _Sender(send, None).start(status, kind, {"content-length": str(len(body)), **(headers or {})})
-    await send({"type": "http.response.body", "body": body})
-
-
 async def _whole(text: Completion, wanted: TextRequest, sender: _Sender) -> None:
     end = await text.ended()
     if end.error is not None:
         raise api_error(end.error, wanted.prompt_field)
     body = msgspec.json.encode(whole(text, wanted, end))
-    await sender.start(200, JSON, {"content-length": str(len(body)), "x-request-id": name(text, wanted)})
+    await sender.start(200, _JSON, {"content-length": str(len(body)), "x-request-id": name(text, wanted)})
     await sender.body(body, more=False)
 
 

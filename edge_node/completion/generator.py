@@ -8,9 +8,8 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
 from edge_node.completion.figures import figures_of
@@ -90,7 +89,7 @@ class CompletionGenerator:
         )
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
         # a user who has seen nothing yet can still go elsewhere.
-        wait = _within(options.wait, options.timeout)
+        wait = options.wait if options.timeout is None else min(options.wait, options.timeout)
         if not await self.node.link.wait_up(max(wait, self._link_patience())):
             raise LinkDown(
                 f"the edge node has had no link to its broker for {self.node.link.down_for:.0f} s",
@@ -115,13 +114,8 @@ class CompletionGenerator:
         return _Encoded(ids, limit, prediction, by_default)
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """A request in tokens: the prompt, how many to write at most, and what they will probably be.
-
-    Attributes:
-        by_default: the limit is the node's, as the request names none.
-    """
+class _Encoded(NamedTuple):
+    """A request in tokens: the prompt, the limit, the predicted text, and whether the limit is the node's default."""
 
     prompt: tuple[int, ...]
     limit: int
@@ -269,11 +263,6 @@ class Writing:
         if isinstance(error, WorkerError) and machine.counters.busy and not machine.observation.committed:
             return WorkersBusy(error.message, hint=error.hint)
         return error
-
-
-def _within(seconds: float, timeout: float | None) -> float:
-    """Seconds to wait for something: never more than the text may take."""
-    return seconds if timeout is None else min(seconds, timeout)
 
 
 async def _next(events: AsyncIterator[Commit | Finish]) -> Commit | Finish:

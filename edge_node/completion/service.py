@@ -105,12 +105,8 @@ class Service:
             self._until = now + self._patience
             if self._patience > 0:
                 told = ", ".join(versions) or "none"
-                _log.warning(
-                    "no worker serves %s; waiting up to %g s for one (versions online: %s)",
-                    self.target.version,
-                    self._patience,
-                    told,
-                )
+                what = f"no worker serves {self.target.version}; waiting up to {self._patience:g} s for one"
+                _log.warning("%s (versions online: %s)", what, told)
                 if self._waiting is not None:
                     self._waiting(self.target.version, versions, self._patience)
         left = max(self._until - now, 0.0)
