@@ -24,7 +24,6 @@ from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
     LinkDown,
-    LinkRefused,
     RemoteProtocolError,
     UsageError,
     WorkerError,
@@ -52,22 +51,6 @@ async def interruptible(work: Awaitable[None]) -> None:
 
 def answer(prompt: str, seed: int, limit: int) -> str:
     return shown(expected(ids_of(prompt), seed, limit)[0])
-
-
-async def test_two_turns_and_their_figures(mosquitto: PrivateBroker, capsys: Output) -> None:
-    async with served(mosquitto) as api, chat(api.url) as session:
-        await take(session, "one")
-        first = answer("one", 5, 20)
-        out, err = capsys.readouterr()
-        assert out == first + "\n"
-        assert "seed 5" in err
-        assert "rounds" in err
-        await take(session, "two")
-        ids = tokenizer().encode(f"user.one,assistant.{first},user.two,assistant.")
-        assert capsys.readouterr().out == shown(expected(ids, 5, 20)[0]) + "\n"
-        await take(session, "/stats")
-        assert "answers: 2, and 0 stopped, 0 failed" in capsys.readouterr().err
-        assert (session.version, session.seed) == (api.version, 5)
 
 
 async def test_models(mosquitto: PrivateBroker, capsys: Output) -> None:
@@ -188,20 +171,6 @@ async def test_ctrl_c_before_any_text(mosquitto: PrivateBroker) -> None:
         assert session.conversation.exchanges[0].question == "hello"
 
 
-async def test_keys(mosquitto: PrivateBroker, tmp_path: Path) -> None:
-    key = tmp_path / "key"
-    key.write_text("hush\n")
-    async with served(mosquitto, api_key="hush") as api:
-        async with chat(api.url, api_key_file=key) as session:
-            await take(session, "hello")
-            assert len(session.conversation.exchanges) == 1
-        for wrong in (None, "other"):
-            async with chat(api.url, api_key=wrong) as session:
-                with pytest.raises(LinkRefused, match="401") as raised:
-                    await take(session, "hello")
-                assert "--api-key-file" in raised.value.hint
-
-
 async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys: Output) -> None:
     engine = FakeEngine()
     async with served(mosquitto, engine=engine, api_texts=1) as api, chat(api.url) as session:
@@ -222,12 +191,6 @@ async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys:
         with pytest.raises(WorkerError, match="503") as raised:
             await take(session, "hello")
         assert "in 5 s" in raised.value.hint
-
-
-async def test_a_prompt_that_does_not_fit(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, max_context=20) as api, chat(api.url) as session:
-        with pytest.raises(UsageError, match="400"):
-            await take(session, "x" * 50)
 
 
 async def test_the_node_stops_in_mid_answer(mosquitto: PrivateBroker) -> None:

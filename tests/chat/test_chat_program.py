@@ -101,7 +101,7 @@ async def test_lines_are_bounded_and_a_bad_one_ends_nothing(
 
 async def test_a_script(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
-        said = b"/seed 5\none\\\ntwo\n\n/max-tokens 9\nthree"
+        said = b"/seed 5\none\\\ntwo\n\n/max-tokens 9\nthree\n/stats\n"
         code, out, err = await run(said, "--url", api.url, "--max-tokens", "20")
         assert code == 0, err
         first = shown(expected(ids_of("one\ntwo"), 5, 20)[0])
@@ -110,7 +110,8 @@ async def test_a_script(mosquitto: PrivateBroker) -> None:
         ]
         assert out == f"{first}\n{shown(second)}\n"
         assert "seed: 5\n" in err
-        assert err.count("rounds") == 2
+        assert err.count("rounds · ") == 2
+        assert "answers: 2, and 0 stopped, 0 failed\n" in err
         assert "\x1b" not in out + err
 
 
@@ -158,9 +159,11 @@ async def test_the_key_comes_from_a_file_or_the_environment(mosquitto: PrivateBr
                 b"hi", "--url", api.url, "--max-tokens", "3", "--seed", "1", *given, environment=environment
             )
             assert (code, out) == (0, shown(expected(ids_of("hi"), 1, 3)[0]) + "\n"), err
-        code, out, err = await run(b"hi", "--url", api.url)
-        assert (code, out) == (4, "")
-        assert "--api-key-file" in err
+        for wrong in ({}, {"FLEXSPEC_CHAT_API_KEY": "other"}):
+            code, out, err = await run(b"hi", "--url", api.url, environment=wrong)
+            assert (code, out) == (4, "")
+            assert "401" in err
+            assert "--api-key-file" in err
     with pytest.raises(SystemExit):
         build_parser().parse_args(["--api-key", "hush"])
 

@@ -171,12 +171,3 @@ async def test_sigterm_leaves_the_terminal_as_it_was(port: int, tmp_path: Path) 
         async with asyncio.timeout(PATIENCE):
             assert await terminal.process.wait() == 130
         assert "Traceback" not in terminal.seen
-
-
-async def test_without_an_api(tmp_path: Path) -> None:
-    flags = ("--url", "http://127.0.0.1:1", "--history", str(tmp_path / "history"))
-    async with on_terminal(*flags) as terminal:
-        await terminal.until("error: the API at http://127.0.0.1:1 cannot be reached")
-        await terminal.until("hint: start it with: flexspec-edge serve")
-        async with asyncio.timeout(PATIENCE):
-            assert await terminal.process.wait() == 4

@@ -16,13 +16,13 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
-from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
+from flexspec_mq.errors import LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from lab.simulator.world import EOS, FINGERPRINT, draft_token
 from lab.testbed.faults import Delay, Scope
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason, Fin, Verdict
+from schemas.messages import Close, CloseReason, Fin, Verdict
 from schemas.status import EdgeStatus
 from tests.daemons import (
     PATIENCE,
@@ -97,18 +97,6 @@ async def test_a_drafter_may_give_several_tokens_or_none_and_stops_change_no_tex
     counters = [generation.machine.counters for generation in generations]
     assert sum(one.looked_up_accepted for one in counters) > 0
     assert (sum(one.withheld for one in counters) > 0) == (stop > 0)
-
-
-async def test_lookups_alone_draft_for_a_text_without_a_model() -> None:
-    """The fake target repeats nothing, so next to nothing is found; the text still goes on."""
-    broker = MemoryBroker()
-    async with worker_at(broker.link, "w1"):
-        node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
-        async with node.running(broker.link, link_to("e-edge")):
-            (generation,) = await check(node, [wanting(1, limit=60, plan=Plan(8, 1, 1))])
-    counters = generation.machine.counters
-    assert counters.rounds < 60 + 1
-    assert counters.looked_up == counters.judged
 
 
 async def test_a_text_that_ends_early_ends_with_its_end_of_text() -> None:
@@ -204,30 +192,6 @@ async def test_texts_that_begin_with_the_link_open_once() -> None:
             assert generation.machine.counters.opens == 1
 
 
-async def test_no_worker_is_an_error_after_a_while() -> None:
-    broker = MemoryBroker()
-    async with edge_at(broker.link, give_up=0.3) as node:
-        tokens, finish = await read(node.generate(wanting(1)))
-        assert (tokens, finish.reason) == ((), FinishReason.FAILED)
-        assert isinstance(finish.error, WorkerError)
-        assert finish.error.message == "no worker serves base"
-        assert node.sessions == 0
-
-
-async def test_another_vocabulary_is_an_error_at_once() -> None:
-    broker = MemoryBroker()
-    async with worker_at(broker.link, "w1"):
-        node = EdgeNode(EdgeSettings(edge="edge"), FakeDrafter(), bytes(16), (EOS,))
-        async with node.running(broker.link, link_to("e-edge")):
-            _, finish = await read(node.generate(wanting(1)))
-    assert isinstance(finish.error, WorkerError)
-    assert "vocabularies differ" in finish.error.message
-    assert "the target's vocabulary" in finish.error.hint
-
-
-# The link
-
-
 @pytest.mark.parametrize("forget", [False, True])
 async def test_a_broker_that_goes_and_comes_back_changes_no_text(forget: bool) -> None:
     async with world(["w1", "w2"]) as (broker, daemons, node):
@@ -309,29 +273,6 @@ async def test_a_forged_verdict_for_nobody_is_answered_by_a_close_once() -> None
         assert isinstance(message, Close)
         assert (message.session, message.attempt) == (4242, 3)
         assert node.sessions == 0
-
-
-async def test_a_prompt_that_no_message_can_hold_fails_alone() -> None:
-    async with world() as (_, (daemon,), node):
-        daemon.engine.gate.clear()
-        other = node.generate(wanting(1))
-        request = wanting(2)
-        huge = node.generate(
-            type(request)(
-                prompt=(1,) * (MAX_PROMPT_TOKENS + 1),
-                sampling=request.sampling,
-                limit=5,
-                policy=request.policy,
-            )
-        )
-        finish = (await read(huge))[1]
-        assert isinstance(finish.error, UsageError)
-        assert node.sessions == 1
-        daemon.engine.gate.set()
-        assert (await read(other))[0] == alone(other.request)
-
-
-# Names
 
 
 async def test_session_numbers_do_not_come_again() -> None:

@@ -5,27 +5,37 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.errors import LocalProtocolError, PublishRefused, WorkerError
+from flexspec_mq.errors import FlexSpecError, LocalProtocolError, PublishRefused, UsageError, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
+from schemas.messages import MAX_PROMPT_TOKENS
 from tests.daemons import FakeDrafter, alone, check, edge_at, read, until, wanting, worker_at, world
 
 
-async def test_a_request_that_no_message_can_hold_fails_alone() -> None:
+@pytest.mark.parametrize(
+    ("more", "kind"),
+    [({"limit": 2**21}, LocalProtocolError), ({"prompt": (1,) * (MAX_PROMPT_TOKENS + 1)}, UsageError)],
+)
+async def test_a_request_that_no_message_can_hold_fails_alone(
+    more: dict[str, Any], kind: type[FlexSpecError]
+) -> None:
     async with world() as (_, _daemons, node):
         healthy = node.generate(wanting(1))
-        bad = node.generate(wanting(2, limit=2**21))
+        bad = node.generate(replace(wanting(2), **more))
         _, finish = await read(bad)
         assert finish.reason is FinishReason.FAILED
-        assert isinstance(finish.error, LocalProtocolError)
+        assert isinstance(finish.error, kind)
         assert (await read(healthy))[0] == alone(healthy.request)
         await check(node, [wanting(3)])
         assert node.sessions == 0

@@ -11,11 +11,12 @@ from edge_node.cli.main import main as edge
 from edge_node.energy import MeasuredEnergy, energy_meter
 from edge_node.limits import BatteryGauge, LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
+from flexspec_mq.controller.network import network_text, shipped_network
 from flexspec_mq.controller.plan import Observation
 from flexspec_mq.energy.battery import Batteries
 from flexspec_mq.energy.rapl import Rapl
 from flexspec_mq.energy.text import PerToken
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import ModelError, UsageError
 
 METER = energy_meter(EdgeSettings(energy="raspberry-pi-5"))
 
@@ -113,3 +114,14 @@ def test_what_was_measured_tells_what_plans_take(tmp_path: Path) -> None:
     assert meter.expected(token(seconds=0.1, drafting_s=0.05)) == pytest.approx(0.7, rel=0.05)
     meter.joules(500.0)  # long after: the device did something else
     assert meter.expected(token(seconds=0.1, drafting_s=0.0)) == pytest.approx(0.4, rel=0.05)
+
+
+def test_weights_that_are_named_are_read_at_the_start(tmp_path: Path) -> None:
+    weights = tmp_path / "rl.json"
+    weights.write_text(network_text(shipped_network()), "utf-8")
+    options = PlanOptions(policy="rl", policy_weights=weights)
+    assert options.new_policy().plan(Observation()).draft_length == options.draft_length
+    with pytest.raises(UsageError, match="'closed-form' has no weights"):
+        PlanOptions(policy="closed-form", policy_weights=weights)
+    with pytest.raises(ModelError, match="cannot be read"):
+        PlanOptions(policy="rl", policy_weights=tmp_path / "none.json")

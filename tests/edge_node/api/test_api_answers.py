@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
 from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
+from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 
 
 def text_of(prompt: str, seed: int, limit: int) -> tuple[str, int, str]:
@@ -50,23 +50,6 @@ async def test_a_chat_with_the_official_client(mosquitto: PrivateBroker) -> None
             assert chunks[-1].usage.completion_tokens == count
             assert all(chunk.usage is None for chunk in chunks[:-1])
             assert len({chunk.id for chunk in chunks}) == 1
-
-
-async def test_a_chat_with_the_synchronous_client(mosquitto: PrivateBroker) -> None:
-    def talk(api: Served) -> tuple[str | None, str]:
-        with OpenAI(base_url=f"{api.url}/v1", api_key="none", max_retries=0) as client:
-            asked: dict[str, Any] = {
-                "model": api.version,
-                "messages": user("hi"),
-                "seed": 7,
-                "max_tokens": 50,
-            }
-            whole = client.chat.completions.create(**asked).choices[0].message.content
-            with client.chat.completions.create(**asked, stream=True) as stream:
-                return whole, "".join(chunk.choices[0].delta.content or "" for chunk in stream)
-
-    async with served(mosquitto) as api:
-        assert await asyncio.to_thread(talk, api) == (text_of("hi", 7, 50)[0],) * 2
 
 
 async def test_several_turns(mosquitto: PrivateBroker) -> None:
@@ -188,14 +171,6 @@ async def test_stop_strings_across_tokens(mosquitto: PrivateBroker, stream: bool
         assert reason == "stop"
 
 
-async def test_what_looks_like_a_stop_string_is_shown_in_the_end(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        whole = text_of("hello", 12, 30)[0]
-        answer = await api.chat(seed=12, max_tokens=30, stop=whole[-3:] + "and more")
-        choice = answer.json()["choices"][0]
-        assert (choice["message"]["content"], choice["finish_reason"]) == (whole, text_of("hello", 12, 30)[2])
-
-
 async def test_same_seed_same_text(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         answers = [(await api.chat(seed=seed, max_tokens=40)).json() for seed in (1, 1, 2)]
@@ -248,13 +223,6 @@ async def test_models(mosquitto: PrivateBroker) -> None:
         assert (
             await api.post("/v1/chat/completions", {"messages": user("hi"), "max_tokens": 1})
         ).status_code == 200
-
-
-async def test_models_of_all_workers_that_are_online(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as other, served(mosquitto) as api:
-        await until(lambda: other.version in api.api.versions())
-        ids = {model.id for model in (await api.client.models.list()).data}
-        assert {api.version, other.version} <= ids
 
 
 async def test_probes(mosquitto: PrivateBroker) -> None:

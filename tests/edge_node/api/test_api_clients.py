@@ -201,30 +201,6 @@ async def never() -> Any:
     await asyncio.Event().wait()
 
 
-async def test_a_slow_reader_holds_up_nothing_and_nothing_piles_up() -> None:
-    text = new()
-    sent: list[bytes] = []
-    may = asyncio.Semaphore(2)  # the head, and the chunk with the role
-
-    async def send(message: Any) -> None:
-        await may.acquire()
-        sent.append(message.get("body", b""))
-
-    replying = asyncio.create_task(reply(text, wanted(), ApiSettings(), never, send))
-    text.add([("a", "device")])
-    await until(lambda: len(sent) == 2)
-    for n in range(1000):
-        text.add([(f"<{n}>", "device")])
-        await asyncio.sleep(0)
-    text.finish(End("stop"))
-    assert len(sent) == 2
-    for _ in range(10):
-        may.release()
-    await asyncio.wait_for(replying, 10)
-    assert _text(b"".join(sent).decode()) == text.whole
-    assert len(sent) == 5  # "a", then all the rest as one chunk, then the end
-
-
 async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:
     text = new()
 

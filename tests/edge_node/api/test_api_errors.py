@@ -88,17 +88,6 @@ async def test_a_body_without_a_stated_length_is_bounded(mosquitto: PrivateBroke
         said(answer, 413, "body_too_long")
 
 
-async def test_a_body_that_does_not_come(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, body_timeout=0.1) as api:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
-        head = "POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-        writer.write(f"{head}content-length: 100\r\n\r\n{{".encode())
-        async with asyncio.timeout(10):
-            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
-        writer.close()
-        await writer.wait_closed()
-
-
 async def test_the_key(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, api_key="hush") as api:
         for headers in (
@@ -127,26 +116,6 @@ async def test_another_host_name_is_refused(mosquitto: PrivateBroker) -> None:
             said(await api.http.get(f"{api.url}/v1/models", headers={"host": host}), 403, "wrong_host")
         for host in ("localhost", "localhost:80", "127.0.0.1", "[::1]:80"):
             assert (await api.http.get(f"{api.url}/v1/models", headers={"host": host})).status_code == 200
-
-
-async def test_nobody_serves_the_version(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0, give_up=1.0) as api:
-        for answer in await asyncio.gather(*(api.chat(stream=stream) for stream in (False, True))):
-            assert "no worker serves" in said(answer, 503, "no_worker")["message"]
-            assert int(answer.headers["retry-after"]) >= 1
-        assert api.node.sessions == 0
-        assert len(api.api.texts) == 0
-        assert (await api.http.get(f"{api.url}/readyz")).status_code == 503
-
-
-async def test_workers_that_have_too_much_to_do(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, queue_patience=1.0) as api:
-        machine = api.daemons[0].worker.machine
-        machine.drain(time.monotonic())  # to an edge the same as full
-        answer = await api.chat()
-        assert machine.counters.busy
-        assert "too much to do" in said(answer, 429, "workers_busy")["message"]
-        assert int(answer.headers["retry-after"]) >= 1
 
 
 async def test_a_worker_that_refuses(mosquitto: PrivateBroker) -> None:
@@ -214,22 +183,6 @@ async def test_too_many_at_a_time(mosquitto: PrivateBroker) -> None:
         assert (await api.chat(max_tokens=5)).status_code == 200
 
 
-async def test_the_official_client_waits_and_asks_again(mosquitto: PrivateBroker) -> None:
-    engine = FakeEngine()
-    engine.gate.clear()
-    async with served(mosquitto, engine=engine, api_texts=1) as api:
-        first = asyncio.create_task(api.chat(max_tokens=5))
-        await until(lambda: len(api.api.texts) == 1)
-        patient = api.client.with_options(max_retries=3).chat.completions.create(
-            model=api.version, messages=[{"role": "user", "content": "x"}], max_tokens=5
-        )
-        second = asyncio.create_task(patient)
-        await api.refusal()
-        engine.gate.set()
-        assert (await first).status_code == 200
-        assert (await second).usage is not None
-
-
 async def test_a_broker_that_is_away(own_mosquitto: PrivateBroker) -> None:
     async with served(own_mosquitto, link_patience=0.2) as api:
         assert (await api.chat(max_tokens=5)).status_code == 200
@@ -293,15 +246,6 @@ async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) ->
         engine.gate.set()
         await asyncio.to_thread(own_mosquitto.start)
         assert (await answer).json()["usage"]["completion_tokens"] == 30
-
-
-async def test_a_port_that_is_taken(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        port = int(api.url.rpartition(":")[2])
-        api.app.state.api = replace(api.api, settings=ApiSettings(api_port=port))
-        with pytest.raises(UsageError, match="is taken"):
-            await asyncio.wait_for(serve(api.app), 10)
-        assert (await api.chat(max_tokens=2)).status_code == 200
 
 
 async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:

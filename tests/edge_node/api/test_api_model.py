@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
 from edge_node.api.daemon import serve_node
@@ -119,37 +119,6 @@ async def test_several_turns_are_those_of_the_node(running: tuple[EdgeNode, str]
     assert answer.usage.model_extra is not None
     assert answer.usage.model_extra["flexspec"]["exactness"] == "exact"
     assert answer.usage.model_extra["flexspec"]["drafted"] > 0
-
-
-async def test_a_stop_string_in_real_text(running: tuple[EdgeNode, str], draft: DraftModel) -> None:
-    node, url = running
-    text = await alone(node, draft, [Turn("user", SKY)], 1, 0.0)
-    stop = text[len(text) // 2 : len(text) // 2 + 6]
-
-    def ask() -> tuple[str | None, str]:
-        with OpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            choice = client.chat.completions.create(
-                model=VERSION, messages=[{"role": "user", "content": SKY}], temperature=0, top_p=0.9,
-                max_tokens=16, stop=stop,
-            ).choices[0]  # fmt: skip
-            return choice.message.content, choice.finish_reason
-
-    assert await asyncio.to_thread(ask) == (text[: text.index(stop)], "stop")
-
-
-async def test_a_client_that_leaves_frees_the_worker(
-    mosquitto: PrivateBroker, running: tuple[EdgeNode, str]
-) -> None:
-    _, url = running
-    async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
-        stream = await client.completions.create(
-            model=VERSION, prompt="Once upon a time", stream=True, max_tokens=4000,
-            extra_body={"ignore_eos": True},
-        )  # fmt: skip
-        await anext(aiter(stream))
-        await status(mosquitto, WORKER, lambda found: found.load == 1)
-        await stream.close()
-        await status(mosquitto, WORKER, lambda found: found.load == 0)
 
 
 async def figures(http: httpx2.AsyncClient, port: int) -> dict[str, float]:

@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
-from edge_node.api.errors import ApiError
 from edge_node.api.requests import chat_request
 from edge_node.api.settings import ApiSettings
 from edge_node.api.streaming import reply
@@ -83,20 +81,6 @@ def test_pieces_are_the_text_whatever_is_held_back_and_however_it_is_read(
 
 def test_nothing_is_cut_into_nothing() -> None:
     assert Origins().cut("", 0) == []
-
-
-@pytest.mark.parametrize(
-    ("options", "param"),
-    [
-        ({"include_origin": "yes"}, "stream_options.include_origin"),
-        ({"include_origin": 1}, "stream_options.include_origin"),
-    ],
-)
-def test_the_option_is_checked(options: dict[str, Any], param: str) -> None:
-    body = {"messages": [{"role": "user", "content": "x"}], "stream": True, "stream_options": options}
-    with pytest.raises(ApiError) as raised:
-        chat_request(body)
-    assert (raised.value.status, raised.value.param) == (400, param)
 
 
 def events(stream: str) -> list[dict[str, Any]]:

@@ -30,13 +30,15 @@ def refused(parse: Any, body: dict[str, Any]) -> ApiError:
 
 def test_the_defaults_are_those_of_openai() -> None:
     request = chat()
-    assert (request.asked.temperature, request.asked.top_p, request.asked.seed, request.asked.stops) == (
+    asked = request.asked
+    assert (asked.temperature, asked.top_p, asked.seed, asked.limit, asked.stops) == (
+        None,
         None,
         None,
         None,
         (),
     )
-    assert (request.asked.limit, request.stream, request.model) == (None, False, None)
+    assert (request.stream, request.model) == (False, None)
     assert completion_request({"prompt": "x"}).asked.limit == 16
 
 
@@ -46,18 +48,9 @@ def test_everything_that_is_honoured_arrives() -> None:
         stream_options={"include_usage": True, "include_obfuscation": False}, ignore_eos=True, user="me",
     )  # fmt: skip
     assert request.options(None).seed == 2**64 - 1
-    assert (request.model, request.asked.temperature, request.asked.top_p, request.asked.top_k) == (
-        "m",
-        0.0,
-        0.5,
-        7,
-    )
-    assert (request.asked.stops, request.asked.limit, request.stream, request.include_usage) == (
-        ("x",),
-        9,
-        True,
-        True,
-    )
+    asked = request.asked
+    assert (asked.temperature, asked.top_p, asked.top_k, asked.stops, asked.limit) == (0.0, 0.5, 7, ("x",), 9)
+    assert (request.model, request.stream, request.include_usage) == ("m", True, True)
     assert request.asked.ignore_eos
     assert chat(max_tokens=5, max_completion_tokens=5).asked.limit == 5
     assert chat(stop=["a", "b", "c", "d"][:4]).asked.stops == ("a", "b", "c", "d")
@@ -253,6 +246,12 @@ def test_unknown_fields_are_refused_by_name() -> None:
 )  # fmt: skip
 def test_values_out_of_bounds(field: str, value: Any) -> None:
     assert refused(chat_request, {**HELLO, field: value}).param == field
+
+
+@pytest.mark.parametrize("value", ["yes", 1])
+def test_an_option_of_a_stream_out_of_bounds(value: Any) -> None:
+    body = {**HELLO, "stream": True, "stream_options": {"include_origin": value}}
+    assert refused(chat_request, body).param == "stream_options.include_origin"
 
 
 def test_two_limits_that_differ() -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-import openai
 import pytest
 from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.controller.plan import Plan
 from lab.testbed.link.proxy import proxy_link
-from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
 
 PLANS = {
@@ -66,61 +63,3 @@ async def test_over_an_emulated_link(mosquitto: PrivateBroker, plan: Plan) -> No
         async with served(mosquitto, plan=plan, through=link.port) as api:
             await everything(api.client, api.version)
         assert link.counters.up.packets_in > 50
-
-
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_completion_that_is_cancelled_is_cancelled_up_to_the_worker(
-    mosquitto: PrivateBroker, stream: bool
-) -> None:
-    async with served(mosquitto) as api:
-        asked: dict[str, Any] = {
-            "model": api.version, "prompt": "x", "max_tokens": 40_000, "extra_body": ENDLESS, "stream": stream,
-        }  # fmt: skip
-        asking = asyncio.create_task(api.client.completions.create(**asked))
-        await until(lambda: api.daemons[0].kept == 1)
-        if stream:
-            await (await asking).close()
-        else:
-            asking.cancel()
-        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
-        assert api.daemons[0].worker.machine.counters.closed == 1
-
-
-async def test_errors_as_the_official_client_raises_them(mosquitto: PrivateBroker) -> None:
-    """The ones that test_api_errors reads as plain HTTP."""
-    engine = FakeEngine()
-    async with served(mosquitto, engine=engine, api_texts=1, max_body=4000, api_key="hush") as api:
-
-        async def refused(status: int, code: str, kind: type[openai.APIStatusError], **more: Any) -> None:
-            asked: dict[str, Any] = {"model": api.version, "prompt": "x", "max_tokens": 3} | more
-            client = asked.pop("client", api.client)
-            with pytest.raises(kind) as raised:
-                await client.completions.create(**asked)
-            assert (raised.value.status_code, raised.value.code) == (status, code)
-
-        await refused(400, "invalid_value", openai.BadRequestError, temperature=3)
-        await refused(400, "unknown_parameter", openai.BadRequestError, extra_body={"what": 1})
-        await refused(
-            401, "invalid_api_key", openai.AuthenticationError, client=api.client.with_options(api_key="no")
-        )
-        evil = {"host": "evil.example"}
-        await refused(403, "wrong_host", openai.PermissionDeniedError, extra_headers=evil)
-        await refused(404, "model_not_found", openai.NotFoundError, model="gone")
-        await refused(413, "body_too_long", openai.APIStatusError, prompt="x" * 5000)
-        key = {"Idempotency-Key": "k"}
-        await api.client.completions.create(model=api.version, prompt="x", max_tokens=3, extra_headers=key)
-        await refused(
-            422, "idempotency_key_reused", openai.UnprocessableEntityError, prompt="y", extra_headers=key
-        )
-        engine.gate.clear()
-        first = asyncio.create_task(
-            api.client.completions.create(model=api.version, prompt="x", max_tokens=3)
-        )
-        await until(lambda: len(api.api.texts) == 1)
-        await refused(429, "too_many_texts", openai.RateLimitError)
-        engine.gate.set()
-        await first
-    async with served(mosquitto, workers=0, give_up=0.5) as api:
-        with pytest.raises(openai.InternalServerError) as raised:
-            await api.client.completions.create(model=api.version, prompt="x")
-        assert (raised.value.status_code, raised.value.code) == (503, "no_worker")

@@ -27,7 +27,8 @@ async def refused(api: Served, **more: Any) -> tuple[str, float]:
     took = time.monotonic() - began
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (503, "no_worker")
-    assert api.node.sessions == 0
+    assert int(answer.headers["retry-after"]) >= 1
+    assert api.node.sessions == len(api.api.texts) == 0
     return error["message"], took
 
 
@@ -104,7 +105,10 @@ async def test_a_busy_worker_is_no_missing_worker(mosquitto: PrivateBroker) -> N
     async with served(mosquitto, queue_patience=SOON + 0.5) as api:
         api.daemons[0].worker.machine.drain(time.monotonic())  # to an edge the same as full
         began = time.monotonic()
-        assert (await api.chat()).json()["error"]["code"] == "workers_busy"
+        answer = await api.chat()
+        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "workers_busy")
+        assert "too much to do" in answer.json()["error"]["message"]
+        assert int(answer.headers["retry-after"]) >= 1
         assert time.monotonic() - began > SOON
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,18 +46,3 @@ def test_nothing_is_held_back_that_cannot_become_a_stop(text: str, stops: list[s
         held = text[len(shown) :]
         assert not held or any(one.startswith(held) for one in stops)
         assert len(held) < max((len(one) for one in stops), default=1)
-
-
-@pytest.mark.parametrize(
-    ("stops", "pieces", "shown"),
-    [
-        (["END"], ["a E", "N", "D b"], ["a ", "", ""]),
-        (["END"], ["a E", "N", "X"], ["a ", "", "ENX"]),
-        (["ab", "xabc"], ["xabc"], ["x"]),
-        (["b", "ab"], ["xab"], ["x"]),
-        ([], ["any", "thing"], ["any", "thing"]),
-    ],
-)
-def test_what_is_shown_when(stops: list[str], pieces: list[str], shown: list[str]) -> None:
-    stop = StopFilter(stops)
-    assert [stop.push(piece) for piece in pieces] == shown
