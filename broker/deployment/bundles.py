@@ -29,8 +29,8 @@ _PASSWORD_BYTES = 24
 class ClientBundles:
     """The bundles of a deployment's clients, in a folder for each role, so that one can be shared without the others.
 
-    All files are readable by their owner only. A file appears whole, and one that is right stays the same file: a
-    process may hold a lock on it, as a sign that the user is taken.
+    Methods that write raise `KeptElsewhere` or `OSError`. All files are readable by their owner only. A file appears
+    whole, and one that is right stays the same file: a process may hold a lock on it, as a sign that the user is taken.
 
     Args:
         directory: folder of all bundles.
@@ -52,12 +52,7 @@ class ClientBundles:
         shutil.rmtree(self.folder(role, name), ignore_errors=True)
 
     def renew(self, known: Identities, name: str, client: Identity) -> Identities:
-        """Write a bundle with new secrets; returns who may connect with them.
-
-        Raises:
-            BrokerError: a key that is needed is kept elsewhere.
-            OSError: a file cannot be written.
-        """
+        """Write a bundle with new secrets; returns who may connect with them."""
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
         client = self._write(known, name, client, password)
         serial = ""
@@ -69,12 +64,7 @@ class ClientBundles:
         return known.with_clients({name: client})
 
     def update(self, known: Identities, name: str, client: Identity) -> Identities:
-        """Write all of a bundle but its password: with keys a new credential beside those that hold.
-
-        Raises:
-            BrokerError: a key that is needed is kept elsewhere.
-            OSError: a file cannot be written.
-        """
+        """Write all of a bundle but its password: with keys a new credential beside those that hold."""
         return known.with_clients({name: self._write(known, name, client, None)})
 
     def update_roles(self, known: Identities, roles: Sequence[Role]) -> Identities:

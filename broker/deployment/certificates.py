@@ -1,4 +1,7 @@
-"""A certificate authority of one's own, the server's and clients' certificates, and the list of revoked ones."""
+"""A certificate authority of one's own, the server's and clients' certificates, and the list of revoked ones.
+
+Functions raise `BrokerError` where a file that is there cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
         names: host names and addresses under which clients reach the broker.
 
     Raises:
-        BrokerError: no name was given, or a file that is there cannot be used.
+        BrokerError: no name was given.
     """
     if not names:
         raise BrokerError("a certificate needs the names under which clients reach the broker")
@@ -60,11 +63,7 @@ def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
 
 
 def make_server_certificate(directory: Path, names: Sequence[str]) -> None:
-    """Make a new key and certificate for the server, in place of those that are there.
-
-    Raises:
-        BrokerError: the authority's files cannot be used.
-    """
+    """Make a new key and certificate for the server, in place of those that are there."""
     subjects = x509.SubjectAlternativeName([_alternative(name) for name in names])
     use = ExtendedKeyUsageOID.SERVER_AUTH
     _make_leaf(directory, names[0][:64], use, directory / CERTIFICATE, directory / KEY, subjects)
@@ -78,19 +77,12 @@ def make_client_certificate(directory: Path, name: str, certificate: Path, key: 
         name: name of the user.
         certificate: file to write.
         key: file to write.
-
-    Raises:
-        BrokerError: the authority's files cannot be used.
     """
     return _make_leaf(directory, name, ExtendedKeyUsageOID.CLIENT_AUTH, certificate, key).serial_number
 
 
 def write_revoked(directory: Path, serials: Iterable[int]) -> None:
-    """Write the list of certificates that are not taken any more.
-
-    Raises:
-        BrokerError: the authority's files cannot be used.
-    """
+    """Write the list of certificates that are not taken any more."""
     ca, ca_key = _authority(directory)
     now = datetime.now(UTC)
     builder = x509.CertificateRevocationListBuilder(

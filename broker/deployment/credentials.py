@@ -1,4 +1,7 @@
-"""Statement and credentials of a deployment with keys: all that it signs."""
+"""Statement and credentials of a deployment with keys: all that it signs.
+
+Functions raise `KeptElsewhere` where a secret that is needed is not here, and `OSError` where none can be written.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +22,7 @@ KEY_ROLES = {Role.EDGE: KeyRole.EDGE, Role.WORKER: KeyRole.WORKER}
 
 
 def with_new_keys(known: Identities, keys: SecretKeys) -> Identities:
-    """The same with keys that nobody has yet: all credentials are void, and so nothing need be revoked.
-
-    Raises:
-        OSError: their files cannot be written.
-    """
+    """The same with keys that nobody has yet: all credentials are void, and so nothing need be revoked."""
     signing, opening = keys.new_signing(), keys.new_opening()
     serial = known.keys.read().serial + 1 if known.keys else 1
     statement = sign_statement(signing, serial, opening.public(known.versions), ())
@@ -32,12 +31,7 @@ def with_new_keys(known: Identities, keys: SecretKeys) -> Identities:
 
 
 def with_new_opening(known: Identities, keys: SecretKeys) -> Identities:
-    """The same with new opening keys; without keys it stays as it is.
-
-    Raises:
-        BrokerError: the key that signs is kept elsewhere.
-        OSError: the new file cannot be written.
-    """
+    """The same with new opening keys; without keys it stays as it is."""
     if known.keys is None:
         return known
     keys.signing(known.keys.deployment)  # or no file is made
@@ -53,7 +47,6 @@ def restated(known: Identities, keys: SecretKeys, revoked: Iterable[str] = ()) -
         revoked: serials of credentials that shall not hold any more.
 
     Raises:
-        KeptElsewhere: the key that signs is not here, or what opening keys follow from and a version is new.
         UsageError: there are more revoked credentials than a statement holds.
     """
     if known.keys is None:
@@ -78,7 +71,6 @@ def issued(known: Identities, keys: SecretKeys, name: str, client: Identity) -> 
     """A new credential for a client, with a key pair of its own; None for who needs none.
 
     Raises:
-        BrokerError: the key that signs is kept elsewhere, or for a worker what opening keys follow from.
         UsageError: it is to serve more versions than a credential names.
     """
     role = KEY_ROLES.get(client.role)

@@ -44,6 +44,9 @@ _EDITING = "editing.lock"
 class Deployment:
     """The folder of one broker, which `init` makes.
 
+    Changes raise `UsageError` for a name that is not known, `KeptElsewhere` where a key that is needed is not here, and
+    `OSError` where something cannot be written.
+
     Attributes:
         bundles: folders of what clients are given.
         keys: secrets of the deployment, which may be kept elsewhere.
@@ -114,9 +117,6 @@ class Deployment:
             names: names in the server's certificate; empty is without TLS.
             client_certificates: clients need one.
             keys: sign who its clients are.
-
-        Raises:
-            OSError: it cannot be written.
         """
         private_folder(self.directory)
         with alone(self.directory / _EDITING):
@@ -136,10 +136,6 @@ class Deployment:
 
         Returns:
             The names that are new.
-
-        Raises:
-            UsageError: a name cannot be one, or has another role.
-            BrokerError: a key that is needed is kept elsewhere.
         """
         new: set[str] = set()
 
@@ -167,7 +163,6 @@ class Deployment:
         Where the key that signs is not here, all else is done; the next change that has it says what is left to say.
 
         Raises:
-            UsageError: one is not known.
             BrokerError: nothing was changed, for want of room.
         """
         names = tuple(dict.fromkeys(names))
@@ -197,12 +192,7 @@ class Deployment:
         return self.applied.wait_for(revision)
 
     def rotate(self, names: Iterable[str]) -> dict[str, Path]:
-        """Give clients new secrets; those that they have hold no more. Returns their bundles.
-
-        Raises:
-            UsageError: one is not known.
-            BrokerError: the key that signs is kept elsewhere.
-        """
+        """Give clients new secrets; those that they have hold no more. Returns their bundles."""
         names = tuple(dict.fromkeys(names))
 
         def change(known: Identities) -> Identities:
@@ -217,11 +207,7 @@ class Deployment:
         return self._folders(lambda name, _: name in names)
 
     def rotate_server(self) -> None:
-        """Make a new key and certificate for the server; returns when a running broker shows it.
-
-        Raises:
-            UsageError: it has no TLS.
-        """
+        """Make a new key and certificate for the server; returns when a running broker shows it."""
 
         def change(known: Identities) -> Identities:
             if not known.names:
@@ -234,11 +220,7 @@ class Deployment:
         self.applied.wait_for(self._change(change))
 
     def rotate_groups(self) -> dict[str, Path]:
-        """New names for the groups of workers, and new opening keys; they take them up at their next start.
-
-        Raises:
-            BrokerError: the key that signs is kept elsewhere.
-        """
+        """New names for the groups of workers, and new opening keys; they take them up at their next start."""
 
         def change(known: Identities) -> Identities:
             known = replace(known, share_key=new_groups().key)

@@ -1,4 +1,8 @@
-"""From one catalogue to the next. Each edit gives a catalogue that is issued now and that keeps all invariants."""
+"""From one catalogue to the next. Each edit gives a catalogue that is issued now and that keeps all invariants.
+
+An edit that cannot be made, as a version is not there, retired or so already, raises `UsageError`; so does one that
+would break an invariant. Everywhere `now` is in seconds since the Unix epoch.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +36,6 @@ def begin(
         lifetime: seconds after which a catalogue must have been signed anew.
         key_set: serial of the key set under which it will be signed.
         now: seconds since the Unix epoch.
-
-    Raises:
-        UsageError: it would break an invariant.
     """
     first = CatalogueVersion(name, VersionState.STABLE, digest)
     return _checked(Catalogue(FORMAT, family, int(now), lifetime, key_set, heads, (first,)))
@@ -60,10 +61,6 @@ def publish(
         state: new state; with `STABLE` the present stable version drains.
         share: percent of new sessions that it takes as a canary; else without meaning.
         base: id of a new version's base, where it is not the family's.
-
-    Raises:
-        UsageError: the name has another head already, canaries would take more than all sessions, or an invariant
-            would break: no version would be stable.
     """
     others = {one.name: one.share for one in catalogue.versions if one.name != name and one.share}
     if state is VersionState.CANARY and (total := share + sum(others.values())) > _ALL:
@@ -93,11 +90,7 @@ def publish(
 
 
 def promote(catalogue: Catalogue, now: float, name: str) -> Catalogue:
-    """Make a canary, or a version that drains, the stable one; the present one drains.
-
-    Raises:
-        UsageError: there is no such version, or it is stable already or retired.
-    """
+    """Make a canary, or a version that drains, the stable one; the present one drains."""
     version = _existing(catalogue, name)
     if version.state is VersionState.STABLE:
         raise UsageError(f"version {name} of {catalogue.family} is stable already")
@@ -105,11 +98,7 @@ def promote(catalogue: Catalogue, now: float, name: str) -> Catalogue:
 
 
 def rollback(catalogue: Catalogue, now: float, name: str) -> Catalogue:
-    """Leave new sessions this version alone: it is stable, and the present stable one and all canaries drain.
-
-    Raises:
-        UsageError: there is no such version, it is retired, or nothing would change.
-    """
+    """Leave new sessions this version alone: it is stable, and the present stable one and all canaries drain."""
     version = _existing(catalogue, name)
     canaries = {one.name for one in catalogue.versions if one.state is VersionState.CANARY} - {name}
     if version.state is VersionState.STABLE and not canaries:
@@ -122,22 +111,14 @@ def rollback(catalogue: Catalogue, now: float, name: str) -> Catalogue:
 
 
 def drain(catalogue: Catalogue, now: float, name: str) -> Catalogue:
-    """Give a canary no more new sessions but those that name it.
-
-    Raises:
-        UsageError: there is no such canary.
-    """
+    """Give a canary no more new sessions but those that name it."""
     if _existing(catalogue, name).state is not VersionState.CANARY:
         raise UsageError(f"version {name} of {catalogue.family} is no canary")
     return _moved(catalogue, now, {name: VersionState.DRAINING})
 
 
 def retire(catalogue: Catalogue, now: float, name: str) -> Catalogue:
-    """Give a version no new sessions at all, so that workers may drop it when its last one has ended.
-
-    Raises:
-        UsageError: there is no such version, or it is the stable one, or retired already.
-    """
+    """Give a version no new sessions at all, so that workers may drop it when its last one has ended."""
     if _existing(catalogue, name).state is VersionState.STABLE:
         raise UsageError(
             f"version {name} of {catalogue.family} is the stable one", hint="promote another version first"

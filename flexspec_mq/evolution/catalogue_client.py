@@ -48,6 +48,9 @@ class LostRace(LinkError):
 class CatalogueClient:
     """Reads and writes a family's topics.
 
+    Methods raise `UsageError` where what is there or to be published is missing or refused, and those that publish
+    also `LinkError` where the broker refuses it or is gone, and `LostRace` where another publisher wrote too.
+
     Args:
         link: a link that is subscribed to them; `listen` reads it.
         follower: judges what comes.
@@ -124,22 +127,14 @@ class CatalogueClient:
                     await self.change()
 
     def keys(self) -> KeySet:
-        """The key set that counts.
-
-        Raises:
-            UsageError: none is known, or the broker's is refused.
-        """
+        """The key set that counts."""
         if (keys := self.follower.keys) is None:
             hint = "the root key's owner publishes one: `flexspec head trust`"
             raise self._missing(self._keys_topic, "key set", hint)
         return keys
 
     def catalogue(self) -> Catalogue:
-        """The catalogue at the broker, verified.
-
-        Raises:
-            UsageError: there is none, or it is refused.
-        """
+        """The catalogue at the broker, verified."""
         self.keys()
         known = self.follower.catalogue
         if known is None:
@@ -177,31 +172,15 @@ class CatalogueClient:
         return list(valid.values())
 
     def sealed(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> bytes:
-        """A catalogue, signed under the present key set.
-
-        Raises:
-            UsageError: there is no key set, or the catalogue would be refused.
-        """
+        """A catalogue, signed under the present key set."""
         return seal(msgspec.structs.replace(catalogue, key_set=self.keys().serial), signers)
 
     async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
-        """Sign an edit of `follower.catalogue`, or the first catalogue, and `send` it.
-
-        Raises:
-            UsageError: the key set asks for other or more signatures, or the catalogue would be refused.
-            LostRace: another publisher wrote at the same time.
-            LinkError: the broker refuses it, or is gone.
-        """
+        """Sign an edit of `follower.catalogue`, or the first catalogue, and `send` it."""
         await self.send(self.sealed(catalogue, self.valid_signers(signers)))
 
     async def send(self, payload: bytes) -> None:
-        """Publish a signed catalogue, and read it back.
-
-        Raises:
-            UsageError: it is refused.
-            LostRace: another publisher wrote at the same time.
-            LinkError: the broker refuses it, or is gone.
-        """
+        """Publish a signed catalogue, and read it back."""
         record = self.follower.record
         await self._write(self._topic, payload)
         await asyncio.sleep(SETTLE)
@@ -211,12 +190,7 @@ class CatalogueClient:
             raise self._lost_race("stands" if last == payload else "does not stand")
 
     async def trust(self, payload: bytes) -> None:
-        """Publish a signed key set, and read it back.
-
-        Raises:
-            UsageError: it is not one of this family that the root key has signed.
-            LinkError: the broker refuses it, or is gone.
-        """
+        """Publish a signed key set, and read it back."""
         await self._write(self._keys_topic, payload)
 
     async def restore_keys(self) -> None:
