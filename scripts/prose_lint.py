@@ -1,7 +1,7 @@
 """Check prose in files and folders: how sentences of docstrings begin, and how wide lines of documents are.
 
 A summary is a noun phrase or an imperative with its object: no sentence begins with Of, That, Those, One or What, and
-no description of an attribute with a preposition or pronoun. Documents wrap at 120 columns, tables and code aside.
+no description of an attribute with a preposition or pronoun. Documents wrap at 120 columns.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 WIDTH = 120
-_SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|\n\s*\n\s*)(Of|That|Those|One|What)\b(?!-)")
+_SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|\n\s*\n\s*|\n *- )(Of|That|Those|One|What)\b(?!-)")
 _SECTION = re.compile(r" *(Args|Attributes):$")
 _FRAGMENT = re.compile(
     r" +\*{0,2}\w+: ((?i:of|that|those|what|one|by|in|with|for|to|its?|them|they)\b(?!-).*)"
@@ -32,12 +32,14 @@ def check_docstring(first: int, text: str) -> Iterator[tuple[int, str]]:
 
 
 def check_document(text: str) -> Iterator[tuple[int, str]]:
-    """Line and fault of prose that is too wide."""
-    code = False
+    """Line and fault of prose that is too wide, and of its sentences; tables and code are left out."""
+    prose, code = [], False
     for number, line in enumerate(text.splitlines(), 1):
         code ^= line.lstrip().startswith("```")
-        if len(line) > WIDTH and not code and not line.startswith("|"):
+        prose.append("" if code or line.startswith("|") else line)
+        if len(prose[-1]) > WIDTH:
             yield number, f"{len(line)} columns; prose wraps at {WIDTH}"
+    yield from check_docstring(1, "\n".join(prose))
 
 
 def check(path: Path) -> Iterator[tuple[int, str]]:

@@ -42,6 +42,7 @@ def lint(path: Path) -> list[str]:
         ("fragments.py", FRAGMENTS, ["1", "14", "5", "9"]),
         ("good.py", '"""Tokens received: what is said before is a noun."""\n', []),
         ("wide.md", "# Short\n\n" + "word " * 25 + "\n", ["3"]),
+        ("sentences.md", "# One\n\nIt is. What else?\n\n| Of what |\n", ["3"]),
         ("tables.md", "| " + "word " * 25 + "|\n```sh\n" + "word " * 25 + "\n```\n", []),
     ],
 )
