@@ -23,7 +23,7 @@ def of_units(units: Floats, statistic: Callable[[Floats], Floats], *, seed: int)
     Args:
         units: [units, columns].
         statistic: from [..., units, columns] to [...].
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: no units.
@@ -52,7 +52,7 @@ def of_sums(units: Floats, statistic: Callable[[Floats], Floats], *, seed: int) 
     Args:
         units: [units, columns]; what each unit adds to each sum.
         statistic: from [..., columns] to [...].
-        seed: of the draws.
+        seed: seed of the draws.
 
     Raises:
         ValueError: no units.

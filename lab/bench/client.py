@@ -33,14 +33,14 @@ TOLD_WITHIN = PATIENCE + 60.0
 
 @dataclass(slots=True)
 class Answer:
-    """What came of one request.
+    """The answer to a request.
 
     Attributes:
         text: all of it.
         began, ended: on this process's clock.
         times: when each piece came.
         usage: as the API told it.
-        error: what went wrong, empty if nothing did.
+        error: reason of a failure, empty if there was none.
     """
 
     text: str = ""
@@ -73,8 +73,8 @@ async def ask(
 
     Args:
         http: a client without bounds on its connections.
-        url: of the API, without ``/v1``.
-        body: of the request; with `messages` it goes to the chat endpoint.
+        url: URL of the API, without ``/v1``.
+        body: body of the request; with `messages` it goes to the chat endpoint.
         answer: filled as the pieces come, for somebody who watches.
     """
     found = Answer() if answer is None else answer

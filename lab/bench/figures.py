@@ -1,6 +1,6 @@
 """Figures of a bench: what answers took and cost, and shares of other strategies', with intervals over questions.
 
-The worst tenth of a strategy are the slowest tenth of its own answers, rounded up. What it takes is their mean, and as
+The worst tenth of a strategy are the slowest tenth of its own answers, rounded up. Its figure is their mean, and as
 a share of another's, the mean of the one's worst tenth over that of the other's: they may be other questions.
 """
 
@@ -24,18 +24,18 @@ _NOT_COUNTED: Mapping[str, Any] = {
     **dict.fromkeys(("proposed", "drafted", "accepted", "rounds"), 0),
     **dict.fromkeys(("bytes_up", "bytes_down")),
 }
-"""Of an answer by somebody who is no edge node."""
+"""Counts of an answer by somebody who is no edge node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One answer.
+    """An answer.
 
     Attributes:
-        question: its place.
+        question: place of the question.
         category: the question's.
         side: who answered.
-        text: what it said.
+        text: text of the answer.
         seconds: from request to end.
         first: seconds to the first piece; None if the text is empty.
         tokens: completed.
@@ -93,9 +93,9 @@ class Failed:
     """An answer that did not come, or only a part of it. It is in no figure but their count.
 
     Attributes:
-        question: its place.
+        question: place of the question.
         side: who was asked.
-        reason: what went wrong.
+        reason: reason of the failure.
         seconds: from request to failure.
     """
 
@@ -106,7 +106,7 @@ class Failed:
 
 
 def figures(samples: Sequence[Sample]) -> dict[str, Any]:
-    """One side's answers; bytes, drafted tokens and wasted rows are means of an answer."""
+    """Figures of a strategy's answers; bytes, drafted tokens and wasted rows are means of an answer."""
     seconds = np.array([sample.seconds for sample in samples])
     first = [sample.first for sample in samples if sample.first is not None]
     tokens = sum(sample.tokens for sample in samples)
@@ -144,9 +144,9 @@ def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict
     """Seconds of one side as shares of another's, over the same questions.
 
     Args:
-        one: one answer to each question.
+        one: answers of one strategy, one to each question.
         other: likewise.
-        seed: of the bootstrap, which draws questions.
+        seed: seed of the bootstrap, which draws questions.
 
     Raises:
         ValueError: they did not answer the same questions.
@@ -193,7 +193,7 @@ def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[in
     """Questions that not all sides answered with the same text.
 
     Args:
-        samples: of all sides.
+        samples: samples of all sides.
         apart: sides whose texts are others and are not looked at.
     """
     texts: dict[int, set[str]] = {}
@@ -205,7 +205,7 @@ def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[in
 
 
 Adds = Callable[[Sample], tuple[float, float] | None]
-"""What an answer adds to the two sums of a ratio; None if it is not known."""
+"""Function from an answer to what it adds to the two sums of a ratio; None if it is not known."""
 
 
 def _seconds(one: Sample) -> tuple[float, float]:
@@ -242,8 +242,8 @@ def summary(
     """Figures of each strategy that answered something; its shares are over the questions that both answered.
 
     Args:
-        answers: of each strategy, to the same questions but for those that failed.
-        seed: of the bootstrap, which draws questions with all that belongs to them.
+        answers: answers of each strategy, to the same questions but for those that failed.
+        seed: seed of the bootstrap, which draws questions with all that belongs to them.
         apart: strategies that write texts of their own.
     """
     return {

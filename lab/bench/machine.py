@@ -1,4 +1,4 @@
-"""What figures were measured with: processor, versions, the program itself."""
+"""Facts about a measurement: processor, versions, the program itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def installed(names: Iterable[str]) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that a run's figures depend on."""
+    """Versions of everything that a run's figures depend on."""
     return {
         "flexspec-mq": f"{flexspec_mq.__version__}, source {_sources()}",
         "python": platform.python_version(),

@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def _facts(options: Namespace, count: int) -> dict[str, Any]:
-    """What a run is: all that must be the same when it goes on."""
+    """Identity of a run: all that must be the same when it goes on."""
     energy = None
     if options.energy != "none":
         energy = {"device": options.energy, "radio": built_in().device(options.energy).radio}

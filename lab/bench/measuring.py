@@ -25,9 +25,9 @@ def channel_start(plan: LinkPlan, seed: int, question: int) -> float:
     """Second of the channel at which a question begins, to the millisecond; uniform over the longest recording.
 
     Args:
-        plan: of the link.
-        seed: of the run.
-        question: its place.
+        plan: plan of the link.
+        seed: seed of the run.
+        question: place of the question.
     """
     length = plan.recorded_s or DRAWN_S
     return round(random.Random(f"offset/{seed}/{question}").uniform(0.0, length), 3)
@@ -45,14 +45,14 @@ class Answering(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is asked, and of whom.
+    """Questions, and the strategies that are asked.
 
     Attributes:
         strategies: names.
-        questions: in their order.
+        questions: questions in their order.
         tokens: new ones per answer at most.
-        temperature: of all answers.
-        seed: of the run.
+        temperature: temperature of all answers.
+        seed: seed of the run.
     """
 
     strategies: Sequence[str]
@@ -73,7 +73,7 @@ class Asked:
         }
 
     def seed_of(self, number: int) -> int:
-        """Of a request; that of question n, counted from 0, is the one of n + 1."""
+        """Seed of a request; that of question n, counted from 0, is the one of n + 1."""
         return self.seed * 100_000 + number
 
     def begins(self, plan: LinkPlan | None) -> list[float | None]:
@@ -108,10 +108,10 @@ async def ask_missing(
 
     Args:
         place: where all strategies wait to be asked.
-        asked: what.
-        channel: that the place is on.
-        plan: of its link; None on loopback.
-        kept: what is there already.
+        asked: questions, and who answers.
+        channel: channel that the place is on.
+        plan: plan of its link; None on loopback.
+        kept: folder of the run.
         say: told how far things are.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What an answer costs beside its time: bytes on the link, and rows of the worker that came to nothing."""
+"""Costs of an answer beside its time: bytes on the link, and rows of the worker that came to nothing."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ANSWER = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Of one answer.
+    """Costs of an answer.
 
     Attributes:
         ip_up, ip_down: bytes that the device and the cloud put on the link, lost ones included; None without a link.
         wasted_edge: rows of the edge's drafts that the target read and did not accept.
         wasted_own: likewise, of the worker's own drafts.
-        forwards: of the target, those that read the prompt included; None where the target does not tell.
+        forwards: forwards of the target, those that read the prompt included; None where the target does not tell.
         worker_s: seconds of the processor that the worker's process took, whatever for; None where nobody knows.
     """
 

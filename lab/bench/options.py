@@ -141,7 +141,7 @@ def check_daemon_flags(option: str, program: str, flags: Sequence[str]) -> None:
     """Ask a daemon whether it takes some flags.
 
     Args:
-        option: of the bench, which gave them.
+        option: flag of the bench, which gave them.
         program: module of the daemon.
         flags: nothing is asked where there are none.
 
@@ -219,7 +219,7 @@ def prompts(options: Namespace) -> Path:
 
 
 def questions(options: Namespace) -> list[Question]:
-    """Those that are asked.
+    """Questions that are asked.
 
     Raises:
         UsageError: they cannot be read.
@@ -229,7 +229,7 @@ def questions(options: Namespace) -> list[Question]:
 
 
 def devices(options: Namespace) -> Devices:
-    """What all edge nodes have in common.
+    """Settings that all edge nodes have in common.
 
     Raises:
         UsageError: flags that no shell could read.
@@ -240,7 +240,7 @@ def devices(options: Namespace) -> Devices:
 
 
 def worker_flags(options: Namespace) -> list[str]:
-    """Of every worker.
+    """Flags of every worker.
 
     Raises:
         UsageError: flags that no shell could read.

@@ -27,7 +27,7 @@ class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         link: name of a profile or recording, or 'loopback'.
-        delay_ms: by which each forward of the target takes longer.
+        delay_ms: milliseconds by which each forward of the target takes longer.
     """
 
     link: str
@@ -44,12 +44,12 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         channel: where.
-        question: its place.
+        question: place of the question.
         begins_s: second of the channel at which each answer began; None on loopback.
-        samples: one of each strategy that answered, in that order.
+        samples: answers, one of each strategy that answered, in that order.
         at: when the last one had, UTC.
-        load: of the machine, then.
-        failed: one of each strategy that did not.
+        load: load of the machine then.
+        failed: failures, one of each strategy that did not.
     """
 
     channel: Channel
@@ -65,8 +65,8 @@ class RunFolder:
     """Made by `folder_of_run`.
 
     Args:
-        path: of the folder.
-        answered: what is there.
+        path: path of the folder.
+        answered: questions that were answered before.
     """
 
     def __init__(self, path: Path, answered: list[Answered]) -> None:
@@ -74,7 +74,7 @@ class RunFolder:
         self._answered = answered
 
     def of(self, channel: Channel) -> list[Answered]:
-        """What was answered on a channel, by question."""
+        """Answers on a channel, by question."""
         return sorted((one for one in self._answered if one.channel == channel), key=lambda one: one.question)
 
     def add(self, one: Answered) -> None:

@@ -36,8 +36,8 @@ class Node:
     """An edge node that is wanted.
 
     Attributes:
-        flags: of ``flexspec-edge serve``.
-        version: that they ask for.
+        flags: flags of ``flexspec-edge serve``.
+        version: version that they ask for.
     """
 
     flags: Sequence[str]
@@ -46,11 +46,11 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What all edge nodes have in common.
+    """Settings that all edge nodes have in common.
 
     Attributes:
         draft: folder of the draft, or 'default'.
-        tokenizer: of those without a draft.
+        tokenizer: tokenizer of those without a draft.
         worker_draft: tokens that the worker drafts in `COLOCATED`.
         more: flags of energy and the user's.
     """
@@ -85,16 +85,16 @@ def chosen(names: Sequence[str] | None, *, server: bool = False) -> list[str]:
 
 
 def schemes(names: Sequence[str]) -> list[str]:
-    """Of these, those that are no edge nodes."""
+    """Strategies that are no edge nodes."""
     return [name for name in names if name in SCHEMES]
 
 
 def nodes(names: Sequence[str], devices: Devices) -> dict[str, Node]:
-    """Of these, the edge nodes.
+    """Edge nodes of strategies.
 
     Args:
-        names: of strategies.
-        devices: what all have in common.
+        names: names of strategies.
+        devices: settings that all have in common.
     """
     found = {}
     streaming = (*devices.more, *_NO_DRAFT, "--tokenizer", devices.tokenizer, "--ahead", str(MAX_AHEAD))
@@ -114,7 +114,7 @@ def drafting(devices: Devices) -> tuple[str, ...]:
 
 
 def of_other_texts(names: Sequence[str], temperature: float) -> list[str]:
-    """Of these, those that do not write the target's own text of a seed, and are not compared with it."""
+    """Strategies that do not write the target's own text of a seed, and are not compared with it."""
     return [
         name
         for name in names

@@ -73,7 +73,7 @@ def cell(value: Any, form: str) -> str:
 
     Args:
         value: a number, or three: value, low and high.
-        form: of a number; ``ms`` is seconds as milliseconds, ``share`` two digits that count.
+        form: form of a number; ``ms`` is seconds as milliseconds, ``share`` two digits that count.
     """
     if value is None:
         return ""

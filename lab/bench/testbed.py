@@ -34,7 +34,7 @@ class AnswerFailed(FlexSpecError):
 
     Args:
         side: who was asked.
-        reason: what went wrong, as the client saw it.
+        reason: reason of the failure, as the client saw it.
         seconds: from the request to its failure.
     """
 
@@ -51,7 +51,7 @@ class Side(Protocol):
         """Write a text; what `lab.bench.client` says, and what it cost.
 
         Args:
-            body: of a request to the chat endpoint.
+            body: body of a request to the chat endpoint.
             at: second of the channel at which the request begins; None lets the channel go on.
         """
         ...
@@ -62,8 +62,8 @@ class EdgeNode:
 
     Args:
         client: the user's process.
-        url: of the API.
-        meter: of link and worker.
+        url: URL of the API.
+        meter: meter of link and worker.
     """
 
     def __init__(self, client: Process, url: str, meter: Meter) -> None:
@@ -85,7 +85,7 @@ class OtherServer:
     Args:
         client: the user's process, on the device's side.
         server: the program.
-        url: of it, as seen from the device.
+        url: URL of it, as seen from the device.
         model: as it calls the one that it serves.
         link: between the two.
     """
@@ -118,7 +118,7 @@ async def start_server(
 
     Args:
         here: where.
-        command: with `HOST` and `PORT` where it is told to listen.
+        command: command with `HOST` and `PORT` where it is told to listen.
         client: a process that runs `lab.bench.client` on the device's side.
         say: told what is waited for, every ten seconds.
 
@@ -159,7 +159,7 @@ class BenchTestbed:
     Attributes:
         here: broker, daemons and link.
         sides: who answers, by name.
-        urls: of the edge nodes' APIs, as seen from the device's side, by name.
+        urls: URLs of the edge nodes' APIs, as seen from the device's side, by name.
     """
 
     here: LocalDeployment
@@ -172,8 +172,8 @@ class BenchTestbed:
         """Ask a side for a text and wait for its end.
 
         Args:
-            side: its name.
-            body: of a request to the chat endpoint.
+            side: name of the strategy.
+            body: body of a request to the chat endpoint.
             at: second of the channel at which the request begins; None lets the channel go on.
 
         Returns:
@@ -204,9 +204,9 @@ async def bench_testbed(
 
     Args:
         link: None is loopback.
-        nodes: by name.
+        nodes: nodes by name.
         workers: flags of ``flexspec-cloud`` by the version that each serves; one that no node asks for is left out.
-        delay_ms: by which each forward of the target takes longer.
+        delay_ms: milliseconds by which each forward of the target takes longer.
         traditional: sides beside the edge nodes, with a worker of their own.
         server: command of another program that answers, the side `SERVER`; nothing makes its forwards longer.
         say: told what is waited for, where that may take minutes.

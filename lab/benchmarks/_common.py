@@ -1,4 +1,4 @@
-"""What every benchmark shares: arguments, facts about the machine, interleaving, percentiles, table, JSON.
+"""Helpers of all benchmarks: arguments, facts about the machine, interleaving, percentiles, table, JSON.
 
 A benchmark prints a table for people and, as its last line, one JSON object for programs. Cases are measured
 in turns, so that a slow minute of the machine hits all of them alike.

@@ -180,7 +180,7 @@ class ScriptedDrafter:
         return bool(context)
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        """What is scripted."""
+        """Scripted decisions."""
         return [self._one(one) for one in wanted]
 
     def _one(self, one: DraftRequest) -> Drafted:
@@ -197,7 +197,7 @@ class ScriptedDrafter:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is drafted, and by which policy."""
+    """Drafts of a case, and its policy."""
 
     name: str
     drafter: ScriptedDrafter

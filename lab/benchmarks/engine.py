@@ -1,4 +1,4 @@
-"""What a verification step costs, and what the engines cost that a user could pick instead.
+"""Cost of a verification step, and of the engines that a user could pick instead.
 
 `steps`: the packed forward by sessions and tokens, and the step. `peers`: our runner, llama.cpp and transformers,
 whichever of them is installed (extra `engines`), on the same weights, texts and core, one thread each. All of it in

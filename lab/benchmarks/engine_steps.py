@@ -107,7 +107,7 @@ def measure_steps(options: Namespace, texts: Sequence[Sequence[int]]) -> dict[st
     """Measure and print forwards and steps; the results.
 
     Args:
-        options: of the command.
+        options: options of the command.
         texts: a context for each of `MOST` sessions.
     """
     target = _load(options)

@@ -47,7 +47,7 @@ QUICK = Sizes(1, 4, 3, 16, (30, 50))
 
 
 class _Run:
-    """One call of the benchmark."""
+    """A call of the benchmark."""
 
     def __init__(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
         size = QUICK if args.quick else Sizes()

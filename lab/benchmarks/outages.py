@@ -157,11 +157,11 @@ async def going_on(
     """Have answers written at all devices, and kill the broker when each has begun.
 
     Args:
-        here: with its broker.
+        here: deployment with its broker.
         http: without bounds on its connections.
-        seconds: that the broker is away.
+        seconds: seconds that the broker is away.
         streams: answers at once.
-        tokens: of each.
+        tokens: tokens of each.
 
     Returns:
         Seconds from the broker's return to the next piece of each answer; below 0 for one that was over before.

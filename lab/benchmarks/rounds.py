@@ -22,7 +22,7 @@ VERSION = "v"
 
 @dataclass(slots=True)
 class Tally:
-    """What rounds came to, in sums.
+    """Sums over rounds.
 
     Attributes:
         texts: written to their end.
@@ -30,8 +30,8 @@ class Tally:
         rounds: verifications.
         judged: drafted tokens that the target's decision met: the accepted ones, and the first wrong one.
         expected: sum of their confidences; calibrated ones sum to the accepted.
-        offered: by position in the draft, rounds whose draft was at least that long.
-        reached: by position, rounds whose draft was accepted up to and including it.
+        offered: rounds whose draft was at least that long, by position in the draft.
+        reached: rounds whose draft was accepted up to and including it, by position.
     """
 
     texts: int = 0
@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def accepted(self) -> int:
-        """Of these, accepted."""
+        """Drafted tokens that were accepted."""
         return sum(self.reached)
 
     def count(self, draft: Sequence[DraftToken], decided: Sequence[int]) -> None:
@@ -97,10 +97,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One text to write.
+    """A text to write.
 
     Attributes:
-        name: what the tallies are kept by.
+        name: key of the tallies.
         prompt: token ids.
         identity: sampling parameters, seed, end-of-text ids and limit.
     """
@@ -220,7 +220,7 @@ class Rounds:
 
 
 def work_item(session: int, job: Job, context: Sequence[int], draft: Sequence[int]) -> WorkItem:
-    """What the worker's protocol would hand to its engine."""
+    """Work as the worker's protocol would hand it to its engine."""
     return WorkItem(
         key=(EDGE, session),
         version=VERSION,

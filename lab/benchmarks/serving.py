@@ -56,7 +56,7 @@ QUICK = Sizes(8, 1, 8, 1, 16, 64, 8, 4, 12, 24)
 
 
 class _Run:
-    """One call of the benchmark."""
+    """A call of the benchmark."""
 
     def __init__(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
         self._questions = [question.text for question in questions]

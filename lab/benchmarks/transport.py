@@ -1,4 +1,4 @@
-"""What the transport costs: a draft → verdict round through Mosquitto on loopback, with a model that takes no time.
+"""Cost of the transport: a draft → verdict round through Mosquitto on loopback, with a model that takes no time.
 
 Two cases in the same run, in turns: our link with our codec (K = 8 up, 9 tokens down), and a bare aiomqtt echo of as
 many bytes. Nagle's algorithm is off everywhere. Edge and worker share one process and event loop.

@@ -23,11 +23,11 @@ HEAD: Final = "measured"
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What is measured.
+    """Version that is measured.
 
     Attributes:
         head: name that the model's inputs give; empty is the base.
-        digest: of the head's manifest, 64 hex digits; None without a head.
+        digest: digest of the head's manifest, 64 hex digits; None without a head.
         exact: whether its verification does not depend on what shares a forward.
     """
 
@@ -41,8 +41,8 @@ def hold_version(target: Target, settings: WorkerSettings, folder: Path | None) 
 
     Args:
         target: loaded.
-        settings: that it was loaded by.
-        folder: of the head; None is the base alone.
+        settings: settings of its worker.
+        folder: folder of the head; None is the base alone.
 
     Raises:
         HeadError: the head is damaged, of another base, or does not write what its manifest says.

@@ -1,4 +1,4 @@
-"""What is simulated, and what an answer came to."""
+"""Settings of a simulation, and its answers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LIKE_OURS = WorkerKind(lookup=True, reads=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What is simulated.
+    """Settings of a simulation.
 
     Attributes:
-        recording: with all texts.
-        times: of worker and devices.
+        recording: recording with all texts.
+        times: times of worker and devices.
         link: between device and broker; None is loopback.
         drafts: the device has a draft.
         lookup: which looks up as well, as that of a real edge node does.
@@ -38,7 +38,7 @@ class Setting:
         energy: models what texts take out of the device; None leaves it.
         statuses: the device hears the status of a worker, as a node that serves the API does.
         settle: seconds that these write before the first answer is asked for.
-        seed: of all chance. Equal seeds meet equal channels, whatever the policy.
+        seed: seed of all chance. Equal seeds meet equal channels, whatever the policy.
     """
 
     recording: Recording
@@ -61,8 +61,8 @@ class Answer:
     Attributes:
         problem: why it is not the recorded text; empty if it is.
         seconds: from the asking to the last token.
-        first: to the first one.
-        tokens: of it.
+        first: seconds to the first one.
+        tokens: tokens of it.
         rounds: verdicts that brought some.
         drafted: tokens that the device drafted, of use or not.
         judged, accepted: of these, decided by the target, and found right.
@@ -72,10 +72,10 @@ class Answer:
         lasted: seconds until all was over.
         began: when it was asked for, in seconds of the simulation.
         up, down: of the link.
-        traffic: of MQTT.
-        plans: what was planned when, in seconds after the asking; only where it changed.
+        traffic: traffic of MQTT.
+        plans: plans with seconds after the asking; only where they changed.
         device_busy: seconds in which the device drafted.
-        joules: that it took out of the device, with the tail that its last packet leaves; None where nobody asked.
+        joules: joules of the device, with the tail that its last packet leaves; None where nobody asked.
         limits: how those of its policy stood in the end.
     """
 
@@ -106,7 +106,7 @@ class TracedPolicy:
 
     Args:
         policy: asked.
-        clock: of the simulation.
+        clock: clock of the simulation.
         plans: gets each plan that differs from the one before, and its time.
     """
 
@@ -133,5 +133,5 @@ class TracedPolicy:
             self._policy.ended(seen)
 
     def limits(self) -> tuple[LimitReport, ...]:
-        """Those of the policy, if it keeps any."""
+        """Limits of the policy, if it keeps any."""
         return tuple(self._policy.limits()) if isinstance(self._policy, Limited) else ()

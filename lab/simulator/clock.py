@@ -31,7 +31,7 @@ class SimulatedClock:
         return self._queue[0][0] if self._queue else inf
 
     def at(self, delay: float, action: Callable[[], None]) -> None:
-        """Have something happen so many seconds from now. What happens at one time happens in the order of asking."""
+        """Have something happen so many seconds from now. Events of one time happen in the order of asking."""
         heapq.heappush(self._queue, (self.now + delay, next(self._order), action))
 
     def step(self) -> bool:
@@ -48,7 +48,7 @@ class Alarm:
     """Rings once at the earliest time that was asked for since it last rang.
 
     Args:
-        clock: of the simulation.
+        clock: clock of the simulation.
         ring: called then.
     """
 

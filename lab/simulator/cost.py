@@ -1,4 +1,4 @@
-"""What forwards cost, in milliseconds, and as they were measured on a processor."""
+"""Costs of forwards in milliseconds, as they were measured on a processor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import msgspec
 
 
 class DraftForward(NamedTuple):
-    """One forward of a draft.
+    """A forward of a draft.
 
     Attributes:
-        sessions: that share it.
+        sessions: sessions that share it.
         read: tokens of prompts that it reads, beyond one for each session that it gives a token.
         context: tokens that all sessions have behind them.
         reach: sum over these tokens of prompts, of how many tokens stand before their piece.
@@ -27,11 +27,11 @@ class DraftForward(NamedTuple):
 
 
 class TargetForward(NamedTuple):
-    """One forward of the target.
+    """A forward of the target.
 
     Attributes:
-        sessions: that it decides.
-        rows: of these: one each, and one for each drafted token.
+        sessions: sessions that it decides.
+        rows: rows of these: one each, and one for each drafted token.
         read: tokens of prompts that it reads beside.
         context: tokens that the sessions which it decides have behind them.
         reach: sum over the tokens of prompts that it reads, of how many tokens stand before their piece.
@@ -77,11 +77,11 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
     """A draft on a processor, in milliseconds.
 
     Attributes:
-        token: one token of one session, behind a short context.
-        session: what each further session adds.
-        read: what each further token that it reads adds.
-        context: what each token of a context adds.
-        reach: what a token of a context adds to each token of a piece that is read behind it.
+        token: a token of one session, behind a short context.
+        session: time that each further session adds.
+        read: time that each further token that it reads adds.
+        context: time that each token of a context adds.
+        reach: time that a token of a context adds to each token of a piece that is read behind it.
     """
 
     token: float
@@ -91,7 +91,7 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
     reach: float = 0.0
 
     def call(self, one: DraftForward) -> float:
-        """One forward."""
+        """Milliseconds of a forward."""
         ms = self.token + (one.sessions - 1) * self.session + one.read * self.read
         return ms + one.context * self.context + one.reach * self.reach
 
@@ -100,20 +100,20 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """A worker and its edges as they were measured, in milliseconds.
 
     Attributes:
-        sessions: of the columns of `rows`, rising.
-        rows: for each of these, a forward over so many sessions, by rows of each session, without their contexts.
+        sessions: sessions of the columns of `rows`, rising.
+        rows: a forward over each such number of sessions, by rows of each session, without their contexts.
         read: a forward that reads so many tokens of one prompt and decides nothing.
         beside: a forward that decides some sessions and reads a prompt beside them, by the rows of both together.
-        context: what a token of a context adds to a forward that decides behind it, by sessions: keys and values of
+        context: time that a token of a context adds to a forward behind it, by sessions: keys and values of
             one may be near the processor from forward to forward, those of many are not.
-        behind: what it adds for each drafted token that is verified behind it.
-        reach: what a token of a context adds to each token of a piece that is read behind it.
+        behind: time that it adds for each drafted token that is verified behind it.
+        reach: time that a token of a context adds to each token of a piece that is read behind it.
         delay: on top of each forward, as a bigger target has it.
-        step: what a worker spends on a step beside the forwards.
+        step: time that a worker spends on a step beside the forwards.
         draft: beside the target.
         device: the draft of an edge.
-        request: what an edge spends on a request beside drafting, before it asks a worker.
-        broker: of a message from device to worker or back, beside its link.
+        request: time that an edge spends on a request beside drafting, before it asks a worker.
+        broker: time of a message from device to worker or back, beside its link.
     """
 
     sessions: tuple[float, ...]

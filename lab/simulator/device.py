@@ -25,7 +25,7 @@ _WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
 
 
 class Channel(Protocol):
-    """What carries a device's messages to its worker."""
+    """Carrier of a device's messages to its worker."""
 
     def send(self, send: Send) -> None:
         """Publish a message of the device's machine."""
@@ -33,15 +33,15 @@ class Channel(Protocol):
 
 
 class SimulatedDevice:
-    """One device, which writes one text after the other.
+    """A device, which writes one text after the other.
 
     Args:
-        clock: of the simulation.
+        clock: clock of the simulation.
         name: on topics.
-        recording: of its texts.
+        recording: recording of its texts.
         policies: makes the policy of each text.
         drafter: None drafts nothing.
-        pace: of the drafter.
+        pace: pace of the drafter.
         rng: jitter of its timers.
         reads: prompts are sent as they are. Otherwise they begin with their last token, as all before it is read
             elsewhere.
@@ -49,7 +49,7 @@ class SimulatedDevice:
         energy: models what texts take out of it; None leaves it.
 
     Attributes:
-        channel: to its worker; set before the first text.
+        channel: channel to its worker; set before the first text.
         written: the newest text.
     """
 
@@ -130,7 +130,7 @@ class SimulatedDevice:
 
     @property
     def _joules(self) -> float | None:
-        """Of the newest text."""
+        """Joules of the newest text."""
         return None if self._spent is None else self._spent.spent(self._clock.now).joules
 
     def _reading(self) -> DeviceReading:
@@ -139,7 +139,7 @@ class SimulatedDevice:
     # What its channel tells
 
     def receive(self, message: Verdict | Error) -> None:
-        """A message has come. Those of earlier texts are of no concern any more."""
+        """A message has come. Messages of earlier texts are of no concern any more."""
         machine = self._machine
         if machine is not None and message.session == self._sessions:
             if self._spent is not None:

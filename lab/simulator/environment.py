@@ -27,12 +27,12 @@ _LONGEST = 1800.0
 
 @dataclass(frozen=True, slots=True)
 class Episode:
-    """What an episode consists of.
+    """Parts of an episode.
 
     Attributes:
-        setting: what is simulated.
+        setting: settings of the simulation.
         texts: written one after the other, at least one.
-        base: what the policy starts from.
+        base: plan that the policy starts from.
     """
 
     setting: Setting
@@ -61,14 +61,14 @@ class _HeldPolicy(ActingPolicy):
 
 
 class PlanningEnvironment:
-    """One device's planning, a few tokens a step. An observation has the numbers that `FEATURES` names.
+    """Planning of a device, a few tokens a step. An observation has the numbers that `FEATURES` names.
 
     Args:
         draw: makes an episode from a seed; equal seeds must give equal ones.
 
     Attributes:
         actions: how many there are; see `ACTIONS` for what they are.
-        size: of an observation.
+        size: numbers of an observation.
     """
 
     actions = len(ACTIONS)
@@ -93,7 +93,7 @@ class PlanningEnvironment:
         """Begin an episode, and go on to the first time that there is something to choose from.
 
         Args:
-            seed: of the episode; None takes the next one of a row that the last seed began.
+            seed: seed of the episode; None takes the next one of a row that the last seed began.
             options: none are known.
 
         Returns:

@@ -20,8 +20,8 @@ class Share:
     """An item's share of a forward.
 
     Attributes:
-        item: of a session.
-        draft: what it verifies, if it decides.
+        item: item of a session.
+        draft: tokens that it verifies, if it decides.
         decides: whether its prefix is read to its end.
         read: tokens of its prefix that it reads, the last one apart where it decides.
         behind: tokens that stand before these.
@@ -38,7 +38,7 @@ class Reading:
     """Items that are not decided yet, and how far their sessions' prefixes are read.
 
     Attributes:
-        pending: by session, in the order of arrival.
+        pending: items by session, in the order of arrival.
     """
 
     def __init__(self) -> None:
@@ -75,10 +75,10 @@ class Reading:
         return self._budget.adds(writing, unread)
 
     def shares(self, drafts: Mapping[SessionKey, tuple[int, ...]], now: float) -> list[Share]:
-        """What shares the next forward.
+        """Shares of the next forward.
 
         Args:
-            drafts: what sessions that write verify.
+            drafts: tokens that sessions that write verify.
             now: seconds.
         """
         self._steps += 1

@@ -13,14 +13,14 @@ from schemas.messages import PROTOCOL_VERSION, Identity
 
 
 class RecordedText(msgspec.Struct, frozen=True):
-    """One text.
+    """A text.
 
     Attributes:
         prompt: token ids.
         temperature: at which it was written.
-        seed: its own; no two texts of a recording share it and the temperature.
-        tokens: what the target wrote.
-        proposals: for each of these, what the draft proposes where all before it is known: token id and confidence.
+        seed: seed of the text; no two texts of a recording share it and the temperature.
+        tokens: tokens that the target wrote.
+        proposals: token id and confidence that the draft proposes for each of these where all before it is known.
     """
 
     prompt: tuple[int, ...]
@@ -30,22 +30,22 @@ class RecordedText(msgspec.Struct, frozen=True):
     proposals: tuple[tuple[int, float], ...]
 
     def proposal(self, place: int) -> DraftToken:
-        """What the draft proposes for a position of the text.
+        """Proposal of the draft for a position of the text.
 
         A draft that has left the text may propose anything, as the target takes nothing that comes after a wrong
         token: it proposes the same.
 
         Args:
-            place: in generated tokens; behind the text's end its last position counts.
+            place: position in generated tokens; behind the text's end its last position counts.
         """
         token, confidence = self.proposals[min(place, len(self.proposals) - 1)]
         return DraftToken(token, confidence)
 
     def decide(self, start: int, draft: Sequence[int]) -> tuple[int, ...]:
-        """What the target decides from a position on, given a draft: tokens up to the first that differs.
+        """Decision of the target from a position on, given a draft: tokens up to the first that differs.
 
         Args:
-            start: in generated tokens, before the text's end.
+            start: position in generated tokens, before the text's end.
             draft: drafted tokens for `start` on.
         """
         right = 0
@@ -63,7 +63,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
         fingerprint: hexadecimal digest of the tokenizer.
         eos: token ids that end a text.
         vocab_size, max_context: sizes of the target.
-        texts: in any order; no two share seed and temperature.
+        texts: texts in any order; no two share seed and temperature.
     """
 
     limit: int
@@ -74,7 +74,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     texts: tuple[RecordedText, ...]
 
     def identity(self, text: RecordedText) -> Identity:
-        """What the protocol knows of a text, besides its prompt."""
+        """Identity of a text for the protocol, besides its prompt."""
         return Identity(
             PROTOCOL_VERSION,
             bytes.fromhex(self.fingerprint),
@@ -93,13 +93,13 @@ class Written:
     """A text that is being written, or is over.
 
     Attributes:
-        text: what was asked for.
+        text: text that was asked for.
         began: when, in seconds of the simulation.
         pieces: when tokens came, and how many.
         ended: when it was over.
         problem: why it is not what the target alone writes; empty if it is.
-        counters: of the protocol.
-        joules: that it took out of the device; None where nobody asked.
+        counters: counters of the protocol.
+        joules: joules that it took out of the device; None where nobody asked.
         limits: how those of its policy stood in the end.
     """
 

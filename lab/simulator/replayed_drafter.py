@@ -16,7 +16,7 @@ class ReplayedDrafter:
     """A `Drafter` over recorded texts. It gives one token at a time, as a model does.
 
     Args:
-        recording: with every text that it is asked for.
+        recording: recording with every text that it is asked for.
         spend: has the time of a forward pass.
         prefill: tokens of prompts that one forward reads; a session whose prompt is not read to its end gets no
             token. None: prompts are read elsewhere.
@@ -85,7 +85,7 @@ class ReplayedDrafter:
 
 
 class Pace:
-    """What a device's drafter takes.
+    """Time that a device's drafter takes.
 
     Args:
         call: milliseconds of a forward.
@@ -107,11 +107,11 @@ class Pace:
 
 
 class _Read:
-    """What is read of a session.
+    """Tokens of a session that are read.
 
     Args:
         count: tokens.
-        text: those of them behind the prompt.
+        text: tokens of them behind the prompt.
     """
 
     __slots__ = ("_text", "count")

@@ -43,7 +43,7 @@ PLANS = [
 
 @dataclass
 class Tally:
-    """What a number of runs saw, to prove that they saw something."""
+    """Counts over a number of runs, to prove that they saw something."""
 
     runs: int = 0
     tokens: int = 0
@@ -181,7 +181,7 @@ def _replace(world: World, name: str) -> None:
 
 
 def run(seed: int, tally: Tally, *, flips: float = 0.0) -> World:
-    """One schedule: sessions, faults for a minute, then peace; every check on the way."""
+    """Run a schedule: sessions, faults for a minute, then peace; every check on the way."""
     rng = random.Random(seed)
     world = build(rng, flips=flips)
     _more_turns(world, rng, rng.sample(PLANS, 3))

@@ -42,8 +42,8 @@ def new_device(
     """A device of a setting, without its channel, and the pace of its drafts.
 
     Args:
-        clock: of the simulation.
-        setting: of it.
+        clock: clock of the simulation.
+        setting: settings of the simulation.
         name: on topics.
         policies: makes the policy of each text.
     """
@@ -75,9 +75,9 @@ class _DirectChannel:
     """A device's way to its worker that takes a constant time and loses nothing.
 
     Args:
-        clock: of the simulation.
+        clock: clock of the simulation.
         edge: the device's name.
-        worker: it leads there.
+        worker: worker at its end.
         way: seconds of a message.
     """
 
@@ -94,11 +94,11 @@ class _DirectChannel:
 
 
 class Simulation:
-    """A device, its worker and the way between them. What it has learned outlives its texts, as on a node.
+    """A device, its worker and the way between them. Estimates of the device outlive its texts, as on a node.
 
     Args:
-        setting: of it.
-        policies: of the device; of the others too, unless they have their own.
+        setting: settings of the simulation.
+        policies: policies of the device; of the others too, unless they have their own.
         others: policies of the other devices.
     """
 
@@ -141,7 +141,7 @@ class Simulation:
         """Write a text.
 
         Args:
-            text: of the recording.
+            text: text of the recording.
             begins_s: second of the channel at which it is asked for; None lets the channel go on.
 
         Raises:
@@ -187,7 +187,7 @@ class Simulation:
         """Ask for a text, without waiting for it.
 
         Args:
-            text: of the recording. The one before has ended.
+            text: text of the recording. The one before has ended.
             begins_s: see `answer`.
 
         Returns:
@@ -262,10 +262,10 @@ def simulate(
     """Write texts one after the other.
 
     Args:
-        setting: what is simulated.
+        setting: settings of the simulation.
         policies: makes the policy of each text.
-        texts: of the recording; None is all.
-        begins_s: for each text the second of the channel at which it is asked for; None lets the channel go on.
+        texts: texts of the recording; None is all.
+        begins_s: second of the channel at which each text is asked for; None lets the channel go on.
         others: policies of the other sessions; None is `policies`.
 
     Raises:

@@ -1,6 +1,6 @@
 """A worker in simulated time: the real protocol machine and the real rules of rows, drafts and prompts; no weights.
 
-What a forward decides is in the recording, and what it takes is told by its cost. All else is done as
+The decisions of a forward are in the recording, and its time is told by its cost. All else is done as
 `EngineCore.step` and the step loop of `CloudWorker` do it.
 """
 
@@ -32,7 +32,7 @@ _EVERYBODY = 1_000_000
 
 @dataclass(slots=True)
 class WorkerFigures:
-    """What a worker did so far.
+    """Counts of a worker so far.
 
     Attributes:
         steps, sessions, rows, calls: forwards, sessions and rows in them, and forwards of the draft.
@@ -55,10 +55,10 @@ class WorkerKind:
     """How a worker serves.
 
     Attributes:
-        rationed: it gives rows out where they are worth most; otherwise all drafts get theirs.
-        drafts: it has a draft of its own.
-        lookup: it looks up, beside its draft or alone, as real workers do.
-        reads: it reads prompts. Otherwise a session must begin with the last token of its own, as at servers that
+        rationed: whether it gives rows out where they are worth most; otherwise all drafts get theirs.
+        drafts: whether it has a draft of its own.
+        lookup: whether it looks up, beside its draft or alone, as real workers do.
+        reads: whether it reads prompts. Otherwise a session begins with the last token of its own, as at servers that
             have other machines for that.
     """
 
@@ -69,18 +69,18 @@ class WorkerKind:
 
 
 class SimulatedWorker:
-    """One worker.
+    """A worker in simulated time.
 
     Args:
-        clock: of the simulation.
-        cost: of what it computes.
-        recording: of the texts that are asked for.
+        clock: clock of the simulation.
+        cost: times of what it computes.
+        recording: recording of the texts that are asked for.
         kind: how it serves.
         answer: takes its messages, by edge, with their quality of service.
 
     Attributes:
-        machine: to read.
-        figures: to read.
+        machine: machine to read.
+        figures: figures to read.
     """
 
     def __init__(
@@ -233,7 +233,7 @@ _ALL = DraftRows()
 
 
 def _told(item: WorkItem, granted: int, own: tuple[int, ...]) -> DraftRows:
-    """What the edge is told of the rows of its session."""
+    """Rows of its session as the edge is told."""
     return DraftRows(len(own), None if granted == len(item.draft) else granted)
 
 

@@ -38,7 +38,7 @@ LATE_BY = 20.0
 
 
 def identity(*, seed: int = 1, limit: int = 40, ignore_eos: bool = False) -> Identity:
-    """What a session of the fake target is."""
+    """Identity of a session of the fake target."""
     return Identity(1, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, limit)
 
 
@@ -51,9 +51,9 @@ class FakeTarget:
     """Decides tokens as a pure function of seed and prefix, except near ties, which flip between forwards.
 
     Args:
-        eos_every: one token in so many ends the text.
+        eos_every: number of tokens of which one ends the text.
         flips: share of forwards in which a position may come out differently.
-        rng: of the flips.
+        rng: random numbers of the flips.
     """
 
     eos_every: int = 60
@@ -78,7 +78,7 @@ class FakeTarget:
         return token
 
     def text(self, request: SessionRequest) -> tuple[tuple[int, ...], str]:
-        """What the target alone would write, and how it ends."""
+        """The text that the target alone would write, and how it ends."""
         prefix = list(request.prompt)
         out: list[int] = []
         while True:
@@ -127,7 +127,7 @@ class ChangingPolicy:
         self.rng = rng
 
     def plan(self, seen: Observation) -> Plan:
-        """One of the plans."""
+        """A plan of these."""
         assert seen.accepted <= seen.drafted
         return self.rng.choice(self.plans)
 
@@ -161,7 +161,7 @@ class Link:
 
 @dataclass
 class Cell:
-    """One edge session with its drafter and what it gave to the user."""
+    """An edge session with its drafter and what it gave to the user."""
 
     request: SessionRequest
     machine: EdgeSession
@@ -175,7 +175,7 @@ class Cell:
 
 @dataclass
 class Host:
-    """One worker process: machine, engine, and whether it is there. `cached` counts prompt and generated tokens."""
+    """A worker process: machine, engine, and whether it is there. `cached` counts prompt and generated tokens."""
 
     name: str
     machine: WorkerMachine
@@ -193,10 +193,10 @@ class World:
 
     Args:
         rng: all chance.
-        target: what the workers compute.
+        target: target that the workers compute.
         link: between any two.
         workers: how many.
-        config: of the workers; the name is replaced.
+        config: config of the workers; the name is replaced.
         forward_time: seconds of a forward and of each position in it.
         reading: tokens of unread prefixes that one forward reads; None reads them all and takes no time for it.
     """
@@ -440,7 +440,7 @@ class World:
         self.at(took, done)
 
     def _verified(self, item: WorkItem) -> tuple[int, ...]:
-        """What a forward verifies: the edge's draft and what the worker drafts behind it, or its beginning."""
+        """Draft that a forward verifies: the edge's and what the worker drafts behind it, or its beginning."""
         if self.cuts and self.rng.random() < self.cuts:
             return item.draft[: self.rng.randint(0, len(item.draft))]
         draft = item.draft
@@ -450,7 +450,7 @@ class World:
         return draft
 
     def _compose(self, host: Host) -> tuple[list[WorkItem], int]:
-        """What the next forward decides, and how many tokens of other prefixes it reads: the oldest first."""
+        """Items that the next forward decides, and how many tokens of other prefixes it reads: the oldest first."""
         if self.reading is None:
             return list(host.pending.values()), 0
         items, budget = [], self.reading

@@ -68,7 +68,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Drafts:
-    """A draft that writes a text at a time for each of several clients. What it read stays for a client's next text.
+    """A draft that writes a text at a time for each of several clients. Tokens read stay for a client's next text.
 
     Args:
         network: the draft.

@@ -1,4 +1,4 @@
-"""What one malicious device takes from three honest ones: each way to take more than a share, one after the other.
+"""Loss of three honest devices to a malicious one: each way to take more than a share, one after the other.
 
     python -m lab.benchmarks.attacks --quick
     python -m lab.benchmarks.attacks --attacks polls prompts
@@ -35,7 +35,7 @@ from lab.testbed.secured import VERSION, WORKER, SecuredDeployment, secured_depl
 from schemas.messages import MAX_AHEAD
 
 SPEED, FIRST = 0.8, 2.0
-"""What honest streams keep of their speed at least, and how much later their first token is at most."""
+"""Least share of their speed that honest streams keep, and how much later their first token is at most."""
 HONEST = ("honest-1", "honest-2", "honest-3")
 _STREAMING = (
     *("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup"),

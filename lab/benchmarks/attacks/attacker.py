@@ -41,12 +41,12 @@ _PAUSE = 1.5
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What is to be done.
+    """Task of an attacker.
 
     Attributes:
-        way: its name.
-        port: of the broker.
-        folder: that the attacker was handed out, by its name.
+        way: name of the attack.
+        port: port of the broker.
+        folder: folder that the attacker was handed out, by its name.
         worker, version: whom it is about.
         victim: an honest device.
         rate: bytes a second, headers of MQTT included.
@@ -85,10 +85,10 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct):
-    """What came of it.
+    """Outcome.
 
     Attributes:
-        seconds: that it took.
+        seconds: seconds that it took.
         sent: bytes.
         messages: number of them.
         told: answers by kind.
@@ -110,7 +110,7 @@ class Attack:
     """An attack that goes on until it is over, also where the broker ends the connection.
 
     Args:
-        order: what is to be done.
+        order: task of the attacker.
     """
 
     def __init__(self, order: Order) -> None:

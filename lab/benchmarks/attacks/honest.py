@@ -25,13 +25,13 @@ _NUMBERS = count(1)
 
 @dataclass(slots=True)
 class Streams:
-    """What all of them saw.
+    """Speeds and first tokens of all of them.
 
     Attributes:
         speeds: tokens a second after the first one, of each text.
         firsts: seconds to the first token, of each text; as long as was waited where none came.
         failed: texts that did not come to their end.
-        why: of the newest of these.
+        why: reason of the newest of these.
     """
 
     speeds: list[float] = field(default_factory=list)
@@ -78,7 +78,7 @@ async def streams(
     Args:
         http: a client.
         devices: edge nodes.
-        tokens: of a text.
+        tokens: tokens of a text.
         rounds: texts of each, one after the other.
         patience: seconds that a text is waited for.
     """

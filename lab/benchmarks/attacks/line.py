@@ -19,13 +19,13 @@ _QUIET = 20.0
 
 
 class Line:
-    """One connection of a user, for publishing and listening at QoS 0.
+    """A connection of a user, for publishing and listening at QoS 0.
 
     Args:
-        port: of a broker on this machine.
+        port: port of a broker on this machine.
         ca: certificate authority of the broker, whose certificate is for 127.0.0.1.
         user: name of the client, who logs in with it.
-        password: of the user.
+        password: password of the user.
 
     Attributes:
         heard: messages that came, as topic and payload, until somebody takes them.

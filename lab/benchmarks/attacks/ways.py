@@ -1,4 +1,4 @@
-"""What one malicious device does. Each way makes packets as long as there is room for them, and hears what is said.
+"""Attacks of a malicious device. Each way makes packets as long as there is room for them, and hears what is said.
 
 Nothing here breaks a rule of access: a device may write all of it, but for what `Denied` tries, and a worker what
 `Forges` does.
@@ -51,8 +51,8 @@ class Target:
     Attributes:
         edge: own name.
         worker: name of a worker.
-        version: that the worker serves.
-        fingerprint: of the vocabulary.
+        version: version that the worker serves.
+        fingerprint: fingerprint of the vocabulary.
         victim: name of an honest device.
         keys: own ones; None where the worker has none either.
         vocabulary: token ids below this may be sent.
@@ -68,7 +68,7 @@ class Target:
 
 
 class Way:
-    """One way to take more than one's share: without an override, none.
+    """A way to take more than one's share: without an override, none.
 
     Args:
         target: whom it is about.
@@ -92,11 +92,11 @@ class Way:
         self._held: dict[int, Verdict] = {}
         words = [self.dice.randrange(target.vocabulary) for _ in range(_WORDS)]
         self._words = words * 2
-        """Of all prompts, each of which begins somewhere else: an attacker's own time is not what is measured."""
+        """Words of all prompts, each of which begins somewhere else: an attacker's own time is not measured."""
 
     @property
     def filters(self) -> tuple[str, ...]:
-        """What it subscribes to beside answers."""
+        """Topic filters that it subscribes to beside answers."""
         return ()
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
@@ -217,7 +217,7 @@ class Large(Way):
 
 
 class Polls(Way):
-    """One session, and polls of it."""
+    """A session, and polls of it."""
 
     name, says = "polls", "polls of one session, as many as fit"
 
@@ -248,7 +248,7 @@ class Sessions(Way):
         self._opened_at = self._polled_at = float("-inf")
 
     def packets(self, now: float) -> Iterator[bytes]:
-        """One open at a time, up to as many sessions as are wanted, and a poll of each now and then."""
+        """Opens, one at a time, up to as many sessions as are wanted, and a poll of each now and then."""
         if now - self._opened_at >= self.each and len(self._held) < self.wanted:
             self._opened_at = now
             yield self.open(self.prompt, self.limit, self.ahead)
@@ -299,7 +299,7 @@ class Share(Way):
 
     @property
     def filters(self) -> tuple[str, ...]:
-        """What it subscribes to."""
+        """Topic filters that it subscribes to."""
         return tuple(topics.open_share(self.target.version, group) for group in ("w", "workers"))
 
 
@@ -343,7 +343,7 @@ class Forges(Way):
     bounded = False
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """Of other sessions each time."""
+        """Polls of other sessions each time."""
         topic = topics.verdict_topic(self.target.victim)
         while True:
             yield publish(topic, _CODEC.encode(self._forged()))
@@ -371,4 +371,4 @@ WAYS: dict[str, type[Way]] = {
 }  # fmt: skip
 """By name."""
 SAYS = {name: way.says for name, way in WAYS.items()}
-"""What each does, in a few words."""
+"""Description of each in a few words."""

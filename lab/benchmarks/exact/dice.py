@@ -94,7 +94,7 @@ def kept(logits: npt.NDArray[np.float32], dice: Dice) -> npt.NDArray[np.bool_]:
 
 
 def distribution(logits: npt.NDArray[np.float32], dice: Dice) -> Floats:
-    """What `choose` draws from: softmax of the tempered logits over the kept ids, in float64."""
+    """Distribution that `choose` draws from: softmax of the tempered logits over the kept ids, in float64."""
     scores = logits.astype(np.float64) / dice.temperature
     mass: Floats = np.where(kept(logits, dice), np.exp(scores - scores.max()), 0.0)
     mass /= mass.sum()

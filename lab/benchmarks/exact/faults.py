@@ -52,7 +52,7 @@ class Weather:
         cut_every: messages up from one lost connection to the next.
 
     Attributes:
-        messages: that came to the link, before any fault.
+        messages: messages that came to the link, before any fault.
         overtaken: messages that arrived after a newer one of their direction.
         overflow: late copies thrown away because too many were under way.
         lost_late: late copies that the link could not publish any more.

@@ -32,13 +32,13 @@ class Fleet:
     """Workers of one version at one broker.
 
     Attributes:
-        arguments: of ``flexspec-cloud``, the same for all of them.
-        folder: for their logs and traces.
+        arguments: arguments of ``flexspec-cloud``, the same for all of them.
+        folder: folder for their logs and traces.
         rng: decides who dies.
         say: told what happens.
         identities: give each worker keys of its own; None leaves them without.
         kills, hangs, started: counts.
-        namesakes: of those started, in the place and by the name of one that was killed.
+        namesakes: namesakes of those started, in the place and by the name of one that was killed.
     """
 
     arguments: Sequence[str]
@@ -63,7 +63,7 @@ class Fleet:
         """Add a worker, with a prefill budget drawn anew, and wait until it serves.
 
         Args:
-            name: of one that was killed; None is a new one.
+            name: name of one that was killed; None is a new one.
 
         Raises:
             FlexSpecError: it ended or took more than five minutes.
@@ -139,7 +139,7 @@ class Fleet:
             await worker.process.kill()
 
     def trace(self) -> Trace:
-        """What all of them did so far."""
+        """Trace of all of them so far."""
         return Trace.read([self.folder / f"trace-{number}" for number in range(self.started)])
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -15,7 +15,7 @@ class Identities:
     """Makes identities that believe each other.
 
     Attributes:
-        statement: of their deployment, signed.
+        statement: statement of their deployment, signed.
     """
 
     def __init__(self) -> None:
@@ -24,11 +24,11 @@ class Identities:
         self.statement = sign_statement(self._key, 1, self._opening.public(()), ())
 
     def edge(self, name: str) -> KeyIdentity:
-        """Of a device."""
+        """Identity of a device."""
         return KeyIdentity.make(self._key, KeyRole.EDGE, name, self.statement)
 
     def worker(self, name: str) -> KeyIdentity:
-        """Of a worker of any version."""
+        """Identity of a worker of any version."""
         return KeyIdentity.make(self._key, KeyRole.WORKER, name, self.statement, opening=self._opening)
 
     @staticmethod

@@ -17,7 +17,7 @@ class ReferencePool:
 
     Attributes:
         folder: checkpoint of the target.
-        dtype: of it.
+        dtype: number format of it.
         processes: how many, of one thread each.
         module: the program that writes: `reference`, or `solo` for contexts that are too long for it.
         head: PEFT adapter directory that `reference` puts into the target; empty is none.

@@ -43,7 +43,7 @@ Rows = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """One text to write.
+    """A text to write.
 
     Attributes:
         number: names it.
@@ -85,7 +85,7 @@ class Text:
 
 @dataclass(slots=True)
 class Written:
-    """What a text became; `reason` is ``eos``, ``stop`` or ``length``, and empty while it is written."""
+    """A written text; `reason` is ``eos``, ``stop`` or ``length``, and empty while it is written."""
 
     number: int
     tokens: list[int]
@@ -154,7 +154,7 @@ class Reference:
         """Read one token more for each prompt; returns the logits behind it, [prompts, vocabulary].
 
         Args:
-            cache: of all tokens but that one.
+            cache: cache of all tokens but that one.
             newest: the last token that was read, which is read again, and the one to read, for each prompt.
         """
         cache.crop(-1)
@@ -224,7 +224,7 @@ def fixed_order_attention(
         query: [batch, heads, rows, size]; the rows are the last positions of the context.
         key: [batch, kv heads, context, size].
         value: as key.
-        scaling: of the scores.
+        scaling: scaling of the scores.
         block: values that are summed at a time.
 
     Returns:

@@ -35,7 +35,7 @@ class Load:
     """How much, and how hard.
 
     Attributes:
-        tokens: to commit at least.
+        tokens: tokens to commit at least.
         sessions: texts at a time.
         workers: at a time.
         strike_every: committed tokens from one kill or hang to the next, on average.
@@ -55,12 +55,12 @@ class Load:
 
 @dataclass(slots=True)
 class Tally:
-    """What the comparison found.
+    """Findings of the comparison.
 
     Attributes:
         texts, tokens: compared.
-        long_tokens: of these, in contexts above 1,024 positions.
-        wrong_tokens: that differ, from a text's first difference to its end.
+        long_tokens: tokens of these, in contexts above 1,024 positions.
+        wrong_tokens: tokens that differ, from a text's first difference to its end.
         wrong_texts: texts with such tokens.
         wrong_reasons: texts with the right tokens and the wrong reason.
         failed: texts that the edge gave up, with an error; what it had of them is compared all the same.
@@ -117,11 +117,11 @@ class Tally:
 
 @dataclass(slots=True)
 class Stress:
-    """One run.
+    """A run.
 
     Attributes:
         load: how much.
-        shape: of the texts.
+        shape: shape of the texts.
         prompts: token ids.
         rng: decides everything.
         say: told of progress.
@@ -141,10 +141,10 @@ class Stress:
         """Run it.
 
         Args:
-            draft: for the edge.
+            draft: draft of the edge.
             folder: checkpoint of the target.
-            dtype: of the target.
-            threads: of each worker.
+            dtype: number format of the target.
+            threads: threads of each worker.
 
         Returns:
             Figures for the report.

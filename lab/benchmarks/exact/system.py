@@ -48,12 +48,12 @@ class RandomPolicy:
 
 @dataclass(slots=True)
 class Outcome:
-    """What the system made of a text.
+    """A text as the system wrote it.
 
     Attributes:
         reason: as the edge says it.
         repeated: commits that did not start where the last one ended.
-        error: of a text that failed.
+        error: error of a text that failed.
     """
 
     text: Text
@@ -68,11 +68,11 @@ class Edge:
     """The edge node and what its sessions counted.
 
     Attributes:
-        node: that runs.
-        weather: of its link.
-        rng: of the plans.
+        node: edge node that runs.
+        weather: weather of its link.
+        rng: random numbers of the plans.
         totals: counters of finished sessions, added up.
-        plan_changes: in mid-session, in a list of one.
+        plan_changes: changes of plan in mid-session, in a list of one.
         committed: tokens so far, of unfinished texts too.
     """
 

@@ -28,12 +28,12 @@ _RECORD = 4
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What workers did.
+    """Work of workers.
 
     Attributes:
         forwards: run.
-        shared: of these, with more than one session.
-        sessions: in all forwards together.
+        shared: forwards with more than one session.
+        sessions: sessions in all forwards together.
         most: sessions in one forward.
         cuts: prefixes that a forward read only in part.
         own: tokens that the workers drafted themselves.

@@ -1,1 +1,1 @@
-"""What hostile bytes do to all that reads from a network: whether it survives, and what a byte costs it."""
+"""Hostile bytes for all that reads from a network: whether it survives, and what a byte costs it."""

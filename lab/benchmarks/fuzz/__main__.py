@@ -8,9 +8,9 @@
 
 Payloads are changed blindly, by structure (fields of session messages, words of documents), and by pieces of each
 other. The corpus beside this file holds one payload of every way in which something was read or refused. It is
-replayed first, and `--keep` adds what is new. What reading costs is processor time of this thread, bounded by
+replayed first, and `--keep` adds what is new. Reading costs processor time of this thread, bounded by
 microseconds for a payload and for each of its bytes. A payload over its bound is read again and counts with its least
-cost; with machines the whole case is run again. What fails is printed in hexadecimal, and the exit code is 1.
+cost; with machines the whole case is run again. Failures are printed in hexadecimal, and the exit code is 1.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ from pathlib import Path
 Corpus = dict[str, list[bytes]]
 FILE = Path(__file__).with_name("corpus.txt")
 MOST_BYTES = 600
-"""Of a payload that is kept."""
+"""Most bytes of a payload that is kept."""
 MOST = 60
-"""Of one target."""
+"""Most payloads of a target."""
 
 
 def load(file: Path = FILE) -> Corpus:

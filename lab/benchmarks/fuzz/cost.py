@@ -1,4 +1,4 @@
-"""What reading costs: processor time of each payload, against a bound for its kind."""
+"""Cost of reading: processor time of each payload, against a bound for its kind."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Bound(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What must not be.
+    """A fault that was found.
 
     Attributes:
         where: target.
-        what: in words.
-        payload: that did it.
+        what: description of the fault.
+        payload: bytes that did it.
     """
 
     where: str
@@ -40,12 +40,12 @@ class Failure(NamedTuple):
 
 @dataclass(slots=True)
 class Line:
-    """One kind of payload, as it was read.
+    """A kind of payload, as it was read.
 
     Attributes:
         count: payloads.
         total_us: processor time of all.
-        worst_us: of the worst, and `worst_size` its bytes.
+        worst_us: microseconds of the worst, and `worst_size` its bytes.
         excess: the largest share of its bound that any has taken.
     """
 
@@ -61,11 +61,11 @@ class Costs:
     """All that was measured.
 
     Args:
-        bounds: by target.
+        bounds: bounds by target.
         clock: nanoseconds of processor time of this thread, which nobody else's work lengthens.
 
     Attributes:
-        lines: by target and kind.
+        lines: lines by target and kind.
         failures: see `Failure`.
         signatures: ways in which payloads were read or refused, by target; the first payload of each.
     """
@@ -86,7 +86,7 @@ class Costs:
 
         Args:
             where: target.
-            payload: to read.
+            payload: bytes to read.
             read: gives how it was read or refused; what it raises is a failure.
         """
         began = self.clock()

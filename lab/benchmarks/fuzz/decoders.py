@@ -71,10 +71,10 @@ class Decoder:
 
     Attributes:
         read: gives the kind of what it read, or ``refused: why``; raises only what would be a fault of ours.
-        seeds: what is changed.
+        seeds: payloads that are changed.
         heavy: seeds that cost much, changed now and then.
-        mutators: that change them.
-        bound: of processor time.
+        mutators: mutators that change them.
+        bound: bound of processor time.
     """
 
     name: str
@@ -214,7 +214,7 @@ def _messages() -> list[Message]:
 
 
 def _long() -> list[bytes]:
-    """What costs most: long opens, just what may be, and a little more; large bodies of nothing; nesting."""
+    """Payloads that cost most: long opens, just what may be, and a little more; large bodies of nothing; nesting."""
     rng = random.Random(2)
     compressor = zstandard.ZstdCompressor(
         compression_params=zstandard.ZstdCompressionParameters.from_level(

@@ -1,4 +1,4 @@
-"""What stands before the codec where there are keys: envelopes, credentials, statements."""
+"""Readers before the codec where there are keys: envelopes, credentials, statements."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Both machines of the protocol, on a network that delivers changed copies of every message.
 
-What a device or a worker sends is encoded, and copies are changed in their bytes, as an attacker would. They come
+Messages of devices and workers are encoded, and copies are changed in their bytes, as an attacker would. They come
 from the device itself, from another with the same sessions' numbers, and from workers. Texts must be the target's all
 the same.
 """
@@ -51,10 +51,10 @@ _PLANS = [
 
 @dataclass
 class Case:
-    """What one run of the machines has seen.
+    """Payloads that a run of the machines has received.
 
     Attributes:
-        received: for each payload, to whom it went, how it was read, the payload, and microseconds.
+        received: receiver, how it was read, the payload and microseconds, for each payload.
     """
 
     received: list[tuple[str, str, bytes, float]] = field(default_factory=list)
@@ -64,7 +64,7 @@ class HostileWorld(World):
     """A world of which the network is hostile.
 
     Args:
-        seed: of all chance.
+        seed: seed of all chance.
         costs: whose clock is used.
     """
 
@@ -105,7 +105,7 @@ class HostileWorld(World):
             self._check_bounds(host.machine)
 
     def _check_bounds(self, machine: WorkerMachine) -> None:
-        """What others send never makes a worker hold more than it is set to.
+        """Messages of others never make a worker hold more than it is set to.
 
         Raises:
             LocalProtocolError: it does.
@@ -182,7 +182,7 @@ class HostileWorld(World):
         return cell, effects, f"{how}: {cell.machine.state}"
 
     def _publish(self, cell: Cell, send: Send) -> None:
-        """What goes to a worker that only a changed message has named reaches nobody."""
+        """A message to a worker that only a changed message has named reaches nobody."""
         if send.to_worker is None or any(host.name == send.to_worker for host in self.hosts):
             super()._publish(cell, send)
 
@@ -198,7 +198,7 @@ class HostileWorld(World):
 
 
 def run(seed: int, costs: Costs) -> Case:
-    """One case: some texts over a hostile network, until they end or their time is over.
+    """A case: some texts over a hostile network, until they end or their time is over.
 
     Raises:
         Exception: a machine did what it must not; whatever it is.

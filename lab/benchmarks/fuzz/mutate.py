@@ -60,13 +60,13 @@ Mutator = Callable[[random.Random, bytes, Sequence[bytes]], bytes]
 
 
 def mutant(rng: random.Random, seed: bytes, others: Sequence[bytes], mutators: Sequence[Mutator]) -> bytes:
-    """One to four changes of a payload.
+    """A payload after one to four changes.
 
     Args:
         rng: all chance.
-        seed: to change.
-        others: to take pieces from.
-        mutators: to choose from.
+        seed: payload to change.
+        others: payloads to take pieces from.
+        mutators: changes to choose from.
     """
     found = seed
     for _ in range(rng.choice((1, 1, 1, 2, 2, 4))):

@@ -1,4 +1,4 @@
-"""One engine in a process of its own, asked by JSON lines.
+"""An engine in a process of its own, asked by JSON lines.
 
 Its argument is a JSON object with `kind`, `form`, `folder` and `cache`. It says first what its weights take, then
 answers every line; what libraries print goes to standard error.

@@ -17,7 +17,7 @@ from lab.benchmarks._common import percentile, say, table
 from lab.testbed.process import Process, Processes, pinned, python
 
 CLOCKS = {"wall": "ms", "cpu": "cpu_ms"}
-"""What counts: the time that passes, or the processor's, where others use the machine."""
+"""Clocks: the time that passes, or the processor's, where others use the machine."""
 GROWTH = 9
 """Tokens that follow a context, at most."""
 MOST = 16
@@ -54,7 +54,7 @@ def missing(kind: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What all engines read.
+    """Texts that all engines read.
 
     Attributes:
         sessions: `MOST` texts of equal length, the context and `GROWTH` more tokens.
@@ -83,10 +83,10 @@ class Texts:
 
 @dataclass(slots=True)
 class Measured:
-    """One engine.
+    """Measurements of an engine.
 
     Attributes:
-        weight_bytes: of the matrices that one token needs.
+        weight_bytes: bytes of the matrices that one token needs.
         agreement: share of a text's positions at which it finds the same id most likely as ours does.
         times: milliseconds by case, one a turn; a case that it cannot do is absent.
         said: why it was not measured.
@@ -158,9 +158,9 @@ async def compare(
     Args:
         engines: kind and weights of each, ours first.
         folder: the target's checkpoint.
-        cache: what is converted from it.
-        texts: that all of them read.
-        options: of the command.
+        cache: folder of what is converted from it.
+        texts: texts that all of them read.
+        options: options of the command.
     """
     found: dict[str, Measured] = {}
     peers: dict[str, Peer] = {}

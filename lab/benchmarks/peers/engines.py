@@ -31,7 +31,7 @@ class Answer:
 
     Attributes:
         ms: time until the logits are at hand.
-        cpu_ms: of the processor, which strangers on the machine change less.
+        cpu_ms: milliseconds of the processor, which strangers on the machine change less.
         best: the most likely id of every row that was asked for.
     """
 
@@ -55,7 +55,7 @@ class Engine(Protocol):
     """A model that runs on one thread.
 
     Attributes:
-        weight_bytes: that the matrices take which one token needs, the LM head's among them.
+        weight_bytes: bytes of the matrices that one token needs, the LM head's among them.
     """
 
     weight_bytes: int

@@ -26,7 +26,7 @@ from flexspec_mq.models.load import resolve
 from lab.benchmarks.peers.engines import CannotConvertError, is_plain_llama
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
-"""Of the matrices. A vector is always float32."""
+"""Formats of the matrices. A vector is always float32."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,9 +35,9 @@ def write_gguf(folder: Path, path: Path, form: str) -> None:
     """Write all of a checkpoint, its tokenizer's words included, into one file.
 
     Args:
-        folder: with ``config.json``, ``tokenizer.json`` and safetensors.
+        folder: folder with ``config.json``, ``tokenizer.json`` and safetensors.
         path: appears whole or not at all.
-        form: one of `FORMATS`. Q4_1 keeps the embedding, which is the LM head as well, in Q8_0.
+        form: a format of `FORMATS`. Q4_1 keeps the embedding, which is the LM head as well, in Q8_0.
 
     Raises:
         CannotConvertError: not built like Llama.

@@ -55,7 +55,7 @@ class LlamaCpp:
         )
 
     def hold(self, texts: Sequence[Sequence[int]], length: int) -> None:
-        """See `Engine`. One session and many have contexts of their own: one pays for no other's room."""
+        """See `Engine`. A single session and many have contexts of their own: one pays for no other's room."""
         self._texts, self._length = [list(text) for text in texts], length
         for sessions in {1, len(texts)}:
             context = self._context(length + _ROOM, sessions)
@@ -96,7 +96,7 @@ class LlamaCpp:
     def _decode(
         self, context: Any, given: Sequence[tuple[int, Sequence[int]]], start: int, rows: int
     ) -> Answer:
-        """One batch; logits for the last `rows` tokens of each session."""
+        """A batch; logits for the last `rows` tokens of each session."""
         batch = self._lib.llama_batch_init(sum(len(ids) for _, ids in given), 0, 1)
         at, asked = 0, []
         for session, ids in given:

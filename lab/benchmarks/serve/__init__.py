@@ -1,1 +1,1 @@
-"""What `lab.benchmarks.serving` is made of: daemons as processes, a client of their API, texts with references."""
+"""Parts of `lab.benchmarks.serving`: daemons as processes, a client of their API, texts with references."""

@@ -22,7 +22,7 @@ _WARM = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of many requests.
+    """Outcome of many requests.
 
     Attributes:
         failed: requests that got an error.
@@ -92,10 +92,10 @@ def _worse(one: Verdict, other: Verdict | None) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Soak:
-    """What thousands of requests left behind.
+    """Traces of thousands of requests.
 
     Attributes:
-        verdict: of all of them.
+        verdict: outcome of all of them.
         before, warm, after: of each daemon: at rest before the first request, after a quarter of them, after all.
     """
 

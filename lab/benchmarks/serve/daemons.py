@@ -1,4 +1,4 @@
-"""What worker and edge node take, as their figures say."""
+"""Footprints of worker and edge node, as their figures say."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ QUICK_STATUS = ("--status-every", "1")
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a process takes.
+    """Footprint of a process.
 
     Attributes:
         memory: resident bytes.
         files: open descriptors.
-        tasks: of its event loop, the one that answers included.
+        tasks: tasks of its event loop, the one that answers included.
         sessions: texts that go on.
     """
 
@@ -33,7 +33,7 @@ class Footprint:
 
     @classmethod
     async def of(cls, daemon: Daemon) -> Footprint:
-        """What a worker or an edge node takes now."""
+        """Footprint of a worker or an edge node now."""
         found = await daemon.figures()
         is_edge = "flexspec_edge_sessions" in found
         return cls(
@@ -53,7 +53,7 @@ async def with_broker() -> AsyncIterator[LocalDeployment]:
 
 
 async def settled(daemon: Daemon, patience: float = 10.0) -> Footprint:
-    """What it takes once no text goes on, or after some seconds of waiting for that."""
+    """Footprint once no text goes on, or after some seconds of waiting for that."""
     ends = time.monotonic() + patience
     while (found := await Footprint.of(daemon)).sessions and time.monotonic() < ends:  # noqa: ASYNC110
         await asyncio.sleep(0.05)

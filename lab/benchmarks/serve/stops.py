@@ -23,12 +23,12 @@ WAYS: dict[str, tuple[signal.Signals, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """One worker that went.
+    """A worker that went.
 
     Attributes:
-        verdict: of all texts that were under way, or began afterwards.
+        verdict: outcome of all texts that were under way, or began afterwards.
         held: sessions that it held when it was told.
-        code: that it ended with.
+        code: exit code.
         longest: gap between two pieces of a text, seconds.
     """
 

@@ -34,10 +34,10 @@ async def streams(
     """Streams of one node and of four, at one worker as it comes, with drafts and without in turns.
 
     Args:
-        questions: that are asked.
-        tokens: of each text.
+        questions: questions that are asked.
+        tokens: tokens of each text.
         rounds: turns of each cell.
-        seed: of the order.
+        seed: seed of the order.
         say: told what happens.
 
     Returns:

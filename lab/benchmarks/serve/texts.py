@@ -24,7 +24,7 @@ _DICE = ((0.0, 1.0), (0.7, 1.0), (1.0, 0.95))
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request of `/v1/completions`.
+    """A request of `/v1/completions`.
 
     Attributes:
         prompt: token ids.
@@ -78,10 +78,10 @@ class Tokens:
 async def references(
     tokens: Tokens, asked: Sequence[Asked], processes: int, *, head: str = ""
 ) -> dict[Asked, str]:
-    """What the target alone writes: transformers' own model in processes of its own, one text at a time.
+    """Texts of the target alone: transformers' own model in processes of its own, one text at a time.
 
     Args:
-        tokens: of the target.
+        tokens: tokens of the target.
         asked: the texts.
         processes: how many.
         head: PEFT adapter directory, which peft puts into the target; empty is none.

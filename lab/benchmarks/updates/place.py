@@ -25,7 +25,7 @@ from schemas.status import WorkerStatus
 FAMILY = "smol"
 EXAMPLES = Path(flexspec_mq.heads.__file__).parent / "examples"
 HEADS = tuple(sorted(one.name for one in EXAMPLES.iterdir() if one.is_dir()))
-"""That ship."""
+"""Heads that ship."""
 _WITHIN = 300.0
 
 
@@ -34,7 +34,7 @@ class Witness:
     """Notes what comes on the topics of a family and of workers.
 
     Attributes:
-        payloads: of catalogues, with the moment at which each came.
+        payloads: payloads of catalogues, with the moment at which each came.
         ready: when a worker first said that it serves a version, by both names.
         workers: the last status of each.
     """
@@ -53,7 +53,7 @@ class Witness:
                 self._changed.set()
 
     def states(self, worker: str) -> dict[str, str]:
-        """What a worker says of its versions; empty while it is gone."""
+        """States of a worker's versions, as it says; empty while it is gone."""
         found = self.workers.get(worker)
         if found is None or found.state != "online":
             return {}
@@ -93,8 +93,8 @@ class BenchTestbed:
 
     Attributes:
         here: the site.
-        operator: of the family.
-        witness: of its messages.
+        operator: operator of the family.
+        witness: witness of its messages.
     """
 
     here: LocalDeployment

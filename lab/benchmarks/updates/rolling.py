@@ -32,7 +32,7 @@ _LATE = 10.0
 
 @dataclass(slots=True)
 class Update:
-    """One update.
+    """An update.
 
     Attributes:
         version, head: what was published.
@@ -41,7 +41,7 @@ class Update:
         first: seconds from the first worker's status until a session began on it, asked for by the family's name.
         stale: probes that began after that status and were of the version before.
         payload: bytes of the catalogue, and how many versions it names.
-        quiet_edge: what came to an edge that asks nothing, from the command until all workers served it.
+        quiet_edge: traffic of an edge that asks nothing, from the command until all workers served it.
     """
 
     version: str
@@ -56,16 +56,16 @@ class Update:
 
 @dataclass(slots=True)
 class Rolled:
-    """What became of it.
+    """Outcome of all updates.
 
     Attributes:
-        updates: in order.
+        updates: updates in order.
         texts, failed, inexact: of the load; a text is inexact if its version alone writes another one.
         versions: texts by the version that wrote them.
         errors: the first few.
         gaps: p50, p99 and longest seconds between two pieces of a stream: in updates, and beside them.
         firsts: the same of seconds to a text's first piece.
-        late: of texts whose first piece took more than ten seconds: version, seconds from the last catalogue with a
+        late: texts whose first piece took more than ten seconds: version, seconds from the last catalogue with a
             new version to the request, seconds to the piece, and drafts that were judged.
     """
 
@@ -91,10 +91,10 @@ async def updates(
     """Publish so many versions under a load of so many sessions.
 
     Args:
-        tokens: of the target.
+        tokens: tokens of the target.
         asked: texts that the load asks for, over and over.
         count: updates.
-        sessions: of the load, all the time.
+        sessions: sessions of the load, all the time.
         say: told what happens.
     """
     async with AsyncExitStack() as stack:

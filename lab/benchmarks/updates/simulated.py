@@ -30,7 +30,7 @@ class Simulated:
     errors: float = 0.005
 
     def answer(self, draw: random.Random) -> Sample:
-        """One answer, or one that failed."""
+        """An answer, or one that failed."""
         if draw.random() < self.errors:
             return Sample(0, 0, 0, 1)
         concentration = 0.6 * 0.4 / self.vary**2 - 1
@@ -47,20 +47,20 @@ BAD = {
 }
 GOOD = "as good as the stable one"
 ANSWERS = 60
-"""Of a canary, after which nobody looks any more."""
+"""Answers of a canary after which nobody looks any more."""
 AT_ONCE = (1, 10)
 """Answers that an edge tells of in one status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What became of many canaries alike.
+    """Outcome of many canaries alike.
 
     Attributes:
-        kind: what they are.
+        kind: description of the canaries.
         at_once: answers that an edge tells of in one status.
         canaries: how many.
-        aborted: of these, within `ANSWERS` answers each.
+        aborted: canaries that were aborted within `ANSWERS` answers each.
     """
 
     kind: str
@@ -85,7 +85,7 @@ def judged(bad: int, good: int) -> Iterator[Judged]:
 
 
 def joined(samples: Sequence[Sample], at_once: int) -> list[Sample]:
-    """What an edge tells that ends `at_once` answers between two statuses."""
+    """Counts of an edge that ends `at_once` answers between two statuses."""
     return [_sum(samples[start : start + at_once]) for start in range(0, len(samples), at_once)]
 
 
@@ -113,7 +113,7 @@ def run(
 
 
 def decisions(canary: Simulated, seeds: range, **how: object) -> Iterator[tuple[Decision, int]]:
-    """Of many canaries alike."""
+    """Decisions on many canaries alike."""
     for seed in seeds:
         verdict, answers = run(canary, seed, **how)  # type: ignore[arg-type]
         yield verdict.decision, answers

@@ -1,1 +1,1 @@
-"""What carries messages between a simulated device and its worker: a constant way, or MQTT over TCP on a link."""
+"""Channel between a simulated device and its worker: MQTT over TCP on a link."""

@@ -100,12 +100,12 @@ class MqttChannel:
     """A `Channel` over a broker and a link.
 
     Args:
-        clock: of the simulation.
-        device: its messages go up, and it is told what happens.
+        clock: clock of the simulation.
+        device: sender of what goes up; it is told what happens.
         worker: gets them.
-        plan: of the link; None is loopback.
+        plan: plan of the link; None is loopback.
         broker: seconds that a message takes from one side of the broker to the worker, or back.
-        rng: of waits between attempts to connect.
+        rng: random numbers of waits between attempts to connect.
         subscribed: quality of service at which verdicts are delivered at most; None is that of an edge node.
 
     Attributes:

@@ -20,7 +20,7 @@ def publish_size(topic: str, payload: int, qos: int, expiry: float | None) -> in
     """Bytes of a PUBLISH.
 
     Args:
-        topic: of it.
+        topic: topic of it.
         payload: bytes.
         qos: 0 to 2.
         expiry: seconds, sent as whole ones; None sends none.
@@ -35,7 +35,7 @@ def publish(
     """Publish over a connection.
 
     Args:
-        sender: its end.
+        sender: end of the sender.
         receiver: the other end.
         qos: 0 to 2.
         size: bytes of the PUBLISH.

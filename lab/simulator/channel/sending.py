@@ -25,11 +25,11 @@ class Segment:
     """Payload on its way.
 
     Attributes:
-        number: its place, from 0.
+        number: place, from 0.
         size: payload bytes.
         deliver: called when it and all before it have arrived; None where a later one ends the write.
         sent: when it was sent last.
-        again: it was sent more than once.
+        again: whether it was sent more than once.
         arrived: the other end is known to have it, and not all before it.
         lost: a timeout says so, and it was not sent again since.
     """
@@ -44,7 +44,7 @@ class Segment:
 
 
 class Packet(NamedTuple):
-    """What travels.
+    """A packet on its way.
 
     Attributes:
         segment: None of a bare acknowledgement.
@@ -62,13 +62,13 @@ class Packet(NamedTuple):
 
 
 class Sending:
-    """What an end has sent and the other one has not acknowledged.
+    """Segments that an end has sent and the other one has not acknowledged.
 
     Args:
-        clock: of the simulation.
+        clock: clock of the simulation.
         transmit: puts a segment on the way.
         last_rto: seconds between two attempts, at most.
-        connects: its first segment is the SYN that asks for a connection.
+        connects: whether its first segment is the SYN that asks for a connection.
 
     Attributes:
         rtt: smoothed round trip in seconds; None before a sample.

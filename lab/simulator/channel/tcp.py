@@ -1,4 +1,4 @@
-"""One TCP connection over an impaired link, in simulated time: what Linux does with small writes and lost packets.
+"""A TCP connection over an impaired link, in simulated time: what Linux does with small writes and lost packets.
 
 Each write is a segment of its own, as Nagle's algorithm is off, or several where it is longer than one. Segments that
 are lost come again: at once where the other end has what was sent later (RACK's rule), after two round trips where
@@ -28,17 +28,17 @@ _DELAYED = 0.04
 
 
 class End:
-    """One end of a connection.
+    """An end of a connection.
 
     Args:
-        clock: of the simulation.
-        way: that its packets take.
+        clock: clock of the simulation.
+        way: way that its packets take.
         last_rto: seconds between two attempts to send what is not acknowledged, at most.
-        connects: it asks for the connection.
+        connects: whether it asks for the connection.
 
     Attributes:
         peer: the other end; set before anything is sent.
-        interactive: it answers what it gets.
+        interactive: whether it answers what it gets.
         heard: when something came last.
         on_data: called before bytes that came are handed on.
     """

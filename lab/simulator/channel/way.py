@@ -13,12 +13,12 @@ from lab.testbed.link.profiles import LinkPlan
 
 @dataclass(slots=True)
 class WayUse:
-    """What went over one way.
+    """Traffic over one way.
 
     Attributes:
-        bytes: of IP that were put on the link, lost ones included.
+        bytes: bytes of IP that were put on the link, lost ones included.
         packets: likewise.
-        lost: of these, those that did not arrive.
+        lost: packets that did not arrive.
         air: seconds that they took at the link's rate.
     """
 
@@ -29,10 +29,10 @@ class WayUse:
 
 
 class Way:
-    """One way of a link.
+    """A way of a link.
 
     Args:
-        clock: of the simulation.
+        clock: clock of the simulation.
 
     Attributes:
         use: since it was reset; replace it to begin anew.
@@ -45,7 +45,7 @@ class Way:
         self._zero = 0.0
 
     def set(self, impairment: Impairment | None, time: float) -> None:
-        """What packets meet from now on, and the channel's time now; what is on its way arrives when it was due.
+        """Set what packets meet from now on, and the channel's time; what is on its way arrives when it was due.
 
         Args:
             impairment: None delays and loses nothing.
@@ -75,8 +75,8 @@ class Ways:
     """Both ways of a link.
 
     Args:
-        clock: of the simulation.
-        plan: of the link; None is loopback.
+        clock: clock of the simulation.
+        plan: plan of the link; None is loopback.
 
     Attributes:
         up, down: they.

@@ -86,7 +86,7 @@ class Leg:
     """A part of a tour.
 
     Attributes:
-        profile: by name.
+        profile: profile by name.
         begins_s, ends_s: seconds of the channel.
     """
 
@@ -126,8 +126,8 @@ def tour_plan(name: str, seed: int, catalogue: Catalogue) -> LinkPlan:
 
     Args:
         name: see `legs_of`.
-        seed: of all that is drawn at random.
-        catalogue: of the profiles that it names.
+        seed: seed of all that is drawn at random.
+        catalogue: catalogue of the profiles that it names.
 
     Raises:
         UsageError: it is no such name, or there is no such profile.
@@ -148,7 +148,7 @@ def tour_plan(name: str, seed: int, catalogue: Catalogue) -> LinkPlan:
 
 
 def _leg_states(profile: Profile, leg: Leg, rng: random.Random) -> Iterator[tuple[State, float]]:
-    """What a leg's channel is in, one after the other, and for how many seconds."""
+    """States of a leg's channel, one after the other, and for how many seconds."""
     timeline, length, time = StateTimeline(profile.states, rng), leg.ends_s - leg.begins_s, 0.0
     while time < length:
         index, ends = timeline.at(time)
@@ -170,9 +170,9 @@ def markov_plan(name: str, seed: int, catalogue: Catalogue) -> LinkPlan:
     """The plan of such a link.
 
     Args:
-        name: of it.
-        seed: of all that is drawn at random.
-        catalogue: that has the profiles.
+        name: name of it.
+        seed: seed of all that is drawn at random.
+        catalogue: catalogue that has the profiles.
 
     Raises:
         UsageError: a profile is unknown, there twice, or changes itself, or there are fewer than two.
