@@ -88,13 +88,6 @@ class TokenBucket:
 class Admission:
     """Admission of devices' messages.
 
-    Args:
-        settings: Quotas of each device.
-        worker: Name of the worker.
-        tell: Sends an answer.
-        clock: Seconds.
-        keyed: An open is for keys to be agreed on.
-
     Attributes:
         refused: Messages that were not taken.
         told: Answers that said so.

@@ -47,11 +47,7 @@ _REFUSALS = {
 
 
 class Metrics:
-    """Figures of one worker.
-
-    Args:
-        worker: whose counters are read whenever the page is made, and which tells of its steps.
-    """
+    """Figures of one worker."""
 
     def __init__(self, worker: CloudWorker) -> None:
         self._worker = worker

@@ -24,10 +24,6 @@ _TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
 class WorkerWire:
     """Layer between a worker's sessions and its link.
 
-    Args:
-        settings: Settings of the worker.
-        most_tokens: Tokens of a message at most; a longer one is refused before its tokens are read.
-
     Attributes:
         keys: Keys of the worker; None without.
         refusals: Count of messages that were not believed.
@@ -52,12 +48,6 @@ class WorkerWire:
         self, edge: str, version: str | None, payload: bytes, now: float
     ) -> Open | Draft | Poll | Close:
         """The message in a payload.
-
-        Args:
-            edge: Edge that the topic names.
-            version: Version that the topic names; None on the worker's own topic.
-            payload: as it came.
-            now: seconds.
 
         Raises:
             KeysRefused: it is not believed.

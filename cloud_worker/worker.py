@@ -213,10 +213,6 @@ class CloudWorker:
     async def run(self, connect: LinkFactory, base: LinkSettings) -> None:
         """Serve until `stop`, then drain and leave.
 
-        Args:
-            connect: makes the link.
-            base: where and as whom to connect.
-
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """

@@ -27,10 +27,6 @@ _LOOKUP = "lookup"
 def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
     """Refuse a draft that cannot serve, before the target is loaded and proved, which takes far longer.
 
-    Args:
-        settings: Settings of the worker.
-        say: told what takes long.
-
     Raises:
         ModelError: there is no such draft or target, or nothing that runs the draft.
         UsageError: the draft is for another vocabulary, or settings that do not go together.
@@ -45,11 +41,6 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
     """The drafts that the settings want, None for none.
 
     ``auto`` is the default draft for the default target, and lookups alone where there is no draft.
-
-    Args:
-        settings: Settings of the worker.
-        target: Target that they are for.
-        say: told what takes long.
 
     Raises:
         ModelError: the draft cannot be loaded.

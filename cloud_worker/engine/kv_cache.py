@@ -29,10 +29,6 @@ class KVCache:
         room: tokens of one session that fit, with no other session there; None is no limit.
         dropped: caches of ended texts that were dropped to make room.
         evicted: caches of live sessions that were.
-
-    Args:
-        new: makes an empty one.
-        limit: see above.
     """
 
     def __init__(self, new: Callable[[], SessionKV], limit: int | None = None) -> None:

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine:
     """Load the target and prove it, load the worker's draft, time both, and make an engine of them.
 
-    Args:
-        settings: Which models, where.
-        tell: Told what takes long.
-
     Raises:
         ModelError: a model cannot be loaded or packed.
         UsageError: the draft is not for the target, or settings do not go together.

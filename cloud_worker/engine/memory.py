@@ -32,9 +32,6 @@ def default_limit(device: str) -> int | None:
     """A quarter of the memory that is available on a device now, in bytes; None where that cannot be known.
 
     Call it with the model loaded, as that has its share already.
-
-    Args:
-        device: as torch names it.
     """
     free = available(device)
     return None if free is None else free // _SHARE

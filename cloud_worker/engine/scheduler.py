@@ -117,8 +117,7 @@ class Scheduler:
     def writing_items(self, ms: Callable[[int], float] = lambda _: 0.0) -> list[WorkItem]:
         """Pending items whose prefix is read and whose turn it is: the next forward decides them, if there is room.
 
-        Args:
-            ms: Milliseconds of a forward that decides so many.
+        A forward that decides so many takes `ms` of them.
         """
         self._left = self._unread_prefixes()
         ready = [item for key, item in self.pending.items() if self._left[key] <= 1]
@@ -171,9 +170,6 @@ class Scheduler:
 
     def schedule(self, drafts: Mapping[SessionKey, tuple[int, ...]] | None = None) -> list[Scheduled]:
         """Choose what shares the next forward, at most one item per session, and have room for it.
-
-        Args:
-            drafts: Drafts that `writing_items` verify in this forward, where they are not the edge's.
 
         Raises:
             MemoryError: nothing can go on, as the oldest item alone has no room.

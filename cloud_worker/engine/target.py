@@ -82,10 +82,6 @@ def _every(seconds: float, say: Callable[[str], None]) -> Callable[[float], None
 def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     """Load the model and prove shape-invariance on this device, dtype and thread count.
 
-    Args:
-        settings: which model, where.
-        say: told what takes long.
-
     Raises:
         ModelError: the model cannot be loaded or packed.
     """

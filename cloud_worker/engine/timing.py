@@ -61,12 +61,7 @@ class Timings:
 
 
 def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
-    """Time some forwards.
-
-    Args:
-        model: the target, as it will be used.
-        drafter: Worker's own drafter. If it cannot run here it is left to those who draft with it.
-    """
+    """Time some forwards; a drafter that cannot run here is left to those who draft with it."""
     forwards = (
         (1, 0, _forward(model, 1, 0)),
         (1, _ROWS, _forward(model, 1, _ROWS)),

@@ -38,12 +38,6 @@ def family_follower(
 ) -> FamilyFollower | None:
     """Make the follower that keeps a worker's versions those of its family; None if it follows none.
 
-    Args:
-        settings: which family.
-        worker: the worker's settings.
-        engine: Engine that runs its target.
-        say: told what takes long.
-
     Raises:
         UsageError: as `remembered`, or the engine holds no heads, or the target is not in a folder.
         ModelError: the target cannot have heads, or cannot be read.

@@ -56,15 +56,7 @@ class Host(Protocol):
 
 
 class FamilyFollower:
-    """Keeps a worker's versions those of its family's catalogue.
-
-    Args:
-        follower: judges messages; begins with what `store` has.
-        store: remembers.
-        library: Versions of the worker.
-        loader: Loader of heads.
-        url: where heads lie; empty is where the catalogue says.
-    """
+    """Keeps a worker's versions those of its family's catalogue; heads are at `url`, or where the catalogue says."""
 
     def __init__(
         self, follower: Follower, store: Store, library: Library, loader: HeadLoader, url: str = ""

@@ -86,15 +86,7 @@ class Base:
 
 
 class HeadLoader:
-    """Gets heads ready for an engine.
-
-    Args:
-        base: Base of the worker.
-        engine: Engine that heads are for.
-        model: Model of that engine, which holds them.
-        cache: folder where fetched heads are kept.
-        again: prove heads even if their proofs are remembered.
-    """
+    """Gets heads ready for an engine."""
 
     def __init__(
         self, base: Base, engine: Engine, model: HeadModel, cache: Path, *, again: bool = False
