@@ -71,13 +71,12 @@ class WorkerDoctor(DaemonDoctor):
         follows = self.config.family.family is not None
         useful = {} if self.config.metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
         extras = ("models", "heads") if follows else ("models",)
-        broker, login, name = self.broker_rows()
         table = (
             *self.machine_rows(extras, useful, _cache_needs(self.config.worker)),
             Check("state", self._check_state),
             Check(MODEL, self._load_target, (), _NO_TARGET, "loading the target", turn=1, background=True),
             Check("metrics", self._check_metrics),
-            *(broker, login, name),
+            *self.broker_rows(),
             Check("catalogue", self._check_catalogue, (LOGIN,), _NO_VERSION),
             Check("access", self._check_access, (LOGIN,), doing="trying the access rules"),
             Check("exposure", self.check_exposure, (LOGIN,)),
@@ -104,7 +103,7 @@ class WorkerDoctor(DaemonDoctor):
         what, default = f"the target {settings.target}", settings.target == "default"
         self.target = await load_model(report, what, load, describe, default=default)
 
-    async def _check_state(self, report: Report) -> None:
+    def _check_state(self, report: Report) -> None:
         try:
             folder = self.config.family.folder
         except UsageError as error:
@@ -206,7 +205,7 @@ class WorkerDoctor(DaemonDoctor):
                 await self.link.unsubscribe(topic)
         return True
 
-    async def _check_tokenizers(self, report: Report) -> None:
+    def _check_tokenizers(self, report: Report) -> None:
         """Workers that share a version must share a tokenizer, or sessions could not move between them."""
         assert self.target is not None  # noqa: S101  this check needs it
         version, ours = self.config.worker.version, self.target.fingerprint.hex()
@@ -226,7 +225,7 @@ class WorkerDoctor(DaemonDoctor):
         with_us = f", as have {len(others)} other workers of it" if others else ""
         report.ok(f"version {version!r} has tokenizer {ours[:12]}…{with_us}")
 
-    async def _check_clock(self, report: Report) -> None:
+    def _check_clock(self, report: Report) -> None:
         statuses.check_clock(report, self.watch, besides=self.name if self.here else "")
 
 

@@ -10,12 +10,12 @@ from edge_node.api.client import find_node, reached_at
 from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
-from flexspec_mq.doctor import statuses
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import LOGIN, MODEL, NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.family import check_family
 from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.processes import connected
+from flexspec_mq.doctor.statuses import check_clock, check_tokenizer, check_workers
 from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.engine_choice import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
+_NO_DRAFT = "the draft cannot be loaded"
 _ABOVE = "it could not come to anything before the faults above are mended"
 _NO_SERVER = {"serve": "`flexspec-edge serve` will not start, `ask` and `batch` will"}
 
@@ -74,31 +75,22 @@ class EdgeDoctor(DaemonDoctor):
     def table(self) -> Sequence[Check]:
         """The checks of an edge node."""
         node = self.config.node
-        broker, login, name = self.broker_rows()
-        family = Check("family", self._check_family, (LOGIN,), "no version of the family is known")
-        access = (LOGIN, "family")
-        return (
+        table = (
             *self.machine_rows((extra_of(node),), _NO_SERVER, cache_needs(node)),
-            Check(
-                MODEL,
-                self._load_draft,
-                (),
-                "the draft cannot be loaded",
-                "loading the draft",
-                1,
-                background=True,
-            ),
+            Check(MODEL, self._load_draft, (), _NO_DRAFT, "loading the draft", turn=1, background=True),
             Check("api", self._check_api, doing="looking at the API's port"),
-            *(broker, login, name),
-            *([family] if self.config.family.family is not None else ()),
-            Check("access", self._check_access, access, _ABOVE, "trying the access rules"),
+            *self.broker_rows(),
+            Check("family", self._check_family, (LOGIN,), "no version of the family is known"),
+            Check("access", self._check_access, (LOGIN, "family"), _ABOVE, "trying the access rules"),
             Check("exposure", self.check_exposure, (LOGIN,)),
-            Check("worker", self._check_workers, (LOGIN, "family"), f"no worker serves {node.version!r}"),
+            Check("worker", self._check_workers, (LOGIN, "family"), "no worker serves the version"),
             Check("tokenizer", self._check_tokenizer, (MODEL, "worker"), _ABOVE, turn=2),
-            Check("clock", self._check_clock, (LOGIN,)),
+            Check("clock", lambda report: check_clock(report, self.watch), (LOGIN,)),
             self.quality_row(),
             Check("text", self._check_text, ("tokenizer", "access"), doing="writing a text", turn=2),
         )
+        follows = self.config.family.family is not None
+        return [check for check in table if follows or check.name != "family"]
 
     async def _load_draft(self, report: Report) -> None:
         node = self.config.node
@@ -176,16 +168,13 @@ class EdgeDoctor(DaemonDoctor):
         if codes[opens] != NOT_AUTHORIZED:
             self._listening = codes[opens] != NO_SUBSCRIBERS
 
-    async def _check_workers(self, report: Report) -> None:
+    def _check_workers(self, report: Report) -> None:
         version = self.config.node.version
-        self._workers = statuses.check_workers(report, self.watch, version, self._listening)
+        self._workers = check_workers(report, self.watch, version, self._listening)
 
-    async def _check_tokenizer(self, report: Report) -> None:
+    def _check_tokenizer(self, report: Report) -> None:
         assert self.draft is not None  # noqa: S101  this check needs it
-        statuses.check_tokenizer(report, self._workers, self.draft.loaded)
-
-    async def _check_clock(self, report: Report) -> None:
-        statuses.check_clock(report, self.watch)
+        check_tokenizer(report, self._workers, self.draft.loaded)
 
     async def _check_text(self, report: Report) -> None:
         # It imports torch, without which all else can be checked; here the draft is loaded already.

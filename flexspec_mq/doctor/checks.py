@@ -108,7 +108,7 @@ class Check:
     """
 
     name: str
-    probe: Callable[[Report], Awaitable[None]]
+    probe: Callable[[Report], Awaitable[None] | None]
     needs: tuple[str, ...] = ()
     without: str = ""
     doing: str = ""
@@ -176,7 +176,8 @@ class _Run:
             report.skip(why)
             return
         try:
-            await check.probe(report)
+            if (probing := check.probe(report)) is not None:
+                await probing
         except LinkError as error:
             advice = error.hint or "try again; look into the broker's log meanwhile"
             report.fail("link lost", error.message, advice)

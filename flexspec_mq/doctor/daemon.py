@@ -168,7 +168,9 @@ class DaemonDoctor:
         findings = await run_checks(checks, timeout=_CHECK_SECONDS)
         for finding in findings:
             what = f"{finding.name}: {finding.detail}"
-            if finding.state is State.FAILED and finding.fault not in ("link lost", "time over"):
+            if finding.fault == "time over":
+                report.warn(finding.detail, "a slow link; try `flexspec-broker check`")
+            elif finding.state is State.FAILED and finding.fault != "link lost":
                 report.fail(finding.fault, what, finding.advice)
             elif finding.state in (State.FAILED, State.WARNING):
                 report.warn(what, finding.advice, finding.fault)

@@ -88,7 +88,7 @@ def complaints(asked: list[Requirement], extra: str) -> list[str]:
     return wrong
 
 
-async def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, str]) -> None:
+def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, str]) -> None:
     """Check Python and the packages."""
     asked = requirements()
     wrong = [said for extra in ("", *needed) for said in complaints(asked, extra)]
@@ -108,7 +108,7 @@ async def check_packages(report: Report, needed: tuple[str, ...], useful: dict[s
             report.warn(f"{'; '.join(lacking)}: {loss}", f"if you want it, {how_to_install(extra)}")
 
 
-async def check_cache(report: Report, needs: int) -> None:
+def check_cache(report: Report, needs: int) -> None:
     """Check the cache of models, to which so many bytes are still to be written."""
     try:
         cache = models_cache()
@@ -119,7 +119,7 @@ async def check_cache(report: Report, needs: int) -> None:
     check_folder(report, cache, needs, advice)
 
 
-async def check_temp(report: Report) -> None:
+def check_temp(report: Report) -> None:
     """Check the folder for temporary files."""
     try:
         folder = Path(tempfile.gettempdir())

@@ -151,7 +151,7 @@ def quality_checks(settings: LinkSettings, topic: str) -> list[Check]:
     # Access rules spell out the topics that a user may write, so those of a user have fixed names.
     mark = "check" if settings.username is not None else secrets.token_hex(4)
     return [
-        Check(name, partial(_allowed, probe, settings, f"{topic}/{mark}"), ("login",))
+        Check(name, partial(_allowed, probe, settings, f"{topic}/{mark}"), ("login",), doing=f"trying {name}")
         for name, probe in _QUALITIES.items()
     ]
 

@@ -179,19 +179,19 @@ async def test_disk_full(
     assert names_in(tiny_disk) == []  # the probe is gone
 
 
-async def test_a_cache_without_room_for_the_default_model_or_that_is_a_file(
+def test_a_cache_without_room_for_the_default_model_or_that_is_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fault(needs: int) -> str:
+    def fault(needs: int) -> str:
         report = Report("cache")
-        await machine.check_cache(report, needs)
+        machine.check_cache(report, needs)
         return the_fault(report.findings, "disk full").detail
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert "the default model needs" in await fault(shutil.disk_usage(tmp_path).total)
+    assert "the default model needs" in fault(shutil.disk_usage(tmp_path).total)
     (tmp_path / "cache").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert "is a file" in await fault(0)
+    assert "is a file" in fault(0)
 
 
 def test_what_a_device_still_has_to_write_to_its_cache(
@@ -234,7 +234,7 @@ def test_versions(version: str, bounds: str, fit: bool) -> None:
     assert machine.fits(version, bounds) is fit
 
 
-async def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "msgpack>=99,<100",
         "no-such-package>=1,<2; extra == 'models'",
@@ -243,7 +243,7 @@ async def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPa
     ]
     monkeypatch.setattr("importlib.metadata.requires", lambda _name: lines)
     report = Report("packages")
-    await machine.check_packages(report, ("models",), {"serve": "nothing is served"})
+    machine.check_packages(report, ("models",), {"serve": "nothing is served"})
     failed, warned = report.findings
     assert failed.state is State.FAILED
     assert "asked for is >=99,<100" in failed.detail
