@@ -132,13 +132,13 @@ async def _worker(
         yield CloudWorker(config.worker, engine, family, config.quotas)
         return
     try:
-        from cloud_worker.metrics import Metrics
+        from cloud_worker.metrics import WorkerMetrics
     except ModuleNotFoundError as error:
         raise UsageError(
             f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
         ) from error
     worker = CloudWorker(config.worker, engine, family, config.quotas)
-    pages = Metrics(worker).pages()
+    pages = WorkerMetrics(worker).pages()
     async with probes.serving(
         pages, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere
     ) as port:

@@ -85,7 +85,7 @@ class TokenBucket:
         return max(0.0, -self.left) / self.rate
 
 
-class Admission:
+class MessageAdmission:
     """Admission of devices' messages.
 
     Attributes:

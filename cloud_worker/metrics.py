@@ -46,7 +46,7 @@ _REFUSALS = {
 }
 
 
-class Metrics:
+class WorkerMetrics:
     """Figures of one worker."""
 
     def __init__(self, worker: CloudWorker) -> None:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from cloud_worker.admission import Admission
+from cloud_worker.admission import MessageAdmission
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
@@ -117,7 +117,7 @@ class CloudWorker:
                 device_tokens=quotas.device_tokens,
             )
         )
-        self.admission = Admission(
+        self.admission = MessageAdmission(
             quotas, settings.worker, lambda reply: self._do([reply]), keyed=settings.keys is not None
         )
         self._epoch = time.time_ns() // 1_000_000

@@ -13,7 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
-from cloud_worker.versions.library import Drop, Library, Load, Open, Retire, Step
+from cloud_worker.versions.library import DropVersion, Library, LoadHead, OpenVersion, RetireVersion, Step
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class Host(Protocol):
+class VersionHost(Protocol):
     """The worker, as far as this needs it."""
 
     async def open_version(self, version: str) -> None:
@@ -94,7 +94,7 @@ class FamilyFollower:
         """A session may have ended."""
         self._wake.set()
 
-    async def run(self, host: Host, thread: EngineThread) -> None:
+    async def run(self, host: VersionHost, thread: EngineThread) -> None:
         """Follow until cancelled."""
         self._take_up()
         try:
@@ -124,7 +124,7 @@ class FamilyFollower:
             self._library.follow(catalogue.versions)
         self._wake.set()
 
-    async def _work_loop(self, host: Host, thread: EngineThread) -> None:
+    async def _work_loop(self, host: VersionHost, thread: EngineThread) -> None:
         told = self.statuses()
         async with asyncio.TaskGroup() as group:
             while True:
@@ -141,22 +141,24 @@ class FamilyFollower:
                     async with asyncio.timeout(None if retry is None else max(0.0, retry - now)):
                         await self._wake.wait()
 
-    async def _do(self, step: Step, host: Host, thread: EngineThread, group: asyncio.TaskGroup) -> None:
+    async def _do(
+        self, step: Step, host: VersionHost, thread: EngineThread, group: asyncio.TaskGroup
+    ) -> None:
         match step:
-            case Load():
+            case LoadHead():
                 self._loading = group.create_task(self._load(step, thread), name=f"load {step.name}")
-            case Open(name):
+            case OpenVersion(name):
                 logs.tell(f"version {name} is ready")
                 await host.open_version(name)
-            case Retire(name):
+            case RetireVersion(name):
                 logs.tell(f"version {name} takes no new sessions")
                 host.retire_version(name)
-            case Drop(name):
+            case DropVersion(name):
                 logs.tell(f"version {name} is gone")
                 await host.leave_version(name)
                 await asyncio.to_thread(self._loader.drop, name, thread)
 
-    async def _load(self, load: Load, thread: EngineThread) -> None:
+    async def _load(self, load: LoadHead, thread: EngineThread) -> None:
         """Load a head beside the steps of running sessions, and note what came of it."""
         catalogue = self._follower.catalogue
         assert catalogue is not None  # noqa: S101  it named the version

@@ -33,7 +33,7 @@ class Stage(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class VersionEntry:
     """State of a version.
 
     Attributes:
@@ -51,7 +51,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadHead:
     """Fetch a head, hold it, and check it; then say `Library.loaded`, `refused` or `failed`."""
 
     name: str
@@ -59,27 +59,27 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Open:
+class OpenVersion:
     """Take new sessions of a version whose head is held, from here on and from others."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Retire:
+class RetireVersion:
     """Take no new sessions of a version."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class DropVersion:
     """Leave the share of a version and let go of its head: no session of it is left."""
 
     name: str
 
 
-Step = Load | Open | Retire | Drop
+Step = LoadHead | OpenVersion | RetireVersion | DropVersion
 
 
 class Library:
@@ -95,14 +95,14 @@ class Library:
         self._wanted: dict[str, CatalogueVersion] = {}
         self._named: set[str] = set()
         self._own = own
-        self._entries = {own: Entry(own, b"", Stage.LOADING, why=NO_CATALOGUE)}
+        self._entries = {own: VersionEntry(own, b"", Stage.LOADING, why=NO_CATALOGUE)}
         self._opened: set[str] = set()
         self._exactness = exactness
         self._id = base
         self._base = b""  # what catalogues say of the base of our versions; empty is the family's
 
     @property
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[VersionEntry]:
         """All versions."""
         return list(self._entries.values())
 
@@ -148,11 +148,11 @@ class Library:
             if self._own in self._named:
                 del self._entries[self._own]
             else:
-                self._entries[self._own] = Entry(self._own, b"", Stage.READY, self._exactness)
+                self._entries[self._own] = VersionEntry(self._own, b"", Stage.READY, self._exactness)
         for name, one in self._wanted.items():
             known = self._entries.get(name)
             if known is None or (known.stage in _NOT_HELD and known.digest != one.digest):
-                self._entries[name] = Entry(name, one.digest, Stage.LOADING)
+                self._entries[name] = VersionEntry(name, one.digest, Stage.LOADING)
         for name, known in list(self._entries.items()):
             if known.stage in _NOT_HELD and name not in self._wanted:
                 del self._entries[name]
@@ -162,79 +162,79 @@ class Library:
     ) -> Step | None:
         """Next thing to do; None if there is nothing.
 
-        A step that it returns counts as begun: `Open`, `Retire` and `Drop` as done.
+        A step that it returns counts as begun: `OpenVersion`, `RetireVersion` and `DropVersion` as done.
 
         Args:
             sessions_of: how many sessions a version has here.
             now: seconds.
-            loading: a `Load` is under way, so no other is wanted.
+            loading: a `LoadHead` is under way, so no other is wanted.
         """
         for name, known in self._entries.items():
             wanted = self._is_wanted(known)
             if known.stage is Stage.READY and not wanted:
                 self._set(name, stage=Stage.DRAINING)
                 if name in self._opened:
-                    return Retire(name)
+                    return RetireVersion(name)
                 self._dropped(known)
-                return Drop(name)
+                return DropVersion(name)
             if known.stage is Stage.DRAINING and wanted:
                 self._set(name, stage=Stage.READY)
-                return Open(name)
+                return OpenVersion(name)
             if known.stage is Stage.READY and name not in self._opened:
                 self._opened.add(name)
-                return Open(name)
+                return OpenVersion(name)
             if known.stage is Stage.DRAINING and not sessions_of(name):
                 self._dropped(known)
-                return Drop(name)
+                return DropVersion(name)
         return None if loading else self._next_load(now)
 
     def next_retry(self) -> float | None:
         """When a head is to be asked for again; None if none is."""
         return min((one.retry[0] for one in self._loading()), default=None)
 
-    def loaded(self, load: Load, exactness: Exactness) -> bool:
+    def loaded(self, load: LoadHead, exactness: Exactness) -> bool:
         """A head is held and good. False if its version is not wanted any more: then let go of it."""
         if not self._is_current(load):
             return False
         self._set(load.name, stage=Stage.READY, exactness=exactness, why="")
         return True
 
-    def refused(self, load: Load, why: str) -> None:
+    def refused(self, load: LoadHead, why: str) -> None:
         """A head is bad, or not for this worker. It is not looked at again."""
         if self._is_current(load):
             self._set(load.name, stage=Stage.REFUSED, why=why)
 
-    def failed(self, load: Load, why: str, now: float) -> None:
+    def failed(self, load: LoadHead, why: str, now: float) -> None:
         """A head could not be had, which may pass."""
         if self._is_current(load):
             pause = self._entries[load.name].retry[1]
             self._set(load.name, retry=(now + pause, min(2 * pause, RETRY_MOST)), why=why)
 
-    def _is_wanted(self, known: Entry) -> bool:
+    def _is_wanted(self, known: VersionEntry) -> bool:
         one = self._wanted.get(known.name)
         if not known.digest:
             return known.name not in self._named
         return one is not None and one.digest == known.digest
 
-    def _is_current(self, load: Load) -> bool:
+    def _is_current(self, load: LoadHead) -> bool:
         known = self._entries.get(load.name)
         return known is not None and known in self._loading() and known.digest == load.digest
 
-    def _loading(self) -> list[Entry]:
+    def _loading(self) -> list[VersionEntry]:
         return [one for one in self._entries.values() if one.stage is Stage.LOADING and one.digest]
 
-    def _dropped(self, known: Entry) -> None:
+    def _dropped(self, known: VersionEntry) -> None:
         self._opened.discard(known.name)
         del self._entries[known.name]
         wanted = self._wanted.get(known.name)
         if wanted is None:
             return
-        self._entries[known.name] = Entry(known.name, wanted.digest, Stage.LOADING)
+        self._entries[known.name] = VersionEntry(known.name, wanted.digest, Stage.LOADING)
 
-    def _next_load(self, now: float) -> Load | None:
+    def _next_load(self, now: float) -> LoadHead | None:
         due = [one for one in self._loading() if one.retry[0] <= now]
         due.sort(key=lambda one: _ORDER.index(self._wanted[one.name].state))
-        return Load(due[0].name, due[0].digest) if due else None
+        return LoadHead(due[0].name, due[0].digest) if due else None
 
     def _set(self, name: str, **changes: object) -> None:
         self._entries[name] = replace(self._entries[name], **changes)  # type: ignore[arg-type]

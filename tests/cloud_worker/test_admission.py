@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_worker.admission import ANSWER, KILOBYTE, MESSAGE, Admission
+from cloud_worker.admission import ANSWER, KILOBYTE, MESSAGE, MessageAdmission
 from cloud_worker.settings import QuotaSettings
 from flexspec_mq.protocol.effects import Reply
 from schemas.messages import Error, ErrorCode
@@ -22,10 +22,10 @@ class Clock:
         return self.now
 
 
-def admission(clock: Clock, **quotas: float) -> tuple[Admission, list[Reply]]:
+def admission(clock: Clock, **quotas: float) -> tuple[MessageAdmission, list[Reply]]:
     told: list[Reply] = []
     settings = QuotaSettings(**{"device_ms": 10.0, "device_burst_ms": 5.0, **quotas})  # type: ignore[arg-type]
-    return Admission(settings, "w1", told.append, clock), told
+    return MessageAdmission(settings, "w1", told.append, clock), told
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 0.2), st.integers(0, 200_000)), min_size=1, max_size=200))
@@ -75,7 +75,7 @@ def test_opens_and_drafts_of_a_device_are_paid_from_one_account() -> None:
 def test_an_open_costs_more_where_keys_are_agreed_on() -> None:
     def opens(*, keyed: bool) -> int:
         settings = QuotaSettings(device_ms=10.0, device_burst_ms=50.0)
-        made = Admission(settings, "w1", lambda _: None, Clock(), keyed=keyed)
+        made = MessageAdmission(settings, "w1", lambda _: None, Clock(), keyed=keyed)
         return sum(made.admit("f1/o/base/evil", 300) for _ in range(1000))
 
     assert 1.9 < opens(keyed=False) / opens(keyed=True) < 2.4

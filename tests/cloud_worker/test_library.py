@@ -15,7 +15,16 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from cloud_worker.versions.library import NO_CATALOGUE, Drop, Library, Load, Open, Retire, Stage, Step
+from cloud_worker.versions.library import (
+    NO_CATALOGUE,
+    DropVersion,
+    Library,
+    LoadHead,
+    OpenVersion,
+    RetireVersion,
+    Stage,
+    Step,
+)
 from flexspec_mq.codec import Codec
 from schemas.catalogue import MAX_VERSIONS, CatalogueVersion, VersionState
 from schemas.status import MAX_WHY, WorkerStatus
@@ -50,7 +59,7 @@ def steps(library: Library, sessions: Counter[str] | None = None, now: float = 0
     counted = sessions or Counter()
     while step := library.next_step(counted.__getitem__, now):
         found.append(step)
-        if isinstance(step, Load):
+        if isinstance(step, LoadHead):
             break
     return found
 
@@ -60,7 +69,7 @@ def test_reasons_are_whole_while_a_status_of_all_versions_can_be_read() -> None:
     names = [f"{number:02}{'v' * 62}" for number in range(MAX_VERSIONS)]
     library.follow([version(name) for name in names])
     for name in names:
-        library.refused(Load(name, DIGESTS[1]), f"{name}: 'it' is not \"good\"" + "y" * 600)
+        library.refused(LoadHead(name, DIGESTS[1]), f"{name}: 'it' is not \"good\"" + "y" * 600)
     told = library.statuses()
     assert [len(one.reason) for one in told[1:4]] == [684, 684, 684]
     assert all(len(one.why) == MAX_WHY for one in told[1:])
@@ -74,10 +83,10 @@ def test_a_version_comes_and_goes() -> None:
     assert [(one.state, one.why) for one in library.statuses()] == [("loading", NO_CATALOGUE)]
     library.follow([version("v1"), version("v2", VersionState.CANARY, DIGESTS[2])])
     # The worker's own version is not the family's, and may be served.
-    load, second = Load("v1", DIGESTS[1]), Load("v2", DIGESTS[2])
-    assert steps(library) == [Open("base"), load]
+    load, second = LoadHead("v1", DIGESTS[1]), LoadHead("v2", DIGESTS[2])
+    assert steps(library) == [OpenVersion("base"), load]
     assert library.loaded(load, "exact up to ties")
-    assert steps(library) == [Open("v1"), second]
+    assert steps(library) == [OpenVersion("v1"), second]
     library.refused(second, "it is bad\nand \N{SNOWMAN} " + 200 * "x")
     assert steps(library) == []
     base, one, two = library.statuses()
@@ -86,9 +95,9 @@ def test_a_version_comes_and_goes() -> None:
     assert (two.state, len(two.why), two.why[:14]) == ("refused", MAX_WHY, "it is bad and ")
     assert two.reason == "it is bad and ? " + 200 * "x"
     library.follow([version("v1", VersionState.RETIRED)])
-    assert steps(library, Counter(v1=1)) == [Retire("v1")]
+    assert steps(library, Counter(v1=1)) == [RetireVersion("v1")]
     assert [one.stage for one in library.entries] == [Stage.READY, Stage.DRAINING]
-    assert steps(library) == [Drop("v1")]
+    assert steps(library) == [DropVersion("v1")]
     assert len(library.entries) == 1
 
 
@@ -96,13 +105,13 @@ def test_a_rollback_takes_a_draining_version_back_at_once() -> None:
     library = Library("base", "exact")
     library.follow([version("v1")])
     _, load = steps(library)
-    assert isinstance(load, Load)
+    assert isinstance(load, LoadHead)
     library.loaded(load, "exact")
     steps(library)
     library.follow([])
-    assert steps(library, Counter(v1=2)) == [Retire("v1")]
+    assert steps(library, Counter(v1=2)) == [RetireVersion("v1")]
     library.follow([version("v1")])
-    assert steps(library, Counter(v1=1)) == [Open("v1")]
+    assert steps(library, Counter(v1=1)) == [OpenVersion("v1")]
 
 
 def test_a_head_that_cannot_be_had_is_asked_for_again_ever_more_rarely() -> None:
@@ -110,11 +119,11 @@ def test_a_head_that_cannot_be_had_is_asked_for_again_ever_more_rarely() -> None
     library.follow([version("v1"), version("v2")])
     now, pauses = 0.0, []
     _, load = steps(library)
-    assert isinstance(load, Load)
+    assert isinstance(load, LoadHead)
     for _ in range(9):
         library.failed(load, "no route", now)
         other = library.next_step(Counter[str]().__getitem__, now)
-        assert other == Load("v2", DIGESTS[1])  # one that fails does not hold up others
+        assert other == LoadHead("v2", DIGESTS[1])  # one that fails does not hold up others
         library.refused(other, "bad")
         library.follow([version("v1")])
         at = library.next_retry()
@@ -133,20 +142,20 @@ def test_a_head_that_cannot_be_had_is_asked_for_again_ever_more_rarely() -> None
 def test_the_workers_own_version_is_the_familys_once_its_manifest_is_the_bases() -> None:
     library = Library("base", "exact")
     library.follow([version("base", digest=BASE)])
-    load = Load("base", BASE)
+    load = LoadHead("base", BASE)
     assert steps(library) == [load]
     assert library.statuses()[0].state == "loading"
     assert library.loaded(load, "exact")
-    assert steps(library) == [Open("base")]
+    assert steps(library) == [OpenVersion("base")]
     library.follow([version("base", VersionState.RETIRED, BASE), version("v1")])
-    assert steps(library) == [Retire("base"), Drop("base"), Load("v1", DIGESTS[1])]
+    assert steps(library) == [RetireVersion("base"), DropVersion("base"), LoadHead("v1", DIGESTS[1])]
 
 
 def test_another_head_under_the_workers_own_name_is_refused_before_any_session() -> None:
     library = Library("base", "exact")
     library.follow([version("base")])
     (load,) = steps(library)
-    assert isinstance(load, Load)
+    assert isinstance(load, LoadHead)
     library.refused(load, "another base")
     assert steps(library) == []
     (only,) = library.statuses()
@@ -156,10 +165,10 @@ def test_another_head_under_the_workers_own_name_is_refused_before_any_session()
 def test_the_workers_own_version_goes_when_a_catalogue_names_another_so() -> None:
     library = Library("base", "exact")
     library.follow([])
-    assert steps(library) == [Open("base")]
+    assert steps(library) == [OpenVersion("base")]
     library.follow([version("base")])
-    assert steps(library, Counter(base=1)) == [Retire("base")]
-    assert steps(library) == [Drop("base"), Load("base", DIGESTS[1])]
+    assert steps(library, Counter(base=1)) == [RetireVersion("base")]
+    assert steps(library) == [DropVersion("base"), LoadHead("base", DIGESTS[1])]
 
 
 def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own() -> None:
@@ -167,22 +176,22 @@ def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own()
     ours = CatalogueVersion("v2", VersionState.CANARY, DIGESTS[2], base=OURS)
     third = CatalogueVersion("v3", VersionState.DRAINING, DIGESTS[0], base=THIRD)
     library.follow([version("v1"), ours, third])
-    load = Load("v2", DIGESTS[2])
-    assert steps(library) == [Open("mine"), load]
+    load = LoadHead("v2", DIGESTS[2])
+    assert steps(library) == [OpenVersion("mine"), load]
     assert library.loaded(load, "exact")
-    assert steps(library) == [Open("v2")]
+    assert steps(library) == [OpenVersion("v2")]
     assert [one.name for one in library.statuses()] == ["mine", "v2"]
     library.follow([version("v1"), third])  # ours is forgotten; the family's base did not become ours
-    assert steps(library) == [Retire("v2"), Drop("v2")]
+    assert steps(library) == [RetireVersion("v2"), DropVersion("v2")]
     # A version of another base that bears our own version's name would get its sessions.
     library.follow([version("mine")])
-    assert steps(library) == [Retire("mine"), Drop("mine")]
+    assert steps(library) == [RetireVersion("mine"), DropVersion("mine")]
 
 
 def test_a_worker_of_the_familys_base_leaves_versions_of_others_alone() -> None:
     library = Library("base", "exact", OURS)
     library.follow([version("v1"), CatalogueVersion("v3", VersionState.CANARY, DIGESTS[0], base=THIRD)])
-    assert steps(library) == [Open("base"), Load("v1", DIGESTS[1])]
+    assert steps(library) == [OpenVersion("base"), LoadHead("v1", DIGESTS[1])]
     assert [one.name for one in library.statuses()] == ["base", "v1"]
 
 
@@ -190,7 +199,7 @@ def test_a_worker_of_a_base_that_nobody_has_published_looks_at_the_familys_until
     library = Library("mine", "exact", OURS)
     library.follow([version("v1")])
     _, load = steps(library)
-    assert isinstance(load, Load)
+    assert isinstance(load, LoadHead)
     library.refused(load, "its base is another")
     assert [one.state for one in library.statuses()] == ["ready", "refused"]
     library.follow([version("v1"), CatalogueVersion("v2", VersionState.CANARY, DIGESTS[2], base=OURS)])
@@ -208,7 +217,7 @@ class Following(RuleBasedStateMachine):
         self.sessions = Counter[str]()
         self.open: set[str] = set()
         self.held: dict[str, bytes] = {}
-        self.load: Load | None = None
+        self.load: LoadHead | None = None
         self.catalogue: list[CatalogueVersion] = []
 
     @rule(versions=VERSIONS)
@@ -223,18 +232,18 @@ class Following(RuleBasedStateMachine):
             self.sessions.__getitem__, self.now, loading=self.load is not None
         ):
             match step:
-                case Load():
+                case LoadHead():
                     assert self.load is None
                     self.load = step
-                case Open(name):
+                case OpenVersion(name):
                     if name == "base" and name not in self.held:
                         assert name not in {one.name for one in self.catalogue}, "nobody looked at its base"
                         self.held[name] = b""
                     assert name in self.held
                     self.open.add(name)
-                case Retire(name):
+                case RetireVersion(name):
                     self.open.remove(name)
-                case Drop(name):
+                case DropVersion(name):
                     assert not self.sessions[name], "sessions lose their head"
                     assert name not in self.open
                     del self.held[name]

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.launcher import PrivateBroker
-from cloud_worker.metrics import Metrics
+from cloud_worker.metrics import WorkerMetrics
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.daemon import probes
@@ -53,7 +53,7 @@ async def figures(port: int) -> dict[str, float]:
 
 
 def serving(daemon: CloudWorker, **where: Any) -> AbstractAsyncContextManager[int]:
-    return probes.serving(Metrics(daemon).pages(), **where)
+    return probes.serving(WorkerMetrics(daemon).pages(), **where)
 
 
 @asynccontextmanager
@@ -220,7 +220,7 @@ async def test_two_workers_in_one_process_have_figures_of_their_own() -> None:
         daemon = CloudWorker(WorkerSettings(worker="w"), FakeEngine())
         daemon.malformed = malformed
         daemon.machine.surprises[WorkerState.ABSENT, WorkerEvent.POLL] = malformed + 1
-        pages.append(Metrics(daemon).page().decode())
+        pages.append(WorkerMetrics(daemon).page().decode())
     assert "flexspec_worker_malformed_total 3.0" in pages[0]
     assert "flexspec_worker_malformed_total 4.0" in pages[1]
     assert "flexspec_worker_surprises_total 5.0" in pages[1]

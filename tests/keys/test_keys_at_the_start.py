@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cloud_worker.__main__ import main as cloud
-from cloud_worker.metrics import Metrics as WorkerMetrics
+from cloud_worker.metrics import WorkerMetrics
 from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
 from lab.testbed.memory_broker import MemoryBroker
