@@ -14,7 +14,6 @@ from flexspec_mq.errors import UsageError
 if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.energy.meters import Meter
-    from flexspec_mq.energy.text import PerToken
 
 _FRESH = 0.1
 """Seconds for which a reading is good enough: a battery's gauge may take milliseconds to answer."""
@@ -47,7 +46,9 @@ class EnergyMeter(Protocol):
     def text(self, now: float) -> TextEnergy:
         """A text begins."""
 
-    def expected(self, one: PerToken) -> float | None:
+    def expected(
+        self, *, seconds: float, drafting_s: float, messages: float, bytes_up: float, bytes_down: float
+    ) -> float | None:
         """Joules of a token that is written so; None while nothing was measured."""
 
 
@@ -86,10 +87,10 @@ class MeasuredEnergy:
         """Some text's drafts have kept the drafter busy for so long."""
         self._drafting += seconds
 
-    def expected(self, one: PerToken) -> float | None:
+    def expected(self, *, seconds: float, drafting_s: float, **radio: float) -> float | None:  # noqa: ARG002
         """By what was drawn with and without drafts; a radio that the meter sees counts as idle."""
         watts = self._fit.watts
-        return None if watts is None else watts[0] * one.seconds + watts[1] * one.drafting_s
+        return None if watts is None else watts[0] * seconds + watts[1] * drafting_s
 
 
 class _MeasuredText:

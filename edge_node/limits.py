@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from flexspec_mq.controller.limits.limits import Limits
-from flexspec_mq.controller.policies import ADAPTIVE
+from flexspec_mq.controller.limits import Limits
+from flexspec_mq.controller.policies import DEFAULT
 from flexspec_mq.energy.battery import Batteries
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """Limits that adaptive policies keep; `Setting.help` has the words for most."""
+    """Limits that the default policy keeps; `Setting.help` has the words for most."""
 
     energy_budget: Annotated[
         float | None,
@@ -74,10 +74,10 @@ class LimitOptions:
         names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
         if not names:
             return None
-        if plan.policy not in ADAPTIVE:
+        if plan.policy != DEFAULT:
             raise UsageError(
-                f"policy {plan.policy!r} plans what the flags say, so it keeps no {' and '.join(names)}",
-                hint=f"leave the limit out, or take a policy that adapts: {', '.join(sorted(ADAPTIVE))}",
+                f"policy {plan.policy!r} keeps no {' and '.join(names)}",
+                hint=f"leave the limit out, or take the policy {DEFAULT}",
             )
         if self.energy_budget is not None and energy is None:
             raise UsageError(

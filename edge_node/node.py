@@ -27,9 +27,10 @@ from edge_node.link_state import LinkState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
 from flexspec_mq import topics
-from flexspec_mq.controller.controller import Controller, Told
+from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.link import BIG
-from flexspec_mq.controller.session import DeviceReading
+from flexspec_mq.controller.estimators.worker import StatedTimes
+from flexspec_mq.controller.observation import DeviceReading
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -130,7 +131,7 @@ class EdgeNode:
     ) -> None:
         self._settings = settings
         self._controller = Controller()
-        self._queue = PublishQueue(on_published=self._controller.acknowledged)
+        self._queue = PublishQueue(on_published=self._controller.link.published)
         self._wire = wire_of(settings, self._queue.put)
         self._sessions: dict[int, Generation] = {}
         self._drafts = DraftLoop(drafter, self._sessions, self._controller, self._perform)
@@ -349,15 +350,15 @@ class EdgeNode:
         async for event in link.events():
             now = time.monotonic()
             if isinstance(event, Inbound):
-                self._controller.received(len(event.payload), now)
+                self._controller.link.received(len(event.payload), now)
                 self._receive(event, now)
                 continue
             _log.info("%s", event)
             if isinstance(event, LinkUpEvent):
-                self._controller.link_up(now)
+                self._controller.link.link_up(now)
                 self.link.up()
             else:
-                self._controller.link_down(now)
+                self._controller.link.link_down(now)
                 self.link.down(now)
             for generation in list(self._sessions.values()):
                 if isinstance(event, LinkUpEvent):
@@ -394,7 +395,7 @@ class EdgeNode:
             if generation.opened is not None:
                 size, at = generation.opened
                 generation.opened = None
-                self._controller.carried(size, now - at, now)
+                self._controller.link.up.carried(size, now - at, now)
             self._perform(generation, generation.machine.receive(message, now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
@@ -423,7 +424,7 @@ class EdgeNode:
         status = self.directory.take(worker, payload)
         if status is None:
             return
-        self._controller.told(worker, _told(status), now)
+        self._controller.stated(worker, _stated_times(status), now)
         if status.state == "gone":
             self._prefixes.forget(worker)
         self.models.warn_of_difference(status)
@@ -530,10 +531,10 @@ class EdgeNode:
                     self._tick_by(due)
 
 
-def _told(status: WorkerStatus) -> Told:
+def _stated_times(status: WorkerStatus) -> StatedTimes:
     """Convert the times in a worker's status to seconds; the schema bounds them."""
     told = (status.forward_ms, status.row_ms, status.draft_ms)
-    return Told(*(None if ms is None else ms / 1000 for ms in told))
+    return StatedTimes(*(None if ms is None else ms / 1000 for ms in told))
 
 
 def _as_error(error: BaseException) -> FlexSpecError:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies import ADAPTIVE, DEFAULT, POLICIES, REMOVED
-from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
-from flexspec_mq.controller.policies.rl import RlPolicy, network_of
-from flexspec_mq.controller.policies.within_limits import WithinLimits
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
+from flexspec_mq.controller.policies import DEFAULT, POLICIES, REMOVED
+from flexspec_mq.controller.rl import RlPolicy, network_of
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError
@@ -19,7 +18,7 @@ from flexspec_mq.settings import Complaint, Section, Setting, topic_name
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.limits.limits import Limits
+    from flexspec_mq.controller.limits import Limits
 
 _VERSION = topic_name("version")
 
@@ -241,12 +240,12 @@ class PlanOptions:
         """A policy for a session of its own.
 
         Args:
-            limits: limits that it keeps; for a policy of `ADAPTIVE`.
+            limits: constraints of the default policy's choice; the others keep none.
         """
-        if self.policy_weights is None:
-            made = POLICIES[self.policy](self.plan())
-        else:
-            made = RlPolicy(self.plan(), network=network_of(self.policy_weights))
-        if limits is not None:
-            made = WithinLimits(made, self.plan(), limits)
-        return CheapestQos(made) if self.qos is None and self.policy in ADAPTIVE else made
+        base, choose_qos = self.plan(), self.qos is None
+        if self.policy == DEFAULT:
+            return ClosedFormPolicy(base, choose_qos=choose_qos, limits=limits)
+        if self.policy == "rl":
+            network = None if self.policy_weights is None else network_of(self.policy_weights)
+            return RlPolicy(base, choose_qos=choose_qos, network=network)
+        return FixedPolicy(base)

@@ -78,8 +78,8 @@ class StatusPublisher:
         sums = VersionSums(
             answers=finish.reason in _COMPLETE,
             errors=fails and (seen.committed > 0 or not machine.counters.busy),
-            drafted=seen.drafted + machine.counters.worker_judged,
-            accepted=seen.accepted + machine.counters.worker_accepted,
+            drafted=machine.counters.judged + machine.counters.worker_judged,
+            accepted=machine.counters.accepted + machine.counters.worker_accepted,
             tokens=generation.paced,
             seconds=generation.seconds,
         )

@@ -16,8 +16,7 @@ from cloud_worker.worker import CloudWorker
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.interface import Drafted, DraftRequest
 from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.protocol.edge.types import SessionRequest

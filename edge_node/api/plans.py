@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_node.completion.figures import limits_told, plan_told
-from flexspec_mq.controller.estimates import estimates
 from schemas.plan import PlanAlternative, PlanEstimate, PlanList, VersionPlan
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def _told(version: str, planned: Planned, under_way: bool, now: float) -> Versio
         alternatives=[
             PlanAlternative(
                 name=one.name,
-                ms_per_token=None if one.seconds is None else 1000 * one.seconds,
+                ms_per_token=1000 * one.seconds,
                 chosen=one.chosen,
                 j_per_token=one.joules,
                 allowed=one.allowed,
@@ -41,7 +40,7 @@ def _told(version: str, planned: Planned, under_way: bool, now: float) -> Versio
         ],
         estimates={
             name: msgspec.convert(one, PlanEstimate, from_attributes=True)
-            for name, one in estimates(planned.seen).items()
+            for name, one in planned.estimates().items()
         },
         limits=limits_told(planned),
     )

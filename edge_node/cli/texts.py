@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from edge_node.completion.events import events
-from flexspec_mq.controller.explain import LimitReport
-from flexspec_mq.controller.limits.states import in_words as limit_in_words
+from flexspec_mq.controller.explain import LimitReport, limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, UsageError

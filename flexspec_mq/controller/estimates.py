@@ -1,97 +1,76 @@
-"""What a plan is made from, for people and programs: estimates by the names of `docs/controller.md`, with units."""
+"""All that a node estimates, for people and programs: by the names of `docs/controller.md`, with units."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller import qos
+from flexspec_mq.controller.explain import Estimate
+from flexspec_mq.controller.qos import qos_costs
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from flexspec_mq.controller.plan import Observation
+    from flexspec_mq.controller.controller import Controller, VersionEstimates
+    from flexspec_mq.controller.estimators.average import Average
+    from flexspec_mq.controller.estimators.worker import WorkerEstimates
+    from flexspec_mq.controller.observation import Observation
 
 _FIRST = 4
 """Places of a batch whose acceptance is told."""
-_HOUR = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """One figure.
+def estimates(
+    seen: Observation, worker: WorkerEstimates, version: VersionEstimates, node: Controller
+) -> dict[str, Estimate]:
+    """All that is estimated, by name.
 
-    Attributes:
-        value: None where nothing was seen.
-        unit: of value and error.
-        error: standard error; None where it is not known.
-        tries: that a share rests on, older ones counting less; None for what is no share.
+    Args:
+        seen: what the newest plan was made from.
+        worker: worker of the session.
+        version: its version.
+        node: its node.
     """
-
-    value: float | None
-    unit: str
-    error: float | None = None
-    tries: float | None = None
-
-
-def estimates(seen: Observation) -> dict[str, Estimate]:
-    """All that is estimated, by name."""
+    drafts, link, acceptance = seen.worker, node.link, version.acceptance
+    draft = node.draft_time
+    error = None if draft.error is None or not seen.draft_timed else seen.sessions * draft.error
+    hourly = link.disconnects
+    costs = qos_costs(seen) or (None, None, None)
+    own = drafts.per_verdict if drafts.verdicts else None
+    by_worker = version.worker_acceptance
     return {
-        **dict(_worker(seen)),
-        **dict(_drafts(seen)),
-        **dict(_link(seen)),
+        "rtt": _ms(seen.rtt, worker.round_trip.error),
+        "queue_mean": _mean(worker.queue),
+        "compute_mean": _mean(worker.compute),
+        "forward": _ms(seen.forward or None),
+        "row_cost": _ms(seen.row_cost, worker.row_cost.error),
+        "queueing_delay": _ms(seen.queueing_delay),
+        "own_forward": _ms(drafts.forward),
+        "own_tokens": Estimate(drafts.tokens, "tokens per forward"),
+        "own_read": _ms(drafts.unread),
+        "worker_drafted": Estimate(own, "tokens per verdict"),
+        "granted": Estimate(drafts.granted, "tokens per forward"),
+        "taken": Estimate(drafts.taken, "share"),
+        "draft_time": _ms(seen.draft_time, error, "ms per token"),
+        **{
+            f"acceptance_{place + 1}": Estimate(
+                acceptance.places[place], "share", tries=acceptance.known[place]
+            )
+            for place in range(_FIRST)
+        },
+        "worker_acceptance": Estimate(by_worker.mean, "share", tries=by_worker.known),
+        "rate": Estimate(seen.rate, "tokens per second"),
+        "disconnects": Estimate(3600 * hourly.rate, "per hour", 3600 * hourly.error),
+        "outage": Estimate(link.outages.mean, "s", link.outages.error),
+        "goodput_up": Estimate(link.up.per_second, "bytes per second"),
+        "goodput_down": Estimate(link.down.per_second, "bytes per second"),
+        **{f"ack_time_{level}": _mean(times) for level, times in enumerate(link.acknowledged)},
+        **{f"qos_cost_{level}": _ms(cost, None, "ms per round") for level, cost in enumerate(costs)},
     }
 
 
-def _worker(seen: Observation) -> Iterator[tuple[str, Estimate]]:
-    yield "rtt", _ms(seen.rtt, seen.rtt_error)
-    yield "queue_mean", _ms(seen.queue_mean, seen.queue_error)
-    yield "compute_mean", _ms(seen.compute_mean, seen.compute_error)
-    yield "forward", _ms(seen.forward)
-    yield "row_cost", _ms(seen.row_cost, seen.row_cost_error)
-    yield "own_forward", _ms(seen.own_forward)
-    yield "own_tokens", Estimate(seen.own_tokens, "tokens per forward")
-    yield "own_read", _ms(seen.own_read)
-    yield (
-        "worker_drafted",
-        Estimate(seen.worker_drafted if seen.worker_verdicts else None, "tokens per verdict"),
+def _mean(times: Average) -> Estimate:
+    return _ms(times.mean, times.error)
+
+
+def _ms(seconds: float | None, error: float | None = None, unit: str = "ms") -> Estimate:
+    return Estimate(
+        None if seconds is None else 1000 * seconds, unit, None if error is None else 1000 * error
     )
-    yield "granted", Estimate(seen.granted, "tokens per forward")
-    yield "taken", Estimate(seen.taken, "share")
-
-
-def _drafts(seen: Observation) -> Iterator[tuple[str, Estimate]]:
-    yield "draft_time", _ms(seen.draft_time, seen.draft_time_error, per="token")
-    for place in range(_FIRST):
-        # The last entry stands for all later places.
-        at = min(place, len(seen.acceptance) - 1)
-        tries = seen.acceptance_known[min(place, len(seen.acceptance_known) - 1)]
-        yield f"acceptance_{place + 1}", Estimate(seen.acceptance[at], "share", tries=tries)
-    yield (
-        "worker_acceptance",
-        Estimate(seen.worker_acceptance, "share", tries=seen.worker_acceptance_known),
-    )
-    yield "rate", Estimate(seen.rate, "tokens per second")
-
-
-def _link(seen: Observation) -> Iterator[tuple[str, Estimate]]:
-    yield (
-        "disconnects",
-        Estimate(_times(seen.disconnects, _HOUR), "per hour", _times(seen.disconnects_error, _HOUR)),
-    )
-    yield "outage", Estimate(seen.outage, "s", seen.outage_error)
-    yield "goodput_up", Estimate(seen.goodput_up, "bytes per second")
-    yield "goodput_down", Estimate(seen.goodput_down, "bytes per second")
-    costs = qos.costs(seen) or (None, None, None)
-    for level, seconds in enumerate(seen.ack_times):
-        yield f"ack_time_{level}", _ms(seconds)
-    for level, seconds in enumerate(costs):
-        yield f"qos_cost_{level}", _ms(seconds, per="round")
-
-
-def _ms(seconds: float | None, error: float | None = None, *, per: str = "") -> Estimate:
-    return Estimate(_times(seconds, 1000.0), f"ms per {per}" if per else "ms", _times(error, 1000.0))
-
-
-def _times(value: float | None, factor: float) -> float | None:
-    return None if value is None else value * factor

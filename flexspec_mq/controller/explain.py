@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from math import inf
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from flexspec_mq.controller.plan import Observation, Plan, Policy
+    from flexspec_mq.controller.observation import Observation
+    from flexspec_mq.controller.plan import Plan, Policy
 
 MOST = 5
 """Alternatives that are told of a plan."""
@@ -17,25 +17,42 @@ MOST = 5
 
 @dataclass(frozen=True, slots=True)
 class Alternative:
-    """What a policy could have planned, or has.
+    """A plan that a policy has chosen among others, or has not.
 
     Attributes:
         name: who drafts, and how.
-        seconds: of a token, as the policy expects or has measured it; None where it knows nothing of it.
+        seconds: expected for a token.
         chosen: it is what the newest plan does.
-        joules: of a token, as expected; None where no limit asks for it.
+        joules: expected for a token; None where no limit asks for it.
         allowed: no limit excludes it.
     """
 
     name: str
-    seconds: float | None
+    seconds: float
     chosen: bool
     joules: float | None = None
     allowed: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One figure.
+
+    Attributes:
+        value: None where nothing was seen.
+        unit: unit of value and error.
+        error: standard error; None where it is not known.
+        tries: tries that a share rests on, older ones counting less; None for what is no share.
+    """
+
+    value: float | None
+    unit: str
+    error: float | None = None
+    tries: float | None = None
+
+
 LimitState = Literal["unknown", "kept", "exceeded", "out_of_reach", "below"]
-"""Of a limit: nothing was measured yet; it is kept; it is not, while plans that keep it are made; no plan keeps
+"""State of a limit: nothing was measured yet; it is kept; it is not, while plans that keep it are made; no plan keeps
 it, and the one that comes closest is carried out; the battery is below its floor, and the device drafts nothing."""
 
 
@@ -44,11 +61,11 @@ class LimitReport:
     """How a limit that the user gave is kept.
 
     Attributes:
-        name: of its setting.
-        limit: that was given, in `unit`.
-        unit: of limit, value and reach.
-        state: as of the newest plan.
-        value: what is limited, as measured; None before.
+        name: name of its setting.
+        limit: the value that was given, in `unit`.
+        unit: unit of limit, value and reach.
+        state: state as of the newest plan.
+        value: the limited figure as measured; None before.
         reach: the least that any plan is expected to come to; None while unknown, and for a battery.
     """
 
@@ -61,20 +78,15 @@ class LimitReport:
 
 
 @runtime_checkable
-class Limited(Protocol):
-    """A policy that keeps limits."""
-
-    def limits(self) -> Sequence[LimitReport]:
-        """Those that were given, as of the newest plan. Changes nothing."""
-        ...
-
-
-@runtime_checkable
 class Explains(Protocol):
-    """A policy that can tell what it has chosen among."""
+    """A policy that can tell what it has chosen among, and how limits are kept."""
 
     def alternatives(self) -> Sequence[Alternative]:
-        """What the newest plan was chosen among, itself included, in any order. Changes nothing."""
+        """Tell what the newest plan was chosen among, itself included, in any order. Changes nothing."""
+        ...
+
+    def limits(self) -> Sequence[LimitReport]:
+        """Tell of the limits that were given, as of the newest plan. Changes nothing."""
         ...
 
 
@@ -83,42 +95,48 @@ class Planned:
     """A plan, and where it comes from.
 
     Attributes:
-        policy: that made it; asked for nothing but its alternatives.
+        policy: maker of the plan; asked for nothing but its alternatives.
+        plan: the plan.
         seen: what it was made from.
+        estimates: makes all estimates of the session, as they are now.
     """
 
     policy: Policy
     plan: Plan
     seen: Observation
+    estimates: Callable[[], Mapping[str, Estimate]] = dict
 
     @property
     def alternatives(self) -> tuple[Alternative, ...]:
         """At most `MOST` that it was chosen among, the fastest first; none where the policy compares nothing.
 
-        The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by longer
-        batches that end early, or by run-ahead that is lent to a device that has not drafted yet.
+        The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by run-ahead
+        that is lent to a device that has not drafted yet.
         """
         if not isinstance(self.policy, Explains):
             return ()
         does, told = in_words(self.plan), dict[str, Alternative]()
-        for one in sorted(self.policy.alternatives(), key=lambda one: (not one.chosen, _seconds(one))):
-            told_as = replace(one, name=does) if one.chosen else one
-            told.setdefault(told_as.name, told_as)
-        return _fastest(told.values())
+        for one in sorted(self.policy.alternatives(), key=lambda one: (not one.chosen, one.seconds)):
+            named = replace(one, name=does) if one.chosen else one
+            told.setdefault(named.name, named)
+        by_speed = sorted(told.values(), key=lambda one: one.seconds)
+        kept = by_speed[:MOST]
+        kept[-1:] = [one for one in by_speed[MOST:] if one.chosen] or kept[-1:]
+        return tuple(kept)
 
     @property
     def limits(self) -> tuple[LimitReport, ...]:
         """How the limits that the user gave are kept; none where none were given."""
-        return tuple(self.policy.limits()) if isinstance(self.policy, Limited) else ()
+        return tuple(self.policy.limits()) if isinstance(self.policy, Explains) else ()
 
 
 def device_drafts(length: int, window: int, *, ahead: bool) -> str:
-    """What it is called that the device drafts, K at a time with W in flight, and what the worker does meanwhile."""
+    """Words for a device that drafts, K at a time with W in flight, and for what the worker does meanwhile."""
     return f"device drafts K={length} W={window}, worker {'runs ahead' if ahead else 'waits'}"
 
 
 def nobody_drafts(*, ahead: bool) -> str:
-    """What it is called that the target decides each token without a draft."""
+    """Words for a target that decides each token without a draft."""
     return f"nobody drafts, worker {'runs ahead' if ahead else 'waits'}"
 
 
@@ -133,12 +151,15 @@ def in_words(plan: Plan) -> str:
     return device_drafts(plan.draft_length, plan.in_flight, ahead=ahead) + more
 
 
-def _seconds(one: Alternative) -> float:
-    return inf if one.seconds is None else one.seconds
-
-
-def _fastest(found: Iterable[Alternative]) -> tuple[Alternative, ...]:
-    by_speed = sorted(found, key=_seconds)
-    kept = by_speed[:MOST]
-    kept[-1:] = [one for one in by_speed[MOST:] if one.chosen] or kept[-1:]
-    return tuple(kept)
+def limit_in_words(report: LimitReport) -> str:
+    """How a limit stands, in a sentence without its end."""
+    words = f"{report.name.replace('_', ' ')} of {report.limit:.3g} {report.unit}"
+    has = "" if report.value is None else f": {report.value:.3g} so far"
+    if report.state == "out_of_reach":
+        least = "" if report.reach is None else f"; the best plan is expected to take {report.reach:.3g}"
+        return f"{words} cannot be kept now{has}{least}"
+    if report.state == "exceeded":
+        return f"{words} is exceeded{has}"
+    if report.state == "below":
+        return f"{words}: the battery is below it, the device drafts nothing"
+    return f"{words} is kept{has}"

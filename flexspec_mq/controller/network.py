@@ -9,8 +9,7 @@ from functools import cache
 from importlib.resources import files
 from operator import mul
 
-from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.features import FEATURES
+from flexspec_mq.controller.action_space import ACTIONS, FEATURES
 from flexspec_mq.errors import ModelError
 
 _FORM = 1

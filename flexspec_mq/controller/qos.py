@@ -11,47 +11,47 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.plan import Observation
+    from flexspec_mq.controller.observation import Observation
 
 _MORE = 0.0, 108.0, 220.0
-"""IP bytes that a message and its acknowledgements have more than at QoS 0, TCP's own included; measured."""
+"""IP bytes that a message and its acknowledgements have more than at QoS 0, TCP's own included, by
+``python -m lab.benchmarks.transport``."""
 _VERDICT = 150.0
-"""IP bytes of a verdict."""
+"""IP bytes of a verdict, by the same."""
 _GOODPUT = 100_000.0
 """Bytes per second that a link is taken to carry where nothing is known."""
 _OURS = 3.0
-"""What a link carries at least says nothing where that is less than so many times what a session sends."""
+"""A link's least goodput says nothing where it is less than so many times what a session sends."""
 _BETTER = 0.8
-"""Another level has to cost so much of the present one's at most."""
+"""Share of the present level's cost that another level has to be below."""
 _KNOWN = 0.0005
-"""Differences below this many seconds a round are none; then the level with the fewest bytes is taken."""
+"""Seconds a round below which differences are none; then the level with the fewest bytes is taken."""
 
 
-def costs(seen: Observation) -> tuple[float, float, float] | None:
+def qos_costs(seen: Observation) -> tuple[float, float, float] | None:
     """Seconds that each level costs a round, as an expectation; None while no connection was seen for long enough."""
-    if seen.disconnects is None or seen.rtt is None or not seen.compute:
+    link, forward = seen.link, seen.forward
+    if link.disconnects is None or seen.rtt is None or not forward:
         return None
-    up, down = (_carries(rate, seen.compute) for rate in (seen.goodput_up, seen.goodput_down))
-    breaks = (seen.disconnects + (seen.disconnects_error or 0.0)) * seen.compute
-    acknowledged = seen.ack_times[1] if seen.ack_times[1] is not None else seen.rtt
-    under_way = _VERDICT * min(acknowledged / seen.compute, down * acknowledged / _VERDICT)
+    sends = _OURS * _VERDICT / forward
+    up = _GOODPUT if link.up is None or link.up < sends else link.up
+    down = _GOODPUT if link.down is None or link.down < sends else link.down
+    breaks = link.disconnects * forward
+    acknowledged = seen.rtt if link.ack_time is None else link.ack_time
+    under_way = _VERDICT * min(acknowledged / forward, down * acknowledged / _VERDICT)
+    each = 1 / up + 1 / down
     lost, twice = breaks * seen.rtt, breaks * under_way / down
-    bytes_of = [more / up + more / down for more in _MORE]
-    return bytes_of[0] + lost, bytes_of[1] + twice, bytes_of[2]
+    return _MORE[0] * each + lost, _MORE[1] * each + twice, _MORE[2] * each
 
 
-def _carries(least: float | None, forward: float) -> float:
-    """Bytes per second of a way."""
-    return _GOODPUT if least is None or least < _OURS * _VERDICT / forward else least
-
-
-def best(seen: Observation, now: int) -> int:
+def cheapest_qos(seen: Observation, now: int) -> int:
     """The level to go on with, where it is `now` so far."""
-    found = costs(seen)
-    if found is None:
+    costs = qos_costs(seen)
+    if costs is None:
         return now
-    least = min(found)
-    alike = [level for level, cost in enumerate(found) if cost - least < _KNOWN]
-    if now not in alike and found[now] * _BETTER < found[alike[0]]:
-        return now
-    return alike[0]
+    least = min(costs)
+    level = 0
+    while costs[level] - least >= _KNOWN:
+        level += 1
+    stays = costs[now] - least >= _KNOWN and costs[now] * _BETTER < costs[level]
+    return now if stays else level

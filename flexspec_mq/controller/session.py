@@ -3,66 +3,57 @@
 from __future__ import annotations
 
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Protocol
 
-from flexspec_mq.controller.controller import VersionEstimates, WorkerEstimates
-from flexspec_mq.controller.estimators.rate import Rate
-from flexspec_mq.controller.explain import Planned
-from flexspec_mq.controller.plan import HearsEnd, Learner, Observation
+from flexspec_mq.controller.controller import VersionEstimates
+from flexspec_mq.controller.estimates import estimates
+from flexspec_mq.controller.estimators.average import Rate
+from flexspec_mq.controller.estimators.worker import WorkerEstimates
+from flexspec_mq.controller.explain import Estimate, Planned
+from flexspec_mq.controller.observation import DeviceReading, LinkView, Observation, WorkerDraftsView
+from flexspec_mq.controller.plan import EndAware, Plan, Policy
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from flexspec_mq.controller.controller import Controller
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
-    from flexspec_mq.controller.plan import Plan, Policy
     from schemas.messages import Verdict
 
 _PROMPT = 32
-"""Tokens of a prompt whose reading shows in the time of a forward."""
+"""Tokens of a prompt from which on its reading shows in the time of a forward."""
 _READ = 64
-"""Tokens of a prompt that a worker's draft reads beside a forward."""
+"""Tokens of a prompt that a worker's draft reads beside a forward, as `cloud_worker` does."""
 _PLAIN = 0.3
-"""One token alone takes so much of a forward, at least."""
-
-
-def _of_a_forward(verdict: Verdict) -> bool:
-    """Whether a verdict tells what a forward decided. Answers to polls come at once, and may repeat tokens."""
-    return verdict.tokens != () and (not verdict.queue or verdict.compute > 0)
-
-
-class Counts(NamedTuple):
-    """How far a session is, in tokens.
-
-    Attributes:
-        prompt: of its prompt.
-        drafted: on the device, and judged.
-        accepted: of these.
-        committed: so far.
-        remaining: that it may have at most.
-    """
-
-    prompt: int
-    drafted: int
-    accepted: int
-    committed: int
-    remaining: int
-
-
-class DeviceReading(NamedTuple):
-    """What a device tells of itself while a text is written.
-
-    Attributes:
-        joules: see `Observation`.
-        battery: likewise.
-    """
-
-    joules: float | None = None
-    battery: float | None = None
-
-
+"""Share of a forward that one token alone takes at least."""
+_SETTLED = 2
+"""Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
 _SILENT = DeviceReading()
+
+
+class Added(Protocol):
+    """What a verdict added to the text, as the session's machine says; see its `Committed`."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """New tokens."""
+        ...
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether the draft was wrong."""
+        ...
+
+    @property
+    def worker_right(self) -> int:
+        """Tokens of the worker's own draft that were right."""
+        ...
+
+    @property
+    def worker_judged(self) -> int:
+        """Tokens of it that were compared."""
+        ...
 
 
 class SessionController:
@@ -71,15 +62,16 @@ class SessionController:
     Args:
         node: what the node knows, and is told what this session sees.
         policy: asked for plans.
-        round_trip: of this session.
+        round_trip: round trip of this session.
         version: target version of this session.
+        prompt: tokens of its prompt.
         device: asked before each plan; None where nothing tells.
 
     Attributes:
         node: what the node knows.
-        rate: of this session's tokens.
-        worker: what the node knows of its worker.
+        worker: what the node knows of the session's worker.
         version: what the node knows of drafts for its version.
+        planned: newest plan, and where it comes from; None before any.
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
             the newest plan; 0 while unknown.
     """
@@ -90,24 +82,25 @@ class SessionController:
         policy: Policy,
         round_trip: RoundTrip,
         version: str,
+        prompt: int,
         device: Callable[[], DeviceReading] | None = None,
     ) -> None:
         self.node = node
         self._device = device
         self._policy = policy
-        if isinstance(policy, Learner):
-            policy.recall(node.memory)
         self._name = version
+        self._prompt = prompt
         self._reading = True  # the next forward for this session reads its prompt
         self._drafting = False  # the worker has drafted for this session
-        self._reads = 0  # verdicts without, that let it
+        self._reads = 0  # verdicts without drafts of the worker's, that let it
         self._beyond = 0.0  # seconds beyond usual that forwards have taken before that
+        self._waited: int | None = None  # verdicts since the worker waits for drafts
         self._begun = False
-        self.round_trip = round_trip
-        self.rate = Rate()
+        self._round_trip = round_trip
+        self._rate = Rate()
         self.worker = WorkerEstimates()
         self.version = VersionEstimates()
-        self._newest: tuple[Policy, Plan, Observation] | None = None
+        self.planned: Planned | None = None
         self._asked_at = -inf  # when this session asked for an answer, to know the round trip
         self.opportunity_cost = 0.0
 
@@ -117,70 +110,60 @@ class SessionController:
         self._begun = True
         known = self.node.round_trip(worker, now)
         if known is not None:
-            self.round_trip.assume(known)
+            self._round_trip.assume(known)
         self.worker = self.node.worker(worker, now)
         self.version = self.node.version(self._name, now)
         self.version.acceptance.begins()
 
     def adopted(self, worker: str, now: float) -> None:
         """The session's messages go to this worker now."""
-        self.node.adopted(worker, self.round_trip, now)
+        self.node.adopted(worker, self._round_trip, now)
         self.worker = self.node.worker(worker, now)
         self._reading, self._drafting, self._reads, self._beyond = True, False, 0, 0.0
 
-    def told(self, verdict: Verdict, prompt: int, *, may: bool) -> None:
-        """Take what a verdict of the session's worker says of drafts.
-
-        Args:
-            verdict: with tokens.
-            prompt: its tokens.
-            may: the worker may draft itself. That it does not says nothing while its draft may be reading the prompt.
-        """
-        if may and not verdict.drafted and self._may_be_reading(prompt):
-            self._reads += 1
-            may = False
-        offered = max(0, self.round_trip.arrived - verdict.start)
-        writing = max(1, self.node.writing)
-        self.worker.drafts.told(verdict.drafted, verdict.granted, offered, may=may, sessions=writing)
-
-    def answered(self, verdict: Verdict, now: float, prompt: int, *, may: bool) -> bool:
-        """Take a verdict's echo and times.
-
-        Args:
-            verdict: of any worker.
-            now: seconds.
-            prompt: its tokens.
-            may: the worker may draft itself.
-
-        Returns:
-            Whether it tells what a forward decided.
-        """
-        # An answer without a forward came at once: its `queue` tells of work that still waits.
-        computed = _of_a_forward(verdict)
-        queue = verdict.queue if computed else 0
-        rtt = self.round_trip
-        sample = rtt.answered(verdict.echo, queue, verdict.compute, now)
+    def echoed(self, verdict: Verdict, now: float) -> None:
+        """Take a verdict's echo, before anything else of it: timers go by the round trip."""
+        trip = self._round_trip
+        queue = verdict.queue if _of_a_forward(verdict) else 0
+        sample = trip.answered(verdict.echo, queue, verdict.compute, now)
         # A hello may be of another worker than the one that is known so far.
         worker = self.worker if verdict.worker is None else self.node.worker(verdict.worker, now)
         if sample is not None:
-            (worker.round_trip.stepped if rtt.jumped else worker.round_trip.saw)(sample, now)
-        worker.measured_at = max(worker.measured_at, rtt.measured_at)
-        if not computed or not (queue or verdict.compute):
-            return computed
-        if self._reading:
-            self._reading = False
-            return computed
-        worker.queue.saw(queue / 1000, now)
-        worker.compute.saw(verdict.compute / 1000, now)
-        rows = verdict.granted
-        if rows is None:
-            rows = min(MAX_DRAFT_TOKENS, max(0, rtt.arrived - verdict.start))
-        before = self._drafting
-        self._saw_forward(rows, verdict, now, prompt, may=may)
-        if may and before and not rows:
-            worker.own_forward.saw(verdict.compute / 1000, now)
-            worker.own_tokens.saw(len(verdict.tokens), now)
-        return computed
+            (worker.round_trip.stepped if trip.jumped else worker.round_trip.update)(sample, now)
+        worker.measured_at = max(worker.measured_at, trip.measured_at)
+
+    def took(
+        self,
+        verdict: Verdict,
+        added: Added | None,
+        batches: Sequence[tuple[int, int]],
+        now: float,
+        *,
+        mine: bool,
+        may: bool,
+    ) -> None:
+        """Measure all that a verdict tells but the round trip: the one door from the protocol to the estimators.
+
+        Args:
+            verdict: a verdict.
+            added: what it added to the text; None where it agrees with no beginning of it.
+            batches: places of the drafted tokens that it decided, see `Acceptance.judged`.
+            now: seconds.
+            mine: it is of the session's worker.
+            may: the worker may draft itself.
+        """
+        if added is not None and added.tokens:
+            self._rate.update(len(added.tokens), now)
+            if batches:
+                self.version.acceptance.judged(batches, now, wrong=added.rolled_back)
+            if added.worker_judged:
+                self.version.worker_acceptance.update(added.worker_right, added.worker_judged, now)
+        if mine and _of_a_forward(verdict):
+            self._measure(verdict, now, may=may)
+
+    def drafted(self, seconds: float, now: float) -> None:
+        """The drafter's newest token took so long, from its request on."""
+        self.node.draft_time.update(seconds / self.node.drafting, now)
 
     def wants_trip(self, age: float, now: float) -> bool:
         """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done.
@@ -192,7 +175,7 @@ class SessionController:
             age: seconds that the newest sample may be old.
             now: seconds.
         """
-        worker, doubted_at = self.worker, self.round_trip.doubted_at
+        worker, doubted_at = self.worker, self._round_trip.doubted_at
         due = max(worker.measured_at, worker.asked_at) + age
         doubtful = worker.round_trip.doubtful and worker.measured_at >= worker.asked_at
         if now < due and not doubtful and (doubted_at is None or self._asked_at >= doubted_at):
@@ -200,108 +183,134 @@ class SessionController:
         self._asked_at = worker.asked_at = now
         return True
 
-    def _may_be_reading(self, prompt: int) -> bool:
-        """Whether the worker's draft may still have some of the prompt to read."""
-        return not self._drafting and self._reads < prompt // _READ
+    def observe(self, drafted: int, committed: int, remaining: int) -> Observation:
+        """What a policy plans from.
 
-    def _saw_forward(self, rows: int, verdict: Verdict, now: float, prompt: int, *, may: bool) -> None:
-        """A forward that verified so many tokens of ours."""
-        worker, seconds, own = self.worker, verdict.compute / 1000, verdict.drafted
-        row = worker.row_cost.seconds or 0.0
-        alone = max(_PLAIN * seconds, seconds - rows * row)
+        Args:
+            drafted: tokens drafted on the device and judged.
+            committed: tokens of the text.
+            remaining: tokens that it may still have at most.
+        """
+        mine, worker, link, draft = self._round_trip, self.worker, self.node.link, self.node.draft_time
+        rtt, stated, drafts, lost = worker.round_trip, worker.stated, worker.drafts, link.disconnects
+        sessions, known, unread = self.node.writing or 1, rtt.mean is not None, worker.own_read.mean
+        if self._drafting:
+            unread = 0.0
+        elif unread is not None:
+            unread = max(0.0, unread * self._prompt - self._beyond)
+        draft_time = stated.token if draft.mean is None else draft.mean
+        acceptance = self.version.acceptance
+        return Observation(
+            rtt.mean if known else mine.unstalled,
+            rtt.deviation if known else mine.deviation,
+            worker.forward.value or stated.forward or mine.compute or worker.compute.mean or 0.0,
+            worker.compute.deviation,
+            stated.row if worker.row_cost.seconds is None else worker.row_cost.seconds,
+            worker.queue.mean or 0.0,
+            worker.queueing.seconds,
+            None if draft_time is None else sessions * draft_time,
+            draft.mean is not None,
+            acceptance.places,
+            acceptance.known[0],
+            sessions,
+            self._rate.per_second,
+            self._rate.at,
+            self._prompt,
+            committed,
+            remaining,
+            drafted,
+            WorkerDraftsView(
+                drafts.verdicts,
+                drafts.per_verdict,
+                worker.own_forward.mean,
+                worker.own_tokens.mean,
+                unread,
+                drafts.granted,
+                drafts.taken,
+            ),
+            LinkView(
+                None if lost.rate is None else lost.rate + lost.error,
+                link.acknowledged[1].mean,
+                link.up.per_second,
+                link.down.per_second,
+            ),
+            _SILENT if self._device is None else self._device(),
+        )
+
+    def plan(self, drafted: int, committed: int, remaining: int) -> Plan:
+        """Ask the policy for the plan of the next batch; arguments as of `observe`."""
+        seen = self.observe(drafted, committed, remaining)
+        timed = seen.draft_time if seen.draft_timed else None
+        self.opportunity_cost = (timed or 0.0) * (seen.rate or 0.0)
+        plan = self._policy.plan(seen)
+        if not plan.draft_length or plan.ahead:
+            self._waited = None
+        elif self._waited is None:
+            self._waited = 0
+        self.planned = self.version.newest = Planned(self._policy, plan, seen, self.estimates)
+        return plan
+
+    def ended(self, drafted: int, committed: int, remaining: int) -> None:
+        """The text is over; arguments as of `observe`."""
+        self.node.writing -= self._begun
+        self._begun = False
+        if isinstance(self._policy, EndAware):
+            self._policy.ended(self.observe(drafted, committed, remaining))
+
+    def estimates(self) -> Mapping[str, Estimate]:
+        """All that is estimated now, by name."""
+        seen = Observation() if self.planned is None else self.planned.seen
+        return estimates(seen, self.worker, self.version, self.node)
+
+    def _measure(self, verdict: Verdict, now: float, *, may: bool) -> None:
+        """Take the times of a forward, and what it says of drafts."""
+        worker, trip, own = self.worker, self._round_trip, verdict.drafted
+        offered = max(0, trip.arrived - verdict.start)
+        reading = may and not own and not self._drafting and self._reads < self._prompt // _READ
+        # A worker that drafts nothing says nothing by that while its draft may be reading the prompt.
+        self._reads += reading
+        worker.drafts.update(
+            own, verdict.granted, offered, may=may and not reading, sessions=self.node.writing or 1
+        )
+        if not (verdict.queue or verdict.compute):
+            return
+        if self._reading:
+            self._reading = False
+            return
+        queued, seconds = verdict.queue / 1000, verdict.compute / 1000
+        worker.queue.update(queued, now)
+        worker.compute.update(seconds, now)
+        self._measure_wait(queued)
+        rows = min(MAX_DRAFT_TOKENS, offered) if verdict.granted is None else verdict.granted
+        if may and self._drafting and not rows:
+            worker.own_forward.update(seconds, now)
+            worker.own_tokens.update(len(verdict.tokens), now)
+        alone = max(_PLAIN * seconds, seconds - rows * (worker.row_cost.seconds or 0.0))
         usual = worker.forward.value or alone
-        reading = may and not own and self._may_be_reading(prompt)
         if not self._drafting:
             self._beyond += max(0.0, alone - usual)  # it may be reading the prompt for its draft
             if own:
                 self._drafting = True
-                if prompt >= _PROMPT:
-                    worker.own_read.saw(self._beyond / prompt, now)
+                if self._prompt >= _PROMPT:
+                    worker.own_read.update(self._beyond / self._prompt, now)
         if own:
-            if alone < usual:  # one without drafts takes no longer than one with
-                worker.forward.saw(alone)
-        else:
-            worker.row_cost.saw(rows, seconds, now)
-            # A piece of the prompt is read beside each of many forwards: none of them is a usual one.
-            if not reading or alone <= usual:
-                worker.forward.saw(alone)
+            if alone < usual:  # a forward without drafts takes no longer than one with
+                worker.forward.update(alone)
+            return
+        worker.row_cost.update(rows, seconds, now)
+        if not reading or alone <= usual:  # a piece of the prompt is read beside each of many forwards
+            worker.forward.update(alone)
 
-    def observe(self, counts: Counts) -> Observation:
-        """What a policy plans from."""
-        mine, worker, link, draft = self.round_trip, self.worker, self.node.link, self.node.draft_time
-        rtt, queue, compute, cost = worker.round_trip, worker.queue, worker.compute, worker.row_cost
-        drafts, acceptance, by_worker = worker.drafts, self.version.acceptance, self.version.worker_acceptance
-        lost, outages, (ack0, ack1, ack2) = link.disconnects, link.outages, link.acknowledged
-        known = rtt.mean is not None
-        token = worker.own_read.mean
-        own_read = None if token is None else max(0.0, token * counts.prompt - self._beyond)
-        device = _SILENT if self._device is None else self._device()
-        sessions = max(1, self.node.writing)
-        return Observation(
-            rtt=rtt.mean if known else mine.unstalled,
-            rtt_var=rtt.deviation if known else mine.deviation,
-            queue=mine.queue,
-            compute=mine.compute,
-            sessions=sessions,
-            draft_time=None if draft.mean is None else sessions * draft.mean,
-            rate=self.rate.per_second,
-            drafted=counts.drafted,
-            accepted=counts.accepted,
-            committed=counts.committed,
-            remaining=counts.remaining,
-            prompt=counts.prompt,
-            at=self.rate.at,
-            own_read=0.0 if self._drafting else own_read,
-            worker_verdicts=drafts.verdicts,
-            worker_drafted=drafts.per_verdict,
-            granted=drafts.granted,
-            taken=drafts.taken,
-            rtt_error=rtt.error,
-            queue_mean=queue.mean,
-            queue_deviation=queue.deviation,
-            queue_error=queue.error,
-            compute_mean=compute.mean,
-            compute_deviation=compute.deviation,
-            compute_error=compute.error,
-            draft_time_error=None if draft.error is None else sessions * draft.error,
-            row_cost=worker.told.row if cost.seconds is None else cost.seconds,
-            row_cost_error=cost.error,
-            own_forward=worker.own_forward.mean,
-            own_tokens=worker.own_tokens.mean,
-            forward=worker.told.forward if worker.forward.value is None else worker.forward.value,
-            draft_told=worker.told.token,
-            acceptance=acceptance.places,
-            acceptance_known=acceptance.known,
-            worker_acceptance=by_worker.mean,
-            worker_acceptance_known=by_worker.known,
-            goodput_up=link.up.per_second,
-            goodput_down=link.down.per_second,
-            disconnects=lost.rate,
-            disconnects_error=lost.error,
-            outage=outages.mean,
-            outage_error=outages.error,
-            ack_times=(ack0.mean, ack1.mean, ack2.mean),
-            ack_deviations=(ack0.deviation, ack1.deviation, ack2.deviation),
-            joules=device.joules,
-            battery=device.battery,
-        )
+    def _measure_wait(self, queued: float) -> None:
+        """Take the wait of a batch for its forward: for others, if the worker waited for the batch."""
+        if self._waited is None:
+            self.worker.queueing.fade()
+            return
+        self._waited += 1
+        if self._waited > _SETTLED:
+            self.worker.queueing.update(queued)
 
-    def plan(self, counts: Counts) -> Plan:
-        """Ask the policy for the plan of the next batch."""
-        seen = self.observe(counts)
-        self.opportunity_cost = (seen.draft_time or 0.0) * (seen.rate or 0.0)
-        plan = self._policy.plan(seen)
-        self._newest = self.version.newest = (self._policy, plan, seen)
-        return plan
 
-    def ended(self, counts: Counts) -> None:
-        """The text is over."""
-        self.node.writing -= self._begun
-        self._begun = False
-        if isinstance(self._policy, HearsEnd):
-            self._policy.ended(self.observe(counts))
-
-    @property
-    def planned(self) -> Planned | None:
-        """The newest plan, and where it comes from; None before any."""
-        return None if self._newest is None else Planned(*self._newest)
+def _of_a_forward(verdict: Verdict) -> bool:
+    """Whether a verdict tells what a forward decided. Answers to polls come at once, and may repeat tokens."""
+    return verdict.tokens != () and (not verdict.queue or verdict.compute > 0)

@@ -26,25 +26,6 @@ class Spent:
     source: str = "none"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PerToken:
-    """Counts of a way of writing for one token of a text, on average.
-
-    Attributes:
-        seconds: from one token to the next.
-        drafting_s: seconds that the drafter is busy.
-        up, down: messages.
-        bytes_up, bytes_down: of IP.
-    """
-
-    seconds: float
-    drafting_s: float
-    up: float
-    down: float
-    bytes_up: float
-    bytes_down: float
-
-
 @dataclass(frozen=True, slots=True)
 class ModelledEnergy:
     """By a preset. Each text is counted as if it were alone on the device.
@@ -65,18 +46,28 @@ class ModelledEnergy:
         """A text begins."""
         return ModelledText(self, now)
 
-    def expected(self, one: PerToken) -> float:
-        """Joules of a token of a long text that is written so."""
-        found = round_energy(
+    def expected(
+        self, *, seconds: float, drafting_s: float, messages: float, bytes_up: float, bytes_down: float
+    ) -> float:
+        """Joules of a token of a long text that is written with such means for each of its tokens.
+
+        Args:
+            seconds: time from one token to the next.
+            drafting_s: seconds that the drafter is busy.
+            messages: messages both ways.
+            bytes_up: bytes of IP.
+            bytes_down: likewise.
+        """
+        written = round_energy(
             self.device,
             self.radio,
-            seconds=_TOKENS * one.seconds,
-            drafting_s=_TOKENS * self.cores * one.drafting_s,
-            bytes_up=round(_TOKENS * one.bytes_up),
-            bytes_down=round(_TOKENS * one.bytes_down),
-            packets=max(1, round(_TOKENS * (one.up + one.down))),
+            seconds=_TOKENS * seconds,
+            drafting_s=_TOKENS * self.cores * drafting_s,
+            bytes_up=round(_TOKENS * bytes_up),
+            bytes_down=round(_TOKENS * bytes_down),
+            packets=max(1, round(_TOKENS * messages)),
         )
-        return found.total_j / _TOKENS
+        return written.total_j / _TOKENS
 
 
 class ModelledText:

@@ -21,9 +21,8 @@ from statistics import fmean
 
 import msgspec
 
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.controller.policies.fixed import FixedPolicy
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks._common import finish, parser, table

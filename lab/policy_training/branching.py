@@ -11,10 +11,9 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.choices import reading
-from flexspec_mq.controller.features import features
-from flexspec_mq.controller.plan import Observation
+from flexspec_mq.controller.action_space import ACTIONS, features
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan_space import TEXT, worker_reading
 from flexspec_mq.errors import FlexSpecError
 from lab.simulator.environment import PlanningEnvironment
 
@@ -84,7 +83,7 @@ def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
 def _row(branches: Sequence[_Branch], seen: Observation, place: int, *, branched: bool) -> Row:
     seconds = [one.left(place) for one in branches]
     # A worker's draft has to read the prompt first, which its own branch has behind it by now.
-    late = 0.0 if branched else reading(seen) * max(1, min(seen.remaining, 128))
+    late = 0.0 if branched else worker_reading(seen) * max(1, min(seen.remaining, TEXT))
     seconds = [
         spent + (late if action.worker else 0.0) for spent, action in zip(seconds, ACTIONS, strict=True)
     ]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.features import FEATURES
+from flexspec_mq.controller.action_space import ACTIONS, FEATURES
 from flexspec_mq.controller.network import Network
 from lab.policy_training.samples import Array, Samples
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexspec_mq.controller.explain import Limited, LimitReport
-from flexspec_mq.controller.plan import HearsEnd, Learner, Observation, Plan, Policy
+from flexspec_mq.controller.explain import Alternative, Explains, LimitReport
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import EndAware, Plan, Policy
 from flexspec_mq.energy.text import ModelledEnergy
 from lab.simulator.channel.mqtt import Traffic
 from lab.simulator.channel.way import WayUse
@@ -115,11 +116,6 @@ class TracedPolicy:
         self._clock = clock
         self._plans = plans
 
-    def recall(self, memory: MutableMapping[str, object]) -> None:
-        """Have the policy go on from what was learned before, if it learns."""
-        if isinstance(self._policy, Learner):
-            self._policy.recall(memory)
-
     def plan(self, seen: Observation) -> Plan:
         """Plan the next batch."""
         plan = self._policy.plan(seen)
@@ -128,10 +124,14 @@ class TracedPolicy:
         return plan
 
     def ended(self, seen: Observation) -> None:
-        """See `HearsEnd`."""
-        if isinstance(self._policy, HearsEnd):
+        """See `EndAware`."""
+        if isinstance(self._policy, EndAware):
             self._policy.ended(seen)
 
-    def limits(self) -> tuple[LimitReport, ...]:
-        """Limits of the policy, if it keeps any."""
-        return tuple(self._policy.limits()) if isinstance(self._policy, Limited) else ()
+    def alternatives(self) -> Sequence[Alternative]:
+        """See `Explains`."""
+        return self._policy.alternatives() if isinstance(self._policy, Explains) else ()
+
+    def limits(self) -> Sequence[LimitReport]:
+        """See `Explains`."""
+        return self._policy.limits() if isinstance(self._policy, Explains) else ()

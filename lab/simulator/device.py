@@ -8,8 +8,8 @@ from typing import Protocol
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.observation import DeviceReading
 from flexspec_mq.controller.plan import Policy
-from flexspec_mq.controller.session import DeviceReading
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
 from flexspec_mq.energy.text import ModelledEnergy, ModelledText
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
@@ -152,24 +152,24 @@ class SimulatedDevice:
     def link_up(self) -> None:
         """The broker is reachable."""
         self._online = True
-        self._controller.link_up(self._clock.now)
+        self._controller.link.link_up(self._clock.now)
         if self._machine is not None:
             self._do(self._machine, self._machine.link_up(self._clock.now))
 
     def link_down(self) -> None:
         """The broker is out of reach."""
         self._online = False
-        self._controller.link_down(self._clock.now)
+        self._controller.link.link_down(self._clock.now)
         if self._machine is not None:
             self._do(self._machine, self._machine.link_down(self._clock.now))
 
     def acknowledged(self, qos: int, seconds: float, size: int) -> None:
         """The broker has a message of so many bytes, so long after it was handed to the link."""
-        self._controller.acknowledged(qos, seconds, size, self._clock.now)
+        self._controller.link.published(qos, seconds, size, self._clock.now)
 
     def received(self, size: int) -> None:
         """A payload of so many bytes has come."""
-        self._controller.received(size, self._clock.now)
+        self._controller.link.received(size, self._clock.now)
 
     # How it is done
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from flexspec_mq.controller.actions import ACTIONS, MACRO
-from flexspec_mq.controller.features import FEATURES, features
-from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.controller.policies.acting import ActingPolicy
+from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, features
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.rl import ActionPolicy
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.simulator.answers import Setting
 from lab.simulator.cost import TargetForward
@@ -48,16 +48,16 @@ class _Held:
     seen: Observation | None = None
 
 
-@dataclass(slots=True)
-class _HeldPolicy(ActingPolicy):
+class _HeldPolicy(ActionPolicy):
     """Does as it is told, at any time."""
 
-    hold: int = 0
-    held: _Held = field(default_factory=_Held)
+    def __init__(self, base: Plan, held: _Held) -> None:
+        super().__init__(base, hold=0)
+        self._held = held
 
     def act(self, seen: Observation, able: Sequence[int]) -> int:  # noqa: ARG002  episodes allow all of them
-        self.held.seen = seen
-        return self.held.action
+        self._held.seen = seen
+        return self._held.action
 
 
 class PlanningEnvironment:
@@ -114,7 +114,7 @@ class PlanningEnvironment:
         episode = self._episode = self._draw(seed)
         self._held = _Held()
         self._forward = episode.setting.times.forward(TargetForward(1, 1)) / 1000
-        self._simulation = Simulation(episode.setting, lambda: _HeldPolicy(episode.base, held=self._held))
+        self._simulation = Simulation(episode.setting, lambda: _HeldPolicy(episode.base, self._held))
         self._text, self._idle, self._ended = 0, self._simulation.now, 0.0
         self._over = self._simulation.ask(episode.texts[0])
         self._go_on(0)

@@ -21,8 +21,7 @@ from cloud_worker.worker import CloudWorker
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.kv import GRAIN

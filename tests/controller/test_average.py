@@ -19,7 +19,7 @@ def fed(*samples: float, every: float = 0.1, memory: float = 8.0) -> Average:
     """An average of samples that came at even times, from 0."""
     average = Average(memory=memory)
     for place, sample in enumerate(samples):
-        average.saw(sample, place * every)
+        average.update(sample, place * every)
     return average
 
 
@@ -40,7 +40,7 @@ def test_the_mean_lies_among_the_samples_and_the_rest_is_in_range(samples: list[
     for sample, passed in samples:
         now += passed
         values.append(sample)
-        average.saw(sample, now)
+        average.update(sample, now)
         assert average.mean is not None
         assert min(values) - 1e-9 <= average.mean <= max(values) + 1e-9
         assert 0.0 <= average.deviation <= max(values)
@@ -115,8 +115,8 @@ def test_a_lone_spike_is_no_step_and_counts_as_one_sample(times: float, seed: in
 def test_what_is_known_fades_in_silence(silence: float) -> None:
     average = Average(life=30.0)
     for _ in range(50):
-        average.saw(1.0, 0.0)
-    average.saw(3.0, silence)
+        average.update(1.0, 0.0)
+    average.update(3.0, silence)
     old = 7.0 * exp(-silence / 30.0)
     assert average.mean == pytest.approx((old * 1.0 + 3.0) / (old + 1.0))
     assert average.known == pytest.approx(old + 1.0)
@@ -124,9 +124,9 @@ def test_what_is_known_fades_in_silence(silence: float) -> None:
 
 def test_after_a_long_silence_the_first_sample_is_all_that_counts() -> None:
     average = fed(*[1.0] * 30, 5.0, 5.0)
-    average.saw(2.0, 10_000.0)
+    average.update(2.0, 10_000.0)
     assert average.mean == pytest.approx(2.0)
-    average.saw(2.0, 10_000.1)
+    average.update(2.0, 10_000.1)
     assert average.mean == pytest.approx(2.0)
     assert average.steps == 0
 
@@ -134,10 +134,10 @@ def test_after_a_long_silence_the_first_sample_is_all_that_counts() -> None:
 def test_a_sample_far_off_is_a_reason_to_look_again_and_one_that_is_not_ends_it() -> None:
     average = fed(*noisy(1.0, 0.02, 30, 1), 1.0, 1.0)
     doubtful = [average.doubtful]
-    average.saw(5.0, 3.3)
+    average.update(5.0, 3.3)
     doubtful.append(average.doubtful)
     for place in range(40):
-        average.saw(1.0, 3.4 + place / 10)
+        average.update(1.0, 3.4 + place / 10)
     assert [*doubtful, average.doubtful] == [False, True, False]
 
 
@@ -148,7 +148,7 @@ def test_a_step_that_is_known_is_followed_at_once_and_worth_one_sample_more(
     average = fed(*[before] * count)
     average.stepped(after, 10.0)
     assert (average.mean, average.steps, average.doubtful) == (after, 1, True)
-    average.saw(after, 10.1)
+    average.update(after, 10.1)
     assert average.mean == pytest.approx(after)
     assert not average.doubtful
 
@@ -158,7 +158,7 @@ def test_one_that_was_none_is_soon_forgotten() -> None:
     average.stepped(0.6, 10.0)
     for place in range(4):
         assert average.doubtful, "so that it is asked on"
-        average.saw(0.05, 10.1 + place / 10)
+        average.update(0.05, 10.1 + place / 10)
         if average.mean == pytest.approx(0.05, rel=0.1):
             break
     assert average.mean == pytest.approx(0.05, rel=0.1)

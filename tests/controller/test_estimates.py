@@ -1,73 +1,60 @@
-"""Estimates by name: each is documented, and is what was observed, in its unit."""
+"""Estimates by name: each is documented, and is what was observed and measured, in its unit."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from flexspec_mq.controller import qos
+from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimates import estimates
-from flexspec_mq.controller.plan import Observation
+from flexspec_mq.controller.observation import LinkView, Observation
+from flexspec_mq.controller.qos import qos_costs
+from tests.controller.observed import NEAR, but
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "controller.md"
-FACTORS = {"ms": 1000.0, "ms per token": 1000.0, "ms per round": 1000.0, "per hour": 3600.0}
-
-times = st.none() | st.floats(0.0, 10.0)
-observations = st.builds(
-    Observation,
-    rtt=times,
-    rtt_error=times,
-    compute=st.floats(0.0, 0.5),
-    queue_mean=times,
-    compute_mean=times,
-    forward=times,
-    row_cost=times,
-    draft_time=times,
-    draft_time_error=times,
-    own_tokens=st.none() | st.floats(1.0, 9.0),
-    worker_verdicts=st.integers(0, 3),
-    worker_drafted=st.floats(0.0, 8.0),
-    granted=st.none() | st.integers(0, 8),
-    rate=times,
-    disconnects=st.none() | st.floats(0.0, 0.1),
-    disconnects_error=st.none() | st.floats(0.0, 0.1),
-    outage=times,
-    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
-    acceptance_known=st.lists(st.floats(0.0, 50.0), min_size=1, max_size=16).map(tuple),
-    ack_times=st.tuples(times, times, times),
-)
 
 
-@given(observations)
-def test_they_are_what_was_observed(seen: Observation) -> None:
-    told = estimates(seen)
-    named = {
-        name: (getattr(seen, name), getattr(seen, f"{name.removesuffix('_mean')}_error", None))
-        for name in told
-        if hasattr(seen, name) and name != "worker_drafted"
-    }
-    assert len(named) >= 15
-    for name, (value, error) in named.items():
-        one, factor = told[name], FACTORS.get(told[name].unit, 1.0)
-        assert one.value == (None if value is None else pytest.approx(factor * value))
-        assert one.error == (None if error is None else pytest.approx(factor * error))
-    drafted = told["worker_drafted"].value
-    assert drafted == (seen.worker_drafted if seen.worker_verdicts else None)
-    for place in range(4):
-        one = told[f"acceptance_{place + 1}"]
-        assert one.value == seen.acceptance[min(place, len(seen.acceptance) - 1)]
-        assert one.tries == seen.acceptance_known[min(place, len(seen.acceptance_known) - 1)]
-    costs = [told[f"qos_cost_{level}"].value for level in range(3)]
-    found = qos.costs(seen)
-    assert costs == ([None] * 3 if found is None else pytest.approx([1000 * cost for cost in found]))
-    assert [told[f"ack_time_{level}"].value for level in range(3)] == [
-        None if one is None else pytest.approx(1000 * one) for one in seen.ack_times
-    ]
+def test_they_are_what_was_observed_and_measured_in_their_units() -> None:
+    node = Controller()
+    worker, version = node.worker("w", 0.0), node.version("v", 0.0)
+    for number in range(4):
+        worker.round_trip.update(0.02 + 0.001 * number, float(number))
+        worker.queue.update(0.01, float(number))
+        node.draft_time.update(0.0045, float(number))
+        node.link.published(1, 0.3, 100, float(number))
+        version.acceptance.judged([(0, 2)], float(number), wrong=True)
+    seen = but(NEAR, sessions=2, draft_time=0.009, link=LinkView(disconnects=1e-4), worker_per_verdict=1.5)
+    told = estimates(seen, worker, version, node)
+    for name, value, unit in (
+        ("rtt", 20.0, "ms"),
+        ("queue_mean", 10.0, "ms"),
+        ("forward", 40.0, "ms"),
+        ("row_cost", 1.0, "ms"),
+        ("draft_time", 9.0, "ms per token"),
+        ("worker_drafted", 1.5, "tokens per verdict"),
+        ("ack_time_1", 300.0, "ms"),
+        ("disconnects", 3600 * node.link.disconnects.rate, "per hour"),
+    ):
+        assert told[name].unit == unit
+        assert told[name].value == pytest.approx(value)
+    assert told["rtt"].error == pytest.approx(1000 * (worker.round_trip.error or 0.0))
+    assert told["draft_time"].error == pytest.approx(2000 * (node.draft_time.error or 0.0))
+    assert told["acceptance_1"].tries == version.acceptance.known[0] > 3
+    assert told["ack_time_0"].value is None
+    costs = qos_costs(seen)
+    assert costs is not None
+    assert [told[f"qos_cost_{level}"].value for level in range(3)] == pytest.approx(
+        [1000 * cost for cost in costs]
+    )
 
 
-def test_each_is_documented() -> None:
+def test_each_is_documented_and_unknown_at_first() -> None:
+    node = Controller()
+    told = estimates(Observation(), node.worker("w", 0.0), node.version("v", 0.0), node)
     text = DOCUMENT.read_text()
-    assert [name for name in estimates(Observation()) if f"`{name}`" not in text] == []
+    assert [name for name in told if f"`{name}`" not in text] == []
+    unknown = [name for name, one in told.items() if one.value is None]
+    assert set(told) - set(unknown) == {
+        "taken", "disconnects", "queueing_delay", *(f"acceptance_{place}" for place in (1, 2, 3, 4)),
+    }  # fmt: skip

@@ -117,11 +117,11 @@ def test_time_without_a_connection_does_not_count() -> None:
 
 def test_outages_are_timed_from_a_loss_to_the_next_connection() -> None:
     controller = Controller()
-    controller.link_up(0.0)
+    controller.link.link_up(0.0)
     assert controller.link.outages.mean is None, "to come up for the first time ends no outage"
     for lost, back in ((100.0, 104.0), (200.0, 206.0)):
-        controller.link_down(lost)
-        controller.link_up(back)
+        controller.link.link_down(lost)
+        controller.link.link_up(back)
     assert controller.link.outages.mean == pytest.approx(5.0, abs=0.1)
     assert controller.link.outages.error is not None
 
@@ -130,22 +130,22 @@ def test_acknowledgements_are_told_apart_by_quality_of_service() -> None:
     controller = Controller()
     for number in range(20):
         for qos, seconds in enumerate((0.0001, 0.1, 0.2)):
-            controller.acknowledged(qos, seconds, 100, float(number))
+            controller.link.published(qos, seconds, 100, float(number))
     assert [one.mean for one in controller.link.acknowledged] == pytest.approx([0.0001, 0.1, 0.2])
     for number in range(20, 24):
-        controller.acknowledged(1, 0.9, 100, float(number))
+        controller.link.published(1, 0.9, 100, float(number))
     assert [one.mean for one in controller.link.acknowledged] == pytest.approx([0.0001, 0.9, 0.2])
 
 
 def test_what_is_large_tells_the_rate_and_not_how_fast_messages_are_acknowledged() -> None:
     controller = Controller()
     link = controller.link
-    controller.acknowledged(0, 0.001, 100_000, 0.0)
+    controller.link.published(0, 0.001, 100_000, 0.0)
     assert link.up.per_second is None, "that it is in the socket says nothing of the link"
-    controller.acknowledged(1, 0.5, 100_000, 0.0)
+    controller.link.published(1, 0.5, 100_000, 0.0)
     assert link.up.per_second == pytest.approx(200_000)
     assert all(one.mean is None for one in link.acknowledged)
-    controller.acknowledged(1, 0.5, BIG - 1, 0.0)
+    controller.link.published(1, 0.5, BIG - 1, 0.0)
     assert link.up.per_second == pytest.approx(200_000)
 
 
@@ -178,14 +178,14 @@ def test_the_rate_follows_a_link_that_changes() -> None:
 def test_what_comes_within_a_second_was_carried_in_one() -> None:
     controller = Controller()
     for number in range(21):
-        controller.received(500, number / 10)
+        controller.link.received(500, number / 10)
     assert controller.link.down.per_second == pytest.approx(9 * 500), "but for the first, which began before"
-    controller.received(500, 50.0)
+    controller.link.received(500, 50.0)
     assert controller.link.down.per_second == pytest.approx(9 * 500)
 
 
 def test_a_message_now_and_then_says_nothing_of_the_rate() -> None:
     controller = Controller()
     for number in range(20):
-        controller.received(500, 2.0 * number)
+        controller.link.received(500, 2.0 * number)
     assert controller.link.down.per_second is None

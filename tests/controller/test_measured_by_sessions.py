@@ -8,17 +8,19 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from flexspec_mq.controller.controller import Controller, Told
+from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.controller.session import Counts, SessionController
+from flexspec_mq.controller.estimators.worker import StatedTimes, WorkerEstimates
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.controller.session import SessionController
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Send
 from lab.simulator.world import identity
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Draft, Open, Poll, Verdict
+from tests.controller.observed import but
 from tests.daemons import FakeDrafter, check, edge_at, until, wanting, worker_at
 from tests.protocol.test_edge_rules import PROMPT, verdict
 
@@ -62,6 +64,13 @@ class Script:
     @property
     def seen(self) -> Observation:
         return self.machine.observation
+
+    @property
+    def worker(self) -> WorkerEstimates:
+        return self.machine._control.worker
+
+    def value(self, name: str) -> float | None:
+        return self.machine._control.estimates()[name].value
 
     def take(self, effects: object) -> None:
         assert isinstance(effects, list)
@@ -107,20 +116,13 @@ def read(controller: Controller, plan: Plan, **how: object) -> Script:
 def test_after_a_hello_nothing_but_the_round_trip_is_told() -> None:
     seen = Script(Controller(), Plan(4)).seen
     assert seen.rtt == pytest.approx(0.05)
-    assert seen == replace(
+    assert seen == but(
         Observation(),
-        **{
-            name: getattr(seen, name)
-            for name in (
-                "rtt",
-                "rtt_var",
-                "rtt_error",
-                "disconnects",
-                "disconnects_error",
-                "remaining",
-                "prompt",
-            )
-        },
+        rtt=seen.rtt,
+        rtt_deviation=seen.rtt_deviation,
+        link=seen.link,
+        remaining=seen.remaining,
+        prompt=seen.prompt,
     )
 
 
@@ -131,13 +133,13 @@ def test_a_round_gives_a_sample_of_all_that_it_shows() -> None:
         script.decide(3, 10, 40)
     seen = script.seen
     assert seen.rtt == pytest.approx(0.05)
-    assert seen.queue_mean == pytest.approx(0.01)
-    assert seen.compute_mean == pytest.approx(0.04), "the forward that read the prompt does not count"
-    assert seen.draft_time == pytest.approx(0.01)
-    assert all(
-        error is not None and error >= 0.0
-        for error in (seen.rtt_error, seen.queue_error, seen.compute_error, seen.draft_time_error)
+    assert seen.queue == pytest.approx(0.01)
+    assert script.worker.compute.mean == pytest.approx(0.04), (
+        "the forward that read the prompt does not count"
     )
+    assert seen.draft_time == pytest.approx(0.01)
+    told = script.machine._control.estimates()
+    assert all((told[name].error or 0.0) > 0.0 for name in ("rtt", "queue_mean", "compute_mean", "row_cost"))
     assert seen.row_cost is not None
 
 
@@ -150,7 +152,9 @@ def test_acceptance_is_told_by_place() -> None:
     first, second, third, fourth = seen.acceptance[:4]
     assert min(first, second) > 0.8
     assert third < 0.25
-    assert seen.acceptance_known[3] == 0.0, "a place behind a wrong one was never tried"
+    assert script.machine._control.version.acceptance.known[3] == 0.0, (
+        "a place behind a wrong one was never tried"
+    )
     assert third < fourth < second, "it is as all are together"
 
 
@@ -158,17 +162,16 @@ def test_what_a_workers_own_drafts_give_is_told_where_it_may_draft() -> None:
     script = read(Controller(), Plan(0, ahead=8, worker_draft=8))
     for _ in range(4):
         script.decide(1, 0, 40)  # it has not drafted yet
-    assert script.seen.own_forward is None
+    assert script.seen.worker.forward is None
     script.decide(3, 0, 40 + 60, drafted=4)  # for the first time, so that its draft has read the prompt
     for _ in range(6):
         script.decide(3, 0, 50, drafted=4)
     seen = script.seen
-    assert seen.own_forward == pytest.approx(0.05)
-    assert seen.own_tokens == pytest.approx(3.0)
+    assert seen.worker.forward == pytest.approx(0.05)
+    assert seen.worker.tokens == pytest.approx(3.0)
     assert seen.forward == pytest.approx(0.04), "those for which the worker drafted take longer"
-    assert seen.own_read == 0.0, "it has read this session's"
-    assert seen.worker_acceptance is not None
-    assert 0.5 < seen.worker_acceptance < 0.8
+    assert seen.worker.unread == 0.0, "it has read this session's"
+    assert 0.5 < (script.value("worker_acceptance") or 0.0) < 0.8
 
 
 def test_a_forward_takes_no_longer_than_one_for_which_the_worker_drafted() -> None:
@@ -198,8 +201,7 @@ def test_an_answer_to_a_poll_tells_the_round_trip_and_nothing_of_forwards() -> N
     assert before.rtt == pytest.approx(0.05)
     assert after.rtt is not None
     assert after.rtt > 0.053, "nothing of the 30 ms more was the worker's"
-    for name in ("compute_mean", "queue_mean", "forward", "own_forward", "own_tokens", "worker_drafted"):
-        assert getattr(after, name) == getattr(before, name), name
+    assert (after.queue, after.forward, after.worker) == (before.queue, before.forward, before.worker)
 
 
 def test_nothing_is_told_of_a_workers_drafts_where_it_may_not_draft() -> None:
@@ -207,28 +209,28 @@ def test_nothing_is_told_of_a_workers_drafts_where_it_may_not_draft() -> None:
     for _ in range(6):
         script.decide(1, 0, 40)
     seen = script.seen
-    assert (seen.own_forward, seen.own_tokens, seen.worker_verdicts) == (None, None, 0)
+    assert (seen.worker.forward, seen.worker.tokens, seen.worker.verdicts) == (None, None, 0)
 
 
 def test_behind_a_wrong_token_of_ours_none_of_the_workers_was_compared() -> None:
     script = read(Controller(), Plan(2, ahead=8, worker_draft=8))
     script.draft(0, 2)
     script.decide(1, 0, 40, drafted=3)
-    assert script.seen.worker_acceptance_known == 0.0
+    assert script.machine._control.version.worker_acceptance.known == 0.0
 
 
 def test_batches_in_flight_each_begin_at_their_own_first_place() -> None:
     script = read(Controller(), Plan(2, 2))
     script.draft(4)
     script.decide(4)
-    assert script.seen.acceptance_known[:3] == (2.0, 2.0, 0.0)
+    assert script.machine._control.version.acceptance.known[:3] == (2.0, 2.0, 0.0)
 
 
 def test_tokens_that_were_decided_before_they_went_out_are_the_next_batchs() -> None:
     script = read(Controller(), Plan(2, 1))
     script.draft(3)
     script.decide(3)
-    assert script.seen.acceptance_known[:3] == (2.0, 1.0, 0.0)
+    assert script.machine._control.version.acceptance.known[:3] == (2.0, 1.0, 0.0)
 
 
 def test_what_a_row_costs_shows_when_batches_differ() -> None:
@@ -243,8 +245,7 @@ def test_what_a_row_costs_shows_when_batches_differ() -> None:
         script.decide(rows + 1, 0, 40 + 3 * rows)
     seen = script.seen
     assert seen.row_cost == pytest.approx(0.003, rel=0.2)
-    assert seen.row_cost_error is not None
-    assert seen.row_cost_error < 0.001
+    assert (script.worker.row_cost.error or 1.0) < 0.001
 
 
 def test_of_a_draft_that_is_put_off_only_what_was_verified_counts() -> None:
@@ -255,17 +256,17 @@ def test_of_a_draft_that_is_put_off_only_what_was_verified_counts() -> None:
         granted = place % 3
         script.decide(9, 0, 40 + 2 * granted, granted=granted)
     assert script.seen.row_cost == pytest.approx(0.002, rel=0.3)
-    assert 0.05 < script.seen.taken < 0.25
+    assert 0.05 < script.seen.worker.taken < 0.25
 
 
 def test_of_drafts_that_were_all_verified_all_are_taken_right_or_wrong() -> None:
     script = read(Controller(), Plan(8, 1, 0, 32))
-    assert script.seen.taken == 1.0
+    assert script.seen.worker.taken == 1.0
     for _ in range(10):
         script.draft(2, 6)
         script.decide(3, 0, 48)
         script.decide(1, 0, 40)
-    assert script.seen.taken == 1.0
+    assert script.seen.worker.taken == 1.0
 
 
 def test_a_worker_that_runs_ahead_of_a_wrong_draft_verifies_none_of_it() -> None:
@@ -280,13 +281,13 @@ def test_a_worker_that_runs_ahead_of_a_wrong_draft_verifies_none_of_it() -> None
 
 def test_the_workers_own_drafts_are_counted_apart() -> None:
     script = read(Controller(), Plan(0, 1, 0, 32, worker_draft=4))
-    assert script.seen.worker_acceptance is None
+    version = script.machine._control.version
+    assert version.worker_acceptance.mean is None
     for _ in range(30):
         script.decide(4, drafted=4)
-    seen = script.seen
-    assert seen.worker_acceptance == pytest.approx(0.75, abs=0.05), "three right, the fourth wrong"
-    assert seen.worker_acceptance_known > 20
-    assert seen.acceptance_known == (0.0,) * len(seen.acceptance_known)
+    assert version.worker_acceptance.mean == pytest.approx(0.75, abs=0.05), "three right, the fourth wrong"
+    assert version.worker_acceptance.known > 20
+    assert not any(version.acceptance.known)
 
 
 def test_what_a_session_saw_is_known_to_the_next_one() -> None:
@@ -296,15 +297,7 @@ def test_what_a_session_saw_is_known_to_the_next_one() -> None:
         first.draft(3, 1, each=0.01)
         first.decide(4, 5, 40)
     next_one = Script(controller, Plan(4), start=first.now, number=2)
-    for name in (
-        "rtt",
-        "queue_mean",
-        "compute_mean",
-        "row_cost",
-        "acceptance",
-        "acceptance_known",
-        "draft_time",
-    ):
+    for name in ("rtt", "forward", "queue", "row_cost", "acceptance", "judged", "draft_time"):
         assert getattr(next_one.seen, name) == getattr(first.seen, name), name
 
 
@@ -315,7 +308,7 @@ def test_what_is_known_of_a_worker_and_of_a_version_is_theirs_alone() -> None:
         first.draft(4)
         first.decide(5, 5, 40)
     other = Script(controller, Plan(4), start=first.now, number=2, worker="other")
-    assert other.seen.compute_mean is None
+    assert (other.seen.forward, other.worker.compute.mean) == (0.0, None)
     assert other.seen.acceptance == first.seen.acceptance
     script = SessionRequest(session=3, version="other", identity=identity(), prompt=PROMPT)
     machine = EdgeSession(script, FixedPolicy(Plan(4)), random.Random(1), controller=controller)
@@ -337,23 +330,18 @@ async def test_a_node_measures_its_link() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1"), edge_at(broker.link, drafter=FakeDrafter()) as node:
         (generation,) = await check(node, [wanting(1, plan=Plan(4, 2, 1))])
-        seen = generation.machine.observation
-        assert seen.ack_times[1] is not None
-        assert seen.ack_times[1] >= 0.0
-        assert seen.ack_times[2] is None
-        assert seen.outage is None
-        before = seen.disconnects
+        link = generation.machine._control.node.link
+        assert link.acknowledged[1].mean is not None
+        assert link.acknowledged[2].mean is link.outages.mean is None
+        before = link.disconnects.rate
         broker.cut("e-edge")
         await until(lambda: not node.link.is_up)
         await until(lambda: node.link.is_up)
         (again,) = await check(node, [wanting(2, plan=Plan(4, 2, 0))])
-        seen = again.machine.observation
-        assert seen.ack_times[0] is not None
-        assert seen.outage is not None
-        assert seen.outage > 0.0
-        assert seen.disconnects is not None
-        assert before is not None
-        assert seen.disconnects > before
+        assert again.machine._control.node.link is link
+        assert link.acknowledged[0].mean is not None
+        assert (link.outages.mean or 0.0) > 0.0
+        assert link.disconnects.rate > before
 
 
 async def test_a_long_prompt_tells_what_the_link_carries() -> None:
@@ -361,21 +349,20 @@ async def test_a_long_prompt_tells_what_the_link_carries() -> None:
     async with worker_at(broker.link, "w1"), edge_at(broker.link) as node:
         short = wanting(1, plan=Plan(2), limit=4)
         (generation,) = await check(node, [short])
-        assert generation.machine.observation.goodput_up is None
+        assert generation.machine.observation.link.up is None
         random_prompt = tuple(random.Random(1).choices(range(1, 50), k=20_000))
         (generation,) = await check(node, [replace(short, prompt=random_prompt)])
-        goodput = generation.machine.observation.goodput_up
-        assert goodput is not None
-        assert goodput > 1000.0
+        assert (generation.machine.observation.link.up or 0.0) > 1000.0
 
 
 def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_prompt() -> None:
     """Ten pieces of 64 tokens ride along with as many forwards."""
 
     def asked(*drafted: int) -> int:
-        control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v")
+        control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v", 650)
         for one in drafted:
-            control.told(msgspec.structs.replace(verdict((), (7,)), drafted=one), 650, may=True)
+            told = msgspec.structs.replace(verdict((), (7,)), drafted=one)
+            control.took(told, None, (), 0.0, mine=True, may=True)
         return control.worker.drafts.verdicts
 
     assert asked(*[0] * 10) == 0
@@ -402,10 +389,10 @@ def test_a_first_answer_that_an_outage_held_back_is_no_round_trip() -> None:
 
 
 def test_what_a_workers_draft_has_read_of_a_prompt_it_need_not_read_again() -> None:
-    node, prompt, now = Controller(), 650, 0.0
+    node, prompt, now = Controller(), 1300, 0.0
 
     def begun() -> SessionController:
-        control = SessionController(node, FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v")
+        control = SessionController(node, FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v", prompt)
         control.begin("w", now)
         answers(control, 900)  # reads the prompt
         return control
@@ -414,12 +401,12 @@ def test_what_a_workers_draft_has_read_of_a_prompt_it_need_not_read_again() -> N
         nonlocal now
         now += 0.1
         one = msgspec.structs.replace(verdict((), (7,)), worker=None, compute=compute, drafted=drafted)
-        control.answered(one, now, prompt, may=True)
+        control.took(one, None, (), now, mine=True, may=True)
 
     def left(control: SessionController) -> float:
-        found = control.observe(Counts(prompt, 0, 0, 0, 100)).own_read
-        assert found is not None
-        return found
+        unread = control.observe(0, 0, 100).worker.unread
+        assert unread is not None
+        return unread
 
     first = begun()
     for compute, drafted in (*[(40, 0)] * 8, *[(100, 0)] * 10, (60, 4)):
@@ -429,17 +416,19 @@ def test_what_a_workers_draft_has_read_of_a_prompt_it_need_not_read_again() -> N
     answers(second, 100)
     assert whole == pytest.approx(10 * 0.06, rel=0.1)
     assert left(second) == pytest.approx(9 * 0.06, rel=0.1)
-    assert second.observe(Counts(prompt, 0, 0, 0, 100)).forward == pytest.approx(0.04, rel=0.1)
+    assert second.observe(0, 0, 100).forward == pytest.approx(0.04, rel=0.1)
 
 
 def test_what_a_worker_says_of_its_times_holds_until_they_are_measured() -> None:
     node = Controller()
-    node.told("w", Told(0.5, 0.01, 0.03), 0.0)
-    node.told("other", Told(9.0), 0.0)
-    assert node.worker(None, 0.0).told == Told(), "a worker that no session is at is no worker that is known"
+    node.stated("w", StatedTimes(0.5, 0.01, 0.03), 0.0)
+    node.stated("other", StatedTimes(9.0), 0.0)
+    assert node.worker(None, 0.0).stated == StatedTimes(), (
+        "a worker that no session is at is no worker that is known"
+    )
     script = Script(node, Plan(4, 1))
     seen = script.seen
-    assert (seen.forward, seen.row_cost, seen.draft_told, seen.draft_time) == (0.5, 0.01, 0.03, None)
+    assert (seen.forward, seen.row_cost, seen.draft_time, seen.draft_timed) == (0.5, 0.01, 0.03, False)
     script.decide(1, 0, 900)  # reads the prompt
     script.decide(1)
     assert script.seen.forward == pytest.approx(0.04)
@@ -454,3 +443,12 @@ def test_one_of_the_sessions_at_a_worker_asks_for_its_round_trip() -> None:
         for number, script in enumerate((first, second, first))
     ]
     assert asks == [True, False, True]
+
+
+def test_only_where_the_worker_waited_for_drafts_their_wait_is_one_for_others() -> None:
+    for ahead, waits in ((0, True), (64, False)):
+        script = read(Controller(), Plan(2, ahead=ahead))
+        for _ in range(20):
+            script.draft(2)
+            script.decide(3, 30, 40)
+        assert (script.seen.queueing_delay > 0.02) == waits

@@ -12,47 +12,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.actions import ACTIONS, MACRO, WAITING
-from flexspec_mq.controller.features import FEATURES, features, known
+from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, WAITING, features, known
 from flexspec_mq.controller.network import Network, network_text, read_network, shipped_network
-from flexspec_mq.controller.plan import Observation, Plan
-from flexspec_mq.controller.policies.rl import RlPolicy, network_of
+from flexspec_mq.controller.observation import Observation, WorkerDraftsView
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.rl import RlPolicy, network_of
 from flexspec_mq.errors import ModelError
+from tests.controller.observed import NEAR, but, observed
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
-NEAR = Observation(
-    rtt=0.02,
-    rtt_var=0.002,
-    compute=0.04,
-    forward=0.04,
-    draft_time=0.0045,
-    acceptance=(0.5, 0.58, 0.62, 0.75),
-    row_cost=0.001,
-    prompt=100,
-    remaining=100,
-    worker_verdicts=9,
-)
 
 observations = st.builds(
-    Observation,
+    observed,
     rtt=st.none() | st.floats(0.0, 2.0),
-    rtt_var=st.floats(0.0, 1.0),
-    compute=st.floats(0.0, 0.5),
-    forward=st.none() | st.floats(0.0, 0.5),
+    rtt_deviation=st.floats(0.0, 1.0),
+    forward=st.floats(0.0, 0.5),
+    forward_deviation=st.floats(0.0, 0.5),
     draft_time=st.none() | st.floats(0.0, 0.5),
-    worker_drafted=st.floats(0.0, 8.0),
-    worker_verdicts=st.integers(0, 20),
-    granted=st.none() | st.integers(1, 8),
     row_cost=st.none() | st.floats(0.0, 0.01),
-    queue_mean=st.none() | st.floats(0.0, 0.5),
-    compute_deviation=st.floats(0.0, 0.5),
-    own_forward=st.none() | st.floats(0.0, 1.0),
-    own_tokens=st.none() | st.floats(1.0, 9.0),
-    own_read=st.none() | st.floats(0.0, 9.0),
+    queue=st.floats(0.0, 0.5),
     committed=st.integers(0, 64),
     remaining=st.integers(0, 2**20),
     prompt=st.integers(0, 4096),
     acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
+    worker=st.builds(
+        WorkerDraftsView,
+        verdicts=st.integers(0, 20),
+        per_verdict=st.floats(0.0, 8.0),
+        forward=st.none() | st.floats(0.0, 1.0),
+        tokens=st.none() | st.floats(1.0, 9.0),
+        unread=st.none() | st.floats(0.0, 9.0),
+        granted=st.none() | st.integers(1, 8),
+    ),
 )
 
 
@@ -81,8 +72,8 @@ def test_plans_keep_to_what_the_user_allows(
         assert not plan.draft_length or length
         assert not plan.ahead or ahead
         assert plan.ahead or plan.draft_length or not length
-        if one.granted is not None and known(one):
-            assert plan.draft_length <= one.granted
+        if one.worker.granted is not None and known(one):
+            assert plan.draft_length <= one.worker.granted
 
 
 def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
@@ -98,43 +89,33 @@ def test_features_are_finite_numbers_as_many_as_have_names(seen: Observation) ->
 
 def slower(seen: Observation, by: float) -> Observation:
     """The same with all times so much longer."""
-    names = (
-        "rtt",
-        "rtt_var",
-        "compute",
-        "forward",
-        "draft_time",
-        "row_cost",
-        "queue_mean",
-        "compute_deviation",
-        "own_forward",
-        "own_read",
-    )
+    names = ("rtt", "rtt_deviation", "forward", "forward_deviation", "draft_time", "row_cost", "queue")
     times = {name: getattr(seen, name) for name in names}
-    return replace(seen, **{name: time * by for name, time in times.items() if time is not None})
+    times |= {"worker_forward": seen.worker.forward, "worker_unread": seen.worker.unread}
+    return but(seen, **{name: time * by for name, time in times.items() if time is not None})
 
 
 @given(st.floats(0.01, 100.0))
 def test_what_counts_is_how_times_compare(by: float) -> None:
-    seen = replace(NEAR, own_forward=0.05, own_tokens=2.5, own_read=0.1, queue_mean=0.001)
+    seen = but(NEAR, worker_forward=0.05, worker_tokens=2.5, worker_unread=0.1, queue=0.001)
     assert features(slower(seen, by)) == pytest.approx(features(seen))
 
 
 def test_the_best_action_that_is_allowed_is_planned() -> None:
-    wide = next(number for number, action in enumerate(ACTIONS) if action.choice.window == 3)
+    wide = next(number for number, action in enumerate(ACTIONS) if action.way.window == 3)
     network = scored(wide, WAITING[1])
     plan = RlPolicy(BASE, network=network).plan(NEAR)
-    assert (plan.draft_length, plan.in_flight) == (ACTIONS[wide].choice.length, 3)
+    assert (plan.draft_length, plan.in_flight) == (ACTIONS[wide].way.length, 3)
     plan = RlPolicy(replace(BASE, ahead=0), network=network).plan(NEAR)
-    assert plan == replace(BASE, ahead=0, worker_draft=0, draft_length=ACTIONS[WAITING[1]].choice.length)
+    assert plan == replace(BASE, ahead=0, worker_draft=0, draft_length=ACTIONS[WAITING[1]].way.length)
 
 
 def test_an_action_that_lets_the_worker_draft_does() -> None:
     for number, action in enumerate(ACTIONS):
-        plan = RlPolicy(BASE, network=scored(number)).plan(NEAR)
+        plan = RlPolicy(BASE, network=scored(number)).plan(but(NEAR, drafted=1))
         assert plan.worker_draft == (8 if action.worker else 0)
-        assert plan.draft_length == action.choice.length
-        assert (plan.ahead > 0) == action.choice.ahead
+        assert plan.draft_length == action.way.length
+        assert (plan.ahead > 0) == action.way.ahead
 
 
 def test_an_action_holds_for_some_tokens() -> None:
@@ -147,7 +128,7 @@ def test_an_action_holds_for_some_tokens() -> None:
 
     policy = Turns(BASE)
     for committed in (0, 1, MACRO - 1, MACRO, MACRO + 1, 2 * MACRO - 1, 2 * MACRO + 1, 3 * MACRO):
-        policy.plan(replace(NEAR, committed=committed))
+        policy.plan(but(NEAR, committed=committed))
     assert policy.turn == 3
 
 
@@ -207,7 +188,7 @@ def test_weights_that_ship_are_a_few_kilobytes() -> None:
 
 def test_weights_of_a_file_take_the_place_of_those_that_ship(tmp_path: Path) -> None:
     weights = tmp_path / "one.json"
-    number = next(n for n, action in enumerate(ACTIONS) if action.choice.window == 3)
+    number = next(n for n, action in enumerate(ACTIONS) if action.way.window == 3)
     weights.write_text(network_text(scored(number)))
     assert RlPolicy(BASE, network=network_of(weights)).plan(NEAR).in_flight == 3
     other = tmp_path / "other.json"

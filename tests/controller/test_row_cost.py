@@ -27,7 +27,7 @@ def fed(*parts: Sequence[tuple[int, float]]) -> RowCost:
     for part in parts:
         for rows, seconds in part:
             now += 0.1
-            cost.saw(rows, seconds, now)
+            cost.update(rows, seconds, now)
     return cost
 
 
@@ -50,7 +50,7 @@ def test_a_row_never_gains_time(seen: list[tuple[int, float, float]]) -> None:
     cost, now = RowCost(), 0.0
     for rows, seconds, passed in seen:
         now += passed
-        cost.saw(rows, seconds, now)
+        cost.update(rows, seconds, now)
         assert cost.seconds is not None
         assert cost.error is not None
         assert cost.seconds >= 0.0
@@ -108,6 +108,6 @@ def test_a_forward_that_also_read_a_long_prompt_hardly_counts() -> None:
 def test_what_is_known_fades_in_silence() -> None:
     cost = fed(forwards(drawn(60), 0.05, 0.01, 0.0005))
     sure = known(cost)[1]
-    cost.saw(0, 0.05, 10_000.0)
-    cost.saw(1, 0.06, 20_000.0)
+    cost.update(0, 0.05, 10_000.0)
+    cost.update(1, 0.06, 20_000.0)
     assert known(cost)[1] > 1.5 * sure

@@ -12,10 +12,9 @@ from edge_node.energy import MeasuredEnergy, energy_meter
 from edge_node.limits import BatteryGauge, LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.controller.network import network_text, shipped_network
-from flexspec_mq.controller.plan import Observation
+from flexspec_mq.controller.observation import Observation
 from flexspec_mq.energy.battery import Batteries
 from flexspec_mq.energy.rapl import Rapl
-from flexspec_mq.energy.text import PerToken
 from flexspec_mq.errors import ModelError, UsageError
 
 METER = energy_meter(EdgeSettings(energy="raspberry-pi-5"))
@@ -101,8 +100,8 @@ def test_what_was_measured_tells_what_plans_take(tmp_path: Path) -> None:
 
     drawn(0)
     meter = MeasuredEnergy(Rapl(tmp_path))
-    token = partial(PerToken, up=0.0, down=1.0, bytes_up=0.0, bytes_down=0.0)
-    assert meter.expected(token(seconds=0.1, drafting_s=0.0)) is None
+    expected = partial(meter.expected, messages=1.0, bytes_up=0.0, bytes_down=0.0)
+    assert expected(seconds=0.1, drafting_s=0.0) is None
     text, joules = meter.text(0.0), 0.0
     for number in range(1, 200):
         busy = 0.5 * (number % 2)
@@ -110,10 +109,10 @@ def test_what_was_measured_tells_what_plans_take(tmp_path: Path) -> None:
         joules += 4.0 + 6.0 * busy
         drawn(joules)
         text.spent(float(number))
-    assert meter.expected(token(seconds=0.1, drafting_s=0.0)) == pytest.approx(0.4, rel=0.05)
-    assert meter.expected(token(seconds=0.1, drafting_s=0.05)) == pytest.approx(0.7, rel=0.05)
+    assert expected(seconds=0.1, drafting_s=0.0) == pytest.approx(0.4, rel=0.05)
+    assert expected(seconds=0.1, drafting_s=0.05) == pytest.approx(0.7, rel=0.05)
     meter.joules(500.0)  # long after: the device did something else
-    assert meter.expected(token(seconds=0.1, drafting_s=0.0)) == pytest.approx(0.4, rel=0.05)
+    assert expected(seconds=0.1, drafting_s=0.0) == pytest.approx(0.4, rel=0.05)
 
 
 def test_weights_that_are_named_are_read_at_the_start(tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from edge_node.drafting import DrafterThread
 from edge_node.energy import EnergyMeter, MeasuredEnergy, energy_meter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.energy.meters import find_meter
 from flexspec_mq.energy.model import DevicePower

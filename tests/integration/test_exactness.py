@@ -19,8 +19,7 @@ from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import Codec
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.default import default_model_path

@@ -18,8 +18,7 @@ from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue import editing
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.exact import ExactModel

@@ -6,8 +6,7 @@ import random
 
 import pytest
 
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from lab.simulator.world import FakeTarget, Link, World, held, identity

@@ -8,8 +8,7 @@ import pytest
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, Reuse, SessionConfig, SessionRequest
 from flexspec_mq.protocol.effects import Send

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, WorkerError
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown

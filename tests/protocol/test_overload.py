@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkerConfig

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
-from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from lab.simulator.world import Cell, FakeTarget, Link, World, held, identity

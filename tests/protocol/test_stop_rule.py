@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.estimators.rate import Rate
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.estimators.average import Rate
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge.pending_draft import PendingDraft
 from flexspec_mq.protocol.edge.session import EdgeSession
@@ -195,13 +194,13 @@ def test_on_a_clean_link_a_stop_changes_no_text_and_costs_no_poll(
 
 def test_a_rate_follows_what_happens_lately() -> None:
     rate = Rate()
-    rate.got(1, 100.0)
+    rate.update(1, 100.0)
     assert rate.per_second is None
     for number in range(1, 60):
-        rate.got(2, 100.0 + 0.1 * number)
+        rate.update(2, 100.0 + 0.1 * number)
     assert rate.per_second == pytest.approx(20.0)
     for number in range(1, 60):
-        rate.got(2, 106.0 + 1.0 * number)
+        rate.update(2, 106.0 + 1.0 * number)
     assert rate.per_second == pytest.approx(2.0, rel=0.05)
 
 

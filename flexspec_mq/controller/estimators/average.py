@@ -65,14 +65,14 @@ class Average:
     def stepped(self, sample: float, now: float) -> None:
         """Take a sample of which something else says that it follows a step; it is worth one more to make sure."""
         if self.mean is None:
-            self.saw(sample, now)
+            self.update(sample, now)
             return
         self.mean, self.known, self._at, self._last = sample, 1.0, now, (sample, sample)
         self._score, self._calm = _DOUBT, self.deviation
         self.error = _SIGMA * self.deviation
         self.steps += 1
 
-    def saw(self, sample: float, now: float) -> None:
+    def update(self, sample: float, now: float) -> None:
         """Take a sample, at a time in seconds on a clock that does not go back."""
         mean, passed, self._at = self.mean, now - self._at, now
         if mean is None:
@@ -108,3 +108,30 @@ class Average:
             self.known = known + 1.0
         self._last = self._last[1], sample
         self.error = _SIGMA * self.deviation / sqrt(self.known)
+
+
+class Rate:
+    """Tokens per second of a session, smoothed over about eight rounds. Silence counts once it has ended.
+
+    Attributes:
+        at: when the newest tokens came; None before any.
+        per_second: None before a sample: the first tokens come after the prompt has been read, and tell nothing.
+    """
+
+    __slots__ = ("_seconds", "_tokens", "at", "per_second")
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        self._seconds = self._tokens = 0.0
+        self.per_second: float | None = None
+
+    def update(self, tokens: int, now: float) -> None:
+        """Take tokens that were committed now, in seconds on any clock that does not go back."""
+        before, self.at = self.at, now
+        if before is None:
+            return
+        took = now - before
+        weight = 1 / 8 if self._seconds else 1.0
+        self._seconds += (took - self._seconds) * weight
+        self._tokens += (tokens - self._tokens) * weight
+        self.per_second = self._tokens / self._seconds if self._seconds > 0 else None

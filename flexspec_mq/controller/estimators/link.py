@@ -129,7 +129,7 @@ class LinkEstimates:
     def link_up(self, now: float) -> None:
         """There is a connection."""
         if self._down_since is not None:
-            self.outages.saw(now - self._down_since, now)
+            self.outages.update(now - self._down_since, now)
             self._down_since = None
         self.disconnects.up(now)
 
@@ -137,6 +137,20 @@ class LinkEstimates:
         """It is lost."""
         self.disconnects.down(now)
         self._down_since = now
+
+    def published(self, qos: int, seconds: float, size: int, now: float) -> None:
+        """The link is done with a message.
+
+        Args:
+            qos: level at which it was published.
+            seconds: time from handing it to the link to its acknowledgement; at QoS 0, to the socket.
+            size: bytes of its payload.
+            now: seconds.
+        """
+        if size < BIG:
+            self.acknowledged[qos].update(seconds, now)
+        elif qos:
+            self.up.carried(size, seconds, now)
 
     def received(self, size: int, now: float) -> None:
         """A message of so many bytes has come."""

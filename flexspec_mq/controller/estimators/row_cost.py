@@ -54,7 +54,7 @@ class RowCost:
         self.seconds: float | None = None
         self.error: float | None = None
 
-    def saw(self, rows: float, seconds: float, now: float) -> None:
+    def update(self, rows: float, seconds: float, now: float) -> None:
         """A forward that verified so many drafted tokens of ours took so long."""
         passed, self._at = now - self._at, now
         keep = exp(-passed / _LIFE) if passed > 0.0 else 1.0

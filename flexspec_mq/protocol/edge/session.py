@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.session import Counts, SessionController
+from flexspec_mq.controller.session import SessionController
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.peers import Peers
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from flexspec_mq.controller.explain import Planned
-    from flexspec_mq.controller.plan import Observation, Plan, Policy
-    from flexspec_mq.controller.session import DeviceReading
+    from flexspec_mq.controller.observation import DeviceReading, Observation
+    from flexspec_mq.controller.plan import Plan, Policy
 
     _States = tuple[EdgeState, ...]
     _Rows = tuple[_States, tuple[EdgeEvent, ...], Callable[..., None], _States, str, str]
@@ -118,7 +118,7 @@ class EdgeSession:
         self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
         self._rtt = RoundTrip(config.initial_rto, config.min_rto, config.max_rto)
         self._control = SessionController(
-            controller or Controller(), policy, self._rtt, request.version, device
+            controller or Controller(), policy, self._rtt, request.version, len(request.prompt), device
         )
         self._text = SessionText(request)
         self._peers = Peers(config.max_known)
@@ -182,7 +182,7 @@ class EdgeSession:
     def plan(self) -> Plan:
         """The plan for the next batch. The policy is asked after each batch and each commit."""
         if self._plan is None:
-            self._plan = self._control.plan(self._counts())
+            self._plan = self._control.plan(*self._counts())
         return self._plan
 
     @property
@@ -193,13 +193,12 @@ class EdgeSession:
     @property
     def observation(self) -> Observation:
         """Observation that a policy plans from."""
-        return self._control.observe(self._counts())
+        return self._control.observe(*self._counts())
 
-    def _counts(self) -> Counts:
-        counters, text = self.counters, self._text
-        return Counts(
-            len(self._request.prompt), counters.judged, counters.accepted, text.have, text.limit - text.have
-        )
+    def _counts(self) -> tuple[int, int, int]:
+        """Tokens drafted here and judged, committed, and to come at most."""
+        have = self._text.have
+        return self.counters.judged, have, self._text.limit - have
 
     def draft_request(self) -> DraftRequest | None:
         """Request for the next draft, or None when enough is drafted for now. Ask again after every call."""
@@ -403,8 +402,7 @@ class EdgeSession:
             return
         # The first token is not timed: the draft read the prompt for it.
         if token.origin == "model" and self._wanted is not None and counters.drafted:
-            node = self._control.node
-            node.draft_time.saw((now - self._wanted_since) / node.drafting, now)
+            self._control.drafted(now - self._wanted_since, now)
         plan = self._plan or self.plan
         if text.draft(token, plan.confidence_threshold):
             counters.drafted += 1
@@ -422,15 +420,16 @@ class EdgeSession:
         self._timers.heard(now)
         self._nobody = False
         may = self._sender.lets_draft
-        computed = self._control.answered(verdict, now, len(self._request.prompt), may=may)
+        self._control.echoed(verdict, now)
         if verdict.worker is not None:
             self._hello(verdict.worker, verdict, now)
         mine = self._peers.spoke(verdict)
-        if mine and computed:
-            self._control.told(verdict, len(self._request.prompt), may=may)
         agreement = self._text.judge(verdict)
-        if agreement is Agreement.AGREED:
-            self._commit(verdict, now, mine=mine)
+        added = self._text.commit(verdict) if agreement is Agreement.AGREED else None
+        batches = self._sender.batches(added.start, added.start + len(added.met)) if added else ()
+        self._control.took(verdict, added, batches, now, mine=mine, may=may)
+        if added is not None:
+            self._commit(verdict, added, now, mine=mine)
         elif agreement is Agreement.EARLY:
             self.counters.early += 1
             if mine:
@@ -455,32 +454,18 @@ class EdgeSession:
         elif peers.worker is not None and worker != peers.worker:
             self._close(worker, verdict.attempt, CloseReason.ELSEWHERE)
 
-    def _commit(self, verdict: Verdict, now: float, *, mine: bool) -> None:
+    def _commit(self, verdict: Verdict, added: Committed, now: float, *, mine: bool) -> None:
         end = verdict.start + len(verdict.tokens)
-        added = self._text.commit(verdict)
-        if added.met:
-            met = self._sender.batches(added.start, added.start + len(added.met))
-            self._control.version.acceptance.judged(met, now, wrong=added.rolled_back)
         if mine:
             self._sender.holds(min(end, self._text.have))
             self._timers.answered(progress=bool(added.tokens))
             if verdict.queue and not verdict.tokens:
                 self._timers.waits_its_turn(now)
         if added.tokens:
-            right = judged = 0
-            # Of the tokens of a forward one is the target's own, and those before the worker's are ours. Behind a
-            # wrong one of ours none of the worker's was compared.
             ours = len(added.met) - added.rolled_back
-            if verdict.drafted:
-                right, judged = self.counters.drafted_by_worker(
-                    verdict.drafted, len(verdict.tokens) - 1 - ours, compared=not added.rolled_back
-                )
             several = self._sender.lets_draft and len(added.tokens) > ours + verdict.drafted + 1
-            origins = added.origins(None if several else right)
-            self._out.append(Commit(added.start, added.tokens, origins))
+            self._out.append(Commit(added.start, added.tokens, added.origins(told=not several)))
             self._progress(now, added)
-            if judged:
-                self._control.version.worker_acceptance.saw(right, judged, now)
         if added.reason is not None:
             self._finish(added.reason)
         elif mine and verdict.fin in (Fin.EOS, Fin.LENGTH) and end == self._text.have:
@@ -494,7 +479,8 @@ class EdgeSession:
     def _progress(self, now: float, added: Committed) -> None:
         self.counters.rounds += 1
         self.counters.meets(added.met, wrong=added.rolled_back)
-        self._control.rate.got(len(added.tokens), now)
+        self.counters.worker_accepted += added.worker_right
+        self.counters.worker_judged += added.worker_judged
         self._timers.progressed(now)
         self._failures = self._undone = 0
         self._asked = self._stopped = False
@@ -629,7 +615,7 @@ class EdgeSession:
     def _finish(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
         self._state = EdgeState.DONE
         self._finished = reason
-        self._control.ended(self._counts())
+        self._control.ended(*self._counts())
         holder = self._peers.worker
         if holder is not None and reason is not FinishReason.FAILED:
             held = self._text.chain.tokens(0, self._sender.held)

@@ -39,6 +39,8 @@ class Committed:
         met: drafted tokens that they were compared with; all of them right, but for the last if `rolled_back`.
         rolled_back: the pending draft was wrong and is gone.
         reason: set when the text ends with the last of them.
+        worker_right: tokens that the worker had drafted itself, and that were right.
+        worker_judged: tokens of its drafts that were compared.
     """
 
     start: int
@@ -46,18 +48,20 @@ class Committed:
     met: list[DraftToken]
     rolled_back: bool
     reason: FinishReason | None
+    worker_right: int = 0
+    worker_judged: int = 0
 
-    def origins(self, by_worker: int | None) -> tuple[Origin | Literal["worker", "cloud"] | None, ...]:
+    def origins(self, *, told: bool) -> tuple[Origin | Literal["worker", "cloud"] | None, ...]:
         """Per token, who had drafted it; None where the target wrote it.
 
         Args:
-            by_worker: right tokens of the worker's draft, which come before the last one; None where nobody can tell.
+            told: the verdict tells which tokens the worker had drafted, which come before the last one.
         """
         right = self.met[:-1] if self.rolled_back else self.met
         others = len(self.tokens) - len(right)
-        if by_worker is None:
+        if not told:
             return (*map(_ORIGIN, right), *("cloud",) * others)
-        drafted = min(by_worker, others - 1)
+        drafted = min(self.worker_right, others - 1)
         found = (*map(_ORIGIN, right), *(None,) * (others - 1 - drafted), *("worker",) * drafted, None)
         return found[: len(self.tokens)]
 
@@ -122,7 +126,14 @@ class SessionText:
         met, wrong = self.pending.meet(tokens)
         if self.reason is not None:
             self.pending.clear()
-        return Committed(start, tokens, met, wrong, self.reason)
+        right = judged = 0
+        if verdict.drafted and tokens:
+            # One token of a forward is the target's own, and those before the worker's are ours. Behind a wrong one of
+            # ours none of the worker's was compared.
+            ours = len(met) - wrong
+            right = min(verdict.drafted, max(0, len(verdict.tokens) - 1 - ours))
+            judged = min(verdict.drafted, right + (not wrong))
+        return Committed(start, tokens, met, wrong, self.reason, right, judged)
 
     def _add(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Commit tokens in the place of what was drafted, up to where the text ends; return those that count."""

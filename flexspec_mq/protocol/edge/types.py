@@ -227,23 +227,6 @@ class EdgeCounters:
                 self.looked_up += 1
                 self.looked_up_accepted += not (wrong and place == len(drafted))
 
-    def drafted_by_worker(self, drafted: int, accepted: int, *, compared: bool) -> tuple[int, int]:
-        """A worker drafted so many tokens of its own for a verdict, of which so many may have been right at most.
-
-        Args:
-            drafted: tokens that the worker drafted.
-            accepted: right ones, at most.
-            compared: the one behind these was compared as well.
-
-        Returns:
-            How many of them were right, and how many were judged.
-        """
-        accepted = min(drafted, max(0, accepted))
-        judged = min(drafted, accepted + compared)
-        self.worker_accepted += accepted
-        self.worker_judged += judged
-        return accepted, judged
-
 
 class EdgeEvent(StrEnum):
     """Events of a session."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, fields
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Observation, Plan
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.protocol.edge.types import EdgeCounters
 from flexspec_mq.protocol.effects import Finish

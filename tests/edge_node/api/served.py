@@ -27,8 +27,7 @@ from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode

@@ -15,7 +15,7 @@ from edge_node.api.daemon import serve_node
 from edge_node.api.settings import ApiSettings
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy
 from flexspec_mq.errors import LinkError, UsageError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link

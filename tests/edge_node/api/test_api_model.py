@@ -20,8 +20,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.text import Turn, decode, encode_turns

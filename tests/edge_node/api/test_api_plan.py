@@ -20,9 +20,8 @@ from edge_node.cli.main import main
 from edge_node.energy import energy_meter
 from edge_node.limits import LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
-from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import PLAN, Served, served
 from tests.edge_node.api.test_api_document import fits
@@ -93,7 +92,7 @@ async def test_a_text_under_way_is_told_as_such(mosquitto: PrivateBroker) -> Non
 
 async def test_a_policy_that_compares_tells_what_it_chose_among(mosquitto: PrivateBroker) -> None:
     async with served(
-        mosquitto, engine=SlowEngine(), policy=lambda: CheapestQos(ClosedFormPolicy(BASE))
+        mosquitto, engine=SlowEngine(), policy=lambda: ClosedFormPolicy(BASE, choose_qos=True)
     ) as api:
         ours = (await api.chat(max_tokens=150, ignore_eos=True)).json()["usage"]["flexspec"]
         (found,) = await plans(api)

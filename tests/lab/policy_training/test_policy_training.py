@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from flexspec_mq.cli import main
-from flexspec_mq.controller.actions import ACTIONS
-from flexspec_mq.controller.features import FEATURES
+from flexspec_mq.controller.action_space import ACTIONS, FEATURES
 from flexspec_mq.controller.network import read_network
 from flexspec_mq.errors import UsageError
 from lab.policy_training import training as policy_training

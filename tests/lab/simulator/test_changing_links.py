@@ -7,9 +7,8 @@ from dataclasses import replace
 
 import msgspec
 
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.controller.policies.fixed import FixedPolicy
 from lab.simulator.answers import LIKE_OURS, Answer, Setting
 from lab.simulator.recording import RecordedText, Recording
 from lab.simulator.simulation import simulate

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from flexspec_mq.controller.actions import ACTIONS, MACRO
-from flexspec_mq.controller.features import FEATURES, features, known
+from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, features, known
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.simulator.answers import Setting
 from lab.simulator.environment import Episode, PlanningEnvironment

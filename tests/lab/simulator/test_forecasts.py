@@ -8,10 +8,9 @@ from statistics import median
 import msgspec
 import pytest
 
-from flexspec_mq.controller.choices import NOBODY, Choice
-from flexspec_mq.controller.forecast import Pace, drafting, streaming
-from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.policies.fixed import FixedPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.controller.plan_space import NOBODY, Drafting
+from flexspec_mq.controller.round_model import RoundTimes, drafting, streaming
 from lab.simulator.answers import Setting
 from lab.simulator.cost import DraftTimes, Line, Measured
 from lab.simulator.recording import RecordedText, Recording
@@ -24,14 +23,14 @@ TOKENS, TEXTS, RIGHT = 240, 4, 0.7
 ROW, BROKER = 0.9, 0.25
 PLANS = (
     NOBODY,
-    Choice(2, 1, False),
-    Choice(4, 1, False),
-    Choice(8, 1, False),
-    Choice(4, 1, True),
-    Choice(2, 2, True),
-    Choice(4, 2, True),
-    Choice(4, 3, True),
-    Choice(8, 2, True),
+    Drafting(2, 1, False),
+    Drafting(4, 1, False),
+    Drafting(8, 1, False),
+    Drafting(4, 1, True),
+    Drafting(2, 2, True),
+    Drafting(4, 2, True),
+    Drafting(4, 3, True),
+    Drafting(8, 2, True),
 )
 
 
@@ -62,7 +61,7 @@ def steady(round_trip_ms: float) -> LinkPlan:
     return LinkPlan("steady", Profile("a delay", (State("steady", way, way),)), 0)
 
 
-def simulated(choice: Choice, forward: float, token: float, round_trip: float) -> float:
+def simulated(choice: Drafting, forward: float, token: float, round_trip: float) -> float:
     """Milliseconds of a token behind the first."""
     times = Measured(
         sessions=(1.0,),
@@ -91,12 +90,12 @@ def simulated(choice: Choice, forward: float, token: float, round_trip: float) -
 @pytest.mark.parametrize("token", [4.5, 20.0])
 @pytest.mark.parametrize("round_trip", [2.0, 60.0])
 def test_a_forecast_is_near_what_the_machines_do(forward: float, token: float, round_trip: float) -> None:
-    pace = Pace((round_trip + 2 * BROKER) / 1000, forward / 1000, ROW / 1000, token / 1000, (RIGHT,))
+    pace = RoundTimes((round_trip + 2 * BROKER) / 1000, forward / 1000, ROW / 1000, token / 1000, (RIGHT,))
     off = {}
     for choice in PLANS:
         found = streaming(pace)
         if choice.length:
             found = drafting(pace, choice.length, choice.window, ahead=choice.ahead)
-        off[choice.name] = abs(1000 * found.seconds / simulated(choice, forward, token, round_trip) - 1)
+        off[choice] = abs(1000 * found.seconds / simulated(choice, forward, token, round_trip) - 1)
     assert max(off.values()) < 0.15, off
     assert median(off.values()) < 0.09, off

@@ -6,12 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from flexspec_mq.controller.limits.limits import Limits
-from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies import ADAPTIVE, POLICIES
-from flexspec_mq.controller.policies.cheapest_qos import CheapestQos
-from flexspec_mq.controller.policies.fixed import FixedPolicy
-from flexspec_mq.controller.policies.within_limits import WithinLimits
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.limits import Limits
+from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.energy.presets import built_in
 from flexspec_mq.energy.text import ModelledEnergy
 from lab.simulator.answers import Answer, Setting
@@ -48,16 +45,15 @@ def test_energy_is_counted_as_an_edge_node_counts_it() -> None:
     assert least < one.joules < least + 0.5 * (one.seconds + 0.5)
 
 
-@pytest.mark.parametrize("name", sorted(ADAPTIVE))
-def test_a_budget_that_drafts_break_is_kept_without_them_and_another_is_none(name: str) -> None:
+def test_a_budget_that_drafts_break_is_kept_without_them_and_another_is_none() -> None:
     dear = energy(cores=60)  # drafting is what costs
-    free = answers(lambda: POLICIES[name](BASE), dear)
+    free = answers(lambda: ClosedFormPolicy(BASE), dear)
     nobody = per_token(answers(lambda: FixedPolicy(Plan(0, 1, 1, 64)), dear))
     assert per_token(free) > 1.5 * nobody
 
     def within(budget: float) -> list[Answer]:
         limits = Limits(energy_budget=budget, energy=dear)
-        return answers(lambda: CheapestQos(WithinLimits(POLICIES[name](BASE), BASE, limits)), dear)
+        return answers(lambda: ClosedFormPolicy(BASE, choose_qos=True, limits=limits), dear)
 
     kept = within(1.3 * nobody)
     assert per_token(kept) <= 1.3 * nobody
@@ -74,7 +70,7 @@ def test_a_budget_that_drafts_break_is_kept_without_them_and_another_is_none(nam
 def test_a_target_that_drafts_meet_is_kept_and_one_that_nothing_meets_is_said() -> None:
     def within(target: float) -> list[Answer]:
         limits = Limits(latency_target=target, energy=energy(cores=60))
-        return answers(lambda: WithinLimits(POLICIES["closed-form"](BASE), BASE, limits), energy(cores=60))
+        return answers(lambda: ClosedFormPolicy(BASE, limits=limits), energy(cores=60))
 
     lavish = within(1.0)
     assert all(one.limits[0].state == "kept" for one in lavish)

@@ -7,10 +7,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.controller.policies.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.policies.fixed import FixedPolicy
 from lab.simulator.answers import LIKE_OURS, Answer, Policies, Setting
 from lab.simulator.simulation import simulate
 from lab.testbed.link.impairment import Impairment

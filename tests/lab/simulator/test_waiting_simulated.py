@@ -9,9 +9,8 @@ from statistics import fmean
 
 import msgspec
 
-from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.controller.policies import POLICIES
-from flexspec_mq.controller.policies.fixed import FixedPolicy
 from lab.simulator.answers import LIKE_OURS, Setting
 from lab.simulator.simulation import simulate
 from lab.testbed.link.plans import link_plan

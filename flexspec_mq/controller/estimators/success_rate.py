@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import exp, log
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller.plan import PLACES, UNTRIED
+from flexspec_mq.controller.observation import PLACES, UNTRIED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,7 @@ _ALARM = 6.0
 """Log-likelihood ratio from which on they have changed."""
 
 
-class Share:
+class SuccessRate:
     """Right ones among tries, older ones counting less.
 
     Args:
@@ -50,7 +50,7 @@ class Share:
         self.known = 0.0
         self.mean: float | None = None
 
-    def saw(self, right: int, tried: int, now: float) -> None:
+    def update(self, right: int, tried: int, now: float) -> None:
         """So many were tried, at least one, of which so many were right."""
         passed, self._at = now - self._at, now
         keep: float = self._keep**tried

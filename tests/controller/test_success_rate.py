@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.estimators.acceptance import Acceptance, Share
-from flexspec_mq.controller.plan import PLACES, UNTRIED
+from flexspec_mq.controller.estimators.success_rate import Acceptance, SuccessRate
+from flexspec_mq.controller.observation import PLACES, UNTRIED
 
 BATCHES = st.lists(
     st.tuples(st.integers(0, 70), st.integers(1, 64), st.booleans(), st.floats(0, 1000)), max_size=60
@@ -130,10 +130,10 @@ def test_what_is_known_fades_in_silence() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8), st.floats(0, 100)), min_size=1, max_size=50))
 def test_a_share_is_one_and_its_tries_are_bounded(tries: list[tuple[int, int, float]]) -> None:
-    share, now = Share(memory=50.0), 0.0
+    share, now = SuccessRate(memory=50.0), 0.0
     for tried, right, passed in tries:
         now += passed
-        share.saw(min(right, tried), tried, now)
+        share.update(min(right, tried), tried, now)
         assert share.mean is not None
         assert 0.0 < share.mean < 1.0
         assert 0.0 < share.known <= 50.0 + 8.0
@@ -141,9 +141,9 @@ def test_a_share_is_one_and_its_tries_are_bounded(tries: list[tuple[int, int, fl
 
 @pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
 def test_a_share_is_found(chance: float) -> None:
-    share, rng = Share(), random.Random(1)
+    share, rng = SuccessRate(), random.Random(1)
     assert share.mean is None
     for _ in range(500):
-        share.saw(int(rng.random() < chance), 1, 0.0)
+        share.update(int(rng.random() < chance), 1, 0.0)
     assert share.mean == pytest.approx(chance, abs=0.15)
     assert share.known == pytest.approx(50.0, rel=0.01)

@@ -1,0 +1,158 @@
+"""One worker as a node sees it: times of its forwards, and who drafts there."""
+
+from __future__ import annotations
+
+from collections import deque
+from math import inf
+from typing import NamedTuple
+
+from flexspec_mq.controller.estimators.average import Average
+from flexspec_mq.controller.estimators.row_cost import RowCost
+
+_MOST = 8.0
+"""Tokens of a draft that a worker takes, as far as is known before it says otherwise: what a plan drafts at most."""
+_HOPES = 1 / 128
+"""How far the share of drafts that it takes goes back to all, by a forward that was offered none: it is tried again."""
+
+
+class Expectile:
+    """The expectile of a third (W. Newey and J. Powell, Asymmetric least squares, 1987).
+
+    It is what something takes where seldom anything is done beside it.
+
+    Attributes:
+        value: None before a sample.
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: float | None = None
+
+    def update(self, sample: float) -> None:
+        """Take a sample."""
+        before = self.value
+        if before is None:
+            self.value = sample
+        else:
+            self.value = before + (sample - before) * (0.2 if sample < before else 0.1)
+
+
+class QueueingDelay:
+    """Queueing delay at the worker, for sessions that wait for drafts: seconds from a batch's arrival to its forward.
+
+    Only where the worker has waited for the batch is that a wait for others. Samples are medians of three, as now and
+    then a batch waits for a forward of its own session after all.
+
+    Attributes:
+        seconds: 0 before any was seen.
+    """
+
+    __slots__ = ("_newest", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._newest: deque[float] = deque(maxlen=3)
+
+    def update(self, queued: float) -> None:
+        """A batch waited so long at a worker that had waited for it."""
+        self._newest.append(queued)
+        if len(self._newest) == 3:
+            self.seconds += (sorted(self._newest)[1] - self.seconds) / 4
+
+    def fade(self) -> None:
+        """A verdict came of a worker that does not wait: so waiting is tried again some day."""
+        self.seconds -= self.seconds / 100
+
+
+class WorkerDrafts:
+    """What a worker's verdicts say about drafts.
+
+    Attributes:
+        per_verdict: tokens that it drafted itself for one verdict, smoothed over about four that let it.
+        verdicts: verdicts that let it draft.
+        taken: share of the edge's drafted tokens that were there for a forward, and that it verified.
+    """
+
+    __slots__ = ("_granted", "per_verdict", "taken", "verdicts")
+
+    def __init__(self) -> None:
+        self.per_verdict = 0.0
+        self.verdicts = 0
+        self.taken = 1.0
+        self._granted = _MOST
+
+    @property
+    def granted(self) -> int | None:
+        """How many tokens of a draft a forward of the worker takes, at least one; None is all that there may be."""
+        return None if self._granted >= _MOST else max(1, round(self._granted))
+
+    def update(
+        self, drafted: int, granted: int | None, offered: int = 0, *, may: bool = True, sessions: int = 1
+    ) -> None:
+        """A verdict with tokens has come.
+
+        Args:
+            drafted: tokens that the worker drafted itself.
+            granted: how many of a draft it verified, if others were put off.
+            offered: tokens of a draft that it had for this forward, as far as is known.
+            may: the edge lets it draft.
+            sessions: sessions of the node, each of which is told of a forward.
+        """
+        if may or drafted:
+            self.verdicts += 1
+            self.per_verdict += (drafted - self.per_verdict) / 4
+        if granted is not None:
+            self._granted = (self._granted + min(_MOST, granted)) / 2
+            self.taken += (granted / max(offered, granted + 1) - self.taken) / 3
+            return
+        if self._granted < _MOST:
+            self._granted = min(_MOST, self._granted + 1.0)
+        self.taken += (1.0 - self.taken) * (1 / 3 if offered else _HOPES / sessions)
+
+
+class StatedTimes(NamedTuple):
+    """Times in a worker's status, in seconds. Nobody signs them, so measurements take their place.
+
+    Attributes:
+        forward: time of one token of one session.
+        row: time that one drafted token adds to it.
+        token: time of a token of its own draft.
+    """
+
+    forward: float | None = None
+    row: float | None = None
+    token: float | None = None
+
+
+class WorkerEstimates:
+    """One worker, in all sessions of a node there. Seconds.
+
+    Attributes:
+        round_trip: round trip of the network to it.
+        measured_at: when that was seen last.
+        asked_at: when an answer was asked for last, only to know it.
+        queue: wait of batches there for their forward.
+        compute: forwards that read no prompt of ours.
+        forward: forwards for which nobody drafts and no prompt is read.
+        row_cost: one drafted token more in a forward.
+        own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
+        own_read: a token of a prompt, for its draft.
+        queueing: wait for other sessions.
+        drafts: what its verdicts say about drafts.
+        stated: what it says itself.
+    """
+
+    def __init__(self) -> None:
+        self.round_trip = Average()
+        self.measured_at = self.asked_at = -inf
+        self.queue = Average()
+        self.compute = Average()
+        self.forward = Expectile()
+        self.row_cost = RowCost()
+        self.own_forward = Average(memory=16.0)
+        self.own_tokens = Average(memory=16.0)
+        self.own_read = Average(life=600.0)
+        self.queueing = QueueingDelay()
+        self.drafts = WorkerDrafts()
+        self.stated = StatedTimes()

@@ -1,0 +1,107 @@
+"""What an edge knows when it plans."""
+
+from __future__ import annotations
+
+import msgspec
+
+PLACES = 16
+"""Tokens of a batch whose acceptance is told apart."""
+UNTRIED = 0.6
+"""Acceptance of a draft of which nothing is known: the mean of the default draft on the texts of docs/benchmarks.md."""
+
+
+class DeviceReading(msgspec.Struct, frozen=True, gc=False):
+    """Energy of the device while a text is written.
+
+    Attributes:
+        joules: taken out of it by the text so far; None where nothing tells.
+        battery: share of a full charge that is left, 0 to 1; None without a battery that feeds the device.
+    """
+
+    joules: float | None = None
+    battery: float | None = None
+
+
+class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
+    """The worker's own drafts, and what it takes of ours.
+
+    Attributes:
+        verdicts: verdicts of a worker that might draft.
+        per_verdict: tokens that it lately drafted for each, smoothed.
+        forward, tokens: seconds of forwards for a session whose drafts are left to the worker, and tokens of each.
+        unread: seconds for which its draft has to read this session's prompt before it drafts; None while unknown.
+        granted: drafted tokens of ours that a forward takes as it seems; None is all.
+        taken: share of those at hand that a forward verifies; a crowded worker puts off what is not worth its time.
+    """
+
+    verdicts: int = 0
+    per_verdict: float = 0.0
+    forward: float | None = None
+    tokens: float | None = None
+    unread: float | None = None
+    granted: int | None = None
+    taken: float = 1.0
+
+
+class LinkView(msgspec.Struct, frozen=True, gc=False):
+    """The way to the broker, as far as quality of service depends on it.
+
+    Attributes:
+        disconnects: lost connections per second of connected time, with the standard deviation of that rate on top.
+        ack_time: seconds from handing a message of QoS 1 to the link to its acknowledgement.
+        up, down: payload bytes per second that the link carries at least.
+    """
+
+    disconnects: float | None = None
+    ack_time: float | None = None
+    up: float | None = None
+    down: float | None = None
+
+
+class Observation(msgspec.Struct, frozen=True):
+    """What the edge knows when it plans; times are seconds, and what is None was never seen.
+
+    Attributes:
+        rtt, rtt_deviation: round trip without the worker's queue and compute, and its mean deviation.
+        forward: a forward of the target for which nobody drafts; 0 while unknown.
+        forward_deviation: mean deviation of all forwards.
+        row_cost: a drafted token more in a forward.
+        queue: mean wait of batches at the worker.
+        queueing_delay: wait at the worker for other sessions, where it had waited for the batch.
+        draft_time: a token of the draft model where all texts of the node draft; before a measurement, as the
+            worker says of its own.
+        draft_timed: it was measured here.
+        acceptance: probability that the i-th token of a batch is right, given that all before it are. The last entry
+            stands for all later tokens too.
+        judged: tries that the first of them rests on, older ones counting less.
+        sessions: texts that the node writes, this one included.
+        rate: tokens per second that the session got lately.
+        at: when the newest tokens came, on the session's clock.
+        prompt, committed, remaining: tokens of the prompt, of the text so far, and that it may still have at most.
+        drafted: tokens drafted on the device and judged in this text.
+        worker: drafts at the worker.
+        link: the way to the broker.
+        device: energy.
+    """
+
+    rtt: float | None = None
+    rtt_deviation: float = 0.0
+    forward: float = 0.0
+    forward_deviation: float = 0.0
+    row_cost: float | None = None
+    queue: float = 0.0
+    queueing_delay: float = 0.0
+    draft_time: float | None = None
+    draft_timed: bool = False
+    acceptance: tuple[float, ...] = (UNTRIED,) * PLACES
+    judged: float = 0.0
+    sessions: int = 1
+    rate: float | None = None
+    at: float | None = None
+    prompt: int = 0
+    committed: int = 0
+    remaining: int = 2**20
+    drafted: int = 0
+    worker: WorkerDraftsView = WorkerDraftsView()
+    link: LinkView = LinkView()
+    device: DeviceReading = DeviceReading()

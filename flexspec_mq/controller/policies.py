@@ -1,0 +1,31 @@
+"""The policies by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
+from flexspec_mq.controller.rl import RlPolicy
+
+DEFAULT = "closed-form"
+"""Policy of an edge node where the user says nothing."""
+POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
+    DEFAULT: ClosedFormPolicy,
+    "fixed": FixedPolicy,
+    "rl": RlPolicy,
+}
+"""Makers of each policy, from the configured plan."""
+ADAPTIVE = frozenset(POLICIES) - {"fixed"}
+"""Policies that choose who drafts, and how. The default keeps limits as well."""
+REMOVED: Mapping[str, str] = {
+    **dict.fromkeys(("placement", "threshold", "predictor", "bandit"), f"take {DEFAULT}, the default"),
+    "confidence": f"take {DEFAULT}, the default, or fixed with a threshold of its own in the setting stop",
+}
+"""Replacements for policies of earlier versions."""
+
+
+def name_of(policy: Policy) -> str:
+    """A policy's name; the name of its class where it is none of `POLICIES`."""
+    kind = type(policy)
+    return next((name for name, known in POLICIES.items() if known is kind), kind.__name__)
