@@ -144,8 +144,7 @@ class ScriptedWorker:
                 self._answer(message, (), WORKER)
                 self._answer(message, self._decided(()))
             elif isinstance(message, Draft | Poll):
-                if message.tokens:
-                    self.rounds.append((self.meter.ours.total(), self.meter.all))
+                self.rounds.append((self.meter.ours.total(), self.meter.all))
                 if message.start <= len(self._chain):
                     self._answer(message, self._decided(message.tokens[len(self._chain) - message.start :]))
 
