@@ -80,11 +80,11 @@ def rules_of(user: User, users: Iterable[User]) -> list[Rule]:
         user: whose.
         users: all of the broker. A device may ask for the versions of all workers; for any, if one serves any.
     """
-    workers = [one for one in users if one.role is Role.WORKER]
+    workers = [worker for worker in users if worker.role is Role.WORKER]
     versions = user.versions
-    if user.role is Role.EDGE and workers and all(one.versions for one in workers):
-        versions = tuple(sorted({version for one in workers for version in one.versions}))
-    names = sorted(one.name for one in workers)
+    if user.role is Role.EDGE and workers and all(worker.versions for worker in workers):
+        versions = tuple(sorted({version for worker in workers for version in worker.versions}))
+    names = sorted(worker.name for worker in workers)
     return [
         Rule(rule.verb, rule.topic.format(name=user.name, version=version, worker=worker))
         for rule in RULES[user.role]

@@ -42,9 +42,9 @@ def stop(port: int | None, *, timeout: float = 10.0) -> list[int]:
     """
     stopped = []
     for note in sorted(_directory().glob("*.json")):
-        found = json.loads(note.read_text())
-        pid, since = int(found["pid"]), int(found["started"])
-        if port not in (None, found["port"]):
+        known = json.loads(note.read_text())
+        pid, since = int(known["pid"]), int(known["started"])
+        if port not in (None, known["port"]):
             continue
         if started(pid) != since:  # it crashed, and the number may be another process's by now
             note.unlink(missing_ok=True)
@@ -53,9 +53,9 @@ def stop(port: int | None, *, timeout: float = 10.0) -> list[int]:
         deadline = time.monotonic() + timeout
         while started(pid) == since:
             if time.monotonic() > deadline:
-                raise BrokerError(f"the broker on port {found['port']} (process {pid}) does not end")
+                raise BrokerError(f"the broker on port {known['port']} (process {pid}) does not end")
             time.sleep(0.02)
-        stopped.append(int(found["port"]))
+        stopped.append(int(known["port"]))
     if not stopped:
         where = "" if port is None else f" on port {port}"
         raise BrokerError(f"no broker started by `flexspec-broker run` runs{where}")

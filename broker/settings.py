@@ -54,8 +54,8 @@ class PasswordHash:
         if not password or "\n" in password:
             raise BrokerError("a user has an empty password, or one with a line break")
         salt = secrets.token_bytes(12)
-        made = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ROUNDS)
-        return cls(f"$7${_ROUNDS}${b64encode(salt).decode()}${b64encode(made).decode()}")
+        digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ROUNDS)
+        return cls(f"$7${_ROUNDS}${b64encode(salt).decode()}${b64encode(digest).decode()}")
 
 
 @dataclass(frozen=True, slots=True)

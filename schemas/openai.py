@@ -24,7 +24,7 @@ _EMPTY: tuple[object, ...] = (False, 0, "", [], {})
 def unsupported(*neutral: object, why: str = "it would change the answer") -> Meta:
     """Marks a field whose only values are null and those that ask for nothing."""
     # As JSON: in Python 0 and False are equal, and typing takes types that are equal for one.
-    values = tuple(msgspec.json.encode(one) for one in neutral)
+    values = tuple(msgspec.json.encode(value) for value in neutral)
     return Meta(extra_json_schema={"enum": [None, *neutral]}, extra={NEUTRAL: values, WHY: why})
 
 

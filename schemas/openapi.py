@@ -87,7 +87,7 @@ def document() -> Json:
 
 
 def _operation(endpoint: _Endpoint) -> Json:
-    found: Json = {
+    operation: Json = {
         "summary": endpoint.summary,
         # Without a key of the API, which is the default, anybody may ask.
         "security": [{"key": []}, {}] if endpoint.locked else [],
@@ -97,13 +97,13 @@ def _operation(endpoint: _Endpoint) -> Json:
         },
     }
     if endpoint.path == "/readyz":
-        found["responses"]["503"] = {"description": "Not ready.", "content": _json(openai.Health)}
+        operation["responses"]["503"] = {"description": "Not ready.", "content": _json(openai.Health)}
     if endpoint.takes is not None:
-        found["requestBody"] = {"required": True, "content": _json(endpoint.takes)}
-        found["parameters"] = [_text("header", "Idempotency-Key", required=False)]
+        operation["requestBody"] = {"required": True, "content": _json(endpoint.takes)}
+        operation["parameters"] = [_text("header", "Idempotency-Key", required=False)]
     if "{model}" in endpoint.path:
-        found["parameters"] = [_text("path", "model", required=True)]
-    return found
+        operation["parameters"] = [_text("path", "model", required=True)]
+    return operation
 
 
 def _content(endpoint: _Endpoint) -> Json:
@@ -112,11 +112,11 @@ def _content(endpoint: _Endpoint) -> Json:
             ("application/json", "object") if endpoint.path.endswith(".json") else ("text/plain", "string")
         )
         return {media: {"schema": {"type": kind}}}
-    found = _json(endpoint.gives)
+    content = _json(endpoint.gives)
     if endpoint.chunk is not None:
         words = f"Each event's data is one {endpoint.chunk.__name__}, at the end [DONE]; or an ErrorBody."
-        found["text/event-stream"] = {"schema": {"type": "string", "description": words}}
-    return found
+        content["text/event-stream"] = {"schema": {"type": "string", "description": words}}
+    return content
 
 
 def _json(kind: type[msgspec.Struct]) -> Json:

@@ -98,14 +98,14 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def only_version(self) -> str:
         """The version that all workers serve; empty if there are more, or one may serve any."""
-        workers = [one for one in self.clients.values() if one.role is Role.WORKER]
+        workers = [worker for worker in self.clients.values() if worker.role is Role.WORKER]
         versions = self.versions
-        return versions[0] if len(versions) == 1 and all(one.versions for one in workers) else ""
+        return versions[0] if len(versions) == 1 and all(worker.versions for worker in workers) else ""
 
     @property
     def versions(self) -> tuple[str, ...]:
         """Versions to which workers are pinned."""
-        return tuple(sorted({version for one in self.clients.values() for version in one.versions}))
+        return tuple(sorted({version for client in self.clients.values() for version in client.versions}))
 
     def with_clients(self, clients: dict[str, Identity]) -> Identities:
         """The same, with some clients new or changed."""

@@ -86,14 +86,14 @@ class Driver:
         keys, catalogue = self.topics
         waited = self.follower.waiting
         receive = self.follower.receive_keys if topic == keys else self.follower.receive_catalogue
-        found = await self._kept(receive(payload, now))
-        if isinstance(found, RecordError):
+        outcome = await self._kept(receive(payload, now))
+        if isinstance(outcome, RecordError):
             self._unkept[topic] = payload
-        elif not isinstance(found, Refused):
+        elif not isinstance(outcome, Refused):
             self._unkept.pop(topic, None)
-        if topic == keys and waited and isinstance(found, Accepted):
-            return ((keys, found), (catalogue, found.refused or found))
-        return ((topic, found),)
+        if topic == keys and waited and isinstance(outcome, Accepted):
+            return ((keys, outcome), (catalogue, outcome.refused or outcome))
+        return ((topic, outcome),)
 
     async def again(self) -> Sequence[tuple[str, Outcome]]:
         """Judge anew what the disk refused, and the catalogue that waits; nothing is said if that goes on waiting."""
@@ -101,17 +101,17 @@ class Driver:
         for topic in self.topics:
             if (payload := self._unkept.pop(topic, None)) is not None:
                 outcomes += await self.judge(topic, payload)
-        found = self.follower.again(self._clock())
-        if found is not None and not (isinstance(found, Refused) and self.follower.waiting):
-            outcomes.append((self.topics[1], await self._kept(found)))
+        outcome = self.follower.again(self._clock())
+        if outcome is not None and not (isinstance(outcome, Refused) and self.follower.waiting):
+            outcomes.append((self.topics[1], await self._kept(outcome)))
         return outcomes
 
-    async def _kept(self, found: Accepted | Refused | Unchanged) -> Outcome:
+    async def _kept(self, outcome: Accepted | Refused | Unchanged) -> Outcome:
         """Adopt what was accepted, once it is on the disk."""
-        if isinstance(found, Accepted):
+        if isinstance(outcome, Accepted):
             try:
-                await asyncio.to_thread(self._store.save, found.record)
+                await asyncio.to_thread(self._store.save, outcome.record)
             except RecordError as error:
                 return error
-            self.follower.adopt(found.record)
-        return found
+            self.follower.adopt(outcome.record)
+        return outcome

@@ -62,9 +62,13 @@ def publish(
         share: percent of new sessions that it takes as a canary; else without meaning.
         base: id of a new version's base, where it is not the family's.
     """
-    others = {one.name: one.share for one in catalogue.versions if one.name != name and one.share}
+    others = {
+        version.name: version.share
+        for version in catalogue.versions
+        if version.name != name and version.share
+    }
     if state is VersionState.CANARY and (total := share + sum(others.values())) > _ALL:
-        taken = ", ".join(f"{one} {percent} %" for one, percent in others.items())
+        taken = ", ".join(f"{version} {percent} %" for version, percent in others.items())
         raise UsageError(
             f"canaries of {catalogue.family} would take {total} % of new sessions: {taken}, {name} {share} %",
             hint=f"give it --share {_ALL - sum(others.values())} or less, or retire another canary first",
@@ -75,13 +79,15 @@ def publish(
             f"version {name} of {catalogue.family} has another head", hint="give the new head another name"
         )
     retired = [
-        one.name for one in catalogue.versions if one.state is VersionState.RETIRED and one.name != name
+        version.name
+        for version in catalogue.versions
+        if version.state is VersionState.RETIRED and version.name != name
     ]
     forgotten = set(retired[:-KEPT_RETIRED])
-    own = [one.name for one in catalogue.versions if not one.base]
+    own = [version.name for version in catalogue.versions if not version.base]
     if forgotten.issuperset(own):
         forgotten.discard(own[-1])
-    versions = [one for one in catalogue.versions if one.name not in forgotten]
+    versions = [version for version in catalogue.versions if version.name not in forgotten]
     if name not in known:
         versions.append(CatalogueVersion(name, VersionState.DRAINING, digest, base=base))
     return _moved(
@@ -100,7 +106,7 @@ def promote(catalogue: Catalogue, now: float, name: str) -> Catalogue:
 def rollback(catalogue: Catalogue, now: float, name: str) -> Catalogue:
     """Leave new sessions this version alone: it is stable, and the present stable one and all canaries drain."""
     version = _existing(catalogue, name)
-    canaries = {one.name for one in catalogue.versions if one.state is VersionState.CANARY} - {name}
+    canaries = {other.name for other in catalogue.versions if other.state is VersionState.CANARY} - {name}
     if version.state is VersionState.STABLE and not canaries:
         raise UsageError(
             f"version {name} of {catalogue.family} is stable and there is no canary",
@@ -141,13 +147,13 @@ def renewed(catalogue: Catalogue, now: float, *, key_set: int | None = None) -> 
 
 def _existing(catalogue: Catalogue, name: str) -> CatalogueVersion:
     """A version that is there and not retired."""
-    found = next((one for one in catalogue.versions if one.name == name), None)
-    if found is None:
-        known = ", ".join(one.name for one in catalogue.versions)
+    version = next((candidate for candidate in catalogue.versions if candidate.name == name), None)
+    if version is None:
+        known = ", ".join(candidate.name for candidate in catalogue.versions)
         raise UsageError(f"{catalogue.family} has no version {name!r}", hint=f"there are {known}")
-    if found.state is VersionState.RETIRED:
+    if version.state is VersionState.RETIRED:
         raise UsageError(f"version {name} of {catalogue.family} is retired", hint="publish it again first")
-    return found
+    return version
 
 
 def _moved(catalogue: Catalogue, now: float, states: dict[str, VersionState], *, share: int = 0) -> Catalogue:
@@ -155,13 +161,13 @@ def _moved(catalogue: Catalogue, now: float, states: dict[str, VersionState], *,
     if VersionState.STABLE in states.values():
         states = {stable(catalogue).name: VersionState.DRAINING, **states}
     versions = []
-    for one in catalogue.versions:
-        if one.name in states:
-            state = states[one.name]
+    for version in catalogue.versions:
+        if version.name in states:
+            state = states[version.name]
             taken = share if state is VersionState.CANARY else 0
-            versions.append(msgspec.structs.replace(one, state=state, share=taken))
+            versions.append(msgspec.structs.replace(version, state=state, share=taken))
         else:
-            versions.append(one)
+            versions.append(version)
     return renewed(msgspec.structs.replace(catalogue, versions=tuple(versions)), now)
 
 

@@ -104,8 +104,8 @@ class Follower:
     @property
     def catalogue(self) -> Catalogue | None:
         """The one to act on."""
-        found = None if self._state is None else self._state.catalogue
-        return None if found is None else found.body
+        signed = None if self._state is None else self._state.catalogue
+        return None if signed is None else signed.body
 
     @property
     def keys(self) -> KeySet | None:
@@ -124,8 +124,8 @@ class Follower:
 
     def expired(self, now: float) -> bool:
         """Whether the catalogue should have been signed anew by now. It counts all the same."""
-        found = self.catalogue
-        return found is not None and _expires(found) <= now
+        catalogue = self.catalogue
+        return catalogue is not None and _expires(catalogue) <= now
 
     def receive_keys(self, payload: bytes, now: float) -> Accepted | Refused | Unchanged:
         """Judge a message on ``f1/k/<family>``, and with new keys a catalogue that waited for them.
@@ -187,13 +187,13 @@ class Follower:
     def _with_keys(self, payload: bytes) -> _State | None:
         """The state after a key set; None if it is the one that we have."""
         old = self._state
-        found = opened(payload, KeySet, self.family)
-        if old is not None and found.signed == old.keys.signed:
+        message = opened(payload, KeySet, self.family)
+        if old is not None and message.signed == old.keys.signed:
             return None
-        found = open_signed(payload, KeySet, self.family, [self._root])
-        serial = found.body.serial
+        message = open_signed(payload, KeySet, self.family, [self._root])
+        serial = message.body.serial
         if old is None:
-            return _State(Record(serial, 0, payload), found, None)
+            return _State(Record(serial, 0, payload), message, None)
         if serial == old.record.serial:
             raise SignedRefused(
                 Reason.EQUIVOCATION, f"two key sets of {self.family} have the serial {serial}", hint=_CALL
@@ -202,20 +202,20 @@ class Follower:
             raise SignedRefused(
                 Reason.ROLLBACK, f"key set {serial} is older than {old.record.serial}, which was adopted"
             )
-        epoch = min(old.record.epoch, found.body.reset) if found.body.reset else old.record.epoch
+        epoch = min(old.record.epoch, message.body.reset) if message.body.reset else old.record.epoch
         record = msgspec.structs.replace(old.record, serial=serial, epoch=epoch, keys=payload)
-        return _State(record, found, old.catalogue)
+        return _State(record, message, old.catalogue)
 
     def _with_catalogue(self, state: _State | None, payload: bytes, now: float) -> _State | None:
         """The state after a catalogue; None if it is the one that we have."""
-        found = opened(payload, Catalogue, self.family)
-        body = found.body
+        message = opened(payload, Catalogue, self.family)
+        body = message.body
         if state is None:
             raise _Waits(Reason.KEY_SET, f"the catalogue of {self.family} came, and no key set", hint=_TRUST)
         current = state.catalogue
-        if current is not None and found.signed == current.signed:
+        if current is not None and message.signed == current.signed:
             return None
-        self._check_signers(state, found)
+        self._check_signers(state, message)
         epoch, highest = body.epoch, state.record.epoch
         if current is not None and epoch == highest == current.body.epoch:
             raise SignedRefused(
@@ -238,18 +238,18 @@ class Follower:
                 hint="`flexspec head watch` signs it anew",
             )
         record = Record(state.record.serial, epoch, state.record.keys, payload, state.record.keys)
-        return _State(record, state.keys, found)
+        return _State(record, state.keys, message)
 
-    def _check_signers(self, state: _State, found: Opened[Catalogue]) -> None:
+    def _check_signers(self, state: _State, message: Opened[Catalogue]) -> None:
         """Whether enough keys of the key set that counts have signed a catalogue."""
-        keys, serial = state.keys.body, found.body.key_set
+        keys, serial = state.keys.body, message.body.key_set
         if serial > keys.serial:
             raise _Waits(
                 Reason.KEY_SET,
                 f"the catalogue is signed under key set {serial}; key set {keys.serial} is the newest here",
                 hint=_TRUST,
             )
-        signers = found.signers(keys.keys)
+        signers = message.signers(keys.keys)
         if signers >= keys.threshold:
             return
         if serial < keys.serial:

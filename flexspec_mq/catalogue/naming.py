@@ -40,12 +40,12 @@ def resolve(catalogue: Catalogue, model: str, key: bytes) -> CatalogueVersion:
     if model == f"{family}:{STABLE}":
         return stable(catalogue)
     if model == f"{family}:{CANARY}":
-        found = _canary_for(catalogue, key) or next(iter(_in_state(catalogue, VersionState.CANARY)), None)
-        if found is None:
+        canary = _canary_for(catalogue, key) or next(iter(_in_state(catalogue, VersionState.CANARY)), None)
+        if canary is None:
             raise NoSuchVersion(f"{family} has no canary now", hint=_known(catalogue))
-        return found
+        return canary
     name = model.removeprefix(f"{family}:")
-    version = next((one for one in catalogue.versions if one.name == name), None)
+    version = next((candidate for candidate in catalogue.versions if candidate.name == name), None)
     if version is None:
         raise NoSuchVersion(f"{model!r} is no version of {family}", hint=_known(catalogue))
     if version.state is VersionState.RETIRED:
@@ -61,7 +61,7 @@ def stable(catalogue: Catalogue) -> CatalogueVersion:
 def names(catalogue: Catalogue) -> tuple[str, ...]:
     """All that `resolve` takes: the family, its channels, and each version behind the family's name."""
     channels = (name for name in CHANNELS if _in_state(catalogue, _CHANNEL[name]))
-    versions = (one.name for one in catalogue.versions if one.state is not VersionState.RETIRED)
+    versions = (version.name for version in catalogue.versions if version.state is not VersionState.RETIRED)
     return (catalogue.family, *(f"{catalogue.family}:{name}" for name in (*channels, *versions)))
 
 
@@ -78,11 +78,11 @@ def takes(canary: CatalogueVersion, key: bytes) -> bool:
 
 def _canary_for(catalogue: Catalogue, key: bytes) -> CatalogueVersion | None:
     """The first canary that takes the key; of several, each draws from what those before it left."""
-    return next((one for one in _in_state(catalogue, VersionState.CANARY) if takes(one, key)), None)
+    return next((canary for canary in _in_state(catalogue, VersionState.CANARY) if takes(canary, key)), None)
 
 
 def _in_state(catalogue: Catalogue, state: VersionState) -> Sequence[CatalogueVersion]:
-    return [one for one in catalogue.versions if one.state is state]
+    return [version for version in catalogue.versions if version.state is state]
 
 
 def _known(catalogue: Catalogue) -> str:

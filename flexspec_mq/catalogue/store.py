@@ -66,15 +66,15 @@ class Store:
         if len(data) > _MOST or hashlib.sha256(body).digest() != digest:
             raise RecordError(f"{self.path} is damaged", hint=_REMOVE)
         try:
-            found = msgspec.msgpack.decode(body, type=_File)
+            stored = msgspec.msgpack.decode(body, type=_File)
         except (msgspec.MsgspecError, ValueError) as error:
             raise RecordError(f"{self.path} is of another release: {error}", hint=_REMOVE) from error
-        if found.family != self._family:
+        if stored.family != self._family:
             raise RecordError(
-                f"{self.path} is of the family {found.family}, not {self._family}",
+                f"{self.path} is of the family {stored.family}, not {self._family}",
                 hint="give each family's file its own name back, or remove it",
             )
-        return found.record
+        return stored.record
 
     def save(self, record: Record) -> None:
         """Keep a record, unless it is older than what is there; return when it is on the disk.

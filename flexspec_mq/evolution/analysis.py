@@ -150,7 +150,7 @@ def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Jud
         return Judgement(Decision.WAIT, why)
     checks = [check(rule, stable, canary) for check in (_errors, _latency, _accepted)]
     for decision in (Decision.ABORT, Decision.WAIT):
-        reasons = [why for found, why in checks if found is decision]
+        reasons = [why for result, why in checks if result is decision]
         if reasons:
             return Judgement(decision, f"after {tried} answers: {'; '.join(reasons)}")
     why = f"after {tried} answers: {'; '.join(why for _, why in checks)}"

@@ -64,7 +64,8 @@ def base_manifest(base: Path, *, floor: int, dtype: str) -> Manifest:
         raise UsageError(f"--floor {floor} leaves no layer of the base's {layers} to a head")
     model = load_with_head(base, None, kind="base", dtype=dtype)
     prompts = [
-        encode_turns(text.tokenizer, (Turn("user", one),), max_context=text.max_context) for one in _PROMPTS
+        encode_turns(text.tokenizer, (Turn("user", prompt),), max_context=text.max_context)
+        for prompt in _PROMPTS
     ]
     return Manifest(
         kind="base",

@@ -108,8 +108,8 @@ def share(model: Any, canaries: Sequence[Canary]) -> float:
     same = total = 0
     for canary in canaries:
         ids = torch.tensor([[*canary.prompt, *canary.text[:-1]]], device=model.device)
-        found = model(input_ids=ids, use_cache=False, logits_to_keep=len(canary.text)).logits[0].argmax(-1)
-        same += int((found.cpu() == torch.tensor(canary.text)).sum())
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(canary.text)).logits[0]
+        same += int((logits.argmax(-1).cpu() == torch.tensor(canary.text)).sum())
         total += len(canary.text)
     return same / total
 

@@ -85,9 +85,9 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
     from flexspec_mq.models.heads.base import weights_fingerprint
 
     layers = int(text.config["num_hidden_layers"])
-    if (found := weights_fingerprint(base)) != manifest.base:
+    if (fingerprint := weights_fingerprint(base)) != manifest.base:
         raise HeadError(
-            f"the head is of a base with fingerprint {manifest.base}; {base} has {found}",
+            f"the head is of a base with fingerprint {manifest.base}; {base} has {fingerprint}",
             hint="name its base with --base; `--base none` leaves out what needs it",
         )
     if text.fingerprint.hex() != manifest.tokenizer:

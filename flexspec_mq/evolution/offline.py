@@ -48,10 +48,10 @@ def base_path(args: argparse.Namespace) -> Path:
     """
     from flexspec_mq.models.load import resolve
 
-    found = resolve(args.base)
-    if not isinstance(found, Path):
+    folder = resolve(args.base)
+    if not isinstance(folder, Path):
         raise UsageError(f"there is no folder {args.base}", hint="name a checkpoint folder, or 'default'")
-    return found
+    return folder
 
 
 def prepare(args: argparse.Namespace) -> None:

@@ -111,16 +111,16 @@ def _version(version: CatalogueVersion, statuses: Statuses) -> dict[str, Any]:
             {"worker": name, "state": state, "why": why}
             for name, state, why in statuses.holders(version.digest)
         ],
-        "answers": sum(one.answers for one in samples),
-        "errors": sum(one.errors for one in samples),
+        "answers": sum(sample.answers for sample in samples),
+        "errors": sum(sample.errors for sample in samples),
         "acceptance": None if interval is None else [interval.low, interval.middle, interval.high],
     }
 
 
 def _row(version: dict[str, Any]) -> Sequence[str]:
     workers = [
-        one["worker"] if one["state"] == "ready" else f"{one['worker']} ({one['state']})"
-        for one in version["workers"]
+        worker["worker"] if worker["state"] == "ready" else f"{worker['worker']} ({worker['state']})"
+        for worker in version["workers"]
     ]
     interval = version["acceptance"]
     return (

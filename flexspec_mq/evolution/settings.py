@@ -76,7 +76,7 @@ class HeadOptions(Section):
             raise UsageError("no key to sign with is given", hint="name its file with --key")
         from flexspec_mq.catalogue.signing import PrivateKey
 
-        return [PrivateKey.load(Path(one)) for one in self.key]
+        return [PrivateKey.load(Path(file)) for file in self.key]
 
     def state_folder(self) -> Path:
         """Where records lie.

@@ -96,17 +96,18 @@ def decode(data: bytes) -> Manifest:
     if len(data) > MAX_MANIFEST:
         raise HeadError(f"the manifest has {len(data)} bytes, more than {MAX_MANIFEST}")
     try:
-        found = msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest)
     except msgspec.MsgspecError as error:
         raise HeadError(f"the manifest cannot be read: {error}") from error
-    if found.format != FORMAT:
+    if manifest.format != FORMAT:
         raise HeadError(
-            f"the manifest has format {found.format}; this program reads {FORMAT}", hint="update this program"
+            f"the manifest has format {manifest.format}; this program reads {FORMAT}",
+            hint="update this program",
         )
-    names = [file.name for file in found.files]
+    names = [file.name for file in manifest.files]
     if len(set(names)) < len(names) or MANIFEST in names:
         raise HeadError("the manifest names a file twice, or itself")
-    return found
+    return manifest
 
 
 def file_entry(path: Path) -> HeadFile:
@@ -129,8 +130,8 @@ def read_head(folder: Path, expected: bytes | None = None) -> Manifest:
         data = (folder / MANIFEST).read_bytes()
         if expected is not None and digest(data) != expected:
             raise HeadError(f"{folder / MANIFEST} is not the manifest {expected.hex()[:16]}…")
-        found = decode(data)
-        for file in found.files:
+        manifest = decode(data)
+        for file in manifest.files:
             if file_entry(folder / file.name) != file:
                 raise HeadError(f"{folder / file.name} is not the file that the manifest lists")
     except OSError as error:
@@ -138,4 +139,4 @@ def read_head(folder: Path, expected: bytes | None = None) -> Manifest:
             f"the head in {folder} cannot be read: {error}",
             hint="give a folder that `flexspec head train` or `flexspec head base` has written",
         ) from error
-    return found
+    return manifest

@@ -38,12 +38,12 @@ def scheme_of(url: str) -> str:
     scheme, separator, rest = url.partition("://")
     if not separator:
         scheme, rest = "file", url
-    found = None if scheme == "file" else _ON_A_HOST.fullmatch(rest)
-    if "::" in scheme + (rest if found is None else found["path"] or ""):
+    match = None if scheme == "file" else _ON_A_HOST.fullmatch(rest)
+    if "::" in scheme + (rest if match is None else match["path"] or ""):
         raise _refused(url, "it is a chain of URLs")
     if scheme not in ("https", "http", "s3", "file"):
         raise _refused(url, f"its scheme is {scheme}")
-    if scheme != "file" and found is None:
+    if scheme != "file" and match is None:
         raise _refused(url, "behind its scheme there is more than a host and a path")
     if separator and scheme == "file" and not rest.startswith("/"):
         raise _refused(url, "a file URL begins with file:///")

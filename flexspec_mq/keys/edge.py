@@ -89,7 +89,7 @@ class Keyring:
             self.over.put(key, True, 0.0)
         if not lives and len({known.name for known in self.peers.values()}) >= _MOST_WORKERS:
             oldest = next(iter(self.peers.values())).name
-            self.peers = OrderedDict((key, one) for key, one in self.peers.items() if one.name != oldest)
+            self.peers = OrderedDict((key, peer) for key, peer in self.peers.items() if peer.name != oldest)
         self.peers[ephemeral] = peer
 
 

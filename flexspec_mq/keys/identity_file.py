@@ -140,18 +140,18 @@ def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIden
 def _identity(data: bytes) -> KeyIdentity:
     if len(data) > _MAX_FILE:
         raise ValueError(f"it has more than {_MAX_FILE} bytes")
-    found = msgspec.json.decode(data, type=_Document)
-    credential = read_credential(found.credential, found.deployment)
-    if public_key(found.private) != credential.key:
+    document = msgspec.json.decode(data, type=_Document)
+    credential = read_credential(document.credential, document.deployment)
+    if public_key(document.private) != credential.key:
         raise ValueError("the private key is none of the credential")
-    keys = dict(found.opening)
+    keys = dict(document.opening)
     master = keys.pop(ANY, b"")
     return KeyIdentity(
-        found.deployment,
-        found.credential,
+        document.deployment,
+        document.credential,
         credential,
-        found.private,
-        found.statement,
-        read_statement(found.statement, found.deployment),
+        document.private,
+        document.statement,
+        read_statement(document.statement, document.deployment),
         OpeningSecrets(master) if master else OpeningSecrets(b"", keys),
     )

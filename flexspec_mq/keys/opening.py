@@ -63,8 +63,8 @@ class OpeningSecrets:
 
     def public(self, versions: Iterable[str]) -> dict[str, bytes]:
         """Public keys for a statement: those of `versions` and the one of `ANY`, as far as known."""
-        found = ((version, self.of(version)) for version in (*versions, ANY))
-        return {version: public_key(private) for version, private in found if private is not None}
+        known = ((version, self.of(version)) for version in (*versions, ANY))
+        return {version: public_key(private) for version, private in known if private is not None}
 
 
 def new_opening_secrets() -> OpeningSecrets:

@@ -84,9 +84,9 @@ class Setting:
             return Complaint(f"{self.title or key} {value!r} is none of {', '.join(self.choices)}")
         if self.check is None:
             return None
-        for one in value if isinstance(value, tuple) else (value,):
-            if found := self.check(one):
-                return found
+        for item in value if isinstance(value, tuple) else (value,):
+            if complaint := self.check(item):
+                return complaint
         return None
 
 
@@ -131,7 +131,7 @@ class Entry:
     def kind(self) -> Any:
         """Its type where there is a value."""
         if typing.get_origin(self.type) in (typing.Union, types.UnionType):
-            return next(one for one in typing.get_args(self.type) if one is not types.NoneType)
+            return next(option for option in typing.get_args(self.type) if option is not types.NoneType)
         return self.type
 
     @property
@@ -172,15 +172,15 @@ class Program(Generic[C]):
     @property
     def entries(self) -> dict[str, Entry]:
         """All settings by their keys, in the order of the sections and of their fields."""
-        found: dict[str, Entry] = {}
+        entries: dict[str, Entry] = {}
         for section, kind in self.sections.items():
             for entry in _entries(section, kind):
-                if entry.key in found:
+                if entry.key in entries:
                     raise TypeError(
-                        f"{entry.key} is a setting of {found[entry.key].section} and of {section}"
+                        f"{entry.key} is a setting of {entries[entry.key].section} and of {section}"
                     )
-                found[entry.key] = entry
-        return found
+                entries[entry.key] = entry
+        return entries
 
 
 def _entries(section: str, kind: type[Any]) -> Iterator[Entry]:
@@ -203,8 +203,8 @@ def verify(section: Any) -> None:
         UsageError: naming the first value that does.
     """
     for entry in _entries("", type(section)):
-        if found := entry.setting.complaint(entry.key, getattr(section, entry.key)):
-            raise UsageError(found.message, hint=found.allowed)
+        if complaint := entry.setting.complaint(entry.key, getattr(section, entry.key)):
+            raise UsageError(complaint.message, hint=complaint.allowed)
 
 
 class Section:

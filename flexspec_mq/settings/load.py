@@ -63,9 +63,9 @@ def load(
     entries = program.entries
     values = {key: entry.default for key, entry in entries.items()}
     origins = {key: Origin("default") for key in entries}
-    found = _file(program, getattr(args, "config", None), environ)
+    file = _file(program, getattr(args, "config", None), environ)
     by_rising_precedence = (
-        {} if found is None else _from_file(entries, found),
+        {} if file is None else _from_file(entries, file),
         _from_environment(program, entries, environ),
         {key: (getattr(args, key), Origin("flag", flag)) for key, flag in given(args).items()},
     )
@@ -80,7 +80,7 @@ def load(
         name: kind(**{key: values[key] for key in entries if entries[key].section == name and key in chosen})
         for name, kind in program.sections.items()
     }
-    path = None if found is None else found.path
+    path = None if file is None else file.path
     return Loaded(program.settings(**sections), program, values, origins, path)
 
 
@@ -97,7 +97,7 @@ def converted(entry: Entry, raw: Any, origin: Origin) -> Any:
     """
     strict = origin.kind == "file"
     if entry.many and isinstance(raw, str) and not strict:
-        raw = [one.strip() for one in raw.split(",") if one.strip()]
+        raw = [part.strip() for part in raw.split(",") if part.strip()]
     try:
         return msgspec.convert(raw, entry.type, strict=strict, dec_hook=_to_path)
     except msgspec.ValidationError as error:
@@ -133,21 +133,23 @@ def _file(program: Program[Any], flag: Path | None, environ: Mapping[str, str]) 
     return document.read(usual) if usual is not None and usual.exists() else None
 
 
-def _from_file(entries: Mapping[str, Entry], found: document.Document) -> dict[str, tuple[Any, Origin]]:
+def _from_file(entries: Mapping[str, Entry], file: document.Document) -> dict[str, tuple[Any, Origin]]:
     values: dict[str, tuple[Any, Origin]] = {}
-    for key, raw in found.values.items():
-        where = found.where(key)
+    for key, raw in file.values.items():
+        where = file.where(key)
         if key not in entries:
             raise UsageError(f"{where}: unknown key {key!r}", hint=_near(key, entries))
         origin = Origin("file", where)
         value = converted(entries[key], raw, origin)
         if isinstance(value, Path):
-            value = found.path.parent / value
+            value = file.path.parent / value
         elif (words := entries[key].setting.path_unless) is not None:
-            folder = found.path.parent
+            folder = file.path.parent
             many = isinstance(value, tuple)
             value = (
-                tuple(_beside(folder, one, words) for one in value) if many else _beside(folder, value, words)
+                tuple(_beside(folder, part, words) for part in value)
+                if many
+                else _beside(folder, value, words)
             )
         values[key] = (value, origin)
     return values
@@ -181,12 +183,12 @@ def _from_environment(
 def _hidden(entries: Mapping[str, Entry], source: Collection[str]) -> list[str]:
     """Keys whose values from lower sources a source hides: see `Setting.replaces`."""
     pairs = [(key, entry.setting.replaces) for key, entry in entries.items() if entry.setting.replaces]
-    return [key for pair in pairs if any(one in source for one in pair) for key in pair]
+    return [key for pair in pairs if any(either in source for either in pair) for key in pair]
 
 
 def _check(entry: Entry, value: Any, origin: Origin) -> None:
-    if found := entry.setting.complaint(entry.key, value):
-        raise _refused(entry, found.message, origin, found.allowed)
+    if complaint := entry.setting.complaint(entry.key, value):
+        raise _refused(entry, complaint.message, origin, complaint.allowed)
 
 
 def _refused(entry: Entry, message: str, origin: Origin, allowed: str = "") -> UsageError:
