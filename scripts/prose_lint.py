@@ -15,9 +15,7 @@ from pathlib import Path
 WIDTH = 120
 _SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|\n\s*\n\s*|\n *- )(Of|That|Those|One|What)\b(?!-)")
 _SECTION = re.compile(r" *(Args|Attributes):$")
-_FRAGMENT = re.compile(
-    r" +\*{0,2}\w+: ((?i:of|that|those|what|one|by|in|with|for|to|its?|them|they)\b(?!-).*)"
-)
+_FRAGMENT = re.compile(r" +\*{0,2}\w+: ((?i:of|that|those|what|one|by|in|with|for|to|its?)\b(?!-).*)")
 
 
 def check_docstring(first: int, text: str) -> Iterator[tuple[int, str]]:
