@@ -88,7 +88,7 @@ def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) ->
         version=worker.version,
         weights_fingerprint=weights_fingerprint(loaded.source),
         tokenizer=loaded.fingerprint.hex(),
-        sizes=Shape.of(loaded.config, (*FAMILIES, *HEAD_NORMS)),
+        sizes=Shape.from_config(loaded.config, (*FAMILIES, *HEAD_NORMS)),
         dtype=worker.dtype,
         weights=worker.weights,
         exactness=exactness,

@@ -69,7 +69,7 @@ def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) ->
         return {"parameters": 0, "layers": [], "others": []}
     shape = _unknown_shape(manifest.layers)
     if base is not None:
-        shape = Shape.of(base.config, (*FAMILIES, *HEAD_NORMS))
+        shape = Shape.from_config(base.config, (*FAMILIES, *HEAD_NORMS))
     head = read_weights(folder, manifest.kind, shape, manifest.floor)
     tensors = _tensors(head)
     wanted: torch.dtype = getattr(torch, manifest.dtype)

@@ -42,7 +42,7 @@ class TokenizerContents:
     template: dict[str, str]
 
     @classmethod
-    def of(cls, tokenizer: Tokenizer) -> TokenizerContents:
+    def from_tokenizer(cls, tokenizer: Tokenizer) -> TokenizerContents:
         """Read them from a loaded tokenizer."""
         roles: dict[str, Any] = dict(tokenizer.special_tokens_map)
         special: dict[str, Any] = {
@@ -147,7 +147,7 @@ def _digest(person: bytes, *parts: bytes) -> bytes:
 
 def fingerprint(tokenizer: Tokenizer) -> bytes:
     """BLAKE2b-128 of vocabulary contents, special tokens and chat template: 16 bytes."""
-    return TokenizerContents.of(tokenizer).digest()
+    return TokenizerContents.from_tokenizer(tokenizer).digest()
 
 
 def left_out_ids(tokenizer: Tokenizer) -> frozenset[int]:

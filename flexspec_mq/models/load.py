@@ -166,7 +166,7 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
         )
     generation = _generation(source)
     eos = _eos(generation, config, tokenizer)
-    contents = TokenizerContents.of(tokenizer)
+    contents = TokenizerContents.from_tokenizer(tokenizer)
     return LoadedText(
         source=source,
         config=config,

@@ -126,7 +126,7 @@ class PackedModel(HoldsHeads):
                 self._current.body = self._current.last = None
             kept: slice | torch.Tensor = torch.tensor(mixed.kept, dtype=torch.long, device=logits.device)
         else:
-            batch = Batch.of(inputs, self.shapes)
+            batch = Batch.lay_out(inputs, self.shapes)
             logits = self._logits(batch, batch.wanted)
             kept = slice(batch.rows)
         for model_input in inputs:

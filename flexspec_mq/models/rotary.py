@@ -30,7 +30,7 @@ class Rotary:
     speeds: tuple[float, ...]
 
     @classmethod
-    def of(cls, parameters: Mapping[str, Any], head: int) -> Rotary | None:
+    def from_parameters(cls, parameters: Mapping[str, Any], head: int) -> Rotary | None:
         """From a configuration's parameters of rotary positions; None when they are of a kind not known here.
 
         Args:

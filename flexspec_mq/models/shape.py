@@ -54,7 +54,7 @@ class Shape:
     head_norms: bool = False
 
     @classmethod
-    def of(cls, config: Config, families: Sequence[str] = FAMILIES) -> Shape:
+    def from_config(cls, config: Config, families: Sequence[str] = FAMILIES) -> Shape:
         """Read the sizes from a configuration.
 
         Args:
@@ -67,7 +67,7 @@ class Shape:
         _check(config, families)
         heads = int(config["num_attention_heads"])
         head = int(config.get("head_dim") or config["hidden_size"] // heads)
-        rotary = Rotary.of(config["rope_parameters"], head)
+        rotary = Rotary.from_parameters(config["rope_parameters"], head)
         if rotary is None:
             raise refused(f"rotary positions as in {dict(config['rope_parameters'])}")
         return cls(

@@ -53,7 +53,7 @@ def hold_version(target: Target, settings: WorkerSettings, folder: Path | None) 
         return Version("", None, target.proof.exact)
     if not isinstance(loaded.source, Path):
         raise UsageError("heads are for a base in a folder", hint="download the target first")
-    sizes = Shape.of(loaded.config, (*FAMILIES, *HEAD_NORMS))
+    sizes = Shape.from_config(loaded.config, (*FAMILIES, *HEAD_NORMS))
     manifest = read_head(folder)
     base = Base(
         version=settings.version,

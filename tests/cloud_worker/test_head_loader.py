@@ -50,7 +50,7 @@ class Machine:
             "base",
             weights_fingerprint(self.base),
             target.loaded.fingerprint.hex(),
-            Shape.of(target.loaded.config, (*FAMILIES, *HEAD_NORMS)),
+            Shape.from_config(target.loaded.config, (*FAMILIES, *HEAD_NORMS)),
             "float32",
             "native",
             "exact",
@@ -67,7 +67,7 @@ class Machine:
         folder = save_lora(self.base, self.folder / f"lora{seed}", rank=4, floor=FLOOR, seed=seed)
         _, target = self.target()
         model, text = target.model, list[int]()
-        shape = Shape.of(target.loaded.config, (*FAMILIES, *HEAD_NORMS))
+        shape = Shape.from_config(target.loaded.config, (*FAMILIES, *HEAD_NORMS))
         model.hold("it", read_lora(folder, shape, FLOOR))
         while len(text) < 12:
             logits = model.forward([ModelInput(model.new_kv(), [*PROMPT, *text], 1, "it")])

@@ -130,7 +130,7 @@ def test_sizes_are_those_that_transformers_reads(changes: dict[str, Any], tmp_pa
     found = read_plainly(save(tmp_path / "m", tiny_llama(**changes)))
     assert found is not None
     theirs = AutoConfig.from_pretrained(tmp_path / "m").get_text_config().to_dict()
-    assert Shape.of(found[0]) == Shape.of(theirs)
+    assert Shape.from_config(found[0]) == Shape.from_config(theirs)
     keys = ("max_position_embeddings", "vocab_size", "eos_token_id")
     assert {key: found[0][key] for key in keys} == {key: theirs[key] for key in keys}
 
@@ -255,4 +255,6 @@ def test_the_default_model_and_its_draft() -> None:
         assert_same(*both(path))
         found = read_plainly(path)
         assert found is not None
-        assert Shape.of(found[0]) == Shape.of(AutoConfig.from_pretrained(path).get_text_config().to_dict())
+        assert Shape.from_config(found[0]) == Shape.from_config(
+            AutoConfig.from_pretrained(path).get_text_config().to_dict()
+        )

@@ -86,7 +86,7 @@ def test_the_value_is_stable_across_releases() -> None:
 
 
 def tokenizer_status(tokenizer: PreTrainedTokenizerFast, eos: tuple[int, ...] = (2,)) -> TokenizerStatus:
-    return TokenizerContents.of(tokenizer).status(eos)
+    return TokenizerContents.from_tokenizer(tokenizer).status(eos)
 
 
 def compared(

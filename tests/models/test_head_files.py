@@ -36,7 +36,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shape(base: Path) -> Shape:
-    return Shape.of(load_text(base).config)
+    return Shape.from_config(load_text(base).config)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def read_version(folder: Path, base: Path, text: LoadedText) -> Version:
     if manifest.kind == "base":
         return Version(None, manifest.floor, name)
     head = read_weights(
-        folder, manifest.kind, Shape.of(text.config, (*FAMILIES, *HEAD_NORMS)), manifest.floor
+        folder, manifest.kind, Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS)), manifest.floor
     )
     return Version(head, manifest.floor, name)
 

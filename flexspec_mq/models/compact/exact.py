@@ -195,7 +195,7 @@ class ExactModel(HoldsHeads):
             logits = None if mixed.last is None else self._mixed_logits(state[mixed.wanted], mixed.last)
             kept: slice | torch.Tensor = torch.tensor(mixed.kept)
         else:
-            batch = Batch.of(inputs, self.shapes)
+            batch = Batch.lay_out(inputs, self.shapes)
             state = self._through_layers(batch)
             last = self._normed(state[batch.wanted], self._norm)
             logits = self.shapes.multiply(self._lm_head, last) if batch.wanted else None

@@ -47,7 +47,7 @@ def load_compact(
             that does not say which are frequent.
         UsageError: weights that do not exist or cannot be computed with here.
     """
-    shape = Shape.of(text.config)
+    shape = Shape.from_config(text.config)
     kind = _kind(weights)
     kept = head_ids(folder, shape, text.eos, ids)
     tensors = Tensors(folder)

@@ -55,7 +55,7 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, text: LoadedText, dtype: torch.dtype, weights: str = "native") -> None:
-        self.shape = Shape.of(text.config, (*FAMILIES, *HEAD_NORMS))
+        self.shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
         self.dtype = dtype
         self.weights = weights
         if weights != "native":

@@ -57,7 +57,7 @@ class RowOwners:
     _masks: dict[tuple[Slot, ...], torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, spans: Sequence[tuple[str, int, int]], shapes: Shapes) -> RowOwners:
+    def from_spans(cls, spans: Sequence[tuple[str, int, int]], shapes: Shapes) -> RowOwners:
         """Take at least one span in rows of the forward."""
         begin, end = spans[0][1], spans[-1][2]
         moved = tuple((name, first - begin, behind - begin) for name, first, behind in spans)

@@ -38,7 +38,7 @@ class Rows:
     owners: RowOwners | None
 
     @classmethod
-    def of(
+    def join(
         cls,
         inputs: Sequence[tuple[str, int, int]],
         own: Collection[str],
@@ -63,7 +63,7 @@ class Rows:
         return cls(
             tuple((lane, named[lane.start] if named[lane.start] in own else "") for lane in lanes),
             tuple((slice(*ends), name) for ends, (name, _, _) in zip(pairwise(starts), by_head, strict=True)),
-            RowOwners.of(added, shapes) if added else None,
+            RowOwners.from_spans(added, shapes) if added else None,
         )
 
 
@@ -86,7 +86,7 @@ class MixedBatch:
     kept: list[int]
 
     @classmethod
-    def of(
+    def lay_out(
         cls,
         inputs: Sequence[ModelInput],
         names: Sequence[str],
@@ -109,7 +109,7 @@ class MixedBatch:
         counts = [
             len(list(same)) for _, same in groupby(order, lambda i: heads[i] in own_layers and heads[i])
         ]
-        batch = Batch.of([inputs[i] for i in order], shapes, counts)
+        batch = Batch.lay_out([inputs[i] for i in order], shapes, counts)
         segments = dict(zip(order, batch.segments, strict=True))
         body = [(heads[i], segments[i].start, segments[i].count) for i in order]
         ends = sorted(
@@ -131,9 +131,9 @@ class MixedBatch:
         tail = [(heads[i], rows.start, len(rows)) for i, rows in answers.items()]
         return cls(
             batch,
-            Rows.of(body, own_layers, batch.lanes, added),
+            Rows.join(body, own_layers, batch.lanes, added),
             wanted,
-            Rows.of(tail, own_lm_head, lanes, added) if tail else None,
+            Rows.join(tail, own_lm_head, lanes, added) if tail else None,
             [row for i in sorted(answers) for row in answers[i]],
         )
 
@@ -196,7 +196,9 @@ class HoldsHeads(ABC):
         for model_input in inputs:
             if model_input.head:
                 self._check_held(model_input.head)
-        return MixedBatch.of(inputs, ["", *self._held], (own_layers, own_lm_head), self.shapes, self._added)
+        return MixedBatch.lay_out(
+            inputs, ["", *self._held], (own_layers, own_lm_head), self.shapes, self._added
+        )
 
     def _check_free(self, name: str) -> None:
         if not name or name in self._held:

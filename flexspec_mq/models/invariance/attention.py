@@ -214,7 +214,7 @@ class _Group:
             self._first.append((block.by_block(query), context[:, 0].transpose(2, 3).unbind(0), scores))
             for span, products in zip(spans, self._second, strict=True):
                 products.append((scores[:, :, span], context[:, 1, :, span].unbind(0), into))
-        self._joint = _Joint.of(blocks, padded, shapes, queries, self._scores, mixed)
+        self._joint = _Joint.where_it_pays(blocks, padded, shapes, queries, self._scores, mixed)
         # One segment's mask is spread over its heads; several are written out.
         self._shape = (-1, blocks[0].segment.count if self._alone else 1, padded)
 
@@ -281,7 +281,9 @@ class _Joint:
         self._copy = rows[0].new_empty((len(self._queries), padded, size))
 
     @classmethod
-    def of(cls, blocks: Sequence[_Block], padded: int, shapes: Shapes, *rows: torch.Tensor) -> _Joint | None:
+    def where_it_pays(
+        cls, blocks: Sequence[_Block], padded: int, shapes: Shapes, *rows: torch.Tensor
+    ) -> _Joint | None:
         """None where copying does not pay, or the segments have different numbers of rows."""
         short = padded <= min(_SHORT, shapes.value_block)
         same = len({block.rows for block in blocks}) == 1

@@ -37,7 +37,7 @@ class Batch:
     lanes: list[slice]
 
     @classmethod
-    def of(cls, inputs: Sequence[ModelInput], shapes: Shapes, lanes: Sequence[int] = ()) -> Batch:
+    def lay_out(cls, inputs: Sequence[ModelInput], shapes: Shapes, lanes: Sequence[int] = ()) -> Batch:
         """Lay out the rows, and make room for the keys and values of their tokens.
 
         Args:

@@ -89,7 +89,7 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> Non
     from flexspec_mq.models.shape import Shape
 
     text = load_text(checkpoint)
-    shape = Shape.of(text.config)
+    shape = Shape.from_config(text.config)
     ids = head_ids(checkpoint, shape, text.eos, count)
     attention, rest = KINDS[weights]
     tensors = Tensors(checkpoint)

@@ -76,7 +76,7 @@ def speech(max_context: int = CONTEXT, known: PreTrainedTokenizerFast | None = N
         generation={},
         tokenizer=spoken,
         fingerprint=FINGERPRINT,
-        tokenizer_status=TokenizerContents.of(spoken).status((EOS,)),
+        tokenizer_status=TokenizerContents.from_tokenizer(spoken).status((EOS,)),
         eos=(EOS,),
         vocab_size=VOCAB,
         max_context=max_context,
