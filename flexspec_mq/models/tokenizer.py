@@ -114,13 +114,13 @@ def _environment() -> Any:
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
-    made = ImmutableSandboxedEnvironment(
+    environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     # Of these, transformers has safer ones of its own.
-    del made.globals["dict"], made.globals["namespace"]
-    made.globals["raise_exception"] = refuse
-    return made
+    del environment.globals["dict"], environment.globals["namespace"]
+    environment.globals["raise_exception"] = refuse
+    return environment
 
 
 def _compiled(template: str) -> Template:

@@ -109,12 +109,12 @@ def read_ranks(folder: Path, vocab_size: int) -> Ids | None:
     if not path.is_file():
         return None
     try:
-        found = np.load(path, allow_pickle=False)
+        loaded = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise ModelError(f"cannot read {path}: {error}", hint="export the draft again") from error
-    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or not len(found):
+    if loaded.ndim != 1 or not np.issubdtype(loaded.dtype, np.integer) or not len(loaded):
         raise ModelError(f"{path} is no list of token ids", hint="export the draft again")
-    ranks: Ids = found.astype(np.int64)
+    ranks: Ids = loaded.astype(np.int64)
     if ranks.min() < 0 or ranks.max() >= vocab_size or len(np.unique(ranks)) != len(ranks):
         raise ModelError(
             f"{path} does not belong to a vocabulary of {vocab_size} tokens", hint="export the draft again"

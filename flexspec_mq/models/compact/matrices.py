@@ -164,8 +164,8 @@ def _nearest(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scale = ((high - low - 2 * cut) / 15).clamp_(min=1e-30).to(torch.bfloat16)
         middle = (low + cut + 8 * scale.float()).to(torch.bfloat16)
         steps = ((grouped - middle.float()[..., None]) / scale.float()[..., None]).round_().clamp_(-8, 7)
-        found = steps * scale.float()[..., None] + middle.float()[..., None]
-        error = (found - grouped).square_().sum(dim=-1)
+        result = steps * scale.float()[..., None] + middle.float()[..., None]
+        error = (result - grouped).square_().sum(dim=-1)
         better = error < least
         least = torch.where(better, error, least)
         codes = torch.where(better[..., None], steps.to(torch.int32) + 8, codes)
@@ -210,11 +210,11 @@ def works(kind: str) -> bool:
     x = torch.randn((3, 128), generator=drawn).to(torch.bfloat16)
     expected = x.float() @ weight.T
     try:
-        found = make(kind, weight)(x).float()
+        result = make(kind, weight)(x).float()
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
     # Rounding to 4 bits leaves about a tenth; a kernel that means another layout leaves more than the whole.
-    return bool((found - expected).norm() < 0.2 * expected.norm())
+    return bool((result - expected).norm() < 0.2 * expected.norm())
 
 
 @torch.inference_mode()

@@ -122,16 +122,16 @@ def read_lora(folder: Path, sizes: Shape, floor: int) -> LoraHead:
     shapes = module_shapes(sizes)
     places = {full_name(module): module for module in MODULES}
     for target, pair in pairs.items():
-        found = _LAYER.fullmatch(target)
+        match = _LAYER.fullmatch(target)
         if target == "lm_head":
             lm_head = _delta(target, pair, (sizes.vocab_size, sizes.width), scale)
-        elif found is None or found[2] not in places:
+        elif match is None or match[2] not in places:
             raise HeadError(
                 f"the adapter adds to {target}",
                 hint=f"choose target_modules among {', '.join(f'{one}_proj' for one in MODULES)} and lm_head",
             )
         else:
-            index, module = int(found[1]), places[found[2]]
+            index, module = int(match[1]), places[match[2]]
             check_layer(target, index, sizes, floor)
             layers.setdefault(index, {})[module] = _delta(target, pair, shapes[module], scale)
     return LoraHead(layers, whole.get(NORM), lm_head)
@@ -162,10 +162,10 @@ def read_full(folder: Path, sizes: Shape, floor: int) -> FullHead:
     ends = {NORM: (sizes.width,), LM_HEAD: (sizes.vocab_size, sizes.width)}
     tensors = read_safetensors(folder / FULL)
     for name, tensor in tensors.items():
-        found = _LAYER.fullmatch(name)
-        if found is not None:
-            check_layer(name, int(found[1]), sizes, floor)
-        wanted = ends.get(name) if found is None else (shapes | optional).get(found[2])
+        match = _LAYER.fullmatch(name)
+        if match is not None:
+            check_layer(name, int(match[1]), sizes, floor)
+        wanted = ends.get(name) if match is None else (shapes | optional).get(match[2])
         if wanted is None:
             raise HeadError(
                 f"the head brings {name}, which no head may change",

@@ -245,10 +245,10 @@ class _Group:
                 into.add_(torch.bmm(weights, values[layer]))
 
     def _mask(self, window: int | None) -> torch.Tensor:
-        found = self._masks.get(window)
-        if found is None:
-            found = self._masks[window] = self._build_mask(window)
-        return found
+        mask = self._masks.get(window)
+        if mask is None:
+            mask = self._masks[window] = self._build_mask(window)
+        return mask
 
     def _build_mask(self, window: int | None) -> torch.Tensor:
         """For the last positions, the first of which is the first that some query may not see."""

@@ -53,7 +53,7 @@ class Batch:
         wanted: list[int] = []
         segments: list[Segment] = []
         ends = set(accumulate(lanes))
-        found = [0]
+        borders = [0]
         for place, model_input in enumerate(inputs, 1):
             base, count = model_input.kv.length, len(model_input.tokens)
             if base and model_input.kv.head != model_input.head:
@@ -67,14 +67,14 @@ class Batch:
             positions += range(base, base + count)
             wanted += range(len(ids) - model_input.rows, len(ids))
             if place == len(inputs) or place in ends:
-                count = _lane(found[-1], len(ids), shapes, last=place == len(inputs))
-                padding = [0] * (count - (len(ids) - found[-1]))
+                count = _lane(borders[-1], len(ids), shapes, last=place == len(inputs))
+                padding = [0] * (count - (len(ids) - borders[-1]))
                 ids += padding
                 positions += padding
-                found.append(len(ids))
+                borders.append(len(ids))
         rows = len(wanted)
         wanted += wanted[:1] * (shapes.padded(rows) - rows)
-        return cls(ids, positions, segments, wanted, rows, [slice(*pair) for pair in pairwise(found)])
+        return cls(ids, positions, segments, wanted, rows, [slice(*pair) for pair in pairwise(borders)])
 
 
 def _lane(begin: int, end: int, shapes: Shapes, *, last: bool) -> int:

@@ -139,9 +139,9 @@ def compare(
         product = products.make(weight, bias)
         together = product(x[: counts[-1]])
         moved = product(x[: counts[-1]].roll(1, 0)).roll(-1, 0)
-        for found in (moved, *(product(x[:count]) for count in counts[:-1])):
-            rows += len(found)
-            differing += int((found != together[: len(found)]).any(dim=-1).sum())
+        for outcome in (moved, *(product(x[:count]) for count in counts[:-1])):
+            rows += len(outcome)
+            differing += int((outcome != together[: len(outcome)]).any(dim=-1).sum())
     return rows, differing
 
 
@@ -204,9 +204,9 @@ def _attention_shapes(
                 for results in _attention_products(like, size, block, grain, 0)
                 for edge in _edges(results)
             }
-            found = _widest(edges)
-            if found is not None and found[1] is None:
-                return found[0], block
+            outcome = _widest(edges)
+            if outcome is not None and outcome[1] is None:
+                return outcome[0], block
         if block <= grain:  # nothing is enough: the proof tells
             return 1, grain
         block = max(grain, block // 2)
@@ -227,10 +227,10 @@ def compare_attention(
     """
     rows = differing = 0
     for results in _attention_products(like, size, block, grain, seed):
-        found = [result for result in results if result.shape[-2] >= least]
-        for result in found[:-1]:
+        outcome = [result for result in results if result.shape[-2] >= least]
+        for result in outcome[:-1]:
             rows += result.shape[-2]
-            other = (result != found[-1][:, : result.shape[-2]]).any(dim=-1)
+            other = (result != outcome[-1][:, : result.shape[-2]]).any(dim=-1)
             differing += int(other.any(dim=0).sum())
     return rows, differing
 
@@ -262,11 +262,11 @@ def _attention_products(
         memory[1, :, :positions] = cancelling(size, positions, 1.0, order, generator).T.to(like)
         weights = _heads(cancelling(COUNTS[-1], positions, -1.0, order, generator).to(like))
         values = memory[1, :, :positions]
-        found = _by_count(weights, values)
-        yield found
+        outcome = _by_count(weights, values)
+        yield outcome
         for sessions in (1, _SESSIONS):
             tight = values.repeat(sessions, 1, 1)
-            yield [*_by_count(weights.repeat(sessions, 1, 1), tight), found[-1]]
+            yield [*_by_count(weights.repeat(sessions, 1, 1), tight), outcome[-1]]
 
 
 def _by_count(rows: torch.Tensor, others: torch.Tensor) -> list[torch.Tensor]:
@@ -308,7 +308,7 @@ def compare_padded(like: torch.Tensor, size: int, block: int, grain: int, seed: 
         values[0, :positions] = cancelling(size, positions, 1.0, order, generator).T.to(like)
         alone = torch.bmm(weights[:, :, :positions], values[:, :positions])
         for padded in range(positions + grain, block + 1, grain):
-            found = torch.bmm(weights[:, :, :padded], values[:, :padded]) != alone
+            outcome = torch.bmm(weights[:, :, :padded], values[:, :padded]) != alone
             rows += count
-            differing += int(found.any(dim=-1).sum())
+            differing += int(outcome.any(dim=-1).sum())
     return rows, differing

@@ -191,7 +191,7 @@ def proving_head(model: Provable, name: str, *, seed: int = 0) -> Generator[floa
         ([5] * _HEAD_SINGLE, company),
         ([1] * _HEAD_SINGLE, company),
     )
-    found: list[torch.Tensor] = []
+    results: list[torch.Tensor] = []
     for number, (pieces, heads) in enumerate(readings):
         others = []
         for length, head in zip((3, 40, 70, 9), heads, strict=False):
@@ -210,8 +210,8 @@ def proving_head(model: Provable, name: str, *, seed: int = 0) -> Generator[floa
             yield (number + kv.length / len(ids)) / (len(readings) + 1)
             began = time.perf_counter()
             others = [(other, head) for other, head in others if not head or head in model.held]
-        found.append(torch.cat(rows))
-    single, *rest = found
+        results.append(torch.cat(rows))
+    single, *rest = results
     differing = sum(int((other != single).any(dim=-1).sum()) for other in rest)
     flips = [_flips(single, other) for other in rest]
     rows_asked, bad = model.compare_head(name)
@@ -229,14 +229,14 @@ def _packed_rows(model: Provable, mine: ModelInput, others: Sequence[tuple[Sessi
 
 def _other_shapes(model: Provable, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
     """Logits of the last `_SINGLE` positions, read in one piece, in odd pieces, and packed with others."""
-    found = [model.forward([ModelInput(model.new_kv(), ids, _SINGLE)])]
+    readings = [model.forward([ModelInput(model.new_kv(), ids, _SINGLE)])]
     odd = [rng.choice((1, 2, 3, 7, 8, 9, 16, 17)) for _ in ids]
-    found += [_in_pieces(model, ids, pieces, []) for pieces in ([5] * len(ids), odd)]
+    readings += [_in_pieces(model, ids, pieces, []) for pieces in ([5] * len(ids), odd)]
     others = [model.new_kv() for _ in range(3)]
     for length, kv in zip((3, 40, 70), others, strict=True):
         model.forward([ModelInput(kv, [rng.randrange(model.vocab_size) for _ in range(length)], 0)])
-    found.append(_in_pieces(model, ids, [rng.choice((1, 4, 5, 8)) for _ in ids], others))
-    return found
+    readings.append(_in_pieces(model, ids, [rng.choice((1, 4, 5, 8)) for _ in ids], others))
+    return readings
 
 
 def _in_pieces(

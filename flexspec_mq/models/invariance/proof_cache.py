@@ -117,9 +117,9 @@ def proved(
     """
     facts = facts_of(candidate, shapes)
     path = _path(facts)
-    found = None if again or path is None else _read(path, facts)
-    if found is not None:
-        return candidate.build(found.shapes), found.proof, True
+    entry = None if again or path is None else _read(path, facts)
+    if entry is not None:
+        return candidate.build(entry.shapes), entry.proof, True
     model = candidate.build(shapes)
     if shapes is None and candidate.device.type == "cpu":
         model.shapes = quickest(model)
@@ -149,9 +149,9 @@ def proving_remembered(
     """
     facts = facts_of(candidate, model.shapes) | {"head": head}
     path = _path(facts)
-    found = None if again or path is None else _read(path, facts)
-    if found is not None:
-        return found.proof, True
+    entry = None if again or path is None else _read(path, facts)
+    if entry is not None:
+        return entry.proof, True
     proof = yield from proving_head(model, name)
     if path is not None:
         _keep(path, _Entry(facts, model.shapes, proof))
@@ -191,11 +191,11 @@ def digest(parts: Iterable[Any]) -> str:
 
 
 def _switches() -> str:
-    found = torch.backends
+    backends = torch.backends
     return (
-        f"mkldnn {found.mkldnn.enabled} tf32 {found.cuda.matmul.allow_tf32} {found.cudnn.allow_tf32} "
-        f"reduced {found.cuda.matmul.allow_bf16_reduced_precision_reduction} "
-        f"{found.cuda.matmul.allow_fp16_reduced_precision_reduction} matmul {torch.get_float32_matmul_precision()} "
+        f"mkldnn {backends.mkldnn.enabled} tf32 {backends.cuda.matmul.allow_tf32} {backends.cudnn.allow_tf32} "
+        f"reduced {backends.cuda.matmul.allow_bf16_reduced_precision_reduction} "
+        f"{backends.cuda.matmul.allow_fp16_reduced_precision_reduction} matmul {torch.get_float32_matmul_precision()} "
         f"deterministic {torch.are_deterministic_algorithms_enabled()}"
     )
 
@@ -246,7 +246,7 @@ def _keep(path: Path, entry: _Entry) -> None:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-        kept = sorted(path.parent.glob("*.json"), key=lambda one: one.stat().st_mtime_ns)
+        kept = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
         for old in kept[:-MOST]:
             old.unlink(missing_ok=True)
     except OSError:

@@ -70,17 +70,19 @@ def read_manifest(folder: Path) -> Manifest:
     again = "export the draft again: flexspec draft export --onnx"
     path = folder / MANIFEST
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except (OSError, msgspec.DecodeError) as error:
         raise ModelError(f"cannot read {path}: {error}", hint=again) from error
-    if found.format_version != FORMAT_VERSION:
+    if manifest.format_version != FORMAT_VERSION:
         raise ModelError(
-            f"{folder} has format {found.format_version}, this version reads {FORMAT_VERSION}",
-            hint="upgrade flexspec-mq" if found.format_version > FORMAT_VERSION else again,
+            f"{folder} has format {manifest.format_version}, this version reads {FORMAT_VERSION}",
+            hint="upgrade flexspec-mq" if manifest.format_version > FORMAT_VERSION else again,
         )
-    if len(found.speeds) * 2 != found.head:
-        raise ModelError(f"{path} contradicts itself: {len(found.speeds)} pairs of {found.head}", hint=again)
-    for name, size in found.files.items():
+    if len(manifest.speeds) * 2 != manifest.head:
+        raise ModelError(
+            f"{path} contradicts itself: {len(manifest.speeds)} pairs of {manifest.head}", hint=again
+        )
+    for name, size in manifest.files.items():
         try:
             there = (folder / name).stat().st_size
         except OSError as error:
@@ -92,4 +94,4 @@ def read_manifest(folder: Path) -> Manifest:
                 f"{folder / name} has {there:,} bytes instead of {size:,}",
                 hint="it is cut off or belongs to another export: copy the whole folder again",
             )
-    return found
+    return manifest

@@ -81,8 +81,10 @@ def _session(onnxruntime: Any, path: Path, threads: int) -> InferenceSession:
     options.enable_mem_pattern = False
     # A thread that waits for the next token turning round would take the core from the rest of the device.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    made: InferenceSession = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return made
+    session: InferenceSession = onnxruntime.InferenceSession(
+        path, options, providers=["CPUExecutionProvider"]
+    )
+    return session
 
 
 def _damaged(folder: Path, why: str) -> ModelError:
@@ -95,7 +97,7 @@ def _damaged(folder: Path, why: str) -> ModelError:
 class OnnxKV(ReadTokens):
     """Keys and values of the tokens that a draft has read in one session.
 
-    Floats is one array of shape [layers, 2, kv heads, capacity, head size]; the graph writes behind what is held,
+    Memory is one array of shape [layers, 2, kv heads, capacity, head size]; the graph writes behind what is held,
     into the array itself. Memory beyond `length` is never read, so rolling back is forgetting tokens.
 
     Args:
@@ -157,8 +159,8 @@ class Embedding:
         size = 2 * self._width
         read = b"".join(os.pread(self._file, size, token * size) for token in tokens)
         halves = np.frombuffer(read, dtype=np.uint16)
-        found: Floats = (halves.astype(np.uint32) << 16).view(np.float32)
-        return found.reshape(-1, self._width)
+        array: Floats = (halves.astype(np.uint32) << 16).view(np.float32)
+        return array.reshape(-1, self._width)
 
 
 class OnnxModel:
@@ -214,29 +216,29 @@ class OnnxModel:
             return np.empty((0, self.columns), dtype=np.float32)
         return self.logits(states[0] if len(states) == 1 else np.concatenate(states))
 
-    def states(self, one: ModelInput[OnnxKV]) -> Floats | None:
+    def states(self, model_input: ModelInput[OnnxKV]) -> Floats | None:
         """Read the tokens of one input.
 
         Returns:
             The last hidden state, normed, of its last `rows` tokens: float32 [rows, width]; None for no rows.
         """
-        tokens, kv = one.tokens, one.kv
+        tokens, kv = model_input.tokens, model_input.kv
         state = None
         kept: list[Floats] = []
         for begin in range(0, len(tokens), PIECE):
             piece = tokens[begin : begin + PIECE]
             state = self._read(kv, piece)
             kv.tokens += piece
-            if one.rows > len(tokens) - begin - len(piece):
+            if model_input.rows > len(tokens) - begin - len(piece):
                 kept.append(state)
-        if state is None or not one.rows:
+        if state is None or not model_input.rows:
             return None
-        return (state if len(kept) == 1 else np.concatenate(kept))[-one.rows :]
+        return (state if len(kept) == 1 else np.concatenate(kept))[-model_input.rows :]
 
     def logits(self, states: Floats) -> Floats:
         """From last hidden states [rows, width] to logits [rows, columns]."""
-        found: Floats = self._head.run(None, {"state": states})[0]
-        return found
+        array: Floats = self._head.run(None, {"state": states})[0]
+        return array
 
     def _read(self, kv: OnnxKV, tokens: Sequence[int]) -> Floats:
         """Keys and values of some tokens behind those that are held, and their last hidden state [tokens, width]."""
@@ -255,8 +257,8 @@ class OnnxModel:
         binding.bind_cpu_input("sines", self._turns[1])
         binding.bind_output("state", "cpu", 0, np.float32, state.shape, state.ctypes.data)
         self._backbone.run_with_iobinding(binding)
-        found: Floats = state[0]
-        return found
+        array: Floats = state[0]
+        return array
 
     def _bind(self, memory: Floats) -> IOBinding:
         """A binding whose keys and values are read from, and written to, one memory."""

@@ -106,7 +106,7 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> Non
     for name in ("config.json", *TOKENIZER_FILES, MARKER):
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, work / name)
-    made = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]
+    written = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         weights=weights,
@@ -117,7 +117,7 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> Non
         vocab_size=shape.vocab_size,
         columns=len(rows),
         speeds=shape.rotary.speeds,
-        files={name: (work / name).stat().st_size for name in (*made, *([] if ids is None else [IDS]))},
+        files={name: (work / name).stat().st_size for name in (*written, *([] if ids is None else [IDS]))},
     )
     for file in work.iterdir():
         file.chmod(0o644)
@@ -128,8 +128,8 @@ def _backbone(tensors: Tensors, shape: Shape, bits: tuple[int, int]) -> Graph:
     """All layers and the last norm."""
     queries, keys = shape.queries * shape.head, shape.keys * shape.head
     attention, mlp = bits
-    made = Backbone(shape)
-    graph = made.graph
+    backbone = Backbone(shape)
+    graph = backbone.graph
 
     def norm(name: str) -> Floats:
         return _floats(tensors.read(name, (shape.width,)))
@@ -148,23 +148,23 @@ def _backbone(tensors: Tensors, shape: Shape, bits: tuple[int, int]) -> Graph:
             ])  # fmt: skip
         return graph.product(name, x, weight, few, bias)
 
-    normed = made.first_norm(norm("model.layers.0.input_layernorm.weight"))
+    normed = backbone.first_norm(norm("model.layers.0.input_layernorm.weight"))
     for index in range(shape.layers):
         layer = f"model.layers.{index}"
         attend, dense = f"{layer}.self_attn", f"{layer}.mlp"
         inputs = [(f"{attend}.q_proj", queries), (f"{attend}.k_proj", keys), (f"{attend}.v_proj", keys)]
         projected = product(f"projected.{index}", normed, shape.width, inputs, attention)
-        attended = made.attention(index, projected)
+        attended = backbone.attention(index, projected)
         merged = product(f"merged.{index}", attended, queries, [(f"{attend}.o_proj", shape.width)], attention)
-        normed = made.added(f"between.{index}", merged, norm(f"{layer}.post_attention_layernorm.weight"))
+        normed = backbone.added(f"between.{index}", merged, norm(f"{layer}.post_attention_layernorm.weight"))
         both = [(f"{dense}.gate_proj", shape.inner), (f"{dense}.up_proj", shape.inner)]
-        gated = made.gated(index, product(f"widened.{index}", normed, shape.width, both, mlp))
+        gated = backbone.gated(index, product(f"widened.{index}", normed, shape.width, both, mlp))
         narrowed = product(
             f"narrowed.{index}", gated, shape.inner, [(f"{dense}.down_proj", shape.width)], mlp
         )
         last = index == shape.layers - 1
         following = "model.norm.weight" if last else f"model.layers.{index + 1}.input_layernorm.weight"
-        normed = made.added(f"layer.{index}", narrowed, norm(following), last=last)
+        normed = backbone.added(f"layer.{index}", narrowed, norm(following), last=last)
     return graph
 
 
