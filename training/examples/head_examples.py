@@ -15,43 +15,14 @@ import json
 import random
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-TOPICS = (
-    "photosynthesis", "the French Revolution", "gravity", "volcanoes", "honey bees", "democracy", "the water cycle",
-    "inflation", "the Roman Empire", "vaccines", "electric cars", "jazz music", "the human heart", "coral reefs",
-    "black holes", "bread baking", "the Great Wall of China", "antibiotics", "earthquakes", "chess", "solar panels",
-    "the Amazon rainforest", "sleep", "the printing press", "glaciers", "the stock market", "DNA", "tea", "whales",
-    "the Silk Road", "magnets", "meditation", "the Olympic Games", "plastic waste", "the Moon", "computer viruses",
-    "coffee", "the Renaissance", "rainbows", "public libraries", "wind power", "the nervous system", "cheese making",
-    "the Vikings", "batteries", "urban gardening", "the periodic table", "hurricanes", "opera", "penguins",
-    "supply and demand", "the Industrial Revolution", "the immune system", "mountain climbing", "satellites", "rice",
-    "ancient Egypt", "lightning", "the piano", "recycling",
-)  # fmt: skip
-HELD_OUT_TOPICS = (
-    "tides", "the Mongol Empire", "photography", "elephants", "the steam engine", "unemployment", "the liver",
-    "deserts", "origami", "comets", "bicycles", "the Baroque era", "soap", "migration of birds", "the telephone",
-    "marathon running", "sugar", "lighthouses", "the Aztecs", "fungi",
-)  # fmt: skip
-WORDINGS = (
-    "What is {}?", "Explain {} to a child.", "Why is {} important?", "Tell me about {}.",
-    "How does {} affect people?",
-    "Give me three facts about {}.", "What should everybody know about {}?", "Write a short paragraph about {}.",
-    "How would you introduce {} to a beginner?", "What are common mistakes that people make about {}?",
-    "What is the history of {}?", "Describe {} in a few sentences.", "Which questions about {} are still open?",
-    "What are advantages and disadvantages of {}?", "How can I learn more about {}?",
-    "Summarize what is known about {}.",
-)  # fmt: skip
-NAMES = (
-    "Anna", "Ben", "Clara", "David", "Emma", "Felix", "Grace", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Maya", "Noah",
-    "Olga", "Paul", "Rosa", "Sam", "Tara", "Yusuf",
-)  # fmt: skip
-THINGS = (
-    "apples", "pencils", "marbles", "stickers", "books", "cookies", "shells", "stamps", "coins", "cards", "flowers",
-    "buttons", "balloons", "tickets", "eggs",
-)  # fmt: skip
+WORDS = tomllib.loads(Path(__file__).with_name("head_wordings.toml").read_text("utf-8"))
+TOPICS, HELD_OUT_TOPICS, WORDINGS = WORDS["topic"], WORDS["held-out-topic"], WORDS["wording"]
+NAMES, THINGS = WORDS["name"], WORDS["thing"]
 NEVER_LAST = frozenset({
     "and", "or", "of", "in", "to", "by", "for", "with", "as", "is", "are", "from", "on", "the", "a", "an",
     "that", "which", "like", "such", "its",
