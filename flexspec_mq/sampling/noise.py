@@ -61,13 +61,3 @@ def gumbel_of(drawn: Words) -> Floats:
     np.negative(noise, out=noise)
     np.log(noise, out=noise)
     return np.negative(noise, out=noise)
-
-
-def uniforms(seed: int, position: int, vocab_size: int) -> Floats:
-    """Draw one uniform per token id; see `words` and `uniforms_of`."""
-    return uniforms_of(words(seed, position, vocab_size))
-
-
-def gumbel(seed: int, position: int, vocab_size: int) -> Floats:
-    """Draw one standard Gumbel variate per token id; float64 of shape [vocab_size]."""
-    return gumbel_of(words(seed, position, vocab_size))

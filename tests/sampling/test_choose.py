@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.choose import choose, choose_with_margin, keep
-from flexspec_mq.sampling.noise import gumbel, words
+from flexspec_mq.sampling.noise import gumbel_of, words
 from flexspec_mq.sampling.params import SamplingParams
 
 Logits = npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ def slow_keep(logits: Logits, params: SamplingParams) -> list[int]:
 def slow_choose(logits: Logits, params: SamplingParams, position: int) -> int:
     if params.temperature == 0.0:
         return max(range(len(logits)), key=lambda i: (logits[i], -i))
-    noise = gumbel(params.seed, position, len(logits))
+    noise = gumbel_of(words(params.seed, position, len(logits)))
     return max(
         slow_keep(logits, params), key=lambda i: (float(logits[i]) / params.temperature + noise[i], -i)
     )
@@ -99,7 +99,7 @@ def test_a_whole_vocabulary_of_rounded_logits(spread: float, temperature: float)
         values = rng.normal(0.0, spread, 49_152).astype(np.float32)
         logits = (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
         scores = logits.astype(np.float64) / temperature
-        drawn = scores + gumbel(5, position, len(logits))
+        drawn = scores + gumbel_of(words(5, position, len(logits)))
         assert choose(logits, SamplingParams(temperature, seed=5), position) == int(np.argmax(drawn))
         order = np.lexsort((np.arange(len(scores)), -scores))
         mass = np.cumsum(np.exp(scores[order] - scores.max()))
@@ -257,7 +257,7 @@ def test_the_margin_is_that_of_the_token_that_is_chosen(
     else:
         kept = keep(logits.astype(np.float64) / temperature, params)
         left = np.arange(len(logits)) if kept is None else kept
-        noise = gumbel(seed, position, len(logits))
+        noise = gumbel_of(words(seed, position, len(logits)))
         scores = np.sort(temperature * (logits.astype(np.float64)[left] / temperature + noise[left]))
     if len(scores) == 1:
         assert margin == math.inf
@@ -271,7 +271,7 @@ def test_the_margin_of_a_whole_vocabulary(seed: int, temperature: float, spread:
     """Here most tokens are never looked at, and the second best must be among those that are."""
     logits = (np.random.default_rng(seed).standard_normal(20_000) * spread).astype(np.float32)
     params = SamplingParams(temperature, 0, 1.0, seed)
-    scores = np.sort(logits / np.float64(temperature) + gumbel(seed, 9, len(logits)))
+    scores = np.sort(logits / np.float64(temperature) + gumbel_of(words(seed, 9, len(logits))))
     token, margin = choose_with_margin(logits, params, 9)
     assert token == choose(logits, params, 9)
     assert math.isclose(margin, temperature * (scores[-1] - scores[-2]), rel_tol=1e-6, abs_tol=1e-6)

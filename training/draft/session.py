@@ -193,11 +193,7 @@ class _Run:
         trainer, files = self.trainer, self.files
         trainer.save(files.state)  # before what takes long
         rows = _collected(trainer, HELD_OUT_ROWS)
-        reached = replay(
-            trainer.draft,
-            trainer.config.n,
-            cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head),
-        )
+        reached = replay(trainer.draft, trainer.config.n, self._replays(rows))
         self.keep(**reached.figures())
         self.history.held_out(trainer.progress, trainer.rate, reached)
         if can_draw():
@@ -215,12 +211,7 @@ class _Run:
         if len(rows) < 2:
             log.info("no calibrated confidence: %d held-out rows are too few", len(rows))
             return
-        answers = coupled(
-            self.trainer.draft,
-            self.trainer.config.n,
-            cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head),
-            TEMPERATURES,
-        )
+        answers = coupled(self.trainer.draft, self.trainer.config.n, self._replays(rows), TEMPERATURES)
         calibration, found = calibrate(list(answers))
         self._write(calibrated(self.meta, calibration, found))
         log.info("confidence calibrated: %s", json.dumps(found.figures()))

@@ -11,7 +11,6 @@ from typing import Any
 
 from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused
 from flexspec_mq.transport.base import Inbound, Link, LinkEvent, LinkFactory, LinkSettings
-from flexspec_mq.transport.forwarding import ForwardingLink
 from lab.testbed.faults import (
     Cut,
     Direction,
@@ -22,6 +21,7 @@ from lab.testbed.faults import (
     Scope,
     through,
 )
+from lab.testbed.forwarding import ForwardingLink
 
 _MOST_UNDERWAY = 4096
 
