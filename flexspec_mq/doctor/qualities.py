@@ -15,7 +15,7 @@ from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor.checks import Check, Report
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound
-from flexspec_mq.transport.connection import Connection
+from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, Cause, diagnose
 from flexspec_mq.transport.silence import Silence
 
@@ -36,7 +36,7 @@ class _Forbidden(LinkRefused):
     """The access rules do not let us try it."""
 
 
-class Probe(Connection):
+class Probe(MqttConnection):
     """A connection to a broker under test, with what it receives in a queue."""
 
     def __init__(self, settings: LinkSettings) -> None:

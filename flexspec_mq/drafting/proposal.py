@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
-from flexspec_mq.models.draft.confidence import KEY, USUAL, Calibration, features_of
+from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of
 from flexspec_mq.sampling.noise import words_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     of the draft's choices before it were right, one after another."""
 
 
-def proposer_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | None = None) -> Proposer:
+def proposer_of(
+    calibration: ConfidenceCalibration | None, ids: npt.NDArray[np.int64] | None = None
+) -> Proposer:
     """Maker of proposals from logits.
 
     Args:
@@ -48,7 +50,7 @@ def proposer_of(calibration: Calibration | None, ids: npt.NDArray[np.int64] | No
     return propose
 
 
-def read_calibration(folder: Path) -> Calibration | None:
+def read_calibration(folder: Path) -> ConfidenceCalibration | None:
     """The calibration that ships with a draft's checkpoint; None if none does.
 
     Raises:
@@ -64,4 +66,4 @@ def read_calibration(folder: Path) -> Calibration | None:
         ) from error
     if not isinstance(found, dict) or found.get(KEY) is None:
         return None
-    return Calibration.from_json(found[KEY])
+    return ConfidenceCalibration.from_json(found[KEY])

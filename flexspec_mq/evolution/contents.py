@@ -8,7 +8,7 @@ import torch
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest
 from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL, read_weights
-from flexspec_mq.models.heads.head import LM_HEAD, NORM, Delta, FullHead, LoraHead
+from flexspec_mq.models.heads.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
 from flexspec_mq.models.rotary import Rotary
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
@@ -89,12 +89,12 @@ def _tensors(head: LoraHead | FullHead) -> dict[str, torch.Tensor]:
     """All of a head's tensors, by names for people."""
     if isinstance(head, FullHead):
         return dict(head.tensors)
-    parts: dict[str, Delta | torch.Tensor | None] = {NORM: head.norm, LM_HEAD: head.lm_head}
+    parts: dict[str, LoraDelta | torch.Tensor | None] = {NORM: head.norm, LM_HEAD: head.lm_head}
     for index, modules in head.layers.items():
         parts |= {f"{module}_proj of layer {index}": delta for module, delta in modules.items()}
     tensors: dict[str, torch.Tensor] = {}
     for name, part in parts.items():
-        if isinstance(part, Delta):
+        if isinstance(part, LoraDelta):
             tensors |= {f"{name}, A": part.down, f"{name}, B": part.up}
         elif part is not None:
             tensors[name] = part

@@ -26,7 +26,7 @@ from flexspec_mq.models.compact.matrices import Plain
 from flexspec_mq.models.compact.mixed import HoldsHeads, joined
 from flexspec_mq.models.heads.head import LM_HEAD, NORM, FullHead, full_name
 from flexspec_mq.models.invariance.attention import Heads, Packed
-from flexspec_mq.models.invariance.batch import Batch
+from flexspec_mq.models.invariance.batch import PackedBatch
 from flexspec_mq.models.invariance.product_probe import Products
 from flexspec_mq.models.invariance.proof_cache import Candidate, digest
 from flexspec_mq.models.invariance.shapes import Shapes
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from flexspec_mq.models.compact.mixed import Rows
-    from flexspec_mq.models.heads.head import Delta, Head
+    from flexspec_mq.models.heads.head import Head, LoraDelta
 
 IMPLEMENTATION = "flexspec_packed"
 
@@ -126,14 +126,14 @@ class PackedModel(HoldsHeads):
                 self._current.body = self._current.last = None
             kept: slice | torch.Tensor = torch.tensor(mixed.kept, dtype=torch.long, device=logits.device)
         else:
-            batch = Batch.lay_out(inputs, self.shapes)
+            batch = PackedBatch.lay_out(inputs, self.shapes)
             logits = self._logits(batch, batch.wanted)
             kept = slice(batch.rows)
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
         return logits[kept].float()
 
-    def _logits(self, batch: Batch, wanted: list[int]) -> torch.Tensor:
+    def _logits(self, batch: PackedBatch, wanted: list[int]) -> torch.Tensor:
         device = self._like.device
         output = self.model(
             input_ids=torch.tensor([batch.ids], device=device),
@@ -285,7 +285,7 @@ def _tensors(network: torch.nn.Module) -> Iterator[Any]:
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
-def _apart(head: Head) -> tuple[dict[str, Delta], dict[str, torch.Tensor]]:
+def _apart(head: Head) -> tuple[dict[str, LoraDelta], dict[str, torch.Tensor]]:
     """Additions by the path of their matrix, and whole tensors by name."""
     if isinstance(head, FullHead):
         return {}, dict(head.tensors)

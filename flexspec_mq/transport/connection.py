@@ -64,7 +64,7 @@ class _Ack:
     in_window: bool
 
 
-class Connection(aiomqtt.Client):
+class MqttConnection(aiomqtt.Client):
     """MQTT 5 connection.
 
     Args:

@@ -22,11 +22,11 @@ from flexspec_mq.transport.base import (
     LinkSettings,
     Outbound,
 )
-from flexspec_mq.transport.connection import Connection
+from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.refusals import publish_refusal
 from flexspec_mq.transport.silence import Silence
 from flexspec_mq.transport.sockets import connect
-from flexspec_mq.transport.state import LinkState, supervised
+from flexspec_mq.transport.state import BaseLink, supervised
 
 _log = logging.getLogger(__name__)
 
@@ -65,13 +65,13 @@ async def mqtt_link(
         yield link
 
 
-class MqttLink(LinkState):
+class MqttLink(BaseLink):
     """A link over MQTT 5. Made by `mqtt_link`."""
 
     def __init__(self, settings: LinkSettings, on_wait: Callable[[Waiting], None]) -> None:
         super().__init__(settings)
         self._on_wait = on_wait
-        self._connection: Connection | None = None
+        self._connection: MqttConnection | None = None
         self._publishing = 0
         self._reached: socket.socket | None = None
         self._silence = Silence(0.0)
@@ -133,9 +133,9 @@ class MqttLink(LinkState):
                 await self._at_once.wait()
         self._at_once.clear()
 
-    async def _connect(self) -> Connection:
+    async def _connect(self) -> MqttConnection:
         reached, self._reached = self._reached, None
-        connection = Connection(
+        connection = MqttConnection(
             self.settings, self._inbox.wants, self._inbox.put_message, self._silence, reached
         )
         try:
@@ -149,7 +149,7 @@ class MqttLink(LinkState):
             raise
         return connection
 
-    async def _catch_up(self, connection: Connection, subscribed: Mapping[str, int]) -> None:
+    async def _catch_up(self, connection: MqttConnection, subscribed: Mapping[str, int]) -> None:
         """Do what `subscribe` and `unsubscribe` only noted while the connection was being made."""
         while subscribed != self.wanted:
             wanted = dict(self.wanted)
@@ -160,14 +160,14 @@ class MqttLink(LinkState):
             )
             subscribed = wanted
 
-    async def _announce(self, connection: Connection) -> None:
+    async def _announce(self, connection: MqttConnection) -> None:
         for message in self.settings.birth():
             code = await connection.send(message)
             if code >= _FAILURE:
                 refusal = publish_refusal(message.topic, code)
                 raise LinkRefused(refusal.message, hint=refusal.hint)
 
-    async def _stay(self, connection: Connection) -> float:
+    async def _stay(self, connection: MqttConnection) -> float:
         """Serve from `connection` until it is lost. Return how many seconds it lived."""
         loop = asyncio.get_running_loop()
         since = loop.time()
@@ -187,7 +187,7 @@ class MqttLink(LinkState):
             await connection.close()
         return loop.time() - since
 
-    async def _replace_when_silent(self, connection: Connection) -> None:
+    async def _replace_when_silent(self, connection: MqttConnection) -> None:
         """Give `connection` up when it has been silent for too long and another one can be had.
 
         As long as none can, the old one may come back just as well.
@@ -231,7 +231,7 @@ class MqttLink(LinkState):
         if code >= _FAILURE or (code == NO_SUBSCRIBERS and not message.retain):
             raise publish_refusal(message.topic, code)
 
-    def _check_limits(self, connection: Connection, message: Outbound) -> None:
+    def _check_limits(self, connection: MqttConnection, message: Outbound) -> None:
         limits = connection.limits
         if self._publishing >= self.settings.outbound_queue:
             raise PublishRefused(

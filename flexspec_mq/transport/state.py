@@ -22,7 +22,7 @@ from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
 from flexspec_mq.transport.inbox import Inbox
 
 
-class LinkState(ABC):
+class BaseLink(ABC):
     """Base of the links. The subclass says what happened; users ask and wait.
 
     Attributes:
@@ -197,7 +197,7 @@ class LinkState(ABC):
 
 
 @asynccontextmanager
-async def supervised(link: LinkState, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def supervised(link: BaseLink, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run `work` beside the body and cancel it with the body's end.
 
     If it dies of an unexpected error, the link fails at once, so the body meets that in its next call, and

@@ -27,7 +27,7 @@ from flexspec_mq.transport.base import (
     Will,
 )
 from flexspec_mq.transport.filters import matches, split_share
-from flexspec_mq.transport.state import LinkState, supervised
+from flexspec_mq.transport.state import BaseLink, supervised
 from lab.testbed.faults import Direction, Fault, Hop, through
 
 OFFLINE_QUEUE = 1000
@@ -301,7 +301,7 @@ class MemoryBroker:
             call(*args)
 
 
-class MemoryLink(LinkState):
+class MemoryLink(BaseLink):
     """A link to a `MemoryBroker`. Made by `MemoryBroker.link`.
 
     Attributes:

@@ -14,7 +14,7 @@ from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
-from flexspec_mq.models.draft.confidence import KEY, USUAL, Calibration, features_of
+from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.edge_node.asking import asked
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.kv import SessionKV
     from flexspec_mq.models.runner import ModelInput
 
-CALIBRATION = Calibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1, 0.0))
+CALIBRATION = ConfidenceCalibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1, 0.0))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.draft.confidence import (
     COLUMNS,
-    Calibration,
+    ConfidenceCalibration,
     Floats,
     features_of,
 )
@@ -23,7 +23,7 @@ from training.draft.calibrate import fit, reliability
 from training.draft.evaluate import samples
 
 SEEDS = st.integers(0, 2**32)
-TRUE = Calibration((-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05, 0.4, -0.1, 0.05))
+TRUE = ConfidenceCalibration((-2.0, 1.5, 0.1, 0.3, -0.1, 0.2, -0.4, 0.1, 0.0, 0.05, 0.4, -0.1, 0.05))
 
 
 def drawn(count: int, seed: int) -> tuple[Floats, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
@@ -98,7 +98,7 @@ def test_any_outcomes_give_probabilities(outcomes: list[bool], seed: int) -> Non
 
 
 def test_a_calibration_survives_json() -> None:
-    again = Calibration.from_json(json.loads(json.dumps(TRUE.to_json())))
+    again = ConfidenceCalibration.from_json(json.loads(json.dumps(TRUE.to_json())))
     assert again == TRUE
     features, _ = drawn(3, 4)
     assert again.probability(features[1]) == pytest.approx(TRUE.probabilities(features)[1])
@@ -116,7 +116,7 @@ def test_a_calibration_survives_json() -> None:
 )
 def test_what_is_no_calibration_is_refused(found: dict[str, object]) -> None:
     with pytest.raises(ModelError, match="confidence"):
-        Calibration.from_json(found)
+        ConfidenceCalibration.from_json(found)
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -19,7 +19,7 @@ from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain
 from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL, read_full, read_lora
-from flexspec_mq.models.heads.head import Delta
+from flexspec_mq.models.heads.head import LoraDelta
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.shape import Shape
 from tests.models.test_compact import built
@@ -68,7 +68,7 @@ def test_an_adapter_of_peft_is_read(base: Path, shape: Shape, tmp_path: Path) ->
     assert torch.equal(delta.up, saved[f"{name}B.weight"])
     assert (delta.rank, delta.scale) == (2, 3.0)
     assert (head.layers[1]["q"].rank, head.layers[1]["q"].scale) == (4, 1.5)
-    assert isinstance(head.lm_head, Delta)
+    assert isinstance(head.lm_head, LoraDelta)
     assert head.norm is not None
     assert not head.without_layers().layers
 
@@ -290,7 +290,10 @@ def test_places_of_additions_never_overlap_nor_move(changes: list[tuple[str, lis
             continue
         rack.hold(
             name,
-            {part: Delta(torch.ones(rank, 8), torch.ones(4, rank), 2.0) for part, rank in enumerate(ranks)},
+            {
+                part: LoraDelta(torch.ones(rank, 8), torch.ones(4, rank), 2.0)
+                for part, rank in enumerate(ranks)
+            },
         )
         assert before <= set(rack.layout)
         taken = [column for _, first, end in rack.layout for column in range(first, end)]

@@ -27,7 +27,7 @@ from flexspec_mq.sampling.choose import choose
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed
 from training.commands.draft import add_parser
-from training.draft.collect import PREFILL, Order, write_texts
+from training.draft.collect import PREFILL, TextOrder, write_texts
 from training.draft.collecting import (
     CollectConfig,
     CollectFiles,
@@ -42,7 +42,7 @@ EOS = 2
 CONFIG = CollectConfig(temperatures=(0.0, 1.0), max_new=6, at_once=3, max_prompt=40)
 
 
-def alone(model: PackedModel, order: Order) -> tuple[int, ...]:
+def alone(model: PackedModel, order: TextOrder) -> tuple[int, ...]:
     """What the target writes for one order, token by token, without `write_texts`."""
     kv, unread, text = model.new_kv(), list(order.prompt), list[int]()
     while len(text) < order.limit and EOS not in text:
@@ -57,7 +57,7 @@ def test_texts_are_those_of_each_order_alone(at_once: int) -> None:
     model = packed("grouped", torch.bfloat16)
     rng = np.random.default_rng(1)
     orders = [
-        Order(tuple(int(i) for i in rng.integers(3, VOCABULARY, size)), temperature, top_p, 9, seed)
+        TextOrder(tuple(int(i) for i in rng.integers(3, VOCABULARY, size)), temperature, top_p, 9, seed)
         for size, temperature, top_p, seed in (
             (3, 0.0, 1.0, 0),
             (2 * PREFILL + 9, 1.0, 1.0, 0),
@@ -67,7 +67,7 @@ def test_texts_are_those_of_each_order_alone(at_once: int) -> None:
             (1, 1.0, 1.0, 0),
         )
     ]
-    found: dict[Order, tuple[int, ...]] = {}
+    found: dict[TextOrder, tuple[int, ...]] = {}
     steps: list[int] = []
     write_texts(model, orders, frozenset({EOS}), found.__setitem__, at_once=at_once, on_step=steps.append)
     assert found == {order: alone(model, order) for order in orders}
@@ -76,12 +76,17 @@ def test_texts_are_those_of_each_order_alone(at_once: int) -> None:
 
 
 def test_dice_are_a_function_of_seed_prompt_and_temperature() -> None:
-    orders = [Order((5, 6), 1.0), Order((5, 6), 1.0, seed=1), Order((5, 7), 1.0), Order((5, 6), 0.7)]
+    orders = [
+        TextOrder((5, 6), 1.0),
+        TextOrder((5, 6), 1.0, seed=1),
+        TextOrder((5, 7), 1.0),
+        TextOrder((5, 6), 0.7),
+    ]
     assert len({order.params().seed for order in orders}) == 4
-    assert Order((5, 6), 1.0, limit=3).params() == orders[0].params()
+    assert TextOrder((5, 6), 1.0, limit=3).params() == orders[0].params()
     for prompt, limit in (((), 5), ((1,), 0)):
         with pytest.raises(UsageError, match="needs a prompt"):
-            Order(prompt, 0.0, limit=limit)
+            TextOrder(prompt, 0.0, limit=limit)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ pytest.importorskip("transformers")
 
 import torch
 
-from flexspec_mq.models.draft.confidence import Calibration, features_of
+from flexspec_mq.models.draft.confidence import ConfidenceCalibration, features_of
 from flexspec_mq.models.draft.delta import DeltaMeta
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -26,9 +26,9 @@ from training.draft.architecture import build_draft, lm_head_weight
 from training.draft.calibrate import calibrate, calibrated, calibration_error
 from training.draft.evaluate import (
     TEMPERATURES,
-    Acceptance,
     Coupled,
-    Rounds,
+    ReplayFigures,
+    RoundCounts,
     coupled,
     figures,
     fresh_rows,
@@ -68,14 +68,14 @@ def test_rounds_are_counted_as_the_protocol_commits() -> None:
         ([yes, yes, no, yes, no, yes], 4, 3),
         ([yes] * 5, 1, 3),
     ):
-        counted = Rounds()
+        counted = RoundCounts()
         counted.play(np.array(accepted, dtype=np.bool_), np.ones(len(accepted)), k, 0.0)
         assert counted.rounds == rounds_of(accepted, k) == rounds
 
 
 @given(accepted=Answer, k=st.integers(1, 9))
 def test_without_a_stop_rounds_are_those_of_a_fixed_length(accepted: np.ndarray, k: int) -> None:
-    rounds = Rounds()
+    rounds = RoundCounts()
     rounds.play(accepted, np.full(len(accepted), 0.5), k, 0.0)
     assert rounds.rounds == rounds_of(accepted.tolist(), k)
     assert rounds.tokens == len(accepted)
@@ -89,7 +89,7 @@ def test_without_a_stop_rounds_are_those_of_a_fixed_length(accepted: np.ndarray,
 def test_a_stop_only_shortens_batches(accepted: np.ndarray, data: st.DataObject, k: int, stop: float) -> None:
     size = len(accepted)
     shares = data.draw(st.lists(st.floats(0.01, 1.0), min_size=size, max_size=size))
-    free, stopped = Rounds(), Rounds()
+    free, stopped = RoundCounts(), RoundCounts()
     free.play(accepted, np.array(shares), k, 0.0)
     stopped.play(accepted, np.array(shares), k, stop)
     assert stopped.tokens == free.tokens
@@ -100,10 +100,10 @@ def test_a_stop_only_shortens_batches(accepted: np.ndarray, data: st.DataObject,
 
 
 def test_a_stop_drops_the_token_at_which_survival_falls_too_low() -> None:
-    rounds = Rounds()
+    rounds = RoundCounts()
     rounds.play(np.array([True, True, False, True]), np.array([0.9, 0.8, 0.5, 0.4]), 4, 0.5)
     # 0.9 and 0.72 are sent, 0.36 is not; both are accepted, the target writes the third; the fourth is not sent.
-    assert rounds == Rounds(tokens=4, rounds=2, empty=1, drafted=2, accepted=2)
+    assert rounds == RoundCounts(tokens=4, rounds=2, empty=1, drafted=2, accepted=2)
     assert rounds.figures() == {"tokens_per_round": 2.0, "accepted_per_drafted": 1.0, "empty_rounds": 0.5}
 
 
@@ -121,7 +121,7 @@ def test_figures_are_by_temperature_and_use_the_calibration() -> None:
     assert found["0"]["acceptance"] == 0.5
     assert found["0"]["by_position"] == [0.5, 0.3333]
     assert found["0"]["empty_rounds"] == 0.0
-    never = Calibration((-9.0, *[0.0] * 12))
+    never = ConfidenceCalibration((-9.0, *[0.0] * 12))
     assert figures(answers, never, 2, 0.5)["1"]["empty_rounds"] == 1.0
 
 
@@ -180,7 +180,7 @@ def test_a_calibration_holds_on_answers_that_it_has_not_seen() -> None:
     assert calibration_error(np.full(8000, 0.99), accepted) > 0.2
     meta = calibrated(DeltaMeta("x", 1, (2,), {"step": 3}), calibration, found)
     assert meta.confidence is not None
-    assert Calibration.from_json(meta.confidence) == calibration
+    assert ConfidenceCalibration.from_json(meta.confidence) == calibration
     assert meta.training == {"step": 3, "calibration": found.figures()}
 
 
@@ -200,7 +200,7 @@ def train(history: History, first: int, last: int) -> None:
     for step in range(first, last + 1):
         history.step(progress(step), 1e-3)
         if step % 10 == 0:
-            history.held_out(progress(step), 1e-3, Acceptance(10, 3, 4.0, 20, 10))
+            history.held_out(progress(step), 1e-3, ReplayFigures(10, 3, 4.0, 20, 10))
 
 
 def test_a_history_goes_on_where_the_saved_state_was(tmp_path: Path) -> None:

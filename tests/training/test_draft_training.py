@@ -27,7 +27,7 @@ from training.draft.architecture import (
 )
 from training.draft.cache import StateCache, batches, collect
 from training.draft.evaluate import cached_rows, replay
-from training.draft.losses import Head, distil, hybrid_weight, sampled_head
+from training.draft.losses import LMHead, distil, hybrid_weight, sampled_head
 from training.draft.rows import TextRows, concat, load_rows, save_rows
 from training.draft.schedule import TrainConfig, pass_batches, row_order
 from training.draft.train import Stopped, Trainer
@@ -164,7 +164,7 @@ def test_closed_form_gradient_equals_autograd() -> None:
         overlap = torch.minimum(p, q).sum()
         loss = share * kl + (1 - share) * (7 - overlap)
         (expected,) = torch.autograd.grad(loss, student)
-        head = Head(weight, temperature=temperature)
+        head = LMHead(weight, temperature=temperature)
         gradient, sums = distil(student.detach(), teacher, head, share)
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5)
         assert sums.kl == pytest.approx(kl.item(), rel=1e-4)
@@ -178,7 +178,7 @@ def test_a_teacher_with_an_lm_head_of_its_own_is_distilled_through_it() -> None:
     teacher, weight, theirs = torch.randn(7, WIDTH), *torch.randn(2, VOCABULARY, WIDTH) / 4
     ids = torch.randperm(VOCABULARY)
     part = sampled_head(weight, ids[:20], 15, torch.Generator().manual_seed(2), 0.7, theirs)
-    for head in (Head(weight, temperature=0.7, teacher=theirs), part):
+    for head in (LMHead(weight, temperature=0.7, teacher=theirs), part):
         assert head.teacher is not None
         bias = torch.zeros(1) if head.bias is None else head.bias
         q = (student @ head.weight.T / 0.7 + bias).softmax(-1)

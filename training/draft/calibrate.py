@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.draft.confidence import COLUMNS, Calibration, Floats, basis_of, sigmoid
+from flexspec_mq.models.draft.confidence import COLUMNS, ConfidenceCalibration, Floats, basis_of, sigmoid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +48,7 @@ class Reliability:
         }
 
 
-def calibrate(answers: Sequence[Coupled]) -> tuple[Calibration, Reliability]:
+def calibrate(answers: Sequence[Coupled]) -> tuple[ConfidenceCalibration, Reliability]:
     """Fit a calibration to all answers, and say how reliable one is that has not seen the answers it judges.
 
     For that, answers are dealt out by their row, and each part is judged by a calibration of the others.
@@ -86,13 +86,13 @@ def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.
     return sum(count * abs(mean - share) for count, mean, share in bins) / max(1, len(accepted))
 
 
-def calibrated(meta: DeltaMeta, calibration: Calibration, found: Reliability) -> DeltaMeta:
+def calibrated(meta: DeltaMeta, calibration: ConfidenceCalibration, found: Reliability) -> DeltaMeta:
     """Metadata of a delta, with its calibration."""
     training = {**meta.training, "calibration": found.figures()}
     return replace(meta, confidence=calibration.to_json(), training=training)
 
 
-def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -> Calibration:
+def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -> ConfidenceCalibration:
     """Fit a calibration by Newton's method.
 
     Args:
@@ -115,7 +115,7 @@ def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -
     scaled = (basis - mean) / scale
     weights = newton(scaled, accepted.astype(np.float64), ridge) / scale
     weights[0] -= float(mean @ weights)
-    return Calibration(tuple(map(float, weights)))
+    return ConfidenceCalibration(tuple(map(float, weights)))
 
 
 def reliability(probabilities: Floats, accepted: npt.NDArray[np.bool_]) -> list[tuple[int, float, float]]:

@@ -28,7 +28,7 @@ PREFILL = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class TextOrder:
     """Text to be written.
 
     Attributes:
@@ -63,7 +63,7 @@ class Order:
 
 @dataclass(slots=True)
 class _Text:
-    order: Order
+    order: TextOrder
     params: SamplingParams
     kv: SessionKV
     tokens: list[int] = field(default_factory=list)
@@ -76,9 +76,9 @@ class _Text:
 
 def write_texts(
     model: PackedModel,
-    orders: Iterable[Order],
+    orders: Iterable[TextOrder],
     eos: frozenset[int],
-    on_text: Callable[[Order, tuple[int, ...]], None],
+    on_text: Callable[[TextOrder, tuple[int, ...]], None],
     *,
     head: str = "",
     at_once: int = 48,

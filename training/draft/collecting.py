@@ -16,7 +16,7 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
-from training.draft.collect import Order, write_texts
+from training.draft.collect import TextOrder, write_texts
 from training.draft.progress import progress_bar
 from training.draft.rows import concat, load_rows, make_rows, save_rows
 from training.draft.train import Stopped
@@ -161,7 +161,7 @@ def collect_text(
         return None
 
 
-def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> list[Order]:
+def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> list[TextOrder]:
     """All texts that a finished collection has, in the order in which they are written."""
     pairs = [
         (prompt, t) for t in config.temperatures for prompt in prompts if t in config.temperatures_of(prompt)
@@ -171,7 +171,7 @@ def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> 
         pairs.sort(key=lambda pair: place[pair[0]])
     top_p = config.top_p
     return [
-        Order(prompt, t, top_p if t else 1.0, config.max_new, config.seed)
+        TextOrder(prompt, t, top_p if t else 1.0, config.max_new, config.seed)
         for prompt, t in pairs[: config.limit]
     ]
 
@@ -191,7 +191,7 @@ def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> 
     known = _read_invented(path) if path.exists() else {}
     begin = invitation(model.tokenizer)
     orders = {
-        number: Order(
+        number: TextOrder(
             begin, INVENTED_TEMPERATURE, INVENTED_TOP_P, config.max_new, (config.seed << 32) + number
         )
         for number in range(config.invent)
@@ -199,7 +199,7 @@ def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> 
     }
     numbers = {order: number for number, order in orders.items()}
 
-    def on_text(order: Order, tokens: tuple[int, ...]) -> None:
+    def on_text(order: TextOrder, tokens: tuple[int, ...]) -> None:
         ended = tokens[-1] in writer.eos
         known[numbers[order]] = decode(model.tokenizer, tokens).strip() if ended else ""
 
@@ -225,7 +225,7 @@ def _read_invented(path: Path) -> dict[int, str]:
 def _answer(writer: _Writer, prompts: Sequence[tuple[int, ...]], had: TextRows | None, out: Path) -> TextRows:
     rows = [] if had is None else [had]
     done = set() if had is None else _identities(had)
-    fresh: list[tuple[Order, tuple[int, ...]]] = []
+    fresh: list[tuple[TextOrder, tuple[int, ...]]] = []
 
     def save() -> None:
         if fresh:
@@ -262,8 +262,8 @@ class _Writer:
 
     def write(
         self,
-        orders: Sequence[Order],
-        on_text: Callable[[Order, tuple[int, ...]], None],
+        orders: Sequence[TextOrder],
+        on_text: Callable[[TextOrder, tuple[int, ...]], None],
         save: Callable[[], None],
         what: str,
     ) -> None:
@@ -271,7 +271,7 @@ class _Writer:
         began = saved = time.monotonic()
         tokens = finished = in_finished = 0
 
-        def on_finished(order: Order, text: tuple[int, ...]) -> None:
+        def on_finished(order: TextOrder, text: tuple[int, ...]) -> None:
             nonlocal finished, in_finished, saved
             on_text(order, text)
             finished += 1

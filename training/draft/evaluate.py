@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flexspec_mq.models.draft.confidence import COLUMNS, USUAL, Calibration, Floats, features_of
+from flexspec_mq.models.draft.confidence import COLUMNS, USUAL, ConfidenceCalibration, Floats, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from training.draft.architecture import lm_head_weight, run_head, teacher_states
@@ -56,7 +56,7 @@ class Replay:
 
 
 @dataclass(slots=True)
-class Rounds:
+class RoundCounts:
     """Verification rounds, counted.
 
     Attributes:
@@ -108,7 +108,7 @@ class Rounds:
 
 
 @dataclass(slots=True)
-class Acceptance:
+class ReplayFigures:
     """Sums over replayed rows, and the figures they make.
 
     Attributes:
@@ -153,8 +153,8 @@ class Acceptance:
 
 @torch.no_grad()
 def replay(
-    draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4, sums: Acceptance | None = None
-) -> Acceptance:
+    draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4, sums: ReplayFigures | None = None
+) -> ReplayFigures:
     """Measure a draft on rows that it was not trained on.
 
     Args:
@@ -164,7 +164,7 @@ def replay(
         k: Draft tokens per round.
         sums: Sums of earlier rows, to be added to.
     """
-    sums, rounds = sums or Acceptance(), Rounds()
+    sums, rounds = sums or ReplayFigures(), RoundCounts()
     weight = lm_head_weight(draft)
     for row in rows:
         first = len(row.backbone) - len(row.answer) - 1
@@ -307,7 +307,7 @@ def survival(answers: Sequence[npt.NDArray[np.bool_]], k: int) -> list[float]:
 
 
 def figures(
-    answers: Iterable[Coupled], calibration: Calibration | None, k: int, stop: float
+    answers: Iterable[Coupled], calibration: ConfidenceCalibration | None, k: int, stop: float
 ) -> dict[str, dict[str, Any]]:
     """Figures worth printing, by temperature.
 
@@ -315,18 +315,18 @@ def figures(
         answers: answers of all temperatures.
         calibration: Makes confidences; without one, ``USUAL`` does, as on a device.
         k: Drafted tokens of a round, at most.
-        stop: See ``Rounds.play``.
+        stop: See ``RoundCounts.play``.
 
     Returns:
         For each temperature ``acceptance`` (share of positions where both models choose alike),
-        ``by_position`` (see ``survival``), and the figures of ``Rounds``.
+        ``by_position`` (see ``survival``), and the figures of ``RoundCounts``.
     """
     by_temperature: dict[float, list[Coupled]] = defaultdict(list)
     for answer in answers:
         by_temperature[answer.temperature].append(answer)
     found = {}
     for temperature, mine in sorted(by_temperature.items()):
-        rounds = Rounds()
+        rounds = RoundCounts()
         for answer in mine:
             rounds.play(answer.accepted, (calibration or USUAL).probabilities(answer.features), k, stop)
         accepted = [answer.accepted for answer in mine]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from training.draft.evaluate import Acceptance
+    from training.draft.evaluate import ReplayFigures
     from training.draft.train import Progress
 
 _STEP = ("step", "seconds", "positions", "learning_rate", "kl", "overlap")
@@ -51,7 +51,7 @@ class History:
         if progress.step >= self._last + self.every:
             self._add(progress, rate)
 
-    def held_out(self, progress: Progress, rate: float, reached: Acceptance) -> None:
+    def held_out(self, progress: Progress, rate: float, reached: ReplayFigures) -> None:
         """Add a line with what held-out rows gave."""
         self._add(progress, rate, reached.greedy_match, reached.overlap, reached.tokens_per_round)
 

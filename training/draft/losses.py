@@ -34,7 +34,7 @@ def hybrid_weight(overlap: float) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LMHead:
     """The frozen LM head, or a random part of it.
 
     Attributes:
@@ -58,7 +58,7 @@ def sampled_head(
     generator: torch.Generator,
     temperature: float = 1.0,
     teacher: torch.Tensor | None = None,
-) -> Head:
+) -> LMHead:
     """Cut the LM head down to the common ids and a fresh random draw of the others.
 
     Each drawn id stands for all that were not drawn: its logit rises by log(others / drawn), which keeps the
@@ -80,7 +80,7 @@ def sampled_head(
     if len(drawn):
         bias[len(common) :] = math.log(len(others) / len(drawn))
     ids = torch.cat((common, drawn))
-    return Head(weight[ids], bias, temperature, None if teacher is None else teacher[ids])
+    return LMHead(weight[ids], bias, temperature, None if teacher is None else teacher[ids])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class LossSums:
 
 @torch.no_grad()
 def distil(
-    student: torch.Tensor, teacher: torch.Tensor, head: Head, kl_share: float
+    student: torch.Tensor, teacher: torch.Tensor, head: LMHead, kl_share: float
 ) -> tuple[torch.Tensor, LossSums]:
     """Gradient of the summed loss with respect to the student's hidden states.
 
@@ -129,7 +129,7 @@ def chunks(positions: int, size: int = CHUNK) -> Iterator[slice]:
 
 
 def _distribution(
-    hidden: torch.Tensor, head: Head, weight: torch.Tensor
+    hidden: torch.Tensor, head: LMHead, weight: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities and probabilities, float32, shape ``(positions, ids)``."""
     logits = (hidden @ weight.T).float()

@@ -10,7 +10,7 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import default_delta_path, read_marker
-from flexspec_mq.models.draft.confidence import Calibration
+from flexspec_mq.models.draft.confidence import ConfidenceCalibration
 from flexspec_mq.models.draft.delta import (
     base_fingerprint,
     check_fingerprint,
@@ -21,7 +21,7 @@ from flexspec_mq.models.draft.delta import (
 from flexspec_mq.models.load import load_target
 from training.draft.architecture import build_draft, trained_parameters
 from training.draft.calibrate import Reliability, calibrate, calibrated
-from training.draft.evaluate import TEMPERATURES, Acceptance, coupled, figures, fresh_rows, replay
+from training.draft.evaluate import TEMPERATURES, ReplayFigures, coupled, figures, fresh_rows, replay
 from training.draft.packing import save_delta
 from training.draft.progress import progress_bar
 from training.draft.rows import load_rows
@@ -63,18 +63,18 @@ def evaluate_draft(
         temperatures: At which both models choose.
 
     Returns:
-        ``Acceptance.figures``, and under ``temperatures`` those of ``figures``.
+        ``ReplayFigures.figures``, and under ``temperatures`` those of ``figures``.
 
     Raises:
         ModelError: A file is unreadable, or the draft belongs to another base.
     """
     base, draft, meta = _load(base_path, delta, exported)
-    sums = Acceptance()
+    sums = ReplayFigures()
     answers: list[Coupled] = []
     for number, row in enumerate(_replayed(base, meta.n, _held_out(texts, limit))):
         replay(draft, meta.n, [row], k, sums)
         answers += coupled(draft, meta.n, [row], temperatures, first_row=number)
-    calibration = None if meta.confidence is None else Calibration.from_json(meta.confidence)
+    calibration = None if meta.confidence is None else ConfidenceCalibration.from_json(meta.confidence)
     return {**sums.figures(), "temperatures": figures(answers, calibration, k, stop)}
 
 

@@ -22,7 +22,7 @@ from flexspec_mq.models.load import load_target
 from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
 from training.draft.calibrate import calibrate, calibrated
-from training.draft.evaluate import TEMPERATURES, Acceptance, cached_rows, coupled, replay
+from training.draft.evaluate import TEMPERATURES, ReplayFigures, cached_rows, coupled, replay
 from training.draft.history import History, can_draw, draw
 from training.draft.measuring import spread
 from training.draft.packing import save_delta
@@ -91,7 +91,7 @@ def train_draft(
     *,
     save_seconds: float = 300.0,
     calibration_rows: int = HELD_OUT_ROWS,
-) -> Acceptance | None:
+) -> ReplayFigures | None:
     """Train, or go on training, and write the delta.
 
     Args:
@@ -188,7 +188,7 @@ class _Run:
         self.meta = replace(self.meta, training=facts)
         self._write(self.meta)
 
-    def save(self) -> Acceptance:
+    def save(self) -> ReplayFigures:
         """State, preliminary or final delta, and how it went."""
         trainer, files = self.trainer, self.files
         trainer.save(files.state)  # before what takes long

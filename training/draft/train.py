@@ -14,7 +14,7 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from training.draft.architecture import build_draft, lm_head_weight, run_head, trained_parameters
 from training.draft.cache import StateCache, collect
-from training.draft.losses import Head, distil, hybrid_weight, sampled_head
+from training.draft.losses import LMHead, distil, hybrid_weight, sampled_head
 from training.draft.schedule import TrainConfig, pass_batches, row_order
 
 if TYPE_CHECKING:
@@ -258,11 +258,11 @@ class Trainer:
         )
         return student, teacher.to(student.dtype)
 
-    def _head(self, share: float) -> Head:
+    def _head(self, share: float) -> LMHead:
         temperatures = self.config.temperatures
         temperature = temperatures[self.progress.step % len(temperatures)]
         if not len(self._common) or share >= self.config.full_from:
-            return Head(self._weight, temperature=temperature, teacher=self.teacher_lm_head)
+            return LMHead(self._weight, temperature=temperature, teacher=self.teacher_lm_head)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
         return sampled_head(
             self._weight, self._common, self.config.extra_ids, generator, temperature, self.teacher_lm_head

@@ -12,7 +12,7 @@ from torch import nn
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
 from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.heads.files import read_weights
-from flexspec_mq.models.heads.head import LM_HEAD, NORM, Delta, FullHead, Head, full_name
+from flexspec_mq.models.heads.head import LM_HEAD, NORM, FullHead, Head, LoraDelta, full_name
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class HeadVersion:
     """A head that was read for a base.
 
     Attributes:
@@ -40,7 +40,7 @@ class Version:
     digest: str
 
 
-def read_version(folder: Path, base: Path, text: LoadedText) -> Version:
+def read_version(folder: Path, base: Path, text: LoadedText) -> HeadVersion:
     """Read a head for a base.
 
     Args:
@@ -63,14 +63,14 @@ def read_version(folder: Path, base: Path, text: LoadedText) -> Version:
             )
     name = digest((folder / MANIFEST).read_bytes()).hex()
     if manifest.kind == "base":
-        return Version(None, manifest.floor, name)
+        return HeadVersion(None, manifest.floor, name)
     head = read_weights(
         folder, manifest.kind, Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS)), manifest.floor
     )
-    return Version(head, manifest.floor, name)
+    return HeadVersion(head, manifest.floor, name)
 
 
-def load_teacher(base: Path, version: Version) -> PreTrainedModel:
+def load_teacher(base: Path, version: HeadVersion) -> PreTrainedModel:
     """The base with a head on it, for forwards over whole rows.
 
     Additions to layers are computed beside their matrices, as workers do. An addition to the LM head is added into
@@ -107,8 +107,8 @@ def _put(model: Any, head: Head) -> None:
             )
 
 
-def _lm_head(base: torch.Tensor, own: Delta | torch.Tensor) -> torch.Tensor:
-    if isinstance(own, Delta):
+def _lm_head(base: torch.Tensor, own: LoraDelta | torch.Tensor) -> torch.Tensor:
+    if isinstance(own, LoraDelta):
         own = base.float() + own.up.float() @ own.down.float() * own.scale
     return own.to(base.dtype)
 

@@ -28,7 +28,7 @@ class _Chat(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ChatRow:
     """An answer and all that stands before it.
 
     Attributes:
@@ -72,7 +72,7 @@ def read_chats(path: Path) -> list[tuple[Turn, ...]]:
     return chats
 
 
-def rows_of(base: LoadedText, chats: Sequence[Sequence[Turn]], longest: int) -> list[Row]:
+def rows_of(base: LoadedText, chats: Sequence[Sequence[Turn]], longest: int) -> list[ChatRow]:
     """Make a row for each answer; prompts are encoded as a running text's are.
 
     Args:
@@ -91,7 +91,7 @@ def rows_of(base: LoadedText, chats: Sequence[Sequence[Turn]], longest: int) -> 
             prompt = encode_turns(base.tokenizer, turns[:place], max_context=base.max_context)
             ids = (*prompt, *_answer(base, turns[:place], turn))[: min(longest, base.max_context)]
             if len(ids) > len(prompt):
-                rows.append(Row(ids, len(prompt)))
+                rows.append(ChatRow(ids, len(prompt)))
     if not rows:
         raise UsageError(f"all chats have prompts of {longest} tokens or more", hint="raise --max-tokens")
     return rows

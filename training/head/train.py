@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from flexspec_mq.models.load import LoadedText
-    from training.head.chats import Row
+    from training.head.chats import ChatRow
     from training.head.tuning import TuneConfig, Tuner
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ def train_head(
     return made
 
 
-def _tuner(config: TuneConfig, options: TrainOptions, rows: Sequence[Row]) -> Tuner:
+def _tuner(config: TuneConfig, options: TrainOptions, rows: Sequence[ChatRow]) -> Tuner:
     from flexspec_mq.models.load import load_target, torch_dtype
     from training.head.tuning import Tuner
 
@@ -210,7 +210,7 @@ def _write(
     text: LoadedText,
     tuner: Tuner,
     options: TrainOptions,
-    rows: Sequence[Row],
+    rows: Sequence[ChatRow],
     fingerprint: str,
 ) -> Manifest:
     """Weights first, then canaries from what was written, then the manifest; the folder appears whole."""
@@ -271,7 +271,7 @@ def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str)
 
 
 def _canaries(
-    base: Path, head: Path, text: LoadedText, kind: str, options: TrainOptions, rows: Sequence[Row]
+    base: Path, head: Path, text: LoadedText, kind: str, options: TrainOptions, rows: Sequence[ChatRow]
 ) -> tuple[Canary, ...]:
     """Texts of the head on prompts of the data, where the base would write another text the most."""
     from flexspec_mq.evolution.canaries import greedy, load_with_head, share

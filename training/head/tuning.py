@@ -23,7 +23,7 @@ from training.draft.train import Stopped
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from training.head.chats import Row
+    from training.head.chats import ChatRow
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -102,7 +102,7 @@ class Tuner:
         ModelError: the base is not built like Llama, or has no layers above the floor.
     """
 
-    def __init__(self, model: Any, dtype: torch.dtype, rows: Sequence[Row], config: TuneConfig) -> None:
+    def __init__(self, model: Any, dtype: torch.dtype, rows: Sequence[ChatRow], config: TuneConfig) -> None:
         check_llama_like(model)
         depth = len(model.model.layers)
         if not 0 <= config.floor < depth:

@@ -19,7 +19,7 @@ from flexspec_mq.models.compact.matrices import Plain, Reordered
 from flexspec_mq.models.compact.mixed import HoldsHeads, joined
 from flexspec_mq.models.heads.head import FullHead
 from flexspec_mq.models.invariance.attention import Heads, Packed
-from flexspec_mq.models.invariance.batch import Batch
+from flexspec_mq.models.invariance.batch import PackedBatch
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.rotary import Turns
 
@@ -195,7 +195,7 @@ class ExactModel(HoldsHeads):
             logits = None if mixed.last is None else self._mixed_logits(state[mixed.wanted], mixed.last)
             kept: slice | torch.Tensor = torch.tensor(mixed.kept)
         else:
-            batch = Batch.lay_out(inputs, self.shapes)
+            batch = PackedBatch.lay_out(inputs, self.shapes)
             state = self._through_layers(batch)
             last = self._normed(state[batch.wanted], self._norm)
             logits = self.shapes.multiply(self._lm_head, last) if batch.wanted else None
@@ -220,7 +220,7 @@ class ExactModel(HoldsHeads):
             self._lm_head_bank.add(logits, last, rows.owners)
         return logits
 
-    def _through_layers(self, batch: Batch, body: Rows | None = None) -> torch.Tensor:
+    def _through_layers(self, batch: PackedBatch, body: Rows | None = None) -> torch.Tensor:
         """The last hidden state, [rows, width]; `body` says which rows have heads."""
         heads, rows = self.heads, len(batch.ids)
         every = heads.queries + 2 * heads.keys

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flexspec_mq.models.compact.matrices import Plain, Reordered
-    from flexspec_mq.models.heads.head import Delta
+    from flexspec_mq.models.heads.head import LoraDelta
     from flexspec_mq.models.invariance.shapes import Shapes
 
     Matrix = Plain | Reordered
@@ -117,7 +117,7 @@ class LoraBank:
         """Columns between the two products."""
         return -(-max((end for _, _, end in self.layout), default=0) // _GRAIN) * _GRAIN
 
-    def hold(self, name: str, deltas: Mapping[int, Delta]) -> None:
+    def hold(self, name: str, deltas: Mapping[int, LoraDelta]) -> None:
         """Take a head's additions, each to a part."""
         added = []
         taken = list(self.layout)

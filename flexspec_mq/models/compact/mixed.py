@@ -12,7 +12,7 @@ import torch
 
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.compact.lora_bank import RowOwners, compare_banks, shapes_of_additions
-from flexspec_mq.models.invariance.batch import Batch
+from flexspec_mq.models.invariance.batch import PackedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
@@ -79,7 +79,7 @@ class MixedBatch:
         kept: rows of the logits, input by input.
     """
 
-    batch: Batch
+    batch: PackedBatch
     body: Rows
     wanted: list[int]
     last: Rows | None
@@ -109,7 +109,7 @@ class MixedBatch:
         counts = [
             len(list(same)) for _, same in groupby(order, lambda i: heads[i] in own_layers and heads[i])
         ]
-        batch = Batch.lay_out([inputs[i] for i in order], shapes, counts)
+        batch = PackedBatch.lay_out([inputs[i] for i in order], shapes, counts)
         segments = dict(zip(order, batch.segments, strict=True))
         body = [(heads[i], segments[i].start, segments[i].count) for i in order]
         ends = sorted(

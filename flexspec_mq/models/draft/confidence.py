@@ -72,7 +72,7 @@ def features_of(
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class ConfidenceCalibration:
     """From features to a probability.
 
     Attributes:
@@ -103,7 +103,7 @@ class Calibration:
         return {"basis": BASIS, "weights": list(self.weights)}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> Calibration:
+    def from_json(cls, found: Mapping[str, Any]) -> ConfidenceCalibration:
         """Read what `to_json` made.
 
         Raises:
@@ -120,7 +120,7 @@ class Calibration:
             ) from error
 
 
-USUAL = Calibration(
+USUAL = ConfidenceCalibration(
     (0.784, 0.221, 0.691, 0.306, 0.662, -0.917, 0.604, -0.151, -0.4, 0.038, 0.046, 0.146, 0.018)
 )
 """For a draft without a calibration of its own: that of the draft that ships (82,269 choices), rounded. Above

@@ -15,8 +15,8 @@ from flexspec_mq.models.heads.head import (
     LM_HEAD,
     MODULES,
     NORM,
-    Delta,
     FullHead,
+    LoraDelta,
     LoraHead,
     check_layer,
     check_shape,
@@ -117,8 +117,8 @@ def read_lora(folder: Path, sizes: Shape, floor: int) -> LoraHead:
             raise _stranger(name, ours)
     if not pairs and not whole:
         raise HeadError(f"{folder / ADAPTER} has no weights", hint="train the adapter before you save it")
-    layers: dict[int, dict[str, Delta]] = {}
-    lm_head: Delta | torch.Tensor | None = whole.get(LM_HEAD)
+    layers: dict[int, dict[str, LoraDelta]] = {}
+    lm_head: LoraDelta | torch.Tensor | None = whole.get(LM_HEAD)
     shapes = module_shapes(sizes)
     places = {full_name(module): module for module in MODULES}
     for target, pair in pairs.items():
@@ -225,7 +225,7 @@ def _scale(config: Mapping[str, Any]) -> Callable[[int], float]:
 
 def _delta(
     target: str, pair: Mapping[str, torch.Tensor], shape: tuple[int, int], scale: Callable[[int], float]
-) -> Delta:
+) -> LoraDelta:
     if set(pair) != {"A", "B"}:
         raise HeadError(f"{target} has one half of its addition only", hint="save the adapter again")
     down, up = pair["A"], pair["B"]
@@ -234,7 +234,7 @@ def _delta(
         raise HeadError(f"{target} has an addition of rank {rank}", hint=f"ranks go from 1 to {MOST_RANK}")
     check_shape(f"{target}.lora_A", down, (rank, shape[1]))
     check_shape(f"{target}.lora_B", up, (shape[0], rank))
-    return Delta(down, up, scale(rank))
+    return LoraDelta(down, up, scale(rank))
 
 
 def _stranger(name: str, ours: str) -> HeadError:

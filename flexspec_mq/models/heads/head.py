@@ -21,7 +21,7 @@ NORM, LM_HEAD = "model.norm.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
+class LoraDelta:
     """A low-rank addition to a matrix: x → B(A(x)) times a scale.
 
     Attributes:
@@ -50,9 +50,9 @@ class LoraHead:
         lm_head: an addition to it, or another one, [vocabulary, width]; None is the base's.
     """
 
-    layers: Mapping[int, Mapping[str, Delta]]
+    layers: Mapping[int, Mapping[str, LoraDelta]]
     norm: torch.Tensor | None = None
-    lm_head: Delta | torch.Tensor | None = None
+    lm_head: LoraDelta | torch.Tensor | None = None
 
     def without_layers(self) -> LoraHead:
         """Final norm and LM head alone."""

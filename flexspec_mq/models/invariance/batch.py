@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PackedBatch:
     """Rows that a forward reads.
 
     Attributes:
@@ -37,7 +37,7 @@ class Batch:
     lanes: list[slice]
 
     @classmethod
-    def lay_out(cls, inputs: Sequence[ModelInput], shapes: Shapes, lanes: Sequence[int] = ()) -> Batch:
+    def lay_out(cls, inputs: Sequence[ModelInput], shapes: Shapes, lanes: Sequence[int] = ()) -> PackedBatch:
         """Lay out the rows, and make room for the keys and values of their tokens.
 
         Args:

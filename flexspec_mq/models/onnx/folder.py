@@ -23,7 +23,7 @@ IDS = "head_ids.npy"
 _Count = Annotated[int, msgspec.Meta(gt=0)]
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class OnnxManifest(msgspec.Struct, frozen=True, kw_only=True):
     """Facts that a runner must know of the graphs.
 
     Attributes:
@@ -61,7 +61,7 @@ def has_graphs(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> OnnxManifest:
     """Read what a folder says about itself, after a look at whether all of it is there.
 
     Raises:
@@ -70,7 +70,7 @@ def read_manifest(folder: Path) -> Manifest:
     again = "export the draft again: flexspec draft export --onnx"
     path = folder / MANIFEST
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
+        manifest = msgspec.json.decode(path.read_bytes(), type=OnnxManifest)
     except (OSError, msgspec.DecodeError) as error:
         raise ModelError(f"cannot read {path}: {error}", hint=again) from error
     if manifest.format_version != FORMAT_VERSION:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from onnxruntime import InferenceSession, IOBinding
 
-    from flexspec_mq.models.onnx.folder import Manifest
+    from flexspec_mq.models.onnx.folder import OnnxManifest
     from flexspec_mq.models.runner import ModelInput
 
     Floats = npt.NDArray[np.float32]
@@ -176,7 +176,7 @@ class OnnxModel:
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: OnnxManifest,
         backbone: InferenceSession,
         head: InferenceSession,
         embedding: Embedding,

@@ -19,7 +19,7 @@ from flexspec_mq.models.onnx.folder import (
     HEAD,
     IDS,
     MANIFEST,
-    Manifest,
+    OnnxManifest,
     can_write,
 )
 from flexspec_mq.models.onnx.graphs import Backbone, Graph, weights_of
@@ -107,7 +107,7 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> Non
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, work / name)
     written = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]
-    manifest = Manifest(
+    manifest = OnnxManifest(
         format_version=FORMAT_VERSION,
         weights=weights,
         layers=shape.layers,
