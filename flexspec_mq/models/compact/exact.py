@@ -229,29 +229,36 @@ class ExactModel(HoldsHeads):
         packed = Packed(batch.segments, rows, heads, self.shapes, self._like, stride=every)
         for index in range(len(self._layers)):
             lanes = self._lanes(index, body)
-            projected = joined([self._project(state[lane], layer, added) for lane, layer, added in lanes])
+            projected = joined(
+                [self._project(_part(state, lane), layer, added) for lane, layer, added in lanes]
+            )
             halves = projected.view(rows, every, 2, heads.size // 2)
             turned = (halves * cosines).add_(halves.flip(2).mul_(sines)).view(rows, every, heads.size)
             fresh = turned[:, heads.queries :].view(rows, 2, heads.keys, heads.size).permute(1, 2, 0, 3)
             mixed = packed.attend(index, turned, fresh, self._scale)
             state = joined(
-                [self._behind(state[lane], mixed[lane], layer, added) for lane, layer, added in lanes]
+                [
+                    self._behind(_part(state, lane), _part(mixed, lane), layer, added)
+                    for lane, layer, added in lanes
+                ]
             )
         return state
 
-    def _lanes(self, index: int, body: Rows | None) -> list[tuple[slice, ExactLayer, Additions | None]]:
-        """Rows, the layer that they go through, and their low-rank additions.
+    def _lanes(
+        self, index: int, body: Rows | None
+    ) -> list[tuple[slice | None, ExactLayer, Additions | None]]:
+        """Rows (None is all), the layer that they go through, and their low-rank additions.
 
         Below the lowest layer that a head has of its own all rows go together.
         """
         base = self._layers[index]
         if body is None:
-            return [(slice(None), base, None)]
+            return [(None, base, None)]
         banks, owners = self._layer_banks.get(index), body.owners
         additions = None if banks is None or owners is None else (banks, owners)
         floors = {name: self._held[name].floor for _, name in body.lanes if name}
         if index < min(floors.values(), default=len(self._layers)):
-            return [(slice(None), base, additions)]
+            return [(None, base, additions)]
         return [
             (lane, self._held[name].layers[index - floors[name]], None)
             if name and index >= floors[name]
@@ -294,6 +301,10 @@ class ExactModel(HoldsHeads):
         wide = x.float()
         squares = (wide * wide).sum(dim=-1, keepdim=True).div_(x.shape[-1])
         return (wide * squares.add_(self.shape.epsilon).rsqrt_()).to(x.dtype).mul_(weight)
+
+
+def _part(x: torch.Tensor, lane: slice | None) -> torch.Tensor:
+    return x if lane is None else x[lane]
 
 
 def _add(additions: Additions | None, matrix: str, out: torch.Tensor, x: torch.Tensor) -> None:
