@@ -32,7 +32,7 @@ TOLD_WITHIN = PATIENCE + 60.0
 
 
 @dataclass(slots=True)
-class Answer:
+class StreamedAnswer:
     """The answer to a request.
 
     Attributes:
@@ -67,8 +67,8 @@ class Answer:
 
 
 async def ask(
-    http: httpx2.AsyncClient, url: str, body: Mapping[str, object], *, answer: Answer | None = None
-) -> Answer:
+    http: httpx2.AsyncClient, url: str, body: Mapping[str, object], *, answer: StreamedAnswer | None = None
+) -> StreamedAnswer:
     """Ask for a text as a stream and read it to its end; errors are noted in the answer.
 
     Args:
@@ -77,7 +77,7 @@ async def ask(
         body: body of the request; with `messages` it goes to the chat endpoint.
         answer: filled as the pieces come, for somebody who watches.
     """
-    found = Answer() if answer is None else answer
+    found = StreamedAnswer() if answer is None else answer
     path = "chat/completions" if "messages" in body else "completions"
     asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
     found.began = time.perf_counter()
@@ -98,7 +98,7 @@ async def ask(
 
 async def ask_all(
     http: httpx2.AsyncClient, urls: Sequence[str], bodies: Sequence[Mapping[str, object]]
-) -> list[Answer]:
+) -> list[StreamedAnswer]:
     """Ask for all at once, at the APIs in turn."""
     return await asyncio.gather(
         *(ask(http, urls[number % len(urls)], body) for number, body in enumerate(bodies))
@@ -116,7 +116,7 @@ def unbounded(kept: int = 64) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(timeout=httpx2.Timeout(PATIENCE, connect=30.0), limits=limits)
 
 
-async def _read(response: httpx2.Response, found: Answer) -> None:
+async def _read(response: httpx2.Response, found: StreamedAnswer) -> None:
     done = False
     async for line in response.aiter_lines():
         if not line.startswith("data: "):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from lab.bench.measuring import Asked
-    from lab.bench.run_folder import Channel, RunFolder
+    from lab.bench.run_folder import BenchChannel, RunFolder
     from lab.testbed.link.profiles import LinkPlan
 
 RESULTS = "results"
@@ -45,12 +45,12 @@ def run(argv: Sequence[str]) -> int:
     flags.check(options)
     # These need numpy: only now that what needs none has been complained about.
     from lab.bench.measuring import Asked
-    from lab.bench.run_folder import Channel, folder_of_run
+    from lab.bench.run_folder import BenchChannel, folder_of_run
 
     questions, plans = flags.questions(options), flags.links(options)
     run_facts = _facts(options, len(questions))
     asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
-    channels = [Channel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
+    channels = [BenchChannel(link, delay) for link, delay in itertools.product(plans, options.delays_ms)]
     here = {one: plans[one.link] for one in channels}
     with folder_of_run(options.out, run_facts) as kept:
         asyncio.run(_measure(options, asked, here, kept))
@@ -112,7 +112,7 @@ def _check_failed(channels: Sequence[Mapping[str, Any]]) -> None:
 async def _measure(
     options: Namespace,
     asked: Asked,
-    channels: Mapping[Channel, LinkPlan | None],
+    channels: Mapping[BenchChannel, LinkPlan | None],
     kept: RunFolder,
 ) -> None:
     from lab.bench.measuring import ask_missing, missing
@@ -144,7 +144,7 @@ async def _measure(
 def _results(
     options: Namespace,
     asked: Asked,
-    channels: Mapping[Channel, LinkPlan | None],
+    channels: Mapping[BenchChannel, LinkPlan | None],
     kept: RunFolder,
 ) -> list[dict[str, Any]]:
     from lab.bench.figures import differing, summary
@@ -154,7 +154,7 @@ def _results(
     apart = of_other_texts(options.strategies, options.temperature)
     found = []
     for channel in channels:
-        answered = kept.of(channel)
+        answered = kept.answered_on(channel)
         samples = [sample for one in answered for sample in one.samples]
         found.append(
             {

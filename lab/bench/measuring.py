@@ -12,7 +12,7 @@ from lab.bench.figures import Failed, Sample
 from lab.bench.machine import now
 from lab.bench.meter import Costs
 from lab.bench.questions import Question
-from lab.bench.run_folder import Answered, Channel, RunFolder
+from lab.bench.run_folder import Answered, BenchChannel, RunFolder
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan
 
@@ -83,23 +83,23 @@ class Asked:
             for number in range(len(self.questions))
         ]
 
-    def order(self, channel: Channel, question: int) -> list[str]:
+    def order(self, channel: BenchChannel, question: int) -> list[str]:
         """In which the strategies answer a question: drawn anew for each, and the same when a run goes on."""
         found = list(self.strategies)
         random.Random(f"order/{self.seed}/{channel.title}/{question}").shuffle(found)
         return found
 
 
-def missing(asked: Asked, channel: Channel, kept: RunFolder) -> list[int]:
+def missing(asked: Asked, channel: BenchChannel, kept: RunFolder) -> list[int]:
     """Places of the questions that were not asked on a channel."""
-    there = {one.question for one in kept.of(channel)}
+    there = {one.question for one in kept.answered_on(channel)}
     return [place for place in range(len(asked.questions)) if place not in there]
 
 
 async def ask_missing(
     place: Answering,
     asked: Asked,
-    channel: Channel,
+    channel: BenchChannel,
     plan: LinkPlan | None,
     kept: RunFolder,
     say: Callable[[str], None],

@@ -22,7 +22,7 @@ from lab.bench.figures import Failed, Sample
 RUN, ANSWERS, _LOCK = "run.json", "answers.jsonl", ".lock"
 
 
-class Channel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class BenchChannel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where strategies are compared.
 
     Attributes:
@@ -52,7 +52,7 @@ class Answered(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         failed: failures, one of each strategy that did not.
     """
 
-    channel: Channel
+    channel: BenchChannel
     question: int
     begins_s: float | None
     samples: list[Sample]
@@ -73,7 +73,7 @@ class RunFolder:
         self.path = path
         self._answered = answered
 
-    def of(self, channel: Channel) -> list[Answered]:
+    def answered_on(self, channel: BenchChannel) -> list[Answered]:
         """Answers on a channel, by question."""
         return sorted((one for one in self._answered if one.channel == channel), key=lambda one: one.question)
 

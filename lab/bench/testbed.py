@@ -57,7 +57,7 @@ class Side(Protocol):
         ...
 
 
-class EdgeNode:
+class EdgeNodeSide:
     """An edge node behind its API.
 
     Args:
@@ -239,7 +239,9 @@ async def bench_testbed(
                 )
         reader = await here.start("reader", "cloud", python(_CLIENT))
         sides: dict[str, Side] = {
-            name: EdgeNode(client, urls[name], Meter(LinkMeter(here.link), reader, daemons[node.version].url))
+            name: EdgeNodeSide(
+                client, urls[name], Meter(LinkMeter(here.link), reader, daemons[node.version].url)
+            )
             for name, node in nodes.items()
         }
         if traditional is not None:

@@ -34,7 +34,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from lab.bench import bootstrap
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks._common import finish, parser, percentile, say, table
-from lab.benchmarks.rounds import VERSION, Job, Rounds, Tally, work_item
+from lab.benchmarks.rounds import VERSION, Job, Rounds, RoundTally, work_item
 from lab.benchmarks.version import hold_version
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
@@ -46,7 +46,7 @@ ALL, TARGET = "all", "target"
 SHOWN = 4
 """Positions whose survival the table has; the JSON line has all."""
 
-Tallies = dict[Job, Tally]
+Tallies = dict[Job, RoundTally]
 
 
 def build_parser() -> ArgumentParser:
@@ -120,7 +120,7 @@ def measure_acceptance(jobs: Sequence[Sequence[Job]], rounds: Rounds) -> Tallies
     total, said = sum(map(len, jobs)), time.monotonic()
     began = said
 
-    def done(job: Job, _tokens: tuple[int, ...], tally: Tally) -> None:
+    def done(job: Job, _tokens: tuple[int, ...], tally: RoundTally) -> None:
         nonlocal said
         tallies[job] = tally
         if time.monotonic() - said > 10 or len(tallies) == total:
@@ -179,7 +179,7 @@ def measure_time(
 
 def figures(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
     """Sums by temperature and category, `ALL` included, as the JSON line gives them."""
-    sums: dict[str, dict[str, Tally]] = defaultdict(lambda: defaultdict(Tally))
+    sums: dict[str, dict[str, RoundTally]] = defaultdict(lambda: defaultdict(RoundTally))
     for job, tally in tallies.items():
         for name in (job.name, ALL):
             sums[f"{job.identity.temperature:g}"][name].add(tally)

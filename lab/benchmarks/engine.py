@@ -24,7 +24,16 @@ from flexspec_mq.models.load import LoadedText, load_text
 from lab.bench.questions import OWN, read_questions
 from lab.benchmarks._common import finish, parser
 from lab.benchmarks.engine_steps import MOST, TOKENS, measure_steps
-from lab.benchmarks.peers.compare import CLOCKS, GROWTH, LLAMA, PREFILL, TRANSFORMERS, Texts, chosen, compare
+from lab.benchmarks.peers.compare import (
+    CLOCKS,
+    GROWTH,
+    LLAMA,
+    PREFILL,
+    TRANSFORMERS,
+    PeerTexts,
+    chosen,
+    compare,
+)
 
 SECTIONS = ("steps", "peers")
 QUICK_SECTIONS = ("steps",)
@@ -120,7 +129,10 @@ def measure(options: Namespace) -> int:
                 f"--context {options.context} and a prompt of {PREFILL} tokens do not fit the model"
             )
         print("\n== peers", flush=True)
-        engines, texts = chosen(options.dtype, options.peers), Texts.cut(ids, options.context, options.seed)
+        engines, texts = (
+            chosen(options.dtype, options.peers),
+            PeerTexts.cut(ids, options.context, options.seed),
+        )
         results["peers"] = asyncio.run(
             compare(engines, loaded.source, converted(loaded.source), texts, options)
         )

@@ -98,7 +98,7 @@ def _dtypes(args: argparse.Namespace) -> tuple[str, ...]:
 def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.drafting.load import load
-    from lab.benchmarks.exact.stress import Load, Stress
+    from lab.benchmarks.exact.stress import Stress, StressLoad
     from lab.benchmarks.exact.texts import Shape
 
     draft = load(EdgeSettings(edge="e", threads=args.threads), _say)
@@ -112,7 +112,7 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
         eos=draft.loaded.eos,
         stops=stops,
     )
-    work = Load(
+    work = StressLoad(
         tokens=args.tokens or (300 if quick else 20_000),
         sessions=8 if quick else args.sessions,
         workers=args.workers,

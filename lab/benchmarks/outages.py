@@ -29,7 +29,7 @@ import msgspec
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
-from lab.bench.client import Answer, ask, unbounded
+from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.bench.strategies import RATIONED, Node
 from lab.bench.testbed import bench_testbed
 from lab.benchmarks._common import finish, parser, percentile, say, table
@@ -169,7 +169,7 @@ async def going_on(
     Raises:
         FlexSpecError: an answer failed.
     """
-    answers = [Answer() for _ in range(streams)]
+    answers = [StreamedAnswer() for _ in range(streams)]
     async with asyncio.TaskGroup() as group:
         for number, answer in enumerate(answers):
             url = here.edges[number % len(here.edges)].url

@@ -21,7 +21,7 @@ VERSION = "v"
 
 
 @dataclass(slots=True)
-class Tally:
+class RoundTally:
     """Sums over rounds.
 
     Attributes:
@@ -65,7 +65,7 @@ class Tally:
             self.offered[position] += 1
             self.reached[position] += survives
 
-    def add(self, other: Tally) -> None:
+    def add(self, other: RoundTally) -> None:
         """Add the sums of another."""
         self.texts += other.texts
         self.tokens += other.tokens
@@ -118,7 +118,7 @@ class _Text:
     context: list[int]
     draft: list[DraftToken] = field(default_factory=list)
     stopped: bool = False
-    tally: Tally = field(default_factory=Tally)
+    tally: RoundTally = field(default_factory=RoundTally)
 
     @property
     def written(self) -> int:
@@ -158,7 +158,9 @@ class Rounds:
         self._k = k
         self._at_once = at_once
 
-    def run(self, jobs: Sequence[Sequence[Job]], done: Callable[[Job, tuple[int, ...], Tally], None]) -> None:
+    def run(
+        self, jobs: Sequence[Sequence[Job]], done: Callable[[Job, tuple[int, ...], RoundTally], None]
+    ) -> None:
         """Write all texts.
 
         Args:

@@ -19,7 +19,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks import _common
-from lab.benchmarks.serve.crowd import Soak, Verdict, at_once, soak
+from lab.benchmarks.serve.crowd import CrowdOutcome, Soak, at_once, soak
 from lab.benchmarks.serve.stops import stops
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
 from lab.benchmarks.serve.texts import Tokens, references
@@ -131,7 +131,7 @@ class _Run:
         return self._tokens.questions(questions, limit, rounds=rounds)[:count]
 
 
-def _verdicts(found: dict[str, Verdict]) -> str:
+def _verdicts(found: dict[str, CrowdOutcome]) -> str:
     rows = [
         [name, one.requests, one.failed, one.wrong, one.median, one.slowest, one.slowest / one.median]
         for name, one in found.items()
@@ -139,7 +139,7 @@ def _verdicts(found: dict[str, Verdict]) -> str:
     return _common.table(["", "texts", "failed", "wrong", "median, s", "slowest", "ratio"], rows)
 
 
-def _facts(verdict: Verdict) -> dict[str, Any]:
+def _facts(verdict: CrowdOutcome) -> dict[str, Any]:
     return {**asdict(verdict), "ratio": verdict.slowest / verdict.median}
 
 

@@ -84,7 +84,7 @@ async def _run(head: Path, limit: int, screen: Screen) -> None:
 async def _new_family(place: LocalDeployment, folder: Path, screen: Screen) -> Operator:
     screen.say(f"broker    Mosquitto on {place.host}:{place.port}")
     screen.say("operator  makes a root key, an online key and the key set that names it; the base becomes v1")
-    operator = await Operator.of(place, FAMILY, folder)
+    operator = await Operator.create(place, FAMILY, folder)
     screen.say("          " + (await operator.begin(OLD, await operator.base())).strip())
     return operator
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from lab.policy_training.drawn_links import drawn_link, log_uniform
 from lab.policy_training.drawn_texts import drawn_recording
 from lab.simulator.answers import LIKE_OURS, Setting
-from lab.simulator.cost import DraftTimes, Line, Measured
+from lab.simulator.cost import CostCurve, DraftTimes, Measured
 from lab.simulator.environment import Episode
 
 _FORWARD_MS = 10.0, 200.0
@@ -51,9 +51,9 @@ def drawn_times(rng: random.Random) -> Measured:
     for sessions in (1, 4, 16):
         whole = forward * (1 + session * (sessions - 1))
         # Rows are of each session.
-        lines.append(Line((1.0, 17.0), (whole, whole + 16 * row * sessions)))
+        lines.append(CostCurve((1.0, 17.0), (whole, whole + 16 * row * sessions)))
     each = forward * log_uniform(rng, 0.002, 0.05)
-    read = Line((1.0, 128.0), (forward, forward + 127 * each))
+    read = CostCurve((1.0, 128.0), (forward, forward + 127 * each))
     own = token * log_uniform(rng, *_FASTER)
     return Measured(
         sessions=(1.0, 4.0, 16.0),

@@ -44,7 +44,7 @@ class TargetForward(NamedTuple):
     reach: int = 0
 
 
-class Line(msgspec.Struct, frozen=True):
+class CostCurve(msgspec.Struct, frozen=True):
     """A measured curve, straight between its points and beyond the last two.
 
     Attributes:
@@ -117,12 +117,12 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     sessions: tuple[float, ...]
-    rows: tuple[Line, ...]
-    read: Line
-    beside: Line
+    rows: tuple[CostCurve, ...]
+    read: CostCurve
+    beside: CostCurve
     draft: DraftTimes
     device: DraftTimes
-    context: Line = Line((1.0,), (0.0,))
+    context: CostCurve = CostCurve((1.0,), (0.0,))
     behind: float = 0.0
     reach: float = 0.0
     delay: float = 0.0

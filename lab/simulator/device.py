@@ -16,7 +16,7 @@ from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from lab.simulator.clock import Alarm, SimulatedClock
-from lab.simulator.recording import RecordedText, Recording, Written
+from lab.simulator.recording import RecordedText, Recording, SimulatedText
 from lab.simulator.replayed_drafter import Pace
 from lab.simulator.worker import VERSION
 from schemas.messages import Error, Verdict
@@ -24,7 +24,7 @@ from schemas.messages import Error, Verdict
 _WHOLE = (FinishReason.EOS, FinishReason.LENGTH)
 
 
-class Channel(Protocol):
+class DeviceChannel(Protocol):
     """Carrier of a device's messages to its worker."""
 
     def send(self, send: Send) -> None:
@@ -53,7 +53,7 @@ class SimulatedDevice:
         written: the newest text.
     """
 
-    channel: Channel
+    channel: DeviceChannel
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class SimulatedDevice:
         energy: ModelledEnergy | None = None,
     ) -> None:
         self.name = name
-        self.written: Written | None = None
+        self.written: SimulatedText | None = None
         self._clock = clock
         self._recording = recording
         self._policies = policies
@@ -90,17 +90,17 @@ class SimulatedDevice:
         self._drafting = False
         self._online = True
         self._alarm = Alarm(clock, self._tick)
-        self._ended: Callable[[Written], None] = _nobody
+        self._ended: Callable[[SimulatedText], None] = _nobody
 
     @property
     def session(self) -> int:
         """Number of the newest text."""
         return self._sessions
 
-    def write(self, text: RecordedText, ended: Callable[[Written], None]) -> None:
+    def write(self, text: RecordedText, ended: Callable[[SimulatedText], None]) -> None:
         """Ask for a text now; the one before has ended."""
         self._ended = ended
-        self.written = Written(text, self._clock.now)
+        self.written = SimulatedText(text, self._clock.now)
         if self._request:
             self._clock.at(self._request, lambda: self._begin(text))
         else:
@@ -265,5 +265,5 @@ class SimulatedDevice:
             self._alarm.by(due)
 
 
-def _nobody(_written: Written) -> None:
+def _nobody(_written: SimulatedText) -> None:
     """Nobody waits for a text yet."""

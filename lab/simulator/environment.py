@@ -18,7 +18,7 @@ from flexspec_mq.controller.rl import ActionPolicy
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.simulator.answers import Setting
 from lab.simulator.cost import TargetForward
-from lab.simulator.recording import RecordedText, Written
+from lab.simulator.recording import RecordedText, SimulatedText
 from lab.simulator.simulation import Simulation
 
 _LONGEST = 1800.0
@@ -81,7 +81,7 @@ class PlanningEnvironment:
         self._seen = Observation()
         self._simulation: Simulation | None = None
         self._episode: Episode
-        self._over: list[Written] = []
+        self._over: list[SimulatedText] = []
         self._text = 0
         self._idle = 0.0
         self._ended = 0.0

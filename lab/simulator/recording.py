@@ -89,7 +89,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class Written:
+class SimulatedText:
     """A text that is being written, or is over.
 
     Attributes:

@@ -42,7 +42,7 @@ PLANS = [
 
 
 @dataclass
-class Tally:
+class ScheduleTally:
     """Counts over a number of runs, to prove that they saw something."""
 
     runs: int = 0
@@ -180,7 +180,7 @@ def _replace(world: World, name: str) -> None:
     host.subscribed = True
 
 
-def run(seed: int, tally: Tally, *, flips: float = 0.0) -> World:
+def run(seed: int, tally: ScheduleTally, *, flips: float = 0.0) -> World:
     """Run a schedule: sessions, faults for a minute, then peace; every check on the way."""
     rng = random.Random(seed)
     world = build(rng, flips=flips)
@@ -241,7 +241,7 @@ def _check_finish(cell: Cell) -> None:
     assert (finish.error is not None) == (finish.reason is FinishReason.FAILED)
 
 
-def _count(world: World, seed: int, tally: Tally) -> None:
+def _count(world: World, seed: int, tally: ScheduleTally) -> None:
     tally.runs += 1
     tally.crashes += world.crashes
     tally.most_held = max(tally.most_held, world.most_held)
@@ -264,7 +264,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--flips", action="store_true")
     options = parser.parse_args()
-    tally = Tally()
+    tally = ScheduleTally()
     wrong = 0
     for seed in range(options.first, options.first + options.runs):
         try:

@@ -19,10 +19,10 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import Send
 from lab.simulator.answers import Answer, Policies, Setting, TracedPolicy
-from lab.simulator.channel.mqtt import MqttChannel
+from lab.simulator.channel.mqtt import SimulatedMqtt
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.device import SimulatedDevice
-from lab.simulator.recording import RecordedText, Written
+from lab.simulator.recording import RecordedText, SimulatedText
 from lab.simulator.replayed_drafter import Pace, ReplayedDrafter
 from lab.simulator.worker import NAME, VERSION, SimulatedWorker
 
@@ -117,7 +117,7 @@ class Simulation:
         self._device, self._pace = new_device(
             self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
         )
-        self._channel = MqttChannel(
+        self._channel = SimulatedMqtt(
             self._clock,
             self._device,
             self._worker,
@@ -183,7 +183,7 @@ class Simulation:
         """Seconds since it began."""
         return self._clock.now
 
-    def ask(self, text: RecordedText, begins_s: float | None = None) -> list[Written]:
+    def ask(self, text: RecordedText, begins_s: float | None = None) -> list[SimulatedText]:
         """Ask for a text, without waiting for it.
 
         Args:
@@ -195,7 +195,7 @@ class Simulation:
         """
         self._channel.begin(begins_s)
         self._plans.clear()
-        over: list[Written] = []
+        over: list[SimulatedText] = []
         self._device.write(text, over.append)
         return over
 
@@ -235,7 +235,7 @@ class Simulation:
         )
         rng = random.Random(f"{setting.seed} texts {number}")
 
-        def go_on(_written: Written | None = None) -> None:
+        def go_on(_written: SimulatedText | None = None) -> None:
             device.write(rng.choice(setting.recording.texts), go_on)
 
         self._clock.at(rng.uniform(0.0, setting.settle / 2), go_on)

@@ -23,7 +23,7 @@ _NO_FILE = ("--config", os.devnull)
 
 @dataclass(slots=True)
 class Operator:
-    """Made by `Operator.of`, which makes the keys and publishes the key set.
+    """Made by `Operator.create`, which makes the keys and publishes the key set.
 
     Attributes:
         site: processes with a broker.
@@ -38,7 +38,7 @@ class Operator:
     root: str
 
     @classmethod
-    async def of(cls, site: LocalDeployment, family: str, folder: Path) -> Operator:
+    async def create(cls, site: LocalDeployment, family: str, folder: Path) -> Operator:
         """Make a family: a root key, an online key, and the key set that says so.
 
         Raises:

@@ -25,7 +25,7 @@ _CONNECTS_WITHIN = 30.0
 _HEAD = 4
 
 
-class Channel(Protocol):
+class MessageChannel(Protocol):
     """Messages to the other side, and from it."""
 
     def send(self, payload: bytes) -> None:
@@ -42,7 +42,7 @@ class Channel(Protocol):
         ...
 
 
-class MqttChannel:
+class MqttMessages:
     """Made by `mqtt_channel`. Unacknowledged messages go out again with the next connection: maybe twice."""
 
     def __init__(self, link: Link, topic: str) -> None:
@@ -58,7 +58,7 @@ class MqttChannel:
         task.add_done_callback(self._publishing.discard)
 
     async def receive(self) -> bytes:
-        """The next message; see `Channel.receive`."""
+        """The next message; see `MessageChannel.receive`."""
         found = await self._inbox.get()
         if isinstance(found, FlexSpecError):
             raise found
@@ -88,7 +88,7 @@ class MqttChannel:
 
 
 @asynccontextmanager
-async def mqtt_channel(settings: LinkSettings, *, out: str, into: str) -> AsyncIterator[MqttChannel]:
+async def mqtt_channel(settings: LinkSettings, *, out: str, into: str) -> AsyncIterator[MqttMessages]:
     """A channel over the broker.
 
     Args:
@@ -108,7 +108,7 @@ async def mqtt_channel(settings: LinkSettings, *, out: str, into: str) -> AsyncI
     )
     async with mqtt_link(own) as link:
         await link.wait_up(_CONNECTS_WITHIN)
-        channel = MqttChannel(link, out)
+        channel = MqttMessages(link, out)
         async with running(channel.read_loop(), "read"):
             try:
                 yield channel
@@ -116,7 +116,7 @@ async def mqtt_channel(settings: LinkSettings, *, out: str, into: str) -> AsyncI
                 await channel.close()
 
 
-class TcpChannel:
+class TcpMessages:
     """Messages behind their length in four bytes.
 
     Args:
@@ -132,7 +132,7 @@ class TcpChannel:
         self._writer.write(len(payload).to_bytes(_HEAD, "big") + payload)
 
     async def receive(self) -> bytes:
-        """The next message; see `Channel.receive`.
+        """The next message; see `MessageChannel.receive`.
 
         Raises:
             RemoteProtocolError: it is too long.
@@ -147,7 +147,7 @@ class TcpChannel:
 
 
 @asynccontextmanager
-async def tcp_channel(host: str, port: int) -> AsyncIterator[TcpChannel]:
+async def tcp_channel(host: str, port: int) -> AsyncIterator[TcpMessages]:
     """A connection to the target's side.
 
     Raises:
@@ -159,6 +159,6 @@ async def tcp_channel(host: str, port: int) -> AsyncIterator[TcpChannel]:
     except OSError as error:
         raise LinkDown(f"no target answers at {host}:{port}: {error}") from error
     try:
-        yield TcpChannel(reader, writer)
+        yield TcpMessages(reader, writer)
     finally:
         writer.close()

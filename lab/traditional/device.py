@@ -2,9 +2,9 @@
 
     python -m lab.traditional.device PORT …arguments of flexspec-edge serve…
 
-PORT is where the target takes TCP connections, at the broker's address. A JSON line on standard input is an `Order`;
-the answer is a JSON line on standard output, as `lab.bench.client` gives it. The draft runs in the engine that an edge
-node with these arguments would take.
+PORT is where the target takes TCP connections, at the broker's address. A JSON line on standard input is a
+`WriteOrder`; the answer is a JSON line on standard output, as `lab.bench.client` gives it. The draft runs in the engine
+that an edge node with these arguments would take.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from flexspec_mq.models.text import StreamDecoder, Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
-from lab.traditional.channel import DOWN, UP, Channel, mqtt_channel, tcp_channel
-from lab.traditional.messages import Guesses, Start, Verdict, decode, encode
+from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel, tcp_channel
+from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import SCHEMES, Halves, Scheme, distribution, draw, probabilities, rounded
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ _PIECE = 256
 _PLAIN = SamplingParams(1.0)
 
 
-class Order(msgspec.Struct, frozen=True, kw_only=True):
+class WriteOrder(msgspec.Struct, frozen=True, kw_only=True):
     """A text that is wanted: JSON.
 
     Attributes:
@@ -160,7 +160,7 @@ class Drafts:
 class _Text:
     """A text while it is written, and what was counted."""
 
-    order: Order
+    order: WriteOrder
     params: SamplingParams
     prompt: tuple[int, ...]
     limit: int
@@ -240,7 +240,7 @@ class Writer:
         self,
         loaded: LoadedText,
         drafts: Drafts,
-        channels: Mapping[str, Channel],
+        channels: Mapping[str, MessageChannel],
         compute: Executor,
         energy: EnergyMeter | None = None,
     ) -> None:
@@ -251,7 +251,7 @@ class Writer:
         self._energy = energy
         self._texts = 0
 
-    async def write(self, order: Order) -> dict[str, Any]:
+    async def write(self, order: WriteOrder) -> dict[str, Any]:
         """Write a text; the answer as `lab.bench.client` gives it.
 
         Raises:
@@ -288,7 +288,7 @@ class Writer:
             )
             text.add((token,))
 
-    async def _together(self, text: _Text, channel: Channel) -> None:
+    async def _together(self, text: _Text, channel: MessageChannel) -> None:
         order, params = text.order, text.params
         start = Start(
             order.scheme,
@@ -323,12 +323,12 @@ class Writer:
         tokens, sent = self._drafts.guess(order.scheme, text.context, count, text.params, scheme, text.rng)
         return encode(Guesses.made(self._texts, text.rounds, tokens, sent)), tokens
 
-    async def _verdict(self, text: _Text, channel: Channel) -> Verdict:
+    async def _verdict(self, text: _Text, channel: MessageChannel) -> RoundVerdict:
         while True:
             payload = await channel.receive()
             text.received(payload)
             message = decode(payload)
-            if not isinstance(message, Verdict):
+            if not isinstance(message, RoundVerdict):
                 raise RemoteProtocolError("no verdict came to the device")
             # An earlier one may come twice.
             if (message.text, message.round) == (self._texts, text.rounds):
@@ -338,7 +338,7 @@ class Writer:
         return text.written >= text.limit or (text.written > 0 and text.context[-1] in self._loaded.eos)
 
     @staticmethod
-    def _send(text: _Text, channel: Channel, payload: bytes) -> None:
+    def _send(text: _Text, channel: MessageChannel, payload: bytes) -> None:
         text.sent(payload)
         channel.send(payload)
 
@@ -368,10 +368,10 @@ async def serve(model: DraftModel, settings: LinkSettings, port: int, energy: En
             spare_what_is_loaded()
             _say({"ready": True, "vocabulary": loaded.tokenizer_status.vocabulary, "engine": model.engine})
             while line := await loop.run_in_executor(None, sys.stdin.readline):
-                _say(await _written(writer, msgspec.json.decode(line, type=Order)))
+                _say(await _written(writer, msgspec.json.decode(line, type=WriteOrder)))
 
 
-async def _written(writer: Writer, order: Order) -> dict[str, Any]:
+async def _written(writer: Writer, order: WriteOrder) -> dict[str, Any]:
     """A text, or why there is none: the next one may well come."""
     began = time.perf_counter()
     try:

@@ -77,7 +77,7 @@ class Guesses(msgspec.Struct, frozen=True, array_like=True, tag=2):
         return found
 
 
-class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=3):
+class RoundVerdict(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """Answer of the target to a round: the guesses that stay, and mostly one token more."""
 
     text: Count
@@ -85,7 +85,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=3):
     tokens: Annotated[Tokens, Meta(min_length=1)]
 
 
-Message = Start | Guesses | Verdict
+Message = Start | Guesses | RoundVerdict
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

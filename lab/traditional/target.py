@@ -35,8 +35,8 @@ from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
-from lab.traditional.channel import DOWN, UP, Channel, TcpChannel, mqtt_channel
-from lab.traditional.messages import Guesses, Message, Start, Verdict, decode, encode
+from lab.traditional.channel import DOWN, UP, MessageChannel, TcpMessages, mqtt_channel
+from lab.traditional.messages import Guesses, Message, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import Floats, distribution, probabilities, verify
 
 
@@ -47,7 +47,7 @@ class _Text:
     context: list[int]
     kv: SessionKV
     rng: np.random.Generator
-    verdict: Verdict | None = None
+    verdict: RoundVerdict | None = None
 
 
 class Verifier:
@@ -72,7 +72,7 @@ class Verifier:
         self._kvs: dict[str, SessionKV] = {}
         self._text: _Text | None = None
 
-    def take(self, message: Message) -> Verdict | None:
+    def take(self, message: Message) -> RoundVerdict | None:
         """Do what a message asks; a repeated one gets the same answer, one of an earlier round or text none.
 
         Raises:
@@ -85,7 +85,7 @@ class Verifier:
                 return None
             case Guesses():
                 return self._decide(message)
-            case Verdict():
+            case RoundVerdict():
                 raise RemoteProtocolError("a verdict came to the target")
 
     def _start(self, message: Start) -> None:
@@ -99,7 +99,7 @@ class Verifier:
         for begin in range(known, len(prompt), self._prefill):
             self._forward(ModelInput(kv, prompt[begin : begin + self._prefill], 0))
 
-    def _decide(self, message: Guesses) -> Verdict | None:
+    def _decide(self, message: Guesses) -> RoundVerdict | None:
         text = self._text
         if text is not None and message.text < text.start.text:
             return None
@@ -123,7 +123,7 @@ class Verifier:
             q = [distribution(row) for row in sent]
             decided = verify(_Rows(logits, text.params), q, message.tokens, eos, text.rng)
         text.context += decided
-        text.verdict = Verdict(message.text, message.round, decided)
+        text.verdict = RoundVerdict(message.text, message.round, decided)
         return text.verdict
 
     def _forward(self, one: ModelInput) -> npt.NDArray[np.float32]:
@@ -154,7 +154,7 @@ class _Rows(Sequence["Floats"]):
         return probabilities(self._logits[place], self._params)
 
 
-async def answer(channel: Channel, verifier: Verifier, compute: Executor) -> None:
+async def answer(channel: MessageChannel, verifier: Verifier, compute: Executor) -> None:
     """Answer messages, for ever.
 
     Raises:
@@ -179,7 +179,7 @@ async def serve(target: Target, verifier: Verifier, settings: LinkSettings) -> N
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await answer(TcpChannel(reader, writer), verifier, compute)
+            await answer(TcpMessages(reader, writer), verifier, compute)
         except LinkDown:
             writer.close()  # the device has gone
         except Exception as error:  # noqa: BLE001  told to whoever waits, instead of being logged and forgotten

@@ -19,7 +19,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings, TlsSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.benchmarks.attacks.line import Line
+from lab.benchmarks.attacks.line import MqttLine
 from lab.benchmarks.attacks.ways import WAYS, Target
 from lab.simulator.world import FINGERPRINT, VOCAB
 from schemas.messages import Error, ErrorCode, Verdict
@@ -52,7 +52,7 @@ class Attacker:
     def __init__(self, broker: PrivateBroker, way: str) -> None:
         self.way = WAYS[way](Target("evil", "w1", "base", FINGERPRINT, "good", vocabulary=VOCAB))
         self.told: list[Verdict | Error] = []
-        self._line = Line(broker.port, ca_of(broker), "evil", "none")
+        self._line = MqttLine(broker.port, ca_of(broker), "evil", "none")
         self._line.subscribe(topics.verdict_topic("evil"))
 
     async def sends(self, packets: int) -> None:

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from lab.simulator.schedules import Tally, run
+from lab.simulator.schedules import ScheduleTally, run
 
 RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "300"))
 
@@ -17,7 +17,7 @@ RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "300"))
 @pytest.mark.timeout(60 + RUNS)
 @pytest.mark.parametrize("flips", [0.0, 0.2], ids=["exact", "near ties flip"])
 def test_whatever_goes_wrong_the_text_is_right_and_ends(flips: float) -> None:
-    tally = Tally()
+    tally = ScheduleTally()
     for seed in range(RUNS):
         run(seed, tally, flips=flips)
     # What would let this pass without having tried anything.

@@ -26,7 +26,7 @@ from flexspec_mq.models.default import default_model_path
 from lab.bench.client import unbounded
 from lab.benchmarks import _common
 from lab.benchmarks._common import say
-from lab.benchmarks.attacks.attacker import Order, Report
+from lab.benchmarks.attacks.attacker import AttackOrder, AttackReport
 from lab.benchmarks.attacks.honest import Streams, streams
 from lab.benchmarks.attacks.ways import SAYS, WAYS
 from lab.testbed.metrics import since
@@ -94,7 +94,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             beside = await ask()
             last = await _sample(deployed)
             await attacker.send(b"")
-            report = msgspec.json.decode(await attacker.line(60.0), type=Report)
+            report = msgspec.json.decode(await attacker.line(60.0), type=AttackReport)
             await _rest(deployed)
             after = await ask()
             row = found[way] = _row(before + after, beside, first, last, report)
@@ -109,7 +109,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
 async def _attack(deployed: SecuredDeployment, way: str, options: argparse.Namespace) -> Process:
     """Start an attack; it has begun."""
     role = Role.EDGE if WAYS[way].worker is None else Role.WORKER
-    order = Order(
+    order = AttackOrder(
         way=way,
         port=deployed.port,
         folder=str(deployed.bundle(role, _name(way))),

@@ -26,7 +26,7 @@ from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import is_keyed, wanted_session
 from flexspec_mq.keys.identity_file import read_identity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from lab.benchmarks.attacks.line import Line
+from lab.benchmarks.attacks.line import MqttLine
 from lab.benchmarks.attacks.ways import WAYS, Target
 from schemas.messages import Error, Verdict
 from schemas.status import WorkerStatus
@@ -40,7 +40,7 @@ _PAUSE = 1.5
 """Seconds after which it is read again, whatever it did; what it holds would stay for as long as its lease."""
 
 
-class Order(msgspec.Struct, frozen=True):
+class AttackOrder(msgspec.Struct, frozen=True):
     """Task of an attacker.
 
     Attributes:
@@ -74,17 +74,17 @@ class Order(msgspec.Struct, frozen=True):
             return None
         return EdgeKeys(read_identity(Path(self.folder) / IDENTITY, KeyRole.EDGE, self.user))
 
-    def connected(self) -> Line:
+    def connected(self) -> MqttLine:
         """A connection of the attacker.
 
         Raises:
             ConnectionError: the broker let nobody in.
         """
         folder = Path(self.folder)
-        return Line(self.port, folder / CA, self.user, (folder / LOGIN).read_text("utf-8").strip())
+        return MqttLine(self.port, folder / CA, self.user, (folder / LOGIN).read_text("utf-8").strip())
 
 
-class Report(msgspec.Struct):
+class AttackReport(msgspec.Struct):
     """Outcome.
 
     Attributes:
@@ -113,8 +113,8 @@ class Attack:
         order: task of the attacker.
     """
 
-    def __init__(self, order: Order) -> None:
-        self.report = Report()
+    def __init__(self, order: AttackOrder) -> None:
+        self.report = AttackReport()
         self._order = order
         way = WAYS[order.way]
         known = _look_around(order) if way.worker is None else b""  # a worker may not read others' statuses
@@ -145,7 +145,7 @@ class Attack:
                 over.wait(_AGAIN)
         self.report.seconds = time.monotonic() - began
 
-    def _connected(self) -> Line:
+    def _connected(self) -> MqttLine:
         line = self._order.connected()
         line.subscribe(topics.worker_status_topic(self._order.worker))
         line.subscribe(topics.verdict_topic(self._order.user))
@@ -159,7 +159,7 @@ class Attack:
             self._listen(line, 0.0)
         _count(self.report.told, "connections")
 
-    def _send(self, line: Line) -> None:
+    def _send(self, line: MqttLine) -> None:
         now, order = time.monotonic(), self._order
         passed, self._at = now - self._at, now
         self._bytes = min(order.rate / 2, self._bytes + passed * order.rate)
@@ -178,7 +178,7 @@ class Attack:
     def _may(self) -> bool:
         return self._bytes > 0 and self._messages > 0
 
-    def _listen(self, line: Line, seconds: float) -> None:
+    def _listen(self, line: MqttLine, seconds: float) -> None:
         line.listen(seconds)
         for topic, payload in line.heard:
             self._hear(topic, payload)
@@ -214,7 +214,7 @@ class Attack:
         return self._keys.unwrap(payload, time.monotonic()).plain
 
 
-def _look_around(order: Order) -> bytes:
+def _look_around(order: AttackOrder) -> bytes:
     """Learn what any device may know: the fingerprint of the vocabulary."""
     with order.connected() as line:
         line.subscribe(topics.worker_status_topic(order.worker))
@@ -236,7 +236,7 @@ def _await_the_end(over: threading.Event) -> None:
 def main() -> None:
     """Entry point."""
     os.nice(10)  # in life it computes elsewhere
-    order = msgspec.json.decode(sys.argv[1], type=Order)
+    order = msgspec.json.decode(sys.argv[1], type=AttackOrder)
     over = threading.Event()
     threading.Thread(target=_await_the_end, args=(over,), daemon=True).start()
     attack = Attack(order)

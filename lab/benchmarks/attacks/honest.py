@@ -10,7 +10,7 @@ from itertools import count
 
 import httpx2
 
-from lab.bench.client import Answer, ask
+from lab.bench.client import StreamedAnswer, ask
 from lab.testbed.deployment import Daemon
 
 QUESTIONS = (
@@ -58,7 +58,7 @@ class Streams:
             more.why or self.why,
         )
 
-    def add(self, answer: Answer, tokens: int, patience: float) -> None:
+    def add(self, answer: StreamedAnswer, tokens: int, patience: float) -> None:
         """Count one text."""
         ended = bool(answer.usage) and not answer.error
         if not ended:
@@ -84,7 +84,7 @@ async def streams(
     """
     found = Streams()
     for _ in range(rounds):
-        answers = [Answer() for _ in devices]
+        answers = [StreamedAnswer() for _ in devices]
         await asyncio.gather(
             *(
                 _one(http, device.url, f"{next(_NUMBERS)}. {question}", tokens, patience, answer)
@@ -97,7 +97,7 @@ async def streams(
 
 
 async def _one(
-    http: httpx2.AsyncClient, url: str, question: str, tokens: int, patience: float, answer: Answer
+    http: httpx2.AsyncClient, url: str, question: str, tokens: int, patience: float, answer: StreamedAnswer
 ) -> None:
     body = {
         "messages": [{"role": "user", "content": question}],

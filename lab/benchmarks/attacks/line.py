@@ -18,7 +18,7 @@ _QUIET = 20.0
 """Seconds after which it shows the broker that it lives."""
 
 
-class Line:
+class MqttLine:
     """A connection of a user, for publishing and listening at QoS 0.
 
     Args:

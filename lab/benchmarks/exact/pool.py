@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from math import inf
 
 from flexspec_mq.errors import FlexSpecError
-from lab.benchmarks.exact.reference import Text, Written
+from lab.benchmarks.exact.reference import ReferenceText, Text
 from lab.testbed.process import python, running
 
 
@@ -30,20 +30,20 @@ class ReferencePool:
     module: str = "lab.benchmarks.exact.reference"
     head: str = ""
     backlog: int = 0
-    _queue: asyncio.Queue[tuple[Text, asyncio.Future[Written]]] = field(default_factory=asyncio.Queue)
+    _queue: asyncio.Queue[tuple[Text, asyncio.Future[ReferenceText]]] = field(default_factory=asyncio.Queue)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         """Start the processes."""
         self._tasks = [asyncio.create_task(self._serve()) for _ in range(self.processes)]
 
-    async def write(self, text: Text) -> Written:
+    async def write(self, text: Text) -> ReferenceText:
         """Have a text written; see `reference.Reference.write`. Any number may wait.
 
         Raises:
             FlexSpecError: the process ended.
         """
-        answer: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[ReferenceText] = asyncio.get_running_loop().create_future()
         self.backlog += 1
         try:
             await self._queue.put((text, answer))
@@ -65,6 +65,6 @@ class ReferencePool:
                 text, answer = await self._queue.get()
                 try:
                     await process.send(asdict(text))
-                    answer.set_result(Written(**await process.event(within=inf)))
+                    answer.set_result(ReferenceText(**await process.event(within=inf)))
                 except FlexSpecError as error:
                     answer.set_exception(error)

@@ -84,7 +84,7 @@ class Text:
 
 
 @dataclass(slots=True)
-class Written:
+class ReferenceText:
     """A written text; `reason` is ``eos``, ``stop`` or ``length``, and empty while it is written."""
 
     number: int
@@ -122,7 +122,7 @@ class Reference:
         self._model = loaded.eval()
         self.copies = _LEAST_ROWS if dtype == "float32" else 2
 
-    def write(self, text: Text) -> Written:
+    def write(self, text: Text) -> ReferenceText:
         """Write a text: its prompt in pieces, then one new token in each, and nothing else in any of them.
 
         Raises:
@@ -131,7 +131,7 @@ class Reference:
         length = len(text.prompt)
         if length + text.limit > MAX_CONTEXT:
             raise ValueError(f"text {text.number} passes {MAX_CONTEXT} positions")
-        written = Written(text.number, [], "")
+        written = ReferenceText(text.number, [], "")
         cache, logits = self.read([text.prompt] * self.copies)
         while True:
             written.tokens.append(choose(logits[0], text.dice, length + len(written.tokens)))

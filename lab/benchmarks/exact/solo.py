@@ -18,13 +18,13 @@ from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from lab.benchmarks.exact.dice import choose
-from lab.benchmarks.exact.reference import Text, Written
+from lab.benchmarks.exact.reference import ReferenceText, Text
 
 
-def write(model: PackedModel, text: Text) -> Written:
+def write(model: PackedModel, text: Text) -> ReferenceText:
     """Write a text: the prompt in one forward, then token by token, nothing else in any of them."""
     kv = model.new_kv()
-    written = Written(text.number, [], "")
+    written = ReferenceText(text.number, [], "")
     model_input = ModelInput(kv, text.prompt)
     while not written.reason:
         logits = to_numpy(model.forward([model_input]))[0]

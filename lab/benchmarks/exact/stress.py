@@ -20,8 +20,8 @@ from lab.benchmarks.exact.faults import Weather
 from lab.benchmarks.exact.fleet import Fleet
 from lab.benchmarks.exact.identities import Identities
 from lab.benchmarks.exact.pool import ReferencePool
-from lab.benchmarks.exact.reference import Text, Written
-from lab.benchmarks.exact.system import Edge, Outcome, edge
+from lab.benchmarks.exact.reference import ReferenceText, Text
+from lab.benchmarks.exact.system import Outcome, StressedEdge, edge
 from lab.benchmarks.exact.texts import Shape, long_text, next_turn, texts
 
 _LOOK = 0.2
@@ -31,7 +31,7 @@ _LONG_POSITIONS = 1050
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class StressLoad:
     """How much, and how hard.
 
     Attributes:
@@ -54,7 +54,7 @@ class Load:
 
 
 @dataclass(slots=True)
-class Tally:
+class ExactTally:
     """Findings of the comparison.
 
     Attributes:
@@ -80,7 +80,7 @@ class Tally:
     reasons: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
 
-    def add(self, outcome: Outcome, written: Written, *, long: bool = False) -> None:
+    def add(self, outcome: Outcome, written: ReferenceText, *, long: bool = False) -> None:
         """Compare one text. `long` is one with a context above 1,024 positions."""
         self.texts += 1
         self.tokens += len(outcome.tokens)
@@ -127,12 +127,12 @@ class Stress:
         say: told of progress.
     """
 
-    load: Load
+    load: StressLoad
     shape: Shape
     prompts: Sequence[Sequence[int]]
     rng: random.Random
     say: Callable[[str], None]
-    tally: Tally = field(default_factory=Tally)
+    tally: ExactTally = field(default_factory=ExactTally)
     _open: dict[asyncio.Task[None], Text] = field(default_factory=dict)
     _active: set[int] = field(default_factory=set)
     _earlier: deque[tuple[int, ...]] = field(default_factory=lambda: deque(maxlen=8))
@@ -186,7 +186,7 @@ class Stress:
                 await pool.end()
                 await solo.end()
 
-    async def _drive(self, node: Edge, fleet: Fleet, pool: ReferencePool, dtype: str) -> None:
+    async def _drive(self, node: StressedEdge, fleet: Fleet, pool: ReferencePool, dtype: str) -> None:
         """Start texts and strike workers until enough is committed and compared."""
         waiting = texts(self.prompts, self.shape, self.rng)
         began = time.monotonic()
@@ -215,16 +215,16 @@ class Stress:
                     del self._open[task]
                     task.result()
 
-    def _begin_long(self, node: Edge, solo: ReferencePool) -> None:
+    def _begin_long(self, node: StressedEdge, solo: ReferencePool) -> None:
         positions = _LONG_POSITIONS + self.rng.randint(0, 100)
         self._follow(node, solo, long_text(self.prompts, positions, 40, self.rng), long=True)
 
-    def _follow(self, node: Edge, pool: ReferencePool, text: Text, *, long: bool = False) -> None:
+    def _follow(self, node: StressedEdge, pool: ReferencePool, text: Text, *, long: bool = False) -> None:
         self._active.add(text.number)
         task = asyncio.create_task(self._compare(node, pool, text, long=long))
         self._open[task] = text
 
-    async def _compare(self, node: Edge, pool: ReferencePool, text: Text, *, long: bool) -> None:
+    async def _compare(self, node: StressedEdge, pool: ReferencePool, text: Text, *, long: bool) -> None:
         """Have a text written by both sides and compare."""
         reference = asyncio.create_task(pool.write(text))
         try:
@@ -239,7 +239,7 @@ class Stress:
         if right and not self.tally.right:
             self.say(f"WRONG: {self.tally.examples[-1:]}")
 
-    async def _system(self, node: Edge, text: Text) -> Outcome:
+    async def _system(self, node: StressedEdge, text: Text) -> Outcome:
         try:
             return await node.write(text)
         finally:
@@ -252,14 +252,14 @@ class Stress:
     def _next_strike(self, committed: int) -> float:
         return committed + self.load.strike_every * self.rng.uniform(0.5, 1.5)
 
-    def _line(self, node: Edge, fleet: Fleet, dtype: str, seconds: float) -> str:
+    def _line(self, node: StressedEdge, fleet: Fleet, dtype: str, seconds: float) -> str:
         return (
             f"{dtype}: {seconds:.0f} s, {node.committed} tokens committed, {self.tally.tokens} compared, "
             f"{self.tally.wrong_tokens} wrong, {len(self._active)} texts under way, {fleet.ready} workers, "
             f"{fleet.kills} killed, {fleet.hangs} stopped"
         )
 
-    def _figures(self, node: Edge, fleet: Fleet, weather: Weather, seconds: float) -> dict[str, Any]:
+    def _figures(self, node: StressedEdge, fleet: Fleet, weather: Weather, seconds: float) -> dict[str, Any]:
         totals, trace = node.totals, fleet.trace()
         stress = {
             "kills": fleet.kills,

@@ -65,7 +65,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class Edge:
+class StressedEdge:
     """The edge node and what its sessions counted.
 
     Attributes:
@@ -121,7 +121,7 @@ def _stop(text: Text) -> Callable[[Sequence[int]], int | None] | None:
 @asynccontextmanager
 async def edge(
     settings: EdgeSettings, draft: DraftModel, port: int, weather: Weather, rng: random.Random
-) -> AsyncIterator[Edge]:
+) -> AsyncIterator[StressedEdge]:
     """An edge node at a broker on this machine, with a real draft and weather on its link."""
     loaded = draft.loaded
     node = EdgeNode(
@@ -129,4 +129,4 @@ async def edge(
     )
     base = LinkSettings(port=port, client_id="e-exactness", give_up_after=30.0)
     async with node.running(stormy(mqtt_link, weather), base):
-        yield Edge(node, weather, rng)
+        yield StressedEdge(node, weather, rng)

@@ -25,7 +25,7 @@ from dataclasses import asdict
 
 from lab.benchmarks import _common
 from lab.benchmarks.fuzz import corpus, machines
-from lab.benchmarks.fuzz.cost import Bound, Costs, Failure
+from lab.benchmarks.fuzz.cost import Bound, Failure, FuzzCosts
 from lab.benchmarks.fuzz.decoders import Decoder, decoders
 from lab.benchmarks.fuzz.mutate import mutant
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not found and options.only != "machines":
         names = ", ".join([*(one.name for one in decoders()), "machines"])
         parser.error(f"there is no target {options.only!r}; there are {names}")
-    costs = Costs({one.name: one.bound for one in found} | _MACHINES)
+    costs = FuzzCosts({one.name: one.bound for one in found} | _MACHINES)
     began = time.monotonic()
     known = corpus.load()
     gc.disable()  # its pauses are of whoever made the garbage
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if costs.failures else 0
 
 
-def replay(found: list[Decoder], known: corpus.Corpus, costs: Costs) -> None:
+def replay(found: list[Decoder], known: corpus.Corpus, costs: FuzzCosts) -> None:
     """Read what the corpus holds."""
     for one in found:
         for payload in known.get(one.name, ()):
@@ -83,7 +83,7 @@ def replay(found: list[Decoder], known: corpus.Corpus, costs: Costs) -> None:
 
 
 def fuzz(
-    found: list[Decoder], count: int, seed: int, costs: Costs, alive: Callable[[], None] = lambda: None
+    found: list[Decoder], count: int, seed: int, costs: FuzzCosts, alive: Callable[[], None] = lambda: None
 ) -> None:
     """So many mutants, spread evenly over decoders; `alive` is called now and then."""
     for number, one in enumerate(found):
@@ -99,7 +99,7 @@ def fuzz(
             costs.read(one.name, payload, one.read)
 
 
-def conversations(count: int, seed: int, costs: Costs, alive: Callable[[], None] = lambda: None) -> None:
+def conversations(count: int, seed: int, costs: FuzzCosts, alive: Callable[[], None] = lambda: None) -> None:
     """Cases of both machines, until so many payloads were received; `alive` is called before each."""
     enough, number = costs.count + count, 0
     while costs.count < enough and len(costs.failures) < _ENOUGH:
@@ -107,7 +107,7 @@ def conversations(count: int, seed: int, costs: Costs, alive: Callable[[], None]
         this, number = 1_000_000 * seed + number, number + 1
         try:
             received = machines.run(this, costs).received
-            over = any(us > costs.bounds[where].of(len(payload)) for where, _, payload, us in received)
+            over = any(us > costs.bounds[where].limit(len(payload)) for where, _, payload, us in received)
             for _ in range(3 if over else 0):
                 again = machines.run(this, costs).received
                 received = [
@@ -120,7 +120,7 @@ def conversations(count: int, seed: int, costs: Costs, alive: Callable[[], None]
             costs.took(where, how, payload, us)
 
 
-def report(costs: Costs, seconds: float, *, quick: bool) -> None:
+def report(costs: FuzzCosts, seconds: float, *, quick: bool) -> None:
     """A table, what failed, and the line for programs."""
     lines = sorted(costs.lines.items())
     rows = [

@@ -19,7 +19,7 @@ class Bound(NamedTuple):
     fixed: float
     byte: float
 
-    def of(self, size: int) -> float:
+    def limit(self, size: int) -> float:
         """For a payload of so many bytes."""
         return self.fixed + self.byte * size
 
@@ -39,7 +39,7 @@ class Failure(NamedTuple):
 
 
 @dataclass(slots=True)
-class Line:
+class KindCosts:
     """A kind of payload, as it was read.
 
     Attributes:
@@ -57,7 +57,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Costs:
+class FuzzCosts:
     """All that was measured.
 
     Args:
@@ -72,7 +72,7 @@ class Costs:
 
     bounds: dict[str, Bound]
     clock: Callable[[], int] = time.thread_time_ns
-    lines: dict[tuple[str, str], Line] = field(default_factory=dict)
+    lines: dict[tuple[str, str], KindCosts] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     signatures: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
@@ -93,7 +93,7 @@ class Costs:
         try:
             signature = read(payload)
             took = self.clock() - began
-            if took > 1000 * self.bounds[where].of(len(payload)):
+            if took > 1000 * self.bounds[where].limit(len(payload)):
                 for _ in range(_REPEATS):
                     began = self.clock()
                     read(payload)
@@ -106,10 +106,10 @@ class Costs:
     def took(self, where: str, signature: str, payload: bytes, us: float) -> None:
         """Note what reading a payload cost, in microseconds."""
         kind, _, _ = signature.partition(":")
-        line = self.lines.setdefault((where, kind), Line())
+        line = self.lines.setdefault((where, kind), KindCosts())
         line.count += 1
         line.total_us += us
-        bound = self.bounds[where].of(len(payload))
+        bound = self.bounds[where].limit(len(payload))
         if us > line.worst_us:
             line.worst_us, line.worst_size = us, len(payload)
         line.excess = max(line.excess, us / bound)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.protocol.effects import Effect, WorkerEffect
     from flexspec_mq.protocol.worker.machine import WorkerMachine
-    from lab.benchmarks.fuzz.cost import Costs
+    from lab.benchmarks.fuzz.cost import FuzzCosts
     from lab.simulator.world import Cell, Host
 
 WORKER, SESSION = "worker machine", "edge machine"
@@ -50,7 +50,7 @@ _PLANS = [
 
 
 @dataclass
-class Case:
+class HostileRun:
     """Payloads that a run of the machines has received.
 
     Attributes:
@@ -68,14 +68,14 @@ class HostileWorld(World):
         costs: whose clock is used.
     """
 
-    def __init__(self, seed: int, costs: Costs) -> None:
+    def __init__(self, seed: int, costs: FuzzCosts) -> None:
         rng = random.Random(seed)
         config = WorkerConfig(
             worker="w", versions=held(_CONTEXT), capacity=4, lease=10, prefixes=4, prefix_life=15.0
         )
         link = Link(rng, jitter=0.05, loss=0.05, duplicate=0.05)
         super().__init__(rng, FakeTarget(eos_every=40), link, 2, config, (0.02, 0.001))
-        self.case = Case()
+        self.case = HostileRun()
         self._clock_ns = costs.clock
         self._worker_codec, self._edge_codec = Codec(_CONTEXT + 64), Codec(MAX_VERDICT_TOKENS)
         self._past: list[bytes] = [b"\x10"]
@@ -197,7 +197,7 @@ class HostileWorld(World):
         return found
 
 
-def run(seed: int, costs: Costs) -> Case:
+def run(seed: int, costs: FuzzCosts) -> HostileRun:
     """A case: some texts over a hostile network, until they end or their time is over.
 
     Raises:

@@ -53,7 +53,7 @@ def missing(kind: str) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class PeerTexts:
     """Texts that all engines read.
 
     Attributes:
@@ -67,7 +67,7 @@ class Texts:
     prompt: list[int]
 
     @classmethod
-    def cut(cls, stream: Sequence[int], context: int, seed: int) -> Texts:
+    def cut(cls, stream: Sequence[int], context: int, seed: int) -> PeerTexts:
         """Take windows of a long text at random."""
         length = context + GROWTH
         longest = max(length, PREFILL)
@@ -115,7 +115,7 @@ class Peer:
         self._clock = clock
         self.measured = Measured()
 
-    async def prepare(self, texts: Texts) -> list[int]:
+    async def prepare(self, texts: PeerTexts) -> list[int]:
         """Give it the texts and try all cases, which also warms it up; the ids that it finds in a text.
 
         Raises:
@@ -130,7 +130,7 @@ class Peer:
         best: list[int] = (await self._ask("read", ids=ids, rows=len(ids)))["best"]
         return best
 
-    async def case(self, name: str, texts: Texts) -> None:
+    async def case(self, name: str, texts: PeerTexts) -> None:
         """Measure one case. Caches are full of others' weights, so the first of two forwards does not count."""
         if name == READ:
             spent = await self._ask("read", ids=texts.prompt, rows=1)
@@ -151,7 +151,7 @@ def bench_core() -> int:
 
 
 async def compare(
-    engines: Sequence[tuple[str, str]], folder: Path, cache: Path, texts: Texts, options: Namespace
+    engines: Sequence[tuple[str, str]], folder: Path, cache: Path, texts: PeerTexts, options: Namespace
 ) -> dict[str, Any]:
     """Measure and print; the results.
 
@@ -191,7 +191,7 @@ async def compare(
     return _report(found, ours, options.clock)
 
 
-async def _in_turns(peers: dict[str, Peer], texts: Texts, turns: int, seed: int) -> None:
+async def _in_turns(peers: dict[str, Peer], texts: PeerTexts, turns: int, seed: int) -> None:
     """Every case of every engine once a turn, in a new random order each turn."""
     rng = random.Random(seed)
     for turn in range(turns):

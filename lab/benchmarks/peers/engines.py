@@ -26,7 +26,7 @@ class CannotConvertError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class TimedForward:
     """Time and result of a forward.
 
     Attributes:
@@ -64,11 +64,11 @@ class Engine(Protocol):
         """Give each text a session that holds its first `length` tokens. All texts are equally long."""
         ...
 
-    def forward(self, sessions: int, rows: int) -> Answer:
+    def forward(self, sessions: int, rows: int) -> TimedForward:
         """Read the next `rows` tokens of the first sessions in one forward, logits for all, and forget them again."""
         ...
 
-    def read(self, ids: Sequence[int], rows: int) -> Answer:
+    def read(self, ids: Sequence[int], rows: int) -> TimedForward:
         """Read a text from nothing, logits for its last `rows` tokens."""
         ...
 
@@ -115,7 +115,7 @@ class Ours:
             self._runner.forward([ModelInput(kv, text[:length], 0)])
             self._held.append((kv, text[length:]))
 
-    def forward(self, sessions: int, rows: int) -> Answer:
+    def forward(self, sessions: int, rows: int) -> TimedForward:
         """See `Engine`."""
         held = self._held[:sessions]
         answer = self._timed([ModelInput(kv, list(later[:rows]), rows) for kv, later in held])
@@ -123,14 +123,14 @@ class Ours:
             kv.roll_back(kv.length - rows)
         return answer
 
-    def read(self, ids: Sequence[int], rows: int) -> Answer:
+    def read(self, ids: Sequence[int], rows: int) -> TimedForward:
         """See `Engine`."""
         return self._timed([ModelInput(self._runner.new_kv(), list(ids), rows)])
 
-    def _timed(self, inputs: list[ModelInput]) -> Answer:
+    def _timed(self, inputs: list[ModelInput]) -> TimedForward:
         watch = Stopwatch()
         logits = self._runner.forward(inputs)
-        return Answer(*watch.stop(), logits.argmax(-1).tolist())
+        return TimedForward(*watch.stop(), logits.argmax(-1).tolist())
 
 
 class Transformers:
@@ -148,7 +148,7 @@ class Transformers:
         """See `Engine`."""
         self._texts, self._length = torch.tensor(texts), length
 
-    def forward(self, sessions: int, rows: int) -> Answer:
+    def forward(self, sessions: int, rows: int) -> TimedForward:
         """See `Engine`."""
         texts, length = self._texts[:sessions], self._length
         with torch.inference_mode():
@@ -160,11 +160,11 @@ class Transformers:
             logits = self._model(texts[:, length : length + rows], cache=cache, use_cache=True).logits
             spent = watch.stop()
             cache.crop(-rows)
-        return Answer(*spent, logits.argmax(-1).flatten().tolist())
+        return TimedForward(*spent, logits.argmax(-1).flatten().tolist())
 
-    def read(self, ids: Sequence[int], rows: int) -> Answer:
+    def read(self, ids: Sequence[int], rows: int) -> TimedForward:
         """See `Engine`."""
         with torch.inference_mode():
             watch = Stopwatch()
             logits = self._model(torch.tensor([list(ids)]), use_cache=True, logits_to_keep=rows).logits
-            return Answer(*watch.stop(), logits[0].argmax(-1).tolist())
+            return TimedForward(*watch.stop(), logits[0].argmax(-1).tolist())

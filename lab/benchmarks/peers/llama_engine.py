@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lab.benchmarks.peers.engines import Answer, Stopwatch
+from lab.benchmarks.peers.engines import Stopwatch, TimedForward
 
 _ROOM = 64
 """Tokens that a session may grow by."""
@@ -63,7 +63,7 @@ class LlamaCpp:
                 self._decode(context, [(session, text[:length])], 0, 0)
             self._held[sessions] = context
 
-    def forward(self, sessions: int, rows: int) -> Answer:
+    def forward(self, sessions: int, rows: int) -> TimedForward:
         """See `Engine`."""
         context = self._held[sessions]
         later = slice(self._length, self._length + rows)
@@ -75,7 +75,7 @@ class LlamaCpp:
                 raise RuntimeError("llama.cpp does not take tokens back")
         return answer
 
-    def read(self, ids: Sequence[int], rows: int) -> Answer:
+    def read(self, ids: Sequence[int], rows: int) -> TimedForward:
         """See `Engine`."""
         self._lib.llama_memory_clear(self._lib.llama_get_memory(self._reader), True)
         return self._decode(self._reader, [(0, ids)], 0, rows)
@@ -95,7 +95,7 @@ class LlamaCpp:
 
     def _decode(
         self, context: Any, given: Sequence[tuple[int, Sequence[int]]], start: int, rows: int
-    ) -> Answer:
+    ) -> TimedForward:
         """A batch; logits for the last `rows` tokens of each session."""
         batch = self._lib.llama_batch_init(sum(len(ids) for _, ids in given), 0, 1)
         at, asked = 0, []
@@ -116,7 +116,7 @@ class LlamaCpp:
         spent = watch.stop()
         best += [self._best(context, row) for row in asked[1:]]
         self._lib.llama_batch_free(batch)
-        return Answer(*spent, best)
+        return TimedForward(*spent, best)
 
     def _best(self, context: Any, row: int) -> int:
         logits = self._lib.llama_get_logits_ith(context, row)

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from lab.bench.client import Answer, ask, ask_all, unbounded
+from lab.bench.client import StreamedAnswer, ask, ask_all, unbounded
 from lab.benchmarks.serve.daemons import QUICK_STATUS, Footprint, settled, with_broker
 from lab.benchmarks.serve.texts import Asked
 from lab.testbed.deployment import Daemon
@@ -21,7 +21,7 @@ _WARM = 0.25
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CrowdOutcome:
     """Outcome of many requests.
 
     Attributes:
@@ -37,9 +37,9 @@ class Verdict:
     slowest: float
 
     @classmethod
-    def of(
-        cls, asked: Sequence[Asked], answers: Sequence[Answer], references: Mapping[Asked, str]
-    ) -> Verdict:
+    def compared(
+        cls, asked: Sequence[Asked], answers: Sequence[StreamedAnswer], references: Mapping[Asked, str]
+    ) -> CrowdOutcome:
         """Compare every answer with its reference."""
         seconds = [answer.seconds for answer in answers]
         return cls(
@@ -56,7 +56,7 @@ class Verdict:
 
 async def at_once(
     asked: Sequence[Asked], references: Mapping[Asked, str], rounds: int, say: Callable[[str], None]
-) -> dict[str, Verdict]:
+) -> dict[str, CrowdOutcome]:
     """All requests at once: through one edge node, and spread over four.
 
     Returns:
@@ -68,20 +68,20 @@ async def at_once(
         )
         bodies = [one.body() for one in asked]
         await ask_all(http, [edge.url for edge in edges], bodies[:EDGES])
-        found: dict[str, Verdict] = {}
+        found: dict[str, CrowdOutcome] = {}
         for number in range(rounds):
             for name, count in (("one edge node", 1), (f"{EDGES} edge nodes", EDGES)):
                 say(f"round {number + 1}: {len(asked)} requests at once through {name}")
                 answers = await ask_all(http, [edge.url for edge in edges[:count]], bodies)
-                found[name] = _worse(Verdict.of(asked, answers, references), found.get(name))
+                found[name] = _worse(CrowdOutcome.compared(asked, answers, references), found.get(name))
     return found
 
 
-def _worse(one: Verdict, other: Verdict | None) -> Verdict:
+def _worse(one: CrowdOutcome, other: CrowdOutcome | None) -> CrowdOutcome:
     if other is None:
         return one
     slow = max(one, other, key=lambda verdict: verdict.slowest / verdict.median)
-    return Verdict(
+    return CrowdOutcome(
         one.requests + other.requests,
         one.failed + other.failed,
         one.wrong + other.wrong,
@@ -99,7 +99,7 @@ class Soak:
         before, warm, after: of each daemon: at rest before the first request, after a quarter of them, after all.
     """
 
-    verdict: Verdict
+    verdict: CrowdOutcome
     before: dict[str, Footprint]
     warm: dict[str, Footprint]
     after: dict[str, Footprint]
@@ -127,10 +127,10 @@ async def soak(
             answers += await _closed_loop(edge.url, part, at_a_time)
             _tell(say, len(answers), await _footprints(daemons))
         after = await _footprints(daemons)
-    return Soak(Verdict.of(todo, answers, references), before, warm, after)
+    return Soak(CrowdOutcome.compared(todo, answers, references), before, warm, after)
 
 
-async def _closed_loop(url: str, asked: Sequence[Asked], at_a_time: int) -> list[Answer]:
+async def _closed_loop(url: str, asked: Sequence[Asked], at_a_time: int) -> list[StreamedAnswer]:
     """Ask for all in order, so many at a time."""
     answers: list[Any] = [None] * len(asked)
     left = iter(enumerate(asked))
@@ -148,7 +148,7 @@ async def _footprints(daemons: Mapping[str, Daemon]) -> dict[str, Footprint]:
     for daemon in daemons.values():
         await settled(daemon)
     # The connections of the loop are closed by now; those that ask are new each time.
-    return {name: await Footprint.of(daemon) for name, daemon in daemons.items()}
+    return {name: await Footprint.read(daemon) for name, daemon in daemons.items()}
 
 
 def _tell(say: Callable[[str], None], done: int, found: Mapping[str, Footprint]) -> None:

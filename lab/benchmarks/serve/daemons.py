@@ -32,7 +32,7 @@ class Footprint:
     sessions: int
 
     @classmethod
-    async def of(cls, daemon: Daemon) -> Footprint:
+    async def read(cls, daemon: Daemon) -> Footprint:
         """Footprint of a worker or an edge node now."""
         found = await daemon.figures()
         is_edge = "flexspec_edge_sessions" in found
@@ -55,6 +55,6 @@ async def with_broker() -> AsyncIterator[LocalDeployment]:
 async def settled(daemon: Daemon, patience: float = 10.0) -> Footprint:
     """Footprint once no text goes on, or after some seconds of waiting for that."""
     ends = time.monotonic() + patience
-    while (found := await Footprint.of(daemon)).sessions and time.monotonic() < ends:  # noqa: ASYNC110
+    while (found := await Footprint.read(daemon)).sessions and time.monotonic() < ends:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     return found

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lab.bench.client import Answer, ask_all, unbounded
-from lab.benchmarks.serve.crowd import Verdict
+from lab.bench.client import StreamedAnswer, ask_all, unbounded
+from lab.benchmarks.serve.crowd import CrowdOutcome
 from lab.benchmarks.serve.daemons import END_WITHIN, QUICK_STATUS, with_broker
 from lab.benchmarks.serve.texts import Asked
 from lab.testbed.deployment import Daemon, LocalDeployment
@@ -32,7 +32,7 @@ class Stop:
         longest: gap between two pieces of a text, seconds.
     """
 
-    verdict: Verdict
+    verdict: CrowdOutcome
     held: int
     code: int
     longest: float
@@ -79,6 +79,6 @@ async def _stop(
             raise SystemExit(f"the texts were over before a worker could go; see {here.folder}")
         late = group.create_task(ask_all(http, [edge.url], [one.body() for one in asked[half:]]))
         code = await victim.process.end(number, END_WITHIN)
-        answers: list[Answer] = [*await early, *await late]
+        answers: list[StreamedAnswer] = [*await early, *await late]
     gaps = [gap for answer in answers for gap in answer.gaps(0.0, float("inf"))]
-    return Stop(Verdict.of(asked, answers, references), held, code, max(gaps))
+    return Stop(CrowdOutcome.compared(asked, answers, references), held, code, max(gaps))

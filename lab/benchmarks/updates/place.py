@@ -124,7 +124,7 @@ async def place() -> AsyncIterator[BenchTestbed]:
     """A family on loopback."""
     async with with_broker() as here:
         with tempfile.TemporaryDirectory(prefix="flexspec-heads-") as folder:
-            operator = await Operator.of(here, FAMILY, Path(folder))
+            operator = await Operator.create(here, FAMILY, Path(folder))
             await operator.begin("v0", await operator.base())
             wanted = (topics.catalogue_topic(FAMILY), topics.worker_status_topic("+"))
             settings = LinkSettings(

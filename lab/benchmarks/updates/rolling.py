@@ -13,7 +13,7 @@ import httpx2
 
 from flexspec_mq.catalogue.signing import opened
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.client import Answer, ask, unbounded
+from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.benchmarks._common import percentile
 from lab.benchmarks.serve.texts import Asked, Tokens, references
 from lab.benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, BenchTestbed, place
@@ -131,7 +131,7 @@ async def updates(
 
 @dataclass(slots=True)
 class _Load:
-    done: list[tuple[Asked, Answer]] = field(default_factory=list)
+    done: list[tuple[Asked, StreamedAnswer]] = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -213,7 +213,7 @@ async def _first(http: httpx2.AsyncClient, url: str, probe: Asked, version: str)
         When the first one was asked for that the version wrote, and how many another one wrote.
     """
     body = {**probe.body(), "model": FAMILY, "max_tokens": 1}
-    asked: list[asyncio.Task[Answer]] = []
+    asked: list[asyncio.Task[StreamedAnswer]] = []
     begun = time.perf_counter()
     while True:
         if sum(not task.done() for task in asked) < _PROBES:
@@ -268,7 +268,7 @@ def _spread(values: list[float]) -> list[float]:
     return [percentile(values, share) for share in (0.5, 0.99, 1.0)] if values else []
 
 
-def _version(answer: Answer) -> str:
+def _version(answer: StreamedAnswer) -> str:
     return str(answer.usage.get("flexspec", {}).get("version", ""))
 
 

@@ -59,7 +59,7 @@ class Traffic(msgspec.Struct):
     qos: list[int] = msgspec.field(default_factory=lambda: [0, 0, 0])
 
 
-class Device(Protocol):
+class ChannelDevice(Protocol):
     """The end of a channel that publishes drafts."""
 
     @property
@@ -88,7 +88,7 @@ class Device(Protocol):
         ...
 
 
-class Worker(Protocol):
+class ChannelWorker(Protocol):
     """Who gets them."""
 
     def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:
@@ -96,7 +96,7 @@ class Worker(Protocol):
         ...
 
 
-class MqttChannel:
+class SimulatedMqtt:
     """A `Channel` over a broker and a link.
 
     Args:
@@ -117,8 +117,8 @@ class MqttChannel:
     def __init__(
         self,
         clock: SimulatedClock,
-        device: Device,
-        worker: Worker,
+        device: ChannelDevice,
+        worker: ChannelWorker,
         plan: LinkPlan | None,
         broker: float,
         rng: random.Random,

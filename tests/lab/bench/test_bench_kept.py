@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
 from lab.bench.figures import Failed
-from lab.bench.run_folder import ANSWERS, RUN, Answered, Channel, folder_of_run
+from lab.bench.run_folder import ANSWERS, RUN, Answered, BenchChannel, folder_of_run
 from tests.lab.bench.samples import sample
 
 FACTS = {"target": {"name": "t", "files": ""}, "seed": 3, "links": ["4g"]}
-CHANNELS = (Channel("4g"), Channel("4g", 60.0), Channel("loopback"))
+CHANNELS = (BenchChannel("4g"), BenchChannel("4g", 60.0), BenchChannel("loopback"))
 facts = st.dictionaries(
     st.sampled_from(["target", "seed", "links", "tokens"]),
     st.integers() | st.sampled_from(["", "4g"]) | st.none(),
 )
 
 
-def answered(number: int, channel: Channel = CHANNELS[0]) -> Answered:
+def answered(number: int, channel: BenchChannel = CHANNELS[0]) -> Answered:
     begins = None if channel.link == "loopback" else 0.5 + number
     text = "a\n\u2028é" * (number % 3)
     samples = [sample(number, "x", 1.5, text=text), sample(number, "y", 0.25, energy_j=None)]
@@ -35,7 +35,7 @@ def answered(number: int, channel: Channel = CHANNELS[0]) -> Answered:
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.sampled_from(CHANNELS)), max_size=8), st.data())
 def test_what_was_answered_is_there_wherever_the_last_run_was_killed(
-    asked: list[tuple[int, Channel]], data: st.DataObject
+    asked: list[tuple[int, BenchChannel]], data: st.DataObject
 ) -> None:
     with TemporaryDirectory() as name:
         folder = Path(name) / "run"
@@ -53,10 +53,10 @@ def test_what_was_answered_is_there_wherever_the_last_run_was_killed(
         with folder_of_run(folder, FACTS) as kept:
             for channel in CHANNELS:
                 there = [one for one in wanted[:left] if one.channel == channel]
-                assert kept.of(channel) == sorted(there, key=lambda one: one.question)
+                assert kept.answered_on(channel) == sorted(there, key=lambda one: one.question)
             kept.add(more)
         with folder_of_run(folder, FACTS) as kept:
-            found = [one for channel in CHANNELS for one in kept.of(channel)]
+            found = [one for channel in CHANNELS for one in kept.answered_on(channel)]
         assert len(found) == left + 1
         assert more in found
 

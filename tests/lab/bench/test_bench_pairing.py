@@ -16,11 +16,11 @@ from flexspec_mq.errors import FlexSpecError
 from lab.bench.measuring import WARM_UP, Asked, ask_missing, by_strategy, missing
 from lab.bench.meter import Costs
 from lab.bench.questions import Question
-from lab.bench.run_folder import Channel, RunFolder, folder_of_run
+from lab.bench.run_folder import BenchChannel, RunFolder, folder_of_run
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan, built_in
 
-CHANNEL = Channel("4g", 60.0)
+CHANNEL = BenchChannel("4g", 60.0)
 PLAN = LinkPlan("4g", built_in().get("4g"))
 names = st.lists(st.sampled_from("abcdef"), min_size=1, unique=True)
 
@@ -81,9 +81,9 @@ def test_a_run_that_was_ended_asks_what_it_would_have_asked(
         done = fails_at // len(strategies)
         with folder_of_run(Path(name) / "ended", {}) as kept:
             assert missing(wanted, CHANNEL, kept) == list(range(done, questions))
-            assert missing(wanted, Channel("4g"), kept) == list(range(questions)), "another channel"
+            assert missing(wanted, BenchChannel("4g"), kept) == list(range(questions)), "another channel"
             measured(after, wanted, kept)
-            found = by_strategy(kept.of(CHANNEL), strategies)
+            found = by_strategy(kept.answered_on(CHANNEL), strategies)
         assert [*ended.asked[: done * len(strategies)], *after.asked] == whole.asked
         assert {side: [one.question for one in answers] for side, answers in found.items()} == {
             one: list(range(questions)) for one in strategies
@@ -108,7 +108,7 @@ def test_an_answer_that_fails_is_kept_as_that_and_the_others_are_asked(
         assert {(side, text) for side, text, *_ in place.asked} == set(everything)
         with folder_of_run(Path(name), {}) as kept:
             assert missing(wanted, CHANNEL, kept) == [], "a failure is a result"
-            told = kept.of(CHANNEL)
+            told = kept.answered_on(CHANNEL)
     assert {(one.side, f"{one.question}?") for each in told for one in each.failed} == failing
     assert all((one.reason, one.seconds) == ("503: no link", 2.5) for each in told for one in each.failed)
     came = {

@@ -14,10 +14,10 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.worker import WorkerKeys
-from lab.bench.client import Answer
-from lab.benchmarks.attacks.attacker import Order, Report
+from lab.bench.client import StreamedAnswer
+from lab.benchmarks.attacks.attacker import AttackOrder, AttackReport
 from lab.benchmarks.attacks.honest import Streams
-from lab.benchmarks.attacks.line import Line, publish
+from lab.benchmarks.attacks.line import MqttLine, publish
 from lab.benchmarks.attacks.ways import SAYS, WAYS, Target, Way
 from lab.simulator.world import FINGERPRINT
 from schemas.messages import Open, Poll, Verdict
@@ -33,8 +33,8 @@ def sent(way: str, packets: int, broker: PrivateBroker, target: Target = TARGET)
     tls = broker.settings.tls
     assert tls is not None
     with (
-        Line(broker.port, tls.ca, f"t-{way}", "none") as listener,
-        Line(broker.port, tls.ca, f"a-{way}", "none") as line,
+        MqttLine(broker.port, tls.ca, f"t-{way}", "none") as listener,
+        MqttLine(broker.port, tls.ca, f"a-{way}", "none") as line,
     ):
         listener.subscribe("f1/#")
         listener.listen(0.05)
@@ -109,16 +109,16 @@ def test_a_forged_verdict_is_one_that_a_device_would_read(tls_mosquitto: Private
 
 def test_a_text_that_does_not_end_counts_as_slow_and_late() -> None:
     found = Streams()
-    whole = Answer(times=[1.0, 2.0, 3.0], usage={"completion_tokens": 5}, ended=3.0)
+    whole = StreamedAnswer(times=[1.0, 2.0, 3.0], usage={"completion_tokens": 5}, ended=3.0)
     found.add(whole, 5, 10.0)
-    found.add(Answer(), 5, 10.0)
+    found.add(StreamedAnswer(), 5, 10.0)
     assert found.failed == 1
     assert found.speeds == [2.0, 0.0]
     assert found.firsts == [1.0, 10.0]
 
 
 def test_orders_and_reports_travel_as_json() -> None:
-    order = Order("polls", 8883, "hand-out/edge/evil", "w1", "base", "good")
-    assert msgspec.json.decode(msgspec.json.encode(order), type=Order) == order
+    order = AttackOrder("polls", 8883, "hand-out/edge/evil", "w1", "base", "good")
+    assert msgspec.json.decode(msgspec.json.encode(order), type=AttackOrder) == order
     assert order.user == "evil"
-    assert Report().told == {}
+    assert AttackReport().told == {}

@@ -14,8 +14,8 @@ import torch
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
 from lab.benchmarks.exact.faults import Weather, stormy
-from lab.benchmarks.exact.reference import Text, Written, fixed_order_attention
-from lab.benchmarks.exact.stress import Tally
+from lab.benchmarks.exact.reference import ReferenceText, Text, fixed_order_attention
+from lab.benchmarks.exact.stress import ExactTally
 from lab.benchmarks.exact.system import Outcome
 from lab.benchmarks.exact.texts import Shape, next_turn, texts
 from lab.testbed.memory_broker import MemoryBroker
@@ -77,8 +77,8 @@ def outcome(tokens: list[int], reason: str = "length", repeated: int = 0) -> Out
 
 
 def test_a_tally_of_equal_texts_is_right() -> None:
-    tally = Tally()
-    tally.add(outcome([1, 3, 4]), Written(0, [1, 3, 4], "length"), long=True)
+    tally = ExactTally()
+    tally.add(outcome([1, 3, 4]), ReferenceText(0, [1, 3, 4], "length"), long=True)
     assert tally.right
     assert (tally.texts, tally.tokens, tally.long_tokens, tally.examples) == (1, 3, 3, [])
 
@@ -97,8 +97,8 @@ def test_a_tally_of_equal_texts_is_right() -> None:
     ],
 )
 def test_a_tally_counts_what_is_wrong(found: Outcome, counts: dict[str, int]) -> None:
-    tally = Tally()
-    tally.add(found, Written(0, [1, 3, 4], "length"))
+    tally = ExactTally()
+    tally.add(found, ReferenceText(0, [1, 3, 4], "length"))
     assert not tally.right
     kinds = ("wrong_texts", "wrong_tokens", "wrong_reasons", "failed", "repeated")
     assert {kind: getattr(tally, kind) for kind in kinds if getattr(tally, kind)} == counts

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flexspec_mq.codec import Codec
 from lab.benchmarks.fuzz import __main__ as command
 from lab.benchmarks.fuzz import corpus, machines
-from lab.benchmarks.fuzz.cost import Bound, Costs, general
+from lab.benchmarks.fuzz.cost import Bound, FuzzCosts, general
 from lab.benchmarks.fuzz.decoders import Decoder, decoders
 from lab.benchmarks.fuzz.mutate import BYTES, MESSAGES, mutant
 from schemas.messages import Message
@@ -28,8 +28,8 @@ def no_time() -> int:
     return 0
 
 
-def costs(*found: Decoder) -> Costs:
-    return Costs({one.name: one.bound for one in found} | MACHINES, no_time)
+def costs(*found: Decoder) -> FuzzCosts:
+    return FuzzCosts({one.name: one.bound for one in found} | MACHINES, no_time)
 
 
 @pytest.mark.parametrize("one", DECODERS, ids=lambda one: one.name)
@@ -87,12 +87,12 @@ def ticking(*spans: int) -> Callable[[], int]:
 
 
 def test_what_costs_too_much_is_read_again_and_counts_with_its_least_cost() -> None:
-    slow = Costs({"x": Bound(10, 1)}, ticking(30_000, 25_000, 40_000, 26_000, 27_000, 28_000))
+    slow = FuzzCosts({"x": Bound(10, 1)}, ticking(30_000, 25_000, 40_000, 26_000, 27_000, 28_000))
     slow.read("x", b"12345", lambda _: "kind")
     (failure,) = slow.failures
     assert failure.what == "25 us for 5 bytes, more than 15"
     assert slow.lines["x", "kind"].excess == pytest.approx(25 / 15)
-    unlucky = Costs({"x": Bound(10, 1)}, ticking(30_000, 14_000, 40_000, 26_000, 27_000, 28_000))
+    unlucky = FuzzCosts({"x": Bound(10, 1)}, ticking(30_000, 14_000, 40_000, 26_000, 27_000, 28_000))
     unlucky.read("x", b"12345", lambda _: "kind")
     assert not unlucky.failures
     assert unlucky.lines["x", "kind"].worst_us == 14
@@ -102,13 +102,13 @@ def test_a_crash_is_a_failure_with_its_payload() -> None:
     def crash(data: bytes) -> str:
         raise KeyError(data[0])
 
-    seen = Costs({"x": Bound(10, 1)}, no_time)
+    seen = FuzzCosts({"x": Bound(10, 1)}, no_time)
     seen.read("x", b"\x07", crash)
     assert seen.failures == [("x", "crash: KeyError(7)", b"\x07")]
 
 
 def test_a_machine_that_breaks_is_a_failure_and_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(seed: int, _costs: Costs) -> machines.Case:
+    def broken(seed: int, _costs: FuzzCosts) -> machines.HostileRun:
         raise AssertionError(f"broken {seed}")
 
     monkeypatch.setattr(machines, "run", broken)

@@ -27,7 +27,7 @@ from lab.benchmarks.peers.compare import (
     PREFILL,
     TRANSFORMERS,
     Measured,
-    Texts,
+    PeerTexts,
     agreement,
     chosen,
     ratios,
@@ -211,14 +211,14 @@ def test_what_is_installed_finds_the_ids_that_transformers_finds(
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=50), st.integers(16, 600), st.integers(0, 5))
 def test_texts_are_windows_of_the_stream(stream: list[int], context: int, seed: int) -> None:
-    texts = Texts.cut(stream, context, seed)
+    texts = PeerTexts.cut(stream, context, seed)
     assert len(texts.sessions) == MOST
     assert {len(text) for text in texts.sessions} == {context + GROWTH}
     assert len(texts.prompt) == PREFILL
     around = stream * (2 + max(context + GROWTH, PREFILL) // len(stream))
     joined = bytes(around)
     assert all(bytes(text) in joined for text in [*texts.sessions, texts.prompt])
-    assert texts == Texts.cut(stream, context, seed)
+    assert texts == PeerTexts.cut(stream, context, seed)
 
 
 def test_our_time_over_theirs_and_the_share_of_equal_ids() -> None:

@@ -12,7 +12,7 @@ from flexspec_mq.drafting.interface import Drafter, DraftToken
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
-from lab.benchmarks.rounds import Job, Rounds, Tally
+from lab.benchmarks.rounds import Job, Rounds, RoundTally
 from schemas.messages import Identity
 from tests.models.tiny_checkpoints import save, tiny_llama
 
@@ -59,11 +59,11 @@ def jobs(temperatures: tuple[float, ...], limit: int) -> list[list[Job]]:
 
 def write(
     target: PackedModel, drafter: Drafter, *, k: int, at_once: int, limit: int = 40
-) -> tuple[Texts, Tally]:
+) -> tuple[Texts, RoundTally]:
     texts: Texts = {}
-    total = Tally()
+    total = RoundTally()
 
-    def done(job: Job, tokens: tuple[int, ...], tally: Tally) -> None:
+    def done(job: Job, tokens: tuple[int, ...], tally: RoundTally) -> None:
         texts[job.name, job.identity.temperature] = tokens
         assert tally.tokens == len(tokens)
         total.add(tally)
@@ -97,7 +97,7 @@ def guesses(*tokens: int) -> tuple[DraftToken, ...]:
 
 
 def test_a_tally_counts_prefixes() -> None:
-    tally = Tally()
+    tally = RoundTally()
     tally.count(guesses(1, 2, 3), (1, 2, 9))
     tally.count(guesses(1, 2, 3), (7,))
     tally.count((*guesses(4),), (4, 5))
@@ -116,7 +116,7 @@ def test_a_tally_counts_prefixes() -> None:
 
 
 def test_tallies_of_different_depth_add_up() -> None:
-    short, long = Tally(), Tally()
+    short, long = RoundTally(), RoundTally()
     short.count(guesses(1), (1, 2))
     long.count(guesses(1, 2), (1, 2, 3))
     short.add(long)

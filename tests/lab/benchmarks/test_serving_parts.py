@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from broker.launcher import PrivateBroker
-from lab.bench.client import Answer, ask, ask_all, unbounded
-from lab.benchmarks.serve.crowd import Verdict, _worse
+from lab.bench.client import StreamedAnswer, ask, ask_all, unbounded
+from lab.benchmarks.serve.crowd import CrowdOutcome, _worse
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio
 from lab.benchmarks.serve.texts import Asked
 from lab.simulator.world import EOS
@@ -21,26 +21,26 @@ def asked(seed: int) -> Asked:
     return Asked(PROMPT, 12, 0.0, 1.0, seed)
 
 
-def answer(text: str, seconds: float, error: str = "") -> Answer:
-    return Answer(text=text, began=1.0, ended=1.0 + seconds, error=error)
+def answer(text: str, seconds: float, error: str = "") -> StreamedAnswer:
+    return StreamedAnswer(text=text, began=1.0, ended=1.0 + seconds, error=error)
 
 
 def test_gaps_are_those_that_end_between_two_moments() -> None:
-    found = Answer(times=[1.0, 2.0, 4.0, 7.0], began=0.5)
+    found = StreamedAnswer(times=[1.0, 2.0, 4.0, 7.0], began=0.5)
     assert found.gaps(0.0, 9.0) == [1.0, 2.0, 3.0]
     assert found.gaps(2.0, 7.0) == [1.0, 2.0]
     assert found.first == 0.5
-    assert Answer().first == float("inf")
+    assert StreamedAnswer().first == float("inf")
 
 
 def test_a_verdict_counts_what_failed_and_what_is_wrong() -> None:
     ask_for = [asked(n) for n in range(4)]
     own = {one: f"text {n}" for n, one in enumerate(ask_for)}
     answers = [answer("text 0", 1.0), answer("text 2", 1.0), answer("", 5.0, "503"), answer("text 3", 3.0)]
-    verdict = Verdict.of(ask_for, answers, own)
-    assert verdict == Verdict(requests=4, failed=1, wrong=1, median=2.0, slowest=5.0)
-    assert _worse(verdict, Verdict(4, 0, 0, 1.0, 2.0)) == Verdict(8, 1, 1, 2.0, 5.0)
-    assert _worse(verdict, Verdict(4, 0, 0, 1.0, 9.0)) == Verdict(8, 1, 1, 1.0, 9.0)
+    verdict = CrowdOutcome.compared(ask_for, answers, own)
+    assert verdict == CrowdOutcome(requests=4, failed=1, wrong=1, median=2.0, slowest=5.0)
+    assert _worse(verdict, CrowdOutcome(4, 0, 0, 1.0, 2.0)) == CrowdOutcome(8, 1, 1, 2.0, 5.0)
+    assert _worse(verdict, CrowdOutcome(4, 0, 0, 1.0, 9.0)) == CrowdOutcome(8, 1, 1, 1.0, 9.0)
 
 
 def test_streams_are_compared_turn_by_turn() -> None:

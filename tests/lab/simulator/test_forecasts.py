@@ -12,7 +12,7 @@ from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.plan_space import NOBODY, Drafting
 from flexspec_mq.controller.round_model import RoundTimes, drafting, streaming
 from lab.simulator.answers import Setting
-from lab.simulator.cost import DraftTimes, Line, Measured
+from lab.simulator.cost import CostCurve, DraftTimes, Measured
 from lab.simulator.recording import RecordedText, Recording
 from lab.simulator.simulation import simulate
 from lab.simulator.worker import WorkerKind
@@ -65,9 +65,9 @@ def simulated(choice: Drafting, forward: float, token: float, round_trip: float)
     """Milliseconds of a token behind the first."""
     times = Measured(
         sessions=(1.0,),
-        rows=(Line((1.0, 2.0), (forward, forward + ROW)),),
-        read=Line((0.0, 1.0), (forward, forward)),
-        beside=Line((0.0, 1.0), (forward, forward)),
+        rows=(CostCurve((1.0, 2.0), (forward, forward + ROW)),),
+        read=CostCurve((0.0, 1.0), (forward, forward)),
+        beside=CostCurve((0.0, 1.0), (forward, forward)),
         draft=DraftTimes(token=token),
         device=DraftTimes(token=token),
         broker=BROKER,

@@ -6,28 +6,28 @@ import msgspec
 import pytest
 
 from lab.simulator.cost import (
+    CostCurve,
     DraftForward,
     DraftTimes,
-    Line,
     TargetForward,
 )
 from tests.lab.simulator.recordings import TIMES
 
 
 def test_a_curve_is_straight_between_its_points_and_beyond_the_last() -> None:
-    line = Line((1.0, 3.0, 7.0), (10.0, 20.0, 28.0))
+    line = CostCurve((1.0, 3.0, 7.0), (10.0, 20.0, 28.0))
     assert [line(place) for place in (0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 9.0)] == [10, 10, 15, 20, 24, 28, 32]
-    assert Line((4.0,), (5.0,))(9.0) == 5.0
+    assert CostCurve((4.0,), (5.0,))(9.0) == 5.0
 
 
 @pytest.mark.parametrize(("at", "ms"), [((), ()), ((1.0, 1.0), (2.0, 3.0)), ((1.0, 2.0), (3.0,))])
 def test_what_is_no_curve_is_refused(at: tuple[float, ...], ms: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="curve"):
-        Line(at, ms)
+        CostCurve(at, ms)
 
 
 def test_a_measured_forward_lies_between_its_neighbours() -> None:
-    times = msgspec.structs.replace(TIMES, context=Line((1.0,), (0.01,)))
+    times = msgspec.structs.replace(TIMES, context=CostCurve((1.0,), (0.01,)))
     assert msgspec.structs.replace(TIMES, delay=60.0).forward(TargetForward(1, 1)) == pytest.approx(90.0)
     assert times.forward(TargetForward(1, 1)) == pytest.approx(30.0)
     assert times.forward(TargetForward(1, 3, 0, 100)) == pytest.approx(32.0 + 1.0)
@@ -39,13 +39,13 @@ def test_a_measured_forward_lies_between_its_neighbours() -> None:
     assert reaching.forward(TargetForward(0, 0, 128, 0, 128 * 100)) == pytest.approx(157.0 + 12.8)
     # Beside rows a prompt costs what its tokens add to them.
     assert times.forward(TargetForward(1, 1, 65)) == pytest.approx(30.0 + 65.0)
-    free = msgspec.structs.replace(TIMES, beside=Line((1.0, 9.0, 17.0), (30.0, 30.0, 38.0)))
+    free = msgspec.structs.replace(TIMES, beside=CostCurve((1.0, 9.0, 17.0), (30.0, 30.0, 38.0)))
     assert free.forward(TargetForward(1, 1, 8)) == pytest.approx(30.0)
     assert free.forward(TargetForward(2, 10, 8)) == pytest.approx(free.forward(TargetForward(2, 10)) + 8.0)
 
 
 def test_contexts_cost_more_where_more_rows_look_at_them() -> None:
-    contexts = Line((1.0, 4.0), (0.001, 0.01))
+    contexts = CostCurve((1.0, 4.0), (0.001, 0.01))
     times = msgspec.structs.replace(TIMES, context=contexts, behind=0.002)
     assert times.forward(TargetForward(1, 1, 0, 1000)) == pytest.approx(30.0 + 1.0)
     assert times.forward(TargetForward(4, 4, 0, 1000)) == pytest.approx(40.0 + 10.0)

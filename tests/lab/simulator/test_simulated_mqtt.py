@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from flexspec_mq.protocol.effects import Send
-from lab.simulator.channel.mqtt import MqttChannel
+from lab.simulator.channel.mqtt import SimulatedMqtt
 from lab.simulator.channel.packets import publish_size
 from lab.simulator.clock import SimulatedClock
 from lab.testbed.link.profiles import Figure, LinkPlan, Outages, Profile, State, WayFigures
@@ -42,7 +42,7 @@ class Echo:
         self.bytes = 0
         self._qos, self._wait = qos, wait
         self._rng = random.Random(0)
-        self.channel = MqttChannel(
+        self.channel = SimulatedMqtt(
             self.clock, self, Worker(self), link, BROKER, random.Random(1), subscribed=2
         )
         self.channel.connect()

@@ -24,7 +24,7 @@ async def test_an_operator_begins_a_family_and_moves_it_on(tmp_path: Path) -> No
         heads.append((folder, digest(manifest.encode()).hex()))
     async with local_deployment() as here:
         await here.start_broker()
-        operator = await Operator.of(here, "smol", tmp_path)
+        operator = await Operator.create(here, "smol", tmp_path)
         await operator.begin("v0", heads[0][0])
         await operator.publish("v1", heads[1][0], "--share", "7")
         found = await operator.listed()

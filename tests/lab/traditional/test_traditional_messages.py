@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.errors import RemoteProtocolError
 from lab.traditional.channel import PACKET_BYTES
-from lab.traditional.messages import MAX_BYTES, Guesses, Message, Start, Verdict, decode, encode
+from lab.traditional.messages import MAX_BYTES, Guesses, Message, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import Halves, distribution, rounded
 
 START = Start("ids", 7, (1, 300), 0.5, 0, 1.0, 2**64 - 1, (2,))
@@ -21,7 +21,7 @@ GOLDEN: list[tuple[Message, str]] = [
         Guesses.made(7, 2, (1,), [np.array([0.5, 0.25, 0.25], dtype=np.float16)]),
         "950207029101c406003800340034",
     ),
-    (Verdict(7, 3, (5, 6)), "94030703920506"),
+    (RoundVerdict(7, 3, (5, 6)), "94030703920506"),
 ]
 
 

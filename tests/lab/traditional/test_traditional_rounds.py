@@ -19,9 +19,9 @@ from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from lab.traditional import speculation as schemes
-from lab.traditional.channel import TcpChannel, tcp_channel
-from lab.traditional.device import Drafts, Order, Writer
-from lab.traditional.messages import Guesses, Start, Verdict, decode, encode
+from lab.traditional.channel import TcpMessages, tcp_channel
+from lab.traditional.device import Drafts, WriteOrder, Writer
+from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import SCHEMES
 from lab.traditional.target import Verifier
 from tests.lab.traditional.noisy_models import UNLIKELY, checkpoint, fits, packed, pairs_due
@@ -77,7 +77,7 @@ class Bench:
     writer: Writer
     channel: Near
 
-    async def tokens(self, order: Order) -> list[int]:
+    async def tokens(self, order: WriteOrder) -> list[int]:
         """Ids of a text, and some checks of what is told about it."""
         self.channel.tokens.clear()
         found = await self.writer.write(order)
@@ -98,9 +98,9 @@ async def bench(target: PackedModel, draft: PackedModel, loaded: LoadedText) -> 
         yield Bench(Writer(loaded, drafts, {"mqtt": channel}, compute), channel)
 
 
-def order(scheme: str, **changes: object) -> Order:
+def order(scheme: str, **changes: object) -> WriteOrder:
     wanted: dict[str, object] = {"prompt": "Why is it so?", "tokens": 24, "guesses": 3, "seed": 5}
-    return Order(scheme=scheme, **(wanted | changes))  # type: ignore[arg-type]
+    return WriteOrder(scheme=scheme, **(wanted | changes))  # type: ignore[arg-type]
 
 
 def alone(target: PackedModel, loaded: LoadedText, params: SamplingParams, count: int) -> list[int]:
@@ -211,7 +211,7 @@ def test_what_was_read_for_a_client_stays(target: PackedModel) -> None:
     assert model.read[4:] == [1]
     verifier.take(Start("b", 3, START.prompt, 0.0, 0, 1.0, 0, ()))
     assert model.read[5:] == [4, 4, 1]
-    assert verifier.take(Guesses(3, 1, (7, 8))) == Verdict(3, 1, first.tokens if first else ())
+    assert verifier.take(Guesses(3, 1, (7, 8))) == RoundVerdict(3, 1, first.tokens if first else ())
 
 
 def test_a_round_that_is_told_again_is_answered_again(target: PackedModel) -> None:
@@ -236,13 +236,14 @@ def test_an_earlier_round_that_comes_late_is_passed_over(target: PackedModel) ->
     assert verifier.take(Guesses(1, 2, ())) == second
     verifier.take(Start("a", 2, START.prompt, 0.0, 0, 1.0, 0, ()))
     assert verifier.take(Guesses(1, 2, ())) is None
-    assert verifier.take(Guesses(2, 1, ())) == Verdict(2, 1, first.tokens)
+    assert verifier.take(Guesses(2, 1, ())) == RoundVerdict(2, 1, first.tokens)
 
 
 @pytest.mark.parametrize(
-    "message", [Guesses(2, 1, ()), Guesses(1, 2, ()), Verdict(1, 1, (1,)), Guesses(1, 1, (1,), bytes(10))]
+    "message",
+    [Guesses(2, 1, ()), Guesses(1, 2, ()), RoundVerdict(1, 1, (1,)), Guesses(1, 1, (1,), bytes(10))],
 )
-def test_what_has_no_place_is_refused(message: Guesses | Verdict, target: PackedModel) -> None:
+def test_what_has_no_place_is_refused(message: Guesses | RoundVerdict, target: PackedModel) -> None:
     verifier = Verifier(target, vocab_size=VOCAB, prefill=64)
     with pytest.raises(RemoteProtocolError):
         verifier.take(Guesses(1, 1, ()))
@@ -253,7 +254,7 @@ def test_what_has_no_place_is_refused(message: Guesses | Verdict, target: Packed
 
 async def test_a_tcp_channel_keeps_messages_apart_and_tells_of_its_end() -> None:
     async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        channel = TcpChannel(reader, writer)
+        channel = TcpMessages(reader, writer)
         for _ in range(2):
             payload = await channel.receive()
             channel.send(payload[:1])
