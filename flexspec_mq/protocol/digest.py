@@ -1,4 +1,4 @@
-"""The CRC-32 chain that names every prefix of a text.
+"""The CRC-32 chain that names every prefix of a text, and the longer name of the beginning of a prompt.
 
 ::
 
@@ -10,19 +10,26 @@ Two sides that agree on ``d(p)`` hold the same first ``p`` generated tokens of t
 in a single token is always caught, anything else with probability 1 - 2^-32. It detects; it does not
 authenticate. Session, attempt and worker are left out on purpose: equal inputs give equal text, so sharing it
 is harmless.
+
+The beginning of a prompt has a name of 128 bits, as that selects keys and values. Whether the right ones were selected
+is seen all the same: the chain of both sides covers the whole prompt.
 """
 
 from __future__ import annotations
 
 import struct
+import sys
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from itertools import chain as chained
+from itertools import islice
+from typing import overload
 from zlib import crc32
 
 import msgspec
 
 from flexspec_mq.errors import LocalProtocolError
-from flexspec_mq.protocol.view import TokenView
 from schemas.messages import Identity
 
 _LE32 = struct.Struct("<I")
@@ -60,9 +67,61 @@ def after_all(digest: int, tokens: Sequence[int]) -> int:
     return crc32(struct.pack(f"<{len(tokens)}I", *tokens), digest)
 
 
+def prefix_name(fingerprint: bytes, version: str, tokens: Sequence[int]) -> bytes:
+    """BLAKE2b-128 of a target version, its vocabulary's fingerprint and token ids, 32 bits each, little-endian."""
+    name = blake2b(msgspec.msgpack.encode([version, fingerprint]), digest_size=16)
+    ids = array("I", tokens)
+    if sys.byteorder == "big":
+        ids.byteswap()
+    name.update(ids)
+    return name.digest()
+
+
 def chain_for(identity: Identity, version: str, prompt: Sequence[int]) -> Chain:
     """The empty chain of a request: no generated token yet, and the digest of the prompt."""
     return Chain(after_all(root(identity, version), prompt))
+
+
+class TokenView(Sequence[int]):
+    """Prompt followed by the first `length` entries of a list that its owner only ever appends to.
+
+    Slices come back as tuples. Thousands of tokens per step would make copies quadratic over a long text.
+    """
+
+    __slots__ = ("_head", "_length", "_tail")
+
+    def __init__(self, head: tuple[int, ...], tail: list[int], length: int) -> None:
+        self._head = head
+        self._tail = tail
+        self._length = length
+
+    def __len__(self) -> int:
+        return len(self._head) + self._length
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
+        if isinstance(index, slice):
+            start, stop, step = index.indices(len(self))
+            if step != 1:
+                return tuple(self[i] for i in range(start, stop, step))
+            cut = len(self._head)
+            return self._head[start:stop] + tuple(self._tail[max(0, start - cut) : max(0, stop - cut)])
+        if index < 0:
+            index += len(self)
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._head[index] if index < len(self._head) else self._tail[index - len(self._head)]
+
+    def __iter__(self) -> Iterator[int]:
+        return chained(self._head, islice(self._tail, self._length))
+
+    def __repr__(self) -> str:
+        return f"TokenView({len(self._head)} + {self._length} tokens)"
 
 
 class Chain:

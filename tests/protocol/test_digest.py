@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.view import TokenView
+from flexspec_mq.protocol.digest import TokenView
 from lab.simulator.world import FINGERPRINT, identity
 
 TOKENS = st.lists(st.integers(0, 2**24 - 1), max_size=30)

@@ -11,10 +11,10 @@ import pytest
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.digest import prefix_name
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import EdgeState, Reuse, SessionRequest, Written
 from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Reply, Send, Transfer, WorkerEffect
-from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker import prefix_store
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState

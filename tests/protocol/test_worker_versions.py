@@ -9,8 +9,8 @@ import pytest
 from flexspec_mq import topics
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol import digest as chains
+from flexspec_mq.protocol.digest import prefix_name
 from flexspec_mq.protocol.effects import Free, Reply, Transfer, WorkerEffect
-from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts
 from lab.simulator.world import FINGERPRINT, VOCAB, identity

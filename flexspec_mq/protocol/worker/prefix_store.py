@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import msgspec
 
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.protocol.digest import prefix_name
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.protocol.prefix import prefix_name
 from flexspec_mq.protocol.worker.session import WorkerSession
 from flexspec_mq.protocol.worker.turns import to_go
 from flexspec_mq.protocol.worker.types import WorkerConfig
