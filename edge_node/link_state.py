@@ -39,7 +39,7 @@ class LinkState:
         return 0.0 if self.is_up else time.monotonic() - self._down_since
 
     @contextmanager
-    def of(self, link: Link) -> Iterator[None]:
+    def using(self, link: Link) -> Iterator[None]:
         """Have this link for as long as the block."""
         self._link = link
         try:

@@ -221,7 +221,7 @@ class EdgeNode:
         """
         async with connect(self._link_settings(base)) as link:
             try:
-                with self.link.of(link):
+                with self.link.using(link):
                     async with running(self._loops(link, everyone=everyone), "edge node"):
                         try:
                             await self.link.settled()
@@ -387,8 +387,8 @@ class EdgeNode:
         if message is None:
             return
         generation = self._sessions.get(message.session)
-        told = isinstance(message, Verdict) and message.recommended is not None
-        if told and generation is not None and self._misled(generation, message):
+        recommends = isinstance(message, Verdict) and message.recommended is not None
+        if recommends and generation is not None and self._misled(generation, message):
             generation = None  # its worker is told to close it, as one that is none of ours
         if generation is not None:
             generation.received(len(payload))
@@ -410,7 +410,7 @@ class EdgeNode:
         request, version = generation.request, generation.machine.version
         if not isinstance(message, Verdict) or message.recommended is None or message.worker is None:
             return False
-        recommended = self.directory.told(version, message.worker, message.recommended)
+        recommended = self.directory.take_recommendation(version, message.worker, message.recommended)
         if recommended is None or request.recommended is None or generation.machine.committed:
             return False
         if request.recommended(recommended) == request.sampling:

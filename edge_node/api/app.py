@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from edge_node.api.auth import AuthMiddleware
-from edge_node.api.refusals import Refusals
+from edge_node.api.refusals import ClientRefusals
 from edge_node.api.request_body import Bodies
 from edge_node.api.request_ids import HEADER, RequestIds
 from edge_node.api.routes import refuse, routes
@@ -73,7 +73,7 @@ def create_app(
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, link_patience, limit)
     texts = CompletionStore(generator, settings, metrics)
-    refusals = Refusals(metrics.refused)
+    refusals = ClientRefusals(metrics.refused)
     api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))
     app = Starlette(
         routes=routes(api),

@@ -16,7 +16,7 @@ from flexspec_mq.settings.hosts import is_loopback
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from edge_node.api.refusals import Refusals
+    from edge_node.api.refusals import ClientRefusals
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics
 
@@ -44,7 +44,7 @@ class AuthMiddleware:
         app: ASGIApp,
         settings: ApiSettings,
         metrics: Metrics,
-        refusals: Refusals,
+        refusals: ClientRefusals,
         paths: tuple[str, ...],
     ) -> None:
         self._app = app

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Connections:
+class ApiConnections:
     """The connections of one server.
 
     Args:
@@ -35,9 +35,9 @@ class Connections:
     most_of_one: int | None
     head_timeout: float
     on_cut: Callable[[str, str, str], None]
-    waiting: dict[Connection, None] = field(default_factory=dict)
+    waiting: dict[ApiConnection, None] = field(default_factory=dict)
 
-    def make_room(self, found: set[Any], new: Connection) -> bool:
+    def make_room(self, found: set[Any], new: ApiConnection) -> bool:
         """Cut those that wait, the oldest first, until there are no more than allowed; whether that was enough."""
         return self._fits_its_client(found, new) and self._fits(found)
 
@@ -45,14 +45,16 @@ class Connections:
         while len(found) > self.most and self.waiting:
             next(iter(self.waiting)).cut()
         if len(found) > self.most:
-            for one in [one for one in found if isinstance(one, Connection) and one.transport.is_closing()]:
+            for one in [
+                one for one in found if isinstance(one, ApiConnection) and one.transport.is_closing()
+            ]:
                 one.cut()  # its client does not take the rest of an answer
         return len(found) <= self.most
 
-    def _fits_its_client(self, found: set[Any], new: Connection) -> bool:
+    def _fits_its_client(self, found: set[Any], new: ApiConnection) -> bool:
         if self.most_of_one is None:
             return True
-        mine = sum(isinstance(one, Connection) and one.address == new.address for one in found)
+        mine = sum(isinstance(one, ApiConnection) and one.address == new.address for one in found)
         for one in [one for one in self.waiting if one.address == new.address]:
             if mine <= self.most_of_one:
                 break
@@ -61,7 +63,7 @@ class Connections:
         return mine <= self.most_of_one
 
 
-class Connection(H11Protocol):
+class ApiConnection(H11Protocol):
     """A connection. uvicorn's own has no bound for a head, and counts those that ask for nothing as load.
 
     Args:
@@ -69,7 +71,7 @@ class Connection(H11Protocol):
         more: as uvicorn makes its own.
     """
 
-    def __init__(self, connections: Connections, **more: Any) -> None:
+    def __init__(self, connections: ApiConnections, **more: Any) -> None:
         super().__init__(**more)
         self._all = connections
         self._timer: asyncio.TimerHandle | None = None

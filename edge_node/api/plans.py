@@ -18,10 +18,12 @@ def plan_list(node: EdgeNode, now: float) -> PlanList:
     """The newest plans of a node; `now` is on the clock of its sessions."""
     active = node.active_versions
     found = sorted(node.plans.items())
-    return PlanList(data=[_told(version, planned, version in active, now) for version, planned in found])
+    return PlanList(
+        data=[_version_plan(version, planned, version in active, now) for version, planned in found]
+    )
 
 
-def _told(version: str, planned: Planned, under_way: bool, now: float) -> VersionPlan:
+def _version_plan(version: str, planned: Planned, under_way: bool, now: float) -> VersionPlan:
     at = planned.seen.at
     return VersionPlan(
         version=version,

@@ -29,7 +29,7 @@ log of others."""
 _log = logging.getLogger(__name__)
 
 
-class Refusals:
+class ClientRefusals:
     """Counts and tells.
 
     Args:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from edge_node.api.connections import Connection, Connections
+from edge_node.api.connections import ApiConnection, ApiConnections
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import FlexSpecError, UsageError
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 256
 SPARE = 32
-"""Connections beyond as many requests as may be, for probes; all else is refused on them."""
+"""ApiConnections beyond as many requests as may be, for probes; all else is refused on them."""
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +104,7 @@ def _config(app: Starlette, api: Api) -> uvicorn.Config:
             slow.inc()
         api.refusals.note(client, reason, why)
 
-    connections = Connections(
+    connections = ApiConnections(
         most=settings.max_requests + SPARE,
         most_of_one=None if settings.loopback else settings.api_client_connections,
         head_timeout=settings.head_timeout,
@@ -114,7 +114,7 @@ def _config(app: Starlette, api: Api) -> uvicorn.Config:
         app,
         lifespan="off",
         loop="none",
-        http=partial(Connection, connections),  # type: ignore[arg-type]  # it is called like a class
+        http=partial(ApiConnection, connections),  # type: ignore[arg-type]  # it is called like a class
         ws="none",
         log_config=None,
         access_log=False,

@@ -9,7 +9,7 @@ from edge_node.api.errors import ApiError
 from schemas.openai import Model, ModelVersion
 
 if TYPE_CHECKING:
-    from edge_node.api.refusals import Refusals
+    from edge_node.api.refusals import ClientRefusals
     from edge_node.api.request_body import Bodies
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics
@@ -30,7 +30,7 @@ class Api:
     texts: CompletionStore
     node: EdgeNode
     metrics: Metrics
-    refusals: Refusals
+    refusals: ClientRefusals
     bodies: Bodies
     since: int
 

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from edge_node.completion.options import CompletionOptions, Prompt
     from flexspec_mq.errors import FlexSpecError
 
-Reason = Literal["stop", "length"]
+EndReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
 class End:
     """How a text ended: complete, with figures, or by an error."""
 
-    reason: Reason | None
+    reason: EndReason | None
     figures: Figures | None = None
     error: FlexSpecError | None = None
 

@@ -13,7 +13,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from edge_node.completion.completion import Completion, End, Reason
+from edge_node.completion.completion import Completion, End, EndReason
 from edge_node.completion.options import SEED_BITS
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edge_node.completion.metrics import Metrics
     from edge_node.completion.options import CompletionOptions, Prompt
 
-_REASONS: dict[FinishReason, Reason] = {
+_REASONS: dict[FinishReason, EndReason] = {
     FinishReason.EOS: "stop",
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",

@@ -154,7 +154,7 @@ class WorkerDirectory:
             sampling = Sampling()
         return _params(sampling)
 
-    def told(self, version: str, worker: str, sampling: Sampling) -> SamplingParams | None:
+    def take_recommendation(self, version: str, worker: str, sampling: Sampling) -> SamplingParams | None:
         """Take what a worker recommends that has taken a session of a version; None if nobody recommends that.
 
         From then on statuses, which any worker may write, no longer say it.

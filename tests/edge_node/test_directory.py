@@ -93,9 +93,9 @@ def test_a_sessions_worker_is_believed_about_sampling_before_any_status(
     assert workers.recommended("base") == SamplingParams(0.5, 7)
     workers.take("w", recommends(100.0))
     assert workers.recommended("base") == SamplingParams(1.0)
-    assert workers.told("base", "w", Sampling(2.01)) is None
+    assert workers.take_recommendation("base", "w", Sampling(2.01)) is None
     assert workers.recommended("base") == SamplingParams(1.0)
-    assert workers.told("base", "w", Sampling(2.0, 3, 0.9)) == SamplingParams(2.0, 3, 0.9)
+    assert workers.take_recommendation("base", "w", Sampling(2.0, 3, 0.9)) == SamplingParams(2.0, 3, 0.9)
     workers.take("w", recommends(0.5))
     assert workers.recommended("base") == SamplingParams(2.0, 3, 0.9)
     assert workers.recommended("other") == SamplingParams(1.0)
