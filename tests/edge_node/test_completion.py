@@ -1,4 +1,4 @@
-"""One path from a request to a text: what `ask`, `chat` and `batch` show of it, event by event."""
+"""One path from a request to a text: what `ask` and `batch` show of it, event by event."""
 
 from __future__ import annotations
 
