@@ -121,6 +121,6 @@ def overheard(rules: Iterable[Rule], groups: ShareGroups | None, topic_filter: s
     if not any(covers(rule.topic, bare) for rule in rules if rule.verb != "write"):
         return "it may read a part of that only, or nothing"
     version = topics.version_of_opens(bare)
-    if group is not None and version is not None and (groups is None or group != groups.of(version)):
+    if group is not None and version is not None and (groups is None or group != groups.group_of(version)):
         return "it is not in that group of workers"
     return ""

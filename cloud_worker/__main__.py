@@ -69,7 +69,7 @@ def _main(argv: Sequence[str]) -> int:
     link = link_settings(loaded.settings.link, f"w-{settings.worker}")
     groups = read_groups(settings.share_groups)
     if loaded.settings.family.family is None:
-        groups.of(settings.version)
+        groups.group_of(settings.version)
     keys_of(settings)  # before a target is loaded, if there is something to complain about
     need_libraries("running a target")
     never_fails("stdout")

@@ -277,7 +277,7 @@ class CloudWorker:
         self._do(self.machine.retire(version))
 
     def _open_share(self, version: str) -> str:
-        return topics.open_share(version, self._groups.of(version))
+        return topics.open_share(version, self._groups.group_of(version))
 
     async def leave_version(self, version: str) -> None:
         """Take no opens of a version any more."""

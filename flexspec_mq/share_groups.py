@@ -38,7 +38,7 @@ class ShareGroups:
         """Whether the group has the name that everybody knows."""
         return not self.key and not self.groups
 
-    def of(self, version: str) -> str:
+    def group_of(self, version: str) -> str:
         """The group of a version.
 
         Raises:
@@ -59,7 +59,7 @@ class ShareGroups:
 
     def only(self, versions: Iterable[str]) -> ShareGroups:
         """Knowledge for a worker of these versions; all if there are none."""
-        groups = {version: self.of(version) for version in versions}
+        groups = {version: self.group_of(version) for version in versions}
         return ShareGroups("", groups) if groups else self
 
     def text(self) -> str:

@@ -109,7 +109,7 @@ class EngineCore:
         decided = self._postprocess(scheduled, *self._run(scheduled))
         if writing := [len(one.model_input.tokens) for one in scheduled if one.item.key in drafts]:
             fed, ms = sum(writing), 1000 * (time.perf_counter() - began)
-            self.draft_budget.saw(len(writing), fed - len(writing), ms, self.fed - fed)
+            self.draft_budget.observe(len(writing), fed - len(writing), ms, self.fed - fed)
         return decided
 
     def _draft(self) -> dict[SessionKey, tuple[int, ...]]:
@@ -240,7 +240,7 @@ class ModelEngine:
             weights=settings.weights,
             room=self._caches.room,
             keeps=True,
-            recommended=Recommended.of(loaded.generation),
+            recommended=Recommended.from_generation(loaded.generation),
             tokenizer=loaded.tokenizer_status,
             timings=timings,
             target=loaded.name,
@@ -306,7 +306,7 @@ class ModelEngine:
         spent = 1000 * (time.perf_counter() - began)
         if self._core.batch:
             writing = self._scheduler.writing
-            self._budget.saw(writing, max(0, self._core.fed - writing), spent)
+            self._budget.observe(writing, max(0, self._core.fed - writing), spent)
         drafted = 0 if self._drafts is None else self._drafts.drafted
         core = self._core
         return StepResult(

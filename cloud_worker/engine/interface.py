@@ -31,7 +31,7 @@ class Recommended(msgspec.Struct, frozen=True):
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
 
     @classmethod
-    def of(cls, generation: Mapping[str, Any]) -> Recommended:
+    def from_generation(cls, generation: Mapping[str, Any]) -> Recommended:
         """Read a ``generation_config.json``; empty where it does not sample, or samples as nobody can."""
         if generation.get("do_sample") is False:
             return cls()

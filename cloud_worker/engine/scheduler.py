@@ -125,7 +125,7 @@ class Scheduler:
         now = self._clock()
         here = beside.keys() | {item.key[0] for item in ready}
         away = self._presence.since_others(here, now)
-        self._presence.here(here, now)
+        self._presence.observe(here, now)
         keys = [item.key for item in ready]
         chosen = set(sharing(keys, ms, self._batch, beside=beside.keys(), away=away, turn=self._steps))
         self._held_back = {key for key in keys if key not in chosen}
@@ -250,7 +250,7 @@ class Scheduler:
                 ready[key] = tokens
         self._left, self._held_back = {}, set()
         now = self._clock()
-        return ready, self._reading.of(
+        return ready, self._reading.allot(
             dict(sorted(unread.items(), key=lambda one: self._served[one[0]])),
             ready,
             now=now,

@@ -181,7 +181,7 @@ class ColocatedDrafts:
         self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
     ) -> dict[SessionKey, tuple[int, ...]]:
         if not rows.bears and not self._may_call(items, rows):
-            budget.saw_no_call()
+            budget.skip_call()
             return {}
         paths = {item.key: self._path(item) for item in items}
         called = False
@@ -194,7 +194,7 @@ class ColocatedDrafts:
             keys = rows.worth_calling(wanted)
             if not keys:
                 if not called and not all(path.reads for path in open_.values()):
-                    budget.saw_no_call()
+                    budget.skip_call()
                 self._look_up(drafter, open_, rows)
                 break
             called = True
@@ -225,7 +225,7 @@ class ColocatedDrafts:
         # Neither lookups alone nor the end of a prompt tell what a forward of the draft takes.
         reads = any(path.reads for path in paths.values())
         if not reads and any(one.origin == "model" for given in found for one in given or ()):
-            budget.saw_call(len(paths), ms)
+            budget.observe_call(len(paths), ms)
         pieces = 0
         nobody = all(one is None for one in found)
         for path, proposals in zip(paths.values(), found, strict=True):
@@ -238,7 +238,7 @@ class ColocatedDrafts:
             else:
                 _take(path, proposals, rows)
         if nobody and pieces:
-            budget.saw_reading(pieces, ms)
+            budget.observe_reading(pieces, ms)
 
     def _look_up(self, drafter: PricedDrafter, paths: Mapping[SessionKey, _Path], rows: Allocation) -> None:
         """Take what is found for sessions that no forward of the model is worth it for, as far as all bear it."""

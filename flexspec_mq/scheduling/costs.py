@@ -51,7 +51,7 @@ class LinearCost:
         """Whether any forward was seen."""
         return self._line is not None
 
-    def saw(self, counts: Sequence[float], ms: float) -> None:
+    def observe(self, counts: Sequence[float], ms: float) -> None:
         """A forward took so many ms that carried these counts."""
         x = np.array([1.0, *counts])
         self._squares = _FORGET * self._squares + np.outer(x, x)
@@ -77,7 +77,7 @@ class LinearCost:
             return 0.0
         return max(float(self._line[1 + count]), _LEAST * float(self._usual[count]) * self._mean)
 
-    def of(self, counts: Sequence[float]) -> float:
+    def predict(self, counts: Sequence[float]) -> float:
         """Milliseconds of a forward that carries so much, never below 0; 0 before any."""
         if self._line is None:
             return 0.0
@@ -94,7 +94,7 @@ class MeasuredCost:
         self._ms: dict[int, tuple[float, int, int]] = {}  # mean, forwards, the newest one's number
         self._forwards = 0
 
-    def saw(self, sessions: int, ms: float) -> None:
+    def observe(self, sessions: int, ms: float) -> None:
         """A forward is done."""
         self._forwards += 1
         mean, count, _ = self._ms.get(sessions, (0.0, 0, 0))
@@ -105,7 +105,7 @@ class MeasuredCost:
         """A forward is done that tells nothing; what is known is older by it."""
         self._forwards += 1
 
-    def of(self, sessions: int, each: float) -> float | None:
+    def predict(self, sessions: int, each: float) -> float | None:
         """Milliseconds for so many sessions; None if no forward lately decided as many or fewer.
 
         A session more than were measured takes `each`.

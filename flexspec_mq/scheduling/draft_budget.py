@@ -46,7 +46,7 @@ class _Acceptance:
     right: float = _PRIOR[0] * _PRIOR[1]
     judged: float = _PRIOR[1]
 
-    def saw(self, right: bool) -> None:
+    def observe(self, right: bool) -> None:
         self.right = _FADES * self.right + right
         self.judged = _FADES * self.judged + 1.0
 
@@ -90,10 +90,10 @@ class DraftBudget:
         """Begin with what was timed before any text, see `Timings`; what forwards of texts take replaces it."""
         for sessions, rows, ms in forwards:
             for _ in range(_PRIMES):
-                self.saw(sessions, rows, ms)
+                self.observe(sessions, rows, ms)
         for sessions, ms in calls:
             for _ in range(_PRIMES):
-                self.saw_call(sessions, ms)
+                self.observe_call(sessions, ms)
         self._read = read
         self._alike = 0
 
@@ -102,8 +102,8 @@ class DraftBudget:
 
         The forward is for so many sessions, as `fair_shares.weight` counts them, and reads prompts for so many ms.
         """
-        plain = self._forward.of((len(drafts), 0, 0)) if self._rationed else 0.0
-        call = (self._call.of((0,)), self._call.more(0)) if self._call.known else (_CALL * plain, 0.0)
+        plain = self._forward.predict((len(drafts), 0, 0)) if self._rationed else 0.0
+        call = (self._call.predict((0,)), self._call.more(0)) if self._call.known else (_CALL * plain, 0.0)
         usual = {key: self._usually(key, drafted) for key, drafted in drafts.items()}
         read = _READ * plain if self._read is None else self._read
         ms = plain + reading if plain else 0.0
@@ -119,8 +119,8 @@ class DraftBudget:
 
     def takes(self, sessions: int) -> float:
         """Milliseconds of a forward that decides so many sessions without drafts; 0 before any was seen."""
-        found = self._plain.of(sessions, self._forward.more(0))
-        return self._forward.of((sessions, 0, 0)) if found is None else found
+        found = self._plain.predict(sessions, self._forward.more(0))
+        return self._forward.predict((sessions, 0, 0)) if found is None else found
 
     def acceptance(self, key: SessionKey) -> float:
         """How likely a drafted token of a session's edge is right, if all before it are."""
@@ -134,9 +134,9 @@ class DraftBudget:
             return
         known = self._acceptance.setdefault(key, _Acceptance())
         for _ in range(accepted):
-            known.saw(right=True)
+            known.observe(right=True)
         if wrong:
-            known.saw(right=False)
+            known.observe(right=False)
 
     def forget(self, key: SessionKey) -> None:
         """A session is over; it need not be known."""
@@ -144,26 +144,26 @@ class DraftBudget:
         self._got.pop(key, None)
         self._offered.pop(key, None)
 
-    def saw(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
+    def observe(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
         """A forward of the target decided sessions, verified rows of theirs, and read tokens of prompts beside."""
-        self._forward.saw((sessions, rows, reading), ms)
+        self._forward.observe((sessions, rows, reading), ms)
         if reading:
             self._plain.passed()
             return
-        self._plain.saw(sessions, max(0.0, ms - rows * self._forward.more(1)))
+        self._plain.observe(sessions, max(0.0, ms - rows * self._forward.more(1)))
         self._alike = self._alike + 1 if (sessions, rows) == self._newest else 0
         self._newest = sessions, rows
 
-    def saw_call(self, sessions: int, ms: float) -> None:
+    def observe_call(self, sessions: int, ms: float) -> None:
         """A forward of the draft over so many sessions is done."""
-        self._call.saw((sessions,), ms)
+        self._call.observe((sessions,), ms)
 
-    def saw_reading(self, tokens: int, ms: float) -> None:
+    def observe_reading(self, tokens: int, ms: float) -> None:
         """A forward of the draft is done that read so many tokens of prompts, and hardly anything else."""
         each = ms / tokens
         self._read = each if self._read is None else self._read + _LEARN * (each - self._read)
 
-    def saw_no_call(self) -> None:
+    def skip_call(self) -> None:
         """The draft could have been run, and was not worth it."""
         self._call.fade()
 

@@ -41,7 +41,7 @@ class Presence:
     def __init__(self) -> None:
         self._seen: dict[str, float] = {}
 
-    def here(self, devices: Iterable[str], now: float) -> None:
+    def observe(self, devices: Iterable[str], now: float) -> None:
         """These have work now."""
         for device in devices:
             self._seen.pop(device, None)

@@ -49,7 +49,7 @@ class _Line:
     xx: float = 0.0
     xy: float = 0.0
 
-    def saw(self, x: float, y: float) -> None:
+    def observe(self, x: float, y: float) -> None:
         self.weight = 1.0 + _FORGET * self.weight
         self.x = x + _FORGET * self.x
         self.y = y + _FORGET * self.y
@@ -106,7 +106,7 @@ class PrefillBudget:
     _saved: float = 0.0
     _owed: bool = False
 
-    def saw(self, writing: int, read: int, ms: float) -> None:
+    def observe(self, writing: int, read: int, ms: float) -> None:
         """A forward took so many ms that fed tokens for sessions that write, and read tokens of prefixes."""
         if read:
             if self._owed:
@@ -117,11 +117,11 @@ class PrefillBudget:
             self._since += 1
             self._since_light += 1
             if not writing:
-                self._only.saw(read, ms)
+                self._only.observe(read, ms)
                 if read <= self.least:
                     self._light, self._since_light = (read, ms), 0
         elif writing:
-            self._alone.saw(writing, min(ms, _STALL * self._alone.most(writing)))
+            self._alone.observe(writing, min(ms, _STALL * self._alone.most(writing)))
             self._since = 0
         self._owed = False
 

@@ -96,7 +96,7 @@ class PrefillShares:
         """Tokens that the next forward may read for all, beside so many that it feeds for sessions that write."""
         return self._most if self._budget is None else self._budget.budget(writing)
 
-    def of(
+    def allot(
         self,
         unread: Mapping[SessionKey, int],
         ready: Mapping[SessionKey, int],

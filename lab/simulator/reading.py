@@ -86,7 +86,7 @@ class Reading:
         reading = {key: item for key, item in self.pending.items() if key not in drafts}
         edges = {edge for edge, _ in reading}
         away = self._presence.since_others(edges, now)
-        self._presence.here({edge for edge, _ in self.pending}, now)
+        self._presence.observe({edge for edge, _ in self.pending}, now)
         if not reading:
             return made
         wanted = {
@@ -94,7 +94,7 @@ class Reading:
             for key in sorted(reading, key=self._served.__getitem__)
         }
         ready = {key: 1 + len(draft) for key, draft in drafts.items()}
-        for key, share in self._sharing.of(wanted, ready, now=now, away=away, turn=self._steps).items():
+        for key, share in self._sharing.allot(wanted, ready, now=now, away=away, turn=self._steps).items():
             item = reading[key]
             unread = self._unread(item)
             whole = share >= wanted[key]
@@ -107,9 +107,9 @@ class Reading:
                 self._read[key] = self._read.get(key, 0) + read
         return made
 
-    def saw(self, fed: int, read: int, ms: float) -> None:
+    def observe(self, fed: int, read: int, ms: float) -> None:
         """A forward is done, see `PrefillBudget`."""
-        self._budget.saw(fed, read, ms)
+        self._budget.observe(fed, read, ms)
 
     def settles(self, share: Share) -> bool:
         """Whether a share decides its item, and that counts: not if it was dropped or replaced meanwhile."""

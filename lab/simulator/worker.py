@@ -181,13 +181,13 @@ class SimulatedWorker:
         self._count(forward, own, seconds)
 
         def done() -> None:
-            reading.saw(fed, forward.read, 1000 * seconds)
+            reading.observe(fed, forward.read, 1000 * seconds)
             self._window.stepped(around + seconds)
             for share in shares:
                 if reading.settles(share):
                     self._decided(share, told.get(share.item.key, _ALL), began, int(1000 * seconds))
             if drafts:
-                self._budget.saw(len(drafts), fed - len(drafts), ms, forward.read)
+                self._budget.observe(len(drafts), fed - len(drafts), ms, forward.read)
             self._computing = False
             self._alarm.by(self.machine.next_tick())
             self._look()

@@ -189,7 +189,7 @@ async def test_nobody_takes_opens_from_the_workers_group(secured: PrivateBroker)
     sent = 60
     async with AsyncExitStack() as stack:
         worker = await connect(stack, secured, "w1")
-        await worker.subscribe(f"$share/{groups.of('v1')}/f1/o/v1/+", 1)
+        await worker.subscribe(f"$share/{groups.group_of('v1')}/f1/o/v1/+", 1)
         await worker.subscribe("f1/h/+", 1)
         of_others = groups.only(("v2",)).of("v2")
         for name in NAMES:
@@ -200,9 +200,9 @@ async def test_nobody_takes_opens_from_the_workers_group(secured: PrivateBroker)
                     "base",
                     "v1",
                     "w1",
-                    ShareGroups().of("v1"),
+                    ShareGroups().group_of("v1"),
                     of_others,
-                    new_groups().of("v1"),
+                    new_groups().group_of("v1"),
                 ):
                     await thief.subscribe(f"$share/{group}/f1/o/v1/+", 1)
         device = await connect(stack, secured, "alice")

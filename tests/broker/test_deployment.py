@@ -57,7 +57,7 @@ async def test_from_nothing_to_a_message_and_out_again(tmp_path: Path, flags: tu
     with running(directory, tmp_path / "log"):
         async with AsyncExitStack() as stack:
             device, other, worker = [await connected(stack, one) for one in (alice, bob, w1)]
-            group = read_groups(w1 / "share-groups").of("v1")
+            group = read_groups(w1 / "share-groups").group_of("v1")
             await worker.subscribe(f"$share/{group}/f1/o/v1/+", 1)
             await device.publish("f1/o/v1/alice", b"open", qos=1)
             async with asyncio.timeout(20):
@@ -163,12 +163,12 @@ def test_a_worker_of_more_versions_keeps_its_password(tmp_path: Path) -> None:
     good("add-worker", directory, "w1", "--version", "v1", "--version", "v2")
     more = read_groups(folder / "share-groups")
     assert (folder / "password").read_text() == password
-    assert more.of("v1") == groups.of("v1") != more.of("v2")
+    assert more.group_of("v1") == groups.group_of("v1") != more.group_of("v2")
     good("add-worker", directory, "w3")  # of any version
     any_version = read_groups(client(directory, "worker", "w3") / "share-groups")
-    assert [any_version.of(one) for one in ("v1", "v2")] == [more.of(one) for one in ("v1", "v2")]
+    assert [any_version.of(one) for one in ("v1", "v2")] == [more.group_of(one) for one in ("v1", "v2")]
     good("rotate", directory, "--groups")
-    assert read_groups(folder / "share-groups").of("v1") != groups.of("v1")
+    assert read_groups(folder / "share-groups").group_of("v1") != groups.group_of("v1")
 
 
 def test_a_new_server_certificate_is_shown_without_a_restart(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def budget() -> PrefillBudget:
     """A budget that knows what forwards take: 30 ms, and 1 ms more for each token that is read."""
     made = PrefillBudget(most=128)
     for _ in range(6):
-        made.saw(2, 32, 62.0)
-        made.saw(2, 0, 30.0)
+        made.observe(2, 32, 62.0)
+        made.observe(2, 0, 30.0)
     return made
 
 
@@ -88,7 +88,7 @@ def test_beside_others_that_write_much_reading_is_little_of_the_time() -> None:
         before = scheduler.unread(scheduler.pending["evil", 1])
         engine.step()
         got = before - scheduler.unread(scheduler.pending["evil", 1])
-        made.saw(1, got, 30.0 + got)
+        made.observe(1, got, 30.0 + got)
         if had > 2200:
             turns += 1
             spent += got
@@ -207,7 +207,7 @@ def test_drafts_are_worth_as_much_beside_the_prompts_of_another_device() -> None
         ) -> Allocation:
             learned = DraftBudget()
             for count in range(1, 40):
-                learned.saw(1, count % 8, 30.0 + 2.0 * (count % 8))
+                learned.observe(1, count % 8, 30.0 + 2.0 * (count % 8))
             made = learned.allocate(drafts, sessions, reading)
             worth.append(sum(made.granted.values()))
             return made

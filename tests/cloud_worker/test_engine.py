@@ -234,8 +234,8 @@ def test_what_reading_adds_to_a_forward_is_counted_where_rows_are_given_out() ->
 
     pace = PrefillBudget(most=32, target=1000.0)
     for _ in range(4):
-        pace.saw(1, 0, 20.0)
-        pace.saw(1, 16, 60.0)
+        pace.observe(1, 0, 20.0)
+        pace.observe(1, 16, 60.0)
     engine = EngineCore(model_of(), budget=pace, draft_budget=Noted())
     engine.scheduler.add(item(0, 0))
     engine.step()

@@ -35,19 +35,19 @@ def test_with_a_file_the_group_is_that_of_the_version(tmp_path: Path) -> None:
     groups = new_groups()
     path = file(tmp_path, groups.only(("v1", "v2")))
     settings = WorkerSettings(worker="w", version="v1", share_groups=path)
-    assert shares(settings) == [f"$share/{groups.of('v1')}/f1/o/v1/+"]
-    assert groups.of("v1") != groups.of("v2")
-    assert len(groups.of("v1")) == 32
+    assert shares(settings) == [f"$share/{groups.group_of('v1')}/f1/o/v1/+"]
+    assert groups.group_of("v1") != groups.group_of("v2")
+    assert len(groups.group_of("v1")) == 32
 
 
 def test_pinned_workers_and_those_of_any_version_share_a_group(tmp_path: Path) -> None:
     groups = new_groups()
     pinned = read_groups(file(tmp_path, groups.only(("v1",))))
     every = read_groups(file(tmp_path, groups.only(())))
-    assert pinned.of("v1") == every.of("v1") == groups.of("v1")
+    assert pinned.group_of("v1") == every.group_of("v1") == groups.group_of("v1")
     assert not pinned.key
     assert groups.key not in repr(every)
-    assert new_groups().of("v1") != groups.of("v1")
+    assert new_groups().group_of("v1") != groups.group_of("v1")
 
 
 def test_a_worker_does_not_serve_what_it_has_no_group_for(

@@ -42,7 +42,14 @@ def test_the_status_recommends_what_the_makers_do(
     generation: dict[str, Any], expected: tuple[float | None, int | None, float | None]
 ) -> None:
     facts = Facts(
-        bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", recommended=Recommended.of(generation)
+        bytes(16),
+        100,
+        10,
+        "exact",
+        None,
+        "cpu",
+        "bfloat16",
+        recommended=Recommended.from_generation(generation),
     )
     worker = CloudWorker(WorkerSettings(worker="w"), FakeEngine(facts=facts))
     (born,) = worker.link_settings(LinkSettings(client_id="w")).birth()

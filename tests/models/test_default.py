@@ -116,5 +116,5 @@ def test_the_package_is_found_without_being_imported() -> None:
 @pytest.mark.model
 def test_the_converted_model_recommends_what_its_card_does() -> None:
     loaded = load_text()
-    assert Recommended.of(loaded.generation) == Recommended(temperature=0.2, top_p=0.9)
+    assert Recommended.from_generation(loaded.generation) == Recommended(temperature=0.2, top_p=0.9)
     assert loaded.eos == (2,)

@@ -216,9 +216,9 @@ def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
     class Noted(DraftBudget):
         seen: ClassVar[list[tuple[int, int, int]]] = []
 
-        def saw(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
+        def observe(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
             self.seen.append((sessions, rows, reading))
-            super().saw(sessions, rows, ms, reading)
+            super().observe(sessions, rows, ms, reading)
 
     engine = EngineCore(model_of(), prefill=1000, draft_budget=Noted(rationed=False))
     engine.scheduler.add(item(3, 0))
@@ -290,13 +290,13 @@ class Alone:
         self.budget = DraftBudget()
         self.drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
         for _ in range(4):
-            self.budget.saw(1, 0, 25.0)
-            self.budget.saw_call(1, 4.0)
+            self.budget.observe(1, 0, 25.0)
+            self.budget.observe_call(1, 4.0)
 
     def step(self, text: int) -> tuple[int, ...]:
         """Tokens drafted behind so many tokens of the text."""
         one = work([*range(self.prompt), *range(text)], self.prompt, 4)
-        self.budget.saw(1, 0, 25.0)
+        self.budget.observe(1, 0, 25.0)
         rows = self.budget.allocate({one.key: 0}, 1)
         return self.drafts.draft([one], rows, self.budget).get(one.key, ())
 
@@ -304,7 +304,7 @@ class Alone:
 def test_a_prompt_that_is_begun_is_read_to_its_end() -> None:
     """Each piece leaves less to read, for less and less of the text: it pays all the more."""
     worker = Alone(Priced(300), 300)
-    worker.budget.saw_reading(64, 67.0)
+    worker.budget.observe_reading(64, 67.0)
     steps = 0
     while not worker.step(1 + steps):
         steps += 1
@@ -316,7 +316,7 @@ def test_a_prompt_that_is_begun_is_read_to_its_end() -> None:
 
 def test_one_that_is_too_long_is_not_begun() -> None:
     worker = Alone(Priced(900), 900)
-    worker.budget.saw_reading(64, 67.0)
+    worker.budget.observe_reading(64, 67.0)
     assert [worker.step(1 + step) for step in range(40)] == [()] * 40
     assert worker.drafter.forwards == 0
     assert sum(worker.budget.allocate({("edge", 1): 0}, 1).call) == pytest.approx(4.0, rel=0.1)
@@ -324,7 +324,7 @@ def test_one_that_is_too_long_is_not_begun() -> None:
 
 def test_what_is_found_takes_no_prompt_that_was_read() -> None:
     worker = Alone(Priced(900, found=(5, 6, 7, 8)), 900)
-    worker.budget.saw_reading(64, 67.0)
+    worker.budget.observe_reading(64, 67.0)
     assert worker.step(1) == (5, 6, 7, 8)
     assert worker.step(6) == (5, 6, 7, 8)
     assert worker.drafter.forwards == 0
@@ -337,7 +337,7 @@ def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
     budget = DraftBudget(rationed=False)
     text = [*([1, 2, 3, 4, 5] * 62), *range(100, 130)]
     for end in range(301, 340):
-        budget.saw(1, 0, 25.0)
+        budget.observe(1, 0, 25.0)
         one = work(text[:end], 300, 4)
         drafts.draft([one], budget.allocate({one.key: 0}, 1), budget)
         assert budget.allocate({one.key: 0}, 1).call[0] < 10.0

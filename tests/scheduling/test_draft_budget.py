@@ -27,7 +27,7 @@ def expected(confidence: float, rows: int) -> float:
 def learned(budget: DraftBudget, base: float, session: float, row: float) -> DraftBudget:
     """A budget that has seen forwards of all sizes, which take so many ms."""
     for sessions, rows in product((1, 2, 5, 8, 16), (0, 1, 4, 9, 16, 40)):
-        budget.saw(sessions, rows, base + session * sessions + row * rows)
+        budget.observe(sessions, rows, base + session * sessions + row * rows)
     return budget
 
 
@@ -145,7 +145,7 @@ def test_the_draft_stops_for_others_before_rows_do() -> None:
     budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
     for sessions in (1, 2, 4, 8, 16):
         for _ in range(5):
-            budget.saw_call(sessions, 3.0 + 2.5 * sessions)
+            budget.observe_call(sessions, 3.0 + 2.5 * sessions)
     calls, rows = [], []
     for sessions in (1, 2, 4, 8, 16, 32, 64):
         made = budget.allocate({key(n): 1 for n in range(sessions)}, sessions)
@@ -179,13 +179,13 @@ def test_a_long_prompt_is_read_for_a_draft_only_if_that_pays_for_the_text() -> N
 def test_what_reading_takes_the_draft_is_measured() -> None:
     budget = learned(DraftBudget(), 30.0, 1.0, 0.5)
     for _ in range(4):
-        budget.saw_call(1, 4.0)
+        budget.observe_call(1, 4.0)
 
     def worth() -> bool:
         return bool(budget.allocate({key(1): 0}, 1).worth_calling({key(1): (0.6, 5.0)}))
 
     assert worth()
-    budget.saw_reading(64, 640.0)
+    budget.observe_reading(64, 640.0)
     assert not worth()
 
 
@@ -196,7 +196,7 @@ def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -
         made = budget.allocate({key(n): 4 for n in range(4)}, 4)
         rows = sum(made.granted.values())
         halves += rows == 8
-        budget.saw(4, rows, 40.0 + 16.0 * rows)
+        budget.observe(4, rows, 40.0 + 16.0 * rows)
     assert halves >= 1
     assert made.row == pytest.approx(16.0, rel=0.5)
     assert rows < 16
@@ -207,7 +207,7 @@ def test_the_price_of_a_row_is_learned_beside_prompts_that_are_read() -> None:
     budget = DraftBudget()
     for number in range(60):
         sessions, rows, reading = 12 + number % 4, number * 7 % 41, 16 + number * 11 % 97
-        budget.saw(sessions, rows, 60.0 + 2.0 * sessions + 3.0 * rows + 0.7 * reading, reading)
+        budget.observe(sessions, rows, 60.0 + 2.0 * sessions + 3.0 * rows + 0.7 * reading, reading)
     made = budget.allocate({key(n): 0 for n in range(16)}, 16)
     assert made.row == pytest.approx(3.0, rel=0.15)
     assert made.ms == pytest.approx(92.0, rel=0.15)
@@ -217,7 +217,7 @@ def test_the_price_of_a_row_is_learned_beside_prompts_that_are_read() -> None:
 def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once() -> None:
     """A slow forward, as when the machine is busy, must not keep the draft from all texts to come."""
     budget = learned(DraftBudget(), 30.0, 1.0, 0.5)
-    budget.saw_call(1, 60.0)
+    budget.observe_call(1, 60.0)
 
     def worth() -> bool:
         return bool(budget.allocate({key(1): 0}, 1).worth_calling({key(1): (0.6, 0.0)}))
@@ -225,13 +225,13 @@ def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once
     refused = 0
     while not worth():
         refused += 1
-        budget.saw_no_call()
+        budget.skip_call()
     assert 100 < refused < 1000
-    budget.saw_call(1, 60.0)
+    budget.observe_call(1, 60.0)
     assert not worth()
     while not worth():
-        budget.saw_no_call()
-    budget.saw_call(1, 4.0)
+        budget.skip_call()
+    budget.observe_call(1, 4.0)
     assert budget.allocate({key(1): 0}, 1).call[0] < 8.0
 
 
@@ -253,20 +253,22 @@ def test_without_rationing_everything_is_granted() -> None:
 def test_costs_that_lie_on_a_line_are_found(base: float, row: float, seen: list[tuple[int, int]]) -> None:
     cost = LinearCost((0.03, 0.01))
     for sessions, rows in seen:
-        cost.saw((sessions, rows), base + 0.5 * sessions + row * rows)
+        cost.observe((sessions, rows), base + 0.5 * sessions + row * rows)
     assert cost.known
     mean = sum(base + 0.5 * sessions + row * rows for sessions, rows in seen) / len(seen)
-    assert cost.of(seen[-1]) == pytest.approx(base + 0.5 * seen[-1][0] + row * seen[-1][1], abs=0.5 * mean)
+    assert cost.predict(seen[-1]) == pytest.approx(
+        base + 0.5 * seen[-1][0] + row * seen[-1][1], abs=0.5 * mean
+    )
     assert cost.more(1) >= 0.0
 
 
 def test_one_slow_forward_does_not_make_rows_dear_for_ever() -> None:
     cost = LinearCost((0.03, 0.01))
     for number in range(40):
-        cost.saw((10, number % 5), 50.0 + 1.0 * (number % 5))
-    cost.saw((10, 1), 250.0)
+        cost.observe((10, number % 5), 50.0 + 1.0 * (number % 5))
+    cost.observe((10, 1), 250.0)
     for _ in range(150):
-        cost.saw((10, 0), 50.0)  # as they seem dear
+        cost.observe((10, 0), 50.0)  # as they seem dear
     assert cost.more(1) < 2.0
 
 

@@ -85,8 +85,8 @@ def test_while_nothing_is_known_of_the_time_all_go() -> None:
 
 def test_it_is_known_how_long_others_are_away() -> None:
     presence = Presence()
-    presence.here({"a", "b"}, 1.0)
-    presence.here({"a"}, 2.0)
+    presence.observe({"a", "b"}, 1.0)
+    presence.observe({"a"}, 2.0)
     assert presence.since_others({"a"}, 3.0) == 2.0
     assert presence.since_others({"b"}, 3.0) == 1.0
     assert presence.since_others({"a", "b"}, 3.0) == inf
@@ -114,18 +114,18 @@ def test_one_forward_in_sixteen_leaves_out_what_rides_along() -> None:
 
 def test_what_was_measured_counts_and_not_a_line_through_it() -> None:
     cost = MeasuredCost()
-    assert cost.of(4, 1.0) is None
+    assert cost.predict(4, 1.0) is None
     for _ in range(20):
-        cost.saw(4, 29.0)
-        cost.saw(8, 60.0)
-    assert cost.of(4, 1.0) == 29.0
-    assert cost.of(6, 1.0) == 31.0
-    assert cost.of(8, 1.0) == 60.0
-    assert cost.of(9, 2.0) == 62.0
-    assert cost.of(3, 1.0) is None
+        cost.observe(4, 29.0)
+        cost.observe(8, 60.0)
+    assert cost.predict(4, 1.0) == 29.0
+    assert cost.predict(6, 1.0) == 31.0
+    assert cost.predict(8, 1.0) == 60.0
+    assert cost.predict(9, 2.0) == 62.0
+    assert cost.predict(3, 1.0) is None
     for _ in range(300):
-        cost.saw(4, 29.0)
-    assert cost.of(8, 1.0) == 33.0  # so long ago that it may be tried again
+        cost.observe(4, 29.0)
+    assert cost.predict(8, 1.0) == 33.0  # so long ago that it may be tried again
 
 
 @given(st.integers(1, 40), st.floats(5.0, 50.0), st.floats(0.1, 8.0))
@@ -139,9 +139,9 @@ def test_what_rides_along_is_found_by_measuring(many: int, base: float, row: flo
     waiting = [("many", session) for session in range(many)] + [(f"one{n}", 1) for n in range(3)]
     spent = []
     for turn in range(1, 200):
-        chosen = sharing(waiting, lambda sessions: cost.of(sessions, 0.03 * base) or 0.0, 64, turn=turn)
+        chosen = sharing(waiting, lambda sessions: cost.predict(sessions, 0.03 * base) or 0.0, 64, turn=turn)
         spent.append(takes(len(chosen)))
-        cost.saw(len(chosen), spent[-1])
+        cost.observe(len(chosen), spent[-1])
     assert sum(spent[100:]) <= (1 + GIVES) * 99 * takes(4) + 2 * row * 40
 
 
@@ -149,13 +149,13 @@ def test_what_rides_along_is_found_by_measuring(many: int, base: float, row: flo
 def test_a_device_that_has_had_much_read_adds_its_share(share: float) -> None:
     budget = PrefillBudget(most=128)
     for _ in range(10):
-        budget.saw(4, 0, 30.0)
+        budget.observe(4, 0, 30.0)
     added = 0.0
     for _ in range(400):
         read = budget.spare(4, share)
         assert read in {0, 32}
         # In a block, whatever is read of it, and dearer than it was taken to be.
-        budget.saw(4, read, 30.0 + 45.0 * (read > 0))
+        budget.observe(4, read, 30.0 + 45.0 * (read > 0))
         added += 45.0 * (read > 0)
     assert 0.8 * share <= added / (400 * 30.0) <= 1.1 * share
     assert 8 <= budget.within(1.8) <= 128
@@ -166,21 +166,21 @@ def test_a_device_that_has_had_much_read_adds_its_share(share: float) -> None:
 def test_a_forward_that_something_else_stopped_gives_nobody_more(stall: float) -> None:
     budget = PrefillBudget(most=128)
     for _ in range(10):
-        budget.saw(4, 0, 30.0)
-    budget.saw(4, 0, stall)
+        budget.observe(4, 0, 30.0)
+    budget.observe(4, 0, stall)
     pieces = 0
     for _ in range(40):
         read = budget.spare(4, 0.15)
         pieces += read > 0
-        budget.saw(4, read, 30.0 + 45.0 * (read > 0))
+        budget.observe(4, read, 30.0 + 45.0 * (read > 0))
     assert 45.0 * pieces / (40 * 30.0) <= 1.5 * 0.15
 
 
 def test_a_forward_that_takes_longer_for_good_is_believed() -> None:
     budget = PrefillBudget(most=128)
     for ms in [30.0] * 10 + [90.0] * 12:
-        budget.saw(4, 0, ms)
-    budget.saw(4, 32, 135.0)
+        budget.observe(4, 0, ms)
+    budget.observe(4, 32, 135.0)
     assert budget.beside(4, 1.0) == pytest.approx(90.0 / 45.0 * 32, rel=0.1)
 
 
@@ -192,16 +192,16 @@ def test_a_lone_reader_reads_pieces_of_some_size_however_long_a_forward_takes(
     budget = PrefillBudget(most=128)
     for turn in range(12):
         rows = 1 + turn % writing
-        budget.saw(rows, 32, base + row * rows + each * 32)
-        budget.saw(rows, 0, base + row * rows)
+        budget.observe(rows, 32, base + row * rows + each * 32)
+        budget.observe(rows, 0, base + row * rows)
     light = base + 8 * each
-    budget.saw(0, 8, light)
+    budget.observe(0, 8, light)
     may = min(max(250.0, 1.8 * light), 2.5 * light)
     wanted = max(8.0, min(128.0, (may - base) / each))
     sizes = []
     for _ in range(64):
         sizes.append(min(budget.budget(0), budget.within(2.5)))
-        budget.saw(0, sizes[-1], base + each * sizes[-1])
+        budget.observe(0, sizes[-1], base + each * sizes[-1])
     assert all(size <= wanted + 1 for size in sizes)
     # Three to see what forwards take, and one in 32 to see it again.
     assert all(size >= 0.9 * wanted - 1 for size in sizes[4:] if size > 8)
@@ -216,11 +216,11 @@ def test_after_texts_of_one_token_a_forward_a_prompt_is_read_in_large_pieces() -
         unread = 450
         while unread:
             tokens = min(unread, budget.budget(0), budget.within(2.5))
-            budget.saw(0, tokens, 93.0 + 1.25 * tokens)
+            budget.observe(0, tokens, 93.0 + 1.25 * tokens)
             unread -= tokens
             forwards += 1
         for _ in range(40):
-            budget.saw(1, 0, 95.0)
+            budget.observe(1, 0, 95.0)
     assert forwards <= 3 * (450 // 113 + 1) + 4
 
 

@@ -39,7 +39,7 @@ def gaps(pace: PrefillBudget, cost: Cost, *, drafted: int, seed: int = 1) -> tup
     def step(reading: int, read: int) -> float:
         writing = WRITING * (1 + drafted)
         took = cost(writing, reading, read) * rng.uniform(0.9, 1.1)
-        pace.saw(writing, reading, took)
+        pace.observe(writing, reading, took)
         return took
 
     before = [step(0, 0) for _ in range(30)]
@@ -115,12 +115,12 @@ def test_reading_stretches_no_step_by_more_than_the_bound(
     """Whatever number of tokens writes in each."""
     pace = PrefillBudget(most=512, target=target)
     for _ in range(8):
-        pace.saw(before, 0, machine.alone(before))
+        pace.observe(before, 0, machine.alone(before))
     for writing in during:
         reading = pace.budget(writing)
         took = machine.ms(writing, reading)
         assert took <= 1.001 * max(pace.stretch * machine.alone(writing), machine.ms(writing, LEAST))
-        pace.saw(writing, reading, took)
+        pace.observe(writing, reading, took)
 
 
 @settings(deadline=None)
@@ -131,7 +131,7 @@ def test_a_prompt_beside_sessions_that_write_is_read_within_a_number_of_steps(
     """Also where steps take longer than the target without it: reading gets a third of the time."""
     pace = PrefillBudget(most=128, target=target)
     for _ in range(8):
-        pace.saw(writing, 0, machine.alone(writing))
+        pace.observe(writing, 0, machine.alone(writing))
     steps = steps_to_read(pace, machine, writing, prompt)
     each = min(128, max(LEAST, machine.reads(machine.alone(writing) / 2)))
     assert steps <= 12 + 1.25 * prompt / each
@@ -158,7 +158,7 @@ def steps_to_read(pace: PrefillBudget, machine: Machine, writing: int, prompt: i
         took = machine.ms(writing, reading)
         if not writing and machine.piece == 1:
             assert took <= 1.001 * max(pace.target, pace.stretch * machine.ms(0, LEAST))
-        pace.saw(writing, reading, took)
+        pace.observe(writing, reading, took)
         prompt -= reading
         steps += 1
     return steps
@@ -173,10 +173,10 @@ def test_whatever_was_measured_the_budget_is_within_its_bounds(
 ) -> None:
     pace = PrefillBudget(most=256, least=8)
     for tokens, read, ms in seen:
-        pace.saw(tokens, read, ms)
+        pace.observe(tokens, read, ms)
     assert 8 <= pace.budget(0) <= 256
     budgets = [pace.budget(writing)]
-    pace.saw(writing, 0, 5.0)
+    pace.observe(writing, 0, 5.0)
     budgets.append(pace.budget(writing))
     assert all(budget == 0 or 8 <= budget <= 256 for budget in budgets)
     assert budgets[1] >= 8 or not writing
@@ -188,7 +188,7 @@ def test_while_sessions_write_some_forwards_read_nothing() -> None:
     for wanted in (50.0, 150.0):
         for _ in range(100):
             reading = pace.budget(8)
-            pace.saw(8, reading, wanted + reading)
+            pace.observe(8, reading, wanted + reading)
         assert pace._alone.at(8) == pytest.approx(wanted, rel=0.05)
 
 
