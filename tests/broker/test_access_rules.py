@@ -191,7 +191,7 @@ async def test_nobody_takes_opens_from_the_workers_group(secured: PrivateBroker)
         worker = await connect(stack, secured, "w1")
         await worker.subscribe(f"$share/{groups.group_of('v1')}/f1/o/v1/+", 1)
         await worker.subscribe("f1/h/+", 1)
-        of_others = groups.only(("v2",)).of("v2")
+        of_others = groups.only(("v2",)).group_of("v2")
         for name in NAMES:
             if name != "w1":
                 thief = await connect(stack, secured, name, "thief")

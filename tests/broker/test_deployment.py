@@ -166,7 +166,7 @@ def test_a_worker_of_more_versions_keeps_its_password(tmp_path: Path) -> None:
     assert more.group_of("v1") == groups.group_of("v1") != more.group_of("v2")
     good("add-worker", directory, "w3")  # of any version
     any_version = read_groups(client(directory, "worker", "w3") / "share-groups")
-    assert [any_version.of(one) for one in ("v1", "v2")] == [more.group_of(one) for one in ("v1", "v2")]
+    assert [any_version.group_of(one) for one in ("v1", "v2")] == [more.group_of(one) for one in ("v1", "v2")]
     good("rotate", directory, "--groups")
     assert read_groups(folder / "share-groups").group_of("v1") != groups.group_of("v1")
 

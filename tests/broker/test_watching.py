@@ -61,8 +61,8 @@ def test_a_denied_publish_is_told_with_its_user(told: pytest.LogCaptureFixture) 
         ("c alice 1 f1/v/bob 1 f1/v/alice", "part of that only"),
         ("c alice 1 $share/w/f1/o/v1/+", "part of that only"),
         ("c-w1 1 $share/w/f1/o/v1/+", "not in that group"),
-        (f"c-w1 1 $share/{GROUPS.of('v1')}/f1/o/v1/+", ""),
-        (f"c-w1 1 $share/{GROUPS.of('v2')}/f1/o/v2/+", "part of that only"),
+        (f"c-w1 1 $share/{GROUPS.group_of('v1')}/f1/o/v1/+", ""),
+        (f"c-w1 1 $share/{GROUPS.group_of('v2')}/f1/o/v2/+", "part of that only"),
         ("c-w1 1 f1/d/w1/+", ""),
     ],
 )
