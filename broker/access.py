@@ -24,7 +24,7 @@ Verb = Literal["read", "write", "readwrite"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class AccessRule:
     """A permission of a role.
 
     Attributes:
@@ -37,43 +37,48 @@ class Rule:
 
 
 _SELF = (
-    Rule("readwrite", "f1/r/{name}/check"),  # for `flexspec-broker check`
-    Rule("readwrite", "f1/r/{name}/checka"),
-    Rule("readwrite", "f1/r/{name}/checkb"),
+    AccessRule("readwrite", "f1/r/{name}/check"),  # for `flexspec-broker check`
+    AccessRule("readwrite", "f1/r/{name}/checka"),
+    AccessRule("readwrite", "f1/r/{name}/checkb"),
 )
 _ALL = (
-    Rule("read", "f1/w/+"),
-    Rule("read", "f1/h/+"),
-    Rule("read", "f1/k/+"),
-    Rule("read", "f1/i"),
+    AccessRule("read", "f1/w/+"),
+    AccessRule("read", "f1/h/+"),
+    AccessRule("read", "f1/k/+"),
+    AccessRule("read", "f1/i"),
     *_SELF,
 )
 
-RULES: dict[Role, tuple[Rule, ...]] = {
+RULES: dict[Role, tuple[AccessRule, ...]] = {
     Role.EDGE: (
         *_ALL,
-        Rule("write", "f1/o/{version}/{name}"),
-        Rule("write", "f1/d/{worker}/{name}"),
-        Rule("read", "f1/v/{name}"),
-        Rule("readwrite", "f1/e/{name}"),  # read, to see whether another device goes by the same name
+        AccessRule("write", "f1/o/{version}/{name}"),
+        AccessRule("write", "f1/d/{worker}/{name}"),
+        AccessRule("read", "f1/v/{name}"),
+        AccessRule("readwrite", "f1/e/{name}"),  # read, to see whether another device goes by the same name
     ),
     Role.WORKER: (
         *_ALL,
-        Rule("read", "f1/o/{version}/+"),
-        Rule("read", "f1/d/{name}/+"),
-        Rule("write", "f1/v/+"),
-        Rule("write", "f1/w/{name}"),
-        Rule("write", "f1/o/{version}/{name}"),  # the doctor writes to itself
-        Rule("write", "f1/d/{name}/{name}"),
+        AccessRule("read", "f1/o/{version}/+"),
+        AccessRule("read", "f1/d/{name}/+"),
+        AccessRule("write", "f1/v/+"),
+        AccessRule("write", "f1/w/{name}"),
+        AccessRule("write", "f1/o/{version}/{name}"),  # the doctor writes to itself
+        AccessRule("write", "f1/d/{name}/{name}"),
     ),
-    Role.PUBLISHER: (*_ALL, Rule("write", "f1/h/+"), Rule("write", "f1/k/+"), Rule("read", "f1/e/+")),
-    Role.OPERATOR: (*_ALL, Rule("read", "f1/e/+"), Rule("read", "$SYS/#")),
-    Role.DEPLOYMENT: (Rule("write", "f1/i"),),
+    Role.PUBLISHER: (
+        *_ALL,
+        AccessRule("write", "f1/h/+"),
+        AccessRule("write", "f1/k/+"),
+        AccessRule("read", "f1/e/+"),
+    ),
+    Role.OPERATOR: (*_ALL, AccessRule("read", "f1/e/+"), AccessRule("read", "$SYS/#")),
+    Role.DEPLOYMENT: (AccessRule("write", "f1/i"),),
 }
 """Whatever is not in it is forbidden."""
 
 
-def rules_of(user: User, users: Iterable[User]) -> list[Rule]:
+def rules_of(user: User, users: Iterable[User]) -> list[AccessRule]:
     """The rules of one user, with all names filled in; ``+`` stands where any name will do.
 
     Args:
@@ -86,7 +91,7 @@ def rules_of(user: User, users: Iterable[User]) -> list[Rule]:
         versions = tuple(sorted({version for worker in workers for version in worker.versions}))
     names = sorted(worker.name for worker in workers)
     return [
-        Rule(rule.verb, rule.topic.format(name=user.name, version=version, worker=worker))
+        AccessRule(rule.verb, rule.topic.format(name=user.name, version=version, worker=worker))
         for rule in RULES[user.role]
         for version in ((versions or ("+",)) if "{version}" in rule.topic else ("",))
         for worker in ((names or ("+",)) if "{worker}" in rule.topic else ("",))
@@ -109,7 +114,7 @@ def access_file(users: Iterable[User]) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def overheard(rules: Iterable[Rule], groups: ShareGroups | None, topic_filter: str) -> str:
+def overheard(rules: Iterable[AccessRule], groups: ShareGroups | None, topic_filter: str) -> str:
     """Why a subscription is none of a user's; empty if it is its own.
 
     Args:

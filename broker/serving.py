@@ -21,9 +21,9 @@ from broker.deployment.applied_state import RUN
 from broker.deployment.folder import Deployment
 from broker.launcher import PrivateBroker
 from broker.pidfiles import announced
-from broker.settings import BrokerSettings, Limits, Listener, User
+from broker.settings import BrokerSettings, ClientLimits, Listener, User
 from broker.watching.rates import Guard, Published
-from broker.watching.refusals import Refusals
+from broker.watching.refusals import MosquittoLog
 from flexspec_mq import topics
 from flexspec_mq.daemon import logs, systemd
 from flexspec_mq.daemon.probes import MetricsOptions
@@ -80,7 +80,7 @@ class DeploymentServer:
     """
 
     def __init__(
-        self, deployment: Deployment, listener: Listener, limits: Limits, announcer: Announcer
+        self, deployment: Deployment, listener: Listener, limits: ClientLimits, announcer: Announcer
     ) -> None:
         self._deployment = deployment
         self._announcer = announcer
@@ -89,8 +89,8 @@ class DeploymentServer:
         self._published = b""
         self._again = 0.0
         self._reloaded = threading.Event()
-        self._refusals = Refusals(self._heard)
-        connections = self._refusals.connections
+        self._mosquitto_log = MosquittoLog(self._heard)
+        connections = self._mosquitto_log.connections
         self._traffic = Published(connections)
         self._guard = Guard(limits, self._traffic, connections, time.monotonic())
         self._know()
@@ -102,7 +102,7 @@ class DeploymentServer:
         )
         self.broker = PrivateBroker(
             settings,
-            heard=self._refusals.line,
+            heard=self._mosquitto_log.line,
             published=self._traffic.line,
             directory=deployment.directory / RUN,
         )
@@ -143,8 +143,8 @@ class DeploymentServer:
         """Figures of now; may be called on any thread."""
         statement = self._known.keys.read() if self._known.keys else None
         return {
-            "refused": dict(self._refusals.counts),
-            "connections": self._refusals.connections.counts(),
+            "refused": dict(self._mosquitto_log.counts),
+            "connections": self._mosquitto_log.connections.counts(),
             "messages": dict(self._traffic.messages),
             "payload_bytes": dict(self._traffic.payload),
             "clients": len(self._known.clients),
@@ -163,7 +163,7 @@ class DeploymentServer:
             self._let_in()
 
     def _know(self) -> None:
-        self._refusals.know(self._known.users, self._known.groups)
+        self._mosquitto_log.know(self._known.users, self._known.groups)
         self._guard.know(self._known.users)
 
     def _let_in(self) -> None:
@@ -175,7 +175,7 @@ class DeploymentServer:
     def _put_out(self) -> None:
         before = set(self._guard.out)
         for user, kind, what in self._guard.look(time.monotonic()):
-            self._refusals.refused(user, kind, what)
+            self._mosquitto_log.refused(user, kind, what)
         if set(self._guard.out) != before:
             self._let_in()
 

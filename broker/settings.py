@@ -143,7 +143,7 @@ class Listener:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits(Section):
+class ClientLimits(Section):
     """Limits of one client of a deployment, workers excepted; who goes beyond is put out for a while."""
 
     client_messages: Annotated[
@@ -215,7 +215,7 @@ class BrokerConfig:
     """All settings of ``flexspec-broker run``."""
 
     listener: Listener
-    limits: Limits
+    limits: ClientLimits
     metrics: MetricsOptions
     log: LogOptions
 

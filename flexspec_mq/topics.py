@@ -80,7 +80,7 @@ def statement_topic() -> str:
     return f"{ROOT}/i"
 
 
-class Sender(NamedTuple):
+class TopicSender(NamedTuple):
     """Who published on an open or draft topic.
 
     Attributes:
@@ -92,14 +92,14 @@ class Sender(NamedTuple):
     version: str | None
 
 
-def sender_of(topic: str) -> Sender | None:
+def sender_of(topic: str) -> TopicSender | None:
     """Who published on an open or draft topic; None for other topics, and names that none can have."""
     parts = topic.split("/", 4)
     if len(parts) != 4 or parts[0] != ROOT or not _NAME.fullmatch(parts[3]):
         return None
     if parts[1] == "o" and _NAME.fullmatch(parts[2]):
-        return Sender(parts[3], parts[2])
-    return Sender(parts[3], None) if parts[1] == "d" else None
+        return TopicSender(parts[3], parts[2])
+    return TopicSender(parts[3], None) if parts[1] == "d" else None
 
 
 def version_of_opens(topic_filter: str) -> str | None:

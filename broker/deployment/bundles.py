@@ -12,7 +12,7 @@ import msgspec
 
 from broker.deployment.certificates import CA, make_client_certificate
 from broker.deployment.credentials import issued
-from broker.deployment.identities import Identities, Identity
+from broker.deployment.identities import Client, Identities
 from broker.deployment.secret_keys import SecretKeys
 from broker.files import private_folder, write_private
 from broker.settings import PasswordHash, Role
@@ -51,7 +51,7 @@ class ClientBundles:
         """Remove a client's bundle, as far as it is still here."""
         shutil.rmtree(self.folder(role, name), ignore_errors=True)
 
-    def renew(self, known: Identities, name: str, client: Identity) -> Identities:
+    def renew(self, known: Identities, name: str, client: Client) -> Identities:
         """Write a bundle with new secrets; returns who may connect with them."""
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
         client = self._write(known, name, client, password)
@@ -63,7 +63,7 @@ class ClientBundles:
         client = msgspec.structs.replace(client, password=PasswordHash.of(password).text, serial=serial)
         return known.with_clients({name: client})
 
-    def update(self, known: Identities, name: str, client: Identity) -> Identities:
+    def update(self, known: Identities, name: str, client: Client) -> Identities:
         """Write all of a bundle but its password: with keys a new credential beside those that hold."""
         return known.with_clients({name: self._write(known, name, client, None)})
 
@@ -74,7 +74,7 @@ class ClientBundles:
                 known = self.update(known, name, client)
         return known
 
-    def _write(self, known: Identities, name: str, client: Identity, password: str | None) -> Identity:
+    def _write(self, known: Identities, name: str, client: Client, password: str | None) -> Client:
         worker = client.role is Role.WORKER
         settings = {"broker": known.address, "username": name, "password_file": LOGIN}
         texts: dict[str, str] = {}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from msgspec.structs import replace
 
-from broker.deployment.identities import Identities, Identity, PublicKeys
+from broker.deployment.identities import Client, Identities, PublicKeys
 from broker.deployment.secret_keys import SecretKeys
 from broker.settings import Role
 from flexspec_mq.keys.credential import KeyRole
@@ -67,7 +67,7 @@ def to_be_restated(known: Identities, revoked: Iterable[str]) -> Identities:
     return replace(known, keys=replace(known.keys, unsigned=(*known.keys.unsigned, *revoked)))
 
 
-def issued(known: Identities, keys: SecretKeys, name: str, client: Identity) -> KeyIdentity | None:
+def issued(known: Identities, keys: SecretKeys, name: str, client: Client) -> KeyIdentity | None:
     """A new credential for a client, with a key pair of its own; None for who needs none.
 
     Raises:
@@ -86,7 +86,7 @@ def issued(known: Identities, keys: SecretKeys, name: str, client: Identity) -> 
     )
 
 
-def outgrown(before: Identity, after: Identity) -> tuple[str, ...]:
+def outgrown(before: Client, after: Client) -> tuple[str, ...]:
     """Serials of the credentials that say more of a worker than it may do now."""
     more = not after.versions or (bool(before.versions) and set(before.versions) <= set(after.versions))
     return () if more else before.credentials

@@ -27,7 +27,7 @@ from broker.deployment.credentials import (
     with_new_keys,
     with_new_opening,
 )
-from broker.deployment.identities import Identities, Identity
+from broker.deployment.identities import Client, Identities
 from broker.deployment.secret_keys import KeptElsewhere, SecretKeys
 from broker.files import private_folder, read_text, rewrite_private, write_private
 from broker.settings import Role, ServerTls, User
@@ -254,12 +254,12 @@ class Deployment:
             self._write(changed)
         return changed.revision
 
-    def _wanted(self, known: Identities, role: Role, name: str, versions: tuple[str, ...]) -> Identity:
+    def _wanted(self, known: Identities, role: Role, name: str, versions: tuple[str, ...]) -> Client:
         """A client as it is to be, which has its secrets already or none yet."""
         User(name, role, "-", versions)
         if name == OWN_NAME:
             raise UsageError(f"{name} is the broker's own name", hint="give another")
-        client = known.clients.get(name, Identity(role, ""))
+        client = known.clients.get(name, Client(role, ""))
         if client.role is not role:
             raise UsageError(
                 f"{name} is {client.role.with_article} already",
@@ -269,9 +269,9 @@ class Deployment:
 
     def _voided(
         self, known: Identities, names: Iterable[str]
-    ) -> tuple[dict[str, Identity], tuple[str, ...], list[str]]:
+    ) -> tuple[dict[str, Client], tuple[str, ...], list[str]]:
         """Clients whose secrets end: the clients; serials of all revoked certificates; those of their credentials."""
-        clients: dict[str, Identity] = {}
+        clients: dict[str, Client] = {}
         for name in names:
             if name not in known.clients:
                 raise UsageError(
@@ -281,7 +281,7 @@ class Deployment:
         revoked = (*known.revoked, *(client.serial for client in clients.values() if client.serial))
         return clients, revoked, [serial for client in clients.values() for serial in client.credentials]
 
-    def _folders(self, chosen: Callable[[str, Identity], bool]) -> dict[str, Path]:
+    def _folders(self, chosen: Callable[[str, Client], bool]) -> dict[str, Path]:
         clients = self.load().clients.items()
         return {
             name: self.bundles.folder(client.role, name) for name, client in clients if chosen(name, client)

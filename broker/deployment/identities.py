@@ -12,7 +12,7 @@ from flexspec_mq.share_groups import ShareGroups
 from schemas.statement import Statement
 
 
-class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A client that may connect.
 
     Attributes:
@@ -28,7 +28,7 @@ class Identity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serial: str = ""
     credentials: tuple[str, ...] = ()
 
-    def with_credential(self, serial: bytes) -> Identity:
+    def with_credential(self, serial: bytes) -> Client:
         """The same with one more credential."""
         return msgspec.structs.replace(self, credentials=(*self.credentials, serial.hex()))
 
@@ -79,7 +79,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_certificates: bool
     share_key: str
     revision: int = 0
-    clients: dict[str, Identity] = {}
+    clients: dict[str, Client] = {}
     revoked: tuple[str, ...] = ()
     keys: PublicKeys | None = None
 
@@ -107,6 +107,6 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Versions to which workers are pinned."""
         return tuple(sorted({version for client in self.clients.values() for version in client.versions}))
 
-    def with_clients(self, clients: dict[str, Identity]) -> Identities:
+    def with_clients(self, clients: dict[str, Client]) -> Identities:
         """The same, with some clients new or changed."""
         return msgspec.structs.replace(self, clients=self.clients | clients)

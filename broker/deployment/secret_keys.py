@@ -58,7 +58,7 @@ class SecretKeys:
         try:
             key = DeploymentKey.from_pem(text.encode())
         except ValueError as error:
-            raise BrokerError(f"{path} cannot be used: it is {error}", hint=_put_back(path)) from error
+            raise BrokerError(f"{path} cannot be used: this is {error}", hint=_put_back(path)) from error
         if key.public != public:
             raise BrokerError(f"{path} is the key of another deployment", hint=_put_back(path))
         return key

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from broker.settings import Limits, Role, User
-from broker.watching.refusals import Connections
+from broker.settings import ClientLimits, Role, User
+from broker.watching.refusals import ClientConnections
 
 PUBLISHED = b"Received PUBLISH from "
 """Beginning of the line that Mosquitto logs for a message that it takes: client id, ``(d0, q1, r0, m7, 'TOPIC', ...
@@ -32,7 +32,7 @@ class Published:
         payload: bytes of their payloads.
     """
 
-    def __init__(self, connections: Connections) -> None:
+    def __init__(self, connections: ClientConnections) -> None:
         self.messages = Counter[str]()
         self.payload = Counter[str]()
         self._connections = connections
@@ -66,7 +66,9 @@ class Guard:
         out: time until which each user is out.
     """
 
-    def __init__(self, limits: Limits, published: Published, connections: Connections, now: float) -> None:
+    def __init__(
+        self, limits: ClientLimits, published: Published, connections: ClientConnections, now: float
+    ) -> None:
         self.out: dict[str, float] = {}
         self._limits = limits
         self._connections = connections

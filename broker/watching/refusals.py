@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from broker.access import Rule, overheard, rules_of
+from broker.access import AccessRule, overheard, rules_of
 from broker.settings import Role, User
 from flexspec_mq.daemon.log_throttle import LogThrottle
 from flexspec_mq.share_groups import ShareGroups
@@ -35,7 +35,7 @@ _ENDED = re.compile(
 )
 
 
-class Connections:
+class ClientConnections:
     """Which user a client id is, and how many connections each user has."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class Connections:
             self._now.discard(oldest)
 
 
-class Refusals:
+class MosquittoLog:
     """Reads Mosquitto's log, line by line.
 
     Args:
@@ -82,10 +82,10 @@ class Refusals:
 
     def __init__(self, heard: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
         self.counts = Counter[tuple[str, str]]()
-        self.connections = Connections()
+        self.connections = ClientConnections()
         self._heard = heard
         self._clock = clock
-        self._rules: dict[str, list[Rule]] = {}
+        self._rules: dict[str, list[AccessRule]] = {}
         self._workers: set[str] = set()
         self._groups = ShareGroups()
         self._throttle = LogThrottle()

@@ -52,7 +52,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class CanaryRule:
     """Bounds that a canary must keep, and how surely.
 
     Attributes:
@@ -87,7 +87,7 @@ class Rule:
         return NormalDist().inv_cdf(self.confidence)
 
 
-DEFAULT_RULE = Rule()
+DEFAULT_RULE = CanaryRule()
 
 
 class Interval(NamedTuple):
@@ -136,7 +136,7 @@ def acceptance(samples: Sequence[Sample], z: float = DEFAULT_RULE.z) -> Interval
     return Interval(max(0.0, low), middle, min(1.0, high))
 
 
-def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
+def judge(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     """Decide on a canary.
 
     Args:
@@ -159,7 +159,7 @@ def judge(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Jud
     return Judgement(Decision.PROMOTE, why)
 
 
-def _accepted(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
+def _accepted(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     ours, theirs = _acceptance(canary), _acceptance(stable)
     if theirs is None:
         return Judgement(Decision.PROMOTE, "the stable version drafts nothing")
@@ -171,7 +171,7 @@ def _accepted(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) ->
     return _decided(ours.mean - rule.keep * theirs.mean, spread, why)
 
 
-def _latency(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
+def _latency(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     ours, theirs = _log_latency(canary), _log_latency(stable)
     if ours is None or theirs is None:
         return Judgement(Decision.WAIT, "no tokens to time")
@@ -181,7 +181,7 @@ def _latency(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> 
     return _decided(log(rule.slower) - slower.mean, rule.z * sqrt(slower.variance), why)
 
 
-def _errors(rule: Rule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
+def _errors(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     failed, tried = sum(sample.errors for sample in canary), sum(sample.tries for sample in canary)
     usual = sum(sample.errors for sample in stable) / sum(sample.tries for sample in stable)
     allowed = usual + rule.more_errors

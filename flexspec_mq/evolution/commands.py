@@ -157,13 +157,13 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _watch(args: argparse.Namespace) -> int:
-    from flexspec_mq.evolution.analysis import Rule
+    from flexspec_mq.evolution.analysis import CanaryRule
     from flexspec_mq.evolution.evidence import Evidence
     from flexspec_mq.evolution.overview import FILTERS, Statuses
     from flexspec_mq.evolution.watch import Judge, Watcher
 
     head = from_arguments(args).settings.head
-    rule = Rule(keep=args.keep, slower=args.slower)
+    rule = CanaryRule(keep=args.keep, slower=args.slower)
     family, signers = head.named_family(), head.signers()
     statuses = Statuses(Evidence(family))
 

@@ -11,7 +11,7 @@ from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.naming import stable
 from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused, UsageError
-from flexspec_mq.evolution.analysis import Decision, Judgement, Rule, judge
+from flexspec_mq.evolution.analysis import CanaryRule, Decision, Judgement, judge
 from flexspec_mq.evolution.catalogue_client import CatalogueClient
 from flexspec_mq.evolution.overview import Statuses
 from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
@@ -36,7 +36,7 @@ class Judge:
         statuses: statuses of workers and edges.
     """
 
-    rule: Rule
+    rule: CanaryRule
     statuses: Statuses
     _canaries: dict[bytes, int] | None = None
 

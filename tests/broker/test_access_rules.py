@@ -14,7 +14,7 @@ import paho.mqtt.client as paho
 import pytest
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.access import Rule, rules_of
+from broker.access import AccessRule, rules_of
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.errors import PublishRefused
@@ -70,7 +70,7 @@ WITNESSED = [topic for topic, (writers, _) in TABLE.items() if writers]
 """Topics that somebody may write: on the others there is nothing that one could read."""
 
 
-def rules(name: str) -> list[Rule]:
+def rules(name: str) -> list[AccessRule]:
     return rules_of(USERS[name], USERS.values())
 
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.watching.figures import Figures, shown
-from broker.watching.refusals import Connections
+from broker.watching.refusals import ClientConnections
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import PublishRefused, UsageError
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -51,7 +51,7 @@ def new(client: str, user: str) -> str:
     ],
 )
 def test_who_is_connected(end: str) -> None:
-    connections = Connections()
+    connections = ClientConnections()
     for line in (new("c of alice", "alice"), new("d", "alice"), new("e", "bob")):
         connections.line(line)
     assert connections.counts() == {"alice": 2, "bob": 1}

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.settings import Limits, Role, User
+from broker.settings import ClientLimits, Role, User
 from broker.watching.rates import Guard, Published
-from broker.watching.refusals import Connections, Refusals
+from broker.watching.refusals import ClientConnections, MosquittoLog
 from flexspec_mq.errors import LinkError
 from flexspec_mq.share_groups import ShareGroups
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -35,8 +35,8 @@ def told(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def reader(heard: list[str], clock: Clock | None = None) -> Refusals:
-    refusals = Refusals(heard.append, clock or Clock())
+def reader(heard: list[str], clock: Clock | None = None) -> MosquittoLog:
+    refusals = MosquittoLog(heard.append, clock or Clock())
     refusals.know(USERS, GROUPS)
     for client, user in (("c alice", "alice"), ("c-w1", "w1")):
         refusals.line(f"New client connected from 127.0.0.1:5 as {client} (p5, c1, k60, u'{user}').")
@@ -106,8 +106,8 @@ def test_all_else_is_passed_on() -> None:
     assert heard[2:] == lines
 
 
-def connected(*clients: tuple[str, str]) -> Connections:
-    found = Connections()
+def connected(*clients: tuple[str, str]) -> ClientConnections:
+    found = ClientConnections()
     for client, user in clients:
         found.line(f"New client connected from 127.0.0.1:5 as {client} (p5, c1, k60, u'{user}').")
     return found
@@ -135,7 +135,7 @@ def test_a_message_is_its_users_whatever_names_hold(client: str, topic: str) -> 
     assert published.payload == {"alice": 60, "bob": 5}
 
 
-def guard(limits: Limits, connections: Connections) -> tuple[Guard, Published]:
+def guard(limits: ClientLimits, connections: ClientConnections) -> tuple[Guard, Published]:
     published = Published(connections)
     made = Guard(limits, published, connections, 0.0)
     made.know((*USERS, User("bob", Role.EDGE, "x")))
@@ -145,7 +145,7 @@ def guard(limits: Limits, connections: Connections) -> tuple[Guard, Published]:
 @given(st.lists(st.integers(0, 100), min_size=1, max_size=60))
 def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(each: list[int]) -> None:
     """Messages by second, against the rule itself: ten seconds' worth at once, and the rate from then on."""
-    limits = Limits(client_messages=20, client_kb=0, client_connections=0, put_out=1e9)
+    limits = ClientLimits(client_messages=20, client_kb=0, client_connections=0, put_out=1e9)
     watching, published = guard(limits, connected(("a", "alice"), ("w", "w1")))
     level, over = 0.0, False
     for second, number in enumerate(each, 1):
@@ -161,7 +161,7 @@ def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(each: list[int]) -> N
 
 def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
     clients = [(f"b{number}", "bob") for number in range(3)]
-    limits = Limits(client_messages=0, client_kb=1, client_connections=2, put_out=5.0)
+    limits = ClientLimits(client_messages=0, client_kb=1, client_connections=2, put_out=5.0)
     connections = connected(("a", "alice"), *clients, *((f"w{number}", "w1") for number in range(9)))
     watching, published = guard(limits, connections)
     published.line(message("a", 10_001))
@@ -175,7 +175,7 @@ def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
 
 
 def test_nobody_is_put_out_without_a_bound() -> None:
-    limits = Limits(client_messages=0, client_kb=0, client_connections=0)
+    limits = ClientLimits(client_messages=0, client_kb=0, client_connections=0)
     watching, published = guard(limits, connected(*((f"a{number}", "alice") for number in range(99))))
     for _ in range(1000):
         published.line(message("a1", 250_000))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Rule, Sample, acceptance, judge
+from flexspec_mq.evolution.analysis import DEFAULT_RULE, CanaryRule, Decision, Sample, acceptance, judge
 from lab.benchmarks.updates.simulated import BAD, Simulated, decisions, joined, run
 
 CANARIES = {**BAD, "nothing but errors": Simulated(errors=1.0)}
@@ -94,4 +94,4 @@ def test_any_samples_give_a_verdict_that_says_why(stable: list[Sample], canary: 
 )
 def test_a_rule_that_cannot_be_decided_by_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="--"):
-        Rule(**values)  # type: ignore[arg-type]
+        CanaryRule(**values)  # type: ignore[arg-type]

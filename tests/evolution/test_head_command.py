@@ -28,7 +28,7 @@ from flexspec_mq.cli import main
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkError, UsageError
-from flexspec_mq.evolution.analysis import DEFAULT_RULE, Rule
+from flexspec_mq.evolution.analysis import DEFAULT_RULE, CanaryRule
 from flexspec_mq.evolution.catalogue_client import LostRace, catalogue_client
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
@@ -617,7 +617,11 @@ def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.M
 
 @asynccontextmanager
 async def watching(
-    site: Site, say: Callable[[str], None], *filters: str, rule: Rule = DEFAULT_RULE, clock: Any = time.time
+    site: Site,
+    say: Callable[[str], None],
+    *filters: str,
+    rule: CanaryRule = DEFAULT_RULE,
+    clock: Any = time.time,
 ) -> AsyncIterator[Watcher]:
     statuses = Statuses(Evidence(site.family))
     root = bytes.fromhex(site.root)
@@ -657,7 +661,9 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
 
     async def watch() -> int:
         topic = topics.edge_status_topic(f"e-{begun.family}")
-        async with watching(begun, said.append, topic, rule=Rule(least=10, promote_after=40)) as watcher:
+        async with watching(
+            begun, said.append, topic, rule=CanaryRule(least=10, promote_after=40)
+        ) as watcher:
             for answers in range(1, 60):
                 told = edge_status(
                     begun, [figures_of("v1", one, answers, 30), figures_of("v2", two, answers, accepted)]

@@ -153,7 +153,7 @@ def test_a_text_goes_on_in_its_own_version_alone(asked: str | None) -> None:
 
 
 def test_what_a_topic_says_of_its_sender() -> None:
-    assert topics.sender_of(topics.open_topic("v-1.5", "e_1")) == topics.Sender("e_1", "v-1.5")
+    assert topics.sender_of(topics.open_topic("v-1.5", "e_1")) == topics.TopicSender("e_1", "v-1.5")
     assert topics.sender_of(topics.draft_topic("w", "e")) == ("e", None)
     for other in (
         "f1/o/v",

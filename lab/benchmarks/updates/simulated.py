@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flexspec_mq.evolution.analysis import Decision, Judgement, Rule, Sample, judge
+from flexspec_mq.evolution.analysis import CanaryRule, Decision, Judgement, Sample, judge
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,10 @@ def run(
     share: float = 0.5,
     answers: int = 60,
     at_once: int = 1,
-    rule: Rule | None = None,
+    rule: CanaryRule | None = None,
 ) -> tuple[Judgement, int]:
     """Judge after each status, as `watch` does; the last verdict, and how many answers the canary had then."""
-    draw, rule = random.Random(seed), rule or Rule()
+    draw, rule = random.Random(seed), rule or CanaryRule()
     ours: list[Sample] = []
     theirs: list[Sample] = []
     verdict = Judgement(Decision.WAIT, "")
