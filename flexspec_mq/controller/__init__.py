@@ -1,1 +1,1 @@
-"""What the controller plans for the next draft batch, and the policies that plan it."""
+"""The plan for the next draft batch, and the policies that make it."""

@@ -1,4 +1,4 @@
-"""What the learned policy sees of an observation, and the ways to make drafts that it chooses from.
+"""Features that the learned policy sees of an observation, and the ways to make drafts that it chooses from.
 
 Features are numbers without a unit, most of them logarithms of ratios. Times count as shares of the target's forward,
 so what was learned at one speed holds at another.

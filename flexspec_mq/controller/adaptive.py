@@ -1,4 +1,4 @@
-"""What adaptive policies have in common: who drafts as far as the worker decides it, and a way to draft as a plan."""
+"""Base of adaptive policies: who drafts as far as the worker decides it, and a way to draft as a plan."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class AdaptivePolicy:
 
         Args:
             way: how drafts are made.
-            seen: what is known.
+            seen: observation to plan from.
             worker: the worker may draft beside the device.
         """
         base, length, ahead = self.base, way.length, way.ahead

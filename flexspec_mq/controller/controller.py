@@ -1,4 +1,4 @@
-"""What a node has learned outlives its sessions: one `Controller` for all of them."""
+"""Knowledge of a node that outlives its sessions: one `Controller` for all of them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class VersionEstimates:
 
 
 class Controller:
-    """What all sessions of a node have seen of the link, their workers, their versions and their draft.
+    """Estimates of the link, workers, versions and draft, over all sessions of a node.
 
     New sessions begin with the newest round trip, as RFC 9040 has it for TCP connections between the same hosts.
 
@@ -76,7 +76,7 @@ class Controller:
             known.stated = times
 
     def worker(self, worker: str | None, now: float) -> WorkerEstimates:
-        """What is known of a worker; for None, of the newest one."""
+        """Estimates of a worker; for None, of the newest one."""
         name = next(reversed(self._workers), None) if worker is None else worker
         known = None if name is None else self._workers.get(name, now)
         estimates = known or WorkerEstimates()
@@ -86,7 +86,7 @@ class Controller:
         return estimates
 
     def version(self, version: str, now: float) -> VersionEstimates:
-        """What is known of a version."""
+        """Estimates of a version."""
         estimates = self._versions.get(version, now) or VersionEstimates()
         self._versions.put(version, estimates, now)
         return estimates

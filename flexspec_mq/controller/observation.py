@@ -1,4 +1,4 @@
-"""What an edge knows when it plans."""
+"""Knowledge of an edge when it plans."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class LinkView(msgspec.Struct, frozen=True, gc=False):
 
 
 class Observation(msgspec.Struct, frozen=True):
-    """What the edge knows when it plans; times are seconds, and what is None was never seen.
+    """Knowledge of the edge when it plans; times are seconds, and what is None was never seen.
 
     Attributes:
         rtt, rtt_deviation: round trip without the worker's queue and compute, and its mean deviation.
@@ -70,7 +70,7 @@ class Observation(msgspec.Struct, frozen=True):
         queueing_delay: wait at the worker for other sessions, where it had waited for the batch.
         draft_time: a token of the draft model where all texts of the node draft; before a measurement, as the
             worker says of its own.
-        draft_timed: it was measured here.
+        draft_timed: true if its time was measured here.
         acceptance: probability that the i-th token of a batch is right, given that all before it are. The last entry
             stands for all later tokens too.
         judged: tries that the first of them rests on, older ones counting less.

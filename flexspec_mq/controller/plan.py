@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the edge does next.
+    """The edge's next steps.
 
     Attributes:
         draft_length: K, tokens per batch; 0 asks the target for one token at a time.
@@ -23,8 +23,8 @@ class Plan:
         ahead: tokens that the worker may decode beyond what it knows the edge to have.
         confidence_threshold: joint acceptance (probability that a token and all drafted ones before it are right)
             below which a batch ends early; 0 never ends one.
-        worker_draft: tokens of its own that a worker with a draft may put behind ours in one forward. What they
-            decide counts as `ahead`.
+        worker_draft: tokens of its own that a worker with a draft may put behind ours in one forward. Their
+            decisions count as `ahead`.
         open_qos: quality of service of opens; None is `qos`. At 1 and 2 the broker tells whether anybody listens.
         trip_age: seconds. Where the worker runs ahead and no batch is under way that could tell the round trip, an
             answer is asked for once the newest one is so old; None never asks.
@@ -64,7 +64,7 @@ class Plan:
 
 
 class Policy(Protocol):
-    """Makes plans. One instance per session; it may keep state."""
+    """Makes plans, by an instance for each session, which may keep state."""
 
     def plan(self, seen: Observation) -> Plan:
         """Plan the next batch from what was seen so far."""

@@ -55,7 +55,7 @@ def plan_space(most: int, *, ahead: bool, waits: bool = True) -> tuple[Drafting,
     Args:
         most: tokens of a batch.
         ahead: the worker may run ahead.
-        waits: it may wait for drafts.
+        waits: true if it may wait for drafts.
     """
     lengths = [length for length in LENGTHS if length <= max(1, most)]
     waiting = [Drafting(length, 1, False) for length in lengths] if waits or not ahead else []
@@ -67,7 +67,7 @@ def round_times(seen: Observation, *, token: float | None = None) -> RoundTimes 
     """Times of a session's rounds; None while round trip, forward or draft are unknown.
 
     Args:
-        seen: by its node.
+        seen: observation of its node.
         token: time of a drafted token where that is unknown.
     """
     if seen.draft_time is not None:
@@ -85,7 +85,7 @@ def round_times(seen: Observation, *, token: float | None = None) -> RoundTimes 
 
 
 def forecast(way: Drafting, times: RoundTimes) -> Forecast:
-    """What to expect of a way to make drafts."""
+    """Forecast of a way to make drafts."""
     if not way.length:
         return streaming(times) if way.ahead else asking(times)
     late = _LATE * times.forward if way.ahead else 0.0

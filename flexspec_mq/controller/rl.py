@@ -40,7 +40,7 @@ class ActionPolicy(AdaptivePolicy):
         """Choose anew.
 
         Args:
-            seen: what is `known`.
+            seen: observation that is `known`.
             able: numbers of actions that are allowed, in their order.
         """
         raise NotImplementedError

@@ -18,7 +18,7 @@ _NEVER = 0.02
 
 
 class RoundTimes(msgspec.Struct, frozen=True):
-    """What a session's rounds consist of, in seconds.
+    """Parts of a session's rounds, in seconds.
 
     Attributes:
         round_trip: round trip of the network, without the worker's time.
@@ -39,7 +39,7 @@ class RoundTimes(msgspec.Struct, frozen=True):
 
 
 class Forecast(msgspec.Struct, frozen=True, gc=False):
-    """What to expect of a plan, each for one committed token.
+    """Forecast of a plan, each figure for a committed token.
 
     Attributes:
         seconds: time from one to the next.
@@ -68,7 +68,7 @@ def drafting(  # noqa: C901  one function, as a choice among plans asks for doze
     """The device drafts.
 
     Args:
-        times: of the session's rounds.
+        times: parts of the session's rounds.
         length: K, tokens of a batch; at least 1.
         window: W, batches that may be unanswered.
         ahead: the worker goes on while nothing of the draft is there; otherwise it waits.

@@ -1,4 +1,4 @@
-"""What every action would have come to: an episode is gone through once for each, and is the same up to one place.
+"""Outcomes of every action: an episode is gone through once for each, and is the same up to one place.
 
 The simulator is a function of its seeds. So all actions meet the same link, the same text and the same history, and
 differences between them are theirs, which is why a few hundred episodes are enough.
@@ -30,9 +30,9 @@ class Row(NamedTuple):
     """A state, and what each action comes to from there.
 
     Attributes:
-        numbers: its features.
+        numbers: features of the state.
         seconds: until the text ends, where the action is held that long.
-        branched: it is the very state at which the actions began; otherwise one of another action's history.
+        branched: true for the very state at which the actions began; false for one of another action's history.
     """
 
     numbers: list[float]
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
 
 class _Branch(NamedTuple):
-    """What an action came to: tokens and seconds at each of its steps, and what was seen."""
+    """Outcome of an action: tokens and seconds at each of its steps, and what was seen."""
 
     places: list[int]
     times: list[float]
@@ -60,8 +60,8 @@ def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
     """Rows of an episode.
 
     Args:
-        environment: of all episodes.
-        seed: of this one, and of what is drawn besides.
+        environment: the one of all episodes.
+        seed: this episode's, and that of what is drawn besides.
         act: chooses on the way to the place at which actions part; sometimes a random action is taken instead.
     """
     rng = random.Random(f"branch {seed}")

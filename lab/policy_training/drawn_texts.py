@@ -23,7 +23,7 @@ def drawn_recording(rng: random.Random, lengths: tuple[int, ...], limit: int) ->
     Args:
         rng: draws all.
         lengths: tokens of each text, `limit` at most.
-        limit: that texts are asked for.
+        limit: tokens that texts are asked for.
     """
     easy, hard = rng.uniform(*_EASY), rng.uniform(*_HARD)
     texts = tuple(_text(rng, length, easy, hard, number) for number, length in enumerate(lengths))

@@ -13,9 +13,9 @@ from lab.simulator.environment import Episode
 
 _FORWARD_MS = 10.0, 200.0
 _TOKEN_MS = 2.0, 40.0
-"""Of a device's draft."""
+"""Milliseconds of a token of a device's draft."""
 _ROW = 0.002, 0.15
-"""What a row adds to a forward, as a share of it."""
+"""Time that a row adds to a forward, as a share of it."""
 _FASTER = 0.15, 1.2
 """A worker's own draft takes so much of the device's time."""
 _WORKER_DRAFTS = 0.7

@@ -1,4 +1,4 @@
-"""What was tried so far, as arrays."""
+"""Actions tried so far, as arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lab.policy_training.branching import Row
 Array = NDArray[np.float32]
 _READING, _REMAINING = FEATURES.index("reading for own drafts"), FEATURES.index("remaining")
 _HELD_OUT = 10
-"""One episode in so many is not trained on."""
+"""Number of episodes of which one is not trained on."""
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Samples:
         return {name: getattr(self, name) for name in self.__slots__}
 
     def add(self, rows: Sequence[Row], episode: int) -> None:
-        """Those of an episode."""
+        """Add the rows of an episode."""
         rows = [row for row in rows if min(row.seconds) > 0.0]
         if not rows:
             return

@@ -1,1 +1,1 @@
-"""What a node measures of its channel, its draft and its workers."""
+"""Estimators of a node's channel, its draft and its workers."""

@@ -13,7 +13,7 @@ _ALARM = 8.0
 _MOST = 4.0
 """Deviations that one sample counts at most, so that a step takes three of them and a lone spike is none."""
 _DOUBT = 1.0
-"""Of that sum: with fewer it is not worth a sample more to see whether there is a step."""
+"""Least sum for a doubt: with fewer it is not worth a sample more to see whether there is a step."""
 _FLOOR = 0.05
 """Deviation that the test takes for granted, as a share of the mean: of equal samples, no tiny change is a step."""
 
@@ -31,7 +31,7 @@ class Average:
 
     Attributes:
         mean: None before a sample.
-        deviation: mean absolute deviation of samples. One alone is taken for half of its value, as in RFC 6298.
+        deviation: mean absolute deviation of samples. A single one counts as half of its value, as in RFC 6298.
         error: standard error of the mean, as of the newest sample; None before one.
         known: samples that the mean rests on, those before the newest one faded.
         steps: found so far.

@@ -25,7 +25,7 @@ class Disconnects:
 
     Attributes:
         rate: mean of that distribution, per second of connection.
-        error: its standard deviation.
+        error: standard deviation of the mean.
         steps: found so far.
     """
 
@@ -99,7 +99,7 @@ class LeastRate:
         self.per_second: float | None = None
 
     def carried(self, size: int, seconds: float, now: float) -> None:
-        """So many bytes took so long, until now. One of as many bytes as the best that took longer: it got slower."""
+        """So many bytes took so long, until now. If as many as the best took longer, it got slower."""
         if size < self._least or seconds <= 0.0:
             return
         best, per_second = self.per_second, size / seconds
@@ -113,7 +113,7 @@ class LinkEstimates:
     Attributes:
         disconnects: lost connections.
         outages: seconds from a lost connection to the next.
-        acknowledged: for QoS 0, 1 and 2, seconds from handing a message to the link until it was done with it.
+        acknowledged: seconds for QoS 0, 1 and 2 from handing a message to the link until it was done with it.
         up, down: payload that it carries.
     """
 

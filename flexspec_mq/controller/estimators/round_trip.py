@@ -14,7 +14,7 @@ class RoundTrip:
     Every message that wants an answer carries a `seq`; a verdict echoes one. Each `seq` gives at most one sample,
     and an echo retires all older ones, so neither copies nor retransmissions make false samples (Karn's rule).
 
-    What is overdue may say how long the link stood still, and not how long its round trip is. A message that goes out
+    An overdue answer may say how long the link stood still, and not how long its round trip is. A message that goes out
     when something is heard again tells which: it is late only if the round trip is longer now.
 
     Args:
@@ -66,10 +66,10 @@ class RoundTrip:
         """Remember when `seq` went out; the oldest of too many is forgotten and gives no sample.
 
         Args:
-            seq: of the message.
+            seq: number of the message.
             now: seconds.
             end: position after its last token.
-            question: it is answered whatever becomes of its tokens.
+            question: true if it is answered whatever becomes of its tokens.
         """
         oldest = next(iter(self._sent.values()))[0] if self._sent else now
         self._sent[seq] = now, end, self.doubted_at is None and now - oldest > self.timeout
@@ -79,7 +79,7 @@ class RoundTrip:
             self._sent.popitem(last=False)
 
     def rolled_back(self) -> None:
-        """What is drafted was wrong: no forward verifies any of it."""
+        """The pending draft was wrong: no forward verifies any of it."""
         self.arrived = 0
         for seq, (at, _, stalled) in self._sent.items():
             self._sent[seq] = at, 0, stalled
@@ -89,8 +89,8 @@ class RoundTrip:
 
         Args:
             seq: echoed.
-            queue_ms: that the batch waited for its forward; 0 for answers that waited for none.
-            compute_ms: of the forward.
+            queue_ms: time that the batch waited for its forward; 0 for answers that waited for none.
+            compute_ms: time of the forward.
             now: seconds.
 
         Returns:

@@ -1,11 +1,11 @@
-"""What one drafted token more costs in a forward of the worker, as far as an edge can tell from verdicts."""
+"""Cost of one drafted token more in a forward of the worker, as far as an edge can tell from verdicts."""
 
 from __future__ import annotations
 
 from math import exp, sqrt
 
 _USUAL = 0.01, 0.02
-"""What a row usually costs, and how far it may be off, as shares of a forward."""
+"""Usual cost of a row, and how far it may be off, as shares of a forward."""
 _NOISE = 0.1
 """How far forwards differ otherwise, as a share of one, before a few were seen."""
 _ROUNDING = 0.001**2 / 12
@@ -29,8 +29,8 @@ class RowCost:
     other sessions have rows in the same forwards, of which an edge knows nothing: they are noise here.
 
     Attributes:
-        seconds: of one row more, at least 0; None before a forward.
-        error: its standard error, or as far as a usual one may be off where that is less.
+        seconds: time of one row more, at least 0; None before a forward.
+        error: standard error, or as far as a usual one may be off where that is less.
     """
 
     __slots__ = (

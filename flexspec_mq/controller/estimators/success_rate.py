@@ -69,7 +69,7 @@ class Acceptance:
     `Average`) on the odds of a right token finds a change within a few batches; then only the tries since it count.
 
     Attributes:
-        places: for each place; the last one stands for all that follow.
+        places: rate of each place; the last one stands for all that follow.
         known: tries of each place that count.
         steps: found so far.
     """
@@ -106,7 +106,7 @@ class Acceptance:
         """Drafted tokens were compared with what the target decided.
 
         Args:
-            batches: for each batch that they are of, the place of the first of them in it, from 0, and their number.
+            batches: theirs: for each, the place of the first of them in it, from 0, and their number.
             now: seconds.
             wrong: whether the last one of all was.
         """

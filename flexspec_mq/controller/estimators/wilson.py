@@ -12,7 +12,7 @@ def wilson(count: int, of: int, z: float = Z95) -> tuple[float, float]:
     """The score interval of a share (E. B. Wilson, 1927), within 0 to 1; all of that where nothing was tried.
 
     Args:
-        count: of the tries, those that count.
+        count: number of successes among the tries.
         of: tries.
         z: half width in standard deviations.
     """

@@ -1,4 +1,4 @@
-"""One worker as a node sees it: times of its forwards, and who drafts there."""
+"""A worker as a node sees it: times of its forwards, and who drafts there."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class QueueingDelay:
 
 
 class WorkerDrafts:
-    """What a worker's verdicts say about drafts.
+    """Estimates of drafts from a worker's verdicts.
 
     Attributes:
         per_verdict: tokens that it drafted itself for one verdict, smoothed over about four that let it.
@@ -126,7 +126,7 @@ class StatedTimes(NamedTuple):
 
 
 class WorkerEstimates:
-    """One worker, in all sessions of a node there. Seconds.
+    """Estimates of a worker, over all sessions of a node there, in seconds.
 
     Attributes:
         round_trip: round trip of the network to it.
@@ -135,12 +135,12 @@ class WorkerEstimates:
         queue: wait of batches there for their forward.
         compute: forwards that read no prompt of ours.
         forward: forwards for which nobody drafts and no prompt is read.
-        row_cost: one drafted token more in a forward.
+        row_cost: time of one drafted token more in a forward.
         own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
         own_read: a token of a prompt, for its draft.
         queueing: wait for other sessions.
-        drafts: what its verdicts say about drafts.
-        stated: what it says itself.
+        drafts: estimates of drafts from its verdicts.
+        stated: times that it states itself.
     """
 
     def __init__(self) -> None:
