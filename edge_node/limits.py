@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 
 _FRESH = 10.0
 """Seconds for which a battery's charge is known."""
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +86,6 @@ class LimitOptions:
             battery_floor=None if self.battery_floor is None else self.battery_floor / 100,
             latency_target=None if self.latency_target is None else self.latency_target / 1000,
             energy=energy,
-            tell=_log.warning,
         )
 
     def gauge(self) -> BatteryGauge | None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from edge_node.completion.figures import limits_told, plan_told
-from schemas.plan import PlanAlternative, PlanEstimate, PlanList, VersionPlan
+from edge_node.completion.figures import plan_told
+from schemas.plan import PlanList, VersionPlan
 
 if TYPE_CHECKING:
     from edge_node.node import EdgeNode
@@ -30,19 +28,7 @@ def _version_plan(version: str, planned: Planned, under_way: bool, now: float) -
         under_way=under_way,
         age_s=None if at is None else max(0.0, now - at),
         plan=plan_told(planned),
-        alternatives=[
-            PlanAlternative(
-                name=one.name,
-                ms_per_token=1000 * one.seconds,
-                chosen=one.chosen,
-                j_per_token=one.joules,
-                allowed=one.allowed,
-            )
-            for one in planned.alternatives
-        ],
-        estimates={
-            name: msgspec.convert(one, PlanEstimate, from_attributes=True)
-            for name, one in planned.estimates().items()
-        },
-        limits=limits_told(planned),
+        alternatives=list(planned.alternatives),
+        estimates=dict(planned.estimates()),
+        limits=list(planned.limits),
     )

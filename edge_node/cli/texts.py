@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from edge_node.completion.events import events
-from flexspec_mq.controller.explain import LimitReport, limit_in_words
+from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.text import Turn, read_prompts, text_from_bytes
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.terminal.answer import Answer
+from schemas.plan import LimitReport
 
 if TYPE_CHECKING:
     import argparse

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from flexspec_mq.controller.explain import in_words
 from flexspec_mq.controller.policies import name_of
 from flexspec_mq.energy.model import per_hundred
 from schemas.openai import FlexspecUsage
-from schemas.plan import LimitReport, Plan
+from schemas.plan import Plan
 
 if TYPE_CHECKING:
     from edge_node.fleet.tally import TargetVersion
@@ -65,11 +63,6 @@ def plan_told(planned: Planned) -> Plan:
     )
 
 
-def limits_told(planned: Planned) -> list[LimitReport]:
-    """How the limits that a plan keeps stand, as the API tells it."""
-    return [msgspec.convert(limit, LimitReport, from_attributes=True) for limit in planned.limits]
-
-
 def figures_of(
     generation: Generation,
     target: TargetVersion,
@@ -120,7 +113,7 @@ def figures_of(
         energy_j=spent.joules,
         energy_j_per_100=None if spent.joules is None else per_hundred(spent.joules, tokens),
         energy_source=spent.source,
-        limits=[] if planned is None else limits_told(planned),
+        limits=[] if planned is None else list(planned.limits),
         worker=machine.worker,
         version=target.version,
         digest=target.digest,

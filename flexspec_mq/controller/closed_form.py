@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from flexspec_mq.controller.adaptive import AdaptivePolicy
-from flexspec_mq.controller.explain import Alternative, device_drafts, nobody_drafts
+from flexspec_mq.controller.explain import device_drafts, nobody_drafts
 from flexspec_mq.controller.limits import Option, TextLimits
 from flexspec_mq.controller.plan_space import (
     ASKING,
@@ -27,15 +27,16 @@ from flexspec_mq.controller.plan_space import (
 )
 from flexspec_mq.controller.round_model import Forecast
 from flexspec_mq.energy.text import OVERHEAD_DOWN, OVERHEAD_UP
+from schemas.plan import PlanAlternative
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexspec_mq.controller.explain import LimitReport
     from flexspec_mq.controller.limits import Limits
     from flexspec_mq.controller.observation import Observation
     from flexspec_mq.controller.plan import Plan
     from flexspec_mq.controller.round_model import RoundTimes
+    from schemas.plan import LimitReport
 
 DRAFTED = 0.005
 """Share of a token's time that a token drafted on the device is worth avoiding: it takes energy."""
@@ -106,14 +107,20 @@ class ClosedFormPolicy(AdaptivePolicy):
         if self._limits is not None:
             self._limits.ended(seen)
 
-    def alternatives(self) -> Sequence[Alternative]:
+    def alternatives(self) -> Sequence[PlanAlternative]:
         """See `Explains`: the fastest of each kind, those that limits exclude apart, and what was chosen."""
         told: dict[tuple[bool, bool, bool], Option] = {}
         for one in sorted(self._options, key=lambda one: one.cost, reverse=True):
             told[one in self._left, one.way.length > 0, one.way.ahead] = one
         chosen = [one for one in self._options if one.way == self._chosen]
         return [
-            Alternative(_name(one), one.cost, one.way == self._chosen, one.joules, one in self._left)
+            PlanAlternative(
+                name=_name(one),
+                ms_per_token=1000 * one.cost,
+                chosen=one.way == self._chosen,
+                j_per_token=one.joules,
+                allowed=one in self._left,
+            )
             for one in dict.fromkeys([*told.values(), *chosen])
         ]
 

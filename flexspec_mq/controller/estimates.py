@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller.explain import Estimate
 from flexspec_mq.controller.qos import qos_costs
+from schemas.plan import PlanEstimate
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.controller import Controller, VersionEstimates
@@ -19,7 +19,7 @@ _FIRST = 4
 
 def estimates(
     seen: Observation, worker: WorkerEstimates, version: VersionEstimates, node: Controller
-) -> dict[str, Estimate]:
+) -> dict[str, PlanEstimate]:
     """All that is estimated, by name.
 
     Args:
@@ -43,34 +43,38 @@ def estimates(
         "row_cost": _ms(seen.row_cost, worker.row_cost.error),
         "queueing_delay": _ms(seen.queueing_delay),
         "own_forward": _ms(drafts.forward),
-        "own_tokens": Estimate(drafts.tokens, "tokens per forward"),
+        "own_tokens": _figure(drafts.tokens, "tokens per forward"),
         "own_read": _ms(drafts.unread),
-        "worker_drafted": Estimate(own, "tokens per verdict"),
-        "granted": Estimate(drafts.granted, "tokens per forward"),
-        "taken": Estimate(drafts.taken, "share"),
+        "worker_drafted": _figure(own, "tokens per verdict"),
+        "granted": _figure(drafts.granted, "tokens per forward"),
+        "taken": _figure(drafts.taken, "share"),
         "draft_time": _ms(seen.draft_time, error, "ms per token"),
         **{
-            f"acceptance_{place + 1}": Estimate(
+            f"acceptance_{place + 1}": _figure(
                 acceptance.places[place], "share", tries=acceptance.known[place]
             )
             for place in range(_FIRST)
         },
-        "worker_acceptance": Estimate(by_worker.mean, "share", tries=by_worker.known),
-        "rate": Estimate(seen.rate, "tokens per second"),
-        "disconnects": Estimate(3600 * hourly.rate, "per hour", 3600 * hourly.error),
-        "outage": Estimate(link.outages.mean, "s", link.outages.error),
-        "goodput_up": Estimate(link.up.per_second, "bytes per second"),
-        "goodput_down": Estimate(link.down.per_second, "bytes per second"),
+        "worker_acceptance": _figure(by_worker.mean, "share", tries=by_worker.known),
+        "rate": _figure(seen.rate, "tokens per second"),
+        "disconnects": _figure(3600 * hourly.rate, "per hour", 3600 * hourly.error),
+        "outage": _figure(link.outages.mean, "s", link.outages.error),
+        "goodput_up": _figure(link.up.per_second, "bytes per second"),
+        "goodput_down": _figure(link.down.per_second, "bytes per second"),
         **{f"ack_time_{level}": _mean(times) for level, times in enumerate(link.acknowledged)},
         **{f"qos_cost_{level}": _ms(cost, None, "ms per round") for level, cost in enumerate(costs)},
     }
 
 
-def _mean(times: Average) -> Estimate:
+def _mean(times: Average) -> PlanEstimate:
     return _ms(times.mean, times.error)
 
 
-def _ms(seconds: float | None, error: float | None = None, unit: str = "ms") -> Estimate:
-    return Estimate(
-        None if seconds is None else 1000 * seconds, unit, None if error is None else 1000 * error
-    )
+def _ms(seconds: float | None, error: float | None = None, unit: str = "ms") -> PlanEstimate:
+    return _figure(None if seconds is None else 1000 * seconds, unit, None if error is None else 1000 * error)
+
+
+def _figure(
+    value: float | None, unit: str, error: float | None = None, tries: float | None = None
+) -> PlanEstimate:
+    return PlanEstimate(value=value, unit=unit, error=error, tries=tries)

@@ -2,86 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from msgspec.structs import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from flexspec_mq.controller.observation import Observation
     from flexspec_mq.controller.plan import Plan, Policy
+    from schemas.plan import LimitReport, PlanAlternative, PlanEstimate
 
 MOST = 5
 """Alternatives that are told of a plan."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alternative:
-    """A plan that a policy has chosen among others, or has not.
-
-    Attributes:
-        name: who drafts, and how.
-        seconds: expected for a token.
-        chosen: it is what the newest plan does.
-        joules: expected for a token; None where no limit asks for it.
-        allowed: no limit excludes it.
-    """
-
-    name: str
-    seconds: float
-    chosen: bool
-    joules: float | None = None
-    allowed: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """One figure.
-
-    Attributes:
-        value: None where nothing was seen.
-        unit: unit of value and error.
-        error: standard error; None where it is not known.
-        tries: tries that a share rests on, older ones counting less; None for what is no share.
-    """
-
-    value: float | None
-    unit: str
-    error: float | None = None
-    tries: float | None = None
-
-
-LimitState = Literal["unknown", "kept", "exceeded", "out_of_reach", "below"]
-"""State of a limit: nothing was measured yet; it is kept; it is not, while plans that keep it are made; no plan keeps
-it, and the one that comes closest is carried out; the battery is below its floor, and the device drafts nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class LimitReport:
-    """How a limit that the user gave is kept.
-
-    Attributes:
-        name: name of its setting.
-        limit: the value that was given, in `unit`.
-        unit: unit of limit, value and reach.
-        state: state as of the newest plan.
-        value: the limited figure as measured; None before.
-        reach: the least that any plan is expected to come to; None while unknown, and for a battery.
-    """
-
-    name: str
-    limit: float
-    unit: str
-    state: LimitState
-    value: float | None = None
-    reach: float | None = None
 
 
 @runtime_checkable
 class Explains(Protocol):
     """A policy that can tell what it has chosen among, and how limits are kept."""
 
-    def alternatives(self) -> Sequence[Alternative]:
+    def alternatives(self) -> Sequence[PlanAlternative]:
         """Tell what the newest plan was chosen among, itself included, in any order. Changes nothing."""
         ...
 
@@ -104,10 +45,10 @@ class Planned:
     policy: Policy
     plan: Plan
     seen: Observation
-    estimates: Callable[[], Mapping[str, Estimate]] = dict
+    estimates: Callable[[], Mapping[str, PlanEstimate]] = dict
 
     @property
-    def alternatives(self) -> tuple[Alternative, ...]:
+    def alternatives(self) -> tuple[PlanAlternative, ...]:
         """At most `MOST` that it was chosen among, the fastest first; none where the policy compares nothing.
 
         The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by run-ahead
@@ -115,11 +56,12 @@ class Planned:
         """
         if not isinstance(self.policy, Explains):
             return ()
-        does, told = in_words(self.plan), dict[str, Alternative]()
-        for one in sorted(self.policy.alternatives(), key=lambda one: (not one.chosen, one.seconds)):
+        does = in_words(self.plan)
+        told: dict[str, PlanAlternative] = {}
+        for one in sorted(self.policy.alternatives(), key=lambda one: (not one.chosen, one.ms_per_token)):
             named = replace(one, name=does) if one.chosen else one
             told.setdefault(named.name, named)
-        by_speed = sorted(told.values(), key=lambda one: one.seconds)
+        by_speed = sorted(told.values(), key=lambda one: one.ms_per_token or 0.0)
         kept = by_speed[:MOST]
         kept[-1:] = [one for one in by_speed[MOST:] if one.chosen] or kept[-1:]
         return tuple(kept)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import exp, inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
-from flexspec_mq.controller.explain import LimitReport, limit_in_words
+from schemas.plan import LimitReport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
-    from flexspec_mq.controller.explain import LimitState
     from flexspec_mq.controller.observation import Observation
     from flexspec_mq.controller.plan_space import Drafting
 
@@ -25,8 +24,6 @@ _RESERVE = 8
 """Tokens' worth of a budget that is not spent, as estimates are not exact."""
 _AIM = 0.95
 """Share of a latency target that plans are chosen for: estimates are not exact."""
-_LASTS = 32
-"""Tokens for which a state lasts before it is told: a text begins with what has no token yet."""
 
 
 class ExpectedEnergy(Protocol):
@@ -106,28 +103,6 @@ class TokenPace:
         return _AIM * target - lost / max(1, min(_SPREAD, seen.remaining))
 
 
-class LimitLog:
-    """Changes of limits' states, told once each and when they last. All limits are taken to be kept at first."""
-
-    def __init__(self) -> None:
-        self._told: dict[str, LimitState] = {}
-        self._since: dict[str, tuple[LimitState, int]] = {}
-
-    def update(self, report: LimitReport, tokens: int, tell: Callable[[str], None]) -> None:
-        """A limit stands so, after so many more tokens of any text."""
-        name, state = report.name, report.state
-        if state == "unknown" or state == self._told.get(name, "kept"):
-            self._since.pop(name, None)
-            return
-        before, lasted = self._since.get(name, (state, 0))
-        lasted = lasted + tokens if before == state else 0
-        self._since[name] = state, lasted
-        if lasted >= _LASTS:
-            del self._since[name]
-            self._told[name] = state
-            tell(limit_in_words(report))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Limits of a node. What is None is not limited.
@@ -137,17 +112,14 @@ class Limits:
         battery_floor: share of a full charge below which the device drafts nothing.
         latency_target: seconds per output token after the first one (TPOT), as the mean of a text.
         energy: expected energy of plans; None is not known.
-        tell: told of each change of a limit's state, in words.
-        ledger, log: state that the texts of the node share.
+        ledger: energy of all texts of the node.
     """
 
     energy_budget: float | None = None
     battery_floor: float | None = None
     latency_target: float | None = None
     energy: ExpectedEnergy | None = None
-    tell: Callable[[str], None] | None = None
     ledger: Ledger = field(default_factory=Ledger, compare=False)
-    log: LimitLog = field(default_factory=LimitLog, compare=False)
 
 
 class Option(msgspec.Struct, frozen=True):
@@ -196,9 +168,6 @@ class TextLimits:
             if self._beginning is None and seen.committed:
                 self._beginning = joules
         self.reports = tuple(self._report(seen))
-        if given.tell is not None:
-            for report in self.reports:
-                given.log.update(report, tokens, given.tell)
 
     def ended(self, seen: Observation) -> None:
         """Take what the whole text came to."""
@@ -247,32 +216,30 @@ class TextLimits:
         if budget is not None:
             mean, beginning = given.ledger.mean, given.ledger.beginning
             reach = None if least is None or least[0] is None else least[0] + beginning
-            state = limit_state(budget, mean, reach)
-            yield LimitReport("energy_budget", budget, "J per token", state, mean, reach)
+            yield _reported("energy_budget", budget, "J per token", mean, reach)
         if floor is not None:
             charge = None if seen.device.battery is None else 100 * seen.device.battery
-            state = "kept" if self.device_may_draft(seen) else "below"
-            yield LimitReport("battery_floor", 100 * floor, "%", state, charge)
+            yield LimitReport(
+                name="battery_floor",
+                limit=100 * floor,
+                unit="%",
+                state="kept" if self.device_may_draft(seen) else "below",
+                value=charge,
+            )
         if target is not None:
-            mean, reach = self._pace.mean(seen), None if least is None else least[1]
-            state = limit_state(target, mean, reach)
-            ms = (None if value is None else 1000 * value for value in (mean, reach))
-            yield LimitReport("latency_target", 1000 * target, "ms per token", state, *ms)
+            mean, reach = self._pace.mean(seen), None if least is None else 1000 * least[1]
+            mean = None if mean is None else 1000 * mean
+            yield _reported("latency_target", 1000 * target, "ms per token", mean, reach)
 
 
-def limit_state(limit: float, mean: float | None, reach: float | None) -> LimitState:
-    """The state of an energy budget or a latency target.
-
-    Args:
-        limit: the budget or target.
-        mean: as measured; None before.
-        reach: the least that any plan is expected to come to; None while unknown.
-    """
+def _reported(name: str, limit: float, unit: str, mean: float | None, reach: float | None) -> LimitReport:
+    """The state of an energy budget or a latency target, by its mean so far and the least of any plan."""
+    state: Literal["unknown", "kept", "exceeded", "out_of_reach"] = "unknown" if mean is None else "exceeded"
     if mean is not None and mean <= limit:
-        return "kept"
-    if reach is not None and reach > limit:
-        return "out_of_reach"
-    return "unknown" if mean is None else "exceeded"
+        state = "kept"
+    elif reach is not None and reach > limit:
+        state = "out_of_reach"
+    return LimitReport(name=name, limit=limit, unit=unit, state=state, value=mean, reach=reach)
 
 
 def _seconds(one: Option) -> float:

@@ -12,7 +12,8 @@ from operator import mul
 from flexspec_mq.controller.action_space import ACTIONS, FEATURES
 from flexspec_mq.errors import ModelError
 
-_FORM = 1
+FORM = 1
+"""Version of the file's format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +45,8 @@ class Network:
         return found
 
 
-def network_text(network: Network) -> str:
-    """What `read_network` reads."""
-
-    def short(row: Sequence[float]) -> list[float]:
-        return [float(f"{value:.4g}") for value in row]
-
-    return json.dumps(
-        {
-            "form": _FORM,
-            "features": FEATURES,
-            "actions": [action.name for action in ACTIONS],
-            "hidden": [short(row) for row in network.hidden],
-            "out": [short(row) for row in network.out],
-            "bias": short(network.bias),
-        },
-        separators=(",", ":"),
-    )
-
-
 def read_network(text: str, name: str) -> Network:
-    """A network that `network_text` wrote.
+    """A network as `flexspec policy train` writes it.
 
     Args:
         text: of the file.
@@ -76,7 +58,7 @@ def read_network(text: str, name: str) -> Network:
     try:
         found = json.loads(text)
         same = (
-            found["form"] == _FORM
+            found["form"] == FORM
             and tuple(found["features"]) == FEATURES
             and found["actions"] == [action.name for action in ACTIONS]
         )

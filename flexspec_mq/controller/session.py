@@ -9,7 +9,7 @@ from flexspec_mq.controller.controller import VersionEstimates
 from flexspec_mq.controller.estimates import estimates
 from flexspec_mq.controller.estimators.average import Rate
 from flexspec_mq.controller.estimators.worker import WorkerEstimates
-from flexspec_mq.controller.explain import Estimate, Planned
+from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.observation import DeviceReading, LinkView, Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import EndAware, Plan, Policy
 from schemas.messages import MAX_DRAFT_TOKENS
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flexspec_mq.controller.controller import Controller
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
     from schemas.messages import Verdict
+    from schemas.plan import PlanEstimate
 
 _PROMPT = 32
 """Tokens of a prompt from which on its reading shows in the time of a forward."""
@@ -257,7 +258,7 @@ class SessionController:
         if isinstance(self._policy, EndAware):
             self._policy.ended(self.observe(drafted, committed, remaining))
 
-    def estimates(self) -> Mapping[str, Estimate]:
+    def estimates(self) -> Mapping[str, PlanEstimate]:
         """All that is estimated now, by name."""
         seen = Observation() if self.planned is None else self.planned.seen
         return estimates(seen, self.worker, self.version, self.node)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from flexspec_mq.controller.action_space import ACTIONS, FEATURES
-from flexspec_mq.controller.network import Network
+from flexspec_mq.controller.network import FORM, Network
 from lab.policy_training.samples import Array, Samples
 
 _UNITS = 16
@@ -144,3 +145,22 @@ class Learner:
             self.weights[name] = self.weights[name] - (rate * mean / (np.sqrt(square) + 1e-8)).astype(
                 np.float32
             )
+
+
+def network_text(network: Network) -> str:
+    """The file of a network, as `read_network` reads it."""
+
+    def short(row: Sequence[float]) -> list[float]:
+        return [float(f"{value:.4g}") for value in row]
+
+    return json.dumps(
+        {
+            "form": FORM,
+            "features": FEATURES,
+            "actions": [action.name for action in ACTIONS],
+            "hidden": [short(row) for row in network.hidden],
+            "out": [short(row) for row in network.out],
+            "bias": short(network.bias),
+        },
+        separators=(",", ":"),
+    )

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from flexspec_mq.controller.network import network_text
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import UsageError
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode
 from lab.policy_training.history import COLUMNS, Line, can_draw, draw, write_history
-from lab.policy_training.learner import Learner
+from lab.policy_training.learner import Learner, network_text
 from lab.policy_training.samples import Array, Samples
 from lab.simulator.environment import PlanningEnvironment
 

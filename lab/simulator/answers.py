@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexspec_mq.controller.explain import Alternative, Explains, LimitReport
+from flexspec_mq.controller.explain import Explains
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import EndAware, Plan, Policy
 from flexspec_mq.energy.text import ModelledEnergy
@@ -16,6 +16,7 @@ from lab.simulator.cost import Measured
 from lab.simulator.recording import Recording
 from lab.simulator.worker import WorkerKind
 from lab.testbed.link.profiles import LinkPlan
+from schemas.plan import LimitReport, PlanAlternative
 
 Policies = Callable[[], Policy]
 """Makes the policy of each text."""
@@ -128,7 +129,7 @@ class TracedPolicy:
         if isinstance(self._policy, EndAware):
             self._policy.ended(seen)
 
-    def alternatives(self) -> Sequence[Alternative]:
+    def alternatives(self) -> Sequence[PlanAlternative]:
         """See `Explains`."""
         return self._policy.alternatives() if isinstance(self._policy, Explains) else ()
 

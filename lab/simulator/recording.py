@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from flexspec_mq.controller.explain import LimitReport
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters
 from schemas.messages import PROTOCOL_VERSION, Identity
+from schemas.plan import LimitReport
 
 
 class RecordedText(msgspec.Struct, frozen=True):

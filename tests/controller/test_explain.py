@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.explain import MOST, Alternative, Explains, LimitReport, Planned, in_words
+from flexspec_mq.controller.explain import MOST, Explains, Planned, in_words
 from flexspec_mq.controller.observation import Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import DEFAULT, POLICIES, name_of
+from schemas.plan import LimitReport, PlanAlternative
 from tests.controller.observed import NEAR, but
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
@@ -73,17 +74,17 @@ def test_what_the_closed_form_tells_agrees_with_its_plan(
         plan = policy.plan(but(seen, drafted=24))  # beyond those that are drafted only to see how they fare
         told = Planned(policy, plan, seen).alternatives
         assert len(told) <= MOST
-        seconds = [one.seconds for one in told]
+        seconds = [(one.ms_per_token or 0.0) for one in told]
         assert seconds == sorted(seconds)
         assert seconds[0] > 0
         assert len({one.name for one in told}) == len(told)
         (chosen,) = (one for one in told if one.chosen)
         assert chosen.name == in_words(plan)
-        assert chosen.seconds * 0.9699 <= seconds[0]
-        assert all(one.allowed and one.joules is None for one in told)
+        assert (chosen.ms_per_token or 0.0) * 0.9699 <= seconds[0]
+        assert all(one.allowed and one.j_per_token is None for one in told)
 
 
-def kinds(told: Sequence[Alternative]) -> list[tuple[str, str]]:
+def kinds(told: Sequence[PlanAlternative]) -> list[tuple[str, str]]:
     """Who drafts, and what the worker does."""
     return sorted((one.name.split()[0], one.name.split(", ")[1]) for one in told)
 
@@ -92,7 +93,9 @@ def test_the_closed_form_tells_the_best_of_each_kind() -> None:
     drafts = but(NEAR, worker_per_verdict=3.0, worker_forward=0.05, worker_tokens=2.5, worker_unread=0.0)
     policy = ClosedFormPolicy(BASE)
     told = Planned(policy, policy.plan(drafts), drafts).alternatives
-    assert told[0] == Alternative("worker runs ahead, and drafts if it can", 0.02, chosen=True)
+    assert told[0] == PlanAlternative(
+        name="worker runs ahead, and drafts if it can", ms_per_token=20.0, chosen=True
+    )
     assert kinds(told[1:]) == [("device", "worker runs ahead"), ("device", "worker waits")]
     policy = ClosedFormPolicy(BASE)
     told = Planned(policy, policy.plan(NEAR), NEAR).alternatives
@@ -113,8 +116,11 @@ class Slow:
     def plan(self, seen: Observation) -> Plan:  # noqa: ARG002  the interface of all policies
         return BASE
 
-    def alternatives(self) -> list[Alternative]:
-        return [Alternative(str(one), 0.1 * one, one == self.count) for one in range(self.count, 0, -1)]
+    def alternatives(self) -> list[PlanAlternative]:
+        return [
+            PlanAlternative(name=str(one), ms_per_token=100.0 * one, chosen=one == self.count)
+            for one in range(self.count, 0, -1)
+        ]
 
     def limits(self) -> list[LimitReport]:
         return []

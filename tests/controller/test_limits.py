@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.explain import LimitReport, Planned
-from flexspec_mq.controller.limits import Ledger, LimitLog, Limits, Option, TextLimits, TokenPace, limit_state
+from flexspec_mq.controller.explain import Planned, limit_in_words
+from flexspec_mq.controller.limits import Ledger, Limits, Option, TextLimits, TokenPace, _reported
 from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.plan_space import Drafting
@@ -109,13 +109,13 @@ def test_no_plan_is_beyond_a_limit_that_another_is_within(
         most = ledger.allowed(budget, seen.remaining)
         told = policy.alternatives()
         chosen = next(one for one in told if one.chosen)
-        assert chosen.joules is not None
-        least = min(one.joules for one in told if one.joules is not None)
-        assert chosen.joules <= max(most, least) * (1 + 1e-9) or chosen.joules == least
+        assert chosen.j_per_token is not None
+        least = min(one.j_per_token for one in told if one.j_per_token is not None)
+        assert chosen.j_per_token <= max(most, least) * (1 + 1e-9) or chosen.j_per_token == least
         if target is not None:
-            within = [one for one in told if (one.joules or inf) <= max(most, least)]
-            fastest = min((one.seconds for one in within), default=inf)
-            assert chosen.seconds <= max(pace.allowed(target, seen), fastest) * 1.2
+            within = [one for one in told if (one.j_per_token or inf) <= max(most, least)]
+            fastest = min((one.ms_per_token or inf for one in within), default=inf) / 1000
+            assert (chosen.ms_per_token or inf) / 1000 <= max(pace.allowed(target, seen), fastest) * 1.2
         # What is told of the choice is what the plan does, and what was told of the others is so.
         assert bool(plan.draft_length) == chosen.name.startswith("device")
 
@@ -155,7 +155,7 @@ def test_a_target_is_met_with_the_least_energy_that_meets_it() -> None:
     assert needed.draft_length > 0
     told = policy.alternatives()
     (chosen,) = (one for one in told if one.chosen)
-    assert chosen.seconds <= 0.15
+    assert (chosen.ms_per_token or inf) <= 150.0
     assert {one.allowed for one in told} == {True, False}
     _, policy = planned(0.001)
     policy.plan(SLOW)
@@ -170,7 +170,7 @@ def test_without_any_energy_a_target_is_met_with_the_fewest_bytes() -> None:
     plan = policy.plan(SLOW)
     least = min(policy._left, key=lambda one: one.size)
     assert (plan.draft_length, plan.in_flight) == (least.way.length, least.way.window)
-    assert all(one.joules is None for one in policy.alternatives())
+    assert all(one.j_per_token is None for one in policy.alternatives())
 
 
 def option(length: int, seconds: float, joules: float | None) -> Option:
@@ -241,30 +241,6 @@ def test_time_that_was_lost_is_made_up_for_and_none_is_saved() -> None:
     assert pace.allowed(0.1, early) == pytest.approx(0.095)
 
 
-def test_states_are_told_once_and_when_they_last() -> None:
-    told: list[str] = []
-    log = LimitLog()
-
-    def update(state: str, tokens: int) -> None:
-        report = LimitReport("energy_budget", 0.3, "J per token", state, 0.4, 0.35)  # type: ignore[arg-type]
-        log.update(report, tokens, told.append)
-
-    update("exceeded", 5)
-    update("kept", 5)
-    for _ in range(20):
-        update("out_of_reach", 4)
-    assert told == [
-        "energy budget of 0.3 J per token cannot be kept now: 0.4 so far; the best plan is expected to take 0.35"
-    ]
-    for _ in range(20):
-        update("unknown", 4)
-        update("out_of_reach", 4)
-    assert len(told) == 1
-    for _ in range(20):
-        update("kept", 4)
-    assert told[1:] == ["energy budget of 0.3 J per token is kept: 0.4 so far"]
-
-
 @pytest.mark.parametrize(
     ("mean", "reach", "state"),
     [
@@ -278,7 +254,9 @@ def test_states_are_told_once_and_when_they_last() -> None:
     ],
 )
 def test_how_a_limit_stands(mean: float | None, reach: float | None, state: str) -> None:
-    assert limit_state(0.3, mean, reach) == state
+    report = _reported("energy_budget", 0.3, "J per token", mean, reach)
+    assert report.state == state
+    assert limit_in_words(report).startswith("energy budget of 0.3 J per token ")
 
 
 def test_the_texts_of_a_node_share_what_they_spent() -> None:

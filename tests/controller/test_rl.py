@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, WAITING, features, known
-from flexspec_mq.controller.network import Network, network_text, read_network, shipped_network
+from flexspec_mq.controller.network import Network, read_network, shipped_network
 from flexspec_mq.controller.observation import Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.rl import RlPolicy, network_of
 from flexspec_mq.errors import ModelError
+from lab.policy_training.learner import network_text
 from tests.controller.observed import NEAR, but, observed
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)

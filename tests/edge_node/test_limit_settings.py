@@ -11,11 +11,12 @@ from edge_node.cli.main import main as edge
 from edge_node.energy import MeasuredEnergy, energy_meter
 from edge_node.limits import BatteryGauge, LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
-from flexspec_mq.controller.network import network_text, shipped_network
+from flexspec_mq.controller.network import shipped_network
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.energy.battery import Batteries
 from flexspec_mq.energy.rapl import Rapl
 from flexspec_mq.errors import ModelError, UsageError
+from lab.policy_training.learner import network_text
 
 METER = energy_meter(EdgeSettings(energy="raspberry-pi-5"))
 
