@@ -14,7 +14,7 @@ from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams
-from tests.edge_node.asking import asked
+from tests.drafting.asking import asked
 from tests.models.tiny_packed import VOCABULARY, packed
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)

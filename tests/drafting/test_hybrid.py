@@ -13,7 +13,7 @@ from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.sampling.params import SamplingParams
-from tests.edge_node.asking import asked
+from tests.drafting.asking import asked
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 FRESH = tuple(range(100, 130))

@@ -15,7 +15,7 @@ from flexspec_mq.drafting.prompt_lookup import LONGEST, Found, Lookup, Support
 from flexspec_mq.drafting.prompt_lookup_confidence import LookupRecord, prior
 from flexspec_mq.drafting.prompt_lookup_drafter import LEAST, PromptLookupDrafter, SessionLookup
 from flexspec_mq.sampling.params import SamplingParams
-from tests.edge_node.asking import asked
+from tests.drafting.asking import asked
 
 GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 TOKENS = st.lists(st.integers(0, 3), max_size=60)

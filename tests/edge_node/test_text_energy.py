@@ -27,8 +27,8 @@ from flexspec_mq.models.text import Turn
 from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import link_to, worker_at
+from tests.drafting.asking import asked
 from tests.edge_node.api.served import speech
-from tests.edge_node.asking import asked
 
 DEVICE = DevicePower(idle_w=2.0, core_w=3.0)
 RADIO = RadioPower(hold_s=1.0, active_w=4.0, tail_s=5.0, tail_w=0.5, up_j=0.001, down_j=0.002)

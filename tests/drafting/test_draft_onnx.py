@@ -21,7 +21,7 @@ from flexspec_mq.models.compact.load import RANKS
 from flexspec_mq.models.onnx.folder import MANIFEST
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.sampling.params import SamplingParams
-from tests.edge_node.asking import asked
+from tests.drafting.asking import asked
 from tests.models.test_compact import SIZES, drawn
 from tests.models.tiny_checkpoints import save
 

@@ -23,7 +23,7 @@ from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from tests.edge_node.asking import asked
+from tests.drafting.asking import asked
 from tests.models.tiny_checkpoints import save, tiny_llama
 
 CONTEXT = tuple(range(10, 40))
