@@ -167,7 +167,7 @@ async def _compare(
                         hint="this is a bug: please report it",
                     )
     screen.say("Both share this machine, so they were recorded in turns; they are played at their true pace.")
-    cut = f"the network is cut for {CUT_S:g} s; what is under way comes after that"
+    cut = f"the network is cut for {CUT_S:g} s; what is missing then comes late, or again"
     screen.say(f"When half of the text has come, {cut}.\n")
     screen.legend()
     await screen.play(runs[2:])
