@@ -1,4 +1,4 @@
-"""How the messages travel: over MQTT at QoS 1, or over a TCP connection of their own, to price the broker's hop."""
+"""Channel of the messages: MQTT at QoS 1."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from flexspec_mq.daemon.tasks import ended, running
-from flexspec_mq.errors import FlexSpecError, LinkDown, RemoteProtocolError
+from flexspec_mq.errors import FlexSpecError, LinkDown
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.traditional.messages import MAX_BYTES
 
 UP, DOWN = "t1/u", "t1/d"
 """Topics: of one device and one target, since one text at a time is enough here."""
@@ -22,7 +21,6 @@ PACKET_BYTES = 2**22
 _PATIENCE = 600
 """Seconds: half a megabyte on a weak uplink takes longer than an acknowledgement or a ping usually may."""
 _CONNECTS_WITHIN = 30.0
-_HEAD = 4
 
 
 class MessageChannel(Protocol):
@@ -114,51 +112,3 @@ async def mqtt_channel(settings: LinkSettings, *, out: str, into: str) -> AsyncI
                 yield channel
             finally:
                 await channel.close()
-
-
-class TcpMessages:
-    """Messages behind their length in four bytes.
-
-    Args:
-        reader, writer: of a connection. Nagle's algorithm is off, as asyncio has it.
-    """
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    def send(self, payload: bytes) -> None:
-        """Write."""
-        self._writer.write(len(payload).to_bytes(_HEAD, "big") + payload)
-
-    async def receive(self) -> bytes:
-        """The next message; see `MessageChannel.receive`.
-
-        Raises:
-            RemoteProtocolError: it is too long.
-        """
-        try:
-            size = int.from_bytes(await self._reader.readexactly(_HEAD), "big")
-            if size > MAX_BYTES:
-                raise RemoteProtocolError(f"a message of {size} bytes, more than {MAX_BYTES}")
-            return await self._reader.readexactly(size)
-        except (asyncio.IncompleteReadError, OSError) as error:
-            raise LinkDown(f"the connection to the other side ended: {error}") from error
-
-
-@asynccontextmanager
-async def tcp_channel(host: str, port: int) -> AsyncIterator[TcpMessages]:
-    """A connection to the target's side.
-
-    Raises:
-        LinkDown: nobody listens there.
-    """
-    try:
-        async with asyncio.timeout(_CONNECTS_WITHIN):
-            reader, writer = await asyncio.open_connection(host, port)
-    except OSError as error:
-        raise LinkDown(f"no target answers at {host}:{port}: {error}") from error
-    try:
-        yield TcpMessages(reader, writer)
-    finally:
-        writer.close()

@@ -1,10 +1,9 @@
 """The device, as a process: writes texts by the schemes of traditional speculation, one after the other.
 
-    python -m lab.traditional.device PORT …arguments of flexspec-edge serve…
+    python -m lab.traditional.device …arguments of flexspec-edge serve…
 
-PORT is where the target takes TCP connections, at the broker's address. A JSON line on standard input is a
-`WriteOrder`; the answer is a JSON line on standard output, as `lab.bench.client` gives it. The draft runs in the engine
-that an edge node with these arguments would take.
+A JSON line on standard input is a `WriteOrder`; the answer is a JSON line on standard output, as `lab.bench.client`
+gives it. The draft runs in the engine that an edge node with these arguments would take.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -35,7 +34,7 @@ from flexspec_mq.models.text import StreamDecoder, Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
-from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel, tcp_channel
+from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import SCHEMES, Halves, Scheme, distribution, draw, probabilities, rounded
 
@@ -240,13 +239,13 @@ class Writer:
         self,
         loaded: LoadedText,
         drafts: Drafts,
-        channels: Mapping[str, MessageChannel],
+        channel: MessageChannel,
         compute: Executor,
         energy: EnergyMeter | None = None,
     ) -> None:
         self._loaded = loaded
         self._drafts = drafts
-        self._channels = channels
+        self._channel = channel
         self._compute = compute
         self._energy = energy
         self._texts = 0
@@ -274,11 +273,10 @@ class Writer:
             [*prompt],
         )
         self._texts += 1
-        transport = SCHEMES[order.scheme].transport
-        if transport == "none":
+        if SCHEMES[order.scheme].alone:
             await self._alone(text)
         else:
-            await self._together(text, self._channels[transport])
+            await self._together(text, self._channel)
         return text.answer()
 
     async def _alone(self, text: _Text) -> None:
@@ -353,18 +351,15 @@ class Writer:
         return found
 
 
-async def serve(model: DraftModel, settings: LinkSettings, port: int, energy: EnergyMeter | None) -> None:
+async def serve(model: DraftModel, settings: LinkSettings, energy: EnergyMeter | None) -> None:
     """Answer lines until standard input ends."""
     if model.network is None:
         raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
     loaded, loop = model.loaded, asyncio.get_running_loop()
     drafts = Drafts(model.network, model.ids, vocab_size=loaded.vocab_size, eos=loaded.eos)
     with ThreadPoolExecutor(1, "draft") as compute:
-        async with (
-            mqtt_channel(settings, out=UP, into=DOWN) as mqtt,
-            tcp_channel(settings.host, port) as tcp,
-        ):
-            writer = Writer(loaded, drafts, {"mqtt": mqtt, "tcp": tcp}, compute, energy)
+        async with mqtt_channel(settings, out=UP, into=DOWN) as mqtt:
+            writer = Writer(loaded, drafts, mqtt, compute, energy)
             spare_what_is_loaded()
             _say({"ready": True, "vocabulary": loaded.tokenizer_status.vocabulary, "engine": model.engine})
             while line := await loop.run_in_executor(None, sys.stdin.readline):
@@ -387,13 +382,12 @@ def _say(found: object) -> None:
 
 
 def _main(argv: Sequence[str]) -> int:
-    port, *flags = argv
-    config = from_arguments(build_parser().parse_args(["serve", *flags])).settings
+    config = from_arguments(build_parser().parse_args(["serve", *argv])).settings
     logs.configure(config.log)
     with logs.logged_stages() as tell:
         model = load(config.node, tell)
     settings = link_settings(config.link, f"t-{config.node.edge}")
-    asyncio.run(serve(model, settings, int(port), energy_meter(config.node)))
+    asyncio.run(serve(model, settings, energy_meter(config.node)))
     return 0
 
 

@@ -104,7 +104,7 @@ async def start(here: LocalDeployment, wanted: Traditional, delay_ms: float) -> 
     worker = await here.worker("t-worker", *wanted.worker, program=program)
     target = worker.ready
     flags = (*here.at_broker, "--edge", "t-edge", *wanted.edge, *NO_FILE)
-    command = python(_DEVICE, str(target["port"]), *flags)
+    command = python(_DEVICE, *flags)
     device = await here.start("t-edge", "device", command)
     ready = await device.event(lambda event: "ready" in event)
     if ready["vocabulary"] != target["vocabulary"]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,11 +28,11 @@ class Scheme:
     """A way to speculate.
 
     Attributes:
-        transport: way of the messages; "none" writes with the draft alone.
+        alone: whether the draft writes alone, without messages.
         distributions: whole ones are sent with the guesses.
     """
 
-    transport: Literal["mqtt", "tcp", "none"] = "mqtt"
+    alone: bool = False
     distributions: bool = False
 
     def says_the_targets_text(self, temperature: float) -> bool:
@@ -41,15 +40,14 @@ class Scheme:
 
         Rejection sampling draws from the target's distribution with other dice, so it writes another text.
         """
-        return self.transport != "none" and (temperature == 0.0 or not self.distributions)
+        return not self.alone and (temperature == 0.0 or not self.distributions)
 
 
 TRADITIONAL, IDS, ON_DEVICE = "traditional", "traditional-ids", "on-device"
 SCHEMES = {
     TRADITIONAL: Scheme(distributions=True),
     IDS: Scheme(),
-    "tcp-ids": Scheme("tcp"),
-    ON_DEVICE: Scheme("none"),
+    ON_DEVICE: Scheme(alone=True),
 }
 
 

@@ -1,10 +1,10 @@
-"""The target, as a process: answers the guesses of one device, over MQTT and over TCP.
+"""The target, as a process: answers the guesses of one device over MQTT.
 
     python -m lab.traditional.target MS …arguments of flexspec-cloud…
 
 Every forward takes MS milliseconds more. The target runs in the engine that a worker with these arguments would take.
-When it listens it says so in a JSON line on standard output: `port` is that for TCP, at the broker's address. A line
-on standard input is answered by one with `forwards` and `cpu_s`, seconds of the processor, since the start.
+When it listens it says so in a JSON line on standard output. A line on standard input is answered by one with
+`forwards` and `cpu_s`, seconds of the processor, since the start.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from cloud_worker.settings import from_arguments
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.daemon.streams import InputLines
-from flexspec_mq.daemon.tasks import any_of, running
-from flexspec_mq.errors import LinkDown, RemoteProtocolError
+from flexspec_mq.daemon.tasks import running
+from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
-from lab.traditional.channel import DOWN, UP, MessageChannel, TcpMessages, mqtt_channel
+from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel
 from lab.traditional.messages import Guesses, Message, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import Floats, distribution, probabilities, verify
 
@@ -174,40 +174,21 @@ async def answer(channel: MessageChannel, verifier: Verifier, compute: Executor)
 
 
 async def serve(target: Target, verifier: Verifier, settings: LinkSettings) -> None:
-    """Serve both ways until one of them fails; errors as of `answer`."""
-    failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await answer(TcpMessages(reader, writer), verifier, compute)
-        except LinkDown:
-            writer.close()  # the device has gone
-        except Exception as error:  # noqa: BLE001  told to whoever waits, instead of being logged and forgotten
-            if not failed.done():
-                failed.set_exception(error)
-
+    """Serve until the connection is gone; errors as of `answer`."""
     with ThreadPoolExecutor(1, "target") as compute:
-        server = await asyncio.start_server(connected, settings.host, 0)
         async with (
-            server,
             mqtt_channel(settings, out=DOWN, into=UP) as mqtt,
-            running(answer(mqtt, verifier, compute), "answer") as over_mqtt,
             running(_tell(verifier), "tell"),
         ):
             spare_what_is_loaded()
-            _say_ready(target, server.sockets[0].getsockname()[1])
-            await any_of(over_mqtt, failed)
-            await (failed if failed.done() else over_mqtt)
+            _say({"ready": True, "vocabulary": target.loaded.tokenizer_status.vocabulary})
+            await answer(mqtt, verifier, compute)
 
 
 async def _tell(verifier: Verifier) -> None:
     lines = InputLines()
     while await lines.next() is not None:
         _say({"forwards": verifier.forwards, "cpu_s": time.process_time()})
-
-
-def _say_ready(target: Target, port: int) -> None:
-    _say({"ready": True, "port": port, "vocabulary": target.loaded.tokenizer_status.vocabulary})
 
 
 def _say(facts: object) -> None:

@@ -149,7 +149,7 @@ def test_a_run_over_loopback(
     model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
     prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
     prompts.write_text("".join(f'{{"prompt": "{word}?"}}\n' for word in ("Why", "How")), "utf-8")
-    names = ["traditional", "traditional-ids", "tcp-ids", "on-device", "streaming", "fixed"]
+    names = ["traditional", "traditional-ids", "on-device", "streaming", "fixed"]
     asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8", "--seed", "5"]
     asked += ["--links", "loopback", "--strategies", *names, "--guesses", "3", "--out", str(out)]
     other = Path(__file__).with_name("other_server.py")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -12,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from cloud_worker.engine.acceptance import decide
-from flexspec_mq.errors import LinkDown, RemoteProtocolError
+from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from lab.traditional import speculation as schemes
-from lab.traditional.channel import TcpMessages, tcp_channel
 from lab.traditional.device import Drafts, WriteOrder, Writer
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import SCHEMES
@@ -95,7 +93,7 @@ async def bench(target: PackedModel, draft: PackedModel, loaded: LoadedText) -> 
     channel = Near(Verifier(target, vocab_size=VOCAB, prefill=3))
     drafts = Drafts(draft, None, vocab_size=VOCAB, eos=loaded.eos)
     with ThreadPoolExecutor(1) as compute:
-        yield Bench(Writer(loaded, drafts, {"mqtt": channel}, compute), channel)
+        yield Bench(Writer(loaded, drafts, channel, compute), channel)
 
 
 def order(scheme: str, **changes: object) -> WriteOrder:
@@ -252,40 +250,8 @@ def test_what_has_no_place_is_refused(message: Guesses | RoundVerdict, target: P
         verifier.take(message)
 
 
-async def test_a_tcp_channel_keeps_messages_apart_and_tells_of_its_end() -> None:
-    async def twice(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        channel = TcpMessages(reader, writer)
-        for _ in range(2):
-            payload = await channel.receive()
-            channel.send(payload[:1])
-            channel.send(payload)
-        writer.close()
-
-    server = await asyncio.start_server(twice, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, tcp_channel("127.0.0.1", port) as channel:
-        large = b"ab" * 400_000
-        channel.send(large)
-        channel.send(b"c")
-        assert [await channel.receive() for _ in range(4)] == [b"a", large, b"c", b"c"]
-        with pytest.raises(LinkDown):
-            await channel.receive()
-
-
-async def test_nobody_at_the_tcp_port_is_said() -> None:
-    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    with pytest.raises(LinkDown, match=f"127.0.0.1:{port}"):
-        async with tcp_channel("127.0.0.1", port):
-            pass
-
-
 def test_which_sides_say_the_targets_text() -> None:
     exact = [name for name, scheme in SCHEMES.items() if scheme.says_the_targets_text(0.0)]
-    assert exact == [*EXACT, "tcp-ids"]
-    assert [name for name, scheme in SCHEMES.items() if scheme.says_the_targets_text(0.7)] == [
-        "traditional-ids",
-        "tcp-ids",
-    ]
+    assert exact == EXACT
+    sampled = [name for name, scheme in SCHEMES.items() if scheme.says_the_targets_text(0.7)]
+    assert sampled == ["traditional-ids"]
