@@ -106,7 +106,7 @@ class Acceptance:
         """Drafted tokens were compared with what the target decided.
 
         Args:
-            batches: theirs: for each, the place of the first of them in it, from 0, and their number.
+            batches: place of the first one in its batch, from 0, and their number, for each batch.
             now: seconds.
             wrong: whether the last one of all was.
         """
