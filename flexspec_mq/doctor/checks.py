@@ -161,7 +161,7 @@ class _Run:
         }
         try:
             for check in sorted(self.checks, key=lambda check: check.turn):
-                if check.doing:
+                if check.doing and not self._blocked(check):
                     self.doing = check.doing
                     self._tell(check.doing)
                 await (started.get(check.name) or self._try(check))
@@ -169,9 +169,12 @@ class _Run:
             for task in started.values():
                 task.cancel()
 
+    def _blocked(self, check: Check) -> str:
+        return next((self.lost[need] for need in check.needs if need in self.lost), "")
+
     async def _try(self, check: Check) -> None:
         report = self.reports[check.name]
-        if why := next((self.lost[need] for need in check.needs if need in self.lost), ""):
+        if why := self._blocked(check):
             self.lost[check.name] = why
             report.skip(why)
             return
