@@ -17,20 +17,20 @@ import numpy.typing as npt
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine import engine
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.models.runner import ModelInput
 
 
 def slow_down(seconds: float) -> None:
     """Have every engine of this process take so much longer for a forward."""
 
-    class SlowCore(EngineCore):
+    class SlowEngine(ModelEngine):
         def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
             logits = super().forward(inputs)
             time.sleep(seconds)
             return logits
 
-    vars(engine)["EngineCore"] = SlowCore
+    vars(engine)["ModelEngine"] = SlowEngine
 
 
 if __name__ == "__main__":

@@ -43,10 +43,8 @@ _LEAST = 256
 """Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""
 
 
-class EngineCore:
-    """Schedule, run, postprocess: work items in, tokens out; knows token ids only.
-
-    Everything runs on one thread, never on the event loop.
+class ModelEngine:
+    """An `Engine` over a target: schedule, run, postprocess. Nothing of it runs on the event loop.
 
     Args:
         model: Target; it computes, and nothing else.
@@ -57,13 +55,11 @@ class EngineCore:
         draft_budget: Rule by which drafted tokens get rows; all get theirs without one.
         batch: Sessions that one forward decides at most.
         device_prefill, device_prefill_share: see `PrefillShares`.
+        facts: Properties of the target.
+        head_model: Target that holds heads.
 
     Attributes:
         scheduler: Pending items, and keys and values.
-        batch: Sessions that shared the newest forward.
-        fed: Tokens that it read, drafted ones included.
-        rows: Rows of sessions whose drafts it cut, or drafted for.
-        held_back: Sessions that it put off as their device had more of them than others.
     """
 
     def __init__(
@@ -78,6 +74,8 @@ class EngineCore:
         batch: int = 2**31,
         device_prefill: int = DEVICE_PREFILL,
         device_prefill_share: float = DEVICE_PREFILL_SHARE,
+        facts: Facts | None = None,
+        head_model: Target | None = None,
     ) -> None:
         self.scheduler = Scheduler(
             KVCache(model.new_kv, limit),
@@ -87,44 +85,112 @@ class EngineCore:
             device_prefill=device_prefill,
             device_prefill_share=device_prefill_share,
         )
-        self._model = model
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(rationed=False)
+        self.head_model = head_model
+        self._model = model
+        self._budget = budget
+        self._facts = facts
         self._noise = ThreadPoolExecutor(1, "noise")
-        self.batch = self.fed = self.held_back = 0
-        self.rows: dict[SessionKey, DraftRows] = {}
 
-    def step(self) -> list[tuple[WorkItem, tuple[int, ...]]]:
-        """Run one forward over what the scheduler chooses; return the items that it decided, with their tokens.
+    @property
+    def facts(self) -> Facts:
+        """See `Engine`."""
+        assert self._facts is not None  # noqa: S101  a worker's engine has some
+        draft = "" if self.drafts is None else self.drafts.name
+        return replace(self._facts, room=self.scheduler.caches.room, draft=draft)
+
+    @property
+    def memory(self) -> Memory:
+        """See `Engine`."""
+        caches = self.scheduler.caches
+        return Memory(caches.nbytes, caches.limit, caches.dropped, caches.evicted)
+
+    def add(self, item: WorkItem) -> None:
+        """See `Engine`."""
+        self.scheduler.add(item)
+
+    def hold(self, version: str, head: str) -> None:
+        """See `Engine`."""
+        self.scheduler.heads[version] = head
+
+    def drop(self, version: str) -> str:
+        """See `Engine`."""
+        return self.scheduler.heads.pop(version, "")
+
+    def free(self, key: SessionKey) -> None:
+        """See `Engine`."""
+        self.scheduler.free(key)
+        self._forget_draft(key)
+
+    def release(self, key: SessionKey) -> None:
+        """See `Engine`."""
+        self.scheduler.release(key)
+        self._forget_draft(key)
+
+    def _forget_draft(self, key: SessionKey) -> None:
+        self.draft_budget.forget(key)
+        if self.drafts is not None:
+            self.drafts.free(key)
+
+    def transfer(self, source: SessionKey, key: SessionKey) -> None:
+        """See `Engine`."""
+        self.scheduler.caches.transfer(source, key)
+
+    def idle(self) -> bool:
+        """See `Engine`."""
+        return not self.scheduler.pending
+
+    def step(self) -> StepResult:
+        """Run one forward over what the scheduler chooses.
 
         Raises:
             MemoryError: see `Scheduler.schedule`.
         """
-        drafts = self._draft()
         began = time.perf_counter()
+        drafts, rows = self._draft()
+        held_back, cut = self.scheduler.held_back, self.draft_budget.cut
+        forward = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
-        self.batch, self.fed = len(scheduled), sum(len(one.model_input.tokens) for one in scheduled)
-        if not scheduled:
-            return []
-        decided = self._postprocess(scheduled, *self._run(scheduled))
-        if writing := [len(one.model_input.tokens) for one in scheduled if one.item.key in drafts]:
-            fed, ms = sum(writing), 1000 * (time.perf_counter() - began)
-            self.draft_budget.observe(len(writing), fed - len(writing), ms, self.fed - fed)
-        return decided
+        fed = [len(one.model_input.tokens) for one in scheduled]
+        decided = self._postprocess(scheduled, *self._run(scheduled)) if scheduled else []
+        ended = time.perf_counter()
+        deciding = [tokens for one, tokens in zip(scheduled, fed, strict=True) if one.item.key in drafts]
+        if deciding:
+            ms, drafted = 1000 * (ended - forward), sum(deciding) - len(deciding)
+            self.draft_budget.observe(len(deciding), drafted, ms, sum(fed) - sum(deciding))
+        ms = 1000 * (ended - began)
+        if scheduled and self._budget is not None:
+            writing = self.scheduler.writing
+            self._budget.observe(writing, max(0, sum(fed) - writing), ms)
+        return StepResult(
+            decided,
+            int(ms),
+            len(scheduled),
+            sum(fed),
+            0 if self.drafts is None else self.drafts.drafted,
+            cut,
+            rows,
+            held_back,
+            self.scheduler.slowed if scheduled else 0,
+        )
 
-    def _draft(self) -> dict[SessionKey, tuple[int, ...]]:
-        """Drafts of the sessions that the next forward decides: the edges', as far as they get rows, then our own."""
+    def _draft(self) -> tuple[dict[SessionKey, tuple[int, ...]], dict[SessionKey, DraftRows]]:
+        """Drafts of the sessions that the next forward decides: the edges', as far as they get rows, then our own.
+
+        With them come the rows of sessions whose drafts were cut, or drafted for.
+        """
         ready = self.scheduler.writing_items(self.draft_budget.takes)
-        self.held_back = self.scheduler.held_back
         given = {item.key: len(item.draft) for item in ready}
         rows = self.draft_budget.allocate(given, self.scheduler.sharing, self.scheduler.reading_ms())
         own = {} if self.drafts is None else self.drafts.draft(ready, rows, self.draft_budget)
-        self.rows = {
+        changed = {
             key: DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
             for key, granted in rows.granted.items()
             if granted < given[key] or key in own
         }
-        return {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
+        drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
+        return drafts, changed
 
     def _run(
         self, scheduled: Sequence[Scheduled]
@@ -180,151 +246,60 @@ class EngineCore:
         return [logits[begin:end] for begin, end in pairwise(ends)]
 
 
-class ModelEngine:
-    """An `Engine` over a loaded target.
+def build_engine(
+    target: Target,
+    settings: WorkerSettings,
+    *,
+    kv_bytes: int | None = None,
+    drafts: ColocatedDrafts | None = None,
+    timings: Timings | None = None,
+) -> ModelEngine:
+    """Make the engine of a worker from a target that is loaded and proved.
 
-    Args:
-        target: loaded and proved.
-        settings: Settings of the worker.
-        kv_bytes: most bytes of keys and values at any moment; None is what the settings say, or a quarter of the memory
-            that is available now.
-        drafts: Worker's own drafter, for sessions that want it.
-        timings: Times of target and draft, to begin with.
+    Keys and values take `kv_bytes` at most, or what the settings say, or a quarter of the memory that is available now.
 
     Raises:
         UsageError: too little memory to write anything with.
     """
-
-    def __init__(
-        self,
-        target: Target,
-        settings: WorkerSettings,
-        *,
-        kv_bytes: int | None = None,
-        drafts: ColocatedDrafts | None = None,
-        timings: Timings | None = None,
-    ) -> None:
-        loaded, proof = target.loaded, target.proof
-        self._target = target
-        if kv_bytes is None and settings.kv_mb is not None:
-            kv_bytes = 1_000_000 * settings.kv_mb
-        limit = default_limit(settings.device) if kv_bytes is None else kv_bytes
-        self._budget = PrefillBudget(
-            most=settings.prefill, target=settings.step_ms, least=min(LEAST, settings.prefill)
-        )
-        self._drafts = drafts
-        draft_budget = DraftBudget(rationed=settings.draft_rows == "worth")
-        if timings is not None:
-            draft_budget.prime(timings.forwards, timings.calls, timings.read)
-        self._core = EngineCore(
-            target.model,
-            limit=limit,
-            budget=self._budget,
-            drafts=drafts,
-            draft_budget=draft_budget,
-            batch=settings.batch,
-            device_prefill=settings.device_prefill,
-            device_prefill_share=settings.device_prefill_share,
-        )
-        self._scheduler = self._core.scheduler
-        self._caches = self._scheduler.caches
-        _check_room(self._caches)
-        self._facts = Facts(
-            fingerprint=loaded.fingerprint,
-            max_context=loaded.max_context,
-            vocab_size=loaded.vocab_size,
-            exactness=proof.word,
-            flip_rate=None if proof.exact else proof.flip_rate,
-            device=settings.device,
-            dtype=settings.dtype,
-            weights=settings.weights,
-            room=self._caches.room,
-            keeps=True,
-            recommended=Recommended.from_generation(loaded.generation),
-            tokenizer=loaded.tokenizer_status,
-            timings=timings,
-            target=loaded.name,
-            proof=f"{proof}{'; proved at an earlier start' if target.remembered else ''}",
-        )
-
-    @property
-    def facts(self) -> Facts:
-        """See `Engine`."""
-        if self._drafts is None:
-            return self._facts
-        return replace(self._facts, draft=self._drafts.name)
-
-    @property
-    def head_model(self) -> Target:
-        """The target."""
-        return self._target
-
-    @property
-    def memory(self) -> Memory:
-        """See `Engine`."""
-        return Memory(self._caches.nbytes, self._caches.limit, self._caches.dropped, self._caches.evicted)
-
-    def add(self, item: WorkItem) -> None:
-        """Take an item in."""
-        self._scheduler.add(item)
-
-    def hold(self, version: str, head: str) -> None:
-        """From now on items of a version are of a head that the model holds; "" is the base."""
-        self._scheduler.heads[version] = head
-
-    def drop(self, version: str) -> str:
-        """A version has no items any more, and gets none; the name of its head."""
-        return self._scheduler.heads.pop(version, "")
-
-    def free(self, key: SessionKey) -> None:
-        """Forget a session and its item."""
-        self._scheduler.free(key)
-        self._forget_draft(key)
-
-    def release(self, key: SessionKey) -> None:
-        """A session is over: drop its item and keep its keys and values while there is room."""
-        self._scheduler.release(key)
-        self._forget_draft(key)
-
-    def _forget_draft(self, key: SessionKey) -> None:
-        self._core.draft_budget.forget(key)
-        if self._drafts is not None:
-            self._drafts.free(key)
-
-    def transfer(self, source: SessionKey, key: SessionKey) -> None:
-        """Give the keys and values of one session to another."""
-        self._caches.transfer(source, key)
-
-    def idle(self) -> bool:
-        """Whether nothing is pending."""
-        return not self._scheduler.pending
-
-    def step(self) -> StepResult:
-        """Run one forward over what the scheduler chooses."""
-        began = time.perf_counter()
-        decided = self._core.step()
-        spent = 1000 * (time.perf_counter() - began)
-        if self._core.batch:
-            writing = self._scheduler.writing
-            self._budget.observe(writing, max(0, self._core.fed - writing), spent)
-        drafted = 0 if self._drafts is None else self._drafts.drafted
-        core = self._core
-        return StepResult(
-            decided,
-            int(spent),
-            core.batch,
-            core.fed,
-            drafted,
-            core.draft_budget.cut,
-            core.rows,
-            core.held_back,
-            core.scheduler.slowed if core.batch else 0,
-        )
-
-
-def _check_room(caches: KVCache) -> None:
+    loaded, proof = target.loaded, target.proof
+    if kv_bytes is None and settings.kv_mb is not None:
+        kv_bytes = 1_000_000 * settings.kv_mb
+    least = min(LEAST, settings.prefill)
+    draft_budget = DraftBudget(rationed=settings.draft_rows == "worth")
+    if timings is not None:
+        draft_budget.prime(timings.forwards, timings.calls, timings.read)
+    facts = Facts(
+        fingerprint=loaded.fingerprint,
+        max_context=loaded.max_context,
+        vocab_size=loaded.vocab_size,
+        exactness=proof.word,
+        flip_rate=None if proof.exact else proof.flip_rate,
+        device=settings.device,
+        dtype=settings.dtype,
+        weights=settings.weights,
+        keeps=True,
+        recommended=Recommended.from_generation(loaded.generation),
+        tokenizer=loaded.tokenizer_status,
+        timings=timings,
+        target=loaded.name,
+        proof=f"{proof}{'; proved at an earlier start' if target.remembered else ''}",
+    )
+    engine = ModelEngine(
+        target.model,
+        limit=default_limit(settings.device) if kv_bytes is None else kv_bytes,
+        budget=PrefillBudget(most=settings.prefill, target=settings.step_ms, least=least),
+        drafts=drafts,
+        draft_budget=draft_budget,
+        batch=settings.batch,
+        device_prefill=settings.device_prefill,
+        device_prefill_share=settings.device_prefill_share,
+        facts=facts,
+        head_model=target,
+    )
+    caches = engine.scheduler.caches
     if caches.room is not None and caches.room < _LEAST:
         raise UsageError(
             f"{caches.limit} bytes for keys and values hold {caches.room} tokens of this model, less than {_LEAST}",
             hint="allow more memory, or free some",
         )
+    return engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine import draft
-from cloud_worker.engine.engine import ModelEngine
+from cloud_worker.engine.engine import build_engine
 from cloud_worker.engine.target import candidate_of
 from cloud_worker.engine.target import load as load_target
 from cloud_worker.engine.timing import timed
@@ -29,7 +29,7 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
     target = load_target(settings, tell)
     drafts = draft.load(settings, target.loaded, tell)
     timings = timed(target.model, None if drafts is None else drafts.drafter)
-    return ModelEngine(target, settings, drafts=drafts, timings=timings)
+    return build_engine(target, settings, drafts=drafts, timings=timings)
 
 
 def try_models(settings: WorkerSettings) -> LoadedText:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
 from flexspec_mq.daemon.main import run_main
@@ -150,7 +150,7 @@ def load_drafter(name: str, options: Namespace, target: LoadedText) -> Drafter:
 
 
 def measure_time(
-    jobs: Sequence[Job], engine: EngineCore, drafters: Mapping[str, Drafter]
+    jobs: Sequence[Job], engine: ModelEngine, drafters: Mapping[str, Drafter]
 ) -> dict[str, float]:
     """Median milliseconds of one token of one session alone, of each draft and of the target, in turns."""
     times: dict[str, list[float]] = {name: [] for name in (*drafters, TARGET)}
@@ -167,7 +167,7 @@ def measure_time(
                     times[name].append(1e3 * (time.perf_counter() - began))
             began = time.perf_counter()
             engine.scheduler.add(work_item(session, job, context, ()))
-            ((_, decided),) = engine.step()
+            ((_, decided),) = engine.step().decided
             if count:
                 times[TARGET].append(1e3 * (time.perf_counter() - began))
             context += decided
@@ -260,9 +260,9 @@ def measure(options: Namespace) -> int:
     version = hold_version(target, worker, options.head)
     drafters = {name: load_drafter(name, options, target.loaded) for name in options.draft}
     jobs = make_jobs(questions, target.loaded, options)
-    engine = EngineCore(target.model)
+    engine = ModelEngine(target.model)
     engine.scheduler.heads[VERSION] = version.head
-    whole = EngineCore(target.model, prefill=2**20)  # reads a prompt in one forward
+    whole = ModelEngine(target.model, prefill=2**20)  # reads a prompt in one forward
     whole.scheduler.heads[VERSION] = version.head
     timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
     times = measure_time(timed, whole, drafters)

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from cloud_worker.engine import target as cloud_target
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.models.invariance.proof import Provable
@@ -63,7 +63,7 @@ def step_name(sessions: int, temperature: float) -> str:
     return f"step, {sessions} x 1, T = {temperature:g}"
 
 
-def step_cases(engine: EngineCore, loaded: LoadedText, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
+def step_cases(engine: ModelEngine, loaded: LoadedText, texts: Sequence[Sequence[int]]) -> dict[str, Case]:
     """Engine steps, forward and decision, of one token for each session."""
 
     def case(sessions: int, temperature: float) -> float:
@@ -111,7 +111,7 @@ def measure_steps(options: Namespace, texts: Sequence[Sequence[int]]) -> dict[st
         texts: a context for each of `MOST` sessions.
     """
     target = _load(options)
-    engine = EngineCore(target.model, prefill=2**20)
+    engine = ModelEngine(target.model, prefill=2**20)
     cases = {**forward_cases(target.model, texts), **step_cases(engine, target.loaded, texts)}
     for case in cases.values():
         case()  # warm up

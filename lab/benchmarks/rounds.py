@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
 from flexspec_mq.protocol.worker.types import WorkItem
 from schemas.messages import Identity
@@ -152,7 +152,7 @@ class Rounds:
         at_once: texts that share the forwards.
     """
 
-    def __init__(self, engine: EngineCore, drafter: Drafter, k: int, *, at_once: int) -> None:
+    def __init__(self, engine: ModelEngine, drafter: Drafter, k: int, *, at_once: int) -> None:
         self._engine = engine
         self._drafter = drafter
         self._k = k
@@ -215,7 +215,7 @@ class Rounds:
         for text in texts:
             self._engine.scheduler.add(work_item(text.session, text.job, text.context, text.drafted))
         while self._engine.scheduler.pending:
-            for item, tokens in self._engine.step():
+            for item, tokens in self._engine.step().decided:
                 text = by_session[item.key[1]]
                 text.tally.count(text.draft, tokens)
                 text.context += tokens

@@ -1,7 +1,7 @@
 """A worker in simulated time: the real protocol machine and the real rules of rows, drafts and prompts; no weights.
 
 The decisions of a forward are in the recording, and its time is told by its cost. All else is done as
-`EngineCore.step` and the step loop of `CloudWorker` do it.
+`ModelEngine.step` and the step loop of `CloudWorker` do it.
 """
 
 from __future__ import annotations

@@ -6,15 +6,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.allocation import Allocation
 from flexspec_mq.scheduling.draft_budget import DraftBudget
-from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL_SHARE
-from tests.cloud_worker.test_engine import item, model_of
+from tests.cloud_worker.test_engine import GivenBudget, item, model_of
 
 
 def prompt(edge: str, session: int, tokens: int) -> WorkItem:
@@ -24,12 +23,12 @@ def prompt(edge: str, session: int, tokens: int) -> WorkItem:
     )
 
 
-def budget() -> PrefillBudget:
+def budget() -> GivenBudget:
     """A budget that knows what forwards take: 30 ms, and 1 ms more for each token that is read."""
-    made = PrefillBudget(most=128)
+    made = GivenBudget(most=128)
     for _ in range(6):
-        made.observe(2, 32, 62.0)
-        made.observe(2, 0, 30.0)
+        made.tell(2, 32, 62.0)
+        made.tell(2, 0, 30.0)
     return made
 
 
@@ -42,7 +41,7 @@ def fed(scheduler: Scheduler) -> Counter[str]:
     return found
 
 
-def read(engine: EngineCore, *items: WorkItem) -> None:
+def read(engine: ModelEngine, *items: WorkItem) -> None:
     """Compute what is decided first of prompts."""
     for one in items:
         engine.scheduler.add(one)
@@ -51,7 +50,7 @@ def read(engine: EngineCore, *items: WorkItem) -> None:
 
 
 def test_a_device_that_begins_is_read_before_one_that_has_had_much_read() -> None:
-    engine = EngineCore(model_of(), budget=budget())
+    engine = ModelEngine(model_of(), budget=budget())
     scheduler = engine.scheduler
     scheduler.add(prompt("evil", 1, 2400))
     for _ in range(18):
@@ -65,7 +64,7 @@ def test_a_device_that_begins_is_read_before_one_that_has_had_much_read() -> Non
 
 
 def test_where_all_have_had_much_read_all_are_read_alike() -> None:
-    engine = EngineCore(model_of(), budget=budget())
+    engine = ModelEngine(model_of(), budget=budget())
     scheduler = engine.scheduler
     scheduler.add(prompt("a", 1, 1200))
     scheduler.add(prompt("b", 1, 1200))
@@ -77,7 +76,7 @@ def test_where_all_have_had_much_read_all_are_read_alike() -> None:
 
 def test_beside_others_that_write_much_reading_is_little_of_the_time() -> None:
     made = budget()
-    engine = EngineCore(model_of(), budget=made)
+    engine = ModelEngine(model_of(), budget=made)
     scheduler = engine.scheduler
     read(engine, prompt("good", 1, 20))
     scheduler.add(prompt("evil", 1, 9000))
@@ -88,7 +87,7 @@ def test_beside_others_that_write_much_reading_is_little_of_the_time() -> None:
         before = scheduler.unread(scheduler.pending["evil", 1])
         engine.step()
         got = before - scheduler.unread(scheduler.pending["evil", 1])
-        made.observe(1, got, 30.0 + got)
+        made.tell(1, got, 30.0 + got)
         if had > 2200:
             turns += 1
             spent += got
@@ -98,7 +97,7 @@ def test_beside_others_that_write_much_reading_is_little_of_the_time() -> None:
 
 
 def test_a_lone_reader_takes_short_steps_beyond_some_pages_where_others_were_here() -> None:
-    engine = EngineCore(model_of(), budget=budget())
+    engine = ModelEngine(model_of(), budget=budget())
     read(engine, prompt("good", 1, 20))
     scheduler = engine.scheduler
     scheduler.add(prompt("page", 1, 900))
@@ -112,7 +111,7 @@ def test_a_lone_reader_takes_short_steps_beyond_some_pages_where_others_were_her
 
 def test_what_is_read_slowly_is_counted_and_may_be_set() -> None:
     def slowed(device_prefill: int) -> tuple[int, int]:
-        engine = EngineCore(model_of(), budget=budget(), device_prefill=device_prefill)
+        engine = ModelEngine(model_of(), budget=budget(), device_prefill=device_prefill)
         scheduler = engine.scheduler
         read(engine, prompt("good", 1, 5))
         scheduler.add(prompt("much", 1, 2000))
@@ -132,7 +131,7 @@ def test_what_is_read_slowly_is_counted_and_may_be_set() -> None:
 
 
 def test_those_that_have_as_much_read_do_not_slow_each_other() -> None:
-    engine = EngineCore(model_of(), budget=budget())
+    engine = ModelEngine(model_of(), budget=budget())
     scheduler = engine.scheduler
     for edge in "abc":
         read(engine, prompt(edge, 1, 400))
@@ -150,7 +149,7 @@ def test_those_that_have_as_much_read_do_not_slow_each_other() -> None:
 
 
 def test_the_device_that_had_least_is_read_first_whoever_waits_longest() -> None:
-    engine = EngineCore(model_of(), budget=budget())
+    engine = ModelEngine(model_of(), budget=budget())
     scheduler = engine.scheduler
     read(engine, prompt("much", 100, 200))
     for session in range(30):
@@ -160,7 +159,7 @@ def test_the_device_that_had_least_is_read_first_whoever_waits_longest() -> None
 
 
 def test_devices_that_begin_share_alike_however_many_prompts_each_has() -> None:
-    engine = EngineCore(model_of(), budget=budget())
+    engine = ModelEngine(model_of(), budget=budget())
     scheduler = engine.scheduler
     for session in range(8):
         scheduler.add(prompt("many", session, 20))
@@ -170,7 +169,7 @@ def test_devices_that_begin_share_alike_however_many_prompts_each_has() -> None:
 
 
 def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None:
-    engine = EngineCore(model_of())
+    engine = ModelEngine(model_of())
     scheduler = engine.scheduler
     for session in range(6):
         read(engine, prompt("evil", session, 5))
@@ -212,7 +211,7 @@ def test_drafts_are_worth_as_much_beside_the_prompts_of_another_device() -> None
             worth.append(sum(made.granted.values()))
             return made
 
-    engine = EngineCore(model_of(), budget=budget(), draft_budget=Priced())
+    engine = ModelEngine(model_of(), budget=budget(), draft_budget=Priced())
     scheduler = engine.scheduler
     read(engine, prompt("good", 1, 5))
     drafting = replace(prompt("good", 1, 5), draft=(1, 2, 3, 4))
@@ -227,7 +226,7 @@ def test_drafts_are_worth_as_much_beside_the_prompts_of_another_device() -> None
 
 def test_drafts_for_one_session_of_a_device_keep_its_others_waiting() -> None:
     """Where another device was here a moment ago, few sessions of one share a forward, and each waits for all."""
-    engine = EngineCore(model_of())
+    engine = ModelEngine(model_of())
     scheduler = engine.scheduler
     for session in range(6):
         read(engine, prompt("many", session, 5))

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.effects import SessionKey
@@ -71,26 +71,35 @@ def item(number: int, start: int, draft: Sequence[int] = (), *, wanted: Identity
     )
 
 
-def run(engine: EngineCore, most: int = 500) -> list[tuple[WorkItem, tuple[int, ...]]]:
+class GivenBudget(PrefillBudget):
+    """A budget to which forwards take what the test says."""
+
+    tell = PrefillBudget.observe
+
+    def observe(self, writing: int, read: int, ms: float) -> None:
+        """Forget what the tiny model took."""
+
+
+def run(engine: ModelEngine, most: int = 500) -> list[tuple[WorkItem, tuple[int, ...]]]:
     """Steps until nothing is pending."""
     found: list[tuple[WorkItem, tuple[int, ...]]] = []
     for _ in range(most):
         if not engine.scheduler.pending:
             return found
-        found += engine.step()
+        found += engine.step().decided
     raise AssertionError(f"{len(engine.scheduler.pending)} items are still pending after {most} steps")
 
 
-def decided(engine: EngineCore, one: WorkItem) -> tuple[int, ...]:
+def decided(engine: ModelEngine, one: WorkItem) -> tuple[int, ...]:
     """Tokens that an engine decides for one item, in as many steps as it takes."""
     engine.scheduler.add(one)
     ((_, tokens),) = run(engine)
     return tokens
 
 
-def whole() -> EngineCore:
+def whole() -> ModelEngine:
     """An engine that reads any prompt in one step."""
-    return EngineCore(model_of(), prefill=1000)
+    return ModelEngine(model_of(), prefill=1000)
 
 
 @settings(max_examples=8, deadline=None)
@@ -98,7 +107,7 @@ def whole() -> EngineCore:
 def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int) -> None:
     """Drafts that are right up to a random place; between steps sessions are freed, and jump back, at random."""
     rng = random.Random(seed)
-    engine = EngineCore(model_of(), prefill=prefill)
+    engine = ModelEngine(model_of(), prefill=prefill)
     scheduler = engine.scheduler
     at = dict.fromkeys(range(len(PROMPTS)), 0)
     for _ in range(1000):
@@ -112,7 +121,7 @@ def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int)
                 : LIMIT - start - 1
             ]
             scheduler.add(item(number, start, draft))
-        for one, tokens in engine.step():
+        for one, tokens in engine.step().decided:
             number = one.key[1]
             end = one.start + len(tokens)
             assert tokens == written(number)[one.start : end]
@@ -147,8 +156,10 @@ def test_a_rejected_draft_leaves_the_cache_at_what_was_decided() -> None:
     decided(engine, item(3, 0, [VOCABULARY - 1] * 5))
     following = item(3, 1)
     assert engine.scheduler.unread(following) == 1
-    assert decided(engine, following) == written(3)[1:2]
-    assert engine.fed == 1
+    engine.scheduler.add(following)
+    result = engine.step()
+    assert [tokens for _, tokens in result.decided] == [written(3)[1:2]]
+    assert result.fed == 1
 
 
 def test_a_chain_that_was_cut_and_extended_otherwise_is_read_anew() -> None:
@@ -167,7 +178,7 @@ def test_an_engine_counts_and_forgets() -> None:
     assert (len(caches), caches.nbytes) == (0, 0)
     scheduler.add(item(0, 0))
     scheduler.add(item(1, 0))
-    assert len(engine.step()) == 2
+    assert len(engine.step().decided) == 2
     assert len(caches) == 2
     assert caches.nbytes > 0
     scheduler.free(("edge", 0))
@@ -178,12 +189,12 @@ def test_an_engine_counts_and_forgets() -> None:
     assert (len(caches), caches.nbytes) == (0, 0)
 
 
-def scheduled(engine: EngineCore) -> list[tuple[int, int]]:
+def scheduled(engine: ModelEngine) -> list[tuple[int, int]]:
     return sorted((one.item.key[1], len(one.model_input.tokens)) for one in engine.scheduler.schedule())
 
 
 def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
-    engine = EngineCore(model_of(), prefill=100)
+    engine = ModelEngine(model_of(), prefill=100)
     scheduler = engine.scheduler
     decided(engine, item(2, 0))
     scheduler.add(item(4, 0))  # 130 to read
@@ -191,13 +202,13 @@ def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
     scheduler.add(item(2, 1, [5] * 6))  # ready
     assert scheduled(engine) == [(2, 7), (3, 50), (4, 50)]
     assert scheduler.writing == 7
-    assert [one.key[1] for one, _ in engine.step()] == [2]
+    assert [one.key[1] for one, _ in engine.step().decided] == [2]
     assert scheduled(engine) == [(3, 20), (4, 80)]
     assert scheduler.writing == 0
 
 
 def test_prompts_take_turns_where_equal_parts_would_be_too_small() -> None:
-    engine = EngineCore(model_of(), prefill=17)
+    engine = ModelEngine(model_of(), prefill=17)
     engine.scheduler.add(item(4, 0))
     engine.scheduler.add(item(3, 0))
     # A token that is left over would feed nothing.
@@ -207,7 +218,7 @@ def test_prompts_take_turns_where_equal_parts_would_be_too_small() -> None:
 @pytest.mark.parametrize("prefill", [2, 3, 69, 70, 71, 76])
 @pytest.mark.parametrize("drafts", [0, 6])
 def test_every_prefill_budget_ends(prefill: int, drafts: int) -> None:
-    engine = EngineCore(model_of(), prefill=prefill)
+    engine = ModelEngine(model_of(), prefill=prefill)
     assert decided(engine, item(3, 0, written(3)[:drafts])) == written(3)[: drafts + 1]
 
 
@@ -232,11 +243,11 @@ def test_what_reading_adds_to_a_forward_is_counted_where_rows_are_given_out() ->
             told.append(reading)
             return super().allocate(drafts, sessions, reading)
 
-    pace = PrefillBudget(most=32, target=1000.0)
+    pace = GivenBudget(most=32, target=1000.0)
     for _ in range(4):
-        pace.observe(1, 0, 20.0)
-        pace.observe(1, 16, 60.0)
-    engine = EngineCore(model_of(), budget=pace, draft_budget=Noted())
+        pace.tell(1, 0, 20.0)
+        pace.tell(1, 16, 60.0)
+    engine = ModelEngine(model_of(), budget=pace, draft_budget=Noted())
     engine.scheduler.add(item(0, 0))
     engine.step()
     engine.scheduler.add(item(0, 1))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cloud_worker.engine.engine import ModelEngine
+from cloud_worker.engine.engine import build_engine
 from cloud_worker.engine.target import Target, load
 from cloud_worker.engine.thread import EngineThread
 from cloud_worker.settings import WorkerSettings
@@ -45,7 +45,7 @@ class Machine:
     def started(self, **changes: bool) -> Iterator[Callable[[str, bytes], str]]:
         """Loader of heads of a worker that has just been started."""
         settings, target = self.target(**changes)
-        engine = ModelEngine(target, settings)
+        engine = build_engine(target, settings)
         base = Base(
             "base",
             weights_fingerprint(self.base),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloud_worker.engine import memory
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.kv_cache import KVCache
 from flexspec_mq.models.kv import GRAIN, SessionKV
 from tests.cloud_worker.test_engine import LIMIT, PROMPTS, item, model_of, written
@@ -151,7 +151,7 @@ def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int
     """All sessions write to their end under a limit that holds hardly more than one of them."""
     rng = random.Random(seed)
     grain = GRAIN * model_of().new_kv().token_bytes
-    engine = EngineCore(model_of(), limit=blocks * grain, prefill=rng.choice((16, 64, 200)))
+    engine = ModelEngine(model_of(), limit=blocks * grain, prefill=rng.choice((16, 64, 200)))
     scheduler, caches = engine.scheduler, engine.scheduler.caches
     assert caches.room == blocks * GRAIN
     at = dict.fromkeys(range(len(PROMPTS)), 0)
@@ -165,7 +165,7 @@ def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int
             truth = written(number)[start : start + rng.randint(0, 6)]
             draft = [token if rng.random() < 0.8 else rng.randrange(VOCABULARY) for token in truth]
             scheduler.add(item(number, start, draft[: LIMIT - start - 1]))
-        for one, tokens in engine.step():
+        for one, tokens in engine.step().decided:
             number = one.key[1]
             at[number] = one.start + len(tokens)
             assert tokens == written(number)[one.start : at[number]]
@@ -177,9 +177,9 @@ def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int
 
 def test_an_item_that_cannot_fit_alone_is_an_error_and_no_endless_loop() -> None:
     grain = GRAIN * model_of().new_kv().token_bytes
-    engine = EngineCore(model_of(), limit=grain, prefill=64)
+    engine = ModelEngine(model_of(), limit=grain, prefill=64)
     engine.scheduler.add(item(4, 0))
-    assert engine.step() == []  # what fits is read
+    assert engine.step().decided == []  # what fits is read
     for _ in range(2):
         with pytest.raises(MemoryError, match="session edge/4 alone"):
             engine.step()

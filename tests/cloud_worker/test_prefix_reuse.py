@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from broker.launcher import PrivateBroker
-from cloud_worker.engine.engine import EngineCore, ModelEngine
+from cloud_worker.engine.engine import ModelEngine, build_engine
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
@@ -49,7 +49,7 @@ def engine_of(worker: str, **options: Any) -> ModelEngine:
     target = Target(
         cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)
     )
-    return ModelEngine(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
+    return build_engine(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
 
 
 @asynccontextmanager
@@ -119,14 +119,14 @@ async def test_a_later_turn_sends_and_reads_only_what_is_new(
     mosquitto: PrivateBroker, monkeypatch: pytest.MonkeyPatch, qos: int
 ) -> None:
     fed: list[int] = []
-    step = EngineCore.step
+    step = ModelEngine.step
 
-    def counted(self: EngineCore) -> Any:
+    def counted(self: ModelEngine) -> Any:
         done = step(self)
-        fed.append(self.fed)
+        fed.append(done.fed)
         return done
 
-    monkeypatch.setattr(EngineCore, "step", counted)
+    monkeypatch.setattr(ModelEngine, "step", counted)
     prompt = START
     up = []
     async with serving(mosquitto, f"pa{qos}") as daemon, edge(mosquitto, f"pa{qos}") as node:
@@ -219,7 +219,7 @@ async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: Priv
                 prompt = (*prompt, *generation.machine.committed, 99)
 
         await asyncio.gather(*(chat(number) for number in range(6)))
-        caches = daemon._engine._core.scheduler.caches  # type: ignore[attr-defined]
+        caches = daemon._engine.scheduler.caches  # type: ignore[attr-defined]
         assert caches.dropped + caches.evicted > 0
         assert caches.nbytes <= room
         assert daemon.machine.counters.busy > 0

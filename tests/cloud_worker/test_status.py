@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloud_worker.engine.engine import ModelEngine
+from cloud_worker.engine.engine import build_engine
 from cloud_worker.engine.interface import Facts, Recommended
 from cloud_worker.engine.target import Target
 from cloud_worker.settings import WorkerSettings
@@ -65,7 +65,7 @@ def test_they_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     loaded = load_target(folder, dtype="float32", attn_implementation=register())
     source = candidate(loaded.model)
     target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0), "transformers", source)
-    facts = ModelEngine(target, settings).facts
+    facts = build_engine(target, settings).facts
     assert facts.recommended == Recommended(temperature=0.6, top_k=50)
 
 

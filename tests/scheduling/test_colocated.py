@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken, PricedDrafter
 from flexspec_mq.drafting.model_drafter import ModelDrafter
@@ -106,7 +106,7 @@ def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill:
     """Room and the edges' drafts change from step to step; sessions are freed and jump back at random."""
     rng = random.Random(seed)
     drafts = ColocatedDrafts(drafter_of(kind, rng), "draft", most_tokens=400)
-    engine = EngineCore(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
+    engine = ModelEngine(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
     at = dict.fromkeys(range(len(PROMPTS)), 0)
     own = 0
     for _ in range(1000):
@@ -118,7 +118,7 @@ def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill:
             truth = written(number)[start : start + rng.choice((0, 0, 3))]
             draft = [token if rng.random() < 0.8 else 0 for token in truth][: LIMIT - start - 1]
             engine.scheduler.add(with_room(number, start, rng.choice((0, 1, 4, 8)), draft))
-        for one, tokens in engine.step():
+        for one, tokens in engine.step().decided:
             number, end = one.key[1], one.start + len(tokens)
             assert tokens == written(number)[one.start : end]
             assert len(tokens) <= len(one.draft) + one.room + 1
@@ -136,7 +136,7 @@ def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill:
 
 def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> None:
     model = ModelDrafter(model_of(), max_context=4096)
-    engine = EngineCore(
+    engine = ModelEngine(
         model_of(),
         prefill=1000,
         drafts=ColocatedDrafts(model, "draft"),
@@ -146,21 +146,21 @@ def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> No
     ((_, first),) = run(engine)
     assert first == written(3)[:1], "nothing is drafted while the target reads the prompt"
     engine.scheduler.add(with_room(3, 1, 5, written(3)[1:3]))
-    ((_, tokens),) = engine.step()
+    ((_, tokens),) = (result := engine.step()).decided
     assert tokens == written(3)[1:9]
-    assert engine.fed == 1 + 2 + 5
+    assert result.fed == 1 + 2 + 5
 
 
 def test_an_end_of_text_in_the_workers_own_draft_ends_draft_and_verdict() -> None:
     truth = written(2)
     end = next(i for i in range(2, 7) if truth[i] not in truth[:i])
     drafts = ColocatedDrafts(ModelDrafter(model_of(), max_context=4096), "draft")
-    engine = EngineCore(model_of(), prefill=1000, drafts=drafts, draft_budget=DraftBudget(rationed=False))
+    engine = ModelEngine(model_of(), prefill=1000, drafts=drafts, draft_budget=DraftBudget(rationed=False))
     run_to_first = item(2, 0, wanted=identity(2, eos=(truth[end],)))
     engine.scheduler.add(run_to_first)
     run(engine)
     engine.scheduler.add(replace(run_to_first, start=1, context=[*run_to_first.context, truth[0]], room=20))
-    ((_, tokens),) = engine.step()
+    ((_, tokens),) = engine.step().decided
     assert tokens == truth[1 : end + 1]
     assert drafts.drafted == end
 
@@ -173,7 +173,7 @@ def test_one_that_raises_is_not_asked_again_and_the_texts_go_on(caplog: pytest.L
 
     broken = Broken(random.Random(1))
     drafts = ColocatedDrafts(broken, "draft")
-    engine = EngineCore(model_of(), prefill=1000, drafts=drafts)
+    engine = ModelEngine(model_of(), prefill=1000, drafts=drafts)
     text: list[int] = []
     with caplog.at_level(logging.ERROR):
         while len(text) < 6:
@@ -220,7 +220,7 @@ def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
             self.seen.append((sessions, rows, reading))
             super().observe(sessions, rows, ms, reading)
 
-    engine = EngineCore(model_of(), prefill=1000, draft_budget=Noted(rationed=False))
+    engine = ModelEngine(model_of(), prefill=1000, draft_budget=Noted(rationed=False))
     engine.scheduler.add(item(3, 0))
     run(engine)
     assert Noted.seen == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
 from flexspec_mq.scheduling.prefill_shares import divide
 from tests.cloud_worker.test_engine import identity, item, model_of
@@ -225,7 +225,7 @@ def test_no_session_waits_while_another_is_served_twice() -> None:
 def most_served_while_another_waits(budget: int, seed: int) -> int:
     """Prompts of any length come at any time. Between two turns of one, no other may have more than one."""
     rng = random.Random(seed)
-    engine = EngineCore(model_of(), prefill=budget)
+    engine = ModelEngine(model_of(), prefill=budget)
     scheduler = engine.scheduler
     coming = {("edge", number): (rng.randrange(20), rng.choice((2, 10, 30, 90, 200))) for number in range(12)}
     waits: dict[tuple[str, int], dict[tuple[str, int], int]] = {}
@@ -241,7 +241,7 @@ def most_served_while_another_waits(budget: int, seed: int) -> int:
                 scheduler.add(one)
                 waits[key] = {}
         before = {key: scheduler.unread(one) for key, one in scheduler.pending.items()}
-        decided = {one.key for one, _ in engine.step()}
+        decided = {one.key for one, _ in engine.step().decided}
         left = {key: scheduler.unread(one) for key, one in scheduler.pending.items()}
         served = decided | {key for key, unread in left.items() if unread < before[key]}
         for key, others in waits.items():

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine import engine
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.models.runner import ModelInput
 
 _RECORD = 4
@@ -59,7 +59,7 @@ def trace_to(path: str) -> None:
     """Have every engine of this process write to `path`."""
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    class TracedCore(EngineCore):
+    class TracedEngine(ModelEngine):
         def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
             cut = sum(not model_input.rows for model_input in inputs)
             drafted = sum(model_input.rows - 1 for model_input in inputs if model_input.rows)
@@ -67,7 +67,7 @@ def trace_to(path: str) -> None:
             os.write(out, bytes((len(inputs), cut, min(drafted, 255), min(own, 255))))
             return super().forward(inputs)
 
-    vars(engine)["EngineCore"] = TracedCore
+    vars(engine)["ModelEngine"] = TracedEngine
 
 
 if __name__ == "__main__":

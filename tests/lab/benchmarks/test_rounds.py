@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cloud_worker.engine.engine import EngineCore
+from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.drafting.interface import Drafter, DraftToken
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.models.load import load_target
@@ -68,7 +68,7 @@ def write(
         assert tally.tokens == len(tokens)
         total.add(tally)
 
-    engine = EngineCore(target)
+    engine = ModelEngine(target)
     Rounds(engine, drafter, k, at_once=at_once).run(jobs((0.0, 1.0), limit), done)
     assert len(engine.scheduler.caches) == 0
     return texts, total
