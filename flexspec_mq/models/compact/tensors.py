@@ -187,6 +187,39 @@ def _names(shape: Shape) -> Iterator[str]:
         yield KEY_NORM
 
 
+def layer_weights(
+    tensors: Source, index: int, shape: Shape
+) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
+    """Read weights and bias of each matrix of `Layer`, joined.
+
+    Raises:
+        ModelError: a tensor is missing, of another shape, or unreadable.
+    """
+    queries, keys = shape.queries * shape.head, shape.keys * shape.head
+
+    def joined(width: int, **parts: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        names = [
+            f"{layer_prefix(index)}{_ATTENTION if part in 'qkvo' else _MLP}{part}_proj" for part in parts
+        ]
+        sizes = list(zip(names, parts.values(), strict=True))
+        # A copy also of a single one: products from the file's own pages would start at any byte of a line.
+        weight = torch.cat([tensors.read(f"{name}.weight", (rows, width)) for name, rows in sizes])
+        if not any(f"{name}.bias" in tensors for name in names):
+            return weight, None
+        biases = [
+            tensors.read(f"{name}.bias", (rows,)) if f"{name}.bias" in tensors else torch.zeros(rows)
+            for name, rows in sizes
+        ]
+        return weight, torch.cat(biases)
+
+    return {
+        "project": joined(shape.width, q=queries, k=keys, v=keys),
+        "merge": joined(queries, o=shape.width),
+        "widen": joined(shape.width, gate=shape.inner, up=shape.inner),
+        "narrow": joined(shape.inner, down=shape.width),
+    }
+
+
 def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
     """Read a layer's matrices, joined.
 
@@ -200,35 +233,14 @@ def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: b
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.
     """
-    queries, keys = shape.queries * shape.head, shape.keys * shape.head
-    prefix, read = layer_prefix(index), tensors.read
-
-    def fused(width: int, *parts: tuple[str, int], norm: str | None = None, coarse: bool = False) -> Matrix:
-        # A copy also of a single one: products from the file's own pages would start at any byte of a line.
-        weight = torch.cat([read(f"{prefix}{name}.weight", (rows, width)) for name, rows in parts])
-        if norm is not None and fold:
-            weight = weight * read(f"{prefix}{norm}", (width,)).float()
-        biased = [f"{prefix}{name}.bias" in tensors for name, _ in parts]
-        if not any(biased):
-            return make(weight, None, coarse)
-        biases = [
-            read(f"{prefix}{name}.bias", (rows,)) if has_bias else torch.zeros(rows)
-            for (name, rows), has_bias in zip(parts, biased, strict=True)
-        ]
-        return make(weight, torch.cat(biases), coarse)
-
-    projections = (
-        (f"{_ATTENTION}q_proj", queries),
-        (f"{_ATTENTION}k_proj", keys),
-        (f"{_ATTENTION}v_proj", keys),
-    )
-    gate_and_up = ((f"{_MLP}gate_proj", shape.inner), (f"{_MLP}up_proj", shape.inner))
-    return Layer(
-        project=fused(shape.width, *projections, norm=FIRST_NORM),
-        merge=fused(queries, (f"{_ATTENTION}o_proj", shape.width)),
-        widen=fused(shape.width, *gate_and_up, norm=SECOND_NORM, coarse=True),
-        narrow=fused(shape.inner, (f"{_MLP}down_proj", shape.width), coarse=True),
-    )
+    norms = {"project": FIRST_NORM, "widen": SECOND_NORM} if fold else {}
+    matrices = {}
+    for name, (weight, bias) in layer_weights(tensors, index, shape).items():
+        scaled = weight
+        if name in norms:
+            scaled = weight * tensors.read(f"{layer_prefix(index)}{norms[name]}", (shape.width,)).float()
+        matrices[name] = make(scaled, bias, name in ("widen", "narrow"))
+    return Layer(**matrices)
 
 
 def read_exact_layer(tensors: Source, index: int, shape: Shape, make: Make, dtype: torch.dtype) -> ExactLayer:

@@ -126,46 +126,33 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> Non
 
 def _backbone(tensors: Tensors, shape: Shape, bits: tuple[int, int]) -> Graph:
     """All layers and the last norm."""
-    queries, keys = shape.queries * shape.head, shape.keys * shape.head
+    from flexspec_mq.models.compact.tensors import FIRST_NORM, NORM, SECOND_NORM, layer_prefix, layer_weights
+
     attention, mlp = bits
     backbone = Backbone(shape)
-    graph = backbone.graph
 
     def norm(name: str) -> Floats:
         return _floats(tensors.read(name, (shape.width,)))
 
-    def product(name: str, x: str, width: int, parts: list[tuple[str, int]], few: int) -> str:
-        weight = np.concatenate(
-            [_floats(tensors.read(f"{part}.weight", (rows, width))) for part, rows in parts]
-        )
-        bias = None
-        if any(f"{part}.bias" in tensors for part, _ in parts):
-            bias = np.concatenate([
-                _floats(tensors.read(f"{part}.bias", (rows,)))
-                if f"{part}.bias" in tensors
-                else np.zeros(rows, dtype=np.float32)
-                for part, rows in parts
-            ])  # fmt: skip
-        return graph.product(name, x, weight, few, bias)
-
-    normed = backbone.first_norm(norm("model.layers.0.input_layernorm.weight"))
+    normed = backbone.first_norm(norm(f"{layer_prefix(0)}{FIRST_NORM}"))
     for index in range(shape.layers):
-        layer = f"model.layers.{index}"
-        attend, dense = f"{layer}.self_attn", f"{layer}.mlp"
-        inputs = [(f"{attend}.q_proj", queries), (f"{attend}.k_proj", keys), (f"{attend}.v_proj", keys)]
-        projected = product(f"projected.{index}", normed, shape.width, inputs, attention)
-        attended = backbone.attention(index, projected)
-        merged = product(f"merged.{index}", attended, queries, [(f"{attend}.o_proj", shape.width)], attention)
-        normed = backbone.added(f"between.{index}", merged, norm(f"{layer}.post_attention_layernorm.weight"))
-        both = [(f"{dense}.gate_proj", shape.inner), (f"{dense}.up_proj", shape.inner)]
-        gated = backbone.gated(index, product(f"widened.{index}", normed, shape.width, both, mlp))
-        narrowed = product(
-            f"narrowed.{index}", gated, shape.inner, [(f"{dense}.down_proj", shape.width)], mlp
-        )
+        weights = layer_weights(tensors, index, shape)
+
+        def product(name: str, matrix: str, x: str, few: int) -> str:
+            weight, bias = weights[matrix]  # noqa: B023  called in this turn
+            return backbone.graph.product(
+                name, x, _floats(weight), few, None if bias is None else _floats(bias)
+            )
+
+        projected = product(f"projected.{index}", "project", normed, attention)
+        merged = product(f"merged.{index}", "merge", backbone.attention(index, projected), attention)
+        normed = backbone.added(f"between.{index}", merged, norm(f"{layer_prefix(index)}{SECOND_NORM}"))
+        gated = backbone.gated(index, product(f"widened.{index}", "widen", normed, mlp))
+        narrowed = product(f"narrowed.{index}", "narrow", gated, mlp)
         last = index == shape.layers - 1
-        following = "model.norm.weight" if last else f"model.layers.{index + 1}.input_layernorm.weight"
+        following = NORM if last else f"{layer_prefix(index + 1)}{FIRST_NORM}"
         normed = backbone.added(f"layer.{index}", narrowed, norm(following), last=last)
-    return graph
+    return backbone.graph
 
 
 def _head(rows: Floats, bits: int) -> Graph:
