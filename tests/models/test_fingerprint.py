@@ -28,26 +28,19 @@ def test_a_copy_through_files_has_the_same(tmp_path: Path) -> None:
     assert fingerprint(copy) == fingerprint(PLAIN)
 
 
-def test_two_tokens_swapped() -> None:
-    swapped = byte_level_tokenizer(("dog", "cat"), TEMPLATE)
-    assert len(swapped) == len(PLAIN)
-    assert fingerprint(swapped) != fingerprint(PLAIN)
-
-
-def test_one_token_renamed_at_the_same_size() -> None:
-    renamed = byte_level_tokenizer(("cat", "cow"), TEMPLATE)
-    assert fingerprint(renamed) != fingerprint(PLAIN)
-
-
-def test_a_token_more() -> None:
-    larger = byte_level_tokenizer(("cat", "dog", "cow"), TEMPLATE)
-    assert fingerprint(larger) != fingerprint(PLAIN)
-
-
-@pytest.mark.parametrize("template", [None, TEMPLATE + " "])
-def test_another_template(template: str | None) -> None:
-    other = byte_level_tokenizer(("cat", "dog"), template)
-    assert fingerprint(other) != fingerprint(PLAIN)
+@pytest.mark.parametrize(
+    ("words", "template"),
+    [
+        (("dog", "cat"), TEMPLATE),
+        (("cat", "cow"), TEMPLATE),
+        (("cat", "dog", "cow"), TEMPLATE),
+        (("cat", "dog"), None),
+        (("cat", "dog"), TEMPLATE + " "),
+    ],
+    ids=["swapped", "renamed", "one more", "no template", "another template"],
+)
+def test_other_contents_have_another(words: tuple[str, ...], template: str | None) -> None:
+    assert fingerprint(byte_level_tokenizer(words, template)) != fingerprint(PLAIN)
 
 
 def test_another_end_of_text() -> None:

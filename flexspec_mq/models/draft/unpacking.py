@@ -1,4 +1,4 @@
-"""Unpacking a delta's matrices: `training.packing` stores them as differences to the layers they started from."""
+"""Unpacking a delta's matrices: `training.draft.packing` stores them as differences to the layers they started from."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def unpack(
     start: Sequence[int],
     bits: int,
 ) -> dict[str, torch.Tensor]:
-    """Whole matrices, bfloat16, from the levels and scales that ``training.packing.pack`` made.
+    """Whole matrices, bfloat16, from the levels and scales that ``training.draft.packing.pack`` made.
 
     Raises:
         ModelError: The tensors do not belong to these layers.
@@ -51,7 +51,7 @@ def unpack(
 
 
 def dequantise(levels: torch.Tensor, scales: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
-    """The matrix, of so many columns, that ``training.packing.quantise`` rounded, float32.
+    """The matrix, of so many columns, that ``training.draft.packing.quantise`` rounded, float32.
 
     Raises:
         ModelError: The shapes do not belong together.
