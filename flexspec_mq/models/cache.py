@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flexspec_mq.daemon.files import alone
@@ -56,6 +58,25 @@ def families_folder(stated: Path | None) -> Path:
             "there is no folder to remember the family's newest catalogue in: this user has no home",
             hint="give one with --state-dir, or set XDG_CACHE_HOME to a folder that can be written",
         ) from error
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder that appears whole or not at all; one that is there is replaced.
+
+    Yields:
+        A folder beside it to write into, ``.NAME.*``.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        work.chmod(0o755)
+        yield work
+        if folder.exists():
+            shutil.rmtree(folder)
+        work.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def made_once(

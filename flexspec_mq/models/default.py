@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flexspec_mq.errors import ModelError, how_to_install
-from flexspec_mq.models.cache import Progress, made_once, models_cache
+from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
 from flexspec_mq.models.log_silencing import quiet_transformers
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
@@ -58,10 +57,15 @@ def default_model_path(progress: Progress | None = None) -> Path:
     gguf, _ = _find_gguf()
     folder = default_model_folder()
     tell = progress or (lambda _: None)
+
+    def convert() -> None:
+        with whole_folder(folder) as work:
+            _convert(gguf, work, tell)
+
     return made_once(
         folder,
         Path.is_dir,
-        lambda: _convert_into(folder, gguf, tell),
+        convert,
         what="the converted default model",
         size=CONVERTED_BYTES,
         say=tell,
@@ -85,18 +89,6 @@ def _find_gguf() -> tuple[Path, str]:
         f"package {_DISTRIBUTION} {version} holds no {_GGUF_NAME}",
         hint=f"{hint} --force-reinstall '{_DISTRIBUTION}==0.1.2'",
     )
-
-
-def _convert_into(folder: Path, gguf: Path, tell: Progress) -> None:
-    """Convert under a temporary name, then rename."""
-    part = folder.with_name(f".{folder.name}.part")
-    part.mkdir()
-    try:
-        _convert(gguf, part, tell)
-        part.rename(folder)
-    finally:
-        if part.exists():
-            shutil.rmtree(part)
 
 
 def _convert(gguf: Path, out: Path, tell: Progress) -> None:

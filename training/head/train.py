@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,13 +213,11 @@ def _write(
     fingerprint: str,
 ) -> Manifest:
     """Weights first, then canaries from what was written, then the manifest; the folder appears whole."""
+    from flexspec_mq.models.cache import whole_folder
     from flexspec_mq.models.load import torch_dtype
 
     config = tuner.config
-    part = options.out.with_name(f".{options.out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    try:
+    with whole_folder(options.out) as part:
         save_weights(part, tuner, torch_dtype(options.dtype), text.name)
         depth = len(tuner.model.model.layers)
         canaries = _canaries(options.base, part, text, config.kind, options, rows)
@@ -235,9 +232,6 @@ def _write(
             canaries=canaries,
         )
         (part / MANIFEST).write_bytes(made.encode())
-        part.rename(options.out)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return made
 
 

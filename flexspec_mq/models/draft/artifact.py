@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.cache import whole_folder
 from flexspec_mq.models.checkpoint import WEIGHTS
 from flexspec_mq.models.draft.delta import (
     RANKS,
@@ -111,10 +111,7 @@ def _write_checkpoint(
 ) -> None:
     from safetensors.torch import save_file
 
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
-        work.chmod(0o755)
+    with whole_folder(out_dir) as work:
         config = _draft_config(base_path, cast("int", marker["n"]), cast("Sequence[int]", marker["start"]))
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in TOKENIZER_FILES:
@@ -128,11 +125,6 @@ def _write_checkpoint(
         save_file(tensors, work / WEIGHTS, metadata={"format": "pt"})
         (work / WEIGHTS).chmod(0o644)
         (work / MARKER).write_text(json.dumps(marker, indent=2, sort_keys=True) + "\n")
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
-        work.rename(out_dir)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

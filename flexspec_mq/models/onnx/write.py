@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
+from flexspec_mq.models.cache import whole_folder
 from flexspec_mq.models.draft.artifact import MARKER, TOKENIZER_FILES
 from flexspec_mq.models.onnx.folder import (
     BACKBONE,
@@ -25,6 +24,8 @@ from flexspec_mq.models.onnx.folder import (
 from flexspec_mq.models.onnx.graphs import Backbone, Graph, weights_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy.typing as npt
     import torch
 
@@ -65,20 +66,10 @@ def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | N
     if out.exists() and not (out / MANIFEST).exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty and holds no graphs of a draft", hint="give another folder")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise ModelError(f"cannot write to {out}: {error}") from error
-    try:
-        work.chmod(0o755)
-        _write(checkpoint, work, weights, ids)
-        if out.exists():
-            shutil.rmtree(out)
-        work.rename(out)
+        with whole_folder(out) as work:
+            _write(checkpoint, work, weights, ids)
     except OSError as error:
         raise ModelError(f"cannot write the graphs to {out}: {error}") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return out
 
 
