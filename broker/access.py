@@ -12,27 +12,21 @@ group may not read is lost when its turn comes. So the name of the workers' grou
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from broker.settings import Role, User
 from flexspec_mq import topics
 from flexspec_mq.share_groups import ShareGroups
 from flexspec_mq.transport.filters import covers, split_share
 
-Verb = Literal["read", "write", "readwrite"]
 
+class AccessRule(NamedTuple):
+    """A permission of a role; a will is a write.
 
-@dataclass(frozen=True, slots=True)
-class AccessRule:
-    """A permission of a role.
-
-    Attributes:
-        verb: a will is a write.
-        topic: a filter, with ``{name}`` of the user, and ``{version}`` and ``{worker}`` for each of them.
+    The topic is a filter with ``{name}`` of the user, and ``{version}`` and ``{worker}`` for each of them.
     """
 
-    verb: Verb
+    verb: Literal["read", "write", "readwrite"]
     topic: str
 
 
@@ -101,16 +95,10 @@ def rules_of(user: User, users: Iterable[User]) -> list[AccessRule]:
 def access_file(users: Iterable[User]) -> str:
     """Text of the access file for `users`; who is not in it has no rights."""
     users = tuple(users)
-    blocks = [
-        "\n".join(
-            [
-                f"# {user.role.value}",
-                f"user {user.name}",
-                *(f"topic {rule.verb} {rule.topic}" for rule in rules_of(user, users)),
-            ]
-        )
-        for user in users
-    ]
+    blocks: list[str] = []
+    for user in users:
+        rules = (f"topic {rule.verb} {rule.topic}" for rule in rules_of(user, users))
+        blocks.append("\n".join((f"# {user.role.value}", f"user {user.name}", *rules)))
     return "\n\n".join(blocks) + "\n"
 
 

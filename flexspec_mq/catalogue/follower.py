@@ -18,8 +18,6 @@ from flexspec_mq.catalogue.signing import Opened, open_signed, opened
 from flexspec_mq.errors import LocalProtocolError
 from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet, Second
 
-__all__ = ["AHEAD", "Accepted", "Follower", "Reason", "Record", "RecordError", "Refused", "Unchanged"]
-
 AHEAD: Final = 300
 """Seconds by which a catalogue may have been issued later than our clock says."""
 

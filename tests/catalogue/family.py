@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from flexspec_mq.catalogue.follower import Accepted, Follower, Refused, Unchanged
-from flexspec_mq.catalogue.refusals import Reason
+from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
+from flexspec_mq.catalogue.refusals import Reason, Refused
 from flexspec_mq.catalogue.signing import DOMAINS, PrivateKey, key_id, seal
 from schemas.catalogue import MAX_PAYLOAD, Catalogue, CatalogueVersion, KeySet, Signed, VersionState
 

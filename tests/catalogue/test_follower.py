@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Refused, Unchanged
-from flexspec_mq.catalogue.refusals import Reason, RecordError
+from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Unchanged
+from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import seal
 from flexspec_mq.errors import LocalProtocolError
 from schemas.catalogue import Catalogue, KeySet

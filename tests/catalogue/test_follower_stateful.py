@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
-from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Record, Refused, Unchanged
-from flexspec_mq.catalogue.refusals import Reason
+from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Record, Unchanged
+from flexspec_mq.catalogue.refusals import Reason, Refused
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from schemas.catalogue import Catalogue, KeySet

@@ -10,8 +10,8 @@ import pytest
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User
 from flexspec_mq import topics
-from flexspec_mq.catalogue.follower import Accepted, Follower, Refused
-from flexspec_mq.catalogue.refusals import Reason
+from flexspec_mq.catalogue.follower import Accepted, Follower
+from flexspec_mq.catalogue.refusals import Reason, Refused
 from flexspec_mq.catalogue.signing import seal
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
