@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def flexspec_parser() -> argparse.ArgumentParser:
-    """That of ``flexspec`` with those that the laboratory and training register."""
+    """Parser of ``flexspec``, with the commands that the laboratory and training register."""
     parser = cli.build_parser()
     (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
     for name, add in (("link", add_link_parser), ("policy", add_policy_parser), ("draft", add_draft_parser)):
@@ -47,7 +47,7 @@ _NAMED = re.compile(r"`(flexspec(?:-broker|-edge|-cloud)?)((?: [^`\s]+)+)`")
 
 
 def texts() -> Iterator[tuple[Path, str]]:
-    """What the programs say, and what is written about them."""
+    """Texts of the programs, and of documents about them."""
     for folder in ("broker", "cloud_worker", "edge_node", "flexspec_mq", "lab", "training"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -60,7 +60,7 @@ def texts() -> Iterator[tuple[Path, str]]:
                     )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     yield path, node.value
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for path in (ROOT / "README.md", ROOT / "lab" / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
         yield path, path.read_text("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""What the documents tell a user to type, typed: their shell and Python blocks on real processes.
+"""Commands that documents tell a user to type, typed: their shell and Python blocks on real processes.
 
 The blocks are taken from the documents themselves. They name fixed ports, so each document runs in a network
 namespace of its own, where nothing else can hold these.
@@ -36,8 +36,8 @@ def blocks(document: str, language: str) -> list[str]:
 
 def only(document: str, language: str, *words: str) -> str:
     """The one block that has all these words."""
-    (found,) = [block for block in blocks(document, language) if all(word in block for word in words)]
-    return found
+    (block,) = [block for block in blocks(document, language) if all(word in block for word in words)]
+    return block
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ class Place:
             timeout=PATIENCE,
             check=False,
         )
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}\n{self.said()}"
+        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
         return done.stdout
 
     def until_ready(self) -> None:
@@ -107,11 +107,11 @@ class Place:
         ends = time.monotonic() + PATIENCE
         ask = [*self._enter, "curl", "-sf", "http://127.0.0.1:8080/readyz"]
         while subprocess.run(ask, capture_output=True, check=False).returncode:
-            assert time.monotonic() < ends, self.said()
+            assert time.monotonic() < ends, self.logs()
             time.sleep(0.2)
 
-    def said(self) -> str:
-        """What all daemons said."""
+    def logs(self) -> str:
+        """Logs of all daemons."""
         return "\n".join(path.read_text("utf-8", "replace") for path in sorted(self._folder.glob("*.log")))
 
     def end(self) -> None:
@@ -154,7 +154,7 @@ def background(line: str) -> str:
 
 
 def test_the_readmes_question_and_api_run_as_written(place: Place) -> None:
-    """One path from a folder that was set up: each line as it stands, in the environment that the first activates."""
+    """A way from a folder that was set up: each line as it stands, in the environment that the first activates."""
     activate, *daemons, ask = only("README.md", "sh", "flexspec-edge ask").splitlines()
     (serve,) = only("README.md", "sh", "flexspec-edge serve").splitlines()
     assert [line.split()[0] for line in daemons] == ["flexspec-broker", "flexspec-cloud"]
