@@ -32,10 +32,6 @@ def _policy(name: str) -> Complaint | None:
     return Complaint(f"policy {name!r} is none of {', '.join(POLICIES)}")
 
 
-def _random_name() -> str:
-    return secrets.token_hex(3)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings(Section):
     """Settings of a device; `Setting.help` has the words for most.
@@ -52,7 +48,7 @@ class EdgeSettings(Section):
             check=topic_name("edge"),
             default="the user name, or 6 random characters",
         ),
-    ] = field(default_factory=_random_name)
+    ] = field(default_factory=lambda: secrets.token_hex(3))
     version: Annotated[
         str, Setting(help="target version to ask for; with a family its catalogue says which", check=_VERSION)
     ] = "base"

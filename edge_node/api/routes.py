@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -55,8 +55,8 @@ class Endpoint:
 def routes(api: Api) -> list[Route]:
     """All paths."""
     table: list[tuple[str, str, Handler]] = [
-        ("/v1/chat/completions", "POST", _chat),
-        ("/v1/completions", "POST", _completion),
+        ("/v1/chat/completions", "POST", partial(_text, chat_request)),
+        ("/v1/completions", "POST", partial(_text, completion_request)),
         ("/v1/models", "GET", _models),
         ("/v1/models/{model:path}", "GET", _model),
         ("/v1/plan", "GET", _plan),
@@ -68,16 +68,8 @@ def routes(api: Api) -> list[Route]:
     return [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in table]
 
 
-async def _chat(api: Api, request: Request, send: Send) -> None:
-    await _text(api, request, send, chat_request)
-
-
-async def _completion(api: Api, request: Request, send: Send) -> None:
-    await _text(api, request, send, completion_request)
-
-
 async def _text(
-    api: Api, request: Request, send: Send, parse: Callable[[dict[str, Any], bool], TextRequest]
+    parse: Callable[[dict[str, Any], bool], TextRequest], api: Api, request: Request, send: Send
 ) -> None:
     body = parse_object(await api.bodies.read(request))
     key = _key(request, body)

@@ -53,10 +53,6 @@ def versions_of(status: WorkerStatus) -> list[VersionStatus]:
     return [one for one in status.versions if one.state == "ready"]
 
 
-def _sampling(status: WorkerStatus) -> Sampling:
-    return Sampling.of(status.temperature, status.top_k, status.top_p)
-
-
 def _params(sampling: Sampling) -> SamplingParams:
     return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p)
 
@@ -149,9 +145,11 @@ class WorkerDirectory:
         """
         if (told := self._told.get(version, 0.0)) is not None:
             return told
-        status = self.status(version)
-        if status is None or not self._is_sane(status.worker, version, sampling := _sampling(status)):
-            sampling = Sampling()
+        sampling, status = Sampling(), self.status(version)
+        if status is not None:
+            stated = Sampling.of(status.temperature, status.top_k, status.top_p)
+            if self._is_sane(status.worker, version, stated):
+                sampling = stated
         return _params(sampling)
 
     def take_recommendation(self, version: str, worker: str, sampling: Sampling) -> SamplingParams | None:
