@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from flexspec_mq.controller.round_model import RoundTimes
     from schemas.plan import LimitReport
 
-DRAFTED = 0.005
+_DRAFTED = 0.005
 """Share of a token's time that a token drafted on the device is worth avoiding: it takes energy."""
 _BETTER = 0.03
 """Share by which another way has to be better: estimates are no better than that."""
@@ -50,8 +50,6 @@ text would pay for a guess."""
 _OTHERS = 0.25
 """Share of a forward by which a session's turn comes later where the worker waits for it, from which on others wait
 there too: it had better be in their forwards. A crowded worker is full only while all sessions have work for it."""
-_TAKEN = 0.2
-"""Share of drafts below which a worker is too busy for any; messages for nothing take its time, too."""
 _LOOKS = 24
 """Tokens that the device may draft only to see how it fares, of all texts that it writes at once: texts differ, and
 where nobody drafts nobody learns it. Beside a worker that runs ahead that takes no time to speak of."""
@@ -110,13 +108,13 @@ class ClosedFormPolicy(AdaptivePolicy):
     def alternatives(self) -> Sequence[PlanAlternative]:
         """See `Explains`: the fastest of each kind, those that limits exclude apart, and what was chosen."""
         told: dict[tuple[bool, bool, bool], Option] = {}
-        for one in sorted(self._options, key=lambda one: one.cost, reverse=True):
+        for one in sorted(self._options, key=lambda one: one.seconds, reverse=True):
             told[one in self._left, one.way.length > 0, one.way.ahead] = one
         chosen = [one for one in self._options if one.way == self._chosen]
         return [
             PlanAlternative(
                 name=_name(one),
-                ms_per_token=1000 * one.cost,
+                ms_per_token=1000 * one.seconds,
                 chosen=one.way == self._chosen,
                 j_per_token=one.joules,
                 allowed=one in self._left,
@@ -159,9 +157,9 @@ class ClosedFormPolicy(AdaptivePolicy):
         """How the device is to draft where that would pay on a text that fares better than is known; else nobody."""
         fares = tuple([_HOPE * share / (1.0 + (_HOPE - 1.0) * share) for share in times.acceptance])
         hopeful = msgspec.structs.replace(times, acceptance=fares)
-        most, way, least = options[0].cost * _DEARER, NOBODY, times.forward
+        most, way, least = options[0].seconds * _DEARER, NOBODY, 0.999 * times.forward
         for one in options:
-            if one.way.length and one.way.ahead and one.cost < most:
+            if one.way.length and one.way.ahead and one.seconds < most:
                 seconds = forecast(one.way, hopeful).seconds
                 if seconds < least:
                     way, least = one.way, seconds
@@ -180,7 +178,7 @@ class ClosedFormPolicy(AdaptivePolicy):
             options = [self._option(nobody, forecast(nobody, times), times)]
         if not base.draft_length or (limits is not None and not limits.device_may_draft(seen)):
             return options
-        if base.ahead and (self._crowded(seen) or seen.worker.taken < _TAKEN):
+        if base.ahead and self._crowded(seen):
             return options
         if not base.ahead and limits is None:
             options = []
@@ -196,11 +194,11 @@ class ClosedFormPolicy(AdaptivePolicy):
         return options
 
     def _option(self, way: Drafting, found: Forecast, times: RoundTimes, *, own: bool = False) -> Option:
-        seconds, drafted = found.seconds, found.drafted
-        cost = seconds * (1.0 + DRAFTED * drafted)
+        drafted = found.drafted
+        seconds = found.seconds * (1.0 + _DRAFTED * drafted)
         given = self._given
         if given is None:
-            return Option(way, own, seconds, cost)
+            return Option(way, own, seconds)
         up, down = 1.0 / _CREDITS if way.ahead else 1.0, found.verdicts
         if way.length:
             up = drafted / way.length
@@ -215,7 +213,7 @@ class ClosedFormPolicy(AdaptivePolicy):
                 bytes_up=bytes_up,
                 bytes_down=bytes_down,
             )
-        return Option(way, own, seconds, cost, joules, bytes_up + bytes_down)
+        return Option(way, own, seconds, joules, bytes_up + bytes_down)
 
     def _crowded(self, seen: Observation) -> bool:
         """Whether the node writes so many texts that its drafter has no time for all, or nobody knows it has."""
@@ -240,7 +238,7 @@ def _best(options: Sequence[Option], before: Drafting | None, *, frugal: bool) -
     """
     best, least, stays = options[0], inf, inf
     for one in options:
-        cost = one.cost
+        cost = one.seconds
         if frugal:
             cost = one.size if one.joules is None else one.joules
         if cost < least:

@@ -40,14 +40,13 @@ def estimates(
         "queue_mean": _mean(worker.queue),
         "compute_mean": _mean(worker.compute),
         "forward": _ms(seen.forward or None),
-        "row_cost": _ms(seen.row_cost, worker.row_cost.error),
+        "row_cost": _ms(seen.row_cost),
         "queueing_delay": _ms(seen.queueing_delay),
         "own_forward": _ms(drafts.forward),
         "own_tokens": _figure(drafts.tokens, "tokens per forward"),
         "own_read": _ms(drafts.unread),
         "worker_drafted": _figure(own, "tokens per verdict"),
         "granted": _figure(drafts.granted, "tokens per forward"),
-        "taken": _figure(drafts.taken, "share"),
         "draft_time": _ms(seen.draft_time, error, "ms per token"),
         **{
             f"acceptance_{place + 1}": _figure(

@@ -129,7 +129,6 @@ class Option(msgspec.Struct, frozen=True):
         way: how drafts are made.
         own: the worker drafts, as its drafts were measured.
         seconds: expected.
-        cost: seconds, and a little for what the device drafts.
         joules: None while unknown, or where nothing limits them.
         size: bytes of IP, both ways; 0 where nothing asks for them.
     """
@@ -137,7 +136,6 @@ class Option(msgspec.Struct, frozen=True):
     way: Drafting
     own: bool
     seconds: float
-    cost: float
     joules: float | None = None
     size: float = 0.0
 

@@ -31,7 +31,6 @@ class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
         forward, tokens: seconds of forwards for a session whose drafts are left to the worker, and tokens of each.
         unread: seconds for which its draft has to read this session's prompt before it drafts; None while unknown.
         granted: drafted tokens of ours that a forward takes as it seems; None is all.
-        taken: share of those at hand that a forward verifies; a crowded worker puts off what is not worth its time.
     """
 
     verdicts: int = 0
@@ -40,7 +39,6 @@ class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
     tokens: float | None = None
     unread: float | None = None
     granted: int | None = None
-    taken: float = 1.0
 
 
 class LinkView(msgspec.Struct, frozen=True, gc=False):
@@ -65,7 +63,7 @@ class Observation(msgspec.Struct, frozen=True):
         rtt, rtt_deviation: round trip without the worker's queue and compute, and its mean deviation.
         forward: a forward of the target for which nobody drafts; 0 while unknown.
         forward_deviation: mean deviation of all forwards.
-        row_cost: a drafted token more in a forward.
+        row_cost: a drafted token more in a forward, as the worker says.
         queue: mean wait of batches at the worker.
         queueing_delay: wait at the worker for other sessions, where it had waited for the batch.
         draft_time: a token of the draft model where all texts of the node draft; before a measurement, as the

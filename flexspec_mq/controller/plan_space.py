@@ -16,7 +16,7 @@ LENGTHS = 1, 2, 4, 8, 16
 """K that are considered; finer steps change seconds by less than 1 % in simulated time."""
 WINDOWS = 1, 2, 3
 ROW = 0.01
-"""Share of a forward that a drafted token adds to it, before it was measured; see `RowCost`."""
+"""Share of a forward that a drafted token adds to it, where the worker does not say: that of a large target."""
 _LATE = 0.12
 """Share of a forward by which batches are taken to be late: one that would just come in time misses it where anything
 takes longer."""
@@ -24,8 +24,6 @@ _READ = 1 / 40
 """Share of a forward of the target that a token of a prompt is taken to cost the worker's draft."""
 TEXT = 128
 """Tokens that a text is taken to go on for, at most: longer forecasts are about other texts."""
-_TAKES = 0.5
-"""Share of a device's drafts that a worker with time for them takes: now and then it puts some off."""
 
 
 class Drafting(msgspec.Struct, frozen=True):
@@ -76,12 +74,7 @@ def round_times(seen: Observation, *, token: float | None = None) -> RoundTimes 
     if seen.rtt is None or not forward or token is None:
         return None
     row = ROW * forward if seen.row_cost is None else seen.row_cost
-    acceptance = seen.acceptance
-    if (
-        seen.worker.taken < _TAKES
-    ):  # what a worker puts off is worth nothing, whether it would be right or not
-        acceptance = tuple([seen.worker.taken / _TAKES * share for share in acceptance])
-    return RoundTimes(seen.rtt, forward, row, token, acceptance, seen.queueing_delay)
+    return RoundTimes(seen.rtt, forward, row, token, seen.acceptance, seen.queueing_delay)
 
 
 def forecast(way: Drafting, times: RoundTimes) -> Forecast:

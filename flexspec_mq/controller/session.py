@@ -206,7 +206,7 @@ class SessionController:
             rtt.deviation if known else mine.deviation,
             worker.forward.value or stated.forward or mine.compute or worker.compute.mean or 0.0,
             worker.compute.deviation,
-            stated.row if worker.row_cost.seconds is None else worker.row_cost.seconds,
+            stated.row,
             worker.queue.mean or 0.0,
             worker.queueing.seconds,
             None if draft_time is None else sessions * draft_time,
@@ -227,7 +227,6 @@ class SessionController:
                 worker.own_tokens.mean,
                 unread,
                 drafts.granted,
-                drafts.taken,
             ),
             LinkView(
                 None if lost.rate is None else lost.rate + lost.error,
@@ -270,9 +269,7 @@ class SessionController:
         reading = may and not own and not self._drafting and self._reads < self._prompt // _READ
         # A worker that drafts nothing says nothing by that while its draft may be reading the prompt.
         self._reads += reading
-        worker.drafts.update(
-            own, verdict.granted, offered, may=may and not reading, sessions=self.node.writing or 1
-        )
+        worker.drafts.update(own, verdict.granted, may=may and not reading)
         if not (verdict.queue or verdict.compute):
             return
         if self._reading:
@@ -286,7 +283,7 @@ class SessionController:
         if may and self._drafting and not rows:
             worker.own_forward.update(seconds, now)
             worker.own_tokens.update(len(verdict.tokens), now)
-        alone = max(_PLAIN * seconds, seconds - rows * (worker.row_cost.seconds or 0.0))
+        alone = max(_PLAIN * seconds, seconds - rows * (worker.stated.row or 0.0))
         usual = worker.forward.value or alone
         if not self._drafting:
             self._beyond += max(0.0, alone - usual)  # it may be reading the prompt for its draft
@@ -298,7 +295,6 @@ class SessionController:
             if alone < usual:  # a forward without drafts takes no longer than one with
                 worker.forward.update(alone)
             return
-        worker.row_cost.update(rows, seconds, now)
         if not reading or alone <= usual:  # a piece of the prompt is read beside each of many forwards
             worker.forward.update(alone)
 

@@ -77,13 +77,8 @@ def test_where_the_workers_draft_would_have_to_read_a_long_prompt_the_device_dra
     assert plan.worker_draft == 8, "what it looks up needs no reading, and reading is for the worker to weigh"
 
 
-def test_what_a_crowded_worker_puts_off_is_not_drafted() -> None:
-    policy = ClosedFormPolicy(BASE)
-    assert policy.plan(NEAR).draft_length > 0
-    plans = [policy.plan(but(NEAR, worker_taken=0.0, drafted=24)) for _ in range(8)]
-    assert (plans[-1].draft_length, plans[-1].ahead) == (0, MAX_AHEAD)
-    # Where nobody may run ahead somebody has to draft.
-    assert planned(but(NEAR, worker_taken=0.0), replace(BASE, ahead=0)).draft_length > 0
+def test_no_batch_is_longer_than_a_crowded_worker_grants() -> None:
+    assert [planned(but(SLOW, worker_granted=granted)).draft_length for granted in (1, 3)] == [1, 2]
 
 
 def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:

@@ -56,5 +56,5 @@ def test_each_is_documented_and_unknown_at_first() -> None:
     assert [name for name in told if f"`{name}`" not in text] == []
     unknown = [name for name, one in told.items() if one.value is None]
     assert set(told) - set(unknown) == {
-        "taken", "disconnects", "queueing_delay", *(f"acceptance_{place}" for place in (1, 2, 3, 4)),
+        "disconnects", "queueing_delay", *(f"acceptance_{place}" for place in (1, 2, 3, 4)),
     }  # fmt: skip

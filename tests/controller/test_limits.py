@@ -174,7 +174,7 @@ def test_without_any_energy_a_target_is_met_with_the_fewest_bytes() -> None:
 
 
 def option(length: int, seconds: float, joules: float | None) -> Option:
-    return Option(Drafting(length, 1, True), False, seconds, seconds, joules, 100.0)
+    return Option(Drafting(length, 1, True), False, seconds, joules, 100.0)
 
 
 options = st.lists(

@@ -139,8 +139,7 @@ def test_a_round_gives_a_sample_of_all_that_it_shows() -> None:
     )
     assert seen.draft_time == pytest.approx(0.01)
     told = script.machine._control.estimates()
-    assert all((told[name].error or 0.0) > 0.0 for name in ("rtt", "queue_mean", "compute_mean", "row_cost"))
-    assert seen.row_cost is not None
+    assert all((told[name].error or 0.0) > 0.0 for name in ("rtt", "queue_mean", "compute_mean"))
 
 
 def test_acceptance_is_told_by_place() -> None:
@@ -233,52 +232,6 @@ def test_tokens_that_were_decided_before_they_went_out_are_the_next_batchs() -> 
     assert script.machine._control.version.acceptance.known[:3] == (2.0, 1.0, 0.0)
 
 
-def test_what_a_row_costs_shows_when_batches_differ() -> None:
-    script = read(Controller(), Plan(8))
-    rng = random.Random(1)
-    for _ in range(60):
-        rows = rng.randrange(1, 9)
-        script.draft(rows)
-        wanted = script.machine.draft_request()
-        if wanted is not None:
-            script.take(script.machine.draft_stopped(wanted.start, wanted.digest, script.now))
-        script.decide(rows + 1, 0, 40 + 3 * rows)
-    seen = script.seen
-    assert seen.row_cost == pytest.approx(0.003, rel=0.2)
-    assert (script.worker.row_cost.error or 1.0) < 0.001
-
-
-def test_of_a_draft_that_is_put_off_only_what_was_verified_counts() -> None:
-    """Each forward verifies 2 of 8 tokens, and takes 2 ms more for each of them than one without."""
-    script = read(Controller(), Plan(8))
-    for place in range(60):
-        script.draft(8)
-        granted = place % 3
-        script.decide(9, 0, 40 + 2 * granted, granted=granted)
-    assert script.seen.row_cost == pytest.approx(0.002, rel=0.3)
-    assert 0.05 < script.seen.worker.taken < 0.25
-
-
-def test_of_drafts_that_were_all_verified_all_are_taken_right_or_wrong() -> None:
-    script = read(Controller(), Plan(8, 1, 0, 32))
-    assert script.seen.worker.taken == 1.0
-    for _ in range(10):
-        script.draft(2, 6)
-        script.decide(3, 0, 48)
-        script.decide(1, 0, 40)
-    assert script.seen.worker.taken == 1.0
-
-
-def test_a_worker_that_runs_ahead_of_a_wrong_draft_verifies_none_of_it() -> None:
-    script = read(Controller(), Plan(8, 1, 0, 32))
-    for _ in range(40):
-        script.draft(1, 7)
-        script.decide(2, 0, 40 + 8)
-        for _ in range(3):
-            script.decide(1, 0, 40)
-    assert script.seen.row_cost == pytest.approx(0.001, rel=0.3)
-
-
 def test_the_workers_own_drafts_are_counted_apart() -> None:
     script = read(Controller(), Plan(0, 1, 0, 32, worker_draft=4))
     version = script.machine._control.version
@@ -297,7 +250,7 @@ def test_what_a_session_saw_is_known_to_the_next_one() -> None:
         first.draft(3, 1, each=0.01)
         first.decide(4, 5, 40)
     next_one = Script(controller, Plan(4), start=first.now, number=2)
-    for name in ("rtt", "forward", "queue", "row_cost", "acceptance", "judged", "draft_time"):
+    for name in ("rtt", "forward", "queue", "acceptance", "judged", "draft_time"):
         assert getattr(next_one.seen, name) == getattr(first.seen, name), name
 
 
@@ -380,8 +333,9 @@ def test_a_text_whose_drafts_are_bad_says_little_about_the_next() -> None:
     for _ in range(30):
         bad.draft(0, 1)
         bad.decide(1)
-    assert bad.seen.acceptance[0] < 0.2
-    assert read(node, Plan(4), number=3).seen.acceptance[0] > 0.3
+    lately = bad.seen.acceptance[0]
+    assert lately < 0.2
+    assert read(node, Plan(4), number=3).seen.acceptance[0] > 1.3 * lately
 
 
 def test_a_first_answer_that_an_outage_held_back_is_no_round_trip() -> None:
@@ -432,7 +386,7 @@ def test_what_a_worker_says_of_its_times_holds_until_they_are_measured() -> None
     script.decide(1, 0, 900)  # reads the prompt
     script.decide(1)
     assert script.seen.forward == pytest.approx(0.04)
-    assert script.seen.row_cost == pytest.approx(0.0004)
+    assert script.seen.row_cost == 0.01, "which nothing here measures"
 
 
 def test_one_of_the_sessions_at_a_worker_asks_for_its_round_trip() -> None:

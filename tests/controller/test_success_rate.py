@@ -106,21 +106,6 @@ def test_the_last_place_stands_for_all_that_follow() -> None:
     assert acceptance.known[-1] == pytest.approx(10.0 * 0.98 + 4.0)
 
 
-@pytest.mark.parametrize(("before", "after"), [(0.9, 0.3), (0.3, 0.9)])
-def test_another_text_is_followed_within_a_few_batches(before: float, after: float) -> None:
-    found = []
-    for seed in range(20):
-        acceptance = play(Acceptance(), [before] * 4, 200, seed)
-        found.append(play(acceptance, [after] * 4, 10, seed + 100).places[0])
-    assert sum(found) / 20 == pytest.approx(after, abs=0.15)
-    assert sum(abs(one - after) < abs(one - before) for one in found) >= 18
-
-
-def test_chance_is_hardly_ever_taken_for_another_text() -> None:
-    steps = sum(play(Acceptance(), [0.7] * 4, 200, seed).steps for seed in range(20))
-    assert steps <= 8, "a few times in 4,000 batches"
-
-
 def test_what_is_known_fades_in_silence() -> None:
     acceptance = play(Acceptance(), [0.95] * 4, 200, 1)
     acceptance.judged([(0, 1)], 10_000.0, wrong=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp, log
+from math import exp
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.observation import PLACES, UNTRIED
@@ -18,16 +18,10 @@ _FADES = 0.98
 """Weight of earlier batches when one more is judged: about 50 count."""
 _LIFE = 600.0
 """Seconds in which what is known fades to 1/e: another text is another matter."""
-_TRIES = 16.0
-"""Tries that are needed to say that something has changed."""
 _CARRIED = 12.0
 """Tries that all that is known counts for when another text begins, half of it what is usual over texts."""
 _KEEPS = 1.0 - 1.0 / 2000.0
 """Weight of earlier tries in what is usual when there is one more: about 2,000 count."""
-_ODDS = 0.25, 4.0
-"""By how much the odds of a right token change from one text to another, as the test for it has it."""
-_ALARM = 6.0
-"""Log-likelihood ratio from which on they have changed."""
 
 
 class SuccessRate:
@@ -65,27 +59,22 @@ class Acceptance:
     """Probability that the i-th token of a batch is right, given that all before it are.
 
     A place that was seldom tried leans on all places together. Another text may be another matter: it begins half way
-    to what is usual, so that one for which nobody drafts any more says little about the next. And Page's test (see
-    `Average`) on the odds of a right token finds a change within a few batches; then only the tries since it count.
+    to what is usual, so that one for which nobody drafts any more says little about the next.
 
     Attributes:
         places: rate of each place; the last one stands for all that follow.
         known: tries of each place that count.
-        steps: found so far.
     """
 
-    __slots__ = ("_at", "_known", "_right", "_tests", "_texts", "known", "places", "steps")
+    __slots__ = ("_at", "_known", "_right", "_texts", "known", "places")
 
     def __init__(self) -> None:
         self._at = 0.0
         self._known = [0.0] * PLACES
         self._right = [0.0] * PLACES
-        # For lower odds and for higher ones: the test's score, and the tries since it was 0, all and right.
-        self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
         self._texts = 0.0, 0.0  # tries over many texts, all and right
         self.places = (UNTRIED,) * PLACES
         self.known = (0.0,) * PLACES
-        self.steps = 0
 
     def begins(self) -> None:
         """Another text begins."""
@@ -99,7 +88,6 @@ class Acceptance:
             share = self._right[place] / rights * tried if rights else known
             self._known[place] = carried * known
             self._right[place] = carried * min(known, half_way * share)
-        self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
         self._lean(sum(self._right), sum(self._known))
 
     def judged(self, batches: Sequence[tuple[int, int]], now: float, *, wrong: bool) -> None:
@@ -127,14 +115,7 @@ class Acceptance:
         right[last] -= wrong
         keep = _KEEPS**count
         self._texts = keep * self._texts[0] + count, keep * self._texts[1] + count - wrong
-        since = self._changed(rights, tried, count - wrong, wrong)
-        tried, rights = tried + count, rights + count - wrong
-        if since is not None:
-            weight, (tried, rights) = since[0] / tried, since
-            for place in range(PLACES):
-                known[place] *= weight
-                right[place] = known[place] * rights / tried
-        self._lean(rights, tried)
+        self._lean(rights + count - wrong, tried + count)
 
     def _lean(self, rights: float, tried: float) -> None:
         """Each place leans on all together."""
@@ -144,21 +125,3 @@ class Acceptance:
         for place in range(PLACES):
             places.append((right[place] + leaning) / (known[place] + _POOLED))  # noqa: PERF401  a call less
         self.places, self.known = tuple(places), tuple(known)
-
-    def _changed(self, rights: float, tried: float, right: int, wrong: int) -> tuple[float, float] | None:
-        """Whether these tries say that what was before them is over; then the tries since, all and right."""
-        share = (rights + _PRIOR * UNTRIED) / (tried + _PRIOR)
-        if tried < _TRIES:
-            return None
-        for side, (score, since, since_right) in enumerate(self._tests):
-            odds = _ODDS[side] * share / (1.0 - share)
-            ratio = right * log(odds / (1.0 + odds) / share) - wrong * log((1.0 + odds) * (1.0 - share))
-            if score + ratio > _ALARM:
-                self._tests = [(0.0, 0.0, 0.0)] * len(_ODDS)
-                self.steps += 1
-                return since + right + wrong, since_right + right
-            if score + ratio > 0.0:
-                self._tests[side] = score + ratio, since + right + wrong, since_right + right
-            else:
-                self._tests[side] = 0.0, 0.0, 0.0
-        return None

@@ -7,12 +7,9 @@ from math import inf
 from typing import NamedTuple
 
 from flexspec_mq.controller.estimators.average import Average
-from flexspec_mq.controller.estimators.row_cost import RowCost
 
 _MOST = 8.0
 """Tokens of a draft that a worker takes, as far as is known before it says otherwise: what a plan drafts at most."""
-_HOPES = 1 / 128
-"""How far the share of drafts that it takes goes back to all, by a forward that was offered none: it is tried again."""
 
 
 class Expectile:
@@ -71,15 +68,13 @@ class WorkerDrafts:
     Attributes:
         per_verdict: tokens that it drafted itself for one verdict, smoothed over about four that let it.
         verdicts: verdicts that let it draft.
-        taken: share of the edge's drafted tokens that were there for a forward, and that it verified.
     """
 
-    __slots__ = ("_granted", "per_verdict", "taken", "verdicts")
+    __slots__ = ("_granted", "per_verdict", "verdicts")
 
     def __init__(self) -> None:
         self.per_verdict = 0.0
         self.verdicts = 0
-        self.taken = 1.0
         self._granted = _MOST
 
     @property
@@ -87,28 +82,21 @@ class WorkerDrafts:
         """How many tokens of a draft a forward of the worker takes, at least one; None is all that there may be."""
         return None if self._granted >= _MOST else max(1, round(self._granted))
 
-    def update(
-        self, drafted: int, granted: int | None, offered: int = 0, *, may: bool = True, sessions: int = 1
-    ) -> None:
+    def update(self, drafted: int, granted: int | None, *, may: bool = True) -> None:
         """A verdict with tokens has come.
 
         Args:
             drafted: tokens that the worker drafted itself.
             granted: how many of a draft it verified, if others were put off.
-            offered: tokens of a draft that it had for this forward, as far as is known.
             may: the edge lets it draft.
-            sessions: sessions of the node, each of which is told of a forward.
         """
         if may or drafted:
             self.verdicts += 1
             self.per_verdict += (drafted - self.per_verdict) / 4
         if granted is not None:
             self._granted = (self._granted + min(_MOST, granted)) / 2
-            self.taken += (granted / max(offered, granted + 1) - self.taken) / 3
-            return
-        if self._granted < _MOST:
+        elif self._granted < _MOST:
             self._granted = min(_MOST, self._granted + 1.0)
-        self.taken += (1.0 - self.taken) * (1 / 3 if offered else _HOPES / sessions)
 
 
 class StatedTimes(NamedTuple):
@@ -135,7 +123,6 @@ class WorkerEstimates:
         queue: wait of batches there for their forward.
         compute: forwards that read no prompt of ours.
         forward: forwards for which nobody drafts and no prompt is read.
-        row_cost: time of one drafted token more in a forward.
         own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
         own_read: a token of a prompt, for its draft.
         queueing: wait for other sessions.
@@ -149,7 +136,6 @@ class WorkerEstimates:
         self.queue = Average()
         self.compute = Average()
         self.forward = Expectile()
-        self.row_cost = RowCost()
         self.own_forward = Average(memory=16.0)
         self.own_tokens = Average(memory=16.0)
         self.own_read = Average(life=600.0)
