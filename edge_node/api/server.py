@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _BACKLOG = 256
 SPARE = 32
-"""ApiConnections beyond as many requests as may be, for probes; all else is refused on them."""
+"""Connections beyond as many requests as may be, for probes; all else is refused on them."""
 _log = logging.getLogger(__name__)
 
 
