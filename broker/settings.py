@@ -154,8 +154,7 @@ class ClientLimits(Section):
         ),
     ] = 2000
     client_kb: Annotated[
-        int,
-        Setting(help="kB a second that such a client may publish, in the same way", unit="kB", least=0),
+        int, Setting(help="kB a second that such a client may publish, in the same way", unit="kB", least=0)
     ] = 2000
     client_connections: Annotated[
         int, Setting(help="connections that such a client may have at a time; 0 is no bound", least=0)

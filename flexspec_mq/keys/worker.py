@@ -186,12 +186,7 @@ class WorkerKeys:
                 KeyReason.FORGED, f"an open for version {introduction.version} came to those of {version}"
             )
         meant = SessionContext(
-            edge,
-            credential.serial,
-            introduction.version,
-            envelope.session,
-            introduction.key,
-            envelope.sealed,
+            edge, credential.serial, introduction.version, envelope.session, introduction.key, envelope.sealed
         )
         if ring is not None:
             if ring.session != meant:

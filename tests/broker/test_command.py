@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from broker.launcher import PrivateBroker
-from tests.broker.deployments import good, made
+from tests.broker.deployments import good, made, run
 from tests.broker.deployments import running as running_deployment
 from tests.broker.test_launcher import answers, until
 
@@ -26,11 +26,6 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """Temporary files of the command go where the test can see them."""
     (tmp_path / "tmp").mkdir()
     return {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
-
-
-def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "broker", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
 
 
 @contextmanager

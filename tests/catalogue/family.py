@@ -118,10 +118,7 @@ ATTACKS: dict[str, tuple[Reason, bytes]] = {
     "a signature of another body": (
         Reason.SIGNATURE,
         msgspec.msgpack.encode(
-            [
-                msgspec.msgpack.decode(sealed(lifetime=9 * DAY))[0],
-                msgspec.msgpack.decode(sealed())[1],
-            ]
+            [msgspec.msgpack.decode(sealed(lifetime=9 * DAY))[0], msgspec.msgpack.decode(sealed())[1]]
         ),
     ),
     "a signature of another domain": (

@@ -19,15 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.catalogue.refusals import Reason, SignedRefused
-from flexspec_mq.catalogue.signing import (
-    PrivateKey,
-    cosigned,
-    encode,
-    key_id,
-    open_signed,
-    read_public,
-    seal,
-)
+from flexspec_mq.catalogue.signing import PrivateKey, cosigned, encode, key_id, open_signed, read_public, seal
 from flexspec_mq.errors import LocalProtocolError, UsageError
 from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet, Signed, VersionState
 from tests.catalogue.family import (

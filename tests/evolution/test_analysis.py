@@ -84,14 +84,7 @@ def test_any_samples_give_a_verdict_that_says_why(stable: list[Sample], canary: 
         assert sum(one.tries for one in canary) >= DEFAULT_RULE.promote_after
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"keep": -0.1},
-        {"slower": 0.5},
-        {"slower": float("nan")},
-    ],
-)
+@pytest.mark.parametrize("values", [{"keep": -0.1}, {"slower": 0.5}, {"slower": float("nan")}])
 def test_a_rule_that_cannot_be_decided_by_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="--"):
         CanaryRule(**values)  # type: ignore[arg-type]

@@ -164,9 +164,7 @@ def begun(site: Site, run: Run) -> Site:
 def reader(site: Site) -> LinkSettings:
     """Of a link of its own to the site's broker."""
     return LinkSettings(
-        host=site.mosquitto.host,
-        port=site.mosquitto.port,
-        client_id=f"reader-{next(_numbers)}",
+        host=site.mosquitto.host, port=site.mosquitto.port, client_id=f"reader-{next(_numbers)}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,14 +95,6 @@ class Family:
         self.model.hold(name, read_lora(folder, self.model.shape, FLOOR))
         canaries = (Canary(PROMPT, self.write(name, SamplingParams())),) if canaries is None else canaries
         return self.operator.head(folder, kind="lora", canaries=canaries, **self.facts)
-
-
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

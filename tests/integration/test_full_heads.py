@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,16 +38,9 @@ from tests.models.tiny_heads import save_full
 
 FLOOR, LENGTH = 1, 24
 PROMPT = tuple(range(3, 20))
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PARAMS = (SamplingParams(), SamplingParams(0.8, 0, 1.0, 20_240_229))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the worker has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write(model: Provable, head: str, params: SamplingParams) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -118,14 +118,6 @@ class Site:
         manifest = Manifest(kind="lora", files=files, canaries=(canary,), **self.other.facts)  # type: ignore[arg-type]
         (folder / MANIFEST).write_bytes(manifest.encode())
         self.publish(folder, "w1", "none")  # its weights are random, as those in a random order are
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

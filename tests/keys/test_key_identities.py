@@ -10,13 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.credential import (
-    KeyRole,
-    issue,
-    new_private_key,
-    public_key,
-    read_credential,
-)
+from flexspec_mq.keys.credential import KeyRole, issue, new_private_key, public_key, read_credential
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
 from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused

@@ -18,17 +18,7 @@ from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from lab.testbed.memory_broker import MemoryBroker
-from tests.daemons import (
-    PATIENCE,
-    FakeEngine,
-    alone,
-    check,
-    edge_at,
-    read,
-    until,
-    wanting,
-    worker_at,
-)
+from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment
 
 
@@ -229,10 +219,7 @@ async def test_a_device_with_keys_says_why_a_worker_without_is_none(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
-    async with (
-        worker_at(broker.link, "w1"),
-        edge_at(broker.link, keys=keys.edge_file(), give_up=0.5) as node,
-    ):
+    async with worker_at(broker.link, "w1"), edge_at(broker.link, keys=keys.edge_file(), give_up=0.5) as node:
         _, finish = await read(node.generate(wanting(1)))
         assert isinstance(finish.error, WorkerError)
         assert "in the name of w1: 'the payload is under keys" in finish.error.hint

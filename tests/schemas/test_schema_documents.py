@@ -90,7 +90,7 @@ def test_asyncapi_is_well_formed() -> None:
     assert ASYNCAPI["asyncapi"] == "3.0.0"
     assert {"title", "version"} <= set(ASYNCAPI["info"])
     assert set(ASYNCAPI) <= {
-        *("asyncapi", "info", "defaultContentType", "channels", "operations", "components"),
+        *("asyncapi", "info", "defaultContentType", "channels", "operations", "components")
     }
     for channel in ASYNCAPI["channels"].values():
         parameters = {level[1:-1] for level in channel["address"].split("/") if level[0] == "{"}
@@ -139,7 +139,7 @@ def test_retained_topics_are_those_of_statuses_and_families() -> None:
             "receive-statement",
             "receive-keySet",
             "receive-catalogue",
-        ),
+        )
     }
     assert all(bindings[name]["qos"] == 1 for name in retained)
     assert all("qos" not in binding for name, binding in bindings.items() if name not in retained)
