@@ -146,12 +146,6 @@ async def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path) -> None:
     assert found.exit_code == 4
 
 
-@pytest.mark.parametrize("answer", [bytes((0x20, 2, 0, 1)), bytes((0x20, 3, 0, 0x84, 0))])
-def test_other_ways_of_being_too_old(answer: bytes) -> None:
-    with answering(answer) as port:
-        assert cause(port).fault == "3.1.1 only"
-
-
 # TLS
 
 
