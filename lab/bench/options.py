@@ -17,7 +17,7 @@ from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schem
 from lab.bench.testbed import HOST, PORT
 from lab.testbed.deployment import LOOPBACK, NO_FILE
 from lab.testbed.link.namespaces import check_requirements
-from lab.testbed.link.plans import MARKOV, RECORDED, TOUR, link_plan
+from lab.testbed.link.plans import RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.process import environment, python
 from lab.traditional.sides import Traditional
@@ -73,7 +73,7 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=["wifi", "5g", "4g"],
         metavar="LINK",
-        help=f"profiles (`flexspec link profiles`), {TOUR}PROFILE=SECONDS,…, {MARKOV}PROFILE,…, "
+        help=f"profiles (`flexspec link profiles`), {TOUR}PROFILE=SECONDS,…, "
         f"{RECORDED}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
     )
     where.add_argument(

@@ -31,7 +31,7 @@ from lab.simulator.answers import LIKE_OURS, Setting
 from lab.simulator.cost import Measured, epyc_times
 from lab.simulator.recording import Recording
 from lab.simulator.simulation import simulate
-from lab.testbed.link.plans import MARKOV, RECORDED, TOUR, channels, link_plan
+from lab.testbed.link.plans import RECORDED, TOUR, channels, link_plan
 from lab.testbed.link.profiles import LinkPlan, built_in
 
 BASE = Plan(4, 1, 1, 8, 0.0, 8)
@@ -39,7 +39,7 @@ BASE = Plan(4, 1, 1, 8, 0.0, 8)
 STREAMING = "streaming"
 _STREAMING_PLAN = Plan(0, 1, 1, 64)
 _ALL = "wifi", "4g-weak", "5g", "satellite-geo", "4g", "satellite"
-CHANGES = (f"{TOUR}{','.join(f'{name}=20' for name in _ALL)}", f"{MARKOV}{','.join(_ALL)}")
+CHANGES = f"{TOUR}{','.join(f'{name}=20' for name in _ALL)}"
 _CHANGING, _EVERY_S = 24, 5.0
 """Answers over a link that changes, and seconds from one to the next."""
 _CHANNEL_S = 600.0
@@ -81,7 +81,7 @@ def simulated(
     rng = random.Random(f"{options.seed} {link.name}")
     texts = list(recording.texts)
     begins = [rng.uniform(0.0, _CHANNEL_S) for _ in texts]
-    if link.name.startswith((TOUR, MARKOV)):
+    if link.name.startswith(TOUR):
         texts = list(islice(cycle(texts), _CHANGING))
         begins = [_EVERY_S * number for number in range(_CHANGING)]
     policies = {STREAMING: partial(FixedPolicy, _STREAMING_PLAN)}
@@ -105,7 +105,7 @@ def _measure(argv: Sequence[str]) -> int:
     recorded = (
         [] if options.recorded is None else [f"{RECORDED}{name}" for name in channels(options.recorded)]
     )
-    names = options.links or [*built_in().profiles, *CHANGES, *recorded]
+    names = options.links or [*built_in().profiles, CHANGES, *recorded]
     results, rows = {}, []
     for name in names[: 2 if options.quick else None]:
         seconds = simulated(recording, times, link_plan(name, options.seed, options.recorded), options)

@@ -26,7 +26,7 @@ from flexspec_mq.settings.hosts import address
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.namespace_owner import terminated
 from lab.testbed.link.netns import NetnsLink, netns_link
-from lab.testbed.link.plans import MARKOV, RECORDED, TOUR, link_plan
+from lab.testbed.link.plans import RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
 from lab.testbed.link.profiles_table import profiles_table
 from lab.testbed.link.proxy import proxy_link
@@ -92,8 +92,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--profile",
         default="4g",
         metavar="NAME",
-        help=f"see `link profiles`, or {TOUR}NAME=SECONDS,NAME=SECONDS,… for several in turns, or "
-        f"{MARKOV}NAME,NAME,… for several at random (default: 4g)",
+        help=f"see `link profiles`, or {TOUR}NAME=SECONDS,NAME=SECONDS,… for several in turns (default: 4g)",
     )
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")

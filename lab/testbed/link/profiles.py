@@ -100,15 +100,10 @@ class Catalogue(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """A time at which nothing passes, in seconds of the channel.
-
-    Attributes:
-        ways: which way it hits.
-    """
+    """A time at which nothing passes, in seconds of the channel."""
 
     starts_s: float
     ends_s: float
-    ways: Literal["both", "up", "down"] = "both"
 
 
 class LinkPlan(msgspec.Struct, frozen=True):

@@ -54,7 +54,6 @@ class TraceRate:
         self._times = (
             milliseconds  # as they are: a recording has hundreds of thousands, and links are set often
         )
-        self._period = _seconds(milliseconds[-1])
         self._index = -1
         self._left = 0
 
@@ -72,19 +71,11 @@ class TraceRate:
         return start, self._time(self._index)
 
     def _time(self, index: int) -> float:
+        """Seconds; never falls as `index` grows, since it is one division of whole milliseconds."""
         rounds, place = divmod(index, len(self._times))
-        return rounds * self._period + _seconds(self._times[place])
+        return (rounds * self._times[-1] + self._times[place]) / 1000
 
     def _first_from(self, ready: float) -> int:
         """Index of the first opportunity at or after `ready`."""
-        rounds = max(0, int(ready / self._period) - 1)
-        while True:
-            place = bisect_left(self._times, ready - rounds * self._period, key=_seconds)
-            index = rounds * len(self._times) + place
-            if place < len(self._times) and self._time(index) >= ready:
-                return index
-            rounds += 1
-
-
-def _seconds(milliseconds: int) -> float:
-    return milliseconds / 1000
+        first = max(0, int(ready * 1000 / self._times[-1]) - 1) * len(self._times)
+        return bisect_left(range(first + 3 * len(self._times)), ready, lo=first, key=self._time)

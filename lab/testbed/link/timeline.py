@@ -97,7 +97,7 @@ class StateTimeline:
 def outages_of(plan: LinkPlan, way: Way) -> OutageTimeline:
     """Outages that hit one way of a link: as the plan says where it names any, else drawn."""
     if plan.outages:
-        hit = [(one.starts_s, one.ends_s) for one in plan.outages if one.ways in ("both", way)]
+        hit = [(one.starts_s, one.ends_s) for one in plan.outages]
         return OutageTimeline(repeated_outages(hit, sum(plan.lasts_s)))
     spec = plan.profile.outages
     if spec is None or spec.ways not in ("both", way):

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
@@ -117,6 +117,7 @@ def test_an_opportunity_that_nobody_waits_for_is_lost() -> None:
 
 
 @settings(deadline=None)
+@example([0, 26], [(0.0625, 40)] * 6 + [(0.09375, 40), (0.0, 1461)])
 @given(
     st.lists(st.integers(0, 30), min_size=1, max_size=20),
     st.lists(st.tuples(st.floats(0, 0.1), st.integers(40, 1500))),
