@@ -28,7 +28,7 @@ from training.draft.evaluate import (
     TEMPERATURES,
     Coupled,
     ReplayFigures,
-    RoundCounts,
+    count_rounds,
     coupled,
     figures,
     fresh_rows,
@@ -38,13 +38,6 @@ from training.draft.history import COLUMNS, History, draw, read_lines
 from training.draft.train import Progress
 
 Answer = st.lists(st.booleans(), max_size=40).map(lambda marks: np.array(marks, dtype=np.bool_))
-
-
-def features(confidence: np.ndarray) -> np.ndarray:
-    """Features of choices that an uncalibrated draft gives these probabilities."""
-    found = np.zeros((len(confidence), 5))
-    found[:, 1] = np.log(confidence)
-    return found
 
 
 def rounds_of(accepted: list[bool], k: int) -> int:
@@ -68,43 +61,12 @@ def test_rounds_are_counted_as_the_protocol_commits() -> None:
         ([yes, yes, no, yes, no, yes], 4, 3),
         ([yes] * 5, 1, 3),
     ):
-        counted = RoundCounts()
-        counted.play(np.array(accepted, dtype=np.bool_), np.ones(len(accepted)), k, 0.0)
-        assert counted.rounds == rounds_of(accepted, k) == rounds
+        assert count_rounds(np.array(accepted, dtype=np.bool_), k) == rounds_of(accepted, k) == rounds
 
 
 @given(accepted=Answer, k=st.integers(1, 9))
-def test_without_a_stop_rounds_are_those_of_a_fixed_length(accepted: np.ndarray, k: int) -> None:
-    rounds = RoundCounts()
-    rounds.play(accepted, np.full(len(accepted), 0.5), k, 0.0)
-    assert rounds.rounds == rounds_of(accepted.tolist(), k)
-    assert rounds.tokens == len(accepted)
-    assert rounds.empty == 0
-    assert rounds.accepted <= rounds.drafted <= k * rounds.rounds
-    # Each round commits what it accepts and one more; the end of the answer may cut the last one short.
-    assert rounds.accepted + rounds.rounds - len(accepted) in {0, 1}
-
-
-@given(accepted=Answer, data=st.data(), k=st.integers(1, 9), stop=st.floats(0, 1))
-def test_a_stop_only_shortens_batches(accepted: np.ndarray, data: st.DataObject, k: int, stop: float) -> None:
-    size = len(accepted)
-    shares = data.draw(st.lists(st.floats(0.01, 1.0), min_size=size, max_size=size))
-    free, stopped = RoundCounts(), RoundCounts()
-    free.play(accepted, np.array(shares), k, 0.0)
-    stopped.play(accepted, np.array(shares), k, stop)
-    assert stopped.tokens == free.tokens
-    assert stopped.rounds >= stopped.empty
-    assert stopped.drafted <= k * (stopped.rounds - stopped.empty)
-    if stop > max(shares, default=0):
-        assert (stopped.drafted, stopped.empty, stopped.rounds) == (0, size, size)
-
-
-def test_a_stop_drops_the_token_at_which_survival_falls_too_low() -> None:
-    rounds = RoundCounts()
-    rounds.play(np.array([True, True, False, True]), np.array([0.9, 0.8, 0.5, 0.4]), 4, 0.5)
-    # 0.9 and 0.72 are sent, 0.36 is not; both are accepted, the target writes the third; the fourth is not sent.
-    assert rounds == RoundCounts(tokens=4, rounds=2, empty=1, drafted=2, accepted=2)
-    assert rounds.figures() == {"tokens_per_round": 2.0, "accepted_per_drafted": 1.0, "empty_rounds": 0.5}
+def test_rounds_are_those_of_counting_token_by_token(accepted: np.ndarray, k: int) -> None:
+    assert count_rounds(accepted, k) == rounds_of(accepted.tolist(), k)
 
 
 def test_survival_counts_runs_from_every_position() -> None:
@@ -113,16 +75,12 @@ def test_survival_counts_runs_from_every_position() -> None:
     assert survival([np.array([True])], 2) == [1.0, 0.0]
 
 
-def test_figures_are_by_temperature_and_use_the_calibration() -> None:
+def test_figures_are_by_temperature() -> None:
     marks = np.array([True, True, False, False])
-    answers = [Coupled(0, t, features(np.full(4, 0.9)), marks) for t in (0.0, 1.0)]
-    found = figures(answers, None, 2, 0.5)
+    answers = [Coupled(0, t, np.zeros((4, 5)), marks) for t in (0.0, 1.0)]
+    found = figures(answers, 2)
     assert list(found) == ["0", "1"]
-    assert found["0"]["acceptance"] == 0.5
-    assert found["0"]["by_position"] == [0.5, 0.3333]
-    assert found["0"]["empty_rounds"] == 0.0
-    never = ConfidenceCalibration((-9.0, *[0.0] * 12))
-    assert figures(answers, never, 2, 0.5)["1"]["empty_rounds"] == 1.0
+    assert found["0"] == {"acceptance": 0.5, "by_position": [0.5, 0.3333], "tokens_per_round": 2.0}
 
 
 def test_replays_throw_the_dice_of_the_product() -> None:

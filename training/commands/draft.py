@@ -161,7 +161,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         description="Replay text that the target wrote and count what the draft would have had accepted. Prints "
         "a JSON object: greedy_match and overlap (shares of positions, 0-1), tokens_per_round (accepted + 1, on "
         "greedy answers); and by temperature, with the same dice on both sides: acceptance, the share of positions "
-        "from which 1, 2, ... tokens are all accepted, and rounds under --stop.",
+        "from which 1, 2, ... tokens are all accepted, and tokens per round.",
     )
     evaluate.set_defaults(func=_evaluate)
     _add_base(evaluate)
@@ -170,12 +170,10 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     offline.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
     offline.add_path(evaluate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
     _add_temperatures(evaluate, "of both models' choices", 0.0, 0.7, 1.0)
-    about_stop = "a batch ends before the token whose joint acceptance falls below this, 0-1; 0 ends none"
     offline.add_numbers(
         evaluate,
         _LIMIT,
         ("--draft-tokens", 4, "K", "draft tokens per round, at most"),
-        ("--stop", 0.0, "PROBABILITY", about_stop),
     )
 
 
@@ -363,7 +361,6 @@ def _evaluate(args: argparse.Namespace) -> int:
         exported=args.draft,
         limit=args.limit,
         k=args.draft_tokens,
-        stop=args.stop,
         temperatures=args.temperatures,
     )
     offline.print_figures(figures)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from flexspec_mq.models.draft.confidence import COLUMNS, USUAL, ConfidenceCalibration, Floats, features_of
+from flexspec_mq.models.draft.confidence import COLUMNS, Floats, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from training.draft.architecture import lm_head_weight, run_head, teacher_states
@@ -55,56 +55,19 @@ class Replay:
         return self.final[span].to(weight.dtype) @ (weight if self.lm_head is None else self.lm_head).T
 
 
-@dataclass(slots=True)
-class RoundCounts:
-    """Verification rounds, counted.
+def count_rounds(accepted: npt.NDArray[np.bool_], k: int) -> int:
+    """Count the verification rounds of an answer: each commits what is accepted, and one more token.
 
-    Attributes:
-        tokens: Committed: in each round what is accepted, and one more that the target writes.
-        rounds: All, those without a draft included.
-        empty: empty of them, without a drafted token.
-        drafted: Tokens sent to the target.
-        accepted: accepted of them, accepted.
+    Args:
+        accepted: Whether the target takes the draft's token at each position.
+        k: Drafted tokens of a round.
     """
-
-    tokens: int = 0
-    rounds: int = 0
-    empty: int = 0
-    drafted: int = 0
-    accepted: int = 0
-
-    def play(
-        self, accepted: npt.NDArray[np.bool_], confidence: npt.NDArray[np.float64], k: int, stop: float
-    ) -> None:
-        """Add the rounds of one answer.
-
-        Args:
-            accepted: Whether the target takes the draft's token at each position.
-            confidence: How likely the draft thinks that, 0 to 1.
-            k: Drafted tokens of a round, at most.
-            stop: A batch ends before the token at which the product of its confidences falls below this.
-        """
-        position, length = 0, len(accepted)
-        while position < length:
-            together = np.cumprod(confidence[position : position + k])
-            below = np.flatnonzero(together < stop)
-            drafted = int(below[0]) if len(below) else len(together)
-            wrong = np.flatnonzero(~accepted[position : position + drafted])
-            taken = int(wrong[0]) if len(wrong) else drafted
-            self.rounds += 1
-            self.empty += drafted == 0
-            self.drafted += drafted
-            self.accepted += taken
-            position += taken + 1
-        self.tokens += length
-
-    def figures(self) -> dict[str, float]:
-        """Figures worth printing."""
-        return {
-            "tokens_per_round": round(self.tokens / max(1, self.rounds), 4),
-            "accepted_per_drafted": round(self.accepted / max(1, self.drafted), 4),
-            "empty_rounds": round(self.empty / max(1, self.rounds), 4),
-        }
+    position = rounds = 0
+    while position < len(accepted):
+        wrong = np.flatnonzero(~accepted[position : position + k])
+        position += (int(wrong[0]) if len(wrong) else k) + 1
+        rounds += 1
+    return rounds
 
 
 @dataclass(slots=True)
@@ -164,7 +127,7 @@ def replay(
         k: Draft tokens per round.
         sums: Sums of earlier rows, to be added to.
     """
-    sums, rounds = sums or ReplayFigures(), RoundCounts()
+    sums = sums or ReplayFigures()
     weight = lm_head_weight(draft)
     for row in rows:
         first = len(row.backbone) - len(row.answer) - 1
@@ -179,9 +142,8 @@ def replay(
         sums.positions += len(student)
         if row.greedy:
             accepted = (torch.cat(proposed) == row.answer).numpy()
-            rounds.play(accepted, np.ones(len(accepted)), k, stop=0.0)
-    sums.rounds += rounds.rounds
-    sums.round_tokens += rounds.tokens
+            sums.rounds += count_rounds(accepted, k)
+            sums.round_tokens += len(accepted)
     return sums
 
 
@@ -306,36 +268,30 @@ def survival(answers: Sequence[npt.NDArray[np.bool_]], k: int) -> list[float]:
     return found
 
 
-def figures(
-    answers: Iterable[Coupled], calibration: ConfidenceCalibration | None, k: int, stop: float
-) -> dict[str, dict[str, Any]]:
+def figures(answers: Iterable[Coupled], k: int) -> dict[str, dict[str, Any]]:
     """Figures worth printing, by temperature.
 
     Args:
         answers: answers of all temperatures.
-        calibration: Makes confidences; without one, ``USUAL`` does, as on a device.
-        k: Drafted tokens of a round, at most.
-        stop: See ``RoundCounts.play``.
+        k: Drafted tokens of a round.
 
     Returns:
-        For each temperature ``acceptance`` (share of positions where both models choose alike),
-        ``by_position`` (see ``survival``), and the figures of ``RoundCounts``.
+        For each temperature ``acceptance`` (share of positions where both models choose alike), ``by_position`` (see
+        ``survival``), and ``tokens_per_round``.
     """
-    by_temperature: dict[float, list[Coupled]] = defaultdict(list)
+    by_temperature: dict[float, list[npt.NDArray[np.bool_]]] = defaultdict(list)
     for answer in answers:
-        by_temperature[answer.temperature].append(answer)
-    found = {}
-    for temperature, mine in sorted(by_temperature.items()):
-        rounds = RoundCounts()
-        for answer in mine:
-            rounds.play(answer.accepted, (calibration or USUAL).probabilities(answer.features), k, stop)
-        accepted = [answer.accepted for answer in mine]
-        found[f"{temperature:g}"] = {
+        by_temperature[answer.temperature].append(answer.accepted)
+    return {
+        f"{temperature:g}": {
             "acceptance": round(float(np.concatenate(accepted).mean()), 4),
             "by_position": [round(share, 4) for share in survival(accepted, k)],
-            **rounds.figures(),
+            "tokens_per_round": round(
+                sum(map(len, accepted)) / sum(count_rounds(some, k) for some in accepted), 4
+            ),
         }
-    return found
+        for temperature, accepted in sorted(by_temperature.items())
+    }
 
 
 def _accepted_run(before: int, accepted: npt.NDArray[np.bool_]) -> int:

@@ -10,7 +10,6 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import default_delta_path, read_marker
-from flexspec_mq.models.draft.confidence import ConfidenceCalibration
 from flexspec_mq.models.draft.delta import (
     base_fingerprint,
     check_fingerprint,
@@ -47,7 +46,6 @@ def evaluate_draft(
     exported: Path | None = None,
     limit: int = 60,
     k: int = 4,
-    stop: float = 0.0,
     temperatures: Sequence[float] = TEMPERATURES,
 ) -> dict[str, Any]:
     """Measure a draft on text that it was not trained on.
@@ -59,7 +57,6 @@ def evaluate_draft(
         exported: Folder of an exported draft, instead of a delta.
         limit: Rows at most, evenly spread.
         k: Draft tokens per round, at most.
-        stop: A batch ends before the token at which its joint acceptance falls below this; 0 never stops early.
         temperatures: At which both models choose.
 
     Returns:
@@ -74,8 +71,7 @@ def evaluate_draft(
     for number, row in enumerate(_replayed(base, meta.n, _held_out(texts, limit))):
         replay(draft, meta.n, [row], k, sums)
         answers += coupled(draft, meta.n, [row], temperatures, first_row=number)
-    calibration = None if meta.confidence is None else ConfidenceCalibration.from_json(meta.confidence)
-    return {**sums.figures(), "temperatures": figures(answers, calibration, k, stop)}
+    return {**sums.figures(), "temperatures": figures(answers, k)}
 
 
 def calibrate_delta(
