@@ -69,12 +69,6 @@ class PrivateServer:
 class DeploymentServer:
     """The broker of a deployment, which takes up what its commands change.
 
-    Args:
-        deployment: made by `init`.
-        listener: settings of the listener.
-        limits: limits of each client.
-        announcer: publishes the statement.
-
     Raises:
         BrokerError: a file of the deployment cannot be used.
     """
@@ -210,11 +204,6 @@ class DeploymentServer:
 
 def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, ready_json: bool) -> int:
     """Run a broker until SIGTERM or Ctrl-C; returns the exit code.
-
-    Args:
-        server: the broker.
-        metrics: where to show its figures.
-        ready_json: whether to say as JSON when it answers.
 
     Raises:
         BrokerError: it cannot start, or ended by itself.

@@ -31,11 +31,6 @@ class ClientBundles:
 
     Methods that write raise `KeptElsewhere` or `OSError`. All files are readable by their owner only. A file appears
     whole, and one that is right stays the same file: a process may hold a lock on it, as a sign that the user is taken.
-
-    Args:
-        directory: folder of all bundles.
-        tls: folder of the certificates.
-        keys: secrets of the deployment.
     """
 
     def __init__(self, directory: Path, tls: Path, keys: SecretKeys) -> None:

@@ -70,14 +70,7 @@ def make_server_certificate(directory: Path, names: Sequence[str]) -> None:
 
 
 def make_client_certificate(directory: Path, name: str, certificate: Path, key: Path) -> int:
-    """Make a certificate for a client, and return its serial number.
-
-    Args:
-        directory: folder of the authority.
-        name: name of the user.
-        certificate: file to write.
-        key: file to write.
-    """
+    """Make a certificate for a client, and return its serial number."""
     return _make_leaf(directory, name, ExtendedKeyUsageOID.CLIENT_AUTH, certificate, key).serial_number
 
 

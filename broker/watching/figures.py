@@ -61,9 +61,7 @@ class _Collector(Collector):
 def shown(look: Callable[[], Figures], options: MetricsOptions) -> Iterator[int]:
     """Serve the pages inside the block, on a thread of its own; yields the port.
 
-    Args:
-        look: gives the figures of now; called on that thread.
-        options: where to serve them.
+    The figures are asked for on that thread.
 
     Raises:
         UsageError: the address is not of this machine alone and that was not asked for, or it is taken.

@@ -24,9 +24,6 @@ _MEAN_OF = 10.0
 class Published:
     """Counts what each user publishes.
 
-    Args:
-        connections: tells which user a client id is.
-
     Attributes:
         messages: messages of each user, since the start.
         payload: bytes of their payloads.
@@ -55,12 +52,6 @@ class Published:
 
 class Guard:
     """Puts users that go beyond a limit out for a while.
-
-    Args:
-        limits: limits of one user.
-        published: messages that each has published.
-        connections: who is connected.
-        now: seconds of the caller's clock.
 
     Attributes:
         out: time until which each user is out.

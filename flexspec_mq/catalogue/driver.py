@@ -31,12 +31,7 @@ def topics_of(family: str) -> tuple[str, str]:
 
 
 class Driver:
-    """Drives a follower.
-
-    Args:
-        follower: judges; begins with what `store` has.
-        store: remembers.
-        clock: seconds since the Unix epoch.
+    """Drives a follower, which begins with what `store` has; `clock` gives seconds since the Unix epoch.
 
     Attributes:
         follower: state of the family.
@@ -72,12 +67,7 @@ class Driver:
     async def judge(
         self, topic: str, payload: bytes, now: float | None = None
     ) -> Sequence[tuple[str, Outcome]]:
-        """Judge a message of one of the topics, and take it up.
-
-        Args:
-            topic: topic of the message.
-            payload: bytes as they came.
-            now: seconds since the Unix epoch; None for the clock's.
+        """Judge a message of one of the topics, as of `now` or the clock's time, and take it up.
 
         Returns:
             Its outcome, and behind that of a key set the one of the catalogue that had waited for it.

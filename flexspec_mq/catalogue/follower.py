@@ -126,12 +126,7 @@ class Follower:
         return catalogue is not None and _expires(catalogue) <= now
 
     def receive_keys(self, payload: bytes, now: float) -> Accepted | Refused | Unchanged:
-        """Judge a message on ``f1/k/<family>``, and with new keys a catalogue that waited for them.
-
-        Args:
-            payload: as it came.
-            now: seconds since the Unix epoch.
-        """
+        """Judge a message on ``f1/k/<family>``, and with new keys a catalogue that waited for them."""
         try:
             state = self._with_keys(payload)
         except SignedRefused as error:
@@ -152,10 +147,6 @@ class Follower:
 
         A catalogue whose key set is not here yet, or from later than our clock says, is refused and kept: `again`
         and new keys have it judged anew. Only the last such one is.
-
-        Args:
-            payload: as it came.
-            now: seconds since the Unix epoch.
         """
         try:
             state = self._with_catalogue(self._state, payload, now)

@@ -194,11 +194,6 @@ class Opened(Generic[Body]):
 def opened(payload: bytes, kind: type[Body], family: str) -> Opened[Body]:
     """Read a message without a look at who signed it.
 
-    Args:
-        payload: bytes as they came, of any length.
-        kind: type that it should have.
-        family: family that it should be of.
-
     Raises:
         SignedRefused: it is empty, too long, no such message, of another format or of another family.
     """
@@ -239,13 +234,6 @@ def open_signed(
     payload: bytes, kind: type[Body], family: str, keys: Sequence[bytes], threshold: int = 1
 ) -> Opened[Body]:
     """Read a message that enough of these keys have signed.
-
-    Args:
-        payload: bytes as they came, of any length.
-        kind: type that it should have.
-        family: family that it should be of.
-        keys: public keys that count.
-        threshold: how many of them must have signed.
 
     Raises:
         SignedRefused: it cannot be read, or too few have signed it.

@@ -35,10 +35,6 @@ class Store:
 
     Programs on one machine may share it: it keeps the newest of what they save.
 
-    Args:
-        folder: made when something is saved.
-        family: name of the family.
-
     Raises:
         UsageError: the family cannot have that name.
     """

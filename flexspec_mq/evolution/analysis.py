@@ -139,10 +139,7 @@ def acceptance(samples: Sequence[Sample], z: float = DEFAULT_RULE.z) -> Interval
 def judge(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     """Decide on a canary.
 
-    Args:
-        rule: bounds that it must keep.
-        stable: samples of the stable version, over about the same time.
-        canary: all samples of the canary.
+    The samples of the stable version are of about the same time.
     """
     tried, before = (sum(sample.tries for sample in samples) for samples in (canary, stable))
     if tried < rule.least or before < rule.least:

@@ -44,11 +44,6 @@ def add_base_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def base_manifest(base: Path, *, floor: int, dtype: str) -> Manifest:
     """The base as a version.
 
-    Args:
-        base: checkpoint folder.
-        floor: the depth of the family's backbone.
-        dtype: dtype that the version is computed in.
-
     Raises:
         ModelError: the base cannot be read.
         UsageError: it has no layer above the floor.

@@ -35,12 +35,7 @@ def need_peft() -> Any:
 def load_with_head(base: Path, head: Path | None, *, kind: str, dtype: str, device: str = "cpu") -> Any:
     """The base with a head on it, all in one dtype.
 
-    Args:
-        base: checkpoint folder.
-        head: folder of the head; None gives the base.
-        kind: as in a manifest.
-        dtype: as in a manifest.
-        device: as torch names it.
+    Without a head it is the base. Kind and dtype are as in a manifest.
 
     Raises:
         ModelError: something cannot be loaded.

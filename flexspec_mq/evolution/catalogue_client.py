@@ -267,12 +267,7 @@ async def catalogue_client(
 ) -> AsyncIterator[CatalogueClient]:
     """Connect, and follow a family until the block ends.
 
-    Args:
-        config: settings.
-        root: public root key.
-        filters: filters of other topics.
-        others: called with the messages on these.
-        clock: gives seconds since the Unix epoch.
+    `others` is called with messages on the topics of `filters`.
 
     Raises:
         LinkError: the broker cannot be reached or refuses us, then or later.

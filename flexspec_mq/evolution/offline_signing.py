@@ -36,13 +36,6 @@ async def publish_or_write(
 ) -> None:
     """Publish a catalogue and say so, or with a file write it there.
 
-    Args:
-        client: connected to the family's topics.
-        catalogue: an edit of the present one, or the first.
-        signers: whose keys are here.
-        out: the file.
-        words: line for people, once it is published.
-
     Raises:
         UsageError: no signer's key counts, or too few do and there is no file; or that cannot be written.
         LinkError: as `CatalogueClient.publish` does.

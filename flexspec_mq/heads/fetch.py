@@ -39,9 +39,6 @@ class HeadFetcher:
     def fetch(self, wanted: bytes) -> Path:
         """The folder of a head, all its files as its manifest says.
 
-        Args:
-            wanted: digest of its manifest, 32 bytes.
-
         Raises:
             FetchError: its place cannot be reached or has no such head, or the way there broke.
             HeadError: what lies there is another one, too large, or not what its manifest says.
@@ -98,10 +95,6 @@ class HeadFetcher:
 
 def fetch_manifest(url: str, wanted: bytes) -> Manifest:
     """The manifest of a head, without its files.
-
-    Args:
-        url: below which heads lie, as for `HeadFetcher`.
-        wanted: digest of the head, 32 bytes.
 
     Raises:
         FetchError: the place cannot be reached or has no such head.

@@ -82,9 +82,6 @@ def _refused(url: str, why: str) -> UsageError:
 class Place:
     """The folder of one head, wherever it is.
 
-    Args:
-        url: address as `scheme_of` takes them.
-
     Raises:
         UsageError: nothing here can use such a URL.
     """

@@ -72,12 +72,7 @@ def issue(
 ) -> bytes:
     """Make a credential with a new serial.
 
-    Args:
-        deployment: signs it.
-        role: role of the identity.
-        name: name of the identity.
-        public: X25519 public key of the identity, 32 bytes.
-        versions: versions that a worker may serve; empty is any.
+    A worker without `versions` may serve any.
 
     Raises:
         UsageError: a name cannot stand in a topic, there are too many versions, or they are those of a device.
@@ -100,10 +95,6 @@ def issue(
 
 def read_credential(data: bytes, deployment: bytes) -> Credential:
     """Read a credential of a deployment. Whether it was revoked, the statement says.
-
-    Args:
-        data: bytes as they came, of any length.
-        deployment: public key of the deployment.
 
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.

@@ -49,10 +49,6 @@ def sign_statement(
 def read_statement(payload: bytes, deployment: bytes) -> Statement:
     """Read a statement of a deployment.
 
-    Args:
-        payload: as it came, of any length.
-        deployment: public key of the deployment.
-
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.
     """

@@ -20,9 +20,6 @@ _REMEMBERED: Final = 4096
 class Trust:
     """A client's knowledge of its deployment.
 
-    Args:
-        identity: identity of the client.
-
     Attributes:
         statement: the newest one.
         on_change: called after a newer one was taken.
