@@ -50,7 +50,7 @@ class RadioPower:
 
     def waking(self) -> RadioActivity:
         """Activity of a promotion."""
-        return RadioActivity(wake_ups=1, promotion_s=self.promotion_s)
+        return RadioActivity(promotion_s=self.promotion_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,29 +58,29 @@ class RadioActivity:
     """Activity of a radio; times are seconds.
 
     Attributes:
-        wake_ups: times that it was woken.
         promotion_s: waking.
         active_s: awake without a pause.
         tail_s: waiting with its connection open.
     """
 
-    wake_ups: int = 0
     promotion_s: float = 0.0
     active_s: float = 0.0
     tail_s: float = 0.0
 
     def __add__(self, other: RadioActivity) -> RadioActivity:
         return RadioActivity(
-            wake_ups=self.wake_ups + other.wake_ups,
             promotion_s=self.promotion_s + other.promotion_s,
             active_s=self.active_s + other.active_s,
             tail_s=self.tail_s + other.tail_s,
         )
 
-    @property
-    def awake_s(self) -> float:
-        """Not asleep."""
-        return self.promotion_s + self.active_s + self.tail_s
+    def times(self, factor: float) -> RadioActivity:
+        """So many times as much of each."""
+        return RadioActivity(
+            promotion_s=factor * self.promotion_s,
+            active_s=factor * self.active_s,
+            tail_s=factor * self.tail_s,
+        )
 
 
 class Modem:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexspec_mq.energy.model import Counts, DevicePower, energy, round_energy
+from flexspec_mq.energy.model import DevicePower, joules
 from flexspec_mq.energy.radio import Modem, RadioPower
 
 OVERHEAD_UP, OVERHEAD_DOWN = 249, 238
 """IP bytes beyond a message's payload at QoS 1, acknowledgements included: ``python -m lab.benchmarks.transport``."""
-_TOKENS = 1000
-"""Tokens of a text whose packets and bytes are counted in whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +56,16 @@ class ModelledEnergy:
             bytes_up: bytes of IP.
             bytes_down: likewise.
         """
-        written = round_energy(
+        messages = max(messages, 0.001)
+        return joules(
             self.device,
             self.radio,
-            seconds=_TOKENS * seconds,
-            drafting_s=_TOKENS * self.cores * drafting_s,
-            bytes_up=round(_TOKENS * bytes_up),
-            bytes_down=round(_TOKENS * bytes_down),
-            packets=max(1, round(_TOKENS * messages)),
+            self.radio.between_packets(seconds / messages).times(messages),
+            seconds=seconds,
+            core_s=self.cores * drafting_s,
+            bytes_up=bytes_up,
+            bytes_down=bytes_down,
         )
-        return written.total_j / _TOKENS
 
 
 class ModelledText:
@@ -102,11 +100,14 @@ class ModelledText:
 
     def spent(self, now: float) -> Spent:
         """Until now, with the tail that the last packet leaves."""
-        counts = Counts(
+        by = self._by
+        spent = joules(
+            by.device,
+            by.radio,
+            self._modem.activity(),
             seconds=now - self._began,
-            drafting_s=self._by.cores * self._drafting,
-            radio=self._modem.activity(),
+            core_s=by.cores * self._drafting,
             bytes_up=self._up,
             bytes_down=self._down,
         )
-        return Spent(energy(self._by.device, self._by.radio, counts).total_j, self._by.source)
+        return Spent(spent, by.source)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.energy.model import Counts, DevicePower, Energy, energy, in_words, per_hundred, round_energy
+from flexspec_mq.energy.model import DevicePower, in_words, joules, per_hundred
 from flexspec_mq.energy.radio import RadioActivity, RadioPower
+from flexspec_mq.energy.text import ModelledEnergy
 
 some = st.floats(0, 1e4)
 watts = st.floats(0, 20)
-activities = st.builds(
-    RadioActivity, wake_ups=st.integers(0, 50), promotion_s=some, active_s=some, tail_s=some
-)
-counted = st.builds(
-    Counts,
-    seconds=some,
-    drafting_s=some,
-    radio=activities,
-    bytes_up=st.integers(0, 10**7),
-    bytes_down=st.integers(0, 10**7),
+activities = st.builds(RadioActivity, promotion_s=some, active_s=some, tail_s=some)
+counted = st.fixed_dictionaries(
+    {"seconds": some, "core_s": some, "bytes_up": st.integers(0, 10**7), "bytes_down": st.integers(0, 10**7)}
 )
 devices = st.builds(DevicePower, idle_w=watts, core_w=watts)
 radios = st.builds(
@@ -50,61 +44,54 @@ RADIO = RadioPower(
 
 
 def test_each_part_by_hand() -> None:
-    did = RadioActivity(wake_ups=2, promotion_s=0.5, active_s=3.0, tail_s=20.0)
-    counts = Counts(seconds=40.0, drafting_s=8.0, radio=did, bytes_up=1000, bytes_down=10_000)
-    found = energy(DEVICE, RADIO, counts)
-    assert found == Energy(idle_j=100.0, compute_j=12.0, radio_active_j=13.0, radio_tail_j=20.0)
-    assert found.total_j == 145.0
+    did = RadioActivity(promotion_s=0.5, active_s=3.0, tail_s=20.0)
+    found = joules(DEVICE, RADIO, did, seconds=40.0, core_s=8.0, bytes_up=1000, bytes_down=10_000)
+    # Idle, drafting, awake with bytes, and the tail.
+    assert found == pytest.approx(100.0 + 12.0 + 13.0 + 20.0)
 
 
-@given(devices, radios)
-def test_nothing_costs_nothing(device: DevicePower, radio: RadioPower) -> None:
-    assert energy(device, radio, Counts()) == Energy()
-
-
-@given(devices, radios, counted, counted)
+@given(devices, radios, activities, activities, counted, counted)
 def test_what_two_texts_take_is_the_sum(
-    device: DevicePower, radio: RadioPower, one: Counts, other: Counts
+    device: DevicePower,
+    radio: RadioPower,
+    did: RadioActivity,
+    other: RadioActivity,
+    counts: dict[str, Any],
+    more: dict[str, Any],
 ) -> None:
-    both = energy(device, radio, one + other)
-    apart = energy(device, radio, one) + energy(device, radio, other)
-    assert astuple(both) == pytest.approx(astuple(apart))
-    assert both.total_j == pytest.approx(apart.total_j)
+    both = joules(device, radio, did + other, **{name: counts[name] + more[name] for name in counts})
+    apart = joules(device, radio, did, **counts) + joules(device, radio, other, **more)
+    assert both == pytest.approx(apart)
 
 
-@given(devices, radios, counted, st.data())
+@given(devices, radios, activities, counted, st.data())
 def test_more_of_anything_never_costs_less(
-    device: DevicePower, radio: RadioPower, counts: Counts, data: st.DataObject
+    device: DevicePower, radio: RadioPower, did: RadioActivity, counts: dict[str, Any], data: st.DataObject
 ) -> None:
-    before = energy(device, radio, counts).total_j
-    for name in (field.name for field in fields(Counts) if field.name != "radio"):
-        more: Any = getattr(counts, name) + data.draw(st.integers(0, 100))
-        assert energy(device, radio, replace(counts, **{name: more})).total_j >= before
+    before = joules(device, radio, did, **counts)
+    for name, value in counts.items():
+        more = {**counts, name: value + data.draw(st.integers(0, 100))}
+        assert joules(device, radio, did, **more) >= before
     for name in ("promotion_s", "active_s", "tail_s"):
-        longer: Any = {name: getattr(counts.radio, name) + data.draw(st.floats(0, 100))}
-        assert energy(device, radio, replace(counts, radio=replace(counts.radio, **longer))).total_j >= before
+        longer = replace(did, **{name: getattr(did, name) + data.draw(st.floats(0, 100))})
+        assert joules(device, radio, longer, **counts) >= before
 
 
-def test_a_round_while_the_modem_stays_awake() -> None:
-    found = round_energy(DEVICE, RADIO, seconds=1.0, drafting_s=0.2, bytes_up=100, bytes_down=100, packets=2)
-    assert found.idle_j == 2.5
-    assert found.compute_j == pytest.approx(0.3)
-    assert found.radio_active_j == pytest.approx(2 * 0.1 * 3.0 + 0.1 + 0.01)
-    assert found.radio_tail_j == pytest.approx(2 * 0.4 * 1.0)
+def expected(seconds: float, messages: float) -> float:
+    energy = ModelledEnergy("mine", DEVICE, RADIO, 1)
+    return energy.expected(seconds=seconds, drafting_s=0.0, messages=messages, bytes_up=0.0, bytes_down=0.0)
 
 
-def test_a_round_so_slow_that_the_modem_sleeps_pays_for_waking_it() -> None:
-    found = round_energy(DEVICE, RADIO, seconds=60.0, drafting_s=0.0, bytes_up=0, bytes_down=0, packets=1)
-    assert found.radio_active_j == pytest.approx(0.25 * 4.0 + 0.1 * 3.0)
-    assert found.radio_tail_j == pytest.approx(9.9)
+def test_a_modem_that_sleeps_between_packets_pays_for_waking() -> None:
+    awake = expected(1.0, 2.0)
+    assert awake == pytest.approx(2.5 + 2 * 0.1 * 3.0 + 2 * 0.4 * 1.0)
+    asleep = expected(60.0, 1.0)
+    assert asleep == pytest.approx(60 * 2.5 + 0.25 * 4.0 + 0.1 * 3.0 + 9.9)
 
 
 @given(st.floats(0.01, 30), st.floats(0.01, 30))
 def test_a_longer_round_costs_more(seconds: float, more: float) -> None:
-    def of(length: float) -> float:
-        return round_energy(DEVICE, RADIO, seconds=length, drafting_s=0.1, bytes_up=1, bytes_down=1).total_j
-
-    assert of(seconds + more) > of(seconds)
+    assert expected(seconds + more, 2.0) > expected(seconds, 2.0)
 
 
 def test_per_hundred_tokens() -> None:
