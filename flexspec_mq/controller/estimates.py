@@ -23,10 +23,10 @@ def estimates(
     """All that is estimated, by name.
 
     Args:
-        seen: what the newest plan was made from.
+        seen: observation of the newest plan.
         worker: worker of the session.
-        version: its version.
-        node: its node.
+        version: target version of the session.
+        node: node of the session.
     """
     drafts, link, acceptance = seen.worker, node.link, version.acceptance
     draft = node.draft_time

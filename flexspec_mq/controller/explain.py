@@ -38,7 +38,7 @@ class Planned:
     Attributes:
         policy: maker of the plan; asked for nothing but its alternatives.
         plan: the plan.
-        seen: what it was made from.
+        seen: observation that it was made from.
         estimates: makes all estimates of the session, as they are now.
     """
 
@@ -83,7 +83,7 @@ def nobody_drafts(*, ahead: bool) -> str:
 
 
 def in_words(plan: Plan) -> str:
-    """What a plan does. Whether a worker drafts that may is its own affair."""
+    """Words for a plan. Whether a worker drafts that may is its own affair."""
     ahead = plan.ahead > 0
     if ahead and plan.worker_draft and not plan.draft_length:
         return "worker runs ahead, and drafts if it can"

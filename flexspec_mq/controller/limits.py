@@ -105,7 +105,7 @@ class TokenPace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits of a node. What is None is not limited.
+    """Limits of a node; None is no limit.
 
     Attributes:
         energy_budget: joules per token, as a mean over what the node writes.
@@ -193,7 +193,7 @@ class TextLimits:
 
         Args:
             options: at least one; where the device may not draft, none in which it does.
-            seen: what is known.
+            seen: newest observation.
         """
         budget, target = self._given.energy_budget, self._given.latency_target
         least = min(options, key=_joules)

@@ -22,8 +22,8 @@ class Network:
 
     Attributes:
         hidden: weights of each unit, its bias last; as many as there are features and one.
-        out: for each unit its weight in each score.
-        bias: of the scores.
+        out: weights of each unit in each score.
+        bias: bias of each score.
     """
 
     hidden: tuple[tuple[float, ...], ...]
@@ -31,7 +31,7 @@ class Network:
     bias: tuple[float, ...]
 
     def scores(self, numbers: Sequence[float]) -> list[float]:
-        """Of each action; the highest is best.
+        """Scores of all actions; the highest is best.
 
         Args:
             numbers: as `features` gives them.
@@ -49,8 +49,8 @@ def read_network(text: str, name: str) -> Network:
     """A network as `flexspec policy train` writes it.
 
     Args:
-        text: of the file.
-        name: of it, for errors.
+        text: text of the file.
+        name: name of the file, for errors.
 
     Raises:
         ModelError: it is none, or was trained for other features or actions.

@@ -1,4 +1,4 @@
-"""One session's view of what its node has learned: what it sees goes in, plans come out."""
+"""A session's view of what its node has learned: verdicts go in, plans come out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SILENT = DeviceReading()
 
 
 class Added(Protocol):
-    """What a verdict added to the text, as the session's machine says; see its `Committed`."""
+    """Addition of a verdict to the text, as the session's machine says; see its `Committed`."""
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -58,10 +58,10 @@ class Added(Protocol):
 
 
 class SessionController:
-    """One session's estimates and its policy.
+    """Estimates and policy of one session.
 
     Args:
-        node: what the node knows, and is told what this session sees.
+        node: estimates of the node, which this session feeds.
         policy: asked for plans.
         round_trip: round trip of this session.
         version: target version of this session.
@@ -69,9 +69,9 @@ class SessionController:
         device: asked before each plan; None where nothing tells.
 
     Attributes:
-        node: what the node knows.
-        worker: what the node knows of the session's worker.
-        version: what the node knows of drafts for its version.
+        node: estimates of the node.
+        worker: estimates of the session's worker.
+        version: estimates of drafts for its version.
         planned: newest plan, and where it comes from; None before any.
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model, as of
             the newest plan; 0 while unknown.
@@ -147,11 +147,11 @@ class SessionController:
 
         Args:
             verdict: a verdict.
-            added: what it added to the text; None where it agrees with no beginning of it.
+            added: addition to the text; None where it agrees with no beginning of it.
             batches: places of the drafted tokens that it decided, see `Acceptance.judged`.
             now: seconds.
-            mine: it is of the session's worker.
-            may: the worker may draft itself.
+            mine: whether it is of the session's worker.
+            may: whether the worker may draft itself.
         """
         if added is not None and added.tokens:
             self._rate.update(len(added.tokens), now)
@@ -185,7 +185,7 @@ class SessionController:
         return True
 
     def observe(self, drafted: int, committed: int, remaining: int) -> Observation:
-        """What a policy plans from.
+        """Observation that a policy plans from.
 
         Args:
             drafted: tokens drafted on the device and judged.

@@ -33,9 +33,9 @@ def joules(
     """Energy of counted things, linear in each of them, so that texts add up.
 
     Args:
-        device: its powers.
-        radio: its powers.
-        activity: what packets did to the radio.
+        device: powers of the device.
+        radio: powers of the radio.
+        activity: activity of the radio.
         seconds: time that a text took, in which device and sleeping radio draw in any case.
         core_s: seconds of a core that drafting kept busy; two cores for a second are two.
         bytes_up: bytes of IP.

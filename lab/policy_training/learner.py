@@ -19,9 +19,9 @@ _FIRST = 0.5
 _MOST = 2.0
 """An action that takes longer than the best by more than this is as bad as one that takes so much."""
 _SPREAD = 0.003
-"""What a nat of likelihoods' entropy is worth, as an excess: so that nothing is ruled out early."""
+"""Worth of a nat of likelihoods' entropy, as an excess: so that nothing is ruled out early."""
 _DECAY = 1.0
-"""Of weights, in a step, for a rate of 1: there are few episodes for so many weights."""
+"""Decay of weights in a step, for a rate of 1: there are few episodes for so many weights."""
 _DECAYING = "hidden", "out"
 _MOMENTUM, _SQUARES = 0.9, 0.999
 
@@ -30,10 +30,10 @@ class Learner:
     """Weights, and Adam's moments of them.
 
     Args:
-        seed: of the first weights and of the order of rows.
+        seed: seed of the first weights and of the order of rows.
 
     Attributes:
-        weights: by name; numbers are brought to mean 0 and deviation 1 first.
+        weights: arrays by name; numbers are brought to mean 0 and deviation 1 first.
     """
 
     def __init__(self, seed: int) -> None:
@@ -67,9 +67,9 @@ class Learner:
         """Some steps of Adam over rows that are drawn; returns the mean excess over the last ones.
 
         Args:
-            samples: to train on; the first ones give mean and deviation of each feature, for good.
+            samples: rows to train on; the first ones give mean and deviation of each feature, for good.
             steps: how many.
-            rate: of the first; the last one's is a tenth.
+            rate: rate of the first; the last one's is a tenth.
         """
         if not self._steps:
             self.weights["mean"] = samples.numbers.mean(axis=0)
@@ -87,7 +87,7 @@ class Learner:
         return found
 
     def scores(self, numbers: Array) -> Array:
-        """Of rows of features."""
+        """Scores of rows of features."""
         return self._pass(numbers)[2]
 
     def excess(self, samples: Samples) -> float:

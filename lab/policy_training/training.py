@@ -20,31 +20,31 @@ from lab.simulator.environment import PlanningEnvironment
 _FIT_EVERY = 25
 """Episodes between fits."""
 _STEPS = 300
-"""Of a fit."""
+"""Steps of a fit."""
 _LAST_STEPS = 300
-"""Of the last one, which begins anew and makes what is written."""
+"""Steps of the last one, which begins anew and makes what is written."""
 _FIRST = 25
 """Episodes in which the way to a branch is by random actions alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingFiles:
-    """What a training writes, all in one folder: weights, state, history and picture.
+    """Files of a training, all in one folder: weights, state, history and picture.
 
     Attributes:
-        folder: of them.
+        folder: where they lie.
     """
 
     folder: Path
 
     @property
     def network(self) -> Path:
-        """Of `rl`."""
+        """Weights of `rl`."""
         return self.folder / "rl.json"
 
     @property
     def state(self) -> Path:
-        """What resuming needs."""
+        """State that resuming needs."""
         return self.folder / "state.npz"
 
     @property
@@ -54,7 +54,7 @@ class TrainingFiles:
 
     @property
     def picture(self) -> Path:
-        """Of the history."""
+        """Picture of the history."""
         return self.folder / "history.svg"
 
 
@@ -62,7 +62,7 @@ class PolicyTraining:
     """Episodes and what was learned from them.
 
     Args:
-        seed: of all chance. Equal seeds and budgets give equal weights, however often a training was resumed.
+        seed: seed of all chance. Equal seeds and budgets give equal weights, however often a training was resumed.
 
     Attributes:
         episodes: so far.

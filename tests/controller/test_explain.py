@@ -42,7 +42,7 @@ texts = st.lists(st.tuples(known, st.integers(0, 9)), min_size=1, max_size=20)
 
 
 def text_of(steps: list[tuple[Observation, int]]) -> list[Observation]:
-    """What a session sees after one batch after another."""
+    """Observations of a session after one batch after another."""
     committed, seen = 0, []
     for one, tokens in steps:
         committed += tokens

@@ -63,7 +63,7 @@ def limited(base: Plan = BASE, **limits: object) -> ClosedFormPolicy:
 
 
 def text_of(found: list[tuple[Observation, int, float, float]]) -> list[Observation]:
-    """What a session sees plan after plan: tokens have come, and time and energy have gone."""
+    """Observations of a session, plan after plan: tokens have come, and time and energy have gone."""
     committed, at, joules, seen = 0, 0.0, 0.0, []
     for one, tokens, seconds, drawn in found:
         committed, at, joules = committed + tokens, at + seconds, joules + drawn

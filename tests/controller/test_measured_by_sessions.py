@@ -1,4 +1,4 @@
-"""What real sessions and a real node feed into the estimates."""
+"""Estimates fed by real sessions and a real node."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ WRONG = 99
 
 
 class Script:
-    """One session at a scripted worker, which runs no forward but when it is asked.
+    """A session at a scripted worker, which runs no forward but when it is asked.
 
     Args:
-        controller: of the node.
-        plan: of its drafts.
+        controller: estimates of the node.
+        plan: plan of its drafts.
         way: seconds that a message takes, there and back.
         start: when it begins.
         version: target version.

@@ -1,4 +1,4 @@
-"""One worker as a node sees it: its forwards, the wait there for others, and what its verdicts say of drafts."""
+"""A worker as a node sees it: its forwards, the wait there for others, and what its verdicts say of drafts."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_expectile_goes_where_a_step_leads(before: float, now: float) -> None
 
 @given(st.integers(0, 2**32))
 def test_a_few_forwards_that_do_more_count_little(seed: int) -> None:
-    """One in five takes four times as long, as one that reads a piece of a prompt."""
+    """A fifth takes four times as long, as one that reads a piece of a prompt."""
     rng = random.Random(seed)
     samples = [0.12 if rng.random() < 0.2 else 0.03 for _ in range(200)]
     assert fmean(expectiles(samples)[20:]) < fmean(samples)

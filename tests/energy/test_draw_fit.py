@@ -1,4 +1,4 @@
-"""What a device draws, from readings of a meter."""
+"""Powers of a device, from readings of a meter."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def test_texts_far_apart_add_up(radio: RadioPower, one: list[int], other: list[i
 
 @given(radios, times)
 def test_gaps_between_packets_add_up_to_the_whole(radio: RadioPower, packets: list[int]) -> None:
-    """What plans are estimated by is what is counted, where no packet meets a promotion."""
+    """Plans are estimated by what is counted, where no packet meets a promotion."""
     spaced = [at / TICKS + place * 61 / TICKS for place, at in enumerate(packets)]
     found = RadioActivity()
     ready = None

@@ -10,10 +10,6 @@ _PRIOR = 0.02, 72.0
 """Disconnects, and the seconds of connection in which they came, before any is seen: one in an hour, not sure."""
 _MEMORY = 600.0
 """Seconds of connection in which what is known fades to 1/e, back to that."""
-_SHORT = 1.0
-"""Seconds that two connections together are taken to have lasted at least."""
-_CHANCE = 1e-3
-"""Where two connections in a row were so short that this was less likely, the channel is another: only they count."""
 BIG = 4096
 """Bytes of a message that takes its time mostly for being carried."""
 _WINDOW = 1.0
@@ -25,45 +21,32 @@ class Disconnects:
 
     Attributes:
         rate: mean of that distribution, per second of connection.
-        error: standard deviation of the mean.
-        steps: found so far.
+        error: standard deviation of it.
     """
 
-    __slots__ = ("_at", "_before", "_events", "_seconds", "_supposed", "_up", "error", "rate", "steps")
+    __slots__ = ("_at", "_events", "_seconds", "_up", "error", "rate")
 
     def __init__(self) -> None:
         self._events, self._seconds = _PRIOR
-        self._up: float | None = None  # since when there is a connection
+        self._up = False
         self._at = 0.0
-        self._before = inf  # seconds that the connection before lasted
-        self.steps = 0
         self._tell()
-        self._supposed = self.rate, self.rate  # as the connection before began, and as this one did
 
     def up(self, now: float) -> None:
         """There is a connection."""
-        self._up = self._at = now
-        self._supposed = self._supposed[1], self.rate
+        self._up, self._at = True, now
 
     def down(self, now: float) -> None:
         """It is lost."""
-        if self._up is None:
-            return
-        self.passed(now)
-        lasted, self._up = now - self._up, None
-        self._events += 1.0
-        # Two exponential times a and b are both that short with probability (1 - exp(-ra)) (1 - exp(-rb)) < ra rb.
-        if self._supposed[0] * self._supposed[0] * lasted * self._before < _CHANCE:
-            self._events, self._seconds = 2.0, max(lasted + self._before, _SHORT)
-            self.steps += 1
+        if self._up:
+            self.passed(now)
+            self._up = False
+            self._events += 1.0
             self._tell()
-            self._supposed = self.rate, self.rate
-        self._tell()
-        self._before = lasted
 
     def passed(self, now: float) -> None:
         """The connection, if there is one, has stood until now."""
-        if self._up is None or now <= self._at:
+        if not self._up or now <= self._at:
             return
         stood, self._at = now - self._at, now
         keep = exp(-stood / _MEMORY)
