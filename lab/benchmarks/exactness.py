@@ -56,7 +56,6 @@ def _parser() -> argparse.ArgumentParser:
         "--tokens", type=int, help="to compare at least, for each dtype (default: 20000; quick: 300)"
     )
     parser.add_argument("--dtypes", type=_names, help="(default: bfloat16,float32; quick: bfloat16)")
-    parser.add_argument("--sections", choices=("stress",), help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
     parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")
