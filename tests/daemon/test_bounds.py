@@ -1,7 +1,9 @@
-"""The bounded, expiring map against a plain list of what was put."""
+"""What is bounded: lines that others can bring about, maps, and what Python looks through for garbage."""
 
 from __future__ import annotations
 
+import gc
+import weakref
 from math import inf
 
 from hypothesis import settings
@@ -9,6 +11,32 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.daemon.log_throttle import EVERY, LogThrottle
+from flexspec_mq.daemon.main import spare_what_is_loaded
+
+
+def test_the_first_line_comes_at_once_and_then_one_a_minute_with_all_that_happened() -> None:
+    throttle = LogThrottle()
+    told = [throttle.due("evil", "busy", 0.01 * number) for number in range(2000)]
+    assert told == [1, *[0] * 1999]
+    assert throttle.due("evil", "busy", EVERY) == 2000
+    assert throttle.due("evil", "busy", EVERY + 1.0) == 0
+
+
+def test_each_one_and_each_kind_has_lines_of_its_own() -> None:
+    throttle = LogThrottle()
+    assert throttle.due("evil", "busy", 0.0) == 1
+    assert throttle.due("evil", "malformed", 0.0) == 1
+    assert throttle.due("good", "busy", 0.0) == 1
+
+
+def test_it_stays_small() -> None:
+    throttle = LogThrottle()
+    for number in range(5000):
+        assert throttle.due(f"d{number}", "busy", 0.0) == 1
+    assert throttle.due("d4999", "busy", 0.0) == 0
+    assert throttle.due("d0", "busy", 0.0) == 1  # forgotten meanwhile
+
 
 MOST, HEAVIEST, LIFE = 4, 20.0, 10.0
 KEYS = st.integers(0, 6)
@@ -68,3 +96,27 @@ class ExpiringMachine(RuleBasedStateMachine):
 
 TestExpiringMap = ExpiringMachine.TestCase
 TestExpiringMap.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+
+
+class Ring:
+    """An object that holds itself, as only the collector frees."""
+
+    def __init__(self) -> None:
+        self.ring = self
+
+
+def test_only_what_comes_later_is_looked_through() -> None:
+    stays = Ring()
+    garbage = weakref.ref(Ring())
+    spare_what_is_loaded()
+    try:
+        assert garbage() is None  # what was garbage by then is no burden for ever
+        kept = weakref.ref(stays)
+        assert gc.get_freeze_count() > 1000
+        assert not any(found is stays for found in gc.get_objects())
+        later = weakref.ref(Ring())
+        gc.collect()
+        assert later() is None
+        assert kept() is stays
+    finally:
+        gc.unfreeze()

@@ -1,0 +1,121 @@
+"""Starts and ends at a deployment: healthy ones, wrong passwords, revoked devices, and two daemons of one name."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.errors import LinkRefused
+from lab.testbed.deployment import free_port
+from tests.broker.deployments import good, good_here, made, running
+from tests.broker.test_broker_figures import Labels, figures, of
+from tests.daemons import until
+from tests.deploy.files import DEPLOY, unit
+from tests.integration.processes import PATIENCE, ended, start
+
+LOGIN = of("refused_total", user="unknown", kind="login")
+
+
+def refused(found: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], float]:
+    return {key: count for key, count in found.items() if key[0] == LOGIN[0]}
+
+
+async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_before_a_model_is_looked_for(
+    tmp_path: Path, tiny: Path
+) -> None:
+    directory = made(tmp_path / "d", "--keys")
+    good_here("add-worker", directory, "w1", "--version", "tiny")
+    good_here("add-device", directory, "alice")
+    port = free_port()
+    with (directory / "broker.toml").open("a") as settings:
+        settings.write(f"metrics_port = {port}\n")
+    worker, edge = (directory / "hand-out" / name for name in ("worker/w1", "edge/alice"))
+    of_worker = ("--config", str(worker / "cloud.toml"), "--target", str(tiny))
+    of_edge = ("--config", str(edge / "edge.toml"), "--draft", "none", "--tokenizer", str(tiny))
+    with running(directory, tmp_path / "log"):
+        serving = await start("cloud_worker", *of_worker, "--ready-json")
+        node = await start("edge_node", "serve", *of_edge, "--api-port", "0", "--ready-json")
+        try:
+            for daemon in (serving, node):
+                await daemon.event(lambda line: bool(line.get("ready")))
+            # Mosquitto's log is read on its own way, which may be behind its answers.
+            both = (of("connections", user="w1"), of("connections", user="alice"))
+            await until(lambda: [figures(port).get(one) for one in both] == [1, 1])
+            assert refused(figures(port)) == {}
+            doctor = await start("edge_node", "doctor", *of_edge)
+            assert (await ended(doctor))[0] == 0, doctor.said
+            # It tries what it should not be able to do, as the user that it is.
+            expected = {of("refused_total", user="alice", kind="publish"): 1}
+            await until(lambda: refused(figures(port)) == expected)
+        finally:
+            await serving.kill()
+            await node.kill()
+        (worker / "password").write_text("not the password\n")
+        code, said = await ended(await start("cloud_worker", *of_worker[:2], "--target", "/no/such/model"))
+        assert code == 4, said
+        assert "refuses user 'w1'" in said
+        await until(lambda: refused(figures(port)) == {**expected, LOGIN: 1})
+
+
+@pytest.mark.parametrize(
+    ("flags", "while_it_runs", "when_it_starts"),
+    [
+        (("--keys",), "this device was revoked", "this client was revoked"),
+        ((), "this client was revoked", "this client was revoked"),
+        (("--keys", "--client-certificates"), "this device was revoked", "client.crt was revoked"),
+        (("--client-certificates",), "client.crt was revoked", "client.crt was revoked"),
+    ],
+    ids=["keys", "passwords", "keys and certificates", "certificates"],
+)
+async def test_a_revoked_device_is_told_so(
+    tmp_path: Path, tiny: Path, flags: tuple[str, ...], while_it_runs: str, when_it_starts: str
+) -> None:
+    deployment = made(tmp_path / "d", *flags)
+    good("add-device", deployment, "alice")
+    files = shutil.copytree(deployment / "hand-out" / "edge" / "alice", tmp_path / "alice")
+    command = (
+        *("edge_node", "serve", "--config", str(files / "edge.toml"), "--draft", "none"),
+        *("--tokenizer", str(tiny), "--api-port", "0", "--ready-json", "--log-level", "info"),
+    )
+    with running(deployment, tmp_path / "log"):
+        edge = await start(*command)
+        try:
+            await edge.event(lambda line: bool(line.get("ready")))
+            await until(lambda: "LinkUpEvent" in edge.said)
+            await asyncio.to_thread(good, "revoke", deployment, "alice")
+            assert await edge.wait(PATIENCE) == LinkRefused.exit_code
+            assert while_it_runs in edge.said.rpartition("error: ")[2]
+        finally:
+            await edge.kill()
+        again = await start(*command)
+        try:
+            assert await again.wait(PATIENCE) == LinkRefused.exit_code
+            assert when_it_starts in again.said.rpartition("error: ")[2]
+        finally:
+            await again.kill()
+
+
+async def test_one_of_them_ends_for_good(mosquitto: PrivateBroker, tiny: Path) -> None:
+    command = (
+        *("edge_node", "serve", "--broker", f"{mosquitto.host}:{mosquitto.port}", "--edge", "twin"),
+        *("--draft", "none", "--tokenizer", str(tiny), "--api-port", "0", "--ready-json"),
+    )
+    twins = [await start(*command) for _ in range(2)]
+    try:
+        ends = {asyncio.create_task(twin.wait(PATIENCE)): twin for twin in twins}
+        done, (stays,) = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        (end,) = done
+        assert end.result() == 4
+        assert "another connection" in ends[end].said
+        assert "hint: give each process a name of its own" in ends[end].said
+        assert not stays.done()
+        stays.cancel()
+    finally:
+        for twin in twins:
+            await twin.kill()
+    restarts = unit(DEPLOY / "systemd" / "flexspec-edge.service")["RestartPreventExitStatus"]
+    assert "4" in restarts[0].split()
