@@ -37,7 +37,7 @@ from lab.benchmarks.peers.compare import (
 
 SECTIONS = ("steps", "peers")
 QUICK_SECTIONS = ("steps",)
-"""The others take longer than a minute, most of it for engines to load, or for heads to be taken up."""
+"""The others take longer than a minute, most of it for engines to load."""
 
 
 def build_parser() -> ArgumentParser:

@@ -29,8 +29,8 @@ from lab.simulator.world import (
 
 FAULTS_END = 60.0
 BOUND = 150.0
-_CONTEXT = 1024
 """Seconds of simulated time within which every session must finish once the faults have ended."""
+_CONTEXT = 1024
 
 PLANS = [
     Plan(k, w, q, a, worker_draft=d, trip_age=t)
