@@ -19,6 +19,7 @@ export PYTHON TORCH_INDEX
 
 PRODUCT_TESTS := tests --ignore=tests/lab --ignore=tests/training
 TESTS := tests
+PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training scripts docs README.md CONTRIBUTING.md
 
 .PHONY: help setup demo demo-evolution test test-lab lint format check-lint check-tests bench-quick clean distclean
 
@@ -57,7 +58,7 @@ check-lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python scripts/prose_lint.py $(wildcard $(shell cat scripts/prose_clean.txt))
+	$(BIN)/python scripts/prose_lint.py $(PROSE)
 
 # Many processes run the same sources, so these are compiled once even where Python is told not to keep what it compiled.
 # First the tests that may share the cores, two for each, as most of them wait for daemons and links for more than half
