@@ -1,9 +1,8 @@
 """Seconds an answer of each policy, in simulated time over many links, as shares of streaming's.
 
-    python -m lab.recording FOLDER
-    python -m lab.benchmarks.policies --recording FOLDER/recording.json --times FOLDER/times.json
+    python -m lab.benchmarks.policies
 
-All policies write the same texts with the same seeds at the same seconds of a channel. Links that change are another
+All policies write the same drawn texts with the same seeds at the same seconds of a channel. Links that change are another
 profile every 20 seconds. lab/README.md says what is simulated.
 """
 
