@@ -1,14 +1,14 @@
 """Confidence of a draft's proposal and a lookup's when both are known: each is a witness about the other.
 
-Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 27,248 tokens of
-held-out text that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with an earlier draft of 10 + 4 layers,
-calibrated before it knew its accepted run, and the lookup's prior: 73 % of the tokens had a lookup, and the two agreed on half of these. Where they agree they are surer than
-either (mean log loss 0.218 against 0.225 for the larger of the two, on a quarter of the texts that was left out),
-where they differ less sure than each (0.61 against 0.66 for the draft, 0.37 against 0.47 for the lookup).
-Half of those texts are 21 rows taken five times, with other dice, so the quarter is not independent of the rest.
-Fitted anew to a later draft that knows its accepted run (12,617 greedy tokens, each half of the texts judged by
-weights of the other), they were no better: log loss 0.380 for 0.381, and 0.868 for 0.871 accepted of drafted at 2.2
-tokens a round.
+Logistic regressions of what the target took, on the log-odds of both confidences. Measured on 27,248 tokens of held-out
+text that SmolLM2-135M-Instruct wrote at temperatures 0, 0.7 and 1, with an earlier draft of 10 + 4 layers, calibrated
+before it knew its accepted run, and the lookup's prior: 73 % of the tokens had a lookup, and the two agreed on half of
+these. Where they agree they are surer than either (mean log loss 0.218 against 0.225 for the larger of the two, on a
+quarter of the texts that was left out), where they differ less sure than each (0.61 against 0.66 for the draft, 0.37
+against 0.47 for the lookup). Half of those texts are 21 rows taken five times, with other dice, so the quarter is not
+independent of the rest. Fitted anew to a later draft that knows its accepted run (12,617 greedy tokens, each half of
+the texts judged by weights of the other), they were no better: log loss 0.380 for 0.381, and 0.868 for 0.871 accepted
+of drafted at 2.2 tokens a round.
 """
 
 from __future__ import annotations

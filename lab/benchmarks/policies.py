@@ -2,8 +2,8 @@
 
     python -m lab.benchmarks.policies
 
-All policies write the same drawn texts with the same seeds at the same seconds of a channel. Links that change are another
-profile every 20 seconds. lab/README.md says what is simulated.
+All policies write the same drawn texts with the same seeds at the same seconds of a channel. Links that change are
+another profile every 20 seconds. lab/README.md says what is simulated.
 """
 
 from __future__ import annotations
