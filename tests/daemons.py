@@ -18,7 +18,6 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.interface import Drafted, DraftRequest
-from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -28,6 +27,7 @@ from lab.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Identity
 from schemas.status import TokenizerStatus
+from tests.drafting.simulated import SimulatedDrafter
 
 PATIENCE = 30.0
 """Seconds that anything may take before a test gives up on it; far more than it ever does."""

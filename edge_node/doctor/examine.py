@@ -17,7 +17,7 @@ from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.processes import connected
 from flexspec_mq.doctor.statuses import check_clock, check_tokenizer, check_workers
 from flexspec_mq.doctor.watch import Listening
-from flexspec_mq.drafting.engine_choice import extra_of, installed, wants_onnx
+from flexspec_mq.drafting.settings import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.controller import VersionEstimates
 from flexspec_mq.controller.estimates import estimates
@@ -15,7 +16,7 @@ from flexspec_mq.controller.plan import EndAware, Plan, Policy
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from flexspec_mq.controller.controller import Controller
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
@@ -33,28 +34,21 @@ _SETTLED = 2
 _SILENT = DeviceReading()
 
 
-class Added(Protocol):
-    """Addition of a verdict to the text, as the session's machine says; see its `Committed`."""
+class Added(NamedTuple):
+    """Addition of a verdict to a text.
 
-    @property
-    def tokens(self) -> Sequence[int]:
-        """New tokens."""
-        ...
+    Attributes:
+        tokens: number of new tokens.
+        wrong: whether the last one that met a drafted token differs from it.
+        batches: places of the drafted tokens that were met, see `Acceptance.judged`.
+        own_right, own_judged: tokens of the worker's own draft that were right, and that were compared.
+    """
 
-    @property
-    def rolled_back(self) -> bool:
-        """Whether the draft was wrong."""
-        ...
-
-    @property
-    def worker_right(self) -> int:
-        """Tokens of the worker's own draft that were right."""
-        ...
-
-    @property
-    def worker_judged(self) -> int:
-        """Tokens of it that were compared."""
-        ...
+    tokens: int = 0
+    wrong: bool = False
+    batches: Sequence[tuple[int, int]] = ()
+    own_right: int = 0
+    own_judged: int = 0
 
 
 class SessionController:
@@ -133,32 +127,22 @@ class SessionController:
             (worker.round_trip.stepped if trip.jumped else worker.round_trip.update)(sample, now)
         worker.measured_at = max(worker.measured_at, trip.measured_at)
 
-    def took(
-        self,
-        verdict: Verdict,
-        added: Added | None,
-        batches: Sequence[tuple[int, int]],
-        now: float,
-        *,
-        mine: bool,
-        may: bool,
-    ) -> None:
+    def took(self, verdict: Verdict, added: Added, now: float, *, mine: bool, may: bool) -> None:
         """Measure all that a verdict tells but the round trip: the one door from the protocol to the estimators.
 
         Args:
             verdict: a verdict.
-            added: addition to the text; None where it agrees with no beginning of it.
-            batches: places of the drafted tokens that it decided, see `Acceptance.judged`.
+            added: addition of it to the text.
             now: seconds.
             mine: whether it is of the session's worker.
             may: whether the worker may draft itself.
         """
-        if added is not None and added.tokens:
-            self._rate.update(len(added.tokens), now)
-            if batches:
-                self.version.acceptance.judged(batches, now, wrong=added.rolled_back)
-            if added.worker_judged:
-                self.version.worker_acceptance.update(added.worker_right, added.worker_judged, now)
+        if added.tokens:
+            self._rate.update(added.tokens, now)
+            if added.batches:
+                self.version.acceptance.judged(added.batches, now, wrong=added.wrong)
+            if added.own_judged:
+                self.version.worker_acceptance.update(added.own_right, added.own_judged, now)
         if mine and _of_a_forward(verdict):
             self._measure(verdict, now, may=may)
 

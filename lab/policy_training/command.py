@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         required=True,
         metavar="FOLDER",
-        help="for rl.json, the state to resume from, history and picture",
+        help="for rl.json, the state to resume from, and history",
     )
     add(
         "--episodes",

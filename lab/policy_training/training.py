@@ -12,7 +12,7 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import UsageError
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode
-from lab.policy_training.history import COLUMNS, Line, can_draw, draw, write_history
+from lab.policy_training.history import COLUMNS, Line, write_history
 from lab.policy_training.learner import Learner, network_text
 from lab.policy_training.samples import Array, Samples
 from lab.simulator.environment import PlanningEnvironment
@@ -29,7 +29,7 @@ _FIRST = 25
 
 @dataclass(frozen=True, slots=True)
 class TrainingFiles:
-    """Files of a training, all in one folder: weights, state, history and picture.
+    """Files of a training, all in one folder: weights, state and history.
 
     Attributes:
         folder: where they lie.
@@ -51,11 +51,6 @@ class TrainingFiles:
     def history(self) -> Path:
         """A line for every fit."""
         return self.folder / "history.csv"
-
-    @property
-    def picture(self) -> Path:
-        """Picture of the history."""
-        return self.folder / "history.svg"
 
 
 class PolicyTraining:
@@ -134,7 +129,7 @@ class PolicyTraining:
             part.write_text(network_text(learner.network()) + "\n", "utf-8")
 
     def save(self, files: TrainingFiles) -> None:
-        """State, history and, where that is possible, the picture."""
+        """State and history."""
         known = {f"sample {name}": array for name, array in self._samples.arrays().items()}
         learned = {f"learner {name}": array for name, array in self._learner.arrays().items()}
         lines = np.array([[line[name] for name in COLUMNS] for line in self.history])
@@ -142,8 +137,6 @@ class PolicyTraining:
         with whole(files.state) as part, part.open("wb") as file:
             np.savez(file, allow_pickle=False, numbers=numbers, history=lines, **known, **learned)
         write_history(files.history, self.history)
-        if can_draw():
-            draw(self.history, files.picture)
 
     def load(self, files: TrainingFiles) -> None:
         """Go on from a state.

@@ -13,7 +13,7 @@ from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.estimators.worker import StatedTimes, WorkerEstimates
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.controller.session import SessionController
+from flexspec_mq.controller.session import Added, SessionController
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Send
@@ -315,7 +315,7 @@ def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_pro
         control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v", 650)
         for one in drafted:
             told = msgspec.structs.replace(verdict((), (7,)), drafted=one)
-            control.took(told, None, (), 0.0, mine=True, may=True)
+            control.took(told, Added(), 0.0, mine=True, may=True)
         return control.worker.drafts.verdicts
 
     assert asked(*[0] * 10) == 0
@@ -355,7 +355,7 @@ def test_what_a_workers_draft_has_read_of_a_prompt_it_need_not_read_again() -> N
         nonlocal now
         now += 0.1
         one = msgspec.structs.replace(verdict((), (7,)), worker=None, compute=compute, drafted=drafted)
-        control.took(one, None, (), now, mine=True, may=True)
+        control.took(one, Added(), now, mine=True, may=True)
 
     def left(control: SessionController) -> float:
         unread = control.observe(0, 0, 100).worker.unread

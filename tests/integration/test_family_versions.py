@@ -19,7 +19,6 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue import editing
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
@@ -36,6 +35,7 @@ from lab.testbed.process import Process
 from schemas.catalogue import VersionState
 from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import read
+from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
 from tests.integration.processes import PATIENCE, start_worker, status
 

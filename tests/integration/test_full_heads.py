@@ -15,7 +15,6 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue import editing
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.heads.base import weights_fingerprint
@@ -30,6 +29,7 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import VersionState
 from tests.daemons import read
+from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
 from tests.integration.processes import PATIENCE, start_worker, status
 from tests.models.test_compact import built

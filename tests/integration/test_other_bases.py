@@ -21,7 +21,6 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
-from flexspec_mq.drafting.simulated import SimulatedDrafter
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
@@ -33,6 +32,7 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import WorkerStatus
 from tests.daemons import read
+from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
 from tests.integration.processes import start_worker, status
 from tests.integration.test_family_versions import (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.session import SessionController
+from flexspec_mq.controller.session import Added, SessionController
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.protocol.edge import failures
 from flexspec_mq.protocol.edge.peers import Peers
@@ -426,8 +426,7 @@ class EdgeSession:
         mine = self._peers.spoke(verdict)
         agreement = self._text.judge(verdict)
         added = self._text.commit(verdict) if agreement is Agreement.AGREED else None
-        batches = self._sender.batches(added.start, added.start + len(added.met)) if added else ()
-        self._control.took(verdict, added, batches, now, mine=mine, may=may)
+        self._control.took(verdict, self._measured(added), now, mine=mine, may=may)
         if added is not None:
             self._commit(verdict, added, now, mine=mine)
         elif agreement is Agreement.EARLY:
@@ -439,6 +438,13 @@ class EdgeSession:
             self.counters.diverged += 1
             if mine:
                 self._fail_attempt("the worker's text keeps diverging from ours", now)
+
+    def _measured(self, added: Committed | None) -> Added:
+        """An addition to the text as the estimators take it, before the window moves."""
+        if added is None:
+            return Added()
+        batches = self._sender.batches(added.start, added.start + len(added.met))
+        return Added(len(added.tokens), added.rolled_back, batches, added.worker_right, added.worker_judged)
 
     def _hello(self, worker: str, verdict: Verdict, now: float) -> None:
         peers = self._peers

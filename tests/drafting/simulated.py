@@ -1,4 +1,4 @@
-"""A drafter without weights, for tests and for measuring all that is around one."""
+"""A drafter without weights, for tests of all that is around one."""
 
 from __future__ import annotations
 
