@@ -39,7 +39,7 @@ class Announcer:
         self._folder = tempfile.TemporaryDirectory(prefix="flexspec-own-")
         self.socket = Path(self._folder.name) / "mqtt"
         self._password = secrets.token_urlsafe(24)
-        self.user = User(OWN_NAME, Role.DEPLOYMENT, PasswordHash.of(self._password))
+        self.user = User(OWN_NAME, Role.DEPLOYMENT, PasswordHash.hashed(self._password))
 
     def __enter__(self) -> Self:
         return self

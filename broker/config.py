@@ -96,7 +96,7 @@ def render_users(users: Iterable[User], directory: Path) -> None:
 
 def _hashed(user: User) -> str:
     known = user.password
-    return (known if isinstance(known, PasswordHash) else PasswordHash.of(known)).text
+    return (known if isinstance(known, PasswordHash) else PasswordHash.hashed(known)).text
 
 
 def _flag(value: bool) -> str:

@@ -45,7 +45,7 @@ class PasswordHash:
     text: str
 
     @classmethod
-    def of(cls, password: str) -> PasswordHash:
+    def hashed(cls, password: str) -> PasswordHash:
         """Hash a password: PBKDF2 with SHA-512, salted.
 
         Raises:

@@ -55,7 +55,7 @@ class ClientBundles:
             folder = self.folder(client.role, name)
             files = folder / CLIENT_CERTIFICATE, folder / CLIENT_KEY
             serial = f"{make_client_certificate(self._tls, name, *files):x}"
-        client = msgspec.structs.replace(client, password=PasswordHash.of(password).text, serial=serial)
+        client = msgspec.structs.replace(client, password=PasswordHash.hashed(password).text, serial=serial)
         return known.with_clients({name: client})
 
     def update(self, known: Identities, name: str, client: Client) -> Identities:

@@ -81,7 +81,7 @@ class SecretKeys:
         text = _read(path, "is needed to hand workers the keys of their versions")
         try:
             opening = OpeningSecrets(bytes.fromhex(text.strip()))
-            own = public_key(opening.of(ANY) or b"")
+            own = public_key(opening.private_key(ANY) or b"")
         except ValueError as error:
             raise BrokerError(f"{path} cannot be used: {error}", hint=_put_back(path)) from error
         if own != public:

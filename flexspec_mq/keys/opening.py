@@ -33,7 +33,7 @@ class OpeningSecrets:
     master: bytes = field(default=b"", repr=False)
     keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
 
-    def of(self, version: str) -> bytes | None:
+    def private_key(self, version: str) -> bytes | None:
         """The private key of a version, or of `ANY`; None if it is not known."""
         if self.master:
             kdf = HKDF(SHA256(), length=32, salt=None, info=_LABEL + version.encode())
@@ -45,7 +45,7 @@ class OpeningSecrets:
 
         A device whose statement does not name the version yet takes the key of `ANY`.
         """
-        return tuple(key for key in (self.of(version), self.of(ANY)) if key is not None)
+        return tuple(key for key in (self.private_key(version), self.private_key(ANY)) if key is not None)
 
     def only(self, versions: Iterable[str]) -> OpeningSecrets:
         """Secrets for a worker of these versions; all if there are none.
@@ -55,7 +55,7 @@ class OpeningSecrets:
         """
         keys: dict[str, bytes] = {}
         for version in versions:
-            key = self.of(version)
+            key = self.private_key(version)
             if key is None:
                 raise UsageError(f"the opening key of version {version} is not known here")
             keys[version] = key
@@ -63,7 +63,7 @@ class OpeningSecrets:
 
     def public(self, versions: Iterable[str]) -> dict[str, bytes]:
         """Public keys for a statement: those of `versions` and the one of `ANY`, as far as known."""
-        known = ((version, self.of(version)) for version in (*versions, ANY))
+        known = ((version, self.private_key(version)) for version in (*versions, ANY))
         return {version: public_key(private) for version, private in known if private is not None}
 
 

@@ -91,7 +91,7 @@ def test_a_statement_says_what_was_signed(serial: int, revoked: set[bytes]) -> N
     assert statement.serial == serial
     assert statement.revoked == revoked
     for version, named in (("v1", "v1"), ("v2", "v2"), ("v3", ANY)):
-        private = secrets.of(named)
+        private = secrets.private_key(named)
         assert private is not None
         assert statement.opening_of(version) == public_key(private)
 
@@ -99,10 +99,10 @@ def test_a_statement_says_what_was_signed(serial: int, revoked: set[bytes]) -> N
 def test_a_worker_of_some_versions_knows_no_key_of_others() -> None:
     secrets = new_opening_secrets()
     pinned = secrets.only(["v1"])
-    assert pinned.candidates("v1") == (secrets.of("v1"),)
+    assert pinned.candidates("v1") == (secrets.private_key("v1"),)
     assert pinned.candidates("v2") == ()
-    assert secrets.candidates("v2") == (secrets.of("v2"), secrets.of(ANY))
-    assert len({secrets.of(version) for version in ("v1", "v2", ANY)}) == 3
+    assert secrets.candidates("v2") == (secrets.private_key("v2"), secrets.private_key(ANY))
+    assert len({secrets.private_key(version) for version in ("v1", "v2", ANY)}) == 3
     with pytest.raises(UsageError, match="not known"):
         pinned.only(["v2"])
     assert "master" not in repr(secrets)
