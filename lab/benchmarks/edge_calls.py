@@ -1,7 +1,7 @@
 """How many Python functions an edge node calls for one round: draft requests, a batch, its verdict, what is shown.
 
 A real node over a link that is none: the worker is a script, which answers each batch at once with what it decided, and
-says that its forward took 10 ms. The plan is fixed, or that of the default policy, which chooses every few rounds.
+says that its forward took 20 ms. The plan is fixed, or that of the default policy, which chooses every few rounds.
 Calls are counted by the interpreter's profiling hook, on the event loop's thread, from one batch sent to the next. A
 coroutine that goes on counts as a call. Ours are those of this project's packages and of the methods that dataclasses
 make; what the script does is left out. They are the same on every machine, unlike times; how often Python's own event
@@ -48,7 +48,7 @@ WORKER = "w1"
 SKIPPED = 5
 """Rounds before the first one that is counted."""
 DRAFTED = 4
-_TOKEN_S, _FORWARD_MS = 0.002, 10
+_TOKEN_S, _FORWARD_MS = 0.004, 20
 """Time of a drafted token and of a forward where a policy weighs them, so that batches of four are best."""
 
 
