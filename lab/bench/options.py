@@ -20,8 +20,8 @@ from lab.testbed.link.namespaces import check_requirements
 from lab.testbed.link.plans import RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.process import environment, python
+from lab.traditional.schemes import GUESSES
 from lab.traditional.sides import Traditional
-from lab.traditional.speculation import GUESSES
 from schemas.messages import MAX_DRAFT_TOKENS
 
 QUICK_QUESTIONS, QUICK_TOKENS = 5, 24

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flexspec_mq.controller.policies import POLICIES
 from flexspec_mq.errors import UsageError
-from lab.traditional.speculation import SCHEMES
+from lab.traditional.schemes import SCHEMES
 from schemas.messages import MAX_AHEAD
 
 STREAMING, COLOCATED = "streaming", "colocated"

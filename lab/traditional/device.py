@@ -36,7 +36,8 @@ from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
-from lab.traditional.speculation import SCHEMES, Halves, Scheme, distribution, draw, probabilities, rounded
+from lab.traditional.schemes import SCHEMES, Scheme
+from lab.traditional.speculation import Halves, distribution, draw, probabilities, rounded
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Schemes of traditional speculation, and the rule of rejection sampling, without a model's libraries.
+"""The rule of rejection sampling, without a model's libraries.
 
 Leviathan et al., arXiv 2211.17192, algorithm 1: the target accepts a guess with probability min(1, p / q) and
 replaces the first one that it rejects by a token from the residual max(p − q, 0). The target must compare with
@@ -9,7 +9,6 @@ will read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,36 +18,6 @@ from flexspec_mq.sampling.params import SamplingParams
 
 Floats = npt.NDArray[np.float64]
 Halves = npt.NDArray[np.float16]
-GUESSES = 5
-"""Tokens drafted a round, as FlexSpec (arXiv 2601.00644) has its fixed draft do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """A way to speculate.
-
-    Attributes:
-        alone: whether the draft writes alone, without messages.
-        distributions: whole ones are sent with the guesses.
-    """
-
-    alone: bool = False
-    distributions: bool = False
-
-    def says_the_targets_text(self, temperature: float) -> bool:
-        """Whether its text is, token for token, the one that the target alone writes with the same seed.
-
-        Rejection sampling draws from the target's distribution with other dice, so it writes another text.
-        """
-        return not self.alone and (temperature == 0.0 or not self.distributions)
-
-
-TRADITIONAL, IDS, ON_DEVICE = "traditional", "traditional-ids", "on-device"
-SCHEMES = {
-    TRADITIONAL: Scheme(distributions=True),
-    IDS: Scheme(),
-    ON_DEVICE: Scheme(alone=True),
-}
 
 
 def rounded(q: Floats, ids: npt.NDArray[np.int64] | None, vocab_size: int) -> Halves:

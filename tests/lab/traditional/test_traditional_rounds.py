@@ -17,10 +17,9 @@ from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
-from lab.traditional import speculation as schemes
 from lab.traditional.device import Drafts, WriteOrder, Writer
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
-from lab.traditional.speculation import SCHEMES
+from lab.traditional.schemes import ON_DEVICE, SCHEMES
 from lab.traditional.target import Verifier
 from tests.lab.traditional.noisy_models import UNLIKELY, checkpoint, fits, packed, pairs_due
 
@@ -175,7 +174,7 @@ async def test_a_good_draft_is_accepted(target: PackedModel, loaded: LoadedText)
 async def test_the_draft_alone_writes_its_own_text(target: PackedModel, loaded: LoadedText) -> None:
     async with bench(target, target, loaded) as place:
         together = await place.writer.write(order("traditional-ids"))
-        by_itself = await place.writer.write(order(schemes.ON_DEVICE))
+        by_itself = await place.writer.write(order(ON_DEVICE))
     # The target as its own draft writes what the target writes.
     assert by_itself["text"] == together["text"]
     assert by_itself["usage"]["flexspec"]["bytes_up"] == 0
