@@ -11,7 +11,7 @@ from broker.deployment.folder import KEYS, Deployment
 from broker.settings import BrokerSettings
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings.values import is_loopback
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -15,8 +15,8 @@ from flexspec_mq import topics
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import BrokerError, UsageError
-from flexspec_mq.settings import Complaint, Program, Section, Setting
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings import Program, Section, Setting
+from flexspec_mq.settings.values import is_loopback
 
 _ROUNDS = 101
 """Rounds of hashing, as Mosquitto has it: passwords are random and long, so guessing is hopeless anyway."""
@@ -98,10 +98,10 @@ class ServerTls:
     revoked: Path | None = None
 
 
-def _expiry(value: str) -> Complaint | None:
-    if re.fullmatch(r"[1-9][0-9]*[hdwmy]", value):
-        return None
-    return Complaint(f"session_expiry {value!r} is no time", "a number and h, d, w, m or y, for example 1h")
+def _expiry(value: str) -> None:
+    if not re.fullmatch(r"[1-9][0-9]*[hdwmy]", value):
+        hint = "a number and h, d, w, m or y, for example 1h"
+        raise UsageError(f"session_expiry {value!r} is no time", hint=hint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from flexspec_mq import topics
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
@@ -19,17 +20,7 @@ from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
-from flexspec_mq.settings import (
-    Loaded,
-    Program,
-    Section,
-    Setting,
-    add_flags,
-    complaint,
-    load,
-    named_after_user,
-    topic_name,
-)
+from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
 from flexspec_mq.transport.arguments import LinkOptions
 
 if TYPE_CHECKING:
@@ -54,14 +45,14 @@ class WorkerSettings(Section):
         str,
         Setting(help="model folder or hub name; 'default' is SmolLM2-135M", path_unless=("default",)),
     ] = "default"
-    version: Annotated[str, Setting(help="version name that edges ask for", check=topic_name("version"))] = (
-        "base"
-    )
+    version: Annotated[
+        str, Setting(help="version name that edges ask for", check=partial(topics.checked, "version"))
+    ] = "base"
     worker: Annotated[
         str,
         Setting(
             help="name on topics, 1-64 characters",
-            check=topic_name("worker"),
+            check=partial(topics.checked, "worker"),
             default="the user name, or 4 random ones",
         ),
     ] = field(default_factory=_random_name)
@@ -220,7 +211,7 @@ class FamilySettings(FamilyOptions):
         Setting(
             help="folder or URL (https, s3, file, http) below which heads lie, each in a folder named by its digest",
             default="where the catalogue says, if that is not http",
-            check=partial(complaint, scheme_of),
+            check=scheme_of,
             path_unless=(),
         ),
     ] = None

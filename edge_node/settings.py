@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from flexspec_mq import topics
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.controller.policies import DEFAULT, POLICIES, REMOVED
@@ -14,22 +16,21 @@ from flexspec_mq.controller.rl import RlPolicy, network_of
 from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Section, Setting, topic_name
+from flexspec_mq.settings import Section, Setting
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.limits import Limits
 
-_VERSION = topic_name("version")
+_VERSION = partial(topics.checked, "version")
 
 
-def _policy(name: str) -> Complaint | None:
+def _policy(name: str) -> None:
     """The rule of policies' names, for `Setting.check`."""
-    if name in POLICIES:
-        return None
     if name in REMOVED:
-        return Complaint(f"there is no policy {name!r} any more", REMOVED[name])
-    return Complaint(f"policy {name!r} is none of {', '.join(POLICIES)}")
+        raise UsageError(f"there is no policy {name!r} any more", hint=REMOVED[name])
+    if name not in POLICIES:
+        raise UsageError(f"policy {name!r} is none of {', '.join(POLICIES)}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,7 @@ class EdgeSettings(Section):
         str,
         Setting(
             help="name on topics",
-            check=topic_name("edge"),
+            check=partial(topics.checked, "edge"),
             default="the user name, or 6 random characters",
         ),
     ] = field(default_factory=lambda: secrets.token_hex(3))

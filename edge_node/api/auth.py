@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error
 from edge_node.api.request_ids import LOGGED
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings.values import is_loopback
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

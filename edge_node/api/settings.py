@@ -9,22 +9,21 @@ from typing import Annotated, Self
 
 from edge_node.completion.limits import CompletionLimits
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Setting, verify
-from flexspec_mq.settings.api_key import read_api_key
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings import Setting, verify
+from flexspec_mq.settings.values import is_loopback, read_api_key
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:]+", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]+|null|\*", re.IGNORECASE)
 
 
-def _host(value: str) -> Complaint | None:
-    return None if _HOST.fullmatch(value) else Complaint(f"{value!r} is no host's name", "no scheme, no port")
+def _host(value: str) -> None:
+    if not _HOST.fullmatch(value):
+        raise UsageError(f"{value!r} is no host's name", hint="no scheme, no port")
 
 
-def _origin(value: str) -> Complaint | None:
-    if _ORIGIN.fullmatch(value):
-        return None
-    return Complaint(f"{value!r} is no origin", "for example https://example.org, without a path")
+def _origin(value: str) -> None:
+    if not _ORIGIN.fullmatch(value):
+        raise UsageError(f"{value!r} is no origin", hint="for example https://example.org, without a path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

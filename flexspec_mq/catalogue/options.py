@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Section, Setting, topic_name
+from flexspec_mq.settings import Section, Setting
 from flexspec_mq.settings.declare import verify
 
 
@@ -19,7 +21,7 @@ class FamilyOptions(Section):
         str | None,
         Setting(
             help="family of targets to follow; its signed catalogue names the versions",
-            check=topic_name("family"),
+            check=partial(topics.checked, "family"),
         ),
     ] = None
     root_key: Annotated[

@@ -8,21 +8,20 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from flexspec_mq.settings import Complaint, Program, Section, Setting
-from flexspec_mq.settings.api_key import read_api_key
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Program, Section, Setting
+from flexspec_mq.settings.values import is_loopback, read_api_key
 
 
-def _url(value: str) -> Complaint | None:
+def _url(value: str) -> None:
     try:
         url = urlsplit(value)
         fits = url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
         fits &= url.path.rstrip("/") in {"", "/v1"} and not (url.query or url.fragment or url.username)
     except ValueError:
         fits = False
-    return (
-        None if fits else Complaint(f"{value!r} is no address of an API", "for example http://127.0.0.1:8080")
-    )
+    if not fits:
+        raise UsageError(f"{value!r} is no address of an API", hint="for example http://127.0.0.1:8080")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

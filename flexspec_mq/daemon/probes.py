@@ -17,7 +17,7 @@ from typing import Annotated, NamedTuple
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Section, Setting
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings.values import is_loopback
 
 _log = logging.getLogger(__name__)
 

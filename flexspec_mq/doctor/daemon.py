@@ -17,7 +17,7 @@ from flexspec_mq.doctor.machine import check_cache, check_packages, check_temp, 
 from flexspec_mq.doctor.qualities import own_prefix, quality_checks
 from flexspec_mq.doctor.watch import Listening, Watch
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
 from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, diagnose
 from flexspec_mq.transport.mqtt import mqtt_link

@@ -24,6 +24,15 @@ from typing import NamedTuple
 from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import UsageError
 
+LEAST = 20
+"""Answers of each of the two versions, failed ones included, below which nothing is decided."""
+PROMOTE_AFTER = 100
+"""Answers of the canary before it is promoted."""
+CONFIDENCE = 0.99
+"""Confidence of each bound, one-sided."""
+MORE_ERRORS = 0.05
+"""Share of answers that may fail beyond the stable version's share."""
+_Z = NormalDist().inv_cdf(CONFIDENCE)
 _PRIOR = 2.0
 
 
@@ -53,23 +62,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CanaryRule:
-    """Bounds that a canary must keep, and how surely.
+    """Bounds that a canary must keep.
 
     Attributes:
-        least: answers of each of the two versions, failed ones included, below which nothing is decided.
-        promote_after: answers of the canary before it is promoted.
-        confidence: confidence of each bound, one-sided.
         keep: share of the stable version's acceptance that the canary must keep.
         slower: times the stable version's seconds per token that the canary may take.
-        more_errors: share of answers that may fail beyond the stable version's share.
     """
 
-    least: int = 20
-    promote_after: int = 100
-    confidence: float = 0.99
     keep: float = 0.8
     slower: float = 1.5
-    more_errors: float = 0.05
 
     def __post_init__(self) -> None:
         """Refuse bounds that say nothing.
@@ -80,11 +81,6 @@ class CanaryRule:
         for flag, value, low, high in (("--keep", self.keep, 0, 1), ("--slower", self.slower, 1, inf)):
             if not low <= value <= high:
                 raise UsageError(f"{flag} {value:g} is not between {low:g} and {high:g}")
-
-    @property
-    def z(self) -> float:
-        """Standard deviations of `confidence`."""
-        return NormalDist().inv_cdf(self.confidence)
 
 
 DEFAULT_RULE = CanaryRule()
@@ -122,17 +118,17 @@ class _Estimate(NamedTuple):
     mean: float
     variance: float
 
-    def interval(self, z: float) -> Interval:
-        spread = z * sqrt(self.variance)
+    def interval(self) -> Interval:
+        spread = _Z * sqrt(self.variance)
         return Interval(self.mean - spread, self.mean, self.mean + spread)
 
 
-def acceptance(samples: Sequence[Sample], z: float = DEFAULT_RULE.z) -> Interval | None:
+def acceptance(samples: Sequence[Sample]) -> Interval | None:
     """Share of drafted tokens that were accepted; None where none was drafted."""
     estimate = _acceptance(samples)
     if estimate is None:
         return None
-    low, middle, high = estimate.interval(z)
+    low, middle, high = estimate.interval()
     return Interval(max(0.0, low), middle, min(1.0, high))
 
 
@@ -142,8 +138,8 @@ def judge(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) 
     The samples of the stable version are of about the same time.
     """
     tried, before = (sum(sample.tries for sample in samples) for samples in (canary, stable))
-    if tried < rule.least or before < rule.least:
-        why = f"{tried} answers of the canary and {before} of the stable version, of {rule.least}"
+    if tried < LEAST or before < LEAST:
+        why = f"{tried} answers of the canary and {before} of the stable version, of {LEAST}"
         return Judgement(Decision.WAIT, why)
     checks = [check(rule, stable, canary) for check in (_errors, _latency, _accepted)]
     for decision in (Decision.ABORT, Decision.WAIT):
@@ -151,8 +147,8 @@ def judge(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) 
         if reasons:
             return Judgement(decision, f"after {tried} answers: {'; '.join(reasons)}")
     why = f"after {tried} answers: {'; '.join(why for _, why in checks)}"
-    if tried < rule.promote_after:
-        return Judgement(Decision.WAIT, f"{why}; promoted after {rule.promote_after}")
+    if tried < PROMOTE_AFTER:
+        return Judgement(Decision.WAIT, f"{why}; promoted after {PROMOTE_AFTER}")
     return Judgement(Decision.PROMOTE, why)
 
 
@@ -162,8 +158,8 @@ def _accepted(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sampl
         return Judgement(Decision.PROMOTE, "the stable version drafts nothing")
     if ours is None:
         return Judgement(Decision.WAIT, "the canary has drafted nothing")
-    spread = rule.z * sqrt(ours.variance + rule.keep**2 * theirs.variance)
-    both = f"{ours.interval(rule.z)} against {theirs.interval(rule.z)}"
+    spread = _Z * sqrt(ours.variance + rule.keep**2 * theirs.variance)
+    both = f"{ours.interval()} against {theirs.interval()}"
     why = f"acceptance {both}, of which it must keep {rule.keep:g}"
     return _decided(ours.mean - rule.keep * theirs.mean, spread, why)
 
@@ -173,16 +169,16 @@ def _latency(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample
     if ours is None or theirs is None:
         return Judgement(Decision.WAIT, "no tokens to time")
     slower = _Estimate(ours.mean - theirs.mean, ours.variance + theirs.variance)
-    times = Interval(*map(exp, slower.interval(rule.z)))
+    times = Interval(*map(exp, slower.interval()))
     why = f"{times} times as slow, of {rule.slower:g} at most"
-    return _decided(log(rule.slower) - slower.mean, rule.z * sqrt(slower.variance), why)
+    return _decided(log(rule.slower) - slower.mean, _Z * sqrt(slower.variance), why)
 
 
-def _errors(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
+def _errors(_rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     failed, tried = sum(sample.errors for sample in canary), sum(sample.tries for sample in canary)
     usual = sum(sample.errors for sample in stable) / sum(sample.tries for sample in stable)
-    allowed = usual + rule.more_errors
-    low, high = wilson(failed, tried, rule.z)
+    allowed = usual + MORE_ERRORS
+    low, high = wilson(failed, tried, _Z)
     why = f"{failed} of {tried} failed, {low:.1%} to {high:.1%}, of {allowed:.1%} at most"
     if low > allowed:
         return Judgement(Decision.ABORT, why)

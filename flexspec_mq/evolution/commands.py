@@ -72,19 +72,24 @@ def _add_renew(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_watch(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from flexspec_mq.evolution.analysis import DEFAULT_RULE as RULE
+    from flexspec_mq.evolution.analysis import CONFIDENCE, DEFAULT_RULE, LEAST, MORE_ERRORS, PROMOTE_AFTER
 
     about = "sign anew before the catalogue expires, and promote or abort canaries"
     watch = add_command(actions, "watch", _watch, about)
     rule = watch.add_argument_group(
         "what is asked of a canary",
-        f"Nothing is decided before {RULE.least} answers of each version; a canary is promoted after "
-        f"{RULE.promote_after}. Each bound is kept with {RULE.confidence:.0%} confidence, and at most "
-        f"{RULE.more_errors:.0%} more of a canary's answers may fail.",
+        f"Nothing is decided before {LEAST} answers of each version; a canary is promoted after "
+        f"{PROMOTE_AFTER}. Each bound is kept with {CONFIDENCE:.0%} confidence, and at most "
+        f"{MORE_ERRORS:.0%} more of a canary's answers may fail.",
     )
     for flag, usual, metavar, about in (
-        ("--keep", RULE.keep, "SHARE", "of the stable version's acceptance that a canary must keep"),
-        ("--slower", RULE.slower, "TIMES", "the stable version's seconds per token that a canary may take"),
+        ("--keep", DEFAULT_RULE.keep, "SHARE", "of the stable version's acceptance that a canary must keep"),
+        (
+            "--slower",
+            DEFAULT_RULE.slower,
+            "TIMES",
+            "the stable version's seconds per token that a canary may take",
+        ),
     ):
         words = f"{about} (default: {usual:g})"
         rule.add_argument(flag, type=float, default=usual, metavar=metavar, help=words)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, topic_name
+from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load
 from flexspec_mq.transport.arguments import LinkOptions
 
 if TYPE_CHECKING:
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 class HeadOptions(Section):
     """Which family, and with which keys; `Setting.help` has the words."""
 
-    family: Annotated[str | None, Setting(help="the target family", check=topic_name("family"))] = None
+    family: Annotated[
+        str | None, Setting(help="the target family", check=partial(topics.checked, "family"))
+    ] = None
     root_key: Annotated[
         str | None, Setting(help="public root key, 64 hex digits or a file that holds them", path_unless=())
     ] = None

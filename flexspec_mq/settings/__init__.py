@@ -9,25 +9,21 @@ from text elsewhere. Nothing here knows a daemon: its sections are in its ``sett
 broker's address in `transport.arguments`, logs in `daemon.logs`. A value that cannot be used is a `UsageError`.
 """
 
-from flexspec_mq.settings.declare import Complaint, Program, Section, Setting, complaint, verify
+from flexspec_mq.settings.declare import Program, Section, Setting, verify
 from flexspec_mq.settings.flags import add_flags
-from flexspec_mq.settings.load import Loaded, give, load
-from flexspec_mq.settings.names import named_after_user, topic_name
+from flexspec_mq.settings.load import Loaded, give, load, named_after_user
 from flexspec_mq.settings.show import add_show_command, show
 
 __all__ = [
-    "Complaint",
     "Loaded",
     "Program",
     "Section",
     "Setting",
     "add_flags",
     "add_show_command",
-    "complaint",
     "give",
     "load",
     "named_after_user",
     "show",
-    "topic_name",
     "verify",
 ]

@@ -7,18 +7,11 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from flexspec_mq.errors import UsageError
 
 C = TypeVar("C")
-
-
-class Complaint(NamedTuple):
-    """Why a value is refused, and what is allowed; the latter may be empty."""
-
-    message: str
-    allowed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +26,7 @@ class Setting:
         most: largest value.
         between: smallest and largest value, both allowed.
         choices: all values.
-        check: says what is wrong with a value, for rules that the others cannot say.
+        check: raises `UsageError` about a value, for rules that the others cannot say.
         default: the default in words, where the value says too little or is drawn for each run.
         title: stands for the key in messages.
         secret: never shown, and no flag: other users of a machine can read its command lines.
@@ -52,7 +45,7 @@ class Setting:
     most: float | None = None
     between: tuple[int, int] | None = None
     choices: tuple[str, ...] = ()
-    check: Callable[[Any], Complaint | None] | None = None
+    check: Callable[[Any], object] | None = None
     default: str = ""
     title: str = ""
     secret: bool = False
@@ -60,34 +53,29 @@ class Setting:
     metavar: str | None = None
     path_unless: tuple[str, ...] | None = None
 
-    def complaint(self, key: str, value: Any) -> Complaint | None:
-        """Complaint about a value of the right type; None if all is well, or if there is no value."""
-        if value is None:
-            return None
-        return self._out_of_bounds(key, value) or self._unfit(key, value)
+    def verify(self, key: str, value: Any) -> None:
+        """Refuse a value of the right type that breaks a rule; None is no value.
 
-    def _out_of_bounds(self, key: str, value: Any) -> Complaint | None:
+        Raises:
+            UsageError: the message names the key, the hint says what is allowed where the message does not.
+        """
+        if value is None:
+            return
         named, unit = f"{self.title or key} {value}", f" {self.unit}" if self.unit else ""
         # Written so that nan, which is neither less nor more, passes none of them.
         if self.between is not None and not self.between[0] <= value <= self.between[1]:
-            return Complaint(f"{named} is not between {self.between[0]} and {self.between[1]}")
+            raise UsageError(f"{named} is not between {self.between[0]} and {self.between[1]}")
         if self.least is not None and not value >= self.least:
-            return Complaint(f"{named} is less than {self.least:g}{unit}")
+            raise UsageError(f"{named} is less than {self.least:g}{unit}")
         if self.above is not None and not value > self.above:
-            return Complaint(f"{named} is not above {self.above:g}{unit}")
+            raise UsageError(f"{named} is not above {self.above:g}{unit}")
         if self.most is not None and not value <= self.most:
-            return Complaint(f"{named} is more than {self.most:.15g}{unit}")
-        return None
-
-    def _unfit(self, key: str, value: Any) -> Complaint | None:
+            raise UsageError(f"{named} is more than {self.most:.15g}{unit}")
         if self.choices and value not in self.choices:
-            return Complaint(f"{self.title or key} {value!r} is none of {', '.join(self.choices)}")
-        if self.check is None:
-            return None
-        for item in value if isinstance(value, tuple) else (value,):
-            if complaint := self.check(item):
-                return complaint
-        return None
+            raise UsageError(f"{self.title or key} {value!r} is none of {', '.join(self.choices)}")
+        if self.check is not None:
+            for item in value if isinstance(value, tuple) else (value,):
+                self.check(item)
 
 
 Kind = Literal["default", "file", "environment", "flag"]
@@ -203,8 +191,7 @@ def verify(section: Any) -> None:
         UsageError: naming the first value that does.
     """
     for entry in _entries("", type(section)):
-        if complaint := entry.setting.complaint(entry.key, getattr(section, entry.key)):
-            raise UsageError(complaint.message, hint=complaint.allowed)
+        entry.setting.verify(entry.key, getattr(section, entry.key))
 
 
 class Section:
@@ -219,12 +206,3 @@ class Section:
     def __post_init__(self) -> None:
         """Refuse what no daemon can be made of."""
         verify(self)
-
-
-def complaint(check: Callable[..., object], *values: object) -> Complaint | None:
-    """Complaint of a function that raises `UsageError` about a value; for `Setting.check`."""
-    try:
-        check(*values)
-    except UsageError as error:
-        return Complaint(error.message, error.hint)
-    return None

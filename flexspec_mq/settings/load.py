@@ -6,12 +6,13 @@ import argparse
 import difflib
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import document
 from flexspec_mq.settings.declare import Entry, Origin, Program
@@ -73,7 +74,10 @@ def load(
         for hidden in _hidden(entries, source):
             values[hidden], origins[hidden] = entries[hidden].default, Origin("default")
         for key, (value, origin) in source.items():
-            _check(entries[key], value, origin)
+            try:
+                entries[key].setting.verify(key, value)
+            except UsageError as error:
+                raise _refused(entries[key], error.message, origin, error.hint) from error
             values[key], origins[key] = value, origin
     chosen = {key for key in entries if origins[key].kind != "default"}
     sections = {
@@ -82,6 +86,32 @@ def load(
     }
     path = None if file is None else file.path
     return Loaded(program.settings(**sections), program, values, origins, path)
+
+
+def named_after_user(loaded: Loaded[C], section: str, kind: str) -> Loaded[C]:
+    """Settings of a daemon that was given no name of its own: it is named as its MQTT user, if there is one.
+
+    Args:
+        loaded: settings of a daemon with a section ``link``.
+        section: name of the section that holds the name.
+        kind: ``edge`` or ``worker``, which is also the key of the name.
+
+    Raises:
+        UsageError: the user's name cannot stand in a topic.
+    """
+    config: Any = loaded.settings
+    if loaded.origins[kind].kind != "default" or config.link.username is None:
+        return loaded
+    try:
+        name = topics.checked(kind, config.link.username)
+    except UsageError as error:
+        raise UsageError(error.message, hint=f"give one with --{kind}; {error.hint}") from error
+    return replace(
+        loaded,
+        settings=replace(config, **{section: replace(getattr(config, section), **{kind: name})}),
+        values={**loaded.values, kind: name},
+        origins={**loaded.origins, kind: loaded.origins["username"]},
+    )
 
 
 def converted(entry: Entry, raw: Any, origin: Origin) -> Any:
@@ -144,13 +174,10 @@ def _from_file(entries: Mapping[str, Entry], file: document.Document) -> dict[st
         if isinstance(value, Path):
             value = file.path.parent / value
         elif (words := entries[key].setting.path_unless) is not None:
-            folder = file.path.parent
-            many = isinstance(value, tuple)
-            value = (
-                tuple(_beside(folder, part, words) for part in value)
-                if many
-                else _beside(folder, value, words)
-            )
+            parts = [
+                _beside(file.path.parent, part, words) for part in (value if entries[key].many else [value])
+            ]
+            value = tuple(parts) if entries[key].many else parts[0]
         values[key] = (value, origin)
     return values
 
@@ -184,11 +211,6 @@ def _hidden(entries: Mapping[str, Entry], source: Collection[str]) -> list[str]:
     """Keys whose values from lower sources a source hides: see `Setting.replaces`."""
     pairs = [(key, entry.setting.replaces) for key, entry in entries.items() if entry.setting.replaces]
     return [key for pair in pairs if any(either in source for either in pair) for key in pair]
-
-
-def _check(entry: Entry, value: Any, origin: Origin) -> None:
-    if complaint := entry.setting.complaint(entry.key, value):
-        raise _refused(entry, complaint.message, origin, complaint.allowed)
 
 
 def _refused(entry: Entry, message: str, origin: Origin, allowed: str = "") -> UsageError:

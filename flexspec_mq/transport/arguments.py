@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Setting, complaint, verify
-from flexspec_mq.settings.hosts import address
+from flexspec_mq.settings import Setting, verify
+from flexspec_mq.settings.values import address
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
@@ -50,16 +50,12 @@ def broker_at(value: str, tls: TlsSettings | None = None) -> tuple[str, int, Tls
     return (*address(at if ":" in at.rpartition("]")[2] else f"{at}:{port}"), secure)
 
 
-def _address(value: str) -> Complaint | None:
-    return complaint(broker_at, value)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkOptions:
     """How to reach the broker, and who we are there; `Setting.help` has the words."""
 
     broker: Annotated[
-        str, Setting(help="host:port, or a URL: mqtt://host, or mqtts://host for TLS", check=_address)
+        str, Setting(help="host:port, or a URL: mqtt://host, or mqtts://host for TLS", check=broker_at)
     ] = "127.0.0.1:1883"
     username: Annotated[str | None, Setting(help="MQTT user name")] = None
     password: Annotated[str | None, Setting(help="MQTT password; file and environment only", secret=True)] = (

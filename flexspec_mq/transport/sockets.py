@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from flexspec_mq.errors import LinkDown, LinkRefused
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.certificates import complaint_about
 

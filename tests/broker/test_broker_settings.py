@@ -14,7 +14,7 @@ from broker.deployment.certificates import make_certificates
 from broker.launcher import mosquitto
 from broker.settings import BrokerSettings, Role, User
 from flexspec_mq.errors import BrokerError, UsageError
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings.values import is_loopback
 
 ALICE = User("alice", Role.EDGE, "secret-a")
 

@@ -28,7 +28,7 @@ from flexspec_mq.cli import main
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkError, UsageError
-from flexspec_mq.evolution.analysis import DEFAULT_RULE, CanaryRule
+from flexspec_mq.evolution.analysis import DEFAULT_RULE, LEAST, PROMOTE_AFTER
 from flexspec_mq.evolution.catalogue_client import LostRace, catalogue_client
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
@@ -618,14 +618,13 @@ async def watching(
     site: Site,
     say: Callable[[str], None],
     *filters: str,
-    rule: CanaryRule = DEFAULT_RULE,
     clock: Any = time.time,
 ) -> AsyncIterator[Watcher]:
     statuses = Statuses(Evidence(site.family))
     root = bytes.fromhex(site.root)
     async with catalogue_client(site.config(), root, filters, statuses.take, clock) as client:
         await client.look()
-        yield Watcher(client, [site.signer()], Judge(rule, statuses), say)
+        yield Watcher(client, [site.signer()], Judge(DEFAULT_RULE, statuses), say)
 
 
 def edge_status(site: Site, figures: list[VersionFigures]) -> EdgeStatus:
@@ -659,10 +658,8 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
 
     async def watch() -> int:
         topic = topics.edge_status_topic(f"e-{begun.family}")
-        async with watching(
-            begun, said.append, topic, rule=CanaryRule(least=10, promote_after=40)
-        ) as watcher:
-            for answers in range(1, 60):
+        async with watching(begun, said.append, topic) as watcher:
+            for answers in range(1, 120):
                 told = edge_status(
                     begun, [figures_of("v1", one, answers, 30), figures_of("v2", two, answers, accepted)]
                 )
@@ -672,7 +669,7 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
         return 0
 
     answers = asyncio.run(watch())
-    assert 10 <= answers <= 40
+    assert LEAST <= answers <= PROMOTE_AFTER
     assert states(at_broker(begun)) == after
     assert said[-1].startswith("promoted v2" if accepted == 30 else "aborted v2"), said
 

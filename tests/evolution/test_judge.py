@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.analysis import DEFAULT_RULE, CanaryRule, Decision, Sample, acceptance, judge
+from flexspec_mq.evolution.analysis import (
+    DEFAULT_RULE,
+    LEAST,
+    PROMOTE_AFTER,
+    CanaryRule,
+    Decision,
+    Sample,
+    acceptance,
+    judge,
+)
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.watch import Judge
@@ -92,7 +101,7 @@ def test_a_bad_canary_is_aborted_where_the_load_falls_as_it_comes() -> None:
     for seed in range(20):
         decision, answers = decided(seed, Simulated(slow=0.2), Simulated(), Simulated(slow=0.15))
         assert decision is Decision.ABORT
-        assert DEFAULT_RULE.least <= answers <= 60
+        assert LEAST <= answers <= 60
 
 
 def word(base: bytes = b"", **workers: tuple[State | None, State | None]) -> tuple[Decision, str]:
@@ -141,7 +150,7 @@ def test_a_bad_canary_is_aborted_within_60_answers(canary: Simulated) -> None:
     for seed in range(20):
         verdict, answers = run(canary, seed)
         assert verdict.decision is Decision.ABORT, (seed, verdict)
-        assert DEFAULT_RULE.least <= answers <= 60
+        assert LEAST <= answers <= 60
 
 
 def test_good_canaries_are_not_aborted_and_are_promoted() -> None:
@@ -174,11 +183,11 @@ def test_edges_that_tell_of_several_answers_at_once_say_less_and_nothing_else() 
 
 
 def test_nothing_is_decided_below_the_least_number_of_answers() -> None:
-    failed = [Sample(0, 0, 0, 1)] * (DEFAULT_RULE.least - 1)
+    failed = [Sample(0, 0, 0, 1)] * (LEAST - 1)
     stable = [Sample(1, 50, 100, 0, 0.05)] * 100
     assert judge(DEFAULT_RULE, stable, failed).decision is Decision.WAIT
     assert judge(DEFAULT_RULE, stable, [*failed, failed[0]]).decision is Decision.ABORT
-    assert judge(DEFAULT_RULE, stable[: DEFAULT_RULE.least - 1], failed * 2).decision is Decision.WAIT
+    assert judge(DEFAULT_RULE, stable[: LEAST - 1], failed * 2).decision is Decision.WAIT
 
 
 def test_a_canary_that_is_never_drafted_for_waits_for_people() -> None:
@@ -201,10 +210,10 @@ def test_any_samples_give_a_verdict_that_says_why(stable: list[Sample], canary: 
     verdict = judge(DEFAULT_RULE, stable, canary)
     assert verdict.why
     if verdict.decision is Decision.PROMOTE:
-        assert sum(one.tries for one in canary) >= DEFAULT_RULE.promote_after
+        assert sum(one.tries for one in canary) >= PROMOTE_AFTER
 
 
 @pytest.mark.parametrize("values", [{"keep": -0.1}, {"slower": 0.5}, {"slower": float("nan")}])
 def test_a_rule_that_cannot_be_decided_by_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="--"):
-        CanaryRule(**values)  # type: ignore[arg-type]
+        CanaryRule(**values)

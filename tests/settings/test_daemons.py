@@ -29,7 +29,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.settings import PROGRAM as HEAD
 from flexspec_mq.settings import Loaded, Program
 from flexspec_mq.settings.flags import explained
-from flexspec_mq.settings.hosts import address
+from flexspec_mq.settings.values import address
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
 from flexspec_mq.transport.base import TlsSettings
 

@@ -12,12 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Complaint, Loaded, Program, Setting, add_flags, load
+from flexspec_mq.settings import Loaded, Program, Setting, add_flags, load
 from flexspec_mq.settings.document import read, usual_place
 
 
-def _even(value: int) -> Complaint | None:
-    return Complaint(f"{value} is odd", "even ones") if value % 2 else None
+def _even(value: int) -> None:
+    if value % 2:
+        raise UsageError(f"{value} is odd", hint="even ones")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from flexspec_mq.evolution.analysis import CanaryRule, Decision, Judgement, Sample, judge
+from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Judgement, Sample, judge
 
 
 @dataclass(frozen=True)
@@ -96,17 +96,16 @@ def run(
     share: float = 0.5,
     answers: int = 60,
     at_once: int = 1,
-    rule: CanaryRule | None = None,
 ) -> tuple[Judgement, int]:
     """Judge after each status, as `watch` does; the last verdict, and how many answers the canary had then."""
-    draw, rule = random.Random(seed), rule or CanaryRule()
+    draw = random.Random(seed)
     ours: list[Sample] = []
     theirs: list[Sample] = []
     verdict = Judgement(Decision.WAIT, "")
     while sum(one.tries for one in ours) < answers:
         version, into = (canary, ours) if draw.random() < share else (Simulated(), theirs)
         into.append(_sum([version.answer(draw) for _ in range(at_once)]))
-        verdict = judge(rule, theirs, ours)
+        verdict = judge(DEFAULT_RULE, theirs, ours)
         if verdict.decision is not Decision.WAIT:
             break
     return verdict, sum(one.tries for one in ours)

@@ -22,7 +22,7 @@ from flexspec_mq.daemon.progress import answer
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.flags import positive
-from flexspec_mq.settings.hosts import address
+from flexspec_mq.settings.values import address
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.namespace_owner import terminated
 from lab.testbed.link.netns import NetnsLink, netns_link

@@ -18,7 +18,7 @@ import msgspec
 
 from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings.hosts import is_loopback
+from flexspec_mq.settings.values import is_loopback
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.impairment import SEGMENT, Impairment
 from lab.testbed.link.profiles import LinkPlan, built_in

@@ -1,10 +1,14 @@
-"""Addresses that people write, and which of them only this machine can reach: those need neither TLS nor a login."""
+"""Values that people write: addresses, and which of them only this machine can reach, and keys of the API."""
 
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def is_loopback(host: str) -> bool:
@@ -33,3 +37,19 @@ def address(value: str, *, least_port: int = 1) -> tuple[str, int]:
     if not least_port <= int(port) < 2**16:
         raise UsageError(f"port {port} is not between {least_port} and 65535")
     return host.strip("[]"), int(port)
+
+
+def read_api_key(key: str | None, file: Path | None) -> str | None:
+    """The key that settings give, itself or by a file; None if they give none.
+
+    Raises:
+        UsageError: its file cannot be read, or it cannot stand in an HTTP header.
+    """
+    if file is not None:
+        try:
+            key = file.read_text(encoding="utf-8").split("\n", 1)[0].strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--api-key-file {file} cannot be read: {error}") from error
+    if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
+        raise UsageError("the API key is empty or not ASCII", hint="it travels in an HTTP header")
+    return key
