@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -343,11 +343,3 @@ async def test_an_api_that_says_nothing() -> None:
     async with listening(serve) as url, chat(url, timeout=0.2) as session:
         with pytest.raises(LinkDown, match="said nothing"):
             await take(session, "hello")
-
-
-async def test_closing_an_answer_early_frees_the_worker(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api, chat(api.url, max_tokens=40_000) as session:
-        body = session.conversation.body("hello")
-        async with aclosing(session.api.answer(body, "k", lambda _: None)) as chunks:
-            await anext(chunks)
-        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)

@@ -29,11 +29,6 @@ def noisy(level: float, spread: float, count: int, seed: int) -> list[float]:
     return [max(0.0, rng.gauss(level, spread * level)) for _ in range(count)]
 
 
-def test_nothing_is_known_of_nothing() -> None:
-    average = Average()
-    assert (average.mean, average.error, average.known) == (None, None, 0.0)
-
-
 @given(SAMPLES)
 def test_the_mean_lies_among_the_samples_and_the_rest_is_in_range(samples: list[tuple[float, float]]) -> None:
     average, now, values = Average(), 0.0, []

@@ -10,51 +10,16 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.adaptive import token_worth
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.observation import Observation, WorkerDraftsView
+from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
 from schemas.messages import MAX_AHEAD
 from tests.controller.observed import NEAR, but, observed
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
 
-observations = st.builds(
-    Observation,
-    rtt=st.none() | st.floats(0.0, 2.0),
-    forward=st.floats(0.0, 0.5),
-    draft_time=st.none() | st.floats(0.0, 0.5),
-    draft_timed=st.booleans(),
-    rate=st.none() | st.floats(0.1, 500.0),
-    row_cost=st.none() | st.floats(0.0, 0.01),
-    queueing_delay=st.floats(0.0, 0.5),
-    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
-    worker=st.builds(
-        WorkerDraftsView, per_verdict=st.floats(0.0, 8.0), granted=st.none() | st.integers(1, 8)
-    ),
-)
-
 
 def planned(seen: Observation, base: Plan = BASE) -> Plan:
     return ClosedFormPolicy(base).plan(seen)
-
-
-@given(st.lists(observations, max_size=6), st.sampled_from((0, 4)), st.sampled_from((0, 8)))
-def test_plans_keep_to_what_the_user_allows(seen: list[Observation], length: int, ahead: int) -> None:
-    policy = ClosedFormPolicy(replace(BASE, draft_length=length, ahead=ahead, qos=1))
-    for one in seen:
-        plan = policy.plan(one)
-        assert plan.qos == 1
-        assert plan.worker_draft in (0, 8)
-        assert plan.ahead or not plan.worker_draft or plan == policy.base
-        assert not plan.draft_length or length
-        assert not plan.ahead or ahead
-        assert plan.ahead or plan.draft_length or not length
-        if (
-            one.worker.granted is not None
-            and one.rtt is not None
-            and one.forward
-            and one.draft_time is not None
-        ):
-            assert plan.draft_length <= one.worker.granted
 
 
 def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:

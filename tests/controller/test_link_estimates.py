@@ -88,15 +88,6 @@ def test_losses_count_the_more_the_less_was_seen_before() -> None:
     assert 1 / 600 < old.rate < 1 / 200
 
 
-def test_after_the_tunnel_it_is_forgotten() -> None:
-    disconnects, now = Disconnects(), 0.0
-    now = connections(disconnects, 3600.0, 20.0, 20.0, 20.0)
-    disconnects.up(now + 1.0)
-    for seconds, most in ((60.0, 1 / 35), (300.0, 1 / 100), (3600.0, 1 / 3000)):
-        disconnects.passed(now + 1.0 + seconds)
-        assert disconnects.rate < most
-
-
 def test_time_without_a_connection_does_not_count() -> None:
     short, long = Disconnects(), Disconnects()
     connections(short, 50.0, 70.0, outage=1.0)

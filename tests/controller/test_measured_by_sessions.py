@@ -203,14 +203,6 @@ def test_an_answer_to_a_poll_tells_the_round_trip_and_nothing_of_forwards() -> N
     assert (after.queue, after.forward, after.worker) == (before.queue, before.forward, before.worker)
 
 
-def test_nothing_is_told_of_a_workers_drafts_where_it_may_not_draft() -> None:
-    script = read(Controller(), Plan(0, ahead=8))
-    for _ in range(6):
-        script.decide(1, 0, 40)
-    seen = script.seen
-    assert (seen.worker.forward, seen.worker.tokens, seen.worker.verdicts) == (None, None, 0)
-
-
 def test_behind_a_wrong_token_of_ours_none_of_the_workers_was_compared() -> None:
     script = read(Controller(), Plan(2, ahead=8, worker_draft=8))
     script.draft(0, 2)
@@ -230,17 +222,6 @@ def test_tokens_that_were_decided_before_they_went_out_are_the_next_batchs() -> 
     script.draft(3)
     script.decide(3)
     assert script.machine._control.version.acceptance.known[:3] == (2.0, 1.0, 0.0)
-
-
-def test_the_workers_own_drafts_are_counted_apart() -> None:
-    script = read(Controller(), Plan(0, 1, 0, 32, worker_draft=4))
-    version = script.machine._control.version
-    assert version.worker_acceptance.mean is None
-    for _ in range(30):
-        script.decide(4, drafted=4)
-    assert version.worker_acceptance.mean == pytest.approx(0.75, abs=0.05), "three right, the fourth wrong"
-    assert version.worker_acceptance.known > 20
-    assert not any(version.acceptance.known)
 
 
 def test_what_a_session_saw_is_known_to_the_next_one() -> None:
@@ -321,21 +302,6 @@ def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_pro
     assert asked(*[0] * 10) == 0
     assert asked(*[0] * 12) == 2
     assert asked(0, 0, 3) == 1
-
-
-def test_a_text_whose_drafts_are_bad_says_little_about_the_next() -> None:
-    node = Controller()
-    good = read(node, Plan(4))
-    for _ in range(30):
-        good.draft(4)
-        good.decide(5)
-    bad = read(node, Plan(4), number=2)
-    for _ in range(30):
-        bad.draft(0, 1)
-        bad.decide(1)
-    lately = bad.seen.acceptance[0]
-    assert lately < 0.2
-    assert read(node, Plan(4), number=3).seen.acceptance[0] > 1.3 * lately
 
 
 def test_a_first_answer_that_an_outage_held_back_is_no_round_trip() -> None:

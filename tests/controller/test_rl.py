@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, WAITING, features, known
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.network import Network, read_network, shipped_network
 from flexspec_mq.controller.observation import Observation, WorkerDraftsView
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.rl import RlPolicy, network_of
 from flexspec_mq.errors import ModelError
 from lab.policy_training.learner import network_text
@@ -32,6 +34,8 @@ observations = st.builds(
     draft_time=st.none() | st.floats(0.0, 0.5),
     row_cost=st.none() | st.floats(0.0, 0.01),
     queue=st.floats(0.0, 0.5),
+    queueing_delay=st.floats(0.0, 0.5),
+    rate=st.none() | st.floats(0.1, 500.0),
     committed=st.integers(0, 64),
     remaining=st.integers(0, 2**20),
     prompt=st.integers(0, 4096),
@@ -54,17 +58,18 @@ def scored(*best: int) -> Network:
     return Network(((0.0,) * (len(FEATURES) + 1),), ((0.0,) * len(ACTIONS),), bias)
 
 
+@pytest.mark.parametrize("make", [RlPolicy, ClosedFormPolicy])
 @given(
-    st.lists(observations, max_size=6),
-    st.sampled_from((0, 4)),
-    st.sampled_from((0, 8)),
-    st.sampled_from((0, 8)),
+    seen=st.lists(observations, max_size=6),
+    length=st.sampled_from((0, 4)),
+    ahead=st.sampled_from((0, 8)),
+    worker=st.sampled_from((0, 8)),
 )
 def test_plans_keep_to_what_the_user_allows(
-    seen: list[Observation], length: int, ahead: int, worker: int
+    make: Callable[[Plan], Policy], seen: list[Observation], length: int, ahead: int, worker: int
 ) -> None:
     base = replace(BASE, draft_length=length, ahead=ahead, worker_draft=worker, qos=1)
-    policy = RlPolicy(base)
+    policy = make(base)
     for one in seen:
         plan = policy.plan(one)
         assert plan.qos == 1

@@ -50,22 +50,11 @@ def test_another_text_begins_half_way_to_what_is_usual() -> None:
     assert acceptance.places[0] > 0.5
 
 
-@given(BATCHES)
-def test_a_beginning_leaves_probabilities(batches: list[tuple[int, int, bool, float]]) -> None:
-    acceptance, now = Acceptance(), 0.0
-    for first, many, wrong, passed in batches:
-        now += passed
-        acceptance.judged([(first, many)], now, wrong=wrong)
-        before = acceptance.known
-        acceptance.begins()
-        assert all(0.0 <= share <= 1.0 for share in acceptance.places)
-        assert all(
-            0.0 <= after <= known + 1e-9 for after, known in zip(acceptance.known, before, strict=True)
-        )
-
-
-@given(BATCHES)
-def test_it_is_a_probability_for_every_place(batches: list[tuple[int, int, bool, float]]) -> None:
+@given(BATCHES, st.booleans())
+def test_it_is_a_probability_for_every_place(
+    batches: list[tuple[int, int, bool, float]], begins: bool
+) -> None:
+    """Also where another text begins after each batch."""
     acceptance, now = Acceptance(), 0.0
     for first, count, wrong, passed in batches:
         now += passed
@@ -73,6 +62,11 @@ def test_it_is_a_probability_for_every_place(batches: list[tuple[int, int, bool,
         assert len(acceptance.places) == len(acceptance.known) == PLACES
         assert all(0.0 < share < 1.0 for share in acceptance.places)
         assert all(known >= 0.0 for known in acceptance.known)
+        if begins:
+            before = acceptance.known
+            acceptance.begins()
+            assert all(0.0 <= share <= 1.0 for share in acceptance.places)
+            assert all(after <= known + 1e-9 for after, known in zip(acceptance.known, before, strict=True))
     assert sum(acceptance.known) <= sum(count for _, count, _, _ in batches) + 1e-9
 
 

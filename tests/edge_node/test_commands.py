@@ -110,12 +110,6 @@ async def test_a_signal_ends_a_command() -> None:
         await wait_for_ever()
 
 
-def test_each_text_without_a_seed_draws_its_own() -> None:
-    none = SamplingParams()
-    assert CompletionOptions(temperature=1.0, limit=1).sampling(7, none).seed == 7
-    assert CompletionOptions(temperature=1.0, seed=3, limit=1).sampling(7, none).seed == 3
-
-
 def test_what_is_not_asked_for_is_what_the_target_recommends() -> None:
     recommended = SamplingParams(temperature=0.7, top_k=20, top_p=0.8)
     assert CompletionOptions().sampling(1, recommended) == SamplingParams(0.7, 20, 0.8, 1)

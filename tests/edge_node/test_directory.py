@@ -63,22 +63,6 @@ def test_workers_come_and_go() -> None:
     assert len(workers.online()) == 1
 
 
-@pytest.mark.parametrize("clock", [4, 5, 6])
-def test_a_worker_that_was_started_anew_is_online_whatever_its_clock_says(clock: int) -> None:
-    now = 0.0
-    workers = WorkerDirectory(lambda: now)
-    workers.take("w", status(life=1))
-    workers.take("w", status("gone", life=1))
-    assert workers.online() == []
-    assert workers.take("w", status(epoch=clock, life=2)) is not None
-    assert workers.take("w", status("gone", life=1)) is None  # once more, late
-    assert workers.take("w", status(life=1)) is None  # another process of the name, in spite of its will
-    assert [one.life for one in workers.online()] == [2]
-    now = STALE + 1  # the newer one has fallen silent
-    workers.take("w", status(life=1))
-    assert [one.life for one in workers.online()] == [1]
-
-
 def recommends(temperature: float) -> bytes:
     known = CODEC.decode_status(status(), WorkerStatus)
     return CODEC.encode_status(msgspec.structs.replace(known, temperature=temperature, top_k=7))

@@ -36,18 +36,6 @@ def test_a_policy_of_the_settings_keeps_them() -> None:
     assert PlanOptions().new_policy(limits).plan(Observation()).draft_length == 0
 
 
-def test_a_policy_that_plans_what_the_flags_say_keeps_no_limit() -> None:
-    options = LimitOptions(energy_budget=0.3, latency_target=50.0)
-    with pytest.raises(UsageError, match="keeps no --energy-budget and --latency-target") as refused:
-        options.limits(PlanOptions(policy="fixed"), METER)
-    assert "closed-form" in str(refused.value.hint)
-
-
-def test_a_budget_needs_to_know_what_is_drawn() -> None:
-    with pytest.raises(UsageError, match="needs to know what the device draws"):
-        LimitOptions(energy_budget=0.3).limits(PlanOptions(), None)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

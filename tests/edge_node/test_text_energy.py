@@ -128,11 +128,6 @@ async def test_drafting_is_part_of_it() -> None:
     assert 0 < busy < seconds
 
 
-async def test_without_a_meter_nothing_is_told() -> None:
-    found = await stats(None)
-    assert (found["energy_j"], found["energy_j_per_100"], found["energy_source"]) == (None, None, "none")
-
-
 async def test_the_drafters_thread_counts_its_rounds() -> None:
     thread = DrafterThread(PromptLookupDrafter(max_context=500))
     await thread.round([1], [])

@@ -74,10 +74,3 @@ def test_an_event_without_a_row_is_a_counted_surprise() -> None:
     }
     machine.start(0.1)  # it goes on as if they had not come
     assert machine.state is EdgeState.OPENING
-
-
-def test_the_table_is_drawn() -> None:
-    drawn = TABLE.mermaid()
-    for arrow in ("new --> opening", "opening --> active", "active --> opening", "active --> done"):
-        assert arrow in drawn
-    assert "| opening | verdict |" in TABLE.markdown()

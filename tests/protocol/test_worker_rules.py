@@ -483,13 +483,6 @@ def test_the_targets_own_token_is_no_accepted_row_though_it_was_drafted(
     assert machine.counters.accepted == accepted
 
 
-@pytest.mark.parametrize("tokens", [(), (7, 9, 1), (7, 8, 9, 1)])
-def test_an_engine_that_breaks_its_contract_is_our_own_error(tokens: tuple[int, ...]) -> None:
-    machine = opened(opening(draft=(7, 8)))
-    with pytest.raises(LocalProtocolError):
-        machine.result(item(machine), tokens, 0, 0, 0.2)
-
-
 def test_what_is_lost_on_the_way_down_is_sent_again_on_a_poll_only() -> None:
     machine = opened(opening(draft=(7, 8)))
     decide(machine, 7, 8, 9)

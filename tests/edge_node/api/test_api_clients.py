@@ -85,27 +85,6 @@ def _readers(api: Served) -> int:
     return sum(text.readers for text in api.api.texts._active)
 
 
-async def test_the_official_client_with_a_key(mosquitto: PrivateBroker) -> None:
-    """It sends no key by itself; given one, it sends the same one with each of its retries."""
-    engine = FakeEngine()
-    async with served(mosquitto, engine=engine, api_texts=1) as api:
-        client = api.client.with_options(max_retries=5)
-        asked: dict[str, Any] = {
-            "model": api.version, "messages": [{"role": "user", "content": "x"}], "max_tokens": 20,
-            "extra_headers": {"Idempotency-Key": "once"},
-        }  # fmt: skip
-        engine.gate.clear()
-        blocker = asyncio.create_task(api.chat("blocker", max_tokens=2))
-        await until(lambda: len(api.api.texts) == 1)
-        asking = asyncio.create_task(client.chat.completions.create(**asked))
-        await api.refusal()
-        engine.gate.set()
-        await blocker
-        answer = await asking
-        assert await client.chat.completions.create(**asked) == answer
-        assert api.daemons[0].worker.machine.counters.opened == 2
-
-
 async def test_the_same_key_in_two_streams(mosquitto: PrivateBroker) -> None:
     key = {"idempotency-key": "k"}
     async with served(mosquitto) as api:
@@ -227,17 +206,6 @@ async def test_a_silent_stream_shows_that_it_lives() -> None:
     text.finish(End("length"))
     await asyncio.wait_for(replying, 10)
     assert _text(b"".join(sent).decode()) == "ab"
-
-
-async def test_a_client_over_tcp_that_does_not_read(mosquitto: PrivateBroker) -> None:
-    """The text is written to its end although nobody takes it, and then read whole."""
-    async with served(mosquitto) as api:
-        answer, parts = await begin(api, max_tokens=1000, seed=6)
-        await until(lambda: api.node.sessions == 0)
-        raw = b"".join([part async for part in parts])
-        assert raw.endswith(b"data: [DONE]\n\n")
-        await answer.aclose()
-        await until(lambda: len(api.api.texts) == 0)
 
 
 async def test_the_end_of_the_server(mosquitto: PrivateBroker) -> None:

@@ -68,13 +68,6 @@ async def test_requests_that_cannot_be_done(mosquitto: PrivateBroker) -> None:
         assert await api.metric('flexspec_edge_requests_total{endpoint="other",status="404"}') == 1
 
 
-async def test_a_limit_beyond_the_context_is_cut(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, max_context=100) as api:
-        answer = (await api.chat(max_tokens=1000, ignore_eos=True)).json()
-        assert answer["choices"][0]["finish_reason"] == "length"
-        assert answer["usage"]["total_tokens"] == 100
-
-
 async def test_a_body_without_a_stated_length_is_bounded(mosquitto: PrivateBroker) -> None:
     async def endless() -> Any:
         yield b'{"prompt": "'
@@ -214,22 +207,19 @@ async def test_an_outage_that_lasts_is_told_at_once(own_mosquitto: PrivateBroker
         assert (await api.chat(max_tokens=5)).status_code == 200, "the text itself brings the link back"
 
 
-async def test_a_text_that_begins_in_an_outage_of_a_moment_is_written(own_mosquitto: PrivateBroker) -> None:
-    async with served(own_mosquitto) as api:
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [({}, 0.5), ({"link_patience": 0.1, "api_wait": 30.0}, 2.0)],
+    ids=["briefly", "asked to"],
+)
+async def test_a_text_waits_for_the_broker(
+    own_mosquitto: PrivateBroker, settings: dict[str, Any], seconds: float
+) -> None:
+    async with served(own_mosquitto, **settings) as api:
         own_mosquitto.kill()
         await until(lambda: not api.node.link.is_up)
         asking = asyncio.create_task(api.chat(max_tokens=5))
-        await asyncio.sleep(0.5)
-        await asyncio.to_thread(own_mosquitto.start)
-        assert (await asking).status_code == 200
-
-
-async def test_a_text_that_is_to_wait_waits_for_the_broker(own_mosquitto: PrivateBroker) -> None:
-    async with served(own_mosquitto, link_patience=0.1, api_wait=30.0) as api:
-        own_mosquitto.kill()
-        await until(lambda: not api.node.link.is_up)
-        asking = asyncio.create_task(api.chat(max_tokens=5))
-        await asyncio.sleep(2.0)
+        await asyncio.sleep(seconds)
         assert not asking.done()
         await asyncio.to_thread(own_mosquitto.start)
         assert (await asking).status_code == 200

@@ -17,7 +17,6 @@ from edge_node.api.settings import ApiSettings
 from edge_node.api.streaming import reply
 from edge_node.completion.completion import Completion, End
 from edge_node.completion.decoding import Origins, PieceDecoder, StopFilter
-from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import StreamDecoder
 from flexspec_mq.protocol.effects import Commit
 from lab.simulator.world import EOS
@@ -79,10 +78,6 @@ def test_pieces_are_the_text_whatever_is_held_back_and_however_it_is_read(
     assert told == by_character(committed(commits))[: len(text)]
 
 
-def test_nothing_is_cut_into_nothing() -> None:
-    assert Origins().cut("", 0) == []
-
-
 def events(stream: str) -> list[dict[str, Any]]:
     return [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
 
@@ -120,38 +115,6 @@ async def test_the_official_client_can_ask(mosquitto: PrivateBroker) -> None:
 
 def _plain(chunks: Sequence[Any]) -> list[dict[str, Any]]:
     return [json.loads(chunk.model_dump_json(exclude_none=True)) for chunk in chunks]
-
-
-async def test_without_drafts_the_target_wrote_it_all(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, plan=Plan(draft_length=0, in_flight=1, qos=1)) as api:
-        content, told = origin_of(events((await api.chat(seed=9, max_tokens=60, **ORIGIN)).text))
-        assert content
-        assert {origin for _, origin in told} == {False}
-
-
-async def test_completions_and_stop_strings(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        body: dict[str, Any] = {"prompt": "the end", "seed": 3, "max_tokens": 200, "ignore_eos": True}
-        whole = (await api.post("/v1/completions", body)).json()["choices"][0]["text"]
-        stop = whole[len(whole) // 2 : len(whole) // 2 + 3]
-        answer = await api.post("/v1/completions", {**body, **ORIGIN, "stop": stop})
-        chunks = [chunk for chunk in events(answer.text) if chunk["choices"]]
-        assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == whole[: whole.index(stop)]
-        told = [piece for chunk in chunks for piece, _ in chunk.get("flexspec", {}).get("pieces", [])]
-        assert "".join(told) == whole[: whole.index(stop)]
-
-
-async def test_asking_again_with_the_same_key_gives_the_same_origins(mosquitto: PrivateBroker) -> None:
-    key = {"idempotency-key": "k"}
-    async with served(mosquitto) as api:
-        first = await api.chat(max_tokens=50, headers=key, **ORIGIN)
-        again = await api.chat(max_tokens=50, headers=key, **ORIGIN)
-        content, told = origin_of(events(first.text))
-        assert origin_of(events(again.text))[0] == content
-        assert _joined(origin_of(events(again.text))[1]) == _joined(told)
-        other = await api.chat(max_tokens=50, headers=key, stream=True)
-        assert other.status_code == 422  # the option is part of the body
-        assert api.daemons[0].worker.machine.counters.opened == 1
 
 
 def _joined(told: list[list[Any]]) -> list[tuple[str, bool]]:

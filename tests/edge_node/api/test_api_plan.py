@@ -106,15 +106,6 @@ async def test_a_policy_that_compares_tells_what_it_chose_among(mosquitto: Priva
         assert len(tried) == len(told)
 
 
-async def test_it_asks_for_the_key(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, api_key="secret") as api:
-        answer = await api.http.get(f"{api.url}/v1/plan")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
-        assert await plans(api, authorization="Bearer secret") == []
-        answer = await api.post("/v1/plan", {}, authorization="Bearer secret")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
-
-
 async def command(api: Served, *arguments: str) -> int:
     """``flexspec-edge plan`` on a thread of its own, beside the server."""
     port = api.url.rpartition(":")[2]

@@ -185,13 +185,6 @@ def test_a_prediction_is_read() -> None:
     assert refused(chat_request, {**HELLO, "prediction": wrong}).param == "prediction.type"
 
 
-def test_why_there_are_no_logprobs() -> None:
-    for field, value in (("logprobs", True), ("top_logprobs", 2)):
-        message = refused(chat_request, {**HELLO, field: value}).message
-        assert "log-probabilities are not available" in message
-        assert "change the answer" not in message
-
-
 def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() -> None:
     odd: dict[str, Any] = {
         "tempreature": 1,
@@ -246,12 +239,6 @@ def test_unknown_fields_are_refused_by_name() -> None:
 )  # fmt: skip
 def test_values_out_of_bounds(field: str, value: Any) -> None:
     assert refused(chat_request, {**HELLO, field: value}).param == field
-
-
-@pytest.mark.parametrize("value", ["yes", 1])
-def test_an_option_of_a_stream_out_of_bounds(value: Any) -> None:
-    body = {**HELLO, "stream": True, "stream_options": {"include_origin": value}}
-    assert refused(chat_request, body).param == "stream_options.include_origin"
 
 
 def test_two_limits_that_differ() -> None:
