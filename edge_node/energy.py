@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from flexspec_mq.energy.fit import DrawFit
 from flexspec_mq.energy.meters import find_meter
 from flexspec_mq.energy.presets import built_in
-from flexspec_mq.energy.text import ModelledEnergy, Spent
+from flexspec_mq.energy.text import ModelledEnergy, ModelledText, Spent
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,34 +22,6 @@ _APART = 10.0
 """Seconds between two readings from which on the device did something else than write."""
 
 _log = logging.getLogger(__name__)
-
-
-class TextEnergy(Protocol):
-    """Told what one text does; times are of a clock that does not go back."""
-
-    def sent(self, size: int, now: float) -> None:
-        """A message with so many bytes of payload goes out."""
-
-    def received(self, size: int, now: float) -> None:
-        """A message with so many bytes of payload has come."""
-
-    def drafted(self, seconds: float) -> None:
-        """Its drafts have kept the drafter busy for so long."""
-
-    def spent(self, now: float) -> Spent:
-        """Until now; where it is modelled, with the tail that the last packet leaves."""
-
-
-class EnergyMeter(Protocol):
-    """The energy meter of a device."""
-
-    def text(self, now: float) -> TextEnergy:
-        """A text begins."""
-
-    def expected(
-        self, *, seconds: float, drafting_s: float, messages: float, bytes_up: float, bytes_down: float
-    ) -> float | None:
-        """Joules of a token that is written so; None while nothing was measured."""
 
 
 class MeasuredEnergy:
@@ -110,6 +82,12 @@ class _MeasuredText:
         if joules is None or self._began is None:
             return Spent(None, self._by.source)
         return Spent(joules - self._began, self._by.source)
+
+
+EnergyMeter = MeasuredEnergy | ModelledEnergy
+"""Makes the counts of texts, and tells what plans are expected to take."""
+TextEnergy = _MeasuredText | ModelledText
+"""Told what one text does; times are of a clock that does not go back."""
 
 
 def energy_meter(settings: EdgeSettings) -> EnergyMeter | None:

@@ -7,7 +7,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Literal
 
-from edge_node.fleet.tally import TargetVersion, VersionSums, VersionTally
+from edge_node.fleet.tally import TargetVersion, VersionTally
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import any_of, running
@@ -75,16 +75,21 @@ class StatusPublisher:
             finish.reason is FinishReason.FAILED
             and isinstance(finish.error, WorkerError | RemoteProtocolError)
         )
-        sums = VersionSums(
-            answers=finish.reason in _COMPLETE,
-            errors=fails and (seen.committed > 0 or not machine.counters.busy),
-            drafted=machine.counters.judged + machine.counters.worker_judged,
-            accepted=machine.counters.accepted + machine.counters.worker_accepted,
-            tokens=generation.paced,
-            seconds=generation.seconds,
-        )
-        if sums != VersionSums():  # a session that ended before it began shows nothing
-            self.tally.add(TargetVersion(machine.version, generation.request.digest), sums)
+        answers = finish.reason in _COMPLETE
+        errors = fails and (seen.committed > 0 or not machine.counters.busy)
+        drafted = machine.counters.judged + machine.counters.worker_judged
+        if (
+            answers or errors or drafted or generation.paced
+        ):  # a session that ended before it began shows nothing
+            self.tally.add(
+                TargetVersion(machine.version, generation.request.digest),
+                answers=answers,
+                errors=errors,
+                drafted=drafted,
+                accepted=machine.counters.accepted + machine.counters.worker_accepted,
+                tokens=generation.paced,
+                seconds=generation.seconds,
+            )
             self._tallied.set()
 
     async def run(self, family: FamilyCatalogue, publish: Callable[[Outbound], None]) -> None:

@@ -9,7 +9,7 @@
 | `request_body`, `streaming` | bytes in, bytes out, clients that go away |
 | `auth` | the key, the host's name, the bound of requests, errors in one shape |
 | `request_ids` | an `x-request-id` on every answer |
-| `state`, `plans`, `routes`, `app` | what each path does |
+| `state`, `routes`, `app` | what each path does |
 | `client` | one request to such an API, for commands on the same machine |
 | `connections` | how many connections, and how long each may take to ask for something |
 | `server`, `daemon` | the listening socket; node and API together |

@@ -15,13 +15,14 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from edge_node.api.errors import ApiError, bad
-from edge_node.api.plans import plan_list
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.streaming import reply
 from edge_node.api.validation import canonical, parse_object
+from edge_node.completion.figures import plan_told
 from edge_node.completion.store import IdempotencyKey
 from schemas.openai import Health, ModelList
 from schemas.openapi import document
+from schemas.plan import PlanList, VersionPlan
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -104,7 +105,20 @@ async def _model(api: Api, request: Request, _send: Send) -> Response:
 
 
 async def _plan(api: Api, _request: Request, _send: Send) -> Response:
-    return _json(plan_list(api.node, time.monotonic()))
+    now, active = time.monotonic(), api.node.active_versions
+    plans = [
+        VersionPlan(
+            version=version,
+            under_way=version in active,
+            age_s=None if planned.seen.at is None else max(0.0, now - planned.seen.at),
+            plan=plan_told(planned),
+            alternatives=list(planned.alternatives),
+            estimates=dict(planned.estimates()),
+            limits=list(planned.limits),
+        )
+        for version, planned in sorted(api.node.plans.items())
+    ]
+    return _json(PlanList(data=plans))
 
 
 async def _document(_api: Api, _request: Request, _send: Send) -> Response:

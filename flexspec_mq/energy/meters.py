@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from flexspec_mq.energy.battery import POWER_SUPPLY, Batteries
 from flexspec_mq.energy.rapl import POWERCAP, Rapl
 from flexspec_mq.errors import UsageError
 
-
-class Meter(Protocol):
-    """Measures the whole device, or its processors."""
-
-    @property
-    def name(self) -> str:
-        """``rapl`` or ``battery``."""
-
-    def joules(self) -> float | None:
-        """Drawn since some moment; None while it cannot tell.
-
-        Raises:
-            UsageError: it cannot be read any more.
-        """
+Meter = Rapl | Batteries
+"""Measures the processors, or the whole device, by joules drawn since some moment; None while it cannot tell."""
 
 
 def find_meter(powercap: Path = POWERCAP, power_supply: Path = POWER_SUPPLY) -> Meter:

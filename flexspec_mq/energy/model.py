@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flexspec_mq.energy.radio import RadioActivity, RadioPower
+from flexspec_mq.energy.radio import RadioPower
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +23,7 @@ class DevicePower:
 def joules(
     device: DevicePower,
     radio: RadioPower,
-    activity: RadioActivity,
+    awake: float,
     *,
     seconds: float,
     core_s: float,
@@ -35,16 +35,15 @@ def joules(
     Args:
         device: powers of the device.
         radio: powers of the radio.
-        activity: activity of the radio.
+        awake: joules of the radio for being awake, in whole.
         seconds: time that a text took, in which device and sleeping radio draw in any case.
         core_s: seconds of a core that drafting kept busy; two cores for a second are two.
         bytes_up: bytes of IP.
         bytes_down: likewise.
     """
     idle = (device.idle_w + radio.idle_w) * seconds
-    awake = radio.promotion_w * activity.promotion_s + radio.active_w * activity.active_s
     carried = radio.up_j * bytes_up + radio.down_j * bytes_down
-    return idle + device.core_w * core_s + awake + radio.tail_w * activity.tail_s + carried
+    return idle + device.core_w * core_s + awake + carried
 
 
 def per_hundred(spent: float, tokens: int) -> float | None:

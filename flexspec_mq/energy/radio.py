@@ -1,4 +1,4 @@
-"""How long a radio is awake for given packets. Pure: it is told times, and reads no clock.
+"""Energy of a radio that is awake for given packets. Pure: it is told times, and reads no clock.
 
 A modem that sleeps is woken by a packet (promotion). It listens without a pause for a moment after each packet, then
 keeps its connection for a while in case another comes (the tail), and sleeps again. Wireless networks and cables are
@@ -38,49 +38,19 @@ class RadioPower:
         """From a packet until it sleeps, if no other comes."""
         return max(self.hold_s, self.tail_s)
 
-    def after_packet(self, gap: float) -> RadioActivity:
-        """Activity in the `gap` seconds after a packet, in which no other comes; infinite is allowed."""
+    @property
+    def waking(self) -> float:
+        """Joules of a promotion."""
+        return self.promotion_w * self.promotion_s
+
+    def after_packet(self, gap: float) -> float:
+        """Joules of the `gap` seconds after a packet, in which no other comes; infinite is allowed."""
         active = min(gap, self.hold_s)
-        return RadioActivity(active_s=active, tail_s=min(gap, self.awake_s) - active)
+        return self.active_w * active + self.tail_w * (min(gap, self.awake_s) - active)
 
-    def between_packets(self, gap: float) -> RadioActivity:
+    def between_packets(self, gap: float) -> float:
         """The same, with the promotion for the packet that ends the gap if it sleeps by then."""
-        done = self.after_packet(gap)
-        return done + self.waking() if gap >= self.awake_s else done
-
-    def waking(self) -> RadioActivity:
-        """Activity of a promotion."""
-        return RadioActivity(promotion_s=self.promotion_s)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RadioActivity:
-    """Activity of a radio; times are seconds.
-
-    Attributes:
-        promotion_s: waking.
-        active_s: awake without a pause.
-        tail_s: waiting with its connection open.
-    """
-
-    promotion_s: float = 0.0
-    active_s: float = 0.0
-    tail_s: float = 0.0
-
-    def __add__(self, other: RadioActivity) -> RadioActivity:
-        return RadioActivity(
-            promotion_s=self.promotion_s + other.promotion_s,
-            active_s=self.active_s + other.active_s,
-            tail_s=self.tail_s + other.tail_s,
-        )
-
-    def times(self, factor: float) -> RadioActivity:
-        """So many times as much of each."""
-        return RadioActivity(
-            promotion_s=factor * self.promotion_s,
-            active_s=factor * self.active_s,
-            tail_s=factor * self.tail_s,
-        )
+        return self.after_packet(gap) + (self.waking if gap >= self.awake_s else 0.0)
 
 
 class Modem:
@@ -88,20 +58,20 @@ class Modem:
 
     def __init__(self, power: RadioPower) -> None:
         self._power = power
-        self._done = RadioActivity()
+        self._done = 0.0
         self._last: float | None = None
 
     def packet(self, now: float) -> None:
         """Let a packet pass now, on a clock that does not go back; during a promotion it waits for its end."""
         power, last = self._power, self._last
         if last is None or now >= last + power.awake_s:
-            slept = RadioActivity() if last is None else power.after_packet(inf)
-            self._done += slept + power.waking()
+            self._done += power.waking + (0.0 if last is None else power.after_packet(inf))
             self._last = now + power.promotion_s
         elif now > last:
             self._done += power.after_packet(now - last)
             self._last = now
 
-    def activity(self) -> RadioActivity:
-        """Activity for the packets so far, the whole tail of the last one included."""
+    @property
+    def joules(self) -> float:
+        """Joules for the packets so far without the bytes they carry, the whole tail of the last one included."""
         return self._done if self._last is None else self._done + self._power.after_packet(inf)

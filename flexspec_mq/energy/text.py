@@ -60,7 +60,7 @@ class ModelledEnergy:
         return joules(
             self.device,
             self.radio,
-            self.radio.between_packets(seconds / messages).times(messages),
+            messages * self.radio.between_packets(seconds / messages),
             seconds=seconds,
             core_s=self.cores * drafting_s,
             bytes_up=bytes_up,
@@ -104,7 +104,7 @@ class ModelledText:
         spent = joules(
             by.device,
             by.radio,
-            self._modem.activity(),
+            self._modem.joules,
             seconds=now - self._began,
             core_s=by.cores * self._drafting,
             bytes_up=self._up,

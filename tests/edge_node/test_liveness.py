@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 
-from edge_node.fleet.liveness import WorkerLiveness
+from edge_node.fleet.directory import WorkerLiveness
 from schemas.status import WorkerStatus
 
 State = Literal["online", "draining", "gone"]

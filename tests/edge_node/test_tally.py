@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from edge_node.fleet.tally import TargetVersion, VersionSums, VersionTally
+from edge_node.fleet.tally import TargetVersion, VersionTally
 from flexspec_mq.controller.estimators.wilson import wilson
 from schemas.catalogue import MAX_VERSIONS
 
 
-def wrote(*, complete: bool = True, failed: bool = False) -> VersionSums:
-    return VersionSums(answers=complete, errors=failed, drafted=8, accepted=6, tokens=20, seconds=0.5)
+def wrote(tally: VersionTally, *target: str, complete: bool = True, failed: bool = False) -> None:
+    sums = {"drafted": 8, "accepted": 6, "tokens": 20}
+    tally.add(TargetVersion(*target), answers=complete, errors=failed, seconds=0.5, **sums)
 
 
 def test_sums_are_by_name_and_digest_and_bounded() -> None:
     tally = VersionTally()
-    tally.add(TargetVersion("v", "aa"), wrote())
-    tally.add(TargetVersion("v", "bb"), wrote(complete=False, failed=True))
-    tally.add(TargetVersion("v", "aa"), wrote(complete=False))
+    wrote(tally, "v", "aa")
+    wrote(tally, "v", "bb", complete=False, failed=True)
+    wrote(tally, "v", "aa", complete=False)
     other, one = tally.figures()
     assert (one.name, one.digest, one.answers, one.errors) == ("v", "aa", 1, 0)
     assert (one.drafted, one.accepted, one.tokens, one.seconds) == (16, 12, 40, 1.0)
     assert (one.low, one.high) == wilson(12, 16)
     assert (other.digest, other.answers, other.errors) == ("bb", 0, 1)
     for number in range(MAX_VERSIONS):
-        tally.add(TargetVersion(f"v{number}"), wrote())
+        wrote(tally, f"v{number}")
     assert [figures.name for figures in tally.figures()] == [f"v{number}" for number in range(MAX_VERSIONS)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.energy.model import DevicePower, in_words, joules, per_hundred
-from flexspec_mq.energy.radio import RadioActivity, RadioPower
+from flexspec_mq.energy.radio import RadioPower
 from flexspec_mq.energy.text import ModelledEnergy
 
 some = st.floats(0, 1e4)
 watts = st.floats(0, 20)
-activities = st.builds(RadioActivity, promotion_s=some, active_s=some, tail_s=some)
 counted = st.fixed_dictionaries(
     {"seconds": some, "core_s": some, "bytes_up": st.integers(0, 10**7), "bytes_down": st.integers(0, 10**7)}
 )
@@ -44,37 +42,34 @@ RADIO = RadioPower(
 
 
 def test_each_part_by_hand() -> None:
-    did = RadioActivity(promotion_s=0.5, active_s=3.0, tail_s=20.0)
-    found = joules(DEVICE, RADIO, did, seconds=40.0, core_s=8.0, bytes_up=1000, bytes_down=10_000)
-    # Idle, drafting, awake with bytes, and the tail.
-    assert found == pytest.approx(100.0 + 12.0 + 13.0 + 20.0)
+    found = joules(DEVICE, RADIO, 31.0, seconds=40.0, core_s=8.0, bytes_up=1000, bytes_down=10_000)
+    # Idle, drafting, awake, and bytes.
+    assert found == pytest.approx(100.0 + 12.0 + 31.0 + 2.0)
 
 
-@given(devices, radios, activities, activities, counted, counted)
+@given(devices, radios, some, some, counted, counted)
 def test_what_two_texts_take_is_the_sum(
     device: DevicePower,
     radio: RadioPower,
-    did: RadioActivity,
-    other: RadioActivity,
+    awake: float,
+    other: float,
     counts: dict[str, Any],
     more: dict[str, Any],
 ) -> None:
-    both = joules(device, radio, did + other, **{name: counts[name] + more[name] for name in counts})
-    apart = joules(device, radio, did, **counts) + joules(device, radio, other, **more)
+    both = joules(device, radio, awake + other, **{name: counts[name] + more[name] for name in counts})
+    apart = joules(device, radio, awake, **counts) + joules(device, radio, other, **more)
     assert both == pytest.approx(apart)
 
 
-@given(devices, radios, activities, counted, st.data())
+@given(devices, radios, some, counted, st.data())
 def test_more_of_anything_never_costs_less(
-    device: DevicePower, radio: RadioPower, did: RadioActivity, counts: dict[str, Any], data: st.DataObject
+    device: DevicePower, radio: RadioPower, awake: float, counts: dict[str, Any], data: st.DataObject
 ) -> None:
-    before = joules(device, radio, did, **counts)
+    before = joules(device, radio, awake, **counts)
     for name, value in counts.items():
         more = {**counts, name: value + data.draw(st.integers(0, 100))}
-        assert joules(device, radio, did, **more) >= before
-    for name in ("promotion_s", "active_s", "tail_s"):
-        longer = replace(did, **{name: getattr(did, name) + data.draw(st.floats(0, 100))})
-        assert joules(device, radio, longer, **counts) >= before
+        assert joules(device, radio, awake, **more) >= before
+    assert joules(device, radio, awake + data.draw(st.floats(0, 100)), **counts) >= before
 
 
 def expected(seconds: float, messages: float) -> float:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from flexspec_mq.controller.estimators.average import Rate
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.errors import UsageError
-from flexspec_mq.protocol.edge.pending_draft import PendingDraft
 from flexspec_mq.protocol.edge.session import EdgeSession
+from flexspec_mq.protocol.edge.text import PendingDraft
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Send
 from flexspec_mq.protocol.worker.types import WorkerConfig
