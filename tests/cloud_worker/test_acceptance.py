@@ -53,11 +53,6 @@ def test_an_end_of_text_ends_the_verdict(
     assert decide(rows_for(*target), draft, GREEDY, 10, (2, 3)) == decided
 
 
-def test_rows_and_draft_must_fit_together() -> None:
-    with pytest.raises(ValueError, match="zip"):
-        decide(rows_for(5, 6), [5, 6], GREEDY, 0, ())
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(0, 2**32),

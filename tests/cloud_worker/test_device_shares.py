@@ -63,17 +63,6 @@ def test_a_device_that_begins_is_read_before_one_that_has_had_much_read() -> Non
     assert found["evil"] <= 32
 
 
-def test_where_all_have_had_much_read_all_are_read_alike() -> None:
-    engine = ModelEngine(model_of(), budget=budget())
-    scheduler = engine.scheduler
-    scheduler.add(prompt("a", 1, 1200))
-    scheduler.add(prompt("b", 1, 1200))
-    for _ in range(16):
-        engine.step()
-    found = fed(scheduler)
-    assert found == {"a": 64, "b": 64}
-
-
 def test_beside_others_that_write_much_reading_is_little_of_the_time() -> None:
     made = budget()
     engine = ModelEngine(model_of(), budget=made)
@@ -146,16 +135,6 @@ def test_those_that_have_as_much_read_do_not_slow_each_other() -> None:
     scheduler.add(prompt("c", 1, 5))
     scheduler.add(prompt("a", 7, 400))
     assert fed(scheduler)["a"] == scheduler.slowed > 0
-
-
-def test_the_device_that_had_least_is_read_first_whoever_waits_longest() -> None:
-    engine = ModelEngine(model_of(), budget=budget())
-    scheduler = engine.scheduler
-    read(engine, prompt("much", 100, 200))
-    for session in range(30):
-        scheduler.add(prompt("much", session, 90))
-    scheduler.add(prompt("new", 1, 90))
-    assert fed(scheduler)["new"] >= 64
 
 
 def test_devices_that_begin_share_alike_however_many_prompts_each_has() -> None:

@@ -14,8 +14,7 @@ from cloud_worker.engine import memory
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.kv_cache import KVCache
 from flexspec_mq.models.kv import GRAIN, SessionKV
-from tests.cloud_worker.test_engine import LIMIT, PROMPTS, item, model_of, written
-from tests.models.tiny_packed import VOCABULARY
+from tests.cloud_worker.test_engine import item, model_of, write_all
 
 LIKE = torch.empty(0, dtype=torch.bfloat16)
 BLOCK = GRAIN * SessionKV(2, 1, 4, LIKE).token_bytes
@@ -152,26 +151,13 @@ def test_a_short_memory_changes_no_token_and_stops_nobody(blocks: int, seed: int
     rng = random.Random(seed)
     grain = GRAIN * model_of().new_kv().token_bytes
     engine = ModelEngine(model_of(), limit=blocks * grain, prefill=rng.choice((16, 64, 200)))
-    scheduler, caches = engine.scheduler, engine.scheduler.caches
+    caches = engine.scheduler.caches
     assert caches.room == blocks * GRAIN
-    at = dict.fromkeys(range(len(PROMPTS)), 0)
-    steps = 0
-    while any(start < LIMIT for start in at.values()):
-        steps += 1
-        assert steps < 3000, f"no end: {at}"
-        for number, start in at.items():
-            if ("edge", number) in scheduler.pending or start >= LIMIT or rng.random() < 0.3:
-                continue
-            truth = written(number)[start : start + rng.randint(0, 6)]
-            draft = [token if rng.random() < 0.8 else rng.randrange(VOCABULARY) for token in truth]
-            scheduler.add(item(number, start, draft[: LIMIT - start - 1]))
-        for one, tokens in engine.step().decided:
-            number = one.key[1]
-            at[number] = one.start + len(tokens)
-            assert tokens == written(number)[one.start : at[number]]
-            if at[number] >= LIMIT:
-                scheduler.release(one.key)
+
+    def within() -> None:
         assert caches.nbytes == held(caches) <= blocks * grain
+
+    write_all(engine, rng, watch=within)
     assert caches.dropped + caches.evicted > 0 or blocks > 6
 
 

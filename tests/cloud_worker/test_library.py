@@ -101,19 +101,6 @@ def test_a_version_comes_and_goes() -> None:
     assert len(library.entries) == 1
 
 
-def test_a_rollback_takes_a_draining_version_back_at_once() -> None:
-    library = Library("base", "exact")
-    library.follow([version("v1")])
-    _, load = steps(library)
-    assert isinstance(load, LoadHead)
-    library.loaded(load, "exact")
-    steps(library)
-    library.follow([])
-    assert steps(library, Counter(v1=2)) == [RetireVersion("v1")]
-    library.follow([version("v1")])
-    assert steps(library, Counter(v1=1)) == [OpenVersion("v1")]
-
-
 def test_a_head_that_cannot_be_had_is_asked_for_again_ever_more_rarely() -> None:
     library = Library("base", "exact")
     library.follow([version("v1"), version("v2")])
@@ -151,26 +138,6 @@ def test_the_workers_own_version_is_the_familys_once_its_manifest_is_the_bases()
     assert steps(library) == [RetireVersion("base"), DropVersion("base"), LoadHead("v1", DIGESTS[1])]
 
 
-def test_another_head_under_the_workers_own_name_is_refused_before_any_session() -> None:
-    library = Library("base", "exact")
-    library.follow([version("base")])
-    (load,) = steps(library)
-    assert isinstance(load, LoadHead)
-    library.refused(load, "another base")
-    assert steps(library) == []
-    (only,) = library.statuses()
-    assert (only.state, only.why) == ("refused", "another base")
-
-
-def test_the_workers_own_version_goes_when_a_catalogue_names_another_so() -> None:
-    library = Library("base", "exact")
-    library.follow([])
-    assert steps(library) == [OpenVersion("base")]
-    library.follow([version("base")])
-    assert steps(library, Counter(base=1)) == [RetireVersion("base")]
-    assert steps(library) == [DropVersion("base"), LoadHead("base", DIGESTS[1])]
-
-
 def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own() -> None:
     library = Library("mine", "exact", OURS)
     ours = CatalogueVersion("v2", VersionState.CANARY, DIGESTS[2], base=OURS)
@@ -186,13 +153,6 @@ def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own()
     # A version of another base that bears our own version's name would get its sessions.
     library.follow([version("mine")])
     assert steps(library) == [RetireVersion("mine"), DropVersion("mine")]
-
-
-def test_a_worker_of_the_familys_base_leaves_versions_of_others_alone() -> None:
-    library = Library("base", "exact", OURS)
-    library.follow([version("v1"), CatalogueVersion("v3", VersionState.CANARY, DIGESTS[0], base=THIRD)])
-    assert steps(library) == [OpenVersion("base"), LoadHead("v1", DIGESTS[1])]
-    assert [one.name for one in library.statuses()] == ["base", "v1"]
 
 
 def test_a_worker_of_a_base_that_nobody_has_published_looks_at_the_familys_until_somebody_does() -> None:

@@ -17,7 +17,6 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.daemon import probes
 from flexspec_mq.errors import UsageError
-from flexspec_mq.protocol.worker.types import WorkerEvent, WorkerState
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
@@ -212,15 +211,3 @@ async def test_a_port_that_is_taken_is_an_error_with_its_number() -> None:
     with pytest.raises(UsageError, match="70000"):
         async with serving(daemon, port=70_000):
             pass
-
-
-async def test_two_workers_in_one_process_have_figures_of_their_own() -> None:
-    pages = []
-    for malformed in (3, 4):
-        daemon = CloudWorker(WorkerSettings(worker="w"), FakeEngine())
-        daemon.malformed = malformed
-        daemon.machine.surprises[WorkerState.ABSENT, WorkerEvent.POLL] = malformed + 1
-        pages.append(WorkerMetrics(daemon).page().decode())
-    assert "flexspec_worker_malformed_total 3.0" in pages[0]
-    assert "flexspec_worker_malformed_total 4.0" in pages[1]
-    assert "flexspec_worker_surprises_total 5.0" in pages[1]

@@ -67,8 +67,3 @@ def test_they_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0), "transformers", source)
     facts = build_engine(target, settings).facts
     assert facts.recommended == Recommended(temperature=0.6, top_k=50)
-
-
-def test_a_status_of_an_older_worker_recommends_nothing() -> None:
-    older = Codec().decode_status(b'{"state":"online","epoch":1,"at":1,"worker":"w"}', WorkerStatus)
-    assert (older.temperature, older.top_k, older.top_p) == (None, None, None)

@@ -19,7 +19,7 @@ from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.retry import Waiting
-from flexspec_mq.errors import Cancelled, LinkRefused
+from flexspec_mq.errors import Cancelled
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkEvent, LinkSettings, Subscription
@@ -338,14 +338,6 @@ async def test_refusals_are_paced_per_edge_and_bounded(monkeypatch: pytest.Monke
         assert answered(str(number), 2.0)
     assert len(worker._told) == 3
     assert worker.malformed == 14
-
-
-async def test_a_broker_that_refuses_ends_the_worker() -> None:
-    broker = MemoryBroker()
-    broker.refused.add("w-w1")
-    with pytest.raises(LinkRefused):
-        async with worker_at(broker.link, "w1"):
-            pass
 
 
 async def test_a_verifier_thread_that_dies_takes_the_worker_down() -> None:

@@ -218,22 +218,6 @@ def test_what_a_device_still_has_to_write_to_its_cache(
 # Packages
 
 
-@pytest.mark.parametrize(
-    ("version", "bounds", "fit"),
-    [
-        ("2.9.1", ">=2.9,<3", True),
-        ("2.8.9", ">=2.9,<3", False),
-        ("3.0", ">=2.9,<3", False),
-        ("2.10.0+cpu", ">=2.9,<3", True),
-        ("3.0.0rc1", "<3", False),
-        ("2", ">=2.0.0", True),
-        ("1.2", "", True),
-    ],
-)
-def test_versions(version: str, bounds: str, fit: bool) -> None:
-    assert machine.fits(version, bounds) is fit
-
-
 def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "msgpack>=99,<100",

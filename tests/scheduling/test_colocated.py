@@ -6,7 +6,6 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -23,13 +22,18 @@ from flexspec_mq.scheduling.allocation import Allocation
 from flexspec_mq.scheduling.colocated import ColocatedDrafts
 from flexspec_mq.scheduling.draft_budget import DraftBudget
 from schemas.messages import Identity
-from tests.cloud_worker.test_engine import LIMIT, PROMPTS, identity, item, model_of, run, written
+from tests.cloud_worker.test_engine import (
+    LIMIT,
+    PROMPTS,
+    identity,
+    item,
+    model_of,
+    run,
+    with_room,
+    write_all,
+    written,
+)
 from tests.models.tiny_packed import VOCABULARY
-
-
-def with_room(number: int, start: int, room: int, draft: Sequence[int] = ()) -> WorkItem:
-    """Work on the text of prompt `number`, with room for the worker's own draft."""
-    return replace(item(number, start, draft), room=min(room, LIMIT - start - len(draft) - 1))
 
 
 class Scripted:
@@ -103,33 +107,10 @@ def drafter_of(kind: str, rng: random.Random) -> PricedDrafter:
 @settings(max_examples=6, deadline=None)
 @given(st.integers(8, 150), st.integers(0, 2**32))
 def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill: int, seed: int) -> None:
-    """Room and the edges' drafts change from step to step; sessions are freed and jump back at random."""
     rng = random.Random(seed)
     drafts = ColocatedDrafts(drafter_of(kind, rng), "draft", most_tokens=400)
     engine = ModelEngine(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
-    at = dict.fromkeys(range(len(PROMPTS)), 0)
-    own = 0
-    for _ in range(1000):
-        if all(start >= LIMIT for start in at.values()):
-            break
-        for number, start in at.items():
-            if ("edge", number) in engine.scheduler.pending or start >= LIMIT or rng.random() < 0.3:
-                continue
-            truth = written(number)[start : start + rng.choice((0, 0, 3))]
-            draft = [token if rng.random() < 0.8 else 0 for token in truth][: LIMIT - start - 1]
-            engine.scheduler.add(with_room(number, start, rng.choice((0, 1, 4, 8)), draft))
-        for one, tokens in engine.step().decided:
-            number, end = one.key[1], one.start + len(tokens)
-            assert tokens == written(number)[one.start : end]
-            assert len(tokens) <= len(one.draft) + one.room + 1
-            own += max(0, len(tokens) - 1 - len(one.draft))
-            at[number] = end
-        if rng.random() < 0.05:
-            number = rng.randrange(len(PROMPTS))
-            engine.scheduler.free(("edge", number))
-            drafts.free(("edge", number))
-            at[number] = rng.randint(0, at[number])
-    assert all(start >= LIMIT for start in at.values())
+    own = write_all(engine, rng, rooms=(0, 1, 4, 8), jumps=0.05)
     assert own > 10 or kind == "lookup"
     assert drafts.name == "draft"
 
@@ -208,29 +189,6 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
     for session in range(10):
         drafts.free(("edge", session))
     assert not held.keys() - set(scripted.freed)
-
-
-def test_the_end_of_a_prompt_is_no_price_of_drafted_rows() -> None:
-    """A forward may read all of a prompt and decide: its time is none of what drafted rows take."""
-
-    class Noted(DraftBudget):
-        seen: ClassVar[list[tuple[int, int, int]]] = []
-
-        def observe(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
-            self.seen.append((sessions, rows, reading))
-            super().observe(sessions, rows, ms, reading)
-
-    engine = ModelEngine(model_of(), prefill=1000, draft_budget=Noted(rationed=False))
-    engine.scheduler.add(item(3, 0))
-    run(engine)
-    assert Noted.seen == []
-    engine.scheduler.add(item(3, 1, written(3)[1:4]))
-    run(engine)
-    assert Noted.seen == [(1, 3, 0)]
-    engine.scheduler.add(item(3, 4, written(3)[4:6]))
-    engine.scheduler.add(newcomer := item(4, 0))
-    run(engine)
-    assert Noted.seen[1:] == [(1, 2, len(newcomer.context))]
 
 
 class Priced:
@@ -322,14 +280,6 @@ def test_one_that_is_too_long_is_not_begun() -> None:
     assert sum(worker.budget.allocate({("edge", 1): 0}, 1).call) == pytest.approx(4.0, rel=0.1)
 
 
-def test_what_is_found_takes_no_prompt_that_was_read() -> None:
-    worker = Alone(Priced(900, found=(5, 6, 7, 8)), 900)
-    worker.budget.observe_reading(64, 67.0)
-    assert worker.step(1) == (5, 6, 7, 8)
-    assert worker.step(6) == (5, 6, 7, 8)
-    assert worker.drafter.forwards == 0
-
-
 def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
     model = Priced(300)
     hybrid = HybridDrafter(model, PromptLookupDrafter(max_context=4096))
@@ -384,14 +334,3 @@ def test_what_is_looked_up_for_some_is_no_loss_to_the_others(sessions: int) -> N
     free = DraftBudget()
     free.prime([(1, 0, 20.0), (1, 8, 20.0), (4, 0, 20.0), (4, 32, 20.1)], [(1, 8.0), (4, 32.0)], 1.0)
     assert own(found, free, crowd(sessions)) > 0, "where rows cost next to nothing, they are no loss"
-
-
-def test_a_new_worker_whose_drafts_were_timed_runs_none_for_a_crowd() -> None:
-    """Sessions that are drafted for one behind the other: sixteen of them take longer than the target's forward."""
-    timed, untimed = Priced(0), Priced(0)
-    budget = DraftBudget()
-    budget.prime([(1, 0, 40.0), (1, 8, 45.0), (4, 0, 48.0), (4, 32, 67.0)], [(1, 4.0), (4, 16.0)], 1.0)
-    own(timed, budget, crowd(16))
-    own(untimed, DraftBudget(), crowd(16))
-    assert (timed.forwards, untimed.forwards > 0) == (0, True)
-    assert own(timed, budget, crowd(1)) > 0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.scheduling.allocation import PAYS, Allocation
 from flexspec_mq.scheduling.costs import LinearCost
-from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
+from flexspec_mq.scheduling.draft_budget import DraftBudget
 
 
 def key(number: int) -> SessionKey:
@@ -66,15 +66,6 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
         assert value(granted) >= value(best) - 1e-9
 
 
-def test_a_session_that_usually_gets_more_bears_longer_forwards() -> None:
-    drafts = {key(1): (0, 0.6), key(2): (4, 0.6)}
-    plain = Allocation(2, 30.0, 1.0, (0.0, 0.0), usual={key(1): 1.0, key(2): 1.0})
-    plain.grant(drafts, 4)
-    used_to = Allocation(2, 30.0, 1.0, (0.0, 0.0), usual={key(1): 1.5, key(2): 1.5})
-    used_to.grant(drafts, 4)
-    assert (plain.granted[key(2)], used_to.granted[key(2)]) == (0, 3)
-
-
 def test_before_anything_is_known_all_rows_are_granted() -> None:
     drafts = {key(n): 8 for n in range(40)}
     assert DraftBudget().allocate(drafts, 40).granted == drafts
@@ -93,17 +84,6 @@ def test_one_that_drafts_a_lot_gets_little_beside_many_and_all_of_it_alone() -> 
     assert alone > 20
 
 
-def test_rows_under_load_shrink_to_none() -> None:
-    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
-    given_out = []
-    for sessions in (1, 4, 16, 64, 256):
-        rows = budget.allocate({key(n): 4 for n in range(sessions)}, sessions).granted
-        given_out.append(sum(rows.values()) / sessions)
-    assert given_out == sorted(given_out, reverse=True)
-    assert given_out[0] == 4
-    assert given_out[-1] < 2
-
-
 def test_sessions_whose_drafts_come_by_turns_bear_each_others_rows() -> None:
     """Half of them have drafts in each forward. None got more than a token before, and all get rows now."""
     budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
@@ -119,14 +99,6 @@ def test_sessions_whose_drafts_come_by_turns_bear_each_others_rows() -> None:
     for _ in range(8):
         made = budget.allocate({key(n): 4 for n in range(8)} | listeners, 16)
         assert 1.3 * sum(made.granted.values()) <= PAYS * (40 + 4 * 16)
-
-
-def test_rows_are_cheaper_in_a_forward_that_reads_a_prompt() -> None:
-    budget = learned(DraftBudget(), 40.0, 4.0, 3.0)
-    drafts = {key(n): 4 for n in range(16)}
-    given_out = [sum(budget.allocate(drafts, 17, ms).granted.values()) for ms in (0.0, 50.0, 500.0)]
-    assert given_out == sorted(given_out)
-    assert given_out[0] < given_out[-1]
 
 
 def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day() -> None:
@@ -165,28 +137,6 @@ def test_a_call_is_for_those_that_it_helps() -> None:
         made.called(4.0)
         made.add(key(1), 0.9)
     assert made.worth_calling({key(1): (0.3, 0)}) == []
-
-
-def test_a_long_prompt_is_read_for_a_draft_only_if_that_pays_for_the_text() -> None:
-    made = Allocation(3, 40.0, 0.7, (1.0, 3.7), 1.0)
-    assert made.worth_calling({key(n): (0.6, 0.0) for n in range(3)})
-    assert not made.worth_calling({key(n): (0.6, 20.0) for n in range(3)})
-    alone = Allocation(1, 32.0, 0.4, (1.0, 3.7), 1.0)
-    assert alone.worth_calling({key(1): (0.6, 300 / 64)})
-    assert not alone.worth_calling({key(1): (0.6, 2000 / 16)})
-
-
-def test_what_reading_takes_the_draft_is_measured() -> None:
-    budget = learned(DraftBudget(), 30.0, 1.0, 0.5)
-    for _ in range(4):
-        budget.observe_call(1, 4.0)
-
-    def worth() -> bool:
-        return bool(budget.allocate({key(1): 0}, 1).worth_calling({key(1): (0.6, 5.0)}))
-
-    assert worth()
-    budget.observe_reading(64, 640.0)
-    assert not worth()
 
 
 def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -> None:
@@ -244,24 +194,6 @@ def test_without_rationing_everything_is_granted() -> None:
     assert made.worth(key(1), 0.01)
 
 
-@settings(max_examples=100, deadline=None)
-@given(
-    st.floats(1.0, 100.0),
-    st.floats(0.0, 5.0),
-    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 80)), min_size=30, max_size=60),
-)
-def test_costs_that_lie_on_a_line_are_found(base: float, row: float, seen: list[tuple[int, int]]) -> None:
-    cost = LinearCost((0.03, 0.01))
-    for sessions, rows in seen:
-        cost.observe((sessions, rows), base + 0.5 * sessions + row * rows)
-    assert cost.known
-    mean = sum(base + 0.5 * sessions + row * rows for sessions, rows in seen) / len(seen)
-    assert cost.predict(seen[-1]) == pytest.approx(
-        base + 0.5 * seen[-1][0] + row * seen[-1][1], abs=0.5 * mean
-    )
-    assert cost.more(1) >= 0.0
-
-
 def test_one_slow_forward_does_not_make_rows_dear_for_ever() -> None:
     cost = LinearCost((0.03, 0.01))
     for number in range(40):
@@ -270,10 +202,3 @@ def test_one_slow_forward_does_not_make_rows_dear_for_ever() -> None:
     for _ in range(150):
         cost.observe((10, 0), 50.0)  # as they seem dear
     assert cost.more(1) < 2.0
-
-
-def test_tokens_right_counts_up_to_the_first_that_differs() -> None:
-    assert tokens_right((1, 2, 3), (1, 2, 9)) == 2
-    assert tokens_right((1, 2), (1, 2, 3)) == 2
-    assert tokens_right((1, 2, 3), (1,)) == 1
-    assert tokens_right((), (1,)) == 0

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -16,60 +15,7 @@ from flexspec_mq.scheduling.prefill_shares import divide
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
 
-PROMPT = 2000
-WRITING = 8
-Cost = Callable[[int, int, int], float]
-
 # ms of a forward by tokens that write, tokens that read, and tokens of the prompt read before.
-COSTS: dict[str, Cost] = {
-    "a small model": lambda writing, reading, _: 48 + 1.2 * (writing + reading),
-    "attention grows with the prompt": lambda writing, reading, read: (
-        48 + 0.8 * writing + (0.8 + 0.001 * read) * reading
-    ),
-    "a large model": lambda writing, reading, _: 900 + 20.0 * (writing + reading),
-    "a fast one, where tokens are nearly free": lambda writing, reading, _: 20 + 0.02 * (writing + reading),
-    "one where tokens are all": lambda writing, reading, _: 5.0 * (writing + reading),
-}
-
-
-def gaps(pace: PrefillBudget, cost: Cost, *, drafted: int, seed: int = 1) -> tuple[list[float], list[float]]:
-    """Times of steps of eight writing sessions: before a long prompt arrives, and while it is read."""
-    rng = random.Random(seed)
-
-    def step(reading: int, read: int) -> float:
-        writing = WRITING * (1 + drafted)
-        took = cost(writing, reading, read) * rng.uniform(0.9, 1.1)
-        pace.observe(writing, reading, took)
-        return took
-
-    before = [step(0, 0) for _ in range(30)]
-    during = []
-    read = 0
-    while read < PROMPT:
-        reading = min(pace.budget(WRITING * (1 + drafted)), PROMPT - read)
-        during.append(step(reading, read))
-        read += reading
-    return before, during
-
-
-@pytest.mark.parametrize("cost", COSTS.values(), ids=COSTS)
-@pytest.mark.parametrize("drafted", [0, 4])
-def test_a_long_prompt_stretches_the_gaps_of_others_by_a_bounded_factor(cost: Cost, drafted: int) -> None:
-    for seed in range(20):
-        before, during = gaps(PrefillBudget(most=512, target=5000.0), cost, drafted=drafted, seed=seed)
-        usual = sum(before) / len(before)
-        assert max(during) < 2.5 * usual
-        assert sum(during) / len(during) < 2.1 * usual
-
-
-def test_what_reading_adds_is_known() -> None:
-    pace = PrefillBudget(most=512, target=5000.0)
-    cost = COSTS["a small model"]
-    gaps(pace, cost, drafted=0)
-    assert pace.adds(WRITING, 0) == 0.0
-    for unread in (8, 20):
-        assert pace.adds(WRITING, unread) == pytest.approx(1.2 * unread, rel=0.3)
-    assert pace.adds(WRITING, 10_000) <= (pace.stretch - 1) * cost(WRITING, 0, 0) * 1.2
 
 
 @dataclass(frozen=True)
@@ -180,16 +126,6 @@ def test_whatever_was_measured_the_budget_is_within_its_bounds(
     budgets.append(pace.budget(writing))
     assert all(budget == 0 or 8 <= budget <= 256 for budget in budgets)
     assert budgets[1] >= 8 or not writing
-
-
-def test_while_sessions_write_some_forwards_read_nothing() -> None:
-    """So a change of what they take without reading is seen within a few steps."""
-    pace = PrefillBudget()
-    for wanted in (50.0, 150.0):
-        for _ in range(100):
-            reading = pace.budget(8)
-            pace.observe(8, reading, wanted + reading)
-        assert pace._alone.at(8) == pytest.approx(wanted, rel=0.05)
 
 
 # Fairness
