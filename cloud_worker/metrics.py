@@ -139,7 +139,7 @@ class _Counters(Collector):
         yield _total("verdicts", "Verdicts sent", counters.verdicts)
         yield _total("prefix_hits", "Sessions that went on from an earlier text", counters.inherited)
         yield _total(
-            "held_seconds", "Time that steps waited for sessions about to come back", self._worker.held
+            "held_seconds", "Time that steps waited for sessions about to come back", self._worker.window.held
         )
         yield _total("malformed", "Messages that could not be read", self._worker.malformed)
         admission = self._worker.admission
@@ -157,8 +157,9 @@ class _Counters(Collector):
             "Tokens of prompts read slowly, as their device has many while others write",
             self._worker.slowed,
         )
-        surprises = machine.surprises.total()
-        yield _total("surprises", "Events that the protocol's table has no row for", surprises)
+        yield _total(
+            "surprises", "Events that the protocol's table has no row for", machine.surprises.total()
+        )
         yield _now("live_sessions", "Sessions whose text goes on", len(machine))
         by_version = GaugeMetricFamily(
             "flexspec_worker_version_sessions", "Live sessions by target version", labels=["version"]
@@ -166,7 +167,8 @@ class _Counters(Collector):
         for version, sessions in {**dict.fromkeys(machine.versions, 0), **machine.live}.items():
             by_version.add_metric([version], sessions)
         yield by_version
-        if versions := self._worker.versions:
+        if (follower := self._worker.family) is not None:
+            versions = follower.statuses()
             by_state = GaugeMetricFamily(
                 "flexspec_worker_versions", "Versions by what the worker says of them", labels=["state"]
             )
@@ -176,13 +178,13 @@ class _Counters(Collector):
             yield _now(
                 "family_alarm",
                 "1 if the family's catalogue has expired or is disputed",
-                bool(self._worker.alarm),
+                bool(follower.alarm),
             )
         yield _now("kept_texts", "Texts kept for their edges to go on from", machine.prefixes)
-        yield _now("capacity_sessions", "Live sessions that are taken", self._worker.capacity)
+        yield _now("capacity_sessions", "Live sessions that are taken", self._worker.settings.capacity)
         yield _now("tasks", "Tasks of the event loop", len(asyncio.all_tasks()))
         yield _now("ready", "1 if it takes new sessions", not self._worker.not_ready)
-        memory = self._worker.memory
+        memory = self._worker.engine.memory
         if memory is not None:
             yield _now("kv_bytes", "Keys and values held", memory.nbytes)
             if memory.limit is not None:

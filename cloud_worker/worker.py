@@ -36,13 +36,13 @@ from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbo
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Error, ErrorCode, Open
-from schemas.status import MAX_MS, VersionStatus, WorkerStatus
+from schemas.status import MAX_MS, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Literal
 
-    from cloud_worker.engine.interface import Engine, Memory, StepResult
+    from cloud_worker.engine.interface import Engine, StepResult
     from cloud_worker.settings import WorkerSettings
     from cloud_worker.versions.follower import FamilyFollower
     from flexspec_mq.keys.refusals import KeyReason
@@ -70,6 +70,7 @@ class CloudWorker:
 
     Attributes:
         machine: the protocol machine; read its counters.
+        window: Batching window; read how long steps were held.
         admission: Admission of devices' messages; read its counters.
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
@@ -92,7 +93,7 @@ class CloudWorker:
     ) -> None:
         self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
-        self._family = family
+        self.family = family
         self._facts = VersionFacts(
             facts.fingerprint,
             facts.max_context,
@@ -100,11 +101,11 @@ class CloudWorker:
             facts.recommended.sampling,
             facts.tokenizer,
         )
-        self._settings = settings
+        self.settings = settings
         self._groups = read_groups(settings.share_groups)
         self._codec = Codec()
         self._wire = WorkerWire(settings, facts.max_context + MAX_DRAFT_TOKENS)
-        self._engine = engine
+        self.engine = engine
         self.machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
@@ -133,33 +134,13 @@ class CloudWorker:
             self._shares.clear()
             self.machine.retire(settings.version)
         self._changes: list[Change] = []
-        self._window = BatchingWindow()
+        self.window = BatchingWindow()
         self._publish_queue = PublishQueue()
         self._throttle = LogThrottle()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
         self.malformed = self.drafted = self.cut = self.held_back = self.slowed = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
         self._link: Link | None = None
-
-    @property
-    def capacity(self) -> int:
-        """Live sessions that it takes on."""
-        return self._settings.capacity
-
-    @property
-    def memory(self) -> Memory | None:
-        """Memory of keys and values, if the engine tells."""
-        return self._engine.memory
-
-    @property
-    def versions(self) -> tuple[VersionStatus, ...]:
-        """Versions of its family, and its own; empty where it follows none."""
-        return () if self._family is None else self._family.statuses()
-
-    @property
-    def alarm(self) -> str:
-        """Trouble with the family that it follows; empty if there is none."""
-        return "" if self._family is None else self._family.alarm
 
     @property
     def not_ready(self) -> str:
@@ -178,11 +159,6 @@ class CloudWorker:
         """Messages that were dropped since the link was made, as too many waited to be read."""
         return 0 if self._link is None else self._link.counters.inbound_dropped
 
-    @property
-    def held(self) -> float:
-        """Seconds that steps have waited for sessions that were about to come back."""
-        return self._window.held
-
     def stop(self) -> None:
         """Drain: take no new sessions, let those that are here end, then return from `run`."""
         self._stopping.set()
@@ -200,13 +176,13 @@ class CloudWorker:
             inbound_bytes=1_000_000 * self._quotas.inbound_mb,
             admit=self.admission.admit,
             needs=FOR_SESSIONS,
-            will=Will(topics.worker_status_topic(self._settings.worker), gone),
+            will=Will(topics.worker_status_topic(self.settings.worker), gone),
             birth=self._birth,
             subscriptions=(
-                Subscription(topics.draft_filter(self._settings.worker)),
+                Subscription(topics.draft_filter(self.settings.worker)),
                 *self._wire.subscriptions,
                 *(Subscription(self._open_share(version)) for version in self._shares),
-                *(() if self._family is None else self._family.subscriptions),
+                *(() if self.family is None else self.family.subscriptions),
             ),
         )
 
@@ -216,11 +192,11 @@ class CloudWorker:
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
-        thread = EngineThread(self._engine)
+        thread = EngineThread(self.engine)
         try:
             async with connect(self.link_settings(base)) as link, asyncio.TaskGroup() as group:
                 self._link = link
-                family = () if self._family is None else (("family", self._family.run, self, thread),)
+                family = () if self.family is None else (("family", self.family.run, self, thread),)
                 loops = [
                     group.create_task(endless(name, loop, *args), name=name)
                     for name, loop, *args in (
@@ -243,13 +219,13 @@ class CloudWorker:
 
     async def _drain(self, link: Link) -> None:
         """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
-        _log.info("draining: %d sessions, up to %.0f s", len(self.machine), self._settings.drain)
+        _log.info("draining: %d sessions, up to %.0f s", len(self.machine), self.settings.drain)
         self._do(self.machine.drain(time.monotonic()))
         for version in self._shares.copy():
             await self.leave_version(version)
         self._publish_status(link)
         try:
-            async with asyncio.timeout(self._settings.drain):
+            async with asyncio.timeout(self.settings.drain):
                 await self._until_empty()
         except TimeoutError:
             _log.warning("%d sessions did not end in time and go to other workers", len(self.machine))
@@ -290,10 +266,6 @@ class CloudWorker:
         except LinkDown as error:
             _log.info("the share of %s was left without a word: %s", version, error.message)
 
-    def sessions_of(self, version: str) -> int:
-        """Sessions of a version that are here."""
-        return self.machine.sessions_of(version)
-
     def tell(self) -> None:
         """Renew the retained status now."""
         if self._link is not None:
@@ -314,7 +286,7 @@ class CloudWorker:
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
-        if self._family is not None and self._family.receive(inbound.topic, inbound.payload):
+        if self.family is not None and self.family.receive(inbound.topic, inbound.payload):
             return
         if inbound.topic == topics.statement_topic():
             self._receive_statement(inbound.payload)
@@ -373,7 +345,7 @@ class CloudWorker:
             self._told.put(edge, True, now)
             if self._throttle.due(edge, "unreadable", now):
                 _log.warning("edge %s sent what cannot be read: %s", edge, why)
-            error = Error(0, 0, ErrorCode.MALFORMED, 0, self._settings.worker, why[:300])
+            error = Error(0, 0, ErrorCode.MALFORMED, 0, self.settings.worker, why[:300])
             self._do([Reply(edge, error, 0)])
 
     def _do(self, effects: Iterable[WorkerEffect]) -> None:
@@ -392,9 +364,9 @@ class CloudWorker:
             elif isinstance(effect, Free | ReleaseToCache | Transfer):
                 _log.debug("session %s/%d: %s", *effect.key, type(effect).__name__.lower())
                 self._changes.append(effect)
-                self._window.forget(effect.key)
-                if self._family is not None:
-                    self._family.ended()
+                self.window.forget(effect.key)
+                if self.family is not None:
+                    self.family.ended()
         if self._changes or self.machine.has_work():
             self._work.set()
         self._timer.set()
@@ -408,12 +380,12 @@ class CloudWorker:
             self._work.clear()
             began = time.monotonic()
             changes, self._changes = self._changes, []
-            items = self.machine.take_work(began, self._settings.batch)
-            self._window.took(items)
+            items = self.machine.take_work(began, self.settings.batch)
+            self.window.took(items)
             done = await thread.round(changes, items)
             now = time.monotonic()
             if done.results:
-                self._window.stepped(now - began)
+                self.window.stepped(now - began)
             for result in done.results:
                 self.drafted += result.drafted
                 self.cut += result.cut
@@ -422,7 +394,7 @@ class CloudWorker:
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
-                    self._window.answered(item.key, now)
+                    self.window.answered(item.key, now)
                     self.admission.verified(item.key[0], item.batches)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     rows = result.rows.get(item.key, ALL_ROWS)
@@ -434,7 +406,7 @@ class CloudWorker:
         """Wait a moment for sessions that were just answered, if all are better off in one step with them."""
         began = now = time.monotonic()
         ready = self.machine.ready()
-        while len(ready) < self._settings.batch and (wait := self._window.wait(ready, now)) > 0:
+        while len(ready) < self.settings.batch and (wait := self.window.wait(ready, now)) > 0:
             self._work.clear()
             try:
                 async with asyncio.timeout(wait):
@@ -442,7 +414,7 @@ class CloudWorker:
             except TimeoutError:
                 break
             now, ready = time.monotonic(), self.machine.ready()
-        self._window.held += time.monotonic() - began
+        self.window.held += time.monotonic() - began
 
     async def _timer_loop(self, link: Link) -> None:
         status_due = -inf
@@ -454,7 +426,7 @@ class CloudWorker:
                 self._do(self.machine.tick(now))
                 due = self.machine.next_tick()
             if now >= status_due:
-                status_due = now + self._settings.status_every
+                status_due = now + self.settings.status_every
                 self._publish_status(link)
             wake = status_due if due is None else min(due, status_due)
             try:
@@ -471,11 +443,11 @@ class CloudWorker:
 
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self.machine.draining else "online"
-        topic = topics.worker_status_topic(self._settings.worker)
+        topic = topics.worker_status_topic(self.settings.worker)
         return [Outbound(topic, self._codec.encode_status(self._status(state)), 1, retain=True)]
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
-        settings, facts = self._settings, self._engine.facts
+        settings, facts = self.settings, self.engine.facts
         timings = facts.timings
         return WorkerStatus(
             state=state,
@@ -497,7 +469,7 @@ class CloudWorker:
             top_k=facts.recommended.top_k,
             top_p=facts.recommended.top_p,
             draft=facts.draft,
-            versions=self.versions,
+            versions=() if self.family is None else self.family.statuses(),
             life=self._life,
             credential=b"" if self._wire.keys is None else self._wire.keys.credential,
             tokenizer=facts.tokenizer,

@@ -11,13 +11,10 @@ from msgspec import Meta
 from schemas.messages import MAX_TOKEN_ID, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Mapping
 
+    from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
-    from flexspec_mq.heads.manifest import Canary
-    from flexspec_mq.models.heads.head import Head
-    from flexspec_mq.models.invariance.proof import Proof
-    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
     from schemas.status import TokenizerStatus
@@ -125,31 +122,6 @@ class Memory:
     evicted: int
 
 
-class HeadModel(Protocol):
-    """A target that can hold heads beside its base. All methods are called on the engine's thread."""
-
-    @property
-    def loaded(self) -> LoadedText:
-        """The base, without its weights."""
-        ...
-
-    def hold(self, name: str, head: Head) -> None:
-        """Take a head up under a name."""
-        ...
-
-    def drop(self, name: str) -> None:
-        """Let go of a head."""
-        ...
-
-    def canary_share(self, name: str, canaries: Sequence[Canary]) -> float:
-        """Share of the canaries' tokens that a head writes; "" is the base."""
-        ...
-
-    def proving(self, name: str, digest: str, *, again: bool) -> Generator[float, None, tuple[Proof, bool]]:
-        """Prove a head, one forward at a time, or find its proof; see `proving_remembered`."""
-        ...
-
-
 class Engine(Protocol):
     """Decides tokens for work items. All methods are called on one thread of their own; properties on any."""
 
@@ -159,8 +131,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def head_model(self) -> HeadModel | None:
-        """Model that holds its heads; None if it can have none, and so follow no family."""
+    def head_model(self) -> Target | None:
+        """Target that holds its heads; None if it can have none, and so follow no family."""
         ...
 
     @property

@@ -12,19 +12,16 @@ import torch
 from cloud_worker.engine.memory import limit_kernels
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.invariance.proof import Proof, Provable
-from flexspec_mq.models.invariance.proof_cache import Candidate, proved, proving_remembered
+from flexspec_mq.models.invariance.proof_cache import Candidate, proved
 from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
 from flexspec_mq.models.memory import collapse, trim
 from flexspec_mq.models.shape import UnknownModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable
 
     from cloud_worker.settings import WorkerSettings
-    from flexspec_mq.heads.manifest import Canary
-    from flexspec_mq.models.heads.head import Head
 
 _NATIVE_VERSION = "base"
 """The version that workers serve when nobody says another."""
@@ -32,7 +29,7 @@ _NATIVE_VERSION = "base"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A target that is ready to verify, and a `HeadModel`.
+    """A target that is ready to verify; `model` may hold heads beside its base.
 
     Attributes:
         loaded: Text side of it: tokenizer and configuration, without its weights.
@@ -48,22 +45,6 @@ class Target:
     engine: str
     candidate: Candidate[Provable]
     remembered: bool = False
-
-    def hold(self, name: str, head: Head) -> None:
-        """See `HeadModel`."""
-        self.model.hold(name, head)
-
-    def drop(self, name: str) -> None:
-        """See `HeadModel`."""
-        self.model.drop(name)
-
-    def canary_share(self, name: str, canaries: Sequence[Canary]) -> float:
-        """See `HeadModel`."""
-        return canary_share(self.model, name, canaries)
-
-    def proving(self, name: str, digest: str, *, again: bool) -> Generator[float, None, tuple[Proof, bool]]:
-        """See `HeadModel`."""
-        return proving_remembered(self.candidate, self.model, name, digest, again=again)
 
 
 def _every(seconds: float, say: Callable[[str], None]) -> Callable[[float], None]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.loader import HeadLoader
     from flexspec_mq.catalogue.store import Store
+    from flexspec_mq.protocol.worker.machine import WorkerMachine
     from schemas.status import VersionStatus
 
 _log = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ _log = logging.getLogger(__name__)
 
 class VersionHost(Protocol):
     """The worker, as far as this needs it."""
+
+    machine: WorkerMachine
 
     async def open_version(self, version: str) -> None:
         """Take sessions of a version, and say so."""
@@ -44,10 +47,6 @@ class VersionHost(Protocol):
 
     async def leave_version(self, version: str) -> None:
         """Leave its share; no session of it is here."""
-        ...
-
-    def sessions_of(self, version: str) -> int:
-        """Sessions of a version that are here."""
         ...
 
     def tell(self) -> None:
@@ -131,7 +130,7 @@ class FamilyFollower:
                 self._wake.clear()
                 now = time.monotonic()
                 while step := self._library.next_step(
-                    host.sessions_of, now, loading=self._loading is not None
+                    host.machine.sessions_of, now, loading=self._loading is not None
                 ):
                     await self._do(step, host, thread, group)
                 if told != (told := self.statuses()):

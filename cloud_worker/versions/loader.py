@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
+from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.files import read_weights
+from flexspec_mq.models.invariance.proof_cache import proving_remembered
 from flexspec_mq.models.memory import trim
 from schemas.catalogue import BASE_ID
 
@@ -21,7 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from cloud_worker.engine.interface import Engine, HeadModel
+    from cloud_worker.engine.interface import Engine
+    from cloud_worker.engine.target import Target
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
@@ -89,10 +92,11 @@ class HeadLoader:
     """Gets heads ready for an engine."""
 
     def __init__(
-        self, base: Base, engine: Engine, model: HeadModel, cache: Path, *, again: bool = False
+        self, base: Base, engine: Engine, target: Target, cache: Path, *, again: bool = False
     ) -> None:
         self._base = base
-        self._model = model
+        self._target = target
+        self._model = target.model
         self._engine = engine
         self._cache = cache
         self._again = again
@@ -141,7 +145,7 @@ class HeadLoader:
             )
         right = total = 0
         for canary in manifest.canaries:
-            share = thread.submit(partial(self._model.canary_share, head, (canary,))).result()
+            share = thread.submit(partial(canary_share, self._model, head, (canary,))).result()
             right += round(share * len(canary.text))
             total += len(canary.text)
         if right < CANARY_SHARE * total:
@@ -152,7 +156,7 @@ class HeadLoader:
 
     def _prove(self, name: str, digest: bytes, thread: EngineThread) -> Exactness:
         """Prove a head, one forward at a time, or find its proof. Where the base is not exact, no head is."""
-        steps = self._model.proving(name, digest.hex(), again=self._again)
+        steps = proving_remembered(self._target.candidate, self._model, name, digest.hex(), again=self._again)
         while (found := thread.submit(partial(_advance, steps)).result()) is None:
             continue
         proof, remembered = found

@@ -164,7 +164,7 @@ async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> No
     ):
         await until(lambda: states(broker).get("v1") == "ready")
         running = node.generate(of("v1", limit=2000))
-        await until(lambda: daemon.worker.sessions_of("v1"))
+        await until(lambda: daemon.worker.machine.sessions_of("v1"))
         second = place.salted("2000")
         operator.catalogue = editing.publish(
             operator.current, time.time() - 50, name="v2", digest=second, state=VersionState.STABLE
@@ -201,7 +201,7 @@ async def test_what_is_retired_leaves_its_share_and_its_head_after_its_last_text
     ):
         await until(lambda: states(broker).get("v1") == "ready")
         running = node.generate(of("v1", limit=2000))
-        await until(lambda: daemon.worker.sessions_of("v1"))
+        await until(lambda: daemon.worker.machine.sessions_of("v1"))
         operator.catalogue = editing.publish(
             operator.current, time.time() - 50, name="v2", digest=place.salted("7"), state=VersionState.STABLE
         )

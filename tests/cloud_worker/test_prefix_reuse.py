@@ -219,7 +219,7 @@ async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: Priv
                 prompt = (*prompt, *generation.machine.committed, 99)
 
         await asyncio.gather(*(chat(number) for number in range(6)))
-        caches = daemon._engine.scheduler.caches  # type: ignore[attr-defined]
+        caches = daemon.engine.scheduler.caches  # type: ignore[attr-defined]
         assert caches.dropped + caches.evicted > 0
         assert caches.nbytes <= room
         assert daemon.machine.counters.busy > 0

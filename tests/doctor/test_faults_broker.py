@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,7 +20,6 @@ from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis.diagnose import Cause, diagnose
 from lab.testbed.deployment import free_port
 from tests.doctor.setups import answering, at, look, named, the_fault
-from tests.integration.processes import PATIENCE
 
 
 def cause(port: int, host: str = "127.0.0.1", tls: TlsSettings | None = None, wait: float = 3.0) -> Cause:
@@ -113,34 +110,9 @@ async def test_wrong_port_and_the_broker_is_on_the_usual_one() -> None:
 # 3.1.1 only
 
 
-async def test_a_broker_of_mqtt_3_1_1_only(tmp_path: Path) -> None:
-    port = free_port()
-    config = tmp_path / "amqtt.yaml"
-    config.write_text(
-        f"listeners: {{default: {{type: tcp, bind: '127.0.0.1:{port}'}}}}\n"
-        "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin: {allow_anonymous: true}\n"
-    )
-    old = await asyncio.create_subprocess_exec(
-        str(Path(sys.executable).parent / "amqtt"),
-        *("-c", str(config)),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", port)
-                except OSError:
-                    assert old.returncode is None
-                    await asyncio.sleep(0.05)
-                else:
-                    writer.close()
-                    break
+async def test_a_broker_of_mqtt_3_1_1_only() -> None:
+    with answering(b"\x20\x02\x00\x01") as port:  # what 3.1.1 answers to another version
         found = the_fault(await look(f"127.0.0.1:{port}"), "3.1.1 only")
-    finally:
-        old.kill()
-        await old.wait()
     assert "does not speak MQTT 5" in found.detail
     assert "Mosquitto" in found.advice
     assert found.exit_code == 4
@@ -172,7 +144,6 @@ def signed(tls: ServerTls, folder: Path, name: str, *dates: str) -> tuple[Path, 
     openssl("req", "-new", "-key", str(key), "-subj", f"/CN={name}", "-out", str(asks))
     extensions = folder / "ext"
     extensions.write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\n")
-    days = ("-days", "30") if not dates else ("-not_before", dates[0], "-not_after", dates[1])
     database = folder / "index.txt"
     database.touch()
     config = folder / "ca.cnf"
@@ -180,7 +151,7 @@ def signed(tls: ServerTls, folder: Path, name: str, *dates: str) -> tuple[Path, 
         f"[ca]\ndefault_ca=c\n[c]\nnew_certs_dir={folder}\ndatabase={database}\ndefault_md=sha256\n"
         "rand_serial=yes\npolicy=p\n[p]\ncommonName=supplied\n"
     )
-    times = days if not dates else ("-startdate", dates[0], "-enddate", dates[1])
+    times = ("-startdate", dates[0], "-enddate", dates[1]) if dates else ("-days", "30")
     openssl(
         *("ca", "-batch", "-config", str(config), "-cert", str(ca / CA), "-keyfile", str(ca / CA_KEY)),
         *("-in", str(asks), "-out", str(certificate), "-extfile", str(extensions), "-notext", *times),
@@ -188,25 +159,21 @@ def signed(tls: ServerTls, folder: Path, name: str, *dates: str) -> tuple[Path, 
     return certificate, key
 
 
-async def test_tls_mismatch_without_tls_to_a_tls_port(secured: PrivateBroker) -> None:
-    found = the_fault(await look(at(secured)), "TLS mismatch")
-    assert "speaks TLS" in found.detail
-    assert "--tls-ca" in found.advice
-    assert found.exit_code == 4
-
-
-async def test_tls_mismatch_with_tls_to_a_plain_port(mosquitto: PrivateBroker, tls: ServerTls) -> None:
-    found = the_fault(await look(at(mosquitto), "--tls-ca", str(tls.ca)), "TLS mismatch")
-    assert "a port without TLS" in found.detail
-    assert "8883" in found.advice
-
-
-async def test_tls_mismatch_another_authority(secured: PrivateBroker, tmp_path: Path) -> None:
+async def test_tls_mismatch(
+    secured: PrivateBroker, mosquitto: PrivateBroker, tls: ServerTls, tmp_path: Path
+) -> None:
     other = make_certificates(tmp_path / "other", ["localhost"])
-    found = the_fault(await look(at(secured), "--tls-ca", str(other.ca)), "TLS mismatch")
-    assert "was not signed by the authority in" in found.detail
-    assert "FlexSpec private CA" in found.detail
-    assert "ca.crt" in found.advice
+    (tmp_path / "none.crt").write_text("this is no certificate\n")
+    for broker, ca, detail, advice in (
+        (secured, None, "speaks TLS", "--tls-ca"),
+        (mosquitto, tls.ca, "a port without TLS", "8883"),
+        (secured, other.ca, "was not signed by the authority in", "ca.crt"),
+        (secured, tmp_path / "none.crt", "cannot be used", "PEM"),
+    ):
+        found = the_fault(await look(at(broker), *(("--tls-ca", str(ca)) if ca else ())), "TLS mismatch")
+        assert detail in found.detail
+        assert advice in found.advice
+        assert found.exit_code == 4
 
 
 async def test_tls_mismatch_another_host_name(tmp_path: Path) -> None:
@@ -249,10 +216,3 @@ async def test_tls_mismatch_the_broker_wants_a_certificate_of_ours(tls: ServerTl
         findings = await look(at(broker), "--tls-ca", str(tls.ca), *flags)
         assert named(findings, "broker").state is State.OK
         assert named(findings, "login").state is State.OK
-
-
-async def test_tls_files_that_are_none(secured: PrivateBroker, tmp_path: Path) -> None:
-    (tmp_path / "ca.crt").write_text("this is no certificate\n")
-    found = the_fault(await look(at(secured), "--tls-ca", str(tmp_path / "ca.crt")), "TLS mismatch")
-    assert "cannot be used" in found.detail
-    assert "PEM" in found.advice
