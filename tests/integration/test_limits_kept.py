@@ -11,19 +11,22 @@ import pytest_asyncio
 
 from broker.launcher import PrivateBroker
 from lab.testbed.process import Process
-from tests.integration.processes import start, start_worker
+from tests.integration.processes import start
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worker(mosquitto: PrivateBroker, tiny: Path) -> AsyncIterator[Process]:
-    made = await start_worker(mosquitto, "limits", "--target", str(tiny), "--version", "limits")
+    # Its forwards take long beside those of a draft of the same size, so that drafts pay.
+    broker, name = f"{mosquitto.host}:{mosquitto.port}", ("--worker", "limits", "--version", "limits")
+    slowed = ("lab.slowed", "30", "--broker", broker, *name, "--target", str(tiny), "--ready-json")
+    made = await start(*slowed)
     await made.event()
     yield made
     await made.kill()
 
 
-async def answered(broker: PrivateBroker, draft: Path, *flags: str) -> tuple[list[dict[str, Any]], str]:
-    """Figures of two answers of one node, and standard error."""
+async def answered(broker: PrivateBroker, draft: Path, *flags: str) -> list[dict[str, Any]]:
+    """Figures of two answers of one node."""
     prompts = draft / "prompts.jsonl"
     prompts.write_text('{"prompt": "number 0"}\n{"prompt": "number 1"}\n')
     batch = await start(
@@ -34,7 +37,7 @@ async def answered(broker: PrivateBroker, draft: Path, *flags: str) -> tuple[lis
     )
     stats = [(await batch.event(lambda event: event["type"] == "finish"))["stats"] for _ in range(2)]
     await batch.end()
-    return stats, batch.said
+    return stats
 
 
 @pytest.mark.usefixtures("worker")
@@ -42,15 +45,13 @@ async def answered(broker: PrivateBroker, draft: Path, *flags: str) -> tuple[lis
 async def test_a_budget_changes_who_drafts_and_what_is_told(mosquitto: PrivateBroker, tiny: Path) -> None:
     # The modelled device keeps 64 cores busy while it drafts, so drafts are what costs.
     preset = ("--energy", "raspberry-pi-5", "--threads", "64")
-    free, said = await answered(mosquitto, tiny, *preset, "--energy-budget", "1000")
+    free = await answered(mosquitto, tiny, *preset, "--energy-budget", "1000")
     assert all(one["proposed"] >= 20 for one in free)
     assert [one["limits"][0]["state"] for one in free] == ["kept", "kept"]
-    assert "energy budget" not in said
-    tight, said = await answered(mosquitto, tiny, *preset, "--energy-budget", "0.000001")
+    tight = await answered(mosquitto, tiny, *preset, "--energy-budget", "0.000001")
     for one in tight:
         (report,) = one["limits"]
         assert (report["name"], report["limit"], report["unit"]) == ("energy_budget", 1e-6, "J per token")
         assert report["state"] == "out_of_reach"
         assert min(report["reach"], report["value"]) > 1e-6
     assert tight[1]["proposed"] < free[1]["proposed"] / 2
-    assert said.count("cannot be kept now") == 1, "a change of state is told once"
