@@ -51,25 +51,12 @@ class Learner:
         self._steps = 0
         self._seed = seed
 
-    def arrays(self) -> dict[str, Array]:
-        """All that `load` needs."""
-        return {**self.weights, **self._moments, "steps": np.asarray([self._steps], np.float32)}
-
-    def load(self, arrays: Mapping[str, Array]) -> None:
-        """Go on from what `arrays` gave."""
-        self.weights = {name: np.asarray(arrays[name], np.float32) for name in self.weights}
-        self._moments = {
-            name: np.asarray(arrays[name], np.float32) for name in arrays if name.startswith("moment ")
-        }
-        self._steps = int(arrays["steps"][0])
-
-    def fit(self, samples: Samples, steps: int, *, rate: float = _RATE) -> float:
-        """Some steps of Adam over rows that are drawn; returns the mean excess over the last ones.
+    def fit(self, samples: Samples, steps: int) -> None:
+        """Take some steps of Adam over rows that are drawn; the last one's rate is a tenth of the first one's.
 
         Args:
             samples: rows to train on; the first ones give mean and deviation of each feature, for good.
             steps: how many.
-            rate: rate of the first; the last one's is a tenth.
         """
         if not self._steps:
             self.weights["mean"] = samples.numbers.mean(axis=0)
@@ -78,13 +65,10 @@ class Learner:
         rng = np.random.default_rng([self._seed, 2, self._steps])
         first, later = (np.flatnonzero(samples.branched == one) for one in (1.0, 0.0))
         kinds = ((first, _FIRST), (later, 1 - _FIRST)) if len(later) else ((first, 1.0),)
-        found = 0.0
         for step in range(steps):
             rows = np.concatenate([rng.choice(which, int(_BATCH * share)) for which, share in kinds])
-            cost, gradients = self._gradients(samples.numbers[rows], excess[rows])
-            self._adam(gradients, rate * 10 ** (-step / steps))
-            found += (cost - found) / min(step + 1, 50)
-        return found
+            gradients = self._gradients(samples.numbers[rows], excess[rows])
+            self._adam(gradients, _RATE * 10 ** (-step / steps))
 
     def scores(self, numbers: Array) -> Array:
         """Scores of rows of features."""
@@ -115,21 +99,19 @@ class Learner:
         units = np.maximum(inputs @ weights["hidden"] + weights["hidden_bias"], 0)
         return inputs, units, units @ weights["out"] + weights["bias"]
 
-    def _gradients(self, numbers: Array, excess: Array) -> tuple[float, dict[str, Array]]:
+    def _gradients(self, numbers: Array, excess: Array) -> dict[str, Array]:
         inputs, units, scores = self._pass(numbers)
         likely = np.exp(scores - scores.max(axis=1, keepdims=True))
         likely /= likely.sum(axis=1, keepdims=True)
-        cost = (likely * excess).sum(axis=1, keepdims=True)
         value = excess + _SPREAD * np.log(likely + 1e-8)
         by_score = likely * (value - (likely * value).sum(axis=1, keepdims=True)) / len(excess)
         by_unit = (by_score @ self.weights["out"].T) * (units > 0)
-        gradients = {
+        return {
             "out": units.T @ by_score,
             "bias": by_score.sum(axis=0),
             "hidden": inputs.T @ by_unit,
             "hidden_bias": by_unit.sum(axis=0),
         }
-        return float(cost.mean()), gradients
 
     def _adam(self, gradients: Mapping[str, Array], rate: float) -> None:
         self._steps += 1

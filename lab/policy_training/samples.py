@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,15 +40,6 @@ class Samples:
         one = np.zeros(0, np.float32)
         return cls(np.zeros((0, len(FEATURES)), np.float32), wide, one, one)
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> Samples:
-        """As `arrays` gave them."""
-        return cls(**{name: np.asarray(arrays[name], np.float32) for name in cls.__slots__})
-
-    def arrays(self) -> dict[str, Array]:
-        """By name."""
-        return {name: getattr(self, name) for name in self.__slots__}
-
     def add(self, rows: Sequence[Row], episode: int) -> None:
         """Add the rows of an episode."""
         rows = [row for row in rows if min(row.seconds) > 0.0]
@@ -66,19 +57,14 @@ class Samples:
     def part(self, *, held_out: bool) -> Samples:
         """Rows to train on, or the others: states at which actions parted."""
         out = self.episodes % _HELD_OUT == _HELD_OUT - 1
-        return self._of(out & (self.branched > 0) if held_out else ~out & self._fair())
-
-    def _of(self, wanted: NDArray[np.bool_]) -> Samples:
-        return Samples(*(getattr(self, name)[wanted] for name in self.__slots__))
-
-    def _fair(self) -> NDArray[np.bool_]:
-        """Rows in which letting the worker draft does not count as having read a prompt that it had not."""
+        # In later rows, letting the worker draft may count as having read a prompt that it had not.
         read = self.numbers[:, _READING] * np.exp(self.numbers[:, _REMAINING])
-        found: NDArray[np.bool_] = (self.branched > 0) | (read < 1.0)
-        return found
+        fair = (self.branched > 0) | (read < 1.0)
+        wanted = out & (self.branched > 0) if held_out else ~out & fair
+        return Samples(*(getattr(self, name)[wanted] for name in self.__slots__))
 
     def excess(self) -> Array:
         """(rows, actions): by how much more each takes than the best, as a share of it."""
         best = self.seconds.min(axis=1, keepdims=True)
-        found: Array = self.seconds / np.maximum(best, 1e-6) - 1
-        return found
+        excess: Array = self.seconds / np.maximum(best, 1e-6) - 1
+        return excess

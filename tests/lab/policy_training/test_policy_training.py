@@ -1,4 +1,4 @@
-"""Training of policies: that it learns what is there to learn, and goes on where it stopped."""
+"""Training of policies: that it learns what is there to learn, the same from equal seeds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ import pytest
 from flexspec_mq.cli import main
 from flexspec_mq.controller.action_space import ACTIONS, FEATURES
 from flexspec_mq.controller.network import read_network
-from flexspec_mq.errors import UsageError
 from lab.policy_training import training as policy_training
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode
 from lab.policy_training.learner import Learner
 from lab.policy_training.samples import Samples
-from lab.policy_training.training import PolicyTraining, TrainingFiles
 from lab.simulator.environment import Episode, PlanningEnvironment
 from tests.lab.simulator.recordings import TIMES, made
 
@@ -79,51 +77,22 @@ def test_episodes_are_drawn_from_their_seed() -> None:
             assert text.tokens.index(0) == len(text.tokens) - 1, "only the last token ends a text"
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_seeds_give_equal_weights_that_devices_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(policy_training, "drawn_episode", quick)
-    monkeypatch.setattr(policy_training, "_FIT_EVERY", 2)
-    monkeypatch.setattr(policy_training, "_FIRST", 2)
-    monkeypatch.setattr(policy_training, "_STEPS", 20)
-    monkeypatch.setattr(policy_training, "_LAST_STEPS", 20)
+    for name, value in (("_FIT_EVERY", 2), ("_FIRST", 2), ("_STEPS", 20)):
+        monkeypatch.setattr(policy_training, name, value)
+    for folder in ("one", "other"):
+        command = ["policy", "train", "--out", str(tmp_path / folder), "--episodes", "6", "--seed", "7"]
+        assert main(command) == 0
+        assert "6 episodes; held out" in capsys.readouterr().out
+    weights = (tmp_path / "one" / "rl.json").read_bytes()
+    assert weights == (tmp_path / "other" / "rl.json").read_bytes()
+    read_network(weights.decode(), "rl.json")
 
 
-@pytest.mark.usefixtures("small")
-def test_a_training_that_was_stopped_gives_the_same_as_one_that_was_not(tmp_path: Path) -> None:
-    def command(folder: str, episodes: int) -> TrainingFiles:
-        out = tmp_path / folder
-        assert main(["policy", "train", "--out", str(out), "--episodes", str(episodes), "--seed", "7"]) == 0
-        return TrainingFiles(out)
-
-    command("twice", 2)
-    twice, once = command("twice", 6), command("once", 6)
-    assert twice.network.read_bytes() == once.network.read_bytes()
-    assert twice.history.read_bytes() == once.history.read_bytes()
-    assert len(once.history.read_text("utf-8").splitlines()) == 4
-    read_network(once.network.read_text("utf-8"), "rl.json")
-
-
-@pytest.mark.usefixtures("small")
-def test_a_stop_keeps_what_was_done(tmp_path: Path) -> None:
-    training, files = PolicyTraining(1), TrainingFiles(tmp_path)
-    stops = iter([False, False, False, True])
-    assert not training.run(10, lambda: training.save(files), lambda: next(stops))
-    again = PolicyTraining(1)
-    again.load(files)
-    assert again.episodes == 2
-
-
-@pytest.mark.usefixtures("small")
-def test_states_of_something_else_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = TrainingFiles(tmp_path)
-    training = PolicyTraining(1)
-    training.run(2, lambda: None, lambda: False)
-    training.save(files)
-    with pytest.raises(UsageError, match="seed 1"):
-        PolicyTraining(2).load(files)
-    files.state.write_bytes(b"nothing")
-    assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "3"]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+def test_no_episodes_are_refused(tmp_path: Path) -> None:
     assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "0"]) == 2
 
 
