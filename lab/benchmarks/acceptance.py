@@ -2,9 +2,8 @@
 
 Draft and target run in this process, without a network, by the protocol's rules with one batch in flight. The target
 answers the first turn of each question; the text is the target's own at every temperature. A round is one
-verification: it commits the accepted tokens and one more, but an end of text cuts its last round short. With a head
-the target is that version of it, and the draft stays what it was. Several drafts are compared on the same texts, with
-95 % intervals by the bootstrap over questions.
+verification: it commits the accepted tokens and one more, but an end of text cuts its last round short. Several
+drafts are compared on the same texts, with 95 % intervals by the bootstrap over questions.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import time
 from argparse import ArgumentParser, Namespace
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,8 +32,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from lab.bench import bootstrap
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks._common import finish, parser, percentile, say, table
-from lab.benchmarks.rounds import VERSION, Job, Rounds, RoundTally, work_item
-from lab.benchmarks.version import hold_version
+from lab.benchmarks.rounds import Job, Rounds, RoundTally, work_item
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 BAR = 1.6
@@ -59,9 +56,6 @@ def build_parser() -> ArgumentParser:
         help="folders of drafts, or 'default'; several are compared",
     )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
-    made.add_argument(
-        "--head", type=Path, metavar="FOLDER", help="of a head: the target is this version, not the base"
-    )
     made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
     made.add_argument("--tokens", type=int, default=160, help="new tokens per answer at most")
     made.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7], metavar="T")
@@ -257,13 +251,10 @@ def measure(options: Namespace) -> int:
         target=options.target, worker="bench", dtype=options.dtype, threads=options.threads
     )
     target = cloud_target.load(worker, say)
-    version = hold_version(target, worker, options.head)
     drafters = {name: load_drafter(name, options, target.loaded) for name in options.draft}
     jobs = make_jobs(questions, target.loaded, options)
     engine = ModelEngine(target.model)
-    engine.scheduler.heads[VERSION] = version.head
     whole = ModelEngine(target.model, prefill=2**20)  # reads a prompt in one forward
-    whole.scheduler.heads[VERSION] = version.head
     timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
     times = measure_time(timed, whole, drafters)
     tallies = {
@@ -289,8 +280,7 @@ def measure(options: Namespace) -> int:
         "of": len(read),
         "k": options.k,
         "tokens": options.tokens,
-        "head": version.digest,
-        "exact": version.exact,
+        "exact": target.proof.exact,
         "temperatures": temperatures,
         "ms_per_token": times,
         "drafts": drafts,
