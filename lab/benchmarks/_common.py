@@ -1,7 +1,6 @@
-"""Helpers of all benchmarks: arguments, facts about the machine, interleaving, percentiles, table, JSON.
+"""Helpers of all benchmarks: arguments, facts about the machine, percentiles, table, JSON.
 
-A benchmark prints a table for people and, as its last line, one JSON object for programs. Cases are measured
-in turns, so that a slow minute of the machine hits all of them alike.
+A benchmark prints a table for people and, as its last line, one JSON object for programs.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ import json
 import math
 import os
 import platform
-import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,19 +80,6 @@ def percentile(values: Sequence[float], share: float) -> float:
     if not values or not 0.0 <= share <= 1.0:
         raise ValueError("a percentile needs values, and a share between 0 and 1")
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
-
-
-def interleaved(
-    cases: Mapping[str, Callable[[], Any]], rounds: int, *, rng: random.Random
-) -> dict[str, list[Any]]:
-    """Call every case once a round, in a new random order each round, and collect the results."""
-    results: dict[str, list[Any]] = {name: [] for name in cases}
-    names = list(cases)
-    for _ in range(rounds):
-        rng.shuffle(names)
-        for name in names:
-            results[name].append(cases[name]())
-    return results
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -1,7 +1,7 @@
 """An engine in a process of its own, asked by JSON lines.
 
-Its argument is a JSON object with `kind`, `form`, `folder` and `cache`. It says first what its weights take, then
-answers every line; what libraries print goes to standard error.
+Its arguments are kind, number format, and folder or file. It says first what its weights take, then answers every
+line; what libraries print goes to standard error.
 """
 
 from __future__ import annotations
@@ -10,28 +10,21 @@ import json
 import os
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from lab.benchmarks.peers.engines import Engine, Ours, Transformers
 
 
-def make(spec: dict[str, Any], longest: int = 512) -> Engine:
-    """Load the engine, converting the checkpoint first where that was not done before."""
-    kind, form, folder = spec["kind"], spec["form"], spec["folder"]
+def load_engine(kind: str, form: str, path: str, longest: int = 512) -> Engine:
+    """Load an engine of a kind."""
     if kind == "ours":
-        return Ours(folder, form)
+        return Ours(path, form)
     if kind == "transformers":
-        return Transformers(folder, form)
+        return Transformers(path, form)
     if kind == "llama.cpp":
-        from lab.benchmarks.peers.gguf_file import write_gguf
         from lab.benchmarks.peers.llama_engine import LlamaCpp
 
-        path = Path(spec["cache"]) / f"{form}.gguf"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_gguf(Path(folder), path, form)
-        return LlamaCpp(str(path), longest)
+        return LlamaCpp(path, longest)
     raise ValueError(f"there is no engine {kind}")
 
 
@@ -44,7 +37,8 @@ def main() -> None:
         out.write(json.dumps(message) + "\n")
         out.flush()
 
-    engine = make(json.loads(sys.argv[1]))
+    kind, form, path = sys.argv[1:]
+    engine = load_engine(kind, form, path)
     tell({"weight_bytes": engine.weight_bytes})
     for line in sys.stdin:
         asked = json.loads(line)

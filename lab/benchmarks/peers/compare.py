@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from argparse import Namespace
@@ -41,10 +40,10 @@ _ENV = {
 }
 
 
-def chosen(dtype: str, wanted: Sequence[str] | None) -> list[tuple[str, str]]:
-    """Kind and weights of each engine, ours first; all kinds where nothing is wanted."""
-    everything = [(OURS, dtype), *((LLAMA, form) for form in ("BF16", "Q8_0", "Q4_1")), (TRANSFORMERS, dtype)]
-    return [one for one in everything if wanted is None or one[0] in {OURS, *wanted}]
+def chosen(dtype: str, folder: Path, files: Sequence[Path]) -> list[tuple[str, str, Path]]:
+    """Kind, number format, and folder or file of each engine, ours first."""
+    llama = [(LLAMA, path.stem, path) for path in files]
+    return [(OURS, dtype, folder), *llama, (TRANSFORMERS, dtype, folder)]
 
 
 def missing(kind: str) -> list[str]:
@@ -151,14 +150,12 @@ def bench_core() -> int:
 
 
 async def compare(
-    engines: Sequence[tuple[str, str]], folder: Path, cache: Path, texts: PeerTexts, options: Namespace
+    engines: Sequence[tuple[str, str, Path]], texts: PeerTexts, options: Namespace
 ) -> dict[str, Any]:
     """Measure and print; the results.
 
     Args:
-        engines: kind and weights of each, ours first.
-        folder: the target's checkpoint.
-        cache: folder of what is converted from it.
+        engines: kind, number format, and folder or file of each, ours first.
         texts: texts that all of them read.
         options: options of the command.
     """
@@ -166,14 +163,13 @@ async def compare(
     peers: dict[str, Peer] = {}
     best: dict[str, list[int]] = {}
     async with Processes() as processes:
-        for kind, form in engines:
+        for kind, form, path in engines:
             name = f"{kind}, {form}"
             if absent := missing(kind):
                 found[name] = Measured(said=f"not installed: {', '.join(absent)}")
                 continue
             say(f"loading {name}")
-            spec = {"kind": kind, "form": form, "folder": str(folder), "cache": str(cache)}
-            command = pinned(bench_core(), python("lab.benchmarks.peers.child", json.dumps(spec)))
+            command = pinned(bench_core(), python("lab.benchmarks.peers.child", kind, form, str(path)))
             peer = Peer(await processes.start(name, command, env=_ENV), CLOCKS[options.clock])
             found[name] = peer.measured
             try:

@@ -21,10 +21,6 @@ from flexspec_mq.models.runner import ModelInput
 from lab.benchmarks._common import say
 
 
-class CannotConvertError(Exception):
-    """An engine has no form of this model here; says why."""
-
-
 @dataclass(frozen=True, slots=True)
 class TimedForward:
     """Time and result of a forward.
@@ -86,16 +82,6 @@ def weights(folder: Path) -> int:
         math.prod(shape)
         for name, shape in found.items()
         if len(shape) == 2 and not (apart and name.endswith("embed_tokens.weight"))
-    )
-
-
-def is_plain_llama(config: dict[str, Any]) -> bool:
-    """Whether a configuration says that nothing is added to Llama's layers."""
-    rope = config.get("rope_parameters") or {}
-    return (
-        config.get("model_type") == "llama"
-        and not (config.get("attention_bias") or config.get("mlp_bias") or config.get("rope_scaling"))
-        and rope.get("rope_type", "default") == "default"
     )
 
 

@@ -1,8 +1,6 @@
 """A checkpoint folder of a model built like Llama as a GGUF file, in the number formats that llama.cpp reads.
 
-    python -m lab.benchmarks.peers.gguf_file FILE [--target FOLDER] [--form BF16]
-
-writes one for `flexspec bench --server 'llama-server -m FILE …'`.
+``python -m lab.benchmarks.peers.gguf_file FILE [--target FOLDER] [--form BF16]`` writes one.
 """
 
 from __future__ import annotations
@@ -23,12 +21,15 @@ import torch
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError, how_to_install
 from flexspec_mq.models.load import resolve
-from lab.benchmarks.peers.engines import CannotConvertError, is_plain_llama
 
 FORMATS = ("BF16", "Q8_0", "Q4_1")
 """Formats of the matrices. A vector is always float32."""
 
 Floats = npt.NDArray[np.float32]
+
+
+class CannotConvertError(Exception):
+    """The model cannot be written as GGUF; says why."""
 
 
 def write_gguf(folder: Path, path: Path, form: str) -> None:
@@ -67,6 +68,16 @@ def write_gguf(folder: Path, path: Path, form: str) -> None:
         part.rename(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def is_plain_llama(config: dict[str, Any]) -> bool:
+    """Whether a configuration says that nothing is added to Llama's layers."""
+    rope = config.get("rope_parameters") or {}
+    return (
+        config.get("model_type") == "llama"
+        and not (config.get("attention_bias") or config.get("mlp_bias") or config.get("rope_scaling"))
+        and rope.get("rope_type", "default") == "default"
+    )
 
 
 def tensor_format(name: str, shape: tuple[int, ...], form: str) -> str:

@@ -30,7 +30,6 @@ from lab.testbed.link.plans import RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
 from lab.testbed.link.profiles_table import profiles_table
 from lab.testbed.link.proxy import proxy_link
-from lab.testbed.link.trace import read_trace
 
 _LOOK = 0.05
 _HOUR = 3600.0
@@ -55,11 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "other one is ended then. Without any command the link is held open. Prints statistics, JSON last.",
     )
     _add_plan(run)
-    run.add_argument(
-        "--a", metavar="CMD", help="command of side a as one word, instead of COMMAND at the end"
-    )
     run.add_argument("--b", metavar="CMD", help="command of side b as one word; started first")
-    run.add_argument("--reorder", action="store_true", help="let jitter reorder packets")
     run.add_argument("command", nargs="*", metavar="COMMAND", help="after --: command of side a")
     run.set_defaults(func=_run)
     proxy = actions.add_parser(
@@ -73,9 +68,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--listen", required=True, metavar="HOST:PORT", help="loopback; port 0 takes a free one"
     )
     proxy.add_argument("--to", required=True, metavar="HOST:PORT", help="where connections go")
-    proxy.add_argument(
-        "--cut-every", type=positive, metavar="S", help="mean seconds between cutting connections"
-    )
     proxy.add_argument("--insecure-anywhere", action="store_true", help="allow --listen beyond loopback")
     proxy.set_defaults(func=_proxy)
     profiles = actions.add_parser("profiles", help="list the profiles with their figures and sources")
@@ -96,10 +88,6 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     )
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
-    parser.add_argument(
-        "--trace-up", type=Path, metavar="FILE", help="mahimahi trace that replaces the rate, a to b"
-    )
-    parser.add_argument("--trace-down", type=Path, metavar="FILE", help="the same, b to a")
     parser.add_argument(
         "--recorded",
         type=Path,
@@ -125,13 +113,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 def _plan(args: argparse.Namespace) -> LinkPlan:
     plan = link_plan(args.profile, args.seed, args.recorded, _catalogue(args))
-    traces = {
-        f"{way}_trace": read_trace(path)
-        for way, path in (("up", args.trace_up), ("down", args.trace_down))
-        if path is not None
-    }
-    reorder = getattr(args, "reorder", False)
-    return msgspec.structs.replace(plan, reorder=reorder, begins_s=args.at, **traces)
+    return msgspec.structs.replace(plan, begins_s=args.at)
 
 
 def _catalogue(args: argparse.Namespace) -> Catalogue:
@@ -139,9 +121,10 @@ def _catalogue(args: argparse.Namespace) -> Catalogue:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if args.a and args.command:
-        raise UsageError("side a has two commands", hint="give --a or a COMMAND after --, not both")
-    commands = (_words(args.b), _words(args.a) or list(args.command))
+    try:
+        commands = (shlex.split(args.b or ""), list(args.command))
+    except ValueError as error:
+        raise UsageError(f"{args.b!r} is no command: {error}") from None
     plan = _plan(args)
     before = signal.signal(signal.SIGTERM, terminated)
     try:
@@ -181,18 +164,14 @@ def _proxy(args: argparse.Namespace) -> int:
 
     async def serve() -> None:
         stop = asyncio.Event()
-        anywhere = args.insecure_anywhere
-        carried = proxy_link(
-            plan, target, listen=listen, cut_every=args.cut_every, insecure_anywhere=anywhere
-        )
+        carried = proxy_link(plan, target, listen=listen, insecure_anywhere=args.insecure_anywhere)
         with on_signal(stop.set):
             async with carried as proxy:
                 answer(f"{plan.name} from {proxy.host}:{proxy.port} to {target[0]}:{target[1]}")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(args.duration):
                         await stop.wait()
-        counts = {"connections": proxy.connections, "refused": proxy.refused, "cuts": proxy.cuts}
-        _report(plan, proxy.counters, counts)
+        _report(plan, proxy.counters, {"connections": proxy.connections})
 
     asyncio.run(serve())
     return 0
@@ -212,10 +191,3 @@ def _report(plan: LinkPlan, counters: LinkCounters, more: dict[str, Any]) -> Non
             {"profile": plan.name, "seed": plan.seed, **more, "counters": msgspec.to_builtins(counters)}
         )
     )
-
-
-def _words(command: str | None) -> list[str]:
-    try:
-        return shlex.split(command or "")
-    except ValueError as error:
-        raise UsageError(f"{command!r} is no command: {error}") from None

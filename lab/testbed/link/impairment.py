@@ -8,8 +8,8 @@ A packet passes four stages::
 
     queue (bounded, drop-tail) → jitter → the link's rate → loss → delay
 
-Jitter comes before the rate, so that what it held back cannot leave faster than the link allows, and it does not
-reorder. Where reordering is asked for, it comes last, and neither is promised.
+Jitter comes before the rate, so that what it held back cannot leave faster than the link allows, and nothing is
+reordered.
 """
 
 from __future__ import annotations
@@ -70,7 +70,6 @@ class Impairment:
             if trace is not None
             else StateRate(self._states, [figures.rate_mbit.value * 1e6 for figures in self._figures])
         )
-        self._reorder = plan.reorder
         self._waiting: deque[tuple[float, int]] = deque()
         self._backlog = 0
         self._last_ready = 0.0
@@ -146,20 +145,14 @@ class Impairment:
         self, now: float, size: int, figures: WayFigures, chance: _Chance
     ) -> tuple[tuple[float, float], float]:
         """Through jitter, rate and delay: start and end of sending, and the time of arrival."""
-        extra = chance.jitter * figures.jitter_ms.value / 1000
-        ready = now
-        if not self._reorder:
-            ready = self._last_ready = max(self._last_ready, now + extra)
-            extra = 0.0
-        sent = self._serializer.transmit(ready, size)
-        return sent, sent[1] + figures.delay_ms.value / 1000 + extra
+        self._last_ready = max(self._last_ready, now + chance.jitter * figures.jitter_ms.value / 1000)
+        sent = self._serializer.transmit(self._last_ready, size)
+        return sent, sent[1] + figures.delay_ms.value / 1000
 
     def _occupy(self, until: float, size: int) -> None:
         self._waiting.append((until, size))
         self._backlog += size
 
     def _in_order(self, out: float) -> float:
-        if self._reorder:
-            return out
         self._last_out = max(self._last_out, out)
         return self._last_out

@@ -54,7 +54,7 @@ def link_plan(name: str, seed: int, folder: Path | None, catalogue: Catalogue | 
         )
     stem = known[channel]
     up, down = (read_trace(stem.with_name(f"{stem.name}.{way}.gz")) for way in ("up", "down"))
-    return LinkPlan(name, built_in().get(like), seed, False, up, down)
+    return LinkPlan(name, built_in().get(like), seed, up, down)
 
 
 def channels(folder: Path) -> dict[str, Path]:

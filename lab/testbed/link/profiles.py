@@ -111,7 +111,6 @@ class LinkPlan(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the profile's, for people.
-        reorder: whether jitter may let a packet overtake another.
         up_trace, down_trace: milliseconds of delivery opportunities that replace the rate of that way.
         lasts_s: seconds, all above 0, that each of the profile's states lasts: they follow one another in their
             order, over and over. Empty draws a chain at random.
@@ -123,7 +122,6 @@ class LinkPlan(msgspec.Struct, frozen=True):
     name: str
     profile: Profile
     seed: int = 0
-    reorder: bool = False
     up_trace: tuple[int, ...] | None = None
     down_trace: tuple[int, ...] | None = None
     lasts_s: tuple[float, ...] = ()

@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import msgspec
-
-from flexspec_mq.daemon.tasks import ended, running
+from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.values import is_loopback
 from lab.testbed.link.counters import LinkCounters
@@ -39,17 +36,14 @@ class ProxyLink:
         plan: link to emulate.
         host, port: where it listens.
         connections: accepted so far.
-        refused: connections that found no target.
-        cuts: connections that `cut` broke.
     """
 
     def __init__(self, plan: LinkPlan, target: Address) -> None:
         self.plan = plan
         self.host, self.port = "", 0
-        self.connections = self.refused = self.cuts = 0
+        self.connections = 0
         self._target = target
         self._ways = {way: Impairment(plan, way) for way in ("up", "down")}
-        self._writers: set[asyncio.StreamWriter] = set()
         self._handlers: set[asyncio.Task[None]] = set()
         self._counters = LinkCounters(self._ways["up"].counters, self._ways["down"].counters, unit="payload")
         self._start = time.monotonic()
@@ -61,12 +55,6 @@ class ProxyLink:
         self._counters.seconds = self._now() - self.plan.begins_s
         return self._counters
 
-    def cut(self) -> None:
-        """Break all connections, without a word to either side."""
-        self.cuts += len(self._handlers)
-        for writer in self._writers:
-            writer.transport.abort()
-
     def stall(self, seconds: float) -> None:
         """Carry nothing for a while, both ways; what is under way arrives after it, and connections stay."""
         self._stalled_until = self._now() + seconds
@@ -76,11 +64,9 @@ class ProxyLink:
         self.connections += 1
         task = asyncio.create_task(self._serve(reader, writer), name="link-connection")
         self._handlers.add(task)
-        self._writers.add(writer)
 
         def ended(_task: asyncio.Task[None]) -> None:
             self._handlers.discard(task)
-            self._writers.discard(writer)
             writer.transport.abort()
 
         task.add_done_callback(ended)
@@ -95,15 +81,12 @@ class ProxyLink:
             async with asyncio.timeout(_PATIENCE):
                 far_reader, far_writer = await asyncio.open_connection(*self._target)
         except (OSError, TimeoutError):
-            self.refused += 1
-        else:
-            self._writers.add(far_writer)
-            try:
-                await self._carry((reader, far_writer), (far_reader, writer))
-                await _close(writer, far_writer)
-            finally:
-                self._writers.discard(far_writer)
-                far_writer.transport.abort()
+            return
+        try:
+            await self._carry((reader, far_writer), (far_reader, writer))
+            await _close(writer, far_writer)
+        finally:
+            far_writer.transport.abort()
 
     async def _carry(
         self,
@@ -162,16 +145,14 @@ async def proxy_link(
     target: Address,
     *,
     listen: Address = ("127.0.0.1", 0),
-    cut_every: float | None = None,
     insecure_anywhere: bool = False,
 ) -> AsyncIterator[ProxyLink]:
     """Carry TCP connections to `target` over an emulated link, until the block is left.
 
     Args:
-        profile: name of a built-in profile, or a plan. Reordering has no meaning for streams and is ignored.
+        profile: name of a built-in profile, or a plan.
         target: host and port to connect to.
         listen: host and port; port 0 takes a free one.
-        cut_every: mean seconds between breaking all connections, exponentially distributed; None never does.
         insecure_anywhere: listen on an address that is not loopback, without TLS or authentication.
 
     Raises:
@@ -183,26 +164,18 @@ async def proxy_link(
             f"{listen[0]} is not loopback, and a proxy has no authentication",
             hint="listen on 127.0.0.1, or say --insecure-anywhere",
         )
-    proxy = ProxyLink(msgspec.structs.replace(plan, reorder=False), target)
+    proxy = ProxyLink(plan, target)
     try:
         server = await asyncio.start_server(proxy.accept, *listen)
     except OSError as error:
         raise UsageError(f"{listen[0]}:{listen[1]} cannot be listened on: {error.strerror}") from None
     proxy.host, proxy.port = server.sockets[0].getsockname()[:2]
     try:
-        async with running(_cut_loop(proxy, cut_every, plan.seed), "link-cut"):
-            yield proxy
+        yield proxy
     finally:
         server.close()
         await proxy.close()
         await server.wait_closed()
-
-
-async def _cut_loop(proxy: ProxyLink, mean: float | None, seed: int) -> None:
-    rng = random.Random(f"cuts/{seed}")
-    while mean:
-        await asyncio.sleep(rng.expovariate(1 / mean))
-        proxy.cut()
 
 
 async def _close(*writers: asyncio.StreamWriter) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lab.benchmarks import engine
 from lab.benchmarks.peers import gguf_file
-from lab.benchmarks.peers.child import make
+from lab.benchmarks.peers.child import load_engine
 from lab.benchmarks.peers.compare import (
     CASES,
     FIVE,
@@ -32,15 +32,15 @@ from lab.benchmarks.peers.compare import (
     chosen,
     ratios,
 )
-from lab.benchmarks.peers.engines import (
+from lab.benchmarks.peers.engines import Engine, Ours, Transformers, weights
+from lab.benchmarks.peers.gguf_file import (
+    FORMATS,
     CannotConvertError,
-    Engine,
-    Ours,
-    Transformers,
+    interleaved_halves,
     is_plain_llama,
-    weights,
+    tensor_format,
+    write_gguf,
 )
-from lab.benchmarks.peers.gguf_file import FORMATS, interleaved_halves, tensor_format, write_gguf
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -73,19 +73,6 @@ def test_permuted_queries_and_keys_meet_as_before(heads: int, size: int, distanc
         ours = turned(plain[0], distance, pairs=False) @ turned(plain[1], 0, pairs=False)
         theirs = turned(moved[0][head], distance, pairs=True) @ turned(moved[1][head], 0, pairs=True)
         assert theirs == pytest.approx(ours, abs=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "form", "expected"),
-    [
-        ("blk.0.attn_norm.weight", (64,), "Q4_1", "F32"),
-        ("blk.0.ffn_up.weight", (96, 64), "Q4_1", "Q4_1"),
-        ("token_embd.weight", (300, 64), "Q4_1", "Q8_0"),
-        ("token_embd.weight", (300, 64), "BF16", "BF16"),
-    ],
-)
-def test_how_tensors_are_written(name: str, shape: tuple[int, ...], form: str, expected: str) -> None:
-    assert tensor_format(name, shape, form) == expected
 
 
 def test_rows_that_blocks_do_not_fill_are_refused() -> None:
@@ -122,14 +109,6 @@ def test_gguf_holds_the_weights(form: str, checkpoint: Path, tmp_path: Path) -> 
     assert len(read.fields["tokenizer.ggml.tokens"].data) == 300
     assert read.fields["llama.attention.head_count_kv"].contents() == 1
     assert read.fields["tokenizer.chat_template"].contents() == "{{ messages }}"
-
-
-def test_a_file_that_cannot_be_written_is_told(
-    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    missing = tmp_path / "none" / "model.gguf"
-    assert gguf_file.main([str(missing), "--target", str(checkpoint)]) == 2
-    assert f"{missing.parent} is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,20 +163,16 @@ def joined(lists: Iterable[list[int]]) -> list[int]:
     return [one for some in lists for one in some]
 
 
-@pytest.mark.parametrize(
-    ("kind", "form", "module"),
-    [
-        ("llama.cpp", "BF16", "llama_cpp"),
-        ("llama.cpp", "Q8_0", "llama_cpp"),
-    ],
-)
-def test_what_is_installed_finds_the_ids_that_transformers_finds(
-    kind: str, form: str, module: str, checkpoint: Path, tmp_path: Path, one_thread: None
+@pytest.mark.parametrize("form", ["BF16", "Q8_0"])
+def test_llama_cpp_finds_the_ids_that_transformers_finds(
+    form: str, checkpoint: Path, tmp_path: Path, one_thread: None
 ) -> None:
     """Of 3 texts of 25 tokens. Numbers are rounded, so near ties may go either way."""
     del one_thread
-    pytest.importorskip(module)
-    made = make({"kind": kind, "form": form, "folder": str(checkpoint), "cache": str(tmp_path)})
+    pytest.importorskip("llama_cpp")
+    file = tmp_path / f"{form}.gguf"
+    write_gguf(checkpoint, file, form)
+    made = load_engine(LLAMA, form, str(file))
     reference = Transformers(str(checkpoint), "float32")
     texts = [[(7 * i + 3 * j) % 250 + 3 for j in range(20 + GROWTH)] for i in range(3)]
     own = [reference.read(text[:25], 25).best for text in texts]
@@ -231,19 +206,24 @@ def test_our_time_over_theirs_and_the_share_of_equal_ids() -> None:
     assert agreement([1, 2, 3, 4], [1, 2, 0, 4]) == 0.75
 
 
-def test_engines_are_chosen_by_kind() -> None:
-    assert chosen("float32", [TRANSFORMERS]) == [(OURS, "float32"), (TRANSFORMERS, "float32")]
-    assert {kind for kind, _ in chosen("float32", None)} == {OURS, LLAMA, TRANSFORMERS}
+def test_llama_cpp_has_a_file_and_the_others_the_folder() -> None:
+    folder, file = Path("folder"), Path("target-Q4_1.gguf")
+    assert chosen("float32", folder, [file]) == [
+        (OURS, "float32", folder),
+        (LLAMA, "target-Q4_1", file),
+        (TRANSFORMERS, "float32", folder),
+    ]
 
 
 def test_engines_side_by_side(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One that ends is left out, and why is said."""
-    engines = [(OURS, "float32"), (TRANSFORMERS, "float32"), ("nobody", "int4")]
-    monkeypatch.setattr(engine, "chosen", lambda _dtype, _wanted: engines)
+    engines = [(kind, "float32", checkpoint) for kind in (OURS, TRANSFORMERS)]
+    engines.append(("nobody", "int4", checkpoint))
+    monkeypatch.setattr(engine, "chosen", lambda *_: engines)
     flags = ["--target", str(checkpoint), "--dtype", "float32", "--context", "64", "--turns", "2"]
-    assert engine.main([*flags, "--sections", "peers"]) == 0
+    assert engine.main(flags) == 0
     printed = capsys.readouterr().out
     assert (
         "nobody, int4: the nobody, int4 ended with code 1: ValueError: there is no engine nobody" in printed

@@ -25,10 +25,8 @@ def state(both: WayFigures, name: str = "steady", dwell: float | None = None) ->
     return State(name, both, both, None if dwell is None else figure(dwell))
 
 
-def plan(
-    both: WayFigures | None = None, *, outages: Outages | None = None, seed: int = 0, reorder: bool = False
-) -> LinkPlan:
-    return LinkPlan("test", Profile("a test", (state(both or figures()),), outages), seed, reorder)
+def plan(both: WayFigures | None = None, *, outages: Outages | None = None, seed: int = 0) -> LinkPlan:
+    return LinkPlan("test", Profile("a test", (state(both or figures()),), outages), seed)
 
 
 OUTAGES = Outages(figure(0.5), figure(0.05), figure(0.4))

@@ -164,31 +164,6 @@ def test_loss_has_its_rate(seed: int) -> None:
     assert impaired.counters.lost == lost
 
 
-def test_the_same_packets_are_lost_whatever_else_happens_to_the_others() -> None:
-    came = [(number * 0.001, 1500) for number in range(3000)]
-    free, full = (
-        fates(Impairment(plan(figures(jitter=1, rate=10, loss=5, queue=queue)), "up"), came)
-        for queue in (1e6, 3.0)
-    )
-    assert Drop.OVERFLOW in full
-    assert Drop.OVERFLOW not in free
-    lost = [number for number, fate in enumerate(free) if fate is Drop.LOSS]
-    assert [number for number, fate in enumerate(full) if fate is Drop.LOSS] == [
-        number for number in lost if full[number] is not Drop.OVERFLOW
-    ]
-
-
-def test_packets_overtake_only_where_that_is_asked_for() -> None:
-    overtaken = {}
-    for reorder in (False, True):
-        impaired = Impairment(plan(figures(jitter=20), reorder=reorder), "up")
-        out = fates(impaired, [(number * 0.002, 100) for number in range(200)])
-        passed = [fate for fate in out if not isinstance(fate, Drop)]
-        overtaken[reorder] = sum(later < earlier for earlier, later in pairwise(passed))
-    assert overtaken[False] == 0
-    assert overtaken[True] > 20
-
-
 def test_a_lost_piece_of_a_stream_comes_one_timeout_later() -> None:
     impaired = Impairment(plan(figures(delay=10, rate=8, loss=100)), "up")
     assert impaired.hold(0.0, 1000) == pytest.approx(0.011 + LEAST_RTO)

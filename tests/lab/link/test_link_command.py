@@ -77,7 +77,7 @@ def test_two_programs_talk_and_the_counters_come_last_as_json() -> None:
 @needs_namespaces
 @pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
 def test_the_code_is_that_of_side_a(script: str, code: int) -> None:
-    done = ran("run", "--a", f"sh -c '{script}'")
+    done = ran("run", "--", "sh", "-c", script)
     assert done[0] == last(done[1])["exit_code"] == code
 
 

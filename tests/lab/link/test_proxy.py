@@ -105,19 +105,6 @@ async def test_a_loss_is_one_timeout_of_delay() -> None:
         assert proxy.counters.up.lost == proxy.counters.down.lost == 1
 
 
-async def test_cutting_breaks_connections_and_new_ones_work() -> None:
-    async with echo() as target, proxy_link(fast(), target) as proxy:
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        writer.write(b"x")
-        async with asyncio.timeout(PATIENCE):
-            assert await reader.read(1) == b"x"
-            proxy.cut()
-            assert await nothing(reader)
-        writer.close()
-        assert proxy.cuts == 1
-        assert await there_and_back(proxy.port, b"again") == b"again"
-
-
 async def test_a_stall_holds_what_is_under_way_and_breaks_nothing() -> None:
     async with echo() as target, proxy_link(fast(delay=20.0), target) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -134,16 +121,7 @@ async def test_a_stall_holds_what_is_under_way_and_breaks_nothing() -> None:
         writer.close()
 
 
-async def test_connections_are_cut_now_and_then_where_that_is_asked_for() -> None:
-    async with echo() as target, proxy_link(fast(), target, cut_every=0.02) as proxy:
-        async with asyncio.timeout(PATIENCE):
-            while proxy.cuts < 3:
-                reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-                assert await nothing(reader)
-                writer.close()
-
-
-async def test_a_target_that_is_not_there_is_counted() -> None:
+async def test_a_target_that_is_not_there_ends_the_connection() -> None:
     async with echo() as target:
         pass
     async with proxy_link(fast(), target) as proxy:
@@ -151,7 +129,6 @@ async def test_a_target_that_is_not_there_is_counted() -> None:
         async with asyncio.timeout(PATIENCE):
             assert await nothing(reader)
         writer.close()
-        assert proxy.refused == 1
 
 
 async def test_leaving_ends_connections_and_tasks() -> None:
@@ -174,13 +151,6 @@ async def test_it_listens_on_loopback_unless_told_otherwise_in_as_many_words() -
     assert "--insecure-anywhere" in caught.value.hint
     async with proxy_link("4g", ("127.0.0.1", 1), listen=("0.0.0.0", 0), insecure_anywhere=True) as proxy:  # noqa: S104
         assert proxy.host == "0.0.0.0"  # noqa: S104
-
-
-async def test_an_address_that_is_taken() -> None:
-    async with proxy_link("4g", ("127.0.0.1", 1)) as proxy:
-        with pytest.raises(UsageError, match="cannot be listened on"):
-            async with proxy_link("4g", ("127.0.0.1", 1), listen=("127.0.0.1", proxy.port)):
-                pass
 
 
 async def test_mqtt_through_a_satellite(mosquitto: PrivateBroker) -> None:

@@ -144,7 +144,7 @@ def test_a_trace_carries_no_more_than_its_opportunities(
 
 def test_traces_replace_the_rate_of_their_way_only() -> None:
     base = plan(figures(delay=0, rate=8))
-    link = LinkPlan(base.name, base.profile, 0, up_trace=(100,))
+    link = LinkPlan(base.name, base.profile, up_trace=(100,))
     assert Impairment(link, "up").arrive(0.0, 1500) == pytest.approx(0.1)
     assert Impairment(link, "down").arrive(0.0, 1500) == pytest.approx(0.0015)
 
