@@ -1,8 +1,8 @@
-"""A target family that evolves: updates under load, and the rule by which canaries are judged.
+"""A target family that evolves: updates under load.
 
-`updates` runs as users run it: Mosquitto, ``flexspec-cloud``, ``flexspec-edge serve`` and ``flexspec head`` as
+Everything runs as users run it: Mosquitto, ``flexspec-cloud``, ``flexspec-edge serve`` and ``flexspec head`` as
 processes, with the default model and the heads that ship. Texts are compared with what transformers and peft write with
-the same base and head, one text at a time. `rule` judges simulated answers of good canaries and of bad ones.
+the same base and head, one text at a time.
 """
 
 from __future__ import annotations
@@ -11,76 +11,17 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Sequence
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
-from lab.bench.questions import OWN, Question, read_questions, spread
+from lab.bench.questions import OWN, read_questions, spread
 from lab.benchmarks import _common
-from lab.benchmarks.serve.texts import Asked, Tokens
+from lab.benchmarks.serve.texts import Tokens
 from lab.benchmarks.updates.rolling import Rolled, updates
-from lab.benchmarks.updates.simulated import ANSWERS, judged
 
-SECTIONS = ("updates", "rule")
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much is done.
-
-    Attributes:
-        updates, sessions, texts, tokens: in a row, under so many sessions, of different texts, of so many tokens.
-        simulated: canaries of each bad kind, and good ones.
-    """
-
-    updates: int = 10
-    sessions: int = 16
-    texts: int = 12
-    tokens: int = 40
-    simulated: tuple[int, int] = (300, 500)
-
-
-QUICK = Sizes(1, 4, 3, 16, (30, 50))
-
-
-class _Run:
-    """A call of the benchmark."""
-
-    def __init__(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
-        size = QUICK if args.quick else Sizes()
-        self._size = size
-        self._updates: int = args.updates or size.updates
-        self._questions = [question.text for question in questions]
-        self._began = time.monotonic()
-
-    @cached_property
-    def _tokens(self) -> Tokens:
-        return Tokens()
-
-    @property
-    def _asked(self) -> Sequence[Asked]:
-        return self._tokens.questions(self._questions[: self._size.texts], self._size.tokens)
-
-    def say(self, line: str) -> None:
-        _common.say(f"[{time.monotonic() - self._began:6.1f} s] {line}")
-
-    async def updates(self) -> dict[str, Any]:
-        found = await updates(self._tokens, self._asked, self._updates, self._size.sessions, self.say)
-        _show_updates(found, self._size.sessions)
-        return found.facts()
-
-    async def rule(self) -> dict[str, Any]:
-        found = []
-        for one in judged(*self._size.simulated):
-            found.append(one)
-            self.say(f"{one.canaries} simulated canaries, {one.kind}: {one.aborted} aborted")
-        print(f"\nthe rule of flexspec head watch on simulated answers, aborted within {ANSWERS} answers")
-        rows = [[one.kind, one.at_once, one.aborted, one.canaries] for one in found]
-        print(_common.table(["canary", "answers a status", "aborted", "of"], rows))
-        return {"canaries": [one.facts() for one in found]}
+_FULL, _QUICK = (10, 16, 12, 40), (1, 4, 3, 16)
+"""Updates in a row, sessions at a time, different texts, and tokens of each."""
 
 
 def _show_updates(found: Rolled, sessions: int) -> None:
@@ -117,13 +58,6 @@ def _show_updates(found: Rolled, sessions: int) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The benchmark's flags."""
     made = _common.parser(__doc__ or "")
-    made.add_argument(
-        "--sections",
-        nargs="+",
-        choices=SECTIONS,
-        default=argparse.SUPPRESS,
-        help="what to measure (default: all)",
-    )
     made.add_argument("--updates", type=int, metavar="N", help="updates in a row")
     return made
 
@@ -140,14 +74,16 @@ def _main(argv: Sequence[str]) -> int:
     questions = spread(read_questions(args.prompts or OWN), 96)
     if len(questions) < 12:
         raise UsageError("fewer than 12 questions", hint="the load asks different things")
-    run = _Run(args, questions)
-    sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
-        "updates": run.updates,
-        "rule": run.rule,
-    }
-    chosen = getattr(args, "sections", SECTIONS)
-    results = {name: asyncio.run(sections[name]()) for name in chosen}
-    _common.finish("evolution", results, quick=args.quick)
+    count, sessions, texts, tokens = _QUICK if args.quick else _FULL
+    began, reader = time.monotonic(), Tokens()
+    asked = reader.questions([question.text for question in questions[:texts]], tokens)
+
+    def say(line: str) -> None:
+        _common.say(f"[{time.monotonic() - began:6.1f} s] {line}")
+
+    rolled = asyncio.run(updates(reader, asked, args.updates or count, sessions, say))
+    _show_updates(rolled, sessions)
+    _common.finish("evolution", {"updates": rolled.facts()}, quick=args.quick)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Load: what users of the API see of crowds, of streams with drafts and without, and of workers that go.
+"""Load: what users of the API see of streams with drafts and without, of thousands of requests, and of workers that go.
 
 Everything runs as users run it: Mosquitto, ``flexspec-cloud`` and ``flexspec-edge serve`` as processes with the
 default model, asked over HTTP. Texts are compared with what the target alone writes.
@@ -19,13 +19,13 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks import _common
-from lab.benchmarks.serve.crowd import CrowdOutcome, Soak, at_once, soak
+from lab.benchmarks.serve.crowd import Soak, soak
 from lab.benchmarks.serve.stops import stops
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
 from lab.benchmarks.serve.texts import Tokens, references
 
-SECTIONS = ("crowd", "streams", "soak", "stop")
-QUICK_SECTIONS = ("crowd",)
+SECTIONS = ("streams", "soak", "stop")
+QUICK_SECTIONS = ("soak",)
 """The others take longer than a minute, most of it for daemons to start."""
 
 
@@ -34,15 +34,11 @@ class Sizes:
     """How much is done.
 
     Attributes:
-        crowd, crowd_rounds, crowd_tokens: requests at once, how often, tokens of a text at most.
         streams_rounds, streams_tokens: turns of each number of streams, tokens of a text.
         soak, soak_texts, soak_tokens: requests, different ones among them, tokens of a text at most.
         stop, stop_tokens: texts around a worker that goes, tokens of each at most.
     """
 
-    crowd: int = 32
-    crowd_rounds: int = 3
-    crowd_tokens: int = 48
     streams_rounds: int = 4
     streams_tokens: int = 64
     soak: int = 2000
@@ -52,7 +48,7 @@ class Sizes:
     stop_tokens: int = 64
 
 
-QUICK = Sizes(8, 1, 8, 1, 16, 64, 8, 4, 12, 24)
+QUICK = Sizes(1, 16, 64, 8, 4, 12, 24)
 
 
 class _Run:
@@ -67,16 +63,6 @@ class _Run:
 
     def say(self, line: str) -> None:
         _common.say(f"[{time.monotonic() - self._began:6.1f} s] {line}")
-
-    async def crowd(self) -> dict[str, Any]:
-        size = self._size
-        asked = self._asked(size.crowd, size.crowd_tokens)
-        self.say(f"crowd: the target alone writes {len(asked)} texts")
-        own = await references(self._tokens, asked, 2)
-        found = await at_once(asked, own, size.crowd_rounds, self.say)
-        print(f"\n{size.crowd} requests at once, {size.crowd_tokens} tokens each at most")
-        print(_verdicts(found))
-        return {name: _facts(verdict) for name, verdict in found.items()}
 
     async def streams(self) -> dict[str, Any]:
         size = self._size
@@ -98,9 +84,11 @@ class _Run:
         own = await references(self._tokens, asked, 2)
         found = await soak(asked, own, size.soak, 32, self.say)
         print(f"\n{size.soak} requests, 32 at a time, one edge node and one worker")
-        print(_verdicts({"all": found.verdict}))
+        one = found.verdict
+        headers = ["texts", "failed", "wrong", "median, s", "slowest"]
+        print(_common.table(headers, [[one.requests, one.failed, one.wrong, one.median, one.slowest]]))
         print(_footprints(found))
-        return {"texts": _facts(found.verdict), "left": _left(found)}
+        return {"texts": asdict(one), "left": _left(found)}
 
     async def stop(self) -> dict[str, Any]:
         size = self._size
@@ -129,18 +117,6 @@ class _Run:
         questions = self._questions[:count]
         rounds = -(-count // len(questions))
         return self._tokens.questions(questions, limit, rounds=rounds)[:count]
-
-
-def _verdicts(found: dict[str, CrowdOutcome]) -> str:
-    rows = [
-        [name, one.requests, one.failed, one.wrong, one.median, one.slowest, one.slowest / one.median]
-        for name, one in found.items()
-    ]
-    return _common.table(["", "texts", "failed", "wrong", "median, s", "slowest", "ratio"], rows)
-
-
-def _facts(verdict: CrowdOutcome) -> dict[str, Any]:
-    return {**asdict(verdict), "ratio": verdict.slowest / verdict.median}
 
 
 def _footprints(found: Soak) -> str:
@@ -188,7 +164,6 @@ def _main(argv: Sequence[str]) -> int:
         raise UsageError("fewer than 4 questions", hint="crowds ask different things")
     run = _Run(args, questions)
     sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
-        "crowd": run.crowd,
         "streams": run.streams,
         "soak": run.soak,
         "stop": run.stop,

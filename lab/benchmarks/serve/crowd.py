@@ -1,4 +1,4 @@
-"""Many requests at once through one edge node and through four, and thousands of them one after the other."""
+"""Thousands of requests through one edge node and one worker, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from typing import Any
 
 import httpx2
 
-from lab.bench.client import StreamedAnswer, ask, ask_all, unbounded
+from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.benchmarks.serve.daemons import QUICK_STATUS, Footprint, settled, with_broker
 from lab.benchmarks.serve.texts import Asked
 from lab.testbed.deployment import Daemon
 
-EDGES = 4
 _WARM = 0.25
 """Share of the requests after which memory is looked at first: what is kept by design is kept by then."""
 
@@ -52,42 +51,6 @@ class CrowdOutcome:
             median=statistics.median(seconds),
             slowest=max(seconds),
         )
-
-
-async def at_once(
-    asked: Sequence[Asked], references: Mapping[Asked, str], rounds: int, say: Callable[[str], None]
-) -> dict[str, CrowdOutcome]:
-    """All requests at once: through one edge node, and spread over four.
-
-    Returns:
-        A verdict for each of the two: errors and wrong texts of all rounds, times of the most uneven one.
-    """
-    async with with_broker() as here, unbounded() as http:
-        _, *edges = await asyncio.gather(
-            here.worker("w1", *QUICK_STATUS), *(here.edge(f"e{number}") for number in range(EDGES))
-        )
-        bodies = [one.body() for one in asked]
-        await ask_all(http, [edge.url for edge in edges], bodies[:EDGES])
-        found: dict[str, CrowdOutcome] = {}
-        for number in range(rounds):
-            for name, count in (("one edge node", 1), (f"{EDGES} edge nodes", EDGES)):
-                say(f"round {number + 1}: {len(asked)} requests at once through {name}")
-                answers = await ask_all(http, [edge.url for edge in edges[:count]], bodies)
-                found[name] = _worse(CrowdOutcome.compared(asked, answers, references), found.get(name))
-    return found
-
-
-def _worse(one: CrowdOutcome, other: CrowdOutcome | None) -> CrowdOutcome:
-    if other is None:
-        return one
-    slow = max(one, other, key=lambda verdict: verdict.slowest / verdict.median)
-    return CrowdOutcome(
-        one.requests + other.requests,
-        one.failed + other.failed,
-        one.wrong + other.wrong,
-        slow.median,
-        slow.slowest,
-    )
 
 
 @dataclass(frozen=True, slots=True)

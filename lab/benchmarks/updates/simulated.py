@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Judgement, Sample, judge
 
@@ -45,43 +43,6 @@ BAD = {
     "a third of the speed": Simulated(slow=0.15),
     "30 % errors": Simulated(errors=0.3),
 }
-GOOD = "as good as the stable one"
-ANSWERS = 60
-"""Answers of a canary after which nobody looks any more."""
-AT_ONCE = (1, 10)
-"""Answers that an edge tells of in one status."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Outcome of many canaries alike.
-
-    Attributes:
-        kind: description of the canaries.
-        at_once: answers that an edge tells of in one status.
-        canaries: how many.
-        aborted: canaries that were aborted within `ANSWERS` answers each.
-    """
-
-    kind: str
-    at_once: int
-    canaries: int
-    aborted: int
-
-    def facts(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-
-def judged(bad: int, good: int) -> Iterator[Judged]:
-    """Judge so many canaries of each bad kind, and so many good ones."""
-    for at_once in AT_ONCE:
-        for kind, canary in {**BAD, GOOD: Simulated()}.items():
-            count = good if kind == GOOD else bad
-            found = Counter(
-                one for one, _ in decisions(canary, range(count), answers=ANSWERS, at_once=at_once)
-            )
-            yield Judged(kind, at_once, count, found[Decision.ABORT])
 
 
 def joined(samples: Sequence[Sample], at_once: int) -> list[Sample]:

@@ -8,7 +8,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from lab.bench.client import StreamedAnswer, ask, ask_all, unbounded
-from lab.benchmarks.serve.crowd import CrowdOutcome, _worse
+from lab.benchmarks.serve.crowd import CrowdOutcome
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio
 from lab.benchmarks.serve.texts import Asked
 from lab.simulator.world import EOS
@@ -39,8 +39,6 @@ def test_a_verdict_counts_what_failed_and_what_is_wrong() -> None:
     answers = [answer("text 0", 1.0), answer("text 2", 1.0), answer("", 5.0, "503"), answer("text 3", 3.0)]
     verdict = CrowdOutcome.compared(ask_for, answers, own)
     assert verdict == CrowdOutcome(requests=4, failed=1, wrong=1, median=2.0, slowest=5.0)
-    assert _worse(verdict, CrowdOutcome(4, 0, 0, 1.0, 2.0)) == CrowdOutcome(8, 1, 1, 2.0, 5.0)
-    assert _worse(verdict, CrowdOutcome(4, 0, 0, 1.0, 9.0)) == CrowdOutcome(8, 1, 1, 1.0, 9.0)
 
 
 def test_streams_are_compared_turn_by_turn() -> None:

@@ -1,8 +1,7 @@
-"""The parts of `evolution`: references with heads, and the rule on simulated answers."""
+"""The parts of `evolution`: references with heads."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import pytest
@@ -34,19 +33,6 @@ def test_a_reference_with_a_head_writes_what_the_head_was_published_for() -> Non
     base = str(default_model_path())
     assert share(Reference(base, "bfloat16", str(head)), canaries) >= 0.9
     assert share(Reference(base, "bfloat16"), canaries) < 0.8
-
-
-def test_the_rule_is_judged_on_simulated_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert evolution.main(["--quick", "--sections", "rule"]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["rule"]["canaries"]
-    assert {one["at_once"] for one in found} == {1, 10}
-    for one in found:
-        if one["kind"] == "as good as the stable one":
-            assert one["aborted"] == 0
-        elif one["at_once"] == 1:
-            assert one["aborted"] == one["canaries"] == 30
-        else:
-            assert 20 <= one["aborted"] <= 30
 
 
 def test_a_number_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

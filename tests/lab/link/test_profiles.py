@@ -27,10 +27,6 @@ longest_s = { value = 1, source = "me" }
 """
 
 
-def test_the_links_that_were_asked_for_are_there() -> None:
-    assert {"wifi", "5g", "4g", "4g-weak", "satellite", "tunnel"} <= set(built_in().profiles)
-
-
 def test_every_source_is_used_and_says_more_than_a_name() -> None:
     catalogue = built_in()
     used = {one.source for profile in catalogue.profiles.values() for one in all_figures(profile)}
@@ -57,12 +53,6 @@ def test_the_table_has_every_profile_and_source() -> None:
         assert f"\n{name} " in text
     for source in built_in().sources.values():
         assert source in text
-
-
-def test_an_unknown_profile_names_the_known_ones() -> None:
-    with pytest.raises(UsageError) as caught:
-        built_in().get("6g")
-    assert "4g-weak" in caught.value.hint
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -114,8 +104,3 @@ def test_the_example_in_the_documentation(tmp_path: Path) -> None:
     path = tmp_path / "example.toml"
     path.write_text(text.split("```toml\n")[1].split("```")[0])
     assert load_catalogue(path).get("depot").outages is not None
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
-        load_catalogue(tmp_path / "none.toml")

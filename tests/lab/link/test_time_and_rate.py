@@ -23,10 +23,6 @@ ONE, TWO, THREE = (
 )
 
 
-def test_a_single_state_lasts_for_ever() -> None:
-    assert StateTimeline((state(figures()),), random.Random(0)).at(1e9) == (0, float("inf"))
-
-
 def test_states_have_their_share_of_the_time() -> None:
     timeline = StateTimeline((ONE, TWO), random.Random(1))
     shares = [0, 0]
@@ -149,12 +145,6 @@ def test_traces_replace_the_rate_of_their_way_only() -> None:
     assert Impairment(link, "down").arrive(0.0, 1500) == pytest.approx(0.0015)
 
 
-def test_a_trace_is_read(tmp_path: Path) -> None:
-    path = tmp_path / "trace"
-    path.write_text("0\n0\n3\n\n7\n")
-    assert read_trace(path) == (0, 0, 3, 7)
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -171,8 +161,3 @@ def test_what_is_no_trace_is_refused(text: str, why: str, tmp_path: Path) -> Non
     path.write_text(text, "utf-8")
     with pytest.raises(UsageError, match=why):
         read_trace(path)
-
-
-def test_a_trace_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_trace(tmp_path / "none")
