@@ -13,10 +13,10 @@ from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.controller.policies import DEFAULT, POLICIES, REMOVED
 from flexspec_mq.controller.rl import RlPolicy, network_of
-from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
+from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Section, Setting
+from flexspec_mq.settings import Setting
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def _policy(name: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeSettings(Section):
+class EdgeSettings(DraftSettings):
     """Settings of a device; `Setting.help` has the words for most.
 
     Attributes:
@@ -67,52 +67,6 @@ class EdgeSettings(Section):
             help="with keys: whoever runs the broker reads nothing of a text, for some bytes a message more"
         ),
     ] = True
-    draft: Annotated[
-        str,
-        Setting(
-            help="draft checkpoint folder, 'default', or 'none' to use no draft model",
-            path_unless=("default", "none"),
-        ),
-    ] = "default"
-    tokenizer: Annotated[
-        str | None,
-        Setting(
-            help="with draft 'none': model folder or hub name whose tokenizer the target has",
-            default="of the draft",
-            path_unless=("default",),
-        ),
-    ] = None
-    device: Annotated[str, Setting(help="torch device")] = "cpu"
-    lookup: Annotated[
-        bool,
-        Setting(help="draft what a text has said before from its own tokens, where that is expected to win"),
-    ] = True
-    dtype: Annotated[str, Setting(help="of the draft: bfloat16, float16 or float32")] = "bfloat16"
-    threads: Annotated[int, Setting(help="threads that the draft may take", least=1)] = 1
-    draft_engine: Annotated[
-        str,
-        Setting(
-            help="what runs the draft; onnx (ONNX Runtime) is for exports with --onnx, compact for models like Llama "
-            "on a CPU, auto the first that can",
-            choices=ENGINES,
-        ),
-    ] = "auto"
-    draft_weights: Annotated[
-        str,
-        Setting(
-            help="of the compact engine; mixed is 4 bits in MLPs and LM head and 8 in the attention, auto is "
-            "mixed where that is quick",
-            choices=WEIGHTS,
-        ),
-    ] = "auto"
-    draft_ids: Annotated[
-        int | None,
-        Setting(
-            help="how many of the most frequent token ids the compact engine can draft; 0 is all",
-            least=0,
-            default="16384 if the draft says which are frequent",
-        ),
-    ] = None
     give_up: Annotated[
         float,
         Setting(

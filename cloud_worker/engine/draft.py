@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
-from flexspec_mq.drafting.settings import DraftChoice
+from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.fingerprint import other_vocabulary
 from flexspec_mq.models.load import load_text
@@ -67,10 +67,10 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
     return ColocatedDrafts(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
 
 
-def choice(settings: WorkerSettings, draft: str) -> DraftChoice:
+def choice(settings: WorkerSettings, draft: str) -> DraftSettings:
     """The draft of a name, as the settings want it. On a CPU it is in few bits, whatever the target is."""
     on_cpu = settings.device == "cpu"
-    return DraftChoice(
+    return DraftSettings(
         draft=draft,
         device=settings.device,
         dtype="bfloat16" if on_cpu else settings.dtype,

@@ -4,67 +4,65 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import util
-from typing import Protocol
+from typing import Annotated
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.settings import Section, Setting
 
 ENGINES = ("auto", "onnx", "compact", "transformers")
 WEIGHTS = ("auto", "bf16", "int8", "mixed", "int4")
 
 
-class DraftSettings(Protocol):
-    """Which draft, where, and what runs it. An edge's settings are such."""
-
-    @property
-    def draft(self) -> str:
-        """Checkpoint folder, ``default``, or ``none``."""
-
-    @property
-    def tokenizer(self) -> str | None:
-        """With draft ``none``: model folder or hub name whose tokenizer the target has."""
-
-    @property
-    def lookup(self) -> bool:
-        """Draft from a text's own tokens too."""
-
-    @property
-    def device(self) -> str:
-        """Torch device."""
-
-    @property
-    def dtype(self) -> str:
-        """Type of the draft's weights."""
-
-    @property
-    def threads(self) -> int:
-        """Threads that the draft may take."""
-
-    @property
-    def draft_engine(self) -> str:
-        """Engine, among `ENGINES`."""
-
-    @property
-    def draft_weights(self) -> str:
-        """Form of the weights, among `WEIGHTS`."""
-
-    @property
-    def draft_ids(self) -> int | None:
-        """How many of the most frequent token ids can be drafted; 0 is all."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DraftChoice:
-    """A draft beside something else than an edge."""
+class DraftSettings(Section):
+    """Which draft, where, and what runs it; `Setting.help` has the words. An edge's settings are such."""
 
-    draft: str
-    device: str = "cpu"
-    dtype: str = "bfloat16"
-    threads: int = 1
-    draft_engine: str = "auto"
-    draft_weights: str = "auto"
-    draft_ids: int | None = None
-    tokenizer: str | None = None
-    lookup: bool = True
+    draft: Annotated[
+        str,
+        Setting(
+            help="draft checkpoint folder, 'default', or 'none' to use no draft model",
+            path_unless=("default", "none"),
+        ),
+    ] = "default"
+    tokenizer: Annotated[
+        str | None,
+        Setting(
+            help="with draft 'none': model folder or hub name whose tokenizer the target has",
+            default="of the draft",
+            path_unless=("default",),
+        ),
+    ] = None
+    device: Annotated[str, Setting(help="torch device")] = "cpu"
+    lookup: Annotated[
+        bool,
+        Setting(help="draft what a text has said before from its own tokens, where that is expected to win"),
+    ] = True
+    dtype: Annotated[str, Setting(help="of the draft: bfloat16, float16 or float32")] = "bfloat16"
+    threads: Annotated[int, Setting(help="threads that the draft may take", least=1)] = 1
+    draft_engine: Annotated[
+        str,
+        Setting(
+            help="what runs the draft; onnx (ONNX Runtime) is for exports with --onnx, compact for models like Llama "
+            "on a CPU, auto the first that can",
+            choices=ENGINES,
+        ),
+    ] = "auto"
+    draft_weights: Annotated[
+        str,
+        Setting(
+            help="of the compact engine; mixed is 4 bits in MLPs and LM head and 8 in the attention, auto is "
+            "mixed where that is quick",
+            choices=WEIGHTS,
+        ),
+    ] = "auto"
+    draft_ids: Annotated[
+        int | None,
+        Setting(
+            help="how many of the most frequent token ids the compact engine can draft; 0 is all",
+            least=0,
+            default="16384 if the draft says which are frequent",
+        ),
+    ] = None
 
 
 def installed(library: str) -> bool:

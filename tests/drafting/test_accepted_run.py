@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.drafting.accepted_run import AcceptedRun
+from flexspec_mq.drafting.model_drafter import AcceptedRun
 
 TOKENS = st.integers(0, 2)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
 
 from flexspec_mq.energy.model import DevicePower
 from flexspec_mq.energy.presets import DEVICES, RADIOS, built_in, figures_of, load_presets
-from flexspec_mq.energy.presets_table import presets_table
 from flexspec_mq.errors import UsageError
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "energy.md"
@@ -109,4 +109,5 @@ def test_an_unknown_name_names_the_known_ones() -> None:
 
 
 def test_the_document_shows_the_presets_as_they_are() -> None:
-    assert presets_table(built_in()) in DOCUMENT.read_text(encoding="utf-8")
+    script = runpy.run_path(str(DOCUMENT.parents[1] / "scripts" / "document_tables.py"))
+    assert script["presets_table"](built_in()) in DOCUMENT.read_text(encoding="utf-8")

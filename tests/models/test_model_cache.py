@@ -20,12 +20,12 @@ from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST
 EDGE = """
 import sys
 from flexspec_mq.drafting.load import load
-from flexspec_mq.drafting.settings import DraftChoice
+from flexspec_mq.drafting.settings import DraftSettings
 import flexspec_mq.models.compact.load, safetensors.torch
 import flexspec_mq.models.onnx.model, flexspec_mq.models.onnx.write
 print("ready", flush=True)
 sys.stdin.readline()
-load(DraftChoice(draft="default", draft_engine=sys.argv[1]), print)
+load(DraftSettings(draft="default", draft_engine=sys.argv[1]), print)
 """
 """What an edge node does at its start, once all is imported and the word is given."""
 
