@@ -387,8 +387,7 @@ class EdgeNode:
         if message is None:
             return
         generation = self._sessions.get(message.session)
-        recommends = isinstance(message, Verdict) and message.recommended is not None
-        if recommends and generation is not None and self._misled(generation, message):
+        if generation is not None and self._misled(generation, message):
             generation = None  # its worker is told to close it, as one that is none of ours
         if generation is not None:
             generation.received(len(payload))

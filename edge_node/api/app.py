@@ -10,10 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-from edge_node.api.auth import AuthMiddleware
+from edge_node.api.auth import HEADER, AuthMiddleware, RequestIds
 from edge_node.api.refusals import ClientRefusals
 from edge_node.api.request_body import Bodies
-from edge_node.api.request_ids import HEADER, RequestIds
 from edge_node.api.routes import refuse, routes
 from edge_node.api.state import Api
 from edge_node.completion.generator import CompletionGenerator

@@ -75,12 +75,8 @@ class IdempotencyKey:
         return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A text under its key."""
-
-    text: Completion
-    digest: bytes
+_Kept = tuple[Completion, bytes]
+"""A text under its key, and the digest of the body that asked for it."""
 
 
 class CompletionStore:
@@ -102,7 +98,7 @@ class CompletionStore:
             most=limits.keep_texts,
             life=limits.keep_for,
             most_weight=limits.keep_bytes,
-            weigh=lambda kept: kept.text.size,
+            weigh=lambda kept: kept[0].size,
         )
         self._pace = 1.0  # seconds that a text takes, smoothed
         self._closed = False
@@ -159,14 +155,15 @@ class CompletionStore:
         kept = self._writing.get(key.key) or self._complete.get(key.key, time.monotonic())
         if kept is None:
             return None
-        if kept.digest != key.digest:
+        text, digest = kept
+        if digest != key.digest:
             raise KeyReused("this idempotency key was used for another request")
-        if kept.text.readers >= self._limits.max_readers:
+        if text.readers >= self._limits.max_readers:
             raise self._too_many("too many requests with this idempotency key read its text")
-        if kept.text not in self._active:
+        if text not in self._active:
             self._make_room()
-            self._active[kept.text] = None
-        return kept.text
+            self._active[text] = None
+        return text
 
     def _start(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey | None) -> Completion:
         self._make_room()
@@ -176,7 +173,7 @@ class CompletionStore:
         task = self._active[text] = asyncio.create_task(self._outcome(text), name=f"text {text.id}")
         task.add_done_callback(partial(self._ended, text, key))
         if key is not None:
-            self._writing[key.key] = _Kept(text, key.digest)
+            self._writing[key.key] = text, key.digest
         return text
 
     def _make_room(self) -> None:
@@ -237,7 +234,7 @@ class CompletionStore:
     def _free(self, text: Completion, key: IdempotencyKey | None) -> _Kept | None:
         """Take a text that is not being written any more from under its key, if it is still there."""
         kept = None if key is None else self._writing.get(key.key)
-        return self._writing.pop(key.key) if key and kept and kept.text is text else None
+        return self._writing.pop(key.key) if key and kept and kept[0] is text else None
 
     def _abandoned(self, text: Completion, key: IdempotencyKey | None) -> None:
         """The last reader left."""

@@ -101,7 +101,7 @@ class ClosedFormPolicy(AdaptivePolicy):
         return self._unknown(drafts=drafts)
 
     def ended(self, seen: Observation) -> None:
-        """See `EndAware`."""
+        """See `Explains`."""
         if self._limits is not None:
             self._limits.ended(seen)
 

@@ -20,7 +20,7 @@ MOST = 5
 
 @runtime_checkable
 class Explains(Protocol):
-    """A policy that can tell what it has chosen among, and how limits are kept."""
+    """A policy that can tell what it has chosen among, and how limits are kept; it is told when its text is over."""
 
     def alternatives(self) -> Sequence[PlanAlternative]:
         """Tell what the newest plan was chosen among, itself included, in any order. Changes nothing."""
@@ -28,6 +28,10 @@ class Explains(Protocol):
 
     def limits(self) -> Sequence[LimitReport]:
         """Tell of the limits that were given, as of the newest plan. Changes nothing."""
+        ...
+
+    def ended(self, seen: Observation) -> None:
+        """Take what the whole text came to."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol
 
 from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
@@ -68,15 +68,6 @@ class Policy(Protocol):
 
     def plan(self, seen: Observation) -> Plan:
         """Plan the next batch from what was seen so far."""
-        ...
-
-
-@runtime_checkable
-class EndAware(Protocol):
-    """A policy that is told when its text is over."""
-
-    def ended(self, seen: Observation) -> None:
-        """Take what the whole text came to."""
         ...
 
 

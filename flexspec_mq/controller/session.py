@@ -10,9 +10,9 @@ from flexspec_mq.controller.controller import VersionEstimates
 from flexspec_mq.controller.estimates import estimates
 from flexspec_mq.controller.estimators.average import Rate
 from flexspec_mq.controller.estimators.worker import WorkerEstimates
-from flexspec_mq.controller.explain import Planned
+from flexspec_mq.controller.explain import Explains, Planned
 from flexspec_mq.controller.observation import DeviceReading, LinkView, Observation, WorkerDraftsView
-from flexspec_mq.controller.plan import EndAware, Plan, Policy
+from flexspec_mq.controller.plan import Plan, Policy
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ class SessionController:
         """The text is over; arguments as of `observe`."""
         self.node.writing -= self._begun
         self._begun = False
-        if isinstance(self._policy, EndAware):
+        if isinstance(self._policy, Explains):
             self._policy.ended(self.observe(drafted, committed, remaining))
 
     def estimates(self) -> Mapping[str, PlanEstimate]:

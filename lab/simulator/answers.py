@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flexspec_mq.controller.explain import Explains
 from flexspec_mq.controller.observation import Observation
-from flexspec_mq.controller.plan import EndAware, Plan, Policy
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.energy.text import ModelledEnergy
 from lab.simulator.channel.mqtt import Traffic
 from lab.simulator.channel.way import WayUse
@@ -125,8 +125,8 @@ class TracedPolicy:
         return plan
 
     def ended(self, seen: Observation) -> None:
-        """See `EndAware`."""
-        if isinstance(self._policy, EndAware):
+        """See `Explains`."""
+        if isinstance(self._policy, Explains):
             self._policy.ended(seen)
 
     def alternatives(self) -> Sequence[PlanAlternative]:

@@ -125,6 +125,8 @@ class Slow:
     def limits(self) -> list[LimitReport]:
         return []
 
+    def ended(self, seen: Observation) -> None: ...
+
 
 @given(st.integers(1, 20))
 def test_what_was_chosen_is_told_however_slow_it_is(count: int) -> None:

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting.interface import Drafted
 from flexspec_mq.drafting.load import load
 from flexspec_mq.drafting.model_drafter import ModelDrafter
@@ -23,24 +22,16 @@ from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from tests.drafting.asking import asked
+from tests.drafting.asking import asked, settings, silent
 from tests.models.tiny_checkpoints import save, tiny_llama
 
 CONTEXT = tuple(range(10, 40))
-
-
-def silent(_text: str) -> None:
-    return
 
 
 def tokens(drafted: list[Drafted]) -> list[int]:
     """The one token that each got."""
     assert all(each is not None and len(each) == 1 for each in drafted)
     return [each[0].token for each in drafted if each]
-
-
-def settings(folder: Path, **more: Any) -> EdgeSettings:
-    return EdgeSettings(edge="e", draft=str(folder), **more)
 
 
 @pytest.fixture

@@ -21,20 +21,12 @@ from flexspec_mq.models.compact.load import RANKS
 from flexspec_mq.models.onnx.folder import MANIFEST
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.sampling.params import SamplingParams
-from tests.drafting.asking import asked
+from tests.drafting.asking import asked, settings, silent
 from tests.models.test_compact import SIZES, drawn
 from tests.models.tiny_checkpoints import save
 
 TEXT = tuple(random.Random(5).choices(range(10, 300), k=400))
 GREEDY, WARM = SamplingParams(0.0, 0, 1.0, 0), SamplingParams(1.0, 0, 1.0, 77)
-
-
-def silent(_text: str) -> None:
-    return
-
-
-def settings(folder: Path, **more: Any) -> EdgeSettings:
-    return EdgeSettings(edge="e", draft=str(folder), **more)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.drafting.confidence_fusion import better
-from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.hybrid import HybridDrafter, better
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.sampling.params import SamplingParams

@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.prompt_lookup import LONGEST, Found, Lookup, Support
-from flexspec_mq.drafting.prompt_lookup_confidence import LookupRecord, prior
-from flexspec_mq.drafting.prompt_lookup_drafter import LEAST, PromptLookupDrafter, SessionLookup
+from flexspec_mq.drafting.prompt_lookup_drafter import (
+    LEAST,
+    LookupRecord,
+    PromptLookupDrafter,
+    SessionLookup,
+    prior,
+)
 from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import asked
 

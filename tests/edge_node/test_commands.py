@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any, cast
@@ -14,8 +13,7 @@ import pytest
 from edge_node.cli import texts
 from edge_node.cli.parser import build_parser
 from edge_node.completion.options import CompletionOptions
-from flexspec_mq.daemon.signals import stoppable
-from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, WorkerError
+from flexspec_mq.errors import FlexSpecError, UsageError, WorkerError
 from flexspec_mq.models.text import Turn, read_prompts
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -98,16 +96,6 @@ async def test_a_reader_that_went_away_ends_a_batch_as_it_ends_any_command(
     (tmp_path / "batch").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     with pytest.raises(BrokenPipeError):
         await run(monkeypatch, FakeEvents(), "batch", str(tmp_path / "batch"))
-
-
-async def test_a_signal_ends_a_command() -> None:
-    async def wait_for_ever() -> None:
-        async with stoppable():
-            signal.raise_signal(signal.SIGTERM)
-            await asyncio.Event().wait()
-
-    with pytest.raises(Cancelled, match="stopped by the user"):
-        await wait_for_ever()
 
 
 def test_what_is_not_asked_for_is_what_the_target_recommends() -> None:

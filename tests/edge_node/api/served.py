@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -100,6 +101,16 @@ def expected(
 def shown(tokens: Sequence[int]) -> str:
     """The text of generated tokens, without an unfinished character at its end."""
     return decode(tokenizer(), tokens).rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def events(stream: str) -> list[dict[str, Any]]:
+    """The JSON objects of a stream of server-sent events."""
+    return [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+
+
+async def never() -> Any:
+    """Wait for ever, as the end of a client that stays."""
+    await asyncio.Event().wait()
 
 
 @dataclass

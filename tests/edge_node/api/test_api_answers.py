@@ -145,30 +145,17 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert await api.metric(path) == 1
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_stop_strings_across_tokens(mosquitto: PrivateBroker, stream: bool) -> None:
+async def test_a_session_ends_with_the_last_token_of_a_stop_string(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         tokens, _ = expected(ids_of("hello"), 11, 300, ignore_eos=True)
         whole = shown(tokens)
         at = next(i for i in range(40, 200) if "\N{REPLACEMENT CHARACTER}" not in whole[i : i + 4])
         stop = whole[at : at + 4]  # a token has at most two characters
-        asked = {
-            "model": api.version, "messages": user("hello"), "seed": 11, "max_tokens": 300,
-            "stop": ["never this", stop], "extra_body": {"ignore_eos": True},
-        }  # fmt: skip
-        cut = whole[: whole.index(stop)]
-        if stream:
-            text, chunks = await streamed(api.client, **asked)
-            reason = chunks[-1].choices[0].finish_reason
-        else:
-            answer = await api.client.chat.completions.create(**asked)  # type: ignore[call-overload]
-            text, reason = answer.choices[0].message.content, answer.choices[0].finish_reason
-            # The session ends with the stop string's last token; nothing is written that nobody sees.
-            used = answer.usage.completion_tokens
-            assert stop in shown(tokens[:used])
-            assert stop not in shown(tokens[: used - 1])
-        assert text == cut
-        assert reason == "stop"
+        answer = (await api.chat(seed=11, max_tokens=300, stop=["never this", stop], ignore_eos=True)).json()
+        choice, used = answer["choices"][0], answer["usage"]["completion_tokens"]
+        assert (choice["message"]["content"], choice["finish_reason"]) == (whole[: whole.index(stop)], "stop")
+        assert stop in shown(tokens[:used])
+        assert stop not in shown(tokens[: used - 1])
 
 
 async def test_same_seed_same_text(mosquitto: PrivateBroker) -> None:

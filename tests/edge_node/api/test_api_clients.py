@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import httpx2
@@ -15,7 +14,7 @@ from edge_node.api.settings import ApiSettings
 from edge_node.api.streaming import reply
 from edge_node.completion.completion import Completion, End
 from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import Served, expected, ids_of, served, shown
+from tests.edge_node.api.served import Served, events, expected, ids_of, never, served, shown
 
 LONG: dict[str, Any] = {"max_tokens": 40_000, "ignore_eos": True}
 
@@ -103,8 +102,7 @@ async def test_the_same_key_in_two_streams(mosquitto: PrivateBroker) -> None:
 
 
 def _text(stream: str) -> str:
-    events = [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
-    return "".join(one["choices"][0]["delta"].get("content", "") for one in events)
+    return "".join(one["choices"][0]["delta"].get("content", "") for one in events(stream))
 
 
 async def test_a_key_used_for_another_body(mosquitto: PrivateBroker) -> None:
@@ -174,10 +172,6 @@ def wanted(**more: Any) -> Any:
 
 def new() -> Completion:
     return Completion(wanted().prompt, wanted().options("base"))
-
-
-async def never() -> Any:
-    await asyncio.Event().wait()
 
 
 async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from broker.launcher import PrivateBroker
 from schemas.openapi import document
-from tests.edge_node.api.served import served
+from tests.edge_node.api.served import events, served
 from tests.schemas.json_schema import problems
 
 DOCUMENT = document()
@@ -19,10 +18,6 @@ def fits(found: Any, name: str) -> None:
     assert problems({**found, "beside": 1}, schema, DOCUMENT, closed=True)
     for field in schema["required"]:
         assert problems({**found, field: [[]]}, schema, DOCUMENT, closed=True)
-
-
-def events(stream: str) -> list[Any]:
-    return [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
 
 
 async def test_answers_errors_and_events(mosquitto: PrivateBroker) -> None:

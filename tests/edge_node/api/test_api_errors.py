@@ -103,11 +103,14 @@ async def test_the_key(mosquitto: PrivateBroker) -> None:
             await api.client.with_options(api_key="wrong").models.list()
 
 
-async def test_another_host_name_is_refused(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        for host in ("evil.example", "evil.example:80", "192.0.2.1", "127.0.0.1.evil.example"):
+async def test_another_host_name_is_refused_unless_it_is_named(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, api_hosts=("host.docker.internal",)) as api:
+        for host in (
+            "evil.example", "evil.example:80", "192.0.2.1", "127.0.0.1.evil.example", "docker.internal",
+            "host.docker.internal.evil.example",
+        ):  # fmt: skip
             said(await api.http.get(f"{api.url}/v1/models", headers={"host": host}), 403, "wrong_host")
-        for host in ("localhost", "localhost:80", "127.0.0.1", "[::1]:80"):
+        for host in ("localhost", "localhost:80", "127.0.0.1", "[::1]:80", "HOST.docker.internal:8080"):
             assert (await api.http.get(f"{api.url}/v1/models", headers={"host": host})).status_code == 200
 
 

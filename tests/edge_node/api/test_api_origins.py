@@ -22,7 +22,7 @@ from flexspec_mq.protocol.effects import Commit
 from lab.simulator.world import EOS
 from schemas.openai import Writer
 from tests.daemons import until
-from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
+from tests.edge_node.api.served import events, expected, ids_of, never, served, shown, tokenizer
 
 ORIGIN: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True, "include_origin": True}}
 _DRAFTED_BY = st.sampled_from(["lookup", "worker", None])
@@ -78,10 +78,6 @@ def test_pieces_are_the_text_whatever_is_held_back_and_however_it_is_read(
     assert told == by_character(committed(commits))[: len(text)]
 
 
-def events(stream: str) -> list[dict[str, Any]]:
-    return [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
-
-
 def origin_of(found: list[dict[str, Any]]) -> tuple[str, list[list[Any]]]:
     """The content of a stream and its pieces; each chunk's pieces are its content."""
     content, told = "", []
@@ -119,10 +115,6 @@ def _plain(chunks: Sequence[Any]) -> list[dict[str, Any]]:
 
 def _joined(told: list[list[Any]]) -> list[tuple[str, bool]]:
     return [(character, origin) for piece, origin in told for character in piece]
-
-
-async def never() -> Any:
-    await asyncio.Event().wait()
 
 
 async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:

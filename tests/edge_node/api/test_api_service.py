@@ -170,34 +170,32 @@ async def test_a_text_does_not_end_inside_a_character(mosquitto: PrivateBroker) 
             )  # all that was written, whether it is shown or not
 
 
+ROOM = 40
+"""Tokens that the context leaves a chat."""
+
+
 @pytest.mark.parametrize(
-    ("asked", "tokens", "told"),
-    [({}, 7, 7), ({"max_tokens": 9}, 9, None), ({"max_tokens": -1}, 40, None), ({"max_tokens": 7}, 7, None)],
+    ("limit", "asked", "tokens", "told"),
+    [
+        (7, {}, 7, 7),
+        (7, {"max_tokens": 9}, 9, None),
+        (7, {"max_tokens": -1}, ROOM, None),
+        (7, {"max_tokens": 7}, 7, None),
+        (7, {"max_tokens": 1000}, ROOM, None),
+        (0, {}, ROOM, None),
+        (50, {}, ROOM, None),
+        (None, {}, 1024, 1024),
+    ],
 )
 async def test_a_chat_that_names_no_limit_has_the_nodes_and_is_told_so(
-    mosquitto: PrivateBroker, asked: dict[str, Any], tokens: int, told: int | None
+    mosquitto: PrivateBroker, limit: int | None, asked: dict[str, Any], tokens: int, told: int | None
 ) -> None:
-    room = len(ids_of("hello")) + 40
-    async with served(mosquitto, max_context=room, api_max_tokens=7) as api:
+    """Where the context leaves fewer tokens than the node's limit, that is not told."""
+    bounds = {} if limit is None else {"max_context": len(ids_of("hello")) + ROOM, "api_max_tokens": limit}
+    async with served(mosquitto, **bounds) as api:  # type: ignore[arg-type]
         answer = (await api.chat(ignore_eos=True, seed=1, **asked)).json()
         assert answer["choices"][0]["finish_reason"] == "length"
-        assert answer["usage"]["completion_tokens"] == tokens
-        assert answer["usage"]["flexspec"]["default_limit"] == told
-
-
-@pytest.mark.parametrize("limit", [0, 50])
-async def test_where_the_context_leaves_fewer_tokens_than_the_nodes_limit_that_is_not_told(
-    mosquitto: PrivateBroker, limit: int
-) -> None:
-    room = len(ids_of("hello")) + 40
-    async with served(mosquitto, max_context=room, api_max_tokens=limit) as api:
-        usage = (await api.chat(ignore_eos=True, seed=1)).json()["usage"]
-        assert (usage["completion_tokens"], usage["flexspec"]["default_limit"]) == (40, None)
-
-
-async def test_the_limit_that_holds_unless_something_is_said_is_one_that_ends(
-    mosquitto: PrivateBroker,
-) -> None:
-    async with served(mosquitto) as api:
-        usage = (await api.chat(ignore_eos=True, seed=1)).json()["usage"]
-        assert (usage["completion_tokens"], usage["flexspec"]["default_limit"]) == (1024, 1024)
+        assert (answer["usage"]["completion_tokens"], answer["usage"]["flexspec"]["default_limit"]) == (
+            tokens,
+            told,
+        )
