@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
-from flexspec_mq.daemon.log_throttle import LogThrottle
+from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.protocol.effects import Reply
 from schemas.messages import Error, ErrorCode
 

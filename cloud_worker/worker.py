@@ -22,8 +22,7 @@ from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
-from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.daemon.log_throttle import LogThrottle
+from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
 from flexspec_mq.keys.refusals import KeysRefused

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 
 from broker.access import AccessRule, overheard, rules_of
 from broker.settings import Role, User
-from flexspec_mq.daemon.log_throttle import LogThrottle
+from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.share_groups import ShareGroups
 
 _log = logging.getLogger(__name__)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 from edge_node.fleet.tally import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.daemon.log_throttle import LogThrottle
+from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.lives import Life, Lives, life_of

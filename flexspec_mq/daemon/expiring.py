@@ -1,4 +1,4 @@
-"""A map that stays small: bounded by entries, by weight and by age. No clock: the caller says what time it is."""
+"""A map that stays small, by entries, weight and age, and log lines that stay few. No clock: calls say the time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+EVERY = 60.0
+"""Seconds between two log lines about the same one and the same kind."""
+_MOST_THROTTLED = 1024
 
 
 class ExpiringMap(Generic[K, V]):
@@ -108,3 +112,26 @@ class ExpiringMap(Generic[K, V]):
         key, (value, weight, _) = self._entries.popitem(last=False)
         self._weight -= weight
         return key, value
+
+
+class LogThrottle:
+    """Log lines that others can bring about: the first at once, then one in a while for whom and what."""
+
+    def __init__(self, every: float = EVERY) -> None:
+        self._every = every
+        self._counts = ExpiringMap[tuple[str, str], list[float]](
+            most=_MOST_THROTTLED
+        )  # last line, times since
+
+    def due(self, who: str, kind: str, now: float) -> int:
+        """Count one more; returns how many since the last line, this one included, or 0 if no line is due yet."""
+        last = self._counts.get((who, kind), now)
+        if last is None:
+            self._counts.put((who, kind), [now, 0.0], now)
+            return 1
+        last[1] += 1
+        if now - last[0] < self._every:
+            return 0
+        times = int(last[1])
+        last[:] = [now, 0.0]
+        return times

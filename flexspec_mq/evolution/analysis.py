@@ -141,7 +141,7 @@ def judge(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) 
     if tried < LEAST or before < LEAST:
         why = f"{tried} answers of the canary and {before} of the stable version, of {LEAST}"
         return Judgement(Decision.WAIT, why)
-    checks = [check(rule, stable, canary) for check in (_errors, _latency, _accepted)]
+    checks = [_errors(stable, canary), _latency(rule, stable, canary), _accepted(rule, stable, canary)]
     for decision in (Decision.ABORT, Decision.WAIT):
         reasons = [why for result, why in checks if result is decision]
         if reasons:
@@ -174,7 +174,7 @@ def _latency(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample
     return _decided(log(rule.slower) - slower.mean, _Z * sqrt(slower.variance), why)
 
 
-def _errors(_rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
+def _errors(stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     failed, tried = sum(sample.errors for sample in canary), sum(sample.tries for sample in canary)
     usual = sum(sample.errors for sample in stable) / sum(sample.tries for sample in stable)
     allowed = usual + MORE_ERRORS

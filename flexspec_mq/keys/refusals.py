@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from enum import StrEnum
 
-from flexspec_mq.daemon.log_throttle import LogThrottle
+from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import RemoteProtocolError
 
 _log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from cloud_worker.engine.thread import EngineThread
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.versions.loader import Base, HeadLoader
 from flexspec_mq.heads.manifest import Canary, HeadError
-from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.heads.files import read_lora
+from flexspec_mq.models.heads.head import weights_fingerprint
 from flexspec_mq.models.invariance.proof import Proof, Provable, proving_head
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape

@@ -10,8 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.daemon.log_throttle import EVERY, LogThrottle
+from flexspec_mq.daemon.expiring import EVERY, ExpiringMap, LogThrottle
 from flexspec_mq.daemon.main import spare_what_is_loaded
 
 

@@ -23,8 +23,8 @@ from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.heads.files import read_lora
+from flexspec_mq.models.heads.head import weights_fingerprint
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose

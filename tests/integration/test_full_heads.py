@@ -17,8 +17,8 @@ from flexspec_mq.catalogue import editing
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.heads.base import weights_fingerprint
 from flexspec_mq.models.heads.files import read_full
+from flexspec_mq.models.heads.head import weights_fingerprint
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register

@@ -30,9 +30,8 @@ from flexspec_mq.models.draft.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.default import default_graphs
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
-from flexspec_mq.models.onnx.graphs import weights_of
+from flexspec_mq.models.onnx.graphs import BLOCK, round_to, weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
-from flexspec_mq.models.onnx.quantise import BLOCK, round_to
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.shape import UnknownModel

@@ -143,7 +143,7 @@ def train_head(
         UsageError: the data cannot be used, or the head is there already.
     """
     from flexspec_mq.evolution.canaries import need_peft
-    from flexspec_mq.models.heads.base import weights_fingerprint
+    from flexspec_mq.models.heads.head import weights_fingerprint
     from flexspec_mq.models.load import load_text
     from training.draft.train import Stopped
     from training.head.chats import read_chats, rows_of
