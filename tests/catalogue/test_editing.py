@@ -66,8 +66,9 @@ def test_canaries_take_no_more_than_all_new_sessions() -> None:
     one = published(published(first(), "new", share=70), "other", share=20)
     with pytest.raises(
         UsageError, match="would take 101 % of new sessions: new 70 %, other 20 %, third 11 %"
-    ):
+    ) as refused:
         published(one, "third", share=11)
+    assert "--share 10" in refused.value.hint
     full = published(one, "third", share=10)
     # What it had before does not count beside what it gets, nor what takes no new sessions any more.
     assert published(full, "new", share=30).versions[1].share == 30

@@ -42,20 +42,14 @@ def test_there_is_a_strategy_and_a_sample_for_every_message_type() -> None:
     assert set(BY_TYPE) == set(get_args(Message)) == {type(sample) for sample in SAMPLES.values()}
 
 
-@given(message=messages)
-@settings(max_examples=400, deadline=None)
-def test_round_trip(message: Message) -> None:
-    again = CODEC.decode(CODEC.encode(message))
-    assert again == message
-    assert type(again) is type(message)
-
-
 @pytest.mark.parametrize("kind", BY_TYPE)
 def test_round_trip_of_each_type(kind: type[Message]) -> None:
     @given(message=BY_TYPE[kind])
     @settings(max_examples=60, deadline=None)
     def check(message: Message) -> None:
-        assert CODEC.decode(CODEC.encode(message)) == message
+        again = CODEC.decode(CODEC.encode(message))
+        assert again == message
+        assert type(again) is type(message)
 
     check()
 
@@ -76,12 +70,6 @@ def test_fields_that_a_newer_peer_appends_are_skipped(message: Message) -> None:
     missing = len(msgspec.structs.fields(message)) + 1 - len(plain)
     padding = filled[len(filled) - missing :] if missing else []
     assert CODEC.decode(pack(*plain, *padding, *skippable)) == message
-
-
-def test_the_last_fields_are_left_out_at_their_defaults() -> None:
-    verdict = SAMPLES["verdict"]
-    assert len(msgspec.msgpack.decode(message_to_body(verdict))) == 10
-    assert CODEC.decode(CODEC.encode(verdict)) == verdict
 
 
 @pytest.mark.parametrize(
@@ -122,17 +110,17 @@ def test_what_is_wrong_is_named(payload: bytes, says: str) -> None:
         CODEC.decode(payload)
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -0.1, 100.5, "1"])
-def test_a_temperature_that_is_no_temperature_is_refused(number: object) -> None:
-    identity = [1, bytes(16), number, 0, 1.0, 0, [], False, 5]
-    with pytest.raises(RemoteProtocolError, match=r"identity\[2\]"):
-        CODEC.decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), 0.0, 1.5])
-def test_a_top_p_that_is_no_share_is_refused(number: float) -> None:
-    identity = [1, bytes(16), 1.0, 0, number, 0, [], False, 5]
-    with pytest.raises(RemoteProtocolError, match=r"identity\[4\]"):
+@pytest.mark.parametrize(
+    ("place", "number"),
+    [
+        *((2, number) for number in (float("nan"), float("inf"), -0.1, 100.5, "1")),
+        *((4, number) for number in (float("nan"), float("inf"), 0.0, 1.5)),
+    ],
+)
+def test_what_is_no_temperature_and_no_top_p_is_refused(place: int, number: object) -> None:
+    identity: list[object] = [1, bytes(16), 1.0, 0, 1.0, 0, [], False, 5]
+    identity[place] = number
+    with pytest.raises(RemoteProtocolError, match=rf"identity\[{place}\]"):
         CODEC.decode(pack(1, 1, 1, identity, (1,), (), 0, 0, ()))
 
 
@@ -177,13 +165,6 @@ def test_a_prompt_that_no_payload_can_hold_is_the_users_to_shorten() -> None:
     incompressible = tuple((index * 2_654_435_761) % 2**24 for index in range(MAX_PROMPT_TOKENS))
     with pytest.raises(UsageError, match=f"more than {MAX_PAYLOAD_BYTES}"):
         CODEC.encode(Open(1, 1, IDENTITY, incompressible, (), 0, 0, ()))
-
-
-def test_too_many_tokens_in_all_fields_together_are_refused() -> None:
-    identity = msgspec.to_builtins(IDENTITY, builtin_types=(bytes,))
-    half = (5,) * (MAX_PROMPT_TOKENS // 2)
-    with pytest.raises(RemoteProtocolError, match="131073 tokens, more than 131072"):
-        CODEC.decode(pack(1, 1, 1, identity, half, half, 0, 0, (5,)))
 
 
 def test_sizes_on_real_tokens() -> None:

@@ -7,9 +7,7 @@ import json
 import signal
 import socket
 import sys
-import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,9 +23,6 @@ from tests.integration.processes import ended, start, start_worker, status
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 CONTEXT = 2048
-CONNACK_311_TOO_NEW = bytes((0x20, 2, 0, 1))
-CONNACK_311_WELCOME = bytes((0x20, 2, 0, 0))
-VERSION_BYTE = 8
 
 
 @pytest.fixture(scope="module")
@@ -210,49 +205,7 @@ def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, t
             refused(capsys, served, 4, "refuse", f"{broker.port}")
 
 
-@contextmanager
-def old_broker() -> Iterator[int]:
-    """Speaks MQTT 3.1.1 and says of version 5 that it does not."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    first = connection.recv(4096)
-                    old = len(first) > VERSION_BYTE and first[VERSION_BYTE] == 4
-                    connection.sendall(CONNACK_311_WELCOME if old else CONNACK_311_TOO_NEW)
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
-
-
-def test_a_broker_that_is_too_old(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
-    with old_broker() as port:
-        asked = edge(["ask", "hi", "--draft", str(tiny), "--broker", f"127.0.0.1:{port}"])
-        refused(capsys, asked, 4, "MQTT 5", str(port))
-
-
 # The worker
-
-
-def test_no_worker(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tiny: Path, mosquitto: PrivateBroker
-) -> None:
-    monkeypatch.setenv("FLEXSPEC_EDGE_GIVE_UP", "0.5")
-    code = edge(["ask", "hi", "--draft", str(tiny), *at(mosquitto), "--version", "nobodys", "--events"])
-    said = capsys.readouterr()
-    assert code == 5
-    assert "error: no worker serves nobodys\n  hint: start one, or ask for another version" in said.err
-    finish = json.loads(said.out.splitlines()[-1])
-    assert (finish["type"], finish["reason"]) == ("finish", "failed")
-    assert finish["error"] == "no worker serves nobodys"
 
 
 def test_nobody_is_waited_for_unless_that_is_asked_for(
@@ -266,6 +219,8 @@ def test_nobody_is_waited_for_unless_that_is_asked_for(
         assert code == 5
         assert "error: no worker serves nobodys\n  hint: start one; " in said.err
         events = [json.loads(line) for line in said.out.splitlines()]
+        assert (events[-1]["type"], events[-1]["reason"]) == ("finish", "failed")
+        assert events[-1]["error"] == "no worker serves nobodys"
         told = [(event["version"], event["seconds"]) for event in events if event["type"] == "no_worker"]
         assert told == ([] if wait is None else [("nobodys", wait)])
         assert ("no worker serves nobodys; waiting up to 2.5 s" in said.err) == (wait is not None)

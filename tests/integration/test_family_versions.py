@@ -25,6 +25,7 @@ from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.heads.files import read_lora
 from flexspec_mq.models.heads.head import weights_fingerprint
+from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
@@ -69,6 +70,18 @@ def save_adapters(folder: Path, *names: str, base: Path | None = None) -> None:
         (folder / name / "README.md").unlink(missing_ok=True)
 
 
+def write(
+    model: Provable, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT
+) -> tuple[int, ...]:
+    """What one version alone writes, one token at a time."""
+    kv, tokens, out = model.new_kv(), list(prompt), list[int]()
+    while len(out) < LENGTH:
+        logits = to_numpy(model.forward([ModelInput(kv, tokens, 1, head)]))
+        out.append(token := choose(logits[0], params, len(prompt) + len(out)))
+        tokens = [token]
+    return tuple(out)
+
+
 @dataclass
 class Family:
     """What is served, and a model of our own that says what each version alone writes."""
@@ -81,13 +94,7 @@ class Family:
 
     def write(self, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT) -> tuple[int, ...]:
         """What one head alone writes, one token at a time."""
-        kv, tokens = self.model.new_kv(), list(prompt)
-        out: list[int] = []
-        while len(out) < LENGTH:
-            logits = to_numpy(self.model.forward([ModelInput(kv, tokens, 1, head)]))
-            out.append(token := choose(logits[0], params, len(prompt) + len(out)))
-            tokens = [token]
-        return tuple(out)
+        return write(self.model, head, params, prompt)
 
     def publish_head(self, name: str, canaries: tuple[Canary, ...] | None = None) -> bytes:
         """Hold a head here, and put it where workers find it."""
@@ -149,9 +156,9 @@ async def edge(broker: PrivateBroker, family: Family) -> AsyncIterator[EdgeNode]
         yield node
 
 
-def asking(version: str, params: SamplingParams) -> GenerationRequest:
+def asking(version: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT) -> GenerationRequest:
     return GenerationRequest(
-        prompt=PROMPT,
+        prompt=prompt,
         sampling=params,
         limit=LENGTH,
         policy=FixedPolicy(Plan(draft_length=2, in_flight=1, qos=1)),

@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from broker.launcher import PrivateBroker
-from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue import editing
-from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.heads.files import read_full
@@ -22,8 +20,6 @@ from flexspec_mq.models.heads.head import weights_fingerprint
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
-from flexspec_mq.models.runner import ModelInput, to_numpy
-from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -32,42 +28,22 @@ from tests.daemons import read
 from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
 from tests.integration.processes import PATIENCE, start_worker, status
+from tests.integration.test_family_versions import WARM, asking, write
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full
 
-FLOOR, LENGTH = 1, 24
+FLOOR = 1
 PROMPT = tuple(range(3, 20))
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-PARAMS = (SamplingParams(), SamplingParams(0.8, 0, 1.0, 20_240_229))
-
-
-def write(model: Provable, head: str, params: SamplingParams) -> tuple[int, ...]:
-    """What a version writes in a model that holds no other, one token at a time."""
-    kv, tokens, out = model.new_kv(), list(PROMPT), list[int]()
-    while len(out) < LENGTH:
-        logits = to_numpy(model.forward([ModelInput(kv, tokens, 1, head)]))
-        out.append(token := choose(logits[0], params, len(PROMPT) + len(out)))
-        tokens = [token]
-    return tuple(out)
+PARAMS = (SamplingParams(), WARM)
 
 
 def model_of(engine: str, base: Path) -> Provable:
     if engine == "compact":
         return Checkpoint(base, load_text(base), torch.bfloat16).load()
     return PackedModel(load_target(base, dtype="bfloat16", attn_implementation=register()).model)
-
-
-def asking(version: str, params: SamplingParams) -> GenerationRequest:
-    return GenerationRequest(
-        prompt=PROMPT,
-        sampling=params,
-        limit=LENGTH,
-        policy=FixedPolicy(Plan(draft_length=2, in_flight=1, qos=1)),
-        ignore_eos=True,
-        version=version,
-    )
 
 
 @pytest.mark.parametrize("engine", ["compact", "transformers"])
@@ -79,9 +55,9 @@ async def test_a_full_head_is_followed_proved_and_served(
     model, text, operator = model_of(engine, base), load_text(base), Operator(tmp_path / "heads")
     layers = text.config["num_hidden_layers"]
     sizes = Checkpoint(base, text, torch.bfloat16).shape
-    texts = {("v0", params): write(model, "", params) for params in PARAMS}
+    texts = {("v0", params): write(model, "", params, PROMPT) for params in PARAMS}
     model.hold("v1", read_full(head, sizes, FLOOR))
-    texts |= {("v1", params): write(model, "v1", params) for params in PARAMS}
+    texts |= {("v1", params): write(model, "v1", params, PROMPT) for params in PARAMS}
     assert len(set(texts.values())) == len(texts)
 
     facts = {"base": weights_fingerprint(base), "tokenizer": text.fingerprint.hex(), "layers": layers}
@@ -121,7 +97,7 @@ async def test_a_full_head_is_followed_proved_and_served(
         )
         async with node.running(mqtt_link, LinkSettings(port=own_mosquitto.port, client_id="e-e1")):
             # All at once, so that they share forwards.
-            written = await asyncio.gather(*(read(node.generate(asking(*which))) for which in texts))
+            written = await asyncio.gather(*(read(node.generate(asking(*which, PROMPT))) for which in texts))
         for (which, wanted), (tokens, finish) in zip(texts.items(), written, strict=True):
             assert finish.error is None
             assert tokens == wanted, which

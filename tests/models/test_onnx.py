@@ -36,7 +36,7 @@ from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.sampling.params import SamplingParams
-from tests.models.test_compact import LLAMA3, SIZES, drawn
+from tests.models.test_compact import LLAMA3, SIZES, check_any_walk, drawn
 from tests.models.tiny_checkpoints import save
 
 Floats = npt.NDArray[np.float32]
@@ -119,23 +119,7 @@ def test_neither_company_nor_pieces_nor_roll_backs_matter(
 ) -> None:
     """Sessions read the text in any pieces beside each other, stray and roll back: only rounding differs."""
     model, wanted = of(checkpoints["llama"], "int8")
-    kvs = [model.new_kv() for _ in range(4)]
-    for step in steps:
-        inputs: list[ModelInput[Any]] = []
-        places: list[int] = []
-        for session, share in step:
-            kv = kvs[session]
-            tokens = TEXT[kv.length : kv.length + share]
-            if tokens:
-                places += range(kv.length, kv.length + len(tokens))
-                inputs.append(ModelInput(kv, tokens, len(tokens)))
-        if not inputs:
-            continue
-        assert distance(model.forward(inputs), wanted[places]) < 0.05
-        first = kvs[step[0][0]]
-        kept = first.length
-        model.forward([ModelInput(first, [319] * 3, 0)])
-        first.roll_back(max(0, kept - back))
+    check_any_walk(model, TEXT, steps, back, lambda logits, places: distance(logits, wanted[places]) < 0.05)
 
 
 def test_rolled_back_and_read_again_gives_the_same_bits(checkpoints: dict[str, Path]) -> None:

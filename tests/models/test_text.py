@@ -66,14 +66,6 @@ def test_whole_text_comes_out_in_whole_characters(text: str) -> None:
     assert "�" in text or all("�" not in piece for piece in pieces)
 
 
-@pytest.mark.parametrize("tokenizer", [BASE, FALLBACK], ids=["byte level", "byte fallback"])
-def test_an_emoji_appears_only_when_it_is_whole(tokenizer: PreTrainedTokenizerFast) -> None:
-    ids = [*byte_ids(tokenizer, "🙂"), *byte_ids(tokenizer, ".")]
-    pieces = stream(tokenizer, ids)
-    assert pieces[:3] == ["", "", ""]
-    assert "".join(pieces) == "🙂."
-
-
 def test_text_is_not_held_back_longer_than_needed() -> None:
     assert stream(BASE, BASE.encode("aé b")) == ["a", "", "é", " ", "b", ""]
 

