@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import time
 from math import inf
 from pathlib import Path
 
 from broker.files import read_text
-from flexspec_mq.daemon.progress import answer
-from flexspec_mq.doctor.checks import State, run_checks
+from flexspec_mq.doctor.checks import run_checks
+from flexspec_mq.doctor.command import print_findings
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.arguments import broker_at
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
-
-_MARKS = {State.OK: "ok  ", State.WARNING: "warn", State.FAILED: "FAIL"}
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -40,30 +38,12 @@ def run(options: argparse.Namespace) -> int:
         UsageError: no address, or no time.
         BrokerError: a file cannot be used.
     """
-    from flexspec_mq.doctor.qualities import USEFUL, broker_checks, own_prefix  # it loads the MQTT client
+    from flexspec_mq.doctor.qualities import broker_checks, own_prefix  # it loads the MQTT client
 
+    began = time.monotonic()
     topic = (options.topic or own_prefix(options.username)).strip("/")
-    ran = asyncio.run(run_checks(broker_checks(_settings(options), topic)))
-    findings = [finding for finding in ran if finding.state is not State.SKIPPED]
-    failed = any(finding.state is State.FAILED for finding in findings)
-    if options.json:
-        rows = [
-            {
-                "name": finding.name,
-                "ok": finding.state is State.OK,
-                "needed": finding.state is State.FAILED or finding.name not in USEFUL,
-                "detail": finding.detail,
-                "advice": finding.advice,
-            }
-            for finding in findings
-        ]
-        answer(json.dumps({"ok": not failed, "findings": rows}))
-        return int(failed)
-    for finding in findings:
-        answer(f"{_MARKS[finding.state]}  {finding.name}: {finding.detail}")
-        if finding.advice:
-            answer(f"      → {finding.advice}")
-    return int(failed)
+    findings = asyncio.run(run_checks(broker_checks(_settings(options), topic)))
+    return min(1, print_findings(findings, time.monotonic() - began, as_json=options.json))
 
 
 def _settings(options: argparse.Namespace) -> LinkSettings:

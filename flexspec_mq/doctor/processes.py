@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.children import started
 
@@ -17,24 +17,15 @@ _LOADING = 600.0
 _ESTABLISHED, _LISTENS = "01", "0A"
 
 
-class _Socket(NamedTuple):
-    """A line of /proc/net/tcp."""
-
-    local_port: int
-    remote_port: int
-    state: str
-    link: str
-
-
 def who_listens(port: int) -> str:
     """The process that listens on a TCP port, for people; empty if it is not to be seen."""
-    links = {one.link for one in _sockets(_LISTENS) if one.local_port == port}
+    links = {link for local, _, link in _sockets(_LISTENS) if local == port}
     return next((f"{_command(number) or 'a process'} (process {number})" for number in _holders(links)), "")
 
 
 def connected(port: int, names: Container[str], epoch: float) -> list[int]:
     """Daemons of this machine that are connected to a broker, and came up at a time."""
-    links = {one.link for one in _sockets(_ESTABLISHED) if one.remote_port == port}
+    links = {link for _, remote, link in _sockets(_ESTABLISHED) if remote == port}
     return [
         number
         for number in _holders(links)
@@ -82,8 +73,8 @@ def _holders(links: set[str]) -> Iterator[int]:
             continue
 
 
-def _sockets(state: str) -> Iterator[_Socket]:
-    """TCP sockets of this machine in a state."""
+def _sockets(state: str) -> Iterator[tuple[int, int, str]]:
+    """TCP sockets of this machine in a state: local port, remote port and the name of the link to them."""
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
@@ -92,4 +83,4 @@ def _sockets(state: str) -> Iterator[_Socket]:
         for fields in map(str.split, lines):
             local, remote = (int(fields[at].rpartition(":")[2], 16) for at in (1, 2))
             if fields[3] == state:
-                yield _Socket(local, remote, fields[3], f"socket:[{fields[9]}]")
+                yield local, remote, f"socket:[{fields[9]}]"

@@ -19,8 +19,6 @@ from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, Cause, diagnose
 from flexspec_mq.transport.silence import Silence
 
-USEFUL = ("reason codes", "round trip")
-"""Checks without which FlexSpec works."""
 _LACKING, _POOR = "broker lacking", "broker slow or silent"
 """Faults: FlexSpec does not work with this broker; it works, but."""
 _ROUNDS, _ROUNDS_COUNTED = 29, 9

@@ -145,12 +145,12 @@ def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:
     address = f"127.0.0.1:{mosquitto.port}"
     people = run("check", address)
     assert people.returncode == 0
-    assert "ok    shared subscriptions" in people.stdout
+    assert "✓  shared subscriptions" in people.stdout
     programs = run("check", "--json", address)
     assert json.loads(programs.stdout)["ok"] is True
     nobody = run("check", "127.0.0.1:1")
     assert nobody.returncode == 1
-    assert "FAIL  reachable" in nobody.stdout
+    assert "✗  reachable" in nobody.stdout
     assert run("check", "nonsense").returncode == 2
 
 
