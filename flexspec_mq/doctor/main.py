@@ -26,13 +26,10 @@ from flexspec_mq.settings.document import usual_place
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexspec_mq.daemon.progress import Tell
 
 _MODULES = {"edge": "edge_node", "cloud": "cloud_worker"}
 _GRACE = 10.0
 """Seconds beyond its own bound that a daemon's doctor may take to start and to end."""
-_LINE = 2**20
-"""Bytes of a line that a daemon's doctor may say."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,18 +59,23 @@ def build_parser() -> argparse.ArgumentParser:
 def _main(argv: Sequence[str]) -> int:
     only = argv[0] if argv and argv[0] in _MODULES else None
     args, rest = build_parser().parse_known_args(argv[1:] if only else argv)
-    rest = [word for word in rest if word != "--"]
-    commands = _commands(only, args, rest)
+    flags = _flags(only, args, [word for word in rest if word != "--"])
+    commands = {
+        part: ["-m", _MODULES[part], "doctor", "--within", str(args.within), *words]
+        for part, words in flags.items()
+    }
+    if len(commands) == 1:
+        (command,) = commands.values()
+        os.execv(sys.executable, [sys.executable, *command, *["--json"] * args.json])  # noqa: S606
     began = time.monotonic()
-    for flags in commands.values():
-        flags += ["--within", str(args.within)]
-    with stages(*commands) as tell:
-        findings = asyncio.run(_examine(commands, args.within + _GRACE, tell))
+    with stages() as tell:
+        tell("checking the edge node and the worker")
+        findings = asyncio.run(_examine(commands, args.within + _GRACE))
     return print_findings(findings, time.monotonic() - began, as_json=args.json)
 
 
-def _commands(only: str | None, args: argparse.Namespace, rest: list[str]) -> dict[str, list[str]]:
-    """Parts to examine, and the flags for each. Flags of a daemon go to the edge node unless the worker is named.
+def _flags(only: str | None, args: argparse.Namespace, rest: list[str]) -> dict[str, list[str]]:
+    """Parts to examine, and the flags of each. Flags of a daemon go to the edge node unless the worker is named.
 
     Raises:
         UsageError: flags that no part would get.
@@ -105,55 +107,31 @@ def _configured(part: str) -> bool:
     return place is not None and place.exists()
 
 
-async def _examine(commands: dict[str, list[str]], timeout: float, tell: Tell) -> list[Finding]:
+async def _examine(commands: dict[str, list[str]], timeout: float) -> list[Finding]:
     """Run all parts at once, each in a process of its own."""
-    asked = (_run(part, flags, timeout, tell) for part, flags in commands.items())
-    return [finding for findings in await asyncio.gather(*asked) for finding in findings]
+    parts = (_run(part, command, timeout) for part, command in commands.items())
+    return [finding for findings in await asyncio.gather(*parts) for finding in findings]
 
 
-async def _run(part: str, flags: Sequence[str], timeout: float, tell: Tell) -> list[Finding]:
-    """Run a daemon's own doctor, for only it knows what the daemon needs.
-
-    Raises:
-        UsageError: it does not know a flag; its words go to standard error.
-    """
-    command = ["-m", _MODULES[part], "doctor", "--json", *flags]
+async def _run(part: str, command: Sequence[str], timeout: float) -> list[Finding]:
+    """Run a daemon's own doctor, for only it knows what the daemon needs."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        sys.executable, *command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, limit=_LINE
+        sys.executable, *command, "--json", stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe
     )
-    assert process.stdout is not None  # noqa: S101  made with a pipe
-    assert process.stderr is not None  # noqa: S101  made with a pipe
     ended = asyncio.get_running_loop().call_later(timeout, process.kill)
     try:
-        output, lines = await asyncio.gather(process.stdout.read(), _pass_on(part, process.stderr, tell))
-        code = await process.wait()
+        output, errors = await process.communicate()
     finally:
         ended.cancel()
-        if process.returncode is None:  # Ctrl-C, or the other part is not to be had
+        if process.returncode is None:  # Ctrl-C
             process.kill()
             await process.wait()
     try:
         return [Finding(**{**row, "state": State(row["state"])}) for row in json.loads(output)["findings"]]
     except (ValueError, KeyError, TypeError):
-        pass
-    if code == UsageError.exit_code:
-        errors = [line.partition("error: ")[2] for line in lines if "error:" in line]
-        raise UsageError(
-            errors[-1] if errors else f"the {part} doctor refused its flags",
-            hint=f"see `flexspec-{part} doctor --help` for the flags",
-        )
-    detail = f"the {part} doctor ended with code {code}: {'; '.join(lines[-3:]) or 'it said nothing'}"
-    advice = f"run it by hand: {' '.join(command)}"
-    return [Finding("doctor", State.FAILED, detail, advice, "doctor", part)]
-
-
-async def _pass_on(part: str, stream: asyncio.StreamReader, tell: Tell) -> list[str]:
-    """Tell what a doctor is about, line by line; return all lines."""
-    lines: list[str] = []
-    async for raw in stream:
-        line = raw.decode(errors="replace")
-        lines.append(line.rstrip())
-        if line.endswith("\n") and not line.startswith((" ", "usage:")):
-            tell(line.rstrip(), part)
-    return lines
+        said = "; ".join(errors.decode(errors="replace").splitlines()[-3:]) or "it said nothing"
+        detail = f"the {part} doctor ended with code {process.returncode}: {said}"
+        return [
+            Finding("doctor", State.FAILED, detail, f"run it by hand: {' '.join(command)}", "doctor", part)
+        ]

@@ -23,6 +23,7 @@ from cloud_worker.versions.library import Exactness, Library
 from cloud_worker.versions.loader import HeadLoader
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import GenerationRequest
+from edge_node.node import EdgeNode
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.signing import PrivateKey
@@ -124,6 +125,18 @@ async def published(place: Place) -> AsyncIterator[tuple[MemoryBroker, Link]]:
         yield broker, link
 
 
+@asynccontextmanager
+async def serving(place: Place) -> AsyncIterator[tuple[MemoryBroker, Link, Daemon, EdgeNode]]:
+    """A worker that serves v1, its operator's link, and an edge node."""
+    async with (
+        published(place) as (broker, link),
+        place.worker(broker) as daemon,
+        edge_at(broker.link) as node,
+    ):
+        await until(lambda: states(broker).get("v1") == "ready")
+        yield broker, link, daemon, node
+
+
 def said(broker: MemoryBroker, worker: str = "w1") -> dict[str, VersionStatus]:
     payload = broker.retained(f"f1/w/{worker}")
     assert payload is not None
@@ -157,12 +170,7 @@ async def test_a_version_of_the_catalogue_is_served_beside_the_workers_own(place
 async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> None:
     """v2 takes v1's place, v1 is retired while it writes, and comes again while it drains."""
     operator = place.operator
-    async with (
-        published(place) as (broker, link),
-        place.worker(broker) as daemon,
-        edge_at(broker.link) as node,
-    ):
-        await until(lambda: states(broker).get("v1") == "ready")
+    async with serving(place) as (broker, link, daemon, node):
         running = node.generate(of("v1", limit=2000))
         await until(lambda: daemon.worker.machine.sessions_of("v1"))
         second = place.salted("2000")
@@ -194,12 +202,7 @@ async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> No
 
 async def test_what_is_retired_leaves_its_share_and_its_head_after_its_last_text(place: Place) -> None:
     operator = place.operator
-    async with (
-        published(place) as (broker, link),
-        place.worker(broker) as daemon,
-        edge_at(broker.link) as node,
-    ):
-        await until(lambda: states(broker).get("v1") == "ready")
+    async with serving(place) as (broker, link, daemon, node):
         running = node.generate(of("v1", limit=2000))
         await until(lambda: daemon.worker.machine.sessions_of("v1"))
         operator.catalogue = editing.publish(
@@ -220,12 +223,7 @@ async def test_what_is_retired_leaves_its_share_and_its_head_after_its_last_text
 @pytest.mark.parametrize("harm", ["bad", "damaged"])
 async def test_a_bad_head_is_refused_and_changes_nothing(place: Place, harm: str) -> None:
     operator = place.operator
-    async with (
-        published(place) as (broker, link),
-        place.worker(broker) as daemon,
-        edge_at(broker.link) as node,
-    ):
-        await until(lambda: states(broker).get("v1") == "ready")
+    async with serving(place) as (broker, link, daemon, node):
         running = node.generate(of("v1", limit=2000))
         digest = place.salted("no number" if harm == "bad" else "5")
         if harm == "damaged":

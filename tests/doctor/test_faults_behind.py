@@ -179,26 +179,11 @@ async def test_no_worker_but_another_version_or_an_old_status(own_mosquitto: Pri
 
 
 async def test_no_worker_that_stays(own_mosquitto: PrivateBroker) -> None:
-    async with worker(own_mosquitto, drain=10.0) as daemon, worker_session(own_mosquitto):
-        daemon.worker.stop()
-        await until(lambda: daemon.worker.machine.draining)
-        found = the_fault(await look(at(own_mosquitto)), "no worker")
-    assert "w1 is draining" in found.detail
+    status = WorkerStatus(state="draining", epoch=1, at=time.time(), worker="w9", version="base")
+    await publish(own_mosquitto, status)
+    found = the_fault(await look(at(own_mosquitto)), "no worker")
+    assert "w9 is draining" in found.detail
     assert "takes no new sessions" in found.advice
-
-
-@asynccontextmanager
-async def worker_session(where: PrivateBroker) -> AsyncIterator[None]:
-    """A text that does not end inside the block."""
-    from tests.daemons import wanting
-
-    node = EdgeNode(EdgeSettings(edge="other"), FakeDrafter(), FINGERPRINT, (EOS,))
-    async with node.running(links_to(where), LinkSettings(client_id="e-other")):
-        generation = node.generate(wanting(1, limit=100_000))
-        async with asyncio.timeout(PATIENCE):
-            async for _ in generation:
-                break
-        yield
 
 
 async def publish(where: PrivateBroker, status: WorkerStatus | bytes, name: str = "w9") -> None:

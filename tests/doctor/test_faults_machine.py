@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shutil
@@ -10,8 +9,6 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -282,7 +279,6 @@ async def test_a_flag_that_nobody_knows_and_help() -> None:
     told = await doctor("--brokr", "127.0.0.1:1883")
     assert told.code == 2
     assert "unrecognized arguments: --brokr" in told.err
-    assert "flexspec-edge doctor --help" in told.err
     told = await command("-m", "flexspec_mq.cli", "doctor", "--help")
     assert told.code == 0
     assert "--cloud-config" in told.out
@@ -316,33 +312,6 @@ async def test_the_whole_is_bounded() -> None:
     assert told.document["seconds"] < 20
     assert all(one["state"] != "ok" for one in told.document["findings"] if one["name"] == "broker")
     assert (await doctor("--within", "nan")).code == 2
-
-
-async def test_both_parts_are_asked_at_once(tmp_path: Path) -> None:
-    """Two listeners keep who comes waiting for as long as it stays: both have somebody at the same time."""
-    open_now = [0, 0]
-    together = asyncio.Event()
-
-    async def keep(which: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        open_now[which] += 1
-        if all(open_now):
-            together.set()
-        await reader.read()  # until the doctor gives up
-        open_now[which] -= 1
-        writer.close()
-
-    flags: list[str] = []
-    async with AsyncExitStack() as stack:
-        for which, part in enumerate(("edge", "cloud")):
-            server = await asyncio.start_server(partial(keep, which), "127.0.0.1", 0)
-            await stack.enter_async_context(server)
-            port = server.sockets[0].getsockname()[1]
-            model = "draft" if part == "edge" else "target"
-            (tmp_path / part).write_text(f'broker = "127.0.0.1:{port}"\n{model} = "/no/such"\n')
-            flags += [f"--{part}-config", str(tmp_path / part)]
-        told = await doctor("--json", "--within", "10", *flags)
-    assert together.is_set()
-    assert {one["part"] for one in told.document["findings"]} == {"edge", "cloud"}
 
 
 async def test_ctrl_c(mosquitto: PrivateBroker) -> None:
