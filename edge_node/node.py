@@ -232,7 +232,6 @@ class EdgeNode:
                 self._drafts.close()
 
     async def _farewell(self) -> None:
-        """Tell the workers of the texts that are still being written."""
         for generation in list(self._sessions.values()):
             self.cancel(generation)
         if not await self._queue.flush(_FAREWELL):
@@ -291,7 +290,6 @@ class EdgeNode:
         return generation
 
     def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
-        """The reading of the device for policies, while a text is written."""
         now = time.monotonic()
         return DeviceReading(
             None if energy is None else energy.spent(now).joules,
@@ -537,7 +535,6 @@ def _stated_times(status: WorkerStatus) -> StatedTimes:
 
 
 def _as_error(error: BaseException) -> FlexSpecError:
-    """The error for a user when the node itself failed."""
     if isinstance(error, FlexSpecError):
         return error
     return FlexSpecError(f"the edge node failed: {error!r}", hint="this is a bug; its log has the traceback")

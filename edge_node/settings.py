@@ -26,7 +26,6 @@ _VERSION = partial(topics.checked, "version")
 
 
 def _policy(name: str) -> None:
-    """The rule of policies' names, for `Setting.check`."""
     if name in REMOVED:
         raise UsageError(f"there is no policy {name!r} any more", hint=REMOVED[name])
     if name not in POLICIES:

@@ -11,7 +11,7 @@
 | `state`, `routes`, `app` | what each path does |
 | `client` | one request to such an API, for commands on the same machine |
 | `connections` | how many connections, and how long each may take to ask for something |
-| `server`, `daemon` | the listening socket; node and API together |
+| `server` | the listening socket; node and API together |
 
 The text itself comes from `edge_node.completion`.
 """

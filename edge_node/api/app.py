@@ -88,7 +88,6 @@ def create_app(
 
 
 def _cors(settings: ApiSettings) -> list[Middleware]:
-    """For web pages of other origins, if any may use the API."""
     if not settings.api_cors_origins:
         return []
     cors = Middleware(

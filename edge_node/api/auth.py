@@ -135,7 +135,6 @@ class AuthMiddleware:
 
 
 def _host(header: str) -> str:
-    """The host of a Host header without its port."""
     if header.startswith("["):
         return header[1:].partition("]")[0]
     return header.partition(":")[0].lower()

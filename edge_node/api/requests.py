@@ -93,7 +93,6 @@ def _request(
     chat: bool,
     lenient: bool,
 ) -> TextRequest:
-    """The part that both endpoints share."""
     if asked.stream_options is not None and not asked.stream and not lenient:
         raise bad("stream_options", "stream_options needs stream")
     if asked.seed is not None and not -(2**63) <= asked.seed < 2**64:

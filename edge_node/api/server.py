@@ -1,4 +1,4 @@
-"""The listening socket, inside the event loop of the node."""
+"""The listening socket, inside the event loop of the node; node and API together, until cancelled."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from edge_node.api.app import create_app
 from edge_node.api.connections import ApiConnection, ApiConnections
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import FlexSpecError, UsageError
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 
     from edge_node.api.settings import ApiSettings
     from edge_node.api.state import Api
+    from edge_node.node import EdgeNode
+    from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.transport.base import LinkFactory, LinkSettings
 
 _BACKLOG = 256
 SPARE = 32
@@ -84,7 +89,6 @@ async def serve(app: Starlette, *, started: Callable[[int], None] | None = None)
 
 
 async def _stop(server: _Server, serving: asyncio.Task[None], grace: float) -> None:
-    """End uvicorn, in order and within a bound."""
     server.should_exit = True
     done, _ = await asyncio.wait([serving], timeout=grace + 2.0)
     if not done:
@@ -150,3 +154,59 @@ def _listen(settings: ApiSettings) -> socket.socket:
         ) from error
     listener.setblocking(False)
     return listener
+
+
+async def serve_node(
+    node: EdgeNode,
+    model: LoadedText,
+    connect: LinkFactory,
+    base: LinkSettings,
+    *,
+    policy: Callable[[], Policy],
+    settings: ApiSettings,
+    started: Callable[[int], None] | None = None,
+) -> None:
+    """Run the node and serve its API until cancelled.
+
+    The API answers from the start, also while the broker is still out of reach: its probes say so. On the way out
+    streams and sessions are ended first, while the link is still there to tell the workers.
+
+    Args:
+        node: not running yet.
+        model: the loaded draft; its tokenizer is the targets'.
+        connect: makes the link.
+        base: where and as whom to connect.
+        policy: makes the policy of each session.
+        settings: settings of the API.
+        started: told the port when requests are answered.
+
+    Raises:
+        UsageError: the port is taken.
+        LinkError: the broker refused, or could not be reached within `base.give_up_after`.
+    """
+    app = create_app(node, model, policy=policy, settings=settings)
+    listens = asyncio.Event()
+
+    def tell(port: int) -> None:
+        listens.set()
+        if started is not None:
+            started(port)
+
+    async with (
+        running(serve(app, started=tell), "api") as serving,
+        running(node.wait_broken(), "node") as failing,
+    ):
+        async with running(listens.wait(), "api listens") as waiting:
+            await any_of(serving, waiting)
+        if not serving.done():
+            async with node.running(connect, base, everyone=True):
+                try:
+                    await any_of(serving, failing)
+                    if failing.done():
+                        failing.result()  # what broke the node, and not what its link meets afterwards
+                finally:
+                    serving.cancel()
+                    await asyncio.wait((serving,))
+        for task in (serving, failing):
+            if task.done() and not task.cancelled():
+                task.result()

@@ -85,7 +85,6 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
 
 
 def _value(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
-    """A value of a field, or of an item of a list."""
     for branch, metas in _branches(kind):
         for meta in metas:
             if meta.extra and NEUTRAL in meta.extra:
@@ -106,7 +105,6 @@ def _value(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
 
 
 def _branches(kind: Any, metas: tuple[Meta, ...] = ()) -> Iterator[tuple[Any, tuple[Meta, ...]]]:
-    """The branches of a type, each with its annotations."""
     origin = typing.get_origin(kind)
     if origin is typing.Annotated:
         inner, *more = typing.get_args(kind)

@@ -156,7 +156,7 @@ async def _serve(
     ready_json: bool,
 ) -> None:
     """Serve the API until SIGTERM or Ctrl-C, which is how a daemon ends well."""
-    from edge_node.api.daemon import serve_node
+    from edge_node.api.server import serve_node
     from flexspec_mq.transport.mqtt import mqtt_link
 
     def started(port: int) -> None:
@@ -183,7 +183,6 @@ async def _write(
     policy: Callable[[], Policy],
     link: LinkSettings,
 ) -> None:
-    """Run one command over a node of its own."""
     from edge_node.completion.generator import CompletionGenerator
     from flexspec_mq.transport.mqtt import mqtt_link
 

@@ -72,7 +72,6 @@ def _ask(api: ApiSettings) -> tuple[dict[str, Any], list[VersionPlan]]:
 
 
 def _table(told: VersionPlan) -> str:
-    """All that is told of one version, for people."""
     plan = told.plan
     state = "a text is under way" if told.under_way else "the last text"
     age = "no tokens yet" if told.age_s is None else f"newest tokens {told.age_s:.1f} s ago"

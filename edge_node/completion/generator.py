@@ -250,7 +250,6 @@ class Writing:
         return max(self._began + self._options.timeout - time.monotonic(), 0.001)
 
     def _error(self, finish: Finish) -> FlexSpecError | None:
-        """The error of the text; None if it is complete."""
         machine = self.generation.machine
         if finish.reason is FinishReason.DEADLINE:
             return TimeIsOver(

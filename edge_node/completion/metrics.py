@@ -140,7 +140,6 @@ def _labelled(name: str, about: str, by_reason: Mapping[str, int]) -> Metric:
 
 
 def _family(family: FamilyCatalogue) -> Iterator[Metric]:
-    """The catalogue that the node follows."""
     epoch = 0 if family.catalogue is None else family.catalogue.epoch
     for name, about, value in (
         ("epoch_seconds", "When it was issued; 0 without any", epoch),
@@ -154,7 +153,6 @@ def _family(family: FamilyCatalogue) -> Iterator[Metric]:
 
 
 def _versions(figures: Sequence[VersionFigures]) -> Iterator[Metric]:
-    """Figures of each version that the node has seen."""
     labels = ("version", "digest")
     texts = CounterMetricFamily(
         "flexspec_edge_version_texts", "Texts that ended", labels=(*labels, "outcome")

@@ -132,5 +132,4 @@ class Service:
 
     @property
     def _is_online(self) -> bool:
-        """Whether the status of a worker says that it serves the version."""
         return self._node.models.is_online(self.target)

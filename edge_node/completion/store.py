@@ -237,7 +237,6 @@ class CompletionStore:
         return self._writing.pop(key.key) if key and kept and kept[0] is text else None
 
     def _abandoned(self, text: Completion, key: IdempotencyKey | None) -> None:
-        """The last reader left."""
         task = self._active[text]
         if task is None or task.done():
             self._release(text)

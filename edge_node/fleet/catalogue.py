@@ -170,7 +170,6 @@ class FamilyCatalogue:
             self._tell(f"the broker does not let us read {topic}: {error.message}")
 
     def _note(self, topic: str, outcome: Outcome) -> None:
-        """Tell what came of a message."""
         if isinstance(outcome, RecordError):
             self._disk = f"{outcome.message}; {outcome.hint}"
             self._tell(self._disk)

@@ -175,7 +175,6 @@ class ModelDrafter:
         return proposal
 
     def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput[Any]]]:
-        """Indices and inputs of those whose turn it is."""
         sessions, unread = [], []
         for one in wanted:
             context = one.context[:-1]

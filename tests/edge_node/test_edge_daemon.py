@@ -99,14 +99,6 @@ async def test_a_drafter_may_give_several_tokens_or_none_and_stops_change_no_tex
     assert (sum(one.withheld for one in counters) > 0) == (stop > 0)
 
 
-async def test_a_text_that_ends_early_ends_with_its_end_of_text() -> None:
-    async with world() as (_, _daemons, node):
-        requests = [wanting(number, limit=400, ignore_eos=False) for number in range(8)]
-        generations = await check(node, requests)
-        reasons = {generation.machine.finished for generation in generations}
-        assert FinishReason.EOS in reasons
-
-
 async def test_leaving_tells_the_workers() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1") as daemon:

@@ -32,8 +32,6 @@ _TAKES_EVERY = 1.0
 
 @dataclass(slots=True)
 class _Held:
-    """Holdings of a device."""
-
     sessions: int = 0
     tokens: int = 0
 
@@ -91,7 +89,6 @@ class Admission:
         return hint
 
     def _forget(self, edge: str) -> None:
-        """Count one waiting session of a device less."""
         self._waiting[edge] -= 1
         if self._waiting[edge] <= 0:
             del self._waiting[edge]

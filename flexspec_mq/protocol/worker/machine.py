@@ -328,7 +328,6 @@ class WorkerMachine:
         return self._versions[session.version]
 
     def _forget_if_over(self, version: str) -> None:
-        """A retired version whose last session has gone."""
         if version in self._retired and not self.sessions_of(version):
             self._retired.discard(version)
             del self._versions[version]

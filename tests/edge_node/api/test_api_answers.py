@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -50,23 +49,6 @@ async def test_a_chat_with_the_official_client(mosquitto: PrivateBroker) -> None
             assert chunks[-1].usage.completion_tokens == count
             assert all(chunk.usage is None for chunk in chunks[:-1])
             assert len({chunk.id for chunk in chunks}) == 1
-
-
-async def test_several_turns(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        turns: list[Any] = [{"role": "system", "content": "short"}]
-        prompt = "system.short,"
-        for said in ("one", "two", "three"):
-            turns.append({"role": "user", "content": said})
-            prompt += f"user.{said},"
-            answer = await api.client.chat.completions.create(
-                model=api.version, messages=turns, seed=5, max_tokens=12
-            )
-            content = answer.choices[0].message.content
-            tokens, _ = expected(tokenizer().encode(prompt + "assistant."), 5, 12)
-            assert content == shown(tokens)
-            turns.append(answer.choices[0].message.model_dump())  # as the client's users do
-            prompt += f"assistant.{content},"
 
 
 async def test_completions(mosquitto: PrivateBroker) -> None:
@@ -168,30 +150,6 @@ async def test_same_seed_same_text(mosquitto: PrivateBroker) -> None:
         assert max(drawn) < 2**53  # exact in JSON for everybody
         repeated = (await api.chat(max_tokens=40, seed=drawn[0])).json()
         assert repeated["usage"]["flexspec"]["seed"] == drawn[0]
-
-
-async def test_a_stream_never_splits_a_character(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        texts = ((seed, expected(ids_of("hello"), seed, 400, ignore_eos=True)[0]) for seed in range(1000))
-        seed, tokens = next((seed, tokens) for seed, tokens in texts if set("é€") & set(shown(tokens)))
-        pieces: list[str] = []
-        body = {
-            "messages": user("hello"),
-            "seed": seed,
-            "max_tokens": 400,
-            "ignore_eos": True,
-            "stream": True,
-        }
-        async with api.http.stream("POST", f"{api.url}/v1/chat/completions", json=body) as answer:
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            raw = b"".join([part async for part in answer.aiter_bytes()])
-        lines = [line for line in raw.decode().split("\n\n") if line]  # raises where a character is split
-        assert lines[-1] == "data: [DONE]"
-        for line in lines[:-1]:
-            chunk = json.loads(line.removeprefix("data: "))
-            pieces.append(chunk["choices"][0]["delta"].get("content", ""))
-        assert "".join(pieces) == shown(tokens)
-        assert any(set("é€") & set(piece) for piece in pieces)
 
 
 async def test_many_at_once(mosquitto: PrivateBroker) -> None:

@@ -11,7 +11,7 @@ import httpx2
 import pytest
 
 from broker.launcher import PrivateBroker
-from edge_node.api.daemon import serve_node
+from edge_node.api.server import serve_node
 from edge_node.api.settings import ApiSettings
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings

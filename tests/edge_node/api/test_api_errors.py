@@ -228,19 +228,6 @@ async def test_a_text_waits_for_the_broker(
         assert (await asking).status_code == 200
 
 
-async def test_a_text_goes_on_through_an_outage(own_mosquitto: PrivateBroker) -> None:
-    engine = FakeEngine()
-    async with served(own_mosquitto, engine=engine) as api:
-        engine.gate.clear()
-        answer = asyncio.create_task(api.chat(max_tokens=30, seed=1, ignore_eos=True))
-        await until(lambda: api.daemons[0].kept == 1)
-        own_mosquitto.kill()
-        await until(lambda: not api.node.link.is_up)
-        engine.gate.set()
-        await asyncio.to_thread(own_mosquitto.start)
-        assert (await answer).json()["usage"]["completion_tokens"] == 30
-
-
 async def test_an_address_of_another_machine(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         settings = ApiSettings(api_host="192.0.2.1", api_insecure_anywhere=True)

@@ -15,7 +15,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
-from edge_node.api.daemon import serve_node
+from edge_node.api.server import serve_node
 from edge_node.api.settings import ApiSettings
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
