@@ -99,27 +99,27 @@ def _go(
     """
     rng = random.Random(f"way {seed}")
     try:
-        numbers, told = environment.reset(seed=seed)
+        step = environment.reset(seed)
     except FlexSpecError:
         return None
-    while told["text"] < text or told["committed"] < place:
-        step = rng.randrange(len(ACTIONS)) if rng.random() < _RANDOM else act(numbers)
-        numbers, _, ended, cut, told = environment.step(step)
-        if ended or cut or told["text"] > text:
+    while step.text < text or step.seen.committed < place:
+        chosen = rng.randrange(len(ACTIONS)) if rng.random() < _RANDOM else act(features(step.seen))
+        step = environment.step(chosen)
+        if step.over or step.cut or step.text > text:
             return None
-    ends = told["length"]
-    if told["text"] > text or told["committed"] > ends - _LEFT:
+    ends = step.length
+    if step.text > text or step.seen.committed > ends - _LEFT:
         return None
     branch = _Branch([], [], [], ends)
     while True:
-        branch.places.append(told["committed"])
-        branch.times.append(told["at"])
-        branch.seen.append(told["seen"])
-        numbers, _, ended, cut, told = environment.step(action)
-        if cut:
+        branch.places.append(step.seen.committed)
+        branch.times.append(step.at)
+        branch.seen.append(step.seen)
+        step = environment.step(action)
+        if step.cut:
             return None
-        if ended or told["text"] > text:
+        if step.over or step.text > text:
             break
     branch.places.append(ends)
-    branch.times.append(told["ended"])
+    branch.times.append(step.ended)
     return branch

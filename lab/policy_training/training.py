@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from flexspec_mq.controller.action_space import ACTIONS
 from flexspec_mq.controller.network import Network
 from flexspec_mq.errors import UsageError
 from lab.policy_training.branching import branch
@@ -59,7 +60,7 @@ def train_policy(seed: int, episodes: int, tell: Callable[[int], None]) -> tuple
 
 
 def _random_action(seed: int, number: int) -> Callable[[Sequence[float]], int]:
-    action = int(np.random.default_rng([seed, 3, number]).integers(0, PlanningEnvironment.actions))
+    action = int(np.random.default_rng([seed, 3, number]).integers(0, len(ACTIONS)))
     return lambda _numbers: action
 
 

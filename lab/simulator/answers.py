@@ -20,7 +20,7 @@ from schemas.plan import LimitReport, PlanAlternative
 
 Policies = Callable[[], Policy]
 """Makes the policy of each text."""
-LIKE_OURS = WorkerKind(lookup=True, reads=True)
+LIKE_OURS = WorkerKind()
 """A `flexspec-cloud` as it comes, with a draft."""
 
 
@@ -58,7 +58,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """An answer, and what it cost until its session was over at the worker.
+    """An answer, and what it cost.
 
     Attributes:
         problem: why it is not the recorded text; empty if it is.
@@ -68,11 +68,6 @@ class Answer:
         rounds: verdicts that brought some.
         drafted: tokens that the device drafted, of use or not.
         judged, accepted: of these, decided by the target, and found right.
-        wasted: rows that the target read for drafts of edges and did not accept, those of other sessions too.
-        wasted_own: likewise, for the worker's own.
-        busy: seconds in which the worker computed.
-        lasted: seconds until all was over.
-        began: when it was asked for, in seconds of the simulation.
         up, down: of the link.
         traffic: traffic of MQTT.
         plans: plans with seconds after the asking; only where they changed.
@@ -89,12 +84,7 @@ class Answer:
     drafted: int
     judged: int
     accepted: int
-    wasted: int
-    wasted_own: int
-    busy: float
     device_busy: float
-    began: float
-    lasted: float
     up: WayUse
     down: WayUse
     traffic: Traffic

@@ -43,8 +43,6 @@ class SimulatedDevice:
         drafter: None drafts nothing.
         pace: pace of the drafter.
         rng: jitter of its timers.
-        reads: prompts are sent as they are. Otherwise they begin with their last token, as all before it is read
-            elsewhere.
         request: seconds that a request takes before its session begins.
         energy: models what texts take out of it; None leaves it.
 
@@ -65,7 +63,6 @@ class SimulatedDevice:
         drafter: Drafter | None,
         pace: Pace,
         rng: random.Random,
-        reads: bool,
         request: float = 0.0,
         energy: ModelledEnergy | None = None,
     ) -> None:
@@ -77,7 +74,6 @@ class SimulatedDevice:
         self._drafter = drafter
         self._pace = pace
         self._rng = rng
-        self._reads = reads
         self._request = request
         self._energy = energy
         self._spent: ModelledText | None = None
@@ -114,7 +110,7 @@ class SimulatedDevice:
             session=self._sessions,
             version=VERSION,
             identity=self._recording.identity(text),
-            prompt=text.prompt if self._reads else text.prompt[-1:],
+            prompt=text.prompt,
         )
         reading = None
         if self._energy is not None:

@@ -19,12 +19,10 @@ class ReplayedDrafter:
         recording: recording with every text that it is asked for.
         spend: has the time of a forward pass.
         prefill: tokens of prompts that one forward reads; a session whose prompt is not read to its end gets no
-            token. None: prompts are read elsewhere.
+            token.
     """
 
-    def __init__(
-        self, recording: Recording, spend: Callable[[DraftForward], None], *, prefill: int | None = None
-    ) -> None:
+    def __init__(self, recording: Recording, spend: Callable[[DraftForward], None], *, prefill: int) -> None:
         self._texts = by_seed(recording)
         self._longest = recording.max_context
         self._spend = spend
@@ -39,7 +37,7 @@ class ReplayedDrafter:
         """The recorded token for each whose prompt is read."""
         found: list[Drafted] = [None] * len(wanted)
         read = reach = context = 0
-        left = self._prefill or 0
+        left = self._prefill
         for place, one in enumerate(wanted):
             unread = self.unread(one)
             if unread > _WRITING:
@@ -70,8 +68,6 @@ class ReplayedDrafter:
 
     def unread(self, one: DraftRequest) -> int:
         """How many tokens of a context it has to read, the last one in any case."""
-        if self._prefill is None:
-            return 1
         known = self._read.get(one.session)
         if known is None:
             return len(one.context)
@@ -79,9 +75,8 @@ class ReplayedDrafter:
 
     def _goes_on(self, one: DraftRequest, short: int) -> None:
         """It has read a context but for the last tokens, `-short` of them."""
-        if self._prefill is not None:
-            count = len(one.context) + short
-            self._read[one.session] = _Read(count, tuple(one.context[one.prompt_length : count]))
+        count = len(one.context) + short
+        self._read[one.session] = _Read(count, tuple(one.context[one.prompt_length : count]))
 
 
 class Pace:

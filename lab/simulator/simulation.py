@@ -51,9 +51,7 @@ def new_device(
     pace = Pace(times.device.call)
     drafter: Drafter | None = None
     if setting.drafts:
-        drafter = ReplayedDrafter(
-            recording, pace.spend, prefill=DEVICE_PREFILL if setting.worker.reads else None
-        )
+        drafter = ReplayedDrafter(recording, pace.spend, prefill=DEVICE_PREFILL)
         if setting.lookup:
             drafter = HybridDrafter(drafter, PromptLookupDrafter(max_context=recording.max_context))
     device = SimulatedDevice(
@@ -64,7 +62,6 @@ def new_device(
         drafter=drafter,
         pace=pace,
         rng=random.Random(f"{setting.seed} {name}"),
-        reads=setting.worker.reads,
         request=times.request / 1000,
         energy=setting.energy,
     )
@@ -148,12 +145,11 @@ class Simulation:
             FlexSpecError: it does not end.
         """
         channel = self._channel
-        began, before, drafted = self._clock.now, self._figures(), self._pace.total
+        began, drafted = self._clock.now, self._pace.total
         over = self.ask(text, begins_s)
         self._until(lambda: bool(over))
         self.settle()
         (written,) = over
-        wasted, own, busy = (now - then for now, then in zip(self._figures(), before, strict=True))
         counters = written.counters
         return Answer(
             problem=written.problem,
@@ -164,12 +160,7 @@ class Simulation:
             drafted=counters.proposed,
             judged=counters.judged,
             accepted=counters.accepted,
-            wasted=int(wasted),
-            wasted_own=int(own),
-            busy=busy,
             device_busy=self._pace.total - drafted,
-            began=began,
-            lasted=self._clock.now - began,
             up=channel.up.use,
             down=channel.down.use,
             traffic=channel.traffic,
@@ -209,15 +200,6 @@ class Simulation:
         ends = clock.now + _SETTLES
         while key in self._worker.machine.sessions and clock.next <= ends:
             clock.step()
-
-    def _figures(self) -> tuple[float, float, float]:
-        """Rows wasted for edges, and for the worker's own drafts; seconds of computing; since the beginning."""
-        counters, figures = self._worker.machine.counters, self._worker.figures
-        return (
-            counters.drafted - figures.cut - counters.accepted,
-            figures.own - counters.worker_accepted,
-            figures.busy,
-        )
 
     def _hear_status(self) -> None:
         """The status of a worker, which an edge node that serves an API hears every few seconds."""

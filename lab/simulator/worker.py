@@ -30,26 +30,6 @@ _EVERYBODY = 1_000_000
 """Sessions that it takes at once, and that share a step."""
 
 
-@dataclass(slots=True)
-class WorkerFigures:
-    """Counts of a worker so far.
-
-    Attributes:
-        steps, sessions, rows, calls: forwards, sessions and rows in them, and forwards of the draft.
-        own: tokens that it drafted itself.
-        cut: drafted tokens of edges that it put off.
-        busy: seconds in which it computed.
-    """
-
-    steps: int = 0
-    sessions: int = 0
-    rows: int = 0
-    calls: int = 0
-    own: int = 0
-    cut: int = 0
-    busy: float = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class WorkerKind:
     """How a worker serves.
@@ -58,14 +38,11 @@ class WorkerKind:
         rationed: whether it gives rows out where they are worth most; otherwise all drafts get theirs.
         drafts: whether it has a draft of its own.
         lookup: whether it looks up, beside its draft or alone, as real workers do.
-        reads: whether it reads prompts. Otherwise a session begins with the last token of its own, as at servers that
-            have other machines for that.
     """
 
     rationed: bool = True
     drafts: bool = True
-    lookup: bool = False
-    reads: bool = False
+    lookup: bool = True
 
 
 class SimulatedWorker:
@@ -80,7 +57,6 @@ class SimulatedWorker:
 
     Attributes:
         machine: machine to read.
-        figures: figures to read.
     """
 
     def __init__(
@@ -97,7 +73,6 @@ class SimulatedWorker:
         self.machine = WorkerMachine(
             WorkerConfig(worker=NAME, versions={VERSION: facts}, capacity=_EVERYBODY, prefixes=0)
         )
-        self.figures = WorkerFigures()
         self._clock = clock
         self._cost = cost
         self._texts = by_seed(recording)
@@ -115,7 +90,7 @@ class SimulatedWorker:
         lookup = PromptLookupDrafter(max_context=recording.max_context)
         drafter: PricedDrafter = lookup
         if kind.drafts:
-            drafter = ReplayedDrafter(recording, self._call, prefill=PREFILL if kind.reads else None)
+            drafter = ReplayedDrafter(recording, self._call, prefill=PREFILL)
             if kind.lookup:
                 drafter = HybridDrafter(drafter, lookup)
         return ColocatedDrafts(drafter, "recorded", clock=lambda: self._drafting)
@@ -178,7 +153,6 @@ class SimulatedWorker:
         forward = _forward(shares)
         ms = self._cost.forward(forward)
         seconds = drafting + ms / 1000
-        self._count(forward, own, seconds)
 
         def done() -> None:
             reading.observe(fed, forward.read, 1000 * seconds)
@@ -193,15 +167,6 @@ class SimulatedWorker:
             self._look()
 
         self._clock.at(around + seconds, done)
-
-    def _count(self, forward: TargetForward, own: dict[SessionKey, tuple[int, ...]], seconds: float) -> None:
-        figures = self.figures
-        figures.steps += 1
-        figures.sessions += forward.sessions
-        figures.rows += forward.rows + forward.read
-        figures.own += sum(map(len, own.values()))
-        figures.cut += self._budget.cut
-        figures.busy += seconds
 
     def _decided(self, share: Share, rows: DraftRows, began: float, ms: int) -> None:
         now, item = self._clock.now, share.item
@@ -218,7 +183,6 @@ class SimulatedWorker:
 
     def _call(self, forward: DraftForward) -> None:
         """The draft's forward takes its time."""
-        self.figures.calls += 1
         self._drafting += self._cost.call(forward) / 1000
 
     def _tick(self) -> None:

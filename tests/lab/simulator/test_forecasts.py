@@ -77,7 +77,7 @@ def simulated(choice: Drafting, forward: float, token: float, round_trip: float)
         recording=RECORDING,
         times=times,
         link=steady(round_trip),
-        worker=WorkerKind(rationed=False),
+        worker=WorkerKind(rationed=False, lookup=False),
         statuses=False,
     )
     plan = Plan(choice.length, choice.window, ahead=64 if choice.ahead else 0)

@@ -25,7 +25,7 @@ def energy(cores: int = 1) -> ModelledEnergy:
 
 
 def answers(policy: Callable[[], Policy], by: ModelledEnergy) -> list[Answer]:
-    kind = WorkerKind(drafts=False, lookup=False, reads=True)
+    kind = WorkerKind(drafts=False, lookup=False)
     setting = Setting(recording=made(texts=8, right=0.9), times=TIMES, worker=kind, energy=by)
     found = simulate(setting, policy)
     assert not any(one.problem for one in found)

@@ -35,7 +35,7 @@ def test_a_target_decides_up_to_the_first_difference() -> None:
 
 def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> None:
     spent: list[DraftForward] = []
-    drafter = ReplayedDrafter(RECORDING, spent.append)
+    drafter = ReplayedDrafter(RECORDING, spent.append, prefill=64)
     wanted = [
         DraftRequest(
             number,

@@ -48,7 +48,7 @@ def test_every_text_is_the_recorded_one_over_every_link(name: str | None, policy
     for answer in simulate(setting, lambda: POLICIES[policy](base), begins_s=[7.0 * n for n in range(6)]):
         assert answer.problem == ""
         assert answer.tokens in (LIMIT, LIMIT // 2 + 1)
-        assert 0.0 < answer.first <= answer.seconds <= answer.lasted
+        assert 0.0 < answer.first <= answer.seconds
         assert answer.accepted <= answer.judged <= answer.drafted
         assert answer.up.bytes > answer.traffic.up > 0
         assert answer.down.bytes > answer.traffic.down > 0
@@ -74,8 +74,7 @@ def test_a_stream_over_loopback_takes_its_steps() -> None:
     assert answer.seconds - answer.first == pytest.approx((LIMIT - 1) * step, abs=0.001)
     assert answer.first > TIMES.read(39) / 1000
     assert answer.rounds == LIMIT
-    assert answer.busy == pytest.approx(answer.seconds, abs=0.05)
-    assert answer.drafted == answer.wasted == answer.wasted_own == 0
+    assert answer.drafted == 0
     assert [plan for _, plan in answer.plans] == [STREAMING]
 
 
@@ -101,13 +100,11 @@ def test_drafts_cut_round_trips_where_they_are_long() -> None:
     assert all(answer.traffic.breaks == 0 for answer in drafted)
 
 
-def test_a_worker_that_drafts_wastes_rows_of_its_own() -> None:
+def test_a_worker_that_drafts_takes_fewer_rounds() -> None:
     kind = replace(LIKE_OURS, rationed=False)
     setting = replace(SETTING, drafts=False, worker=kind)
     answers = simulate(setting, fixed(replace(STREAMING, worker_draft=4)))
-    assert sum(answer.wasted_own for answer in answers) > 0
     assert sum(answer.rounds for answer in answers) < sum(answer.tokens for answer in answers)
-    assert sum(answer.wasted for answer in answers) == 0
 
 
 def test_other_sessions_cost_time_and_no_text() -> None:
@@ -139,7 +136,6 @@ def test_a_worker_without_a_draft_leaves_it_to_the_device() -> None:
     setting = replace(SETTING, worker=replace(LIKE_OURS, drafts=False, lookup=False))
     answers = simulate(setting, lambda: ClosedFormPolicy(Plan(ahead=8, worker_draft=8)))
     assert {answer.problem for answer in answers} == {""}
-    assert all(answer.wasted_own == 0 for answer in answers)
     assert sum(answer.accepted for answer in answers) > 0
 
 
