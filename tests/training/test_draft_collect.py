@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from flexspec_mq.errors import ModelError, UsageError
 
@@ -34,7 +32,6 @@ from training.draft.collecting import (
     collect_text,
     encode_prompts,
     invitation,
-    wanted_orders,
 )
 from training.draft.rows import TextRows, load_rows, make_rows, token_ranks
 
@@ -200,9 +197,6 @@ def test_without_prompts_there_is_nothing_to_do(files: CollectFiles, tmp_path: P
         {"temperatures": ()},
         {"temperatures": (-1.0,)},
         {"temperatures": (0.0, 0.0)},
-        {"shares": (1.0,)},
-        {"shares": (0.0, 0.0)},
-        {"shares": (2.0, -1.0)},
         {"top_p": 0.0},
         {"at_once": 0},
         {"invent": -1},
@@ -212,17 +206,6 @@ def test_without_prompts_there_is_nothing_to_do(files: CollectFiles, tmp_path: P
 def test_configurations_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         replace(CONFIG, **wrong)  # type: ignore[arg-type]
-
-
-@given(shares=st.lists(st.integers(0, 4), min_size=2, max_size=2).filter(any), seed=st.integers(0, 9))
-def test_shares_give_each_prompt_one_temperature(shares: list[int], seed: int) -> None:
-    config = replace(CONFIG, shares=tuple(map(float, shares)), seed=seed)
-    prompts = [(i, i + 1) for i in range(200)]
-    orders = wanted_orders(prompts, config)
-    assert [order.prompt for order in orders] == prompts
-    cold = sum(order.temperature == 0 for order in orders) / 200
-    # Six standard deviations of a share of 200; none where a share is 0.
-    assert abs(cold - shares[0] / sum(shares)) <= (0.22 if all(shares) else 0)
 
 
 def test_rows_fit_the_vocabulary() -> None:
@@ -244,7 +227,7 @@ def test_the_command_tells_what_it_collected(
 ) -> None:
     parser = argparse.ArgumentParser()
     add_parser(parser.add_subparsers(required=True))
-    flags = ["--temperatures", "0", "1", "--shares", "1", "0", "--max-new", "5", "--limit", "3"]
+    flags = ["--temperatures", "0", "1", "--max-new", "5", "--limit", "3"]
     where = [
         "--base",
         str(files.base),

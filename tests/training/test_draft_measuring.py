@@ -1,10 +1,6 @@
-"""Measuring a draft: rounds under a stop, survival, calibration; and the history of a training with its picture."""
+"""Measuring a draft: rounds under a stop, survival, calibration."""
 
 from __future__ import annotations
-
-import math
-from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -27,15 +23,12 @@ from training.draft.calibrate import calibrate, calibrated, calibration_error
 from training.draft.evaluate import (
     TEMPERATURES,
     Coupled,
-    ReplayFigures,
     count_rounds,
     coupled,
     figures,
     fresh_rows,
     survival,
 )
-from training.draft.history import COLUMNS, History, draw, read_lines
-from training.draft.train import Progress
 
 Answer = st.lists(st.booleans(), max_size=40).map(lambda marks: np.array(marks, dtype=np.bool_))
 
@@ -146,58 +139,3 @@ def test_a_calibration_holds_on_answers_that_it_has_not_seen() -> None:
 def test_too_few_answers_are_not_calibrated_on(rows: int) -> None:
     with pytest.raises(ModelError, match="too few"):
         calibrate(some_answers(rows))
-
-
-def progress(step: int) -> Progress:
-    return Progress(
-        step=step, seconds=30.0 * step, tokens=100 * step, kl=6 / (1 + step), overlap=0.1 + step / 100
-    )
-
-
-def train(history: History, first: int, last: int) -> None:
-    for step in range(first, last + 1):
-        history.step(progress(step), 1e-3)
-        if step % 10 == 0:
-            history.held_out(progress(step), 1e-3, ReplayFigures(10, 3, 4.0, 20, 10))
-
-
-def test_a_history_goes_on_where_the_saved_state_was(tmp_path: Path) -> None:
-    train(History(tmp_path / "whole.csv", 4, 0), 1, 40)
-    torn = tmp_path / "torn.csv"
-    train(History(torn, 4, 0), 1, 27)
-    with torn.open("a") as file:
-        file.write("28,84")  # the machine lost power
-    train(History(torn, 4, 20), 21, 40)
-    assert torn.read_text() == (tmp_path / "whole.csv").read_text()
-    lines = read_lines(torn)
-    assert [line["step"] for line in lines] == [4, 8, 10, 14, 18, 20, 24, 28, 30, 34, 38, 40]
-    assert lines[2]["held_out_match"] == 0.3
-    assert lines[2]["held_out_tokens_per_round"] == 2.0
-    assert math.isnan(lines[1]["held_out_overlap"])
-    History(torn, 4, 0)
-    assert read_lines(torn) == []
-
-
-def test_a_history_of_something_else_is_refused(tmp_path: Path) -> None:
-    other = tmp_path / "other.csv"
-    other.write_text("a,b\n1,2\n")
-    with pytest.raises(ModelError, match="no history"):
-        History(other, 4, 20)
-    other.write_text(",".join(COLUMNS) + "\n" + ",".join("x" * len(COLUMNS)) + "\n")
-    with pytest.raises(ModelError, match="cannot read the history"):
-        read_lines(other)
-    assert other.read_text().startswith("step")
-
-
-def test_the_picture_shows_acceptance_and_is_the_same_each_time(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    train(History(tmp_path / "h.csv", 4, 0), 1, 40)
-    for name in ("a.svg", "b.svg"):
-        draw(tmp_path / "h.csv", tmp_path / name)
-    picture = (tmp_path / "a.svg").read_text()
-    assert picture == (tmp_path / "b.svg").read_text()
-    words = {text for node in ET.fromstring(picture).iter() if (text := (node.text or "").strip())}  # noqa: S314
-    assert {"Acceptance", "share of positions", "minutes", "overlap, held-out"} <= words
-    History(tmp_path / "empty.csv", 4, 0)
-    draw(tmp_path / "empty.csv", tmp_path / "empty.svg")
-    ET.parse(tmp_path / "empty.svg")  # noqa: S314

@@ -24,7 +24,6 @@ from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_me
 from flexspec_mq.models.onnx.folder import read_manifest
 from flexspec_mq.models.text import read_prompts
 from training.draft import session
-from training.draft.history import read_lines
 from training.draft.packing import save_delta
 from training.draft.rows import TextRows, load_rows, make_rows, save_rows
 from training.draft.schedule import TrainConfig
@@ -121,10 +120,6 @@ def test_what_a_training_leaves_can_be_calibrated_packed_and_exported(
     base, delta, text = files / "base", tmp_path / "d", files / "text.npz"
     where = TrainFiles(base, (text, text), tmp_path / "cache", delta)
     assert train_draft(where, CONFIG) is not None
-    lines = read_lines(where.history)
-    assert [line["step"] for line in lines] == [10, 12]
-    assert lines[1]["held_out_overlap"] == pytest.approx(read_meta(delta).training["overlap"], abs=1e-4)
-    assert where.picture.read_text().startswith("<?xml")
     meta, tensors = read_delta(delta)
     assert meta.confidence is not None
     assert meta.training["rows_in_text"] == 2 * ROWS
@@ -214,18 +209,6 @@ def test_text_of_too_few_prompts_to_measure_on_is_told(
     assert read_meta(where.out).confidence is None
 
 
-def test_without_the_library_that_draws_training_goes_on(
-    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(session, "can_draw", lambda: False)
-    caplog.set_level("INFO")
-    where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
-    assert train_draft(where, CONFIG) is not None
-    assert "pip install -e ./training" in caplog.text
-    assert not where.picture.exists()
-    assert read_lines(where.history)
-
-
 def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: Path) -> None:
     def where(name: str) -> TrainFiles:
         return TrainFiles(
@@ -258,7 +241,6 @@ def test_preliminary_deltas_appear_while_training(
         return save_delta(path, tensors, meta)
 
     monkeypatch.setattr(session, "save_delta", spy)
-    monkeypatch.setattr(session, "can_draw", lambda: False)  # thirteen pictures take long
     where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
     train_draft(where, CONFIG, save_seconds=0)
     assert steps == [*range(1, 13), 12, 12]  # the last one with a confidence

@@ -93,8 +93,6 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     about_out = "the rows to write (.npz); prompts that the target invented go beside it"
     offline.add_path(collect, "--out", "FILE", about_out, required=True)
     _add_temperatures(collect, "temperatures, one after another", 0.0, 0.7, 1.0)
-    about_shares = "instead of all temperatures, each prompt gets one of them, this often, as in 0.5 0.3 0.2"
-    collect.add_argument("--shares", type=float, nargs="+", default=[], metavar="SHARE", help=about_shares)
     about_limit = "answers at most, those of earlier runs included (default: all)"
     collect.add_argument("--limit", type=int, metavar="TEXTS", help=about_limit)
     offline.add_numbers(
@@ -104,7 +102,7 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
         ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
         ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
-        ("--seed", 0, "N", "of the dice, and of which prompt has which temperature"),
+        ("--seed", 0, "N", "of the dice"),
         ("--save-minutes", 5.0, "MIN", "minutes between saves"),
     )
 
@@ -124,9 +122,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     offline.add_path(train, "--head", "FOLDER", about_head)
     about_cache = "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"
     offline.add_path(train, "--cache", "FOLDER", about_cache, required=True)
-    about_out = (
-        "the delta to write (.safetensors); the state to resume from, history and picture go beside it"
-    )
+    about_out = "the delta to write (.safetensors); the state to resume from goes beside it"
     offline.add_path(train, "--out", "FILE", about_out, required=True)
     add = train.add_argument
     about_layers = (
@@ -236,7 +232,6 @@ def _collect(args: argparse.Namespace) -> int:
 
     config = CollectConfig(
         temperatures=tuple(args.temperatures),
-        shares=tuple(args.shares),
         top_p=args.top_p,
         max_new=args.max_new,
         max_prompt=args.max_prompt,

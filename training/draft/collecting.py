@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -63,21 +62,18 @@ class CollectConfig:
     """How texts are written.
 
     Attributes:
-        temperatures: Each prompt is answered at all of them, one after another, or with ``shares`` at one of
-            them.
-        shares: How often each temperature is taken; empty for all.
+        temperatures: Each prompt is answered at all of them, one after another.
         top_p: Above temperature 0.
         max_new: Tokens of an answer at most.
         max_prompt: Longer prompts are left out, in tokens.
         at_once: Texts that share the forwards.
         limit: Texts at most, those of earlier runs included; None for all.
         invent: Prompts that the target writes itself first, above those of the files.
-        seed: seed of the dice, and of which prompt has which temperature.
+        seed: seed of the dice.
         save_seconds: Time from one save to the next.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.7, 1.0)
-    shares: tuple[float, ...] = ()
     top_p: float = 0.95
     max_new: int = 192
     max_prompt: int = 1024
@@ -99,25 +95,9 @@ class CollectConfig:
                 "temperatures are between 0 and 100, each named once",
                 hint="for example: --temperatures 0 0.7 1",
             )
-        if self.shares and (
-            len(self.shares) != len(self.temperatures) or min(self.shares) < 0 or sum(self.shares) <= 0
-        ):
-            raise UsageError(
-                f"{len(self.shares)} shares do not fit {len(self.temperatures)} temperatures",
-                hint="give one share, 0 or more, for each temperature",
-            )
         least = min(self.max_new, self.max_prompt, self.at_once, 1 if self.limit is None else self.limit)
         if not 0 < self.top_p <= 1 or least < 1 or self.invent < 0:
             raise UsageError("top-p is above 0 and at most 1, lengths and numbers of texts are 1 or more")
-
-    def temperatures_of(self, prompt: Sequence[int]) -> tuple[float, ...]:
-        """At which temperatures a prompt is answered; a function of prompt and seed."""
-        if not self.shares:
-            return self.temperatures
-        key = f"{self.seed} {' '.join(map(str, prompt))}".encode()
-        place = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
-        ends = np.cumsum(self.shares) / sum(self.shares)
-        return (self.temperatures[min(int(np.searchsorted(ends, place, side="right")), len(ends) - 1)],)
 
 
 def collect_text(
@@ -163,17 +143,12 @@ def collect_text(
 
 def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> list[TextOrder]:
     """All texts that a finished collection has, in the order in which they are written."""
-    pairs = [
-        (prompt, t) for t in config.temperatures for prompt in prompts if t in config.temperatures_of(prompt)
-    ]
-    if config.shares:  # so that what is there after any time has the temperatures' shares
-        place = {prompt: i for i, prompt in enumerate(prompts)}
-        pairs.sort(key=lambda pair: place[pair[0]])
     top_p = config.top_p
     return [
         TextOrder(prompt, t, top_p if t else 1.0, config.max_new, config.seed)
-        for prompt, t in pairs[: config.limit]
-    ]
+        for t in config.temperatures
+        for prompt in prompts
+    ][: config.limit]
 
 
 def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> list[str]:

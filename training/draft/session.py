@@ -1,4 +1,4 @@
-"""Training from files to files, with progress, preliminary deltas, a history and a picture of it."""
+"""Training from files to files, with progress and preliminary deltas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from flexspec_mq.errors import ModelError, how_to_install
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.delta import (
     RANKS,
     DeltaMeta,
@@ -23,7 +23,6 @@ from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
 from training.draft.calibrate import calibrate, calibrated
 from training.draft.evaluate import TEMPERATURES, ReplayFigures, cached_rows, coupled, replay
-from training.draft.history import History, can_draw, draw
 from training.draft.measuring import spread
 from training.draft.packing import save_delta
 from training.draft.progress import progress_bar
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HELD_OUT_ROWS = 60
-HISTORY_STEPS = 10
-"""Steps from one line of the history to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +51,7 @@ class TrainFiles:
         base: Checkpoint folder of the base.
         texts: Target-written rows, ``.npz``.
         cache: Folder for the teacher's states.
-        out: The delta. Beside it: ``<out>.state``, what resuming needs; ``<out>.history.csv`` and
-            ``<out>.svg``, how the training went.
+        out: The delta. Beside it lies ``<out>.state``, what resuming needs.
         earlier: A delta to begin with, of the same base and as many layers; None to begin with copies of the
             base's layers.
         head: Folder of a head: that version is the teacher, and wrote the text; None is the base.
@@ -72,16 +68,6 @@ class TrainFiles:
     def state(self) -> Path:
         """File from which a training is resumed."""
         return self.out.with_name(self.out.name + ".state")
-
-    @property
-    def history(self) -> Path:
-        """Loss and acceptance by step."""
-        return self.out.with_name(self.out.name + ".history.csv")
-
-    @property
-    def picture(self) -> Path:
-        """The history, drawn."""
-        return self.out.with_name(self.out.name + ".svg")
 
 
 def train_draft(
@@ -131,11 +117,9 @@ def train_draft(
     def on_progress(progress: Progress) -> None:
         nonlocal saved, saved_step
         show(config.progress(progress.step, progress.seconds), lambda: describe(progress))
-        if progress.step > saved_step:
-            run.history.step(progress, trainer.rate)
-            if time.monotonic() - saved > save_seconds:
-                run.save()
-                saved, saved_step = time.monotonic(), progress.step
+        if progress.step > saved_step and time.monotonic() - saved > save_seconds:
+            run.save()
+            saved, saved_step = time.monotonic(), progress.step
 
     teacher = None if version is None else load_teacher(files.base, version)
     trainer = Trainer(loaded.model, cache, config, on_progress, should_stop, teacher)
@@ -150,14 +134,8 @@ def train_draft(
         trainer.resume(files.state)
     elif earlier:
         trainer.begin(earlier)
-    history = History(files.history, HISTORY_STEPS, trainer.progress.step)
-    run = _Run(
-        files,
-        trainer,
-        history,
-        DeltaMeta(fingerprint, config.n, config.start),
-        _ranks(trainer, loaded, known),
-    )
+    meta = DeltaMeta(fingerprint, config.n, config.start)
+    run = _Run(files, trainer, meta, _ranks(trainer, loaded, known))
     with progress_bar() as show:
         try:
             trainer.collect(spread(trainer.held_out, max(HELD_OUT_ROWS, calibration_rows)))
@@ -177,7 +155,6 @@ class _Run:
 
     files: TrainFiles
     trainer: Trainer
-    history: History
     meta: DeltaMeta
     ranks: torch.Tensor
 
@@ -189,19 +166,12 @@ class _Run:
         self._write(self.meta)
 
     def save(self) -> ReplayFigures:
-        """State, preliminary or final delta, and how it went."""
+        """State, and preliminary or final delta."""
         trainer, files = self.trainer, self.files
         trainer.save(files.state)  # before what takes long
         rows = _collected(trainer, HELD_OUT_ROWS)
         reached = replay(trainer.draft, trainer.config.n, self._replays(rows))
         self.keep(**reached.figures())
-        self.history.held_out(trainer.progress, trainer.rate, reached)
-        if can_draw():
-            draw(files.history, files.picture)
-        else:
-            log.info(
-                "no picture of the training; if you want one, %s", how_to_install(distribution="training")
-            )
         log.info("saved after %d steps: %s", trainer.progress.step, json.dumps(reached.figures()))
         return reached
 

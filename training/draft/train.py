@@ -112,11 +112,6 @@ class Trainer:
         groups = [decay, {"params": vectors, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
-    @property
-    def rate(self) -> float:
-        """Learning rate of the last step."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
     def run(self) -> None:
         """Train until the budget is used.
 
