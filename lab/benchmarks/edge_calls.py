@@ -279,9 +279,6 @@ async def trace(case: Case, rounds: int) -> Traced:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Count, print, and return the exit code."""
     parser = _common.parser(__doc__ or "")
-    parser.add_argument(
-        "--top", type=int, default=0, metavar="N", help="also list the N functions called most"
-    )
     args = parser.parse_args(arguments)
     rounds = 50 if args.quick else 200
     results, rows = {}, []
@@ -290,9 +287,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         figures = fmean(traced.ours), max(traced.ours), fmean(traced.every)
         results[case.name] = dict(zip(("ours", "most", "all"), figures, strict=True))
         rows.append((case.name, *figures))
-        if args.top:
-            top = [(name, count / rounds) for name, count in traced.by_name.most_common(args.top)]
-            print(_common.table((case.name, "a round"), top), end="\n\n")
     print(_common.table(("calls per round", "ours, mean", "most in one", "with Python's own, mean"), rows))
     _common.finish("edge_calls", results, quick=args.quick)
     return 0

@@ -30,29 +30,14 @@ def _show_updates(found: Rolled, sessions: int) -> None:
         [
             f"{one.version} {one.head}",
             *one.ready,
-            one.first,
-            one.stale,
             *one.payload,
-            one.quiet_edge["mqtt"].get("catalogue", 0),
-            one.quiet_edge["mqtt"].get("worker status", 0),
-            one.quiet_edge["ip_down"],
-            one.quiet_edge["ip_up"],
-            one.quiet_edge["seconds"],
         ]
         for one in found.updates
     ]
-    headers = ["", "ready, s", "all", "first new, s", "stale", "payload, B", "versions"]
-    headers += ["catalogue, B", "status, B", "IP down, B", "up", "in s"]
-    print(_common.table(headers, rows))
+    print(_common.table(["", "ready, s", "all", "payload, B", "versions"], rows))
     print(f"{found.texts} texts, {found.failed} failed, {found.inexact} inexact")
     for error in found.errors:
         print(f"  {error}")
-    for title, spreads in (("between pieces", found.gaps), ("to the first piece", found.firsts)):
-        rows = [[name, *spread] for name, spread in spreads.items() if spread]
-        print(_common.table([f"seconds {title}", "p50", "p99", "longest"], rows))
-    quiet = found.quiet_bytes
-    rate = quiet["ip_down"] / quiet["seconds"]
-    print(f"an edge that asks nothing, without an update: {rate:.0f} B of IP a second down")
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,11 +7,9 @@ that carries nothing for so many seconds (root, Linux). Each try meets an outage
   written on meanwhile.
 - after: it passes while nobody asks, and somebody asks a second after its end. Seconds to the first token.
 
-Below 0 the answer was over before the outage was. Then Mosquitto itself is killed and started again after so many
-seconds, on loopback with three devices, in a deployment with TLS and keys:
-
-- broker within: while `--streams` answers are being written. Seconds from its return to the next piece of each.
-- broker after: while nobody asks, and somebody asks a second after its return. Seconds to the first token.
+Below 0 the answer was over before the outage was. Then Mosquitto itself is killed while `--streams` answers are being
+written, and started again after so many seconds, on loopback with three devices, in a deployment with TLS and keys:
+seconds from its return to the next piece of each.
 """
 
 from __future__ import annotations
@@ -47,9 +45,6 @@ LATER_S = 1.0
 _APART = 1000.0
 """Seconds of the channel from one case to the next."""
 _LOOK = 0.02
-_PATIENCE = 60.0
-_AGAIN = 0.2
-"""Seconds after which a user whose question was refused asks again."""
 
 Case = tuple[str, float, float]
 """Kind and length of an outage, and the second of the channel to which the link is set for it."""
@@ -147,7 +142,6 @@ async def measure_killed(
             for length in lengths:
                 within = await going_on(here, http, length, streams, args.tokens)
                 note(found, f"{KILLED}{WITHIN} {length:g} s", within)
-                note(found, f"{KILLED}{AFTER} {length:g} s", [await first_token(here, http, length)])
     return found
 
 
@@ -181,24 +175,6 @@ async def going_on(
         if answer.error:
             raise FlexSpecError(f"an answer failed as the broker was away: {answer.error}")
     return [min((at for at in answer.times if at > back), default=answer.ended) - back for answer in answers]
-
-
-async def first_token(here: SecuredDeployment, http: httpx2.AsyncClient, seconds: float) -> float:
-    """Kill the broker while nobody asks, and ask when it is back; seconds from the question to its first token.
-
-    Whoever is refused asks again.
-
-    Raises:
-        FlexSpecError: there is none within a minute.
-    """
-    await here.broker_away(seconds)
-    await asyncio.sleep(LATER_S)
-    began = time.perf_counter()
-    while (answer := await ask(http, here.edges[0].url, _story(0, 16))).error:
-        if time.perf_counter() > began + _PATIENCE:
-            raise FlexSpecError(f"nobody answers although the broker is back: {answer.error}")
-        await asyncio.sleep(_AGAIN)
-    return answer.times[0] - began
 
 
 def _story(number: int, tokens: int) -> dict[str, Any]:

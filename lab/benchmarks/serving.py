@@ -19,7 +19,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks import _common
-from lab.benchmarks.serve.crowd import Soak, soak
+from lab.benchmarks.serve.crowd import soak
 from lab.benchmarks.serve.stops import stops
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
 from lab.benchmarks.serve.texts import Tokens, references
@@ -84,11 +84,9 @@ class _Run:
         own = await references(self._tokens, asked, 2)
         found = await soak(asked, own, size.soak, 32, self.say)
         print(f"\n{size.soak} requests, 32 at a time, one edge node and one worker")
-        one = found.verdict
         headers = ["texts", "failed", "wrong", "median, s", "slowest"]
-        print(_common.table(headers, [[one.requests, one.failed, one.wrong, one.median, one.slowest]]))
-        print(_footprints(found))
-        return {"texts": asdict(one), "left": _left(found)}
+        print(_common.table(headers, [list(asdict(found).values())]))
+        return asdict(found)
 
     async def stop(self) -> dict[str, Any]:
         size = self._size
@@ -117,26 +115,6 @@ class _Run:
         questions = self._questions[:count]
         rounds = -(-count // len(questions))
         return self._tokens.questions(questions, limit, rounds=rounds)[:count]
-
-
-def _footprints(found: Soak) -> str:
-    rows = []
-    for name, after in found.after.items():
-        for when, one in (("before", found.before[name]), ("warm", found.warm[name]), ("after", after)):
-            rows.append([f"{name}, {when}", one.memory / 1e6, one.files, one.tasks, one.sessions])
-    return _common.table(["", "memory, MB", "files", "tasks", "sessions"], rows)
-
-
-def _left(found: Soak) -> dict[str, Any]:
-    return {
-        name: {
-            "memory_ratio": after.memory / found.warm[name].memory,
-            "before": asdict(found.before[name]),
-            "warm": asdict(found.warm[name]),
-            "after": asdict(after),
-        }
-        for name, after in found.after.items()
-    }
 
 
 def build_parser() -> argparse.ArgumentParser:

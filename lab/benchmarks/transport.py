@@ -36,7 +36,6 @@ K = 8
 BLOCK = 50
 EXPIRY = 2.0
 SPACING = 0.06
-OUTSTANDING = 64
 Block = Callable[[int, int], Awaitable[list[float]]]
 
 
@@ -92,32 +91,6 @@ class LinkCase:
             if not isinstance(verdict, Verdict) or verdict.echo != self._seq:
                 raise RuntimeError(f"the verdict for {self._seq} is {verdict}")
         return times
-
-    async def burst(self, qos: int, rounds: int) -> float:
-        """Rounds per second with many drafts outstanding."""
-        self._qos[0] = qos
-        slots = asyncio.Semaphore(OUTSTANDING)
-
-        async def send() -> None:
-            await self._edge.publish(
-                draft_topic(WORKER, EDGE), _CODEC.encode(draft_message(1, self._rng)), qos=qos, expiry=EXPIRY
-            )
-
-        async def take_all() -> None:
-            for _ in range(rounds):
-                _CODEC.decode((await next_message(self._edge)).payload)
-                slots.release()
-
-        start = time.perf_counter()
-        taking = asyncio.create_task(take_all())
-        sends = set()
-        for _ in range(rounds):
-            await slots.acquire()
-            task = asyncio.create_task(send())
-            sends.add(task)
-            task.add_done_callback(sends.discard)
-        await taking
-        return rounds / (time.perf_counter() - start)
 
 
 class BareCase:
@@ -177,8 +150,6 @@ async def measure(options: argparse.Namespace, port: int) -> dict[str, Any]:
             "bare aiomqtt": BareCase(bare_edge, sizes).block,
         }
         rows = await rounds_in_turns(cases, 4 if options.quick else 20, rng)
-        for row in (row for row in rows if row["case"] == "link + codec"):
-            row["burst_per_s"] = await link_case.burst(row["qos"], 1000 if options.quick else 5000)
         spacing[0] = SPACING
         counter = await stack.enter_async_context(packet_counter(port))
         counted = await stack.enter_async_context(
@@ -249,9 +220,9 @@ def main() -> None:
     options = parser(__doc__ or "").parse_args()
     with PrivateBroker() as broker:
         results = asyncio.run(measure(options, broker.port))
-    headers = ("case", "QoS", "p50 ms", "p95 ms", "rounds/s", "of bare", "rounds/s, 64 out")
-    fields = ("case", "qos", "p50_ms", "p95_ms", "rounds_per_s", "of_bare", "burst_per_s")
-    print(table(headers, [[row.get(field) for field in fields] for row in results["rounds"]]))
+    headers = ("case", "QoS", "p50 ms", "p95 ms", "rounds/s", "of bare")
+    fields = ("case", "qos", "p50_ms", "p95_ms", "rounds_per_s", "of_bare")
+    print(table(headers, [[row[field] for field in fields] for row in results["rounds"]]))
     print()
     sizes = results["payload_bytes"]
     print(f"payload bytes: draft {sizes['draft']}, verdict {sizes['verdict']} (K = {K})")

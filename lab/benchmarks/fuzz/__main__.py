@@ -8,7 +8,7 @@
 
 Payloads are changed blindly, by structure (fields of session messages, words of documents), and by pieces of each
 other. The corpus beside this file holds one payload of every way in which something was read or refused. It is
-replayed first, and `--keep` adds what is new. Reading costs processor time of this thread, bounded by
+replayed first. Reading costs processor time of this thread, bounded by
 microseconds for a payload and for each of its bytes. A payload over its bound is read again and counts with its least
 cost; with machines the whole case is run again. Failures are printed in hexadecimal, and the exit code is 1.
 """
@@ -47,9 +47,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser = _common.parser(__doc__.partition("\n")[0])
     parser.add_argument("--mutants", type=int, default=MUTANTS, help="payloads to read")
     parser.add_argument("--only", metavar="TARGET", help="one decoder, or 'machines'")
-    parser.add_argument(
-        "--keep", action="store_true", help="add payloads that were read in a new way to the corpus"
-    )
     options = parser.parse_args(arguments)
     wanted = QUICK if options.quick else options.mutants
     found = [one for one in decoders() if options.only in (None, one.name)]
@@ -69,8 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         faulthandler.cancel_dump_traceback_later()
         gc.enable()
-    if options.keep:
-        corpus.save(known, costs.signatures)
     report(costs, time.monotonic() - began, quick=options.quick)
     return 1 if costs.failures else 0
 
@@ -130,7 +125,6 @@ def report(costs: FuzzCosts, seconds: float, *, quick: bool) -> None:
     headers = ["target", "kind", "count", "mean us", "worst us", "of bytes", "of its bound"]
     counts = {
         "payloads": costs.count,
-        "signatures": len(costs.signatures),
         "failures": len(costs.failures),
         "seconds": round(seconds),
     }

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 _REPEATS = 5
-_NUMBERS = re.compile(r"\d+")
-_QUOTED = re.compile(r"'[^']*'|`[^`]*`")
 
 
 class Bound(NamedTuple):
@@ -67,14 +64,12 @@ class FuzzCosts:
     Attributes:
         lines: lines by target and kind.
         failures: see `Failure`.
-        signatures: ways in which payloads were read or refused, by target; the first payload of each.
     """
 
     bounds: dict[str, Bound]
     clock: Callable[[], int] = time.thread_time_ns
     lines: dict[tuple[str, str], KindCosts] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
-    signatures: dict[tuple[str, str], bytes] = field(default_factory=dict)
 
     @property
     def count(self) -> int:
@@ -116,9 +111,3 @@ class FuzzCosts:
         if us > bound:
             what = f"{us:.0f} us for {len(payload)} bytes, more than {bound:.0f}"
             self.failures.append(Failure(where, what, payload))
-        self.signatures.setdefault((where, general(signature)), payload)
-
-
-def general(signature: str) -> str:
-    """A way of being read without what is particular to one payload."""
-    return _NUMBERS.sub("#", _QUOTED.sub("'…'", signature))[:160]

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.bench.client import StreamedAnswer, ask_all, unbounded
-from lab.benchmarks.serve.crowd import CrowdOutcome
-from lab.benchmarks.serve.daemons import END_WITHIN, QUICK_STATUS, with_broker
+from lab.benchmarks.serve.crowd import QUICK_STATUS, CrowdOutcome, with_broker
 from lab.benchmarks.serve.texts import Asked
 from lab.testbed.deployment import Daemon, LocalDeployment
 
+END_WITHIN = 90.0
+"""Seconds for a worker with sessions to end in order."""
 WAYS: dict[str, tuple[signal.Signals, tuple[str, ...]]] = {
     "SIGTERM, time to finish": (signal.SIGTERM, ("--drain", "60")),
     "SIGTERM, no time": (signal.SIGTERM, ("--drain", "0.5")),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import ask_all, unbounded
-from lab.benchmarks.serve.daemons import QUICK_STATUS, with_broker
+from lab.benchmarks.serve.crowd import QUICK_STATUS, with_broker
 from schemas.messages import MAX_AHEAD
 
 STREAMS = 1, 4, 8, 16

@@ -17,7 +17,7 @@ from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.benchmarks.serve.daemons import with_broker
+from lab.benchmarks.serve.crowd import with_broker
 from lab.testbed.deployment import Daemon, LocalDeployment
 from lab.testbed.family import Operator
 from schemas.status import WorkerStatus
