@@ -60,9 +60,5 @@ def test_real_daemons_whose_broker_is_killed(
     flags = ["--target", models["target"], "--draft", models["draft"], "--killed", "1.5", "--tries", "1"]
     assert main([*flags, "--lengths", "--streams", "3", "--tokens", "500"]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
-    assert {name: len(took) for name, took in found.items()} == {
-        "broker within 1.5 s": 3,
-        "broker after 1.5 s": 1,
-    }
+    assert {name: len(took) for name, took in found.items()} == {"broker within 1.5 s": 3}
     assert max(found["broker within 1.5 s"]) < 10.0
-    assert 0.0 < found["broker after 1.5 s"][0] < 10.0
