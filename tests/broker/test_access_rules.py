@@ -104,15 +104,15 @@ async def may_publish(link: Link, topic: str) -> bool:
     return True
 
 
-async def until_end(link: Link) -> set[str]:
-    """Topics that were delivered before the message that says that all have been."""
-    found: set[str] = set()
+async def until_end(link: Link) -> list[Inbound]:
+    """Messages that were delivered before the one that says that all have been."""
+    found: list[Inbound] = []
     async with asyncio.timeout(PATIENCE):
         async for event in link.events():
             if isinstance(event, Inbound):
                 if event.payload == b"end":
                     return found
-                found.add(event.topic)
+                found.append(event)
     raise AssertionError
 
 
@@ -143,7 +143,7 @@ async def test_read_and_share(secured: PrivateBroker, name: str, how: str) -> No
         for topic in WITNESSED:
             assert await may_publish(writers[min(TABLE[topic][0])], topic)
         await writers["pub"].publish("f1/h/end", b"end", qos=1)
-        found = {topic for topic in await until_end(link) if not topic.startswith("$SYS")}
+        found = {one.topic for one in await until_end(link) if not one.topic.startswith("$SYS")}
     bare = {one.split("/", 2)[2] if one.startswith("$share") else one for one in asked} | {"f1/h/+"}
     expected = allowed(name, "read") & {
         topic for topic in WITNESSED if any(matches(one, topic) for one in bare)
@@ -163,7 +163,7 @@ async def test_will(secured: PrivateBroker, name: str) -> None:
             await asyncio.to_thread(die_with_will, secured.port, name, topic)
         last = await connect(stack, secured, "pub", "last")
         await last.publish("f1/h/end", b"end", qos=1)
-        found = set().union(*[await until_end(link) for link in readers.values()])
+        found = {one.topic for link in readers.values() for one in await until_end(link)}
     assert found == allowed(name, "write") & set(topics)
 
 
@@ -210,13 +210,7 @@ async def test_nobody_takes_opens_from_the_workers_group(secured: PrivateBroker)
             await device.publish("f1/o/v1/alice", str(number).encode(), qos=1)
         publisher = await connect(stack, secured, "pub")
         await publisher.publish("f1/h/end", b"end", qos=1)
-        arrived = []
-        async with asyncio.timeout(PATIENCE):
-            async for event in worker.events():
-                if isinstance(event, Inbound):
-                    if event.payload == b"end":
-                        break
-                    arrived.append(int(event.payload))
+        arrived = [int(one.payload) for one in await until_end(worker)]
     assert arrived == list(range(sent))
 
 
@@ -232,14 +226,7 @@ async def test_whoever_knows_the_group_does_take_them(secured: PrivateBroker) ->
             await device.publish("f1/o/v1/alice", b"open", qos=1)
         publisher = await connect(stack, secured, "pub")
         await publisher.publish("f1/h/end", b"end", qos=1)
-        arrived = 0
-        async with asyncio.timeout(PATIENCE):
-            async for event in worker.events():
-                if isinstance(event, Inbound):
-                    if event.payload == b"end":
-                        break
-                    arrived += 1
-    assert arrived == 5
+        assert len(await until_end(worker)) == 5
 
 
 def test_mosquitto_has_nothing_to_say_against_the_file(secured: PrivateBroker) -> None:

@@ -256,12 +256,3 @@ def test_a_record_is_verified_from_the_root_key_on() -> None:
     ):
         with pytest.raises(RecordError, match="remove the file"):
             Follower(name, root, wrong)
-
-
-def test_a_follower_without_a_record_knows_nothing() -> None:
-    follower = Follower(FAMILY, ROOT.public)
-    assert acted_on(follower) is None
-    assert follower.keys is None
-    assert follower.record is None
-    assert not follower.waiting
-    assert follower.again(NOW) is None

@@ -199,6 +199,7 @@ LEFT_TO_TRANSFORMERS: dict[str, Callable[[Path], None]] = {
     "a template with a namespace": write("chat_template.jinja", "{% set ns = namespace(a=1) %}{{ ns.a }}"),
     "a template that writes JSON": write("chat_template.jinja", "{{ messages | tojson }}"),
     "a template with a foreign tag": write("chat_template.jinja", "{% generation %}x{% endgeneration %}"),
+    "more templates in a folder": lambda folder: (folder / "additional_chat_templates").mkdir(),
     "a broken template": write("chat_template.jinja", "{% if %}"),
 }
 
@@ -208,12 +209,6 @@ def test_what_might_differ_is_left_to_transformers(what: str, tmp_path: Path) ->
     path = save(tmp_path / "m", tiny_llama(), byte_level_tokenizer(("cat",), TEMPLATE))
     assert read_plainly(path) is not None
     LEFT_TO_TRANSFORMERS[what](path)
-    assert read_plainly(path) is None
-
-
-def test_more_templates_in_a_folder_are_left_to_transformers(tmp_path: Path) -> None:
-    path = save(tmp_path / "m", tiny_llama(), byte_level_tokenizer((), TEMPLATE))
-    (path / "additional_chat_templates").mkdir()
     assert read_plainly(path) is None
 
 

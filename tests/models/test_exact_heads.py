@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from flexspec_mq.models.heads.canary import canary_share
 from flexspec_mq.models.heads.files import read_full, read_lora
 from flexspec_mq.models.heads.head import FullHead, Head
 from flexspec_mq.models.invariance import proof_cache
-from flexspec_mq.models.invariance.proof import Provable, prove_head
+from flexspec_mq.models.invariance.proof import Proof, Provable, proving_head
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
@@ -29,6 +28,7 @@ from flexspec_mq.models.runner import ModelInput
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full, save_lora, with_lora
+from tests.models.tiny_packed import read_whole as read
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 ENGINES = ("exact", "packed")
@@ -90,13 +90,14 @@ def holding(engine: str, dtype: str, base: Path) -> tuple[Provable, dict[str, to
     return model, alone
 
 
-def read(model: Provable, text: Sequence[int], pieces: Sequence[int], name: str = "") -> torch.Tensor:
-    kv, rows = model.new_kv(), []
-    for piece in (*pieces, len(text)):
-        tokens = text[kv.length : kv.length + piece]
-        if tokens:
-            rows.append(model.forward([ModelInput(kv, tokens, len(tokens), name)]))
-    return torch.cat(rows)
+def prove_head(model: Provable, name: str) -> Proof:
+    steps = proving_head(model, name)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as ended:
+            proof: Proof = ended.value
+            return proof
 
 
 @pytest.mark.parametrize("engine", ENGINES)

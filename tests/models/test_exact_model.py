@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,13 +16,14 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.invariance.proof import Provable, prove
+from flexspec_mq.models.invariance.proof import prove
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
+from tests.models.tiny_packed import read_whole as read
 
 KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2", "qwen3")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
@@ -44,15 +44,6 @@ def exact(folder: Path, dtype: str) -> ExactModel:
 def transformers_own(folder: Path, dtype: str, shapes: Shapes) -> PackedModel:
     """transformers' modules, with products of the same shapes."""
     return PackedModel(load_target(folder, dtype=dtype, attn_implementation=register()).model, shapes)
-
-
-def read(model: Provable, text: Sequence[int], pieces: Sequence[int]) -> torch.Tensor:
-    kv, rows = model.new_kv(), []
-    for piece in (*pieces, len(text)):
-        tokens = text[kv.length : kv.length + piece]
-        if tokens:
-            rows.append(model.forward([ModelInput(kv, tokens, len(tokens))]))
-    return torch.cat(rows)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

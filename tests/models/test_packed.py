@@ -157,11 +157,6 @@ def test_shapes_are_what_products_need_here(dtype: torch.dtype) -> None:
     assert 64 <= shapes.value_block <= (64 if dtype == torch.float32 else 1024)
 
 
-def test_shapes_that_are_given_are_taken() -> None:
-    given = Shapes(4, 16, 4, 16, 16)
-    assert packed("all", torch.float32, given).shapes == given
-
-
 @given(st.integers(1, 500), st.integers(1, 32), st.none() | st.integers(32, 200))
 def test_every_piece_has_enough_rows(count: int, least: int, most: int | None) -> None:
     shapes = Shapes(least, most, 1, 64, 64)

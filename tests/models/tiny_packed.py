@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import PackedModel, register
@@ -75,4 +76,14 @@ def read(model: PackedModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable
             break
         rows.append(model.forward([ModelInput(kv, tokens, len(tokens))]))
         at += piece
+    return torch.cat(rows)
+
+
+def read_whole(model: Provable, text: Sequence[int], pieces: Sequence[int], head: str = "") -> torch.Tensor:
+    """Logits behind every id of the text, read in these pieces and what is left."""
+    kv, rows = model.new_kv(), []
+    for piece in (*pieces, len(text)):
+        tokens = text[kv.length : kv.length + piece]
+        if tokens:
+            rows.append(model.forward([ModelInput(kv, tokens, len(tokens), head)]))
     return torch.cat(rows)

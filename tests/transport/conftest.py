@@ -13,7 +13,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
-from tests.transport.proxy import proxy_to
+from tests.transport.proxy import Proxy, proxy_to
 
 _numbers = itertools.count()
 
@@ -54,3 +54,9 @@ async def world(request: pytest.FixtureRequest, mosquitto: PrivateBroker) -> Asy
         return
     async with proxy_to(mosquitto.host, mosquitto.port) as proxy:
         yield World("mosquitto", mqtt_link, "127.0.0.1", proxy.port, topic, proxy.cut)
+
+
+@pytest.fixture
+async def proxy(mosquitto: PrivateBroker) -> AsyncIterator[Proxy]:
+    async with proxy_to(mosquitto.host, mosquitto.port) as running:
+        yield running

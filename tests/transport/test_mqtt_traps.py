@@ -7,7 +7,6 @@ import signal
 import socket
 import statistics
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -41,12 +40,6 @@ def settings_for(port: int, client: str, topic: str = "", **more: Any) -> LinkSe
         port=port, client_id=client, subscriptions=subscriptions, backoff=0.02, backoff_max=0.1
     )
     return replace(base, **more)
-
-
-@pytest.fixture
-async def proxy(mosquitto: PrivateBroker) -> AsyncIterator[Proxy]:
-    async with proxy_to(mosquitto.host, mosquitto.port) as running:
-        yield running
 
 
 async def until_failed_attempts(link: Link, count: int) -> None:

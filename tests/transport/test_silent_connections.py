@@ -9,7 +9,6 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -46,12 +45,6 @@ def settings_for(port: int, client: str, topic: str = "", **more: Any) -> LinkSe
     return replace(
         LinkSettings(port=port, client_id=client, subscriptions=subscriptions, session_expiry=60), **more
     )
-
-
-@pytest.fixture
-async def proxy(mosquitto: PrivateBroker) -> AsyncIterator[Proxy]:
-    async with proxy_to(mosquitto.host, mosquitto.port) as running:
-        yield running
 
 
 @pytest.mark.parametrize("qos", [0, 1])

@@ -149,17 +149,6 @@ def prove(model: Provable, *, seed: int = 0, progress: Callable[[float], None] |
     return Proof(bad == 0, rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
 
 
-def prove_head(model: Provable, name: str, *, seed: int = 0) -> Proof:
-    """As `proving_head`, in one go."""
-    steps = proving_head(model, name, seed=seed)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as ended:
-            proof: Proof = ended.value
-            return proof
-
-
 def proving_head(model: Provable, name: str, *, seed: int = 0) -> Generator[float, None, Proof]:
     """Compare a head's rows alone, in other shapes, and packed with rows of the base and of other heads.
 
