@@ -193,12 +193,11 @@ def test_few_bits_are_near(rows: int, width: int, seed: int, shift: float) -> No
     drawn_ = np.random.default_rng(seed)
     weight = (drawn_.standard_normal((rows, width)) + shift).astype(np.float32)
     for bits, most in ((8, 0.01), (4, 0.13)):
-        few = round_to(bits, weight)
-        codes = few.codes if few.middles is None else unpaired(few.codes)
+        codes, scales, packed = round_to(bits, weight)
         middles: Any = 128
-        if few.middles is not None:
-            middles = unpaired(few.middles)[:, : few.scales.shape[1], None]
-        found = (codes.astype(np.float32) - middles) * few.scales[..., None]
+        if packed is not None:
+            codes, middles = unpaired(codes), unpaired(packed)[:, : scales.shape[1], None]
+        found = (codes.astype(np.float32) - middles) * scales[..., None]
         assert distance(found.reshape(rows, -1)[:, :width], weight) < most
 
 

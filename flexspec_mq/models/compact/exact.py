@@ -17,7 +17,8 @@ from torch.nn import functional
 from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain, Reordered
 from flexspec_mq.models.compact.mixed import HoldsHeads, joined
-from flexspec_mq.models.heads.head import FullHead
+from flexspec_mq.models.compact.tensors import MATRICES
+from flexspec_mq.models.heads.head import FullHead, module_shapes
 from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.batch import PackedBatch
 from flexspec_mq.models.kv import SessionKV
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
     Banks = dict[str, LoraBank]
     Additions = tuple[Banks, RowOwners]
-
-_PARTS = {"project": ("q", "k", "v"), "merge": ("o",), "widen": ("gate", "up"), "narrow": ("down",)}
-"""A layer's matrices, and the modules whose outputs lie behind one another in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,7 @@ class ExactModel(HoldsHeads):
                 if index not in self._layer_banks:
                     self._layer_banks[index] = self._new_banks()
                 for matrix, bank in self._layer_banks[index].items():
-                    parts = {i: modules[part] for i, part in enumerate(_PARTS[matrix]) if part in modules}
+                    parts = {i: modules[part] for i, part in enumerate(MATRICES[matrix]) if part in modules}
                     if parts:
                         bank.hold(name, parts)
             if head.lm_head is not None and not isinstance(head.lm_head, torch.Tensor):
@@ -155,13 +153,12 @@ class ExactModel(HoldsHeads):
 
     def _new_banks(self) -> Banks:
         """Empty banks for the matrices of a layer."""
-        shape, make, like = self.shape, self._addition, self._like
-        queries, keys = shape.queries * shape.head, shape.keys * shape.head
+        sizes = module_shapes(self.shape)
         return {
-            "project": LoraBank(shape.width, (queries, keys, keys), make, like),
-            "merge": LoraBank(queries, (shape.width,), make, like),
-            "widen": LoraBank(shape.width, (shape.inner, shape.inner), make, like),
-            "narrow": LoraBank(shape.inner, (shape.width,), make, like),
+            matrix: LoraBank(
+                sizes[parts[0]][1], [sizes[part][0] for part in parts], self._addition, self._like
+            )
+            for matrix, parts in MATRICES.items()
         }
 
     def _banks(self) -> Iterator[LoraBank]:

@@ -13,12 +13,14 @@ from flexspec_mq.models.compact.matrices import FourBits, Plain, Reordered, Stea
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
     HEAD,
+    MATRICES,
     NORM,
     HeadTensors,
     Tensors,
     layer_prefix,
     read_exact_layer,
 )
+from flexspec_mq.models.heads.head import full_name, module_shapes
 from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
@@ -131,24 +133,16 @@ class Checkpoint:
             )
 
     def _kinds(self) -> tuple[Kind, ...]:
-        shape, prefix = self.shape, layer_prefix(0)
-
-        def biased(*names: str) -> bool:
-            return any(f"{prefix}{name}_proj.bias" in self._tensors for name in names)
-
-        heads = shape.queries * shape.head
+        sizes = module_shapes(self.shape)
         kinds = {
             (
-                shape.width,
-                heads + 2 * shape.keys * shape.head,
-                biased("self_attn.q", "self_attn.k", "self_attn.v"),
-            ),
-            (heads, shape.width, biased("self_attn.o")),
-            (shape.width, 2 * shape.inner, biased("mlp.gate", "mlp.up")),
-            (shape.inner, shape.width, biased("mlp.down")),
-            (shape.width, shape.vocab_size, False),
+                sizes[parts[0]][1],
+                sum(sizes[part][0] for part in parts),
+                any(f"{layer_prefix(0)}{full_name(part)}.bias" in self._tensors for part in parts),
+            )
+            for parts in MATRICES.values()
         }
-        return tuple(sorted(kinds))
+        return tuple(sorted({*kinds, (self.shape.width, self.shape.vocab_size, False)}))
 
 
 def _prepare(weights: str, *, reordered: bool) -> Prepare:

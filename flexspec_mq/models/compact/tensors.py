@@ -13,16 +13,18 @@ from safetensors import SafetensorError, safe_open
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import WEIGHTS, weight_files
 from flexspec_mq.models.compact.matrices import Matrix
+from flexspec_mq.models.heads.head import MODULES, full_name, module_shapes
 from flexspec_mq.models.shape import Shape, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 FIRST_NORM, SECOND_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
 QUERY_NORM, KEY_NORM = "self_attn.q_norm.weight", "self_attn.k_norm.weight"
-_ATTENTION, _MLP = "self_attn.", "mlp."
+MATRICES = {"project": ("q", "k", "v"), "merge": ("o",), "widen": ("gate", "up"), "narrow": ("down",)}
+"""A layer's matrices, and the modules whose outputs lie behind one another in each."""
 
 Make = Callable[[torch.Tensor, "torch.Tensor | None", bool], Matrix]
 """Prepares a matrix from weights, bias, and whether it bears rounding well."""
@@ -174,12 +176,9 @@ def layer_prefix(index: int) -> str:
 
 def _names(shape: Shape) -> Iterator[str]:
     """Names of a layer's tensors, biases included."""
-    parts = [f"{_ATTENTION}{part}_proj" for part in "qkvo"] + [
-        f"{_MLP}{part}_proj" for part in ("gate", "up", "down")
-    ]
-    for part in parts:
-        yield f"{part}.weight"
-        yield f"{part}.bias"
+    for module in MODULES:
+        yield f"{full_name(module)}.weight"
+        yield f"{full_name(module)}.bias"
     yield FIRST_NORM
     yield SECOND_NORM
     if shape.head_norms:
@@ -195,29 +194,21 @@ def layer_weights(
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.
     """
-    queries, keys = shape.queries * shape.head, shape.keys * shape.head
+    sizes = module_shapes(shape)
 
-    def joined(width: int, **parts: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        names = [
-            f"{layer_prefix(index)}{_ATTENTION if part in 'qkvo' else _MLP}{part}_proj" for part in parts
-        ]
-        sizes = list(zip(names, parts.values(), strict=True))
+    def joined(parts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        named = [(f"{layer_prefix(index)}{full_name(part)}", sizes[part]) for part in parts]
         # A copy also of a single one: products from the file's own pages would start at any byte of a line.
-        weight = torch.cat([tensors.read(f"{name}.weight", (rows, width)) for name, rows in sizes])
-        if not any(f"{name}.bias" in tensors for name in names):
+        weight = torch.cat([tensors.read(f"{name}.weight", size) for name, size in named])
+        if not any(f"{name}.bias" in tensors for name, _ in named):
             return weight, None
         biases = [
-            tensors.read(f"{name}.bias", (rows,)) if f"{name}.bias" in tensors else torch.zeros(rows)
-            for name, rows in sizes
+            tensors.read(f"{name}.bias", size[:1]) if f"{name}.bias" in tensors else torch.zeros(size[0])
+            for name, size in named
         ]
         return weight, torch.cat(biases)
 
-    return {
-        "project": joined(shape.width, q=queries, k=keys, v=keys),
-        "merge": joined(queries, o=shape.width),
-        "widen": joined(shape.width, gate=shape.inner, up=shape.inner),
-        "narrow": joined(shape.inner, down=shape.width),
-    }
+    return {matrix: joined(parts) for matrix, parts in MATRICES.items()}
 
 
 def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:

@@ -5,7 +5,6 @@ Their weights are in few bits as ONNX Runtime's MatMulNBits reads them: blocks o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,32 +36,20 @@ _PIECE = 2048
 """Rows that are rounded at a time."""
 
 
-@dataclass(frozen=True, slots=True)
-class FewBits:
-    """A matrix [rows, width] in blocks.
+def round_to(bits: int, weight: Floats) -> tuple[Bytes, Floats, Bytes | None]:
+    """Round a matrix [rows, width] to 4 or 8 bits; a last block that is not full is filled with zeros.
 
-    Attributes:
-        bits: 4 or 8.
-        codes: uint8 [rows, blocks, bytes of a block]; of two codes in a byte the first is the low one.
-        scales: float32 [rows, blocks].
-        middles: uint8 [rows, bytes], the code that means zero, packed as the codes are; None when it is 128.
+    Returns:
+        Codes, uint8 [rows, blocks, bytes of a block], of two in a byte the low one first; scales, float32 [rows,
+        blocks]; and the codes that mean zero, uint8 [rows, bytes], packed as the codes are, None where it is 128.
     """
-
-    bits: int
-    codes: Bytes
-    scales: Floats
-    middles: Bytes | None
-
-
-def round_to(bits: int, weight: Floats) -> FewBits:
-    """Round a matrix [rows, width] to 4 or 8 bits; a last block that is not full is filled with zeros."""
     rows, width = weight.shape
     padded = np.pad(weight, ((0, 0), (0, -width % BLOCK))).reshape(rows, -1, BLOCK)
     parts = [_ROUNDERS[bits](padded[begin : begin + _PIECE]) for begin in range(0, rows, _PIECE)]
     codes, scales, middles = (np.concatenate(each) for each in zip(*parts, strict=True))
     if bits == 8:
-        return FewBits(8, codes, scales, None)
-    return FewBits(4, _pairs(codes), scales, _pairs(np.pad(middles, ((0, 0), (0, middles.shape[1] % 2)))))
+        return codes, scales, None
+    return _pairs(codes), scales, _pairs(np.pad(middles, ((0, 0), (0, middles.shape[1] % 2))))
 
 
 def _eight(blocks: Floats) -> tuple[Bytes, Floats, Bytes]:
@@ -136,10 +123,10 @@ class Graph:
 
     def product(self, name: str, x: str, weight: Floats, bits: int, bias: Floats | None = None) -> str:
         """Product of `x` [.., width] and the transposed weight [rows, width], which is rounded to 4 or 8 bits."""
-        few = round_to(bits, weight)
-        inputs = [x, self.constant(f"{name}.codes", few.codes), self.constant(f"{name}.scales", few.scales)]
-        if few.middles is not None:
-            inputs.append(self.constant(f"{name}.middles", few.middles))
+        codes, scales, middles = round_to(bits, weight)
+        inputs = [x, self.constant(f"{name}.codes", codes), self.constant(f"{name}.scales", scales)]
+        if middles is not None:
+            inputs.append(self.constant(f"{name}.middles", middles))
         if bias is not None:
             inputs += [""] * (5 - len(inputs)) + [self.constant(f"{name}.bias", bias)]
         rows, width = weight.shape
