@@ -45,18 +45,18 @@ class Api:
         if self.node.models.followed is None:
             return {name: Model(id=name, created=since) for name, since in sorted(self.versions().items())}
         return {
-            one.name: Model(
-                id=one.name,
-                created=one.since // 1000,
+            name: Model(
+                id=name,
+                created=since // 1000,
                 flexspec=ModelVersion(
-                    version=one.found.name,
-                    state=one.found.state.name.lower(),
-                    digest=one.found.digest.hex(),
-                    share=one.found.share,
-                    draft="independent" if one.found.base else "shared",
+                    version=found.name,
+                    state=found.state.name.lower(),
+                    digest=found.digest.hex(),
+                    share=found.share,
+                    draft="independent" if found.base else "shared",
                 ),
             )
-            for one in self.node.models.listed()
+            for name, since, found in self.node.models.listed()
         }
 
     def model(self, asked: str) -> Model:

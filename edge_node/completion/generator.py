@@ -12,12 +12,13 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
-from edge_node.completion.figures import figures_of
+from edge_node.completion.figures import Figures, plan_told
 from edge_node.completion.options import SEED_BITS, WHOLE_CONTEXT, conversation_key
 from edge_node.completion.prompts import encode, encode_prediction
 from edge_node.completion.service import Service
 from edge_node.generation import GenerationRequest
 from flexspec_mq.daemon.tasks import any_of, running
+from flexspec_mq.energy.model import per_hundred
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, TimeIsOver, WorkerError, WorkersBusy
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
     from edge_node.completion.decoding import Piece
-    from edge_node.completion.figures import Figures
     from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.completion.service import Waiting
     from edge_node.generation import Generation
@@ -170,15 +170,46 @@ class Writing:
             directory = self._by.node.directory
             self._exactness = directory.exactness(self.version)
             self._weights = directory.weights(self.version)
-        default_limit = self._encoded.limit if self._encoded.by_default else None
-        return figures_of(
-            self.generation,
-            self._service.target,
-            began=self._began,
-            first=self._first,
+        now, first, generation = time.monotonic(), self._first, self.generation
+        machine, counters = generation.machine, generation.machine.counters
+        seen, sampling = machine.observation, generation.request.sampling
+        tokens, writing = seen.committed, now - (first or now)
+        spent, planned = generation.spent(), machine.planned
+        return Figures(
+            prompt_tokens=len(generation.request.prompt),
+            tokens=tokens,
+            seconds=now - self._began,
+            first_token=None if first is None else first - self._began,
+            tokens_per_second=tokens / writing if writing > 0 else 0.0,
+            draft_length=0 if planned is None else planned.plan.draft_length,
+            plan=None if planned is None else plan_told(planned),
+            proposed=counters.proposed,
+            drafted=counters.judged,
+            accepted=counters.accepted,
+            looked_up=counters.looked_up_accepted,
+            worker_accepted=counters.worker_accepted,
+            rounds=counters.rounds,
+            tokens_per_round=tokens / counters.rounds if counters.rounds else 0.0,
+            rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,
+            bytes_up=generation.bytes_up,
+            bytes_down=generation.bytes_down,
+            bytes_per_token=(generation.bytes_up + generation.bytes_down) / tokens if tokens else 0.0,
+            polls=counters.polls,
+            reopens=counters.reopens,
+            energy_j=spent.joules,
+            energy_j_per_100=None if spent.joules is None else per_hundred(spent.joules, tokens),
+            energy_source=spent.source,
+            limits=[] if planned is None else list(planned.limits),
+            worker=machine.worker,
+            version=self._service.target.version,
+            digest=self._service.target.digest,
             exactness=self._exactness,
             weights=self._weights,
-            default_limit=default_limit,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            seed=sampling.seed,
+            default_limit=self._encoded.limit if self._encoded.by_default else None,
         )
 
     async def pieces(self) -> AsyncGenerator[list[Piece]]:

@@ -228,10 +228,6 @@ class WorkerDirectory:
         found = [self.compare(status) for status, _ in self._serving(version)]
         return min(found, key=lambda one: (bool(one.fatal), bool(one.harmless)), default=Difference())
 
-    async def wait_for(self, version: str, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for a worker of a version; tell whether one is online."""
-        return await self.wait_until(lambda: version in self.versions(), timeout)
-
     async def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait up to `timeout` seconds until the statuses of workers make something so; tell whether it is.
 

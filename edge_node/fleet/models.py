@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge_node.fleet.directory import versions_of
@@ -34,20 +33,6 @@ _log = logging.getLogger(__name__)
 
 class NoCatalogue(WorkerError):
     """The family's catalogue has not come yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """A name that can be asked for now, and what it means.
-
-    Attributes:
-        since: ms since the Unix epoch; since when a worker serves it.
-        found: the version, as the catalogue has it.
-    """
-
-    name: str
-    since: int
-    found: CatalogueVersion
 
 
 class Models:
@@ -99,18 +84,21 @@ class Models:
         """Whether the status of a worker says that it serves a version."""
         return self._directory.since(target) is not None
 
-    def listed(self) -> list[Listed]:
-        """Names of the family that have a worker; none without a family or catalogue."""
+    def listed(self) -> list[tuple[str, int, CatalogueVersion]]:
+        """Names of the family that have a worker, since when (ms since the Unix epoch), and the version that they mean.
+
+        None without a family or catalogue.
+        """
         if self.followed is None or (catalogue := self.followed.catalogue) is None:
             return []
-        found: list[Listed] = []
+        found: list[tuple[str, int, CatalogueVersion]] = []
         for name in naming.names(catalogue):
             version = (
                 naming.stable(catalogue) if name == catalogue.family else naming.resolve(catalogue, name, b"")
             )
             for one in (version, *_instead(catalogue, name)):
                 if (since := self._since(one)) is not None:
-                    found.append(Listed(name, since, one))
+                    found.append((name, since, one))
                     break
         return found
 
@@ -157,7 +145,7 @@ class Models:
 
     def _differences(self) -> list[Difference]:
         """Differences of the tokenizers of what can be asked for, of at least one version."""
-        versions = [one.found.name for one in self.listed()] or [self._own]
+        versions = [found.name for _, _, found in self.listed()] or [self._own]
         return [self._directory.difference(version) for version in versions]
 
     def _catalogue(self, followed: FamilyCatalogue) -> Catalogue:

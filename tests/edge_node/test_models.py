@@ -70,7 +70,7 @@ def test_the_family_goes_where_somebody_serves_it(
                 == asked.resolve(f"smol:{one.name}", key).version
                 == one.name
             )
-    listed = {one.name: one.found.name for one in asked.listed()}
+    listed = {name: found.name for name, _, found in asked.listed()}
     assert set(listed.values()) <= can
     assert {f"smol:{name}" for name in can} <= listed.keys()
 

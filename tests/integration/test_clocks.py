@@ -64,7 +64,7 @@ async def test_a_worker_is_known_again_at_once_after_its_clock_was_set(
         for clock in (0, by, 0):
             set_clock(monkeypatch, clock)
             async with worker_at(connect, "w-clock"):
-                assert await node.directory.wait_for("base", PATIENCE)
+                assert await node.directory.wait_until(lambda: "base" in node.directory.versions(), PATIENCE)
                 (known,) = node.directory.online()
                 assert abs(known.at - time.time() - clock) < PATIENCE
                 await check(node, [wanting(1)])

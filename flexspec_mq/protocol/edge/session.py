@@ -94,6 +94,9 @@ class EdgeSession:
     Attributes:
         counters: figures, to read.
         surprises: events that have no row in the state that they met.
+        finished: why the text ended; None while it goes on.
+        nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.
+        written: text that the worker of a session that is over holds, and another text could go on from.
 
     Raises:
         LocalProtocolError: the request can never be opened.
@@ -127,7 +130,7 @@ class EdgeSession:
         self._out: list[Effect] = []
         self._state = EdgeState.NEW
         self._online = True
-        self._finished: FinishReason | None = None
+        self.finished: FinishReason | None = None
         self._plan: Plan | None = None
         self._wanted: DraftRequest | None = None
         self._wanted_since = 0.0
@@ -138,8 +141,8 @@ class EdgeSession:
         self._asked = False  # polled because of a hole, and nothing new since
         self._failures = 0  # of the text or the worker, in a row
         self._undone = 0  # adoptions that ended in "unknown", in a row
-        self._nobody = False
-        self._written: Written | None = None
+        self.nobody = False
+        self.written: Written | None = None
 
     # What can be read
 
@@ -159,24 +162,9 @@ class EdgeSession:
         return self._text.committed
 
     @property
-    def finished(self) -> FinishReason | None:
-        """Why the text ended, or None while it goes on."""
-        return self._finished
-
-    @property
     def worker(self) -> str | None:
         """Adopted worker, whose status is worth watching now."""
         return self._peers.worker
-
-    @property
-    def nobody(self) -> bool:
-        """Whether the broker says that nobody listens to opens of the version, and no worker has answered since."""
-        return self._nobody
-
-    @property
-    def written(self) -> Written | None:
-        """Text that the worker of a session that is over holds, and another text could go on from."""
-        return self._written
 
     @property
     def plan(self) -> Plan:
@@ -418,7 +406,7 @@ class EdgeSession:
 
     def _verdict(self, now: float, verdict: Verdict) -> None:
         self._timers.heard(now)
-        self._nobody = False
+        self.nobody = False
         may = self._sender.lets_draft
         self._control.echoed(verdict, now)
         if verdict.worker is not None:
@@ -509,7 +497,7 @@ class EdgeSession:
     def _busy(self, now: float, error: Error) -> None:
         self._timers.heard(now)
         self.counters.busy += 1
-        self._nobody = False
+        self.nobody = False
         if error.attempt != self._peers.attempt:
             return
         if self._named:  # others may have room
@@ -592,7 +580,7 @@ class EdgeSession:
             self._timers.suspect(now)
 
     def _no_worker(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        self._nobody = True
+        self.nobody = True
 
     def _prefix_lost(self, now: float) -> None:
         if self._named:
@@ -609,7 +597,7 @@ class EdgeSession:
         self._online = False
 
     def _hopeless(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        why = failures.hopeless(self.version, nobody=self._nobody, queued=self._timers.queued)
+        why = failures.hopeless(self.version, nobody=self.nobody, queued=self._timers.queued)
         self._finish(FinishReason.FAILED, why)
 
     def _cancel(self, now: float) -> None:  # noqa: ARG002  the table's signature
@@ -620,12 +608,12 @@ class EdgeSession:
 
     def _finish(self, reason: FinishReason, error: FlexSpecError | None = None) -> None:
         self._state = EdgeState.DONE
-        self._finished = reason
+        self.finished = reason
         self._control.ended(*self._counts())
         holder = self._peers.worker
         if holder is not None and reason is not FinishReason.FAILED:
             held = self._text.chain.tokens(0, self._sender.held)
-            self._written = Written(holder, self._request.prompt + held)
+            self.written = Written(holder, self._request.prompt + held)
         for worker in self._peers.forget_all():
             if self._online:
                 self._close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))

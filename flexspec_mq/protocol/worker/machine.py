@@ -72,6 +72,9 @@ class WorkerMachine:
 
     Args:
         config: name and bounds of the worker.
+
+    Attributes:
+        draining: true if new sessions are refused; drained when `len` is 0 too. To be read only.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -82,7 +85,7 @@ class WorkerMachine:
         self._prefixes = PrefixStore(config)
         self._versions = dict(config.versions)
         self._retired: set[str] = set()
-        self._draining = False
+        self.draining = False
         self._stepped_at = -inf
         self._longest = 0.0
         self._out: list[WorkerEffect] = []
@@ -108,11 +111,6 @@ class WorkerMachine:
     def sessions(self) -> Mapping[SessionKey, WorkerSession]:
         """All that are kept, finished ones included; to be read only."""
         return self._sessions
-
-    @property
-    def draining(self) -> bool:
-        """Whether new sessions are refused; drained when `len` is 0 too."""
-        return self._draining
 
     @property
     def kept(self) -> int:
@@ -249,7 +247,7 @@ class WorkerMachine:
 
     def drain(self, now: float) -> list[WorkerEffect]:
         """Take no new sessions from now on. Sessions that are here go on to their end."""
-        self._draining = True
+        self.draining = True
         return self.tick(now)
 
     def release(self, now: float) -> list[WorkerEffect]:
@@ -334,7 +332,7 @@ class WorkerMachine:
 
     def _create(self, key: SessionKey, now: float, opening: Opening) -> None:
         message = opening.message
-        if self._draining:
+        if self.draining:
             self._busy(key, message, self._config.elsewhere_retry)
             return
         live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
