@@ -16,7 +16,7 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
-from flexspec_mq.drafting.settings import ENGINES, WEIGHTS
+from flexspec_mq.drafting.settings import ENGINES
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
@@ -104,10 +104,6 @@ class WorkerSettings(Section):
     ] = "auto"
     draft_engine: Annotated[
         str, Setting(help="what runs the draft: as --draft-engine of an edge", choices=ENGINES)
-    ] = "auto"
-    draft_weights: Annotated[
-        str,
-        Setting(help="of the draft, in the compact engine: as draft_weights of an edge", choices=WEIGHTS),
     ] = "auto"
     draft_rows: Annotated[
         str,

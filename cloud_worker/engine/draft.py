@@ -76,7 +76,6 @@ def choice(settings: WorkerSettings, draft: str) -> DraftSettings:
         dtype="bfloat16" if on_cpu else settings.dtype,
         threads=settings.threads,
         draft_engine=settings.draft_engine,
-        draft_weights=settings.draft_weights,
     )
 
 

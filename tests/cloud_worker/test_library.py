@@ -155,17 +155,6 @@ def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own()
     assert steps(library) == [RetireVersion("mine"), DropVersion("mine")]
 
 
-def test_a_worker_of_a_base_that_nobody_has_published_looks_at_the_familys_until_somebody_does() -> None:
-    library = Library("mine", "exact", OURS)
-    library.follow([version("v1")])
-    _, load = steps(library)
-    assert isinstance(load, LoadHead)
-    library.refused(load, "its base is another")
-    assert [one.state for one in library.statuses()] == ["ready", "refused"]
-    library.follow([version("v1"), CatalogueVersion("v2", VersionState.CANARY, DIGESTS[2], base=OURS)])
-    assert [one.name for one in library.statuses()] == ["mine", "v2"]
-
-
 class Following(RuleBasedStateMachine):
     """A worker that does what the library says, beside a catalogue and sessions that do what they like."""
 

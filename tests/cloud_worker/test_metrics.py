@@ -21,6 +21,7 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
 from tests.cloud_worker.test_prefix_reuse import START, edge, engine_of, turn
+from tests.cloud_worker.test_prefix_reuse import serving as working
 from tests.daemons import PATIENCE, FakeEngine, check, edge_at, link_to, until, wanting
 
 
@@ -55,25 +56,12 @@ def serving(daemon: CloudWorker, **where: Any) -> AbstractAsyncContextManager[in
     return probes.serving(WorkerMetrics(daemon).pages(), **where)
 
 
-@asynccontextmanager
-async def watched(
-    broker: PrivateBroker, worker: str, **options: object
-) -> AsyncIterator[tuple[CloudWorker, int]]:
-    settings = WorkerSettings(worker=worker, version=worker[:3], drain=PATIENCE)
-    daemon = CloudWorker(settings, engine_of(worker, **options))
-    link = LinkSettings(host=broker.host, port=broker.port, client_id=f"w-{worker}")
-    async with serving(daemon) as port:
-        run = asyncio.create_task(daemon.run(mqtt_link, link))
-        try:
-            await asyncio.wait_for(daemon.ready.wait(), PATIENCE)
-            yield daemon, port
-        finally:
-            daemon.stop()
-            await asyncio.wait_for(run, PATIENCE)
-
-
 async def test_the_figures_are_those_of_what_happened(mosquitto: PrivateBroker) -> None:
-    async with watched(mosquitto, "oa0", kv_bytes=2**30) as (daemon, port), edge(mosquitto, "oa0") as node:
+    async with (
+        working(mosquitto, "oa0", kv_bytes=2**30) as daemon,
+        serving(daemon) as port,
+        edge(mosquitto, "oa0") as node,
+    ):
         nothing = await figures(port)
         assert nothing["flexspec_worker_tokens_total"] == 0
         assert nothing["flexspec_worker_kv_bytes"] == 0

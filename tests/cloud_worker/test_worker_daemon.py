@@ -243,7 +243,6 @@ async def test_a_session_that_cannot_be_computed_fails_alone(caplog: pytest.LogC
 
 
 async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
-    answers: list[Inbound] = []
     rogue_settings = LinkSettings(client_id="rogue", subscriptions=(Subscription("f1/v/rogue"),))
     async with world() as (broker, (daemon,), node), broker.link(rogue_settings) as rogue:
         await rogue.wait_up()
@@ -262,11 +261,7 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
             assert generation.machine.counters.reopens == 0
         await rogue.publish("f1/d/w1/rogue", CODEC.encode(opening(9, fingerprint=bytes(16))), qos=1)
         async with asyncio.timeout(PATIENCE):
-            async for event in rogue.events():
-                if isinstance(event, Inbound):
-                    answers.append(event)
-                    if len(answers) == 2:
-                        break
+            answers = [event async for event in first(rogue.events(), 2)]
         assert daemon.kept == 0 or len(daemon.worker.machine) == 0
     read_back = [CODEC.decode(answer.payload) for answer in answers]
     assert [m.code for m in read_back if isinstance(m, Error)] == [ErrorCode.MALFORMED, ErrorCode.FINGERPRINT]
@@ -313,10 +308,8 @@ async def test_two_daemons_never_answer_each_others_noise_for_ever() -> None:
         await echo.wait_up()
         await echo.publish("f1/d/w1/echo", b"noise", qos=1)
         async with asyncio.timeout(PATIENCE):
-            async for event in echo.events():
-                if isinstance(event, Inbound):
-                    await echo.publish("f1/d/w1/echo", event.payload, qos=1)
-                    break
+            async for event in first(echo.events(), 1):
+                await echo.publish("f1/d/w1/echo", event.payload, qos=1)
         await until(lambda: daemon.worker.malformed == 2)
         assert echo.counters.received == 1
 

@@ -78,11 +78,6 @@ def test_who_may_be_back_soon_is_thought_of() -> None:
     assert len(sharing(waiting, dear, 64, away=60.0)) == 60
 
 
-def test_while_nothing_is_known_of_the_time_all_go() -> None:
-    waiting = [("a", session) for session in range(9)] + [("b", 1)]
-    assert len(sharing(waiting, lambda _: 0.0, 64)) == 10
-
-
 def test_it_is_known_how_long_others_are_away() -> None:
     presence = Presence()
     presence.observe({"a", "b"}, 1.0)
@@ -222,9 +217,3 @@ def test_after_texts_of_one_token_a_forward_a_prompt_is_read_in_large_pieces() -
         for _ in range(40):
             budget.observe(1, 0, 95.0)
     assert forwards <= 3 * (450 // 113 + 1) + 4
-
-
-def test_before_anything_is_known_the_least_is_read() -> None:
-    budget = PrefillBudget(most=128, least=8)
-    assert budget.spare(4, 0.1) == 8
-    assert budget.within(1.8) == 32
