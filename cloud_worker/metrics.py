@@ -46,8 +46,8 @@ _REFUSALS = {
 }
 
 
-class WorkerMetrics:
-    """Figures of one worker."""
+class WorkerMetrics(Collector):
+    """Figures of one worker: of its steps as they come, and what it counts anyway when somebody asks."""
 
     def __init__(self, worker: CloudWorker) -> None:
         self._worker = worker
@@ -71,7 +71,7 @@ class WorkerMetrics:
         self._fed = Histogram(
             "flexspec_worker_forward_tokens", "Tokens in one forward", buckets=_SIZES, registry=self.registry
         )
-        self.registry.register(_Counters(worker))
+        self.registry.register(self)
         worker.on_step = self._step
 
     def _step(self, result: StepResult, began: float) -> None:
@@ -105,15 +105,8 @@ class WorkerMetrics:
         why = self._worker.not_ready
         return Page(f"{why or 'ready'}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK)
 
-
-class _Counters(Collector):
-    """Makes metrics of what the worker counts anyway."""
-
-    def __init__(self, worker: CloudWorker) -> None:
-        self._worker = worker
-
     def collect(self) -> Iterator[Metric]:
-        """All of them, now."""
+        """Make metrics of what the worker counts anyway."""
         machine, counters = self._worker.machine, self._worker.machine.counters
         for name, what, table in (
             ("sessions", "Sessions by what became of them", _SESSIONS),

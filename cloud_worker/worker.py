@@ -225,7 +225,9 @@ class CloudWorker:
         self._publish_status(link)
         try:
             async with asyncio.timeout(self.settings.drain):
-                await self._until_empty()
+                while len(self.machine):
+                    self._emptied.clear()
+                    await self._emptied.wait()
         except TimeoutError:
             _log.warning("%d sessions did not end in time and go to other workers", len(self.machine))
         self._do(self.machine.release(time.monotonic()))
@@ -269,11 +271,6 @@ class CloudWorker:
         """Renew the retained status now."""
         if self._link is not None:
             self._publish_status(self._link)
-
-    async def _until_empty(self) -> None:
-        while len(self.machine):
-            self._emptied.clear()
-            await self._emptied.wait()
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
