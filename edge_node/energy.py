@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from flexspec_mq.energy.fit import DrawFit
-from flexspec_mq.energy.meters import find_meter
+from flexspec_mq.energy.meters import DrawFit, find_meter
 from flexspec_mq.energy.presets import built_in
 from flexspec_mq.energy.text import ModelledEnergy, ModelledText, Spent
 from flexspec_mq.errors import UsageError

@@ -1,4 +1,15 @@
-"""``flexspec-edge ask`` and ``batch``: texts of a node that runs for as long as the command."""
+"""``flexspec-edge ask`` and ``batch``: texts of a node that runs for as long as the command.
+
+Events while a text is written, as one JSON object a line, for programs that show it:
+
+| type | fields |
+|---|---|
+| `start` | `prompt_tokens`, `seed` |
+| `no_worker` | `version` that nobody serves, versions that are `online`, `seconds` that a worker is waited for |
+| `text` | `pieces`: [text, accepted] pairs; accepted tokens were the device's; `writers` of the pieces |
+| `stats` | live figures, see `Figures` |
+| `finish` | `reason`, `tokens` (ids), `text`, `stats`; with `error` and `hint` when it failed |
+"""
 
 from __future__ import annotations
 
@@ -9,13 +20,13 @@ import sys
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from rich.console import Console
 
-from edge_node.completion.events import events
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
-from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError
 from flexspec_mq.models.text import Turn, read_prompts, text_from_bytes
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.terminal.answer import Answer
@@ -23,10 +34,10 @@ from schemas.plan import LimitReport
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from edge_node.completion.generator import CompletionGenerator
-    from edge_node.completion.options import CompletionOptions
+    from edge_node.completion.generator import CompletionGenerator, Writing
+    from edge_node.completion.options import CompletionOptions, Prompt
 
     Command = Callable[[CompletionGenerator, CompletionOptions], Awaitable[None]]
 
@@ -128,3 +139,61 @@ def _nothing(_: dict[str, Any]) -> None: ...
 def _line(event: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
     sys.stdout.flush()
+
+
+Event = dict[str, Any]
+
+
+async def events(
+    generator: CompletionGenerator,
+    prompt: Prompt,
+    options: CompletionOptions,
+    tell: Callable[[Event], None],
+) -> AsyncGenerator[Event]:
+    """Write a text; yields what happens. Closing the iterator early cancels the text, up to the worker.
+
+    Args:
+        generator: writes it.
+        prompt: beginning of the text.
+        options: how.
+        tell: given a `no_worker` event, before any other.
+
+    Raises:
+        UsageError: the prompt is empty, or leaves no room in the context.
+        TimeIsOver: after its `finish` event.
+        FlexSpecError: what made it fail, after its `finish` event.
+    """
+
+    def waiting(version: str, online: list[str], seconds: float) -> None:
+        tell({"type": "no_worker", "version": version, "online": online, "seconds": seconds})
+
+    async with generator.writing(prompt, options, waiting) as writing:
+        figures = writing.figures()
+        yield {"type": "start", "prompt_tokens": figures.prompt_tokens, "seed": figures.seed}
+        text = ""
+        try:
+            async with aclosing(writing.pieces()) as parts:
+                async for pieces in parts:
+                    text += "".join(piece for piece, _ in pieces)
+                    yield {
+                        "type": "text",
+                        "pieces": [(piece, writer == "device") for piece, writer in pieces],
+                        "writers": [writer for _, writer in pieces],
+                    }
+                    yield {"type": "stats", **msgspec.to_builtins(writing.figures())}
+        except FlexSpecError as error:
+            over = isinstance(error, TimeIsOver)
+            found = _finish(writing, FinishReason.DEADLINE if over else FinishReason.FAILED, text)
+            yield found | {"error": error.message, "hint": error.hint}
+            raise
+        yield _finish(writing, writing.finish.reason, text)
+
+
+def _finish(writing: Writing, reason: FinishReason, text: str) -> Event:
+    return {
+        "type": "finish",
+        "reason": reason.value,
+        "tokens": list(writing.generation.machine.committed),
+        "text": text,
+        "stats": msgspec.to_builtins(writing.figures()),
+    }

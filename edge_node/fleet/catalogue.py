@@ -101,11 +101,6 @@ class FamilyCatalogue:
         return 0 if found is None else found.epoch + found.lifetime
 
     @property
-    def key_set(self) -> int:
-        """Serial of the key set; 0 before the first."""
-        return 0 if self._follower.keys is None else self._follower.keys.serial
-
-    @property
     def alarm(self) -> str:
         """Two different messages carried one number, both signed; empty if that was never seen."""
         return "" if self._follower.alarm is None else self._follower.alarm.detail

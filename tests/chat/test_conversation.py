@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from flexspec_mq.chat.conversation import NUMBERS, Conversation, Exchange, GenerationOptions
-from flexspec_mq.chat.figures import AnswerFigures, Totals, size
+from flexspec_mq.chat.session import AnswerFigures, Totals, size
 from flexspec_mq.chat.wire import pieces, read, refused
 from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
 from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge_node import energy as edge_energy
-from edge_node.completion.events import events
+from edge_node.cli.texts import events
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
 from edge_node.drafting import DrafterThread

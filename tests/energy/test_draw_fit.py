@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.energy.fit import DrawFit
+from flexspec_mq.energy.meters import DrawFit
 from flexspec_mq.energy.model import DevicePower
 from flexspec_mq.energy.presets import built_in
 from flexspec_mq.energy.radio import RadioPower
