@@ -9,8 +9,6 @@ from flexspec_mq.controller.explain import Explains
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.energy.text import ModelledEnergy
-from lab.simulator.channel.mqtt import Traffic
-from lab.simulator.channel.way import WayUse
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.cost import Measured
 from lab.simulator.recording import Recording
@@ -68,8 +66,6 @@ class Answer:
         rounds: verdicts that brought some.
         drafted: tokens that the device drafted, of use or not.
         judged, accepted: of these, decided by the target, and found right.
-        up, down: of the link.
-        traffic: traffic of MQTT.
         plans: plans with seconds after the asking; only where they changed.
         device_busy: seconds in which the device drafted.
         joules: joules of the device, with the tail that its last packet leaves; None where nobody asked.
@@ -85,9 +81,6 @@ class Answer:
     judged: int
     accepted: int
     device_busy: float
-    up: WayUse
-    down: WayUse
-    traffic: Traffic
     plans: tuple[tuple[float, Plan], ...]
     joules: float | None = None
     limits: tuple[LimitReport, ...] = ()

@@ -84,7 +84,7 @@ class SimulatedDevice:
         self._machine: EdgeSession | None = None
         self._tokens: list[int] = []
         self._drafting = False
-        self._online = True
+        self._controller.link.link_up(clock.now)
         self._alarm = Alarm(clock, self._tick)
         self._ended: Callable[[SimulatedText], None] = _nobody
 
@@ -120,8 +120,6 @@ class SimulatedDevice:
             request, self._policies(), self._rng, controller=self._controller, device=reading
         )
         self._machine = machine
-        if not self._online:
-            self._do(machine, machine.link_down(now))
         self._do(machine, machine.start(now))
 
     @property
@@ -144,20 +142,6 @@ class SimulatedDevice:
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
                 self.channel.send(send)
-
-    def link_up(self) -> None:
-        """The broker is reachable."""
-        self._online = True
-        self._controller.link.link_up(self._clock.now)
-        if self._machine is not None:
-            self._do(self._machine, self._machine.link_up(self._clock.now))
-
-    def link_down(self) -> None:
-        """The broker is out of reach."""
-        self._online = False
-        self._controller.link.link_down(self._clock.now)
-        if self._machine is not None:
-            self._do(self._machine, self._machine.link_down(self._clock.now))
 
     def acknowledged(self, qos: int, seconds: float, size: int) -> None:
         """The broker has a message of so many bytes, so long after it was handed to the link."""

@@ -19,7 +19,7 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.protocol.effects import Send
 from lab.simulator.answers import Answer, Policies, Setting, TracedPolicy
-from lab.simulator.channel.mqtt import SimulatedMqtt
+from lab.simulator.channel import SimulatedMqtt
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.device import SimulatedDevice
 from lab.simulator.recording import RecordedText, SimulatedText
@@ -115,18 +115,10 @@ class Simulation:
             self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
         )
         self._channel = SimulatedMqtt(
-            self._clock,
-            self._device,
-            self._worker,
-            setting.link,
-            setting.times.broker / 1000,
-            random.Random(f"{setting.seed} connects"),
+            self._clock, self._device, self._worker, setting.link, setting.times.broker / 1000
         )
         self._device.channel = self._channel
         self._replies[self._device.name] = self._channel.answer
-        self._device.link_down()
-        self._channel.connect()
-        self._until(lambda: self._channel.is_up)
         if setting.statuses:
             self._clock.at(0.0, self._hear_status)
         for number in range(setting.others):
@@ -144,7 +136,6 @@ class Simulation:
         Raises:
             FlexSpecError: it does not end.
         """
-        channel = self._channel
         began, drafted = self._clock.now, self._pace.total
         over = self.ask(text, begins_s)
         self._until(lambda: bool(over))
@@ -161,9 +152,6 @@ class Simulation:
             judged=counters.judged,
             accepted=counters.accepted,
             device_busy=self._pace.total - drafted,
-            up=channel.up.use,
-            down=channel.down.use,
-            traffic=channel.traffic,
             plans=tuple((at - began, plan) for at, plan in self._plans),
             joules=written.joules,
             limits=written.limits,

@@ -50,9 +50,6 @@ def test_every_text_is_the_recorded_one_over_every_link(name: str | None, policy
         assert answer.tokens in (LIMIT, LIMIT // 2 + 1)
         assert 0.0 < answer.first <= answer.seconds
         assert answer.accepted <= answer.judged <= answer.drafted
-        assert answer.up.bytes > answer.traffic.up > 0
-        assert answer.down.bytes > answer.traffic.down > 0
-        assert answer.traffic.sent == sum(answer.traffic.qos)
         assert [at for at, _ in answer.plans] == sorted(at for at, _ in answer.plans)
 
 
@@ -97,7 +94,6 @@ def test_drafts_cut_round_trips_where_they_are_long() -> None:
     assert seconds(streamed) < seconds(drafted) < 0.5 * seconds(asked)
     assert all(answer.accepted for answer in drafted)
     assert all(answer.device_busy > 0.0 for answer in drafted)
-    assert all(answer.traffic.breaks == 0 for answer in drafted)
 
 
 def test_a_worker_that_drafts_takes_fewer_rounds() -> None:
@@ -156,7 +152,7 @@ def test_a_worker_without_a_draft_may_look_up() -> None:
     assert rounds(True) < 0.5 * rounds(False)
 
 
-def test_a_text_goes_on_after_an_outage_that_broke_the_connection() -> None:
+def test_a_text_goes_on_after_an_outage() -> None:
     def figure(value: float) -> Figure:
         return Figure(value, "a test")
 
@@ -170,6 +166,5 @@ def test_a_text_goes_on_after_an_outage_that_broke_the_connection() -> None:
     )
     for answer in (before, within, after):
         assert answer.problem == ""
-    assert (before.traffic.breaks, after.traffic.breaks) == (1, 0)
     assert before.seconds > end - start > after.seconds
     assert within.seconds > end - start - 1.0

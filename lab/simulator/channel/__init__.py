@@ -1,1 +1,0 @@
-"""Channel between a simulated device and its worker: MQTT over TCP on a link."""
