@@ -109,21 +109,23 @@ class Listener:
     """Settings that Mosquitto is told as they are; `Setting.help` has the words."""
 
     host: Annotated[str, Setting(help="address to listen on")] = "127.0.0.1"
-    port: Annotated[int, Setting(help="to listen on; 0 lets `run` find a free one", between=(0, 65535))] = 0
+    port: Annotated[int, Setting(help="to listen on; 0 lets `run` find a free one", least=0, most=65535)] = 0
     insecure_anywhere: Annotated[bool, Setting(help="listen beyond this machine without TLS and users")] = (
         False
     )
     persistence: Annotated[
         bool, Setting(help="keep sessions across Mosquitto's crashes, written every 5 s")
     ] = False
-    max_inflight: Annotated[int, Setting(help="unacknowledged messages per client", between=(1, 65535))] = 200
+    max_inflight: Annotated[int, Setting(help="unacknowledged messages per client", least=1, most=65535)] = (
+        200
+    )
     max_queued: Annotated[
         int, Setting(help="messages that wait for a client that is away or slow", least=1)
     ] = 10_000
     max_queued_mb: Annotated[
         int, Setting(help="MB of messages that wait for one such client", unit="MB", least=1)
     ] = 64
-    max_packet: Annotated[int, Setting(help="bytes of one packet", between=(1024, 268_435_456))] = 262_144
+    max_packet: Annotated[int, Setting(help="bytes of one packet", least=1024, most=268_435_456)] = 262_144
     memory_mb: Annotated[
         int,
         Setting(

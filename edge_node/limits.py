@@ -38,7 +38,8 @@ class LimitOptions:
         Setting(
             help="percent of a full charge below which the device drafts nothing while it runs on its battery",
             unit="percent",
-            between=(1, 99),
+            least=1,
+            most=99,
             default="no limit",
         ),
     ] = None

@@ -110,17 +110,19 @@ class PlanOptions:
         Setting(
             help=f"K, tokens per batch, 0-{MAX_DRAFT_TOKENS}; policies that choose K themselves begin with it, and "
             "draft nothing on the device where it is 0",
-            between=(0, MAX_DRAFT_TOKENS),
+            least=0,
+            most=MAX_DRAFT_TOKENS,
         ),
     ] = 4
     in_flight: Annotated[
-        int, Setting(help=f"W, unanswered batches, 1-{MAX_IN_FLIGHT}", between=(1, MAX_IN_FLIGHT))
+        int, Setting(help=f"W, unanswered batches, 1-{MAX_IN_FLIGHT}", least=1, most=MAX_IN_FLIGHT)
     ] = 1
     qos: Annotated[
         int | None,
         Setting(
             help="MQTT quality of service, 0-2",
-            between=(0, 2),
+            least=0,
+            most=2,
             default="1 for what opens a text, then what costs least; with policy fixed 1",
         ),
     ] = None
@@ -128,7 +130,8 @@ class PlanOptions:
         int,
         Setting(
             help=f"tokens that the worker may write beyond what it knows us to have, 0-{MAX_AHEAD}",
-            between=(0, MAX_AHEAD),
+            least=0,
+            most=MAX_AHEAD,
         ),
     ] = 8
 
@@ -137,7 +140,8 @@ class PlanOptions:
         Setting(
             help="tokens that a worker with a draft may draft itself for one forward, out of --ahead, "
             f"0-{MAX_DRAFT_TOKENS}; it drafts as many as are worth their time",
-            between=(0, MAX_DRAFT_TOKENS),
+            least=0,
+            most=MAX_DRAFT_TOKENS,
         ),
     ] = 8
 

@@ -40,7 +40,7 @@ class ApiSettings(CompletionLimits):
     """
 
     api_host: Annotated[str, Setting(help="address that the API listens on")] = "127.0.0.1"
-    api_port: Annotated[int, Setting(help="its port; 0 takes a free one", between=(0, 65_535))] = 8080
+    api_port: Annotated[int, Setting(help="its port; 0 takes a free one", least=0, most=65_535)] = 8080
     api_key: Annotated[
         str | None,
         Setting(help="what clients must send as a bearer token; file and environment only", secret=True),
@@ -55,7 +55,6 @@ class ApiSettings(CompletionLimits):
         tuple[str, ...],
         Setting(
             help="names beside those of loopback by which clients may reach the API",
-            metavar="HOST",
             check=_host,
         ),
     ] = ()
@@ -63,7 +62,6 @@ class ApiSettings(CompletionLimits):
         tuple[str, ...],
         Setting(
             help="web pages that may use the API, for example https://example.org; '*' is all",
-            metavar="ORIGIN",
             check=_origin,
         ),
     ] = ()
@@ -71,7 +69,8 @@ class ApiSettings(CompletionLimits):
         int,
         Setting(
             help="connections of one address where the API listens beyond this machine; a proxy is one address",
-            between=(1, 65_535),
+            least=1,
+            most=65_535,
         ),
     ] = 64
     lenient: Annotated[

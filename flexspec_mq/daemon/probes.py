@@ -35,7 +35,7 @@ class MetricsOptions(Section):
 
     metrics_port: Annotated[
         int | None,
-        Setting(help="port for figures and probes; 0 takes a free one", between=(0, 65_535), default="off"),
+        Setting(help="port for figures and probes; 0 takes a free one", least=0, most=65_535, default="off"),
     ] = None
     metrics_host: Annotated[str, Setting(help="address that they listen on")] = "127.0.0.1"
     metrics_anywhere: Annotated[

@@ -23,16 +23,13 @@ class Setting:
         unit: the value's unit, for messages.
         least: smallest value.
         above: the value is larger than this.
-        most: largest value.
-        between: smallest and largest value, both allowed.
+        most: largest value; the smallest is 0 then, or `least`.
         choices: all values.
         check: raises `UsageError` about a value, for rules that the others cannot say.
         default: the default in words, where the value says too little or is drawn for each run.
-        title: stands for the key in messages.
         secret: never shown, and no flag: other users of a machine can read its command lines.
         replaces: another key that this one stands in for; a value for either hides those for both from
             sources of lower precedence.
-        metavar: stands for the value in the help.
         path_unless: words that a string may be which else is a path. In a file it is relative to that if
             it begins with a dot or lies there; else it may be a name on the model hub, a URL or a key. None for
             strings that are no path.
@@ -43,14 +40,11 @@ class Setting:
     least: float | None = None
     above: float | None = None
     most: float | None = None
-    between: tuple[int, int] | None = None
     choices: tuple[str, ...] = ()
     check: Callable[[Any], object] | None = None
     default: str = ""
-    title: str = ""
     secret: bool = False
     replaces: str = ""
-    metavar: str | None = None
     path_unless: tuple[str, ...] | None = None
 
     def verify(self, key: str, value: Any) -> None:
@@ -61,18 +55,16 @@ class Setting:
         """
         if value is None:
             return
-        named, unit = f"{self.title or key} {value}", f" {self.unit}" if self.unit else ""
+        unit = f" {self.unit}" if self.unit else ""
         # Written so that nan, which is neither less nor more, passes none of them.
-        if self.between is not None and not self.between[0] <= value <= self.between[1]:
-            raise UsageError(f"{named} is not between {self.between[0]} and {self.between[1]}")
+        if self.most is not None and not (self.least or 0) <= value <= self.most:
+            raise UsageError(f"{key} {value} is not between {self.least or 0:g} and {self.most:.15g}{unit}")
         if self.least is not None and not value >= self.least:
-            raise UsageError(f"{named} is less than {self.least:g}{unit}")
+            raise UsageError(f"{key} {value} is less than {self.least:g}{unit}")
         if self.above is not None and not value > self.above:
-            raise UsageError(f"{named} is not above {self.above:g}{unit}")
-        if self.most is not None and not value <= self.most:
-            raise UsageError(f"{named} is more than {self.most:.15g}{unit}")
+            raise UsageError(f"{key} {value} is not above {self.above:g}{unit}")
         if self.choices and value not in self.choices:
-            raise UsageError(f"{self.title or key} {value!r} is none of {', '.join(self.choices)}")
+            raise UsageError(f"{key} {value!r} is none of {', '.join(self.choices)}")
         if self.check is not None:
             for item in value if isinstance(value, tuple) else (value,):
                 self.check(item)

@@ -112,7 +112,6 @@ def add_flags(
             dest=key,
             default=argparse.SUPPRESS if inner else entry.default,
             nargs=0 if switch else None,
-            metavar=entry.setting.metavar,
             help=words.replace("%", "%%"),
         )
 

@@ -73,7 +73,6 @@ class LinkOptions:
             help="seconds without a connection before failing; inf is never",
             unit="seconds",
             above=0,
-            title="--give-up-after",
             default="never",
         ),
     ] = None

@@ -74,7 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words
         pytest.param(["ask", "hi", "--max-tokens", "0"], ["limit of 0 tokens"], id="no tokens"),
         pytest.param(["ask", "hi", "--broker", "nowhere"], ["not host:port", "127.0.0.1:1883"], id="broker"),
         pytest.param(["ask", "hi", "--edge", "a/b"], ["cannot stand in a topic"], id="edge name"),
-        pytest.param(["ask", "hi", "--give-up-after", "nan"], ["--give-up-after nan"], id="patience"),
+        pytest.param(["ask", "hi", "--give-up-after", "nan"], ["give_up_after nan"], id="patience"),
         pytest.param(
             ["ask", "hi", "--tls-key", "k"], ["--tls-key needs --tls-cert"], id="half a certificate"
         ),
@@ -95,7 +95,7 @@ def test_edge_usage(
         (["ask", "hi", "--top-p", "0"], "top_p 0.0 is not above 0"),
         (["ask", "hi", "--timeout", "0"], "a timeout of 0.0 s is over before it begins"),
         (["ask", "hi", "--ahead", "-1"], "ahead -1 is not between 0 and"),
-        (["ask", "hi", "--give-up-after", "0"], "--give-up-after 0.0 is not above 0 seconds"),
+        (["ask", "hi", "--give-up-after", "0"], "give_up_after 0.0 is not above 0 seconds"),
         (["batch", "/nowhere/at/all"], "/nowhere/at/all cannot be read: No such file"),
         (["batch", "/dev/null"], "/dev/null holds no prompt"),
     ],

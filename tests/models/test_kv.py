@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-from pathlib import Path
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.models.kv import GRAIN, SessionKV
+from tests.models.test_memory import resident
 
 LIKE = torch.empty(0, dtype=torch.bfloat16)
 IDS = st.lists(st.integers(0, 3), max_size=12)
@@ -81,8 +79,3 @@ def test_what_is_given_back_goes_back_to_the_system() -> None:
     full = resident()
     kv.give_back()
     assert full - resident() > 48_000_000
-
-
-def resident() -> int:
-    """Bytes of this process that are in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()

@@ -25,8 +25,8 @@ def _even(value: int) -> None:
 class Parts:
     number: Annotated[int, Setting(help="a number", unit="seconds", least=1, most=86_400)] = 1
     share: Annotated[float, Setting(help="a share", above=0)] = 0.5
-    even: Annotated[int, Setting(help="no odd one", check=_even)] = 2
-    window: Annotated[int, Setting(help="1-8", between=(1, 8))] = 1
+    even: Annotated[int, Setting(help="no odd one", least=0, check=_even)] = 2
+    window: Annotated[int, Setting(help="1-8", least=1, most=8)] = 1
     mode: Annotated[str, Setting(help="how", choices=("fast", "slow"))] = "fast"
     switch: Annotated[bool, Setting(help="on or off")] = False
     names: Annotated[tuple[str, ...], Setting(help="many")] = ()
@@ -135,8 +135,9 @@ def test_a_secret_has_no_flag_and_is_in_no_repr() -> None:
 @pytest.mark.parametrize(
     ("key", "text", "message"),
     [
-        ("NUMBER", "0", "number 0 is less than 1 seconds"),
-        ("NUMBER", "86401", "number 86401 is more than 86400 seconds"),
+        ("NUMBER", "0", "number 0 is not between 1 and 86400 seconds"),
+        ("NUMBER", "86401", "number 86401 is not between 1 and 86400 seconds"),
+        ("EVEN", "-2", "even -2 is less than 0"),
         ("SHARE", "nan", "share nan is not above 0"),
         ("EVEN", "3", "3 is odd"),
         ("WINDOW", "9", "window 9 is not between 1 and 8"),
@@ -157,7 +158,7 @@ def test_impossible_values_of_the_environment(key: str, text: str, message: str)
     [
         ("number = '2'", "number: '2' is not a whole number"),
         ("number = true", "number: True is not a whole number"),
-        ("number = 0", "number 0 is less than 1 seconds"),
+        ("number = 0", "number 0 is not between 1 and 86400 seconds"),
         ("names = 'a'", "names: 'a' is not a list of strings"),
         ("names = [1]", "names: [1] is not a list of strings"),
         ("secret = 5", "secret: the value is not a string"),
