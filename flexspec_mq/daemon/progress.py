@@ -73,8 +73,8 @@ def bars(*tasks: str, console: Console) -> Iterator[Tell]:
 
 
 @contextmanager
-def stages(*tasks: str) -> Iterator[Tell]:
-    """Bars on standard error if they can be drawn there, and the stages as whole lines otherwise.
+def stages() -> Iterator[Tell]:
+    """A bar on standard error if it can be drawn there, and the stages as whole lines otherwise.
 
     Other text that shall stay to be read is said after the block.
     """
@@ -85,7 +85,7 @@ def stages(*tasks: str) -> Iterator[Tell]:
         return
     from rich.console import Console
 
-    with bars(*tasks or ("",), console=Console(file=err)) as tell:
+    with bars("", console=Console(file=err)) as tell:
         yield tell
 
 

@@ -29,7 +29,8 @@ def add_base_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser
     base.set_defaults(func=_base)
     about = "checkpoint folder of the base (default: the default model)"
     base.add_argument("--base", default="default", metavar="FOLDER", help=about)
-    offline.add_path(base, "--out", "FOLDER", "to write; it must not be there yet", required=True)
+    about = "to write; it must not be there yet"
+    base.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=about)
     base.add_argument(
         "--dtype",
         choices=("bfloat16", "float16", "float32"),

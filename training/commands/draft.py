@@ -11,6 +11,7 @@ from pathlib import Path
 from flexspec_mq.daemon.main import run_subcommand
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
+from training import cli_common
 
 _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--step-tokens", 1024, "TOKENS", "answer tokens per optimizer step, at most"),
@@ -65,7 +66,7 @@ def _add_base(parser: argparse.ArgumentParser) -> None:
 def _add_delta(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
     """``--delta``."""
     text = "a trained delta" if required else "a trained delta (default: the one that ships)"
-    offline.add_path(parser, "--delta", "FILE", text, required=required)
+    cli_common.add_path(parser, "--delta", "FILE", text, required=required)
 
 
 def _add_temperatures(parser: argparse.ArgumentParser, text: str, *default: float) -> None:
@@ -87,11 +88,11 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     collect.set_defaults(func=_collect)
     _add_base(collect)
     about_head = "folder of a head: that version of the base writes"
-    offline.add_path(collect, "--head", "FOLDER", about_head)
+    cli_common.add_path(collect, "--head", "FOLDER", about_head)
     about_prompts = "JSON lines with `prompt`, or `turns` (the first counts)"
-    offline.add_path(collect, "--prompts", "FILE", about_prompts, many=True)
+    cli_common.add_path(collect, "--prompts", "FILE", about_prompts, many=True)
     about_out = "the rows to write (.npz); prompts that the target invented go beside it"
-    offline.add_path(collect, "--out", "FILE", about_out, required=True)
+    cli_common.add_path(collect, "--out", "FILE", about_out, required=True)
     _add_temperatures(collect, "temperatures, one after another", 0.0, 0.7, 1.0)
     about_limit = "answers at most, those of earlier runs included (default: all)"
     collect.add_argument("--limit", type=int, metavar="TEXTS", help=about_limit)
@@ -117,13 +118,13 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     train.set_defaults(func=_train)
     _add_base(train)
     about_text = "target-written rows, as `flexspec draft collect` writes them; several files are joined"
-    offline.add_path(train, "--text", "FILE", about_text, required=True, many=True)
+    cli_common.add_path(train, "--text", "FILE", about_text, required=True, many=True)
     about_head = "folder of a head: the draft is for that version of the base, which wrote the text"
-    offline.add_path(train, "--head", "FOLDER", about_head)
+    cli_common.add_path(train, "--head", "FOLDER", about_head)
     about_cache = "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"
-    offline.add_path(train, "--cache", "FOLDER", about_cache, required=True)
+    cli_common.add_path(train, "--cache", "FOLDER", about_cache, required=True)
     about_out = "the delta to write (.safetensors); the state to resume from goes beside it"
-    offline.add_path(train, "--out", "FILE", about_out, required=True)
+    cli_common.add_path(train, "--out", "FILE", about_out, required=True)
     add = train.add_argument
     about_layers = (
         f"backbone layers kept from the base (default: {LAYERS}, with --from-delta the earlier draft's)"
@@ -139,7 +140,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "go on from an earlier draft of the same base, with another text or a smaller backbone: its blocks are "
         "trained further, and below them the layers that --layers leaves out of its backbone"
     )
-    offline.add_path(train, "--from-delta", "FILE", about_earlier)
+    cli_common.add_path(train, "--from-delta", "FILE", about_earlier)
     add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
     add("--steps", type=int, metavar="N", help="budget in optimizer steps; makes the outcome reproducible")
     about_temperatures = (
@@ -163,8 +164,8 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     _add_base(evaluate)
     which = evaluate.add_mutually_exclusive_group()
     _add_delta(which)
-    offline.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
-    offline.add_path(evaluate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
+    cli_common.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
+    cli_common.add_path(evaluate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
     _add_temperatures(evaluate, "of both models' choices", 0.0, 0.7, 1.0)
     offline.add_numbers(
         evaluate,
@@ -184,8 +185,8 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     calibrate.set_defaults(func=_calibrate)
     _add_base(calibrate)
     _add_delta(calibrate, required=True)
-    offline.add_path(calibrate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
-    offline.add_path(calibrate, "--out", "FILE", "the delta to write (default: in place of the old one)")
+    cli_common.add_path(calibrate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
+    cli_common.add_path(calibrate, "--out", "FILE", "the delta to write (default: in place of the old one)")
     offline.add_numbers(calibrate, _LIMIT)
 
 
@@ -199,7 +200,7 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     pack.set_defaults(func=_pack)
     _add_base(pack)
     _add_delta(pack, required=True)
-    offline.add_path(pack, "--out", "FILE", "the packed delta to write", required=True)
+    cli_common.add_path(pack, "--out", "FILE", "the packed delta to write", required=True)
     pack.add_argument(
         "--bits", type=int, choices=(4, 8), default=4, help="bits of a weight (default: %(default)s)"
     )
@@ -216,7 +217,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.set_defaults(func=_export)
     _add_base(export)
     _add_delta(export)
-    offline.add_path(export, "--out", "FOLDER", "the folder to make", required=True)
+    cli_common.add_path(export, "--out", "FOLDER", "the folder to make", required=True)
     add = export.add_argument
     add("--onnx", action="store_true", help="write graphs for ONNX Runtime, and no checkpoint")
     about_weights = "with --onnx: mixed is 4 bits in MLPs and LM head and 8 in the attention (default: mixed)"
@@ -242,14 +243,14 @@ def _collect(args: argparse.Namespace) -> int:
         save_seconds=args.save_minutes * 60,
     )
     offline.prepare(args)
-    with offline.interruptible() as stop:
+    with cli_common.interruptible() as stop:
         rows = collect_text(
             CollectFiles(offline.base_path(args), tuple(args.prompts), args.out, args.head),
             config,
             stop.is_set,
         )
     if rows is None:
-        return offline.stopped(args.out)
+        return cli_common.stopped(args.out)
     offline.print_figures(
         {"rows": len(rows), "answer_tokens": int(rows.answer_len.sum()), "tokens": int(rows.length.sum())}
     )
@@ -282,7 +283,7 @@ def _train(args: argparse.Namespace) -> int:
     )
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta, args.head)
     offline.prepare(args)
-    with offline.interruptible() as stop:
+    with cli_common.interruptible() as stop:
         result = train_draft(
             files,
             config,
@@ -291,7 +292,7 @@ def _train(args: argparse.Namespace) -> int:
             calibration_rows=args.calibration_rows,
         )
     if result is None:
-        return offline.stopped(args.out)
+        return cli_common.stopped(args.out)
     offline.print_figures(result.figures())
     return 0
 

@@ -13,6 +13,7 @@ from flexspec_mq.daemon.main import run_subcommand
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest, file_entry
+from training import cli_common
 
 if TYPE_CHECKING:
     import argparse
@@ -51,8 +52,8 @@ def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
     about_base = "checkpoint folder of the base (default: the default model)"
     add("--base", default="default", metavar="FOLDER", help=about_base)
     about_data = 'JSON lines: {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", …}]}'
-    offline.add_path(train, "--data", "FILE", about_data, required=True)
-    offline.add_path(
+    cli_common.add_path(train, "--data", "FILE", about_data, required=True)
+    cli_common.add_path(
         train, "--out", "FOLDER", "the head to write; the state to resume from goes beside it", required=True
     )
     add("--full", action="store_true", help="tune all weights of the layers instead of LoRA")
@@ -312,10 +313,10 @@ def _train(args: argparse.Namespace) -> int:
         save_seconds=args.save_minutes * 60,
     )
     offline.prepare(args)
-    with offline.interruptible() as stop:
+    with cli_common.interruptible() as stop:
         made = train_head(config, options, stop.is_set)
     if made is None:
-        return offline.stopped(args.out)
+        return cli_common.stopped(args.out)
     size = sum(file.size for file in made.files)
     offline.print_figures({"head": str(args.out), "digest": digest(made.encode()).hex(), "bytes": size})
     return 0
