@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.scheduler import Scheduler
-from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.scheduling.allocation import Allocation
-from flexspec_mq.scheduling.draft_budget import DraftBudget
 from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL_SHARE
 from tests.cloud_worker.test_engine import GivenBudget, item, model_of
 
@@ -173,34 +169,6 @@ def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None
             scheduler.drop(key)
     assert seen["good", 1] == 12
     assert all(seen["evil", session] == 2 for session in range(6))
-
-
-def test_drafts_are_worth_as_much_beside_the_prompts_of_another_device() -> None:
-    """Forty prompts that waited to be read counted as forty sessions that wait for a forward."""
-    worth: list[int] = []
-
-    class Priced(DraftBudget):
-        def allocate(
-            self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0
-        ) -> Allocation:
-            learned = DraftBudget()
-            for count in range(1, 40):
-                learned.observe(1, count % 8, 30.0 + 2.0 * (count % 8))
-            made = learned.allocate(drafts, sessions, reading)
-            worth.append(sum(made.granted.values()))
-            return made
-
-    engine = ModelEngine(model_of(), budget=budget(), draft_budget=Priced())
-    scheduler = engine.scheduler
-    read(engine, prompt("good", 1, 5))
-    drafting = replace(prompt("good", 1, 5), draft=(1, 2, 3, 4))
-    scheduler.add(drafting)
-    engine.step()
-    for session in range(40):
-        scheduler.add(prompt("evil", session, 400))
-    scheduler.add(drafting)
-    engine.step()
-    assert worth[-2] >= worth[-1] >= 3
 
 
 def test_drafts_for_one_session_of_a_device_keep_its_others_waiting() -> None:
