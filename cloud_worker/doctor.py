@@ -11,10 +11,10 @@ from cloud_worker.wire import keys_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
 from flexspec_mq.doctor import statuses
-from flexspec_mq.doctor.checks import Check
+from flexspec_mq.doctor.checks import Check, on_thread
 from flexspec_mq.doctor.daemon import LOGIN, MODEL, NOBODY, NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.family import check_family
-from flexspec_mq.doctor.machine import check_folder, check_port, load_model, on_thread
+from flexspec_mq.doctor.machine import check_folder, check_port, load_model
 from flexspec_mq.doctor.processes import connected
 from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.errors import LinkError, LinkRefused, ModelError, UsageError

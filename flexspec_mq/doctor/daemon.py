@@ -12,14 +12,13 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import statuses
-from flexspec_mq.doctor.checks import Check, Finding, State, run_checks
-from flexspec_mq.doctor.machine import check_cache, check_packages, check_temp, on_thread
-from flexspec_mq.doctor.qualities import own_prefix, quality_checks
+from flexspec_mq.doctor.checks import Check, Finding, State, on_thread, run_checks
+from flexspec_mq.doctor.machine import check_cache, check_packages, check_temp
+from flexspec_mq.doctor.qualities import own_prefix, quality_checks, reach
 from flexspec_mq.doctor.watch import Listening, Watch
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
-from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, diagnose
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.messages import NO_SESSION
 
@@ -117,7 +116,7 @@ class DaemonDoctor:
         lost = ("the broker cannot be used", "the broker does not let us in")
         looking = f"looking for the broker at {address}"
         return [
-            Check(BROKER, self._reach, without=lost[0], doing=looking),
+            Check(BROKER, partial(reach, self.settings), without=lost[0], doing=looking),
             Check(LOGIN, self._log_in, (BROKER,), lost[1], "logging in, and listening for other daemons"),
             Check("name", self._check_name, (LOGIN,), turn=3),
         ]
@@ -126,14 +125,6 @@ class DaemonDoctor:
         """Row for what `flexspec-broker check` tries, once no model is being loaded: it measures a round trip."""
         doing = "trying the broker's qualities"
         return Check("qualities", self._check_qualities, (LOGIN,), doing=doing, turn=2)
-
-    async def _reach(self, report: Report) -> None:
-        cause = await on_thread(lambda: diagnose(self.settings))
-        if cause is not None and cause.fault != LOGIN_REFUSED:
-            report.fail(cause.fault, cause.detail, cause.advice)
-            return
-        how = "without TLS" if self.settings.tls is None else "over TLS, with a certificate that is trusted"
-        report.ok(f"{self.settings.address} speaks MQTT 5, {how}")
 
     async def _log_in(self, report: Report) -> None:
         user = self.settings.username

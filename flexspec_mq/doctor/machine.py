@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import platform
 import socket
 import tempfile
-import threading
-from concurrent.futures import Future
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from flexspec_mq.doctor.checks import on_thread
 from flexspec_mq.doctor.processes import who_listens
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import models_cache
@@ -35,25 +33,6 @@ _TAKEN = "taken"
 _PROBE_BYTES = 1_000_000
 _LITTLE_BYTES = 100_000_000
 """Free space below which a folder is about to be full."""
-
-
-async def on_thread(work: Callable[[], T]) -> T:
-    """Call `work` on a thread of its own, which ends with the process at the latest.
-
-    Unlike the event loop's executor, neither cancellation nor the end of the program waits for it: a check that hangs
-    must not keep the doctor from ending.
-    """
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()  # a cancelled wait is not told to it: its result is dropped
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001  raised again where it is awaited
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="doctor").start()
-    return await asyncio.wrap_future(done)
 
 
 def fits(version: str, bounds: SpecifierSet | str) -> bool:

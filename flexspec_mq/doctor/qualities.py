@@ -12,11 +12,11 @@ from dataclasses import replace
 from functools import partial
 
 from flexspec_mq.daemon.tasks import running
-from flexspec_mq.doctor.checks import Check, Report
+from flexspec_mq.doctor.checks import Check, Report, on_thread
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.connection import MqttConnection
-from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, Cause, diagnose
+from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, diagnose
 from flexspec_mq.transport.silence import Silence
 
 _LACKING, _POOR = "broker lacking", "broker slow or silent"
@@ -95,53 +95,30 @@ async def _probe(settings: LinkSettings) -> AsyncIterator[Probe]:
 
 def broker_checks(settings: LinkSettings, topic: str) -> list[Check]:
     """All checks of a broker: it answers, speaks MQTT 5, lets us in and has all qualities."""
-    cause: Cause | None = None
-    refused: LinkRefused | None = None
-
-    async def reach(report: Report) -> None:
-        nonlocal cause
-        cause = await asyncio.to_thread(diagnose, settings)
-        if cause is not None and not cause.reached:
-            report.fail(cause.fault, cause.detail, cause.advice)
-        else:
-            report.ok(settings.address)
-
-    async def speak(report: Report) -> None:
-        nonlocal refused
-        limits = "no limits announced"
-        if cause is not None and cause.fault != LOGIN_REFUSED:
-            report.fail(cause.fault, cause.detail, cause.advice)
-            return
-        try:
-            async with _probe(settings) as probe:
-                limits = _limits(probe) or limits
-        except LinkRefused as error:
-            refused = error
-        report.ok(limits)
-
-    async def login(report: Report) -> None:
-        if refused is None:
-            report.ok(settings.username or "anonymous")
-        else:
-            advice = "give --username and --password-file" if settings.username is None else refused.hint
-            report.fail("login refused", refused.message, advice)
-
     return [
-        Check("reachable", reach, without="the broker cannot be reached"),
-        Check("MQTT 5", speak, ("reachable",), without="it does not speak MQTT 5"),
-        Check("login", login, ("MQTT 5",), without="it does not let us in"),
+        Check("broker", partial(reach, settings), without="the broker cannot be used"),
+        Check("login", partial(_log_in, settings), ("broker",), "it does not let us in"),
         *quality_checks(settings, topic),
     ]
 
 
-def _limits(probe: Probe) -> str:
-    """Limits that the broker announced in its CONNACK, under the names of the standard."""
-    announced = (
-        ("ReceiveMaximum", probe.limits.receive_maximum, 65_535),
-        ("MaximumPacketSize", probe.limits.packet_size, None),
-        ("MaximumQoS", probe.limits.qos, 2),
-    )
-    return ", ".join(f"{name} {value}" for name, value, default in announced if value != default)
+async def reach(settings: LinkSettings, report: Report) -> None:
+    """Check name, TCP, TLS and MQTT 5, one after the other."""
+    cause = await on_thread(lambda: diagnose(settings))
+    if cause is not None and cause.fault != LOGIN_REFUSED:
+        report.fail(cause.fault, cause.detail, cause.advice)
+        return
+    how = "without TLS" if settings.tls is None else "over TLS, with a certificate that is trusted"
+    report.ok(f"{settings.address} speaks MQTT 5, {how}")
+
+
+async def _log_in(settings: LinkSettings, report: Report) -> None:
+    try:
+        async with _probe(settings):
+            report.ok(settings.username or "anonymous")
+    except LinkRefused as refused:
+        advice = "give --username and --password-file" if settings.username is None else refused.hint
+        report.fail("login refused", refused.message, advice)
 
 
 def quality_checks(settings: LinkSettings, topic: str) -> list[Check]:

@@ -50,8 +50,7 @@ async def test_ours_is_good(mosquitto: PrivateBroker) -> None:
     findings = await check(mosquitto.host, mosquitto.port)
     assert [f.name for f in findings if not is_ok(f)] == []
     assert set(by_name(findings)) == {
-        "reachable",
-        "MQTT 5",
+        "broker",
         "login",
         "retained messages",
         "shared subscriptions",
@@ -100,5 +99,5 @@ async def test_login_and_access_rules() -> None:
 async def test_what_speaks_no_mqtt_5(answer: bytes, advice: str) -> None:
     with answering(answer) as port:
         findings = by_name(await check("127.0.0.1", port, timeout=1.0))
-    assert not is_ok(findings["MQTT 5"])
-    assert advice in findings["MQTT 5"].advice
+    assert not is_ok(findings["broker"])
+    assert advice in findings["broker"].advice

@@ -150,7 +150,7 @@ def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:
     assert json.loads(programs.stdout)["ok"] is True
     nobody = run("check", "127.0.0.1:1")
     assert nobody.returncode == 1
-    assert "✗  reachable" in nobody.stdout
+    assert "✗  broker" in nobody.stdout
     assert run("check", "nonsense").returncode == 2
 
 
@@ -189,4 +189,4 @@ def test_bad_input_is_named(arguments: tuple[str, ...], said: str, code: int) ->
 def test_a_host_name_that_is_none_is_not_reachable() -> None:
     done = run("check", "a..b:1883")
     assert done.returncode == 1
-    assert "FAIL  reachable" in done.stdout
+    assert "✗  broker" in done.stdout
