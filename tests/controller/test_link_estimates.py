@@ -80,14 +80,6 @@ def test_a_constant_rate_is_found(rate: float) -> None:
     assert sorted(found)[20] == pytest.approx(rate, rel=0.3)
 
 
-def test_losses_count_the_more_the_less_was_seen_before() -> None:
-    fresh, old = Disconnects(), Disconnects()
-    connections(fresh, 20.0, 20.0)
-    connections(old, 3600.0, 20.0, 20.0)
-    assert fresh.rate > 1 / 80
-    assert 1 / 600 < old.rate < 1 / 200
-
-
 def test_time_without_a_connection_does_not_count() -> None:
     short, long = Disconnects(), Disconnects()
     connections(short, 50.0, 70.0, outage=1.0)

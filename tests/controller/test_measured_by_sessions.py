@@ -142,21 +142,6 @@ def test_a_round_gives_a_sample_of_all_that_it_shows() -> None:
     assert all((told[name].error or 0.0) > 0.0 for name in ("rtt", "queue_mean", "compute_mean"))
 
 
-def test_acceptance_is_told_by_place() -> None:
-    script = read(Controller(), Plan(4))
-    for _ in range(20):
-        script.draft(2, 2)
-        script.decide(3)
-    seen = script.seen
-    first, second, third, fourth = seen.acceptance[:4]
-    assert min(first, second) > 0.8
-    assert third < 0.25
-    assert script.machine._control.version.acceptance.known[3] == 0.0, (
-        "a place behind a wrong one was never tried"
-    )
-    assert third < fourth < second, "it is as all are together"
-
-
 def test_what_a_workers_own_drafts_give_is_told_where_it_may_draft() -> None:
     script = read(Controller(), Plan(0, ahead=8, worker_draft=8))
     for _ in range(4):

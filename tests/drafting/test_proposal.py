@@ -41,18 +41,6 @@ def test_a_guess_is_the_choice_with_its_probability(temperature: float) -> None:
     assert plain.confidence == USUAL.probability(features_of(logits, params, 9, 4)[1])
 
 
-def test_the_drafter_guesses_with_what_it_was_given() -> None:
-    model = packed("grouped", torch.float32)
-    params = SamplingParams(0.7, 0, 1.0, 5)
-    wanted = [asked(1, (3, 4, 5), params)]
-    (calibrated,) = ModelDrafter(model, max_context=64, proposer=proposer_of(CALIBRATION)).draft(wanted)
-    (plain,) = ModelDrafter(model, max_context=64).draft(wanted)
-    assert calibrated
-    assert plain
-    assert calibrated[0].token == plain[0].token
-    assert calibrated[0].confidence != plain[0].confidence
-
-
 def test_a_draft_that_was_right_is_surer_of_the_next_token() -> None:
     class Constant:
         """Logits that do not depend on the text."""

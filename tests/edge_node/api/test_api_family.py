@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.codec import Codec
 from flexspec_mq.transport.base import Inbound, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.status import EdgeStatus, VersionFigures
+from schemas.status import EdgeStatus
 from tests.daemons import PATIENCE, FakeEngine, until, worker_at
 from tests.edge_node.api.served import Served, expected, ids_of, links_to, served, shown
 from tests.edge_node.families import (
@@ -79,15 +80,24 @@ async def edge_status(broker: PrivateBroker, edge: str) -> EdgeStatus:
     raise AssertionError("the link ended")
 
 
-async def told(broker: PrivateBroker, edge: str, what: str) -> EdgeStatus:
-    """Wait until the status of an edge says something of its catalogue."""
+async def told(broker: PrivateBroker, edge: str, condition: Callable[[EdgeStatus], bool]) -> EdgeStatus:
+    """Wait for a status of an edge."""
     async with asyncio.timeout(PATIENCE):
         while True:
             status = await edge_status(broker, edge)
-            assert status.catalogue is not None
-            if what in (status.catalogue.state, status.catalogue.why.partition(":")[0]):
+            if condition(status):
                 return status
             await asyncio.sleep(0.1)
+
+
+def says(word: str) -> Callable[[EdgeStatus], bool]:
+    """Whether a status says this of its catalogue: its state, or why a message is not taken up."""
+
+    def condition(status: EdgeStatus) -> bool:
+        assert status.catalogue is not None
+        return word in (status.catalogue.state, status.catalogue.why.partition(":")[0])
+
+    return condition
 
 
 async def test_what_can_be_asked_for(mosquitto: PrivateBroker, tmp_path: Path) -> None:
@@ -199,7 +209,9 @@ async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_p
             assert retired.status_code == 404
             assert f"version {before} of {family.name} is retired" in retired.json()["error"]["message"]
             assert new.worker.machine.counters.opened == 2
-        status = await figures(mosquitto, api, 5)
+        status = await told(
+            mosquitto, api.node.name, lambda status: sum(one.answers for one in status.versions) >= 5
+        )
         by_name = {one.name: one for one in status.versions}
         assert {name: (one.answers, one.errors) for name, one in by_name.items()} == {
             before: (3, 0),
@@ -213,20 +225,6 @@ async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_p
         for field in ("drafted", "accepted", "tokens", "seconds"):
             line = f'flexspec_edge_version_{field}_total{{digest="{one.digest}",version="{before}"}}'
             assert await api.metric(line) > 0
-
-
-async def figures(broker: PrivateBroker, api: Served, answers: int) -> EdgeStatus:
-    """The edge's status, once it tells of so many answers."""
-
-    def count(found: tuple[VersionFigures, ...]) -> int:
-        return sum(one.answers for one in found)
-
-    async with asyncio.timeout(PATIENCE):
-        while True:
-            status = await edge_status(broker, api.node.name)
-            if count(status.versions) >= answers:
-                return status
-            await asyncio.sleep(0.1)
 
 
 async def test_what_is_refused_is_told_and_changes_nothing(mosquitto: PrivateBroker, tmp_path: Path) -> None:
@@ -259,7 +257,7 @@ async def test_what_is_refused_is_told_and_changes_nothing(mosquitto: PrivateBro
             await until(partial(more, known, reason, before))
             assert known.catalogue is not None
             assert known.catalogue.epoch == epoch
-        status = await told(mosquitto, api.node.name, "equivocation")
+        status = await told(mosquitto, api.node.name, says("equivocation"))
         assert status.catalogue is not None
         assert (status.catalogue.state, status.catalogue.epoch, status.catalogue.refused) == (
             "current",
@@ -322,7 +320,7 @@ async def test_months_later(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     async with served(mosquitto, version=last, family=family.followed(tmp_path, lambda: late)) as api:
         assert (await wrote(api))["model"] == last
         assert await api.metric("flexspec_edge_catalogue_expired") == 1
-        status = await told(mosquitto, api.node.name, "expired")
+        status = await told(mosquitto, api.node.name, says("expired"))
         assert status.catalogue is not None
         assert status.catalogue.expires < late
         # A device that has never seen it does not begin with it.
