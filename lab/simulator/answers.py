@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from flexspec_mq.controller.explain import Explains
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.energy.text import ModelledEnergy
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.cost import Measured
 from lab.simulator.recording import Recording
@@ -35,8 +34,6 @@ class Setting:
         worker: how the worker serves.
         others: more sessions at the worker, of devices that write one text after the other and reach the broker
             without the link.
-        energy: models what texts take out of the device; None leaves it.
-        statuses: the device hears the status of a worker, as a node that serves the API does.
         settle: seconds that these write before the first answer is asked for.
         seed: seed of all chance. Equal seeds meet equal channels, whatever the policy.
     """
@@ -48,8 +45,6 @@ class Setting:
     lookup: bool = True
     worker: WorkerKind = LIKE_OURS
     others: int = 0
-    energy: ModelledEnergy | None = None
-    statuses: bool = True
     settle: float = 5.0
     seed: int = 0
 
@@ -67,9 +62,6 @@ class Answer:
         drafted: tokens that the device drafted, of use or not.
         judged, accepted: of these, decided by the target, and found right.
         plans: plans with seconds after the asking; only where they changed.
-        device_busy: seconds in which the device drafted.
-        joules: joules of the device, with the tail that its last packet leaves; None where nobody asked.
-        limits: how those of its policy stood in the end.
     """
 
     problem: str
@@ -80,10 +72,7 @@ class Answer:
     drafted: int
     judged: int
     accepted: int
-    device_busy: float
     plans: tuple[tuple[float, Plan], ...]
-    joules: float | None = None
-    limits: tuple[LimitReport, ...] = ()
 
 
 class TracedPolicy:

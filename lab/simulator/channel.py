@@ -133,11 +133,6 @@ class SimulatedMqtt:
             self._broker, lambda: self._publish(self._down, self._up, qos, size, arrived, _nothing)
         )
 
-    def hear(self, topic: str, size: int) -> None:
-        """The broker has a retained message of so many bytes for the device, of no concern to its texts."""
-        whole = publish_size(topic, size, 1, None)
-        self._publish(self._down, self._up, 1, whole, partial(self._device.received, size), _nothing)
-
     def _publish(
         self,
         out: Impairment | None,

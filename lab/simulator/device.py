@@ -6,12 +6,9 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from flexspec_mq.codec import Codec
 from flexspec_mq.controller.controller import Controller
-from flexspec_mq.controller.observation import DeviceReading
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
-from flexspec_mq.energy.text import ModelledEnergy, ModelledText
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
@@ -44,7 +41,6 @@ class SimulatedDevice:
         pace: pace of the drafter.
         rng: jitter of its timers.
         request: seconds that a request takes before its session begins.
-        energy: models what texts take out of it; None leaves it.
 
     Attributes:
         channel: channel to its worker; set before the first text.
@@ -64,7 +60,6 @@ class SimulatedDevice:
         pace: Pace,
         rng: random.Random,
         request: float = 0.0,
-        energy: ModelledEnergy | None = None,
     ) -> None:
         self.name = name
         self.written: SimulatedText | None = None
@@ -75,9 +70,6 @@ class SimulatedDevice:
         self._pace = pace
         self._rng = rng
         self._request = request
-        self._energy = energy
-        self._spent: ModelledText | None = None
-        self._codec = Codec()
         self._controller = Controller()
         # As long as those of a node: numbers from a random start.
         self._sessions = rng.randrange(2**31, 2**32 - 2**16)
@@ -112,23 +104,9 @@ class SimulatedDevice:
             identity=self._recording.identity(text),
             prompt=text.prompt,
         )
-        reading = None
-        if self._energy is not None:
-            self._spent = self._energy.text(now)
-            reading = self._reading
-        machine = EdgeSession(
-            request, self._policies(), self._rng, controller=self._controller, device=reading
-        )
+        machine = EdgeSession(request, self._policies(), self._rng, controller=self._controller)
         self._machine = machine
         self._do(machine, machine.start(now))
-
-    @property
-    def _joules(self) -> float | None:
-        """Joules of the newest text."""
-        return None if self._spent is None else self._spent.spent(self._clock.now).joules
-
-    def _reading(self) -> DeviceReading:
-        return DeviceReading(self._joules)
 
     # What its channel tells
 
@@ -136,8 +114,6 @@ class SimulatedDevice:
         """A message has come. Messages of earlier texts are of no concern any more."""
         machine = self._machine
         if machine is not None and message.session == self._sessions:
-            if self._spent is not None:
-                self._spent.received(len(self._codec.encode(message)), self._clock.now)
             self._do(machine, machine.receive(message, self._clock.now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
@@ -157,8 +133,6 @@ class SimulatedDevice:
         finish: Finish | None = None
         for effect in effects:
             if isinstance(effect, Send):
-                if self._spent is not None:
-                    self._spent.sent(len(self._codec.encode(effect.message)), self._clock.now)
                 self.channel.send(effect)
             elif isinstance(effect, Commit):
                 self._tokens += effect.tokens
@@ -184,8 +158,6 @@ class SimulatedDevice:
             written.problem = "another text"
         written.counters = machine.counters
         written.ended = self._clock.now
-        written.joules = self._joules
-        written.limits = () if machine.planned is None else machine.planned.limits
         self._ended(written)
 
     def _draft(self, machine: EdgeSession) -> None:
@@ -203,8 +175,6 @@ class SimulatedDevice:
 
         def done() -> None:
             self._drafting = False
-            if self._spent is not None:
-                self._spent.drafted(spent)
             if machine is self._machine:
                 self._drafted(machine, wanted, found)
             if self._machine is not None:

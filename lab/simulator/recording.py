@@ -9,7 +9,6 @@ import msgspec
 
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters
 from schemas.messages import PROTOCOL_VERSION, Identity
-from schemas.plan import LimitReport
 
 
 class RecordedText(msgspec.Struct, frozen=True):
@@ -99,8 +98,6 @@ class SimulatedText:
         ended: when it was over.
         problem: why it is not what the target alone writes; empty if it is.
         counters: counters of the protocol.
-        joules: joules that it took out of the device; None where nobody asked.
-        limits: how those of its policy stood in the end.
     """
 
     text: RecordedText
@@ -109,8 +106,6 @@ class SimulatedText:
     ended: float = 0.0
     problem: str = ""
     counters: EdgeCounters = field(default_factory=EdgeCounters)
-    joules: float | None = None
-    limits: tuple[LimitReport, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -87,18 +87,15 @@ class Pace:
 
     Attributes:
         spent: seconds since it was asked last.
-        total: seconds in all.
     """
 
     def __init__(self, call: Callable[[DraftForward], float]) -> None:
-        self.spent = self.total = 0.0
+        self.spent = 0.0
         self._call = call
 
     def spend(self, forward: DraftForward) -> None:
         """A forward takes its time."""
-        seconds = self._call(forward) / 1000
-        self.spent += seconds
-        self.total += seconds
+        self.spent += self._call(forward) / 1000
 
 
 class _Read:

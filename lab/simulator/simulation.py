@@ -9,37 +9,30 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from functools import partial
 
-from flexspec_mq import topics
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.protocol.effects import Send
 from lab.simulator.answers import Answer, Policies, Setting, TracedPolicy
 from lab.simulator.channel import SimulatedMqtt
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.device import SimulatedDevice
 from lab.simulator.recording import RecordedText, SimulatedText
 from lab.simulator.replayed_drafter import Pace, ReplayedDrafter
-from lab.simulator.worker import NAME, VERSION, SimulatedWorker
+from lab.simulator.worker import SimulatedWorker
 
 DEVICE_PREFILL = 256
 """Tokens of a prompt that one forward of a device's draft reads."""
 _SETTLES = 2.0
 """Seconds after an answer for its session to end at the worker."""
-_STATUS_BYTES, _STATUS_EVERY = 340, 10.0
-"""Payload of the status of a worker with a draft, and seconds from one to the next."""
 _LONGEST = 3600.0
 """Seconds of simulated time for an answer."""
 
 
-def new_device(
-    clock: SimulatedClock, setting: Setting, name: str, policies: Policies
-) -> tuple[SimulatedDevice, Pace]:
-    """A device of a setting, without its channel, and the pace of its drafts.
+def new_device(clock: SimulatedClock, setting: Setting, name: str, policies: Policies) -> SimulatedDevice:
+    """A device of a setting, without its channel.
 
     Args:
         clock: clock of the simulation.
@@ -54,7 +47,7 @@ def new_device(
         drafter = ReplayedDrafter(recording, pace.spend, prefill=DEVICE_PREFILL)
         if setting.lookup:
             drafter = HybridDrafter(drafter, PromptLookupDrafter(max_context=recording.max_context))
-    device = SimulatedDevice(
+    return SimulatedDevice(
         clock,
         name,
         recording,
@@ -63,31 +56,7 @@ def new_device(
         pace=pace,
         rng=random.Random(f"{setting.seed} {name}"),
         request=times.request / 1000,
-        energy=setting.energy,
     )
-    return device, pace
-
-
-class _DirectChannel:
-    """A device's way to its worker that takes a constant time and loses nothing.
-
-    Args:
-        clock: clock of the simulation.
-        edge: the device's name.
-        worker: worker at its end.
-        way: seconds of a message.
-    """
-
-    def __init__(self, clock: SimulatedClock, edge: str, worker: SimulatedWorker, way: float) -> None:
-        self._clock = clock
-        self._edge = edge
-        self._worker = worker
-        self._way = way
-
-    def send(self, send: Send) -> None:
-        """Publish a message of the device's machine."""
-        version = VERSION if send.to_worker is None else None
-        self._clock.at(self._way, partial(self._worker.receive, self._edge, send.message, send.qos, version))
 
 
 class Simulation:
@@ -111,7 +80,7 @@ class Simulation:
             setting.worker,
             lambda edge, message, qos: self._replies[edge](message, qos),
         )
-        self._device, self._pace = new_device(
+        self._device = new_device(
             self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
         )
         self._channel = SimulatedMqtt(
@@ -119,8 +88,6 @@ class Simulation:
         )
         self._device.channel = self._channel
         self._replies[self._device.name] = self._channel.answer
-        if setting.statuses:
-            self._clock.at(0.0, self._hear_status)
         for number in range(setting.others):
             self._begin_other(number, others or policies)
         if setting.others:
@@ -136,7 +103,7 @@ class Simulation:
         Raises:
             FlexSpecError: it does not end.
         """
-        began, drafted = self._clock.now, self._pace.total
+        began = self._clock.now
         over = self.ask(text, begins_s)
         self._until(lambda: bool(over))
         self.settle()
@@ -151,10 +118,7 @@ class Simulation:
             drafted=counters.proposed,
             judged=counters.judged,
             accepted=counters.accepted,
-            device_busy=self._pace.total - drafted,
             plans=tuple((at - began, plan) for at, plan in self._plans),
-            joules=written.joules,
-            limits=written.limits,
         )
 
     @property
@@ -189,20 +153,13 @@ class Simulation:
         while key in self._worker.machine.sessions and clock.next <= ends:
             clock.step()
 
-    def _hear_status(self) -> None:
-        """The status of a worker, which an edge node that serves an API hears every few seconds."""
-        self._channel.hear(topics.worker_status_topic(NAME), _STATUS_BYTES)
-        self._clock.at(_STATUS_EVERY, self._hear_status)
-
     def _begin_other(self, number: int, policies: Policies) -> None:
         """A device that writes one text after the other, for ever."""
         setting = self._setting
-        device, _ = new_device(self._clock, setting, f"other{number}", policies)
-        way = setting.times.broker / 1000
-        device.channel = _DirectChannel(self._clock, device.name, self._worker, way)
-        self._replies[device.name] = lambda message, _qos: self._clock.at(
-            way, partial(device.receive, message)
-        )
+        device = new_device(self._clock, setting, f"other{number}", policies)
+        channel = SimulatedMqtt(self._clock, device, self._worker, None, setting.times.broker / 1000)
+        device.channel = channel
+        self._replies[device.name] = channel.answer
         rng = random.Random(f"{setting.seed} texts {number}")
 
         def go_on(_written: SimulatedText | None = None) -> None:

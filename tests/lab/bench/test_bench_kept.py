@@ -101,9 +101,3 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, text: str) -> None:
     (tmp_path / file).write_text(text, "utf-8")
     with pytest.raises(UsageError, match=r"damaged|another run"), folder_of_run(tmp_path, FACTS):
         pass
-
-
-def test_a_file_in_the_folders_place_is_named(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("", "utf-8")
-    with pytest.raises(UsageError, match="cannot be used"), folder_of_run(tmp_path / "run", FACTS):
-        pass

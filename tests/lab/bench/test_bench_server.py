@@ -73,12 +73,6 @@ def test_what_is_waited_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all("lists no model yet" in line for line in said)
 
 
-def test_one_that_never_lists_any_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(other, "_LISTS_WITHIN", 1.0)
-    with pytest.raises(FlexSpecError, match="lists no model at /v1/models"):
-        asyncio.run(answered(("sleep", "60"), []))
-
-
 @pytest.mark.parametrize("way", ["broken", "torn"])
 def test_a_stream_that_breaks_off_is_an_answer_that_failed(way: str) -> None:
     ((found, _),) = asyncio.run(answered((*WORDS, way), ["one two"]))
@@ -90,12 +84,6 @@ def test_an_answer_of_untold_length_is_an_error() -> None:
     ((found, _),) = asyncio.run(answered((*WORDS, "silent"), ["one two"]))
     assert found["text"] == "one two "
     assert "how many tokens" in found["error"]
-
-
-def test_an_edge_node_that_leaves_something_out_is_no_other_server() -> None:
-    told = {"text": "a", "seconds": 1.0, "first": 0.5, "usage": {"completion_tokens": 1, "flexspec": {}}}
-    with pytest.raises(KeyError, match="proposed"):
-        Sample.of_answer(0, "c", "streaming", told, Costs(None, None, 0, 0))
 
 
 def test_what_a_server_does_not_tell_is_left_open() -> None:

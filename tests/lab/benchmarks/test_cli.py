@@ -46,10 +46,6 @@ def last_json(text: str) -> dict[str, Any]:
     return found
 
 
-def test_the_commands_are_found() -> None:
-    assert {"acceptance", "answers", "engine", "transport"} <= set(COMMANDS)
-
-
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(command, "--help", monkeypatch) == 0

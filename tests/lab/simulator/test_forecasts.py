@@ -78,7 +78,6 @@ def simulated(choice: Drafting, forward: float, token: float, round_trip: float)
         times=times,
         link=steady(round_trip),
         worker=WorkerKind(rationed=False, lookup=False),
-        statuses=False,
     )
     plan = Plan(choice.length, choice.window, ahead=64 if choice.ahead else 0)
     answers = simulate(setting, lambda: FixedPolicy(plan))

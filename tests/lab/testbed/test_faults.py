@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from flexspec_mq.transport.base import LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
 from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Fault, Hop, Scope, through
 from lab.testbed.memory_broker import MemoryBroker
-from tests.transport.proxy import proxy_to
 from tests.transport.reading import PATIENCE, Reader
 
 UP = Hop(Direction.UP, "edge", "f1/d/w/edge", b"x", lambda _reason: None)
@@ -124,36 +122,3 @@ async def test_a_cut_loses_the_connection_and_what_was_under_way() -> None:
         await reader.wait_for(LinkUpEvent)
         await writing.publish("s/x", b"later", qos=1)
         assert await reader.payload() == b"later"
-
-
-async def test_the_proxy_forwards_cuts_stalls_and_delays() -> None:
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while chunk := await reader.read(100):
-            writer.write(chunk)
-        writer.close()
-
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    loop = asyncio.get_running_loop()
-    async with server, proxy_to("127.0.0.1", port) as proxy:
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
-        writer.write(b"one")
-        assert await reader.readexactly(3) == b"one"
-        proxy.delay = 0.05
-        start = loop.time()
-        writer.write(b"two")
-        assert await reader.readexactly(3) == b"two"
-        assert loop.time() - start >= 0.1  # there and back
-        proxy.delay = 0.0
-        proxy.stall()
-        writer.write(b"three")
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
-                await reader.readexactly(1)
-        proxy.resume()
-        assert await reader.readexactly(5) == b"three"
-        proxy.cut()
-        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
-            await reader.readexactly(1)
-        writer.transport.abort()
-        assert proxy.connections == 1

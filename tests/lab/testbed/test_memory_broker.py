@@ -6,18 +6,16 @@ import asyncio
 
 import pytest
 
-from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     NOT_AUTHORIZED,
-    Inbound,
     LinkDownEvent,
     LinkSettings,
     LinkUpEvent,
-    Outbound,
     Subscription,
     Will,
 )
-from lab.testbed.memory_broker import OFFLINE_QUEUE, MemoryBroker
+from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.reading import PATIENCE, Reader
 
 
@@ -42,20 +40,6 @@ async def test_an_absent_member_of_a_share_keeps_its_turn_and_a_share_gets_nothi
             async with broker.link(away_settings) as back:
                 away_got = await Reader(back).payloads(2)
             assert sorted([*here_got, *away_got]) == [bytes((i,)) for i in range(4)]
-
-
-async def test_a_full_offline_queue_drops_the_newest_and_counts() -> None:
-    broker = MemoryBroker()
-    async with broker.link(settings_for("edge", "v", expiry=60)) as link:
-        await link.wait_up(PATIENCE)
-    async with broker.link(settings_for("worker")) as worker:
-        await worker.wait_up(PATIENCE)
-        for i in range(OFFLINE_QUEUE + 5):
-            await worker.publish("v", i.to_bytes(2, "big"), qos=1)
-    assert broker.dropped == 5
-    async with broker.link(settings_for("edge", "v", expiry=60)) as link:
-        got = await Reader(link).payloads(OFFLINE_QUEUE)
-    assert got == [i.to_bytes(2, "big") for i in range(OFFLINE_QUEUE)]
 
 
 async def test_time_ends_messages_and_sessions() -> None:
@@ -96,14 +80,6 @@ async def test_a_crash_forgets_and_an_orderly_stop_does_not() -> None:
         broker.start()
         await reader.wait_for(LinkUpEvent)
         assert broker.retained("r") is None
-
-
-async def test_a_stopped_broker_is_given_up_on_request() -> None:
-    broker = MemoryBroker()
-    broker.stop()
-    async with broker.link(LinkSettings(client_id="cli", give_up_after=0.02)) as link:
-        with pytest.raises(LinkError, match="not running"):
-            await link.wait_up(PATIENCE)
 
 
 async def test_access_rules_and_refusals() -> None:
@@ -149,25 +125,3 @@ async def test_a_delayed_will_is_called_off_by_a_return_in_time() -> None:
     async with asyncio.timeout(PATIENCE):
         while broker.retained("s") is None:  # noqa: ASYNC110  a timer has no event
             await asyncio.sleep(0.005)
-
-
-async def test_a_cut_at_the_birth_is_survived() -> None:
-    broker = MemoryBroker()
-    births = 0
-
-    def birth() -> tuple[Outbound, ...]:
-        nonlocal births
-        births += 1
-        if births == 1:
-            broker.cut("b")
-        return (Outbound("s", b"%d" % births, 1, True),)
-
-    async with broker.link(
-        LinkSettings(client_id="b", birth=birth, subscriptions=(Subscription("s"),))
-    ) as link:
-        await link.wait_up(PATIENCE)
-        assert births == 2
-        assert link.counters.connects == 1
-        reader = Reader(link)
-        while (await reader.wait_for(Inbound)).payload != b"2":
-            pass

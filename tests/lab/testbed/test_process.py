@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.process import Process, Processes, running
+from lab.testbed.process import Processes, running
 
 pytestmark = pytest.mark.alone
 
@@ -60,19 +60,6 @@ async def test_a_child_answers_and_is_ended() -> None:
     assert gone(pid)
 
 
-async def test_children_end_when_the_body_fails() -> None:
-    pids = []
-
-    async def half_way() -> None:
-        async with running("echo", code(ECHO)) as child:
-            pids.append((await child.event(lambda event: "pid" in event, 20))["pid"])
-            raise RuntimeError("half-way")
-
-    with pytest.raises(RuntimeError, match="half-way"):
-        await half_way()
-    assert gone(pids[0])
-
-
 async def test_one_that_does_not_listen_is_killed() -> None:
     async with running("mule", code(STUBBORN)) as child:
         await child.event(lambda event: "pid" in event, 20)
@@ -105,21 +92,6 @@ async def test_a_child_that_dies_is_an_error_with_its_last_words() -> None:
     assert child.said == "no rhyme\n"
 
 
-async def test_what_it_says_can_go_to_a_file(tmp_path: Path) -> None:
-    log = tmp_path / "poet.log"
-    async with running("poet", code("import sys; sys.exit('no rhyme')"), log=log) as child:
-        assert await child.wait(20) == 1
-    assert child.said == log.read_text() == "no rhyme\n"
-
-
-async def test_silence_has_a_bound() -> None:
-    async with running("mule", code(STUBBORN)) as child:
-        await child.event(lambda event: "pid" in event, 20)
-        with pytest.raises(FlexSpecError, match="the mule said nothing for 0 s"):
-            await child.event(within=0.05)
-        await child.end(patience=0.1)
-
-
 async def test_it_can_be_ended_while_another_task_waits_for_its_next_line() -> None:
     """As where one of several that are started together fails, and all are ended."""
     async with running("echo", code(ECHO)) as child:
@@ -130,18 +102,6 @@ async def test_it_can_be_ended_while_another_task_waits_for_its_next_line() -> N
         for line in lines:
             with pytest.raises(FlexSpecError, match="the echo ended with code -15"):
                 await line
-
-
-async def test_a_line_that_was_waited_for_comes_whoever_waits_for_the_end() -> None:
-    async with running("echo", code(ECHO)) as child:
-        await child.line(20)
-        line = asyncio.create_task(child.line(20))
-        await asyncio.sleep(0)
-        end = asyncio.create_task(child.wait(20))
-        await child.send("last")
-        assert json.loads(await line) == {"got": "last"}
-        child.send_signal(signal.SIGKILL)
-        assert await end == -signal.SIGKILL
 
 
 async def test_a_child_hangs_and_goes_on() -> None:
@@ -217,8 +177,3 @@ def test_children_end_with_a_parent_that_is_stopped(number: int) -> None:
     while not gone(pid):
         assert time.monotonic() < ends
         time.sleep(0.01)
-
-
-async def test_a_process_that_starts_no_more_is_an_error_of_the_system() -> None:
-    with pytest.raises(FileNotFoundError):
-        await Process.start("nobody", ["/no/such/program"])
