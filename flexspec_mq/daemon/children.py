@@ -1,4 +1,4 @@
-"""Processes that we start: each ends with us, Ctrl-C reaches it, and it can be told from others."""
+"""Processes that we start: each ends with us, and it can be told from others."""
 
 from __future__ import annotations
 
@@ -18,21 +18,6 @@ def end_with_parent(number: signal.Signals) -> Callable[[], None]:
         return lambda: None
     libc = ctypes.CDLL(None, use_errno=True)
     return lambda: libc.prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-
-
-def as_child(number: signal.Signals) -> Callable[[], None]:
-    """Make a `preexec_fn`: the child receives `number` when we end.
-
-    Ctrl-C means to it what it means to any program, whoever has started us: a shell's background jobs and ``nohup``
-    have children ignore SIGINT unless somebody restores it.
-    """
-    ask = end_with_parent(number)
-
-    def prepare() -> None:
-        ask()
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    return prepare
 
 
 def started(pid: int) -> int | None:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from flexspec_mq.daemon.children import as_child
+from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import FlexSpecError
 from lab.testbed.signals import deaf
 
@@ -46,6 +46,21 @@ def cpu_seconds(pid: int) -> float | None:
         return None
     fields = text.rpartition(")")[2].split()
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # in user and in kernel mode
+
+
+def as_child(number: signal.Signals) -> Callable[[], None]:
+    """Make a `preexec_fn`: the child receives `number` when we end.
+
+    Ctrl-C means to it what it means to any program, whoever has started us: a shell's background jobs and ``nohup``
+    have children ignore SIGINT unless somebody restores it.
+    """
+    ask = end_with_parent(number)
+
+    def prepare() -> None:
+        ask()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return prepare
 
 
 class Process:

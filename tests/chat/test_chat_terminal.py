@@ -21,7 +21,7 @@ import pytest
 import pytest_asyncio
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.daemon.children import as_child
+from lab.testbed.process import as_child
 from tests.integration.processes import PATIENCE, start, start_worker, status
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]

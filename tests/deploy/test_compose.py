@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from edge_node.api.auth import OPEN
-from flexspec_mq.daemon.children import as_child
 from lab.testbed.deployment import free_port
+from lab.testbed.process import as_child
 from tests.broker.test_launcher import answers, until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
 

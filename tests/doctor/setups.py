@@ -28,7 +28,6 @@ from cloud_worker.doctor import WorkerDoctor
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
 from edge_node.doctor.examine import EdgeDoctor
-from flexspec_mq.daemon.children import as_child
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.load import DraftModel
@@ -36,6 +35,7 @@ from flexspec_mq.share_groups import new_groups
 from flexspec_mq.transport.base import LinkFactory, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
+from lab.testbed.process import as_child
 from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import speech

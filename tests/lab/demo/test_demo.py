@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from flexspec_mq.daemon.children import as_child
 from lab.demo.main import PROMPT, main
 from lab.demo.recording import CUT_S
+from lab.testbed.process import as_child
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from flexspec_mq.daemon.children import as_child
+from lab.testbed.process import as_child
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 

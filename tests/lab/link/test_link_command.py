@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from flexspec_mq.cli import main
-from flexspec_mq.daemon.children import as_child
 from lab.testbed.link import namespaces
 from lab.testbed.link.profiles import built_in
+from lab.testbed.process import as_child
 from tests.lab.link.plans import needs_namespaces
 
 PATIENCE = 30.0
