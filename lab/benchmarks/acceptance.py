@@ -188,8 +188,6 @@ def figures(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
                 "drafted": tally.drafted,
                 "accepted": tally.accepted,
                 "acceptance": tally.accepted / max(1, tally.drafted),
-                "judged": tally.judged,
-                "expected": tally.expected,
             }
             for name, tally in by_category.items()
         }
@@ -226,14 +224,14 @@ def intervals(tallies: Tallies, first: Tallies, seed: int) -> dict[str, dict[str
 def show(by_temperature: Mapping[str, Mapping[str, Mapping[str, Any]]], k: int) -> None:
     """Print one table per temperature."""
     shown = min(k, SHOWN)
-    headers = ("category", "texts", "tokens", "tokens/round", "accepted/drafted", "confidence/was")
+    headers = ("category", "texts", "tokens", "tokens/round", "accepted/drafted")
     for temperature, by_category in by_temperature.items():
         rows: list[list[Any]] = []
         for name in [*sorted(name for name in by_category if name != ALL), ALL]:
             one = by_category[name]
             survival = [*one["survival"][:shown], *[None] * (shown - len(one["survival"]))]
             row = [name, *(one[key] for key in ("texts", "tokens", "tokens_per_round", "acceptance"))]
-            rows.append([*row, one["expected"] / max(1, one["accepted"]), *survival])
+            rows.append([*row, *survival])
         print(f"T = {temperature}")
         print(table((*headers, *(f"S{position + 1}" for position in range(shown))), rows))
         print()

@@ -1,11 +1,8 @@
-"""How long after an outage a user waits: for the rest of an answer, and for the first token of the next one.
+"""How long after an outage a user waits for the rest of an answer.
 
 Mosquitto, ``flexspec-cloud`` on one core, an edge node as it comes on the other, and between them an emulated link
-that carries nothing for so many seconds (root, Linux). Each try meets an outage twice:
-
-- within: it begins while an answer is being written. Seconds from its end to the end of the answer; the worker has
-  written on meanwhile.
-- after: it passes while nobody asks, and somebody asks a second after its end. Seconds to the first token.
+that carries nothing for so many seconds (root, Linux) while an answer is being written: seconds from the outage's end
+to the end of the answer; the worker has written on meanwhile.
 
 Below 0 the answer was over before the outage was. Then Mosquitto itself is killed while `--streams` answers are being
 written, and started again after so many seconds, on loopback with three devices, in a deployment with TLS and keys:
@@ -17,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import shlex
 import sys
-import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import Any
@@ -34,20 +30,17 @@ from lab.benchmarks._common import finish, parser, percentile, say, table
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
 from lab.testbed.secured import SecuredDeployment, secured_deployment
 
-WITHIN, AFTER, KILLED = "within", "after", "broker "
-BEGINS_S = {WITHIN: 0.3, AFTER: 3.0}
+BEGINS_S = 0.3
 """Seconds from where the link is set to, to where the outage begins."""
 ASKED = "Explain in some sentences why the sky is blue at noon and red in the evening."
 NODE = "default"
 DEVICES = ("d1", "d2", "d3")
-LATER_S = 1.0
-"""Seconds from the end of an outage to the next question."""
 _APART = 1000.0
 """Seconds of the channel from one case to the next."""
 _LOOK = 0.02
 
-Case = tuple[str, float, float]
-"""Kind and length of an outage, and the second of the channel to which the link is set for it."""
+Case = tuple[float, float]
+"""Length of an outage, and the second of the channel to which the link is set for it."""
 
 
 def build_parser() -> ArgumentParser:
@@ -70,15 +63,14 @@ def build_parser() -> ArgumentParser:
 
 
 def cases_of(lengths: Sequence[float]) -> list[Case]:
-    """Each length, within an answer and after one.
+    """Outages of these lengths.
 
     Raises:
         UsageError: a length that is none, or one that is there twice.
     """
     if not all(0.0 < length < _APART / 2 for length in lengths) or len(set(lengths)) < len(lengths):
         raise UsageError(f"give lengths above 0 and below {_APART / 2:.0f} s, each once")
-    kinds = [(kind, length) for length in lengths for kind in BEGINS_S]
-    return [(kind, length, _APART * number) for number, (kind, length) in enumerate(kinds, 1)]
+    return [(length, _APART * number) for number, length in enumerate(lengths, 1)]
 
 
 def plan_of(profile: str, cases: Sequence[Case], seed: int) -> LinkPlan:
@@ -89,7 +81,7 @@ def plan_of(profile: str, cases: Sequence[Case], seed: int) -> LinkPlan:
     """
     calm = msgspec.structs.replace(built_in().get(profile), outages=None)
     lasts = _APART * (len(cases) + 2)
-    begins = [(start + BEGINS_S[kind], length) for kind, length, start in cases]
+    begins = [(start + BEGINS_S, length) for length, start in cases]
     outages = tuple(Outage(begin, begin + length) for begin, length in begins)
     return LinkPlan(profile, calm, seed, lasts_s=(lasts,) * len(calm.states), outages=outages)
 
@@ -114,17 +106,9 @@ async def measure(args: Namespace, lengths: Sequence[float], tries: int) -> dict
     async with bench_testbed(plan_of(args.profile, cases, args.seed), nodes, workers=workers) as here:
         await here.ask(NODE, body(8), 0.0)
         for _ in range(tries):
-            for kind, length, start in cases:
-                if kind == WITHIN:
-                    answer, _ = await here.ask(NODE, body(args.tokens), start)
-                    took = float(answer["seconds"]) - BEGINS_S[WITHIN] - length
-                else:
-                    began = time.monotonic()  # the link is set within a hundredth of a second
-                    await here.ask(NODE, body(2), start)
-                    await asyncio.sleep(began + BEGINS_S[AFTER] + length + LATER_S - time.monotonic())
-                    answer, _ = await here.ask(NODE, body(16))
-                    took = float(answer["first"])
-                note(found, f"{kind} {length:g} s", [took])
+            for length, start in cases:
+                answer, _ = await here.ask(NODE, body(args.tokens), start)
+                note(found, f"{length:g} s", [float(answer["seconds"]) - BEGINS_S - length])
     return found
 
 
@@ -141,7 +125,7 @@ async def measure_killed(
         for _ in range(tries):
             for length in lengths:
                 within = await going_on(here, http, length, streams, args.tokens)
-                note(found, f"{KILLED}{WITHIN} {length:g} s", within)
+                note(found, f"broker {length:g} s", within)
     return found
 
 

@@ -28,8 +28,6 @@ class RoundTally:
         texts: written to their end.
         tokens: committed.
         rounds: verifications.
-        judged: drafted tokens that the target's decision met: the accepted ones, and the first wrong one.
-        expected: sum of their confidences; calibrated ones sum to the accepted.
         offered: rounds whose draft was at least that long, by position in the draft.
         reached: rounds whose draft was accepted up to and including it, by position.
     """
@@ -37,8 +35,6 @@ class RoundTally:
     texts: int = 0
     tokens: int = 0
     rounds: int = 0
-    judged: int = 0
-    expected: float = 0.0
     offered: list[int] = field(default_factory=list)
     reached: list[int] = field(default_factory=list)
 
@@ -59,8 +55,6 @@ class RoundTally:
         self._widen(len(draft))
         survives = True
         for position, proposal in enumerate(draft):
-            self.judged += survives
-            self.expected += survives * proposal.confidence
             survives = survives and position < len(decided) and proposal.token == decided[position]
             self.offered[position] += 1
             self.reached[position] += survives
@@ -70,8 +64,6 @@ class RoundTally:
         self.texts += other.texts
         self.tokens += other.tokens
         self.rounds += other.rounds
-        self.judged += other.judged
-        self.expected += other.expected
         self._widen(len(other.offered))
         for position, (offered, reached) in enumerate(zip(other.offered, other.reached, strict=True)):
             self.offered[position] += offered

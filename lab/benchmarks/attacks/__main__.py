@@ -29,8 +29,7 @@ from lab.benchmarks._common import say
 from lab.benchmarks.attacks.attacker import AttackOrder, AttackReport
 from lab.benchmarks.attacks.honest import Streams, streams
 from lab.benchmarks.attacks.ways import SAYS, WAYS
-from lab.testbed.metrics import since
-from lab.testbed.process import Process, cpu_seconds, pinned, python
+from lab.testbed.process import Process, pinned, python
 from lab.testbed.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
 from schemas.messages import MAX_AHEAD
 
@@ -90,14 +89,12 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         for number, way in enumerate(options.attacks, 1):
             attacker = await _attack(deployed, way, options)
             await asyncio.sleep(_DEVELOPS)
-            first = await _sample(deployed)
             beside = await ask()
-            last = await _sample(deployed)
             await attacker.send(b"")
             report = msgspec.json.decode(await attacker.line(60.0), type=AttackReport)
             await _rest(deployed)
             after = await ask()
-            row = found[way] = _row(before + after, beside, first, last, report)
+            row = found[way] = _row(before + after, beside, report)
             say(
                 f"{time.monotonic() - began:4.0f} s, {number} of {len(options.attacks)}, {way}: "
                 f"speed {row['speed']:.2f}, first token {row['first']:.2f}, failed {row['failed']}"
@@ -129,24 +126,7 @@ def _name(way: str) -> str:
     return f"evil-{way}"
 
 
-async def _sample(deployed: SecuredDeployment) -> tuple[float, dict[str, float], dict[str, float]]:
-    """Now, the processor's seconds by daemon, and the worker's figures."""
-    try:
-        figures = await deployed.worker.figures()
-    except (OSError, TimeoutError):
-        figures = {}
-    pids = {
-        "mosquitto": deployed.mosquitto,
-        "broker": deployed.broker.pid,
-        "worker": deployed.worker.process.pid,
-    }
-    return time.monotonic(), {name: cpu_seconds(pid) or 0.0 for name, pid in pids.items()}, figures
-
-
-def _row(without: Streams, beside: Streams, first: Any, last: Any, report: Any) -> dict[str, Any]:
-    seconds = last[0] - first[0]
-    figures, rise = last[2], since(first[2], last[2])
-    steps = max(1.0, rise.get("flexspec_worker_batch_sessions_count", 0.0))
+def _row(without: Streams, beside: Streams, report: AttackReport) -> dict[str, Any]:
     return {
         "speed": beside.speed / without.speed,
         "first": beside.first / without.first,
@@ -154,11 +134,6 @@ def _row(without: Streams, beside: Streams, first: Any, last: Any, report: Any) 
         "first_s": without.first,
         "failed": beside.failed,
         "why": beside.why,
-        "cpu": {name: spent / seconds for name, spent in since(first[1], last[1]).items()},
-        "sessions_per_step": rise.get("flexspec_worker_batch_sessions_sum", 0.0) / steps,
-        "tokens_per_step": rise.get("flexspec_worker_forward_tokens_sum", 0.0) / steps,
-        "step_ms": 1000 * rise.get("flexspec_worker_compute_seconds_sum", 0.0) / steps,
-        "memory": figures.get("process_resident_memory_bytes", 0.0),
         "sent_per_s": report.sent / max(1e-9, report.seconds),
         "messages_per_s": report.messages / max(1e-9, report.seconds),
         "told": report.told,
@@ -190,13 +165,6 @@ def show(found: dict[str, Any]) -> None:
             row["speed"],
             row["first"],
             row["failed"],
-            row["cpu"]["mosquitto"],
-            row["cpu"]["broker"],
-            row["cpu"]["worker"],
-            row["sessions_per_step"],
-            row["tokens_per_step"],
-            row["step_ms"],
-            row["memory"] / 1e6,
             row["sent_per_s"] / 1e3,
             row["messages_per_s"],
             ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
@@ -210,16 +178,13 @@ def show(found: dict[str, Any]) -> None:
         "speed",
         "first token",
         "failed",
-        "CPU mosquitto",
-        "its parent",
-        "worker",
-        "sessions/step",
+        "kB/s",
+        "messages/s",
+        "told",
+        "hung up on",
+        "retry ms",
     ]
-    print(
-        _common.table(
-            [*heads, "tokens/step", "ms", "MB", "kB/s", "messages/s", "told", "hung up on", "retry ms"], rows
-        )
-    )
+    print(_common.table(heads, rows))
     for way in found:
         print(f"{way}: {SAYS[way]}")
 
