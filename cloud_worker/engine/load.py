@@ -1,4 +1,7 @@
-"""The engine that a worker's settings ask for: the only door to it. Another engine has to change nothing but this."""
+"""The engine that a worker's settings ask for: the only door to it.
+
+Another engine is made here; one that needs no torch also moves the check for torch out of ``cloud_worker/__main__.py``.
+"""
 
 from __future__ import annotations
 

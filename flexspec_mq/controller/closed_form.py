@@ -1,7 +1,9 @@
 """The default policy: the plan with the least expected seconds for a token, within the user's limits.
 
 Who drafts, how many tokens a batch has, how many batches are in flight, how far the worker runs ahead, quality of
-service and limits are one choice, made here. Expected seconds are those of `round_model`, over what the node measures.
+service and limits are one choice, made here. Expected seconds are those of `round_model`, over what the node measures;
+lengths that come into question are `plan_space.LENGTHS`, and `AdaptivePolicy` ends a batch early where its next token
+is not likely enough.
 """
 
 from __future__ import annotations
