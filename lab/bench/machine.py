@@ -64,18 +64,6 @@ def now() -> dict[str, Any]:
     return {"at": f"{datetime.now(UTC):%Y-%m-%d %H:%M}", "load": round(os.getloadavg()[0], 2)}
 
 
-def model(name: str) -> dict[str, str]:
-    """A model as a run remembers it: its name, and a digest over names, sizes and times of a folder's files."""
-    folder = Path(name)
-    if not folder.is_dir():
-        return {"name": name, "files": ""}
-    seen = hashlib.sha256()
-    for path in sorted(one for one in folder.iterdir() if one.is_file()):
-        facts = path.stat()
-        seen.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
-    return {"name": str(folder.resolve()), "files": seen.hexdigest()[:_DIGEST]}
-
-
 def digest(data: bytes) -> str:
     """A short one."""
     return hashlib.sha256(data).hexdigest()[:_DIGEST]

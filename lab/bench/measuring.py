@@ -12,13 +12,49 @@ from lab.bench.figures import Failed, Sample
 from lab.bench.machine import now
 from lab.bench.meter import Costs
 from lab.bench.questions import Question
-from lab.bench.run_folder import Answered, BenchChannel, RunFolder
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan
 
 WARM_UP = "Say hello."
 DRAWN_S = 3600.0
 """Seconds of a channel without a recording; it is drawn as far as it is asked about and does not repeat."""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchChannel:
+    """Where strategies are compared.
+
+    Attributes:
+        link: name of a profile or recording, or 'loopback'.
+        delay_ms: milliseconds by which each forward of the target takes longer.
+    """
+
+    link: str
+    delay_ms: float = 0.0
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.link}, {self.delay_ms:g} ms more a forward" if self.delay_ms else self.link
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question that all strategies have been asked.
+
+    Attributes:
+        begins_s: second of the channel at which each answer began; None on loopback.
+        samples: answers, one of each strategy that answered, in that order.
+        failed: failures, one of each strategy that did not.
+        at: when the last one had, UTC.
+        load: load of the machine then.
+    """
+
+    begins_s: float | None
+    samples: list[Sample]
+    failed: list[Failed]
+    at: str
+    load: float
 
 
 def channel_start(plan: LinkPlan, seed: int, question: int) -> float:
@@ -76,42 +112,29 @@ class Asked:
         """Seed of a request; that of question n, counted from 0, is the one of n + 1."""
         return self.seed * 100_000 + number
 
-    def begins(self, plan: LinkPlan | None) -> list[float | None]:
-        """Second of a channel at which each question begins; None on loopback."""
-        return [
-            None if plan is None else channel_start(plan, self.seed, number)
-            for number in range(len(self.questions))
-        ]
-
     def order(self, channel: BenchChannel, question: int) -> list[str]:
-        """In which the strategies answer a question: drawn anew for each, and the same when a run goes on."""
+        """Order in which the strategies answer a question, drawn anew for each."""
         found = list(self.strategies)
         random.Random(f"order/{self.seed}/{channel.title}/{question}").shuffle(found)
         return found
 
 
-def missing(asked: Asked, channel: BenchChannel, kept: RunFolder) -> list[int]:
-    """Places of the questions that were not asked on a channel."""
-    there = {one.question for one in kept.answered_on(channel)}
-    return [place for place in range(len(asked.questions)) if place not in there]
-
-
-async def ask_missing(
+async def ask_all(
     place: Answering,
     asked: Asked,
     channel: BenchChannel,
     plan: LinkPlan | None,
-    kept: RunFolder,
+    answered: list[Answered],
     say: Callable[[str], None],
 ) -> None:
-    """Ask the missing questions of a channel, and keep what came of each.
+    """Ask all questions on a channel. A failure is a result: nothing is asked again.
 
     Args:
         place: where all strategies wait to be asked.
         asked: questions, and who answers.
         channel: channel that the place is on.
         plan: plan of its link; None on loopback.
-        kept: folder of the run.
+        answered: where each question goes when all strategies have answered or failed.
         say: told how far things are.
 
     Raises:
@@ -120,8 +143,7 @@ async def ask_missing(
     for name in asked.strategies:
         with suppress(AnswerFailed):  # the channel may well have begun with an outage
             await place.ask(name, asked.body(WARM_UP, 0))
-    for number in missing(asked, channel, kept):
-        question = asked.questions[number]
+    for number, question in enumerate(asked.questions):
         begins = None if plan is None else channel_start(plan, asked.seed, number)
         samples, failed = [], []
         for name in asked.order(channel, number):
@@ -132,7 +154,7 @@ async def ask_missing(
                 say(f"  {channel.title}: question {number + 1}: {error.message}")
             else:
                 samples.append(Sample.of_answer(number, question.category, name, answer, costs))
-        kept.add(Answered(channel, number, begins, samples, failed=failed, **now()))
+        answered.append(Answered(begins, samples, failed, **now()))
         say(f"  {channel.title}: question {number + 1} of {len(asked.questions)}")
 
 

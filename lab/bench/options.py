@@ -107,7 +107,7 @@ def build_parser() -> ArgumentParser:
         type=Path,
         default=Path("flexspec-bench"),
         metavar="FOLDER",
-        help="of the run; with the same flags it goes on where it ended",
+        help="of the tables and figures, written after each channel",
     )
     what.add_argument(
         "--quick",

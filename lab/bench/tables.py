@@ -97,7 +97,7 @@ def _facts(results: Mapping[str, Any]) -> str:
         sorted(one for channel in results["channels"] for one in channel[key]) for key in ("at", "load")
     )
     versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
-    models = f"Target `{run['target']['name']}`, draft `{run['draft']['name']}`"
+    models = f"Target `{run['target']}`, draft `{run['draft']}`"
     how = f"{run['tokens']} tokens an answer at most, temperature {run['temperature']:g}, seed {run['seed']}"
     return "\n".join(
         [

@@ -1,13 +1,8 @@
-"""Random schedules of everything that can go wrong, from a seed.
-
-As a program it runs as many as asked: ``python -m lab.simulator.schedules 5000 [--flips] [--first SEED]``.
-"""
+"""Random schedules of everything that can go wrong, from a seed."""
 
 from __future__ import annotations
 
-import argparse
 import random
-import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
@@ -255,26 +250,3 @@ def _count(world: World, seed: int, tally: ScheduleTally) -> None:
             tally.slowest, tally.slowest_seed = after, seed
     for machine in (*world.retired, *(host.machine for host in world.hosts)):
         tally.worker.update({name: getattr(machine.counters, name) for name in machine.counters.__slots__})
-
-
-def main() -> int:
-    """Run as many schedules as asked and say what they saw; 1 if one went wrong."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", type=int)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--flips", action="store_true")
-    options = parser.parse_args()
-    tally = ScheduleTally()
-    wrong = 0
-    for seed in range(options.first, options.first + options.runs):
-        try:
-            run(seed, tally, flips=0.2 if options.flips else 0.0)
-        except AssertionError as error:
-            wrong += 1
-            sys.stdout.write(f"seed {seed}: {error or 'assertion'}\n")
-    sys.stdout.write(f"{tally}\n{wrong} wrong\n")
-    return min(wrong, 1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """A few hundred random schedules of everything that can go wrong.
 
-``FLEXSPEC_SIMULATOR_RUNS`` makes it more; `lab.simulator.schedules` is a program too.
+``FLEXSPEC_SIMULATOR_RUNS`` makes it more.
 """
 
 from __future__ import annotations

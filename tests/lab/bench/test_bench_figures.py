@@ -129,8 +129,8 @@ def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-devic
             }
         )
     run = {
-        "target": {"name": "t"},
-        "draft": {"name": "d"},
+        "target": "t",
+        "draft": "d",
         "questions": 5,
         "tokens": 64,
         "temperature": 0.0,

@@ -1,11 +1,9 @@
-"""All strategies meet the same questions, seeds and pieces of a channel, also when a run was ended between."""
+"""All strategies meet the same questions, seeds and pieces of a channel."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.measuring import WARM_UP, Asked, ask_missing, by_strategy, missing
+from lab.bench.measuring import WARM_UP, Answered, Asked, BenchChannel, ask_all, by_strategy
 from lab.bench.meter import Costs
 from lab.bench.questions import Question
-from lab.bench.run_folder import BenchChannel, RunFolder, folder_of_run
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan, built_in
 
@@ -60,34 +57,25 @@ class Told:
         return {"text": "x", "seconds": 1.0, "first": 0.1, "usage": usage}, Costs(1, 2, 0, 0)
 
 
-def measured(place: Told, wanted: Asked, kept: RunFolder) -> None:
-    asyncio.run(ask_missing(place, wanted, CHANNEL, PLAN, kept, lambda _text: None))
+def measured(place: Told, wanted: Asked) -> list[Answered]:
+    answered: list[Answered] = []
+    asyncio.run(ask_all(place, wanted, CHANNEL, PLAN, answered, lambda _text: None))
+    return answered
 
 
 @settings(deadline=None)
-@given(names, st.integers(1, 5), st.integers(0, 9), st.data())
-def test_a_run_that_was_ended_asks_what_it_would_have_asked(
-    strategies: list[str], questions: int, seed: int, data: st.DataObject
+@given(names, st.integers(1, 5), st.data())
+def test_a_run_that_ends_early_has_kept_the_whole_questions(
+    strategies: list[str], questions: int, data: st.DataObject
 ) -> None:
-    wanted = asked(strategies, questions, seed)
     fails_at = data.draw(st.integers(0, questions * len(strategies) - 1))
-    with TemporaryDirectory() as name:
-        whole, ended, after = Told(), Told(fails_at), Told()
-        with folder_of_run(Path(name) / "whole", {}) as kept:
-            measured(whole, wanted, kept)
-            assert missing(wanted, CHANNEL, kept) == []
-        with folder_of_run(Path(name) / "ended", {}) as kept, pytest.raises(FlexSpecError):
-            measured(ended, wanted, kept)
-        done = fails_at // len(strategies)
-        with folder_of_run(Path(name) / "ended", {}) as kept:
-            assert missing(wanted, CHANNEL, kept) == list(range(done, questions))
-            assert missing(wanted, BenchChannel("4g"), kept) == list(range(questions)), "another channel"
-            measured(after, wanted, kept)
-            found = by_strategy(kept.answered_on(CHANNEL), strategies)
-        assert [*ended.asked[: done * len(strategies)], *after.asked] == whole.asked
-        assert {side: [one.question for one in answers] for side, answers in found.items()} == {
-            one: list(range(questions)) for one in strategies
-        }
+    answered: list[Answered] = []
+    ask = ask_all(Told(fails_at), asked(strategies, questions), CHANNEL, PLAN, answered, lambda _text: None)
+    with pytest.raises(FlexSpecError):
+        asyncio.run(ask)
+    kept = list(range(fails_at // len(strategies)))
+    for answers in by_strategy(answered, strategies).values():
+        assert [one.question for one in answers] == kept
 
 
 @settings(deadline=None)
@@ -95,20 +83,12 @@ def test_a_run_that_was_ended_asks_what_it_would_have_asked(
 def test_an_answer_that_fails_is_kept_as_that_and_the_others_are_asked(
     strategies: list[str], questions: int, data: st.DataObject
 ) -> None:
-    wanted, everything = (
-        asked(strategies, questions),
-        [(s, f"{n}?") for n in range(questions) for s in strategies],
-    )
+    everything = [(s, f"{n}?") for n in range(questions) for s in strategies]
     failing = data.draw(st.sets(st.sampled_from(everything)))
     # A channel may begin with an outage.
     place = Told(failing={*failing, *((name, WARM_UP) for name in strategies)})
-    with TemporaryDirectory() as name:
-        with folder_of_run(Path(name), {}) as kept:
-            measured(place, wanted, kept)
-        assert {(side, text) for side, text, *_ in place.asked} == set(everything)
-        with folder_of_run(Path(name), {}) as kept:
-            assert missing(wanted, CHANNEL, kept) == [], "a failure is a result"
-            told = kept.answered_on(CHANNEL)
+    told = measured(place, asked(strategies, questions))
+    assert {(side, text) for side, text, *_ in place.asked} == set(everything)
     assert {(one.side, f"{one.question}?") for each in told for one in each.failed} == failing
     assert all((one.reason, one.seconds) == ("503: no link", 2.5) for each in told for one in each.failed)
     came = {
@@ -123,8 +103,7 @@ def test_an_answer_that_fails_is_kept_as_that_and_the_others_are_asked(
 @given(names, st.integers(1, 5), st.integers(0, 9))
 def test_strategies_meet_the_same(strategies: list[str], questions: int, seed: int) -> None:
     place = Told()
-    with TemporaryDirectory() as name, folder_of_run(Path(name) / "run", {}) as kept:
-        measured(place, asked(strategies, questions, seed), kept)
+    measured(place, asked(strategies, questions, seed))
     for begin in range(0, len(place.asked), len(strategies)):
         turn = place.asked[begin : begin + len(strategies)]
         assert sorted(side for side, *_ in turn) == sorted(strategies)
