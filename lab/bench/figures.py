@@ -106,7 +106,7 @@ class Failed:
 
 
 def figures(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Figures of a strategy's answers; bytes, drafted tokens and wasted rows are means of an answer."""
+    """Figures of a strategy's answers; bytes and drafted tokens are means of an answer."""
     seconds = np.array([sample.seconds for sample in samples])
     first = [sample.first for sample in samples if sample.first is not None]
     tokens = sum(sample.tokens for sample in samples)

@@ -1,4 +1,4 @@
-"""Costs of an answer beside its time: bytes on the link, and rows of the worker that came to nothing."""
+"""Costs of an answer beside its time: bytes on the link, and work of the worker."""
 
 from __future__ import annotations
 
@@ -11,10 +11,6 @@ from lab.testbed.link.netns import NetnsLink
 from lab.testbed.metrics import since
 from lab.testbed.process import Process
 
-_DRAFTED, _CUT, _ACCEPTED, _OWN_DRAFTED, _OWN_ACCEPTED = (
-    f"flexspec_worker_{name}_tokens_total"
-    for name in ("drafted", "cut", "accepted", "own_drafted", "own_accepted")
-)
 _LIVE = "flexspec_worker_live_sessions"
 _FORWARDS = "flexspec_worker_compute_seconds_count"
 _CPU = "process_cpu_seconds_total"
@@ -30,16 +26,12 @@ class Costs:
 
     Attributes:
         ip_up, ip_down: bytes that the device and the cloud put on the link, lost ones included; None without a link.
-        wasted_edge: rows of the edge's drafts that the target read and did not accept.
-        wasted_own: likewise, of the worker's own drafts.
         forwards: forwards of the target, those that read the prompt included; None where the target does not tell.
         worker_s: seconds of the processor that the worker's process took, whatever for; None where nobody knows.
     """
 
     ip_up: int | None
     ip_down: int | None
-    wasted_edge: int
-    wasted_own: int
     forwards: int | None = 0
     worker_s: float | None = 0.0
 
@@ -106,9 +98,7 @@ class Meter:
             figures = await self._read()
         rose = since(self._figures, figures)
         up, down = self._link.end()
-        of_edge = rose[_DRAFTED] - rose[_CUT] - rose[_ACCEPTED]
-        of_worker = rose[_OWN_DRAFTED] - rose[_OWN_ACCEPTED]
-        return Costs(up, down, int(of_edge), int(of_worker), int(rose[_FORWARDS]), rose[_CPU])
+        return Costs(up, down, int(rose[_FORWARDS]), rose[_CPU])
 
     async def _read(self) -> dict[str, float]:
         await self._reader.send({"figures": self._worker})

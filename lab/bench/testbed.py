@@ -108,7 +108,7 @@ class OtherServer:
         spent = None if before is None or after is None else after - before
         if not found["error"] and "completion_tokens" not in found["usage"]:
             found["error"] = "it did not tell how many tokens it wrote (usage, asked for by stream_options)"
-        return found, Costs(up, down, 0, 0, forwards=None, worker_s=spent)
+        return found, Costs(up, down, forwards=None, worker_s=spent)
 
 
 async def start_server(
@@ -157,14 +157,10 @@ class BenchTestbed:
     """Made by `bench_testbed`.
 
     Attributes:
-        here: broker, daemons and link.
         sides: who answers, by name.
-        urls: URLs of the edge nodes' APIs, as seen from the device's side, by name.
     """
 
-    here: LocalDeployment
     sides: Mapping[str, Side]
-    urls: Mapping[str, str]
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
@@ -248,4 +244,4 @@ async def bench_testbed(
             sides |= await start_traditional(here, traditional, delay_ms)
         if server is not None:
             sides[SERVER] = await start_server(here, server, client, say)
-        yield BenchTestbed(here, sides, urls)
+        yield BenchTestbed(sides)

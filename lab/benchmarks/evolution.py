@@ -12,6 +12,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
@@ -68,7 +69,7 @@ def _main(argv: Sequence[str]) -> int:
 
     rolled = asyncio.run(updates(reader, asked, args.updates or count, sessions, say))
     _show_updates(rolled, sessions)
-    _common.finish("evolution", {"updates": rolled.facts()}, quick=args.quick)
+    _common.finish("evolution", {"updates": asdict(rolled)}, quick=args.quick)
     return 0
 
 

@@ -59,10 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
     parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")
-    parser.add_argument("--workers", type=int, default=2, help="cloud workers at a time")
-    parser.add_argument(
-        "--strike-every", type=int, help="tokens from one kill to the next (default: 600; quick: 100)"
-    )
     parser.add_argument(
         "--keys",
         choices=("none", "tags", "seals"),
@@ -114,8 +110,7 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
     work = StressLoad(
         tokens=args.tokens or (300 if quick else 20_000),
         sessions=8 if quick else args.sessions,
-        workers=args.workers,
-        strike_every=args.strike_every or (100 if quick else 600),
+        strike_every=100 if quick else 600,
         long=0 if quick else 2,
         seconds=60 * args.minutes,
         keys=args.keys,

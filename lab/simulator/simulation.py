@@ -10,12 +10,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError
-from lab.simulator.answers import Answer, Policies, Setting, TracedPolicy
+from lab.simulator.answers import Policies, Setting
 from lab.simulator.channel import SimulatedMqtt
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.device import SimulatedDevice
@@ -71,7 +70,6 @@ class Simulation:
     def __init__(self, setting: Setting, policies: Policies, others: Policies | None = None) -> None:
         self._setting = setting
         self._clock = SimulatedClock()
-        self._plans: list[tuple[float, Plan]] = []
         self._replies: dict[str, Callable[..., None]] = {}
         self._worker = SimulatedWorker(
             self._clock,
@@ -80,9 +78,7 @@ class Simulation:
             setting.worker,
             lambda edge, message, qos: self._replies[edge](message, qos),
         )
-        self._device = new_device(
-            self._clock, setting, "edge", lambda: TracedPolicy(policies(), self._clock, self._plans)
-        )
+        self._device = new_device(self._clock, setting, "edge", policies)
         self._channel = SimulatedMqtt(
             self._clock, self._device, self._worker, setting.link, setting.times.broker / 1000
         )
@@ -93,7 +89,7 @@ class Simulation:
         if setting.others:
             self._until_time(self._clock.now + setting.settle)
 
-    def answer(self, text: RecordedText, begins_s: float | None = None) -> Answer:
+    def answer(self, text: RecordedText, begins_s: float | None = None) -> SimulatedText:
         """Write a text.
 
         Args:
@@ -103,23 +99,10 @@ class Simulation:
         Raises:
             FlexSpecError: it does not end.
         """
-        began = self._clock.now
         over = self.ask(text, begins_s)
         self._until(lambda: bool(over))
         self.settle()
-        (written,) = over
-        counters = written.counters
-        return Answer(
-            problem=written.problem,
-            seconds=written.seconds,
-            first=written.first,
-            tokens=written.tokens,
-            rounds=counters.rounds,
-            drafted=counters.proposed,
-            judged=counters.judged,
-            accepted=counters.accepted,
-            plans=tuple((at - began, plan) for at, plan in self._plans),
-        )
+        return over[0]
 
     @property
     def now(self) -> float:
@@ -137,7 +120,6 @@ class Simulation:
             What gets the text once it is written.
         """
         self._channel.begin(begins_s)
-        self._plans.clear()
         over: list[SimulatedText] = []
         self._device.write(text, over.append)
         return over
@@ -185,7 +167,7 @@ def simulate(
     begins_s: Sequence[float | None] | None = None,
     *,
     others: Policies | None = None,
-) -> list[Answer]:
+) -> list[SimulatedText]:
     """Write texts one after the other.
 
     Args:

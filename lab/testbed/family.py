@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.process import SETTINGS, python
+from lab.testbed.process import environment, python
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,13 +102,12 @@ class Operator:
 
 async def _head(site: LocalDeployment, action: str, *arguments: str) -> str:
     command = site.on("cloud", python("flexspec_mq.cli", "head", action, *arguments))
-    env = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=env,
+        env=environment(),
     )
     try:
         async with asyncio.timeout(_WITHIN):

@@ -8,15 +8,16 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 from flexspec_mq.daemon.children import end_with_parent
+from flexspec_mq.daemon.signals import ENDING
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.signals import deaf
 
 READY_WITHIN = 300.0
 """Seconds that a process may stay silent while it loads a model and proves it, on a busy machine."""
@@ -61,6 +62,23 @@ def as_child(number: signal.Signals) -> Callable[[], None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     return prepare
+
+
+@contextmanager
+def deaf() -> Iterator[None]:
+    """Ignore Ctrl-C and SIGTERM inside a block that ends other processes, so that none is left running.
+
+    Only the main thread may do so; on another one nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Process:

@@ -79,8 +79,7 @@ class TraditionalSide:
         up, down = self._link.end()
         after = await self._spent()
         forwards, cpu = (after[name] - before[name] for name in ("forwards", "cpu_s"))
-        own = found["usage"].get("flexspec", {"drafted": 0, "accepted": 0})  # of an answer that failed
-        return found, Costs(up, down, own["drafted"] - own["accepted"], 0, int(forwards), cpu)
+        return found, Costs(up, down, int(forwards), cpu)
 
     async def _spent(self) -> dict[str, float]:
         await self._target.send(b"")

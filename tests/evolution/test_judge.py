@@ -24,9 +24,9 @@ from flexspec_mq.evolution.analysis import (
 from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.watch import Judge
-from lab.benchmarks.updates.simulated import BAD, Simulated, decisions, joined, run
 from schemas.catalogue import BASE_ID, FORMAT, Catalogue, CatalogueVersion, VersionState
 from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
+from tests.evolution.simulated_versions import BAD, Simulated, decisions, joined, run
 
 STABLE, CANARY = bytes(32), bytes([1]) * 32
 _TOKENS = 50

@@ -18,7 +18,6 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
     ("--learning-rate", 2e-3, "RATE", "peak of AdamW's rate"),
     ("--hybrid-from", 0.5, "SHARE", "share of the budget (0-1) after which total variation joins the loss"),
     ("--common-ids", 8192, "IDS", "ids of the LM head that every step sees; 0 uses the whole head always"),
-    ("--save-minutes", 5.0, "MIN", "minutes between saved states"),
     (
         "--calibration-rows",
         60,
@@ -104,7 +103,6 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
         ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
         ("--seed", 0, "N", "of the dice"),
-        ("--save-minutes", 5.0, "MIN", "minutes between saves"),
     )
 
 
@@ -240,7 +238,6 @@ def _collect(args: argparse.Namespace) -> int:
         limit=args.limit,
         invent=args.invent,
         seed=args.seed,
-        save_seconds=args.save_minutes * 60,
     )
     offline.prepare(args)
     with cli_common.interruptible() as stop:
@@ -288,7 +285,6 @@ def _train(args: argparse.Namespace) -> int:
             files,
             config,
             stop.is_set,
-            save_seconds=args.save_minutes * 60,
             calibration_rows=args.calibration_rows,
         )
     if result is None:

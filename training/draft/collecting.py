@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 INVENTED_TEMPERATURE, INVENTED_TOP_P = 1.0, 0.95
+SAVE_SECONDS = 300.0
 _MARK = "Where a user's words go."
 
 
@@ -70,7 +71,6 @@ class CollectConfig:
         limit: Texts at most, those of earlier runs included; None for all.
         invent: Prompts that the target writes itself first, above those of the files.
         seed: seed of the dice.
-        save_seconds: Time from one save to the next.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.7, 1.0)
@@ -81,7 +81,6 @@ class CollectConfig:
     limit: int | None = None
     invent: int = 0
     seed: int = 0
-    save_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done.
@@ -251,7 +250,7 @@ class _Writer:
             on_text(order, text)
             finished += 1
             in_finished += len(text)
-            if time.monotonic() - saved > self.config.save_seconds:
+            if time.monotonic() - saved > SAVE_SECONDS:
                 save()
                 saved = time.monotonic()
 

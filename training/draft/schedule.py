@@ -31,16 +31,12 @@ class TrainConfig:
         learning_rate: Peak, reached after ``warmup_steps``; falls to ``final_rate`` of it along a cosine.
         warmup_steps: Steps of linear rise.
         final_rate: Share of the peak at the end.
-        weight_decay: weight decay of matrices, not of norms.
-        clip: Largest norm of the gradient.
         temperatures: At which the loss compares both models, one step after another.
         hybrid_from: Share of the budget after which the loss is KL and TV; before, KL alone.
         common_ids: Ids of the LM head that are always in while it is sampled; 0 to never sample it.
         extra_ids: Others drawn anew in each step.
-        full_from: Share of the budget after which the LM head is whole.
         first_rows: Rows in the first pass; each later pass takes twice as many, as far as there are rows, so
             that training starts before all states are collected.
-        collect_until: Share of the budget after which no more states are collected.
         seed: seed of the order of rows and of drawn ids.
     """
 
@@ -52,15 +48,11 @@ class TrainConfig:
     learning_rate: float = 2e-3
     warmup_steps: int = 30
     final_rate: float = 0.02
-    weight_decay: float = 0.05
-    clip: float = 1.0
     temperatures: tuple[float, ...] = (1.0,)
     hybrid_from: float = 0.5
     common_ids: int = 8192
     extra_ids: int = 2048
-    full_from: float = 0.9
     first_rows: int = 512
-    collect_until: float = 0.6
     seed: int = 0
 
     def progress(self, step: int, seconds: float) -> float:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OVERLAP_MEMORY = 0.95
+WEIGHT_DECAY, CLIP = 0.05, 1.0
+"""Weight decay of matrices, not of norms; largest norm of the gradient."""
+FULL_FROM, COLLECT_UNTIL = 0.9, 0.6
+"""Shares of the budget: after the one the LM head is whole, after the other no more states are collected."""
 
 
 class Stopped(Exception):
@@ -45,7 +49,6 @@ class Progress:
         overlap: Running mean of Σ min(p, q) over the last 20 steps or so, at the loss's temperatures.
         kl: Running mean of KL(p‖q), nats per position, at the same.
         collected: Tokens run through the teacher, prompts included.
-        collect_seconds: Time spent on that.
         rows: Rows of the current pass.
     """
 
@@ -57,7 +60,6 @@ class Progress:
     overlap: float = 0.0
     kl: float = 0.0
     collected: int = 0
-    collect_seconds: float = 0.0
     rows: int = 0
 
 
@@ -108,7 +110,7 @@ class Trainer:
         self.master = {name: p.detach().float().clone().requires_grad_() for name, p in self._live.items()}
         matrices = [p for p in self.master.values() if p.ndim > 1]
         vectors = [p for p in self.master.values() if p.ndim <= 1]
-        decay = {"params": matrices, "weight_decay": config.weight_decay}
+        decay = {"params": matrices, "weight_decay": WEIGHT_DECAY}
         groups = [decay, {"params": vectors, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.95))
 
@@ -146,7 +148,6 @@ class Trainer:
             nonlocal last
             now = time.monotonic()
             self.progress.collected += tokens
-            self.progress.collect_seconds += now - last
             self.progress.seconds += now - last
             last = now
             self.on_progress(self.progress)
@@ -205,7 +206,7 @@ class Trainer:
 
     def _rows_of_pass(self) -> list[int]:
         wanted = self.train_rows[: self.config.first_rows << min(self.progress.pass_number, 32)]
-        if self._share() < self.config.collect_until:
+        if self._share() < COLLECT_UNTIL:
             self.collect(wanted)
         missing = set(self.cache.missing(wanted))
         rows = [row for row in wanted if row not in missing]
@@ -224,7 +225,7 @@ class Trainer:
         for name, parameter in self.master.items():
             live = self._live[name].grad
             parameter.grad = None if live is None else live.float()
-        torch.nn.utils.clip_grad_norm_(self.master.values(), config.clip)
+        torch.nn.utils.clip_grad_norm_(self.master.values(), CLIP)
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(done.step, share)
         self.optimizer.step()
@@ -256,7 +257,7 @@ class Trainer:
     def _head(self, share: float) -> LMHead:
         temperatures = self.config.temperatures
         temperature = temperatures[self.progress.step % len(temperatures)]
-        if not len(self._common) or share >= self.config.full_from:
+        if not len(self._common) or share >= FULL_FROM:
             return LMHead(self._weight, temperature=temperature, teacher=self.teacher_lm_head)
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.progress.step)
         return sampled_head(

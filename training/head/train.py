@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CANARY_TOKENS = 24
+SAVE_SECONDS = 120.0
 LONGEST_CANARY_PROMPT = 256
 _CANDIDATES = 3
 """Prompts that are tried for one canary."""
@@ -81,7 +82,6 @@ def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
         ("--learning-rate", 1e-3, "RATE", "peak of AdamW's rate"),
         ("--canaries", 6, "N", "prompts and texts, 4 to 8, by which a worker tells that the head is whole"),
         ("--seed", 0, "N", "of LoRA's first matrices, and of the order of chats"),
-        ("--save-minutes", 2.0, "MIN", "minutes between saved states"),
     )
 
 
@@ -97,7 +97,6 @@ class TrainOptions:
         device: Device to train on.
         max_tokens: Tokens of a row at most; longer ones are cut.
         canaries: Number of canaries, 4 to 8.
-        save_seconds: Seconds between saved states.
     """
 
     base: Path
@@ -107,7 +106,6 @@ class TrainOptions:
     device: str = "cpu"
     max_tokens: int = 512
     canaries: int = 6
-    save_seconds: float = 120.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done.
@@ -161,7 +159,7 @@ def train_head(
     if options.state.exists():
         tuner.resume(options.state, key)
     try:
-        _run(tuner, options, should_stop, lambda: tuner.save(options.state, key))
+        _run(tuner, should_stop, lambda: tuner.save(options.state, key))
     except Stopped:
         tuner.save(options.state, key)
         return None
@@ -180,9 +178,7 @@ def _tuner(config: TuneConfig, options: TrainOptions, rows: Sequence[ChatRow]) -
     return Tuner(model, torch_dtype(options.dtype), rows, config)
 
 
-def _run(
-    tuner: Tuner, options: TrainOptions, should_stop: Callable[[], bool], save: Callable[[], None]
-) -> None:
+def _run(tuner: Tuner, should_stop: Callable[[], bool], save: Callable[[], None]) -> None:
     from training.draft.progress import progress_bar
 
     steps, first, before = tuner.config.steps, tuner.step, tuner.seconds
@@ -197,7 +193,7 @@ def _run(
     def on_step() -> None:
         nonlocal saved
         show(tuner.step / steps, line)
-        if time.monotonic() - saved > options.save_seconds:
+        if time.monotonic() - saved > SAVE_SECONDS:
             save()
             saved = time.monotonic()
 
@@ -310,7 +306,6 @@ def _train(args: argparse.Namespace) -> int:
         device=args.device,
         max_tokens=args.max_tokens,
         canaries=args.canaries,
-        save_seconds=args.save_minutes * 60,
     )
     offline.prepare(args)
     with cli_common.interruptible() as stop:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused
-from flexspec_mq.transport.base import Inbound, Link, LinkEvent, LinkFactory, LinkSettings
+from flexspec_mq.transport.base import Inbound, Link, LinkCounters, LinkEvent, LinkFactory, LinkSettings
 from lab.testbed.faults import (
     Cut,
     Direction,
@@ -21,7 +21,6 @@ from lab.testbed.faults import (
     Scope,
     through,
 )
-from lab.testbed.forwarding import ForwardingLink
 
 _MOST_UNDERWAY = 4096
 
@@ -116,11 +115,13 @@ def stormy(connect: LinkFactory, weather: Weather) -> LinkFactory:
     return make
 
 
-class _StormyLink(ForwardingLink):
+class _StormyLink:
     """A `Link` around another."""
 
     def __init__(self, inner: Link, client_id: str, weather: Weather, group: asyncio.TaskGroup) -> None:
-        super().__init__(inner)
+        self._link = inner
+        self.wait_up, self.reconnect = inner.wait_up, inner.reconnect
+        self.subscribe, self.unsubscribe = inner.subscribe, inner.unsubscribe
         self._client_id = client_id
         self._weather = weather
         self._group = group
@@ -128,6 +129,14 @@ class _StormyLink(ForwardingLink):
         self._numbers = dict.fromkeys(Direction, 0)
         # Bounded by the inner link's own queue and `_MOST_UNDERWAY` late copies: it is read without pause.
         self._inbound: asyncio.Queue[LinkEvent | FlexSpecError] = asyncio.Queue()
+
+    @property
+    def is_up(self) -> bool:
+        return self._link.is_up
+
+    @property
+    def counters(self) -> LinkCounters:
+        return self._link.counters
 
     async def publish(
         self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry: float | None = None

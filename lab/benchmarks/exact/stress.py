@@ -28,6 +28,8 @@ _LOOK = 0.2
 _PROGRESS = 15.0
 _MOST_BACKLOG = 48
 _LONG_POSITIONS = 1050
+WORKERS = 2
+"""Cloud workers at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,6 @@ class StressLoad:
     Attributes:
         tokens: tokens to commit at least.
         sessions: texts at a time.
-        workers: at a time.
         strike_every: committed tokens from one kill or hang to the next, on average.
         long: texts with contexts above 1,024 positions.
         seconds: after which no new text is started.
@@ -46,7 +47,6 @@ class StressLoad:
 
     tokens: int
     sessions: int
-    workers: int
     strike_every: int
     long: int
     seconds: float
@@ -167,8 +167,8 @@ class Stress:
                 settings = replace(settings, keys=file, seal=self.load.keys == "seals")
             pool.start()
             try:
-                self.say(f"{dtype}: {self.load.workers} workers load the target and prove it")
-                await asyncio.gather(*(fleet.start() for _ in range(self.load.workers)))
+                self.say(f"{dtype}: {WORKERS} workers load the target and prove it")
+                await asyncio.gather(*(fleet.start() for _ in range(WORKERS)))
                 rng = random.Random(self.rng.random())
                 async with edge(settings, draft, broker.port, weather, rng) as node:
                     if self.load.long:

@@ -101,10 +101,10 @@ def conversations(count: int, seed: int, costs: FuzzCosts, alive: Callable[[], N
         alive()
         this, number = 1_000_000 * seed + number, number + 1
         try:
-            received = machines.run(this, costs).received
+            received = machines.run(this, costs)
             over = any(us > costs.bounds[where].limit(len(payload)) for where, _, payload, us in received)
             for _ in range(3 if over else 0):
-                again = machines.run(this, costs).received
+                again = machines.run(this, costs)
                 received = [
                     (*one[:3], min(one[3], other[3])) for one, other in zip(received, again, strict=True)
                 ]

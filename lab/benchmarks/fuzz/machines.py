@@ -8,7 +8,6 @@ the same.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flexspec_mq.codec import Codec, TooManyTokens
@@ -49,15 +48,8 @@ _PLANS = [
 ]
 
 
-@dataclass
-class HostileRun:
-    """Payloads that a run of the machines has received.
-
-    Attributes:
-        received: receiver, how it was read, the payload and microseconds, for each payload.
-    """
-
-    received: list[tuple[str, str, bytes, float]] = field(default_factory=list)
+Received = list[tuple[str, str, bytes, float]]
+"""Receiver, how it was read, the payload and microseconds, for each payload."""
 
 
 class HostileWorld(World):
@@ -75,7 +67,7 @@ class HostileWorld(World):
         )
         link = Link(rng, jitter=0.05, loss=0.05, duplicate=0.05)
         super().__init__(rng, FakeTarget(eos_every=40), link, 2, config, (0.02, 0.001))
-        self.case = HostileRun()
+        self.received: Received = []
         self._clock_ns = costs.clock
         self._worker_codec, self._edge_codec = Codec(_CONTEXT + 64), Codec(MAX_VERDICT_TOKENS)
         self._past: list[bytes] = [b"\x10"]
@@ -100,7 +92,7 @@ class HostileWorld(World):
             began = self._clock_ns()
             effects, how = self._at_worker(host, one, edge, send.qos, named)
             took = self._clock_ns() - began
-            self.case.received.append((WORKER, how, one, took / 1000))
+            self.received.append((WORKER, how, one, took / 1000))
             self._worker(host, effects)
             self._check_bounds(host.machine)
 
@@ -157,7 +149,7 @@ class HostileWorld(World):
             began = self._clock_ns()
             cell, effects, how = self._at_edge(one)
             took = self._clock_ns() - began
-            self.case.received.append((SESSION, how, one, took / 1000))
+            self.received.append((SESSION, how, one, took / 1000))
             if cell is not None:
                 self.edge(cell, effects)
                 self.check(cell)
@@ -197,7 +189,7 @@ class HostileWorld(World):
         return found
 
 
-def run(seed: int, costs: FuzzCosts) -> HostileRun:
+def run(seed: int, costs: FuzzCosts) -> Received:
     """A case: some texts over a hostile network, until they end or their time is over.
 
     Raises:
@@ -211,4 +203,4 @@ def run(seed: int, costs: FuzzCosts) -> HostileRun:
         pass
     for cell in world.cells:
         world.check(cell)
-    return world.case
+    return world.received

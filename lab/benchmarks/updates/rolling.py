@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import httpx2
 
@@ -58,10 +57,6 @@ class Rolled:
     inexact: int = 0
     versions: dict[str, int] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
-
-    def facts(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 async def updates(

@@ -19,7 +19,6 @@ from flexspec_mq.errors import FlexSpecError
 from lab.testbed.link import namespaces
 from lab.testbed.link.forward import Forwarder
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.link.tun import open_tun
 
 ADDRESS_A, ADDRESS_B = "10.77.0.1", "10.77.0.2"
 """The same in every link: its namespaces have no other network."""
@@ -47,7 +46,7 @@ def main() -> int:
         names = namespaces.new_names()
         for name, address in zip(names, (ADDRESS_A, ADDRESS_B), strict=True):
             namespaces.add(name)
-            tuns.append(open_tun(name, address + _PREFIX))
+            tuns.append(namespaces.open_tun(name, address + _PREFIX))
         forwarder = Forwarder(plan, tuns[0], tuns[1])
         _answer(Ready(*names))
         os.set_blocking(0, False)

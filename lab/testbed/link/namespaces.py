@@ -1,4 +1,4 @@
-"""Network namespaces by ``ip netns``: names that tell whose they are, making, entering, removing.
+"""Network namespaces by ``ip netns``: names that tell whose they are, making, entering, removing; their TUN devices.
 
 A name is ``fmq-<pid>-<start>-<random>-<side>``, of the keeper process that owns it; `start` is that process's start
 time in kernel ticks, so that a later process with the same number is not mistaken for it. Things of a dead
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import re
 import secrets
 import shutil
 import signal
+import struct
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from pathlib import Path
 
 from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import FlexSpecError, UsageError
+from lab.testbed.link.profiles import MTU
 
 NETNS_FOLDER = Path("/run/netns")
 TUN_DEVICE = Path("/dev/net/tun")
@@ -29,6 +32,12 @@ _NAME = re.compile(r"fmq-(\d+)-(\d+)-[0-9a-f]{6}-[ab]")
 _CLONE_NEWNET = 0x40000000
 _COMMAND_TIMEOUT = 20.0
 _PATIENCE = 2.0
+_TUN_NAME = "link0"
+"""Name of the interface whose packets we read and write, on both sides."""
+_QUEUE = "5000"
+# Packets between the kernel and our loop, more than a burst at the highest rates; the queue that counts is ours.
+_TUNSETIFF = 0x400454CA
+_IFF_TUN, _IFF_NO_PI = 0x0001, 0x1000
 
 
 def check_requirements() -> None:
@@ -150,3 +159,47 @@ def _setns(handle: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(handle, _CLONE_NEWNET):
         raise FlexSpecError(f"a namespace cannot be entered: {os.strerror(ctypes.get_errno())}")
+
+
+def open_tun(namespace: str, address: str) -> int:
+    """Make a TUN device in a namespace, with an address, up; also bring up its loopback.
+
+    The device lives as long as the file is open. The calling thread is moved into the namespace and back.
+
+    Args:
+        namespace: name as `ip netns` knows it.
+        address: IP address with prefix length, as in ``10.77.0.1/30``.
+
+    Returns:
+        A non-blocking file: each read is one IP packet that the namespace sends, each write one that it receives.
+
+    Raises:
+        FlexSpecError: the kernel or `ip` refused.
+    """
+    with inside(namespace):
+        return _make(address)
+
+
+def _make(address: str) -> int:
+    # IPv6 would send router solicitations over a link on which every packet counts.
+    for scope in ("all", "default"):
+        path = Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
+        if path.exists():
+            path.write_text("1\n", "ascii")
+    try:
+        tun = os.open(TUN_DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise FlexSpecError(f"{TUN_DEVICE} cannot be opened: {error.strerror}") from None
+    try:
+        request = struct.pack("16sH22x", _TUN_NAME.encode(), _IFF_TUN | _IFF_NO_PI)
+        fcntl.ioctl(tun, _TUNSETIFF, request)
+        run_ip("link", "set", "lo", "up")
+        run_ip("addr", "add", address, "dev", _TUN_NAME)
+        run_ip("link", "set", _TUN_NAME, "mtu", str(MTU), "txqueuelen", _QUEUE, "up")
+    except OSError as error:
+        os.close(tun)
+        raise FlexSpecError(f"a TUN device cannot be made: {error.strerror}") from None
+    except FlexSpecError:
+        os.close(tun)
+        raise
+    return tun

@@ -28,9 +28,13 @@ def read_trace(path: Path) -> tuple[int, ...]:
         UsageError: it cannot be read or is no trace; names the line.
     """
     try:
-        text = read_text(path)
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("ascii")
     except UnicodeDecodeError:
         raise _no_trace(path, "it is not text") from None
+    except (OSError, EOFError, zlib.error) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise UsageError(f"the trace {path} cannot be read: {why}") from None
     times: list[int] = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -45,23 +49,6 @@ def read_trace(path: Path) -> tuple[int, ...]:
     if not times or not times[-1]:
         raise _no_trace(path, "it needs at least one opportunity after 0 ms")
     return tuple(times)
-
-
-def read_text(path: Path) -> str:
-    """The ASCII text of a file, or of what gzip made of it, if its name ends in ``.gz``.
-
-    Raises:
-        UsageError: it cannot be read.
-        UnicodeDecodeError: it is not ASCII.
-    """
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="ascii") as file:
-                return file.read()
-        return path.read_text("ascii")
-    except (OSError, EOFError, zlib.error) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UsageError(f"the trace {path} cannot be read: {why}") from None
 
 
 def _no_trace(path: Path, why: str) -> UsageError:

@@ -21,7 +21,7 @@ def sample(question: int, side: str, took: float, **changes: Any) -> Sample:
         "rounds": 4,
         "bytes_up": 100,
         "bytes_down": 50,
-        "costs": Costs(1000, 500, 2, 1, 5, 0.25),
+        "costs": Costs(1000, 500, 5, 0.25),
         "energy_j": 3.0,
     }
     return Sample(question=question, side=side, seconds=took, **(fields | changes))

@@ -29,8 +29,8 @@ def answers(side: str, took: list[float], **changes: Any) -> list[Sample]:
 def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
     took: list[float], slower: float, joules: float
 ) -> None:
-    ours = answers("x", took, energy_j=joules, costs=Costs(300, 0, 0, 0))
-    theirs = answers("traditional", [slower * one for one in took], energy_j=1.0, costs=Costs(500, 500, 0, 0))
+    ours = answers("x", took, energy_j=joules, costs=Costs(300, 0))
+    theirs = answers("traditional", [slower * one for one in took], energy_j=1.0, costs=Costs(500, 500))
     found = summary({"x": ours, "traditional": theirs[::-1]}, 0)["x"]["of_traditional"]
     for key, share in (
         ("total", 1 / slower),
@@ -84,7 +84,7 @@ def test_figures_of_an_answer(took: list[float]) -> None:
 
 def test_what_is_not_known_is_not_told() -> None:
     took = [1.0] * 6
-    loopback = answers("x", took, costs=Costs(None, None, 0, 0), energy_j=None)
+    loopback = answers("x", took, costs=Costs(None, None), energy_j=None)
     mixed = [*answers("y", took[:5]), sample(5, "y", 1.0, energy_j=None)]
     found = summary({"x": loopback, "y": mixed, "streaming": answers("streaming", took)}, 0)
     assert found["x"]["bytes"][0] == 150, "payload"
@@ -101,7 +101,7 @@ def test_nothing_is_a_share_of_nothing() -> None:
     found = summary(
         {
             "x": answers("x", took),
-            "traditional": answers("traditional", took, costs=Costs(0, 0, 0, 0), energy_j=0.0),
+            "traditional": answers("traditional", took, costs=Costs(0, 0), energy_j=0.0),
         },
         0,
     )
@@ -113,7 +113,7 @@ def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-devic
     took = [1.0, 2.0, 3.0, 4.0, 5.0]
     channels = []
     for number, link in enumerate(("4g", "loopback")):
-        costs = Costs(1000, 500, 2, 1, 5, 0.25) if link == "4g" else Costs(None, None, 2, 1, 5, 0.25)
+        costs = Costs(1000, 500, 5, 0.25) if link == "4g" else Costs(None, None, 5, 0.25)
         found = {
             name: answers(name, [(1 + place + number) * one for one in took], costs=costs)
             for place, name in enumerate(strategies)

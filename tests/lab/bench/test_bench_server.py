@@ -87,7 +87,7 @@ def test_an_answer_of_untold_length_is_an_error() -> None:
 
 
 def test_what_a_server_does_not_tell_is_left_open() -> None:
-    silent = Costs(None, None, 0, 0, forwards=None, worker_s=None)
+    silent = Costs(None, None, forwards=None, worker_s=None)
     ours = [sample(number, "streaming", 2.0) for number in range(6)]
     theirs = [
         sample(

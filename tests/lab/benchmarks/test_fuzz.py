@@ -53,7 +53,7 @@ def test_both_machines_keep_their_texts_and_bounds_on_a_hostile_network() -> Non
 
 
 def test_a_case_is_the_same_each_time() -> None:
-    one, other = (machines.run(7, costs()).received for _ in range(2))
+    one, other = (machines.run(7, costs()) for _ in range(2))
     assert one == other
 
 
@@ -107,7 +107,7 @@ def test_a_crash_is_a_failure_with_its_payload() -> None:
 
 
 def test_a_machine_that_breaks_is_a_failure_and_the_run_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(seed: int, _costs: FuzzCosts) -> machines.HostileRun:
+    def broken(seed: int, _costs: FuzzCosts) -> machines.Received:
         raise AssertionError(f"broken {seed}")
 
     monkeypatch.setattr(machines, "run", broken)

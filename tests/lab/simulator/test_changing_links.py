@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import msgspec
 
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.policies import POLICIES
-from lab.simulator.answers import LIKE_OURS, Answer, Setting
-from lab.simulator.recording import RecordedText, Recording
-from lab.simulator.simulation import simulate
+from lab.simulator.answers import LIKE_OURS, Setting
+from lab.simulator.recording import RecordedText, Recording, SimulatedText
+from lab.simulator.simulation import Simulation, simulate
 from lab.testbed.link.plans import link_plan
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
 from tests.lab.simulator.recordings import TIMES, VOCABULARY, made
@@ -33,15 +35,14 @@ def long_text(tokens: int) -> Recording:
     )
 
 
-def written(link: LinkPlan, policy: str | Plan, tokens: int, *, worker_drafts: bool) -> Answer:
-    setting = Setting(
-        recording=long_text(tokens),
-        times=TIMES,
-        link=link,
-        worker=replace(LIKE_OURS, drafts=worker_drafts, lookup=worker_drafts),
-    )
+def setting(link: LinkPlan, tokens: int, *, worker_drafts: bool) -> Setting:
+    worker = replace(LIKE_OURS, drafts=worker_drafts, lookup=worker_drafts)
+    return Setting(recording=long_text(tokens), times=TIMES, link=link, worker=worker)
+
+
+def written(link: LinkPlan, policy: str | Plan, tokens: int, *, worker_drafts: bool) -> SimulatedText:
     (answer,) = simulate(
-        setting,
+        setting(link, tokens, worker_drafts=worker_drafts),
         lambda: FixedPolicy(policy) if isinstance(policy, Plan) else POLICIES[policy](BASE),
         begins_s=[0.0],
     )
@@ -51,9 +52,17 @@ def written(link: LinkPlan, policy: str | Plan, tokens: int, *, worker_drafts: b
 
 def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over_wifi() -> None:
     link = link_plan("tour:satellite-geo=15,wifi=100", 2, None)
-    answer = written(link, "closed-form", 900, worker_drafts=False)
-    drafts = [at for at, plan in answer.plans if plan.draft_length > 1 and at > 15.0]
-    assert not any(plan.draft_length > 1 for at, plan in answer.plans if 5.0 < at < 15.0)
+    plans: list[tuple[float, Plan]] = []
+
+    class Noted(ClosedFormPolicy):
+        def plan(self, seen: Observation) -> Plan:
+            plans.append((simulation.now, super().plan(seen)))
+            return plans[-1][1]
+
+    simulation = Simulation(setting(link, 900, worker_drafts=False), lambda: Noted(BASE))
+    assert simulation.answer(long_text(900).texts[0], 0.0).problem == ""
+    drafts = [at for at, plan in plans if plan.draft_length > 1 and at > 15.0]
+    assert not any(plan.draft_length > 1 for at, plan in plans if 5.0 < at < 15.0)
     # The round trip is asked for every two seconds, and again at once where it looks like a step.
     assert drafts[0] < 15.0 + 2.0 + 2 * 0.65 + 1.0
 
