@@ -28,14 +28,12 @@ class Update:
 
     Attributes:
         version, head: what was published.
-        published: when its catalogue came to the witness.
         ready: seconds from then until the first worker served it, and until all did.
         payload: bytes of the catalogue, and how many versions it names.
     """
 
     version: str
     head: str
-    published: float
     ready: tuple[float, float]
     payload: tuple[int, int]
 
@@ -149,7 +147,7 @@ async def _update(here: BenchTestbed, number: int) -> Update:
     await witness.until(lambda: len(ready()) == len(WORKERS), f"{version} is ready everywhere")
     await command
     times = min(ready()) - published, max(ready()) - published
-    return Update(version, head, published, times, (len(payload), named))
+    return Update(version, head, times, (len(payload), named))
 
 
 async def _judge(tokens: Tokens, load: _Load, rolled: Rolled, say: Callable[[str], None]) -> None:
