@@ -1,7 +1,7 @@
 """The interface between the daemon and whatever decides tokens.
 
-`load_engine` in ``load.py`` makes the engine that settings ask for: another one is plugged in there. What a step has to
-decide is said by `WorkItem` in ``flexspec_mq/protocol/worker/types.py``.
+`load_engine` in ``load.py`` makes the engine that settings ask for: another one is plugged in there. `WorkItem` says
+what a step has to decide, in ``flexspec_mq/protocol/worker/types.py``.
 """
 
 from __future__ import annotations
