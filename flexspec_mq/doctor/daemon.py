@@ -85,9 +85,12 @@ class DaemonDoctor:
     async def examine(self, tell: Callable[[str], None], timeout: float) -> list[Finding]:
         """Run all checks; never raises for what is wrong with the setup."""
         findings: list[Finding] = []
-        with suppress(LinkError):  # of a link that failed, which a check has told
+        try:
             async with self._stack:
                 findings = await run_checks(self.table(), self.part, tell, timeout)
+        except LinkError:  # of a link that failed, which a check has told
+            if not findings:
+                raise
         return findings
 
     def settings_beside(self, patience: float = _PATIENCE) -> LinkSettings:
