@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from edge_node.completion.completion import Completion, End, EndReason
 from edge_node.completion.options import SEED_BITS
+from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver
 from flexspec_mq.protocol.effects import FinishReason
@@ -22,6 +23,7 @@ from flexspec_mq.protocol.effects import FinishReason
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge_node.completion.figures import Figures
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.limits import CompletionLimits
     from edge_node.completion.metrics import Metrics
@@ -101,6 +103,7 @@ class CompletionStore:
             weigh=lambda kept: kept[0].size,
         )
         self._pace = 1.0  # seconds that a text takes, smoothed
+        self._stood: dict[str, str] = {}  # the state of each limit that was logged last
         self._closed = False
 
     def __len__(self) -> int:
@@ -210,8 +213,16 @@ class CompletionStore:
                     text.version = writing.version
                     text.add(pieces)
             finally:
-                self._metrics.took(writing.figures())
+                self._took(writing.figures())
             return End(_REASONS[writing.finish.reason], writing.figures())
+
+    def _took(self, figures: Figures) -> None:
+        """Count a session that is over, and log each limit that stands otherwise than it was last said to."""
+        self._metrics.took(figures)
+        for limit in figures.limits:
+            if limit.state not in ("unknown", self._stood.get(limit.name, "kept")):
+                self._stood[limit.name] = limit.state
+                _log.warning("%s", limit_in_words(limit))
 
     def _ended(
         self, text: Completion, key: IdempotencyKey | None, task: asyncio.Task[tuple[End, str]]

@@ -197,8 +197,12 @@ async def test_the_command_says_that_somebody_else_answers(
 
 
 @pytest.mark.parametrize(("budget", "state"), [(1e-6, "out_of_reach"), (1e6, "kept")])
-async def test_limits_are_told_by_an_answer_the_plan_the_command_and_the_metrics(
-    mosquitto: PrivateBroker, capsys: pytest.CaptureFixture[str], budget: float, state: str
+async def test_limits_are_told_by_an_answer_the_plan_the_command_the_metrics_and_the_log(
+    mosquitto: PrivateBroker,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    budget: float,
+    state: str,
 ) -> None:
     meter = energy_meter(EdgeSettings(energy="raspberry-pi-5"))
     limits = LimitOptions(energy_budget=budget).limits(PlanOptions(), meter)
@@ -222,3 +226,8 @@ async def test_limits_are_told_by_an_answer_the_plan_the_command_and_the_metrics
         said = capsys.readouterr().out
         assert f"J per token: {state.replace('_', ' ')}" in said
         assert "J/token" in said
+        assert (await api.chat(max_tokens=5, ignore_eos=True)).status_code == 200
+        await until(lambda: api.node.sessions == 0)
+    logged = [one.getMessage() for one in caplog.records if "energy budget" in one.getMessage()]
+    assert len(logged) == (state == "out_of_reach"), "once, as it stands no otherwise after the second text"
+    assert all("cannot be kept now" in words for words in logged)
