@@ -81,7 +81,7 @@ async def ask(by: CompletionGenerator, options: CompletionOptions, prompt: str, 
                 elif event["type"] == "text":
                     parts = [text for text, _ in event["pieces"]]
                     answer.text(zip(parts, event["writers"], strict=True))
-                elif event["type"] == "finish" and "error" not in event:
+                elif event["type"] == "finish":  # also of a text that failed: it took its energy all the same
                     shown.close()
                     tell_finish(event, options)
 

@@ -21,10 +21,16 @@ NOTHING: Any = cast("Any", None)
 
 
 class FakeEvents:
-    """Answers each prompt with its own words, or with an error."""
+    """Answers each prompt with its own words, or with an error.
 
-    def __init__(self, fails: dict[str, FlexSpecError] | None = None) -> None:
+    Args:
+        fails: errors by prompt.
+        stats: figures of each text.
+    """
+
+    def __init__(self, fails: dict[str, FlexSpecError] | None = None, **stats: object) -> None:
         self._fails = fails or {}
+        self._stats = {"energy_j": None, "limits": [], **stats}
         self._at_once = self.most_at_once = 0
 
     async def __call__(
@@ -37,15 +43,23 @@ class FakeEvents:
             yield {"type": "start"}
             await asyncio.sleep(0)
             if said in self._fails:
-                raise self._fails[said]
+                error = self._fails[said]
+                found = {"tokens": [], "text": "", "stats": self._stats}
+                yield {
+                    "type": "finish",
+                    "reason": "failed",
+                    **found,
+                    "error": error.message,
+                    "hint": error.hint,
+                }
+                raise error
             yield {"type": "text", "pieces": [(said.upper(), True)], "writers": ["device"]}
-            stats: dict[str, Any] = {"energy_j": None, "limits": []}
             yield {
                 "type": "finish",
                 "reason": "length",
                 "tokens": [1, 2, 3],
                 "text": said.upper(),
-                "stats": stats,
+                "stats": self._stats,
             }
         finally:
             self._at_once -= 1
@@ -104,6 +118,7 @@ def test_what_is_not_asked_for_is_what_the_target_recommends() -> None:
     asked = CompletionOptions(temperature=1.5, top_p=0.5, seed=9)
     assert asked.sampling(1, recommended) == SamplingParams(1.5, 20, 0.5, 9)
     assert CompletionOptions(top_k=0).sampling(1, recommended).top_k == 0
+    assert CompletionOptions(temperature=1.0).sampling(7, recommended).seed == 7, "each text draws its own"
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"timeout": 0.0}, {"timeout": float("nan")}, {"top_p": 0.0}])
@@ -122,6 +137,23 @@ async def test_an_answer_is_its_text_and_says_where_it_was_cut(
     await run(monkeypatch, FakeEvents(), "ask", "hello", **options)
     shown = capsys.readouterr()
     assert (shown.out, shown.err) == ("HELLO\n", said)
+
+
+async def test_a_text_that_failed_says_what_it_took_and_which_limit_it_broke(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit = {"name": "energy_budget", "limit": 0.3, "unit": "J per token", "state": "exceeded", "value": 2.0}
+    spent = {
+        "energy_j": 2.0,
+        "energy_j_per_100": None,
+        "energy_source": "measured: battery",
+        "limits": [limit],
+    }
+    events = FakeEvents({"hello": WorkerError("no worker serves base")}, **spent)
+    with pytest.raises(WorkerError):
+        await run(monkeypatch, events, "ask", "hello")
+    said = "2.0 J (measured: battery)\nenergy budget of 0.3 J per token is exceeded: 2 so far\n"
+    assert capsys.readouterr().err == said
 
 
 async def test_for_programs_an_answer_is_its_events(

@@ -61,6 +61,17 @@ async def test_events_of_a_text() -> None:
     assert (middle[-3]["worker"], finish["stats"]["version"]) == ("w1", "base")
 
 
+async def test_a_predicted_text_takes_fewer_rounds_and_is_the_same() -> None:
+    broker = MemoryBroker()
+    async with worker_at(broker.link, "w1"), generator(broker) as by:
+        plain = (await written(by, **WHOLE))[-1]
+        predicted = (await written(by, **WHOLE, prediction=plain["text"]))[-1]
+        wrong = (await written(by, **WHOLE, prediction="not at all " * 100_000))[-1]
+    assert plain["tokens"] == predicted["tokens"] == wrong["tokens"]
+    assert predicted["stats"]["rounds"] < plain["stats"]["rounds"]
+    assert predicted["stats"]["looked_up"] > plain["stats"]["looked_up"]
+
+
 async def test_a_text_that_fails_finishes_with_what_made_it_fail() -> None:
     broker = MemoryBroker()
     found: list[dict[str, Any]] = []
