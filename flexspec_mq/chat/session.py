@@ -185,6 +185,7 @@ class Totals:
             ),
             ("written by", _names(one.version for one in told)),
             ("exactness", _names(one.exactness for one in told)),
+            ("not counted", "tokens, bytes and energy of answers that were stopped" if stopped else ""),
         ]
         return [(name, value) for name, value in rows if value]
 

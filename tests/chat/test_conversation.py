@@ -175,5 +175,7 @@ def test_totals() -> None:
     assert rows["rounds"] == "32, 2.50 tokens each"
     assert rows["MQTT payload"] == "24.7 kB up, 1800 B down"
     assert rows["first text after"] == "1.50 s in the middle, 2.50 s at most"
+    assert rows["not counted"] == "tokens, bytes and energy of answers that were stopped"
+    assert "not counted" not in dict(Totals(totals.took[:2]).rows())
     assert dict(Totals().rows())["acceptance"] == "0 of 0 drafted tokens"
     assert (size(9999), size(10_000)) == ("9999 B", "10.0 kB")
