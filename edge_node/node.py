@@ -92,7 +92,7 @@ _FAREWELL = 1.0
 _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
-"""KeyReason codes that will be the same next time: access rules, topic, size."""
+"""MQTT reason codes that will be the same next time: access rules, topic, size."""
 
 
 class EdgeNode:

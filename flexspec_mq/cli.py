@@ -81,7 +81,7 @@ def _elsewhere(name: str) -> Callable[[Sequence[str]], int]:
     """The program of a subcommand that another distribution registers.
 
     Raises:
-        UsageError: That is not installed.
+        UsageError: the distribution is not installed.
     """
     found = next(iter(metadata.entry_points(group=GROUP, name=name.replace(" ", "-"))), None)
     if found is None:

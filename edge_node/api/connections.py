@@ -67,7 +67,7 @@ class ApiConnection(H11Protocol):
     """A connection. uvicorn's own has no bound for a head, and counts those that ask for nothing as load.
 
     Args:
-        connections: all of the server.
+        connections: all connections of the server.
         more: as uvicorn makes its own.
     """
 

@@ -16,8 +16,6 @@ POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "rl": RlPolicy,
 }
 """Makers of each policy, from the configured plan."""
-ADAPTIVE = frozenset(POLICIES) - {"fixed"}
-"""Policies that choose who drafts, and how. The default keeps limits as well."""
 REMOVED: Mapping[str, str] = {
     **dict.fromkeys(("placement", "threshold", "predictor", "bandit"), f"take {DEFAULT}, the default"),
     "confidence": f"take {DEFAULT}, the default, or fixed with a threshold of its own in the setting stop",

@@ -33,7 +33,7 @@ class Transition(Generic[S, E]):
         handler: function that carries it out; called with the machine and the event's own arguments.
         next: states in which the machine may stand afterwards.
         condition: condition of the cases that `action` tells apart, for readers; empty where there is one.
-        action: doing of the handler, for readers.
+        action: words for what the handler does, for readers.
     """
 
     state: S

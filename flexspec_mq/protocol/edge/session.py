@@ -89,10 +89,10 @@ class EdgeSession:
         rng: jitter.
         config: timers and bounds.
         controller: knowledge of the node from other sessions; None when there is none.
-        device: word of the device on itself; None where nothing tells.
+        device: reads energy and battery of the device; None where nothing tells.
 
     Attributes:
-        counters: figures, to read.
+        counters: counts since it began, to read.
         surprises: events that have no row in the state that they met.
         finished: why the text ended; None while it goes on.
         nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.

@@ -12,7 +12,7 @@ def by_device(waiting: Iterable[SessionKey]) -> list[SessionKey]:
     """The same sessions: the first of each device, then the second of each, and so on.
 
     Args:
-        waiting: sessions by their order; earlier ones of a device, and of devices, come first.
+        waiting: sessions, the first of them first; that order holds within a device, and between devices.
     """
     before = Counter[str]()
     placed = []
@@ -23,7 +23,7 @@ def by_device(waiting: Iterable[SessionKey]) -> list[SessionKey]:
 
 
 def to_go(kept: Sequence[SessionKey]) -> SessionKey:
-    """Session that goes where too many are kept; they come with the oldest first.
+    """The session that goes where too many are kept, of sessions with the oldest first.
 
     It is the oldest of the device that has the most; of several such devices, of the one with the oldest.
     """
