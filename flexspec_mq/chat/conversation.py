@@ -148,7 +148,7 @@ class Conversation:
         saved = Saved(flexspec_chat=FORMAT, exchanges=self.exchanges, **msgspec.structs.asdict(self.options))
         try:
             with whole(path) as part:
-                part.touch(mode=0o600)
+                part.touch(mode=0o600, exist_ok=False)  # nobody else has it open
                 part.write_bytes(msgspec.json.format(msgspec.json.encode(saved), indent=2) + b"\n")
         except OSError as error:
             raise UsageError(f"{path} cannot be written: {error.strerror}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -64,6 +65,10 @@ def test_a_file_of_something_else_is_neither_read_nor_written_over(tmp_path: Pat
     assert path.read_text() == "years of work"
     with pytest.raises(UsageError, match="cannot be written"):
         Conversation(GenerationOptions()).save(tmp_path / "thesis.txt" / "x.json")
+    (tmp_path / f".talk.json.{os.getpid()}.part").symlink_to(path)  # where others may write as well
+    with pytest.raises(UsageError, match="cannot be written"):
+        Conversation(GenerationOptions()).save(tmp_path / "talk.json")
+    assert path.read_text() == "years of work"
 
 
 @pytest.mark.parametrize(
