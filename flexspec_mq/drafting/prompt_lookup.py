@@ -43,7 +43,7 @@ class Found:
     Attributes:
         token: id of the token.
         length: tokens in common before it, 1 to `LONGEST`.
-        support: word of other occurrences.
+        support: how far other occurrences agree.
     """
 
     token: int
