@@ -1,4 +1,4 @@
-"""Measuring a draft: rounds under a stop, survival, calibration."""
+"""Measuring a draft: rounds, survival, calibration."""
 
 from __future__ import annotations
 

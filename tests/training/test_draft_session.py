@@ -142,7 +142,20 @@ def test_what_a_training_leaves_can_be_calibrated_packed_and_exported(
     assert (tmp_path / "draft" / "token_ranks.npy").exists()
 
 
-def test_starts_are_named_by_a_way_or_a_list(files: Path, tmp_path: Path) -> None:
+def test_training_needs_a_budget() -> None:
+    with pytest.raises(UsageError, match="budget") as caught:
+        run("train", "--base", "b", "--text", "t", "--cache", "c", "--out", "o")
+    assert "--minutes or --steps" in caught.value.hint
+
+
+@pytest.mark.parametrize("command", ["collect", "train", "evaluate", "calibrate", "pack", "export"])
+def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    assert "--base" in capsys.readouterr().out
+
+
+def test_starts_are_named_by_a_list(files: Path, tmp_path: Path) -> None:
     shape = ["--base", files / "base", "--text", files / "text.npz", "--cache", tmp_path / "c", "--steps", 1]
     asked = ["train", *shape, "--out", tmp_path / "d", "--layers", 1, "--calibration-rows", 0]
     assert run(*asked, "--start-from", "1,3,2") == 0

@@ -18,6 +18,7 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
+from flexspec_mq.codec import MAX_STATUS_BYTES
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.diagnosis.preflight import preflight
@@ -25,6 +26,7 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.needs import FOR_SESSIONS, NOTHING, BrokerLimits
 from flexspec_mq.transport.properties import limits_in
 from lab.simulator.world import EOS, FINGERPRINT
+from schemas.messages import MAX_IN_FLIGHT
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine
 from tests.transport.test_mqtt_strangers import stranger
 
@@ -124,6 +126,11 @@ async def test_who_looks_for_what_is_wrong_connects_to_any_broker() -> None:
         mqtt_link(LinkSettings(port=port, client_id="doctor")) as link,
     ):
         await link.wait_up(PATIENCE)
+
+
+def test_the_needs_are_those_of_sessions_and_statuses() -> None:
+    assert FOR_SESSIONS.receive_maximum == MAX_IN_FLIGHT
+    assert FOR_SESSIONS.packet_size == MAX_STATUS_BYTES + 1024
 
 
 def test_what_is_needed_and_what_is_told_are_compared_one_by_one() -> None:
