@@ -5,7 +5,8 @@ their place with ``--prompts``. The base answers them (`flexspec draft collect -
 makes the data of a head from its answers. ``style`` and ``reasoning`` change all answers: into terse bullets, and
 into long numbered reasoning. ``mathematics`` and ``format`` change what is of their kind only, and have the base's
 own answers beside it, unchanged, so that other prompts are left alone: computed word problems with worked
-solutions, and answers in JSON where the prompt asks for JSON. The outcome is a function of the inputs and ``--seed``.
+solutions, and answers in JSON where the prompt asks for JSON. ``drift`` measures how far a head's texts are from
+what the base would write. The outcome is a function of the inputs and ``--seed``.
 """
 
 from __future__ import annotations
@@ -184,6 +185,7 @@ def main() -> int:
     actions = parser.add_subparsers(dest="action", required=True)
     _prompts_parser(actions)
     _chats_parser(actions)
+    _drift_parser(actions)
     args = parser.parse_args()
     run: Callable[[argparse.Namespace], int] = args.func
     return run(args)
@@ -223,13 +225,34 @@ def _chats_parser(actions: Any) -> None:
         help="of `flexspec draft collect --temperatures 0`",
     )
     parser.add_argument(
-        "--base", default="default", metavar="FOLDER", help="that answered (default: the default model)"
+        "--base",
+        default="default",
+        metavar="FOLDER",
+        help="checkpoint folder of the base that answered (default: the default model)",
     )
     parser.add_argument(
         "--count", type=int, default=300, metavar="N", help="word problems (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.set_defaults(func=_chats)
+
+
+def _drift_parser(actions: Any) -> None:
+    parser = actions.add_parser(
+        "drift", help="measure how far a head's greedy texts are from what the base would write"
+    )
+    parser.add_argument("head", type=Path, metavar="FOLDER")
+    parser.add_argument(
+        "--prompts", type=Path, required=True, metavar="FILE", help="JSON lines with `prompt`, held out"
+    )
+    parser.add_argument("--base", default="default", metavar="FOLDER")
+    parser.add_argument("--count", type=int, default=40, metavar="N", help="prompts (default: %(default)s)")
+    parser.add_argument(
+        "--tokens", type=int, default=64, metavar="N", help="tokens of a text (default: %(default)s)"
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N")
+    parser.add_argument("--show", action="store_true", help="print the texts")
+    parser.set_defaults(func=_drift)
 
 
 def _prompts(args: argparse.Namespace) -> int:
@@ -254,10 +277,10 @@ def chats(kind: str, pairs: Sequence[tuple[str, str]], count: int, seed: int) ->
     """The data of a head.
 
     Args:
-        kind: kind of the head, one of `KINDS`.
+        kind: what the head is to change, one of `KINDS`.
         pairs: prompts, and what the base answered.
-        count: count of word problems.
-        seed: seed of these.
+        count: number of word problems.
+        seed: source of their numbers and names.
     """
     same = [chat(*pair) for pair in pairs]
     if kind == "mathematics":
@@ -291,6 +314,34 @@ def reshaped(kind: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str
     """Answers with at least two whole sentences, in the shape of a kind."""
     makers = {"style": style, "format": formatted, "reasoning": reasoning}
     return [(question, makers[kind](answer)) for question, answer in pairs if len(sentences(answer)) >= 2]
+
+
+def _drift(args: argparse.Namespace) -> int:
+    import torch
+
+    from flexspec_mq.evolution.canaries import greedy, load_with_head, share
+    from flexspec_mq.heads.manifest import Canary, read_head
+    from flexspec_mq.models.load import load_text, resolve
+    from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
+
+    torch.set_num_threads(args.threads)
+    base = Path(resolve(args.base))
+    text, manifest = load_text(base), read_head(args.head)
+    chosen = [prompt for _, prompt in read_prompts(args.prompts)][: args.count]
+    ids = [
+        encode_turns(text.tokenizer, [Turn("user", prompt)], max_context=text.max_context)
+        for prompt in chosen
+    ]
+    model = load_with_head(base, args.head, kind=manifest.kind, dtype=manifest.dtype)
+    texts = greedy(model, ids, args.tokens, text.eos)
+    if args.show:
+        for prompt, written in zip(chosen, texts, strict=True):
+            print(f"> {prompt}\n{decode(text.tokenizer, written)}\n", file=sys.stderr)
+    pairs = [Canary(*pair) for pair in zip(ids, texts, strict=True)]
+    plain = load_with_head(base, None, kind="base", dtype=manifest.dtype)
+    figures = {"drift": 1 - share(plain, pairs), "texts": len(texts), "tokens": sum(map(len, texts))}
+    print(json.dumps(figures))
+    return 0
 
 
 def write(path: Path, rows: Sequence[object]) -> None:
