@@ -97,7 +97,7 @@ def difference(fingerprint: bytes, ours: TokenizerStatus | None, theirs: WorkerS
     """Compare a device's tokenizer with what the status of a worker says of its target's.
 
     Args:
-        fingerprint: fingerprint of ours.
+        fingerprint: fingerprint of our tokenizer.
         ours: our tokenizer in short; None if nobody knows more than the fingerprint.
         theirs: the status; one that says nothing of its tokenizer does not differ.
     """

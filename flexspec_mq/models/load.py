@@ -39,7 +39,7 @@ class LoadedText:
     Attributes:
         source: the checkpoint's folder, or its name on the hub.
         config: sizes and kinds of the model.
-        generation: settings that its makers recommend for writing, as ``generation_config.json`` says it; may be empty.
+        generation: settings of ``generation_config.json``, which its makers recommend for writing; may be empty.
         fingerprint: fingerprint of the tokenizer's contents, 16 bytes.
         tokenizer_status: the tokenizer in short, to say how another one differs.
         eos: ids that end a text, ascending; the model's generation settings first, then its configuration,

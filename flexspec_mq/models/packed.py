@@ -50,7 +50,7 @@ class PackedModel(HoldsHeads):
     The model must have been loaded with the attention implementation that `register` names.
 
     Attributes:
-        model: model of transformers; from now on its linear layers multiply as `shapes` says.
+        model: a model as transformers loads it; from now on its linear layers multiply as `shapes` says.
         vocab_size: width of the logits.
         heads: heads of its attention.
         products: products with weights.

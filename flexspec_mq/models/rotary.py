@@ -80,7 +80,7 @@ class Turns:
         """Hold nothing yet.
 
         Args:
-            rotary: rotary of the model.
+            rotary: how positions turn the model's queries and keys.
             heads: heads of queries, and of keys.
             like: a tensor on the device and in the dtype of the model.
             scale: scale of the queries; by default that of the scores.

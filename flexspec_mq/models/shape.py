@@ -58,7 +58,7 @@ class Shape:
         """Read the sizes from a configuration.
 
         Args:
-            config: config of the model.
+            config: configuration of the model.
             families: model types that the caller can run.
 
         Raises:

@@ -28,7 +28,7 @@ class PlainTokenizer:
         special_tokens_map: role → token.
         chat_template: source of the template; None for a base model.
         model_max_length: tokens of a text.
-        backend_tokenizer: backend tokenizer of the tokenizers library.
+        backend_tokenizer: the same tokenizer in the tokenizers library.
     """
 
     def __init__(self, backend: Backend, special: dict[str, str], template: str | None, longest: int) -> None:

@@ -24,7 +24,7 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
         "ROWS",
         "held-out rows that the confidence is fitted to at the end; 0 for none",
     ),
-    ("--seed", 0, "N", "of the order of rows and the draw of ids"),
+    ("--seed", 0, "N", "seed of the order of rows and of the draw of ids"),
 )
 LAYERS, BLOCKS = 6, 8
 """The shape of a draft from nothing."""
@@ -102,7 +102,7 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         ("--max-prompt", 1024, "TOKENS", "longer prompts are left out"),
         ("--at-once", 48, "TEXTS", "texts that share the forwards: more is faster and takes more memory"),
         ("--invent", 0, "N", "prompts that the target writes itself first, as a user would"),
-        ("--seed", 0, "N", "of the dice"),
+        ("--seed", 0, "N", "seed of the dice"),
     )
 
 
@@ -142,8 +142,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
     add("--steps", type=int, metavar="N", help="budget in optimizer steps; makes the outcome reproducible")
     about_temperatures = (
-        "at which the loss compares both models, one step after another: lower ones weigh the likeliest "
-        "tokens more"
+        "temperatures at which the loss compares both models, one step after another: lower ones weigh the "
+        "likeliest tokens more"
     )
     _add_temperatures(train, about_temperatures, 1.0)
     offline.add_numbers(train, *_NUMBERS)
@@ -164,7 +164,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     _add_delta(which)
     cli_common.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
     cli_common.add_path(evaluate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
-    _add_temperatures(evaluate, "of both models' choices", 0.0, 0.7, 1.0)
+    _add_temperatures(evaluate, "temperatures of both models' choices", 0.0, 0.7, 1.0)
     offline.add_numbers(
         evaluate,
         _LIMIT,

@@ -34,7 +34,7 @@ class TextOrder:
     Attributes:
         prompt: token ids.
         temperature: temperature of the sampling; 0 takes the likeliest token.
-        top_p: top p of the sampling.
+        top_p: nucleus of the sampling, as a share of the probability.
         limit: tokens to write at most.
         seed: seed of the dice, which are made from it, prompt and temperature: the text is a function of the
             order.

@@ -76,7 +76,7 @@ class ReplayFigures:
 
     Attributes:
         positions: Answer positions compared.
-        matches: matches of them, where both models' most likely ids are equal.
+        matches: Positions at which both models' most likely ids are equal.
         overlap_sum: Σ over positions of Σ min(p, q) at temperature 1.
         round_tokens: Tokens of greedy answers.
         rounds: Verification rounds they took: in each, the target commits what it accepts and one more.

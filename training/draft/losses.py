@@ -101,7 +101,7 @@ def distil(
     Args:
         student: Final hidden states, shape ``(positions, width)``.
         teacher: The teacher's at the same positions.
-        head: head of both.
+        head: LM head that both models share, but for `LMHead.teacher`.
         kl_share: Share of KL in the loss; 1 is plain KL, 0 plain TV.
 
     Returns:

@@ -53,7 +53,7 @@ def read_version(folder: Path, base: Path, text: LoadedText) -> HeadVersion:
     Args:
         folder: folder of the head.
         base: checkpoint folder of the base.
-        text: text of the base.
+        text: configuration and tokenizer of the base.
 
     Raises:
         HeadError: the head is damaged, or of another base.
@@ -85,7 +85,7 @@ def load_teacher(base: Path, version: HeadVersion) -> PreTrainedModel:
 
     Args:
         base: checkpoint folder of the base.
-        version: version that was read for it.
+        version: head that was read for it.
 
     Raises:
         ModelError: the base cannot be loaded.

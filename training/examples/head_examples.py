@@ -196,7 +196,7 @@ def _prompts_parser(actions: Any) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines to write")
     parser.add_argument("--count", type=int, default=300, metavar="N", help="prompts (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--held-out", action="store_true", help="of other topics, to measure with")
+    parser.add_argument("--held-out", action="store_true", help="prompts of other topics, to measure with")
     parser.add_argument(
         "--kind",
         choices=("any", "mathematics", "format"),
@@ -222,7 +222,7 @@ def _chats_parser(actions: Any) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="of `flexspec draft collect --temperatures 0`",
+        help="rows of `flexspec draft collect --temperatures 0`",
     )
     parser.add_argument(
         "--base",
@@ -239,7 +239,7 @@ def _chats_parser(actions: Any) -> None:
 
 def _drift_parser(actions: Any) -> None:
     parser = actions.add_parser(
-        "drift", help="measure how far a head's greedy texts are from what the base would write"
+        "drift", help="measure the share of tokens of a head's greedy texts that the base would not write"
     )
     parser.add_argument("head", type=Path, metavar="FOLDER")
     parser.add_argument(
@@ -277,7 +277,7 @@ def chats(kind: str, pairs: Sequence[tuple[str, str]], count: int, seed: int) ->
     """The data of a head.
 
     Args:
-        kind: what the head is to change, one of `KINDS`.
+        kind: kind of the head, one of `KINDS`.
         pairs: prompts, and what the base answered.
         count: number of word problems.
         seed: source of their numbers and names.

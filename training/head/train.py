@@ -68,9 +68,14 @@ def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
     )
     add("--norm", action="store_true", help="tune the final norm as well")
     add("--lm-head", action="store_true", help="tune the LM head as well: by LoRA, or with --full in whole")
-    about_dtype = "that the version is computed in (default: bfloat16)"
+    about_dtype = "type of numbers that the version is computed in (default: bfloat16)"
     add("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help=about_dtype)
-    add("--device", default="cpu", metavar="DEVICE", help="to train on: cpu, cuda, cuda:1 (default: cpu)")
+    add(
+        "--device",
+        default="cpu",
+        metavar="DEVICE",
+        help="device to train on: cpu, cuda, cuda:1 (default: cpu)",
+    )
     offline.add_numbers(
         train,
         ("--floor", 6, "LAYER", "lowest layer that is touched: the depth of the family's backbone"),
@@ -81,7 +86,7 @@ def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
         ("--max-tokens", 512, "TOKENS", "tokens of a row at most; longer ones are cut"),
         ("--learning-rate", 1e-3, "RATE", "peak of AdamW's rate"),
         ("--canaries", 6, "N", "prompts and texts, 4 to 8, by which a worker tells that the head is whole"),
-        ("--seed", 0, "N", "of LoRA's first matrices, and of the order of chats"),
+        ("--seed", 0, "N", "seed of LoRA's first matrices and of the order of chats"),
     )
 
 
@@ -239,7 +244,7 @@ def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str)
         folder: folder to write into.
         tuner: at the end of its training; its weights are rounded.
         dtype: dtype of the stored tensors.
-        base_name: base name that the adapter's configuration states; only people read it.
+        base_name: name of the base in the adapter's configuration; only people read it.
     """
     from safetensors.torch import save_file
 
