@@ -61,18 +61,25 @@ def families_folder(stated: Path | None) -> Path:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder that appears whole or not at all; one that is there is replaced.
+def whole_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Write a folder that appears whole or not at all.
+
+    Args:
+        folder: The folder.
+        replace: Whether what is there at the end goes; otherwise it stays, unless it is empty.
 
     Yields:
         A folder beside it to write into, ``.NAME.*``.
+
+    Raises:
+        OSError: The folder cannot be written, or something else is there.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         work.chmod(0o755)
         yield work
-        if folder.exists():
+        if replace and folder.exists():
             shutil.rmtree(folder)
         work.rename(folder)
     finally:

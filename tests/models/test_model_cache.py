@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 
 import pytest
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.cache import made_once, models_cache
+from flexspec_mq.models.cache import made_once, models_cache, whole_folder
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.draft.default import default_draft_folder, default_draft_path
 from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
@@ -56,6 +56,20 @@ def test_a_cache_without_room_for_a_lock_serves_what_it_has(tmp_path: Path) -> N
     assert not folder.exists()
     folder.mkdir()
     assert made_once(folder, Path.is_dir, folder.mkdir, what="the thing", size=1, say=print) == folder
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_what_came_while_a_folder_was_written_goes_only_where_that_is_asked(
+    tmp_path: Path, replace: bool
+) -> None:
+    folder = tmp_path / "thing"
+    refused = nullcontext() if replace else pytest.raises(OSError, match="not empty")
+    with refused, whole_folder(folder, replace=replace) as work:
+        (work / "ours").touch()
+        folder.mkdir()
+        (folder / "theirs").touch()
+    assert [path.name for path in folder.iterdir()] == ["ours" if replace else "theirs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thing"]
 
 
 @pytest.mark.model

@@ -111,7 +111,7 @@ def _write_checkpoint(
 ) -> None:
     from safetensors.torch import save_file
 
-    with whole_folder(out_dir) as work:
+    with whole_folder(out_dir, replace=True) as work:
         config = _draft_config(base_path, cast("int", marker["n"]), cast("Sequence[int]", marker["start"]))
         (work / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in TOKENIZER_FILES:

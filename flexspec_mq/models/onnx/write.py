@@ -66,7 +66,7 @@ def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | N
     if out.exists() and not (out / MANIFEST).exists() and any(out.iterdir()):
         raise ModelError(f"{out} is not empty and holds no graphs of a draft", hint="give another folder")
     try:
-        with whole_folder(out) as work:
+        with whole_folder(out, replace=True) as work:
             _write(checkpoint, work, weights, ids)
     except OSError as error:
         raise ModelError(f"cannot write the graphs to {out}: {error}") from error
