@@ -280,25 +280,25 @@ RANKS = st.lists(st.integers(1, 40), min_size=1, max_size=3)
 @given(st.lists(st.tuples(st.sampled_from("abcd"), RANKS), max_size=8))
 def test_places_of_additions_never_overlap_nor_move(changes: list[tuple[str, list[int]]]) -> None:
     """And each begins at a multiple of the power of two that holds it."""
-    rack = LoraBank(8, (4, 4, 4), Plain, torch.empty(0))
+    bank = LoraBank(8, (4, 4, 4), Plain, torch.empty(0))
     for name, ranks in changes:
-        before = {slot for slot in rack.layout if slot[0] != name}
-        if name in rack.owners:
-            rack.drop(name)
-            assert set(rack.layout) == before
+        before = {slot for slot in bank.layout if slot[0] != name}
+        if name in bank.owners:
+            bank.drop(name)
+            assert set(bank.layout) == before
             continue
-        rack.hold(
+        bank.hold(
             name,
             {
                 part: LoraDelta(torch.ones(rank, 8), torch.ones(4, rank), 2.0)
                 for part, rank in enumerate(ranks)
             },
         )
-        assert before <= set(rack.layout)
-        taken = [column for _, first, end in rack.layout for column in range(first, end)]
+        assert before <= set(bank.layout)
+        taken = [column for _, first, end in bank.layout for column in range(first, end)]
         assert len(taken) == len(set(taken))
-        assert rack.columns % 64 == 0
-        assert max(taken) < rack.columns
-        for _, first, end in rack.layout:
+        assert bank.columns % 64 == 0
+        assert max(taken) < bank.columns
+        for _, first, end in bank.layout:
             grain = max(8, 1 << (end - first - 1).bit_length())
             assert first % grain == 0

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
+from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     NOT_AUTHORIZED,
     LinkDownEvent,
@@ -15,7 +15,7 @@ from flexspec_mq.transport.base import (
     Subscription,
     Will,
 )
-from lab.testbed.memory_broker import MemoryBroker
+from lab.testbed.memory_broker import OFFLINE_QUEUE, MemoryBroker
 from tests.transport.reading import PATIENCE, Reader
 
 
@@ -40,6 +40,28 @@ async def test_an_absent_member_of_a_share_keeps_its_turn_and_a_share_gets_nothi
             async with broker.link(away_settings) as back:
                 away_got = await Reader(back).payloads(2)
             assert sorted([*here_got, *away_got]) == [bytes((i,)) for i in range(4)]
+
+
+async def test_a_full_offline_queue_drops_the_newest_and_counts() -> None:
+    broker = MemoryBroker()
+    async with broker.link(settings_for("edge", "v", expiry=60)) as link:
+        await link.wait_up(PATIENCE)
+    async with broker.link(settings_for("worker")) as worker:
+        await worker.wait_up(PATIENCE)
+        for i in range(OFFLINE_QUEUE + 5):
+            await worker.publish("v", i.to_bytes(2, "big"), qos=1)
+    assert broker.dropped == 5
+    async with broker.link(settings_for("edge", "v", expiry=60)) as link:
+        got = await Reader(link).payloads(OFFLINE_QUEUE)
+    assert got == [i.to_bytes(2, "big") for i in range(OFFLINE_QUEUE)]
+
+
+async def test_a_stopped_broker_is_given_up_on_request() -> None:
+    broker = MemoryBroker()
+    broker.stop()
+    async with broker.link(LinkSettings(client_id="cli", give_up_after=0.02)) as link:
+        with pytest.raises(LinkError, match="not running"):
+            await link.wait_up(PATIENCE)
 
 
 async def test_time_ends_messages_and_sessions() -> None:
