@@ -1,6 +1,6 @@
 """Forwards for many sessions of different lengths, through the model's own transformers code.
 
-Modules of the model whose rows may have heads are stood in for: linear layers and norms.
+`Linear` and `Norm` take the places of its modules whose rows may have heads.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 MOST_IN_FLIGHT = 65_535
-"""Unacknowledged publishes that a broker takes which says nothing of it."""
+"""Unacknowledged publishes that a broker takes where its CONNACK names no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class BrokerLimits:
 
 
 NOTHING = BrokerLimits(1, 0, 0, retain=False, shares=False, wildcards=False)
-"""Whoever looks for what is wrong with a broker connects to any."""
+"""No needs: whoever looks for what is wrong with a broker connects to any."""
 
 FOR_SESSIONS = BrokerLimits(receive_maximum=8, packet_size=17 * 1024, qos=1)
 """Needs of cloud workers and edge nodes alike: as many batches as a session may have in flight, and the largest status

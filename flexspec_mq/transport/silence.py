@@ -39,8 +39,8 @@ class Silence:
     def begin(self, now: float) -> None:
         """Another connection begins: nothing is owed over it. Times of acknowledgements are still known."""
         self._heard = now
-        self._told = inf  # the first message since that nobody acknowledges
-        self._told_until = now  # when a slow link has carried all of those
+        self._first_sent = inf  # when the first message went out since that nobody acknowledges
+        self._carried = now  # when a slow link has carried all of those
         self._owed = 0
         self._bytes = 0
         self._pinged = False
@@ -66,19 +66,19 @@ class Silence:
     @property
     def ping_at(self) -> float:
         """When to ask whether anybody is there; infinite for not at all."""
-        if self._owed or self._pinged or self._told == inf:
+        if self._owed or self._pinged or self._first_sent == inf:
             return inf
-        return max(self._told, self._heard + self.timeout)
+        return max(self._first_sent, self._heard + self.timeout)
 
     @property
     def over_at(self) -> float:
         """When the silence is too long; infinite while no answer is owed."""
-        return max(self._from, self._told_until) + self.timeout + self._bytes / _CARRIES
+        return max(self._from, self._carried) + self.timeout + self._bytes / _CARRIES
 
     def sent(self, size: int, now: float) -> None:
         """Note that so many bytes went out at QoS 0."""
-        self._told = min(self._told, now)
-        self._told_until = max(self._told_until, now) + size / _CARRIES
+        self._first_sent = min(self._first_sent, now)
+        self._carried = max(self._carried, now) + size / _CARRIES
 
     def sent_for_ack(self, size: int, now: float) -> None:
         """Note that so many bytes went out, which the broker acknowledges."""
@@ -115,5 +115,5 @@ class Silence:
 
     def heard(self, now: float) -> None:
         """Note that something came, whatever it is."""
-        self._heard, self._told, self._pinged = now, inf, False
+        self._heard, self._first_sent, self._pinged = now, inf, False
         self._from = now if self._owed else inf

@@ -128,6 +128,10 @@ async def test_who_looks_for_what_is_wrong_connects_to_any_broker() -> None:
         await link.wait_up(PATIENCE)
 
 
+def test_a_broker_of_ours_has_all_of_it(mosquitto: PrivateBroker) -> None:
+    preflight(LinkSettings(port=mosquitto.port, client_id="any"), print, daemon=True)
+
+
 def test_the_needs_are_those_of_sessions_and_statuses() -> None:
     assert FOR_SESSIONS.receive_maximum == MAX_IN_FLIGHT
     assert FOR_SESSIONS.packet_size == MAX_STATUS_BYTES + 1024

@@ -43,7 +43,7 @@ Slot = tuple[str, int, int]
 
 @dataclass(slots=True)
 class RowOwners:
-    """Rows of a forward with low-rank additions, and the heads whose they are.
+    """Rows of a forward that have low-rank additions, and the head of each.
 
     Attributes:
         spans: head, first row and the row behind the last, in ascending order, within the window.
