@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import getpass
 import os
-import random
+import secrets
 import shutil
 import signal
 import socket
@@ -25,6 +25,7 @@ from broker.watching.rates import PUBLISHED
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import BrokerError
 
+_PORTS = range(20_000, 32_000)
 _PORTS_TRIED = 5
 _LOG = "mosquitto.log"
 _CHATTER = (b"Received ", b"Sending ", b"\t")
@@ -105,7 +106,7 @@ class PrivateBroker:
             self._directory = self._kept or Path(tempfile.mkdtemp(prefix="flexspec-broker-"))
         for tries_left in reversed(range(_PORTS_TRIED if self._any_port else 1)):
             if self._any_port:
-                self.settings = replace(self.settings, port=_free_port(self.settings.host))
+                self.settings = replace(self.settings, port=free_port(self.settings.host))
             try:
                 self._launch(self._directory, timeout)
             except BrokerError:
@@ -252,11 +253,11 @@ def mosquitto() -> str:
     return path
 
 
-def _free_port(host: str) -> int:
-    """Find a port below those of outgoing connections, so that a restart finds it free again."""
+def free_port(host: str) -> int:
+    """Find a port that nobody listens on, below those of outgoing connections, so that it stays free for a while."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     while True:
-        port = random.randrange(20_000, 32_000)  # noqa: S311  no secret
+        port = secrets.choice(_PORTS)
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             try:
                 probe.bind((host, port))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from broker import launcher
 from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.metrics import figures, until_ready
@@ -199,8 +199,5 @@ async def local_deployment(
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
+    """A port of loopback that nobody listens on; no outgoing connection takes it before it is bound."""
+    return launcher.free_port("127.0.0.1")
