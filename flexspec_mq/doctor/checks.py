@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeVar
 
-from flexspec_mq.errors import LinkError, ModelError, RemoteProtocolError, UsageError, WorkerError
+from flexspec_mq.errors import LinkError, ModelError, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +24,6 @@ _CODES = {
         *("broker lacking", "link lost"),
     ),
     WorkerError.exit_code: ("no worker", "no text"),
-    RemoteProtocolError.exit_code: ("protocol",),
 }
 _CODE_OF = {fault: code for code, faults in _CODES.items() for fault in faults}
 
