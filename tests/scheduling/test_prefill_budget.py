@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -14,8 +15,6 @@ from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
 from flexspec_mq.scheduling.prefill_shares import divide
 from tests.cloud_worker.test_engine import identity, item, model_of
 from tests.models.tiny_packed import VOCABULARY
-
-# ms of a forward by tokens that write, tokens that read, and tokens of the prompt read before.
 
 
 @dataclass(frozen=True)
@@ -194,3 +193,45 @@ def most_served_while_another_waits(budget: int, seed: int) -> int:
             assert not scheduler._served
             return most
     raise AssertionError("not all prompts were read")
+
+
+def test_while_sessions_write_some_forwards_read_nothing() -> None:
+    """So a change of what they take without reading is seen within a few steps."""
+    pace = PrefillBudget()
+    for alone in (50.0, 150.0):
+        for _ in range(100):
+            reading = pace.budget(8)
+            pace.observe(8, reading, alone + reading)
+        assert pace._alone.at(8) == pytest.approx(alone, rel=0.05)
+
+
+def test_the_target_bounds_steps_beside_sessions_that_write() -> None:
+    pace = PrefillBudget(most=512, target=100.0)
+    sizes = []
+    for _ in range(60):
+        sizes.append(pace.budget(8))
+        pace.observe(8, sizes[-1], 60.0 + sizes[-1])
+    assert 36 <= max(sizes[30:]) <= 42  # 60 + 40 is the target; the stretch would allow 48
+
+
+def test_where_none_writes_the_target_bounds_steps_and_some_read_the_least() -> None:
+    pace = PrefillBudget(most=512, target=100.0)
+    sizes = []
+    for _ in range(100):
+        sizes.append(pace.budget(0))
+        pace.observe(0, sizes[-1], 40.0 + 1.2 * sizes[-1])
+    assert max(sizes) <= 60
+    assert 44 <= sizes[-1] <= 50  # 40 + 1.2 · 50 is the target
+    assert sizes[10:].count(pace.least) >= 2
+
+
+def test_what_reading_adds_to_a_forward_is_known() -> None:
+    pace = PrefillBudget(most=512, target=5000.0)
+    for _ in range(60):
+        reading = pace.budget(8)
+        pace.observe(8, reading, 60.0 + 1.2 * reading)
+    assert pace.budget(8)
+    assert pace.adds(8, 0) == 0.0
+    for unread in (8, 20):
+        assert pace.adds(8, unread) == pytest.approx(1.2 * unread, rel=0.1)
+    assert pace.adds(8, 10_000) <= 1.1 * (pace.stretch - 1) * 60.0
