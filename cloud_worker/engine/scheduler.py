@@ -82,9 +82,8 @@ class Scheduler:
         self._clock = clock
         self._reading = PrefillShares(prefill, budget, device=device_prefill, share=device_prefill_share)
         self._presence = Presence()
-        self._left: dict[
-            SessionKey, int
-        ] = {}  # unread tokens of the prefixes, while the next forward is made up
+        # Unread tokens of the prefixes, while the next forward is made up.
+        self._left: dict[SessionKey, int] = {}
         self._held_back: set[SessionKey] = set()
         self._weight = 0
 

@@ -72,12 +72,7 @@ def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
         return Timings(forwards)
     try:
         calls, read = _draft(drafter, model.vocab_size)
-    except (
-        RuntimeError,
-        MemoryError,
-        ValueError,
-        OSError,
-    ):  # what torch and ONNX Runtime raise; drafts are hints
+    except (RuntimeError, MemoryError, ValueError, OSError):  # of torch and ONNX Runtime; drafts are hints
         _log.exception("the worker's drafter could not be timed")
         return Timings(forwards)
     return Timings(forwards, calls, read)

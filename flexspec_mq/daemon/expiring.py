@@ -119,9 +119,8 @@ class LogThrottle:
 
     def __init__(self, every: float = EVERY) -> None:
         self._every = every
-        self._counts = ExpiringMap[tuple[str, str], list[float]](
-            most=_MOST_THROTTLED
-        )  # last line, times since
+        # The time of the last line, and how often it was due since.
+        self._counts = ExpiringMap[tuple[str, str], list[float]](most=_MOST_THROTTLED)
 
     def due(self, who: str, kind: str, now: float) -> int:
         """Count one more; returns how many since the last line, this one included, or 0 if no line is due yet."""

@@ -131,9 +131,8 @@ class DaemonDoctor:
 
     async def _log_in(self, report: Report) -> None:
         user = self.settings.username
-        link = mqtt_link(
-            self.settings_beside(), on_wait=lambda _waiting: None
-        )  # the last error is told, not each
+        # Of the attempts only the last error is told.
+        link = mqtt_link(self.settings_beside(), on_wait=lambda _waiting: None)
         try:
             self.link = await self._stack.enter_async_context(link)
             await self.link.wait_up(2 * _PATIENCE)

@@ -158,9 +158,8 @@ class Watch:
         """Whether the broker knows a daemon of the name to be online now."""
         if self.newest is None or self.newest.status.state == "gone":
             return False
-        return (
-            isinstance(self.newest.status, EdgeStatus) or self.newest.lives
-        )  # edges say it once, workers renew it
+        # Edges say it once, workers renew it.
+        return isinstance(self.newest.status, EdgeStatus) or self.newest.lives
 
     def workers(self) -> list[tuple[WorkerStatus, Seen]]:
         """Last status of each worker that has one."""

@@ -128,7 +128,7 @@ def _renew(args: argparse.Namespace) -> int:
     from flexspec_mq.catalogue.editing import renewed
 
     signers = from_arguments(args).settings.head.signers()
-    words = check_heads_url(args.heads) if args.heads else ""
+    warning = check_heads_url(args.heads) if args.heads else ""
 
     async def renew(client: CatalogueClient) -> None:
         await client.restore_keys()
@@ -139,8 +139,8 @@ def _renew(args: argparse.Namespace) -> int:
         if args.lifetime:
             changes["lifetime"] = int(args.lifetime * DAY)
         catalogue = renewed(msgspec.structs.replace(catalogue, **changes), client.clock())
-        first_words = f"signed anew; epoch {catalogue.epoch}"
-        await publish_or_write(client, catalogue, signers, args.out, first_words + words)
+        said = f"signed anew; epoch {catalogue.epoch}{warning}"
+        await publish_or_write(client, catalogue, signers, args.out, said)
 
     return connected(args, renew)
 
