@@ -42,7 +42,7 @@ class Sample:
         proposed, drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target. 0 of
             another server, which counts no such things.
         bytes_up, bytes_down: payload of messages; None where there are none.
-        costs: beside.
+        costs: bytes, processor time and forwards meanwhile.
         energy_j: joules of the device, modelled; None where nobody wanted to know.
     """
 

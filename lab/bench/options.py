@@ -29,7 +29,7 @@ _ALONE = ("--device-prefill", "65536")
 """Edge nodes of all strategies ask the same worker, one after the other. To each it is to be what it is to the only
 device: otherwise long prompts are read in small pieces, for the sake of the others."""
 _NEEDS = {
-    "bench": ("httpx2",),
+    "chat": ("httpx2",),
     "models": ("torch", "transformers"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
 }

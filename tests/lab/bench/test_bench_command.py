@@ -119,7 +119,7 @@ def test_without_root_another_way_is_named(
     assert "flexspec link proxy" in said
 
 
-@pytest.mark.parametrize(("missing", "extra"), [("httpx2", "[bench]"), ("torch", "[models]")])
+@pytest.mark.parametrize(("missing", "extra"), [("httpx2", "[chat]"), ("torch", "[models]")])
 def test_a_missing_package_is_named_with_its_extra(
     missing: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,18 +139,28 @@ def test_quick_shortens(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (parsed.links, parsed.delays_ms) == (["5g"], [60.0])
 
 
-@pytest.mark.timeout(300)
-def test_a_run_over_loopback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Mosquitto, two targets, a device as usual and two edge nodes; its results are not written over."""
+def asking_of_tiny_models(folder: Path, *prompts: str) -> list[str]:
+    """Flags of a run with these prompts, answers of eight tokens, and a model of random weights as target and draft."""
+    model = str(save(folder / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
+    file = folder / "questions.jsonl"
+    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), "utf-8")
+    return ["--target", model, "--draft", model, "--prompts", str(file), "--tokens", "8"]
+
+
+@pytest.fixture
+def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkout as working directory, so that daemons import what lies there."""
     monkeypatch.chdir(Path(__file__).resolve().parents[3])
-    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
-    prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
-    prompts.write_text("".join(f'{{"prompt": "{word}?"}}\n' for word in ("Why", "How")), "utf-8")
+
+
+@pytest.mark.usefixtures("in_checkout")
+@pytest.mark.timeout(300)
+def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Mosquitto, two targets, a device as usual and two edge nodes; its results are not written over."""
+    asked, out = asking_of_tiny_models(tmp_path, "Why?", "How?"), tmp_path / "out"
     names = ["traditional", "traditional-ids", "on-device", "streaming", "fixed"]
-    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8", "--seed", "5"]
-    asked += ["--links", "loopback", "--strategies", *names, "--guesses", "3", "--out", str(out)]
+    asked += ["--seed", "5", "--links", "loopback", "--strategies", *names, "--guesses", "3"]
+    asked += ["--out", str(out)]
     other = Path(__file__).with_name("other_server.py")
     asked += ["--server", f"{sys.executable} {other} {{host}} {{port}}"]
     assert cli.main(["bench", *asked]) == 0
@@ -190,15 +200,12 @@ OUTAGE_SEED = 97
 
 
 @needs_namespaces
+@pytest.mark.usefixtures("in_checkout")
 @pytest.mark.timeout(300)
 def test_answers_that_fail_are_told_and_the_run_goes_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(Path(__file__).resolve().parents[3])
-    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
-    prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
-    prompts.write_text("".join(f'{{"prompt": "{word}?"}}\n' for word in ("Why", "How")), "utf-8")
-    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8"]
+    asked, out = asking_of_tiny_models(tmp_path, "Why?", "How?"), tmp_path / "out"
     asked += ["--seed", str(OUTAGE_SEED), "--links", "tunnel", "--edge-flags", "--api-timeout 3"]
     asked += ["--strategies", "streaming", "fixed"]
     assert cli.main(["bench", *asked, "--out", str(out)]) == 0
@@ -211,16 +218,14 @@ def test_answers_that_fail_are_told_and_the_run_goes_on(
     assert "2 of 4 answers failed" in said.err
 
 
+@pytest.mark.usefixtures("in_checkout")
 def test_a_run_in_which_every_answer_fails_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Of prompts that are too long for the model."""
-    monkeypatch.chdir(Path(__file__).resolve().parents[3])
-    model = str(save(tmp_path / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
-    prompts, out = tmp_path / "questions.jsonl", tmp_path / "out"
-    prompts.write_text(json.dumps({"prompt": 600 * "Why? "}), "utf-8")
-    asked = ["--target", model, "--draft", model, "--prompts", str(prompts), "--tokens", "8"]
-    asked += ["--links", "loopback", "--strategies", "traditional-ids", "streaming", "--out", str(out)]
+    asked = asking_of_tiny_models(tmp_path, 600 * "Why? ")
+    asked += ["--links", "loopback", "--strategies", "traditional-ids", "streaming"]
+    asked += ["--out", str(tmp_path / "out")]
     assert cli.main(["bench", *asked]) == 1
     said = capsys.readouterr()
     assert "no answer came: all 2 failed" in said.err
