@@ -75,7 +75,7 @@ format: setup ## put all files into the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-quick: setup ## every benchmark in its short form, each within a minute (answers only as root)
+bench-quick: setup ## most benchmarks in their short form, each within a minute (answers only as root)
 	@for name in transport edge_calls engine acceptance exactness serving evolution fuzz $$([ "$$(id -u)" -ne 0 ] || echo answers); do \
 		echo "== $$name"; $(BIN)/python -m lab.benchmarks.$$name --quick || exit 1; done
 
