@@ -115,6 +115,9 @@ def test_buckets_are_bounded_and_a_debt_is_not_forgotten() -> None:
     assert made.bucket("debtor", 0.0) is debtor
     assert not debtor.pay(1.0, 0.0)
     assert debtor.wait == pytest.approx(4.5)
+    for number in range(10_000):
+        made.admit(f"f1/d/w1/d{number}", 0)
+    assert len(made._by_topic) <= 8192
 
 
 def test_a_device_that_was_forgotten_has_one_account_still() -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
+
+import pytest
 
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.scheduler import Scheduler
+from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.scheduling.allocation import Allocation
+from flexspec_mq.scheduling.draft_budget import DraftBudget
 from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL_SHARE
 from tests.cloud_worker.test_engine import GivenBudget, item, model_of
 
@@ -169,6 +175,34 @@ def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None
             scheduler.drop(key)
     assert seen["good", 1] == 12
     assert all(seen["evil", session] == 2 for session in range(6))
+
+
+def test_drafts_are_weighed_in_a_forward_that_reads_prompts_as_well() -> None:
+    expected, read_beside = list[float](), list[int]()
+
+    class Noting(DraftBudget):
+        def allocate(
+            self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0
+        ) -> Allocation:
+            expected.append(reading)
+            return super().allocate(drafts, sessions, reading)
+
+        def observe(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
+            read_beside.append(reading)
+            super().observe(sessions, rows, ms, reading)
+
+    made = budget()
+    engine = ModelEngine(model_of(), budget=made, draft_budget=Noting())
+    read(engine, prompt("good", 1, 5))
+    engine.scheduler.add(replace(prompt("good", 1, 5), draft=(1, 2, 3, 4)))
+    engine.step()
+    assert (expected[-1], read_beside[-1]) == (0.0, 0)
+    engine.scheduler.add(prompt("evil", 1, 400))
+    engine.scheduler.add(replace(prompt("good", 1, 5), draft=(1, 2, 3, 4)))
+    engine.step()
+    assert read_beside[-1] >= 8
+    assert expected[-1] == pytest.approx(made.adds(1, 400))
+    assert expected[-1] > 8.0  # 1 ms for each token that the budget allows
 
 
 def test_drafts_for_one_session_of_a_device_keep_its_others_waiting() -> None:
