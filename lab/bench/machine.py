@@ -65,7 +65,7 @@ def now() -> dict[str, Any]:
 
 
 def digest(data: bytes) -> str:
-    """A short one."""
+    """The first digits of the SHA-256."""
     return hashlib.sha256(data).hexdigest()[:_DIGEST]
 
 

@@ -103,7 +103,7 @@ def _check_failed(channels: Sequence[Mapping[str, Any]]) -> None:
     """Say how many answers failed, if any did.
 
     Raises:
-        FlexSpecError: all.
+        FlexSpecError: every answer failed.
     """
     failed = [one["reason"] for channel in channels for one in channel["failed"]]
     came = sum(one["answers"] for channel in channels for one in channel["strategies"].values())

@@ -117,7 +117,7 @@ async def start_server(
     """Start the program on the worker's side and core, and wait until the device can ask it.
 
     Args:
-        here: where.
+        here: the deployment whose broker, worker and device the program stands beside.
         command: command with `HOST` and `PORT` where it is told to listen.
         client: a process that runs `lab.bench.client` on the device's side.
         say: told what is waited for, every ten seconds.

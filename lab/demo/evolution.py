@@ -91,7 +91,7 @@ async def _new_family(place: LocalDeployment, folder: Path, screen: Screen) -> O
 
 async def _followers(operator: Operator, wire: PacketCounter, screen: Screen) -> Daemon:
     """Start a worker and an edge that follow the family; return the edge."""
-    place = operator.site
+    place = operator.deployment
     with screen.bars("worker", "edge") as tell:
         say = {name: partial(tell, task=name) for name in ("worker", "edge")}
         flags = {name: (*_SAYS, *operator.follow(name)) for name in say}

@@ -23,7 +23,7 @@ Say = Callable[[str], None]
 LOOPBACK = "loopback"
 """Instead of a link's name: none."""
 NO_FILE = ("--config", os.devnull)
-"""Daemons of a site run with the flags that they are given, whatever the user's files say."""
+"""Daemons of a deployment run with the flags that they are given, whatever the user's files say."""
 _BROKER_WITHIN = 30.0
 
 

@@ -1,4 +1,4 @@
-"""A family's operator on a site: makes its keys, and publishes versions, by ``flexspec head``."""
+"""A family's operator on a deployment: makes its keys, and publishes versions, by ``flexspec head``."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ class Operator:
     """Made by `Operator.create`, which makes the keys and publishes the key set.
 
     Attributes:
-        site: processes with a broker.
+        deployment: processes with a broker.
         family: name of the family.
         folder: place of keys, heads and records.
         root: the public root key.
     """
 
-    site: LocalDeployment
+    deployment: LocalDeployment
     family: str
     folder: Path
     root: str
 
     @classmethod
-    async def create(cls, site: LocalDeployment, family: str, folder: Path) -> Operator:
+    async def create(cls, deployment: LocalDeployment, family: str, folder: Path) -> Operator:
         """Make a family: a root key, an online key, and the key set that says so.
 
         Raises:
             FlexSpecError: a command failed.
         """
-        root = (await _head(site, "keygen", str(folder / "root.key"))).strip()
-        online = (await _head(site, "keygen", str(folder / "online.key"))).strip()
-        found = cls(site, family, folder, root)
+        root = (await _head(deployment, "keygen", str(folder / "root.key"))).strip()
+        online = (await _head(deployment, "keygen", str(folder / "online.key"))).strip()
+        found = cls(deployment, family, folder, root)
         signer = ("--root", str(folder / "root.key"), "--signer", online, "--serial", "1")
-        await _head(site, "trust", *signer, *found._at_broker())
+        await _head(deployment, "trust", *signer, *found._at_broker())
         return found
 
     @property
@@ -64,7 +64,7 @@ class Operator:
     async def base(self) -> Path:
         """Write the base as a version; the folder of its head."""
         folder = self.folder / "base"
-        await _head(self.site, "base", "--out", str(folder))
+        await _head(self.deployment, "base", "--out", str(folder))
         return folder
 
     async def publish(self, name: str, folder: Path, *flags: str) -> str:
@@ -78,7 +78,7 @@ class Operator:
     async def listed(self) -> dict[str, Any]:
         """Output of ``flexspec head list``."""
         found: dict[str, Any] = json.loads(
-            await _head(self.site, "list", "--json", "--wait", "1", *self._at_broker())
+            await _head(self.deployment, "list", "--json", "--wait", "1", *self._at_broker())
         )
         return found
 
@@ -88,7 +88,7 @@ class Operator:
         Raises:
             FlexSpecError: it failed.
         """
-        return await _head(self.site, action, *arguments, *self.signing())
+        return await _head(self.deployment, action, *arguments, *self.signing())
 
     def signing(self) -> Sequence[str]:
         """Flags of a command that signs with the online key."""
@@ -97,11 +97,11 @@ class Operator:
     def _at_broker(self) -> Sequence[str]:
         state = str(self.folder / "state" / "operator")
         family = ("--family", self.family, "--root-key", self.root, "--state-dir", state)
-        return (*self.site.at_broker, *family, *_NO_FILE)
+        return (*self.deployment.at_broker, *family, *_NO_FILE)
 
 
-async def _head(site: LocalDeployment, action: str, *arguments: str) -> str:
-    command = site.on("cloud", python("flexspec_mq.cli", "head", action, *arguments))
+async def _head(deployment: LocalDeployment, action: str, *arguments: str) -> str:
+    command = deployment.on("cloud", python("flexspec_mq.cli", "head", action, *arguments))
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,

@@ -91,7 +91,7 @@ async def start(here: LocalDeployment, wanted: Traditional, delay_ms: float) -> 
     """Start both processes; the sides by name.
 
     Args:
-        here: site with a broker that takes `lab.traditional.channel.PACKET_BYTES`.
+        here: deployment with a broker that takes `lab.traditional.channel.PACKET_BYTES`.
         wanted: which sides.
         delay_ms: time by which each forward of the target takes longer.
 

@@ -92,7 +92,7 @@ class BenchTestbed:
     """A broker, and a family whose first version, `v0`, is the base.
 
     Attributes:
-        here: the site.
+        here: processes with a broker.
         operator: operator of the family.
         witness: witness of its messages.
     """

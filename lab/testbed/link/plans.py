@@ -27,7 +27,7 @@ def link_plan(name: str, seed: int, folder: Path | None, catalogue: Catalogue | 
     """The plan of a link by its name.
 
     Args:
-        name: see above.
+        name: a profile's, or one that begins with `TOUR` or `RECORDED`.
         seed: decides all that is drawn at random.
         folder: holds recordings.
         catalogue: profiles; the built-in ones if not given.
