@@ -109,3 +109,11 @@ def test_strategies_meet_the_same(strategies: list[str], questions: int, seed: i
         assert sorted(side for side, *_ in turn) == sorted(strategies)
         assert len({tuple(what) for _side, *what in turn}) == 1
     assert len({what[2] for what in place.asked}) == questions, "seeds"
+
+
+def test_the_order_is_drawn_for_each_question() -> None:
+    wanted = asked("abcdef", 200)
+    orders = [wanted.order(CHANNEL, number) for number in range(200)]
+    # A fair draw has each of six first 33 times; below 10 once in a million.
+    assert all(sum(order[0] == name for order in orders) >= 10 for name in "abcdef")
+    assert orders == [wanted.order(CHANNEL, number) for number in range(200)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,7 +181,16 @@ def test_a_keeper_that_dies_is_an_error_and_its_namespaces_go() -> None:
     assert gone(link.name_a, link.name_b)
 
 
-def test_without_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "TUN_DEVICE", Path("/nonesuch/tun"))
+    monkeypatch.setattr(shutil, "which", lambda _name: "/sbin/ip")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(UsageError, match="there is no /nonesuch/tun"), netns_link("4g"):
+        pass
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(UsageError) as caught, netns_link("4g"):
+        pass
+    assert "iproute2" in caught.value.hint
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(UsageError, match="need root"), netns_link("4g"):
         pass
