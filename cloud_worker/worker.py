@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from cloud_worker.versions.follower import FamilyFollower
     from flexspec_mq.keys.refusals import KeyReason
     from flexspec_mq.protocol.effects import WorkerEffect
-    from flexspec_mq.transport.base import Link, LinkFactory
+    from flexspec_mq.transport.link import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
 

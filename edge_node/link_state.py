@@ -12,7 +12,7 @@ from flexspec_mq.errors import LinkDown
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from flexspec_mq.transport.base import Link
+    from flexspec_mq.transport.link import Link
 
 
 class LinkState:

@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter
-    from flexspec_mq.transport.base import Link, LinkFactory
+    from flexspec_mq.transport.link import Link, LinkFactory
     from schemas.status import TokenizerStatus, WorkerStatus
 
 _log = logging.getLogger(__name__)

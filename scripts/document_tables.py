@@ -38,8 +38,33 @@ def rendered(document: str) -> str:
                 f"the document has no place for the table of the {side}", hint=f"add {begin.strip()} {end}"
             )
         after = rest[rest.index(end) :]
-        document = f"{before}{begin}\n{table.markdown()}\n\n```mermaid\n{table.mermaid()}\n```\n\n{after}"
+        document = f"{before}{begin}\n{markdown(table)}\n\n```mermaid\n{mermaid(table)}\n```\n\n{after}"
     return document
+
+
+def markdown(table: TransitionTable[Any, Any]) -> str:
+    """The rows as a Markdown table; states and events for which the same is said share a line."""
+    events_of: dict[tuple[str, str], list[str]] = {}
+    for row in table:
+        following = "same" if row.next == (row.state,) else ", ".join(row.next)
+        text = f"{row.condition} | {row.action} | {following} |"
+        events_of.setdefault((row.state, text), []).append(row.event)
+    states_of: dict[tuple[str, str], list[str]] = {}
+    for (state, text), events in events_of.items():
+        states_of.setdefault((", ".join(events), text), []).append(state)
+    lines = [f"| {', '.join(states)} | {events} | {text}" for (events, text), states in states_of.items()]
+    return "\n".join(["| state | event | condition | action | next |", "|---|---|---|---|---|", *lines])
+
+
+def mermaid(table: TransitionTable[Any, Any]) -> str:
+    """The changes of state as a Mermaid diagram; rows that stay where they are are left out."""
+    arrows: dict[tuple[str, str], dict[str, None]] = {}
+    for row in table:
+        for following in row.next:
+            if following != row.state:
+                arrows.setdefault((row.state, following), {})[row.event] = None
+    lines = (f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in arrows.items())
+    return "\n".join(["stateDiagram-v2", *lines])
 
 
 def presets_table(presets: Presets) -> str:

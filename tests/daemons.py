@@ -22,7 +22,8 @@ from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.link import LinkFactory
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Identity

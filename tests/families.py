@@ -11,7 +11,7 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest, file_entry
-from flexspec_mq.transport.base import Link
+from flexspec_mq.transport.link import Link
 from schemas.catalogue import FORMAT, Catalogue, KeySet
 
 FAMILY = "smol"

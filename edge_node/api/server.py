@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.transport.base import LinkFactory, LinkSettings
+    from flexspec_mq.transport.base import LinkSettings
+    from flexspec_mq.transport.link import LinkFactory
 
 _BACKLOG = 256
 SPARE = 32

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.transport.base import Link, LinkSettings
+    from flexspec_mq.transport.base import LinkSettings
+    from flexspec_mq.transport.link import Link
 
 PATIENCE = 3.0
 """Seconds that `ask` and `batch` try to reach the broker, unless told otherwise; the API says so as soon."""

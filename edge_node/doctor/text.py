@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from flexspec_mq.doctor.checks import Report
     from flexspec_mq.doctor.daemon import DaemonDoctor
     from flexspec_mq.drafting.load import DraftModel
-    from flexspec_mq.transport.base import Link, LinkSettings
+    from flexspec_mq.transport.base import LinkSettings
+    from flexspec_mq.transport.link import Link
     from schemas.status import WorkerStatus
 
 _PROMPT = "Say hello."

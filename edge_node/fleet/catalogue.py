@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.catalogue.driver import Outcome
     from flexspec_mq.catalogue.options import FamilyOptions
-    from flexspec_mq.transport.base import Link
+    from flexspec_mq.transport.link import Link
     from schemas.catalogue import Catalogue
 
 _RETAINED = 1.0

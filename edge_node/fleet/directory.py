@@ -28,7 +28,7 @@ from schemas.status import VersionStatus, WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flexspec_mq.transport.base import Link
+    from flexspec_mq.transport.link import Link
 
 MAX_WORKERS = 1024
 """Workers known at most; of more, the one that has been silent for longest is forgotten."""

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flexspec_mq.doctor.checks import Report
-    from flexspec_mq.transport.base import Link, LinkSettings
+    from flexspec_mq.transport.base import LinkSettings
+    from flexspec_mq.transport.link import Link
 
 NOT_A_SESSION = Codec().encode(NO_SESSION)
 NOBODY = "flexspec-doctor"

@@ -21,7 +21,7 @@ from schemas.status import EdgeStatus, WorkerStatus
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flexspec_mq.transport.base import Link
+    from flexspec_mq.transport.link import Link
 
 _RENEWED = 30.0
 """Seconds within which a retained status counts as that of a living worker; they renew it every 10."""

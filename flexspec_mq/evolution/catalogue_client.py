@@ -27,7 +27,8 @@ from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, UsageError
 from flexspec_mq.evolution.settings import HeadConfig
 from flexspec_mq.transport.arguments import link_settings
-from flexspec_mq.transport.base import Inbound, Link, Subscription
+from flexspec_mq.transport.base import Inbound, Subscription
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, KeySet
 

@@ -1,4 +1,4 @@
-"""Transition tables: what happens in which state, and where it may lead. The documents are made from them.
+"""Transition tables: what happens in which state, and where it may lead. `docs/protocol.md` shows them.
 
 A row is looked up by state and event. Its handler decides; the table checks that the machine then stands in one of
 the row's next states. An event without a row is a surprise: counted, and told to whoever drives the machine.
@@ -15,8 +15,6 @@ from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError
 
 S = TypeVar("S", bound=str)
 E = TypeVar("E", bound=str)
-
-SAME = "same"
 
 
 class UnexpectedEvent(RemoteProtocolError):
@@ -92,29 +90,3 @@ class TransitionTable(Generic[S, E]):
             raise LocalProtocolError(
                 f"{row.event} in state {row.state} led to {state}, not to {', '.join(row.next)}"
             )
-
-    def markdown(self) -> str:
-        """The rows as a Markdown table; states and events for which the same is said share a line."""
-        said: dict[tuple[S, str], list[E]] = {}
-        for row in self:
-            following = SAME if row.next == (row.state,) else ", ".join(row.next)
-            text = f"{row.condition} | {row.action} | {following} |"
-            said.setdefault((row.state, text), []).append(row.event)
-        states: dict[tuple[str, str], list[S]] = {}
-        for (state, text), events in said.items():
-            states.setdefault((", ".join(events), text), []).append(state)
-        lines = [f"| {', '.join(where)} | {events} | {text}" for (events, text), where in states.items()]
-        return "\n".join(["| state | event | condition | action | next |", "|---|---|---|---|---|", *lines])
-
-    def mermaid(self) -> str:
-        """The changes of state as a Mermaid diagram; rows that stay where they are are left out."""
-        arrows: dict[tuple[S, S], list[str]] = {}
-        for row in self:
-            for following in row.next:
-                if following != row.state:
-                    events = arrows.setdefault((row.state, following), [])
-                    if row.event not in events:
-                        events.append(row.event)
-        lines = ["stateDiagram-v2"]
-        lines += [f"    {a} --> {b}: {', '.join(events)}" for (a, b), events in arrows.items()]
-        return "\n".join(lines)

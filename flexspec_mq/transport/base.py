@@ -1,21 +1,11 @@
-"""The link to a broker as the rest of the project sees it. Nothing here knows how bytes travel.
-
-A link is run by an async context manager. It keeps one connection alive, renews every subscription and
-publishes the birth messages before it says `LinkUpEvent`, and never holds a message back for a later
-connection: what cannot go out now fails now, and the session protocol decides what to send again.
-
-A failure that no retry can mend (`LinkRefused`, or the end of `LinkSettings.give_up_after`) is raised by
-`wait_up`, `events`, `publish` and `subscribe`, whichever the caller is in, and at the latest on leaving the
-context.
-"""
+"""Messages, events, settings and counters of a link. Nothing here knows how bytes travel."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.needs import NOTHING, BrokerLimits
@@ -239,87 +229,3 @@ class LinkCounters:
     flaps_dropped: int = 0
     bytes_out: int = 0
     bytes_in: int = 0
-
-
-class Link(Protocol):
-    """A running link. All methods belong to the event loop that made it."""
-
-    @property
-    def is_up(self) -> bool:
-        """Between `LinkUpEvent` and `LinkDownEvent`."""
-
-    @property
-    def counters(self) -> LinkCounters:
-        """The live counters; read only."""
-
-    async def wait_up(self, timeout: float | None = None) -> None:
-        """Wait until the link is up.
-
-        Raises:
-            LinkDown: not within `timeout` seconds.
-            LinkError: the link failed for good.
-        """
-
-    async def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        qos: int = 0,
-        retain: bool = False,
-        expiry: float | None = None,
-    ) -> None:
-        """Hand one message to the broker: QoS 0 to the socket, QoS 1 and 2 until acknowledged.
-
-        A message that fails is never sent by a later connection. It may have arrived all the same if the
-        connection broke, or the call was cancelled, between sending and the acknowledgement.
-
-        Args:
-            topic: without wildcards.
-            payload: any bytes.
-            qos: 0 to 2.
-            retain: the broker keeps it for later subscribers; an empty payload clears what it keeps.
-            expiry: seconds, rounded up to whole ones, at least 1.
-
-        Raises:
-            LinkDown: not connected, the connection broke, or no acknowledgement within `publish_timeout`.
-            PublishRefused: with the broker's reason code: 0x10 nobody subscribes (not when `retain`: then it
-                is stored), 0x87 access rules, both only at QoS ≥ 1; 0x95 larger than the broker takes, 0x9A
-                and 0x9B no retained messages or not this QoS; and 0x97 too many calls wait here.
-            UsageError: not a topic to publish on, or not a QoS.
-        """
-
-    async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
-        """Subscribe now and on each later connection. While down it is only remembered.
-
-        Raises:
-            LinkRefused: the broker said no; the filter is forgotten.
-            LinkDown: the connection broke first; the filter is remembered.
-        """
-
-    async def unsubscribe(self, topic_filter: str) -> None:
-        """Forget the filter, and tell the broker if the link is up.
-
-        Raises:
-            LinkDown: the connection broke first; the filter is forgotten all the same.
-        """
-
-    def events(self) -> AsyncIterator[LinkEvent]:
-        """Messages and changes of the link, in order. For one consumer at a time.
-
-        The queue is bounded by `LinkSettings.inbound_queue` and `inbound_bytes`. On overflow the oldest *message* of
-        the topic that has the most is dropped and counted: newer drafts, polls and verdicts cover older ones. Up and
-        down events stay; at most 32 wait, of more the oldest pairs are dropped and counted, so they still alternate.
-
-        Raises:
-            LinkError: from the iterator, when the link failed for good.
-        """
-
-    def reconnect(self, reason: str) -> None:
-        """Have a new connection at once: instead of this one, or, while down, without waiting longer to try again.
-
-        Attempts stay `LinkSettings.backoff` apart, unless the wait was shorter anyway.
-        """
-
-
-LinkFactory: TypeAlias = Callable[[LinkSettings], AbstractAsyncContextManager[Link]]

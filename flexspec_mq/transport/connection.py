@@ -30,8 +30,7 @@ from flexspec_mq.daemon.tasks import any_of
 from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.bulk_reading import BulkReader
-from flexspec_mq.transport.diagnosis.diagnose import diagnose
-from flexspec_mq.transport.diagnosis.probe import answers_only_older
+from flexspec_mq.transport.diagnosis.diagnose import answers_only_older, diagnose
 from flexspec_mq.transport.needs import MOST_IN_FLIGHT, BrokerLimits
 from flexspec_mq.transport.properties import (
     connect_properties,
@@ -159,7 +158,7 @@ class MqttConnection(aiomqtt.Client):
         except MqttConnectError as error:
             raise connect_refusal(self.settings, error.rc) from None
         except aiomqtt.MqttError as error:
-            if self.hung_up and await answers_only_older(self.settings):
+            if self.hung_up and await asyncio.to_thread(answers_only_older, self.settings):
                 raise no_mqtt5(self.settings) from None
             if self.hung_up and self.settings.tls is not None and self.settings.tls.certificate is not None:
                 cause = await asyncio.to_thread(diagnose, self.settings)

@@ -7,24 +7,11 @@ from flexspec_mq.errors import UsageError
 _LONGEST = 65_535
 
 
-def matches(topic_filter: str, topic: str) -> bool:
-    """Whether `topic` falls under `topic_filter`, which may hold ``+`` and a final ``#``.
+def covers(wide: str, narrow: str) -> bool:
+    """Whether every topic under the filter `narrow` falls under the filter `wide`.
 
     A leading wildcard does not match topics that start with ``$``.
     """
-    if topic.startswith("$") and topic_filter[:1] in ("+", "#"):
-        return False
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    for i, level in enumerate(wanted):
-        if level == "#":
-            return True
-        if i >= len(levels) or level not in ("+", levels[i]):
-            return False
-    return len(wanted) == len(levels)
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Whether every topic under the filter `narrow` falls under the filter `wide`."""
     if narrow.startswith("$") and wide[:1] in ("+", "#"):
         return False
     wanted, levels = wide.split("/"), narrow.split("/")

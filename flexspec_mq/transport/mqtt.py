@@ -18,15 +18,14 @@ from flexspec_mq.transport.base import (
     QOS_NOT_SUPPORTED,
     QUOTA_EXCEEDED,
     RETAIN_NOT_SUPPORTED,
-    Link,
     LinkSettings,
     Outbound,
 )
 from flexspec_mq.transport.connection import MqttConnection
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.refusals import publish_refusal
 from flexspec_mq.transport.silence import Silence
 from flexspec_mq.transport.sockets import connect
-from flexspec_mq.transport.state import BaseLink, supervised
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +60,11 @@ async def mqtt_link(
             `give_up_after` is over.
     """
     link = MqttLink(settings, on_wait)
-    async with supervised(link, link.connect_loop()):
+    async with link.supervising(link.connect_loop()):
         yield link
 
 
-class MqttLink(BaseLink):
+class MqttLink(Link):
     """A link over MQTT 5. Made by `mqtt_link`."""
 
     def __init__(self, settings: LinkSettings, on_wait: Callable[[Waiting], None]) -> None:
@@ -214,7 +213,7 @@ class MqttLink(BaseLink):
         self._mark_down(reason)
 
     def _note_waiting(self, waiting: Waiting) -> None:
-        self._counters.attempts_failed += 1
+        self.counters.attempts_failed += 1
         self._mark_down(str(waiting.error).partition("\n")[0])
         self._on_wait(waiting)
 

@@ -13,7 +13,8 @@ from flexspec_mq.errors import LinkDown, PublishRefused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from flexspec_mq.transport.base import Link, Outbound
+    from flexspec_mq.transport.base import Outbound
+    from flexspec_mq.transport.link import Link
 
     OnLost = Callable[[LinkDown | PublishRefused], None]
     OnPublished = Callable[[int, float, int, float], None]

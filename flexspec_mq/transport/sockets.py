@@ -9,14 +9,11 @@ import socket
 import ssl
 import sys
 from collections.abc import Callable
-from typing import TypeVar
 
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.certificates import complaint_about
-
-T = TypeVar("T")
 
 TCP_RTO_MAX_MS = 44
 """Option of Linux since 6.15, for which Python has no name."""
@@ -140,7 +137,7 @@ async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings
         raise
     try:
         async with asyncio.timeout(settings.connect_timeout):
-            await until_done(secured, secured.do_handshake)
+            await _shake_hands(secured)
     except ssl.SSLCertVerificationError as error:
         secured.close()
         message, hint = await asyncio.to_thread(complaint_about, settings, tls, error)  # it asks once more
@@ -162,28 +159,21 @@ async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings
     return secured
 
 
-async def until_done(sock: socket.socket, operation: Callable[[], T]) -> T:
-    """Repeat an operation on a non-blocking socket until it need not wait any more; asyncio's own refuse TLS sockets.
-
-    Args:
-        sock: socket with or without TLS; without, the operation must be one that reads.
-        operation: on it.
-    """
+async def _shake_hands(sock: ssl.SSLSocket) -> None:
+    """Do the TLS handshake of a non-blocking socket; asyncio's own operations refuse TLS sockets."""
     loop = asyncio.get_running_loop()
     while True:
         try:
-            return operation()
-        except (ssl.SSLWantReadError, BlockingIOError):
+            sock.do_handshake()
+        except ssl.SSLWantReadError:
             await _ready(sock, loop.add_reader, loop.remove_reader)
         except ssl.SSLWantWriteError:
             await _ready(sock, loop.add_writer, loop.remove_writer)
+        else:
+            return
 
 
-async def _ready(
-    sock: socket.socket,
-    add: Callable[..., None],
-    remove: Callable[[int], bool],
-) -> None:
+async def _ready(sock: socket.socket, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
     ready = asyncio.Event()
     add(sock.fileno(), ready.set)
     try:

@@ -21,7 +21,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
@@ -39,6 +39,8 @@ from schemas.messages import Draft, Fin, Open, Poll, Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+    from flexspec_mq.transport.link import LinkFactory
 
 ROOT = Path(__file__).parents[2]
 OURS = tuple(str(ROOT / package) for package in ("edge_node", "flexspec_mq", "schemas"))
@@ -266,7 +268,7 @@ async def trace(case: Case, rounds: int) -> Traced:
         limit=(rounds + SKIPPED + 2) * (case.drafter.right + 1),
         policy=case.policy(),
     )
-    async with node.running(link, LinkSettings(client_id="edge")):
+    async with node.running(cast("LinkFactory", link), LinkSettings(client_id="edge")):
         with meter.running():
             async for event in node.generate(request):
                 if isinstance(event, Finish) and event.error is not None:

@@ -23,7 +23,8 @@ import aiomqtt
 from broker.launcher import PrivateBroker
 from flexspec_mq.codec import Codec
 from flexspec_mq.topics import draft_filter, draft_topic, verdict_topic
-from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks._common import finish, parser, percentile, table
 from lab.testbed.packet_counter import PacketCounter, packet_counter

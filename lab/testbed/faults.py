@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
-from flexspec_mq.transport.filters import matches
+from paho.mqtt.client import topic_matches_sub
 
 
 class Direction(Enum):
@@ -57,7 +57,7 @@ class Scope:
         return (
             self.direction in (None, hop.direction)
             and self.client_id in (None, hop.client_id)
-            and matches(self.topic, hop.topic)
+            and topic_matches_sub(self.topic, hop.topic)
         )
 
 

@@ -14,20 +14,21 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+from paho.mqtt.client import topic_matches_sub
+
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     NOT_AUTHORIZED,
     PACKET_TOO_LARGE,
     Inbound,
-    Link,
     LinkSettings,
     Outbound,
     Subscription,
     Will,
 )
-from flexspec_mq.transport.filters import matches, split_share
-from flexspec_mq.transport.state import BaseLink, supervised
+from flexspec_mq.transport.filters import split_share
+from flexspec_mq.transport.link import Link
 from lab.testbed.faults import Direction, Fault, Hop, through
 
 OFFLINE_QUEUE = 1000
@@ -93,11 +94,11 @@ class MemoryBroker:
     async def link(self, settings: LinkSettings) -> AsyncIterator[Link]:
         """Run one link. Has the shape of `LinkFactory`."""
         link = MemoryLink(self, settings)
-        async with supervised(link, link.connect_loop()):
+        async with link.supervising(link.connect_loop()):
             try:
                 yield link
             finally:
-                link.leave()
+                link.lose("the link was closed")
 
     def stop(self, *, forget: bool = False) -> None:
         """Go away: every connection is lost, and with `forget` all that was stored, as with ``kill -9``."""
@@ -205,7 +206,7 @@ class MemoryBroker:
         if split_share(wanted.filter)[0] is not None:
             return
         for topic, stored in list(self._retained.items()):
-            if matches(wanted.filter, topic) and self._alive(stored):
+            if topic_matches_sub(wanted.filter, topic) and self._alive(stored):
                 self._deliver(link.settings.client_id, stored, wanted.qos, retain=True)
 
     def unsubscribe(self, link: MemoryLink, topic_filter: str) -> None:
@@ -252,7 +253,7 @@ class MemoryBroker:
                 continue
             for topic_filter, qos in session.filters.items():
                 group, bare = split_share(topic_filter)
-                if not matches(bare, topic):
+                if not topic_matches_sub(bare, topic):
                     continue
                 if group is not None:
                     shares.setdefault(topic_filter, []).append((client_id, qos))
@@ -301,7 +302,7 @@ class MemoryBroker:
             call(*args)
 
 
-class MemoryLink(BaseLink):
+class MemoryLink(Link):
     """A link to a `MemoryBroker`. Made by `MemoryBroker.link`.
 
     Attributes:
@@ -366,11 +367,6 @@ class MemoryLink(BaseLink):
         self._replaced = True
         self.lose("another connection took over the client id")
 
-    def leave(self) -> None:
-        """Leave in order: the will goes out, and nothing connects again."""
-        self.lose("the link was closed")
-        self.close()
-
     def receive(self, generation: int, message: Inbound) -> None:
         """Take a message from the broker; one that was under way when the connection was lost is lost too."""
         if not self._attached or generation != self.generation:
@@ -384,14 +380,14 @@ class MemoryLink(BaseLink):
         self._broker.send(self.settings.client_id, message)
 
     async def _subscribe(self, topic_filter: str, qos: int) -> None:
-        if self._is_up:
+        if self.is_up:
             self._broker.subscribe(self, Subscription(topic_filter, qos))
 
     async def _unsubscribe(self, topic_filter: str) -> None:
-        if self._is_up:
+        if self.is_up:
             self._broker.unsubscribe(self, topic_filter)
 
     def reconnect(self, reason: str) -> None:
         """Give up this connection for a new one at once. While down nothing is waited for but the broker itself."""
-        if self._is_up:
+        if self.is_up:
             self.lose(reason)

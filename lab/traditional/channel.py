@@ -11,7 +11,8 @@ from typing import Protocol
 
 from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import FlexSpecError, LinkDown
-from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 
 UP, DOWN = "t1/u", "t1/d"

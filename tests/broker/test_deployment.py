@@ -13,7 +13,8 @@ import pytest
 
 from flexspec_mq.errors import LinkError, PublishRefused
 from flexspec_mq.share_groups import read_groups
-from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, Link, LinkDownEvent
+from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, LinkDownEvent
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.broker.deployments import as_client, good, made, run, running
 

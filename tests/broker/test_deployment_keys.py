@@ -18,7 +18,8 @@ from flexspec_mq.errors import PublishRefused
 from flexspec_mq.keys.credential import KeyRole
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
 from flexspec_mq.keys.statement import read_statement
-from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, Link
+from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.statement import ANY, Statement
 from tests.broker.deployments import as_client, good, made, running

@@ -13,7 +13,8 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import Reason, Refused
 from flexspec_mq.catalogue.signing import seal
-from flexspec_mq.transport.base import Inbound, Link, LinkSettings
+from flexspec_mq.transport.base import Inbound, LinkSettings
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.catalogue.family import ATTACKS, FAMILY, LATER, NOW, ONLINE, ROOT, catalogue, key_set, sealed
 

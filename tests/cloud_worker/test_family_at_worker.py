@@ -33,7 +33,7 @@ from flexspec_mq.errors import PublishRefused
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.transport.base import Link
+from flexspec_mq.transport.link import Link
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.catalogue import VersionState
 from schemas.status import VersionStatus, WorkerStatus

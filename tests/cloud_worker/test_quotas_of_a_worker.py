@@ -17,7 +17,8 @@ import pytest
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings, TlsSettings
+from flexspec_mq.transport.base import LinkSettings, TlsSettings
+from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks.attacks.line import MqttLine
 from lab.benchmarks.attacks.ways import WAYS, Target

@@ -32,7 +32,8 @@ from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.share_groups import new_groups
-from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.link import LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
 from lab.testbed.process import as_child

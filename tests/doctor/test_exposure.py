@@ -14,7 +14,8 @@ from flexspec_mq import topics
 from flexspec_mq.doctor.checks import Report, State
 from flexspec_mq.doctor.daemon import DaemonDoctor
 from flexspec_mq.doctor.watch import Listening
-from flexspec_mq.transport.base import Link, LinkSettings, TlsSettings
+from flexspec_mq.transport.base import LinkSettings, TlsSettings
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
 

@@ -16,7 +16,8 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
-from flexspec_mq.transport.base import Link, LinkSettings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import FORMAT, Catalogue, CatalogueVersion, KeySet, VersionState
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from broker.launcher import PrivateBroker
-    from flexspec_mq.transport.base import Link, LinkFactory, LinkSettings
+    from flexspec_mq.transport.base import LinkSettings
+    from flexspec_mq.transport.link import Link, LinkFactory
     from schemas.status import WorkerStatus
 
 DAY = 86_400

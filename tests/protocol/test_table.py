@@ -54,11 +54,3 @@ def test_a_handler_that_leads_elsewhere_is_our_bug() -> None:
 def test_two_rows_for_one_event_are_refused() -> None:
     with pytest.raises(LocalProtocolError, match="two rows"):
         TransitionTable((PUSH, PUSH))
-
-
-def test_documents_show_rows_and_changes_of_state() -> None:
-    assert TABLE.markdown().splitlines()[2:] == [
-        "| open | push |  | shut the door | shut |",
-        "| open | pull | it is open | nothing | same |",
-    ]
-    assert TABLE.mermaid().splitlines() == ["stateDiagram-v2", "    open --> shut: push"]

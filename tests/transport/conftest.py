@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.link import LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.proxy import Proxy, proxy_to

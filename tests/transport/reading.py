@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import TypeVar
 
-from flexspec_mq.transport.base import Inbound, Link, LinkDownEvent, LinkEvent, LinkUpEvent
+from flexspec_mq.transport.base import Inbound, LinkDownEvent, LinkEvent, LinkUpEvent
+from flexspec_mq.transport.link import Link
 
 E = TypeVar("E", Inbound, LinkUpEvent, LinkDownEvent)
 

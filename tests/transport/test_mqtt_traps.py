@@ -19,13 +19,13 @@ from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     QUOTA_EXCEEDED,
     Inbound,
-    Link,
     LinkDownEvent,
     LinkSettings,
     LinkUpEvent,
     Outbound,
     Subscription,
 )
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from flexspec_mq.transport.sockets import RETRY_MS, TCP_RTO_MAX_MS
 from tests.transport.proxy import Proxy, proxy_to

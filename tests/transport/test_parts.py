@@ -9,32 +9,8 @@ import pytest
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, LinkError, UsageError
 from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkSettings, LinkUpEvent
-from flexspec_mq.transport.filters import check_filter, covers, matches, split_share
+from flexspec_mq.transport.filters import check_filter, covers, split_share
 from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
-
-
-@pytest.mark.parametrize(
-    ("topic_filter", "topic", "expected"),
-    [
-        ("a/b", "a/b", True),
-        ("a/+", "a/b", True),
-        ("a/+", "a/b/c", False),
-        ("a/+", "a", False),
-        ("a/+/c", "a//c", True),
-        ("a/#", "a", True),
-        ("a/#", "a/b/c", True),
-        ("#", "a/b", True),
-        ("#", "$SYS/x", False),
-        ("+/x", "$SYS/x", False),
-        ("$SYS/#", "$SYS/x", True),
-        ("+", "/a", False),
-        ("/+", "/a", True),
-        ("a", "a/", False),
-        ("A", "a", False),
-    ],
-)
-def test_filters_match_by_the_standards_rules(topic_filter: str, topic: str, expected: bool) -> None:
-    assert matches(topic_filter, topic) is expected
 
 
 @pytest.mark.parametrize(

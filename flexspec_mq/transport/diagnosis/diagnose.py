@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+import struct
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Literal
 
+from paho.mqtt.properties import VariableByteIntegers
+
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.certificates import complaint_about
-from flexspec_mq.transport.diagnosis.probe import CONNECT_5, CONNECT_311, DISCONNECT, login
 from flexspec_mq.transport.properties import limits_in, reason_in
 from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, connect_refusal, no_mqtt5, poor_broker
 from flexspec_mq.transport.sockets import tls_context, why_unreachable
@@ -24,6 +26,11 @@ from flexspec_mq.transport.sockets import tls_context, why_unreachable
 if TYPE_CHECKING:
     from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
+# CONNECT with a clean session, keepalive 10 s and an empty client id, by section 3.1 of either standard.
+CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
+CONNECT_5 = bytes((0x10, 13, 0, 4)) + b"MQTT" + bytes((5, 2, 0, 10, 0, 0, 0))
+DISCONNECT = bytes((0xE0, 0))
+_USERNAME, _PASSWORD = 0x80, 0x40
 PLAIN_PORT, TLS_PORT = 1883, 8883
 _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
@@ -72,6 +79,29 @@ def diagnose(settings: LinkSettings) -> Cause | None:
     if settings.tls is None:
         return _plain(settings)
     return _secured(settings, settings.tls)
+
+
+def answers_only_older(settings: LinkSettings) -> bool:
+    """Whether the peer answers CONNECT of MQTT 3.1.1 and hangs up on that of MQTT 5, twice in turns. Blocks.
+
+    A broker that speaks both answers both, unless the connection breaks; hence the second turn.
+    """
+    context = None if settings.tls is None else tls_context(settings.tls)
+    asked = (_ask(settings, connect, context)[0] for connect in (CONNECT_311, CONNECT_5) * 2)
+    return all(
+        said is expected for said, expected in zip(asked, (_Said.OLDER, _Said.HUNG_UP) * 2, strict=True)
+    )
+
+
+def login(settings: LinkSettings) -> bytes:
+    """`CONNECT_5` with the login of a link, and without its client id: it takes no connection's place."""
+    flags, given = 2, b""
+    for flag, text in ((_USERNAME, settings.username), (_PASSWORD, settings.password)):
+        if text is not None:
+            flags |= flag
+            given += struct.pack(">H", len(text.encode())) + text.encode()
+    rest = bytes((0, 4)) + b"MQTT" + bytes((5, flags, 0, 10, 0, 0, 0)) + given
+    return bytes((0x10,)) + VariableByteIntegers.encode(len(rest)) + rest  # type: ignore[no-untyped-call, no-any-return]
 
 
 def _connect(settings: LinkSettings) -> socket.socket:

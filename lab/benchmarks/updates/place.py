@@ -15,7 +15,8 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks.serve.crowd import with_broker
 from lab.testbed.deployment import Daemon, LocalDeployment

@@ -33,7 +33,8 @@ from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.edge.types import SessionRequest
-from flexspec_mq.transport.base import LinkFactory, LinkSettings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.link import LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB
 from schemas.messages import Identity

@@ -18,7 +18,8 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.keys.credential import KeyRole
 from flexspec_mq.keys.identity_file import read_identity
 from flexspec_mq.keys.refusals import KeyReason
-from flexspec_mq.transport.base import Link, LinkSettings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import VersionStatus, WorkerStatus
 from tests.broker.deployments import as_client, good_here, made, running

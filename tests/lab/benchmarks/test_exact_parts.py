@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from flexspec_mq.transport.base import Inbound, Link, LinkSettings, Subscription
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.link import Link
 from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
 from lab.benchmarks.exact.faults import Weather, stormy
 from lab.benchmarks.exact.reference import ReferenceText, Text, fixed_order_attention
