@@ -9,8 +9,7 @@ import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
-from flexspec_mq.chat.conversation import NUMBERS, Conversation, GenerationOptions
-from flexspec_mq.chat.settings import PROGRAM
+from flexspec_mq.chat.settings import NUMBERS, PROGRAM, GenerationOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
@@ -71,19 +70,18 @@ def _main(argv: Sequence[str]) -> int:
 
 async def _run(settings: ChatOptions, options: GenerationOptions) -> int:
     from flexspec_mq.chat.api import api_at
-    from flexspec_mq.chat.commands import COMMANDS, check_model
     from flexspec_mq.chat.lines import Pipe, Terminal
-    from flexspec_mq.chat.session import ChatSession
+    from flexspec_mq.chat.session import COMMANDS, ChatSession, check_model
     from flexspec_mq.chat.view import View
 
     people = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a model writes characters that a terminal may not have
-    view = View(people=people, color=settings.color)
+    view = View(people=people)
     # What ends the program leaves the terminal as it was, and tells the node.
     async with stoppable(numbers=(signal.SIGTERM, signal.SIGHUP)), api_at(settings) as api:
         turns = Terminal(settings.history_file(), COMMANDS) if people else Pipe()
-        session = ChatSession(api, Conversation(options), view)
+        session = ChatSession(api, options, view)
         async with stoppable(numbers=_INTERRUPT):
             known = await api.models()
         if options.model is not None:
@@ -98,16 +96,16 @@ async def _run(settings: ChatOptions, options: GenerationOptions) -> int:
 
 async def _talk(session: ChatSession, turns: Pipe | Terminal) -> int:
     """Turn after turn until the user ends; returns the exit code."""
-    from flexspec_mq.chat.commands import Quit, take
+    from flexspec_mq.chat.session import Quit
 
     code = 0
     while True:
         try:
-            said = await turns.next()
-            if said is None:
+            line = await turns.next()
+            if line is None:
                 return code
             async with stoppable(numbers=_INTERRUPT):
-                await take(session, said)
+                await session.take(line)
         except Quit:
             return code
         except Cancelled:

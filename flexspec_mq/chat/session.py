@@ -1,44 +1,77 @@
-"""A chat: questions become answers that are shown as they come; what fails is taken back."""
+"""A chat: questions become answers that are shown as they come, and lines that begin with a slash are commands."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-from statistics import median
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flexspec_mq.chat.wire import content, pieces
+from flexspec_mq.chat.api import content, pieces
+from flexspec_mq.chat.settings import NUMBERS
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, UsageError
-from schemas.openai import FlexspecUsage, Usage
+from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.api import Api
-    from flexspec_mq.chat.conversation import Conversation
+    from flexspec_mq.chat.settings import GenerationOptions
     from flexspec_mq.chat.view import View
-    from flexspec_mq.terminal.answer import Answer
+    from schemas.openai import Usage
+
+NONE = "none"
+"""The word that unsets an option."""
+KEYS = (
+    ("Alt-Enter, or \\ Enter", "a line break"),
+    ("Ctrl-C", "stops an answer, throws a line away, or ends the chat at an empty one"),
+    ("Ctrl-D", "ends the chat"),
+    ("//…", "a line that begins with one slash"),
+)
+
+
+class Quit(FlexSpecError):
+    """The user ends the chat."""
 
 
 class ChatSession:
     """A conversation over an API, and where it is shown.
 
     Attributes:
-        totals: figures of all answers.
+        options: how the next answer is to be written.
+        exchanges: questions and answers, the oldest first.
+        unanswered: the last question, if it failed; the conversation stands as it was before it.
         version: target version that wrote the last answer; None before.
         seed: seed of the last answer; None before.
     """
 
-    def __init__(self, api: Api, conversation: Conversation, view: View) -> None:
+    def __init__(self, api: Api, options: GenerationOptions, view: View) -> None:
         self.api = api
-        self.conversation = conversation
+        self.options = options
         self.view = view
-        self.totals = Totals()
+        self.exchanges: list[tuple[str, str]] = []
+        self.unanswered: str | None = None
         self.version: str | None = None
         self.seed: int | None = None
+
+    async def take(self, line: str) -> None:
+        """Take a turn of the user: a command, or a question.
+
+        Raises:
+            Quit: the user ends the chat.
+            FlexSpecError: it cannot be done; nothing has changed but what a failed question leaves.
+        """
+        if line.startswith("/") and not line.startswith("//"):
+            name, _, argument = line.partition(" ")
+            command = COMMANDS.get(name.strip())
+            if command is None:
+                hint = f"there is {', '.join(COMMANDS)}; // begins a line with a slash"
+                raise UsageError(f"there is no command {name[:40]}", hint=hint)
+            await command.run(self, argument.strip())
+        elif line.strip():
+            await self.ask(line.removeprefix("/"))
 
     async def ask(self, question: str) -> None:
         """Ask, show the answer, then what it took.
@@ -48,146 +81,100 @@ class ChatSession:
         """
         if not question.strip():
             raise UsageError("the question is empty", hint="say what to write about")
-        took, parts = AnswerFigures(), list[str]()
+        self.unanswered = question
+        began, first = time.monotonic(), None
+        usage: Usage | None = None
+        answer, reason = "", None
         try:
             with self.view.answer() as shown:
-                await self._follow(question, took, parts, shown)
+                shown.note("waiting for the first text · Ctrl-C stops")
+                # One key for all attempts: the node starts one session at most, however often the connection breaks.
+                events = self.api.answer(
+                    self.body(question),
+                    uuid.uuid4().hex,
+                    lambda waiting: shown.note(f"{waiting} · Ctrl-C stops"),
+                )
+                async with aclosing(events) as chunks:
+                    async for chunk in chunks:
+                        if text := content(chunk):
+                            first = first or time.monotonic() - began
+                            answer += text
+                            shown.note("")
+                            shown.text(pieces(chunk))
+                        usage = chunk.usage or usage
+                        reason = next((choice.finish_reason for choice in chunk.choices), None) or reason
+                        self.version = chunk.model or self.version
         except asyncio.CancelledError:
-            self._stopped(question, took, "".join(parts))
+            self._stopped(question, answer)
             raise
-        except FlexSpecError:
-            self.totals.failed += 1
-            self.conversation.unanswered = question
-            raise
-        took.seconds = time.monotonic() - took.began
-        self.conversation.answered(question, "".join(parts))
-        self.totals.took.append(took)
-        if took.usage is not None:
-            self.seed = took.usage.flexspec.seed
-            self.version = took.usage.flexspec.version or self.version
-        self.view.aside(took.line())
+        self._answered(question, answer)
+        if usage is not None:
+            self.seed = usage.flexspec.seed
+            self.version = usage.flexspec.version or self.version
+            self.view.aside(figures(usage, reason, time.monotonic() - began, first))
 
-    async def _follow(self, question: str, took: AnswerFigures, parts: list[str], shown: Answer) -> None:
-        shown.note("waiting for the first text · Ctrl-C stops")
-        # One key for all attempts: the node starts one session at most, however often the connection breaks.
-        answer = self.api.answer(
-            self.conversation.body(question),
-            uuid.uuid4().hex,
-            lambda waiting: shown.note(f"{waiting} · Ctrl-C stops"),
-        )
-        async with aclosing(answer) as chunks:
-            async for chunk in chunks:
-                if text := content(chunk):
-                    if took.first is None:
-                        took.first = time.monotonic() - took.began
-                    parts.append(text)
-                    shown.note("")
-                    shown.text(pieces(chunk))
-                took.usage = chunk.usage or took.usage
-                for choice in chunk.choices:
-                    took.reason = choice.finish_reason or took.reason
-                self.version = chunk.model or self.version
+    def body(self, question: str) -> dict[str, Any]:
+        """The request for the answer to a question, with all that was said before."""
+        options = {name: value for name, value in asdict(self.options).items() if value is not None}
+        turns = [("system", options.pop("system"))] if "system" in options else []
+        for earlier, answer in self.exchanges:
+            turns += [("user", earlier), ("assistant", answer)]
+        turns.append(("user", question))
+        return {**options, "messages": [{"role": role, "content": text} for role, text in turns]}
 
-    def _stopped(self, question: str, took: AnswerFigures, text: str) -> None:
+    def take_back(self) -> str:
+        """Take the last question back, with its answer if it has one.
+
+        Raises:
+            UsageError: nothing was asked yet.
+        """
+        if self.unanswered is not None:
+            question, self.unanswered = self.unanswered, None
+            return question
+        if not self.exchanges:
+            raise UsageError("nothing was asked yet")
+        return self.exchanges.pop()[0]
+
+    def _answered(self, question: str, answer: str) -> None:
+        self.exchanges.append((question, answer))
+        self.unanswered = None
+
+    def _stopped(self, question: str, text: str) -> None:
         """Keep what was written until then, since it was read; take a question without any text back."""
-        took.seconds, took.usage = time.monotonic() - took.began, None
-        self.totals.took.append(took)
         if text.strip():
-            self.conversation.answered(question, text, whole=False)
+            self._answered(question, text)
             self.view.aside("stopped; what was written stays, /undo takes it back, /retry asks again")
         else:
-            self.conversation.unanswered = question
             self.view.aside("stopped before any text; /retry asks again")
 
 
-@dataclass(slots=True)
-class AnswerFigures:
-    """An answer, as the client sees it come.
+def figures(usage: Usage, reason: str | None, seconds: float, first: float | None) -> str:
+    """What an answer took, in one line.
 
-    Attributes:
-        began: when it was asked for.
+    Args:
+        usage: figures of the API.
+        reason: why it ended.
         seconds: seconds from the question to the end.
-        first: seconds to the first text; None before any.
-        usage: figures of the API; None if the answer was stopped.
-        reason: why it ended; None if it was stopped.
+        first: seconds to the first text; None without any.
     """
-
-    began: float = field(default_factory=time.monotonic)
-    seconds: float = 0.0
-    first: float | None = None
-    usage: Usage | None = None
-    reason: str | None = None
-
-    def line(self) -> str:
-        """The figures in one line."""
-        first = f"first text {'–' if self.first is None else f'{self.first:.2f} s'}"
-        if self.usage is None:
-            return f"stopped after {self.seconds:.1f} s · {first}"
-        told, tokens = self.usage.flexspec, self.usage.completion_tokens
-        by_lookup = f", {told.looked_up} by lookup" if told.looked_up else ""
-        parts = [
-            f"{tokens} tokens in {self.seconds:.1f} s, {_rate(tokens, self.seconds)}",
-            first,
-            f"accepted {told.accepted} of {told.drafted}{_share(told.accepted, told.drafted)}{by_lookup}",
-            f"{told.worker_accepted} by the worker's draft" if told.worker_accepted else "",
-            f"{told.rounds} rounds",
-            f"{size(told.bytes_up)} up, {size(told.bytes_down)} down",
-            ""
-            if told.energy_j is None
-            else in_words(told.energy_j, told.energy_j_per_100, told.energy_source),
-            f"seed {'–' if told.seed is None else told.seed}",
-        ]
-        if self.reason == "length" and told.default_limit is not None:
-            parts.append(
-                f"cut at the node's limit of {told.default_limit:,} tokens; /max-tokens N sets another"
-            )
-        elif self.reason == "length":
-            parts.append("cut at the limit of tokens")
-        return " · ".join(filter(None, parts))
-
-
-@dataclass(slots=True)
-class Totals:
-    """All answers of a conversation.
-
-    Attributes:
-        took: figures of each that was answered or stopped.
-        failed: questions without an answer.
-    """
-
-    took: list[AnswerFigures] = field(default_factory=list)
-    failed: int = 0
-
-    def rows(self) -> list[tuple[str, str]]:
-        """Names and values."""
-        usages = [took.usage for took in self.took if took.usage is not None]
-        told = [usage.flexspec for usage in usages]
-        firsts = [took.first for took in self.took if took.first is not None]
-        seconds = sum(took.seconds for took in self.took if took.usage is not None)
-        tokens = sum(usage.completion_tokens for usage in usages)
-        prompts = sum(usage.prompt_tokens for usage in usages)
-        drafted, accepted, rounds = _sum(told, "drafted"), _sum(told, "accepted"), _sum(told, "rounds")
-        stopped = len(self.took) - len(usages)
-        joules = [one.energy_j for one in told if one.energy_j is not None]
-        sources = _names(one.energy_source for one in told if one.energy_j is not None)
-        looked_up = _sum(told, "looked_up")
-        rows = [
-            ("answers", f"{len(usages)}, and {stopped} stopped, {self.failed} failed"),
-            ("tokens", f"{tokens} written, {_rate(tokens, seconds)}; prompts {prompts}"),
-            ("acceptance", f"{accepted} of {drafted} drafted tokens{_share(accepted, drafted)}"),
-            ("rounds", f"{rounds}, {tokens / rounds if rounds else 0:.2f} tokens each"),
-            ("MQTT payload", f"{size(_sum(told, 'bytes_up'))} up, {size(_sum(told, 'bytes_down'))} down"),
-            ("energy", f"{sum(joules):.1f} J ({sources})" if joules else ""),
-            ("by lookup", f"{looked_up} of the accepted tokens" if looked_up else ""),
-            (
-                "first text after",
-                f"{median(firsts):.2f} s in the middle, {max(firsts):.2f} s at most" if firsts else "",
-            ),
-            ("written by", _names(one.version for one in told)),
-            ("exactness", _names(one.exactness for one in told)),
-            ("not counted", "tokens, bytes and energy of answers that were stopped" if stopped else ""),
-        ]
-        return [(name, value) for name, value in rows if value]
+    told, tokens = usage.flexspec, usage.completion_tokens
+    share = f" ({told.accepted / told.drafted:.0%})" if told.drafted else ""
+    by_lookup = f", {told.looked_up} by lookup" if told.looked_up else ""
+    parts = [
+        f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds if seconds > 0 else 0:.1f} a second",
+        f"first text {'–' if first is None else f'{first:.2f} s'}",
+        f"accepted {told.accepted} of {told.drafted}{share}{by_lookup}",
+        f"{told.worker_accepted} by the worker's draft" if told.worker_accepted else "",
+        f"{told.rounds} rounds",
+        f"{size(told.bytes_up)} up, {size(told.bytes_down)} down",
+        "" if told.energy_j is None else in_words(told.energy_j, told.energy_j_per_100, told.energy_source),
+        f"seed {'–' if told.seed is None else told.seed}",
+    ]
+    if reason == "length" and told.default_limit is not None:
+        parts.append(f"cut at the node's limit of {told.default_limit:,} tokens; /max-tokens N sets another")
+    elif reason == "length":
+        parts.append("cut at the limit of tokens")
+    return " · ".join(filter(None, parts))
 
 
 def size(count: int) -> str:
@@ -195,17 +182,95 @@ def size(count: int) -> str:
     return f"{count} B" if count < 10_000 else f"{count / 1000:.1f} kB"
 
 
-def _sum(told: list[FlexspecUsage], name: str) -> int:
-    return sum(getattr(usage, name) for usage in told)
+class Command(NamedTuple):
+    """A command: its argument in words, what it does, and what does it."""
+
+    takes: str
+    help: str
+    run: Callable[[ChatSession, str], Awaitable[None]]
 
 
-def _names(words: Iterable[str]) -> str:
-    return ", ".join(sorted({word for word in words if word}))
+def check_model(name: str, known: list[str]) -> None:
+    """Refuse a model that the API does not have.
+
+    Raises:
+        UsageError: naming those that it has.
+    """
+    if name not in known:
+        raise UsageError(f"there is no model {name}", hint=printable(f"there is {', '.join(known)}"))
 
 
-def _rate(tokens: int, seconds: float) -> str:
-    return f"{tokens / seconds if seconds > 0 else 0:.1f} a second"
+async def _model(session: ChatSession, name: str) -> None:
+    known = await session.api.models()
+    if name:
+        check_model(name, known)
+        session.options.model = name
+        session.view.say(f"model: {name}")
+        return
+    current = session.options.model or session.version or (known[0] if len(known) == 1 else None)
+    for model in known:
+        session.view.say(f"{'*' if model == current else ' '} {model}")
+    if current is None:
+        session.view.say("the node's own is used; /model NAME takes another")
+    elif current not in known:
+        session.view.say(f"* {current} (gone)")
 
 
-def _share(part: int, whole: int) -> str:
-    return f" ({part / whole:.0%})" if whole else ""
+def _number(name: str) -> Command:
+    number = NUMBERS[name]
+
+    async def run(session: ChatSession, text: str) -> None:
+        if text:
+            setattr(session.options, name, None if text == NONE else number.read(name, text))
+        value = getattr(session.options, name)
+        shown = number.unset if value is None else f"{value}"
+        if value is None and name == "seed" and session.seed is not None:
+            shown += f"; the last one was {session.seed}"
+        session.view.say(f"{name.replace('_', '-')}: {shown}")
+
+    return Command(f"[N | {NONE}]", f"{number.help}; none: {number.unset}", run)
+
+
+async def _system(session: ChatSession, text: str) -> None:
+    if text:
+        session.options.system = None if text == NONE else text
+    session.view.say(f"system: {session.options.system or NONE}")
+
+
+async def _retry(session: ChatSession, _: str) -> None:
+    question = session.take_back()
+    session.view.aside(f"› {question}")
+    await session.ask(question)
+
+
+async def _undo(session: ChatSession, _: str) -> None:
+    session.view.say(f"taken back: {session.take_back()}")
+
+
+async def _clear(session: ChatSession, _: str) -> None:
+    session.exchanges, session.unanswered = [], None
+    session.view.say("the conversation begins anew; model, system and numbers stay")
+
+
+async def _help(session: ChatSession, _: str) -> None:
+    commands = [(f"{name} {command.takes}".rstrip(), command.help) for name, command in COMMANDS.items()]
+    session.view.table([*commands, *KEYS])
+
+
+async def _quit(_session: ChatSession, _: str) -> None:
+    raise Quit("the user ends the chat")
+
+
+COMMANDS = {
+    "/model": Command("[NAME]", "the target versions that there are, or takes another", _model),
+    "/seed": _number("seed"),
+    "/temperature": _number("temperature"),
+    "/top-p": _number("top_p"),
+    "/max-tokens": _number("max_tokens"),
+    "/system": Command(f"[TEXT | {NONE}]", "what the conversation begins with", _system),
+    "/retry": Command("", "asks the last question again, in place of its answer", _retry),
+    "/undo": Command("", "takes the last question back, with its answer", _undo),
+    "/clear": Command("", "begins a new conversation", _clear),
+    "/help": Command("", "this list", _help),
+    "/quit": Command("", "ends the chat", _quit),
+}

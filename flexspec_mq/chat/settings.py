@@ -1,11 +1,12 @@
-"""Settings of ``flexspec chat``: where the API is, and how to reach it."""
+"""Settings of ``flexspec chat``: where the API is, how to reach it, and how answers are to be written."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from flexspec_mq.errors import UsageError
@@ -54,7 +55,6 @@ class ChatOptions(Section):
             path_unless=("none",),
         ),
     ] = ""
-    color: Annotated[bool, Setting(help="colours on a terminal")] = True
 
     @property
     def base(self) -> str:
@@ -99,3 +99,64 @@ class ChatConfig:
 
 PROGRAM = Program("chat", ChatConfig)
 """``chat.toml`` and ``FLEXSPEC_CHAT_…``."""
+
+
+class Number(NamedTuple):
+    """An option that is a number, with the bounds of the API.
+
+    Attributes:
+        unset: words for what holds without the option.
+    """
+
+    kind: type[int | float]
+    least: float
+    most: float
+    allowed: str
+    unset: str
+    help: str
+
+    def read(self, name: str, text: str) -> int | float:
+        """The number that a text says.
+
+        Raises:
+            UsageError: it says none, or one that the API would refuse.
+        """
+        try:
+            value = self.kind(text)
+        except ValueError:
+            value = math.nan
+        if not self.least <= value <= self.most:
+            raise UsageError(f"{name.replace('_', '-')} {text!r} is not {self.allowed}")
+        return value
+
+
+_MAKERS = "as the target's makers recommend"
+NUMBERS = {
+    "temperature": Number(float, 0, 2, "a number from 0 to 2", _MAKERS, "0 is greedy, 1 as the target"),
+    "top_p": Number(
+        float, math.ulp(0.0), 1, "a number above 0, at most 1", _MAKERS, "keep this mass of tokens"
+    ),
+    "max_tokens": Number(
+        int, 1, 2**31 - 1, "a whole number from 1 to 2147483647", "the node's limit", "tokens of an answer"
+    ),
+    "seed": Number(
+        int,
+        -(2**63),
+        2**64 - 1,
+        "a whole number of 64 bits",
+        "drawn for each answer",
+        "same seed, same answer",
+    ),
+}
+
+
+@dataclass(slots=True, kw_only=True)
+class GenerationOptions:
+    """How answers are to be written; None leaves it to the API. `system` is what the conversation begins with."""
+
+    model: str | None = None
+    system: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None

@@ -24,14 +24,11 @@ class View:
 
     Args:
         people: somebody looks at it as it changes.
-        color: tell who wrote what by colours.
     """
 
-    def __init__(self, *, people: bool, color: bool) -> None:
+    def __init__(self, *, people: bool) -> None:
         self.people = people
-        # None leaves it to the terminal and to what the user told all programs about colours.
-        no_color = None if color else True
-        self._out = Console(file=sys.stdout, highlight=False, no_color=no_color, force_terminal=people)
+        self._out = Console(file=sys.stdout, highlight=False, force_terminal=people)
         self._said = self._out if people else Console(file=sys.stderr, highlight=False, no_color=True)
 
     def legend(self) -> None:

@@ -8,9 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from flexspec_mq.chat.api import api_at
+from flexspec_mq.chat.api import api_at, pieces
 from flexspec_mq.chat.settings import ChatOptions
-from flexspec_mq.chat.wire import pieces
 from flexspec_mq.errors import FlexSpecError
 from schemas.openai import FlexspecUsage, Writer
 

@@ -7,17 +7,14 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.chat.api import api_at
-from flexspec_mq.chat.commands import Quit, take
-from flexspec_mq.chat.conversation import Conversation, GenerationOptions
-from flexspec_mq.chat.session import ChatSession
-from flexspec_mq.chat.settings import ChatOptions
+from flexspec_mq.chat.session import ChatSession, Quit
+from flexspec_mq.chat.settings import ChatOptions, GenerationOptions
 from flexspec_mq.chat.view import View
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import (
@@ -39,8 +36,8 @@ async def chat(
     url: str, *, seed: int | None = 5, max_tokens: int = 20, **options: Any
 ) -> AsyncIterator[ChatSession]:
     async with api_at(ChatOptions(url=url, **{"patience": 2.0, **options})) as api:
-        talk = Conversation(GenerationOptions(seed=seed, max_tokens=max_tokens))
-        yield ChatSession(api, talk, View(people=False, color=False))
+        talk = GenerationOptions(seed=seed, max_tokens=max_tokens)
+        yield ChatSession(api, talk, View(people=False))
 
 
 async def interruptible(work: Awaitable[None]) -> None:
@@ -56,78 +53,74 @@ def answer(prompt: str, seed: int, limit: int) -> str:
 async def test_models(mosquitto: PrivateBroker, capsys: Output) -> None:
     async with served(mosquitto) as api, served(mosquitto) as other, chat(api.url) as session:
         await until(lambda: other.version in api.api.versions())
-        await take(session, "/model")
+        await session.take("/model")
         listed = capsys.readouterr().err
         assert f"  {api.version}\n" in listed
         assert f"  {other.version}\n" in listed
-        await take(session, f"/model {other.version}")
-        await take(session, "/model")
+        await session.take(f"/model {other.version}")
+        await session.take("/model")
         assert f"* {other.version}\n" in capsys.readouterr().err
-        await take(session, "hello")
+        await session.take("hello")
         assert session.version == other.version
         with pytest.raises(UsageError, match="no model nonesuch") as raised:
-            await take(session, "/model nonesuch")
+            await session.take("/model nonesuch")
         assert api.version in raised.value.hint
-        assert session.conversation.options.model == other.version
-        session.conversation.options.model = "gone-since"
+        assert session.options.model == other.version
+        session.options.model = "gone-since"
         with pytest.raises(UsageError, match="HTTP 404"):
-            await take(session, "hello")
+            await session.take("hello")
 
 
 async def test_seeds(mosquitto: PrivateBroker, capsys: Output) -> None:
     async with served(mosquitto) as api, chat(api.url, seed=None) as session:
-        await take(session, "/seed")
+        await session.take("/seed")
         assert capsys.readouterr().err == "seed: drawn for each answer\n"
-        await take(session, "hello")
+        await session.take("hello")
         drawn = capsys.readouterr().out
         last = session.seed
-        await take(session, "/seed")
+        await session.take("/seed")
         assert f"the last one was {last}" in capsys.readouterr().err
-        await take(session, f"/seed {last}")
-        await take(session, "/retry")
+        await session.take(f"/seed {last}")
+        await session.take("/retry")
         assert capsys.readouterr().out == drawn
-        assert len(session.conversation.exchanges) == 1
-        await take(session, "/seed none")
-        assert session.conversation.options.seed is None
+        assert len(session.exchanges) == 1
+        await session.take("/seed none")
+        assert session.options.seed is None
 
 
-async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Output, tmp_path: Path) -> None:
+async def test_commands_change_what_is_sent(mosquitto: PrivateBroker, capsys: Output) -> None:
     async with served(mosquitto) as api, chat(api.url) as session:
-        options = session.conversation.options
+        options = session.options
         for said in ("/temperature 0.5", "/top-p 0.9", "/max-tokens 7", "/system be brief"):
-            await take(session, said)
+            await session.take(said)
         assert (options.temperature, options.top_p, options.max_tokens) == (0.5, 0.9, 7)
-        await take(session, "hi")
+        await session.take("hi")
         ids = tokenizer().encode("system.be brief,user.hi,assistant.")
         assert shown(expected(ids, 5, 7)[0]) + "\n" == capsys.readouterr().out
-        await take(session, f"/save {tmp_path / 'talk.json'}")
-        await take(session, "/undo")
-        assert session.conversation.exchanges == []
-        await take(session, f"/load {tmp_path / 'talk.json'}")
-        assert session.conversation.exchanges[0].question == "hi"
-        await take(session, "/clear")
-        await take(session, "/system none")
-        assert session.conversation.body("x")["messages"] == [{"role": "user", "content": "x"}]
-        await take(session, "/temperature none")
+        await session.take("/undo")
+        assert session.exchanges == []
+        await session.take("hi")
+        await session.take("/clear")
+        assert session.exchanges == []
+        await session.take("/system none")
+        assert session.body("x")["messages"] == [{"role": "user", "content": "x"}]
+        await session.take("/temperature none")
         assert options.temperature is None
-        await take(session, "/help")
+        await session.take("/help")
         listed = capsys.readouterr().err
-        assert all(f"/{name}" in listed for name in ("model", "seed", "save FILE", "quit"))
-        await take(session, "//seed")
-        assert session.conversation.exchanges[-1].question == "/seed"
+        assert all(f"/{name}" in listed for name in ("model", "seed", "retry", "quit"))
+        await session.take("//seed")
+        assert session.exchanges[-1][0] == "/seed"
         with pytest.raises(Quit):
-            await take(session, "/quit")
+            await session.take("/quit")
 
 
-@pytest.mark.parametrize(
-    "said", ["/sed 5", "/", "/temperature warm", "/seed 1.5", "/save", "/load /no/such", "/undo", "/retry"]
-)
+@pytest.mark.parametrize("said", ["/sed 5", "/", "/temperature warm", "/seed 1.5", "/undo", "/retry"])
 async def test_commands_that_cannot_be_done(said: str) -> None:
     async with chat("http://127.0.0.1:1") as session:
         with pytest.raises(UsageError) as raised:
-            await take(session, said)
+            await session.take(said)
         if said == "/sed 5":
-            assert "did you mean /seed?" in raised.value.hint
             assert "/max-tokens" in raised.value.hint
 
 
@@ -135,7 +128,7 @@ async def test_ctrl_c_stops_the_answer_up_to_the_worker_and_the_chat_goes_on(
     mosquitto: PrivateBroker, capsys: Output
 ) -> None:
     async with served(mosquitto) as api, chat(api.url, max_tokens=40_000, seed=6) as session:
-        asking = asyncio.create_task(interruptible(take(session, "long")))
+        asking = asyncio.create_task(interruptible(session.take("long")))
         await until(lambda: api.node.sessions == 1)
         written = ""
         while not written:
@@ -145,13 +138,12 @@ async def test_ctrl_c_stops_the_answer_up_to_the_worker_and_the_chat_goes_on(
         with pytest.raises(Cancelled):
             await asking
         await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
-        (exchange,) = session.conversation.exchanges
-        assert not exchange.whole
-        assert exchange.answer
+        ((_, kept),) = session.exchanges
+        assert kept
         assert "stopped" in capsys.readouterr().err
-        await take(session, "/undo")
-        await take(session, "/max-tokens 9")
-        await take(session, "next")
+        await session.take("/undo")
+        await session.take("/max-tokens 9")
+        await session.take("next")
         assert capsys.readouterr().out == answer("next", 6, 9) + "\n"
         assert api.daemons[0].worker.machine.counters.opened == 2
 
@@ -160,15 +152,15 @@ async def test_ctrl_c_before_any_text(mosquitto: PrivateBroker) -> None:
     engine = FakeEngine()
     engine.gate.clear()
     async with served(mosquitto, engine=engine) as api, chat(api.url) as session:
-        asking = asyncio.create_task(interruptible(take(session, "hello")))
+        asking = asyncio.create_task(interruptible(session.take("hello")))
         await until(lambda: api.node.sessions == 1)
         os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(Cancelled):
             await asking
-        assert session.conversation.exchanges == []
+        assert session.exchanges == []
         engine.gate.set()
-        await take(session, "/retry")
-        assert session.conversation.exchanges[0].question == "hello"
+        await session.take("/retry")
+        assert session.exchanges[0][0] == "hello"
 
 
 async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys: Output) -> None:
@@ -178,34 +170,33 @@ async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys:
         blocker = asyncio.create_task(api.chat("blocker", max_tokens=2))
         await until(lambda: len(api.api.texts) == 1)
         with pytest.raises(WorkerError, match="429") as raised:
-            await take(session, "hello")
+            await session.take("hello")
         assert raised.value.hint == "/retry asks again; the API says: in 1 s"
         assert "request req-" in raised.value.message
         engine.gate.set()
         await blocker
         await until(lambda: not api.api.texts)  # its answer arrives a little earlier
-        assert session.conversation.exchanges == []
-        await take(session, "/retry")
+        assert session.exchanges == []
+        await session.take("/retry")
         assert capsys.readouterr().out.endswith(answer("hello", 5, 20) + "\n")
     async with served(mosquitto, workers=0, give_up=0.3) as api, chat(api.url) as session:
         with pytest.raises(WorkerError, match="503") as raised:
-            await take(session, "hello")
+            await session.take("hello")
         assert "in 5 s" in raised.value.hint
 
 
 async def test_the_node_stops_in_mid_answer(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api, chat(api.url, max_tokens=40_000) as session:
-        asking = asyncio.create_task(take(session, "long"))
+        asking = asyncio.create_task(session.take("long"))
         await until(lambda: session.version is not None)
         api.run.cancel()
         with pytest.raises(LinkDown, match=r"stopping \(in the middle of the answer\)"):
             await asking
-        assert session.conversation.unanswered == "long"
+        assert session.unanswered == "long"
         await asyncio.wait([api.run], timeout=PATIENCE)
         with pytest.raises(LinkDown, match="cannot be reached") as raised:
-            await take(session, "/retry")
+            await session.take("/retry")
         assert "flexspec-edge serve" in raised.value.hint
-        assert session.totals.failed == 2
 
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -293,7 +284,7 @@ async def test_a_connection_that_breaks_before_any_text_starts_no_second_session
 ) -> None:
     async with served(mosquitto) as api, relay(api, cut_before_anything, cut_before_anything, carry) as url:
         async with chat(url) as session:
-            await take(session, "hello")
+            await session.take("hello")
         assert capsys.readouterr().out == answer("hello", 5, 20) + "\n"
         assert api.daemons[0].worker.machine.counters.opened == 1
 
@@ -305,10 +296,10 @@ async def test_a_connection_that_breaks_in_mid_answer(mosquitto: PrivateBroker, 
         chat(url, max_tokens=300) as session,
     ):
         with pytest.raises(LinkDown, match="broke in the middle of the answer"):
-            await take(session, "hello")
-        assert session.conversation.exchanges == []
+            await session.take("hello")
+        assert session.exchanges == []
         capsys.readouterr()
-        await take(session, "/retry")
+        await session.take("/retry")
         assert capsys.readouterr().out == answer("hello", 5, 300) + "\n"
 
 
@@ -332,7 +323,7 @@ async def test_something_else_answers(said: bytes, kind: type[FlexSpecError]) ->
 
     async with listening(serve) as url, chat(url, patience=0.2) as session:
         with pytest.raises(kind) as raised:
-            await take(session, "hello")
+            await session.take("hello")
         assert type(raised.value) is kind or kind is LinkDown
 
 
@@ -342,4 +333,4 @@ async def test_an_api_that_says_nothing() -> None:
 
     async with listening(serve) as url, chat(url, timeout=0.2) as session:
         with pytest.raises(LinkDown, match="said nothing"):
-            await take(session, "hello")
+            await session.take("hello")

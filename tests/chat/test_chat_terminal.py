@@ -149,7 +149,6 @@ async def test_a_conversation(module_mosquitto: PrivateBroker, port: int, tmp_pa
             await status(module_mosquitto, "w1", lambda found: found.load == 0)
             await terminal.say("/max-tokens 5", "max-tokens: 5")
             await terminal.say("Thank you.", "5 tokens in|stop")
-            assert "3, and 1 stopped" in ESCAPE.sub("", await terminal.say("/stats", "1 stopped, 0 failed"))
             # Ctrl-C throws a line away; at an empty one it ends the chat.
             await terminal.until(PROMPT)
             terminal.type(b"never mind")

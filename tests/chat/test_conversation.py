@@ -1,25 +1,28 @@
-"""Conversations, numbers and figures: what is sent, kept, saved and said."""
+"""Conversations, numbers and figures: what is sent, kept and shown."""
 
 from __future__ import annotations
 
-import json
-import os
-import stat
-from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from msgspec import structs
 
-from flexspec_mq.chat.conversation import NUMBERS, Conversation, Exchange, GenerationOptions
-from flexspec_mq.chat.session import AnswerFigures, Totals, size
-from flexspec_mq.chat.wire import pieces, read, refused
+from flexspec_mq.chat.api import pieces, read, refused
+from flexspec_mq.chat.session import ChatSession, figures
+from flexspec_mq.chat.settings import NUMBERS, GenerationOptions
+from flexspec_mq.chat.view import View
 from flexspec_mq.errors import RemoteProtocolError, UsageError, WorkerError
 from schemas.openai import ChatCompletionChunk, Error, FlexspecUsage, Usage
 
 
+def session(**options: Any) -> ChatSession:
+    """A conversation that nobody answers."""
+    return ChatSession(cast("Any", None), GenerationOptions(**options), View(people=False))
+
+
 def test_a_request_says_all_that_was_said_and_asked_for() -> None:
-    talk = Conversation(GenerationOptions(model="m", system="short", temperature=0.0, seed=-1))
-    talk.answered("one", "1")
+    talk = session(model="m", system="short", temperature=0.0, seed=-1)
+    talk.exchanges.append(("one", "1"))
     assert talk.body("two") == {
         "model": "m", "temperature": 0.0, "seed": -1,
         "messages": [
@@ -27,61 +30,18 @@ def test_a_request_says_all_that_was_said_and_asked_for() -> None:
             {"role": "assistant", "content": "1"}, {"role": "user", "content": "two"},
         ],
     }  # fmt: skip
-    assert Conversation(GenerationOptions()).body("x") == {"messages": [{"role": "user", "content": "x"}]}
+    assert session().body("x") == {"messages": [{"role": "user", "content": "x"}]}
 
 
 def test_questions_are_taken_back() -> None:
-    talk = Conversation(GenerationOptions())
-    talk.answered("one", "1")
+    talk = session()
+    talk.exchanges.append(("one", "1"))
     talk.unanswered = "two"
     assert len(talk.body("x")["messages"]) == 3  # what failed is not sent
     assert talk.take_back() == "two"
     assert talk.take_back() == "one"
     with pytest.raises(UsageError, match="nothing was asked yet"):
         talk.take_back()
-
-
-def test_files(tmp_path: Path) -> None:
-    path = tmp_path / "talk.json"
-    talk = Conversation(GenerationOptions(model="m", system="s", temperature=0.5, seed=7))
-    talk.answered("one\n", "é \x1b")
-    talk.answered("two", "2", whole=False)
-    talk.save(path)
-    talk.save(path)  # its own file may be written again
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    other = Conversation(GenerationOptions(max_tokens=9))
-    other.load(path)
-    assert other.options == talk.options
-    assert other.exchanges == [Exchange("one\n", "é \x1b"), Exchange("two", "2", whole=False)]
-    assert [one.name for one in tmp_path.iterdir()] == ["talk.json"]
-
-
-def test_a_file_of_something_else_is_neither_read_nor_written_over(tmp_path: Path) -> None:
-    path = tmp_path / "thesis.txt"
-    path.write_text("years of work")
-    for use in (Conversation(GenerationOptions()).save, Conversation(GenerationOptions()).load):
-        with pytest.raises(UsageError, match="is no conversation"):
-            use(path)
-    assert path.read_text() == "years of work"
-    with pytest.raises(UsageError, match="cannot be written"):
-        Conversation(GenerationOptions()).save(tmp_path / "thesis.txt" / "x.json")
-    (tmp_path / f".talk.json.{os.getpid()}.part").symlink_to(path)  # where others may write as well
-    with pytest.raises(UsageError, match="cannot be written"):
-        Conversation(GenerationOptions()).save(tmp_path / "talk.json")
-    assert path.read_text() == "years of work"
-
-
-@pytest.mark.parametrize(
-    "more", [{"flexspec_chat": 2}, {"exchanges": [{"question": 1}]}, {"temperature": 9}, {"seed": 0.5}]
-)
-def test_a_broken_file_changes_nothing(tmp_path: Path, more: dict[str, object]) -> None:
-    path = tmp_path / "talk.json"
-    path.write_text(json.dumps({"flexspec_chat": 1, "exchanges": [], **more}))
-    talk = Conversation(GenerationOptions(seed=3))
-    talk.answered("a", "b")
-    with pytest.raises(UsageError):
-        talk.load(path)
-    assert (talk.options.seed, len(talk.exchanges)) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -142,45 +102,20 @@ USAGE = Usage(prompt_tokens=30, completion_tokens=40, total_tokens=70, flexspec=
 
 
 def test_the_line_of_an_answer() -> None:
-    said = AnswerFigures(0.0, 4.0, 0.5, USAGE, "length").line()
+    line = figures(USAGE, "length", 4.0, 0.5)
     for part in (
         "40 tokens in 4.0 s, 10.0 a second", "first text 0.50 s", "accepted 20 of 50 (40%), 6 by lookup",
         "5 by the worker's draft", "16 rounds", "12.3 kB up, 900 B down", "seed 7", "cut at the limit",
     ):  # fmt: skip
-        assert part in said
-    assert AnswerFigures(0.0, 1.5, None, None, None).line() == "stopped after 1.5 s · first text –"
-    assert " J" not in said
+        assert part in line
+    assert " J" not in line
+    nothing = Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1)
+    assert "first text – · accepted 0 of 0 · 0 rounds" in figures(nothing, "stop", 0.0, None)
 
 
 def test_energy_is_told_where_it_is_known() -> None:
     spent = structs.replace(
         TOLD, energy_j=12.0, energy_j_per_100=30.0, energy_source="modelled: phone-4g by 4g"
     )
-    took = AnswerFigures(0.0, 4.0, 0.5, structs.replace(USAGE, flexspec=spent), "stop")
-    assert "12.0 J, 30.0 J for 100 tokens (modelled: phone-4g by 4g)" in took.line()
-    rows = dict(Totals([took, took, AnswerFigures(0.0, 4.0, 0.5, USAGE, "stop")]).rows())
-    assert rows["energy"] == "24.0 J (modelled: phone-4g by 4g)"
-    assert "energy" not in dict(Totals([AnswerFigures(0.0, 4.0, 0.5, USAGE, "stop")]).rows())
-
-
-def test_totals() -> None:
-    totals = Totals(
-        [
-            AnswerFigures(0.0, 4.0, 0.5, USAGE, "stop"),
-            AnswerFigures(0.0, 6.0, 1.5, USAGE, "stop"),
-            AnswerFigures(0.0, 9.0, 2.5, None, None),
-        ],
-        2,
-    )
-    rows = dict(totals.rows())
-    assert rows["answers"] == "2, and 1 stopped, 2 failed"
-    assert rows["tokens"] == "80 written, 8.0 a second; prompts 60"
-    assert rows["acceptance"] == "40 of 100 drafted tokens (40%)"
-    assert rows["by lookup"] == "12 of the accepted tokens"
-    assert rows["rounds"] == "32, 2.50 tokens each"
-    assert rows["MQTT payload"] == "24.7 kB up, 1800 B down"
-    assert rows["first text after"] == "1.50 s in the middle, 2.50 s at most"
-    assert rows["not counted"] == "tokens, bytes and energy of answers that were stopped"
-    assert "not counted" not in dict(Totals(totals.took[:2]).rows())
-    assert dict(Totals().rows())["acceptance"] == "0 of 0 drafted tokens"
-    assert (size(9999), size(10_000)) == ("9999 B", "10.0 kB")
+    line = figures(structs.replace(USAGE, flexspec=spent), "stop", 4.0, 0.5)
+    assert "12.0 J, 30.0 J for 100 tokens (modelled: phone-4g by 4g)" in line
