@@ -1,10 +1,8 @@
-"""``flexspec-broker``: make a deployment, let clients in and out, run a broker, check one, stop one."""
+"""``flexspec-broker``: make a deployment, let clients in and out, run a broker, check one."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +10,9 @@ from pathlib import Path
 from broker import check, commands
 from broker.announcing import Announcer
 from broker.deployment.folder import Deployment
-from broker.pidfiles import stop
 from broker.serving import DeploymentServer, PrivateServer, serve
 from broker.settings import PROGRAM
 from flexspec_mq.daemon import logs
-from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.settings import add_flags, add_show_command, load, show
@@ -57,7 +53,6 @@ def build_parser() -> argparse.ArgumentParser:
     add_flags(command, PROGRAM, titles=_TITLES)
     logs.add_verbose(command)
     command.add_argument("--ready-json", action="store_true", help="one JSON line when it answers")
-    command.add_argument("--parent-death", action="store_true", help="end when the parent process ends")
     command.set_defaults(run=_run)
 
     command = add_show_command(subparsers)
@@ -69,9 +64,6 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_arguments(command)
     command.set_defaults(run=check.run)
 
-    command = subparsers.add_parser("stop", help="stop brokers that `run` started as this user")
-    command.add_argument("--port", type=int, help="only the one on this port")
-    command.set_defaults(run=_stop)
     return parser
 
 
@@ -87,22 +79,11 @@ def _run(options: argparse.Namespace) -> int:
         options.config = options.config or deployment.settings_file
     config = load(PROGRAM, options).settings
     logs.configure(config.log)
-    parent = os.getppid()
-    if options.parent_death:
-        end_with_parent(signal.SIGTERM)()
-        if os.getppid() != parent:
-            return 0  # it ended before we asked to be told
     if deployment is None:
         return serve(PrivateServer(config.listener), config.metrics, ready_json=options.ready_json)
     with deployment.applied.running(), Announcer() as announcer:
         server = DeploymentServer(deployment, config.listener, config.limits, announcer)
         return serve(server, config.metrics, ready_json=options.ready_json)
-
-
-def _stop(options: argparse.Namespace) -> int:
-    ports = stop(options.port)
-    sys.stdout.write(f"stopped the broker on port {', '.join(str(p) for p in ports)}\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from broker import init
-from broker.deployment.folder import Deployment
+from broker.deployment.folder import KEYS, Deployment
 from broker.deployment.identities import Identities, PublicKeys
 from broker.settings import Role
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
+from flexspec_mq.settings.values import is_loopback
 
 _ROLES = {
     "add-device": (Role.EDGE, "let devices in"),
@@ -27,10 +27,18 @@ _STARTS = {
 }
 
 
+_SETTINGS = """\
+# Settings of this broker, for `flexspec-broker run`. All keys, limits among them: docs/settings.md.
+host = {host}
+port = {port}
+persistence = true        # what is retained survives a restart
+"""
+
+
 def add_commands(subparsers: Any) -> None:
     """Add all of them to the parser's subcommands."""
     words = "make a deployment: certificates, keys, settings; nobody may connect yet"
-    init.add_arguments(_command(subparsers, "init", words))
+    _add_init_arguments(_command(subparsers, "init", words))
 
     for name, (role, words) in _ROLES.items():
         command = _command(subparsers, name, words)
@@ -72,6 +80,99 @@ def _command(subparsers: Any, name: str, words: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = subparsers.add_parser(name, help=words, description=words)
     command.add_argument("directory", type=Path, metavar="DIR", help="of the deployment")
     return command
+
+
+def _add_init_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="host name or address by which clients reach the broker; give all, the usual one first",
+    )
+    command.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")  # noqa: S104
+    command.add_argument("--port", type=int, default=8883, help="to listen on (default: %(default)s)")
+    command.add_argument(
+        "--tls",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="TLS 1.3 (default: unless --host is a loopback address)",
+    )
+    command.add_argument(
+        "--client-certificates",
+        action="store_true",
+        help="clients need a certificate of this deployment beside their password",
+    )
+    command.add_argument(
+        "--keys",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keys by which devices and workers know each other, whoever runs the broker (default: unless --host is "
+        "a loopback address)",
+    )
+    command.set_defaults(run=_init)
+
+
+def _init(options: argparse.Namespace) -> int:
+    beyond = not is_loopback(options.host)
+    tls = beyond if options.tls is None else options.tls
+    names = tuple(options.name) or (() if beyond else (options.host,))
+    _check(options, names, tls=tls)
+    address = f"{f'[{names[0]}]' if ':' in names[0] else names[0]}:{options.port}"
+    certified = names if tls else ()
+    deployment = Deployment(options.directory)
+    if deployment.exists:
+        known = deployment.load()
+        keys = known.keys is not None
+        wanted = address, certified, options.client_certificates
+        present = known.address, known.names, known.client_certificates
+        if wanted != present or options.keys not in (None, keys):
+            raise UsageError(
+                f"{options.directory} holds a broker already, which is another one",
+                hint="give another folder, or the arguments with which it was made; "
+                "`flexspec-broker rotate DIR --keys` makes keys for one without",
+            )
+        answer(f"{options.directory} is there already")
+    else:
+        keys = beyond if options.keys is None else options.keys
+        settings = _SETTINGS.format(host=json.dumps(options.host), port=options.port)
+        deployment.create(
+            settings, address, certified, client_certificates=options.client_certificates, keys=keys
+        )
+        what = f"{'TLS 1.3' if tls else 'without TLS'}, {'with keys' if keys else 'without keys'}"
+        answer(f"made {options.directory}: a broker at {address}, {what}")
+    _tell_next(options.directory, tls=tls, keys=keys)
+    return 0
+
+
+def _check(options: argparse.Namespace, names: tuple[str, ...], *, tls: bool) -> None:
+    if not names:
+        raise UsageError(
+            "by which name do clients reach this broker?",
+            hint="give --name HOST, which the certificate is for",
+        )
+    if not tls and not is_loopback(options.host):
+        raise UsageError(
+            f"other machines can reach a broker on {options.host}, so it needs TLS",
+            hint="leave --no-tls out, or give --host 127.0.0.1",
+        )
+    if options.client_certificates and not tls:
+        raise UsageError("--client-certificates needs TLS", hint="give --tls")
+    if not 0 < options.port < 65_536:
+        raise UsageError(f"port {options.port} is none", hint="give --port between 1 and 65535")
+
+
+def _tell_next(where: Path, *, tls: bool, keys: bool) -> None:
+    answer("next:")
+    answer(f"  flexspec-broker add-worker {where} w1 --version base    # each worker needs a name of its own")
+    answer(f"  flexspec-broker add-device {where} truck-17             # and so does each device")
+    answer(f"  flexspec-broker run {where}")
+    if tls:
+        answer(f"keep {where / 'tls' / 'ca.key'} secret: it signs certificates that all clients trust")
+    if keys:
+        answer(
+            f"keep {where / KEYS} secret, best elsewhere: it signs who all clients are, and only commands need it"
+        )
 
 
 def _add(options: argparse.Namespace) -> int:
@@ -138,7 +239,9 @@ def _rotate(options: argparse.Namespace) -> int:
         for name, folder in deployment.rotate_groups().items():
             answer(f"{name} needs its new {files}, and a restart: {folder}")
     if options.keys:
-        init.tell_new_keys(deployment.rotate_keys())
+        answer("the deployment has new keys")
+        for name, folder in deployment.rotate_keys().items():
+            answer(f"{name} needs its new files, and a restart: {folder}")
     return 0
 
 

@@ -20,7 +20,6 @@ from broker.announcing import Announcer
 from broker.deployment.applied_state import RUN
 from broker.deployment.folder import Deployment
 from broker.launcher import PrivateBroker
-from broker.pidfiles import announced
 from broker.settings import BrokerSettings, ClientLimits, Listener, User
 from broker.watching.rates import Guard, Published
 from broker.watching.refusals import MosquittoLog
@@ -214,11 +213,10 @@ def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, 
         signal.signal(number, _interrupt)
     with server.broker as broker, _figures(server, metrics):
         try:
-            with announced(broker.port):
-                server.begin()
-                _say_ready(broker, as_json=ready_json)
-                while (code := broker.wait(_LOOK_EVERY)) is None:
-                    server.look()
+            server.begin()
+            _say_ready(broker, as_json=ready_json)
+            while (code := broker.wait(_LOOK_EVERY)) is None:
+                server.look()
         except KeyboardInterrupt:
             systemd.stopping("ending")
             return 0

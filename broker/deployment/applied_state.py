@@ -41,7 +41,7 @@ class AppliedState:
                 if time.monotonic() > end:
                     raise BrokerError(
                         f"a broker runs from {self._directory} already",
-                        hint="stop it: `flexspec-broker stop`",
+                        hint="end it first: one folder has one broker",
                     )
                 time.sleep(0.05)
             self._applied.unlink(missing_ok=True)

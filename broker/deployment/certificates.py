@@ -34,32 +34,21 @@ _PEM = serialization.Encoding.PEM
 
 
 def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
-    """Make what a TLS listener needs, and keep what is there already.
+    """Make what a TLS listener needs: an authority, a certificate for the server, and an empty list of revoked ones.
 
     Clients get ``ca.crt`` only. ``ca.key`` signs further certificates.
 
     Args:
         directory: folder, made if missing, readable by its owner only.
-        names: host names and addresses under which clients reach the broker.
-
-    Raises:
-        BrokerError: no name was given.
+        names: host names and addresses under which clients reach the broker, at least one.
     """
-    if not names:
-        raise BrokerError("a certificate needs the names under which clients reach the broker")
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    tls = files_in(directory)
-    if tls is not None:
-        return tls
-    if not (directory / CA).exists():
-        key, subject = ec.generate_private_key(ec.SECP256R1()), _name("FlexSpec private CA")
-        builder = _builder(subject, subject, key, is_ca=True)
-        _write(directory / CA, builder.sign(key, hashes.SHA256()), directory / CA_KEY, key)
+    key, subject = ec.generate_private_key(ec.SECP256R1()), _name("FlexSpec private CA")
+    builder = _builder(subject, subject, key, is_ca=True)
+    _write(directory / CA, builder.sign(key, hashes.SHA256()), directory / CA_KEY, key)
     make_server_certificate(directory, names)
     write_revoked(directory, ())
-    tls = files_in(directory)
-    assert tls is not None  # noqa: S101  all were written just now
-    return tls
+    return files_in(directory)
 
 
 def make_server_certificate(directory: Path, names: Sequence[str]) -> None:
@@ -88,12 +77,16 @@ def write_revoked(directory: Path, serials: Iterable[int]) -> None:
     rewrite_private(directory / REVOKED, text + "\n" * _ROOM)
 
 
-def files_in(directory: Path) -> ServerTls | None:
-    """The TLS files in `directory`, or None if one is missing."""
-    ca, certificate, key, revoked = (directory / name for name in (CA, CERTIFICATE, KEY, REVOKED))
+def files_in(directory: Path) -> ServerTls:
+    """The TLS files in `directory`.
+
+    Raises:
+        BrokerError: one is missing.
+    """
+    ca, certificate, key, revoked = (directory.resolve() / name for name in (CA, CERTIFICATE, KEY, REVOKED))
     if not all(path.is_file() for path in (ca, certificate, key, revoked)):
-        return None
-    return ServerTls(ca.resolve(), certificate.resolve(), key.resolve())
+        raise BrokerError(f"a file is missing in {directory}", hint="copy it back from a backup")
+    return ServerTls(ca, certificate, key)
 
 
 def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -99,8 +99,6 @@ class Deployment:
             return None
         folder = self.directory / TLS
         tls = certificates.files_in(folder)
-        if tls is None:
-            raise BrokerError(f"a file is missing in {folder}", hint="copy it back from a backup")
         if not known.client_certificates:
             return tls
         revoked = (folder / certificates.REVOKED).resolve()
@@ -185,7 +183,7 @@ class Deployment:
             raise BrokerError(
                 f"{', '.join(names)} NOT revoked, and still gets in: {error}",
                 hint=f"make room on the disk of {self.directory} and give the command again; until then "
-                "`flexspec-broker stop` keeps everybody out",
+                "end the broker that runs: it keeps everybody out",
             ) from error
         for name in names:
             self.bundles.remove(before[name].role, name)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from broker.launcher import PrivateBroker
 from tests.broker.deployments import good, made, run
 from tests.broker.deployments import running as running_deployment
-from tests.broker.test_launcher import answers, until
+from tests.broker.test_launcher import answers
 
 
 @pytest.fixture
@@ -49,8 +48,7 @@ def test_run_says_when_it_is_ready_and_leaves_nothing(
         process.send_signal(number)
         assert process.wait(10) == 0
         assert not answers(ready["port"])
-    left = [path.name for path in Path(environment["TMPDIR"]).rglob("*")]
-    assert left == [f"flexspec-broker-{os.geteuid()}.run"]
+    assert not list(Path(environment["TMPDIR"]).rglob("*"))
 
 
 def test_run_tells_of_mosquittos_own_end(environment: dict[str, str]) -> None:
@@ -96,49 +94,6 @@ def test_a_mosquitto_that_cannot_start_has_the_last_word(tmp_path: Path) -> None
     assert "ca.crt" in done.stderr.partition("hint: it said: ")[2]
     levels = {json.loads(line)["level"] for line in done.stderr.splitlines() if line.startswith("{")}
     assert "error" in levels
-
-
-def test_run_ends_with_its_parent_if_asked(environment: dict[str, str]) -> None:
-    code = (
-        "import subprocess, sys, os\n"
-        "child = subprocess.Popen([sys.executable, '-m', 'broker', 'run', '--ready-json', '--parent-death'],"
-        " stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)\n"
-        "print(child.stdout.readline().decode(), flush=True)\n"
-        "os.kill(os.getpid(), 9)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
-    )
-    port = json.loads(done.stdout)["port"]
-    assert until(lambda: not answers(port))
-
-
-def test_stop_finds_what_run_started_and_nothing_else(environment: dict[str, str]) -> None:
-    nothing = run("stop", env=environment)
-    assert nothing.returncode == 4
-    assert "no broker started by" in nothing.stderr
-    with running(environment) as (one, first), running(environment) as (two, second):
-        done = run("stop", "--port", str(first["port"]), env=environment)
-        assert (done.returncode, one.wait(10)) == (0, 0)
-        assert answers(second["port"])
-        assert run("stop", env=environment).returncode == 0
-        assert two.wait(10) == 0
-
-
-def test_stop_does_not_trust_a_process_number(environment: dict[str, str]) -> None:
-    """A note of a crashed `run` names a process that is somebody else's by now."""
-    bystander = subprocess.Popen(["sleep", "60"])
-    try:
-        notes = Path(environment["TMPDIR"]) / f"flexspec-broker-{os.geteuid()}.run"
-        notes.mkdir()
-        (notes / "1.json").write_text(json.dumps({"pid": bystander.pid, "started": "1", "port": 1}))
-        assert run("stop", env=environment).returncode == 4
-        time.sleep(0.05)
-        assert bystander.poll() is None
-        assert not list(notes.iterdir())
-    finally:
-        bystander.kill()
-        bystander.wait()
 
 
 def test_check_speaks_to_people_and_programs(mosquitto: PrivateBroker) -> None:

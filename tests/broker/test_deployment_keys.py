@@ -238,14 +238,17 @@ def test_a_broker_without_keys_is_given_some(tmp_path: Path) -> None:
     quick("add-operator", directory, "ops")
     port = json.loads((directory / "identities.json").read_text())["address"].partition(":")[2]
     same = ("--host", "127.0.0.1", "--name", "localhost", "--port", port, "--tls")
-    said = quick("init", directory, *same, "--keys")
+    taken = run("init", directory, *same, "--keys")
+    assert taken.returncode == 2
+    assert "`flexspec-broker rotate DIR --keys` makes keys" in taken.stderr
+    said = quick("rotate", directory, "--keys")
     assert "alice needs its new files" in said
     assert "ops needs" not in said
     assert edge(directory, "alice").statement.opening_of("v1")
     assert tomllib.loads((directory / "hand-out/worker/w1/cloud.toml").read_text())["keys"] == "keys.json"
     taken = run("init", directory, *same, "--no-keys")
     assert taken.returncode == 2
-    assert "cannot be taken away" in taken.stderr
+    assert "holds a broker already, which is another one" in taken.stderr
     before = (directory / "keys").stat().st_mtime_ns
     quick("init", directory, *same, "--keys")
     assert (directory / "keys").stat().st_mtime_ns == before
