@@ -149,7 +149,7 @@ class ChatSession:
 
 
 def figures(usage: Usage, reason: str | None, seconds: float, first: float | None) -> str:
-    """What an answer took, in one line.
+    """Put the figures of an answer into one line.
 
     Args:
         usage: figures of the API.
