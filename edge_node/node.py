@@ -1,8 +1,8 @@
 """The device daemon: many sessions over one link, one drafter for all of them.
 
 Three loops share the sessions, all on the event loop: verdicts go in as they come, the draft loop hands what
-sessions want drafted to the drafter's thread, and the timer ticks whatever is due. Two more publish, and keep the
-subscriptions to workers' statuses. A loop that dies takes the node down, loudly.
+sessions want drafted to the drafter's thread, and the timer ticks whatever is due. One more publishes. A loop that
+dies takes the node down, loudly.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class EdgeNode:
         tokenizer: the draft's tokenizer in short; tells workers what must agree where the fingerprints differ.
 
     Attributes:
-        directory: which workers are online, and which hold sessions of ours; to read.
+        directory: which workers are online; to read.
         models: names that can be asked for.
         link: the link to the broker; to read.
         status: the node's own status, with what was seen of each version; to read.
@@ -206,15 +206,12 @@ class EdgeNode:
             raise self.failure
 
     @asynccontextmanager
-    async def running(
-        self, connect: LinkFactory, base: LinkSettings, *, everyone: bool = False
-    ) -> AsyncIterator[Self]:
+    async def running(self, connect: LinkFactory, base: LinkSettings) -> AsyncIterator[Self]:
         """Run the node inside the block; leaving cancels the texts that are still being written.
 
         Args:
             connect: makes the link.
             base: where and as whom to connect.
-            everyone: listen to the status of all workers, not only to those that hold sessions.
 
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
@@ -222,7 +219,7 @@ class EdgeNode:
         async with connect(self._link_settings(base)) as link:
             try:
                 with self.link.using(link):
-                    async with running(self._loops(link, everyone=everyone), "edge node"):
+                    async with running(self._loops(link), "edge node"):
                         try:
                             await self.link.settled()
                             yield self
@@ -317,14 +314,14 @@ class EdgeNode:
             subscriptions=(Subscription(self._verdicts), *self._wire.subscriptions),
         )
 
-    async def _loops(self, link: Link, *, everyone: bool) -> None:
+    async def _loops(self, link: Link) -> None:
         """All that runs beside the block. A loop that dies ends the others and fails every text."""
         named = {
             "receive": self._receive_loop(link),
             "draft": self._drafts.run(),
             "timer": self._timer_loop(),
             "publish": self._queue.run(link),
-            "directory": self.directory.run(link, everyone=everyone),
+            "directory": self.directory.watch(link),
         }
         if self._family is not None:
             named["family"] = self._family.run(link)
@@ -418,19 +415,18 @@ class EdgeNode:
         return True
 
     def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
-        status = self.directory.take(worker, payload)
-        if status is None:
+        news = self.directory.take(worker, payload)
+        if news is None:
             return
+        status, ended = news
         self._controller.stated(worker, _stated_times(status), now)
         if status.state == "gone":
             self._prefixes.forget(worker)
         self.models.warn_of_difference(status)
-        liveness = self.directory.liveness
-        if liveness.ended(status):
-            for session in liveness.sessions_of(worker):
-                generation = self._sessions[session]
-                _log.info("session %d: worker %s is %s; asking it", session, worker, status.state)
-                self._perform(generation, generation.machine.worker_gone(worker, now))
+        held = [one for one in self._sessions.values() if one.machine.worker == worker] if ended else []
+        for generation in held:
+            _log.info("session %d: worker %s is %s; asking it", generation.session, worker, status.state)
+            self._perform(generation, generation.machine.worker_gone(worker, now))
 
     def _perform(self, generation: Generation, effects: Iterable[Effect]) -> None:
         """Carry out what a machine wants, in order, and note what it waits for."""
@@ -441,12 +437,9 @@ class EdgeNode:
                 self._end(generation, effect)
             else:
                 generation.put(effect)
-        session, machine = generation.session, generation.machine
-        if session not in self._sessions:
-            return
-        self.directory.liveness.holds(session, machine.worker)
-        self._tick_by(machine.next_tick())
-        self._drafts.want(generation)
+        if generation.session in self._sessions:
+            self._tick_by(generation.machine.next_tick())
+            self._drafts.want(generation)
 
     def _publish(self, generation: Generation, send: Send) -> None:
         try:
@@ -478,7 +471,6 @@ class EdgeNode:
         session, machine = generation.session, generation.machine
         if self._sessions.pop(session, None) is None:
             return
-        self.directory.liveness.holds(session, None)
         self._wire.ended(session, time.monotonic())
         self._surprises += machine.surprises.total()
         if machine.written is not None:

@@ -200,7 +200,7 @@ async def serve_node(
         async with running(listens.wait(), "api listens") as waiting:
             await any_of(serving, waiting)
         if not serving.done():
-            async with node.running(connect, base, everyone=True):
+            async with node.running(connect, base):
                 try:
                     await any_of(serving, failing)
                     if failing.done():

@@ -196,5 +196,5 @@ async def _write(
         return mqtt_link(settings, on_wait=waiting)
 
     with contextlib.closing(CompletionGenerator(node, text, policy, lambda: _RECONNECTS)) as generator:
-        async with stoppable(), node.running(connect, link, everyone=True):
+        async with stoppable(), node.running(connect, link):
             await command(generator, options)

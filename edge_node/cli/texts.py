@@ -9,6 +9,7 @@ Events while a text is written, as one JSON object a line, for programs that sho
 | `text` | `pieces`: [text, accepted] pairs; accepted tokens were the device's; `writers` of the pieces |
 | `stats` | live figures, see `Figures` |
 | `finish` | `reason`, `tokens` (ids), `text`, `stats`; with `error` and `hint` when it failed |
+| `error` | `error` and `hint` of a text of a batch that could not begin |
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from edge_node.completion.generator import CompletionGenerator, Writing
     from edge_node.completion.options import CompletionOptions, Prompt
 
+    Event = dict[str, Any]
     Command = Callable[[CompletionGenerator, CompletionOptions], Awaitable[None]]
 
 
@@ -111,14 +113,16 @@ async def batch(
 
     async def write(name: str, prompt: str) -> None:
         async with slots:
+            last: Event = {}
             try:
                 async with aclosing(events(by, (Turn("user", prompt),), options, _nothing)) as happens:
-                    async for event in happens:
-                        if event["type"] == "finish":
-                            _line({**event, "name": name})
+                    async for last in happens:  # noqa: B007  the one after which it ends, or fails
+                        pass
             except FlexSpecError as error:
                 failures.append(error)
-                _line({"type": "error", "error": error.message, "hint": error.hint, "name": name})
+                if last.get("type") != "finish":
+                    last = {"type": "error", "error": error.message, "hint": error.hint}
+            _line({**last, "name": name})
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -133,15 +137,12 @@ async def batch(
         )
 
 
-def _nothing(_: dict[str, Any]) -> None: ...
+def _nothing(_: Event) -> None: ...
 
 
-def _line(event: dict[str, Any]) -> None:
+def _line(event: Event) -> None:
     sys.stdout.write(json.dumps(event, ensure_ascii=False) + "\n")
     sys.stdout.flush()
-
-
-Event = dict[str, Any]
 
 
 async def events(

@@ -70,7 +70,7 @@ async def check_text(
     began = time.monotonic()
     try:
         async with (
-            node.running(connect, doctor.settings_beside(), everyone=True),
+            node.running(connect, doctor.settings_beside()),
             generator.writing((Turn("user", _PROMPT),), options) as writing,
         ):
             # It may end with its first piece, and then no worker holds it any more: it was one of those that serve.

@@ -1,7 +1,6 @@
-"""The one directory of workers on an edge: what their retained statuses say, of all workers or of those we need.
+"""The one directory of workers on an edge: what the retained statuses of all of them say.
 
-The node reads statuses from its link and gives them here. By default it listens to the workers that hold its
-sessions; asked to, to all of them, over the same connection. A broker that allows no wildcard there costs knowledge,
+The node reads statuses from its link and gives them here. A broker that allows no wildcard there costs knowledge,
 nothing else.
 """
 
@@ -19,7 +18,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.models.fingerprint import Difference
-from flexspec_mq.protocol.lives import Life, Lives, life_of
+from flexspec_mq.protocol.lives import Lives, life_of
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import Sampling
@@ -55,54 +54,8 @@ def _params(sampling: Sampling) -> SamplingParams:
     return SamplingParams(sampling.temperature, sampling.top_k, sampling.top_p)
 
 
-class WorkerLiveness:
-    """Knows the life of each worker for as long as it holds a session. Bounded by the sessions.
-
-    A worker that is gone is asked again, never given up on: it may only have lost its connection for a moment.
-    """
-
-    def __init__(self) -> None:
-        self._worker_of: dict[int, str] = {}
-        self._lives: dict[str, Life] = {}
-        self._changed = asyncio.Event()
-
-    @property
-    def workers(self) -> set[str]:
-        """Workers that hold a session."""
-        return set(self._worker_of.values())
-
-    def holds(self, session: int, worker: str | None) -> None:
-        """Note which worker holds a session now; None when none does or the session is over."""
-        if self._worker_of.get(session) == worker:
-            return
-        if worker is None:
-            del self._worker_of[session]
-        else:
-            self._worker_of[session] = worker
-        for name in self._lives.keys() - self.workers:
-            del self._lives[name]
-        self._changed.set()
-
-    def sessions_of(self, worker: str) -> list[int]:
-        """Sessions that a worker holds."""
-        return [session for session, holder in self._worker_of.items() if holder == worker]
-
-    def ended(self, status: WorkerStatus) -> bool:
-        """Take a status that is news; tell whether it says that the life of a worker that we knew is over."""
-        if status.worker not in self.workers:
-            return False
-        life, known = life_of(status), self._lives.get(status.worker)
-        self._lives[status.worker] = life
-        return status.state == "gone" or known not in (None, life)
-
-    async def changed(self) -> None:
-        """Wait until other workers may hold sessions than when this was last called."""
-        await self._changed.wait()
-        self._changed.clear()
-
-
 class WorkerDirectory:
-    """Which workers are online, and whether those that hold our sessions still live.
+    """Which workers are online, and which have ended.
 
     Args:
         clock: seconds.
@@ -110,8 +63,7 @@ class WorkerDirectory:
         compare: says how the tokenizer of a worker's target differs from the draft's.
 
     Attributes:
-        liveness: lives of the workers that hold sessions.
-        blind: all workers were asked for, and the broker does not let us see them.
+        blind: the broker does not let us see the statuses of workers.
     """
 
     def __init__(
@@ -129,8 +81,6 @@ class WorkerDirectory:
         self._told: ExpiringMap[str, SamplingParams] = ExpiringMap(most=MAX_VERSIONS)
         self._throttle = LogThrottle()
         self._news = asyncio.Event()
-        self._subscribed: set[str] = set()
-        self.liveness = WorkerLiveness()
         self.blind = False
 
     @property
@@ -243,8 +193,12 @@ class WorkerDirectory:
                     await self._news.wait()
         return True
 
-    def take(self, worker: str, payload: bytes) -> WorkerStatus | None:
+    def take(self, worker: str, payload: bytes) -> tuple[WorkerStatus, bool] | None:
         """Take a retained status as it came; None if it was cleared, or is a late one of an earlier process.
+
+        Returns:
+            The status, and whether it says that the process of that name before it is over. That may only have lost
+            its connection for a moment: its sessions ask it again, and do not give it up.
 
         Raises:
             RemoteProtocolError: it cannot be read, or is that of another worker, or not believed.
@@ -265,42 +219,24 @@ class WorkerDirectory:
         if self._allowed is not None and status.state != "gone":
             status = self._allowed(status, now)
         lives = self._lives.get(worker, now) or Lives()
+        life, before = life_of(status), lives.current
         if not lives.take(status, silent=self._known.get(worker, now) is None):
             return None
         self._known.put(worker, status, now)
         self._lives.put(worker, lives, now)
         self._news.set()
-        return status
+        return status, status.state == "gone" or before not in (None, life)
 
-    async def run(self, link: Link, *, everyone: bool) -> None:
-        """Keep the subscriptions until cancelled: to all workers, or to those that hold sessions.
+    async def watch(self, link: Link) -> None:
+        """Subscribe to the statuses of all workers.
 
         Raises:
             LinkError: the link failed for good.
         """
-        if everyone and await self._subscribe(link, "+"):
-            await asyncio.Event().wait()
-        self.blind = everyone
-        while True:
-            await self.liveness.changed()
-            wanted = self.liveness.workers
-            for worker in self._subscribed - wanted:
-                self._subscribed.discard(worker)
-                try:
-                    await link.unsubscribe(topics.worker_status_topic(worker))
-                except LinkDown:  # the link has forgotten it
-                    continue
-            for worker in wanted - self._subscribed:
-                self._subscribed.add(worker)
-                await self._subscribe(link, worker)
-
-    async def _subscribe(self, link: Link, worker: str) -> bool:
         try:
-            await link.subscribe(topics.worker_status_topic(worker))
+            await link.subscribe(topics.worker_status_topic("+"))
         except LinkDown:  # the link remembers it
-            return True
+            return
         except LinkRefused as error:
-            which = "which workers are online" if worker == "+" else f"the status of worker {worker}"
-            _log.warning("%s cannot be watched: %s", which, error.message)
-            return False
-        return True
+            self.blind = True
+            _log.warning("which workers are online cannot be watched: %s", error.message)

@@ -136,7 +136,8 @@ def need_config(folder: Path) -> None:
     """
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{folder} is no checkpoint folder: it has no config.json", hint="name another folder"
+            f"{folder} is no checkpoint folder: it has no config.json",
+            hint="name the folder that holds config.json, the weights and the tokenizer",
         )
 
 

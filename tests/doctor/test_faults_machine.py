@@ -54,20 +54,31 @@ async def alone(part: str, *flags: str, env: dict[str, str] | None = None) -> To
 
 
 @pytest.mark.parametrize(
-    ("part", "flag", "where", "words"),
+    ("part", "flag", "where", "words", "advice"),
     [
-        ("edge", "--draft", "/no/such/folder", "there is no folder /no/such/folder"),
-        pytest.param("cloud", "--draft", "/no/such/folder", "/no/such/folder", marks=pytest.mark.model),
-        ("cloud", "--target", "", "it has no config.json"),
+        (
+            "edge",
+            "--draft",
+            "/no/such/folder",
+            "there is no folder /no/such/folder",
+            "name a checkpoint folder",
+        ),
+        pytest.param(
+            *("cloud", "--draft", "/no/such/folder", "/no/such/folder", "name a checkpoint folder"),
+            marks=pytest.mark.model,
+        ),
+        ("cloud", "--target", "", "it has no config.json", "name the folder that holds config.json"),
     ],
 )
-async def test_model_missing(part: str, flag: str, where: str, words: str, tmp_path: Path) -> None:
+async def test_model_missing(
+    part: str, flag: str, where: str, words: str, advice: str, tmp_path: Path
+) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
     told = await alone(part, flag, where or str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
     assert told.failures == ["model missing", "broker down"]
     found = told.document["findings"][3]
     assert words in found["detail"]
-    assert found["advice"]
+    assert advice in found["advice"]
     assert told.code == 3  # the first fault's
 
 

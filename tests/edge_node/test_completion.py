@@ -30,7 +30,7 @@ WHOLE: dict[str, Any] = {"temperature": 0.0, "seed": 4, "limit": 60, "ignore_eos
 async def generator(broker: MemoryBroker) -> AsyncIterator[CompletionGenerator]:
     """An edge that drafts by lookup alone."""
     node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
-    async with node.running(broker.link, link_to("e-edge"), everyone=True):
+    async with node.running(broker.link, link_to("e-edge")):
         made = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), lambda: 5.0)
         yield made
         made.close()

@@ -63,6 +63,29 @@ def test_workers_come_and_go() -> None:
     assert len(workers.online()) == 1
 
 
+@pytest.mark.parametrize(
+    ("before", "news", "over"),
+    [
+        pytest.param(("online", 5), ("gone", 5), True, id="its will"),
+        pytest.param(("online", 5), ("online", 5), False, id="a heartbeat"),
+        pytest.param(("online", 5), ("draining", 5), False, id="a drain"),
+        pytest.param(("online", 5), ("online", 6), True, id="it was started anew"),
+        pytest.param(None, ("gone", 5), True, id="it went before we listened"),
+        pytest.param(None, ("online", 5), False, id="the first we hear"),
+        pytest.param(("online", 6), ("online", 5), True, id="it was started anew, whatever its number"),
+    ],
+)
+def test_a_status_says_whether_the_process_before_it_is_over(
+    before: tuple[str, int] | None, news: tuple[str, int], over: bool
+) -> None:
+    workers = WorkerDirectory()
+    if before is not None:
+        workers.take("w", status(before[0], life=before[1]))
+    taken = workers.take("w", status(news[0], life=news[1]))
+    assert taken is not None
+    assert (taken[0].life, taken[1]) == (news[1], over)
+
+
 def recommends(temperature: float) -> bytes:
     known = CODEC.decode_status(status(), WorkerStatus)
     return CODEC.encode_status(msgspec.structs.replace(known, temperature=temperature, top_k=7))

@@ -42,7 +42,7 @@ async def stats(meter: EnergyMeter | None) -> dict[str, object]:
     options = CompletionOptions(temperature=0.0, seed=4, limit=60, ignore_eos=True)
     async with (
         worker_at(broker.link, "w1"),
-        node.running(broker.link, link_to("e-edge"), everyone=True),
+        node.running(broker.link, link_to("e-edge")),
     ):
         by = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), lambda: 5.0)
         found = [one async for one in events(by, (Turn("user", "hello"),), options, lambda _: None)]

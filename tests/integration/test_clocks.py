@@ -41,7 +41,7 @@ def links_to(broker: PrivateBroker) -> LinkFactory:
 async def watching(connect: LinkFactory) -> AsyncIterator[EdgeNode]:
     """An edge node that hears the status of every worker."""
     node = EdgeNode(EdgeSettings(edge="edge", give_up=PATIENCE), FakeDrafter(), FINGERPRINT, (EOS,))
-    async with node.running(connect, link_to("e-edge"), everyone=True):
+    async with node.running(connect, link_to("e-edge")):
         yield node
 
 

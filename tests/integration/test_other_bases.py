@@ -160,7 +160,7 @@ async def edge(site: Site) -> AsyncIterator[EdgeNode]:
         family=FamilyCatalogue(FAMILY, root, store),
     )
     link = LinkSettings(port=site.broker.port, client_id="e-e1")
-    async with node.running(mqtt_link, link, everyone=True):
+    async with node.running(mqtt_link, link):
         await node.models.settled()
         yield node
 

@@ -230,7 +230,7 @@ async def served(
             energy=energy_meter(device),
             tokenizer=speech().tokenizer_status,
         )
-        await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}"), everyone=True))
+        await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}")))
         policy = policy or partial(FixedPolicy, plan)
         app = create_app(node, speech(max_context), policy=policy, settings=api_settings)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
