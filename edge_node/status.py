@@ -7,14 +7,18 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Literal
 
-from edge_node.fleet.tally import TargetVersion, VersionTally
+from msgspec.structs import replace
+
+from edge_node.fleet.directory import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import RemoteProtocolError, WorkerError
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.transport.base import Outbound, Will
-from schemas.status import EdgeStatus
+from schemas.catalogue import MAX_VERSIONS
+from schemas.status import DIGEST, EdgeStatus, VersionFigures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
@@ -26,6 +30,48 @@ if TYPE_CHECKING:
 _EVERY = 2.0
 """Seconds from one status to the next at least, on a node that follows a family and has news."""
 _COMPLETE = (FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH)
+
+
+class VersionTally:
+    """Sums over sessions, for as many versions as a catalogue can have; the one that wrote longest ago goes first."""
+
+    def __init__(self) -> None:
+        self._sums: dict[TargetVersion, VersionFigures] = {}
+
+    def add(
+        self,
+        target: TargetVersion,
+        *,
+        answers: int,
+        errors: int,
+        drafted: int,
+        accepted: int,
+        tokens: int,
+        seconds: float,
+    ) -> None:
+        """Count a session that is over; see `VersionFigures`."""
+        before = self._sums.pop(
+            target, VersionFigures(name=target.version, digest=target.digest[: 2 * DIGEST])
+        )
+        drafted, accepted = before.drafted + drafted, before.accepted + accepted
+        low, high = wilson(accepted, drafted)
+        self._sums[target] = replace(
+            before,
+            answers=before.answers + answers,
+            errors=before.errors + errors,
+            drafted=drafted,
+            accepted=accepted,
+            low=low,
+            high=high,
+            tokens=before.tokens + tokens,
+            seconds=before.seconds + seconds,
+        )
+        while len(self._sums) > MAX_VERSIONS:
+            del self._sums[next(iter(self._sums))]
+
+    def figures(self) -> tuple[VersionFigures, ...]:
+        """Figures of all versions, the last one at the end."""
+        return tuple(self._sums.values())
 
 
 class StatusPublisher:

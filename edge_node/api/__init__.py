@@ -4,11 +4,10 @@
 |---|---|
 | `settings` | what the API is told when it starts |
 | `errors` | errors in OpenAI's shape, and which status each of ours gets |
-| `validation`, `requests` | from a JSON body, by the types of `schemas.openai`, to a `TextRequest` |
-| `responses` | OpenAI's response objects, of the same types |
-| `request_body`, `streaming` | bytes in, bytes out, clients that go away |
+| `bodies`, `requests` | from bytes, by the types of `schemas.openai`, to a `TextRequest` |
+| `responses` | OpenAI's response objects, of the same types; a text on its way to a client, who may go away |
 | `auth` | the key, the host's name, the bound of requests, errors in one shape, an `x-request-id` on every answer |
-| `state`, `routes`, `app` | what each path does |
+| `app` | what each path does |
 | `client` | one request to such an API, for commands on the same machine |
 | `connections` | how many connections, and how long each may take to ask for something |
 | `server` | the listening socket; node and API together |

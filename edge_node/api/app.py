@@ -1,48 +1,248 @@
-"""The app around an edge node that runs."""
+"""The app around an edge node that runs: the state that its paths share, the paths and their handlers."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
+import msgspec
+from msgspec import UNSET
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
-from edge_node.api.auth import HEADER, AuthMiddleware, RequestIds
-from edge_node.api.refusals import ClientRefusals
-from edge_node.api.request_body import Bodies
-from edge_node.api.routes import refuse, routes
-from edge_node.api.state import Api
-from edge_node.completion.generator import CompletionGenerator
+from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
+from edge_node.api.bodies import Bodies, canonical, parse_object
+from edge_node.api.errors import ApiError, bad
+from edge_node.api.requests import chat_request, completion_request
+from edge_node.api.responses import reply
+from edge_node.completion.generator import CompletionGenerator, plan_told
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
-from edge_node.completion.store import CompletionStore
+from edge_node.completion.store import CompletionStore, IdempotencyKey
+from schemas.openai import Health, Model, ModelList, ModelVersion
+from schemas.openapi import document
+from schemas.plan import PlanList, VersionPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from starlette.types import Receive, Scope, Send
+
+    from edge_node.api.requests import TextRequest
     from edge_node.api.settings import ApiSettings
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
     from flexspec_mq.models.load import LoadedText
 
-PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/models",
-    "/v1/plan",
-    "/openapi.json",
-    "/healthz",
-    "/readyz",
-    "/metrics",
-)
-"""Paths by which requests are counted."""
+    Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
 
-
+_JSON = "application/json"
+MAX_KEY = 255
+"""Characters of an idempotency key."""
 _ONE_TRY = 0.5
 """Seconds for an attempt to connect, which a new text brings about while the link is down: the broker may be back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """State that the routes share.
+
+    Attributes:
+        bodies: bodies of the requests that are being read.
+        since: seconds since the Unix epoch at which the app was made.
+    """
+
+    settings: ApiSettings
+    texts: CompletionStore
+    node: EdgeNode
+    metrics: Metrics
+    refusals: ClientRefusals
+    bodies: Bodies
+    since: int
+
+    def versions(self) -> dict[str, int]:
+        """Versions that can be asked for, and since when; the node's own also while no worker is known."""
+        own = self.node.version
+        online = {version: epoch // 1000 for version, epoch in self.node.directory.versions().items()}
+        return {own: online.get(own, self.since)} | online
+
+    def models(self) -> dict[str, Model]:
+        """All that can be asked for now, by id."""
+        if self.node.models.followed is None:
+            return {name: Model(id=name, created=since) for name, since in sorted(self.versions().items())}
+        return {
+            name: Model(
+                id=name,
+                created=since // 1000,
+                flexspec=ModelVersion(
+                    version=found.name,
+                    state=found.state.name.lower(),
+                    digest=found.digest.hex(),
+                    share=found.share,
+                    draft="independent" if found.base else "shared",
+                ),
+            )
+            for name, since, found in self.node.models.listed()
+        }
+
+    def version(self, asked: str | None) -> str | None:
+        """The version that a request means; with a family what it asks for, which means one when its text opens.
+
+        Raises:
+            ApiError: 404.
+        """
+        if self.node.models.followed is not None:
+            return asked
+        if asked is None:
+            return self.node.version
+        known = self.versions()
+        if asked not in known:
+            raise _unknown(asked, sorted(known))
+        return asked
+
+    def not_ready(self) -> str:
+        """Why no text can be written now; empty when it can."""
+        if not self.node.link.is_up:
+            return "the edge node has no link to its broker"
+        return self.node.models.not_ready()
+
+
+def _unknown(asked: str, known: list[str]) -> ApiError:
+    return ApiError(
+        404,
+        f"there is no model {asked!r} here",
+        code="model_not_found",
+        param="model",
+        hint=f"there is {', '.join(known) or 'none now'}",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A path of the app, as an ASGI app of its own: it sees when its client goes away."""
+
+    api: Api
+    handler: Handler
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        response = await self.handler(self.api, Request(scope, receive), send)
+        if response is not None:
+            await response(scope, receive, send)
+
+
+async def _text(
+    parse: Callable[[dict[str, Any], bool], TextRequest], api: Api, request: Request, send: Send
+) -> None:
+    body = parse_object(await api.bodies.read(request))
+    key = _key(request, body)
+    wanted = parse(body, api.settings.lenient)
+    options = wanted.options(api.version(wanted.model), api.settings.api_timeout, api.settings.api_wait)
+    with ExitStack() as reading:
+        text = reading.enter_context(api.texts.reading(wanted.prompt, options, key))
+        await reply(text, wanted, api.settings, request.receive, send, reading.close)
+
+
+def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY:
+        raise bad(
+            None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
+        )
+    return IdempotencyKey(key, canonical([request.url.path, body]))
+
+
+def _json(found: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(found), status, media_type=_JSON)
+
+
+async def _models(api: Api, _request: Request, _send: Send) -> Response:
+    return _json(ModelList(data=list(api.models().values())))
+
+
+async def _model(api: Api, request: Request, _send: Send) -> Response:
+    asked, known = request.path_params["model"], api.models()
+    if asked not in known:
+        raise _unknown(asked, sorted(known))
+    return _json(known[asked])
+
+
+async def _plan(api: Api, _request: Request, _send: Send) -> Response:
+    now, active = time.monotonic(), api.node.active_versions
+    plans = [
+        VersionPlan(
+            version=version,
+            under_way=version in active,
+            age_s=None if planned.seen.at is None else max(0.0, now - planned.seen.at),
+            plan=plan_told(planned),
+            alternatives=list(planned.alternatives),
+            estimates=dict(planned.estimates()),
+            limits=list(planned.limits),
+        )
+        for version, planned in sorted(api.node.plans.items())
+    ]
+    return _json(PlanList(data=plans))
+
+
+async def _document(_api: Api, _request: Request, _send: Send) -> Response:
+    return Response(_encoded_document(), media_type=_JSON)
+
+
+@cache
+def _encoded_document() -> bytes:
+    """The OpenAPI document; it is about the server that it comes from."""
+    return msgspec.json.encode({**document(), "servers": [{"url": "/"}]})
+
+
+async def _health(_api: Api, _request: Request, _send: Send) -> Response:
+    return _json(Health("ok"))
+
+
+async def _ready(api: Api, _request: Request, _send: Send) -> Response:
+    if why := api.not_ready():
+        return _json(Health("not ready", why), 503)
+    return _json(Health("ready", api.node.models.differing() or UNSET))
+
+
+async def _metrics(api: Api, _request: Request, _send: Send) -> Response:
+    return Response(api.metrics.page(), headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _refuse(_request: Request, error: Exception) -> Response:
+    """Refuse what the router could not find, in the shape of all errors.
+
+    Raises:
+        ApiError: 404 or 405.
+    """
+    status = getattr(error, "status_code", 404)
+    said = "this path is for another method" if status == 405 else "there is no such path"
+    raise ApiError(status, said, code="not_found" if status == 404 else "method_not_allowed")
+
+
+_TABLE: tuple[tuple[str, str, Handler], ...] = (
+    ("/v1/chat/completions", "POST", partial(_text, chat_request)),
+    ("/v1/completions", "POST", partial(_text, completion_request)),
+    ("/v1/models", "GET", _models),
+    ("/v1/models/{model:path}", "GET", _model),
+    ("/v1/plan", "GET", _plan),
+    ("/openapi.json", "GET", _document),
+    ("/healthz", "GET", _health),
+    ("/readyz", "GET", _ready),
+    ("/metrics", "GET", _metrics),
+)
+PATHS = tuple(path for path, _, _ in _TABLE if "{" not in path)
+"""Paths by which requests are counted."""
 
 
 def create_app(
@@ -74,14 +274,12 @@ def create_app(
     texts = CompletionStore(generator, settings, metrics)
     refusals = ClientRefusals(metrics.refused)
     api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))
+    paths = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]
+    gate = Middleware(AuthMiddleware, settings=settings, metrics=metrics, refusals=refusals, paths=PATHS)
     app = Starlette(
-        routes=routes(api),
-        middleware=[
-            Middleware(RequestIds),
-            *_cors(settings),
-            Middleware(AuthMiddleware, settings=settings, metrics=metrics, refusals=refusals, paths=PATHS),
-        ],
-        exception_handlers={HTTPException: refuse},
+        routes=paths,
+        middleware=[Middleware(RequestIds), *_cors(settings), gate],
+        exception_handlers={HTTPException: _refuse},
     )
     app.state.api = api
     return app

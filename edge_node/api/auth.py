@@ -6,18 +6,20 @@ import hmac
 import logging
 import re
 import secrets
+import time
 from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers
 
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error
+from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.settings.values import is_loopback
 
 if TYPE_CHECKING:
+    from prometheus_client import Counter
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from edge_node.api.refusals import ClientRefusals
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics
 
@@ -30,8 +32,50 @@ HEADER = b"x-request-id"
 LOGGED = "flexspec.request_id"
 """Key of the scope: the id of an answer that is not a text."""
 
+REFUSALS = (
+    "invalid_api_key",
+    "wrong_host",
+    "wrong_origin",
+    "overloaded",
+    "body_timeout",
+    "body_too_long",
+    "head_timeout",
+    "too_many_connections",
+)
+"""Why a client is kept out, or cut short; all else that is wrong with a request is its author's business."""
+_TELL_EVERY = 10.0
+"""Seconds from one line in the log about a client and a reason to the next: nobody fills the log of others."""
+
 _SANE = re.compile(r"[\x21-\x7e]{1,128}")
 _log = logging.getLogger(__name__)
+
+
+class ClientRefusals:
+    """Clients that were refused: counted by reason, and said in the log.
+
+    Args:
+        counter: counter of refusals, by reason.
+    """
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._throttle = LogThrottle(_TELL_EVERY)
+        for reason in REFUSALS:
+            counter.labels(reason)
+
+    def note(self, client: str, reason: str | None, why: str) -> None:
+        """Count a refusal, and log it.
+
+        Args:
+            client: address.
+            reason: code of the error; others than `REFUSALS` are not counted here.
+            why: words for people.
+        """
+        if reason not in REFUSALS:
+            return
+        self._counter.labels(reason).inc()
+        if self._throttle.due(client, reason, time.monotonic()):
+            _log.warning("client %s was refused, %s: %s", client, reason, why)
 
 
 class AuthMiddleware:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from starlette.responses import Response
 
-from edge_node.completion.prompts import PromptError, PromptTooLong
+from edge_node.completion.options import PromptError, PromptTooLong
 from edge_node.completion.store import KeyReused, TooManyTexts
 from edge_node.fleet.models import NoCatalogue
 from flexspec_mq.catalogue.naming import NoSuchVersion
@@ -71,6 +71,11 @@ _KINDS = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_er
 def bad(param: str | None, message: str, *, code: str | None = "invalid_value") -> ApiError:
     """A request that cannot be done, by the field that is to blame."""
     return ApiError(400, message, param=param, code=code)
+
+
+def gone() -> ApiError:
+    """The client went away. Nobody is told; it counts in the metrics."""
+    return ApiError(CLIENT_GONE, "the client went away", code="client_gone")
 
 
 # The first that fits: status, code, and seconds after which to ask again.

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from edge_node.api.bodies import read
 from edge_node.api.errors import bad
-from edge_node.api.validation import read
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Role, Turn

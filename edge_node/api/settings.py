@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Self
 
-from edge_node.completion.limits import CompletionLimits
+from edge_node.completion.store import CompletionLimits
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting, verify
 from flexspec_mq.settings.values import is_loopback, read_api_key

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from edge_node.completion.decoding import Piece
-    from edge_node.completion.figures import Figures
+    from edge_node.completion.generator import Figures
     from edge_node.completion.options import CompletionOptions, Prompt
     from flexspec_mq.errors import FlexSpecError
 

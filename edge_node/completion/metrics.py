@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from edge_node.completion.figures import Figures
+    from edge_node.completion.generator import Figures
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
     from schemas.status import VersionFigures

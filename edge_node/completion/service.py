@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edge_node.fleet.tally import TargetVersion
+from edge_node.fleet.directory import TargetVersion
 from flexspec_mq.errors import WorkerError
 
 if TYPE_CHECKING:

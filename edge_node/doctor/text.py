@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from edge_node.api.client import RunningNode
     from edge_node.api.settings import ApiSettings
-    from edge_node.completion.figures import Figures
+    from edge_node.completion.generator import Figures
     from edge_node.config import EdgeConfig
     from flexspec_mq.doctor.checks import Report
     from flexspec_mq.doctor.daemon import DaemonDoctor

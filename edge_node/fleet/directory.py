@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from edge_node.fleet.tally import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
@@ -40,6 +39,18 @@ _LOOK = 0.25
 """Seconds from one look at what is waited for to the next: catalogues change it as well."""
 
 _log = logging.getLogger(__name__)
+
+
+class TargetVersion(NamedTuple):
+    """A target version that writes a text.
+
+    Attributes:
+        version: name on topics.
+        digest: SHA-256 of its head's manifest, in hex; empty where no catalogue tells it.
+    """
+
+    version: str
+    digest: str = ""
 
 
 def versions_of(status: WorkerStatus) -> list[VersionStatus]:

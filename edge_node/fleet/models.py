@@ -10,8 +10,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
-from edge_node.fleet.directory import versions_of
-from edge_node.fleet.tally import TargetVersion
+from edge_node.fleet.directory import TargetVersion, versions_of
 from flexspec_mq.catalogue import naming
 from flexspec_mq.errors import WorkerError
 from schemas.catalogue import VersionState

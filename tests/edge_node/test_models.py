@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.fleet.directory import WorkerDirectory
+from edge_node.fleet.directory import TargetVersion, WorkerDirectory
 from edge_node.fleet.models import Models, NoCatalogue
-from edge_node.fleet.tally import TargetVersion
 from flexspec_mq.catalogue import naming
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.codec import Codec

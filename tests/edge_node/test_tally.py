@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edge_node.fleet.tally import TargetVersion, VersionTally
+from edge_node.fleet.directory import TargetVersion
+from edge_node.status import VersionTally
 from flexspec_mq.controller.estimators.wilson import wilson
 from schemas.catalogue import MAX_VERSIONS
 

@@ -20,10 +20,9 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from broker.launcher import PrivateBroker
-from edge_node.api.app import create_app
+from edge_node.api.app import Api, create_app
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
-from edge_node.api.state import Api
 from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode

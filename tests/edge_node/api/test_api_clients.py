@@ -10,8 +10,8 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
+from edge_node.api.responses import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.api.streaming import reply
 from edge_node.completion.completion import Completion, End
 from tests.daemons import FakeEngine, until
 from tests.edge_node.api.served import Served, events, expected, ids_of, never, served, shown

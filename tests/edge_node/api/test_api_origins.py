@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
+from edge_node.api.responses import reply
 from edge_node.api.settings import ApiSettings
-from edge_node.api.streaming import reply
 from edge_node.completion.completion import Completion, End
 from edge_node.completion.decoding import Origins, PieceDecoder, StopFilter
 from flexspec_mq.models.text import StreamDecoder

@@ -31,7 +31,7 @@ async def refused(api: Served, reason: str) -> float:
 
 
 def lines(caplog: pytest.LogCaptureFixture, reason: str) -> list[str]:
-    said = [one.getMessage() for one in caplog.records if one.name == "edge_node.api.refusals"]
+    said = [one.getMessage() for one in caplog.records if one.name == "edge_node.api.auth"]
     return [line for line in said if f" was refused, {reason}: " in line]
 
 

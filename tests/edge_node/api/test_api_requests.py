@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from edge_node.api.bodies import parse_object
 from edge_node.api.errors import ApiError
 from edge_node.api.requests import TextRequest, chat_request, completion_request
 from edge_node.api.settings import ApiSettings
-from edge_node.api.validation import parse_object
 from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
