@@ -1,7 +1,7 @@
 """The device daemon: many sessions over one link, one drafter for all of them.
 
 Three loops share the sessions, all on the event loop: verdicts go in as they come, the draft loop hands what
-sessions want drafted to the drafter's thread, and the timer ticks whatever is due. One more publishes. A loop that
+sessions want drafted to the drafter's thread, and the timer ticks whatever is due. Another publishes. A loop that
 dies takes the node down, loudly.
 """
 

@@ -208,7 +208,7 @@ class WorkerDirectory:
         """Take a retained status as it came; None if it was cleared, or is a late one of an earlier process.
 
         Returns:
-            The status, and whether it says that the process of that name before it is over. That may only have lost
+            The status, and whether it says that the process of that name before it is over. It may only have lost
             its connection for a moment: its sessions ask it again, and do not give it up.
 
         Raises:
