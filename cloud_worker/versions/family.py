@@ -15,7 +15,7 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import HeadError, read_head
 from flexspec_mq.heads.place import from_catalogue
-from flexspec_mq.models.heads.head import weights_fingerprint
+from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 from schemas.catalogue import VersionState
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
-from flexspec_mq.models.heads.canary import canary_share
-from flexspec_mq.models.heads.files import read_weights
+from flexspec_mq.models.head import canary_share
+from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.invariance.proof_cache import proving_remembered
 from flexspec_mq.models.memory import trim
 from schemas.catalogue import BASE_ID
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.heads.manifest import Manifest
-    from flexspec_mq.models.heads.head import Head
+    from flexspec_mq.models.head import Head
     from flexspec_mq.models.invariance.proof import Proof
     from flexspec_mq.models.shape import Shape
 

@@ -20,9 +20,14 @@ from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.settings import extra_of, installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.cache import families_folder
-from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
-from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
-from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
+from flexspec_mq.models.default import (
+    CONVERTED_BYTES,
+    EXPORTED_BYTES,
+    GRAPHS_BYTES,
+    default_draft_folder,
+    default_graphs_folder,
+    default_model_folder,
+)
 from flexspec_mq.models.onnx.folder import can_write, has_graphs
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED

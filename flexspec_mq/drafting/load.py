@@ -12,10 +12,9 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.drafting.settings import installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
-from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.default import default_draft_path, default_graphs, default_graphs_folder
 from flexspec_mq.models.load import find_model, load_text, resolve
 from flexspec_mq.models.memory import collapse
-from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
 from flexspec_mq.models.onnx.folder import has_graphs
 
 if TYPE_CHECKING:
@@ -231,7 +230,7 @@ def _may_be_compact(settings: DraftSettings) -> bool:
 
 
 def _compact(path: str, settings: DraftSettings, say: Say) -> DraftModel:
-    from flexspec_mq.models.compact.load import load_compact
+    from flexspec_mq.models.compact.model import load_compact
     from flexspec_mq.models.shape import UnknownModel
 
     text = load_text(path, progress=say)

@@ -50,7 +50,7 @@ def base_manifest(base: Path, *, floor: int, dtype: str) -> Manifest:
         UsageError: it has no layer above the floor.
     """
     from flexspec_mq.evolution.canaries import greedy, load_with_head
-    from flexspec_mq.models.heads.head import weights_fingerprint
+    from flexspec_mq.models.head import weights_fingerprint
     from flexspec_mq.models.load import load_text
     from flexspec_mq.models.text import Turn, encode_turns
 

@@ -11,10 +11,9 @@ from torch import nn
 
 from flexspec_mq.errors import how_to_install
 from flexspec_mq.heads.manifest import Canary, HeadError
-from flexspec_mq.models.checkpoint import first_line
-from flexspec_mq.models.heads.files import FULL
+from flexspec_mq.models.checkpoint import first_line, quiet_transformers
+from flexspec_mq.models.head_files import FULL
 from flexspec_mq.models.load import load_target
-from flexspec_mq.models.log_silencing import quiet_transformers
 
 
 def need_peft() -> Any:

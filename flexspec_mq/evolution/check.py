@@ -82,7 +82,7 @@ def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
 
 
 def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
-    from flexspec_mq.models.heads.head import weights_fingerprint
+    from flexspec_mq.models.head import weights_fingerprint
 
     layers = int(text.config["num_hidden_layers"])
     if (fingerprint := weights_fingerprint(base)) != manifest.base:

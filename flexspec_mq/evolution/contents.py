@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest
-from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL, read_weights
-from flexspec_mq.models.heads.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
-from flexspec_mq.models.rotary import Rotary
+from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_weights
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class _AnySize(int):
 def _unknown_shape(layers: int) -> Shape:
     """Sizes of a base that is not here."""
     size = _AnySize()
-    return Shape(layers, size, size, size, size, size, 0.0, size, tied=False, rotary=Rotary(()))
+    return Shape(layers, size, size, size, size, size, 0.0, size, tied=False, speeds=())
 
 
 def check_contents(folder: Path, manifest: Manifest, base: LoadedText | None) -> dict[str, Any]:

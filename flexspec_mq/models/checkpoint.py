@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import util
+from logging import ERROR
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from flexspec_mq.errors import ModelError, how_to_install
-from flexspec_mq.models.log_silencing import quiet_transformers
 from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer, is_plain
 
 if TYPE_CHECKING:
@@ -268,3 +270,30 @@ def _tokenizer(source: Path | str) -> Tokenizer:
 def first_line(error: BaseException) -> str:
     """First line of an error; libraries' messages go on for pages."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Silence the remarks and bars of transformers and the hub client, and Python's warnings, in the block.
+
+    Errors reach users as our own typed ones; the remarks are for developers of transformers.
+
+    These settings are global: blocks must not overlap on several threads.
+    """
+    from huggingface_hub.utils import logging as hub_logging
+    from transformers.utils import logging
+
+    verbosity, hub_verbosity = logging.get_verbosity(), hub_logging.get_verbosity()
+    with_bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity(ERROR)
+    hub_logging.set_verbosity(ERROR)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
+        if with_bars:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.checkpoint import Config, first_line, need_config, need_libraries, read_checkpoint
+from flexspec_mq.models.checkpoint import (
+    Config,
+    first_line,
+    need_config,
+    need_libraries,
+    quiet_transformers,
+    read_checkpoint,
+)
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
-from flexspec_mq.models.log_silencing import quiet_transformers
 
 if TYPE_CHECKING:
     import torch

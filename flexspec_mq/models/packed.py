@@ -24,7 +24,7 @@ from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain
 from flexspec_mq.models.compact.mixed import HoldsHeads, joined
-from flexspec_mq.models.heads.head import LM_HEAD, NORM, FullHead, full_name
+from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, full_name
 from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.batch import PackedBatch
 from flexspec_mq.models.invariance.product_probe import Products
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from flexspec_mq.models.compact.mixed import Rows
-    from flexspec_mq.models.heads.head import Head, LoraDelta
+    from flexspec_mq.models.head import Head, LoraDelta
 
 IMPLEMENTATION = "flexspec_packed"
 

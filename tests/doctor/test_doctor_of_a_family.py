@@ -16,7 +16,7 @@ from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.doctor.checks import Finding, State
-from flexspec_mq.models.heads.head import weights_fingerprint
+from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link

@@ -18,9 +18,14 @@ from edge_node.doctor.examine import cache_needs
 from edge_node.settings import EdgeSettings
 from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.checks import Report, State
-from flexspec_mq.models.default import CONVERTED_BYTES, default_model_folder
-from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_folder
-from flexspec_mq.models.onnx.default import GRAPHS_BYTES, default_graphs_folder
+from flexspec_mq.models.default import (
+    CONVERTED_BYTES,
+    EXPORTED_BYTES,
+    GRAPHS_BYTES,
+    default_draft_folder,
+    default_graphs_folder,
+    default_model_folder,
+)
 from flexspec_mq.models.onnx.folder import MANIFEST
 from lab.testbed.deployment import free_port
 from tests.daemons import until

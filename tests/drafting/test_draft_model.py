@@ -17,7 +17,7 @@ from flexspec_mq.drafting.load import load
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.proposal import proposer_of
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.load import RANKS
+from flexspec_mq.models.compact.model import RANKS
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.choose import choose

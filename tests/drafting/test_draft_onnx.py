@@ -17,7 +17,7 @@ from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.drafting.load import load
 from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.load import RANKS
+from flexspec_mq.models.compact.model import RANKS
 from flexspec_mq.models.onnx.folder import MANIFEST
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.sampling.params import SamplingParams

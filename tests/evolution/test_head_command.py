@@ -46,7 +46,7 @@ pytest.importorskip("transformers")
 import torch
 from safetensors.torch import save_file
 
-from flexspec_mq.models.heads.files import ADAPTER, CONFIG
+from flexspec_mq.models.head_files import ADAPTER, CONFIG
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 LAYER_6 = "base_model.model.model.layers.6.self_attn.q_proj"

@@ -15,7 +15,7 @@ pytest.importorskip("peft")
 
 from flexspec_mq.evolution.contents import check_contents
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.heads.head import weights_fingerprint
+from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.load import load_text
 
 EXAMPLES = Path(flexspec_mq.heads.__file__).with_name("examples")

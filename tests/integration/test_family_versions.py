@@ -23,8 +23,8 @@ from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.heads.files import read_lora
-from flexspec_mq.models.heads.head import weights_fingerprint
+from flexspec_mq.models.head import weights_fingerprint
+from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy

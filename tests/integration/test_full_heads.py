@@ -15,8 +15,8 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue import editing
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.heads.files import read_full
-from flexspec_mq.models.heads.head import weights_fingerprint
+from flexspec_mq.models.head import weights_fingerprint
+from flexspec_mq.models.head_files import read_full
 from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register

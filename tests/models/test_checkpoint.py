@@ -16,8 +16,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 
 from flexspec_mq.models.checkpoint import read_plainly
-from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.draft.default import default_draft_path
+from flexspec_mq.models.default import default_draft_path, default_model_path
 from flexspec_mq.models.fingerprint import fingerprint
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.shape import Shape
@@ -224,7 +223,7 @@ def test_recommendations_are_read_as_they_stand(tmp_path: Path) -> None:
 CODE = """
 import sys
 from pathlib import Path
-from flexspec_mq.models.compact.load import load_compact
+from flexspec_mq.models.compact.model import load_compact
 from flexspec_mq.models.load import load_text
 text = load_text(sys.argv[1])
 load_compact(Path(sys.argv[1]), text, "bf16", 0)

@@ -24,9 +24,8 @@ from transformers import (
 )
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.load import RANKS, frequent, load_compact, read_ranks
 from flexspec_mq.models.compact.matrices import FEW_ROWS, EightBits, FourBits, SteadyEightBits, make, works
-from flexspec_mq.models.compact.model import CompactModel
+from flexspec_mq.models.compact.model import RANKS, CompactModel, frequent, load_compact, read_ranks
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import UnknownModel

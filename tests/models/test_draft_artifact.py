@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from flexspec_mq.errors import FingerprintError, ModelError
+from flexspec_mq.models.default import EXPORTED_BYTES, default_draft_path
 from flexspec_mq.models.draft.artifact import MARKER, default_delta_path, export, read_marker
-from flexspec_mq.models.draft.default import EXPORTED_BYTES, default_draft_path
 from flexspec_mq.models.draft.delta import (
     RANKS,
     DeltaMeta,

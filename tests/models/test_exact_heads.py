@@ -16,9 +16,8 @@ from flexspec_mq.heads.manifest import Canary, HeadError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.heads.canary import canary_share
-from flexspec_mq.models.heads.files import read_full, read_lora
-from flexspec_mq.models.heads.head import FullHead, Head
+from flexspec_mq.models.head import FullHead, Head, canary_share
+from flexspec_mq.models.head_files import read_full, read_lora
 from flexspec_mq.models.invariance import proof_cache
 from flexspec_mq.models.invariance.proof import Proof, Provable, proving_head
 from flexspec_mq.models.invariance.shapes import Shapes

@@ -17,8 +17,8 @@ from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.checkpoint import fingerprint_of
 from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain
-from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL, read_full, read_lora
-from flexspec_mq.models.heads.head import LoraDelta, weights_fingerprint
+from flexspec_mq.models.head import LoraDelta, weights_fingerprint
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_full, read_lora
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.shape import Shape
 from tests.models.test_compact import built

@@ -12,9 +12,13 @@ import pytest
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import made_once, models_cache, whole_folder
-from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.draft.default import default_draft_folder, default_draft_path
-from flexspec_mq.models.onnx.default import default_graphs, default_graphs_folder
+from flexspec_mq.models.default import (
+    default_draft_folder,
+    default_draft_path,
+    default_graphs,
+    default_graphs_folder,
+    default_model_path,
+)
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST
 
 EDGE = """

@@ -10,7 +10,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from flexspec_mq.models.heads.files import FULL as WEIGHTS
+from flexspec_mq.models.head_files import FULL as WEIGHTS
 from flexspec_mq.models.load import load_target
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

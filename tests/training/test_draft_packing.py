@@ -19,8 +19,19 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.models.draft.artifact import export
-from flexspec_mq.models.draft.delta import load_delta, read_delta, read_meta, read_start
-from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, WIDTHS, dequantise, origin_of, unpack
+from flexspec_mq.models.draft.delta import (
+    GROUP,
+    LEVELS,
+    SCALES,
+    WIDTHS,
+    dequantise,
+    load_delta,
+    origin_of,
+    read_delta,
+    read_meta,
+    read_start,
+    unpack,
+)
 from tests.models.test_draft_artifact import START, N, save_base, save_trained, trained_draft
 from training.draft.architecture import trained_parameters
 from training.draft.packing import pack, pack_file, quantise, save_delta

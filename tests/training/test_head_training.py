@@ -25,7 +25,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.evolution.canaries import greedy, load_with_head
-from flexspec_mq.models.heads.files import ADAPTER, CONFIG, FULL
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL
 from flexspec_mq.models.load import load_target, load_text
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from training.head.chats import read_chats, rows_of

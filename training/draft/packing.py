@@ -18,12 +18,16 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import fingerprint_of
 from flexspec_mq.models.draft.delta import (
+    GROUP,
+    LEVELS,
     METADATA_KEY,
+    SCALES,
     DeltaMeta,
+    origin_of,
     read_delta,
     read_start,
+    top_level,
 )
-from flexspec_mq.models.draft.unpacking import GROUP, LEVELS, SCALES, origin_of, top_level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
-from flexspec_mq.models.heads.files import read_weights
-from flexspec_mq.models.heads.head import (
+from flexspec_mq.models.head import (
     LM_HEAD,
     NORM,
     FullHead,
@@ -20,6 +19,7 @@ from flexspec_mq.models.heads.head import (
     full_name,
     weights_fingerprint,
 )
+from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 

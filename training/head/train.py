@@ -147,7 +147,7 @@ def train_head(
         UsageError: the data cannot be used, or the head is there already.
     """
     from flexspec_mq.evolution.canaries import need_peft
-    from flexspec_mq.models.heads.head import weights_fingerprint
+    from flexspec_mq.models.head import weights_fingerprint
     from flexspec_mq.models.load import load_text
     from training.draft.train import Stopped
     from training.head.chats import read_chats, rows_of
@@ -248,8 +248,8 @@ def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str)
     """
     from safetensors.torch import save_file
 
-    from flexspec_mq.models.heads.files import FULL
-    from flexspec_mq.models.log_silencing import quiet_transformers
+    from flexspec_mq.models.checkpoint import quiet_transformers
+    from flexspec_mq.models.head_files import FULL
 
     for parameter in tuner.tuned.values():
         parameter.data = parameter.data.to(dtype)

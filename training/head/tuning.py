@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.log_silencing import quiet_transformers
+from flexspec_mq.models.checkpoint import quiet_transformers
 from training.draft.architecture import check_llama_like
 from training.draft.cache import batches
 from training.draft.train import Stopped

@@ -18,11 +18,11 @@ from flexspec_mq.models.compact.lora_bank import LoraBank
 from flexspec_mq.models.compact.matrices import Plain, Reordered
 from flexspec_mq.models.compact.mixed import HoldsHeads, joined
 from flexspec_mq.models.compact.tensors import MATRICES
-from flexspec_mq.models.heads.head import FullHead, module_shapes
+from flexspec_mq.models.head import FullHead, module_shapes
 from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.batch import PackedBatch
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.rotary import Turns
+from flexspec_mq.models.shape import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.mixed import Rows
     from flexspec_mq.models.compact.tensors import ExactLayer
-    from flexspec_mq.models.heads.head import Head
+    from flexspec_mq.models.head import Head
     from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.runner import ModelInput
@@ -106,7 +106,7 @@ class ExactModel(HoldsHeads):
         # Scores are scaled after their products. A power of two rounds nothing, so the queries' factors may have it.
         folded = scale if math.frexp(scale)[0] == 0.5 else 1.0
         self._scale = scale / folded
-        self._turns = Turns(shape.rotary, (shape.queries, shape.keys), self._like, scale=folded)
+        self._turns = Turns(shape, self._like, scale=folded)
 
     @property
     def nbytes(self) -> int:

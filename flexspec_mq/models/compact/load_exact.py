@@ -20,7 +20,7 @@ from flexspec_mq.models.compact.tensors import (
     layer_prefix,
     read_exact_layer,
 )
-from flexspec_mq.models.heads.head import full_name, module_shapes
+from flexspec_mq.models.head import full_name, module_shapes
 from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.tensors import ExactLayer
-    from flexspec_mq.models.heads.head import FullHead
+    from flexspec_mq.models.head import FullHead
     from flexspec_mq.models.invariance.product_probe import Kind
     from flexspec_mq.models.load import LoadedText
 

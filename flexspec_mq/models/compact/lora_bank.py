@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from flexspec_mq.models.compact.matrices import Plain, Reordered
-    from flexspec_mq.models.heads.head import LoraDelta
+    from flexspec_mq.models.head import LoraDelta
     from flexspec_mq.models.invariance.shapes import Shapes
 
     Matrix = Plain | Reordered

@@ -1,7 +1,7 @@
 """A draft's delta: the file that ships, what it says about itself, and which base it belongs to.
 
 The file holds what training changed: blocks and norm, whole or, for the blocks' matrices, in few bits as the
-difference to the base's layers that they started from (``unpacking``). No model runs here.
+difference to the base's layers that they started from (see ``unpack``). No model runs here.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.errors import FingerprintError, ModelError
+from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.checkpoint import WEIGHTS, fingerprint_of, weight_files
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ RANKS = "token_ranks"
 """Token ids by falling frequency in the training text, int32: what a trimmed LM head keeps. In the delta a
 tensor, in the checkpoint folder a file, ``token_ranks.npy``."""
 METADATA_KEY = "flexspec_draft"
+GROUP = 64
+"""Columns of a row that share a scale."""
+WIDTHS = (4, 8)
+"""Bits that a weight may have."""
+LEVELS, SCALES = ".levels", ".scales"
+"""Ends of the names of a packed matrix's two tensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,14 +165,84 @@ def load_delta(path: Path, base_path: Path) -> tuple[DeltaMeta, dict[str, torch.
         ModelError: A file is unreadable.
         FingerprintError: A packed delta belongs to other layers than the base has.
     """
-    from flexspec_mq.models.draft.unpacking import unpack
-
     meta, tensors = read_delta(path)
     if meta.bits is None:
         return meta, tensors
     layers = read_start(base_path, meta.start)
     check_fingerprint(meta.start_fingerprint, fingerprint_of(sorted(layers.items())), path, base_path)
     return meta, unpack(tensors, layers, meta.n, meta.start, meta.bits)
+
+
+def unpack(
+    tensors: Mapping[str, torch.Tensor],
+    layers: Mapping[str, torch.Tensor],
+    n: int,
+    start: Sequence[int],
+    bits: int,
+) -> dict[str, torch.Tensor]:
+    """Whole matrices, bfloat16, from the levels and scales that ``training.draft.packing.pack`` made.
+
+    Raises:
+        ModelError: The tensors do not belong to these layers.
+    """
+    whole = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALES):
+            continue
+        if not name.endswith(LEVELS):
+            whole[name] = tensor
+            continue
+        plain = name.removesuffix(LEVELS)
+        origin = origin_of(plain, n, start) or ""
+        if origin not in layers or plain + SCALES not in tensors:
+            raise ModelError(f"the delta has {name}, but its scales or its layer of the base are missing")
+        base = layers[origin].float()
+        added = dequantise(tensor, tensors[plain + SCALES], base.shape[1], bits)
+        if added.shape != base.shape:
+            raise ModelError("a packed matrix has another shape than the layer it started from")
+        whole[plain] = (base + added).bfloat16()
+    return whole
+
+
+def dequantise(levels: torch.Tensor, scales: torch.Tensor, columns: int, bits: int) -> torch.Tensor:
+    """The matrix, of so many columns, that ``training.draft.packing.quantise`` rounded, float32.
+
+    Raises:
+        ModelError: The shapes do not belong together.
+    """
+    import torch
+
+    top = top_level(bits)
+    stored = -(-columns // 2) if bits == 4 else columns
+    shapes = (levels.shape[0], stored), (levels.shape[0], -(-columns // GROUP))
+    if levels.dtype != torch.uint8 or (tuple(levels.shape), tuple(scales.shape)) != shapes:
+        raise ModelError("a packed matrix has another shape than the layer it started from")
+    if bits == 4:
+        levels = torch.stack((levels & 15, levels >> 4), dim=-1).view(levels.shape[0], -1)[:, :columns]
+    steps = scales.float().repeat_interleave(GROUP, dim=1)[:, :columns]
+    return (levels.float() - (top + 1)) * steps
+
+
+def origin_of(name: str, n: int, start: Sequence[int]) -> str | None:
+    """The base's name of the tensor that one of a block started from; None for what is not in a block."""
+    parts = name.split(".")
+    if parts[:2] != ["model", "layers"]:
+        return None
+    block = int(parts[2]) - n
+    if not 0 <= block < len(start):
+        raise ModelError(f"the delta has {name}, but only {len(start)} blocks above {n} layers")
+    return ".".join((*parts[:2], str(start[block]), *parts[3:]))
+
+
+def top_level(bits: int) -> int:
+    """The largest level of so many bits.
+
+    Raises:
+        UsageError: There are none for so many.
+    """
+    if bits not in WIDTHS:
+        raise UsageError(f"a delta cannot be packed in {bits} bits", hint="choose 4 or 8")
+    return (1 << (bits - 1)) - 1
 
 
 def check_fingerprint(expected: str | None, found: str, delta_path: Path, base_path: Path) -> None:

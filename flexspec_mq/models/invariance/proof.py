@@ -25,7 +25,7 @@ from flexspec_mq.sampling.params import SamplingParams
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from flexspec_mq.models.heads.head import Head
+    from flexspec_mq.models.head import Head
     from flexspec_mq.models.invariance.attention import Heads
     from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes

@@ -21,8 +21,7 @@ import torch
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.invariance.proof import Proof, Provable, prove, proving_head
-from flexspec_mq.models.invariance.quickest import quickest
-from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.invariance.shapes import Shapes, quickest
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling import choose
 

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.heads.head import (
+from flexspec_mq.models.head import (
     LM_HEAD,
     MODULES,
     NORM,
