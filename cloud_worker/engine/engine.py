@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
     from cloud_worker.settings import WorkerSettings
-    from flexspec_mq.models.invariance.proof import Provable
+    from flexspec_mq.models.invariance.target import TargetModel
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.sampling.noise import Words
@@ -64,7 +64,7 @@ class ModelEngine:
 
     def __init__(
         self,
-        model: Provable,
+        model: TargetModel,
         *,
         limit: int | None = None,
         prefill: int = 256,

@@ -12,8 +12,9 @@ import torch
 from cloud_worker.engine.memory import limit_kernels
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.invariance.proof import Proof, Provable
+from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.invariance.proof_cache import Candidate, proved
+from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
 from flexspec_mq.models.memory import collapse, trim
 from flexspec_mq.models.shape import UnknownModel
@@ -40,10 +41,10 @@ class Target:
     """
 
     loaded: LoadedText
-    model: Provable
+    model: TargetModel
     proof: Proof
     engine: str
-    candidate: Candidate[Provable]
+    candidate: Candidate[TargetModel]
     remembered: bool = False
 
 
@@ -76,7 +77,7 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
 
 def candidate_of(
     settings: WorkerSettings, say: Callable[[str], None]
-) -> tuple[LoadedText, Candidate[Provable], str]:
+) -> tuple[LoadedText, Candidate[TargetModel], str]:
     """The model, not yet proved, and the name of its engine: the compact one where it knows the model.
 
     Raises:
@@ -113,7 +114,7 @@ def candidate_of(
     return model, candidate(model.model), "transformers"
 
 
-def _compact(loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype) -> Candidate[Provable]:
+def _compact(loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype) -> Candidate[TargetModel]:
     if settings.device != "cpu":
         raise UnknownModel(
             f"the compact engine runs on cpu, not on {settings.device}", hint="--engine transformers"

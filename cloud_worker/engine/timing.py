@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flexspec_mq.drafting.interface import PricedDrafter
-    from flexspec_mq.models.invariance.proof import Provable
+    from flexspec_mq.models.invariance.target import TargetModel
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class Timings:
         return self.calls[0][1] if self.calls else None
 
 
-def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
+def timed(model: TargetModel, drafter: PricedDrafter | None) -> Timings:
     """Time some forwards; a drafter that cannot run here is left to those who draft with it."""
     forwards = (
         (1, 0, _forward(model, 1, 0)),
@@ -78,7 +78,7 @@ def timed(model: Provable, drafter: PricedDrafter | None) -> Timings:
     return Timings(forwards, calls, read)
 
 
-def _forward(model: Provable, sessions: int, rows: int) -> float:
+def _forward(model: TargetModel, sessions: int, rows: int) -> float:
     """Time a forward of so many sessions, each with so many drafted tokens."""
     kept = [model.new_kv() for _ in range(sessions)]
     for number, kv in enumerate(kept):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.fetch import HeadFetcher
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
-from flexspec_mq.models.head import canary_share
 from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.invariance.proof_cache import proving_remembered
+from flexspec_mq.models.invariance.target import canary_share
 from flexspec_mq.models.memory import trim
 from schemas.catalogue import BASE_ID
 

@@ -23,12 +23,10 @@ from flexspec_mq.models.cache import families_folder
 from flexspec_mq.models.default import (
     CONVERTED_BYTES,
     EXPORTED_BYTES,
-    GRAPHS_BYTES,
     default_draft_folder,
-    default_graphs_folder,
     default_model_folder,
 )
-from flexspec_mq.models.onnx.folder import can_write, has_graphs
+from flexspec_mq.models.onnx.folder import GRAPHS_BYTES, can_write, default_graphs_folder, has_graphs
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
 from schemas.status import EdgeStatus

@@ -12,10 +12,11 @@ from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
 from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.drafting.settings import installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
-from flexspec_mq.models.default import default_draft_path, default_graphs, default_graphs_folder
+from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.load import find_model, load_text, resolve
 from flexspec_mq.models.memory import collapse
-from flexspec_mq.models.onnx.folder import has_graphs
+from flexspec_mq.models.onnx.folder import default_graphs_folder, has_graphs
+from flexspec_mq.models.onnx.write import default_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,7 +20,6 @@ from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
 from flexspec_mq.models.checkpoint import quiet_transformers
 from flexspec_mq.models.draft.artifact import default_delta_path, export, is_complete
-from flexspec_mq.models.onnx.folder import can_write, has_graphs
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
 CONVERTER_VERSION = 2
@@ -31,10 +30,6 @@ CONVERTED_BYTES = 300_000_000
 
 EXPORTED_BYTES = 170_000_000
 """Room that the default draft's checkpoint needs in the cache beside the default model, rounded up."""
-GRAPHS_BYTES = 110_000_000
-"""Room that the graphs need in the cache beside the default draft's checkpoint, rounded up."""
-_WRITER_VERSION = 1
-"""Part of the name of the graphs' folder. Raise it whenever writing them would give others."""
 
 RECOMMENDED = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
 """How its makers sample on the model's card; the GGUF file has no place for that."""
@@ -109,42 +104,6 @@ def default_draft_path(say: Progress | None = None) -> Path:
 
     # Its name is that of the delta, and it appears whole: to read the base once more would cost a fifth of a second.
     return made_once(folder, is_complete, write, what="the default draft", size=EXPORTED_BYTES, say=tell)
-
-
-def default_graphs_folder() -> Path:
-    """Where `default_graphs` puts the default draft's graphs; it need not be there yet, and nothing is written.
-
-    Raises:
-        ModelError: there is no folder for it.
-    """
-    folder = default_draft_folder()
-    return folder.with_name(f"{folder.name}-onnx{_WRITER_VERSION}")
-
-
-def default_graphs(say: Progress | None = None) -> Path | None:
-    """Folder of the default draft's graphs in the cache, written if it is not there; None where neither can be had.
-
-    Args:
-        say: told what takes longer than a second.
-
-    Raises:
-        ModelError: the default model is not installed, does not fit the difference, or the cache cannot be written.
-    """
-    folder = default_graphs_folder()
-    if has_graphs(folder):
-        return folder
-    if not can_write():
-        return None
-    from flexspec_mq.models.onnx.write import write_onnx
-
-    checkpoint, tell = default_draft_path(say), say or (lambda _: None)
-
-    def write() -> None:
-        tell("writing the default draft for ONNX Runtime, once")
-        write_onnx(checkpoint, folder)
-
-    what = "the default draft for ONNX Runtime"
-    return made_once(folder, has_graphs, write, what=what, size=GRAPHS_BYTES, say=tell)
 
 
 def _find_gguf() -> tuple[Path, str]:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.checkpoint import WEIGHTS, fingerprint_of, weight_files
-from flexspec_mq.models.runner import ModelInput, to_numpy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
 
-    from flexspec_mq.heads.manifest import Canary
-    from flexspec_mq.models.invariance.proof import Provable
     from flexspec_mq.models.shape import Shape
 
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 """A layer's matrices, each named ``…_proj``."""
 NORM, LM_HEAD = "model.norm.weight", "lm_head.weight"
-_AT_ONCE = 64
-"""Rows of logits: those of a long text would take 200 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +54,6 @@ class LoraHead:
     layers: Mapping[int, Mapping[str, LoraDelta]]
     norm: torch.Tensor | None = None
     lm_head: LoraDelta | torch.Tensor | None = None
-
-    def without_layers(self) -> LoraHead:
-        """Final norm and LM head alone."""
-        return replace(self, layers={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,33 +179,3 @@ def check_layer(name: str, index: int, sizes: Shape, floor: int) -> None:
             f"{name} is in layer {index}, the base has {sizes.layers}",
             hint="the head was made for another base",
         )
-
-
-def canary_share(model: Provable, head: str, canaries: Sequence[Canary]) -> float:
-    """Share of the canaries' tokens that are the likeliest ones behind what precedes them.
-
-    Args:
-        model: model that holds the head.
-        head: name of the head; empty is the base.
-        canaries: canaries of its manifest; none give 1.
-
-    Raises:
-        HeadError: a canary has ids that the model does not have.
-    """
-    right = 0
-    for canary in canaries:
-        if max(*canary.prompt, *canary.text) >= model.vocab_size:
-            raise HeadError(
-                f"a canary has ids beyond the model's {model.vocab_size}", hint="the head is of another base"
-            )
-        kv = model.new_kv()
-        read = [*canary.prompt, *canary.text[:-1]]
-        if len(canary.prompt) > 1:
-            model.forward([ModelInput(kv, read[: len(canary.prompt) - 1], 0, head)])
-        for begin in range(0, len(canary.text), _AT_ONCE):
-            text = canary.text[begin : begin + _AT_ONCE]
-            tokens = read[kv.length : kv.length + len(text)]
-            logits = to_numpy(model.forward([ModelInput(kv, tokens, len(text), head)]))
-            right += int((logits.argmax(axis=1) == text).sum())
-    total = sum(len(canary.text) for canary in canaries)
-    return right / total if total else 1.0

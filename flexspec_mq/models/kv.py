@@ -6,7 +6,7 @@ from mmap import mmap
 
 import torch
 
-from flexspec_mq.models.runner import ReadTokens
+from flexspec_mq.models.read_tokens import ReadTokens
 
 GRAIN = 64
 """Capacity grows in multiples of this many tokens, so that a padded context always fits."""

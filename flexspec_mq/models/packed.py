@@ -21,31 +21,28 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.compact.lora_bank import LoraBank
-from flexspec_mq.models.compact.matrices import Plain
-from flexspec_mq.models.compact.mixed import HoldsHeads, joined
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, full_name
 from flexspec_mq.models.invariance.attention import Heads, Packed
-from flexspec_mq.models.invariance.batch import PackedBatch
+from flexspec_mq.models.invariance.lora_bank import LoraBank
 from flexspec_mq.models.invariance.product_probe import Products
 from flexspec_mq.models.invariance.proof_cache import Candidate, digest
 from flexspec_mq.models.invariance.shapes import Shapes
-from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.runner import ModelInput
+from flexspec_mq.models.invariance.target import TargetModel, joined
+from flexspec_mq.models.matrices import Plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from transformers import PreTrainedModel
 
-    from flexspec_mq.models.compact.mixed import Rows
     from flexspec_mq.models.head import Head, LoraDelta
+    from flexspec_mq.models.invariance.target import Batch, Rows
 
 IMPLEMENTATION = "flexspec_packed"
 
 
-class PackedModel(HoldsHeads):
-    """A causal language model that reads several sessions in one forward.
+class PackedModel(TargetModel):
+    """A `TargetModel` of transformers' own modules.
 
     The model must have been loaded with the attention implementation that `register` names.
 
@@ -74,20 +71,18 @@ class PackedModel(HoldsHeads):
             raise ModelError(
                 f"{type(model).__name__} has no attention heads", hint="only attention models can be packed"
             )
+        like = torch.empty(0, dtype=model.dtype, device=model.device)
+        super().__init__(int(config.num_hidden_layers), like, Plain)
         self.model = model
         self.vocab_size = int(config.vocab_size)
-        self._layers = int(config.num_hidden_layers)
         heads = int(config.num_attention_heads)
         self.heads = Heads(
             heads,
             int(getattr(config, "num_key_value_heads", None) or heads),
             int(getattr(config, "head_dim", None) or config.hidden_size // heads),
         )
-        self._like = torch.empty(0, dtype=model.dtype, device=model.device)
         self.products = Products.of_linear_layers(model)
         self.shapes = shapes or Shapes.for_products(self.products, self._like, self.heads.size)
-        self._held: dict[str, Head] = {}
-        self._addition = Plain
         self._current = Current(self.shapes)
         self._linears: dict[str, Linear] = {}
         self._norms: dict[str, Norm] = {}
@@ -96,75 +91,31 @@ class PackedModel(HoldsHeads):
                 self._linears[name] = Linear(module, self._current, self._like, last=name == "lm_head")
                 module.forward = self._linears[name]  # type: ignore[method-assign, assignment]
 
-    def new_kv(self) -> SessionKV:
-        """Empty keys and values for a new session."""
-        return SessionKV(self._layers, self.heads.keys, self.heads.size, self._like)
-
-    @torch.inference_mode()
-    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
-        """Read the tokens of all inputs.
-
-        Args:
-            inputs: at most one per session.
-
-        Returns:
-            float32 logits of shape [sum of rows, vocabulary], input by input, on the model's device.
-
-        Raises:
-            HeadError: an input names a head that is not held.
-        """
-        if any(model_input.head for model_input in inputs):
-            own_layers = {name for name, head in self._held.items() if isinstance(head, FullHead)}
-            own_lm_head = {
-                name for name, head in self._held.items() if isinstance(head.lm_head, torch.Tensor)
-            }
-            mixed = self._arranged(inputs, own_layers, own_lm_head)
-            self._current.body, self._current.last = mixed.body, mixed.last
-            try:
-                logits = self._logits(mixed.batch, mixed.wanted)
-            finally:
-                self._current.body = self._current.last = None
-            kept: slice | torch.Tensor = torch.tensor(mixed.kept, dtype=torch.long, device=logits.device)
-        else:
-            batch = PackedBatch.lay_out(inputs, self.shapes)
-            logits = self._logits(batch, batch.wanted)
-            kept = slice(batch.rows)
-        for model_input in inputs:
-            model_input.kv.tokens += model_input.tokens
-        return logits[kept].float()
-
-    def _logits(self, batch: PackedBatch, wanted: list[int]) -> torch.Tensor:
+    def _logits(self, batch: Batch) -> torch.Tensor:
         device = self._like.device
-        output = self.model(
-            input_ids=torch.tensor([batch.ids], device=device),
-            position_ids=torch.tensor([batch.positions], device=device),
-            use_cache=False,
-            logits_to_keep=torch.tensor(wanted or [0], device=device),
-            flexspec=Packed(batch.segments, len(batch.ids), self.heads, self.shapes, self._like),
-        )
+        self._current.body, self._current.last = batch.body, batch.last
+        try:
+            output = self.model(
+                input_ids=torch.tensor([batch.ids], device=device),
+                position_ids=torch.tensor([batch.positions], device=device),
+                use_cache=False,
+                logits_to_keep=torch.tensor(batch.wanted or [0], device=device),
+                flexspec=Packed(batch.segments, len(batch.ids), self.heads, self.shapes, self._like),
+            )
+        finally:
+            self._current.body = self._current.last = None
         return cast("torch.Tensor", output.logits[0])
 
-    @torch.inference_mode()
-    def hold(self, name: str, head: Head) -> None:
-        """Take a head; what is held already keeps its bits.
-
-        Args:
-            name: name that inputs give.
-            head: head that was read for this model.
-
-        Raises:
-            HeadError: the name is taken, or the model has no such layers.
-        """
-        self._check_free(name)
+    def _take(self, name: str, head: Head) -> None:
         deltas, tensors = _apart(head)
         modules = dict(self.model.named_modules())
-        for path in (*deltas, *(one.rpartition(".")[0] for one in tensors)):
+        for path in (*deltas, *(path.rpartition(".")[0] for path in tensors)):
             if path not in modules:
                 raise HeadError(f"the model has no {path}", hint="the head was made for another base")
         for path, delta in deltas.items():
             self._linears[path].bank.hold(name, {0: delta})
-        for path, same in groupby(sorted(tensors), key=lambda one: one.rpartition(".")[0]):
-            weights = {one.rpartition(".")[2]: tensors[one].to(self._like, copy=True) for one in same}
+        for path, same in groupby(sorted(tensors), key=lambda path: path.rpartition(".")[0]):
+            weights = {each.rpartition(".")[2]: tensors[each].to(self._like, copy=True) for each in same}
             if path in self._linears:
                 self._linears[path].others[name] = (weights["weight"], weights.get("bias"))
                 continue
@@ -172,16 +123,14 @@ class PackedModel(HoldsHeads):
                 self._norms[path] = Norm(modules[path], self._current)
                 modules[path].forward = self._norms[path]
             self._norms[path].hold(name, weights["weight"])
-        self._held[name] = head if isinstance(head, FullHead) else head.without_layers()
 
     def _banks(self) -> Iterator[LoraBank]:
         return (linear.bank for linear in self._linears.values())
 
     def _forget(self, name: str) -> None:
-        del self._held[name]
+        super()._forget(name)
         for linear in self._linears.values():
             linear.others.pop(name, None)
-            linear.bank.drop(name)
         for norm in self._norms.values():
             norm.drop(name)
 

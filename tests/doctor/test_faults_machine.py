@@ -21,12 +21,10 @@ from flexspec_mq.doctor.checks import Report, State
 from flexspec_mq.models.default import (
     CONVERTED_BYTES,
     EXPORTED_BYTES,
-    GRAPHS_BYTES,
     default_draft_folder,
-    default_graphs_folder,
     default_model_folder,
 )
-from flexspec_mq.models.onnx.folder import MANIFEST
+from flexspec_mq.models.onnx.folder import GRAPHS_BYTES, MANIFEST, default_graphs_folder
 from lab.testbed.deployment import free_port
 from tests.daemons import until
 from tests.doctor.setups import (

@@ -25,7 +25,7 @@ from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.head_files import read_lora
-from flexspec_mq.models.invariance.proof import Provable
+from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
@@ -71,7 +71,7 @@ def save_adapters(folder: Path, *names: str, base: Path | None = None) -> None:
 
 
 def write(
-    model: Provable, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT
+    model: TargetModel, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT
 ) -> tuple[int, ...]:
     """What one version alone writes, one token at a time."""
     kv, tokens, out = model.new_kv(), list(prompt), list[int]()

@@ -17,7 +17,7 @@ from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.head_files import read_full
-from flexspec_mq.models.invariance.proof import Provable
+from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.sampling.params import SamplingParams
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PARAMS = (SamplingParams(), WARM)
 
 
-def model_of(engine: str, base: Path) -> Provable:
+def model_of(engine: str, base: Path) -> TargetModel:
     if engine == "compact":
         return Checkpoint(base, load_text(base), torch.bfloat16).load()
     return PackedModel(load_target(base, dtype="bfloat16", attn_implementation=register()).model)

@@ -24,9 +24,9 @@ from transformers import (
 )
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.matrices import FEW_ROWS, EightBits, FourBits, SteadyEightBits, make, works
 from flexspec_mq.models.compact.model import RANKS, CompactModel, frequent, load_compact, read_ranks
 from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.matrices import FEW_ROWS, EightBits, FourBits, SteadyEightBits, make, works
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import UnknownModel
 from tests.models.tiny_checkpoints import save

@@ -16,11 +16,12 @@ from flexspec_mq.heads.manifest import Canary, HeadError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.head import FullHead, Head, canary_share
+from flexspec_mq.models.head import FullHead, Head
 from flexspec_mq.models.head_files import read_full, read_lora
 from flexspec_mq.models.invariance import proof_cache
-from flexspec_mq.models.invariance.proof import Proof, Provable, proving_head
+from flexspec_mq.models.invariance.proof import Proof, proving_head
 from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.invariance.target import TargetModel, canary_share
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
@@ -66,7 +67,7 @@ def head(folders: dict[str, Path], name: str) -> Head:
     return (read_full if name == "full" else read_lora)(folders[name], shape, FLOOR)
 
 
-def fresh(folders: dict[str, Path], engine: str, dtype: str, shapes: Shapes | None = None) -> Provable:
+def fresh(folders: dict[str, Path], engine: str, dtype: str, shapes: Shapes | None = None) -> TargetModel:
     base = folders["base"]
     if engine == "exact":
         return Checkpoint(base, load_text(base), DTYPES[dtype]).load(shapes)
@@ -74,7 +75,7 @@ def fresh(folders: dict[str, Path], engine: str, dtype: str, shapes: Shapes | No
 
 
 @cache
-def holding(engine: str, dtype: str, base: Path) -> tuple[Provable, dict[str, torch.Tensor]]:
+def holding(engine: str, dtype: str, base: Path) -> tuple[TargetModel, dict[str, torch.Tensor]]:
     """A model that holds all versions, and what each says alone, in a model that holds no other."""
     folders = {name: base.parent / name for name in ("base", *VERSIONS[1:], "other")}
     alone = {}
@@ -89,7 +90,7 @@ def holding(engine: str, dtype: str, base: Path) -> tuple[Provable, dict[str, to
     return model, alone
 
 
-def prove_head(model: Provable, name: str) -> Proof:
+def prove_head(model: TargetModel, name: str) -> Proof:
     steps = proving_head(model, name)
     while True:
         try:

@@ -12,14 +12,9 @@ import pytest
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import made_once, models_cache, whole_folder
-from flexspec_mq.models.default import (
-    default_draft_folder,
-    default_draft_path,
-    default_graphs,
-    default_graphs_folder,
-    default_model_path,
-)
-from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST
+from flexspec_mq.models.default import default_draft_folder, default_draft_path, default_model_path
+from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, default_graphs_folder
+from flexspec_mq.models.onnx.write import default_graphs
 
 EDGE = """
 import sys

@@ -25,12 +25,12 @@ from transformers import (
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.model import RANKS, load_compact
-from flexspec_mq.models.default import default_draft_path, default_graphs
+from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.draft.confidence import features_of
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
-from flexspec_mq.models.onnx.write import BLOCK, round_to, weights_of, write_onnx
+from flexspec_mq.models.onnx.write import BLOCK, default_graphs, round_to, weights_of, write_onnx
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.sampling.params import SamplingParams

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flexspec_mq.models.invariance import shapes as module
-from flexspec_mq.models.invariance.shapes import quickest
+from flexspec_mq.models.invariance import proof_cache as module
+from flexspec_mq.models.invariance.proof_cache import quickest
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
-from flexspec_mq.models.invariance.proof import Provable
 from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
@@ -79,7 +79,9 @@ def read(model: PackedModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable
     return torch.cat(rows)
 
 
-def read_whole(model: Provable, text: Sequence[int], pieces: Sequence[int], head: str = "") -> torch.Tensor:
+def read_whole(
+    model: TargetModel, text: Sequence[int], pieces: Sequence[int], head: str = ""
+) -> torch.Tensor:
     """Logits behind every id of the text, read in these pieces and what is left."""
     kv, rows = model.new_kv(), []
     for piece in (*pieces, len(text)):

@@ -8,58 +8,37 @@ some forty operations a layer where transformers' modules take six times as many
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from flexspec_mq.models.compact.lora_bank import LoraBank
-from flexspec_mq.models.compact.matrices import Plain, Reordered
-from flexspec_mq.models.compact.mixed import HoldsHeads, joined
 from flexspec_mq.models.compact.tensors import MATRICES
 from flexspec_mq.models.head import FullHead, module_shapes
 from flexspec_mq.models.invariance.attention import Heads, Packed
-from flexspec_mq.models.invariance.batch import PackedBatch
-from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.invariance.lora_bank import LoraBank
+from flexspec_mq.models.invariance.target import TargetModel, joined
+from flexspec_mq.models.matrices import Plain, Reordered
 from flexspec_mq.models.shape import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from flexspec_mq.models.compact.lora_bank import RowOwners
-    from flexspec_mq.models.compact.matrices import Matrix
-    from flexspec_mq.models.compact.mixed import Rows
     from flexspec_mq.models.compact.tensors import ExactLayer
     from flexspec_mq.models.head import Head
+    from flexspec_mq.models.invariance.lora_bank import RowOwners
     from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes
-    from flexspec_mq.models.runner import ModelInput
+    from flexspec_mq.models.invariance.target import Batch, Rows
+    from flexspec_mq.models.matrices import Matrix
     from flexspec_mq.models.shape import Shape
 
     Banks = dict[str, LoraBank]
     Additions = tuple[Banks, RowOwners]
 
 
-@dataclass(frozen=True, slots=True)
-class _HeldHead:
-    """A head that a model holds.
-
-    Attributes:
-        norm: weights of the final norm; None is the base's.
-        lm_head: LM head; None is the base's.
-        layers: layers of its own, from `floor` on; empty for low-rank additions.
-        floor: the lowest layer with weights of its own.
-    """
-
-    norm: torch.Tensor | None
-    lm_head: Matrix | None
-    layers: tuple[ExactLayer, ...] = ()
-    floor: int = 0
-
-
-class ExactModel(HoldsHeads):
-    """A causal language model that reads several sessions in one forward, as `PackedModel` does.
+class ExactModel(TargetModel):
+    """A `TargetModel` on joined matrices.
 
     Args:
         shape: sizes.
@@ -89,6 +68,7 @@ class ExactModel(HoldsHeads):
         head_layer: Callable[[FullHead, int], ExactLayer],
         head_matrix: Callable[[torch.Tensor], Matrix],
     ) -> None:
+        super().__init__(shape.layers, norm.new_empty(0), Reordered if shapes.reordered else Plain)
         self.shape = shape
         self.vocab_size = shape.vocab_size
         self.heads = Heads(shape.queries, shape.keys, shape.head)
@@ -97,11 +77,12 @@ class ExactModel(HoldsHeads):
         self._layers = layers
         self._embedding, self._norm, self._lm_head = embedding, norm, lm_head
         self._head_layer, self._head_matrix = head_layer, head_matrix
-        self._like = norm.new_empty(0)
-        self._held: dict[str, _HeldHead] = {}
-        self._addition = Reordered if shapes.reordered else Plain
+        # By name of a head: its final norm and LM head, and its lowest layer with all from there on.
+        self._norms: dict[str, torch.Tensor] = {}
+        self._lm_heads: dict[str, Matrix] = {}
+        self._upper_layers: dict[str, tuple[int, tuple[ExactLayer, ...]]] = {}
         self._layer_banks: dict[int, Banks] = {}
-        self._lm_head_bank = LoraBank(shape.width, (shape.vocab_size,), self._addition, self._like)
+        self._lm_head_bank = LoraBank(shape.width, (shape.vocab_size,), self._make_addition, self._like)
         scale = self.heads.size**-0.5
         # Scores are scaled after their products. A power of two rounds nothing, so the queries' factors may have it.
         folded = scale if math.frexp(scale)[0] == 0.5 else 1.0
@@ -113,50 +94,31 @@ class ExactModel(HoldsHeads):
         """Bytes of weights that a forward reads, the embedding and heads left out."""
         return sum(layer.nbytes for layer in self._layers) + self._lm_head.nbytes
 
-    def new_kv(self) -> SessionKV:
-        """Make empty keys and values for a new session."""
-        return SessionKV(len(self._layers), self.heads.keys, self.heads.size, self._like)
-
-    @torch.inference_mode()
-    def hold(self, name: str, head: Head) -> None:
-        """Take a head; heads that are held already keep their bits.
-
-        Args:
-            name: name that inputs give.
-            head: a head that was read for this model.
-
-        Raises:
-            HeadError: the name is taken.
-        """
-        self._check_free(name)
-        norm = None if head.norm is None else head.norm.to(self._like, copy=True)
-        whole = head.lm_head if isinstance(head.lm_head, torch.Tensor) else None
-        lm_head = None if whole is None else self._head_matrix(whole)
+    def _take(self, name: str, head: Head) -> None:
+        if head.norm is not None:
+            self._norms[name] = head.norm.to(self._like, copy=True)
+        if isinstance(head.lm_head, torch.Tensor):
+            self._lm_heads[name] = self._head_matrix(head.lm_head)
+        elif head.lm_head is not None:
+            self._lm_head_bank.hold(name, {0: head.lm_head})
         if isinstance(head, FullHead):
             layers = tuple(self._head_layer(head, index) for index in range(head.floor, len(self._layers)))
-            self._held[name] = _HeldHead(norm, lm_head, layers, head.floor)
+            self._upper_layers[name] = head.floor, layers
             return
-        try:
-            for index, modules in head.layers.items():
-                if index not in self._layer_banks:
-                    self._layer_banks[index] = self._new_banks()
-                for matrix, bank in self._layer_banks[index].items():
-                    parts = {i: modules[part] for i, part in enumerate(MATRICES[matrix]) if part in modules}
-                    if parts:
-                        bank.hold(name, parts)
-            if head.lm_head is not None and not isinstance(head.lm_head, torch.Tensor):
-                self._lm_head_bank.hold(name, {0: head.lm_head})
-            self._held[name] = _HeldHead(norm, lm_head)
-        except BaseException:
-            self._forget(name)
-            raise
+        for index, modules in head.layers.items():
+            if index not in self._layer_banks:
+                self._layer_banks[index] = self._new_banks()
+            for matrix, bank in self._layer_banks[index].items():
+                parts = {i: modules[part] for i, part in enumerate(MATRICES[matrix]) if part in modules}
+                if parts:
+                    bank.hold(name, parts)
 
     def _new_banks(self) -> Banks:
         """Empty banks for the matrices of a layer."""
         sizes = module_shapes(self.shape)
         return {
             matrix: LoraBank(
-                sizes[parts[0]][1], [sizes[part][0] for part in parts], self._addition, self._like
+                sizes[parts[0]][1], [sizes[part][0] for part in parts], self._make_addition, self._like
             )
             for matrix, parts in MATRICES.items()
         }
@@ -167,65 +129,39 @@ class ExactModel(HoldsHeads):
         yield self._lm_head_bank
 
     def _forget(self, name: str) -> None:
-        self._held.pop(name, None)
-        for bank in self._banks():
-            bank.drop(name)
+        super()._forget(name)
+        for own in (self._norms, self._lm_heads, self._upper_layers):
+            own.pop(name, None)
 
-    @torch.inference_mode()
-    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
-        """Read the tokens of all inputs.
-
-        Args:
-            inputs: at most one per session.
-
-        Returns:
-            float32 logits of shape [sum of rows, vocabulary], input by input.
-
-        Raises:
-            HeadError: an input names a head that is not held.
-        """
-        if any(model_input.head for model_input in inputs):
-            own_layers = {name for name, held in self._held.items() if held.layers}
-            own_lm_head = {name for name, held in self._held.items() if held.lm_head is not None}
-            mixed = self._arranged(inputs, own_layers, own_lm_head)
-            state = self._through_layers(mixed.batch, mixed.body)
-            logits = None if mixed.last is None else self._mixed_logits(state[mixed.wanted], mixed.last)
-            kept: slice | torch.Tensor = torch.tensor(mixed.kept)
-        else:
-            batch = PackedBatch.lay_out(inputs, self.shapes)
-            state = self._through_layers(batch)
-            last = self._normed(state[batch.wanted], self._norm)
-            logits = self.shapes.multiply(self._lm_head, last) if batch.wanted else None
-            kept = slice(batch.rows)
-        for model_input in inputs:
-            model_input.kv.tokens += model_input.tokens
-        return torch.empty((0, self.vocab_size)) if logits is None else logits[kept].float()
-
-    def _mixed_logits(self, state: torch.Tensor, rows: Rows) -> torch.Tensor:
-        """Logits of rows of several heads."""
-
-        def norm_of(name: str) -> torch.Tensor:
-            norm = self._held[name].norm if name else None
-            return self._norm if norm is None else norm
-
-        def lm_head_of(name: str) -> Matrix:
-            return (self._held[name].lm_head if name else None) or self._lm_head
-
-        last = joined([self._normed(state[span], norm_of(name)) for span, name in rows.spans])
-        logits = joined([self.shapes.multiply(lm_head_of(name), last[lane]) for lane, name in rows.lanes])
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        state = self._through_layers(batch)
+        if not batch.wanted:
+            return state.new_empty((0, self.vocab_size))
+        state, rows = state[batch.wanted], batch.last
+        if rows is None:
+            return self.shapes.multiply(self._lm_head, self._normed(state, self._norm))
+        last = joined(
+            [self._normed(state[span], self._norms.get(name, self._norm)) for span, name in rows.spans]
+        )
+        logits = joined(
+            [
+                self.shapes.multiply(self._lm_heads.get(name, self._lm_head), last[lane])
+                for lane, name in rows.lanes
+            ]
+        )
         if rows.owners is not None:
             self._lm_head_bank.add(logits, last, rows.owners)
         return logits
 
-    def _through_layers(self, batch: PackedBatch, body: Rows | None = None) -> torch.Tensor:
-        """The last hidden state, [rows, width]; `body` says which rows have heads."""
+    def _through_layers(self, batch: Batch) -> torch.Tensor:
+        """The last hidden state, [rows, width]."""
         heads, rows = self.heads, len(batch.ids)
         every = heads.queries + 2 * heads.keys
         state = functional.embedding(torch.tensor(batch.ids), self._embedding)
         cosines, sines = self._turns.at(batch.positions)
         packed = Packed(batch.segments, rows, heads, self.shapes, self._like, stride=every)
         for index in range(len(self._layers)):
-            lanes = self._lanes(index, body)
+            lanes = self._lanes(index, batch.body)
             projected = joined(
                 [self._project(_part(state, lane), layer, added) for lane, layer, added in lanes]
             )
@@ -253,11 +189,11 @@ class ExactModel(HoldsHeads):
             return [(None, base, None)]
         banks, owners = self._layer_banks.get(index), body.owners
         additions = None if banks is None or owners is None else (banks, owners)
-        floors = {name: self._held[name].floor for _, name in body.lanes if name}
+        floors = {name: self._upper_layers[name][0] for _, name in body.lanes if name}
         if index < min(floors.values(), default=len(self._layers)):
             return [(None, base, additions)]
         return [
-            (lane, self._held[name].layers[index - floors[name]], None)
+            (lane, self._upper_layers[name][1][index - floors[name]], None)
             if name and index >= floors[name]
             else (lane, base, None if name else additions)
             for lane, name in body.lanes

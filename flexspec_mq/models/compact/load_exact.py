@@ -9,7 +9,6 @@ import torch
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.compact.exact import ExactModel
-from flexspec_mq.models.compact.matrices import FourBits, Plain, Reordered, SteadyEightBits, works
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
     HEAD,
@@ -24,17 +23,18 @@ from flexspec_mq.models.head import full_name, module_shapes
 from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.matrices import FourBits, Plain, Reordered, SteadyEightBits, works
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flexspec_mq.models.compact.matrices import Matrix
     from flexspec_mq.models.compact.tensors import ExactLayer
     from flexspec_mq.models.head import FullHead
     from flexspec_mq.models.invariance.product_probe import Kind
     from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.models.matrices import Matrix
 
     Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 

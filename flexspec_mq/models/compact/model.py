@@ -10,9 +10,9 @@ import torch
 from torch.nn import functional
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.matrices import KINDS, Matrix, cheapest, make, works
 from flexspec_mq.models.compact.tensors import EMBEDDING, HEAD, NORM, Tensors, read_layer
 from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.matrices import KINDS, Matrix, cheapest, make, works
 from flexspec_mq.models.shape import Shape, Turns
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import WEIGHTS, weight_files
-from flexspec_mq.models.compact.matrices import Matrix
 from flexspec_mq.models.head import MODULES, full_name, module_shapes
+from flexspec_mq.models.matrices import Matrix
 from flexspec_mq.models.shape import Shape, refused
 
 if TYPE_CHECKING:

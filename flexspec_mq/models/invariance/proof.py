@@ -11,24 +11,21 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from flexspec_mq.models.invariance.attention import Packed, Segment
 from flexspec_mq.models.invariance.product_probe import compare, compare_attention, compare_padded
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from flexspec_mq.models.head import Head
-    from flexspec_mq.models.invariance.attention import Heads
-    from flexspec_mq.models.invariance.product_probe import Products
-    from flexspec_mq.models.invariance.shapes import Shapes
+    from flexspec_mq.models.invariance.target import TargetModel
 
 _PREFIX = 52
 _SINGLE = 24
@@ -37,43 +34,6 @@ _HEAD_SINGLE = 16
 _LONGEST_BLOCK = 1024
 """Positions up to which padded sums are compared."""
 _CONTEXTS = (17, 63, 64, 65, 200, 511, 512, 513, 1000, 1023, 1024, 1025, 2047, 3000)
-
-
-class Provable(ModelRunner, Protocol):
-    """A runner that says of what it is made: `PackedModel`, `ExactModel`.
-
-    Attributes:
-        vocab_size: width of the logits.
-        heads: heads of its attention.
-        products: products with weights.
-        shapes: shapes of products.
-    """
-
-    vocab_size: int
-    heads: Heads
-    products: Products
-    shapes: Shapes
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        """Names of the heads that it holds."""
-
-    def hold(self, name: str, head: Head) -> None:
-        """Take a head; what is held already keeps its bits.
-
-        Raises:
-            HeadError: the name is taken, or the head does not fit.
-        """
-
-    def drop(self, name: str) -> None:
-        """Forget a head; no session may use it any more.
-
-        Raises:
-            HeadError: it is not held.
-        """
-
-    def compare_head(self, name: str) -> tuple[int, int]:
-        """Compare a head's own products at all places that they may have; rows compared, and rows that differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +70,7 @@ class Proof:
         )
 
 
-def prove(model: Provable, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Proof:
+def prove(model: TargetModel, *, seed: int = 0, progress: Callable[[float], None] | None = None) -> Proof:
     """Compare shapes on random tokens.
 
     Args:
@@ -149,7 +109,7 @@ def prove(model: Provable, *, seed: int = 0, progress: Callable[[float], None] |
     return Proof(bad == 0, rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
 
 
-def proving_head(model: Provable, name: str, *, seed: int = 0) -> Generator[float, None, Proof]:
+def proving_head(model: TargetModel, name: str, *, seed: int = 0) -> Generator[float, None, Proof]:
     """Compare a head's rows alone, in other shapes, and packed with rows of the base and of other heads.
 
     Attention and the base's products are `prove`'s; what the head adds is asked with sums that cancel besides.
@@ -208,7 +168,9 @@ def proving_head(model: Provable, name: str, *, seed: int = 0) -> Generator[floa
     return Proof(bad == 0, count, bad, sum(flips) / len(flips), seconds + time.perf_counter() - began)
 
 
-def _packed_rows(model: Provable, mine: ModelInput, others: Sequence[tuple[SessionKV, str]]) -> torch.Tensor:
+def _packed_rows(
+    model: TargetModel, mine: ModelInput, others: Sequence[tuple[SessionKV, str]]
+) -> torch.Tensor:
     """The rows of an input, read between others."""
     company = [ModelInput(kv, [7] * (1 + place), 1, head) for place, (kv, head) in enumerate(others)]
     before = company[: len(company) // 2]
@@ -216,7 +178,7 @@ def _packed_rows(model: Provable, mine: ModelInput, others: Sequence[tuple[Sessi
     return logits[len(before) :][: mine.rows]
 
 
-def _other_shapes(model: Provable, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
+def _other_shapes(model: TargetModel, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
     """Logits of the last `_SINGLE` positions, read in one piece, in odd pieces, and packed with others."""
     readings = [model.forward([ModelInput(model.new_kv(), ids, _SINGLE)])]
     odd = [rng.choice((1, 2, 3, 7, 8, 9, 16, 17)) for _ in ids]
@@ -229,7 +191,7 @@ def _other_shapes(model: Provable, ids: list[int], rng: random.Random) -> list[t
 
 
 def _in_pieces(
-    model: Provable, ids: list[int], pieces: Sequence[int], others: Sequence[SessionKV]
+    model: TargetModel, ids: list[int], pieces: Sequence[int], others: Sequence[SessionKV]
 ) -> torch.Tensor:
     kv = model.new_kv()
     model.forward([ModelInput(kv, ids[:_PREFIX], 0)])
@@ -253,7 +215,7 @@ def _flips(one: torch.Tensor, other: torch.Tensor) -> float:
     return sum(changed) / len(changed)
 
 
-def _long_contexts(model: Provable, seed: int) -> tuple[int, int]:
+def _long_contexts(model: TargetModel, seed: int) -> tuple[int, int]:
     """Rows compared and rows that differ, of attention over long contexts with random tensors."""
     heads = model.heads
     like = model.new_kv().span(0, 0)
@@ -276,7 +238,7 @@ def _long_contexts(model: Provable, seed: int) -> tuple[int, int]:
     return rows, differing
 
 
-def _attend_at(model: Provable, kv: SessionKV, query: torch.Tensor, base: int) -> torch.Tensor:
+def _attend_at(model: TargetModel, kv: SessionKV, query: torch.Tensor, base: int) -> torch.Tensor:
     """Attend with queries that follow `base` tokens; their own keys and values are in `kv` already."""
     count = query.shape[1]
     packed = Packed([Segment(kv, 0, count, base)], count, model.heads, model.shapes, query)

@@ -1,4 +1,4 @@
-"""Contents of a device's folder beside tokenizer, configuration and calibration, and its manifest."""
+"""Contents of a device's folder beside tokenizer, configuration and calibration."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.default import default_draft_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +20,10 @@ EMBEDDING = "embedding.bf16"
 """bfloat16 [vocabulary, width] and nothing else; rows are read from the file one by one as they are looked up."""
 IDS = "head_ids.npy"
 """int32 [columns]: the token id of each column of the logits, ascending. Absent when they are all ids."""
+GRAPHS_BYTES = 110_000_000
+"""Room that the graphs need in the cache beside the default draft's checkpoint, rounded up."""
+_WRITER_VERSION = 1
+"""Part of the name of the graphs' folder. Raise it whenever writing them would give others."""
 
 _Count = Annotated[int, msgspec.Meta(gt=0)]
 
@@ -95,3 +100,13 @@ def read_manifest(folder: Path) -> OnnxManifest:
                 hint="it is cut off or belongs to another export: copy the whole folder again",
             )
     return manifest
+
+
+def default_graphs_folder() -> Path:
+    """Where `default_graphs` puts the default draft's graphs; it need not be there yet, and nothing is written.
+
+    Raises:
+        ModelError: there is no folder for it.
+    """
+    folder = default_draft_folder()
+    return folder.with_name(f"{folder.name}-onnx{_WRITER_VERSION}")

@@ -11,7 +11,7 @@ import numpy as np
 
 from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, IDS, read_manifest
-from flexspec_mq.models.runner import ReadTokens
+from flexspec_mq.models.read_tokens import ReadTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -13,17 +13,21 @@ import msgspec
 import numpy as np
 
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
-from flexspec_mq.models.cache import whole_folder
+from flexspec_mq.models.cache import Progress, made_once, whole_folder
+from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.draft.artifact import MARKER, TOKENIZER_FILES
 from flexspec_mq.models.onnx.folder import (
     BACKBONE,
     EMBEDDING,
     FORMAT_VERSION,
+    GRAPHS_BYTES,
     HEAD,
     IDS,
     MANIFEST,
     OnnxManifest,
     can_write,
+    default_graphs_folder,
+    has_graphs,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +55,7 @@ _INLINE = 256
 BLOCK = 32
 """Weights of one row that share a scale; the input of a product is rounded to 8 bits in blocks of the same size."""
 _SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76)
-"""As in `compact.matrices`: shares of a block's range that its 16 steps may span, of which the best is taken."""
+"""As in `models.matrices`: shares of a block's range that its 16 steps may span, of which the best is taken."""
 _TINY = 1e-12
 _PIECE = 2048
 """Rows that are rounded at a time."""
@@ -90,6 +94,30 @@ def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | N
     except OSError as error:
         raise ModelError(f"cannot write the graphs to {out}: {error}") from error
     return out
+
+
+def default_graphs(say: Progress | None = None) -> Path | None:
+    """Folder of the default draft's graphs in the cache, written if it is not there; None where neither can be had.
+
+    Args:
+        say: told what takes longer than a second.
+
+    Raises:
+        ModelError: the default model is not installed, does not fit the difference, or the cache cannot be written.
+    """
+    folder = default_graphs_folder()
+    if has_graphs(folder):
+        return folder
+    if not can_write():
+        return None
+    checkpoint, tell = default_draft_path(say), say or (lambda _: None)
+
+    def write() -> None:
+        tell("writing the default draft for ONNX Runtime, once")
+        write_onnx(checkpoint, folder)
+
+    what = "the default draft for ONNX Runtime"
+    return made_once(folder, has_graphs, write, what=what, size=GRAPHS_BYTES, say=tell)
 
 
 def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> None:

@@ -21,9 +21,9 @@ from flexspec_mq.models.invariance.product_probe import COUNTS, Products, cancel
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from flexspec_mq.models.compact.matrices import Plain, Reordered
     from flexspec_mq.models.head import LoraDelta
     from flexspec_mq.models.invariance.shapes import Shapes
+    from flexspec_mq.models.matrices import Plain, Reordered
 
     Matrix = Plain | Reordered
     Make = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
