@@ -120,7 +120,7 @@ def keys_of(settings: WorkerSettings) -> WorkerKeys | None:
     """
     if settings.keys is None:
         return None
-    from flexspec_mq.keys.credential import KeyRole
+    from flexspec_mq.keys.documents import KeyRole
     from flexspec_mq.keys.identity_file import read_identity
     from flexspec_mq.keys.worker import WorkerKeys
 

@@ -206,7 +206,7 @@ def wire_of(settings: EdgeSettings, publish: Callable[[Outbound], None] = lambda
     """
     if settings.keys is None:
         return Wire(settings.edge, None, publish)
-    from flexspec_mq.keys.credential import KeyRole
+    from flexspec_mq.keys.documents import KeyRole
     from flexspec_mq.keys.edge import EdgeKeys
     from flexspec_mq.keys.identity_file import read_identity
 

@@ -12,9 +12,8 @@ from msgspec.structs import replace
 from broker.deployment.identities import Client, Identities, PublicKeys
 from broker.deployment.secret_keys import SecretKeys
 from broker.settings import Role
-from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.documents import KeyRole, sign_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.keys.statement import sign_statement
 from schemas.statement import ANY
 
 KEY_ROLES = {Role.EDGE: KeyRole.EDGE, Role.WORKER: KeyRole.WORKER}

@@ -6,8 +6,8 @@ import msgspec
 
 from broker.settings import PasswordHash, Role, User
 from flexspec_mq.errors import BrokerError
+from flexspec_mq.keys.documents import read_statement
 from flexspec_mq.keys.refusals import KeysRefused
-from flexspec_mq.keys.statement import read_statement
 from flexspec_mq.share_groups import ShareGroups
 from schemas.statement import Statement
 

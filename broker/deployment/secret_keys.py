@@ -10,9 +10,8 @@ from pathlib import Path
 
 from broker.files import private_folder, read_text, write_private
 from flexspec_mq.errors import BrokerError
-from flexspec_mq.keys.credential import public_key
-from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
-from flexspec_mq.keys.signing import DeploymentKey
+from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets, public_key
+from flexspec_mq.keys.documents import DeploymentKey
 from schemas.statement import ANY
 
 _NAMED_BY = 8

@@ -2,10 +2,10 @@
 
 ::
 
-    deployment key    Ed25519; signs credentials and the statement        signing.py
-    credential        role, name, versions and X25519 key of an identity  credential.py
-    statement         opening keys of versions, revoked credentials       statement.py
-    opening keys      X25519 of a version: whom an open is sealed to      opening.py
+    deployment key    Ed25519; signs credentials and the statement        documents.py
+    credential        role, name, versions and X25519 key of an identity  documents.py
+    statement         opening keys of versions, revoked credentials       documents.py
+    opening keys      X25519 of a version: whom an open is sealed to      agreement.py
     identity file     what a client is handed                             identity_file.py
 
 `docs/security.md` says what these are trusted with, `docs/protocol.md` what travels.

@@ -7,11 +7,18 @@ credentials, and whether messages are sealed.
 The second is the triple Diffie-Hellman of X3DH without prekeys (Signal, 2016): a share of each long-term key with the
 other side's ephemeral one proves both identities, the share of both ephemeral keys keeps the text secret should
 long-term keys be stolen later.
+
+An open is sealed before anybody knows which worker will answer it: to the opening key of its version, an X25519 pair
+that follows from a secret of the deployment. Its public part is in the statement; its private part is known to the
+workers that may serve the version. Versions that the statement does not name have a pair in common, under the name
+``*``, which workers of any version know.
 """
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field
 from typing import Final
 
 import msgspec
@@ -19,12 +26,25 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
+from schemas.statement import ANY
 
 KEY: Final = 32
 """Bytes of a key that tags or seals."""
 
 _OPENING, _SESSION = "flexspec opening 1", "flexspec session 1"
+_OPENING_KEY = b"flexspec opening key 1\0"
+
+
+def new_private_key() -> bytes:
+    """An X25519 private key, 32 bytes."""
+    return X25519PrivateKey.generate().private_bytes_raw()
+
+
+def public_key(private: bytes) -> bytes:
+    """The public key of an X25519 private key, both 32 bytes."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +89,57 @@ class SessionContext:
         """
         keys = _derived(_SESSION, shares, (*astuple(self), worker, serial, ephemeral), 2 * KEY)
         return keys[:KEY], keys[KEY:]
+
+
+@dataclass(frozen=True, slots=True)
+class OpeningSecrets:
+    """Private opening keys that somebody knows.
+
+    Attributes:
+        master: 32 bytes from which all follow; empty if not known.
+        keys: version → private key of 32 bytes, for those who know some only.
+    """
+
+    master: bytes = field(default=b"", repr=False)
+    keys: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+
+    def private_key(self, version: str) -> bytes | None:
+        """The private key of a version, or of `ANY`; None if it is not known."""
+        if self.master:
+            kdf = HKDF(SHA256(), length=32, salt=None, info=_OPENING_KEY + version.encode())
+            return kdf.derive(self.master)
+        return self.keys.get(version)
+
+    def candidates(self, version: str) -> tuple[bytes, ...]:
+        """Private keys that an open of a version may be sealed to, likeliest first.
+
+        A device whose statement does not name the version yet takes the key of `ANY`.
+        """
+        return tuple(key for key in (self.private_key(version), self.private_key(ANY)) if key is not None)
+
+    def only(self, versions: Iterable[str]) -> OpeningSecrets:
+        """Secrets for a worker of these versions; all if there are none.
+
+        Raises:
+            UsageError: one is not known.
+        """
+        keys: dict[str, bytes] = {}
+        for version in versions:
+            key = self.private_key(version)
+            if key is None:
+                raise UsageError(f"the opening key of version {version} is not known here")
+            keys[version] = key
+        return OpeningSecrets(b"", keys) if keys else self
+
+    def public(self, versions: Iterable[str]) -> dict[str, bytes]:
+        """Public keys for a statement: those of `versions` and the one of `ANY`, as far as known."""
+        known = ((version, self.private_key(version)) for version in (*versions, ANY))
+        return {version: public_key(private) for version, private in known if private is not None}
+
+
+def new_opening_secrets() -> OpeningSecrets:
+    """Secrets that nobody knows yet."""
+    return OpeningSecrets(secrets.token_bytes(32))
 
 
 def share(private: X25519PrivateKey, public: bytes) -> bytes:

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import SessionContext, share
-from flexspec_mq.keys.credential import Credential, KeyRole
+from flexspec_mq.keys.documents import Credential, KeyRole
 from flexspec_mq.keys.envelope import (
     Cipher,
     Envelope,

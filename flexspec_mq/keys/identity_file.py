@@ -11,18 +11,17 @@ from msgspec import Meta
 
 from flexspec_mq.daemon.files import read_private
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.credential import (
+from flexspec_mq.keys.agreement import OpeningSecrets, new_private_key, public_key
+from flexspec_mq.keys.documents import (
+    MAX_STATEMENT,
     Credential,
+    DeploymentKey,
     KeyRole,
     issue,
-    new_private_key,
-    public_key,
     read_credential,
+    read_statement,
 )
-from flexspec_mq.keys.opening import OpeningSecrets
 from flexspec_mq.keys.refusals import KeysRefused
-from flexspec_mq.keys.signing import DeploymentKey
-from flexspec_mq.keys.statement import MAX_STATEMENT, read_statement
 from schemas.statement import ANY, Key, Statement, Version
 
 FORMAT: Final = 1

@@ -7,10 +7,9 @@ from math import inf
 from typing import Final
 
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.keys.credential import Credential, KeyRole, read_credential
+from flexspec_mq.keys.documents import Credential, KeyRole, read_credential, read_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.keys.statement import read_statement
 from schemas.statement import Statement
 
 _REMEMBERED: Final = 4096

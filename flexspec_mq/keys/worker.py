@@ -9,8 +9,8 @@ from typing import Final
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.keys.agreement import SessionContext, share
-from flexspec_mq.keys.credential import Credential, KeyRole, public_key
+from flexspec_mq.keys.agreement import SessionContext, public_key, share
+from flexspec_mq.keys.documents import Credential, KeyRole
 from flexspec_mq.keys.envelope import (
     Cipher,
     Envelope,

@@ -15,9 +15,8 @@ import pytest
 
 from flexspec_mq import topics
 from flexspec_mq.errors import PublishRefused
-from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.documents import KeyRole, read_statement
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
-from flexspec_mq.keys.statement import read_statement
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link

@@ -14,8 +14,8 @@ from broker.deployment.credentials import KEY_ROLES
 from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.errors import UsageError
+from flexspec_mq.keys.documents import read_statement
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
-from flexspec_mq.keys.statement import read_statement
 from schemas.statement import ANY, Statement
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flexspec_mq import topics
-from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets
+from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
-from flexspec_mq.keys.signing import DeploymentKey
-from flexspec_mq.keys.statement import sign_statement
 from flexspec_mq.transport.base import Outbound
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.keys.agreement import SessionContext, share
-from flexspec_mq.keys.credential import public_key
+from flexspec_mq.keys.agreement import SessionContext, public_key, share
 from flexspec_mq.keys.envelope import (
     MARKER,
     SEAL,

@@ -10,12 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.credential import KeyRole, issue, new_private_key, public_key, read_credential
+from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets, new_private_key, public_key
+from flexspec_mq.keys.documents import (
+    DeploymentKey,
+    KeyRole,
+    issue,
+    read_credential,
+    read_statement,
+    sign_statement,
+)
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
-from flexspec_mq.keys.opening import OpeningSecrets, new_opening_secrets
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.keys.signing import DeploymentKey
-from flexspec_mq.keys.statement import read_statement, sign_statement
 from schemas.statement import ANY
 
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)

@@ -8,9 +8,9 @@ import pytest
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import UsageError
+from flexspec_mq.keys.agreement import new_opening_secrets
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import cipher, enveloped, read_envelope
-from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
 from schemas.messages import Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict

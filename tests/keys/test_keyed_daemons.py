@@ -16,8 +16,8 @@ from cloud_worker.metrics import WorkerMetrics
 from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
 from flexspec_mq.errors import LinkRefused, WorkerError
+from flexspec_mq.keys.agreement import new_opening_secrets
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
-from flexspec_mq.keys.opening import new_opening_secrets
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link

@@ -21,7 +21,7 @@ from broker.deployment.certificates import CA
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError
-from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.documents import KeyRole
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import is_keyed, wanted_session
 from flexspec_mq.keys.identity_file import read_identity

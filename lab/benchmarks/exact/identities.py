@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.agreement import new_opening_secrets
+from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.keys.opening import new_opening_secrets
-from flexspec_mq.keys.signing import DeploymentKey
-from flexspec_mq.keys.statement import sign_statement
 
 
 class Identities:

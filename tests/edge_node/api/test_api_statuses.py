@@ -15,7 +15,7 @@ from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Recommended
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
-from flexspec_mq.keys.credential import KeyRole
+from flexspec_mq.keys.documents import KeyRole
 from flexspec_mq.keys.identity_file import read_identity
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import LinkSettings

@@ -1,0 +1,185 @@
+"""Documents that a deployment signs: credentials, which say who an identity is, and the statement of what holds now.
+
+Ed25519 over a domain and the exact bytes that travel, ``body || signature``. The domain keeps a credential from ever
+being taken for a statement.
+
+A credential has no last day: devices have no clock that they could trust. The statement revokes it, by its serial.
+It is public; each side sends it once to the other for a session. The statement is retained on
+`topics.statement_topic`: whoever runs the broker can withhold a newer one, and no more than that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Annotated, Final, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from flexspec_mq import topics
+from flexspec_mq.ed25519 import SigningKey, verifies
+from flexspec_mq.errors import UsageError
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
+from schemas.statement import (
+    FORMAT,
+    MAX_CREDENTIAL,
+    MAX_OPENING,
+    MAX_REVOKED,
+    SERIAL,
+    Key,
+    Serial,
+    Statement,
+)
+
+DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
+
+MAX_VERSIONS: Final = 32
+MAX_STATEMENT: Final = 256 * 1024
+"""Bytes of a statement with its signature: what the broker takes as one message."""
+_SIGNATURE: Final = 64
+_CREDENTIAL: Final = b"flexspec credential 1\0"
+_STATEMENT: Final = b"flexspec statement 1\0"
+_CREDENTIAL_FORMAT: Final = 1
+
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
+
+
+class KeyRole(StrEnum):
+    """Which side of a session an identity may be."""
+
+    EDGE = "edge"
+    WORKER = "worker"
+
+
+class Credential(msgspec.Struct, frozen=True, array_like=True):
+    """A deployment's word on an identity.
+
+    Attributes:
+        format: format of this array; 1 is the one that is read here.
+        name: as on topics.
+        versions: versions that a worker may serve; empty is any, and for a device.
+        key: X25519 public key of the identity.
+        serial: serial number by which it is revoked.
+    """
+
+    format: Annotated[int, Meta(ge=_CREDENTIAL_FORMAT, le=_CREDENTIAL_FORMAT)]
+    role: KeyRole
+    name: Name
+    versions: Annotated[tuple[Name, ...], Meta(max_length=MAX_VERSIONS)]
+    key: Key
+    serial: Serial
+
+    def serves(self, version: str) -> bool:
+        """Whether it is of a worker that may serve `version`."""
+        return self.role is KeyRole.WORKER and (not self.versions or version in self.versions)
+
+
+class DeploymentKey(SigningKey):
+    """The key that signs for a deployment. Only its administrator holds it; every client has its public part."""
+
+    def signed(self, domain: bytes, body: bytes) -> bytes:
+        """`body` with its signature behind it."""
+        return body + self.sign(domain + body)
+
+
+def issue(
+    deployment: DeploymentKey, role: KeyRole, name: str, public: bytes, versions: tuple[str, ...] = ()
+) -> bytes:
+    """Make a credential with a new serial.
+
+    A worker without `versions` may serve any.
+
+    Raises:
+        UsageError: a name cannot stand in a topic, there are too many versions, or they are those of a device.
+    """
+    topics.checked(role.value, name)
+    for version in versions:
+        topics.checked("version", version)
+    if len(versions) > MAX_VERSIONS:
+        raise UsageError(
+            f"{name} is to serve {len(versions)} versions, more than the {MAX_VERSIONS} that a credential can name",
+            hint="give fewer, or none: then it may serve any",
+        )
+    if versions and role is not KeyRole.WORKER:
+        raise UsageError("a device serves no versions")
+    credential = Credential(
+        _CREDENTIAL_FORMAT, role, name, tuple(versions), public, secrets.token_bytes(SERIAL)
+    )
+    body = msgspec.msgpack.encode(credential)
+    msgspec.msgpack.decode(body, type=Credential)
+    return deployment.signed(_CREDENTIAL, body)
+
+
+def read_credential(data: bytes, deployment: bytes) -> Credential:
+    """Read a credential of a deployment. Whether it was revoked, the statement says.
+
+    Raises:
+        KeysRefused: the deployment has not signed it, or it is none that this program reads.
+    """
+    return _read_signed(Credential, data, deployment, _CREDENTIAL, KeyReason.CREDENTIAL, MAX_CREDENTIAL)
+
+
+def sign_statement(
+    deployment: DeploymentKey, serial: int, opening: Mapping[str, bytes], revoked: Iterable[bytes]
+) -> bytes:
+    """Make a statement.
+
+    Args:
+        deployment: signs it.
+        serial: higher than of any earlier one.
+        opening: as `OpeningSecrets.public` gives them.
+        revoked: serials of credentials.
+
+    Raises:
+        UsageError: there is too much in it.
+    """
+    gone = sorted(set(revoked))
+    if len(opening) > MAX_OPENING or len(gone) > MAX_REVOKED:
+        raise UsageError(
+            f"a statement holds at most {MAX_OPENING} versions and {MAX_REVOKED} revoked credentials,"
+            f" not {len(opening)} and {len(gone)}",
+            hint="make a new deployment key and hand out all identities again: then nothing need be revoked",
+        )
+    body = msgspec.msgpack.encode([FORMAT, serial, dict(sorted(opening.items())), gone])
+    msgspec.msgpack.decode(body, type=Statement)
+    return deployment.signed(_STATEMENT, body)
+
+
+def read_statement(payload: bytes, deployment: bytes) -> Statement:
+    """Read a statement of a deployment.
+
+    Raises:
+        KeysRefused: the deployment has not signed it, or it is none that this program reads.
+    """
+    return _read_signed(Statement, payload, deployment, _STATEMENT, KeyReason.STATEMENT, MAX_STATEMENT)
+
+
+def _read_signed(
+    kind: type[DocumentT], data: bytes, public: bytes, domain: bytes, reason: KeyReason, most: int
+) -> DocumentT:
+    """Read a document that a deployment signed.
+
+    Args:
+        kind: type of the document.
+        data: bytes as they came, of any length.
+        public: public key of the deployment.
+        domain: domain that it was signed for.
+        reason: reason of a refusal; the document's name in the refusal's words as well.
+        most: largest number of bytes.
+
+    Raises:
+        KeysRefused: the deployment has not signed it, or it is none that this program reads.
+    """
+    if len(data) > most:
+        raise KeysRefused(reason, f"a {reason} has {len(data)} bytes, more than {most}")
+    body, signature = data[:-_SIGNATURE], data[-_SIGNATURE:]
+    if not body or not verifies(public, signature, domain + body):
+        raise KeysRefused(reason, f"the {reason} is not signed by this deployment")
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise KeysRefused(
+            reason, f"the {reason} cannot be read: {error}", hint="update this program"
+        ) from error
