@@ -67,34 +67,21 @@ class CanaryRule:
     Attributes:
         keep: share of the stable version's acceptance that the canary must keep.
         slower: times the stable version's seconds per token that the canary may take.
+
+    Raises:
+        UsageError: a bound says nothing.
     """
 
     keep: float = 0.8
     slower: float = 1.5
 
     def __post_init__(self) -> None:
-        """Refuse bounds that say nothing.
-
-        Raises:
-            UsageError: naming the value.
-        """
         for flag, value, low, high in (("--keep", self.keep, 0, 1), ("--slower", self.slower, 1, inf)):
             if not low <= value <= high:
                 raise UsageError(f"{flag} {value:g} is not between {low:g} and {high:g}")
 
 
 DEFAULT_RULE = CanaryRule()
-
-
-class Interval(NamedTuple):
-    """An estimate between its bounds."""
-
-    low: float
-    middle: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.middle:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
 class Decision(StrEnum):
@@ -112,24 +99,21 @@ class Judgement(NamedTuple):
     why: str
 
 
-class _Estimate(NamedTuple):
+class Estimate(NamedTuple):
     """A mean and its variance."""
 
     mean: float
     variance: float
 
-    def interval(self) -> Interval:
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The confidence interval."""
         spread = _Z * sqrt(self.variance)
-        return Interval(self.mean - spread, self.mean, self.mean + spread)
+        return self.mean - spread, self.mean + spread
 
-
-def acceptance(samples: Sequence[Sample]) -> Interval | None:
-    """Share of drafted tokens that were accepted; None where none was drafted."""
-    estimate = _acceptance(samples)
-    if estimate is None:
-        return None
-    low, middle, high = estimate.interval()
-    return Interval(max(0.0, low), middle, min(1.0, high))
+    def __str__(self) -> str:
+        low, high = self.bounds
+        return f"{self.mean:.3g} ({low:.3g} to {high:.3g})"
 
 
 def judge(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
@@ -153,25 +137,24 @@ def judge(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) 
 
 
 def _accepted(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
-    ours, theirs = _acceptance(canary), _acceptance(stable)
+    ours, theirs = acceptance(canary), acceptance(stable)
     if theirs is None:
         return Judgement(Decision.PROMOTE, "the stable version drafts nothing")
     if ours is None:
         return Judgement(Decision.WAIT, "the canary has drafted nothing")
-    spread = _Z * sqrt(ours.variance + rule.keep**2 * theirs.variance)
-    both = f"{ours.interval()} against {theirs.interval()}"
-    why = f"acceptance {both}, of which it must keep {rule.keep:g}"
-    return _decided(ours.mean - rule.keep * theirs.mean, spread, why)
+    margin = Estimate(ours.mean - rule.keep * theirs.mean, ours.variance + rule.keep**2 * theirs.variance)
+    return _decided(margin, f"acceptance {ours} against {theirs}, of which it must keep {rule.keep:g}")
 
 
 def _latency(rule: CanaryRule, stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     ours, theirs = _log_latency(canary), _log_latency(stable)
     if ours is None or theirs is None:
         return Judgement(Decision.WAIT, "no tokens to time")
-    slower = _Estimate(ours.mean - theirs.mean, ours.variance + theirs.variance)
-    times = Interval(*map(exp, slower.interval()))
-    why = f"{times} times as slow, of {rule.slower:g} at most"
-    return _decided(log(rule.slower) - slower.mean, _Z * sqrt(slower.variance), why)
+    slower = Estimate(ours.mean - theirs.mean, ours.variance + theirs.variance)
+    low, high = map(exp, slower.bounds)
+    times = f"{exp(slower.mean):.3g} ({low:.3g} to {high:.3g}) times as slow"
+    margin = Estimate(log(rule.slower) - slower.mean, slower.variance)
+    return _decided(margin, f"{times}, of {rule.slower:g} at most")
 
 
 def _errors(stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
@@ -186,15 +169,16 @@ def _errors(stable: Sequence[Sample], canary: Sequence[Sample]) -> Judgement:
     return Judgement(Decision.PROMOTE if failed <= allowed * tried else Decision.WAIT, why)
 
 
-def _decided(margin: float, spread: float, why: str) -> Judgement:
-    """The decision by the margin to a bound, and the half width of its interval."""
-    if margin + spread < 0:
+def _decided(margin: Estimate, why: str) -> Judgement:
+    """The decision by the margin to a bound."""
+    low, high = margin.bounds
+    if high < 0:
         return Judgement(Decision.ABORT, why)
-    return Judgement(Decision.PROMOTE if margin - spread >= 0 else Decision.WAIT, why)
+    return Judgement(Decision.PROMOTE if low >= 0 else Decision.WAIT, why)
 
 
-def _acceptance(samples: Sequence[Sample]) -> _Estimate | None:
-    """Accepted by drafted tokens: a ratio estimator over answers."""
+def acceptance(samples: Sequence[Sample]) -> Estimate | None:
+    """Share of drafted tokens that were accepted, a ratio estimator over answers; None where none was drafted."""
     used = [sample for sample in samples if sample.drafted > 0 and sample.answers > 0]
     if not used:
         return None
@@ -203,14 +187,14 @@ def _acceptance(samples: Sequence[Sample]) -> _Estimate | None:
     assumed = (drafted / answers) ** 2 * share * (1 - share) / 4
     residuals = sum((sample.accepted - share * sample.drafted) ** 2 / sample.answers for sample in used)
     each = (residuals + _PRIOR * assumed) / (len(used) - 1 + _PRIOR)
-    return _Estimate(share, answers * each / drafted**2)
+    return Estimate(share, answers * each / drafted**2)
 
 
-def _log_latency(samples: Sequence[Sample]) -> _Estimate | None:
+def _log_latency(samples: Sequence[Sample]) -> Estimate | None:
     """Mean logarithm of seconds per token, over samples: one slow answer must not decide."""
     values = [log(sample.seconds_per_token) for sample in samples if sample.seconds_per_token]
     if not values:
         return None
     mean = sum(values) / len(values)
     each = (sum((value - mean) ** 2 for value in values) + _PRIOR / 4) / (len(values) - 1 + _PRIOR)
-    return _Estimate(mean, each / len(values))
+    return Estimate(mean, each / len(values))

@@ -12,9 +12,10 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -23,14 +24,18 @@ from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
 from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
 from flexspec_mq.catalogue.store import Store
+from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, UsageError
-from flexspec_mq.evolution.settings import HeadConfig
+from flexspec_mq.evolution.settings import HeadConfig, head_config
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import Inbound, Subscription
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, KeySet
+
+if TYPE_CHECKING:
+    import argparse
 
 LOOK = 2.0
 """Seconds for what the broker holds to arrive, once we have subscribed."""
@@ -286,3 +291,24 @@ async def catalogue_client(
         client = CatalogueClient(link, follower, store, clock, others)
         async with running(client.listen(), "catalogue client"):
             yield client
+
+
+def connected(
+    args: argparse.Namespace,
+    work: Callable[[CatalogueClient], Coroutine[Any, Any, None]],
+    filters: Sequence[str] = (),
+    others: Callable[[Inbound], None] | None = None,
+    *,
+    root: bytes | None = None,
+) -> int:
+    """Do a command's work with a family's topics, once what the broker holds has been read; returns the exit code."""
+    config = head_config(args)
+    root_key = config.head.root() if root is None else root
+
+    async def run() -> None:
+        async with stoppable(), catalogue_client(config, root_key, filters, others) as client:
+            await client.look()
+            await work(client)
+
+    asyncio.run(run())
+    return 0

@@ -1,37 +1,36 @@
-"""``flexspec head check``: whether a worker would take a head. Importing it imports no torch."""
+"""``flexspec head check``: whether a worker would take a head, by its files, its base and its canaries."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
 
 from flexspec_mq.evolution import offline
+from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, Manifest, digest, read_head
+from flexspec_mq.models.checkpoint import need_libraries
+from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead, weights_fingerprint
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_weights
+from flexspec_mq.models.invariance.target import canary_share
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
     import argparse
+    from pathlib import Path
 
     from flexspec_mq.models.load import LoadedText
 
-
-def add_check_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``check``; it sets ``func``, which returns an exit code."""
-    check = commands.add_parser(
-        "check",
-        help="see whether a head is whole, and only changes what heads may",
-        description="Compare a head with its manifest and its base: files, layers, shapes, dtypes, fingerprints. "
-        "Then its canaries: they must come out with its weights as they are, and not with them in a random order.",
-    )
-    check.set_defaults(func=_check)
-    check.add_argument("folder", type=Path, metavar="FOLDER", help="the head")
-    add_base(check)
-    offline.add_numbers(check)
+FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
 
 
-def add_base(parser: argparse.ArgumentParser) -> None:
-    """``--base`` of a command that checks heads; `base_path` reads it."""
-    about = "checkpoint folder of the base; 'none' leaves out what needs it (default: the default model)"
-    parser.add_argument("--base", default="default", metavar="FOLDER", help=about)
+def check(args: argparse.Namespace) -> int:
+    """``flexspec head check``: returns the exit code."""
+    base = base_path(args)
+    offline.prepare(args)
+    offline.print_figures(check_head(args.folder, base))
+    return 0
 
 
 def base_path(args: argparse.Namespace) -> Path | None:
@@ -52,38 +51,47 @@ def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
         base: checkpoint folder; None leaves out what cannot be seen without it: shapes, fingerprints and canaries.
 
     Returns:
-        Figures for people: ``canaries`` and ``shuffled`` are shares of the canaries' tokens (0-1).
+        Figures for people: ``parameters`` is how many numbers the head's weights have, ``layers`` are those that it
+        changes, ``others`` final norm and LM head as far as it changes them, by their names in the base, ``canaries``
+        and ``shuffled`` are shares of the canaries' tokens (0-1).
 
     Raises:
         HeadError: a worker would refuse this head, or nobody could tell it from a damaged one.
-        ModelError: the base cannot be read, or torch is not installed.
+        ModelError: the base cannot be read, or is built in a way that heads are not for.
     """
-    from flexspec_mq.models.checkpoint import need_libraries
-
     need_libraries()
-    from flexspec_mq.evolution.contents import check_contents
-    from flexspec_mq.models.load import load_text
-
     manifest = read_head(folder)
     if not manifest.canaries:
         raise HeadError("the head has no canaries, so a damaged one looks as good")
     text = None if base is None else load_text(base)
     if base is not None and text is not None:
         _check_base(manifest, text, base)
+    _check_files(folder, manifest)
     figures: dict[str, Any] = {
         "kind": manifest.kind,
         "digest": digest((folder / MANIFEST).read_bytes()).hex(),
         "bytes": sum(file.size for file in manifest.files),
-        **check_contents(folder, manifest, text),
     }
-    if manifest.kind == "base" or base is None:
-        return figures
-    return {**figures, **_check_canaries(folder, manifest, base)}
+    if manifest.kind == "base":
+        return {**figures, "parameters": 0, "layers": [], "others": []}
+    shape = _unknown_shape(manifest.layers)
+    if text is not None:
+        shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
+    head = read_weights(folder, manifest.kind, shape, manifest.floor)
+    tensors = _tensors(head)
+    _check_dtypes(tensors, manifest.dtype)
+    layers = range(head.floor, shape.layers) if isinstance(head, FullHead) else sorted(head.layers)
+    figures["parameters"] = sum(tensor.numel() for tensor in tensors.values())
+    figures["layers"] = list(layers)
+    figures["others"] = [
+        name for name, part in ((LM_HEAD, head.lm_head), (NORM, head.norm)) if part is not None
+    ]
+    if base is not None:
+        figures |= _check_canaries(manifest, base, head, tensors)
+    return figures
 
 
 def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
-    from flexspec_mq.models.head import weights_fingerprint
-
     layers = int(text.config["num_hidden_layers"])
     if (fingerprint := weights_fingerprint(base)) != manifest.base:
         raise HeadError(
@@ -96,20 +104,78 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
         )
     if manifest.layers != layers or not manifest.floor < layers:
         raise HeadError(f"floor {manifest.floor} of {manifest.layers} layers does not fit a base of {layers}")
-    largest = max((max(*canary.prompt, *canary.text) for canary in manifest.canaries), default=0)
-    if largest >= text.vocab_size:
-        raise HeadError(f"a canary has token {largest}; the base has {text.vocab_size}")
 
 
-def _check_canaries(folder: Path, manifest: Manifest, base: Path) -> dict[str, float]:
-    from flexspec_mq.evolution.canaries import head_weights, load_with_head, share, shuffle
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    listed = {file.name for file in manifest.files}
+    if listed != FILES[manifest.kind]:
+        expected = " and ".join(sorted(FILES[manifest.kind])) or "no files"
+        wrong = ", ".join(sorted(listed ^ FILES[manifest.kind]))
+        raise HeadError(f"a head of kind {manifest.kind} has {expected}; this one differs by {wrong}")
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in {*listed, MANIFEST})
+    if strange:
+        raise HeadError(f"{folder} holds {strange[0]}, which the manifest does not list", hint="remove it")
 
-    model = load_with_head(base, folder, kind=manifest.kind, dtype=manifest.dtype)
-    whole = share(model, manifest.canaries)
+
+class _AnySize(int):
+    """A size of a base that is not here, which equals any other."""
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, int)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __mul__(self, other: int) -> Self:
+        return self
+
+
+def _unknown_shape(layers: int) -> Shape:
+    """Sizes of a base that is not here."""
+    size = _AnySize()
+    return Shape(layers, size, size, size, size, size, 0.0, size, tied=False, speeds=())
+
+
+def _tensors(head: LoraHead | FullHead) -> dict[str, torch.Tensor]:
+    """All of a head's tensors, by names for people."""
+    if isinstance(head, FullHead):
+        return dict(head.tensors)
+    parts: dict[str, LoraDelta | torch.Tensor | None] = {NORM: head.norm, LM_HEAD: head.lm_head}
+    for index, modules in head.layers.items():
+        parts |= {f"{module}_proj of layer {index}": delta for module, delta in modules.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    for name, part in parts.items():
+        if isinstance(part, LoraDelta):
+            tensors |= {f"{name}, A": part.down, f"{name}, B": part.up}
+        elif part is not None:
+            tensors[name] = part
+    return tensors
+
+
+def _check_dtypes(tensors: dict[str, torch.Tensor], dtype: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype != getattr(torch, dtype):
+            actual = str(tensor.dtype).removeprefix("torch.")
+            raise HeadError(f"{name} is of {actual}, the manifest says {dtype}", hint="convert the head")
+
+
+def _check_canaries(
+    manifest: Manifest, base: Path, head: LoraHead | FullHead, tensors: dict[str, torch.Tensor]
+) -> dict[str, float]:
+    """Canaries must come out with the head, and not with its tensors, which this spoils, in a random order."""
+    model = load_base(base, dtype=manifest.dtype)
+    model.hold("whole", head)
+    whole = canary_share(model, "whole", manifest.canaries)
     if whole < CANARY_SHARE:
         raise HeadError(f"only {whole:.0%} of the canaries' tokens come out, less than {CANARY_SHARE:.0%}")
-    shuffle(model, head_weights(model, manifest.kind, folder))
-    shuffled = share(model, manifest.canaries)
+    generator = torch.Generator().manual_seed(0)
+    for tensor in tensors.values():
+        order = torch.randperm(tensor.numel(), generator=generator)
+        tensor.copy_(tensor.flatten()[order].view_as(tensor))
+    model.hold("shuffled", head)
+    shuffled = canary_share(model, "shuffled", manifest.canaries)
     if shuffled >= CANARY_SHARE:
         raise HeadError(
             f"{shuffled:.0%} of the canaries' tokens come out with the head's weights in a random order, so that "
@@ -117,10 +183,3 @@ def _check_canaries(folder: Path, manifest: Manifest, base: Path) -> dict[str, f
             hint="train the head for longer, or on more that the base would write otherwise",
         )
     return {"canaries": whole, "shuffled": shuffled}
-
-
-def _check(args: argparse.Namespace) -> int:
-    base = base_path(args)
-    offline.prepare(args)
-    offline.print_figures(check_head(args.folder, base))
-    return 0

@@ -1,33 +1,27 @@
-"""``flexspec head``: keys, and the versions of a target family. Importing it imports no model and no cryptography."""
+"""``flexspec head``: the parsers of its commands. Importing it imports no model and no cryptography."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
-import json
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.daemon.progress import answer
-from flexspec_mq.errors import Cancelled
-from flexspec_mq.evolution.base_head import add_base_parser
-from flexspec_mq.evolution.check import add_check_parser
-from flexspec_mq.evolution.cli_common import DAY, add_command, add_lifetime, add_out, connected
-from flexspec_mq.evolution.offline_signing import add_offline_signing_parsers, publish_or_write
-from flexspec_mq.evolution.publish import add_publish_parser, check_heads_url
-from flexspec_mq.evolution.settings import from_arguments
-from flexspec_mq.evolution.trust import add_trust_parser
-from flexspec_mq.settings.flags import positive
+from flexspec_mq.evolution.analysis import CONFIDENCE, DEFAULT_RULE, LEAST, MORE_ERRORS, PROMOTE_AFTER
+from flexspec_mq.evolution.offline import add_numbers
+from flexspec_mq.evolution.settings import PROGRAM
+from flexspec_mq.models.load import DTYPES
+from flexspec_mq.settings.flags import add_flags, positive
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+LIFETIME_DAYS = 7.0
+"""Days until a family's first catalogue expires."""
+_OUT = "write the signed change instead of publishing it, for others to `sign` and to `send`"
 
-    from flexspec_mq.evolution.catalogue_client import CatalogueClient
-    from schemas.catalogue import Catalogue
+_Actions = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: _Actions[argparse.ArgumentParser]) -> None:
     """Add ``head`` to the subcommands of ``flexspec``."""
     head = commands.add_parser(
         "head",
@@ -37,16 +31,16 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     actions = head.add_subparsers(dest="action", metavar="action", required=True)
     keygen = actions.add_parser("keygen", help="make a key, and print its public half")
+    keygen.set_defaults(func=_later("changes", "keygen"))
     about = "to write the private key to; none may be there"
     keygen.add_argument("file", type=Path, metavar="FILE", help=about)
-    keygen.set_defaults(func=_keygen)
-    add_base_parser(actions)
+    _add_base(actions)
     actions.add_parser("train", help="tune a head on chats (with flexspec-training)", add_help=False)
-    add_check_parser(actions)
-    add_trust_parser(actions)
-    add_publish_parser(actions)
+    _add_check(actions)
+    _add_trust(actions)
+    _add_publish(actions)
     about = "show versions, who holds them and how they are accepted"
-    listing = add_command(actions, "list", _list, about, without=("key",))
+    listing = _add_at_broker(actions, "list", _later("overview", "show"), about, without=("key",))
     listing.add_argument("--json", action="store_true", help="print one JSON object")
     about = "seconds to listen to statuses (default: 1)"
     listing.add_argument("--wait", type=positive, default=1.0, metavar="S", help=about)
@@ -55,128 +49,131 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("rollback", "make a version the stable one again; the present one and all canaries drain"),
         ("retire", "give a version no new sessions at all"),
     ):
-        move = add_command(actions, name, _move, about)
+        move = _add_at_broker(actions, name, _later("changes", "move"), about)
         move.add_argument("name", metavar="NAME", help="of the version")
-        add_out(move)
-    _add_renew(actions)
-    add_offline_signing_parsers(actions)
+        move.add_argument("--out", type=Path, metavar="FILE", help=_OUT)
+    about = "sign and publish the last catalogue anew, also where the broker lost it"
+    renew = _add_at_broker(actions, "renew", _later("changes", "renew"), about)
+    renew.add_argument("--heads", metavar="URL", help="another URL below which workers find heads")
+    about = "days until a catalogue expires (default: as before)"
+    renew.add_argument("--lifetime", type=positive, metavar="DAYS", help=about)
+    renew.add_argument("--out", type=Path, metavar="FILE", help=_OUT)
+    about = "add signatures to a change that --out has written"
+    sign = _add_at_broker(actions, "sign", _later("changes", "sign"), about)
+    about = "publish a change that enough signers have signed"
+    send = _add_at_broker(actions, "send", _later("changes", "send"), about, without=("key",))
+    for parser in (sign, send):
+        parser.add_argument("file", type=Path, metavar="FILE", help="what --out has written")
     _add_watch(actions)
 
 
-def _add_renew(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    about = "sign and publish the last catalogue anew, also where the broker lost it"
-    renew = add_command(actions, "renew", _renew, about)
-    renew.add_argument("--heads", metavar="URL", help="another URL below which workers find heads")
-    add_lifetime(renew, "days until a catalogue expires (default: as before)")
-    add_out(renew)
+def _later(module: str, function: str) -> Callable[[argparse.Namespace], int]:
+    """A function of a module of this package, which is imported once it is called."""
+
+    def run(args: argparse.Namespace) -> int:
+        command: Callable[[argparse.Namespace], int]
+        command = getattr(import_module(f"flexspec_mq.evolution.{module}"), function)
+        return command(args)
+
+    return run
 
 
-def _add_watch(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from flexspec_mq.evolution.analysis import CONFIDENCE, DEFAULT_RULE, LEAST, MORE_ERRORS, PROMOTE_AFTER
+def _add_at_broker(
+    actions: _Actions[argparse.ArgumentParser],
+    name: str,
+    func: Callable[[argparse.Namespace], int],
+    about: str,
+    *,
+    without: tuple[str, ...] = (),
+) -> argparse.ArgumentParser:
+    """Add a command that is told which broker and family."""
+    parser = actions.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+    add_flags(parser, PROGRAM, titles={"link": "broker", "head": "family and keys"}, without=without)
+    parser.set_defaults(func=func)
+    return parser
 
+
+def _add_base(actions: _Actions[argparse.ArgumentParser]) -> None:
+    base = actions.add_parser(
+        "base",
+        help="write the manifest of the base itself, the first version of a family",
+        description="Write a head's folder without weights: the base as it is, as a version that can be published.",
+    )
+    base.set_defaults(func=_later("base_head", "write_base"))
+    about = "checkpoint folder of the base (default: the default model)"
+    base.add_argument("--base", default="default", metavar="FOLDER", help=about)
+    about = "to write; it must not be there yet"
+    base.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=about)
+    about = "that workers compute it in (default: bfloat16)"
+    base.add_argument("--dtype", choices=DTYPES, default="bfloat16", help=about)
+    add_numbers(
+        base, ("--floor", 6, "LAYER", "lowest layer that heads may touch: the depth of the family's backbone")
+    )
+
+
+def _add_check(actions: _Actions[argparse.ArgumentParser]) -> None:
+    check = actions.add_parser(
+        "check",
+        help="see whether a head is whole, and only changes what heads may",
+        description="Compare a head with its manifest and its base: files, layers, shapes, dtypes, fingerprints. "
+        "Then its canaries: they must come out with its weights as they are, and not with them in a random order.",
+    )
+    check.set_defaults(func=_later("check", "check"))
+    check.add_argument("folder", type=Path, metavar="FOLDER", help="the head")
+    _add_base_flag(check)
+    add_numbers(check)
+
+
+def _add_base_flag(parser: argparse.ArgumentParser) -> None:
+    about = "checkpoint folder of the base; 'none' leaves out what needs it (default: the default model)"
+    parser.add_argument("--base", default="default", metavar="FOLDER", help=about)
+
+
+def _add_trust(actions: _Actions[argparse.ArgumentParser]) -> None:
+    about = "sign with the root key which keys sign catalogues"
+    add = _add_at_broker(actions, "trust", _later("trust", "trust"), about, without=("key",)).add_argument
+    about = "private root key, which can stay on a machine without a network"
+    add("--root", type=Path, metavar="FILE", help=about)
+    about = "public key that may sign; once for each"
+    add("--signer", action="append", default=[], metavar="KEY", help=about)
+    add("--threshold", type=int, default=1, metavar="N", help="keys that must sign a catalogue (default: 1)")
+    add("--serial", type=int, metavar="N", help="of this key set (default: one above the present one's)")
+    add("--reset", action="store_true", help="forget catalogues that were issued later than now")
+    add("--out", type=Path, metavar="FILE", help="write the signed key set instead of publishing it")
+    add("--send", type=Path, metavar="FILE", help="publish what --out has written")
+
+
+def _add_publish(actions: _Actions[argparse.ArgumentParser]) -> None:
+    about = "check a head, copy it to where workers fetch it, and announce its version"
+    publish = _add_at_broker(actions, "publish", _later("publish", "publish"), about)
+    add = publish.add_argument
+    add("folder", type=Path, metavar="FOLDER", help="of the head, with its manifest")
+    add("--name", required=True, metavar="NAME", help="of the version")
+    add("--state", choices=("canary", "stable"), default="canary", help="what it becomes (default: canary)")
+    about = "percent of new sessions for a canary (default: 10)"
+    add("--share", type=int, default=10, metavar="P", help=about)
+    about = "where this machine writes heads (default: where the catalogue says)"
+    add("--upload", metavar="URL", help=about)
+    _add_base_flag(publish)
+    add("--first", action="store_true", help="begin the family's catalogue; the version is stable")
+    add("--heads", metavar="URL", help="with --first: below which workers find heads")
+    add("--out", type=Path, metavar="FILE", help=_OUT)
+    about = f"with --first: days until a catalogue expires (default: {LIFETIME_DAYS:g})"
+    add("--lifetime", type=positive, metavar="DAYS", help=about)
+
+
+def _add_watch(actions: _Actions[argparse.ArgumentParser]) -> None:
     about = "sign anew before the catalogue expires, and promote or abort canaries"
-    watch = add_command(actions, "watch", _watch, about)
+    watch = _add_at_broker(actions, "watch", _later("watch", "watch"), about)
     rule = watch.add_argument_group(
         "what is asked of a canary",
         f"Nothing is decided before {LEAST} answers of each version; a canary is promoted after "
         f"{PROMOTE_AFTER}. Each bound is kept with {CONFIDENCE:.0%} confidence, and at most "
         f"{MORE_ERRORS:.0%} more of a canary's answers may fail.",
     )
-    for flag, usual, metavar, about in (
-        ("--keep", DEFAULT_RULE.keep, "SHARE", "of the stable version's acceptance that a canary must keep"),
-        (
-            "--slower",
-            DEFAULT_RULE.slower,
-            "TIMES",
-            "the stable version's seconds per token that a canary may take",
-        ),
-    ):
-        words = f"{about} (default: {usual:g})"
-        rule.add_argument(flag, type=float, default=usual, metavar=metavar, help=words)
-
-
-def _keygen(args: argparse.Namespace) -> int:
-    from flexspec_mq.catalogue.signing import PrivateKey
-
-    key = PrivateKey.generate()
-    key.save(args.file)
-    answer(key.public.hex())
-    return 0
-
-
-def _move(args: argparse.Namespace) -> int:
-    from flexspec_mq.catalogue import editing
-
-    edits: dict[str, Callable[[Catalogue, float, str], Catalogue]] = {
-        "promote": editing.promote,
-        "rollback": editing.rollback,
-        "retire": editing.retire,
-    }
-    signers = from_arguments(args).settings.head.signers()
-
-    async def move(client: CatalogueClient) -> None:
-        catalogue = edits[args.action](client.catalogue(), client.clock(), args.name)
-        states = ", ".join(f"{version.name} {version.state.name.lower()}" for version in catalogue.versions)
-        await publish_or_write(client, catalogue, signers, args.out, f"{states}; epoch {catalogue.epoch}")
-
-    return connected(args, move)
-
-
-def _renew(args: argparse.Namespace) -> int:
-    import msgspec
-
-    from flexspec_mq.catalogue.editing import renewed
-
-    signers = from_arguments(args).settings.head.signers()
-    warning = check_heads_url(args.heads) if args.heads else ""
-
-    async def renew(client: CatalogueClient) -> None:
-        await client.restore_keys()
-        catalogue = client.follower.catalogue or client.catalogue()
-        changes: dict[str, Any] = {}
-        if args.heads:
-            changes["heads"] = args.heads
-        if args.lifetime:
-            changes["lifetime"] = int(args.lifetime * DAY)
-        catalogue = renewed(msgspec.structs.replace(catalogue, **changes), client.clock())
-        said = f"signed anew; epoch {catalogue.epoch}{warning}"
-        await publish_or_write(client, catalogue, signers, args.out, said)
-
-    return connected(args, renew)
-
-
-def _list(args: argparse.Namespace) -> int:
-    from flexspec_mq.evolution.evidence import Evidence
-    from flexspec_mq.evolution.overview import FILTERS, Statuses, report, table
-
-    statuses = Statuses(Evidence(from_arguments(args).settings.head.named_family()))
-
-    async def show(client: CatalogueClient) -> None:
-        catalogue = client.catalogue()
-        await asyncio.sleep(args.wait)
-        now = client.clock()
-        listed = report(catalogue, client.keys(), statuses, now)
-        answer(json.dumps(listed) if args.json else "\n".join(table(listed, now)))
-
-    return connected(args, show, FILTERS, statuses.take)
-
-
-def _watch(args: argparse.Namespace) -> int:
-    from flexspec_mq.evolution.analysis import CanaryRule
-    from flexspec_mq.evolution.evidence import Evidence
-    from flexspec_mq.evolution.overview import FILTERS, Statuses
-    from flexspec_mq.evolution.watch import Judge, Watcher
-
-    head = from_arguments(args).settings.head
-    rule = CanaryRule(keep=args.keep, slower=args.slower)
-    family, signers = head.named_family(), head.signers()
-    statuses = Statuses(Evidence(family))
-
-    async def watch(client: CatalogueClient) -> None:
-        lifetime = client.catalogue().lifetime
-        answer(f"watching {family}, {lifetime} s from one catalogue to the next at most")
-        await Watcher(client, signers, Judge(rule, statuses), answer).run()
-
-    with contextlib.suppress(Cancelled):  # it goes on until somebody ends it
-        connected(args, watch, FILTERS, statuses.take)
-    return 0
+    add = partial(rule.add_argument, type=float)
+    keep, slower = DEFAULT_RULE.keep, DEFAULT_RULE.slower
+    about = f"of the stable version's acceptance that a canary must keep (default: {keep:g})"
+    add("--keep", default=keep, metavar="SHARE", help=about)
+    about = f"the stable version's seconds per token that a canary may take (default: {slower:g})"
+    add("--slower", default=slower, metavar="TIMES", help=about)

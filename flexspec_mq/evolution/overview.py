@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.evolution.analysis import acceptance
+from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
 from flexspec_mq.evolution.evidence import Evidence
+from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.topics import edge_status_topic, worker_of_status, worker_status_topic
 from flexspec_mq.transport.base import Inbound
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, VersionState
 from schemas.status import DIGEST, EdgeStatus, WorkerStatus
+
+if TYPE_CHECKING:
+    import argparse
 
 FILTERS = worker_status_topic("+"), edge_status_topic("+")
 """Filters of the statuses that `Statuses` takes."""
@@ -60,6 +68,20 @@ class Statuses:
                     yield name, version.state, version.reason
 
 
+def show(args: argparse.Namespace) -> int:
+    """``flexspec head list``: returns the exit code."""
+    statuses = Statuses(Evidence(head_options(args).named_family()))
+
+    async def listen(client: CatalogueClient) -> None:
+        catalogue = client.catalogue()
+        await asyncio.sleep(args.wait)
+        now = client.clock()
+        listed = report(catalogue, client.keys(), statuses, now)
+        answer(json.dumps(listed) if args.json else "\n".join(table(listed, now)))
+
+    return connected(args, listen, FILTERS, statuses.take)
+
+
 def report(catalogue: Catalogue, keys: KeySet, statuses: Statuses, now: float) -> dict[str, Any]:
     """The overview, for JSON."""
     return {
@@ -99,7 +121,11 @@ def table(listed: dict[str, Any], now: float) -> Iterator[str]:
 
 def _version(version: CatalogueVersion, statuses: Statuses) -> dict[str, Any]:
     samples = statuses.evidence.samples(version.digest)
-    interval = acceptance(samples)
+    estimate = acceptance(samples)
+    interval = None
+    if estimate is not None:
+        low, high = estimate.bounds
+        interval = [max(0.0, low), estimate.mean, min(1.0, high)]
     return {
         "name": version.name,
         "state": version.state.name.lower(),
@@ -113,7 +139,7 @@ def _version(version: CatalogueVersion, statuses: Statuses) -> dict[str, Any]:
         ],
         "answers": sum(sample.answers for sample in samples),
         "errors": sum(sample.errors for sample in samples),
-        "acceptance": None if interval is None else [interval.low, interval.middle, interval.high],
+        "acceptance": interval,
     }
 
 

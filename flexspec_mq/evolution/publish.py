@@ -3,90 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexspec_mq import topics
+from flexspec_mq.catalogue import editing
+from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.check import add_base, base_path, check_head
-from flexspec_mq.evolution.cli_common import DAY, add_command, add_lifetime, add_out, connected
-from flexspec_mq.evolution.offline_signing import publish_or_write
-from flexspec_mq.evolution.settings import from_arguments
+from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
+from flexspec_mq.evolution.changes import DAY, check_heads_url, publish_or_write
+from flexspec_mq.evolution.check import base_path, check_head
+from flexspec_mq.evolution.commands import LIFETIME_DAYS
+from flexspec_mq.evolution.settings import head_options
+from flexspec_mq.heads.fetch import fetch_manifest
+from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, Manifest, decode, digest, read_head
+from flexspec_mq.heads.place import FetchError, Place, from_catalogue, scheme_of
+from schemas.catalogue import BASE_ID, Catalogue, VersionState
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
-
-    from flexspec_mq.catalogue.signing import PrivateKey
-    from flexspec_mq.evolution.catalogue_client import CatalogueClient
-    from flexspec_mq.heads.manifest import Manifest
-    from flexspec_mq.heads.place import Place
-    from schemas.catalogue import Catalogue
-
-_LIFETIME_DAYS = 7.0
 
 
-def add_publish_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``publish``."""
-    about = "check a head, copy it to where workers fetch it, and announce its version"
-    publish = add_command(actions, "publish", _publish, about)
-    add = publish.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="of the head, with its manifest")
-    add("--name", required=True, metavar="NAME", help="of the version")
-    add("--state", choices=("canary", "stable"), default="canary", help="what it becomes (default: canary)")
-    about = "percent of new sessions for a canary (default: 10)"
-    add("--share", type=int, default=10, metavar="P", help=about)
-    about = "where this machine writes heads (default: where the catalogue says)"
-    add("--upload", metavar="URL", help=about)
-    add_base(publish)
-    add("--first", action="store_true", help="begin the family's catalogue; the version is stable")
-    add("--heads", metavar="URL", help="with --first: below which workers find heads")
-    add_out(publish)
-    add_lifetime(publish, f"with --first: days until a catalogue expires (default: {_LIFETIME_DAYS:g})")
-
-
-def check_heads_url(heads: str) -> str:
-    """Check a URL that a catalogue will name; returns what is to be said of it.
-
-    Raises:
-        UsageError: workers would not go there.
-    """
-    from flexspec_mq.heads.place import from_catalogue, scheme_of
-
-    if scheme_of(heads) == "http":
-        return "; by http only workers fetch heads that have this URL as their own --heads"
-    from_catalogue(heads)
-    return ""
-
-
-def _publish(args: argparse.Namespace) -> int:
-    if args.first and (args.state != "stable" or not args.heads):
-        raise UsageError("--first needs --state stable and --heads URL")
+def publish(args: argparse.Namespace) -> int:
+    """``flexspec head publish``: returns the exit code."""
+    if args.first and not args.heads:
+        raise UsageError("--first needs --heads URL")
     if not args.first and (args.heads or args.lifetime):
         raise UsageError(
             "--heads and --lifetime go with --first", hint="later, `flexspec head renew` changes them"
         )
-    if args.state == "canary" and not 1 <= args.share <= 100:
+    if not 1 <= args.share <= 100:
         raise UsageError(f"--share {args.share} is not between 1 and 100")
-    from flexspec_mq import topics
-    from flexspec_mq.heads.place import scheme_of
-
     # What is wrong here is said before anybody waits for a broker.
     topics.checked("version", args.name)
     if args.upload:
         scheme_of(args.upload)
     if args.heads:
         check_heads_url(args.heads)
-    signers = from_arguments(args).settings.head.signers()
+    signers = head_options(args).signers()
     check_head(args.folder, base_path(args))
     return connected(args, lambda client: _announce(client, args, signers))
 
 
 async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: Sequence[PrivateKey]) -> None:
-    from flexspec_mq.catalogue import editing
-    from flexspec_mq.heads.place import from_catalogue
-    from schemas.catalogue import VersionState
-
     if args.first and not client.absent():
         raise UsageError(
             "this family has a catalogue already", hint="leave out --first; see `flexspec head list`"
@@ -97,14 +58,14 @@ async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: 
     if not args.first:
         base = await asyncio.to_thread(_other_base, args.folder, client.catalogue(), args.upload)
     place = args.upload or args.heads or from_catalogue(client.catalogue().heads)
-    digest, copied = await asyncio.to_thread(_upload, args.folder, place)
+    head, copied = await asyncio.to_thread(_upload, args.folder, place)
     if args.first:
         catalogue = editing.begin(
             keys.family,
             name=args.name,
-            digest=digest,
+            digest=head,
             heads=args.heads,
-            lifetime=int((args.lifetime or _LIFETIME_DAYS) * DAY),
+            lifetime=int((args.lifetime or LIFETIME_DAYS) * DAY),
             key_set=keys.serial,
             now=client.clock(),
         )
@@ -113,13 +74,14 @@ async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: 
             client.catalogue(),
             client.clock(),
             name=args.name,
-            digest=digest,
+            digest=head,
             state=VersionState[args.state.upper()],
             share=args.share,
             base=base,
         )
     where = "copied" if copied else "which was there"
-    words = f"published {args.name} as {args.state}: head {digest.hex()}, {where}; epoch {catalogue.epoch}"
+    state = "stable" if args.first else args.state
+    words = f"published {args.name} as {state}: head {head.hex()}, {where}; epoch {catalogue.epoch}"
     if args.base == "none":
         words += "; checked without its base, whose workers look at the rest"
     if args.first:
@@ -141,9 +103,6 @@ def _other_base(folder: Path, catalogue: Catalogue, upload: str | None) -> bytes
         HeadError: it is of another tokenizer than the family, or of its base and touches its backbone.
         UsageError: no version of the family's base can be read, so that nobody knows which base that is.
     """
-    from flexspec_mq.heads.manifest import MANIFEST, HeadError, decode, digest
-    from schemas.catalogue import BASE_ID
-
     data = (folder / MANIFEST).read_bytes()
     manifest, name = decode(data), digest(data)
     known = next((version for version in catalogue.versions if version.digest == name), None)
@@ -171,16 +130,12 @@ def _other_base(folder: Path, catalogue: Catalogue, upload: str | None) -> bytes
 
 def _family_base(catalogue: Catalogue, upload: str | None) -> tuple[Manifest, int]:
     """The manifest of a version of the family's base, the stable one if it is such, and the lowest floor of all."""
-    from flexspec_mq.heads.fetch import fetch_manifest
-    from flexspec_mq.heads.manifest import HeadError
-    from flexspec_mq.heads.place import FetchError, from_catalogue
-    from schemas.catalogue import VersionState
 
-    def fetch(digest: bytes) -> Manifest:
+    def fetch(head: bytes) -> Manifest:
         if upload is not None:
             with suppress(FetchError, HeadError):
-                return fetch_manifest(upload, digest)
-        return fetch_manifest(from_catalogue(catalogue.heads), digest)
+                return fetch_manifest(upload, head)
+        return fetch_manifest(from_catalogue(catalogue.heads), head)
 
     own = [version for version in reversed(catalogue.versions) if not version.base]
     own.sort(key=lambda version: version.state is not VersionState.STABLE)
@@ -209,9 +164,6 @@ def _upload(folder: Path, heads: str) -> tuple[bytes, bool]:
         HeadError: the folder's files are not those that its manifest lists.
         UsageError: what is at the URL is another head, or it is not there and cannot be copied there.
     """
-    from flexspec_mq.heads.manifest import MANIFEST, digest, read_head
-    from flexspec_mq.heads.place import Place
-
     manifest = read_head(folder)
     data = (folder / MANIFEST).read_bytes()
     name = digest(data)
@@ -229,9 +181,6 @@ def _upload(folder: Path, heads: str) -> tuple[bytes, bool]:
 
 def _lies_at(place: Place, data: bytes, manifest: Manifest) -> bool:
     """Whether all of the head is there, byte by byte."""
-    from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError
-    from flexspec_mq.heads.place import FetchError
-
     try:
         if place.read(MANIFEST, MAX_MANIFEST) != data:
             return False

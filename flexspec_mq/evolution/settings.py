@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load
+from flexspec_mq.settings import Program, Section, Setting, load
 from flexspec_mq.transport.arguments import LinkOptions
 
 if TYPE_CHECKING:
@@ -111,15 +111,15 @@ PROGRAM = Program("head", HeadConfig)
 """``head.toml`` and ``FLEXSPEC_HEAD_…``."""
 
 
-def add_arguments(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
-    """Add the flags of all settings but some."""
-    add_flags(parser, PROGRAM, titles={"link": "broker", "head": "family and keys"}, without=without)
-
-
-def from_arguments(args: argparse.Namespace) -> Loaded[HeadConfig]:
-    """Settings from parsed flags, the environment and the file; see `add_arguments`.
+def head_config(args: argparse.Namespace) -> HeadConfig:
+    """Settings from parsed flags, the environment and the file.
 
     Raises:
         UsageError: an unknown key or an impossible value.
     """
-    return load(PROGRAM, args)
+    return load(PROGRAM, args).settings
+
+
+def head_options(args: argparse.Namespace) -> HeadOptions:
+    """Family and keys of `head_config`."""
+    return head_config(args).head

@@ -3,46 +3,30 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexspec_mq.catalogue.refusals import SignedRefused
+from flexspec_mq.catalogue.signing import PrivateKey, open_signed, read_public, seal
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
-from flexspec_mq.evolution.cli_common import add_command, connected, read_signed, write_signed
-from flexspec_mq.evolution.settings import from_arguments
+from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
+from flexspec_mq.evolution.changes import read_signed, write_signed
+from flexspec_mq.evolution.settings import head_options
+from schemas.catalogue import FORMAT, KeySet
 
 if TYPE_CHECKING:
     import argparse
 
-    from flexspec_mq.catalogue.signing import PrivateKey
-    from flexspec_mq.evolution.catalogue_client import CatalogueClient
 
-
-def add_trust_parser(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``trust``."""
-    about = "sign with the root key which keys sign catalogues"
-    add = add_command(actions, "trust", _trust, about, without=("key",)).add_argument
-    about = "private root key, which can stay on a machine without a network"
-    add("--root", type=Path, metavar="FILE", help=about)
-    about = "public key that may sign; once for each"
-    add("--signer", action="append", default=[], metavar="KEY", help=about)
-    add("--threshold", type=int, default=1, metavar="N", help="keys that must sign a catalogue (default: 1)")
-    add("--serial", type=int, metavar="N", help="of this key set (default: one above the present one's)")
-    add("--reset", action="store_true", help="forget catalogues that were issued later than now")
-    add("--out", type=Path, metavar="FILE", help="write the signed key set instead of publishing it")
-    add("--send", type=Path, metavar="FILE", help="publish what --out has written")
-
-
-def _trust(args: argparse.Namespace) -> int:
+def trust(args: argparse.Namespace) -> int:
+    """``flexspec head trust``: returns the exit code."""
     if args.send is not None:
         return _send_file(args)
-    from flexspec_mq.catalogue.signing import PrivateKey
-
     if args.root is None or not args.signer:
         raise UsageError(
             "a key set needs --root and at least one --signer", hint="`flexspec head keygen` makes keys"
         )
-    head = from_arguments(args).settings.head
+    head = head_options(args)
     family, root = head.named_family(), PrivateKey.load(args.root)
     if head.root_key is not None and head.root() != root.public:
         raise UsageError(
@@ -70,15 +54,11 @@ def _trust(args: argparse.Namespace) -> int:
 
 
 def _send_file(args: argparse.Namespace) -> int:
-    from flexspec_mq.catalogue.refusals import SignedRefused
-    from flexspec_mq.catalogue.signing import open_signed
-    from schemas.catalogue import KeySet
-
     if args.root is not None or args.signer or args.out is not None:
         raise UsageError(
             "--send publishes what is signed already", hint="leave out --root, --signer and --out"
         )
-    head = from_arguments(args).settings.head
+    head = head_options(args)
     payload = read_signed(args.send)
     try:
         open_signed(payload, KeySet, head.named_family(), [head.root()])
@@ -90,9 +70,6 @@ def _send_file(args: argparse.Namespace) -> int:
 
 def _key_set(args: argparse.Namespace, family: str, root: PrivateKey, serial: int) -> bytes:
     """The payload of the key set that the flags say."""
-    from flexspec_mq.catalogue.signing import read_public, seal
-    from schemas.catalogue import FORMAT, KeySet
-
     keys = tuple(read_public(signer) for signer in args.signer)
     reset = int(time.time()) if args.reset else 0
     return seal(KeySet(FORMAT, family, serial, args.threshold, keys, reset), [root])

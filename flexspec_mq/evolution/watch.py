@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.naming import stable
 from flexspec_mq.catalogue.signing import PrivateKey
-from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused, UsageError
+from flexspec_mq.daemon.progress import answer
+from flexspec_mq.errors import Cancelled, LinkError, LinkRefused, PublishRefused, UsageError
 from flexspec_mq.evolution.analysis import CanaryRule, Decision, Judgement, judge
-from flexspec_mq.evolution.catalogue_client import CatalogueClient
-from flexspec_mq.evolution.overview import Statuses
+from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
+from flexspec_mq.evolution.evidence import Evidence
+from flexspec_mq.evolution.overview import FILTERS, Statuses
+from flexspec_mq.evolution.settings import head_options
 from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
+
+if TYPE_CHECKING:
+    import argparse
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +33,22 @@ _REPAIR_EVERY = 60.0
 _SERVES = ("ready", "draining")
 _TELL_EVERY = 60.0
 """Seconds between two words on a canary that nothing is decided about."""
+
+
+def watch(args: argparse.Namespace) -> int:
+    """``flexspec head watch``: returns the exit code, once somebody ends it."""
+    head, rule = head_options(args), CanaryRule(keep=args.keep, slower=args.slower)
+    family, signers = head.named_family(), head.signers()
+    statuses = Statuses(Evidence(family))
+
+    async def act(client: CatalogueClient) -> None:
+        lifetime = client.catalogue().lifetime
+        answer(f"watching {family}, {lifetime} s from one catalogue to the next at most")
+        await Watcher(client, signers, Judge(rule, statuses), answer).run()
+
+    with suppress(Cancelled):
+        connected(args, act, FILTERS, statuses.take)
+    return 0
 
 
 @dataclass

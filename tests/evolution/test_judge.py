@@ -178,8 +178,8 @@ def test_edges_that_tell_of_several_answers_at_once_say_less_and_nothing_else() 
     fine, coarse = acceptance(single), acceptance(joined(single, 5))
     assert fine is not None
     assert coarse is not None
-    assert fine.middle == coarse.middle == 0.6
-    assert fine.low < 0.6 < fine.high
+    assert fine.mean == coarse.mean == 0.6
+    assert fine.bounds[0] < 0.6 < fine.bounds[1]
 
 
 def test_nothing_is_decided_below_the_least_number_of_answers() -> None:

@@ -319,10 +319,12 @@ def reshaped(kind: str, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str
 def _drift(args: argparse.Namespace) -> int:
     import torch
 
-    from flexspec_mq.evolution.canaries import greedy, load_with_head, share
+    from flexspec_mq.evolution.canaries import greedy, load_base
     from flexspec_mq.heads.manifest import Canary, read_head
+    from flexspec_mq.models.invariance.target import canary_share
     from flexspec_mq.models.load import load_text, resolve
     from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
+    from training.draft.version import read_version
 
     torch.set_num_threads(args.threads)
     base = Path(resolve(args.base))
@@ -332,14 +334,19 @@ def _drift(args: argparse.Namespace) -> int:
         encode_turns(text.tokenizer, [Turn("user", prompt)], max_context=text.max_context)
         for prompt in chosen
     ]
-    model = load_with_head(base, args.head, kind=manifest.kind, dtype=manifest.dtype)
-    texts = greedy(model, ids, args.tokens, text.eos)
+    model = load_base(base, dtype=manifest.dtype)
+    if (head := read_version(args.head, base, text).head) is not None:
+        model.hold("head", head)
+    texts = [greedy(model, prompt, args.tokens, text.eos, "head" if head else "") for prompt in ids]
     if args.show:
         for prompt, written in zip(chosen, texts, strict=True):
             print(f"> {prompt}\n{decode(text.tokenizer, written)}\n", file=sys.stderr)
     pairs = [Canary(*pair) for pair in zip(ids, texts, strict=True)]
-    plain = load_with_head(base, None, kind="base", dtype=manifest.dtype)
-    figures = {"drift": 1 - share(plain, pairs), "texts": len(texts), "tokens": sum(map(len, texts))}
+    figures = {
+        "drift": 1 - canary_share(model, "", pairs),
+        "texts": len(texts),
+        "tokens": sum(map(len, texts)),
+    }
     print(json.dumps(figures))
     return 0
 

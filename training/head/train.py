@@ -7,7 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.main import run_subcommand
 from flexspec_mq.errors import UsageError
@@ -146,7 +146,6 @@ def train_head(
         ModelError: the base cannot be used.
         UsageError: the data cannot be used, or the head is there already.
     """
-    from flexspec_mq.evolution.canaries import need_peft
     from flexspec_mq.models.head import weights_fingerprint
     from flexspec_mq.models.load import load_text
     from training.draft.train import Stopped
@@ -154,8 +153,6 @@ def train_head(
 
     if options.out.exists():
         raise UsageError(f"{options.out} is there already", hint="name another folder, or remove it")
-    if config.kind == "lora":
-        need_peft()
     text = load_text(options.base)
     rows = rows_of(text, read_chats(options.data), options.max_tokens)
     fingerprint = weights_fingerprint(options.base)
@@ -222,7 +219,7 @@ def _write(
     with whole_folder(options.out) as part:
         save_weights(part, tuner, torch_dtype(options.dtype), text.name)
         depth = len(tuner.model.model.layers)
-        canaries = _canaries(options.base, part, text, config.kind, options, rows)
+        canaries = _canaries(part, text, config, options, rows)
         made = Manifest(
             kind=config.kind,
             base=fingerprint,
@@ -267,24 +264,24 @@ def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str)
 
 
 def _canaries(
-    base: Path, head: Path, text: LoadedText, kind: str, options: TrainOptions, rows: Sequence[ChatRow]
+    head: Path, text: LoadedText, config: TuneConfig, options: TrainOptions, rows: Sequence[ChatRow]
 ) -> tuple[Canary, ...]:
     """Texts of the head on prompts of the data, where the base would write another text the most."""
-    from flexspec_mq.evolution.canaries import greedy, load_with_head, share
+    from flexspec_mq.evolution.canaries import greedy, load_base
+    from flexspec_mq.models.head_files import read_weights
+    from flexspec_mq.models.invariance.target import canary_share
+    from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
     prompts = sorted({row.ids[: row.prompt] for row in rows if row.prompt <= LONGEST_CANARY_PROMPT})
     wanted = options.canaries * _CANDIDATES
     prompts = prompts[:: max(1, len(prompts) // wanted)][:wanted]
     if not prompts:
         raise UsageError(f"the data has no prompt of at most {LONGEST_CANARY_PROMPT} tokens for the canaries")
-    model: Any = load_with_head(base, head, kind=kind, dtype=options.dtype, device=options.device)
-    tried = [
-        Canary(*pair) for pair in zip(prompts, greedy(model, prompts, CANARY_TOKENS, text.eos), strict=True)
-    ]
-    plain = load_with_head(base, None, kind="base", dtype=options.dtype, device=options.device)
-    chosen = sorted(tried, key=lambda canary: share(plain, [canary]))[: options.canaries]
-    # Alone a text may differ by a tie from what it was among others.
-    return tuple(Canary(c.prompt, greedy(model, [c.prompt], CANARY_TOKENS, text.eos)[0]) for c in chosen)
+    shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
+    model = load_base(options.base, dtype=options.dtype, device=options.device)
+    model.hold("head", read_weights(head, config.kind, shape, config.floor))
+    tried = [Canary(prompt, greedy(model, prompt, CANARY_TOKENS, text.eos, "head")) for prompt in prompts]
+    return tuple(sorted(tried, key=lambda canary: canary_share(model, "", [canary]))[: options.canaries])
 
 
 def _train(args: argparse.Namespace) -> int:

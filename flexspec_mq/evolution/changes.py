@@ -1,0 +1,209 @@
+"""Changes of a catalogue: published, or written to a file that signers on other machines sign and somebody sends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from flexspec_mq.catalogue import editing
+from flexspec_mq.catalogue.refusals import SignedRefused
+from flexspec_mq.catalogue.signing import Opened, PrivateKey, cosigned, opened
+from flexspec_mq.daemon.files import whole
+from flexspec_mq.daemon.progress import answer
+from flexspec_mq.errors import UsageError
+from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
+from flexspec_mq.evolution.settings import head_options
+from flexspec_mq.heads.place import from_catalogue, scheme_of
+from schemas.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    import argparse
+
+DAY = 86_400
+_EDITS = {"promote": editing.promote, "rollback": editing.rollback, "retire": editing.retire}
+_MOST = 1 << 16
+"""Bytes that are read of a file."""
+
+
+def keygen(args: argparse.Namespace) -> int:
+    """``flexspec head keygen``: returns the exit code."""
+    key = PrivateKey.generate()
+    key.save(args.file)
+    answer(key.public.hex())
+    return 0
+
+
+def move(args: argparse.Namespace) -> int:
+    """``flexspec head promote``, ``rollback`` and ``retire``: returns the exit code."""
+    signers = head_options(args).signers()
+
+    async def edit(client: CatalogueClient) -> None:
+        catalogue = _EDITS[args.action](client.catalogue(), client.clock(), args.name)
+        words = f"{_states(catalogue)}; epoch {catalogue.epoch}"
+        await publish_or_write(client, catalogue, signers, args.out, words)
+
+    return connected(args, edit)
+
+
+def renew(args: argparse.Namespace) -> int:
+    """``flexspec head renew``: returns the exit code."""
+    signers = head_options(args).signers()
+    warning = check_heads_url(args.heads) if args.heads else ""
+    changes: dict[str, Any] = {}
+    if args.heads:
+        changes["heads"] = args.heads
+    if args.lifetime:
+        changes["lifetime"] = int(args.lifetime * DAY)
+
+    async def sign_anew(client: CatalogueClient) -> None:
+        await client.restore_keys()
+        catalogue = client.follower.catalogue or client.catalogue()
+        catalogue = editing.renewed(msgspec.structs.replace(catalogue, **changes), client.clock())
+        words = f"signed anew; epoch {catalogue.epoch}{warning}"
+        await publish_or_write(client, catalogue, signers, args.out, words)
+
+    return connected(args, sign_anew)
+
+
+def check_heads_url(heads: str) -> str:
+    """Check a URL that a catalogue will name; returns what is to be said of it.
+
+    Raises:
+        UsageError: workers would not go there.
+    """
+    if scheme_of(heads) == "http":
+        return "; by http only workers fetch heads that have this URL as their own --heads"
+    from_catalogue(heads)
+    return ""
+
+
+async def publish_or_write(
+    client: CatalogueClient, catalogue: Catalogue, signers: Sequence[PrivateKey], out: Path | None, words: str
+) -> None:
+    """Publish a catalogue and say so, or with a file write it there.
+
+    Raises:
+        UsageError: no signer's key counts, or too few do and there is no file; or that cannot be written.
+        LinkError: as `CatalogueClient.publish` does.
+    """
+    if out is None:
+        await client.publish(catalogue, signers)
+        answer(words)
+        return
+    present = client.follower.catalogue
+    payload = client.sealed(catalogue, client.valid_signers(signers, others_sign=True))
+    _write(out, 0 if present is None else present.epoch, payload, new=True)
+    how = "publish it with `flexspec head send`, once enough have signed"
+    answer(f"wrote {out}: {_described(catalogue)}; {how}")
+
+
+def sign(args: argparse.Namespace) -> int:
+    """``flexspec head sign``: returns the exit code."""
+    head = head_options(args)
+    keys, family = head.signers(), head.named_family()
+    before, change = _read(args.file, family)
+    _write(args.file, before, cosigned(change.payload, Catalogue, family, keys), new=False)
+    answer(f"signed {args.file}: {_described(change.body)}")
+    return 0
+
+
+def send(args: argparse.Namespace) -> int:
+    """``flexspec head send``: returns the exit code."""
+    before, change = _read(args.file, head_options(args).named_family())
+
+    async def publish(client: CatalogueClient) -> None:
+        _check(client, before, change)
+        await client.send(change.payload)
+        answer(f"published {_described(change.body)}")
+
+    return connected(args, publish)
+
+
+def _check(client: CatalogueClient, before: int, change: Opened[Catalogue]) -> None:
+    """Say what keeps a change from being taken up.
+
+    Raises:
+        UsageError: too few have signed it, or it comes too late.
+    """
+    again = "make the change again, with --out"
+    keys, body, present = client.keys(), change.body, client.follower.catalogue
+    if body.key_set != keys.serial:
+        raise UsageError(
+            f"the change was signed under key set {body.key_set}; key set {keys.serial} counts now",
+            hint=again,
+        )
+    epoch = 0 if present is None else present.epoch
+    if before != epoch:
+        what = "published already" if epoch == body.epoch else f"of epoch {before}, not of {epoch}"
+        raise UsageError(
+            f"the change is {what}, which is the newest catalogue of {keys.family}",
+            hint=f"look at `flexspec head list`; if the change is not in there, {again}",
+        )
+    late = client.clock() - body.epoch - body.lifetime
+    if late >= 0:
+        raise UsageError(
+            f"the change was issued {body.lifetime + late:.0f} s ago and holds for {body.lifetime} s",
+            hint=again,
+        )
+    if (count := change.signers(keys.keys)) < keys.threshold:
+        raise UsageError(
+            f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
+            f"the change has {count} of them",
+            hint="let another signer add one: `flexspec head sign FILE --key KEY`",
+        )
+
+
+def _described(catalogue: Catalogue) -> str:
+    expires = time.strftime("%Y-%m-%d %H:%M", time.localtime(catalogue.epoch + catalogue.lifetime))
+    return f"{catalogue.family}: {_states(catalogue)}; epoch {catalogue.epoch}, expires {expires}"
+
+
+def _states(catalogue: Catalogue) -> str:
+    return ", ".join(f"{version.name} {version.state.name.lower()}" for version in catalogue.versions)
+
+
+def _read(path: Path, family: str) -> tuple[int, Opened[Catalogue]]:
+    """Epoch of the catalogue that was changed (0: none), and the next one, with the signatures so far."""
+    try:
+        before, payload = msgspec.msgpack.decode(read_signed(path), type=tuple[int, bytes])
+        return before, opened(payload, Catalogue, family)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{path} holds no change: {error}", hint="give what --out has written") from error
+    except SignedRefused as error:
+        raise UsageError(f"{path}: {error.message}", hint="give what --out has written") from error
+
+
+def _write(path: Path, before: int, payload: bytes, *, new: bool) -> None:
+    write_signed(path, msgspec.msgpack.encode((before, payload)), new=new)
+
+
+def read_signed(path: Path) -> bytes:
+    """Read what a command has written with ``--out``.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(_MOST)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint="give what --out has written") from error
+
+
+def write_signed(path: Path, data: bytes, *, new: bool = True) -> None:
+    """Write a file for ``--out``, whole or not at all.
+
+    Raises:
+        UsageError: it is there already and should be new, or cannot be written.
+    """
+    if new and path.exists():
+        raise UsageError(f"{path} is there already", hint="give another file")
+    try:
+        with whole(path) as part:
+            part.write_bytes(data)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error}", hint="give another file") from error
