@@ -17,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from broker.settings import PasswordHash, Role, User
+from broker.settings import Role, User, hashed
 from flexspec_mq.errors import BrokerError
 
 OWN_NAME = "flexspec-broker"
@@ -39,7 +39,7 @@ class Announcer:
         self._folder = tempfile.TemporaryDirectory(prefix="flexspec-own-")
         self.socket = Path(self._folder.name) / "mqtt"
         self._password = secrets.token_urlsafe(24)
-        self.user = User(OWN_NAME, Role.DEPLOYMENT, PasswordHash.hashed(self._password))
+        self.user = User(OWN_NAME, Role.DEPLOYMENT, hashed(self._password))
 
     def __enter__(self) -> Self:
         return self

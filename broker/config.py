@@ -7,7 +7,7 @@ from pathlib import Path
 
 from broker.access import access_file
 from broker.files import private_folder, rewrite_private, write_private
-from broker.settings import BrokerSettings, PasswordHash, User
+from broker.settings import BrokerSettings, User
 
 CONFIG = "mosquitto.conf"
 ACCESS = "access"
@@ -70,7 +70,7 @@ def render(settings: BrokerSettings, directory: Path) -> Path:
 
     Raises:
         UsageError: the settings would let strangers in.
-        BrokerError: a password is empty, or holds a line break.
+        BrokerError: two users share a name.
     """
     settings.check()
     directory = private_folder(directory.resolve())
@@ -84,19 +84,10 @@ def render(settings: BrokerSettings, directory: Path) -> Path:
 
 
 def render_users(users: Iterable[User], directory: Path) -> None:
-    """Write what Mosquitto reads of users: passwords and access rules. It reads both again on SIGHUP.
-
-    Raises:
-        BrokerError: a password is empty, or holds a line break.
-    """
+    """Write what Mosquitto reads of users: passwords and access rules. It reads both again on SIGHUP."""
     users = tuple(users)
     rewrite_private(directory / ACCESS, access_file(users))
-    rewrite_private(directory / PASSWORDS, "".join(f"{user.name}:{_hashed(user)}\n" for user in users))
-
-
-def _hashed(user: User) -> str:
-    known = user.password
-    return (known if isinstance(known, PasswordHash) else PasswordHash.hashed(known)).text
+    rewrite_private(directory / PASSWORDS, "".join(f"{user.name}:{user.password}\n" for user in users))
 
 
 def _flag(value: bool) -> str:

@@ -161,9 +161,6 @@ class PrivateBroker:
         """Have it know these users instead: who is no more among them, or has another password, is disconnected.
 
         Certificates and the list of revoked ones are read again too. It does so within a second.
-
-        Raises:
-            BrokerError: a password is empty, or holds a line break.
         """
         self.settings = replace(self.settings, users=users)
         if self._directory is not None:

@@ -9,7 +9,7 @@ from base64 import b64encode
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NewType
 
 from flexspec_mq import topics
 from flexspec_mq.daemon.logs import LogOptions
@@ -32,30 +32,22 @@ class Role(Enum):
     DEPLOYMENT = "deployment"
     """Whoever runs the broker, to publish what the deployment signed; no client has it."""
 
-    @property
-    def with_article(self) -> str:
-        """For people."""
-        return f"{'an' if self.value[0] in 'eo' else 'a'} {self.value}"
+
+PasswordHash = NewType("PasswordHash", str)
+"""A password as Mosquitto's password file has it, from which nobody gets it back."""
 
 
-@dataclass(frozen=True, slots=True)
-class PasswordHash:
-    """A password as Mosquitto's password file has it, from which nobody gets it back."""
+def hashed(password: str) -> PasswordHash:
+    """Hash a password: PBKDF2 with SHA-512, salted.
 
-    text: str
-
-    @classmethod
-    def hashed(cls, password: str) -> PasswordHash:
-        """Hash a password: PBKDF2 with SHA-512, salted.
-
-        Raises:
-            BrokerError: it is empty, or holds a line break.
-        """
-        if not password or "\n" in password:
-            raise BrokerError("a user has an empty password, or one with a line break")
-        salt = secrets.token_bytes(12)
-        digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ROUNDS)
-        return cls(f"$7${_ROUNDS}${b64encode(salt).decode()}${b64encode(digest).decode()}")
+    Raises:
+        BrokerError: it is empty, or holds a line break.
+    """
+    if not password or "\n" in password:
+        raise BrokerError("a user has an empty password, or one with a line break")
+    salt = secrets.token_bytes(12)
+    digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, _ROUNDS)
+    return PasswordHash(f"$7${_ROUNDS}${b64encode(salt).decode()}${b64encode(digest).decode()}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +55,13 @@ class User:
     """A user of the broker. An edge's or worker's name is also its name in topics.
 
     Attributes:
-        password: plain, or hashed; only the hash reaches Mosquitto's files.
+        password: hash of the password, see `hashed`.
         versions: versions that a worker may serve; empty is any.
     """
 
     name: str
     role: Role
-    password: str | PasswordHash = field(repr=False)
+    password: PasswordHash = field(repr=False)
     versions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

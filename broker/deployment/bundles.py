@@ -15,7 +15,7 @@ from broker.deployment.credentials import issued
 from broker.deployment.identities import Client, Identities
 from broker.deployment.secret_keys import SecretKeys
 from broker.files import private_folder, write_private
-from broker.settings import PasswordHash, Role
+from broker.settings import Role, hashed
 
 LOGIN = "password"
 CLIENT_CERTIFICATE, CLIENT_KEY = "client.crt", "client.key"
@@ -55,7 +55,7 @@ class ClientBundles:
             folder = self.folder(client.role, name)
             files = folder / CLIENT_CERTIFICATE, folder / CLIENT_KEY
             serial = f"{make_client_certificate(self._tls, name, *files):x}"
-        client = msgspec.structs.replace(client, password=PasswordHash.hashed(password).text, serial=serial)
+        client = msgspec.structs.replace(client, password=hashed(password), serial=serial)
         return known.with_clients({name: client})
 
     def update(self, known: Identities, name: str, client: Client) -> Identities:

@@ -30,7 +30,7 @@ from broker.deployment.credentials import (
 from broker.deployment.identities import Client, Identities
 from broker.deployment.secret_keys import KeptElsewhere, SecretKeys
 from broker.files import private_folder, read_text, rewrite_private, write_private
-from broker.settings import Role, ServerTls, User
+from broker.settings import PasswordHash, Role, ServerTls, User
 from flexspec_mq.daemon.files import alone
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.share_groups import new_groups
@@ -254,13 +254,13 @@ class Deployment:
 
     def _wanted(self, known: Identities, role: Role, name: str, versions: tuple[str, ...]) -> Client:
         """A client as it is to be, which has its secrets already or none yet."""
-        User(name, role, "-", versions)
+        User(name, role, PasswordHash(""), versions)  # or the names are none
         if name == OWN_NAME:
             raise UsageError(f"{name} is the broker's own name", hint="give another")
-        client = known.clients.get(name, Client(role, ""))
+        client = known.clients.get(name, Client(role, PasswordHash("")))
         if client.role is not role:
             raise UsageError(
-                f"{name} is {client.role.with_article} already",
+                f"{name} is there already, with the role {client.role.value}",
                 hint="one name has one role: give another, or revoke it first",
             )
         return replace(client, versions=versions)

@@ -23,7 +23,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     role: Role
-    password: str
+    password: PasswordHash
     versions: tuple[str, ...] = ()
     serial: str = ""
     credentials: tuple[str, ...] = ()
@@ -86,9 +86,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def users(self) -> tuple[User, ...]:
         """For Mosquitto's files."""
-        return tuple(
-            User(name, c.role, PasswordHash(c.password), c.versions) for name, c in self.clients.items()
-        )
+        return tuple(User(name, c.role, c.password, c.versions) for name, c in self.clients.items())
 
     @property
     def groups(self) -> ShareGroups:

@@ -17,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from broker.access import AccessRule, rules_of
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.errors import PublishRefused
 from flexspec_mq.share_groups import ShareGroups, new_groups
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, LinkSettings
@@ -25,13 +25,13 @@ from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 
 USERS = {
-    "alice": User("alice", Role.EDGE, "of-alice"),
-    "bob": User("bob", Role.EDGE, "of-bob"),
-    "w1": User("w1", Role.WORKER, "of-w1", ("v1",)),
-    "w2": User("w2", Role.WORKER, "of-w2", ("v2",)),
-    "pub": User("pub", Role.PUBLISHER, "of-pub"),
-    "ops": User("ops", Role.OPERATOR, "of-ops"),
-    "own": User("own", Role.DEPLOYMENT, "of-own"),
+    "alice": User("alice", Role.EDGE, hashed("of-alice")),
+    "bob": User("bob", Role.EDGE, hashed("of-bob")),
+    "w1": User("w1", Role.WORKER, hashed("of-w1"), ("v1",)),
+    "w2": User("w2", Role.WORKER, hashed("of-w2"), ("v2",)),
+    "pub": User("pub", Role.PUBLISHER, hashed("of-pub")),
+    "ops": User("ops", Role.OPERATOR, hashed("of-ops")),
+    "own": User("own", Role.DEPLOYMENT, hashed("of-own")),
 }
 NAMES = list(USERS)
 READERS = [name for name in NAMES if name != "own"]

@@ -12,11 +12,11 @@ from broker.access import access_file
 from broker.config import config_text, render
 from broker.deployment.certificates import make_certificates
 from broker.launcher import mosquitto
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings.values import is_loopback
 
-ALICE = User("alice", Role.EDGE, "secret-a")
+ALICE = User("alice", Role.EDGE, hashed("secret-a"))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "broker.example.org"])  # noqa: S104
@@ -84,12 +84,12 @@ def test_files_are_private_and_passwords_hashed(tmp_path: Path) -> None:
 def test_bad_users_are_refused(tmp_path: Path) -> None:
     for name in ("", "a/b", "+", "#", "a b", "x" * 65, "a\nuser b"):
         with pytest.raises(UsageError, match="cannot stand in a topic"):
-            User(name, Role.EDGE, "x")
+            User(name, Role.EDGE, hashed("x"))
     with pytest.raises(BrokerError, match="share a name"):
-        render(BrokerSettings(users=(ALICE, User("alice", Role.WORKER, "x"))), tmp_path)
+        render(BrokerSettings(users=(ALICE, User("alice", Role.WORKER, hashed("x")))), tmp_path)
     for password in ("", "a\nmallory:x"):
         with pytest.raises(BrokerError, match="password"):
-            render(BrokerSettings(users=(User("bob", Role.EDGE, password),)), tmp_path)
+            render(BrokerSettings(users=(User("bob", Role.EDGE, hashed(password)),)), tmp_path)
 
 
 def test_what_a_device_may_write_is_spelled_out_where_it_is_known() -> None:
@@ -98,11 +98,11 @@ def test_what_a_device_may_write_is_spelled_out_where_it_is_known() -> None:
         return {line.split()[2] for line in text.splitlines() if "write" in line.split()[1]}
 
     own = {"f1/e/alice", "f1/r/alice/check", "f1/r/alice/checka", "f1/r/alice/checkb"}
-    pinned = User("w1", Role.WORKER, "x", ("v1", "v2"))
+    pinned = User("w1", Role.WORKER, hashed("x"), ("v1", "v2"))
     known = {"f1/o/v1/alice", "f1/o/v2/alice", "f1/d/w1/alice"}
     assert written() == own | {"f1/o/+/alice", "f1/d/+/alice"}
     assert written(pinned) == own | known
-    of_any_version = User("w2", Role.WORKER, "x")
+    of_any_version = User("w2", Role.WORKER, hashed("x"))
     assert written(pinned, of_any_version) == own | {"f1/o/+/alice", "f1/d/w1/alice", "f1/d/w2/alice"}
 
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.doctor.checks import Finding, State, run_checks
 from flexspec_mq.doctor.qualities import broker_checks
 from flexspec_mq.transport.base import LinkSettings
@@ -76,7 +76,7 @@ async def test_nobody_there() -> None:
 
 
 async def test_login_and_access_rules() -> None:
-    with PrivateBroker(BrokerSettings(port=0, users=(User("alice", Role.EDGE, "right"),))) as closed:
+    with PrivateBroker(BrokerSettings(port=0, users=(User("alice", Role.EDGE, hashed("right")),))) as closed:
         refused = await check(closed.host, closed.port, "alice", "wrong")
         assert not is_ok(refused[-1])
         assert refused[-1].name == "login"

@@ -17,7 +17,7 @@ import pytest
 from broker import announcing
 from broker.announcing import Announcer
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.transport.base import Inbound, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -119,7 +119,7 @@ async def test_a_busy_client_with_a_keepalive_of_a_minute_is_not_dropped(
         assert link.counters.disconnects == 0
 
 
-ALICE = User("alice", Role.EDGE, "of-alice")
+ALICE = User("alice", Role.EDGE, hashed("of-alice"))
 
 
 async def test_what_it_publishes_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

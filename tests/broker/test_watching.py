@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.settings import ClientLimits, Role, User
+from broker.settings import ClientLimits, Role, User, hashed
 from broker.watching.rates import Guard, Published
 from broker.watching.refusals import ClientConnections, MosquittoLog
 from flexspec_mq.errors import LinkError
@@ -19,7 +19,7 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from tests.broker.deployments import as_client, good_here, made, running
 
 GROUPS = ShareGroups("5e" * 32)
-USERS = (User("alice", Role.EDGE, "x"), User("w1", Role.WORKER, "x", ("v1",)))
+USERS = (User("alice", Role.EDGE, hashed("x")), User("w1", Role.WORKER, hashed("x"), ("v1",)))
 
 
 class Clock:
@@ -138,7 +138,7 @@ def test_a_message_is_its_users_whatever_names_hold(client: str, topic: str) -> 
 def guard(limits: ClientLimits, connections: ClientConnections) -> tuple[Guard, Published]:
     published = Published(connections)
     made = Guard(limits, published, connections, 0.0)
-    made.know((*USERS, User("bob", Role.EDGE, "x")))
+    made.know((*USERS, User("bob", Role.EDGE, hashed("x"))))
     return made, published
 
 

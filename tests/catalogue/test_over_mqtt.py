@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq import topics
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import Reason, Refused
@@ -24,7 +24,7 @@ TOPICS = (topics.catalogue_topic(FAMILY), topics.keys_topic(FAMILY))
 
 @pytest.fixture(scope="module")
 def secured() -> Iterator[PrivateBroker]:
-    users = tuple(User(name, role, f"{name}-password") for name, role in USERS.items())
+    users = tuple(User(name, role, hashed(f"{name}-password")) for name, role in USERS.items())
     with PrivateBroker(BrokerSettings(port=0, users=users)) as broker:
         yield broker
 

@@ -23,7 +23,7 @@ import edge_node.cli.parser as edge
 from broker.access import access_file
 from broker.files import write_private
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from cloud_worker.doctor import WorkerDoctor
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
@@ -46,7 +46,9 @@ QUICK = Listening(at_least=1.0, at_most=4.0)
 """For workers that renew their status every 0.2 s."""
 EDGE, WORKER = "truck", "w1"
 GROUPS = new_groups()
-USERS = (User(EDGE, Role.EDGE, "secret-of-truck"), User(WORKER, Role.WORKER, "secret-of-w1"))
+USERS = tuple(
+    User(name, role, hashed(f"secret-of-{name}")) for name, role in ((EDGE, Role.EDGE), (WORKER, Role.WORKER))
+)
 
 
 async def look(
@@ -114,7 +116,7 @@ def links_to(where: PrivateBroker, user: User | None = None) -> LinkFactory:
             port=where.port,
             host=where.host,
             username=user.name if user else None,
-            password=str(user.password) if user else None,
+            password=f"secret-of-{user.name}" if user else None,
         )
         async with mqtt_link(there) as link:
             yield link
@@ -156,7 +158,7 @@ def with_rules(without: str | None) -> Iterator[PrivateBroker]:
 @cache
 def password_file(folder: Path, user: User) -> Path:
     path = folder / user.name
-    write_private(path, f"{user.password}\n")
+    write_private(path, f"secret-of-{user.name}\n")
     return path
 
 

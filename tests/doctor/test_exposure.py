@@ -9,7 +9,7 @@ import pytest
 
 from broker.files import write_private
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq import topics
 from flexspec_mq.doctor.checks import Report, State
 from flexspec_mq.doctor.daemon import DaemonDoctor
@@ -80,7 +80,7 @@ async def test_the_group_that_everybody_knows() -> None:
 
 @pytest.mark.parametrize("role", [Role.EDGE, Role.WORKER])
 async def test_our_own_rules_are_closed(role: Role) -> None:
-    with PrivateBroker(BrokerSettings(port=0, users=(User("truck", role, "x"),))) as broker:
+    with PrivateBroker(BrokerSettings(port=0, users=(User("truck", role, hashed("x")),))) as broker:
         settings = as_truck(port=broker.port)
         async with mqtt_link(settings) as link:
             report = await exposed(settings, link)

@@ -39,6 +39,7 @@ from tests.doctor.setups import (
     look,
     look_at_worker,
     named,
+    password_file,
     the_fault,
     with_rules,
     worker,
@@ -145,9 +146,10 @@ async def test_acl_refusal_of_a_worker(line: str, what: str, tmp_path: Path) -> 
 
 
 async def test_a_wrong_password(tmp_path: Path) -> None:
-    wrong = replace(USERS[0], password="secret-of-nobody")  # noqa: S106  planted
+    flags = login(tmp_path, USERS[0])
+    password_file(tmp_path, USERS[0]).write_text("secret-of-nobody\n")
     with with_rules(None) as where:
-        findings = await look(at(where), *login(tmp_path, wrong))
+        findings = await look(at(where), *flags)
         found = the_fault(findings, "login refused")
         assert "password" in found.advice
         assert not any("secret-of" in one.detail + one.advice for one in findings)

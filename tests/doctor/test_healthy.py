@@ -49,7 +49,7 @@ async def test_zero_complaints(tmp_path: Path) -> None:
         files, flags = {}, {}
         for part, user in (("edge", USERS[0]), ("cloud", USERS[1])):
             secret = tmp_path / f"{part}.password"
-            write_private(secret, f"{user.password}\n")
+            write_private(secret, f"secret-of-{user.name}\n")
             given: dict[str, str | int] = {
                 "broker": f"localhost:{broker.port}",
                 "tls_ca": str(tls.ca),

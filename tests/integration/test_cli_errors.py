@@ -15,7 +15,7 @@ import pytest_asyncio
 from transformers import BertConfig
 
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
 from lab.testbed.process import Process
@@ -196,7 +196,7 @@ def test_a_command_that_answers_and_stops_gives_up_as_soon_as_the_api_would(
 def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong"
     wrong.write_text("not the password\n")
-    users = (User("phone", Role.EDGE, "right"),)
+    users = (User("phone", Role.EDGE, hashed("right")),)
     with PrivateBroker(BrokerSettings(port=0, users=users)) as broker:
         for who in ([], ["--username", "phone", "--password-file", str(wrong)]):
             asked = edge(["ask", "hi", "--draft", str(tiny), *at(broker), *who])

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User
+from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.daemon.retry import Waiting
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
@@ -367,7 +367,7 @@ async def test_messages_and_acknowledgements_survive_a_thousand_cuts(
 
 
 async def test_wrong_credentials_are_final() -> None:
-    mine = BrokerSettings(port=0, users=(User("alice", Role.EDGE, "right"),))
+    mine = BrokerSettings(port=0, users=(User("alice", Role.EDGE, hashed("right")),))
     with PrivateBroker(mine) as closed:
         for login in ({}, {"username": "alice", "password": "wrong"}):
             async with mqtt_link(settings_for(closed.port, "alice", **login)) as link:
