@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import asyncapi, openapi
-from schemas.jsonschema import Json, documents
+from schemas.jsonschema import Json
 
 GENERATED = Path(__file__).parent / "generated"
 
 
 def generate() -> dict[str, Json]:
     """All documents by file name."""
-    return {**documents(), "asyncapi.json": asyncapi.document(), "openapi.json": openapi.document()}
+    return {"asyncapi.json": asyncapi.document(), "openapi.json": openapi.document()}
 
 
 def as_text(schema: Json) -> str:
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Write every document to a directory."""
     parser = argparse.ArgumentParser(
         prog="python -m schemas",
-        description="Write the schemas: JSON Schemas and AsyncAPI of the wire protocol, OpenAPI of the HTTP API.",
+        description="Write the schemas: AsyncAPI of the wire protocol, OpenAPI of the HTTP API.",
     )
     parser.add_argument(
         "--out", type=Path, default=GENERATED, help="directory to write to (default: %(default)s)"

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from schemas.catalogue import Signed
-from schemas.jsonschema import STATUSES, Json, components
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Open, Poll, Verdict
+from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
+from schemas.jsonschema import Json, described
+from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Identity, Open, Poll, Prefix, Verdict
 from schemas.statement import Statement
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
 
 PAYLOAD_TYPE = "application/vnd.flexspec-mq"
-STATUS_TYPE = "application/json"
-SIGNED_TYPE = "application/msgpack"
-MQTT_BINDING_VERSION = "0.2.0"
+_CONTENT_TYPES: dict[type[msgspec.Struct], str] = {
+    **dict.fromkeys((WorkerStatus, EdgeStatus), "application/json"),
+    **dict.fromkeys((Signed, Statement), "application/msgpack"),
+}
 
 _PARAMETERS = {
     "version": "Target version that the edge asks for: 1 to 64 letters, digits, dots, dashes, underscores.",
@@ -26,17 +26,10 @@ _PARAMETERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Channel:
-    """A topic and what the edge does with it.
+class _Channel(NamedTuple):
+    """A topic, with its parameters in braces, and what the edge does with it.
 
-    Attributes:
-        name: key in the document.
-        address: topic with its parameters in braces.
-        action: the edge's: ``send`` or ``receive``.
-        messages: types that travel on it.
-        description: text for people.
-        retained: whether the broker keeps the last message. It goes by QoS 1 then; else the plan chooses.
+    Retained messages go by QoS 1; for others the plan chooses.
     """
 
     name: str
@@ -108,6 +101,14 @@ CHANNELS = (
 )
 
 
+MESSAGES = tuple(kind for channel in CHANNELS for kind in channel.messages)
+"""Payloads of their own, a statement with its signature behind it."""
+BODIES = (KeySet, Catalogue)
+"""Bodies that `Signed` holds."""
+_INNER = (CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Prefix)
+"""Records that payloads and bodies hold."""
+
+
 def document() -> Json:
     """Build the document from `CHANNELS` and the message types."""
     return {
@@ -130,10 +131,8 @@ def document() -> Json:
         "channels": {channel.name: _channel(channel) for channel in CHANNELS},
         "operations": {f"{channel.action}-{channel.name}": _operation(channel) for channel in CHANNELS},
         "components": {
-            "messages": {kind.__name__: _message(kind) for channel in CHANNELS for kind in channel.messages},
-            "schemas": {
-                name: _draft_07(schema) for name, schema in components("#/components/schemas/{name}").items()
-            },
+            "messages": {kind.__name__: _message(kind) for kind in MESSAGES},
+            "schemas": _draft_07(described((*MESSAGES, *BODIES, *_INNER))),
         },
     }
 
@@ -153,7 +152,7 @@ def _channel(channel: _Channel) -> Json:
 
 
 def _operation(channel: _Channel) -> Json:
-    binding: Json = {"retain": channel.retained, "bindingVersion": MQTT_BINDING_VERSION}
+    binding: Json = {"retain": channel.retained, "bindingVersion": "0.2.0"}
     if channel.retained:
         binding["qos"] = 1
     summary = "QoS 1, retained." if channel.retained else "QoS 0, 1 or 2, as the plan says."
@@ -169,10 +168,9 @@ def _operation(channel: _Channel) -> Json:
 
 
 def _message(kind: type[msgspec.Struct]) -> Json:
-    signed = SIGNED_TYPE if kind in (Signed, Statement) else PAYLOAD_TYPE
     return {
         "name": kind.__name__,
-        "contentType": STATUS_TYPE if kind in STATUSES else signed,
+        "contentType": _CONTENT_TYPES.get(kind, PAYLOAD_TYPE),
         "payload": {"$ref": f"#/components/schemas/{kind.__name__}"},
     }
 

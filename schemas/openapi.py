@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -11,8 +10,7 @@ from schemas import openai, plan
 from schemas.jsonschema import Json, described
 
 
-@dataclass(frozen=True, slots=True)
-class _Endpoint:
+class _Endpoint(NamedTuple):
     """A path and what it takes and gives.
 
     Attributes:
@@ -80,7 +78,7 @@ def document() -> Json:
         "servers": [{"url": "http://127.0.0.1:8080"}],
         "paths": paths,
         "components": {
-            "schemas": described(TYPES, "#/components/schemas/{name}"),
+            "schemas": described(TYPES),
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }

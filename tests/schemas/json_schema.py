@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import operator
+from itertools import repeat
 from typing import Any
 
 
@@ -15,6 +17,16 @@ def resolve(document: dict[str, Any], reference: str) -> Any:
     return found
 
 
+def references(schema: object) -> set[str]:
+    """All ``$ref`` in a schema."""
+    if isinstance(schema, dict):
+        own = {schema["$ref"]} if "$ref" in schema else set()
+        return own.union(*(references(value) for value in schema.values()))
+    if isinstance(schema, list):
+        return set().union(*(references(value) for value in schema))
+    return set()
+
+
 TYPES: dict[str, tuple[type, ...]] = {
     "array": (list,),
     "object": (dict,),
@@ -25,11 +37,16 @@ TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 KNOWN = {
-    *("$schema", "$defs", "$ref", "title", "description", "default", "type", "enum", "anyOf", "prefixItems"),
+    *("title", "description", "default", "type", "enum", "anyOf", "prefixItems"),
     *("items", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength"),
     *("pattern", "contentEncoding", "properties", "required", "additionalProperties", "propertyNames"),
     *("maxProperties", "uniqueItems"),
 }
+BOUNDS = (
+    (("minItems", "minLength", "minimum"), operator.lt),
+    (("maxItems", "maxLength", "maximum"), operator.gt),
+    (("exclusiveMinimum",), operator.le),
+)
 
 
 def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed: bool = False) -> list[str]:
@@ -37,9 +54,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed
 
     With `closed`, fields that a schema does not name break it even where it allows them.
     """
+    while "$ref" in schema or "allOf" in schema:  # of one reference, beside its description
+        schema = resolve(root, schema.get("$ref") or schema["allOf"][0]["$ref"])
     assert set(schema) <= KNOWN, set(schema) - KNOWN
-    if "$ref" in schema:
-        return problems(value, resolve(root, schema["$ref"]), root, closed=closed)
     if "anyOf" in schema:
         branches = [problems(value, branch, root, closed=closed) for branch in schema["anyOf"]]
         return [] if [] in branches else branches[0]
@@ -56,24 +73,20 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed
         return [f"{value} is no {schema['type']}"]
     size = len(value) if isinstance(value, list | str) else value
     found = [
-        f"{value} breaks {low}"
-        for low in ("minItems", "minLength", "minimum")
-        if low in schema and size < schema[low]
+        f"{value} breaks {bound}"
+        for bounds, broken in BOUNDS
+        for bound in bounds
+        if bound in schema and broken(size, schema[bound])
     ]
-    found += [
-        f"{value} breaks {high}"
-        for high in ("maxItems", "maxLength", "maximum")
-        if high in schema and size > schema[high]
-    ]
-    if "exclusiveMinimum" in schema and size <= schema["exclusiveMinimum"]:
-        found.append(f"{value} breaks exclusiveMinimum")
     if isinstance(value, dict):
         found += _fields(value, schema, root, closed=closed)
     if isinstance(value, list):
         if schema.get("uniqueItems") and len({json.dumps(one) for one in value}) < len(value):
             found.append(f"{value} has one twice")
-        items = schema.get("prefixItems") or [schema["items"]] * len(value)
-        for item, item_schema in zip(value, items, strict=False):
+        items = schema.get("prefixItems") or schema["items"]  # of draft 07 both are called items
+        for item, item_schema in zip(
+            value, items if isinstance(items, list) else repeat(items), strict=False
+        ):
             found += problems(item, item_schema, root, closed=closed)
     return found
 

@@ -11,9 +11,8 @@ from edge_node.api.errors import ApiError
 from edge_node.api.requests import chat_request, completion_request
 from flexspec_mq.cli import main
 from schemas.__main__ import as_text
-from schemas.jsonschema import references
 from schemas.openapi import ENDPOINTS, TYPES, document
-from tests.schemas.json_schema import problems, resolve
+from tests.schemas.json_schema import problems, references
 
 DOCUMENT = document()
 
@@ -26,8 +25,6 @@ def test_the_command_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
 def test_it_has_the_paths_of_the_app_and_no_type_for_nothing() -> None:
     assert {path.replace("/{model}", "") for path in DOCUMENT["paths"]} == set(PATHS)
     assert {one.path for one in ENDPOINTS} == set(DOCUMENT["paths"])
-    for reference in references(DOCUMENT):
-        assert resolve(DOCUMENT, reference)
     used = {reference.rsplit("/", 1)[1] for reference in references(DOCUMENT)}
     streamed = {one.chunk.__name__ for one in ENDPOINTS if one.chunk is not None}
     deeper = {"ChatCompletionChunk", "ChunkChoice", "Delta"}
