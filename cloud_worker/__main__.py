@@ -95,7 +95,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
         return WorkerDoctor(config).examine
 
-    return doctor.run("cloud", args, prepare)
+    return doctor.run(args, prepare)
 
 
 async def _serve(config: CloudConfig, base: LinkSettings, engine: Engine, *, ready_json: bool) -> None:

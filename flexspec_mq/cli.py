@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import import_module, metadata
+from importlib import metadata
+from typing import NoReturn
 
 import flexspec_mq
 from flexspec_mq.daemon.main import run_main
@@ -14,11 +16,10 @@ from flexspec_mq.errors import UsageError, how_to_install
 
 Command = Callable[[argparse.Namespace], int | None]
 
-_PROGRAMS = {
-    "chat": "talk with an edge node's HTTP API in the terminal",
-    "doctor": "check what this machine's daemons need: what is wrong and how to mend it",
-}
-"""Subcommands with a parser of their own, in ``flexspec_mq.<name>.main``."""
+_CHAT = "talk with an edge node's HTTP API in the terminal"
+_DOCTOR = "check what the edge node needs, or the worker (`doctor cloud`): what is wrong and how to mend it"
+_DOCTORS = {"edge": "edge_node", "cloud": "cloud_worker"}
+"""Programs that examine themselves, by the first argument of ``flexspec doctor``."""
 
 _ELSEWHERE = {
     "demo": ("lab", "write texts with and without drafts, side by side, on this machine"),
@@ -49,7 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, about in (
-        *_PROGRAMS.items(),
+        ("chat", _CHAT),
+        ("doctor", _DOCTOR),
         *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name),
     ):
         commands.add_parser(name, help=about, add_help=False)
@@ -66,15 +68,24 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _main(argv: Sequence[str]) -> int | None:
-    if argv and argv[0] in _PROGRAMS:
-        program: Callable[[Sequence[str]], int] = import_module(f"flexspec_mq.{argv[0]}.main").main
-        return program(argv[1:])
+    if argv[:1] == ["chat"]:
+        from flexspec_mq.chat.main import main as chat
+
+        return chat(argv[1:])
+    if argv[:1] == ["doctor"]:
+        _doctor(argv[1:])
     for words in (1, 2):
         if (name := " ".join(argv[:words])) in _ELSEWHERE:
             return _elsewhere(name)(argv[words:])
     args = build_parser().parse_args(argv)
     func: Command = args.func
     return func(args)
+
+
+def _doctor(argv: Sequence[str]) -> NoReturn:
+    """Become the doctor of a daemon, as only that knows what it needs."""
+    part, rest = (argv[0], argv[1:]) if argv and argv[0] in _DOCTORS else ("edge", argv)
+    os.execv(sys.executable, [sys.executable, "-m", _DOCTORS[part], "doctor", *rest])  # noqa: S606  our own program
 
 
 def _elsewhere(name: str) -> Callable[[Sequence[str]], int]:

@@ -11,13 +11,9 @@ from cloud_worker.versions.loader import Base, HeadLoader
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
-from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.heads.fetch import fetch_manifest
-from flexspec_mq.heads.manifest import HeadError, read_head
-from flexspec_mq.heads.place import from_catalogue
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
-from schemas.catalogue import VersionState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,9 +21,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.interface import Engine
     from cloud_worker.settings import FamilySettings, WorkerSettings
     from cloud_worker.versions.library import Exactness
-    from flexspec_mq.heads.manifest import Manifest
     from flexspec_mq.models.load import LoadedText
-    from schemas.catalogue import Catalogue
 
 
 def family_follower(
@@ -93,30 +87,3 @@ def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) ->
         weights=worker.weights,
         exactness=exactness,
     )
-
-
-def unfit(settings: FamilySettings, catalogue: Catalogue, base: Base) -> dict[str, FlexSpecError]:
-    """The versions that a worker could not serve, as far as their manifests and where they lie tell; changes nothing.
-
-    Returns:
-        Why not, by version.
-    """
-    ours = base.id if any(version.base == base.id for version in catalogue.versions) else b""
-    found: dict[str, FlexSpecError] = {}
-    for version in catalogue.versions:
-        if version.state is VersionState.RETIRED or version.base != ours:
-            continue
-        try:
-            url = settings.heads or from_catalogue(catalogue.heads)
-            base.check(version.name, _manifest(version.digest, url, settings.folder / "heads"))
-        except FlexSpecError as error:
-            found[version.name] = error
-    return found
-
-
-def _manifest(wanted: bytes, url: str, cache: Path) -> Manifest:
-    """Manifest of a head that is whole in the cache, or else from where it lies."""
-    try:
-        return read_head(cache / wanted.hex(), wanted)
-    except HeadError:
-        return fetch_manifest(url, wanted)

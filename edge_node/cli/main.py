@@ -119,7 +119,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
         return EdgeDoctor(config, _load).examine
 
-    return doctor.run("edge", args, prepare)
+    return doctor.run(args, prepare)
 
 
 def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:

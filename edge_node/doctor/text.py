@@ -67,20 +67,19 @@ async def check_text(
         bare = replace(given, will=None, birth=no_birth, session_expiry=0)
         return mqtt_link(bare, on_wait=lambda _waiting: None)
 
-    began = time.monotonic()
     try:
         async with (
             node.running(connect, doctor.settings_beside()),
             generator.writing((Turn("user", _PROMPT),), options) as writing,
         ):
             # It may end with its first piece, and then no worker holds it any more: it was one of those that serve.
-            worker = " or ".join(one.worker for one in workers)
+            worker = " or ".join(status.worker for status in workers)
             with contextlib.suppress(TimeIsOver):  # the figures say how far it came
                 async for _ in writing.pieces():
                     worker = writing.figures().worker or worker
             _report(report, writing.figures(), worker)
     except FlexSpecError as error:
-        _explain(report, doctor, error, began)
+        _explain(report, doctor, error)
     finally:
         generator.close()
 
@@ -98,33 +97,20 @@ def _report(report: Report, figures: Figures, worker: str) -> None:
     )
 
 
-def _explain(report: Report, doctor: DaemonDoctor, error: FlexSpecError, began: float) -> None:
-    user = doctor.settings.username
+def _explain(report: Report, doctor: DaemonDoctor, error: FlexSpecError) -> None:
+    user = doctor.settings.username or "anonymous"
     if isinstance(error, PublishRefused) and error.reason_code == NOT_AUTHORIZED:
-        report.fail("ACL refusal", error.message, f"{error.hint} {user or ''}".strip())
+        report.fail("ACL refusal", error.message, f"{error.hint} {user}")
         return
-    worker = _who_took_it(doctor, began)
-    if worker and isinstance(error, WorkerError):
-        report.fail(
-            "ACL refusal",
-            f"worker {worker} took the session, and none of its answers reached us ({error.message})",
-            f"let user {user or 'anonymous'!r} read {topics.verdict_topic(doctor.name)}, and the worker's user write "
-            "it; then look for a firewall that lets only one direction pass",
+    advice = error.hint or "look into the worker's log"
+    if isinstance(error, WorkerError):
+        advice += (
+            f"; if a worker took the session, its answers are lost: let user {user!r} read "
+            f"{topics.verdict_topic(doctor.name)}, and the worker's user write it"
         )
-        return
-    fault = "link lost" if isinstance(error, LinkError) else "no text"
-    report.fail(fault, f"no text came: {error.message}", error.hint or "look into the worker's log")
-
-
-def _who_took_it(doctor: DaemonDoctor, began: float) -> str:
-    """A worker that has held more sessions since a time than in its last status before; empty if there is none."""
-    for worker, _ in doctor.watch.workers():
-        every = doctor.watch.seen[topics.worker_status_topic(worker.worker)]
-        loads = [(seen.at >= began, getattr(seen.status, "load", 0)) for seen in every]
-        before = [load for late, load in loads if not late]
-        if before and any(late and load > before[-1] for late, load in loads):
-            return worker.worker
-    return ""
+    report.fail(
+        "link lost" if isinstance(error, LinkError) else "no text", f"no text came: {error.message}", advice
+    )
 
 
 async def check_text_over_api(report: Report, node: RunningNode, api: ApiSettings, model: str) -> None:

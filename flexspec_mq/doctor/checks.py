@@ -47,7 +47,6 @@ class Finding:
         detail: Observation.
         advice: How to mend it; empty where nothing is to be mended.
         fault: Kind of fault in a few fixed words, for programs as well; empty without one.
-        part: Daemon whose setup it is about: ``edge`` or ``cloud``.
     """
 
     name: str
@@ -55,7 +54,6 @@ class Finding:
     detail: str
     advice: str = ""
     fault: str = ""
-    part: str = ""
 
     @property
     def exit_code(self) -> int:
@@ -68,7 +66,6 @@ class Report:
     """Findings of one check, which its probe writes."""
 
     name: str
-    part: str = ""
     findings: list[Finding] = field(default_factory=list)
 
     def ok(self, detail: str) -> None:
@@ -93,7 +90,7 @@ class Report:
         return any(finding.state is State.FAILED for finding in self.findings)
 
     def _add(self, state: State, detail: str, advice: str = "", fault: str = "") -> None:
-        self.findings.append(Finding(self.name, state, detail, advice, fault, self.part))
+        self.findings.append(Finding(self.name, state, detail, advice, fault))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +103,6 @@ class Check:
         needs: Names of the checks that it cannot do without.
         without: Why the checks that need this one could not be done, if this one fails.
         doing: Progress message while it runs.
-        turn: Rows of a lower turn run before those of a higher one; the table's order is that of the findings.
-        background: Start at once, and wait for it in its turn.
     """
 
     name: str
@@ -115,81 +110,55 @@ class Check:
     needs: tuple[str, ...] = ()
     without: str = ""
     doing: str = ""
-    turn: int = 0
-    background: bool = False
 
 
 async def run_checks(
-    checks: Sequence[Check],
-    part: str = "",
-    tell: Callable[[str], None] = lambda _text: None,
-    timeout: float | None = None,
+    checks: Sequence[Check], tell: Callable[[str], None] = lambda _text: None, timeout: float | None = None
 ) -> list[Finding]:
-    """Run a table to its end and return all findings, in the table's order."""
-    run = _Run(checks, part, tell)
+    """Run the checks one after the other and return all findings."""
+    reports = {check.name: Report(check.name) for check in checks}
+    lost: dict[str, str] = {}
+    doing = "beginning"
     bound = asyncio.timeout(timeout)
     try:
         async with bound:
-            await run.to_end()
+            for check in checks:
+                if check.doing and not _why_not(check, lost):
+                    doing = check.doing
+                    tell(doing)
+                await _try(check, reports[check.name], lost)
     except TimeoutError:
         if not bound.expired():
             raise
-        over = run.reports["time"] = Report("time", part)
-        detail = f"not finished within {timeout:g} s; it was still {run.doing}"
+        over = reports["time"] = Report("time")
+        detail = f"not finished within {timeout:g} s; it was still {doing}"
         over.fail("time over", detail, "give more with --within on a slow machine or link")
-    for report in run.reports.values():
+    for report in reports.values():
         if not report.findings:
             report.skip("not reached")
-    return [finding for report in run.reports.values() for finding in report.findings]
+    return [finding for report in reports.values() for finding in report.findings]
 
 
-class _Run:
-    """A run of a table.
+def _why_not(check: Check, lost: dict[str, str]) -> str:
+    return next((lost[need] for need in check.needs if need in lost), "")
 
-    Attributes:
-        doing: Progress message of the check that runs.
-        lost: Checks that failed, and why those that need them cannot be done.
-    """
 
-    def __init__(self, checks: Sequence[Check], part: str, tell: Callable[[str], None]) -> None:
-        self.checks = checks
-        self.reports = {check.name: Report(check.name, part) for check in checks}
-        self.lost: dict[str, str] = {}
-        self.doing = "beginning"
-        self._tell = tell
-
-    async def to_end(self) -> None:
-        started = {
-            check.name: asyncio.create_task(self._try(check)) for check in self.checks if check.background
-        }
-        try:
-            for check in sorted(self.checks, key=lambda check: check.turn):
-                if check.doing and not self._blocked(check):
-                    self.doing = check.doing
-                    self._tell(check.doing)
-                await (started.get(check.name) or self._try(check))
-        finally:
-            for task in started.values():
-                task.cancel()
-
-    def _blocked(self, check: Check) -> str:
-        return next((self.lost[need] for need in check.needs if need in self.lost), "")
-
-    async def _try(self, check: Check) -> None:
-        report = self.reports[check.name]
-        if why := self._blocked(check):
-            self.lost[check.name] = why
-            report.skip(why)
-            return
-        try:
-            if (probing := check.probe(report)) is not None:
-                await probing
-        except LinkError as error:
-            advice = error.hint or "try again; look into the broker's log meanwhile"
-            report.fail("link lost", error.message, advice)
-            self.lost |= dict.fromkeys(check.needs, "the broker stopped answering")
-        if report.failed and check.without:
-            self.lost[check.name] = check.without
+async def _try(check: Check, report: Report, lost: dict[str, str]) -> None:
+    """Make a check; note in `lost` why those that need it, or what it needs, cannot be made."""
+    if why := _why_not(check, lost):
+        lost[check.name] = why
+        report.skip(why)
+        return
+    try:
+        if (probing := check.probe(report)) is not None:
+            await probing
+    except LinkError as error:
+        report.fail(
+            "link lost", error.message, error.hint or "try again; look into the broker's log meanwhile"
+        )
+        lost |= dict.fromkeys(check.needs, "the broker stopped answering")
+    if report.failed and check.without:
+        lost[check.name] = check.without
 
 
 async def on_thread(work: Callable[[], T]) -> T:

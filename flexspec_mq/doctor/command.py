@@ -24,7 +24,6 @@ _MARKS = {
     State.OK: ("✓", "green"),
     State.WARNING: ("!", "yellow"),
     State.FAILED: ("✗", "bold red"),
-    State.SKIPPED: ("–", "dim"),
 }
 _TIMEOUT = 60.0
 """Seconds for one daemon's setup, unless told otherwise."""
@@ -63,7 +62,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> int:
+def run(args: argparse.Namespace, prepare: Callable[[], Examine]) -> int:
     """Examine, print, and return the exit code."""
     began = time.monotonic()
     try:
@@ -71,7 +70,7 @@ def run(part: str, args: argparse.Namespace, prepare: Callable[[], Examine]) -> 
         with stages() as tell:
             findings = asyncio.run(examine(tell, args.within))
     except UsageError as error:
-        findings = [Finding("settings", State.FAILED, error.message, error.hint, "settings", part)]
+        findings = [Finding("settings", State.FAILED, error.message, error.hint, "settings")]
     return print_findings(findings, time.monotonic() - began, as_json=args.json)
 
 
@@ -93,32 +92,25 @@ def _show(findings: Sequence[Finding], seconds: float) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
+    table.add_column(width=1)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    skipped: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.state is State.SKIPPED:
+            skipped.setdefault(finding.detail, []).append(finding.name)
+            continue
+        mark, style = _MARKS[finding.state]
+        text = Text(f"{finding.fault}: {finding.detail}" if finding.fault else finding.detail)
+        text.append(f"\n→ {finding.advice}" if finding.advice else "", style="cyan")
+        table.add_row(Text(mark, style=style), Text(finding.name, style=style), text)
+    for why, names in skipped.items():
+        table.add_row(
+            *(Text(cell, style="dim") for cell in ("–", "not checked")), f"{', '.join(names)}: {why}"
+        )
     console = Console(highlight=False, soft_wrap=False)
-    for part in dict.fromkeys(finding.part for finding in findings):
-        table = Table(box=None, show_header=False, padding=(0, 1), pad_edge=False)
-        table.add_column(width=1)
-        table.add_column(no_wrap=True)
-        table.add_column(overflow="fold")
-
-        def row(state: State, name: str, text: str, advice: str = "", table: Table = table) -> None:
-            mark, style = _MARKS[state]
-            words = Text(text).append(f"\n→ {advice}" if advice else "", style="cyan")
-            table.add_row(Text(mark, style=style), Text(name, style=style), words)
-
-        skipped: dict[str, list[str]] = {}
-        for finding in findings:
-            if finding.part != part:
-                continue
-            if finding.state is State.SKIPPED:
-                skipped.setdefault(finding.detail, []).append(finding.name)
-                continue
-            text = f"{finding.fault}: {finding.detail}" if finding.fault else finding.detail
-            row(finding.state, finding.name, text, finding.advice)
-        for why, names in skipped.items():
-            row(State.SKIPPED, "not checked", f"{', '.join(names)}: {why}")
-        if part:
-            console.print(Text(part, style="bold"))
-        console.print(table)
+    console.print(table)
     console.print(Text(f"{_sum(findings)} ({seconds:.0f} s)"))
 
 

@@ -9,23 +9,27 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
+from flexspec_mq.catalogue import naming
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import statuses
-from flexspec_mq.doctor.checks import Check, Finding, State, on_thread, run_checks
-from flexspec_mq.doctor.machine import check_cache, check_packages, check_temp
-from flexspec_mq.doctor.qualities import own_prefix, quality_checks, reach
-from flexspec_mq.doctor.watch import Listening, Watch
+from flexspec_mq.doctor.checks import Check, Finding, on_thread, run_checks
+from flexspec_mq.doctor.family import check_family
+from flexspec_mq.doctor.machine import check_cache, check_packages
+from flexspec_mq.doctor.qualities import reach
+from flexspec_mq.doctor.watch import Watch
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
 from flexspec_mq.transport.mqtt import mqtt_link
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from schemas.messages import NO_SESSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.doctor.checks import Report
     from flexspec_mq.transport.base import LinkSettings
     from flexspec_mq.transport.link import Link
@@ -33,31 +37,29 @@ if TYPE_CHECKING:
 NOT_A_SESSION = Codec().encode(NO_SESSION)
 NOBODY = "flexspec-doctor"
 """An edge that nobody is: what is sent to it disturbs nobody."""
-BROKER, LOGIN, MODEL = "broker", "login", "model"
-"""Names of checks that others need."""
 _OPEN = "open deployment"
 _DEPLOY = "`flexspec-broker init` makes a broker with TLS and users"
 _PATIENCE = 5.0
 """Seconds for one answer of the broker."""
-_CHECK_SECONDS = 25.0
 
 
 class DaemonDoctor:
     """The doctor of one daemon: its table of checks, and what they share.
 
     Args:
-        part: ``edge`` or ``cloud``.
         name: The daemon's name on topics.
         settings: Link of the daemon.
         topic: Topic of its status.
+        version: Version that it asks for or serves.
+        family: Family that it follows.
         listening: Seconds for which statuses are listened to.
 
     Attributes:
         link: Connection of the doctor's own, once it has logged in.
+        version: The stable one of the family, once its catalogue is known.
         keys: File with the daemon's keys, by which it knows whom it talks to.
         secrets: Other files that nobody else should read.
         public_group: This worker shares sessions in the group that any client may join.
-        here: Description of the daemon on this machine that is the one online; empty if there is none.
     """
 
     link: Link
@@ -66,13 +68,19 @@ class DaemonDoctor:
     public_group = False
 
     def __init__(
-        self, part: str, name: str, settings: LinkSettings, topic: str, listening: Listening
+        self,
+        name: str,
+        settings: LinkSettings,
+        topic: str,
+        version: str,
+        family: FamilyOptions,
+        listening: float,
     ) -> None:
-        self.part = part
         self.name = name
         self.settings = settings
+        self.version = version
+        self.family = family
         self.watch = Watch(topic, listening)
-        self.here = ""
         self._stack = AsyncExitStack()
 
     def table(self) -> Sequence[Check]:
@@ -88,11 +96,34 @@ class DaemonDoctor:
         findings: list[Finding] = []
         try:
             async with self._stack:
-                findings = await run_checks(self.table(), self.part, tell, timeout)
+                findings = await run_checks(self.table(), tell, timeout)
         except LinkError:  # of a link that failed, which a check has told
             if not findings:
                 raise
         return findings
+
+    def machine_rows(self, extras: tuple[str, ...], useful: dict[str, str]) -> list[Check]:
+        """Rows for packages and folders."""
+        return [
+            Check("packages", partial(check_packages, needed=extras, useful=useful)),
+            Check("cache", check_cache),
+        ]
+
+    def broker_rows(self, model: Check) -> list[Check]:
+        """Rows that reach the broker, log in and listen; a model is loaded while statuses come in."""
+        looking = f"looking for the broker at {self.settings.address}"
+        needs = replace(self.settings, needs=FOR_SESSIONS)
+        rows = [
+            Check("broker", partial(reach, needs), (), "the broker cannot be used", looking),
+            Check("login", self._log_in, ("broker",), "the broker does not let us in", "logging in"),
+            model,
+            Check("name", self._check_name, ("login",), doing="listening for other daemons"),
+        ]
+        if self.family.family is not None:
+            rows.append(
+                Check("catalogue", self._check_catalogue, ("login",), "no version of the family is known")
+            )
+        return rows
 
     def settings_beside(self, patience: float = _PATIENCE) -> LinkSettings:
         """Settings of a link beside the daemon's: with an id of its own, and nothing that stays at the broker."""
@@ -105,30 +136,6 @@ class DaemonDoctor:
             subscriptions=(),
             give_up_after=patience,
         )
-
-    def machine_rows(self, extras: tuple[str, ...], useful: dict[str, str], cache_needs: int) -> list[Check]:
-        """Rows for packages and folders."""
-        return [
-            Check("packages", partial(check_packages, needed=extras, useful=useful)),
-            Check("cache", partial(check_cache, needs=cache_needs)),
-            Check("temp", check_temp),
-        ]
-
-    def broker_rows(self) -> list[Check]:
-        """Rows that reach the broker, log in there and listen."""
-        address = self.settings.address
-        lost = ("the broker cannot be used", "the broker does not let us in")
-        looking = f"looking for the broker at {address}"
-        return [
-            Check(BROKER, partial(reach, self.settings), without=lost[0], doing=looking),
-            Check(LOGIN, self._log_in, (BROKER,), lost[1], "logging in, and listening for other daemons"),
-            Check("name", self._check_name, (LOGIN,), turn=3),
-        ]
-
-    def quality_row(self) -> Check:
-        """Row for what `flexspec-broker check` tries, once no model is being loaded: it measures a round trip."""
-        doing = "trying the broker's qualities"
-        return Check("qualities", self._check_qualities, (LOGIN,), doing=doing, turn=2)
 
     async def _log_in(self, report: Report) -> None:
         user = self.settings.username
@@ -148,28 +155,16 @@ class DaemonDoctor:
             return
         report.ok(f"as {user or 'nobody: this broker asks for no login'}")
         await self._stack.enter_async_context(running(self.watch.run(self.link), "watch"))
-        # Fresh statuses, and a fight for our name, show only to who waits; the model is being loaded meanwhile.
-        await self.watch.listen()
-        if self.watch.online:
-            self.here = await on_thread(self.look_here)
 
     async def _check_name(self, report: Report) -> None:
-        await self.watch.settle()
-        statuses.check_name(report, self.watch, self.here)
+        await self.watch.listen()
+        here = await on_thread(self.look_here) if self.watch.online else ""
+        statuses.check_name(report, self.watch, here)
 
-    async def _check_qualities(self, report: Report) -> None:
-        checks = quality_checks(self.settings_beside(_CHECK_SECONDS), own_prefix(self.settings.username))
-        findings = await run_checks(checks, timeout=_CHECK_SECONDS)
-        for finding in findings:
-            what = f"{finding.name}: {finding.detail}"
-            if finding.fault == "time over":
-                report.warn(finding.detail, "a slow link; try `flexspec-broker check`")
-            elif finding.state is State.FAILED and finding.fault != "link lost":
-                report.fail(finding.fault, what, finding.advice)
-            elif finding.state in (State.FAILED, State.WARNING):
-                report.warn(what, finding.advice, finding.fault)
-        if not report.findings:
-            report.ok("; ".join(f"{finding.name}: {finding.detail}" for finding in findings))
+    async def _check_catalogue(self, report: Report) -> None:
+        catalogue = await check_family(report, self.family, self.watch, self.link, self.forbidden)
+        if catalogue is not None:
+            self.version = naming.stable(catalogue).name
 
     async def may_publish(self, topic: str, payload: bytes) -> int:
         """Publish, and return the reason code: 0, 0x10 (nobody subscribes) or 0x87 (the access rules forbid it).

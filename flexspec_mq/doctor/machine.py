@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import shutil
 import socket
 import tempfile
 from contextlib import closing
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from packaging.requirements import Requirement
@@ -31,13 +31,8 @@ T = TypeVar("T")
 _DISTRIBUTION = "flexspec-mq"
 _TAKEN = "taken"
 _PROBE_BYTES = 1_000_000
-_LITTLE_BYTES = 100_000_000
-"""Free space below which a folder is about to be full."""
-
-
-def fits(version: str, bounds: SpecifierSet | str) -> bool:
-    """Whether an installed version keeps bounds such as ``>=2.9,<3``; a pre-release is a version too."""
-    return SpecifierSet(str(bounds)).contains(version, prereleases=True)
+_ROOM_BYTES = 1_000_000_000
+"""Free space below which the cache has no room for the default model and draft, which need 0.6 GB."""
 
 
 def requirements() -> list[Requirement]:
@@ -51,29 +46,29 @@ def requirements() -> list[Requirement]:
 def complaints(asked: list[Requirement], extra: str) -> list[str]:
     """Faults of the installed packages that an extra of ours asks for; those for all have the extra ""."""
     wrong = []
-    for one in asked:
-        markers = one.marker
+    for requirement in asked:
+        markers = requirement.marker
         mine = markers is None if not extra else markers is not None and markers.evaluate({"extra": extra})
         if not mine:
             continue
         try:
-            version = metadata.version(one.name)
+            version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
-            wrong.append(f"{one.name} is not installed")
+            wrong.append(f"{requirement.name} is not installed")
             continue
-        if not fits(version, one.specifier):
-            bounds = ",".join(sorted(map(str, one.specifier), reverse=True))
-            wrong.append(f"{one.name} is {version}, asked for is {bounds}")
+        if not requirement.specifier.contains(version, prereleases=True):
+            bounds = ",".join(sorted(map(str, requirement.specifier), reverse=True))
+            wrong.append(f"{requirement.name} is {version}, asked for is {bounds}")
     return wrong
 
 
 def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, str]) -> None:
     """Check Python and the packages."""
     asked = requirements()
-    wrong = [said for extra in ("", *needed) for said in complaints(asked, extra)]
+    wrong = [complaint for extra in ("", *needed) for complaint in complaints(asked, extra)]
     python = platform.python_version()
     oldest = metadata.metadata(_DISTRIBUTION)["Requires-Python"] if asked else ">=3.11"
-    if not fits(python, oldest):
+    if not SpecifierSet(oldest).contains(python, prereleases=True):
         wrong.insert(0, f"Python is {python}, asked for is {oldest}")
     if wrong:
         report.fail("packages", "; ".join(wrong), f"install them, {how_to_install(','.join(needed))}")
@@ -87,58 +82,35 @@ def check_packages(report: Report, needed: tuple[str, ...], useful: dict[str, st
             report.warn(f"{'; '.join(lacking)}: {loss}", f"if you want it, {how_to_install(extra)}")
 
 
-def check_cache(report: Report, needs: int) -> None:
-    """Check the cache of models, to which so many bytes are still to be written."""
+def check_cache(report: Report) -> None:
+    """Check space and permission of the models' cache by writing; where it is not there yet, above it."""
+    advice = "free some space there, or set XDG_CACHE_HOME to a folder on another disk"
     try:
         cache = models_cache()
     except ModelError as error:
         report.fail("disk full", error.message, error.hint)
         return
-    advice = "free some space there, or set XDG_CACHE_HOME to a folder on another disk"
-    check_folder(report, cache, needs, advice)
-
-
-def check_temp(report: Report) -> None:
-    """Check the folder for temporary files."""
-    try:
-        folder = Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
-        report.fail("disk full", f"no folder for temporary files: {error}", "set TMPDIR to one")
-        return
-    check_folder(report, folder, 0, "free some space there, or set TMPDIR to another folder")
-
-
-def check_folder(report: Report, folder: Path, needs: int, advice: str) -> None:
-    """Check space and permission by writing; where a folder does not exist yet, in the nearest one above it."""
-    place = next(one for one in (folder, *folder.parents) if one.exists())
-    if not place.is_dir():
-        report.fail("disk full", f"{place} is a file, and should be a folder", advice)
+    folder = next(parent for parent in (cache, *cache.parents) if parent.exists())
+    if not folder.is_dir():
+        report.fail("disk full", f"{folder} is a file, and should be a folder", advice)
         return
     try:
-        free = os.statvfs(place)
-        with tempfile.TemporaryFile(dir=place, prefix=".flexspec-doctor-") as probe:
+        with tempfile.TemporaryFile(dir=folder, prefix=".flexspec-doctor-") as probe:
             probe.write(b"\xa5" * _PROBE_BYTES)  # quotas show only when something is written
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            report.fail("disk full", f"{place} takes no further megabyte: {error.strerror}", advice)
+            report.fail("disk full", f"{folder} takes no further megabyte: {error.strerror}", advice)
         else:
-            detail = f"{place} cannot be written to: {error.strerror}"
+            detail = f"{folder} cannot be written to: {error.strerror}"
             report.fail("not writable", detail, f"let this user write there ({advice})")
         return
-    left = free.f_bavail * free.f_frsize
-    if left < needs:
-        detail = f"{place} has {_megabytes(left)} left, and the default model needs {_megabytes(needs)}"
-        report.fail("disk full", detail, advice)
-    elif left < _LITTLE_BYTES:
-        report.warn(f"{place} has only {_megabytes(left)} left", advice, "disk nearly full")
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM_BYTES:
+        report.warn(f"{folder} has only {free / 1e6:.0f} MB left", advice, "disk nearly full")
     else:
-        report.ok(f"{place}: writable, {_megabytes(left)} left")
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+        report.ok(f"{folder}: writable, {free / 1e9:.1f} GB left")
 
 
 async def check_port(
@@ -156,8 +128,8 @@ async def check_port(
         report.fail("port taken", f"{what} cannot be served at {host}:{port}: {why}", advice)
     else:
         who = who_listens(port)
-        if found := await on_thread(ours):
-            report.ok(f"already running: {found}{f', {who}' if who else ''}")
+        if running := await on_thread(ours):
+            report.ok(f"already running: {running}{f', {who}' if who else ''}")
         elif not report.findings:
             detail = f"{host}:{port}, where {what} is to be served, is taken{f' by {who}' if who else ''}"
             report.fail("port taken", detail, f"stop that, or give another port: {flag} N")

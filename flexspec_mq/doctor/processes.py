@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from flexspec_mq.daemon.children import started
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator
 
-_LOADING = 600.0
-"""Seconds from the start of a process to that of its daemon, at most."""
 _ESTABLISHED, _LISTENS = "01", "0A"
 
 
@@ -23,27 +18,15 @@ def who_listens(port: int) -> str:
     return next((f"{_command(number) or 'a process'} (process {number})" for number in _holders(links)), "")
 
 
-def connected(port: int, names: Container[str], epoch: float) -> list[int]:
-    """Daemons of this machine that are connected to a broker, and came up at a time."""
+def connected(port: int, names: Container[str]) -> list[int]:
+    """Daemons of this machine that are connected to a broker's port."""
     links = {link for _, remote, link in _sockets(_ESTABLISHED) if remote == port}
-    return [
-        number
-        for number in _holders(links)
-        if number != os.getpid() and _runs(number, names) and _just_before(number, epoch)
-    ]
+    return [number for number in _holders(links) if number != os.getpid() and _runs(number, names)]
 
 
 def _runs(number: int, names: Container[str]) -> bool:
     words = _words(number)
     return "doctor" not in words and any(Path(word).name in names for word in words[:3])
-
-
-def _just_before(number: int, epoch: float) -> bool:
-    if (ticks := started(number)) is None:
-        return False
-    uptime = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
-    began = time.time() - uptime + ticks / os.sysconf("SC_CLK_TCK")
-    return -2.0 < epoch - began < _LOADING
 
 
 def _command(number: int) -> str:
@@ -67,7 +50,7 @@ def _holders(links: set[str]) -> Iterator[int]:
     """Processes that have one of these sockets open, the oldest number first."""
     for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
         try:
-            if any(os.readlink(one) in links for one in (folder / "fd").iterdir()):  # noqa: PTH115  no path
+            if any(os.readlink(link) in links for link in (folder / "fd").iterdir()):  # noqa: PTH115  no path
                 yield int(folder.name)
         except OSError:  # it has ended, or is another user's
             continue

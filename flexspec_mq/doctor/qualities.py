@@ -93,15 +93,6 @@ async def _probe(settings: LinkSettings) -> AsyncIterator[Probe]:
         await probe.close()
 
 
-def broker_checks(settings: LinkSettings, topic: str) -> list[Check]:
-    """All checks of a broker: it answers, speaks MQTT 5, lets us in and has all qualities."""
-    return [
-        Check("broker", partial(reach, settings), without="the broker cannot be used"),
-        Check("login", partial(_log_in, settings), ("broker",), "it does not let us in"),
-        *quality_checks(settings, topic),
-    ]
-
-
 async def reach(settings: LinkSettings, report: Report) -> None:
     """Check name, TCP, TLS and MQTT 5, one after the other."""
     cause = await on_thread(lambda: diagnose(settings))
@@ -119,16 +110,6 @@ async def _log_in(settings: LinkSettings, report: Report) -> None:
     except LinkRefused as refused:
         advice = "give --username and --password-file" if settings.username is None else refused.hint
         report.fail("login refused", refused.message, advice)
-
-
-def quality_checks(settings: LinkSettings, topic: str) -> list[Check]:
-    """Checks of a broker that lets us in: it keeps messages, shares, tells reasons and answers at once."""
-    # Access rules spell out the topics that a user may write, so those of a user have fixed names.
-    mark = "check" if settings.username is not None else secrets.token_hex(4)
-    return [
-        Check(name, partial(_allowed, probe, settings, f"{topic}/{mark}"), ("login",), doing=f"trying {name}")
-        for name, probe in _QUALITIES.items()
-    ]
 
 
 _Quality = Callable[[Report, LinkSettings, str], Awaitable[None]]
@@ -219,14 +200,23 @@ async def _check_round_trip(report: Report, settings: LinkSettings, topic: str) 
         report.warn(detail, advice, _POOR)
 
 
-def own_prefix(username: str | None) -> str:
-    """Prefix of topics that our access rules let any user write and read, and on which nobody lives."""
-    return "f1/check" if username is None else f"f1/r/{username}"
-
-
 _QUALITIES: dict[str, _Quality] = {
     "retained messages": _check_retained,
     "shared subscriptions": _check_shares,
     "reason codes": _check_reasons,
     "round trip": _check_round_trip,
 }
+
+
+def broker_checks(settings: LinkSettings, topic: str) -> list[Check]:
+    """All checks of a broker: it answers, lets us in, keeps messages, shares them, tells reasons, answers at once."""
+    # Access rules spell out the topics that a user may write, so those of a user have fixed names.
+    mark = "check" if settings.username is not None else secrets.token_hex(4)
+    return [
+        Check("broker", partial(reach, settings), without="the broker cannot be used"),
+        Check("login", partial(_log_in, settings), ("broker",), "it does not let us in"),
+        *(
+            Check(name, partial(_allowed, probe, settings, f"{topic}/{mark}"), ("login",))
+            for name, probe in _QUALITIES.items()
+        ),
+    ]

@@ -22,18 +22,17 @@ _SET_CLOCK = (
 )
 
 
-def check_clock(report: Report, watch: Watch, besides: str = "") -> None:
-    """Compare this machine's clock with those of the workers whose fresh statuses were seen."""
+def check_clock(report: Report, watch: Watch) -> None:
+    """Compare this machine's clock with those of the other workers whose fresh statuses were seen."""
     ahead = {
-        name: seen.ahead
-        for topic, every in watch.seen.items()
-        if (name := topics.worker_of_status(topic)) and name != besides
-        for seen in every
-        if seen.ahead is not None and seen.status.state != "gone"
+        status.worker: seen.ahead
+        for status, seen in watch.workers()
+        if seen.ahead is not None
+        and status.state != "gone"
+        and topics.worker_status_topic(status.worker) != watch.topic
     }
     if not ahead:
-        whose = "worker of another machine" if besides else "worker"
-        report.skip(f"no {whose} renewed its status meanwhile: no clock to compare with")
+        report.skip("no other worker renewed its status meanwhile: no clock to compare with")
         return
     worst = max(ahead, key=lambda name: abs(ahead[name]))
     off = ahead[worst]
@@ -90,7 +89,7 @@ def check_workers(report: Report, watch: Watch, version: str, listening: bool | 
 
 def _versions(status: WorkerStatus) -> list[str]:
     """Versions for which a worker takes sessions."""
-    return [one.name for one in status.versions if one.state == "ready"] or [status.version] * (
+    return [version.name for version in status.versions if version.state == "ready"] or [status.version] * (
         not status.versions
     )
 
@@ -106,13 +105,13 @@ def _why_not(status: WorkerStatus, seen: Seen) -> str:
 
 def check_tokenizer(report: Report, workers: list[WorkerStatus], ours: LoadedText) -> None:
     """Check whether the draft's tokenizer is that of the workers' targets, as far as it must be."""
-    told = [status for status in workers if status.fingerprint]
-    if not told:
+    stated = [status for status in workers if status.fingerprint]
+    if not stated:
         report.skip("no worker says which tokenizer its target has")
         return
     short = ours.fingerprint.hex()[:12]
     fatal, harmless = [], []
-    for status in told:
+    for status in stated:
         how = difference(ours.fingerprint, ours.tokenizer_status, status)
         if how.fatal:
             fatal.append(f"worker {status.worker} has {status.fingerprint[:12]}…: {how.fatal}")
@@ -142,12 +141,10 @@ def check_name(report: Report, watch: Watch, here: str) -> None:
     kind, flag = ("worker", "--worker") if worker else ("edge node", "--edge")
     apart = f"give each its own name ({flag} NAME) and its own user; stop the one that is too many"
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(watch.born))
-    if fights := watch.fights():
-        times = "once" if fights == 1 else f"{fights} times"
+    if watch.takeovers:
         detail = (
-            f"two daemons that are both named {name!r} throw each other out: within "
-            f"{time.monotonic() - watch.began:.0f} s another process took the name over {times}, from one that had "
-            "not ended"
+            f"two daemons that are both named {name!r} throw each other out: within {watch.seconds:.0f} s another "
+            "process took the name over from one that had not ended"
         )
         report.fail(fault, detail, apart)
     elif not watch.online:

@@ -7,7 +7,6 @@ seconds. A status says of which process it is.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,28 +22,15 @@ if TYPE_CHECKING:
 
     from flexspec_mq.transport.link import Link
 
+LISTENING = 11.0
+"""Seconds for which statuses are listened to: workers renew theirs every 10 s."""
 _RENEWED = 30.0
-"""Seconds within which a retained status counts as that of a living worker; they renew it every 10."""
+"""Seconds within which a retained status counts as that of a living worker."""
 _TAKEOVER = 1.0
 """Seconds between the end of one process and the birth of another under the same name, below which the second one was
 up before the first one ended: a daemon that is started again needs longer to load its model."""
-_YOUNG = 60.0
-"""Seconds after its start within which a daemon may still be part of a fight for its name."""
 _MOST = 10_000
 """Statuses that are kept."""
-
-
-class Listening(NamedTuple):
-    """Seconds for which statuses are listened to.
-
-    Attributes:
-        at_least: Workers renew theirs every 10 s.
-        at_most: Time in which a daemon that was thrown out loads its model and comes back; only where one is so young
-            that it may have thrown out another.
-    """
-
-    at_least: float = 11.0
-    at_most: float = 20.0
 
 
 class Seen(NamedTuple):
@@ -69,23 +55,30 @@ class Seen(NamedTuple):
 class Watch:
     """Collects the statuses of all workers and of one name.
 
+    Args:
+        topic: Status of the name.
+        seconds: Time to listen.
+
     Attributes:
+        seen: Last status by topic.
+        takeovers: Processes that took the name over, while we watched, from one that had not ended.
         other: Given what is no status.
         blind: Filters that the broker refused.
     """
 
-    def __init__(self, topic: str, listening: Listening) -> None:
+    def __init__(self, topic: str, seconds: float) -> None:
         self.topic = topic
         self.codec = Codec()
-        self.seen: dict[str, list[Seen]] = {}
+        self.seen: dict[str, Seen] = {}
+        self.takeovers = 0
         self.blind: list[str] = []
         self.other: Callable[[Inbound], None] | None = None
-        self.began = time.monotonic()
-        self._listening = listening
-        self._changed = asyncio.Event()
+        self.seconds = seconds
+        self._began = time.monotonic()
 
     async def run(self, link: Link) -> None:
         """Watch until cancelled, or until the link fails, which other checks then tell of."""
+        self._began = time.monotonic()
         try:
             for topic in dict.fromkeys((topics.worker_status_topic("+"), self.topic)):
                 if topics.worker_of_status(topic) not in (None, "+"):
@@ -116,37 +109,23 @@ class Watch:
                 return
         except RemoteProtocolError:
             return
-        if inbound.topic.rpartition("/")[2] != name or sum(map(len, self.seen.values())) >= _MOST:
+        before = self.seen.get(inbound.topic)
+        if inbound.topic.rpartition("/")[2] != name or (before is None and len(self.seen) >= _MOST):
             return
-        every = self.seen.setdefault(inbound.topic, [])
-        if any(seen.payload == inbound.payload for seen in every):
+        if before is not None and before.payload == inbound.payload:
             return  # sent once more by a doctor who tries the access rules
         ahead = None if inbound.retain else time.time() - status.at
-        every.append(Seen(time.monotonic(), status, inbound.payload, ahead))
-        self._changed.set()
+        after = self.seen[inbound.topic] = Seen(time.monotonic(), status, inbound.payload, ahead)
+        self.takeovers += inbound.topic == self.topic and _took_over(before, after)
 
     async def listen(self) -> None:
-        """Watch long enough for fresh statuses, or until there is a fight for the name."""
-        await self._until_fight(self._listening.at_least)
-
-    async def settle(self) -> None:
-        """Watch on where the daemon is so young that it may have thrown another out, which then throws it out again."""
-        if self.online and time.time() - self.born < _YOUNG:
-            await self._until_fight(self.began + self._listening.at_most - time.monotonic())
-
-    async def _until_fight(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                while not self.fights():
-                    self._changed.clear()
-                    await self._changed.wait()
-        except TimeoutError:
-            return
+        """Wait until there was time enough for fresh statuses, and for a fight for the name."""
+        await asyncio.sleep(max(0.0, self._began + self.seconds - time.monotonic()))
 
     @property
     def newest(self) -> Seen | None:
         """Last status of the name."""
-        return self.seen[self.topic][-1] if self.topic in self.seen else None
+        return self.seen.get(self.topic)
 
     @property
     def born(self) -> float:
@@ -163,20 +142,18 @@ class Watch:
 
     def workers(self) -> list[tuple[WorkerStatus, Seen]]:
         """Last status of each worker that has one."""
-        last = [every[-1] for every in self.seen.values()]
-        return [(seen.status, seen) for seen in last if isinstance(seen.status, WorkerStatus)]
+        return [(seen.status, seen) for seen in self.seen.values() if isinstance(seen.status, WorkerStatus)]
 
-    def fights(self) -> int:
-        """Number of takeovers of the name while we watched.
 
-        Whoever ends, by itself or not, is said to be gone, by its will; a broker that hands an edge's session over to
-        another process says nothing. So an online process after another that was not gone has thrown it out, or
-        lives beside it. Where the will speaks at a takeover too, the new process is online at once.
-        """
-        return sum(
-            before.status.state != "gone" or (before.ahead is not None and after.at - before.at < _TAKEOVER)
-            for before, after in itertools.pairwise(self.seen.get(self.topic, ()))
-            if life_of(after.status) != life_of(before.status)
-            and after.status.state != "gone"
-            and after.ahead is not None
-        )
+def _took_over(before: Seen | None, after: Seen) -> bool:
+    """Whether a process came under a name that another one had.
+
+    Whoever ends, by itself or not, is said to be gone, by its will; a broker that hands an edge's session over to
+    another process says nothing. So an online process after another that was not gone has thrown it out, or lives
+    beside it. Where the will speaks at a takeover too, the new process is online at once.
+    """
+    if before is None or life_of(after.status) == life_of(before.status):
+        return False
+    if after.status.state == "gone" or after.ahead is None:
+        return False
+    return before.status.state != "gone" or (before.ahead is not None and after.at - before.at < _TAKEOVER)

@@ -29,7 +29,6 @@ from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
 from edge_node.doctor.examine import EdgeDoctor
 from flexspec_mq.doctor.checks import Finding, State
-from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.share_groups import new_groups
 from flexspec_mq.transport.base import LinkSettings
@@ -42,8 +41,8 @@ from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import speech
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = Listening(at_least=1.0, at_most=4.0)
-"""For workers that renew their status every 0.2 s."""
+QUICK = 1.0
+"""Seconds to listen to workers that renew their status every 0.2 s."""
 EDGE, WORKER = "truck", "w1"
 GROUPS = new_groups()
 USERS = tuple(
@@ -56,6 +55,7 @@ async def look(
     *flags: str,
     fingerprint: bytes = FINGERPRINT,
     tokenizer: TokenizerStatus | None = None,
+    listening: float = QUICK,
 ) -> list[Finding]:
     """Findings of an edge node's doctor; its draft is a pure function, all else is real."""
     drafter, spoken = cast("Any", FakeDrafter()), speech()
@@ -69,8 +69,8 @@ async def look(
     if "--api-port" not in flags:
         given = (*given, "--api-port", "0")
     config = edge_config(edge.build_parser().parse_args(given)).settings
-    said: list[str] = []
-    return await EdgeDoctor(config, lambda _settings, _tell: model, QUICK).examine(said.append, 50.0)
+    doctor = EdgeDoctor(config, lambda _settings, _tell: model, listening)
+    return await doctor.examine(lambda _text: None, 50.0)
 
 
 async def look_at_worker(broker_at: str, *flags: str) -> list[Finding]:
@@ -85,21 +85,22 @@ async def look_at_worker(broker_at: str, *flags: str) -> list[Finding]:
 
 def faults(findings: Sequence[Finding]) -> list[str]:
     """Faults, warnings included, as the doctor names them."""
-    return [one.fault or one.name for one in findings if one.state in (State.FAILED, State.WARNING)]
+    bad = (State.FAILED, State.WARNING)
+    return [finding.fault or finding.name for finding in findings if finding.state in bad]
 
 
 def the_fault(findings: Sequence[Finding], fault: str) -> Finding:
     """The only fault there is."""
     assert faults(findings) == [fault], findings
-    found = next(one for one in findings if one.fault == fault)
-    assert found.state is State.FAILED
-    assert found.exit_code
-    return found
+    finding = next(finding for finding in findings if finding.fault == fault)
+    assert finding.state is State.FAILED
+    assert finding.exit_code
+    return finding
 
 
 def named(findings: Sequence[Finding], name: str) -> Finding:
-    (found,) = (one for one in findings if one.name == name)
-    return found
+    (finding,) = (finding for finding in findings if finding.name == name)
+    return finding
 
 
 def at(where: PrivateBroker) -> str:
@@ -208,12 +209,13 @@ class Told:
 
     @property
     def document(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.out)
-        return found
+        document: dict[str, Any] = json.loads(self.out)
+        return document
 
     @property
     def failures(self) -> list[str]:
-        return [one["fault"] for one in self.document["findings"] if one["state"] == "failed"]
+        findings = self.document["findings"]
+        return [finding["fault"] for finding in findings if finding["state"] == "failed"]
 
 
 async def command(*arguments: str, env: dict[str, str] | None = None, timeout: float = 100.0) -> Told:

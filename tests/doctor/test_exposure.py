@@ -11,9 +11,9 @@ from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq import topics
+from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.doctor.checks import Report, State
 from flexspec_mq.doctor.daemon import DaemonDoctor
-from flexspec_mq.doctor.watch import Listening
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -25,7 +25,8 @@ def as_truck(**more: Any) -> LinkSettings:
 
 
 async def exposed(settings: LinkSettings, link: Link, *files: Path, **more: Any) -> Report:
-    doctor = DaemonDoctor("edge", "truck", settings, topics.edge_status_topic("truck"), Listening())
+    topic = topics.edge_status_topic("truck")
+    doctor = DaemonDoctor("truck", settings, topic, "base", FamilyOptions(), listening=0.0)
     doctor.link = link
     report = Report("exposure")
     await link.wait_up(20)

@@ -14,33 +14,26 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from flexspec_mq.share_groups import new_groups
 from lab.testbed.deployment import free_port
-from tests.doctor.setups import EDGE, USERS, WORKER, Told, doctor
+from tests.doctor.setups import EDGE, USERS, WORKER, doctor
 from tests.integration.processes import ended, start
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
-EVERYTHING = {
-    "edge": [
-        *("packages", "cache", "temp", "model", "api", "broker", "login", "name", "access", "exposure"),
-        *("worker", "tokenizer", "clock", "qualities", "text"),
-    ],
-    "cloud": [
-        *("packages", "cache", "temp", "model", "metrics", "broker", "login", "name", "access", "exposure"),
-        *("family", "clock", "qualities"),
-    ],
-}
+ALL = ("packages", "cache", "broker", "login", "model", "name", "access", "exposure", "tokenizer", "clock")
+EVERYTHING = {"edge": {*ALL, "api", "worker", "text"}, "cloud": {*ALL, "metrics"}}
 
 
-def details(told: Told, part: str) -> dict[str, str]:
-    """All that one part says; nothing of it may be a complaint."""
+async def examined(part: str, *flags: str) -> dict[str, str]:
+    """All that the doctor of one daemon says; nothing of it may be a complaint."""
+    told = await doctor(part, "--json", *flags)
     findings: list[dict[str, Any]] = told.document["findings"]
-    complaints = [one for one in findings if one["state"] != "ok" or one["advice"] or one["fault"]]
+    complaints = [row for row in findings if row["state"] != "ok" or row["advice"] or row["fault"]]
     # The only worker there is is the one on this machine: no other clock to compare with.
-    assert [(one["part"], one["name"], one["state"]) for one in complaints] == (
-        [("cloud", "clock", "skipped")] if any(one["part"] == "cloud" for one in findings) else []
-    )
+    expected = [("clock", "skipped")] if part == "cloud" else []
+    assert [(row["name"], row["state"]) for row in complaints] == expected
     assert told.code == 0
-    return {one["name"]: one["detail"] for one in findings if one["part"] == part}
+    assert {row["name"] for row in findings} == EVERYTHING[part]
+    return {row["name"]: row["detail"] for row in findings}
 
 
 async def test_zero_complaints(tmp_path: Path) -> None:
@@ -70,22 +63,16 @@ async def test_zero_complaints(tmp_path: Path) -> None:
         try:
             await worker.event(lambda line: bool(line.get("ready")))
             # Before the edge node runs: a session of the doctor's own.
-            told = await doctor(
-                "--json", "--edge-config", str(files["edge"]), "--cloud-config", str(files["cloud"])
-            )
-            assert list(details(told, "edge")) == EVERYTHING["edge"]
-            assert list(details(told, "cloud")) == EVERYTHING["cloud"]
-            seen = details(told, "edge")
+            seen = await examined("edge", *flags["edge"])
             assert "over TLS" in seen["broker"]
             assert seen["login"] == f"as {EDGE}"
             assert f"4 tokens by worker {WORKER}, first after" in seen["text"]
             assert seen["text"].endswith("verification exact")
-            assert "already running" in details(told, "cloud")["metrics"]
+            assert "already running" in (await examined("cloud", *flags["cloud"]))["metrics"]
             # Beside it: through its API. It must not be disturbed.
             edge = await start("edge_node", "serve", *flags["edge"], "--ready-json")
             await edge.event(lambda line: bool(line.get("ready")))
-            told = await doctor("edge", "--json", *flags["edge"])
-            seen = details(told, "edge")
+            seen = await examined("edge", *flags["edge"])
             assert "already running" in seen["api"]
             assert "tokens in" in seen["text"]
             assert "from the running edge node" in seen["text"]
@@ -95,6 +82,5 @@ async def test_zero_complaints(tmp_path: Path) -> None:
             assert (await ended(edge))[0] == 0
             assert (await ended(worker))[0] == 0
         finally:
-            for one in (edge, worker):
-                if one is not None:
-                    await one.kill()
+            for process in filter(None, (edge, worker)):
+                await process.kill()

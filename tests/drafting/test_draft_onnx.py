@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from edge_node.doctor.examine import cache_needs
 from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.drafting.load import load
@@ -138,9 +137,6 @@ def test_without_torch_the_default_draft_is_to_be_brought(
     with pytest.raises(ModelError, match="made with torch") as caught:
         load(EdgeSettings(edge="e"), silent)
     assert "flexspec draft export --base default --onnx" in caught.value.hint
-    assert (
-        cache_needs(EdgeSettings(edge="e", draft_engine="onnx", draft_ids=3)) == 0
-    )  # settings that are refused
 
 
 def test_graphs_beside_a_configuration_of_another_model_are_refused(graphs: Path, tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_the_shipped_delta_is_whole() -> None:
 
 
 @pytest.mark.model
-def test_the_shipped_drafts_checkpoint_takes_the_room_that_the_doctor_asks_for() -> None:
+def test_the_shipped_drafts_checkpoint_takes_the_room_that_is_said() -> None:
     size = sum(file.stat().st_size for file in default_draft_path().iterdir())
     assert 0.9 * EXPORTED_BYTES < size < EXPORTED_BYTES
 

@@ -21,7 +21,7 @@ LIGHT = (
     "flexspec_mq.models.default", "flexspec_mq.models.load", "flexspec_mq.models.text",
     "flexspec_mq.chat.main", "lab.bench.main", "lab.testbed.link.cli", "training.commands.draft", "training.head.train",
     "schemas", "schemas.asyncapi", "broker", "edge_node",
-    "edge_node.api.app", "cloud_worker", "flexspec_mq.doctor.main", "edge_node.doctor.examine", "cloud_worker.doctor",
+    "edge_node.api.app", "cloud_worker", "edge_node.doctor.examine", "cloud_worker.doctor",
 )  # fmt: skip
 
 BLOCK = f"""

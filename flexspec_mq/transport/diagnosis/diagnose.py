@@ -2,7 +2,7 @@
 
 The link itself only needs to know whether it may try again. Whoever sets a broker up needs the cause. So this asks
 with sockets of its own and blocks; call it on a thread. Where the link would log in it does so as the link's user:
-a broker counts who tries without as an intruder. Any other port it asks as nobody. It leaves nothing at the broker.
+a broker counts who tries without as an intruder. It leaves nothing at the broker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
 CONNECT_5 = bytes((0x10, 13, 0, 4)) + b"MQTT" + bytes((5, 2, 0, 10, 0, 0, 0))
 DISCONNECT = bytes((0xE0, 0))
 _USERNAME, _PASSWORD = 0x80, 0x40
-PLAIN_PORT, TLS_PORT = 1883, 8883
 _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 """Errors of a server of names that has answered; EAI_AGAIN is that none could be asked."""
@@ -75,7 +74,8 @@ def diagnose(settings: LinkSettings) -> Cause | None:
     try:
         _connect(settings).close()
     except OSError as error:
-        return _unreachable(settings, error)
+        unknown = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
+        return Cause("broker down", *why_unreachable(settings, error), reached=False, final=unknown)
     if settings.tls is None:
         return _plain(settings)
     return _secured(settings, settings.tls)
@@ -110,35 +110,6 @@ def _connect(settings: LinkSettings) -> socket.socket:
         return socket.create_connection((settings.host, settings.port), timeout=settings.connect_timeout)
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, str(error)) from error
-
-
-def _unreachable(settings: LinkSettings, error: OSError) -> Cause:
-    elsewhere = _elsewhere(settings) if isinstance(error, ConnectionRefusedError) else []
-    if elsewhere:
-        return Cause(
-            "wrong port",
-            f"nothing listens at {settings.address}, but {' and '.join(elsewhere)}",
-            f"give that port: --broker {settings.host}:{elsewhere[0].rpartition(' ')[2]}, "
-            "with --tls-ca for one that speaks TLS and without it for one that does not",
-            reached=False,
-        )
-    unknown = isinstance(error, socket.gaierror) and error.errno in _NO_SUCH_NAME
-    return Cause("broker down", *why_unreachable(settings, error), reached=False, final=unknown)
-
-
-def _elsewhere(settings: LinkSettings) -> list[str]:
-    """The usual ports of this host at which a broker answers; each entry ends with the port."""
-    found: list[str] = []
-    for port in (PLAIN_PORT, TLS_PORT):
-        if port == settings.port:
-            continue
-        other = replace(settings, port=port, tls=None, connect_timeout=min(2.0, settings.connect_timeout))
-        said, _ = _ask(other, CONNECT_5)
-        if said in (_Said.MQTT5, _Said.OLDER):
-            found.append(f"an MQTT broker answers at port {port}")
-        elif said in (_Said.HUNG_UP, _Said.TLS) and _speaks_tls(other):
-            found.append(f"something that speaks TLS answers at port {port}")
-    return found
 
 
 def _plain(settings: LinkSettings) -> Cause | None:
@@ -176,11 +147,9 @@ def _no_broker(settings: LinkSettings, said: _Said, answer: bytes) -> Cause:
         _Said.HUNG_UP: "hangs up when it is asked for MQTT",
         _Said.SILENT: f"says nothing for {settings.connect_timeout:g} s when it is asked for MQTT",
     }.get(said, f"answers {_named(answer)}")
-    usual = _elsewhere(settings)
-    seen = f"; but {' and '.join(usual)}" if usual else ""
     return Cause(
         "wrong port",
-        f"{settings.address} is no MQTT broker: it {words}{seen}",
+        f"{settings.address} is no MQTT broker: it {words}",
         "give the broker's MQTT port with --broker HOST:PORT, usually 1883, or 8883 with TLS",
     )
 
