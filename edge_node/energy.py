@@ -6,8 +6,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from flexspec_mq.energy.meters import DrawFit, find_meter
+from flexspec_mq.energy.model import ModelledEnergy, ModelledText, Spent
 from flexspec_mq.energy.presets import built_in
-from flexspec_mq.energy.text import ModelledEnergy, ModelledText, Spent
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def energy_meter(settings: EdgeSettings) -> EnergyMeter | None:
     if settings.energy == "measured":
         return MeasuredEnergy(find_meter())
     presets = built_in()
-    device = presets.device(settings.energy)
+    device = presets.devices[settings.energy]
     radio = settings.energy_radio or device.radio
     source = f"modelled: {settings.energy} by {radio}"
-    return ModelledEnergy(source, device.power, presets.radio(radio).power, settings.threads)
+    return ModelledEnergy(source, device.power, presets.radios[radio].power, settings.threads)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edge_node.energy import TextEnergy
 from flexspec_mq.controller.plan import Policy
-from flexspec_mq.energy.text import Spent
+from flexspec_mq.energy.model import Spent
 from flexspec_mq.protocol.effects import Commit, Finish
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -62,7 +62,6 @@ class Generation:
         energy: counts what it takes out of the device; None where nobody wants to know.
         bytes_up, bytes_down: MQTT payload.
         messages: sent to workers.
-        opened: bytes of the first message and when it went out, if it is large and nothing has come since.
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
         seconds: time of these.
@@ -76,7 +75,6 @@ class Generation:
     bytes_up: int = 0
     bytes_down: int = 0
     messages: int = 0
-    opened: tuple[int, float] | None = None
     asked: float = field(default_factory=time.monotonic)
     paced: int = 0
     seconds: float = 0.0

@@ -28,7 +28,6 @@ from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.controller.controller import Controller
-from flexspec_mq.controller.estimators.link import BIG
 from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.controller.observation import DeviceReading
 from flexspec_mq.daemon.tasks import running
@@ -131,7 +130,7 @@ class EdgeNode:
     ) -> None:
         self._settings = settings
         self._controller = Controller()
-        self._queue = PublishQueue(on_published=self._controller.link.published)
+        self._queue = PublishQueue()
         self._wire = wire_of(settings, self._queue.put)
         self._sessions: dict[int, Generation] = {}
         self._drafts = DraftLoop(drafter, self._sessions, self._controller, self._perform)
@@ -345,15 +344,15 @@ class EdgeNode:
         async for event in link.events():
             now = time.monotonic()
             if isinstance(event, Inbound):
-                self._controller.link.received(len(event.payload), now)
+                self._controller.disconnects.received(now)
                 self._receive(event, now)
                 continue
             _log.info("%s", event)
             if isinstance(event, LinkUpEvent):
-                self._controller.link.link_up(now)
+                self._controller.disconnects.link_up(now)
                 self.link.up()
             else:
-                self._controller.link.link_down(now)
+                self._controller.disconnects.link_down(now)
                 self.link.down(now)
             for generation in list(self._sessions.values()):
                 if isinstance(event, LinkUpEvent):
@@ -386,10 +385,6 @@ class EdgeNode:
             generation = None  # its worker is told to close it, as one that is none of ours
         if generation is not None:
             generation.received(len(payload))
-            if generation.opened is not None:
-                size, at = generation.opened
-                generation.opened = None
-                self._controller.link.up.carried(size, now - at, now)
             self._perform(generation, generation.machine.receive(message, now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
@@ -452,9 +447,6 @@ class EdgeNode:
             self._give_up(generation, error)
             return
         generation.sent(len(payload))
-        if len(payload) >= BIG:
-            # Only the first message says how long it takes: an answer to it may come after the next.
-            generation.opened = None if generation.messages > 1 else (len(payload), time.monotonic())
         if send.to_worker is None:
             topic = topics.open_topic(generation.machine.version, self._settings.edge)
         else:

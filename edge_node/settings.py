@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from flexspec_mq import topics
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
-from flexspec_mq.controller.policies import DEFAULT, POLICIES, REMOVED
+from flexspec_mq.controller.policies import DEFAULT, POLICIES
 from flexspec_mq.controller.rl import RlPolicy, network_of
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.energy.presets import DEVICES, RADIOS
@@ -26,8 +26,6 @@ _VERSION = partial(topics.checked, "version")
 
 
 def _policy(name: str) -> None:
-    if name in REMOVED:
-        raise UsageError(f"there is no policy {name!r} any more", hint=REMOVED[name])
     if name not in POLICIES:
         raise UsageError(f"policy {name!r} is none of {', '.join(POLICIES)}")
 
@@ -200,6 +198,5 @@ class PlanOptions:
         if self.policy == DEFAULT:
             return ClosedFormPolicy(base, choose_qos=choose_qos, limits=limits)
         if self.policy == "rl":
-            network = None if self.policy_weights is None else network_of(self.policy_weights)
-            return RlPolicy(base, choose_qos=choose_qos, network=network)
+            return RlPolicy(base, choose_qos=choose_qos, network=network_of(self.policy_weights))
         return FixedPolicy(base)

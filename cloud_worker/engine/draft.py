@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import text_of
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.fingerprint import other_vocabulary

@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import log
 from typing import TYPE_CHECKING, NamedTuple
 
-from flexspec_mq.controller.plan_space import NOBODY, ROW, Drafting, worker_reading, worker_token
+from flexspec_mq.controller.round_model import NOBODY, ROW, Drafting, worker_reading, worker_tokens
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.observation import Observation
@@ -23,7 +23,6 @@ FEATURES = (
     "acceptance, next three",
     "acceptance, behind",
     "worker's own token",
-    "own token was seen",
     "reading for own drafts",
     "worker drafts",
     "worker was asked",
@@ -91,8 +90,7 @@ def features(seen: Observation) -> list[float]:
         places[0],
         (places[min(1, most)] + places[min(2, most)] + places[min(3, most)]) / 3,
         (places[min(4, most)] + places[min(7, most)]) / 2,
-        share(worker_token(seen)),
-        0.0 if worker.tokens is None else 1.0,
+        share(forward / worker_tokens(seen)),
         min(worker_reading(seen) / forward, 2.0),
         min(worker.per_verdict, 8.0) / 4,
         1.0 if worker.verdicts >= 4 else 0.0,

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.qos import cheapest_qos
 from schemas.messages import MAX_AHEAD
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.observation import Observation
-    from flexspec_mq.controller.plan_space import Drafting
+    from flexspec_mq.controller.round_model import Drafting
 
 _ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
@@ -24,6 +23,25 @@ _BESIDE = 0.5
 """Share of a drafted token's time that counts where the worker runs ahead: it is drafted while others are verified."""
 _LEAST, _MOST = 0.02, 0.3
 """Bounds of the threshold that ends a batch: a draft's confidence is no better than that."""
+_QOS_1 = 0.0022
+"""Seconds that QoS 1 adds to a round: 108 bytes more each way (``python -m lab.benchmarks.transport``) over a link
+that carries 100 kB a second."""
+_CHEAPER = 0.8
+"""Share of the cost of the present quality of service that the other one has to be below."""
+
+
+def cheapest_qos(seen: Observation, now: int) -> int:
+    """The quality of service to go on with, where it is `now` so far: 0, or 1 where connections break often.
+
+    The protocol asks again for what is lost and takes nothing twice, so both are right. At QoS 0 a broken connection
+    loses the verdicts that are on the way, and the device has them a round trip later, when it asks.
+    """
+    if seen.rtt is None or not seen.forward:
+        return now
+    lost = seen.disconnects * seen.forward * seen.rtt
+    if lost < _CHEAPER * _QOS_1:
+        return 0
+    return 1 if _CHEAPER * lost > _QOS_1 else now
 
 
 def token_worth(seen: Observation) -> float | None:

@@ -2,7 +2,7 @@
 
 Who drafts, how many tokens a batch has, how many batches are in flight, how far the worker runs ahead, quality of
 service and limits are one choice, made here. Expected seconds are those of `round_model`, over what the node measures;
-lengths that come into question are `plan_space.LENGTHS`, and `AdaptivePolicy` ends a batch early where its next token
+lengths that come into question are its `LENGTHS`, and `AdaptivePolicy` ends a batch early where its next token
 is not likely enough.
 """
 
@@ -16,19 +16,19 @@ import msgspec
 from flexspec_mq.controller.adaptive import AdaptivePolicy
 from flexspec_mq.controller.explain import device_drafts, nobody_drafts
 from flexspec_mq.controller.limits import Option, TextLimits
-from flexspec_mq.controller.plan_space import (
+from flexspec_mq.controller.round_model import (
     ASKING,
     LENGTHS,
     NOBODY,
     Drafting,
+    Forecast,
     forecast,
     plan_space,
     round_times,
     worker_reading,
-    worker_token,
+    worker_tokens,
 )
-from flexspec_mq.controller.round_model import Forecast
-from flexspec_mq.energy.text import OVERHEAD_DOWN, OVERHEAD_UP
+from flexspec_mq.energy.model import OVERHEAD_DOWN, OVERHEAD_UP
 from schemas.plan import PlanAlternative
 
 if TYPE_CHECKING:
@@ -172,10 +172,10 @@ class ClosedFormPolicy(AdaptivePolicy):
         base, limits = self.base, self._limits
         nobody = NOBODY if base.ahead else ASKING
         own = self._may_draft and self.worker_alone
-        if own:  # who drafts there is the worker's rule, and what comes of it is measured
-            seconds = worker_token(seen) + worker_reading(seen)
-            tokens = seen.worker.tokens or 1.0
-            options = [self._option(nobody, Forecast(seconds, 0.0, 1.0 / max(1.0, tokens)), times, own=True)]
+        if own:  # who drafts there is the worker's rule
+            tokens = worker_tokens(seen)
+            seconds = seen.forward / tokens + worker_reading(seen)
+            options = [self._option(nobody, Forecast(seconds, 0.0, 1.0 / tokens), times, own=True)]
         else:
             options = [self._option(nobody, forecast(nobody, times), times)]
         if not base.draft_length or (limits is not None and not limits.device_may_draft(seen)):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flexspec_mq.controller.estimators.acceptance import Acceptance
 from flexspec_mq.controller.estimators.average import Average
-from flexspec_mq.controller.estimators.link import LinkEstimates
-from flexspec_mq.controller.estimators.success_rate import Acceptance, SuccessRate
+from flexspec_mq.controller.estimators.link import Disconnects
 from flexspec_mq.controller.estimators.worker import StatedTimes, WorkerEstimates
 from flexspec_mq.daemon.expiring import ExpiringMap
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.estimators.round_trip import RoundTrip
     from flexspec_mq.controller.explain import Planned
 
 _WORKERS = 64
 _VERSIONS = 64
 _REMEMBERED = 600.0
-"""Seconds that a round trip counts as known: a device that was out of reach for longer may be on another network."""
 
 
 class VersionEstimates:
@@ -25,13 +23,11 @@ class VersionEstimates:
 
     Attributes:
         acceptance: drafts of the device.
-        worker_acceptance: drafts of the workers.
         newest: newest plan of its texts; None before any.
     """
 
     def __init__(self) -> None:
         self.acceptance = Acceptance()
-        self.worker_acceptance = SuccessRate()
         self.newest: Planned | None = None
 
 
@@ -44,30 +40,17 @@ class Controller:
         draft_time: seconds of a drafted token, for a session whose drafts nobody shares the drafter with.
         writing: texts that are being written.
         drafting: texts that share the drafter's newest round; at least 1.
-        link: the way to the broker.
+        disconnects: lost connections to the broker.
     """
 
     def __init__(self) -> None:
         self.draft_time = Average(life=120.0)
         self.writing = 0
         self.drafting = 1
-        self.link = LinkEstimates()
-        self._round_trips: ExpiringMap[str, RoundTrip] = ExpiringMap(most=_WORKERS)
+        self.disconnects = Disconnects()
         self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
         self._stated: ExpiringMap[str, StatedTimes] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
         self._versions: ExpiringMap[str, VersionEstimates] = ExpiringMap(most=_VERSIONS)
-
-    def adopted(self, worker: str, round_trip: RoundTrip, now: float) -> None:
-        """A session measures its round trip to this worker from now on."""
-        self._round_trips.put(worker, round_trip, now)
-
-    def round_trip(self, worker: str | None, now: float) -> RoundTrip | None:
-        """The newest round trip to a worker, or to any for None, if one was measured lately."""
-        for name in reversed(self._round_trips):
-            known = self._round_trips.get(name, now)
-            if known is not None and worker in (None, name) and now - known.measured_at < _REMEMBERED:
-                return known
-        return None
 
     def stated(self, worker: str, times: StatedTimes, now: float) -> None:
         """A worker says what it has timed; one that no session is at stays one that nobody knows."""

@@ -1,10 +1,9 @@
-"""All that a node estimates, for people and programs: by the names of `docs/controller.md`, with units."""
+"""All that a node estimates, for people and programs."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller.qos import qos_costs
 from schemas.plan import PlanEstimate
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ _FIRST = 4
 def estimates(
     seen: Observation, worker: WorkerEstimates, version: VersionEstimates, node: Controller
 ) -> dict[str, PlanEstimate]:
-    """All that is estimated, by name.
+    """All that is estimated, by the names of `docs/controller.md`, with units.
 
     Args:
         seen: observation of the newest plan.
@@ -28,13 +27,11 @@ def estimates(
         version: target version of the session.
         node: node of the session.
     """
-    drafts, link, acceptance = seen.worker, node.link, version.acceptance
+    drafts, acceptance = seen.worker, version.acceptance
     draft = node.draft_time
     error = None if draft.error is None or not seen.draft_timed else seen.sessions * draft.error
-    hourly = link.disconnects
-    costs = qos_costs(seen) or (None, None, None)
+    lost = node.disconnects
     own = drafts.per_verdict if drafts.verdicts else None
-    by_worker = version.worker_acceptance
     return {
         "rtt": _ms(seen.rtt, worker.round_trip.error),
         "queue_mean": _mean(worker.queue),
@@ -42,9 +39,6 @@ def estimates(
         "forward": _ms(seen.forward or None),
         "row_cost": _ms(seen.row_cost),
         "queueing_delay": _ms(seen.queueing_delay),
-        "own_forward": _ms(drafts.forward),
-        "own_tokens": _figure(drafts.tokens, "tokens per forward"),
-        "own_read": _ms(drafts.unread),
         "worker_drafted": _figure(own, "tokens per verdict"),
         "granted": _figure(drafts.granted, "tokens per forward"),
         "draft_time": _ms(seen.draft_time, error, "ms per token"),
@@ -54,14 +48,8 @@ def estimates(
             )
             for place in range(_FIRST)
         },
-        "worker_acceptance": _figure(by_worker.mean, "share", tries=by_worker.known),
         "rate": _figure(seen.rate, "tokens per second"),
-        "disconnects": _figure(3600 * hourly.rate, "per hour", 3600 * hourly.error),
-        "outage": _figure(link.outages.mean, "s", link.outages.error),
-        "goodput_up": _figure(link.up.per_second, "bytes per second"),
-        "goodput_down": _figure(link.down.per_second, "bytes per second"),
-        **{f"ack_time_{level}": _mean(times) for level, times in enumerate(link.acknowledged)},
-        **{f"qos_cost_{level}": _ms(cost, None, "ms per round") for level, cost in enumerate(costs)},
+        "disconnects": _figure(3600 * lost.rate, "per hour", 3600 * lost.error),
     }
 
 

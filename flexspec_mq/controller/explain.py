@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from flexspec_mq.controller.plan import Plan, Policy
     from schemas.plan import LimitReport, PlanAlternative, PlanEstimate
 
-MOST = 5
-"""Alternatives that are told of a plan."""
-
 
 @runtime_checkable
 class Explains(Protocol):
@@ -53,7 +50,7 @@ class Planned:
 
     @property
     def alternatives(self) -> tuple[PlanAlternative, ...]:
-        """At most `MOST` that it was chosen among, the fastest first; none where the policy compares nothing.
+        """Plans that it was chosen among, the fastest first; none where the policy compares nothing.
 
         The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by run-ahead
         that is lent to a device that has not drafted yet.
@@ -62,13 +59,10 @@ class Planned:
             return ()
         does = in_words(self.plan)
         told: dict[str, PlanAlternative] = {}
-        for one in sorted(self.policy.alternatives(), key=lambda one: (not one.chosen, one.ms_per_token)):
-            named = replace(one, name=does) if one.chosen else one
+        for plan in sorted(self.policy.alternatives(), key=lambda plan: (not plan.chosen, plan.ms_per_token)):
+            named = replace(plan, name=does) if plan.chosen else plan
             told.setdefault(named.name, named)
-        by_speed = sorted(told.values(), key=lambda one: one.ms_per_token or 0.0)
-        kept = by_speed[:MOST]
-        kept[-1:] = [one for one in by_speed[MOST:] if one.chosen] or kept[-1:]
-        return tuple(kept)
+        return tuple(sorted(told.values(), key=lambda plan: plan.ms_per_token or 0.0))
 
     @property
     def limits(self) -> tuple[LimitReport, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from flexspec_mq.controller.observation import Observation
-    from flexspec_mq.controller.plan_space import Drafting
+    from flexspec_mq.controller.round_model import Drafting
 
 _MEMORY = 8192.0
 """Tokens after which what was spent counts for little (1/e)."""

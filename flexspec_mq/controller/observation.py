@@ -29,32 +29,14 @@ class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         verdicts: verdicts of a worker that might draft.
         per_verdict: tokens that it lately drafted for each, smoothed.
-        forward, tokens: seconds of forwards for a session whose drafts are left to the worker, and tokens of each.
-        unread: seconds for which its draft has to read this session's prompt before it drafts; None while unknown.
+        has_read: true once its draft has read this session's prompt.
         granted: drafted tokens of ours that a forward takes as it seems; None is all.
     """
 
     verdicts: int = 0
     per_verdict: float = 0.0
-    forward: float | None = None
-    tokens: float | None = None
-    unread: float | None = None
+    has_read: bool = False
     granted: int | None = None
-
-
-class LinkView(msgspec.Struct, frozen=True, gc=False):
-    """The way to the broker, as far as quality of service depends on it.
-
-    Attributes:
-        disconnects: lost connections per second of connected time, with the standard deviation of that rate on top.
-        ack_time: seconds from handing a message of QoS 1 to the link to its acknowledgement.
-        up, down: payload bytes per second that the link carries at least.
-    """
-
-    disconnects: float | None = None
-    ack_time: float | None = None
-    up: float | None = None
-    down: float | None = None
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -79,7 +61,7 @@ class Observation(msgspec.Struct, frozen=True):
         prompt, committed, remaining: tokens of the prompt, of the text so far, and that it may still have at most.
         drafted: tokens drafted on the device and judged in this text.
         worker: drafts at the worker.
-        link: the way to the broker.
+        disconnects: lost connections per second of connection, with the standard deviation of that rate on top.
         device: energy.
     """
 
@@ -102,5 +84,5 @@ class Observation(msgspec.Struct, frozen=True):
     remaining: int = 2**20
     drafted: int = 0
     worker: WorkerDraftsView = WorkerDraftsView()
-    link: LinkView = LinkView()
+    disconnects: float = 0.0
     device: DeviceReading = DeviceReading()

@@ -16,11 +16,6 @@ POLICIES: Mapping[str, Callable[[Plan], Policy]] = {
     "rl": RlPolicy,
 }
 """Makers of each policy, from the configured plan."""
-REMOVED: Mapping[str, str] = {
-    **dict.fromkeys(("placement", "threshold", "predictor", "bandit"), f"take {DEFAULT}, the default"),
-    "confidence": f"take {DEFAULT}, the default, or fixed with a threshold of its own in the setting stop",
-}
-"""Replacements for policies of earlier versions."""
 
 
 def name_of(policy: Policy) -> str:

@@ -2,23 +2,105 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flexspec_mq.controller.action_space import ACTIONS, MACRO, WAITING, features, known
+from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, WAITING, features, known
 from flexspec_mq.controller.adaptive import AdaptivePolicy
-from flexspec_mq.controller.network import Network, read_network, shipped_network
 from flexspec_mq.errors import ModelError
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.observation import Observation
     from flexspec_mq.controller.plan import Plan
 
+FORM = 1
+"""Version of the file's format."""
 _ALL = tuple(range(len(ACTIONS)))
 _STAYS = 0.1
 """Score by which another action has to be better than the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """Features, one layer of rectified units, and a score for each action.
+
+    Attributes:
+        hidden: weights of each unit, its bias last; as many as there are features and one.
+        out: weights of each unit in each score.
+        bias: bias of each score.
+    """
+
+    hidden: tuple[tuple[float, ...], ...]
+    out: tuple[tuple[float, ...], ...]
+    bias: tuple[float, ...]
+
+    def scores(self, numbers: Sequence[float]) -> list[float]:
+        """Scores of all actions; the highest is best.
+
+        Args:
+            numbers: as `features` gives them.
+        """
+        row = (*numbers, 1.0)
+        scores = list(self.bias)
+        for weights, shares in zip(self.hidden, self.out, strict=True):
+            unit = sum(map(mul, weights, row))
+            if unit > 0.0:
+                scores = [score + unit * share for score, share in zip(scores, shares, strict=True)]
+        return scores
+
+
+def read_network(text: str, name: str) -> Network:
+    """A network as `flexspec policy train` writes it.
+
+    Args:
+        text: text of the file.
+        name: name of the file, for errors.
+
+    Raises:
+        ModelError: the text holds no network, or one that was trained for other features or actions.
+    """
+    try:
+        weights = json.loads(text)
+        same = (
+            weights["form"] == FORM
+            and tuple(weights["features"]) == FEATURES
+            and weights["actions"] == [action.name for action in ACTIONS]
+        )
+        network = Network(
+            tuple(tuple(map(float, row)) for row in weights["hidden"]),
+            tuple(tuple(map(float, row)) for row in weights["out"]),
+            tuple(map(float, weights["bias"])),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{name} holds no weights of a policy: {error}") from error
+    widths = {len(row) for row in network.hidden}, {len(row) for row in network.out}, {len(network.bias)}
+    shapes = {len(FEATURES) + 1}, {len(ACTIONS)}, {len(ACTIONS)}
+    if not same or widths != shapes or len(network.hidden) != len(network.out):
+        raise ModelError(
+            f"{name} was trained for other features or actions than this version has",
+            hint="train it anew with flexspec policy train",
+        )
+    return network
+
+
+@cache
+def network_of(weights: Path | None = None) -> Network:
+    """The network of a file that `flexspec policy train` wrote, read once; for None the one that ships.
+
+    Raises:
+        ModelError: it cannot be read, or is of something else.
+    """
+    path = Path(__file__).with_name("weights") / "rl.json" if weights is None else weights
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"the weights {path} cannot be read: {error}") from error
+    return read_network(text, str(path))
 
 
 class ActionPolicy(AdaptivePolicy):
@@ -72,7 +154,7 @@ class RlPolicy(ActionPolicy):
 
     def __init__(self, base: Plan, *, choose_qos: bool = False, network: Network | None = None) -> None:
         super().__init__(base, choose_qos=choose_qos)
-        self._network = network or shipped_network()
+        self._network = network or network_of()
 
     def act(self, seen: Observation, able: Sequence[int]) -> int:
         """The best of those allowed, or the one before while that is about as good."""
@@ -81,17 +163,3 @@ class RlPolicy(ActionPolicy):
         if before is not None and before in able and scores[best] <= scores[before] + _STAYS:
             return before
         return best
-
-
-@cache
-def network_of(weights: Path) -> Network:
-    """The network of a file that `flexspec policy train` wrote, read once.
-
-    Raises:
-        ModelError: it cannot be read, or is of something else.
-    """
-    try:
-        text = weights.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"the weights {weights} cannot be read: {error}") from error
-    return read_network(text, str(weights))

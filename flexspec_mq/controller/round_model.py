@@ -1,7 +1,7 @@
-"""How fast a plan will be: the renewal theorem over what happens between two corrections of a draft.
+"""Ways to make drafts, and how fast each will be: the renewal theorem over what happens between two corrections.
 
-From one correction to the next, everything has its time. The edge learns of the correction half a round trip later,
-drafts token after token, and sends a batch whenever one is full and the window allows it. The worker's forwards
+From one correction of a draft to the next, everything has its time. The edge learns of the correction half a round trip
+later, drafts token after token, and sends a batch whenever one is full and the window allows it. The worker's forwards
 follow one another: each verifies what has arrived of the draft, or, where the worker may run ahead, decides one token
 without. All of that is the same in each cycle until the draft is wrong, and how far it is right has a known law. So
 tokens per second are the expected tokens of a cycle over its expected seconds.
@@ -9,8 +9,26 @@ tokens per second are the expected tokens of a cycle over its expected seconds.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
 import msgspec
 
+if TYPE_CHECKING:
+    from flexspec_mq.controller.observation import Observation
+
+LENGTHS = 1, 2, 4, 8, 16
+"""K that are considered; finer steps change seconds by less than 1 % in simulated time."""
+WINDOWS = 1, 2, 3
+ROW = 0.01
+"""Share of a forward that a drafted token adds to it, where the worker does not say: that of a large target."""
+_LATE = 0.12
+"""Share of a forward by which batches are taken to be late: one that would just come in time misses it where anything
+takes longer."""
+_READ = 1 / 40
+"""Share of a forward of the target that a token of a prompt is taken to cost the worker's draft."""
+TEXT = 128
+"""Tokens that a text is taken to go on for, at most: longer forecasts are about other texts."""
 _LONGEST = 64
 """Tokens of a cycle that are looked at; a draft is hardly ever right for longer."""
 _NEVER = 0.02
@@ -52,28 +70,74 @@ class Forecast(msgspec.Struct, frozen=True, gc=False):
     verdicts: float = 1.0
 
 
-def streaming(times: RoundTimes) -> Forecast:
-    """The worker decides one token a forward, however long the round trip is."""
-    return Forecast(times.forward)
+class Drafting(msgspec.Struct, frozen=True):
+    """How drafts are made.
+
+    Attributes:
+        length: K; 0 leaves drafting to the worker.
+        window: W.
+        ahead: the worker may run ahead.
+    """
+
+    length: int
+    window: int
+    ahead: bool
 
 
-def asking(times: RoundTimes) -> Forecast:
-    """Nobody drafts, and the worker waits until it is asked for the next token."""
-    return Forecast(times.round_trip + times.wait + times.forward)
+NOBODY = Drafting(0, 1, True)
+"""The device does not draft, and the worker goes on by itself."""
+ASKING = Drafting(0, 1, False)
+"""Nobody drafts, and the worker waits to be asked: where it may not run ahead."""
 
 
-def drafting(  # noqa: C901  one function, as a choice among plans asks for dozens of forecasts
-    times: RoundTimes, length: int, window: int, *, ahead: bool, late: float = 0.0
-) -> Forecast:
-    """The device drafts.
+@lru_cache
+def plan_space(most: int, *, ahead: bool, waits: bool = True) -> tuple[Drafting, ...]:
+    """All drafting on the device, with K up to `most`, 1 at least; that which costs it least comes first.
+
+    Args:
+        most: tokens of a batch.
+        ahead: the worker may run ahead.
+        waits: true if it may wait for drafts.
+    """
+    lengths = [length for length in LENGTHS if length <= max(1, most)]
+    waiting = [Drafting(length, 1, False) for length in lengths] if waits or not ahead else []
+    running = [Drafting(length, window, True) for length in lengths for window in WINDOWS] if ahead else []
+    return (*waiting, *running)
+
+
+def round_times(seen: Observation, *, token: float | None = None) -> RoundTimes | None:
+    """Times of a session's rounds; None while round trip, forward or draft are unknown.
+
+    Args:
+        seen: observation of its node.
+        token: time of a drafted token where that is unknown.
+    """
+    if seen.draft_time is not None:
+        token = seen.draft_time
+    forward = seen.forward
+    if seen.rtt is None or not forward or token is None:
+        return None
+    row = ROW * forward if seen.row_cost is None else seen.row_cost
+    return RoundTimes(seen.rtt, forward, row, token, seen.acceptance, seen.queueing_delay)
+
+
+def forecast(way: Drafting, times: RoundTimes) -> Forecast:
+    """Forecast of a way to make drafts."""
+    if way.length:
+        return drafting(times, way, late=_LATE * times.forward if way.ahead else 0.0)
+    # The worker decides one token a forward, however long the round trip is, or waits until it is asked for the next.
+    return Forecast(times.forward if way.ahead else times.round_trip + times.wait + times.forward)
+
+
+def drafting(times: RoundTimes, way: Drafting, *, late: float = 0.0) -> Forecast:  # noqa: C901  it is asked for often
+    """Forecast of drafts that the device makes.
 
     Args:
         times: parts of the session's rounds.
-        length: K, tokens of a batch; at least 1.
-        window: W, batches that may be unanswered.
-        ahead: the worker goes on while nothing of the draft is there; otherwise it waits.
+        way: how they are made, of a length of 1 at least.
         late: seconds by which batches come later than they should.
     """
+    length, window, ahead = way.length, way.window, way.ahead
     half = (times.round_trip + late) / 2
     forward, row, wait, drafts = times.forward, times.row, times.wait, length * times.token
     acceptance, last = times.acceptance, len(times.acceptance) - 1
@@ -119,3 +183,16 @@ def drafting(  # noqa: C901  one function, as a choice among plans asks for doze
     drafted = (max(window, sent)) * length
     most = seconds / times.token if times.token > 1e-9 else drafted
     return Forecast(seconds / tokens, (min(most, drafted)) / tokens, verdicts / tokens)
+
+
+def worker_tokens(seen: Observation) -> float:
+    """Tokens of a forward where the worker drafts as it does, and has read the prompt for that."""
+    right = sum(seen.acceptance) / len(seen.acceptance)  # it has the device's draft
+    return 1.0 + right * seen.worker.per_verdict
+
+
+def worker_reading(seen: Observation) -> float:
+    """Seconds of a token that the worker's draft takes to read the prompt first, spread over the text."""
+    if seen.worker.has_read:
+        return 0.0
+    return _READ * seen.prompt * seen.forward / max(1, min(seen.remaining, TEXT))

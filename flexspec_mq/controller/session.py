@@ -11,7 +11,7 @@ from flexspec_mq.controller.estimates import estimates
 from flexspec_mq.controller.estimators.average import Rate
 from flexspec_mq.controller.estimators.worker import WorkerEstimates
 from flexspec_mq.controller.explain import Explains, Planned
-from flexspec_mq.controller.observation import DeviceReading, LinkView, Observation, WorkerDraftsView
+from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan, Policy
 from schemas.messages import MAX_DRAFT_TOKENS
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from schemas.messages import Verdict
     from schemas.plan import PlanEstimate
 
-_PROMPT = 32
-"""Tokens of a prompt from which on its reading shows in the time of a forward."""
 _READ = 64
 """Tokens of a prompt that a worker's draft reads beside a forward, as `cloud_worker` does."""
 _PLAIN = 0.3
 """Share of a forward that one token alone takes at least."""
 _SETTLED = 2
 """Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
+_REMEMBERED = 600.0
+"""Seconds that a round trip counts as known: a device that was out of reach for longer may be on another network."""
 _SILENT = DeviceReading()
 
 
@@ -41,14 +41,11 @@ class Added(NamedTuple):
         tokens: number of new tokens.
         wrong: whether the last one that met a drafted token differs from it.
         batches: places of the drafted tokens that were met, see `Acceptance.judged`.
-        own_right, own_judged: tokens of the worker's own draft that were right, and that were compared.
     """
 
     tokens: int = 0
     wrong: bool = False
     batches: Sequence[tuple[int, int]] = ()
-    own_right: int = 0
-    own_judged: int = 0
 
 
 class SessionController:
@@ -88,7 +85,6 @@ class SessionController:
         self._reading = True  # the next forward for this session reads its prompt
         self._drafting = False  # the worker has drafted for this session
         self._reads = 0  # verdicts without drafts of the worker's, that let it
-        self._beyond = 0.0  # seconds beyond usual that forwards have taken before that
         self._waited: int | None = None  # verdicts since the worker waits for drafts
         self._begun = False
         self._round_trip = round_trip
@@ -103,18 +99,17 @@ class SessionController:
         """The first open goes to this worker, or to any: start with what the node knows of the way there."""
         self.node.writing += not self._begun
         self._begun = True
-        known = self.node.round_trip(worker, now)
-        if known is not None:
-            self._round_trip.assume(known)
         self.worker = self.node.worker(worker, now)
+        known = self.worker.trip
+        if known is not None and now - known.measured_at < _REMEMBERED:
+            self._round_trip.assume(known)
         self.version = self.node.version(self._name, now)
-        self.version.acceptance.begins()
 
     def adopted(self, worker: str, now: float) -> None:
         """The session's messages go to this worker now."""
-        self.node.adopted(worker, self._round_trip, now)
         self.worker = self.node.worker(worker, now)
-        self._reading, self._drafting, self._reads, self._beyond = True, False, 0, 0.0
+        self.worker.trip = self._round_trip
+        self._reading, self._drafting, self._reads = True, False, 0
 
     def echoed(self, verdict: Verdict, now: float) -> None:
         """Take a verdict's echo, before anything else of it: timers go by the round trip."""
@@ -141,8 +136,6 @@ class SessionController:
             self._rate.update(added.tokens, now)
             if added.batches:
                 self.version.acceptance.judged(added.batches, now, wrong=added.wrong)
-            if added.own_judged:
-                self.version.worker_acceptance.update(added.own_right, added.own_judged, now)
         if mine and _of_a_forward(verdict):
             self._measure(verdict, now, may=may)
 
@@ -176,13 +169,9 @@ class SessionController:
             committed: tokens of the text.
             remaining: tokens that it may still have at most.
         """
-        mine, worker, link, draft = self._round_trip, self.worker, self.node.link, self.node.draft_time
-        rtt, stated, drafts, lost = worker.round_trip, worker.stated, worker.drafts, link.disconnects
-        sessions, known, unread = self.node.writing or 1, rtt.mean is not None, worker.own_read.mean
-        if self._drafting:
-            unread = 0.0
-        elif unread is not None:
-            unread = max(0.0, unread * self._prompt - self._beyond)
+        mine, worker, draft = self._round_trip, self.worker, self.node.draft_time
+        rtt, stated, drafts, lost = worker.round_trip, worker.stated, worker.drafts, self.node.disconnects
+        sessions, known = self.node.writing or 1, rtt.mean is not None
         draft_time = stated.token if draft.mean is None else draft.mean
         acceptance = self.version.acceptance
         return Observation(
@@ -207,17 +196,10 @@ class SessionController:
             WorkerDraftsView(
                 drafts.verdicts,
                 drafts.per_verdict,
-                worker.own_forward.mean,
-                worker.own_tokens.mean,
-                unread,
+                self._drafting,
                 drafts.granted,
             ),
-            LinkView(
-                None if lost.rate is None else lost.rate + lost.error,
-                link.acknowledged[1].mean,
-                link.up.per_second,
-                link.down.per_second,
-            ),
+            lost.rate + lost.error,
             _SILENT if self._device is None else self._device(),
         )
 
@@ -264,18 +246,10 @@ class SessionController:
         worker.compute.update(seconds, now)
         self._measure_wait(queued)
         rows = min(MAX_DRAFT_TOKENS, offered) if verdict.granted is None else verdict.granted
-        if may and self._drafting and not rows:
-            worker.own_forward.update(seconds, now)
-            worker.own_tokens.update(len(verdict.tokens), now)
         alone = max(_PLAIN * seconds, seconds - rows * (worker.stated.row or 0.0))
         usual = worker.forward.value or alone
-        if not self._drafting:
-            self._beyond += max(0.0, alone - usual)  # it may be reading the prompt for its draft
-            if own:
-                self._drafting = True
-                if self._prompt >= _PROMPT:
-                    worker.own_read.update(self._beyond / self._prompt, now)
         if own:
+            self._drafting = True
             if alone < usual:  # a forward without drafts takes no longer than one with
                 worker.forward.update(alone)
             return

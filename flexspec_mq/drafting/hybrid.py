@@ -10,7 +10,7 @@ from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken, Pr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+    from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 
 _COST = 0.1
 """Tokens that a forward of the draft costs, while nobody has measured it: ten tokens a second, 10 ms."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.model_drafter import ModelDrafter
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.drafting.settings import installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError, how_to_install

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import msgspec
 
-from flexspec_mq.energy.model import DevicePower
-from flexspec_mq.energy.radio import RadioPower
-from flexspec_mq.errors import UsageError
+from flexspec_mq.energy.model import DevicePower, RadioPower
 
-T = TypeVar("T")
 DEVICES = ("raspberry-pi-5", "raspberry-pi-4", "phone-4g", "phone-5g", "jetson-orin-nano")
 """Names of the devices that come with the package, so that settings can offer them without reading the file."""
 RADIOS = ("ethernet", "wifi", "4g", "5g-nsa")
@@ -83,60 +80,15 @@ class Presets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     radios: dict[str, Radio]
     devices: dict[str, Device]
 
-    def device(self, name: str) -> Device:
-        """The device of that name.
 
-        Raises:
-            UsageError: there is none.
-        """
-        return _named(self.devices, name, "device")
-
-    def radio(self, name: str) -> Radio:
-        """The radio of that name.
-
-        Raises:
-            UsageError: there is none.
-        """
-        return _named(self.radios, name, "radio")
-
-
-def figures_of(one: msgspec.Struct) -> dict[str, Figure]:
+def figures_of(preset: Device | Radio) -> dict[str, Figure]:
     """The figures of a device or radio by their names."""
-    found = {name: getattr(one, name) for name in one.__struct_fields__}
-    return {name: value for name, value in found.items() if isinstance(value, Figure)}
-
-
-def load_presets(path: Path) -> Presets:
-    """Read and check a file of presets.
-
-    Raises:
-        UsageError: it cannot be read, or does not hold what it should.
-    """
-    hint = "docs/energy.md shows what a preset has"
-    try:
-        made = msgspec.toml.decode(path.read_bytes(), type=Presets)
-    except OSError as error:
-        raise UsageError(f"the presets in {path} cannot be read: {error.strerror}") from None
-    except msgspec.MsgspecError as error:
-        raise UsageError(f"{path} does not hold presets: {error}", hint=hint) from None
-    for name, one in [*made.radios.items(), *made.devices.items()]:
-        if unknown := sorted({figure.source for figure in figures_of(one).values()} - set(made.sources)):
-            raise UsageError(f"preset {name!r}: no source is given for {', '.join(unknown)}", hint=hint)
-        if isinstance(one, Device) and one.radio not in made.radios:
-            raise UsageError(f"preset {name!r}: there is no radio {one.radio!r}", hint=hint)
-    return made
+    fields = {name: getattr(preset, name) for name in preset.__struct_fields__}
+    return {name: value for name, value in fields.items() if isinstance(value, Figure)}
 
 
 @cache
 def built_in() -> Presets:
     """The presets that come with the package."""
-    return load_presets(Path(__file__).with_name("presets.toml"))
-
-
-def _named(among: dict[str, T], name: str, what: str) -> T:
-    try:
-        return among[name]
-    except KeyError:
-        raise UsageError(
-            f"there is no {what} {name!r} among the energy presets", hint=f"known are {', '.join(among)}"
-        ) from None
+    path = Path(__file__).with_name("presets.toml")
+    return msgspec.toml.decode(path.read_bytes(), type=Presets)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.link import Link
 
     OnLost = Callable[[LinkDown | PublishRefused], None]
-    OnPublished = Callable[[int, float, int, float], None]
 
 
 class PublishQueue:
@@ -30,24 +28,15 @@ class PublishQueue:
     Args:
         bound: messages that may wait.
         outstanding: publishes of QoS ≥ 1 that may be unacknowledged.
-        on_published: told of each message that the link is done with: its QoS, the seconds from handing it over to
-            its acknowledgement (at QoS 0, to the socket), the bytes of its payload, and `time.monotonic`.
 
     Attributes:
         dropped: on overflow.
         lost: because the link was down or the broker refused.
     """
 
-    def __init__(
-        self,
-        *,
-        bound: int = 4096,
-        outstanding: int = 64,
-        on_published: OnPublished | None = None,
-    ) -> None:
+    def __init__(self, *, bound: int = 4096, outstanding: int = 64) -> None:
         self._waiting: deque[tuple[Outbound, OnLost | None]] = deque()
         self._bound = bound
-        self._on_published = on_published
         self._slots = asyncio.Semaphore(outstanding)
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -124,7 +113,6 @@ class PublishQueue:
             self._idle.set()
 
     async def _publish(self, link: Link, message: Outbound, on_lost: OnLost | None) -> None:
-        began = time.monotonic()
         try:
             await link.publish(
                 message.topic,
@@ -137,7 +125,3 @@ class PublishQueue:
             self.lost += 1
             if on_lost is not None:
                 on_lost(error)
-            return
-        if self._on_published is not None:
-            now = time.monotonic()
-            self._on_published(message.qos, now - began, len(message.payload), now)

@@ -75,7 +75,7 @@ def _facts(options: Namespace, count: int) -> dict[str, Any]:
     """All that the figures of a run depend on."""
     energy = None
     if options.energy != "none":
-        energy = {"device": options.energy, "radio": built_in().device(options.energy).radio}
+        energy = {"device": options.energy, "radio": built_in().devices[options.energy].radio}
     return {
         "target": options.target,
         "draft": options.draft,

@@ -44,14 +44,6 @@ class ChannelDevice(Protocol):
         """A message has come."""
         ...
 
-    def acknowledged(self, qos: int, seconds: float, size: int) -> None:
-        """The broker has a message of so many bytes, so long after it was handed to the link."""
-        ...
-
-    def received(self, size: int) -> None:
-        """A payload of so many bytes has come."""
-        ...
-
 
 class ChannelWorker(Protocol):
     """Who gets them."""
@@ -107,31 +99,18 @@ class SimulatedMqtt:
             topic, version = topics.open_topic(VERSION, self._device.name), VERSION
         else:
             topic, version = topics.draft_topic(send.to_worker, self._device.name), None
-        qos, began = send.qos, self._clock.now
-        receive = partial(self._worker.receive, self._device.name, send.message, min(qos, 1), version)
-
-        def known() -> None:
-            self._device.acknowledged(qos, self._clock.now - began, payload)
-
+        receive = partial(self._worker.receive, self._device.name, send.message, min(send.qos, 1), version)
         expiry = None if send.expiry is None else ceil(send.expiry)
-        size = publish_size(topic, payload, qos, expiry)
-        self._publish(self._up, self._down, qos, size, lambda: self._clock.at(self._broker, receive), known)
-        if qos == 0:  # it is with the socket
-            known()
+        size = publish_size(topic, payload, send.qos, expiry)
+        self._publish(self._up, self._down, send.qos, size, lambda: self._clock.at(self._broker, receive))
 
     def answer(self, message: Verdict | Error, qos: int) -> None:
         """The worker has published a message for the device."""
         payload = len(self._codec.encode(message))
         qos = min(qos, Subscription(self._verdicts).qos)
-
-        def arrived() -> None:
-            self._device.received(payload)
-            self._device.receive(message)
-
+        arrived = partial(self._device.receive, message)
         size = publish_size(self._verdicts, payload, qos, None)
-        self._clock.at(
-            self._broker, lambda: self._publish(self._down, self._up, qos, size, arrived, _nothing)
-        )
+        self._clock.at(self._broker, lambda: self._publish(self._down, self._up, qos, size, arrived))
 
     def _publish(
         self,
@@ -140,12 +119,11 @@ class SimulatedMqtt:
         qos: int,
         size: int,
         arrived: Callable[[], None],
-        known: Callable[[], None],
     ) -> None:
-        """Publish one way; `known` is called when the sender knows that it arrived, never at QoS 0."""
+        """Publish one way."""
 
         def released() -> None:
-            self._carry(back, ACK, known)
+            self._carry(back, ACK, _nothing)
             arrived()
 
         def taken() -> None:
@@ -175,4 +153,4 @@ def publish_size(topic: str, payload: int, qos: int, expiry: float | None) -> in
 
 
 def _nothing() -> None:
-    """Nobody waits for an acknowledgement."""
+    """Nobody waits for an acknowledgement, which takes its room on the link all the same."""

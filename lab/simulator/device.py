@@ -76,7 +76,7 @@ class SimulatedDevice:
         self._machine: EdgeSession | None = None
         self._tokens: list[int] = []
         self._drafting = False
-        self._controller.link.link_up(clock.now)
+        self._controller.disconnects.link_up(clock.now)
         self._alarm = Alarm(clock, self._tick)
         self._ended: Callable[[SimulatedText], None] = _nobody
 
@@ -112,20 +112,13 @@ class SimulatedDevice:
 
     def receive(self, message: Verdict | Error) -> None:
         """A message has come. Messages of earlier texts are of no concern any more."""
+        self._controller.disconnects.received(self._clock.now)
         machine = self._machine
         if machine is not None and message.session == self._sessions:
             self._do(machine, machine.receive(message, self._clock.now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
                 self.channel.send(send)
-
-    def acknowledged(self, qos: int, seconds: float, size: int) -> None:
-        """The broker has a message of so many bytes, so long after it was handed to the link."""
-        self._controller.link.published(qos, seconds, size, self._clock.now)
-
-    def received(self, size: int) -> None:
-        """A payload of so many bytes has come."""
-        self._controller.link.received(size, self._clock.now)
 
     # How it is done
 

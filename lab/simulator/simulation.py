@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafter
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError
 from lab.simulator.answers import Policies, Setting
 from lab.simulator.channel import SimulatedMqtt

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import PricedDrafter
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem

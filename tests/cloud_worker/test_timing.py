@@ -15,7 +15,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafted, DraftRequest
 from flexspec_mq.drafting.model_drafter import ModelDrafter
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import MAX_MS, WorkerStatus
 from tests.cloud_worker.test_engine import model_of

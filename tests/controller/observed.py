@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from flexspec_mq.controller.observation import DeviceReading, LinkView, Observation, WorkerDraftsView
+from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
 
-_PARTS = {"worker": WorkerDraftsView, "link": LinkView, "device": DeviceReading}
+_PARTS = {"worker": WorkerDraftsView, "device": DeviceReading}
 _OF = {f"{part}_{name}": part for part, kind in _PARTS.items() for name in kind.__struct_fields__}
 
 

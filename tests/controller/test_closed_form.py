@@ -27,17 +27,17 @@ def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
     assert planned(Observation(), replace(BASE, ahead=0)) == replace(BASE, ahead=0)
 
 
-DRAFTS = but(NEAR, worker_per_verdict=3.0, worker_forward=0.05, worker_tokens=2.5, worker_unread=0.0)
+DRAFTS = but(NEAR, worker_per_verdict=3.0, worker_has_read=True)
 
 
 def test_a_worker_that_drafts_is_left_to_it_unless_it_drafts_badly() -> None:
     plan = planned(DRAFTS)
     assert (plan.draft_length, plan.worker_draft) == (0, 8)
-    assert planned(but(DRAFTS, worker_tokens=1.1)).draft_length > 0
+    assert planned(but(DRAFTS, worker_per_verdict=0.1)).draft_length > 0
 
 
 def test_where_the_workers_draft_would_have_to_read_a_long_prompt_the_device_drafts() -> None:
-    plan = planned(but(DRAFTS, worker_unread=3.0, prompt=3000))
+    plan = planned(but(DRAFTS, worker_has_read=False, prompt=3000))
     assert plan.draft_length > 0
     assert plan.worker_draft == 8, "what it looks up needs no reading, and reading is for the worker to weigh"
 
@@ -60,7 +60,7 @@ def test_a_draft_that_is_useless_or_late_is_left_alone(seen: Observation) -> Non
 
 def test_drafts_that_come_too_late_are_left_to_a_worker_that_drafts() -> None:
     """With a device as slow as this no draft is ever there in time, whatever the worker drafts beside it."""
-    late = but(DRAFTS, rtt=0.1, forward=0.03, draft_time=0.025, drafted=24, worker_tokens=1.1)
+    late = but(DRAFTS, rtt=0.1, forward=0.03, draft_time=0.025, drafted=24)
     for drafted in (0.5, 3.0):  # also where it hardly comes to it, as while others are read
         plan = planned(but(late, worker_per_verdict=drafted))
         assert (plan.draft_length, plan.ahead, plan.worker_draft) == (0, MAX_AHEAD, 8)

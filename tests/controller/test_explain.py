@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.explain import MOST, Explains, Planned, in_words
+from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimates import estimates
+from flexspec_mq.controller.explain import Planned, in_words
 from flexspec_mq.controller.observation import Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import DEFAULT, POLICIES, name_of
-from schemas.plan import LimitReport, PlanAlternative
+from flexspec_mq.controller.rl import RlPolicy
+from schemas.plan import PlanAlternative
 from tests.controller.observed import NEAR, but
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
@@ -73,7 +77,6 @@ def test_what_the_closed_form_tells_agrees_with_its_plan(
     for seen in (one for one in text_of(steps) for _ in range(4)):  # it looks at all plans by every fourth
         plan = policy.plan(but(seen, drafted=24))  # beyond those that are drafted only to see how they fare
         told = Planned(policy, plan, seen).alternatives
-        assert len(told) <= MOST
         seconds = [(one.ms_per_token or 0.0) for one in told]
         assert seconds == sorted(seconds)
         assert seconds[0] > 0
@@ -90,12 +93,11 @@ def kinds(told: Sequence[PlanAlternative]) -> list[tuple[str, str]]:
 
 
 def test_the_closed_form_tells_the_best_of_each_kind() -> None:
-    drafts = but(NEAR, worker_per_verdict=3.0, worker_forward=0.05, worker_tokens=2.5, worker_unread=0.0)
+    drafts = but(NEAR, worker_per_verdict=3.0, worker_has_read=True)
     policy = ClosedFormPolicy(BASE)
     told = Planned(policy, policy.plan(drafts), drafts).alternatives
-    assert told[0] == PlanAlternative(
-        name="worker runs ahead, and drafts if it can", ms_per_token=20.0, chosen=True
-    )
+    assert (told[0].name, told[0].chosen) == ("worker runs ahead, and drafts if it can", True)
+    assert told[0].ms_per_token == pytest.approx(40.0 / (1.0 + 3.0 * 0.6125))
     assert kinds(told[1:]) == [("device", "worker runs ahead"), ("device", "worker waits")]
     policy = ClosedFormPolicy(BASE)
     told = Planned(policy, policy.plan(NEAR), NEAR).alternatives
@@ -107,39 +109,44 @@ def test_the_closed_form_tells_the_best_of_each_kind() -> None:
     assert Planned(ClosedFormPolicy(BASE), BASE, NEAR).alternatives == (), "nothing was chosen yet"
 
 
-@dataclass
-class Slow:
-    """Has chosen what it holds for the slowest of many."""
-
-    count: int
-
-    def plan(self, seen: Observation) -> Plan:  # noqa: ARG002  the interface of all policies
-        return BASE
-
-    def alternatives(self) -> list[PlanAlternative]:
-        return [
-            PlanAlternative(name=str(one), ms_per_token=100.0 * one, chosen=one == self.count)
-            for one in range(self.count, 0, -1)
-        ]
-
-    def limits(self) -> list[LimitReport]:
-        return []
-
-    def ended(self, seen: Observation) -> None: ...
-
-
-@given(st.integers(1, 20))
-def test_what_was_chosen_is_told_however_slow_it_is(count: int) -> None:
-    assert isinstance(Slow(count), Explains)
-    told = Planned(Slow(count), BASE, Observation()).alternatives
-    assert len(told) == min(count, MOST)
-    assert [one.name for one in told[:-1]] == [str(one) for one in range(1, len(told))]
-    assert told[-1].chosen
-
-
 def test_policies_have_their_names() -> None:
     assert [name_of(make(BASE)) for make in POLICIES.values()] == list(POLICIES)
-    assert name_of(Slow(1)) == "Slow"
+    assert name_of(RlPolicy(BASE)) == "rl"
+
+
+def test_estimates_are_what_was_observed_and_measured_in_their_units() -> None:
+    node = Controller()
+    worker, version = node.worker("w", 0.0), node.version("v", 0.0)
+    for number in range(4):
+        worker.round_trip.update(0.02 + 0.001 * number, float(number))
+        worker.queue.update(0.01, float(number))
+        node.draft_time.update(0.0045, float(number))
+        version.acceptance.judged([(0, 2)], float(number), wrong=True)
+    seen = but(NEAR, sessions=2, draft_time=0.009, worker_per_verdict=1.5)
+    told = estimates(seen, worker, version, node)
+    for name, value, unit in (
+        ("rtt", 20.0, "ms"),
+        ("queue_mean", 10.0, "ms"),
+        ("forward", 40.0, "ms"),
+        ("row_cost", 1.0, "ms"),
+        ("draft_time", 9.0, "ms per token"),
+        ("worker_drafted", 1.5, "tokens per verdict"),
+        ("disconnects", 3600 * node.disconnects.rate, "per hour"),
+    ):
+        assert told[name].unit == unit
+        assert told[name].value == pytest.approx(value)
+    assert told["rtt"].error == pytest.approx(1000 * (worker.round_trip.error or 0.0))
+    assert told["draft_time"].error == pytest.approx(2000 * (node.draft_time.error or 0.0))
+    assert told["acceptance_1"].tries == version.acceptance.known[0] > 3
+
+
+def test_each_estimate_is_documented_and_unknown_at_first() -> None:
+    node = Controller()
+    told = estimates(Observation(), node.worker("w", 0.0), node.version("v", 0.0), node)
+    document = (Path(__file__).parents[2] / "docs" / "controller.md").read_text()
+    assert [name for name in told if f"`{name}`" not in document] == []
+    known = {name for name, estimate in told.items() if estimate.value is not None}
+    assert known == {"disconnects", "queueing_delay", *(f"acceptance_{place}" for place in (1, 2, 3, 4))}
 
 
 @given(bases, st.integers(0, 16), st.integers(1, 3))

@@ -14,17 +14,17 @@ from flexspec_mq.controller.explain import Planned, limit_in_words
 from flexspec_mq.controller.limits import Ledger, Limits, Option, TextLimits, TokenPace, _reported
 from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.plan_space import Drafting
+from flexspec_mq.controller.round_model import Drafting
+from flexspec_mq.energy.model import ModelledEnergy
 from flexspec_mq.energy.presets import built_in
-from flexspec_mq.energy.text import ModelledEnergy
 from tests.controller.observed import NEAR, but, observed
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8, qos=1)
 GOOD = but(NEAR, acceptance=(0.7, 0.75, 0.8, 0.8), prompt=20)
 SLOW = but(GOOD, forward=0.2)
 """A slow target close by: drafts of the device save much time."""
-PI = built_in().device("raspberry-pi-5")
-ENERGY = ModelledEnergy("pi", PI.power, built_in().radio(PI.radio).power, 1)
+PI = built_in().devices["raspberry-pi-5"]
+ENERGY = ModelledEnergy("pi", PI.power, built_in().radios[PI.radio].power, 1)
 
 bases = st.builds(
     Plan,
@@ -45,8 +45,6 @@ observations = st.builds(
     worker=st.builds(
         WorkerDraftsView,
         per_verdict=st.floats(0.0, 8.0),
-        forward=st.none() | st.floats(0.01, 0.3),
-        tokens=st.none() | st.floats(1.0, 5.0),
         granted=st.none() | st.integers(1, 8),
     ),
     device=st.builds(DeviceReading, battery=st.none() | st.floats(0.0, 1.0)),

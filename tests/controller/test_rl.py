@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, WAITING, features, known
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.network import Network, read_network, shipped_network
 from flexspec_mq.controller.observation import Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.rl import RlPolicy, network_of
+from flexspec_mq.controller.rl import Network, RlPolicy, network_of, read_network
 from flexspec_mq.errors import ModelError
 from lab.policy_training.learner import network_text
 from tests.controller.observed import NEAR, but, observed
@@ -44,9 +43,7 @@ observations = st.builds(
         WorkerDraftsView,
         verdicts=st.integers(0, 20),
         per_verdict=st.floats(0.0, 8.0),
-        forward=st.none() | st.floats(0.0, 1.0),
-        tokens=st.none() | st.floats(1.0, 9.0),
-        unread=st.none() | st.floats(0.0, 9.0),
+        has_read=st.booleans(),
         granted=st.none() | st.integers(1, 8),
     ),
 )
@@ -97,13 +94,12 @@ def slower(seen: Observation, by: float) -> Observation:
     """The same with all times so much longer."""
     names = ("rtt", "rtt_deviation", "forward", "forward_deviation", "draft_time", "row_cost", "queue")
     times = {name: getattr(seen, name) for name in names}
-    times |= {"worker_forward": seen.worker.forward, "worker_unread": seen.worker.unread}
     return but(seen, **{name: time * by for name, time in times.items() if time is not None})
 
 
 @given(st.floats(0.01, 100.0))
 def test_what_counts_is_how_times_compare(by: float) -> None:
-    seen = but(NEAR, worker_forward=0.05, worker_tokens=2.5, worker_unread=0.1, queue=0.001)
+    seen = but(NEAR, worker_per_verdict=2.5, queue=0.001)
     assert features(slower(seen, by)) == pytest.approx(features(seen))
 
 
@@ -183,13 +179,13 @@ def test_what_holds_no_weights_is_refused(change: str) -> None:
     [("form", 2), ("features", ["other"]), ("actions", []), ("bias", [1.0]), ("hidden", [[1.0]])],
 )
 def test_weights_for_something_else_are_refused(name: str, value: object) -> None:
-    text = network_text(shipped_network())
+    text = network_text(network_of())
     with pytest.raises(ModelError, match="other features or actions"):
         read_network(json.dumps({**json.loads(text), name: value}), "w.json")
 
 
 def test_weights_that_ship_are_a_few_kilobytes() -> None:
-    assert len(network_text(shipped_network())) < 8000
+    assert len(network_text(network_of())) < 8000
 
 
 def test_weights_of_a_file_take_the_place_of_those_that_ship(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from flexspec_mq.controller.round_model import RoundTimes, drafting, streaming
+from flexspec_mq.controller.round_model import Drafting, RoundTimes, drafting
 
 seconds = st.floats(0.001, 0.5)
 rounds = st.builds(
@@ -31,7 +31,7 @@ def test_one_batch_after_another_takes_what_its_parts_take(times: RoundTimes, le
     places = [*times.acceptance, *[times.acceptance[-1]] * length][:length]
     tokens = 1 + sum(accumulate(places, mul))
     took = times.round_trip + length * times.token + times.wait + times.forward + length * times.row
-    found = drafting(replace(times, acceptance=(*places, 0.0)), length, 1, ahead=False)
+    found = drafting(replace(times, acceptance=(*places, 0.0)), Drafting(length, 1, False))
     assert found.seconds == pytest.approx(took / tokens)
     assert found.verdicts == pytest.approx(1 / tokens)
 
@@ -40,13 +40,13 @@ def test_one_batch_after_another_takes_what_its_parts_take(times: RoundTimes, le
 def test_a_worker_that_goes_on_is_never_slower_than_streaming_but_for_its_rows(
     times: RoundTimes, length: int, window: int
 ) -> None:
-    found = drafting(times, length, window, ahead=True)
-    assert found.seconds <= streaming(times).seconds + length * window * times.row + 1e-9
+    found = drafting(times, Drafting(length, window, True))
+    assert found.seconds <= times.forward + length * window * times.row + 1e-9
 
 
 @given(rounds, lengths, st.integers(1, 4), st.booleans())
 def test_all_that_is_expected_is_possible(times: RoundTimes, length: int, window: int, ahead: bool) -> None:
-    found = drafting(times, length, window, ahead=ahead)
+    found = drafting(times, Drafting(length, window, ahead))
     assert found.seconds * (1 + length * window) >= times.forward - 1e-9
     assert found.drafted >= 0
     assert 1 / (1 + length * window) <= found.verdicts + 1e-9 <= 1 + 2e-9
@@ -54,14 +54,14 @@ def test_all_that_is_expected_is_possible(times: RoundTimes, length: int, window
 
 def test_a_draft_that_comes_too_late_gives_nothing() -> None:
     times = RoundTimes(round_trip=1.0, forward=0.05, row=0.0, token=0.005, acceptance=(0.7,))
-    assert drafting(times, 4, 1, ahead=True).seconds == pytest.approx(streaming(times).seconds)
+    assert drafting(times, Drafting(4, 1, True)).seconds == pytest.approx(times.forward)
 
 
 def test_a_second_batch_on_its_way_is_worth_more_the_longer_that_is() -> None:
     near = RoundTimes(round_trip=0.002, forward=0.04, row=0.001, token=0.005, acceptance=(0.6,))
     far = RoundTimes(round_trip=0.06, forward=0.04, row=0.001, token=0.005, acceptance=(0.6,))
     gains = [
-        drafting(times, 4, 1, ahead=True).seconds / drafting(times, 4, 2, ahead=True).seconds
+        drafting(times, Drafting(4, 1, True)).seconds / drafting(times, Drafting(4, 2, True)).seconds
         for times in (near, far)
     ]
     assert gains[1] > gains[0] > 0.99
@@ -71,4 +71,6 @@ def test_a_slow_target_close_by_should_wait_for_drafts() -> None:
     times = RoundTimes(
         round_trip=0.002, forward=0.1, row=0.001, token=0.004, acceptance=(0.5, 0.58, 0.62, 0.75)
     )
-    assert drafting(times, 4, 1, ahead=False).seconds < 0.9 * drafting(times, 4, 2, ahead=True).seconds
+    assert (
+        drafting(times, Drafting(4, 1, False)).seconds < 0.9 * drafting(times, Drafting(4, 2, True)).seconds
+    )

@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.drafting.kv_pool import LEAST, DraftKVPool
-from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.model_drafter import LEAST, DraftKVPool, ModelDrafter
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.drafting.hybrid import HybridDrafter, better
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import asked
 

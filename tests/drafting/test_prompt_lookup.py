@@ -11,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.drafting.interface import DraftRequest
-from flexspec_mq.drafting.prompt_lookup import LONGEST, Found, Lookup, Support
-from flexspec_mq.drafting.prompt_lookup_drafter import (
+from flexspec_mq.drafting.prompt_lookup import (
     LEAST,
+    LONGEST,
+    Found,
+    Lookup,
     LookupRecord,
     PromptLookupDrafter,
     SessionLookup,
+    Support,
     prior,
 )
 from flexspec_mq.sampling.params import SamplingParams

@@ -14,7 +14,7 @@ from edge_node.completion.options import CompletionOptions
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import TimeIsOver, UsageError, WorkerError
 from flexspec_mq.models.text import Turn
 from lab.simulator.world import EOS, FINGERPRINT

@@ -15,7 +15,7 @@ from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription

@@ -11,10 +11,10 @@ from edge_node.cli.main import main as edge
 from edge_node.energy import MeasuredEnergy, energy_meter
 from edge_node.limits import BatteryGauge, LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
-from flexspec_mq.controller.network import shipped_network
 from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.rl import network_of
 from flexspec_mq.energy.battery import Batteries
-from flexspec_mq.energy.rapl import Rapl
+from flexspec_mq.energy.meters import Rapl
 from flexspec_mq.errors import ModelError, UsageError
 from lab.policy_training.learner import network_text
 
@@ -43,8 +43,6 @@ def test_a_policy_of_the_settings_keeps_them() -> None:
         (["--energy-budget", "0"], "energy_budget"),
         (["--battery-floor", "120"], "battery_floor"),
         (["--latency-target", "50", "--policy", "fixed"], "keeps no --latency-target"),
-        (["--policy", "predictor"], "take closed-form"),
-        (["--policy", "confidence"], "the setting stop"),
         (["--policy", "other"], "closed-form, fixed, rl"),
     ],
 )
@@ -106,7 +104,7 @@ def test_what_was_measured_tells_what_plans_take(tmp_path: Path) -> None:
 
 def test_weights_that_are_named_are_read_at_the_start(tmp_path: Path) -> None:
     weights = tmp_path / "rl.json"
-    weights.write_text(network_text(shipped_network()), "utf-8")
+    weights.write_text(network_text(network_of()), "utf-8")
     options = PlanOptions(policy="rl", policy_weights=weights)
     assert options.new_policy().plan(Observation()).draft_length == options.draft_length
     with pytest.raises(UsageError, match="'closed-form' has no weights"):

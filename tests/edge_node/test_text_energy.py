@@ -16,12 +16,9 @@ from edge_node.energy import EnergyMeter, MeasuredEnergy, energy_meter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
-from flexspec_mq.energy.meters import find_meter
-from flexspec_mq.energy.model import DevicePower
-from flexspec_mq.energy.radio import RadioPower
-from flexspec_mq.energy.rapl import Rapl
-from flexspec_mq.energy.text import ModelledEnergy, Spent
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
+from flexspec_mq.energy.meters import Rapl, find_meter
+from flexspec_mq.energy.model import DevicePower, ModelledEnergy, RadioPower, Spent
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Turn
 from lab.simulator.world import EOS, FINGERPRINT

@@ -7,34 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.energy.model import DevicePower
-from flexspec_mq.energy.presets import DEVICES, RADIOS, built_in, figures_of, load_presets
-from flexspec_mq.errors import UsageError
+from flexspec_mq.energy.presets import DEVICES, RADIOS, Device, Radio, built_in, figures_of
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "energy.md"
-ZEROS = ("idle_w", "promotion_s", "promotion_w", "hold_s", "active_w", "tail_s", "tail_w")
-MINE = "\n".join(
-    [
-        '[sources]\nme = "measured"',
-        '[radios.cable]\nabout = "mine"',
-        *(f'{name} = {{ value = 0, source = "me" }}' for name in ZEROS),
-        'up_mw_per_mbit = { value = 125, source = "me" }',
-        'down_mw_per_mbit = { value = 250, source = "me" }',
-        '[devices.mine]\nabout = "mine"\nradio = "cable"',
-        'idle_w = { value = 3, source = "me" }\ncore_w = { value = 2, source = "me" }',
-    ]
-)
 
 
 def test_the_names_that_settings_offer_are_those_of_the_file() -> None:
     presets = built_in()
     assert tuple(presets.devices) == DEVICES
     assert tuple(presets.radios) == RADIOS
+    assert {device.radio for device in presets.devices.values()} <= set(RADIOS)
 
 
 def test_every_source_is_used_and_says_more_than_a_name() -> None:
     presets = built_in()
-    everything = [*presets.devices.values(), *presets.radios.values()]
+    everything: list[Device | Radio] = [*presets.devices.values(), *presets.radios.values()]
     used = {figure.source for one in everything for figure in figures_of(one).values()}
     assert used <= set(presets.sources)
     # One that only others refer to.
@@ -55,57 +42,19 @@ def test_figures_that_are_computed_from_their_sources() -> None:
     assert cores["phone-4g"] == pytest.approx(3.7e-3 * (223.89 + 2.6 + 8.4), abs=5e-4)
     assert cores["phone-5g"] == pytest.approx(3.7e-3 * (254.25 + 5.94 + 12.37), abs=5e-4)
     assert cores["jetson-orin-nano"] == pytest.approx((16.9 - 4.6) / 16, abs=5e-3)
-    assert presets.device("phone-4g").idle_w.value == pytest.approx(3.7e-3 * (5.6 + 5.4), abs=5e-5)
-    assert presets.device("phone-5g").idle_w.value == pytest.approx(3.7e-3 * (10 + 28.6), abs=5e-4)
-    assert presets.radio("4g").idle_w.value == pytest.approx(0.043 * 0.594 / 1.28, abs=5e-4)
+    assert presets.devices["phone-4g"].idle_w.value == pytest.approx(3.7e-3 * (5.6 + 5.4), abs=5e-5)
+    assert presets.devices["phone-5g"].idle_w.value == pytest.approx(3.7e-3 * (10 + 28.6), abs=5e-4)
+    assert presets.radios["4g"].idle_w.value == pytest.approx(0.043 * 0.594 / 1.28, abs=5e-4)
 
 
 def test_bytes_hardly_matter_beside_time() -> None:
     """A round of 300 bytes each way, as at QoS 1, costs less than 2 ms of being awake."""
+    lte = built_in().radios["4g"]
+    joules = 0.001 * lte.up_mw_per_mbit.value * 0.008
+    assert 1000 * lte.power.up_j == pytest.approx(joules), "1,000 bytes at 1 Mbit/s take 8 ms"
     for name in ("4g", "5g-nsa"):
-        radio = built_in().radio(name).power
+        radio = built_in().radios[name].power
         assert 0 < 300 * (radio.up_j + radio.down_j) < 0.002 * radio.active_w
-
-
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(MINE)
-    presets = load_presets(path)
-    assert presets.device("mine").power == DevicePower(idle_w=3.0, core_w=2.0)
-    radio = presets.radio("cable").power
-    # 1,000 bytes at 1 Mbit/s take 8 ms.
-    assert (1000 * radio.up_j, 1000 * radio.down_j) == pytest.approx((0.125 * 0.008, 0.25 * 0.008))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "why"),
-    [
-        ('me = "measured"', "", "no source is given for me"),
-        ('radio = "cable"', 'radio = "air"', "there is no radio 'air'"),
-        ("value = 3", "value = -3", "does not hold presets"),
-        ("core_w", "cores_w", "does not hold presets"),
-        ("[sources]", "[sources", "does not hold presets"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(tmp_path: Path, old: str, new: str, why: str) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(MINE.replace(old, new))
-    with pytest.raises(UsageError, match=why):
-        load_presets(path)
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
-        load_presets(tmp_path / "none.toml")
-
-
-def test_an_unknown_name_names_the_known_ones() -> None:
-    with pytest.raises(UsageError) as caught:
-        built_in().device("toaster")
-    assert "phone-4g" in caught.value.hint
-    with pytest.raises(UsageError) as caught:
-        built_in().radio("6g")
-    assert "5g-nsa" in caught.value.hint
 
 
 def test_the_document_shows_the_presets_as_they_are() -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from flexspec_mq.energy.battery import Batteries, Power
-from flexspec_mq.energy.meters import find_meter
-from flexspec_mq.energy.rapl import Rapl
+from flexspec_mq.energy.meters import Rapl, find_meter
 from flexspec_mq.errors import UsageError
 
 MOST = 262_143_328_850
@@ -83,18 +82,18 @@ def test_counters_that_may_not_be_read_say_so(tmp_path: Path, monkeypatch: pytes
     assert "root" in caught.value.hint
 
 
-def test_a_counter_that_holds_no_number(tmp_path: Path) -> None:
-    write(zone(tmp_path, "0", "package-0", 1), energy_uj="unknown")
+def test_a_counter_that_holds_no_number_and_a_meter_that_goes_away(tmp_path: Path) -> None:
+    package, battery = zone(tmp_path, "0", "package-0", 1), laptop(tmp_path / "supply", energy_now=10_000_000)
+    counters, batteries = Rapl(tmp_path), Batteries(tmp_path / "supply")
+    write(package, energy_uj="unknown")
     with pytest.raises(UsageError, match="holds no number: 'unknown'"):
         Rapl(tmp_path)
-
-
-def test_a_counter_that_goes_away(tmp_path: Path) -> None:
-    package = zone(tmp_path, "0", "package-0", 1)
-    meter = Rapl(tmp_path)
     (package / "energy_uj").unlink()
     with pytest.raises(UsageError, match="cannot be read"):
-        meter.joules()
+        counters.joules()
+    (battery / "energy_now").unlink()
+    with pytest.raises(UsageError, match="tells its charge"):
+        batteries.joules()
 
 
 def laptop(root: Path, **files: object) -> Path:
@@ -162,14 +161,6 @@ def test_no_battery_is_no_error_for_the_power(tmp_path: Path) -> None:
     laptop(tmp_path, capacity="?", energy_now="?")
     assert not Batteries(tmp_path)
     assert Batteries(tmp_path).power() == Power()
-
-
-def test_a_battery_that_goes_away(tmp_path: Path) -> None:
-    battery = laptop(tmp_path, energy_now=10_000_000)
-    meter = Batteries(tmp_path)
-    (battery / "energy_now").unlink()
-    with pytest.raises(UsageError, match="tells its charge"):
-        meter.joules()
 
 
 def test_the_processors_counters_come_before_a_battery(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.energy.radio import Modem, RadioPower
+from flexspec_mq.energy.model import Modem, RadioPower
 
 TICKS = 1024
 """In a second: a power of two, so that no sum of times is rounded."""
@@ -71,13 +71,6 @@ def test_as_ticked_through(radio: RadioPower, packets: list[int]) -> None:
     assert found == pytest.approx(ticked(radio, packets), abs=1e-9)
 
 
-@given(radios, times, times)
-def test_texts_far_apart_add_up(radio: RadioPower, one: list[int], other: list[int]) -> None:
-    early, late = [at / TICKS for at in one], [10 + at / TICKS for at in other]
-    apart = zip(activity(radio, early), activity(radio, late), strict=True)
-    assert activity(radio, [*early, *late]) == pytest.approx([sum(seconds) for seconds in apart])
-
-
 @given(radios, times)
 def test_gaps_between_packets_add_up_to_the_whole(radio: RadioPower, packets: list[int]) -> None:
     """Plans are estimated by what is counted, where no packet meets a promotion."""
@@ -96,14 +89,6 @@ def test_gaps_between_packets_add_up_to_the_whole(radio: RadioPower, packets: li
             for so_far, probe in zip(found, probes(radio), strict=True)
         ]
     assert activity(radio, spaced) == pytest.approx(found)
-
-
-def test_without_packets_it_sleeps() -> None:
-    assert activity(LTE, []) == [0.0, 0.0, 0.0]
-
-
-def test_one_packet_costs_a_promotion_and_the_whole_tail() -> None:
-    assert activity(LTE, [5.0]) == pytest.approx([0.26, 0.1, 10.0])
 
 
 def test_rounds_within_the_tail_wake_it_once_and_beyond_it_each_time() -> None:

@@ -42,7 +42,7 @@ def answered(controller: Controller, seconds: float, *, worker: str = "w", now: 
     machine.receive(type(hello)(*[getattr(hello, name) for name in hello.__struct_fields__]), now + seconds)
     echo = {name: getattr(hello, name) for name in hello.__struct_fields__} | {"echo": 1}
     machine.receive(type(hello)(**echo), now + seconds)
-    known = controller.round_trip(worker, now + seconds)
+    known = controller.worker(worker, now + seconds).trip
     assert known is not None
     assert known.smoothed == pytest.approx(seconds)
 
@@ -81,19 +81,10 @@ def test_a_round_trip_is_known_for_a_while_and_by_worker() -> None:
     controller = Controller()
     answered(controller, 0.9, worker="far")
     answered(controller, 0.5, worker="near", now=5.0)
-    newest, far = controller.round_trip(None, 10.0), controller.round_trip("far", 10.0)
-    assert newest is not None
-    assert far is not None
-    assert newest.smoothed == pytest.approx(0.5)
-    assert far.smoothed == pytest.approx(0.9)
-    assert controller.round_trip("nobody", 10.0) is None
-    assert controller.round_trip("far", 10_000.0) is None
-    named = EdgeSession(
-        SessionRequest(session=2, version="v", identity=identity(), prompt=PROMPT, reuse=Reuse("far", 2)),
-        FixedPolicy(Plan(4, 1)), random.Random(1), CONFIG, controller,
-    )  # fmt: skip
-    named.start(10.0)
-    assert named.observation.rtt == pytest.approx(0.9)
+    assert session(controller, now=10.0).observation.rtt == pytest.approx(0.5)
+    assert session(controller, now=10.0, reuse=Reuse("far", 2)).observation.rtt == pytest.approx(0.9)
+    assert session(controller, now=10.0, reuse=Reuse("nobody", 2)).observation.rtt is None
+    assert session(controller, now=10_000.0, reuse=Reuse("far", 2)).observation.rtt is None
 
 
 def test_what_a_token_costs_the_draft_is_known_to_the_next_session() -> None:
@@ -114,9 +105,6 @@ def test_what_a_token_costs_the_draft_is_known_to_the_next_session() -> None:
 def test_workers_known_are_bounded() -> None:
     controller = Controller()
     for number in range(100):
-        measured = RoundTrip(1.0, 0.15, 5.0)
-        measured.sent(1, 0.0)
-        measured.answered(1, 0, 0, 0.1)
-        controller.adopted(f"w{number}", measured, 0.0)
-    known = [number for number in range(100) if controller.round_trip(f"w{number}", 1.0) is not None]
-    assert known == list(range(36, 100))
+        controller.worker(f"w{number}", 0.0).drafts.update(8, None)
+    assert controller.worker("w99", 1.0).drafts.per_verdict > 0.0
+    assert controller.worker("w35", 1.0).drafts.per_verdict == 0.0

@@ -15,7 +15,7 @@ from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken, PricedDrafter
 from flexspec_mq.drafting.model_drafter import ModelDrafter
-from flexspec_mq.drafting.prompt_lookup_drafter import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.allocation import Allocation

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.estimators.average import Average
+
+if TYPE_CHECKING:
+    from flexspec_mq.controller.estimators.round_trip import RoundTrip
 
 _MOST = 8.0
 """Tokens of a draft that a worker takes, as far as is known before it says otherwise: what a plan drafts at most."""
@@ -118,13 +121,12 @@ class WorkerEstimates:
 
     Attributes:
         round_trip: round trip of the network to it.
+        trip: round trip of the newest session there, with which another one begins; None before any.
         measured_at: when that was seen last.
         asked_at: when an answer was asked for last, only to know it.
         queue: wait of batches there for their forward.
         compute: forwards that read no prompt of ours.
         forward: forwards for which nobody drafts and no prompt is read.
-        own_forward, own_tokens: forwards for a session whose drafts are left to the worker, and tokens of each.
-        own_read: a token of a prompt, for its draft.
         queueing: wait for other sessions.
         drafts: estimates of drafts from its verdicts.
         stated: times that it states itself.
@@ -132,13 +134,11 @@ class WorkerEstimates:
 
     def __init__(self) -> None:
         self.round_trip = Average()
+        self.trip: RoundTrip | None = None
         self.measured_at = self.asked_at = -inf
         self.queue = Average()
         self.compute = Average()
         self.forward = Expectile()
-        self.own_forward = Average(memory=16.0)
-        self.own_tokens = Average(memory=16.0)
-        self.own_read = Average(life=600.0)
         self.queueing = QueueingDelay()
         self.drafts = WorkerDrafts()
         self.stated = StatedTimes()

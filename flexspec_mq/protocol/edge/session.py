@@ -432,7 +432,7 @@ class EdgeSession:
         if added is None:
             return Added()
         batches = self._sender.batches(added.start, added.start + len(added.met))
-        return Added(len(added.tokens), added.rolled_back, batches, added.worker_right, added.worker_judged)
+        return Added(len(added.tokens), added.rolled_back, batches)
 
     def _hello(self, worker: str, verdict: Verdict, now: float) -> None:
         peers = self._peers

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.controller.plan_space import NOBODY, Drafting
-from flexspec_mq.controller.round_model import RoundTimes, drafting, streaming
+from flexspec_mq.controller.round_model import NOBODY, Drafting, RoundTimes, drafting
 from lab.simulator.answers import Setting
 from lab.simulator.cost import CostCurve, DraftTimes, Measured
 from lab.simulator.recording import RecordedText, Recording
@@ -92,9 +91,7 @@ def test_a_forecast_is_near_what_the_machines_do(forward: float, token: float, r
     pace = RoundTimes((round_trip + 2 * BROKER) / 1000, forward / 1000, ROW / 1000, token / 1000, (RIGHT,))
     off = {}
     for choice in PLANS:
-        found = streaming(pace)
-        if choice.length:
-            found = drafting(pace, choice.length, choice.window, ahead=choice.ahead)
-        off[choice] = abs(1000 * found.seconds / simulated(choice, forward, token, round_trip) - 1)
+        seconds = drafting(pace, choice).seconds if choice.length else pace.forward
+        off[choice] = abs(1000 * seconds / simulated(choice, forward, token, round_trip) - 1)
     assert max(off.values()) < 0.15, off
     assert median(off.values()) < 0.09, off

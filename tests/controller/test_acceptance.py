@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.estimators.success_rate import Acceptance, SuccessRate
+from flexspec_mq.controller.estimators.acceptance import Acceptance
 from flexspec_mq.controller.observation import PLACES, UNTRIED
 
 BATCHES = st.lists(
@@ -35,26 +35,8 @@ def test_of_an_untried_draft_all_places_are_alike() -> None:
     assert Acceptance().known == (0.0,) * PLACES
 
 
-def test_another_text_begins_half_way_to_what_is_usual() -> None:
-    acceptance = Acceptance()
-    for seed in range(20):
-        acceptance.begins()
-        play(acceptance, [0.7] * 8, 30, seed)
-    usual = acceptance.places[0]
-    play(acceptance, [0.1] * 8, 60, 99)
-    bad = acceptance.places[0]
-    acceptance.begins()
-    assert bad < 0.25
-    assert 0.3 < acceptance.places[0] < usual
-    play(acceptance, [0.7] * 8, 20, 100)
-    assert acceptance.places[0] > 0.5
-
-
-@given(BATCHES, st.booleans())
-def test_it_is_a_probability_for_every_place(
-    batches: list[tuple[int, int, bool, float]], begins: bool
-) -> None:
-    """Also where another text begins after each batch."""
+@given(BATCHES)
+def test_it_is_a_probability_for_every_place(batches: list[tuple[int, int, bool, float]]) -> None:
     acceptance, now = Acceptance(), 0.0
     for first, count, wrong, passed in batches:
         now += passed
@@ -62,11 +44,6 @@ def test_it_is_a_probability_for_every_place(
         assert len(acceptance.places) == len(acceptance.known) == PLACES
         assert all(0.0 < share < 1.0 for share in acceptance.places)
         assert all(known >= 0.0 for known in acceptance.known)
-        if begins:
-            before = acceptance.known
-            acceptance.begins()
-            assert all(0.0 <= share <= 1.0 for share in acceptance.places)
-            assert all(after <= known + 1e-9 for after, known in zip(acceptance.known, before, strict=True))
     assert sum(acceptance.known) <= sum(count for _, count, _, _ in batches) + 1e-9
 
 
@@ -105,24 +82,3 @@ def test_what_is_known_fades_in_silence() -> None:
     acceptance.judged([(0, 1)], 10_000.0, wrong=True)
     assert sum(acceptance.known) == pytest.approx(1.0, abs=1e-3)
     assert acceptance.places[0] < 0.6
-
-
-@given(st.lists(st.tuples(st.integers(1, 8), st.integers(0, 8), st.floats(0, 100)), min_size=1, max_size=50))
-def test_a_share_is_one_and_its_tries_are_bounded(tries: list[tuple[int, int, float]]) -> None:
-    share, now = SuccessRate(memory=50.0), 0.0
-    for tried, right, passed in tries:
-        now += passed
-        share.update(min(right, tried), tried, now)
-        assert share.mean is not None
-        assert 0.0 < share.mean < 1.0
-        assert 0.0 < share.known <= 50.0 + 8.0
-
-
-@pytest.mark.parametrize("chance", [0.1, 0.5, 0.9])
-def test_a_share_is_found(chance: float) -> None:
-    share, rng = SuccessRate(), random.Random(1)
-    assert share.mean is None
-    for _ in range(500):
-        share.update(int(rng.random() < chance), 1, 0.0)
-    assert share.mean == pytest.approx(chance, abs=0.15)
-    assert share.known == pytest.approx(50.0, rel=0.01)
