@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flexspec_mq.heads.fetch import HeadFetcher
+from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
 from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.invariance.proof_cache import proving_remembered
@@ -109,7 +109,7 @@ class HeadLoader:
             UsageError: heads are not read from such a URL, or nothing here can.
             ModelError: it is bad, or not for this worker. The engine holds nothing of it.
         """
-        folder = HeadFetcher(url, self._cache).fetch(digest)
+        folder = fetch_head(url, digest, self._cache)
         manifest = read_head(folder, digest)
         self._base.check(name, manifest)
         if manifest.kind == "base":

@@ -64,19 +64,16 @@ class Driver:
             return await self.again()
         return await self.judge(topic, payload)
 
-    async def judge(
-        self, topic: str, payload: bytes, now: float | None = None
-    ) -> Sequence[tuple[str, Outcome]]:
-        """Judge a message of one of the topics, as of `now` or the clock's time, and take it up.
+    async def judge(self, topic: str, payload: bytes) -> Sequence[tuple[str, Outcome]]:
+        """Judge a message of one of the topics, and take it up.
 
         Returns:
             Its outcome, and behind that of a key set the one of the catalogue that had waited for it.
         """
-        now = self._clock() if now is None else now
         keys, catalogue = self.topics
         waited = self.follower.waiting
         receive = self.follower.receive_keys if topic == keys else self.follower.receive_catalogue
-        outcome = await self._kept(receive(payload, now))
+        outcome = await self._kept(receive(payload, self._clock()))
         if isinstance(outcome, RecordError):
             self._unkept[topic] = payload
         elif not isinstance(outcome, Refused):

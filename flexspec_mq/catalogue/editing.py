@@ -132,17 +132,9 @@ def retire(catalogue: Catalogue, now: float, name: str) -> Catalogue:
     return _moved(catalogue, now, {name: VersionState.RETIRED})
 
 
-def renewed(catalogue: Catalogue, now: float, *, key_set: int | None = None) -> Catalogue:
-    """The same, issued now.
-
-    Args:
-        catalogue: the one before.
-        now: seconds since the Unix epoch.
-        key_set: serial of the key set under which it will be signed, if that is another one now.
-    """
-    serial = catalogue.key_set if key_set is None else key_set
-    epoch = max(int(now), catalogue.epoch + 1)
-    return _checked(msgspec.structs.replace(catalogue, epoch=epoch, key_set=serial))
+def renewed(catalogue: Catalogue, now: float) -> Catalogue:
+    """The same, issued now."""
+    return _checked(msgspec.structs.replace(catalogue, epoch=max(int(now), catalogue.epoch + 1)))
 
 
 def _existing(catalogue: Catalogue, name: str) -> CatalogueVersion:

@@ -79,7 +79,7 @@ class Follower:
         family: name of the family.
         root: public key that signs key sets.
         record: memory of an earlier follower; None for the first.
-        ahead: seconds by which a catalogue may have been issued later than our clock says.
+        renews: whether an expired catalogue is taken up, by whoever signs it anew.
 
     Attributes:
         alarm: the last equivocation; it stays, for people to see.
@@ -89,12 +89,12 @@ class Follower:
     """
 
     def __init__(
-        self, family: str, root: bytes, record: Record | None = None, *, ahead: float = AHEAD
+        self, family: str, root: bytes, record: Record | None = None, *, renews: bool = False
     ) -> None:
         self.family = family
         self.alarm: Refused | None = None
         self._root = root
-        self._ahead = ahead
+        self._renews = renews
         self._state = None if record is None else self._read(record)
         self._offered: _State | None = None
         self._waiting: bytes | None = None
@@ -214,13 +214,13 @@ class Follower:
             raise SignedRefused(
                 Reason.ROLLBACK, f"the catalogue has epoch {epoch}; one of {highest} was adopted before"
             )
-        if epoch > now + self._ahead:
+        if epoch > now + AHEAD:
             raise _Waits(
                 Reason.FUTURE,
                 f"the catalogue was issued {epoch - now:.0f} s after our clock's time",
                 hint="set this machine's clock, or the publisher's",
             )
-        if _expires(body) <= now:
+        if _expires(body) <= now and not self._renews:
             raise SignedRefused(
                 Reason.EXPIRED,
                 f"the catalogue expired {now - _expires(body):.0f} s ago",

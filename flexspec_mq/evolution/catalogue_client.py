@@ -21,8 +21,8 @@ import msgspec
 
 from flexspec_mq.catalogue.driver import Driver, topics_of
 from flexspec_mq.catalogue.follower import Follower
-from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
-from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
+from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
+from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.tasks import running
@@ -229,22 +229,13 @@ class CatalogueClient:
         )
 
     async def _take(self, topic: str, payload: bytes) -> None:
-        now = None if topic == self._keys_topic else self._while_valid(payload, self.clock())
-        for where, outcome in await self._driver.judge(topic, payload, now):
+        for where, outcome in await self._driver.judge(topic, payload):
             if isinstance(outcome, RecordError):
                 raise outcome
             self._refused[where] = outcome if isinstance(outcome, Refused) else None
             if isinstance(outcome, Refused):
                 _log.info("refused on %s: %s", where, outcome.detail)
         self._arrived[topic].append(payload)
-
-    def _while_valid(self, payload: bytes, now: float) -> float:
-        """Now, or the last moment at which the catalogue was valid."""
-        try:
-            body = opened(payload, Catalogue, self.follower.family).body
-        except SignedRefused:
-            return now
-        return min(now, body.epoch + body.lifetime - 1)
 
     def _lacks(self, topic: str) -> bool:
         """Whether the broker holds nothing on a topic, or what is refused."""
@@ -281,7 +272,7 @@ async def catalogue_client(
     """
     family = config.head.named_family()
     store = Store(config.head.state_folder(), family)
-    follower = Follower(family, root, store.load())
+    follower = Follower(family, root, store.load(), renews=True)
     settings = replace(
         link_settings(config.link, f"flexspec-head-{secrets.token_hex(4)}"),
         subscriptions=tuple(Subscription(topic) for topic in (*topics_of(family), *filters)),

@@ -1,4 +1,4 @@
-"""Changes of a catalogue: published, or written to a file that signers on other machines sign and somebody sends."""
+"""Changes of a catalogue and of its key set: published, or written to a file that others sign and somebody sends."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flexspec_mq.catalogue import editing
-from flexspec_mq.catalogue.refusals import SignedRefused
-from flexspec_mq.catalogue.signing import Opened, PrivateKey, cosigned, opened
+from flexspec_mq.catalogue.refusals import Reason, SignedRefused
+from flexspec_mq.catalogue.signing import Opened, PrivateKey, cosigned, open_signed, opened, read_public, seal
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
 from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.place import from_catalogue, scheme_of
-from schemas.catalogue import Catalogue
+from schemas.catalogue import FORMAT, Catalogue, KeySet
 
 if TYPE_CHECKING:
     import argparse
@@ -96,7 +96,7 @@ async def publish_or_write(
         return
     present = client.follower.catalogue
     payload = client.sealed(catalogue, client.valid_signers(signers, others_sign=True))
-    _write(out, 0 if present is None else present.epoch, payload, new=True)
+    _write(out, msgspec.msgpack.encode((0 if present is None else present.epoch, payload)))
     how = "publish it with `flexspec head send`, once enough have signed"
     answer(f"wrote {out}: {_described(catalogue)}; {how}")
 
@@ -105,15 +105,61 @@ def sign(args: argparse.Namespace) -> int:
     """``flexspec head sign``: returns the exit code."""
     head = head_options(args)
     keys, family = head.signers(), head.named_family()
-    before, change = _read(args.file, family)
-    _write(args.file, before, cosigned(change.payload, Catalogue, family, keys), new=False)
+    before, change = _change(args.file, family)
+    signed = cosigned(change.payload, Catalogue, family, keys)
+    _write(args.file, msgspec.msgpack.encode((before, signed)), new=False)
     answer(f"signed {args.file}: {_described(change.body)}")
     return 0
 
 
+def trust(args: argparse.Namespace) -> int:
+    """``flexspec head trust``: returns the exit code."""
+    head = head_options(args)
+    family, root = head.named_family(), PrivateKey.load(args.root)
+    if head.root_key is not None and head.root() != root.public:
+        raise UsageError(
+            f"{args.root} is another key than --root-key", hint="give the one that belongs to it"
+        )
+
+    def key_set(serial: int) -> bytes:
+        keys = tuple(read_public(signer) for signer in args.signer)
+        reset = int(time.time()) if args.reset else 0
+        return seal(KeySet(FORMAT, family, serial, args.threshold, keys, reset), [root])
+
+    if args.out is not None:
+        if args.serial is None:
+            hint = "the first key set has 1, each later one a higher one"
+            raise UsageError("--out needs --serial", hint=hint)
+        _write(args.out, key_set(args.serial))
+        how = "publish it with `flexspec head send`"
+        answer(f"wrote {args.out}: key set {args.serial} of {family}; {how}")
+        return 0
+
+    async def sign_and_send(client: CatalogueClient) -> None:
+        serial = args.serial
+        if serial is None:
+            try:
+                serial = client.keys().serial + 1
+            except UsageError as error:
+                raise UsageError(error.message, hint="give --serial; the first key set has 1") from error
+        await _send_keys(client, key_set(serial))
+
+    return connected(args, sign_and_send, root=root.public)
+
+
 def send(args: argparse.Namespace) -> int:
     """``flexspec head send``: returns the exit code."""
-    before, change = _read(args.file, head_options(args).named_family())
+    head = head_options(args)
+    family, data = head.named_family(), _read(args.file)
+    try:
+        open_signed(data, KeySet, family, [head.root()])
+    except SignedRefused as error:
+        if error.reason is not Reason.MALFORMED:
+            hint = error.hint or "sign it with the root key of --root-key"
+            raise UsageError(error.message, hint=hint) from error
+        before, change = _change(args.file, family)
+    else:
+        return connected(args, lambda client: _send_keys(client, data))
 
     async def publish(client: CatalogueClient) -> None:
         _check(client, before, change)
@@ -121,6 +167,15 @@ def send(args: argparse.Namespace) -> int:
         answer(f"published {_described(change.body)}")
 
     return connected(args, publish)
+
+
+async def _send_keys(client: CatalogueClient, payload: bytes) -> None:
+    await client.trust(payload)
+    keys, catalogue = client.keys(), client.follower.catalogue
+    signers = f"{keys.threshold} of {len(keys.keys)} keys sign"
+    answer(f"published key set {keys.serial} of {keys.family}: {signers}")
+    if catalogue is not None and catalogue.key_set != keys.serial:
+        answer("the catalogue is still signed under the one before: now `flexspec head renew`")
 
 
 def _check(client: CatalogueClient, before: int, change: Opened[Catalogue]) -> None:
@@ -166,10 +221,10 @@ def _states(catalogue: Catalogue) -> str:
     return ", ".join(f"{version.name} {version.state.name.lower()}" for version in catalogue.versions)
 
 
-def _read(path: Path, family: str) -> tuple[int, Opened[Catalogue]]:
+def _change(path: Path, family: str) -> tuple[int, Opened[Catalogue]]:
     """Epoch of the catalogue that was changed (0: none), and the next one, with the signatures so far."""
     try:
-        before, payload = msgspec.msgpack.decode(read_signed(path), type=tuple[int, bytes])
+        before, payload = msgspec.msgpack.decode(_read(path), type=tuple[int, bytes])
         return before, opened(payload, Catalogue, family)
     except msgspec.MsgspecError as error:
         raise UsageError(f"{path} holds no change: {error}", hint="give what --out has written") from error
@@ -177,11 +232,7 @@ def _read(path: Path, family: str) -> tuple[int, Opened[Catalogue]]:
         raise UsageError(f"{path}: {error.message}", hint="give what --out has written") from error
 
 
-def _write(path: Path, before: int, payload: bytes, *, new: bool) -> None:
-    write_signed(path, msgspec.msgpack.encode((before, payload)), new=new)
-
-
-def read_signed(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     """Read what a command has written with ``--out``.
 
     Raises:
@@ -194,7 +245,7 @@ def read_signed(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read: {error}", hint="give what --out has written") from error
 
 
-def write_signed(path: Path, data: bytes, *, new: bool = True) -> None:
+def _write(path: Path, data: bytes, *, new: bool = True) -> None:
     """Write a file for ``--out``, whole or not at all.
 
     Raises:

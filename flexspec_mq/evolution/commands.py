@@ -60,7 +60,7 @@ def add_parser(commands: _Actions[argparse.ArgumentParser]) -> None:
     renew.add_argument("--out", type=Path, metavar="FILE", help=_OUT)
     about = "add signatures to a change that --out has written"
     sign = _add_at_broker(actions, "sign", _later("changes", "sign"), about)
-    about = "publish a change that enough signers have signed"
+    about = "publish a change that enough signers have signed, or a key set"
     send = _add_at_broker(actions, "send", _later("changes", "send"), about, without=("key",))
     for parser in (sign, send):
         parser.add_argument("file", type=Path, metavar="FILE", help="what --out has written")
@@ -131,16 +131,16 @@ def _add_base_flag(parser: argparse.ArgumentParser) -> None:
 
 def _add_trust(actions: _Actions[argparse.ArgumentParser]) -> None:
     about = "sign with the root key which keys sign catalogues"
-    add = _add_at_broker(actions, "trust", _later("trust", "trust"), about, without=("key",)).add_argument
+    add = _add_at_broker(actions, "trust", _later("changes", "trust"), about, without=("key",)).add_argument
     about = "private root key, which can stay on a machine without a network"
-    add("--root", type=Path, metavar="FILE", help=about)
+    add("--root", type=Path, required=True, metavar="FILE", help=about)
     about = "public key that may sign; once for each"
-    add("--signer", action="append", default=[], metavar="KEY", help=about)
+    add("--signer", action="append", required=True, metavar="KEY", help=about)
     add("--threshold", type=int, default=1, metavar="N", help="keys that must sign a catalogue (default: 1)")
     add("--serial", type=int, metavar="N", help="of this key set (default: one above the present one's)")
     add("--reset", action="store_true", help="forget catalogues that were issued later than now")
-    add("--out", type=Path, metavar="FILE", help="write the signed key set instead of publishing it")
-    add("--send", type=Path, metavar="FILE", help="publish what --out has written")
+    about = "write the signed key set instead of publishing it, for somebody to `send`"
+    add("--out", type=Path, metavar="FILE", help=about)
 
 
 def _add_publish(actions: _Actions[argparse.ArgumentParser]) -> None:

@@ -22,75 +22,67 @@ KEPT: Final = 32
 """Heads in the cache; the one that was asked for longest ago goes first."""
 
 
-class HeadFetcher:
-    """Fetches heads by their digests.
+def fetch_head(url: str, wanted: bytes, cache: Path) -> Path:
+    """The folder of a head, all its files as its manifest says.
 
     Args:
         url: below which heads lie; `flexspec_mq.heads.place.scheme_of` says which there may be.
-        cache: folder for them; programs may share it.
-        limit: most bytes of one head.
+        wanted: digest of the head's manifest.
+        cache: folder for heads; programs may share it.
+
+    Raises:
+        FetchError: its place cannot be reached or has no such head, or the way there broke.
+        HeadError: what lies there is another one, too large, or not what its manifest says.
+        UsageError: heads are not read from such a URL, or nothing here can.
     """
+    folder = cache / wanted.hex()
+    try:
+        with alone(cache / f".{wanted.hex()}.lock"):
+            if not _is_whole(folder, wanted):
+                _fetch(Place(f"{url.rstrip('/')}/{wanted.hex()}"), wanted, folder)
+            os.utime(folder)
+        _forget_old(cache, folder)
+    except OSError as error:
+        if _is_whole(folder, wanted):  # a cache that cannot be written, and need not be
+            return folder
+        raise FetchError(
+            f"the head {wanted.hex()[:12]}… cannot be kept in {cache}: {error}",
+            hint="make room, or keep heads in a folder that can be written",
+        ) from error
+    return folder
 
-    def __init__(self, url: str, cache: Path, *, limit: int = LIMIT) -> None:
-        self._url = url.rstrip("/")
-        self._cache = cache
-        self._limit = limit
 
-    def fetch(self, wanted: bytes) -> Path:
-        """The folder of a head, all its files as its manifest says.
+def _fetch(place: Place, wanted: bytes, folder: Path) -> None:
+    part = folder.with_name(f".{folder.name}.part")
+    # Of one that was killed, or damaged since.
+    for old in (part, folder):
+        if old.exists():
+            shutil.rmtree(old)
+    part.mkdir(parents=True)
+    try:
+        data = _read_manifest(place, wanted)
+        manifest = decode(data)
+        size = sum(file.size for file in manifest.files)
+        if size > LIMIT:
+            raise HeadError(f"it has {size} bytes, more than {LIMIT}: the head in {place.url}")
+        for file in manifest.files:
+            with (part / file.name).open("xb") as to:
+                place.copy(file, to)
+        (part / MANIFEST).write_bytes(data)
+        for path in (*part.iterdir(), part):
+            sync(path)
+        part.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
-        Raises:
-            FetchError: its place cannot be reached or has no such head, or the way there broke.
-            HeadError: what lies there is another one, too large, or not what its manifest says.
-            UsageError: heads are not read from such a URL, or nothing here can.
-        """
-        folder = self._cache / wanted.hex()
-        try:
-            with alone(self._cache / f".{wanted.hex()}.lock"):
-                if not _is_whole(folder, wanted):
-                    self._fetch(wanted, folder)
-                os.utime(folder)
-            self._forget_old(folder)
-        except OSError as error:
-            if _is_whole(folder, wanted):  # a cache that cannot be written, and need not be
-                return folder
-            raise FetchError(
-                f"the head {wanted.hex()[:12]}… cannot be kept in {self._cache}: {error}",
-                hint="make room, or keep heads in a folder that can be written",
-            ) from error
-        return folder
 
-    def _fetch(self, wanted: bytes, folder: Path) -> None:
-        part = folder.with_name(f".{folder.name}.part")
-        # Of one that was killed, or damaged since.
-        for old in (part, folder):
-            if old.exists():
-                shutil.rmtree(old)
-        part.mkdir(parents=True)
-        try:
-            files = Place(f"{self._url}/{wanted.hex()}")
-            data = _read_manifest(files, wanted)
-            manifest = decode(data)
-            size = sum(file.size for file in manifest.files)
-            if size > self._limit:
-                raise HeadError(f"it has {size} bytes, more than {self._limit}: the head in {files.url}")
-            for file in manifest.files:
-                with (part / file.name).open("xb") as to:
-                    files.copy(file, to)
-            (part / MANIFEST).write_bytes(data)
-            for path in (*part.iterdir(), part):
-                sync(path)
-            part.rename(folder)
-            sync(self._cache)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-
-    def _forget_old(self, newest: Path) -> None:
-        heads = [path for path in self._cache.iterdir() if not path.name.startswith(".") and path.is_dir()]
-        heads.sort(key=lambda path: path.stat().st_mtime_ns)
-        for old in heads[:-KEPT]:
-            if old != newest:
-                shutil.rmtree(old, ignore_errors=True)
+def _forget_old(cache: Path, newest: Path) -> None:
+    heads = [path for path in cache.iterdir() if not path.name.startswith(".") and path.is_dir()]
+    heads.sort(key=lambda path: path.stat().st_mtime_ns)
+    for old in heads[:-KEPT]:
+        if old != newest:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def fetch_manifest(url: str, wanted: bytes) -> Manifest:

@@ -30,7 +30,7 @@ from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import PublishRefused
-from flexspec_mq.heads.fetch import HeadFetcher
+from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.link import Link
@@ -62,7 +62,7 @@ class SaltLoader:
         self._cache = cache
 
     def load(self, name: str, digest: bytes, url: str, thread: EngineThread) -> Exactness:
-        salt = (HeadFetcher(url, self._cache).fetch(digest) / SALT).read_text()
+        salt = (fetch_head(url, digest, self._cache) / SALT).read_text()
         if not salt.isdecimal():
             raise HeadError(f"{salt!r} is no number")
         thread.submit(partial(self._engine.hold, name, salt)).result()

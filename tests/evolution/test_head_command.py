@@ -403,15 +403,15 @@ def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -
     both = ("--signer", begun.online, "--signer", second, "--threshold", "2")
     assert run(*offline, *both)[0] == 2, "without a serial"
     ok(run, *offline, *both, "--serial", "2")
-    said = ok(run, "trust", "--send", out, *begun.flags)
+    said = ok(run, "send", out, *begun.flags)
     assert "renew" in said
     refused(run, "asks for 2 signatures", "renew", *begun.flags, *begun.key)
     ok(run, "renew", *begun.flags, *begun.key, "--key", begun.folder / "second.pem")
     assert at_broker(begun).key_set == 2
-    refused(run, "signature", "trust", "--send", out, *begun.flags[:-1], begun.online)
+    refused(run, "signature", "send", out, *begun.flags[:-1], begun.online)
     payload = out.read_bytes()
     out.write_bytes(payload[:-1] + bytes([payload[-1] ^ 1]))
-    assert run("trust", "--send", out, *begun.flags)[0] == 2
+    assert run("send", out, *begun.flags)[0] == 2
 
 
 @pytest.fixture

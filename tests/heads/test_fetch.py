@@ -19,7 +19,7 @@ import pytest
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.heads import fetch, place
-from flexspec_mq.heads.fetch import HeadFetcher
+from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import (
     MANIFEST,
     MAX_MANIFEST,
@@ -62,6 +62,22 @@ def publish(root: Path, data: bytes | None = None, **files: bytes) -> bytes:
     return name
 
 
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "heads"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def name(root: Path) -> bytes:
+    """Digest of a head that lies in `root`."""
+    return publish(root)
+
+
 def held(cache: Path) -> list[str]:
     """What a reader of the cache can see."""
     return sorted(path.name for path in cache.iterdir() if path.is_dir()) if cache.is_dir() else []
@@ -100,84 +116,76 @@ def serving(
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "http"])
-def test_a_head_comes_whole_and_once(tmp_path: Path, kind: str) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
+def test_a_head_comes_whole_and_once(root: Path, cache: Path, name: bytes, kind: str) -> None:
     with serving(root) as (http, asked):
         url = {"folder": f"{root}/", "file": root.as_uri(), "http": http}[kind]
-        folder = HeadFetcher(url, cache).fetch(name)
+        folder = fetch_head(url, name, cache)
         assert folder == cache / name.hex()
         assert read_head(folder, name) == manifest_of(weights_bin=WEIGHTS, config_json=CONFIG)
         assert held(cache) == [name.hex()]
         shutil.rmtree(root)
-        assert HeadFetcher(url, cache).fetch(name) == folder
+        assert fetch_head(url, name, cache) == folder
         assert len(asked) == (3 if kind == "http" else 0)
 
 
-def test_a_damaged_entry_is_fetched_anew(tmp_path: Path) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
-    fetcher = HeadFetcher(str(root), cache)
-    (fetcher.fetch(name) / "weights.bin").write_bytes(WEIGHTS[:-1])
-    read_head(fetcher.fetch(name), name)
+def test_a_damaged_entry_is_fetched_anew(root: Path, cache: Path, name: bytes) -> None:
+    (fetch_head(str(root), name, cache) / "weights.bin").write_bytes(WEIGHTS[:-1])
+    read_head(fetch_head(str(root), name, cache), name)
 
 
-@pytest.mark.parametrize(
-    ("harm", "error", "says"),
-    [
-        ("other manifest", HeadError, "has the digest"),
-        ("longer file", HeadError, "is not the file that the manifest lists"),
-        ("other byte", HeadError, "is not the file that the manifest lists"),
-        ("shorter file", FetchError, "ended after 1279999 of 1280000 bytes"),
-        ("no file", FetchError, "there is no weights.bin"),
-        ("no head", FetchError, "there is no manifest.json"),
-        ("long manifest", HeadError, "manifest.json has more than"),
-    ],
-)
+OTHER = manifest_of(config_json=CONFIG).encode()
+HARM: dict[str, tuple[Callable[[Path], object], type[Exception], str]] = {
+    "other manifest": (lambda at: (at / MANIFEST).write_bytes(OTHER), HeadError, "has the digest"),
+    "longer file": (lambda at: (at / "weights.bin").write_bytes(WEIGHTS + b"!"), HeadError, "not the file"),
+    "other byte": (
+        lambda at: (at / "weights.bin").write_bytes(b"!" + WEIGHTS[1:]),
+        HeadError,
+        "not the file",
+    ),
+    "shorter file": (
+        lambda at: (at / "weights.bin").write_bytes(WEIGHTS[:-1]),
+        FetchError,
+        "ended after 1279999 of 1280000 bytes",
+    ),
+    "no file": (lambda at: (at / "weights.bin").unlink(), FetchError, "there is no weights.bin"),
+    "no head": (shutil.rmtree, FetchError, "there is no manifest.json"),
+    "long manifest": (
+        lambda at: (at / MANIFEST).write_bytes(b" " * (MAX_MANIFEST + 1)),
+        HeadError,
+        "manifest.json has more than",
+    ),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
 @pytest.mark.parametrize("kind", ["folder", "http"])
 def test_what_is_wrong_is_named_and_leaves_nothing(
-    tmp_path: Path, kind: str, harm: str, error: type[Exception], says: str
+    root: Path, cache: Path, name: bytes, kind: str, harm: str
 ) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
-    folder = root / name.hex()
-    weights = folder / "weights.bin"
-    match harm:
-        case "other manifest":
-            (folder / MANIFEST).write_bytes(manifest_of(config_json=CONFIG).encode())
-        case "longer file":
-            weights.write_bytes(WEIGHTS + b"!")
-        case "other byte":
-            weights.write_bytes(b"!" + WEIGHTS[1:])
-        case "shorter file":
-            weights.write_bytes(WEIGHTS[:-1])
-        case "no file":
-            weights.unlink()
-        case "no head":
-            shutil.rmtree(folder)
-        case "long manifest":
-            (folder / MANIFEST).write_bytes(b" " * (MAX_MANIFEST + 1))
+    spoil, error, says = HARM[harm]
+    spoil(root / name.hex())
     with serving(root) as (http, _), pytest.raises(error, match=says):
-        HeadFetcher(http if kind == "http" else str(root), cache).fetch(name)
+        fetch_head(http if kind == "http" else str(root), name, cache)
     assert held(cache) == []
 
 
-def test_a_head_that_is_too_large_is_not_begun(tmp_path: Path) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
+def test_a_head_that_is_too_large_is_not_begun(
+    root: Path, cache: Path, name: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "LIMIT", 1280007)
     with serving(root) as (http, asked):
         with pytest.raises(HeadError, match="it has 1280008 bytes, more than 1280007"):
-            HeadFetcher(http, cache, limit=1280007).fetch(name)
+            fetch_head(http, name, cache)
         assert asked == [f"/{name.hex()}/{MANIFEST}"]
-        HeadFetcher(http, cache, limit=1280008).fetch(name)
+        monkeypatch.setattr(fetch, "LIMIT", 1280008)
+        fetch_head(http, name, cache)
 
 
-def test_a_manifest_names_no_place_outside_of_its_folder(tmp_path: Path) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
+def test_a_manifest_names_no_place_outside_of_its_folder(root: Path, cache: Path) -> None:
     data = manifest_of(config_json=CONFIG).encode().replace(b"config.json", b"../secret")
     name = publish(root, data, config_json=CONFIG)
     with pytest.raises(HeadError, match="the manifest cannot be read"):
-        HeadFetcher(str(root), cache).fetch(name)
+        fetch_head(str(root), name, cache)
     assert held(cache) == []
 
 
@@ -213,15 +221,17 @@ def broken(handler: SimpleHTTPRequestHandler) -> bool:
 
 @pytest.mark.parametrize(("spoil", "error"), [(cut, FetchError), (endless, HeadError), (broken, FetchError)])
 def test_servers_that_fail(
-    tmp_path: Path, spoil: Callable[[SimpleHTTPRequestHandler], bool], error: type[Exception]
+    root: Path,
+    cache: Path,
+    name: bytes,
+    spoil: Callable[[SimpleHTTPRequestHandler], bool],
+    error: type[Exception],
 ) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
     with serving(root, spoil) as (http, _), pytest.raises(error):
-        HeadFetcher(http, cache).fetch(name)
+        fetch_head(http, name, cache)
     assert held(cache) == []
     with serving(root) as (http, _):
-        read_head(HeadFetcher(http, cache).fetch(name), name)
+        read_head(fetch_head(http, name, cache), name)
 
 
 def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,17 +239,17 @@ def test_a_server_that_says_nothing_is_given_up(tmp_path: Path, monkeypatch: pyt
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(FetchError, match="cannot be fetched"):
-            HeadFetcher(url, tmp_path / "cache").fetch(bytes(32))
+            fetch_head(url, bytes(32), tmp_path / "cache")
     with pytest.raises(FetchError, match="cannot be fetched"):
-        HeadFetcher(url, tmp_path / "cache").fetch(bytes(32))
+        fetch_head(url, bytes(32), tmp_path / "cache")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("first", [MANIFEST, "weights.bin"])
-def test_nobody_goes_where_a_server_sends_them(tmp_path: Path, status: int, first: str) -> None:
+def test_nobody_goes_where_a_server_sends_them(
+    root: Path, cache: Path, name: bytes, status: int, first: str
+) -> None:
     """Not even to the very head, at a host that nobody has named."""
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
     with serving(root) as (inside, asked):
 
         def redirecting(handler: SimpleHTTPRequestHandler) -> bool:
@@ -252,7 +262,7 @@ def test_nobody_goes_where_a_server_sends_them(tmp_path: Path, status: int, firs
             return True
 
         with serving(root, redirecting) as (http, _), pytest.raises(FetchError) as refused:
-            HeadFetcher(http, cache).fetch(name)
+            fetch_head(http, name, cache)
     assert asked == []
     assert held(cache) == []
     assert f"redirects to {inside}/{name.hex()}/{first}" in refused.value.message
@@ -283,7 +293,7 @@ def test_nobody_goes_where_a_server_sends_them(tmp_path: Path, status: int, firs
 )
 def test_heads_are_read_from_nowhere_else(tmp_path: Path, url: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
-        HeadFetcher(url, tmp_path / "cache").fetch(bytes(32))
+        fetch_head(url, bytes(32), tmp_path / "cache")
     with pytest.raises(UsageError, match=says):
         from_catalogue(url)
 
@@ -334,34 +344,23 @@ def test_a_file_of_references_runs_nothing(tmp_path: Path, url: str) -> None:
         file.write_text(json.dumps({"version": 1, "templates": {"x": "y"}, "gen": [made], "refs": {}}))
     for at in (heads, heads / "references.json"):
         with pytest.raises(UsageError, match="heads are not read from"):
-            HeadFetcher(url.format(at=at, name=wanted.hex()), tmp_path / "cache").fetch(wanted)
+            fetch_head(url.format(at=at, name=wanted.hex()), wanted, tmp_path / "cache")
     assert not ran.exists()
 
 
-def _fetch_until_half(url: str, cache: Path, name: bytes) -> None:
-    HeadFetcher(url, cache).fetch(name)
-
-
-def test_one_that_was_killed_is_done_anew(tmp_path: Path) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
+def test_one_that_was_killed_is_done_anew(root: Path, cache: Path, name: bytes) -> None:
     half = threading.Event()
     go_on = threading.Event()
 
     def stop_half(handler: SimpleHTTPRequestHandler) -> bool:
-        if not handler.path.endswith("weights.bin"):
-            return False
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(WEIGHTS)))
-        handler.end_headers()
-        handler.wfile.write(WEIGHTS[: len(WEIGHTS) // 2])
-        handler.wfile.flush()
-        half.set()
-        go_on.wait(30)
-        return True
+        if cut(handler):
+            handler.wfile.flush()
+            half.set()
+            go_on.wait(30)
+        return handler.path.endswith("weights.bin")
 
     with serving(root, stop_half) as (http, _):
-        process = get_context("spawn").Process(target=_fetch_until_half, args=(http, cache, name))
+        process = get_context("spawn").Process(target=fetch_head, args=(http, name, cache))
         process.start()
         assert half.wait(30)
         process.kill()
@@ -369,15 +368,13 @@ def test_one_that_was_killed_is_done_anew(tmp_path: Path) -> None:
         go_on.set()
     assert [path for path in held(cache) if not path.startswith(".")] == []
     with serving(root) as (http, _):
-        read_head(HeadFetcher(http, cache).fetch(name), name)
+        read_head(fetch_head(http, name, cache), name)
     assert held(cache) == [name.hex()]
 
 
-def test_two_that_want_the_same_head_fetch_it_once(tmp_path: Path) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
+def test_two_that_want_the_same_head_fetch_it_once(root: Path, cache: Path, name: bytes) -> None:
     with serving(root) as (http, asked):
-        threads = [threading.Thread(target=HeadFetcher(http, cache).fetch, args=(name,)) for _ in range(4)]
+        threads = [threading.Thread(target=fetch_head, args=(http, name, cache)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -386,15 +383,13 @@ def test_two_that_want_the_same_head_fetch_it_once(tmp_path: Path) -> None:
     read_head(cache / name.hex(), name)
 
 
-def test_heads_that_nobody_asks_for_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heads_that_nobody_asks_for_go(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "KEPT", 2)
-    root, cache = tmp_path / "heads", tmp_path / "cache"
     names = [publish(root, config_json=bytes([number])) for number in range(3)]
-    fetcher = HeadFetcher(str(root), cache)
     for age, name in enumerate(names[:2]):
-        os.utime(fetcher.fetch(name), (age, age))
-    fetcher.fetch(names[0])
-    fetcher.fetch(names[2])
+        os.utime(fetch_head(str(root), name, cache), (age, age))
+    for name in (names[0], names[2]):
+        fetch_head(str(root), name, cache)
     assert held(cache) == sorted(name.hex() for name in (names[0], names[2]))
 
 
@@ -402,17 +397,17 @@ def test_a_cache_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     name = publish(tmp_path / "heads")
     (tmp_path / "cache").write_bytes(b"a file")
     with pytest.raises(FetchError, match="cannot be kept"):
-        HeadFetcher(str(tmp_path / "heads"), tmp_path / "cache").fetch(name)
+        fetch_head(str(tmp_path / "heads"), name, tmp_path / "cache")
 
 
-def test_a_head_that_is_whole_needs_no_cache_that_can_be_written(tmp_path: Path) -> None:
-    root, cache = tmp_path / "heads", tmp_path / "cache"
-    name = publish(root)
-    folder = HeadFetcher(str(root), cache).fetch(name)
+def test_a_head_that_is_whole_needs_no_cache_that_can_be_written(
+    root: Path, cache: Path, name: bytes
+) -> None:
+    folder = fetch_head(str(root), name, cache)
     lock = cache / f".{name.hex()}.lock"
     lock.unlink()
     lock.mkdir()  # root may write everywhere, but not this
-    assert HeadFetcher("/nowhere", cache).fetch(name) == folder
+    assert fetch_head("/nowhere", name, cache) == folder
     (folder / "weights.bin").write_bytes(b"damaged")
     with pytest.raises(FetchError, match="cannot be kept"):
-        HeadFetcher(str(root), cache).fetch(name)
+        fetch_head(str(root), name, cache)
