@@ -11,8 +11,7 @@ from cloud_worker.wire import keys_of
 from flexspec_mq import topics
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOBODY, NOT_A_SESSION, DaemonDoctor
-from flexspec_mq.doctor.machine import check_port, load_model
-from flexspec_mq.doctor.processes import connected
+from flexspec_mq.doctor.machine import check_port, connected, load_model
 from flexspec_mq.doctor.statuses import check_clock
 from flexspec_mq.doctor.watch import LISTENING
 from flexspec_mq.errors import LinkError, LinkRefused

@@ -10,8 +10,7 @@ from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
-from flexspec_mq.doctor.machine import check_port, load_model
-from flexspec_mq.doctor.processes import connected
+from flexspec_mq.doctor.machine import check_port, connected, load_model
 from flexspec_mq.doctor.statuses import check_clock, check_tokenizer, check_workers
 from flexspec_mq.doctor.watch import LISTENING
 from flexspec_mq.drafting.settings import extra_of, wants_onnx

@@ -6,13 +6,14 @@ import asyncio
 import json
 import sys
 import time
+from collections import Counter
 from dataclasses import asdict
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.progress import stages
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.errors import UsageError
+from flexspec_mq.settings.flags import positive
 
 if TYPE_CHECKING:
     import argparse
@@ -47,19 +48,12 @@ def add_doctor_flags(parser: argparse.ArgumentParser) -> None:
     # Not --timeout: that is among the flags of texts in other commands, and would be taken for theirs.
     parser.add_argument(
         "--within",
-        type=_seconds,
+        type=positive,
         default=_TIMEOUT,
         metavar="SECONDS",
         help=f"seconds for all checks of one daemon (default: {_TIMEOUT:g})",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a list")
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 < value < inf:
-        raise ValueError
-    return value
 
 
 def run(args: argparse.Namespace, prepare: Callable[[], Examine]) -> int:
@@ -111,18 +105,7 @@ def _show(findings: Sequence[Finding], seconds: float) -> None:
         )
     console = Console(highlight=False, soft_wrap=False)
     console.print(table)
-    console.print(Text(f"{_sum(findings)} ({seconds:.0f} s)"))
-
-
-def _sum(findings: Sequence[Finding]) -> str:
-    faults, warnings, skipped = (
-        sum(finding.state is state for finding in findings)
-        for state in (State.FAILED, State.WARNING, State.SKIPPED)
-    )
-    said = [_count(faults, "fault") if faults else "all is well"]
-    said += [_count(warnings, "warning")] * bool(warnings) + [f"{skipped} not checked"] * bool(skipped)
-    return ", ".join(said)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+    counts = Counter(finding.state for finding in findings)
+    counted = ((State.FAILED, "failed"), (State.WARNING, "with a warning"), (State.SKIPPED, "not checked"))
+    words = ", ".join(f"{counts[state]} {word}" for state, word in counted if counts[state]) or "all is well"
+    console.print(Text(f"{words} ({seconds:.0f} s)"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
+import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +16,6 @@ import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings import document
 from flexspec_mq.settings.declare import Entry, Origin, Program
 
 C = TypeVar("C")
@@ -84,8 +85,7 @@ def load(
         name: kind(**{key: values[key] for key in entries if entries[key].section == name and key in chosen})
         for name, kind in program.sections.items()
     }
-    path = None if file is None else file.path
-    return Loaded(program.settings(**sections), program, values, origins, path)
+    return Loaded(program.settings(**sections), program, values, origins, file)
 
 
 def named_after_user(loaded: Loaded[C], section: str, kind: str) -> Loaded[C]:
@@ -155,31 +155,61 @@ def _to_path(kind: type[Any], raw: Any) -> Any:
     raise TypeError
 
 
-def _file(program: Program[Any], flag: Path | None, environ: Mapping[str, str]) -> document.Document | None:
+def usual_place(name: str, environ: Mapping[str, str]) -> Path | None:
+    """``$XDG_CONFIG_HOME/flexspec-mq/NAME.toml``, or the same in ``~/.config``; None without a home directory."""
+    base = environ.get("XDG_CONFIG_HOME", "")
+    if not os.path.isabs(base):  # noqa: PTH117  the base directory specification ignores relative ones
+        home = environ.get("HOME", "")
+        if not home:
+            return None
+        base = f"{home}/.config"
+    return Path(base, "flexspec-mq", f"{name}.toml")
+
+
+def _file(program: Program[Any], flag: Path | None, environ: Mapping[str, str]) -> Path | None:
     variable = environ.get(program.variable("config"))
     if flag is not None or variable:
-        return document.read(flag if flag is not None else Path(variable or ""))
-    usual = document.usual_place(program.name, environ)
-    return document.read(usual) if usual is not None and usual.exists() else None
+        return flag if flag is not None else Path(variable or "")
+    usual = usual_place(program.name, environ)
+    return usual if usual is not None and usual.exists() else None
 
 
-def _from_file(entries: Mapping[str, Entry], file: document.Document) -> dict[str, tuple[Any, Origin]]:
+def _from_file(entries: Mapping[str, Entry], path: Path) -> dict[str, tuple[Any, Origin]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise UsageError(
+            f"the settings file {path} cannot be read: {error.strerror}", hint="see --config"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the settings file {path} is not UTF-8", hint=str(error)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(
+            f"the settings file {path} is no TOML: {error}",
+            hint='one setting a line, for example threads = 2 or broker = "127.0.0.1:1883"',
+        ) from error
     values: dict[str, tuple[Any, Origin]] = {}
-    for key, raw in file.values.items():
-        where = file.where(key)
+    for key, raw in document.items():
+        where = f"{path}{_line_of(key, text)}"
         if key not in entries:
             raise UsageError(f"{where}: unknown key {key!r}", hint=_near(key, entries))
         origin = Origin("file", where)
         value = converted(entries[key], raw, origin)
         if isinstance(value, Path):
-            value = file.path.parent / value
+            value = path.parent / value
         elif (words := entries[key].setting.path_unless) is not None:
-            parts = [
-                _beside(file.path.parent, part, words) for part in (value if entries[key].many else [value])
-            ]
+            parts = [_beside(path.parent, part, words) for part in (value if entries[key].many else [value])]
             value = tuple(parts) if entries[key].many else parts[0]
         values[key] = (value, origin)
     return values
+
+
+def _line_of(key: str, text: str) -> str:
+    """``:LINE`` of a key in a file's text; empty if it is written in a way that hides it."""
+    begins = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
+    lines = enumerate(text.splitlines(), 1)
+    return next((f":{number}" for number, line in lines if begins.match(line)), "")
 
 
 def _beside(folder: Path, value: str, words: Collection[str]) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 
 from broker.launcher import PrivateBroker
@@ -11,7 +9,6 @@ from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.doctor.checks import Finding, State, run_checks
 from flexspec_mq.doctor.qualities import broker_checks
 from flexspec_mq.transport.base import LinkSettings
-from tests.doctor.setups import answering
 
 pytestmark = pytest.mark.alone
 
@@ -66,15 +63,6 @@ async def test_nagle_at_the_broker_is_noticed() -> None:
     assert "set_tcp_nodelay" in finding.advice
 
 
-async def test_nobody_there() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (finding,) = await check("127.0.0.1", port)
-    assert not is_ok(finding)
-    assert "flexspec-broker run" in finding.advice
-
-
 async def test_login_and_access_rules() -> None:
     with PrivateBroker(BrokerSettings(port=0, users=(User("alice", Role.EDGE, hashed("right")),))) as closed:
         refused = await check(closed.host, closed.port, "alice", "wrong")
@@ -86,18 +74,3 @@ async def test_login_and_access_rules() -> None:
         assert "--topic" in limited["retained messages"].advice
         own = by_name(await check(closed.host, closed.port, "alice", "right", topic="f1/r/alice"))
         assert is_ok(own["retained messages"])
-
-
-@pytest.mark.parametrize(
-    ("answer", "advice"),
-    [
-        (bytes((0x20, 2, 0, 1)), "Mosquitto"),
-        (bytes((0x20, 3, 0, 0x84, 0)), "Mosquitto"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "MQTT port"),
-    ],
-)
-async def test_what_speaks_no_mqtt_5(answer: bytes, advice: str) -> None:
-    with answering(answer) as port:
-        findings = by_name(await check("127.0.0.1", port, timeout=1.0))
-    assert not is_ok(findings["broker"])
-    assert advice in findings["broker"].advice

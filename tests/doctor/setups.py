@@ -6,15 +6,15 @@ import asyncio
 import json
 import os
 import signal
-import socket
+import socketserver
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
@@ -40,7 +40,6 @@ from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import speech
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = 1.0
 """Seconds to listen to workers that renew their status every 0.2 s."""
 EDGE, WORKER = "truck", "w1"
@@ -176,31 +175,23 @@ def login(folder: Path, user: User) -> tuple[str, ...]:
 @contextmanager
 def answering(answer: bytes) -> Iterator[int]:
     """A listener that gives every connection the same answer to its first packet, then hangs up; its port."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
 
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                with connection:
-                    connection.recv(4096)
-                    connection.sendall(answer)
+    class Answers(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(4096)
+            self.request.sendall(answer)
 
-        thread = threading.Thread(target=serve)
+    with socketserver.TCPServer(("127.0.0.1", 0), Answers) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield server.getsockname()[1]
+            yield server.server_address[1]
         finally:
-            server.shutdown(socket.SHUT_RDWR)
+            server.shutdown()
             thread.join()
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(NamedTuple):
     """Output of a command and how it ended."""
 
     code: int
@@ -218,10 +209,10 @@ class Told:
         return [finding["fault"] for finding in findings if finding["state"] == "failed"]
 
 
-async def command(*arguments: str, env: dict[str, str] | None = None, timeout: float = 100.0) -> Told:
+async def command(*arguments: str, env: dict[str, str] | None = None) -> Told:
     """Run ``python …`` to its end."""
     process = await start(*arguments, env=env)
-    async with asyncio.timeout(timeout):
+    async with asyncio.timeout(100.0):
         out, err = await process.communicate()
     assert process.returncode is not None
     return Told(process.returncode, out.decode(), err.decode())
@@ -229,14 +220,13 @@ async def command(*arguments: str, env: dict[str, str] | None = None, timeout: f
 
 async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
     """Start ``python …``; it ends with the test at the latest."""
+    pipe = asyncio.subprocess.PIPE
+    environment = {**os.environ, "PYTHONWARNINGS": "default", **(env or {})}
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        *arguments,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONWARNINGS": "default", **(env or {})},
+        *(sys.executable, *arguments),
+        stdout=pipe,
+        stderr=pipe,
+        env=environment,
         preexec_fn=as_child(signal.SIGKILL),
     )
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import http.server
 import socket
 import subprocess
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -67,43 +65,25 @@ def test_a_host_that_does_not_answer() -> None:
 # Wrong port
 
 
-@contextmanager
-def web_server() -> Iterator[int]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.server_address[1]
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-async def test_wrong_port_a_web_server(capfd: pytest.CaptureFixture[str]) -> None:
-    with web_server() as port:
-        found = the_fault(await look(f"127.0.0.1:{port}"), "wrong port")
-    capfd.readouterr()  # the web server's complaints
-    assert "is no MQTT broker" in found.detail
-    assert "1883" in found.advice
-    assert found.exit_code == 4
-
-
 @pytest.mark.parametrize(
     ("answer", "what"),
     [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "web server"), (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH server")],
 )
-def test_what_answers_instead_is_named(answer: bytes, what: str) -> None:
+async def test_wrong_port(answer: bytes, what: str) -> None:
     with answering(answer) as port:
-        found = cause(port)
-    assert found.fault == "wrong port"
+        found = the_fault(await look(f"127.0.0.1:{port}"), "wrong port")
+    assert "is no MQTT broker" in found.detail
     assert what in found.detail
+    assert "1883" in found.advice
+    assert found.exit_code == 4
 
 
 # 3.1.1 only
 
 
-async def test_a_broker_of_mqtt_3_1_1_only() -> None:
-    with answering(b"\x20\x02\x00\x01") as port:  # what 3.1.1 answers to another version
+@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00"], ids=["3.1.1", "refuses 5"])
+async def test_a_broker_of_mqtt_3_1_1_only(answer: bytes) -> None:
+    with answering(answer) as port:
         found = the_fault(await look(f"127.0.0.1:{port}"), "3.1.1 only")
     assert "does not speak MQTT 5" in found.detail
     assert "Mosquitto" in found.advice

@@ -241,7 +241,7 @@ async def test_the_list_for_people() -> None:
     assert "✗  broker       broker down: nothing listens" in told.out
     assert "✓  api" in told.out
     assert "–  not checked  login, name, access, exposure, worker" in told.out
-    assert "2 faults, 8 not checked" in told.out
+    assert "2 failed, 8 not checked" in told.out
     assert "Traceback" not in told.err
 
 

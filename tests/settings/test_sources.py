@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Loaded, Program, Setting, add_flags, load
-from flexspec_mq.settings.document import read, usual_place
+from flexspec_mq.settings.load import usual_place
 
 
 def _even(value: int) -> None:
@@ -189,13 +189,6 @@ def test_unknown_keys_and_variables(tmp_path: Path) -> None:
     assert in_environment.message == "environment: unknown variable FLEXSPEC_TOY_NUMBR"
     assert in_environment.hint.startswith("did you mean FLEXSPEC_TOY_NUMBER? ")
     loaded(CONFIG="/dev/null")
-
-
-def test_lines_are_those_of_keys_and_not_of_text_that_looks_like_them(tmp_path: Path) -> None:
-    path = tmp_path / "f.toml"
-    path.write_text("a = '''\nb = 1\n'''\nc = [\n 'b = 2',\n]\n'b' = 3\n[t.b]\nx = 1\n[d]\nb = 4\n")
-    found = read(path)
-    assert [found.where(key) for key in "abctd"] == [f"{path}:{line}" for line in (1, 7, 4, 8, 10)]
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
