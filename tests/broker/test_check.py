@@ -1,4 +1,4 @@
-"""`check` tells a good broker from one that is not."""
+"""`check` tells a good broker from one that is not; tests of the doctor plant what else can be wrong with one."""
 
 from __future__ import annotations
 
@@ -14,63 +14,44 @@ pytestmark = pytest.mark.alone
 
 
 async def check(
-    host: str,
-    port: int,
-    username: str | None = None,
-    password: str | None = None,
-    *,
-    topic: str = "f1/check",
-    timeout: float = 5.0,
-) -> list[Finding]:
+    at: PrivateBroker, topic: str = "f1/check", username: str | None = None, password: str | None = None
+) -> dict[str, Finding]:
+    """Findings by name, without those that were skipped."""
     settings = LinkSettings(
-        host=host,
-        port=port,
+        host=at.host,
+        port=at.port,
         client_id="check",
         username=username,
         password=password,
-        connect_timeout=timeout,
-        publish_timeout=timeout,
+        publish_timeout=5.0,
     )
-    found = await run_checks(broker_checks(settings, topic))
-    return [finding for finding in found if finding.state is not State.SKIPPED]
-
-
-def is_ok(finding: Finding) -> bool:
-    return finding.state is State.OK
-
-
-def by_name(findings: list[Finding]) -> dict[str, Finding]:
-    return {finding.name: finding for finding in findings}
+    findings = await run_checks(broker_checks(settings, topic))
+    return {finding.name: finding for finding in findings if finding.state is not State.SKIPPED}
 
 
 async def test_ours_is_good(mosquitto: PrivateBroker) -> None:
-    findings = await check(mosquitto.host, mosquitto.port)
-    assert [f.name for f in findings if not is_ok(f)] == []
-    assert set(by_name(findings)) == {
-        "broker",
-        "login",
-        "retained messages",
-        "shared subscriptions",
-        "reason codes",
-        "round trip",
-    }
+    findings = await check(mosquitto)
+    assert {name: finding.state for name, finding in findings.items()} == dict.fromkeys(
+        ("broker", "login", "retained messages", "shared subscriptions", "reason codes", "round trip"),
+        State.OK,
+    )
 
 
 async def test_nagle_at_the_broker_is_noticed() -> None:
     with PrivateBroker(BrokerSettings(port=0, nodelay=False)) as slow:
-        finding = by_name(await check(slow.host, slow.port))["round trip"]
+        finding = (await check(slow))["round trip"]
     assert finding.state is State.WARNING  # it works all the same
     assert "set_tcp_nodelay" in finding.advice
 
 
 async def test_login_and_access_rules() -> None:
-    with PrivateBroker(BrokerSettings(port=0, users=(User("alice", Role.EDGE, hashed("right")),))) as closed:
-        refused = await check(closed.host, closed.port, "alice", "wrong")
-        assert not is_ok(refused[-1])
-        assert refused[-1].name == "login"
-        limited = by_name(await check(closed.host, closed.port, "alice", "right"))
-        assert is_ok(limited["login"])
-        assert not is_ok(limited["retained messages"])
-        assert "--topic" in limited["retained messages"].advice
-        own = by_name(await check(closed.host, closed.port, "alice", "right", topic="f1/r/alice"))
-        assert is_ok(own["retained messages"])
+    users = (User("alice", Role.EDGE, hashed("right")),)
+    with PrivateBroker(BrokerSettings(port=0, users=users)) as closed:
+        refused = await check(closed, "f1/check", "alice", "wrong")
+        limited = await check(closed, "f1/check", "alice", "right")
+        own = await check(closed, "f1/r/alice", "alice", "right")
+    assert list(refused)[-1] == "login"
+    assert refused["login"].state is State.FAILED
+    assert limited["login"].state is own["login"].state is own["retained messages"].state is State.OK
+    assert limited["retained messages"].state is State.FAILED
+    assert "--topic" in limited["retained messages"].advice

@@ -129,7 +129,7 @@ def test_check_of_a_secured_broker_passes_for_each_role(tmp_path: Path, role: st
     [
         (("check", "127.0.0.1:\u00b2"), "is not host:port", 2),
         (("check", "ws://127.0.0.1:1"), "no address of a broker of MQTT over TCP", 2),
-        (("check", "127.0.0.1:1", "--timeout", "nan"), "timeout of nan", 2),
+        (("check", "127.0.0.1:1", "--password-file", "/does/not/exist"), "/does/not/exist", 2),
         (("check", "127.0.0.1:1", "--ca", "/does/not/exist"), "/does/not/exist", 4),
         (("init", "/proc/no-folder", "--name", "a"), "/proc/no-folder", 4),
     ],
