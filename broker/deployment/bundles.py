@@ -86,7 +86,8 @@ class ClientBundles:
         if identity := issued(known, self._keys, name, client):
             texts[IDENTITY] = identity.text()
             settings["keys"] = IDENTITY
-            client = client.with_credential(identity.credential.serial)
+            serials = (*client.credentials, identity.credential.serial.hex())
+            client = msgspec.structs.replace(client, credentials=serials)
         version = client.versions[0] if worker and client.versions else known.only_version
         if version and client.role is not Role.PUBLISHER:
             settings["version"] = version

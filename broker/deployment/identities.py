@@ -28,10 +28,6 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serial: str = ""
     credentials: tuple[str, ...] = ()
 
-    def with_credential(self, serial: bytes) -> Client:
-        """The same with one more credential."""
-        return msgspec.structs.replace(self, credentials=(*self.credentials, serial.hex()))
-
 
 class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The public part of a deployment's keys.

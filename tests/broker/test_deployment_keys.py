@@ -166,35 +166,6 @@ def test_without_keys_there_is_no_statement_and_no_file(tmp_path: Path) -> None:
     assert "keys" not in tomllib.loads((directory / "hand-out" / "edge" / "alice" / "edge.toml").read_text())
 
 
-def test_what_a_revoked_or_rotated_client_has_is_void(keyed: Path) -> None:
-    alice, bob, w1 = edge(keyed, "alice"), edge(keyed, "bob"), worker(keyed, "w1")
-    quick("revoke", keyed, "alice")
-    assert revoked(keyed) == {serial(alice)}
-    quick("rotate", keyed, "bob", "w1")
-    assert revoked(keyed) == {serial(alice), serial(bob), serial(w1)}
-    again = edge(keyed, "bob"), worker(keyed, "w1")
-    assert not {serial(one) for one in again} & revoked(keyed)
-    assert not {one.private for one in again} & {bob.private, w1.private}
-    quick("add-device", keyed, "alice")  # under the same name, and yet another
-    assert serial(edge(keyed, "alice")) not in revoked(keyed)
-
-
-def test_a_worker_that_may_do_less_loses_what_said_more(keyed: Path) -> None:
-    first = worker(keyed, "w1")
-    quick("add-worker", keyed, "w1", "--version", "v1", "--version", "v2")
-    second = worker(keyed, "w1")
-    assert second.credential.versions == ("v1", "v2")
-    assert set(second.statement.opening) == {ANY, "v1", "v2"}
-    assert revoked(keyed) == set()  # with the old one it serves v1, as it may
-    quick("add-worker", keyed, "w1", "--version", "v2")
-    assert revoked(keyed) == {serial(first), serial(second)}
-    third = worker(keyed, "w1")
-    assert set(third.opening.keys) == {"v2"}
-    quick("add-worker", keyed, "w1")  # any version
-    assert revoked(keyed) == {serial(first), serial(second)}
-    assert worker(keyed, "w1").opening.master
-
-
 def test_new_opening_keys_come_with_new_groups(keyed: Path) -> None:
     before, alice = worker(keyed, "w1"), (keyed / "hand-out/edge/alice/keys.json").read_text()
     old_files = {path.name for path in (keyed / "keys").iterdir()}

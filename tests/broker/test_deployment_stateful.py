@@ -120,6 +120,8 @@ class Changes(RuleBasedStateMachine):
         assert known.keys is not None
         holding = {serial for one in known.clients.values() for serial in one.credentials}
         assert not holding & self.void
+        assert {serial.hex() for serial in said.revoked} <= self.void
+        assert len({one.private for one in self.handed.values()}) == len(self.handed)
         for serial in self.void & self.handed.keys():
             of_now = self.handed[serial].deployment == known.keys.deployment
             assert not of_now or bytes.fromhex(serial) in said.revoked

@@ -12,7 +12,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.errors import LinkRefused
 from lab.testbed.deployment import free_port
 from tests.broker.deployments import good, good_here, made, running
-from tests.broker.test_broker_figures import Labels, figures, of
+from tests.broker.test_watching import Labels, figures, of
 from tests.daemons import until
 from tests.deploy.files import DEPLOY, unit
 from tests.integration.processes import PATIENCE, ended, start
