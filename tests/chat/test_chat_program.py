@@ -16,9 +16,8 @@ import pytest
 from broker.launcher import PrivateBroker
 from flexspec_mq.chat.lines import Pipe
 from flexspec_mq.chat.main import build_parser, main
-from flexspec_mq.chat.settings import PROGRAM, ChatOptions
+from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.errors import UsageError
-from flexspec_mq.settings.flags import explained
 from lab.testbed.deployment import free_port
 from tests.daemons import PATIENCE, until
 from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
@@ -205,13 +204,6 @@ def test_what_is_in_force(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     found = json.loads(out)["settings"]
     assert (found["url"]["value"], found["url"]["from"]) == ("http://127.0.0.1:9", "flag")
     assert "hush" not in out
-
-
-def test_the_documentation_lists_each_setting() -> None:
-    rows = (ROOT / "docs" / "settings.md").read_text().splitlines()
-    for entry in PROGRAM.entries.values():
-        help_, _, rest = explained(PROGRAM, entry).rpartition(" (default: ")
-        assert f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |" in rows
 
 
 def test_keys_that_are_none(tmp_path: Path) -> None:

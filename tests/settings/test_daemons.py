@@ -25,6 +25,7 @@ from edge_node.cli.main import main as run_edge
 from edge_node.cli.parser import build_parser as edge_parser
 from edge_node.config import EdgeConfig
 from edge_node.settings import EdgeSettings
+from flexspec_mq.chat.settings import PROGRAM as CHAT
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.settings import PROGRAM as HEAD
 from flexspec_mq.settings import Loaded, Program
@@ -324,7 +325,7 @@ def test_a_setting_without_a_flag_names_its_key(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "program", [*(program for _, program in DAEMONS.values()), HEAD], ids=lambda it: it.name
+    "program", [*(program for _, program in DAEMONS.values()), HEAD, CHAT], ids=lambda it: it.name
 )
 def test_the_documentation_lists_each_setting(program: Program[Any]) -> None:
     text = (ROOT / "docs" / "settings.md").read_text()
