@@ -92,32 +92,31 @@ def _add_init_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--host", default="0.0.0.0", help="address to listen on (default: %(default)s)")  # noqa: S104
     command.add_argument("--port", type=int, default=8883, help="to listen on (default: %(default)s)")
-    command.add_argument(
-        "--tls",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="TLS 1.3 (default: unless --host is a loopback address)",
-    )
+    command.add_argument("--tls", action="store_true", help="TLS 1.3 on a loopback address too")
     command.add_argument(
         "--client-certificates",
         action="store_true",
-        help="clients need a certificate of this deployment beside their password",
+        help="clients need a certificate of this deployment beside their password, and TLS",
     )
     command.add_argument(
         "--keys",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="keys by which devices and workers know each other, whoever runs the broker (default: unless --host is "
-        "a loopback address)",
+        action="store_true",
+        help="keys, by which devices and workers know each other whoever runs the broker, on a loopback address too",
     )
     command.set_defaults(run=_init)
 
 
 def _init(options: argparse.Namespace) -> int:
     beyond = not is_loopback(options.host)
-    tls = beyond if options.tls is None else options.tls
+    tls = beyond or options.tls or options.client_certificates
     names = tuple(options.name) or (() if beyond else (options.host,))
-    _check(options, names, tls=tls)
+    if not names:
+        raise UsageError(
+            "by which name do clients reach this broker?",
+            hint="give --name HOST, which the certificate is for",
+        )
+    if not 0 < options.port < 65_536:
+        raise UsageError(f"port {options.port} is none", hint="give --port between 1 and 65535")
     address = f"{f'[{names[0]}]' if ':' in names[0] else names[0]}:{options.port}"
     certified = names if tls else ()
     deployment = Deployment(options.directory)
@@ -126,7 +125,7 @@ def _init(options: argparse.Namespace) -> int:
         keys = known.keys is not None
         wanted = address, certified, options.client_certificates
         present = known.address, known.names, known.client_certificates
-        if wanted != present or options.keys not in (None, keys):
+        if wanted != present or (options.keys and not keys):
             raise UsageError(
                 f"{options.directory} holds a broker already, which is another one",
                 hint="give another folder, or the arguments with which it was made; "
@@ -134,7 +133,7 @@ def _init(options: argparse.Namespace) -> int:
             )
         answer(f"{options.directory} is there already")
     else:
-        keys = beyond if options.keys is None else options.keys
+        keys = beyond or options.keys
         settings = _SETTINGS.format(host=json.dumps(options.host), port=options.port)
         deployment.create(
             settings, address, certified, client_certificates=options.client_certificates, keys=keys
@@ -143,23 +142,6 @@ def _init(options: argparse.Namespace) -> int:
         answer(f"made {options.directory}: a broker at {address}, {what}")
     _tell_next(options.directory, tls=tls, keys=keys)
     return 0
-
-
-def _check(options: argparse.Namespace, names: tuple[str, ...], *, tls: bool) -> None:
-    if not names:
-        raise UsageError(
-            "by which name do clients reach this broker?",
-            hint="give --name HOST, which the certificate is for",
-        )
-    if not tls and not is_loopback(options.host):
-        raise UsageError(
-            f"other machines can reach a broker on {options.host}, so it needs TLS",
-            hint="leave --no-tls out, or give --host 127.0.0.1",
-        )
-    if options.client_certificates and not tls:
-        raise UsageError("--client-certificates needs TLS", hint="give --tls")
-    if not 0 < options.port < 65_536:
-        raise UsageError(f"port {options.port} is none", hint="give --port between 1 and 65535")
 
 
 def _tell_next(where: Path, *, tls: bool, keys: bool) -> None:

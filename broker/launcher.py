@@ -27,7 +27,6 @@ from flexspec_mq.errors import BrokerError
 
 _PORTS = range(20_000, 32_000)
 _PORTS_TRIED = 5
-_LOG = "mosquitto.log"
 _CHATTER = (b"Received ", b"Sending ", b"\t")
 """Beginnings of the lines of level debug that come with every message; nobody is told of them."""
 _LAST_LINES = 3
@@ -44,7 +43,7 @@ class PrivateBroker:
     Args:
         settings: port 0 finds a free one, and keeps it across `kill` and `start`.
         heard: called with each line of Mosquitto's log that does not come with every message, on a thread of its
-            own; None keeps all in a file, see `log`.
+            own.
         published: called with the lines that say that a message was taken, on the same thread.
         directory: folder for its files, which then stay; None is a temporary one.
 
@@ -167,35 +166,23 @@ class PrivateBroker:
             render_users(users, self._directory)
             self.signal(signal.SIGHUP)
 
-    def log(self) -> str:
-        """Text of its log; only the last lines of one that is `heard`."""
-        if self._heard is not None:
-            return "\n".join(self._last)
-        if self._directory is None or not (self._directory / _LOG).exists():
-            return ""
-        return (self._directory / _LOG).read_text("utf-8", "replace")
-
     def _launch(self, directory: Path, timeout: float) -> None:
         if _answers(self.settings.host, self.settings.port):
             raise BrokerError(
                 f"something listens on {self.settings.host}:{self.settings.port} already",
                 hint="stop it, or give another port; port 0 finds a free one",
             )
-        config = render(self.settings, directory)
-        command = [mosquitto(), "-c", str(config)]
-        with (directory / _LOG).open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log if self._heard is None else subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                preexec_fn=end_with_parent(signal.SIGTERM),  # noqa: PLW1509  one prctl, no lock, no allocation
-            )
-        if self._process.stdout is not None:
-            self._listener = threading.Thread(
-                target=self._listen, args=(self._process.stdout,), daemon=True, name="mosquitto's log"
-            )
-            self._listener.start()
+        self._process = subprocess.Popen(
+            [mosquitto(), "-c", str(render(self.settings, directory))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            preexec_fn=end_with_parent(signal.SIGTERM),  # noqa: PLW1509  one prctl, no lock, no allocation
+        )
+        self._listener = threading.Thread(
+            target=self._listen, args=(self._process.stdout,), daemon=True, name="mosquitto's log"
+        )
+        self._listener.start()
         deadline = time.monotonic() + timeout
         while not _answers(self.settings.host, self.settings.port):
             code = self._process.poll()
@@ -213,21 +200,19 @@ class PrivateBroker:
         """The end of the log of a Mosquitto that has ended, for the hint of an error; empty if it said nothing."""
         if self._listener is not None:
             self._listener.join(1.0)  # the pipe is closed, so it reads what is left
-        last = "; ".join(self.log().splitlines()[-_LAST_LINES:])
+        last = "; ".join(self._last)
         return f"it said: {last}" if last else ""
 
     def _listen(self, pipe: IO[bytes]) -> None:
-        assert self._heard is not None  # noqa: S101  else there is no pipe
-        rest = b""
-        while chunk := os.read(pipe.fileno(), 1 << 16):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
+        with pipe:
+            for line in pipe:
                 # Each begins with the second of its time; whoever hears it has a clock.
                 message = line.partition(b": ")[2].rstrip()
                 if not message.startswith(_CHATTER):
                     text = message.decode("utf-8", "replace")
                     self._last.append(text)
-                    self._heard(text)
+                    if self._heard is not None:
+                        self._heard(text)
                 elif self._published is not None and message.startswith(PUBLISHED):
                     self._published(message)
 

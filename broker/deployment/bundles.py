@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 
 from broker.deployment.certificates import CA, make_client_certificate
-from broker.deployment.credentials import issued
 from broker.deployment.identities import Client, Identities
 from broker.deployment.secret_keys import SecretKeys
 from broker.files import private_folder, write_private
@@ -83,7 +82,7 @@ class ClientBundles:
         if worker:
             texts[GROUPS] = known.groups.only(client.versions).text()
             settings["share_groups"] = GROUPS
-        if identity := issued(known, self._keys, name, client):
+        if identity := self._keys.issued(known, name, client):
             texts[IDENTITY] = identity.text()
             settings["keys"] = IDENTITY
             serials = (*client.credentials, identity.credential.serial.hex())

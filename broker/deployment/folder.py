@@ -19,16 +19,8 @@ from broker.announcing import OWN_NAME
 from broker.deployment import certificates
 from broker.deployment.applied_state import AppliedState
 from broker.deployment.bundles import ClientBundles
-from broker.deployment.credentials import (
-    KEY_ROLES,
-    outgrown,
-    restated,
-    to_be_restated,
-    with_new_keys,
-    with_new_opening,
-)
 from broker.deployment.identities import Client, Identities
-from broker.deployment.secret_keys import KeptElsewhere, SecretKeys
+from broker.deployment.secret_keys import KEY_ROLES, KeptElsewhere, SecretKeys, outgrown
 from broker.files import private_folder, read_text, rewrite_private, write_private
 from broker.settings import PasswordHash, Role, ServerTls, User
 from flexspec_mq.daemon.files import alone
@@ -122,7 +114,7 @@ class Deployment:
                 certificates.make_certificates(private_folder(self.directory / TLS), names)
             write_private(self.settings_file, settings)
             known = Identities(address, tuple(names), client_certificates, new_groups().key)
-            self._write(with_new_keys(known, self.keys) if keys else known)
+            self._write(self.keys.with_new_keys(known) if keys else known)
 
     def add(self, role: Role, names: Iterable[str], versions: tuple[str, ...]) -> set[str]:
         """Let clients in. A client that is there keeps its secrets; a worker's versions are changed.
@@ -143,7 +135,7 @@ class Deployment:
             new.update(wanted.keys() - before.keys())
             changed = wanted.keys() & before.keys()
             void = [serial for name in changed for serial in outgrown(before[name], wanted[name])]
-            known = restated(known.with_clients(wanted), self.keys, void)
+            known = self.keys.restated(known.with_clients(wanted), void)
             for name, client in wanted.items():
                 if name in new:
                     known = self.bundles.renew(known, name, client)
@@ -170,9 +162,9 @@ class Deployment:
             clients = {name: client for name, client in known.clients.items() if name not in gone}
             changed = replace(known, clients=clients, revoked=revoked)
             try:
-                changed = restated(changed, self.keys, void)
+                changed = self.keys.restated(changed, void)
             except KeptElsewhere:
-                changed = to_be_restated(changed, void)
+                changed = changed.with_unsigned(void)
             self._write_revoked(known, revoked)
             return changed
 
@@ -195,7 +187,7 @@ class Deployment:
 
         def change(known: Identities) -> Identities:
             before, revoked, void = self._voided(known, names)
-            known = restated(known, self.keys, void)
+            known = self.keys.restated(known, void)
             for name, client in before.items():
                 known = self.bundles.renew(known, name, replace(client, credentials=()))
             self._write_revoked(known, revoked)
@@ -222,7 +214,7 @@ class Deployment:
 
         def change(known: Identities) -> Identities:
             known = replace(known, share_key=new_groups().key)
-            return self.bundles.update_roles(with_new_opening(known, self.keys), (Role.WORKER,))
+            return self.bundles.update_roles(self.keys.with_new_opening(known), (Role.WORKER,))
 
         before = self.load().keys
         self.applied.wait_for(self._change(change))
@@ -234,7 +226,7 @@ class Deployment:
         """New keys of the deployment itself, also for one that has none: workers and devices need their new files."""
 
         def change(known: Identities) -> Identities:
-            return self.bundles.update_roles(with_new_keys(known, self.keys), tuple(KEY_ROLES))
+            return self.bundles.update_roles(self.keys.with_new_keys(known), tuple(KEY_ROLES))
 
         before = self.load().keys
         self.applied.wait_for(self._change(change))

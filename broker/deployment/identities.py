@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from broker.settings import PasswordHash, Role, User
@@ -104,3 +106,10 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def with_clients(self, clients: dict[str, Client]) -> Identities:
         """The same, with some clients new or changed."""
         return msgspec.structs.replace(self, clients=self.clients | clients)
+
+    def with_unsigned(self, serials: Iterable[str]) -> Identities:
+        """The same, with credentials that the next statement is to revoke: the key that signs is not here now."""
+        if self.keys is None:
+            return self
+        unsigned = (*self.keys.unsigned, *serials)
+        return msgspec.structs.replace(self, keys=msgspec.structs.replace(self.keys, unsigned=unsigned))

@@ -1,19 +1,28 @@
-"""The deployment's own secrets: the key that signs for it, and what opening keys follow from.
+"""The deployment's own secrets, and all that is signed with them: its statement and its clients' credentials.
 
-Only commands need them, never the broker that runs. So their folder may be kept elsewhere and put back, or linked to,
-for a command. Each file is named by what it holds, so that a change of the deployment takes up a new one at once.
+Secrets are the key that signs for the deployment, and what opening keys follow from. Only commands need them, never
+the broker that runs. So their folder may be kept elsewhere and put back, or linked to, for a command. Each file is
+named by what it holds, so that a change of the deployment takes up a new one at once.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from msgspec.structs import replace
+
+from broker.deployment.identities import Client, Identities, PublicKeys
 from broker.files import private_folder, read_text, write_private
+from broker.settings import Role
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets, public_key
-from flexspec_mq.keys.documents import DeploymentKey
+from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
+from flexspec_mq.keys.identity_file import KeyIdentity
 from schemas.statement import ANY
 
+KEY_ROLES = {Role.EDGE: KeyRole.EDGE, Role.WORKER: KeyRole.WORKER}
+"""Roles that take part in sessions, and so have a credential where there are keys."""
 _NAMED_BY = 8
 """Hexadecimal digits of a public key in a file's name."""
 
@@ -23,30 +32,96 @@ class KeptElsewhere(BrokerError):
 
 
 class SecretKeys:
-    """Secrets of a deployment, in files of a folder. Methods that write raise `OSError` where they cannot."""
+    """Secrets of a deployment, in files of a folder.
+
+    Methods that sign raise `KeptElsewhere` where a secret that is needed is not here, and those that make secrets
+    `OSError` where none can be written.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def new_signing(self) -> DeploymentKey:
-        """Make a key that signs."""
+    def with_new_keys(self, known: Identities) -> Identities:
+        """The same with keys that nobody has yet: all credentials are void, and so nothing need be revoked."""
         key = DeploymentKey.generate()
         private_folder(self.folder)
         write_private(self.signing_path(key.public), key.pem().decode())
-        return key
+        serial = known.keys.read().serial + 1 if known.keys else 1
+        statement = sign_statement(key, serial, self._new_opening().public(known.versions), ())
+        clients = {name: replace(client, credentials=()) for name, client in known.clients.items()}
+        return replace(known, clients=clients, keys=PublicKeys(key.public, statement))
 
-    def new_opening(self) -> OpeningSecrets:
-        """Make secrets from which opening keys follow."""
+    def with_new_opening(self, known: Identities) -> Identities:
+        """The same with new opening keys; without keys it stays as it is."""
+        if known.keys is None:
+            return known
+        self._signing(known.keys.deployment)  # or no file is made
+        return self._stated(known, known.keys, self._new_opening().public(known.versions), ())
+
+    def restated(self, known: Identities, revoked: Iterable[str] = ()) -> Identities:
+        """The same with a new statement, if there is anything new to say, or anything left unsigned.
+
+        Args:
+            known: the identities, with all clients as they are to be.
+            revoked: serials of credentials that shall not hold any more.
+
+        Raises:
+            UsageError: there are more revoked credentials than a statement holds.
+        """
+        if known.keys is None:
+            return known
+        present = known.keys.read().opening
+        wanted = (*known.versions, ANY)
+        if all(version in present for version in wanted):
+            opening = {version: present[version] for version in wanted}
+        else:
+            opening = self._opening(present[ANY]).public(known.versions)
+        return self._stated(known, known.keys, opening, revoked)
+
+    def issued(self, known: Identities, name: str, client: Client) -> KeyIdentity | None:
+        """A new credential for a client, with a key pair of its own; None for who needs none.
+
+        Raises:
+            UsageError: it is to serve more versions than a credential names.
+        """
+        role = KEY_ROLES.get(client.role)
+        if known.keys is None or role is None:
+            return None
+        return KeyIdentity.make(
+            self._signing(known.keys.deployment),
+            role,
+            name,
+            known.keys.statement,
+            versions=client.versions,
+            opening=self._opening(known.keys.read().opening[ANY]) if role is KeyRole.WORKER else None,
+        )
+
+    def signing_path(self, public: bytes) -> Path:
+        """Path of the key that signs, here or not, by its public part."""
+        return self.folder / f"deployment-{public.hex()[:_NAMED_BY]}.key"
+
+    def opening_path(self, public: bytes) -> Path:
+        """Path of the secrets from which opening keys follow, here or not, by the public opening key of `ANY`."""
+        return self.folder / f"opening-{public.hex()[:_NAMED_BY]}.key"
+
+    def _stated(
+        self, known: Identities, keys: PublicKeys, opening: dict[str, bytes], void: Iterable[str]
+    ) -> Identities:
+        present = keys.read()
+        revoked = present.revoked | {bytes.fromhex(serial) for serial in (*void, *keys.unsigned)}
+        if (opening, revoked) == (present.opening, present.revoked):
+            return known
+        signed = sign_statement(self._signing(keys.deployment), present.serial + 1, opening, revoked)
+        return replace(known, keys=PublicKeys(keys.deployment, signed))
+
+    def _new_opening(self) -> OpeningSecrets:
         opening = new_opening_secrets()
         private_folder(self.folder)
         write_private(self.opening_path(opening.public(())[ANY]), opening.master.hex() + "\n")
         return opening
 
-    def signing(self, public: bytes) -> DeploymentKey:
+    def _signing(self, public: bytes) -> DeploymentKey:
         """Read the key that signs.
-
-        Args:
-            public: public part of the key.
 
         Raises:
             KeptElsewhere: it is not here.
@@ -62,15 +137,8 @@ class SecretKeys:
             raise BrokerError(f"{path} is the key of another deployment", hint=_put_back(path))
         return key
 
-    def signing_path(self, public: bytes) -> Path:
-        """Path of the key that signs, here or not."""
-        return self.folder / f"deployment-{public.hex()[:_NAMED_BY]}.key"
-
-    def opening(self, public: bytes) -> OpeningSecrets:
+    def _opening(self, public: bytes) -> OpeningSecrets:
         """Read the secrets from which opening keys follow.
-
-        Args:
-            public: the public opening key of `ANY`, which tells them from others.
 
         Raises:
             KeptElsewhere: they are not here.
@@ -87,9 +155,11 @@ class SecretKeys:
             raise BrokerError(f"{path} is of another deployment", hint=_put_back(path))
         return opening
 
-    def opening_path(self, public: bytes) -> Path:
-        """Path of the secrets from which opening keys follow, here or not; `public` as for `opening`."""
-        return self.folder / f"opening-{public.hex()[:_NAMED_BY]}.key"
+
+def outgrown(before: Client, after: Client) -> tuple[str, ...]:
+    """Serials of the credentials that say more of a worker than it may do now."""
+    more = not after.versions or (bool(before.versions) and set(before.versions) <= set(after.versions))
+    return () if more else before.credentials
 
 
 def _read(path: Path, purpose: str) -> str:

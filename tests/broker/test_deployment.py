@@ -218,8 +218,6 @@ def test_only_one_broker_runs_from_a_folder(tmp_path: Path) -> None:
     ("arguments", "said", "code"),
     [
         (("init", "X"), "by which name", 2),
-        (("init", "X", "--name", "a", "--no-tls"), "needs TLS", 2),
-        (("init", "X", "--host", "127.0.0.1", "--client-certificates"), "needs TLS", 2),
         (("init", "X", "--name", "a", "--port", "0"), "port 0 is none", 2),
         (("init", "D", "--name", "another"), "holds a broker already", 2),
         (("add-device", "X", "a"), "holds no broker", 4),

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from broker.deployment.credentials import KEY_ROLES
 from broker.deployment.folder import Deployment
+from broker.deployment.secret_keys import KEY_ROLES
 from broker.settings import Role
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.documents import read_statement
