@@ -297,7 +297,7 @@ def test_credentials_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "identities.json").write_text('{"a": 5}')
     assert run_broker(["run", str(tmp_path)]) == 4
     assert "identities.json cannot be used" in capsys.readouterr().err
-    assert run_broker(["check", "127.0.0.1:1", "--password-file", "/no/such"]) == 4
+    assert run_broker(["check", "127.0.0.1:1", "--password-file", "/no/such"]) == 2
     assert "/no/such cannot be read" in capsys.readouterr().err
 
 
