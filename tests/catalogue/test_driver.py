@@ -107,6 +107,7 @@ async def test_a_catalogue_that_waited_for_its_keys_has_an_outcome_of_its_own(tm
         ((_, waits),) = await driver.judge(catalogues, payload)
         assert isinstance(waits, Refused)
         assert waits.reason is Reason.KEY_SET
+        assert driver.follower.waiting
         (where, taken), (behind, found) = await driver.judge(keys, seal(key_set(), [ROOT]))
         assert (where, behind) == (keys, catalogues)
         assert isinstance(taken, Accepted)
@@ -116,6 +117,8 @@ async def test_a_catalogue_that_waited_for_its_keys_has_an_outcome_of_its_own(tm
         else:
             assert isinstance(found, Refused)
             assert found.reason is Reason.SIGNATURE
+            assert driver.follower.catalogue is None
+        assert not driver.follower.waiting
 
 
 async def test_a_turn_judges_what_was_taken_in_order(tmp_path: Path) -> None:

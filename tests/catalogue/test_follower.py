@@ -93,16 +93,6 @@ def test_what_is_adopted_already_is_unchanged_even_under_other_signatures() -> N
     assert follower.alarm is None
 
 
-def test_a_catalogue_may_come_before_its_key_set() -> None:
-    follower = Follower(FAMILY, ROOT.public)
-    assert refused(follower.receive_catalogue(FIRST, NOW)) is Reason.KEY_SET
-    assert acted_on(follower) is None
-    assert follower.waiting
-    give_keys(follower, seal(key_set(), [ROOT]))
-    assert follower.catalogue == catalogue()
-    assert not follower.waiting
-
-
 def test_a_catalogue_waits_for_the_key_set_that_it_names() -> None:
     follower = following(FIRST)
     rotated = sealed(SECOND, key_set=3)
@@ -112,18 +102,6 @@ def test_a_catalogue_waits_for_the_key_set_that_it_names() -> None:
     assert follower.waiting
     give_keys(follower, seal(key_set(3, keys=[SECOND]), [ROOT]), LATER)
     assert follower.catalogue == catalogue(NOW + 1, key_set=3)
-
-
-def test_a_catalogue_that_waited_in_vain_is_told_and_forgotten() -> None:
-    follower = Follower(FAMILY, ROOT.public)
-    follower.receive_catalogue(seal(catalogue(), [STRANGER]), NOW)
-    answer = follower.receive_keys(seal(key_set(), [ROOT]), NOW)
-    assert isinstance(answer, Accepted)
-    assert answer.refused is not None
-    assert answer.refused.reason is Reason.SIGNATURE
-    follower.adopt(answer.record)
-    assert not follower.waiting
-    assert acted_on(follower) is None
 
 
 def test_what_cannot_be_read_takes_no_place_from_what_waits() -> None:
