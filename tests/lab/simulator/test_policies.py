@@ -1,4 +1,4 @@
-"""The benchmark that compares policies in simulated time."""
+"""Policies beside each other in simulated time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from lab.benchmarks import policies
+from lab.simulator import __main__ as policies
 
 
 def test_each_policy_is_simulated_over_each_link(capsys: pytest.CaptureFixture[str]) -> None:

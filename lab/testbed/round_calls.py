@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_node.generation import GenerationRequest
@@ -33,7 +32,6 @@ from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import Inbound, LinkCounters, LinkEvent, LinkSettings, LinkUpEvent
-from lab.benchmarks import _common
 from schemas.messages import Draft, Fin, Open, Poll, Verdict
 
 if TYPE_CHECKING:
@@ -124,13 +122,6 @@ class ScriptedWorker:
 
     async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
         """Verdicts come without it."""
-
-    async def unsubscribe(self, topic_filter: str) -> None:
-        """Nothing came anyway."""
-
-    def reconnect(self, reason: str) -> None:
-        """Nobody should ask for it."""
-        raise AssertionError(reason)
 
     async def events(self) -> AsyncIterator[LinkEvent]:
         """The link is up; then verdicts."""
@@ -276,23 +267,3 @@ async def trace(case: Case, rounds: int) -> Traced:
     steps = list(pairwise(link.rounds[SKIPPED:]))[:rounds]
     ours, every = ([after[kind] - before[kind] for before, after in steps] for kind in (0, 1))
     return Traced(ours, every, meter.ours)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Count, print, and return the exit code."""
-    parser = _common.parser(__doc__ or "")
-    args = parser.parse_args(arguments)
-    rounds = 50 if args.quick else 200
-    results, rows = {}, []
-    for case in CASES:
-        traced = asyncio.run(trace(case, rounds))
-        figures = fmean(traced.ours), max(traced.ours), fmean(traced.every)
-        results[case.name] = dict(zip(("ours", "most", "all"), figures, strict=True))
-        rows.append((case.name, *figures))
-    print(_common.table(("calls per round", "ours, mean", "most in one", "with Python's own, mean"), rows))
-    _common.finish("edge_calls", results, quick=args.quick)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,16 +17,15 @@ from flexspec_mq.protocol.edge.session import close_unknown
 from flexspec_mq.protocol.edge.types import EdgeState, SessionRequest
 from flexspec_mq.protocol.effects import Reply, Send
 from flexspec_mq.protocol.worker.types import WorkerConfig
-from lab.benchmarks.fuzz.mutate import MESSAGES, mutant
+from lab.fuzz.mutate import MESSAGES, mutant
 from lab.simulator.world import EDGE, VOCAB, ChangingPolicy, FakeTarget, Link, World, held, identity
 from schemas.messages import MAX_VERDICT_TOKENS, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from flexspec_mq.protocol.effects import Effect, WorkerEffect
     from flexspec_mq.protocol.worker.machine import WorkerMachine
-    from lab.benchmarks.fuzz.cost import FuzzCosts
     from lab.simulator.world import Cell, Host
 
 WORKER, SESSION = "worker machine", "edge machine"
@@ -57,10 +56,10 @@ class HostileWorld(World):
 
     Args:
         seed: seed of all chance.
-        costs: whose clock is used.
+        clock: nanoseconds of processor time.
     """
 
-    def __init__(self, seed: int, costs: FuzzCosts) -> None:
+    def __init__(self, seed: int, clock: Callable[[], int]) -> None:
         rng = random.Random(seed)
         config = WorkerConfig(
             worker="w", versions=held(_CONTEXT), capacity=4, lease=10, prefixes=4, prefix_life=15.0
@@ -68,7 +67,7 @@ class HostileWorld(World):
         link = Link(rng, jitter=0.05, loss=0.05, duplicate=0.05)
         super().__init__(rng, FakeTarget(eos_every=40), link, 2, config, (0.02, 0.001))
         self.received: Received = []
-        self._clock_ns = costs.clock
+        self._clock_ns = clock
         self._worker_codec, self._edge_codec = Codec(_CONTEXT + 64), Codec(MAX_VERDICT_TOKENS)
         self._past: list[bytes] = [b"\x10"]
         for number in range(3):
@@ -189,13 +188,13 @@ class HostileWorld(World):
         return found
 
 
-def run(seed: int, costs: FuzzCosts) -> Received:
+def run(seed: int, clock: Callable[[], int]) -> Received:
     """A case: some texts over a hostile network, until they end or their time is over.
 
     Raises:
         Exception: a machine did what it must not; whatever it is.
     """
-    world = HostileWorld(seed, costs)
+    world = HostileWorld(seed, clock)
     if seed % 3 == 0:
         world.at(3.0, lambda: world.crash(world.hosts[0]))
     until = world.now + _SECONDS

@@ -6,6 +6,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 import numpy as np  # noqa: F401  as a worker has: it reads long messages by arrays
@@ -27,9 +28,8 @@ from flexspec_mq.protocol.effects import Reply
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig
 from flexspec_mq.transport.properties import limits_in
-from lab.benchmarks.fuzz.cost import Bound
-from lab.benchmarks.fuzz.keyed import readers
-from lab.benchmarks.fuzz.mutate import BYTES, DOCUMENTS, MESSAGES, Mutator
+from lab.fuzz.keyed import readers
+from lab.fuzz.mutate import BYTES, DOCUMENTS, MESSAGES, Mutator
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, VersionState
 from schemas.messages import (
     MAX_DRAFT_TOKENS,
@@ -63,6 +63,17 @@ _DIGEST = bytes(range(32))
 _FRESH = WorkerConfig(
     worker="w1", versions={"v": VersionFacts(_IDENTITY.fingerprint, CONTEXT, 49_152)}, prefixes=16
 )
+
+
+class Bound(NamedTuple):
+    """Microseconds of processor time that a payload may take: some in any case, and some for each of its bytes."""
+
+    fixed: float
+    byte: float
+
+    def limit(self, size: int) -> float:
+        """For a payload of so many bytes."""
+        return self.fixed + self.byte * size
 
 
 @dataclass(frozen=True, slots=True)

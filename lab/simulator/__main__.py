@@ -1,6 +1,6 @@
 """Seconds an answer of each policy, in simulated time over many links, as shares of streaming's.
 
-    python -m lab.benchmarks.policies
+    python -m lab.simulator
 
 All policies write the same drawn texts with the same seeds at the same seconds of a channel. Links that change are
 another profile every 20 seconds. lab/README.md says what is simulated.
