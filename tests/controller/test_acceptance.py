@@ -30,11 +30,6 @@ def play(
     return acceptance
 
 
-def test_of_an_untried_draft_all_places_are_alike() -> None:
-    assert Acceptance().places == (UNTRIED,) * PLACES
-    assert Acceptance().known == (0.0,) * PLACES
-
-
 @given(BATCHES)
 def test_it_is_a_probability_for_every_place(batches: list[tuple[int, int, bool, float]]) -> None:
     acceptance, now = Acceptance(), 0.0
@@ -56,17 +51,14 @@ def test_a_constant_chance_is_found_at_every_place(chance: float, seed: int) -> 
 
 
 def test_places_are_told_apart() -> None:
-    places = play(Acceptance(), [0.9, 0.6, 0.3, 0.9], 400, 1).places
+    acceptance = Acceptance()
+    assert (acceptance.places, acceptance.known) == ((UNTRIED,) * PLACES, (0.0,) * PLACES)
+    places = play(acceptance, [0.9, 0.6, 0.3, 0.9], 400, 1).places
     assert places[0] == pytest.approx(0.9, abs=0.1)
     assert places[1] == pytest.approx(0.6, abs=0.15)
     assert places[2] < places[1] < places[0]
-
-
-def test_a_place_without_tries_is_as_all_are_together() -> None:
-    acceptance = play(Acceptance(), [0.8] * 4, 200, 1)
     assert acceptance.known[4:] == (0.0,) * (PLACES - 4)
-    assert len(set(acceptance.places[4:])) == 1
-    assert acceptance.places[4] == pytest.approx(0.8, abs=0.1)
+    assert len(set(places[4:])) == 1, "a place without tries is as all are together"
 
 
 def test_the_last_place_stands_for_all_that_follow() -> None:

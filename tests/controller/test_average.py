@@ -44,16 +44,6 @@ def test_the_mean_lies_among_the_samples_and_the_rest_is_in_range(samples: list[
         assert average.error >= 0.0
 
 
-@given(LEVELS, st.integers(1, 100))
-def test_equal_samples_have_that_mean_and_get_surer(level: float, count: int) -> None:
-    once, more = fed(*[level] * count), fed(*[level] * (count + 1))
-    assert once.mean == pytest.approx(level)
-    assert once.steps == more.steps == 0
-    assert once.error is not None
-    assert more.error is not None
-    assert more.error < once.error
-
-
 def test_the_first_samples_count_alike() -> None:
     assert fed(1.0, 2.0, 3.0, every=0.0).mean == pytest.approx(2.0)
     # The first alone was taken for half of itself off, the second was 1 off, the third 1.5.
@@ -115,15 +105,6 @@ def test_what_is_known_fades_in_silence(silence: float) -> None:
     old = 7.0 * exp(-silence / 30.0)
     assert average.mean == pytest.approx((old * 1.0 + 3.0) / (old + 1.0))
     assert average.known == pytest.approx(old + 1.0)
-
-
-def test_after_a_long_silence_the_first_sample_is_all_that_counts() -> None:
-    average = fed(*[1.0] * 30, 5.0, 5.0)
-    average.update(2.0, 10_000.0)
-    assert average.mean == pytest.approx(2.0)
-    average.update(2.0, 10_000.1)
-    assert average.mean == pytest.approx(2.0)
-    assert average.steps == 0
 
 
 def test_a_sample_far_off_is_a_reason_to_look_again_and_one_that_is_not_ends_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from flexspec_mq.controller.adaptive import token_worth
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import Observation
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import Plan, Policy
+from flexspec_mq.controller.rl import RlPolicy
 from schemas.messages import MAX_AHEAD
 from tests.controller.observed import NEAR, but, observed
 
@@ -22,8 +24,9 @@ def planned(seen: Observation, base: Plan = BASE) -> Plan:
     return ClosedFormPolicy(base).plan(seen)
 
 
-def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
-    assert replace(planned(Observation()), ahead=8, trip_age=None) == BASE
+@pytest.mark.parametrize("make", [RlPolicy, ClosedFormPolicy])
+def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead(make: Callable[[Plan], Policy]) -> None:
+    assert replace(make(BASE).plan(Observation()), ahead=8, trip_age=None) == BASE
     assert planned(Observation(), replace(BASE, ahead=0)) == replace(BASE, ahead=0)
 
 

@@ -135,13 +135,6 @@ def test_what_no_limit_excludes_is_planned_as_without() -> None:
         assert policy.plan(seen) == free.plan(seen)
 
 
-def test_a_budget_changes_the_plan_where_it_must() -> None:
-    assert limited(energy_budget=10.0).plan(SLOW).draft_length > 0
-    tight = limited(energy_budget=0.9, energy=replace(ENERGY, cores=400))
-    assert tight.plan(SLOW).draft_length == 0
-    assert [one.name for one in tight.limits()] == ["energy_budget"]
-
-
 def test_a_target_is_met_with_the_least_energy_that_meets_it() -> None:
     def planned(target: float) -> tuple[Plan, ClosedFormPolicy]:
         policy = limited(latency_target=target, energy=replace(ENERGY, cores=40))
@@ -163,12 +156,14 @@ def test_a_target_is_met_with_the_least_energy_that_meets_it() -> None:
     assert report.reach > 1.0
 
 
-def test_without_any_energy_a_target_is_met_with_the_fewest_bytes() -> None:
+def test_without_any_energy_drafts_break_a_budget_and_a_target_is_met_with_the_fewest_bytes() -> None:
+    assert limited(energy_budget=10.0).plan(SLOW).draft_length > 0
+    assert limited(energy_budget=0.9, energy=replace(ENERGY, cores=400)).plan(SLOW).draft_length == 0
+    assert limited(energy_budget=9.0, energy=None).plan(SLOW).draft_length == 0
     policy = limited(latency_target=0.15, energy=None)
     plan = policy.plan(SLOW)
-    least = min(policy._left, key=lambda one: one.size)
+    least = min(policy._left, key=lambda option: option.size)
     assert (plan.draft_length, plan.in_flight) == (least.way.length, least.way.window)
-    assert all(one.j_per_token is None for one in policy.alternatives())
 
 
 def option(length: int, seconds: float, joules: float | None) -> Option:
@@ -192,17 +187,6 @@ def test_what_limits_leave(more: list[Option], joules: float, seconds: float) ->
         return
     quick = [one for one in cheap if one.seconds <= 0.95 * (seconds / 0.95)]
     assert list(left) == (quick or [min(cheap, key=lambda one: one.seconds)])
-
-
-class Unknown:
-    """A meter that has not told anything."""
-
-    def expected(self, **of: float) -> float | None:  # noqa: ARG002  the interface
-        return None
-
-
-def test_while_no_energy_is_known_the_device_drafts_nothing() -> None:
-    assert limited(energy_budget=9.0, energy=Unknown()).plan(SLOW).draft_length == 0
 
 
 def test_what_was_saved_may_be_spent_and_a_debt_is_paid_back() -> None:

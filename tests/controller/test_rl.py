@@ -75,19 +75,10 @@ def test_plans_keep_to_what_the_user_allows(
         assert not plan.draft_length or length
         assert not plan.ahead or ahead
         assert plan.ahead or plan.draft_length or not length
-        if one.worker.granted is not None and known(one):
-            assert plan.draft_length <= one.worker.granted
-
-
-def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead() -> None:
-    assert replace(RlPolicy(BASE).plan(Observation()), ahead=8, trip_age=None) == BASE
-
-
-@given(observations.filter(known))
-def test_features_are_finite_numbers_as_many_as_have_names(seen: Observation) -> None:
-    found = features(seen)
-    assert len(found) == len(FEATURES)
-    assert all(math.isfinite(one) for one in found)
+        if known(one):
+            assert plan.draft_length <= (one.worker.granted or 16)
+            assert len(features(one)) == len(FEATURES)
+            assert all(map(math.isfinite, features(one)))
 
 
 def slower(seen: Observation, by: float) -> Observation:
@@ -182,10 +173,6 @@ def test_weights_for_something_else_are_refused(name: str, value: object) -> Non
     text = network_text(network_of())
     with pytest.raises(ModelError, match="other features or actions"):
         read_network(json.dumps({**json.loads(text), name: value}), "w.json")
-
-
-def test_weights_that_ship_are_a_few_kilobytes() -> None:
-    assert len(network_text(network_of())) < 8000
 
 
 def test_weights_of_a_file_take_the_place_of_those_that_ship(tmp_path: Path) -> None:

@@ -52,11 +52,6 @@ def test_all_that_is_expected_is_possible(times: RoundTimes, length: int, window
     assert 1 / (1 + length * window) <= found.verdicts + 1e-9 <= 1 + 2e-9
 
 
-def test_a_draft_that_comes_too_late_gives_nothing() -> None:
-    times = RoundTimes(round_trip=1.0, forward=0.05, row=0.0, token=0.005, acceptance=(0.7,))
-    assert drafting(times, Drafting(4, 1, True)).seconds == pytest.approx(times.forward)
-
-
 def test_a_second_batch_on_its_way_is_worth_more_the_longer_that_is() -> None:
     near = RoundTimes(round_trip=0.002, forward=0.04, row=0.001, token=0.005, acceptance=(0.6,))
     far = RoundTimes(round_trip=0.06, forward=0.04, row=0.001, token=0.005, acceptance=(0.6,))

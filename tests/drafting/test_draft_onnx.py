@@ -114,29 +114,32 @@ def test_what_an_export_has_decided_cannot_be_chosen_again(graphs: Path, more: d
         load(settings(graphs, **more), silent)
 
 
-def test_onnx_asked_for_a_checkpoint_is_refused_with_a_way_out(checkpoint: Path) -> None:
-    with pytest.raises(ModelError, match="has no graphs") as caught:
-        load(settings(checkpoint, draft_engine="onnx"), silent)
-    assert "flexspec draft export --onnx" in caught.value.hint
-
-
-def test_without_onnx_runtime_graphs_are_a_readable_error(
-    graphs: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ModelError, match="needs onnxruntime") as caught:
-        load(settings(graphs), silent)
-    assert "pip install '.[edge]'" in caught.value.hint
-
-
-def test_without_torch_the_default_draft_is_to_be_brought(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(
+    ("missing", "what", "more", "why", "hint"),
+    [
+        ("", "checkpoint", {"draft_engine": "onnx"}, "has no graphs", "flexspec draft export --onnx"),
+        ("onnxruntime", "graphs", {}, "needs onnxruntime", "pip install '.[edge]'"),
+        ("torch", "default", {}, "made with torch", "flexspec draft export --base default --onnx"),
+    ],
+)
+def test_a_draft_that_nothing_here_runs_is_refused_with_a_way_out(
+    missing: str,
+    what: str,
+    more: dict[str, Any],
+    why: str,
+    hint: str,
+    graphs: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ModelError, match="made with torch") as caught:
-        load(EdgeSettings(edge="e"), silent)
-    assert "flexspec draft export --base default --onnx" in caught.value.hint
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    folders = {"checkpoint": str(checkpoint), "graphs": str(graphs), "default": "default"}
+    with pytest.raises(ModelError, match=why) as caught:
+        load(EdgeSettings(edge="e", draft=folders[what], **more), silent)
+    assert hint in caught.value.hint
 
 
 def test_graphs_beside_a_configuration_of_another_model_are_refused(graphs: Path, tmp_path: Path) -> None:

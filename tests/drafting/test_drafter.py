@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.drafting.model_drafter import LEAST, DraftKVPool, ModelDrafter
+from flexspec_mq.drafting.model_drafter import LEAST, AcceptedRun, DraftKVPool, ModelDrafter
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams
@@ -156,15 +156,8 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(model: PackedModel) -
     assert found is not None
     assert found.tokens == list(prompt(5, 100))
     assert kept.take(prompt(5, 100)) is None  # it is taken
-
-
-def test_what_has_little_in_common_stays(model: PackedModel) -> None:
-    kept = DraftKVPool(most=256)
-    kv = model.new_kv()
-    model.forward([ModelInput(kv, prompt(1, 100))])
-    kept.put(kv)
-    assert kept.take((*prompt(1, LEAST - 1), 127, 127)) is None
-    assert kept.take((*prompt(1, LEAST), 127, 127)) is kv
+    assert kept.take((*prompt(4, LEAST - 1), 127, 127)) is None, "too little in common"
+    assert kept.take((*prompt(4, LEAST), 127, 127)) is not None
 
 
 def test_what_is_unread_is_known_before_it_is_asked(model: PackedModel) -> None:
@@ -181,3 +174,47 @@ def test_what_is_unread_is_known_before_it_is_asked(model: PackedModel) -> None:
     assert drafter.unread(asked(2, text, GREEDY, device="mine")) == 1
     assert drafter.unread(asked(2, text, GREEDY, device="another")) == 90
     assert drafter.draft([asked(2, text, GREEDY, device="mine")]) != [None]
+
+
+TOKENS = st.integers(0, 2)
+
+
+def common(one: list[int], other: list[int]) -> int:
+    length = 0
+    while length < min(len(one), len(other)) and one[length] == other[length]:
+        length += 1
+    return length
+
+
+def expected(context: list[int], guesses: dict[tuple[int, ...], int]) -> int:
+    """Of guesses by the text that they were made after."""
+    length = 0
+    for place, token in enumerate(context):
+        guess = guesses.get(tuple(context[:place]))
+        if guess is not None:
+            length = length + 1 if guess == token else 0
+    return length
+
+
+@given(text=st.lists(TOKENS, min_size=1, max_size=40), data=st.data())
+def test_a_streak_is_that_of_the_guesses_made_after_this_very_text(
+    text: list[int], data: st.DataObject
+) -> None:
+    streak, guesses, read = AcceptedRun(), dict[tuple[int, ...], int](), list[int]()
+    committed = 1
+    while committed < len(text):
+        branch: list[int] = []
+        for by_lookup in data.draw(st.lists(st.booleans(), max_size=5)):
+            context = text[:committed] + branch
+            token = data.draw(TOKENS)
+            if not by_lookup:
+                streak.keep(common(read, context[:-1]))
+                read = context
+                assert streak.length(context, committed) == expected(context, guesses)
+                streak.proposed(len(context), token)
+                guesses[tuple(context)] = token
+                if data.draw(st.booleans()):
+                    token = data.draw(TOKENS)  # a lookup was surer
+            branch.append(token)
+        right = common(branch, text[committed:])
+        committed += right + 1

@@ -14,7 +14,6 @@ import pytest
 
 from flexspec_mq.cli import main
 from lab.testbed.link import namespaces
-from lab.testbed.link.profiles import built_in
 from lab.testbed.process import as_child
 from tests.lab.link.plans import needs_namespaces
 
@@ -75,17 +74,17 @@ def test_two_programs_talk_and_the_counters_come_last_as_json() -> None:
 
 
 @needs_namespaces
-@pytest.mark.parametrize(("script", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
-def test_the_code_is_that_of_side_a(script: str, code: int) -> None:
-    done = ran("run", "--", "sh", "-c", script)
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--", "sh", "-c", "exit 7"], 7),
+        (["--", "sh", "-c", "kill -9 $$"], 137),
+        (["--for", "0.3", "--", "sleep", "600"], 124),
+    ],
+)
+def test_the_code_is_that_of_side_a(arguments: list[str], code: int) -> None:
+    done = ran("run", *arguments)
     assert done[0] == last(done[1])["exit_code"] == code
-
-
-@needs_namespaces
-def test_it_ends_by_itself() -> None:
-    code, lines, _ = ran("run", "--for", "0.3", "--", "sleep", "600")
-    assert code == 124
-    assert last(lines)["exit_code"] == 124
 
 
 @needs_namespaces
@@ -123,12 +122,6 @@ def test_the_proxy_carries_counts_and_ends_on_sigterm() -> None:
     assert told["connections"] == 1
     assert told["counters"]["unit"] == "payload"
     assert told["counters"]["up"]["bytes_out"] == 5
-
-
-def test_the_profiles_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["link", "profiles"]) == 0
-    out = capsys.readouterr().out
-    assert all(f"\n{name} " in out for name in built_in().profiles)
 
 
 @pytest.mark.parametrize(

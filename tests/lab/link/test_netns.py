@@ -12,7 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 
@@ -44,34 +44,51 @@ def alive(pid: int) -> bool:
     return started(pid) is not None
 
 
-def probe(link: NetnsLink, side: Literal["a", "b"], *words: str) -> subprocess.Popen[str]:
-    run = link.run_a if side == "a" else link.run_b
-    return run(
-        [sys.executable, str(Path(__file__).with_name("udp_probe.py")), *words],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-    )
+RECEIVE = """
+import json, socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**23)
+s.bind((sys.argv[1], 5001))
+print("ready", flush=True)
+s.settimeout(4.0)
+came = []
+try:
+    while True:
+        number, sent = map(int, s.recv(2048).split())
+        came.append((number, (time.time_ns() - sent) / 1e6, time.monotonic()))
+except TimeoutError:
+    print(json.dumps(came))
+"""
+SEND = """
+import socket, sys, time
+size, count, spacing = int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect((sys.argv[1], 5001))
+began = time.monotonic()
+for number in range(count):
+    time.sleep(max(0.0, began + number * spacing - time.monotonic()))
+    s.send(f"{number} {time.time_ns()}".encode().ljust(size))
+"""
 
 
-def stream(link: NetnsLink, size: int = 100, count: int = 100, spacing: float = 0.01) -> dict[str, Any]:
-    """UDP packets from a to b: what the receiver saw."""
-    receiver = probe(link, "b", "receive", link.address_b)
+def stream(link: NetnsLink, size: int = 100, count: int = 100, spacing: float = 0.01) -> list[list[float]]:
+    """UDP packets from a to b: number, delay in milliseconds and time of arrival of what came."""
+    receiver = link.run_b([sys.executable, "-c", RECEIVE, link.address_b], stdout=subprocess.PIPE, text=True)
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
-    sender = probe(link, "a", "send", link.address_b, str(size), str(count), str(spacing))
+    sender = link.run_a([sys.executable, "-c", SEND, link.address_b, str(size), str(count), str(spacing)])
     sender.communicate(timeout=PATIENCE)
-    got: dict[str, Any] = json.loads(receiver.communicate(timeout=PATIENCE)[0])
-    return got
+    came: list[list[float]] = json.loads(receiver.communicate(timeout=PATIENCE)[0])
+    return came
 
 
 @needs_namespaces
 def test_packets_pass_late_enough_and_are_counted_to_the_byte() -> None:
     with netns_link(plan(figures(delay=20, rate=10))) as link:
-        got = stream(link, count=10, spacing=0.005)
+        came = stream(link, count=10, spacing=0.005)
         counters = link.counters
-    assert got["numbers"] == list(range(10))
-    assert min(got["delays_ms"]) >= 20
+    assert [number for number, _, _ in came] == list(range(10))
+    assert min(delay for _, delay, _ in came) >= 20
     assert (counters.up.packets_in, counters.up.bytes_in) == (10, 10 * (100 + HEADERS))
     assert (counters.up.packets_out, counters.up.bytes_out) == (10, 10 * (100 + HEADERS))
     assert counters.down.packets_in == 0
@@ -80,20 +97,20 @@ def test_packets_pass_late_enough_and_are_counted_to_the_byte() -> None:
 @needs_namespaces
 def test_a_burst_leaves_at_the_rate_and_the_queue_drops_the_rest() -> None:
     with netns_link(plan(figures(delay=1, rate=8, queue=300))) as link:
-        got = stream(link, 1500 - HEADERS, 500, 0.0001)
+        came = stream(link, 1500 - HEADERS, 500, 0.0001)
         up = link.counters.up
     assert up.packets_in == 500
     assert up.overflowed > 0
-    assert len(got["numbers"]) == up.packets_out == 500 - up.overflowed
-    assert got["numbers"] == sorted(got["numbers"])
+    assert len(came) == up.packets_out == 500 - up.overflowed
+    assert came == sorted(came)
     # 1.5 ms each, of more than 200 packets; the first one may have been late by up to 50 ms on a busy machine.
-    assert got["times"][-1] - got["times"][0] >= (len(got["times"]) - 1) * 0.0015 - 0.05
+    assert came[-1][2] - came[0][2] >= (len(came) - 1) * 0.0015 - 0.05
 
 
 @needs_namespaces
 def test_what_is_to_be_lost_is_lost() -> None:
     with netns_link(plan(figures(loss=100))) as link:
-        assert stream(link, count=20, spacing=0.001)["numbers"] == []
+        assert stream(link, count=20, spacing=0.001) == []
         assert link.counters.up.lost == 20
         assert link.counters.up.packets_out == 0
 

@@ -55,12 +55,6 @@ def test_the_table_has_every_profile_and_source() -> None:
         assert source in text
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    path.write_text(MINE)
-    assert load_catalogue(path).get("mine").states[0].up.queue_kb.value == 10
-
-
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [

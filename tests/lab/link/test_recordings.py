@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.cli import main
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Impairment
 from lab.testbed.link.netns import netns_link
@@ -145,12 +144,3 @@ def test_a_link_is_set_to_a_moment_as_often_as_one_likes() -> None:
     assert trips[0] >= 0.8
     assert trips[2] >= 0.8
     assert trips[1] < trips[0] - 0.3, "unless this machine was busy for a third of a second"
-
-
-@needs_namespaces
-def test_the_command_runs_over_a_recording(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for way in ("up", "down"):
-        write_trace(tmp_path, f"an-lte.{way}.gz", [5])
-    flags = ["--profile", "recorded:an-lte", "--recorded", str(tmp_path), "--at", "3"]
-    assert main(["link", "run", *flags, "--", "true"]) == 0
-    assert '"profile": "recorded:an-lte"' in capsys.readouterr().out
