@@ -198,15 +198,10 @@ def _attention_shapes(
 ) -> tuple[int, int]:
     like, block = torch.empty(0, dtype=dtype, device=device), at_most
     while True:
-        if block <= grain or not compare_padded(like, size, block, grain, 0)[1]:
-            edges = {
-                edge
-                for results in _attention_products(like, size, block, grain, 0)
-                for edge in _edges(results)
-            }
-            outcome = _widest(edges)
-            if outcome is not None and outcome[1] is None:
-                return outcome[0], block
+        results = _attention_results(like, size, block, grain, 0)
+        rows = _widest({edge for group in results for edge in _edges(group)})
+        if rows is not None and rows[1] is None:
+            return rows[0], block
         if block <= grain:  # nothing is enough: the proof tells
             return 1, grain
         block = max(grain, block // 2)
@@ -215,7 +210,7 @@ def _attention_shapes(
 def compare_attention(
     like: torch.Tensor, size: int, least: int, block: int, grain: int, seed: int
 ) -> tuple[int, int]:
-    """Compare products of attention with few rows with those of many; rows compared, and rows with other bits.
+    """Compare products of attention with few rows with those of many, and sums with the same and zeros behind them.
 
     Args:
         like: a tensor on the device and in the dtype of the model.
@@ -224,27 +219,38 @@ def compare_attention(
         block: positions that one product sums at most.
         grain: contexts are padded to multiples of it.
         seed: seed of the numbers.
+
+    Returns:
+        Rows compared, and rows with other bits.
     """
     rows = differing = 0
-    for results in _attention_products(like, size, block, grain, seed):
-        outcome = [result for result in results if result.shape[-2] >= least]
-        for result in outcome[:-1]:
+    for results in _attention_results(like, size, block, grain, seed):
+        *others, last = [result for result in results if result.shape[-2] >= least]
+        for result in others:
             rows += result.shape[-2]
-            other = (result != outcome[-1][:, : result.shape[-2]]).any(dim=-1)
+            other = (result != last[:, : result.shape[-2]]).any(dim=-1)
             differing += int(other.any(dim=0).sum())
     return rows, differing
 
 
 @torch.inference_mode()
-def _attention_products(
+def _attention_results(
     like: torch.Tensor, size: int, block: int, grain: int, seed: int
 ) -> Iterator[list[torch.Tensor]]:
-    """Scores and mixed values, [heads, count, …] for each count, of keys and values as they lie in memory.
+    """Groups of products [heads, count, …] whose rows should all have the bits of the group's last."""
+    generator = torch.Generator().manual_seed(seed)
+    grain = max(grain, _FINEST_PADDING)
+    yield from _padded_sums(like, size, block, grain, generator)
+    yield from _attention_products(like, size, block, grain, generator)
+
+
+def _attention_products(
+    like: torch.Tensor, size: int, block: int, grain: int, generator: torch.Generator
+) -> Iterator[list[torch.Tensor]]:
+    """Scores and mixed values for each count of rows, of keys and values as they lie in memory.
 
     They lie with room behind each head's, and without: a library copies the first ones, and not the others.
     """
-    generator = torch.Generator().manual_seed(seed)
-    grain = max(grain, _FINEST_PADDING)
     longest = max(block, 2 * grain)
     memory = like.new_zeros((2, _HEADS, longest + grain, size))
     for positions in sorted({grain, max(grain, block // 2), min(block, longest)}):
@@ -279,26 +285,14 @@ def _heads(rows: torch.Tensor) -> torch.Tensor:
     return rows.expand(_HEADS, *rows.shape).contiguous()
 
 
-@torch.inference_mode()
-def compare_padded(like: torch.Tensor, size: int, block: int, grain: int, seed: int) -> tuple[int, int]:
-    """Compare sums over some positions with the same sums over more positions, the rest of which are zeros.
+def _padded_sums(
+    like: torch.Tensor, size: int, block: int, grain: int, generator: torch.Generator
+) -> Iterator[list[torch.Tensor]]:
+    """Sums over some positions, and the same sums over more positions, the rest of which are zeros.
 
-    Attention does the same with its weights and values when a context is padded: a kernel that cuts a sum into
-    pieces by its length gives other bits then.
-
-    Args:
-        like: a tensor on the device and in the dtype of the model.
-        size: size of a head.
-        block: positions that one product sums at most.
-        grain: contexts are padded to multiples of it.
-        seed: seed of the numbers.
-
-    Returns:
-        Rows compared, and rows with other bits.
+    Attention does this with its weights and values when a context is padded: a kernel that cuts a sum into pieces by
+    its length gives other bits then.
     """
-    generator = torch.Generator().manual_seed(seed)
-    rows = differing = 0
-    grain = max(grain, _FINEST_PADDING)
     count = 65
     for positions in range(grain, block, grain):
         order = torch.randperm(positions, generator=generator)
@@ -306,9 +300,5 @@ def compare_padded(like: torch.Tensor, size: int, block: int, grain: int, seed: 
         weights[0, :, :positions] = cancelling(count, positions, -1.0, order, generator).to(like)
         values = like.new_zeros((1, block, size))
         values[0, :positions] = cancelling(size, positions, 1.0, order, generator).T.to(like)
-        alone = torch.bmm(weights[:, :, :positions], values[:, :positions])
-        for padded in range(positions + grain, block + 1, grain):
-            outcome = torch.bmm(weights[:, :, :padded], values[:, :padded]) != alone
-            rows += count
-            differing += int(outcome.any(dim=-1).sum())
-    return rows, differing
+        lengths = range(positions, block + 1, grain)
+        yield [torch.bmm(weights[:, :, :length], values[:, :length]) for length in lengths]

@@ -11,12 +11,12 @@ from __future__ import annotations
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
 from flexspec_mq.models.invariance.attention import Packed, Segment
-from flexspec_mq.models.invariance.product_probe import compare, compare_attention, compare_padded
+from flexspec_mq.models.invariance.product_probe import compare, compare_attention
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
@@ -81,32 +81,32 @@ def prove(model: TargetModel, *, seed: int = 0, progress: Callable[[float], None
     began = time.perf_counter()
     rng = random.Random(seed)  # noqa: S311  nothing here is secret
     report = progress or (lambda _share: None)
-    ids = [rng.randrange(model.vocab_size) for _ in range(_PREFIX + _SINGLE)]
-    base = model.new_kv()
-    model.forward([ModelInput(base, ids[:_PREFIX], 1)])
-    alone = []
-    for index in range(_PREFIX, len(ids)):
-        alone.append(model.forward([ModelInput(base, ids[index : index + 1], 1)]))
-        report(0.6 * len(alone) / _SINGLE)
-    single = torch.cat(alone)
-    others = list(_other_shapes(model, ids, rng))
-    report(0.9)
-    rows = sum(len(other) for other in others)
-    differing = sum(int((other != single).any(dim=-1).sum()) for other in others)
-    flips = [_flips(single, other) for other in others]
-    shapes, like = model.shapes, base.span(0, 0)
-    size, grain = model.heads.size, shapes.context_grain
+    count = _PREFIX + _SINGLE
+    readings = (
+        _Reading(_PREFIX, [1] * _SINGLE),
+        _Reading(0, [count]),
+        _Reading(_PREFIX, [5] * _SINGLE),
+        _Reading(_PREFIX, rng.choices((1, 2, 3, 7, 8, 9, 16, 17), k=_SINGLE)),
+        _Reading(_PREFIX, rng.choices((1, 4, 5, 8), k=_SINGLE), ("", "", "")),
+    )
+    steps = _compare_readings(model, "", readings, rng)
+    while True:
+        try:
+            report(0.9 * next(steps))
+        except StopIteration as ended:
+            rows, differing, flip_rate = ended.value
+            break
+    shapes, like, size = model.shapes, model.new_kv().span(0, 0), model.heads.size
     block = min(shapes.value_block, _LONGEST_BLOCK)
     checks = [
         (rows, differing),
         _long_contexts(model, seed),
         compare(model.products, like, shapes.min_rows, shapes.max_rows, seed),
-        compare_attention(like, size, shapes.attention_rows, block, grain, seed),
-        compare_padded(like, size, block, grain, seed),
+        compare_attention(like, size, shapes.attention_rows, block, shapes.context_grain, seed),
     ]
     report(1.0)
     rows, bad = (sum(counts) for counts in zip(*checks, strict=True))
-    return Proof(bad == 0, rows, bad, sum(flips) / len(flips), time.perf_counter() - began)
+    return Proof(bad == 0, rows, bad, flip_rate, time.perf_counter() - began)
 
 
 def proving_head(model: TargetModel, name: str, *, seed: int = 0) -> Generator[float, None, Proof]:
@@ -124,48 +124,70 @@ def proving_head(model: TargetModel, name: str, *, seed: int = 0) -> Generator[f
         heads.
 
     Returns:
-        What was found.
+        The proof; its seconds are those from begin to end.
     """
-    seconds = 0.0
     began = time.perf_counter()
     rng = random.Random(seed)  # noqa: S311  nothing here is secret
-    ids = [rng.randrange(model.vocab_size) for _ in range(_HEAD_PREFIX + _HEAD_SINGLE)]
-    company = ["", *(other for other in model.held if other != name)][:4]
-    odd = [rng.choice((1, 2, 3, 7, 8, 9)) for _ in ids]
+    company = ("", *(other for other in model.held if other != name))[:4]
+    ones, fives = [1] * _HEAD_SINGLE, [5] * _HEAD_SINGLE
     readings = (
-        ([1] * _HEAD_SINGLE, ()),
-        ([_HEAD_SINGLE], ()),
-        ([5] * _HEAD_SINGLE, ()),
-        (odd, ()),
-        ([5] * _HEAD_SINGLE, company),
-        ([1] * _HEAD_SINGLE, company),
+        _Reading(_HEAD_PREFIX, ones),
+        _Reading(_HEAD_PREFIX, [_HEAD_SINGLE]),
+        _Reading(_HEAD_PREFIX, fives),
+        _Reading(_HEAD_PREFIX, rng.choices((1, 2, 3, 7, 8, 9), k=_HEAD_SINGLE)),
+        _Reading(_HEAD_PREFIX, fives, company),
+        _Reading(_HEAD_PREFIX, ones, company),
     )
+    rows, differing, flip_rate = yield from _compare_readings(model, name, readings, rng)
+    more, others = model.compare_head(name)
+    bad = differing + others
+    return Proof(bad == 0, rows + more, bad, flip_rate, time.perf_counter() - began)
+
+
+class _Reading(NamedTuple):
+    """Way of reading a text: its first tokens at once, the rest in pieces, between sessions of some heads."""
+
+    prefix: int
+    pieces: Sequence[int]
+    company: Sequence[str] = ()
+
+
+def _compare_readings(
+    model: TargetModel, head: str, readings: Sequence[_Reading], rng: random.Random
+) -> Generator[float, None, tuple[int, int, float]]:
+    """Read a random text in several ways, the first of which reads its last tokens one by one and alone.
+
+    Yields:
+        The share done, after each forward.
+
+    Returns:
+        Rows compared, rows with other bits, and the share of tokens that these would change.
+    """
+
+    def random_tokens(count: int) -> list[int]:
+        return [rng.randrange(model.vocab_size) for _ in range(count)]
+
+    compared = len(readings[0].pieces)
+    ids = random_tokens(readings[0].prefix + compared)
     results: list[torch.Tensor] = []
-    for number, (pieces, heads) in enumerate(readings):
-        others = []
-        for length, head in zip((3, 40, 70, 9), heads, strict=False):
-            kv = model.new_kv()
-            model.forward([ModelInput(kv, [rng.randrange(model.vocab_size) for _ in range(length)], 0, head)])
-            others.append((kv, head))
+    for number, reading in enumerate(readings):
+        others = [(model.new_kv(), other) for other in reading.company]
+        for (kv, other), length in zip(others, (3, 40, 70, 9), strict=False):
+            model.forward([ModelInput(kv, random_tokens(length), 0, other)])
         kv = model.new_kv()
-        model.forward([ModelInput(kv, ids[:_HEAD_PREFIX], 0, name)])
+        if reading.prefix:
+            model.forward([ModelInput(kv, ids[: reading.prefix], 0, head)])
         rows: list[torch.Tensor] = []
-        for piece in pieces:
-            tokens = ids[kv.length : kv.length + piece]
-            if not tokens:
-                break
-            rows.append(_packed_rows(model, ModelInput(kv, tokens, len(tokens), name), others))
-            seconds += time.perf_counter() - began
-            yield (number + kv.length / len(ids)) / (len(readings) + 1)
-            began = time.perf_counter()
-            others = [(other, head) for other, head in others if not head or head in model.held]
-        results.append(torch.cat(rows))
-    single, *rest = results
-    differing = sum(int((other != single).any(dim=-1).sum()) for other in rest)
-    flips = [_flips(single, other) for other in rest]
-    rows_asked, bad = model.compare_head(name)
-    count, bad = rows_asked + sum(map(len, rest)), bad + differing
-    return Proof(bad == 0, count, bad, sum(flips) / len(flips), seconds + time.perf_counter() - began)
+        for piece in reading.pieces:
+            if tokens := ids[kv.length : kv.length + piece]:
+                rows.append(_packed_rows(model, ModelInput(kv, tokens, len(tokens), head), others))
+                yield (number + kv.length / len(ids)) / len(readings)
+                others = [(other, name) for other, name in others if not name or name in model.held]
+        results.append(torch.cat(rows)[-compared:])
+    alone, *rest = results
+    differing = sum(int((rows != alone).any(dim=-1).sum()) for rows in rest)
+    flips = [_flips(alone, rows) for rows in rest]
+    return compared * len(rest), differing, sum(flips) / len(flips)
 
 
 def _packed_rows(
@@ -176,33 +198,6 @@ def _packed_rows(
     before = company[: len(company) // 2]
     logits = model.forward([*before, mine, *company[len(before) :]])
     return logits[len(before) :][: mine.rows]
-
-
-def _other_shapes(model: TargetModel, ids: list[int], rng: random.Random) -> list[torch.Tensor]:
-    """Logits of the last `_SINGLE` positions, read in one piece, in odd pieces, and packed with others."""
-    readings = [model.forward([ModelInput(model.new_kv(), ids, _SINGLE)])]
-    odd = [rng.choice((1, 2, 3, 7, 8, 9, 16, 17)) for _ in ids]
-    readings += [_in_pieces(model, ids, pieces, []) for pieces in ([5] * len(ids), odd)]
-    others = [model.new_kv() for _ in range(3)]
-    for length, kv in zip((3, 40, 70), others, strict=True):
-        model.forward([ModelInput(kv, [rng.randrange(model.vocab_size) for _ in range(length)], 0)])
-    readings.append(_in_pieces(model, ids, [rng.choice((1, 4, 5, 8)) for _ in ids], others))
-    return readings
-
-
-def _in_pieces(
-    model: TargetModel, ids: list[int], pieces: Sequence[int], others: Sequence[SessionKV]
-) -> torch.Tensor:
-    kv = model.new_kv()
-    model.forward([ModelInput(kv, ids[:_PREFIX], 0)])
-    rows: list[torch.Tensor] = []
-    for piece in pieces:
-        tokens = ids[kv.length : kv.length + piece]
-        if not tokens:
-            break
-        company = [(other, "") for other in others]
-        rows.append(_packed_rows(model, ModelInput(kv, tokens, len(tokens)), company))
-    return torch.cat(rows)
 
 
 def _flips(one: torch.Tensor, other: torch.Tensor) -> float:
