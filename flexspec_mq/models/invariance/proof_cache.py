@@ -1,8 +1,8 @@
 """Proofs of shape-invariance that were made before, kept under everything that they depend on.
 
 A proof costs some hundred forwards. It is decided by the bytes of the weights as they are loaded, the code that runs
-them, the libraries, the processor and the settings of threads and kernels. All of that is the name of an entry and is
-in it, so that an entry can only vouch for what it was made for; whatever is unknown here makes another proof.
+them, the libraries, the processor and the settings of threads and kernels. A digest of all that names an entry and
+seals it, so that an entry can only vouch for what it was made for; whatever is unknown here makes another proof.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import msgspec
 import torch
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.invariance.proof import Proof, prove, proving_head
@@ -73,14 +74,10 @@ Model_co = TypeVar("Model_co", bound=TargetModel, covariant=True)
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
-    facts: Facts
     shapes: Shapes
     proof: Proof
-    seal: str = ""
-
-    def sealed(self) -> str:
-        """A digest of all the rest."""
-        return digest([msgspec.json.encode((self.facts, self.shapes, self.proof))])
+    seal: str
+    """Digest of the rest and of all that it was made for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +122,14 @@ def proved(
         ModelError: the model cannot be made.
     """
     facts = facts_of(candidate, shapes)
-    path = _path(facts)
-    entry = None if again or path is None else _read(path, facts)
+    entry = None if again else _read(facts)
     if entry is not None:
         return candidate.build(entry.shapes), entry.proof, True
     model = candidate.build(shapes)
     if shapes is None and candidate.device.type == "cpu":
         model.shapes = quickest(model)
     proof = prove(model, progress=progress)
-    if path is not None:
-        _keep(path, _Entry(facts, model.shapes, proof))
+    _keep(facts, model.shapes, proof)
     return model, proof, False
 
 
@@ -157,13 +152,11 @@ def proving_remembered(
         The proof, and whether it was remembered.
     """
     facts = facts_of(candidate, model.shapes) | {"head": head}
-    path = _path(facts)
-    entry = None if again or path is None else _read(path, facts)
+    entry = None if again else _read(facts)
     if entry is not None:
         return entry.proof, True
     proof = yield from proving_head(model, name)
-    if path is not None:
-        _keep(path, _Entry(facts, model.shapes, proof))
+    _keep(facts, model.shapes, proof)
     return proof, False
 
 
@@ -225,11 +218,11 @@ def our_code() -> list[Path]:
 
 def digest(parts: Iterable[Any]) -> str:
     """SHA-256 of parts, each with its length."""
-    whole = hashlib.sha256()
+    sum_of_all = hashlib.sha256()
     for part in parts:
-        whole.update(len(part).to_bytes(8, "big"))
-        whole.update(part)
-    return whole.hexdigest()
+        sum_of_all.update(len(part).to_bytes(8, "big"))
+        sum_of_all.update(part)
+    return sum_of_all.hexdigest()
 
 
 def _switches() -> str:
@@ -260,36 +253,37 @@ def _accelerator(device: torch.device) -> str:
     )
 
 
-def _path(facts: Facts) -> Path | None:
-    """Where the entry is; None where there is no folder for it."""
-    try:
-        return cache_folder("proofs") / f"{digest([msgspec.json.encode(facts)])}.json"
-    except ModelError:
-        return None
+def _path(facts: Facts) -> Path:
+    """The file of an entry.
+
+    Raises:
+        ModelError: there is no folder for it.
+    """
+    return cache_folder("proofs") / f"{digest([msgspec.json.encode(facts)])}.json"
 
 
-def _read(path: Path, facts: Facts) -> _Entry | None:
+def _seal(facts: Facts, shapes: Shapes, proof: Proof) -> str:
+    return digest([msgspec.json.encode((facts, shapes, proof))])
+
+
+def _read(facts: Facts) -> _Entry | None:
     """An entry; None if it is missing, damaged, or of something else."""
     try:
-        entry = msgspec.json.decode(path.read_bytes(), type=_Entry)
-    except (OSError, msgspec.DecodeError):
+        entry = msgspec.json.decode(_path(facts).read_bytes(), type=_Entry)
+    except (OSError, msgspec.DecodeError, ModelError):
         return None
-    return entry if entry.facts == facts and entry.seal == entry.sealed() else None
+    return entry if entry.seal == _seal(facts, entry.shapes, entry.proof) else None
 
 
-def _keep(path: Path, entry: _Entry) -> None:
-    """Write an entry, whole or not at all, and forget the oldest ones."""
-    entry.seal = entry.sealed()
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def _keep(facts: Facts, shapes: Shapes, proof: Proof) -> None:
+    """Write an entry, whole or not at all, and forget the oldest ones; where that cannot be, it is not remembered."""
+    entry = _Entry(shapes, proof, _seal(facts, shapes, proof))
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        path = _path(facts)
+        with whole(path) as part:
             part.write_bytes(msgspec.json.encode(entry))
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
         kept = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime_ns)
         for old in kept[:-MOST]:
             old.unlink(missing_ok=True)
-    except OSError:
+    except (OSError, ModelError):
         return
