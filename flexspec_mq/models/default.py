@@ -68,12 +68,7 @@ def default_model_path(progress: Progress | None = None) -> Path:
             _convert(gguf, work, tell)
 
     return made_once(
-        folder,
-        Path.is_dir,
-        convert,
-        what="the converted default model",
-        size=CONVERTED_BYTES,
-        say=tell,
+        folder, Path.is_dir, convert, what="the converted default model", size=CONVERTED_BYTES, say=tell
     )
 
 

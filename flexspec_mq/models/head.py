@@ -144,8 +144,7 @@ def weights_fingerprint(folder: Path) -> str:
         return fingerprint_of(tensors())
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise HeadError(
-            f"cannot read weights from {folder}: {error}",
-            hint=f"expected a checkpoint folder with {WEIGHTS}",
+            f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
         ) from error
 
 

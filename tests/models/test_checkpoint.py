@@ -185,8 +185,7 @@ LEFT_TO_TRANSFORMERS: dict[str, Callable[[Path], None]] = {
     "broken settings": write(SETTINGS, "[3]"),
     "a length that is none": edit(SETTINGS, model_max_length=["x"]),
     "truncation": edit(
-        TOKENIZER,
-        truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
+        TOKENIZER, truncation={"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
     ),
     "no post-processor": edit(TOKENIZER, post_processor=None),
     "a broken tokenizer": write(TOKENIZER, "{"),

@@ -224,11 +224,7 @@ def test_strange_ranks_are_refused(ranks: np.ndarray[Any, Any], tmp_path: Path) 
         read_ranks(tmp_path, 320)
 
 
-@given(
-    st.permutations(range(40)),
-    st.integers(1, 60),
-    st.sets(st.integers(0, 39)),
-)
+@given(st.permutations(range(40)), st.integers(1, 60), st.sets(st.integers(0, 39)))
 def test_the_most_frequent_ids_and_those_wanted_always_are_kept(
     order: list[int], count: int, always: set[int]
 ) -> None:

@@ -11,12 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.draft.confidence import (
-    COLUMNS,
-    ConfidenceCalibration,
-    Floats,
-    features_of,
-)
+from flexspec_mq.models.draft.confidence import COLUMNS, ConfidenceCalibration, Floats, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from training.draft.calibrate import fit, reliability

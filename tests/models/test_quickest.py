@@ -59,9 +59,7 @@ def test_the_least_rows_that_are_quick_are_taken(paced: Callable[[dict[int, floa
     assert set(model.asked) == {2, 3, 4, 5, 6, 7, 8}, "what is less than the model needs is not asked for"
 
 
-def test_where_it_makes_no_difference_nothing_is_padded(
-    paced: Callable[[dict[int, float]], Paced],
-) -> None:
+def test_where_it_makes_no_difference_nothing_is_padded(paced: Callable[[dict[int, float]], Paced]) -> None:
     model = paced({3: 0.0295})
     assert quickest(model) == model.shapes  # type: ignore[arg-type]
 
