@@ -44,7 +44,7 @@ class Target:
     model: TargetModel
     proof: Proof
     engine: str
-    candidate: Candidate[TargetModel]
+    candidate: Candidate
     remembered: bool = False
 
 
@@ -75,9 +75,7 @@ def load(settings: WorkerSettings, say: Callable[[str], None]) -> Target:
     return Target(loaded, model, proof, engine, candidate, remembered)
 
 
-def candidate_of(
-    settings: WorkerSettings, say: Callable[[str], None]
-) -> tuple[LoadedText, Candidate[TargetModel], str]:
+def candidate_of(settings: WorkerSettings, say: Callable[[str], None]) -> tuple[LoadedText, Candidate, str]:
     """The model, not yet proved, and the name of its engine: the compact one where it knows the model.
 
     Raises:
@@ -114,7 +112,7 @@ def candidate_of(
     return model, candidate(model.model), "transformers"
 
 
-def _compact(loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype) -> Candidate[TargetModel]:
+def _compact(loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype) -> Candidate:
     if settings.device != "cpu":
         raise UnknownModel(
             f"the compact engine runs on cpu, not on {settings.device}", hint="--engine transformers"

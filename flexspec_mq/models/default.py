@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import re
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stderr
 from importlib import metadata, util
 from pathlib import Path
@@ -133,13 +131,12 @@ def _convert(gguf: Path, out: Path, tell: Progress) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    unpacking = f"converting {DEFAULT_MODEL_NAME}, once: unpacking 4-bit weights"
-    tell(unpacking)
+    tell(f"converting {DEFAULT_MODEL_NAME}, once: unpacking 4-bit weights")
     try:
-        # The bar of transformers' GGUF reader obeys no switch: ours shows what it says.
+        # The bar of transformers' GGUF reader obeys no switch.
         with (
             quiet_transformers(),
-            redirect_stderr(_Percentages(lambda share: tell(f"{unpacking}: {share} %"))),
+            redirect_stderr(io.StringIO()),
         ):
             model: Any = AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
@@ -159,19 +156,3 @@ def _convert(gguf: Path, out: Path, tell: Progress) -> None:
     # safetensors makes its file readable by the owner alone; the others follow the user's umask.
     for file in out.iterdir():
         file.chmod((out / "config.json").stat().st_mode)
-
-
-class _Percentages(io.StringIO):
-    """Swallows what a foreign bar writes, and passes on each new tenth of its percentage."""
-
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        super().__init__()
-        self._tell = tell
-        self._told = 0
-
-    def write(self, text: str) -> int:
-        found = re.findall(r"(\d{1,3})%", text)
-        if found and int(found[-1]) >= self._told + 10:
-            self._told = int(found[-1]) // 10 * 10
-            self._tell(self._told)
-        return len(text)

@@ -145,11 +145,6 @@ def _digest(person: bytes, *parts: bytes) -> bytes:
     return whole.digest()
 
 
-def fingerprint(tokenizer: Tokenizer) -> bytes:
-    """BLAKE2b-128 of vocabulary contents, special tokens and chat template: 16 bytes."""
-    return TokenizerContents.from_tokenizer(tokenizer).digest()
-
-
 def left_out_ids(tokenizer: Tokenizer) -> frozenset[int]:
     """Ids of the tokens that a decoded text does not show, such as the end of a turn."""
     return frozenset(token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special)

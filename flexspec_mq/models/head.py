@@ -68,6 +68,13 @@ class FullHead:
     floor: int
     tensors: Mapping[str, torch.Tensor]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.tensors
+
+    def read(self, name: str, _shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor, whose shape was checked when the head was read."""
+        return self.tensors[name]
+
     @property
     def norm(self) -> torch.Tensor | None:
         """Weights of the last norm."""

@@ -38,10 +38,6 @@ error is taken: a tenth fewer of the draft's choices change."""
 class Matrix(Protocol):
     """A linear layer of `rows` outputs: [n, width] → [n, rows], both bfloat16."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of memory that it holds."""
-
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
 
@@ -52,7 +48,6 @@ class Plain:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight = weight
         self._bias = bias
-        self.nbytes = self._weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
@@ -69,7 +64,6 @@ class Reordered:
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _USUAL_ROWS)  # noqa: SLF001
         self._bias = bias
-        self.nbytes = weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
@@ -96,7 +90,6 @@ class EightBits:
             self._weight[rows] = (exact / scale.float()[:, None]).round_().clamp_(-127, 127)
             self._scale[rows] = scale
         self._bias = None if bias is None else bias.to(torch.bfloat16)
-        self.nbytes = self._weight.nbytes + self._scale.nbytes
         # The kernel for few rows reads whole vectors of weights, also past the end of narrower ones.
         self._most_rows = FEW_ROWS if weight.shape[1] % _VECTOR == 0 else 0
 
@@ -136,7 +129,6 @@ class FourBits:
         self._codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)  # noqa: SLF001
         self._scales = scales.transpose(0, 1).contiguous()
         self._bias = None if bias is None else bias.to(torch.bfloat16)
-        self.nbytes = self._codes.nbytes + self._scales.nbytes
 
     @staticmethod
     def fits(rows: int, width: int) -> bool:

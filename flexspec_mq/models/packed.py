@@ -211,7 +211,7 @@ class Norm:
         return torch.cat(parts, dim=1)
 
 
-def candidate(network: PreTrainedModel) -> Candidate[PackedModel]:
+def candidate(network: PreTrainedModel) -> Candidate:
     """A loaded model to be proved.
 
     Args:

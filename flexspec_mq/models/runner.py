@@ -39,13 +39,13 @@ class ModelInput(Generic[KV]):
     head: str = ""
 
 
-class ModelRunner(Protocol):
-    """A model that reads several sessions in one forward: `PackedModel`, `CompactModel`."""
+class DraftRunner(Protocol):
+    """Runner of a draft: `CompactModel`, `PackedModel`, or `OnnxModel`, whose keys, values and logits are numpy's."""
 
-    def new_kv(self) -> SessionKV:
-        """Empty keys and values for a new session."""
+    def new_kv(self) -> Any:
+        """Empty keys and values for a new session, a `ReadTokens` with a `capacity`."""
 
-    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
+    def forward(self, inputs: Sequence[ModelInput[Any]]) -> torch.Tensor | npt.NDArray[np.float32]:
         """Read the tokens of all inputs.
 
         Args:
@@ -55,16 +55,6 @@ class ModelRunner(Protocol):
             float32 logits of shape [sum of rows, columns], input by input; a column is a token id unless the runner
             says which ids its columns are.
         """
-
-
-class DraftRunner(Protocol):
-    """Runner of a draft: a `ModelRunner`, or `OnnxModel`, whose keys, values and logits are numpy's."""
-
-    def new_kv(self) -> Any:
-        """Empty keys and values for a new session, a `ReadTokens` with a `capacity`."""
-
-    def forward(self, inputs: Sequence[ModelInput[Any]]) -> torch.Tensor | npt.NDArray[np.float32]:
-        """Read the tokens of all inputs, as `ModelRunner.forward`."""
 
 
 def to_numpy(logits: torch.Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

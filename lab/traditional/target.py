@@ -30,8 +30,9 @@ from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.daemon.streams import InputLines
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.runner import ModelInput, ModelRunner, to_numpy
+from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
@@ -63,7 +64,7 @@ class Verifier:
         forwards: number done so far, of prompts and of guesses.
     """
 
-    def __init__(self, model: ModelRunner, *, vocab_size: int, prefill: int, delay: float = 0.0) -> None:
+    def __init__(self, model: TargetModel, *, vocab_size: int, prefill: int, delay: float = 0.0) -> None:
         self.forwards = 0
         self._model = model
         self._vocab_size = vocab_size

@@ -13,12 +13,16 @@ from flexspec_mq.models.fingerprint import (
     Difference,
     TokenizerContents,
     difference,
-    fingerprint,
 )
+from flexspec_mq.models.tokenizer import Tokenizer
 from schemas.status import TokenizerStatus, WorkerStatus
 from tests.models.tiny_checkpoints import SPECIAL, TEMPLATE, byte_level_tokenizer
 
 PLAIN = byte_level_tokenizer(("cat", "dog"), TEMPLATE)
+
+
+def fingerprint(tokenizer: Tokenizer) -> bytes:
+    return TokenizerContents.from_tokenizer(tokenizer).digest()
 
 
 def test_a_copy_through_files_has_the_same(tmp_path: Path) -> None:

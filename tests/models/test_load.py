@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.fingerprint import fingerprint
+from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import UNSTATED_CONTEXT, load_target, resolve
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
@@ -53,7 +53,10 @@ def test_a_folder_loads_quietly_and_without_the_network(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     loaded = load_target(folder, dtype="float32")
-    assert loaded.fingerprint == fingerprint(byte_level_tokenizer(("cat",), TEMPLATE))
+    assert (
+        loaded.fingerprint
+        == TokenizerContents.from_tokenizer(byte_level_tokenizer(("cat",), TEMPLATE)).digest()
+    )
     assert (loaded.eos, loaded.vocab_size, loaded.max_context, loaded.name) == ((2,), 300, 64, "tiny")
     assert not loaded.model.training
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())

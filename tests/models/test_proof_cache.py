@@ -38,7 +38,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Proof]:
     return found
 
 
-def model() -> Candidate[PackedModel]:
+def model() -> Candidate:
     return candidate(tiny("grouped", torch.float32))
 
 
@@ -81,14 +81,14 @@ def test_one_that_failed_is_remembered_as_failed(made: list[Proof]) -> None:
     assert len(made) == 1
 
 
-def other_weights() -> Candidate[PackedModel]:
+def other_weights() -> Candidate:
     found = tiny("grouped", torch.float32)
     with torch.no_grad():
         found.get_parameter("model.layers.1.mlp.up_proj.weight").view(torch.int32)[3, 5] ^= 1
     return candidate(found)
 
 
-OTHERS: dict[str, Callable[[], tuple[Candidate[PackedModel], Shapes | None]]] = {
+OTHERS: dict[str, Callable[[], tuple[Candidate, Shapes | None]]] = {
     "weights": lambda: (other_weights(), None),
     "dtype": lambda: (candidate(tiny("grouped", torch.bfloat16)), None),
     "shapes": lambda: (model(), Shapes(64, None, 64, 64, 64)),

@@ -89,11 +89,6 @@ class ExactModel(TargetModel):
         self._scale = scale / folded
         self._turns = Turns(shape, self._like, scale=folded)
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights that a forward reads, the embedding and heads left out."""
-        return sum(layer.nbytes for layer in self._layers) + self._lm_head.nbytes
-
     def _take(self, name: str, head: Head) -> None:
         if head.norm is not None:
             self._norms[name] = head.norm.to(self._like, copy=True)

@@ -14,7 +14,6 @@ from flexspec_mq.models.compact.tensors import (
     HEAD,
     MATRICES,
     NORM,
-    HeadTensors,
     Tensors,
     layer_prefix,
     read_exact_layer,
@@ -65,7 +64,7 @@ class Checkpoint:
         self._tensors = Tensors(folder)
         self._tensors.check(self.shape)
 
-    def candidate(self) -> Candidate[ExactModel]:
+    def candidate(self) -> Candidate:
         """The model, to be proved."""
         return Candidate(
             build=self.load,
@@ -109,7 +108,7 @@ class Checkpoint:
 
         def head_layer(head: FullHead, index: int) -> ExactLayer:
             self._check_names(head, index)
-            return read_exact_layer(HeadTensors(head.tensors), index, shape, make, dtype)
+            return read_exact_layer(head, index, shape, make, dtype)
 
         def head_matrix(weight: torch.Tensor) -> Matrix:
             return make(weight, None, True)

@@ -67,11 +67,6 @@ class CompactModel:
         self._turns = Turns(shape, self._like)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of matrices that a forward reads, the embedding left out."""
-        return sum(layer.nbytes for layer in self._layers) + self._lm_head.nbytes
-
-    @property
     def columns(self) -> int:
         """Width of the logits."""
         return self.shape.vocab_size if self.ids is None else len(self.ids)

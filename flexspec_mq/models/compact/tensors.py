@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,8 +17,10 @@ from flexspec_mq.models.matrices import Matrix
 from flexspec_mq.models.shape import Shape, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
+
+    from flexspec_mq.models.head import FullHead
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 FIRST_NORM, SECOND_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"
@@ -46,11 +48,6 @@ class Layer:
     widen: Matrix
     narrow: Matrix
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the matrices."""
-        return sum(each.nbytes for each in (self.project, self.merge, self.widen, self.narrow))
-
 
 @dataclass(frozen=True, slots=True)
 class ExactLayer(Layer):
@@ -67,33 +64,6 @@ class ExactLayer(Layer):
     mlp_norm: torch.Tensor
     query_norm: torch.Tensor | None = None
     key_norm: torch.Tensor | None = None
-
-
-class Source(Protocol):
-    """Tensors by name: of a checkpoint's files, or of a head."""
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Read a tensor, which must be copied to be kept.
-
-        Raises:
-            ModelError: it is missing, of another shape, or unreadable.
-        """
-
-
-class HeadTensors:
-    """Tensors of a head, whose shapes were checked when they were read."""
-
-    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        self._tensors = tensors
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:  # noqa: ARG002
-        """See `Source`."""
-        return self._tensors[name]
 
 
 class Tensors:
@@ -139,7 +109,7 @@ class Tensors:
             raise refused(f"the tensor {strange[0]}, one of {len(strange)} that it would leave out")
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """Map a tensor's file; the mapping ends with the tensor. See `Source`.
+        """Map a tensor's file; the mapping ends with the tensor, which must be copied to be kept.
 
         Raises:
             ModelError: it is missing, of another shape, or unreadable.
@@ -187,7 +157,7 @@ def _names(shape: Shape) -> Iterator[str]:
 
 
 def layer_weights(
-    tensors: Source, index: int, shape: Shape
+    tensors: Tensors | FullHead, index: int, shape: Shape
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
     """Read weights and bias of each matrix of `Layer`, joined.
 
@@ -211,7 +181,7 @@ def layer_weights(
     return {matrix: joined(parts) for matrix, parts in MATRICES.items()}
 
 
-def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
+def read_layer(tensors: Tensors | FullHead, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
     """Read a layer's matrices, joined.
 
     Args:
@@ -234,7 +204,9 @@ def read_layer(tensors: Source, index: int, shape: Shape, make: Make, *, fold: b
     return Layer(**matrices)
 
 
-def read_exact_layer(tensors: Source, index: int, shape: Shape, make: Make, dtype: torch.dtype) -> ExactLayer:
+def read_exact_layer(
+    tensors: Tensors | FullHead, index: int, shape: Shape, make: Make, dtype: torch.dtype
+) -> ExactLayer:
     """Read a layer's matrices, as `read_layer`, and its norms.
 
     Raises:

@@ -14,7 +14,7 @@ import platform
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -24,12 +24,13 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.models.invariance.proof import Proof, prove, proving_head
 from flexspec_mq.models.invariance.shapes import Shapes
-from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling import choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
+
+    from flexspec_mq.models.invariance.target import TargetModel
 
 MOST = 128
 """Entries that are kept, of bases and of heads; the one that was written longest ago goes first."""
@@ -69,8 +70,6 @@ _BETTER = 0.03
 """Other padding than the least has to be better by so much: two numbers of rows that are alike differ by chance."""
 
 Facts = dict[str, str]
-Model = TypeVar("Model", bound=TargetModel)
-Model_co = TypeVar("Model_co", bound=TargetModel, covariant=True)
 
 
 class _Entry(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,7 +80,7 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate(Generic[Model_co]):
+class Candidate:
     """A model that is not proved yet.
 
     Attributes:
@@ -92,7 +91,7 @@ class Candidate(Generic[Model_co]):
         device: where.
     """
 
-    build: Callable[[Shapes | None], Model_co]
+    build: Callable[[Shapes | None], TargetModel]
     weights: str
     architecture: str
     device: torch.device
@@ -100,12 +99,12 @@ class Candidate(Generic[Model_co]):
 
 
 def proved(
-    candidate: Candidate[Model],
+    candidate: Candidate,
     shapes: Shapes | None = None,
     *,
     again: bool = False,
     progress: Callable[[float], None] | None = None,
-) -> tuple[Model, Proof, bool]:
+) -> tuple[TargetModel, Proof, bool]:
     """A model that reads several sessions, and the proof for it: remembered, or made now and kept.
 
     Args:
@@ -134,7 +133,7 @@ def proved(
 
 
 def proving_remembered(
-    candidate: Candidate[Any], model: TargetModel, name: str, head: str, *, again: bool = False
+    candidate: Candidate, model: TargetModel, name: str, head: str, *, again: bool = False
 ) -> Generator[float, None, tuple[Proof, bool]]:
     """The proof of a head: remembered, or made now and kept.
 
@@ -193,7 +192,7 @@ def quickest(model: TargetModel) -> Shapes:
     return best if seconds[best] < seconds[given] * (1.0 - _BETTER) else given
 
 
-def facts_of(candidate: Candidate[Any], shapes: Shapes | None) -> Facts:
+def facts_of(candidate: Candidate, shapes: Shapes | None) -> Facts:
     """All that shapes and proof for this model depend on, each as a digest or in words."""
     return {
         "weights": candidate.weights,
