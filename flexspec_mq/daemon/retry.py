@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_before_delay, stop_never
 
 T = TypeVar("T")
 
@@ -85,17 +86,19 @@ async def retrying(
     Raises:
         Exception: the last `on`, when `give_up_after` is over.
     """
-    began, number = time.monotonic(), 0
-    while True:
-        number += 1
-        try:
-            return await attempt()
-        except on as error:
-            delay = backoff.delay(number)
-            if (
-                backoff.give_up_after is not None
-                and time.monotonic() + delay - began >= backoff.give_up_after
-            ):
-                raise
-            on_wait(Waiting(what, number, delay, error))
-            await sleep(delay)
+
+    def report(state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        if error is not None:
+            delay = state.next_action.sleep if state.next_action else 0.0
+            on_wait(Waiting(what, state.attempt_number, delay, error))
+
+    retries = AsyncRetrying(
+        sleep=sleep,
+        wait=lambda state: backoff.delay(state.attempt_number),
+        stop=stop_never if backoff.give_up_after is None else stop_before_delay(backoff.give_up_after),
+        retry=retry_if_exception_type(on),
+        before_sleep=report,
+        reraise=True,
+    )
+    return await retries(attempt)
