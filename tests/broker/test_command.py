@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from broker.launcher import PrivateBroker
-from tests.broker.deployments import good, made, run
+from tests.broker.deployments import good, made, run, run_apart
 from tests.broker.deployments import running as running_deployment
 from tests.broker.test_launcher import answers
 
@@ -87,7 +87,7 @@ def test_a_mosquitto_that_cannot_start_has_the_last_word(tmp_path: Path) -> None
     directory = made(tmp_path / "d")
     for name in ("ca.crt", "server.crt", "server.key"):
         (directory / "tls" / name).write_text("no certificate\n")
-    done = run("run", str(directory))
+    done = run_apart("run", directory)
     assert done.returncode == 4
     assert "error: mosquitto " in done.stderr  # it may have answered before it read its files
     assert "hint: it said: " in done.stderr

@@ -21,7 +21,7 @@ from flexspec_mq.errors import LinkError, PublishRefused, UsageError
 from flexspec_mq.share_groups import ShareGroups
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.deployment import free_port
-from tests.broker.deployments import as_client, good, good_here, made, running
+from tests.broker.deployments import as_client, good, made, running
 from tests.daemons import until
 
 GROUPS = ShareGroups("5e" * 32)
@@ -194,7 +194,7 @@ def test_nobody_is_put_out_without_a_bound() -> None:
 
 async def test_a_flood_is_cut_off_and_nobody_else_notices(tmp_path: Path) -> None:
     directory = made(tmp_path / "d")
-    good_here("add-device", directory, "alice", "bob")
+    good("add-device", directory, "alice", "bob")
     with (directory / "broker.toml").open("a") as settings:
         settings.write("client_messages = 30\nput_out = 0.5\n")
     alice, bob = (as_client(directory / "hand-out" / "edge" / name) for name in ("alice", "bob"))
@@ -299,7 +299,7 @@ def test_it_is_shown_to_this_machine_only() -> None:
 
 async def test_what_a_running_broker_refuses_is_counted(tmp_path: Path) -> None:
     directory = made(tmp_path / "d", "--keys")
-    good_here("add-device", directory, "alice", "bob")
+    good("add-device", directory, "alice", "bob")
     port = free_port()
     with (directory / "broker.toml").open("a") as settings:
         settings.write(f"metrics_port = {port}\n")

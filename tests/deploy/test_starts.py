@@ -11,7 +11,7 @@ import pytest
 from broker.launcher import PrivateBroker
 from flexspec_mq.errors import LinkRefused
 from lab.testbed.deployment import free_port
-from tests.broker.deployments import good, good_here, made, running
+from tests.broker.deployments import good, made, running
 from tests.broker.test_watching import Labels, figures, of
 from tests.daemons import until
 from tests.deploy.files import DEPLOY, unit
@@ -28,8 +28,8 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
     tmp_path: Path, tiny: Path
 ) -> None:
     directory = made(tmp_path / "d", "--keys")
-    good_here("add-worker", directory, "w1", "--version", "tiny")
-    good_here("add-device", directory, "alice")
+    good("add-worker", directory, "w1", "--version", "tiny")
+    good("add-device", directory, "alice")
     port = free_port()
     with (directory / "broker.toml").open("a") as settings:
         settings.write(f"metrics_port = {port}\n")

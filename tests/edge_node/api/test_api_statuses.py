@@ -22,7 +22,7 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import VersionStatus, WorkerStatus
-from tests.broker.deployments import as_client, good_here, made, running
+from tests.broker.deployments import as_client, good, made, running
 from tests.daemons import until, worker_at
 from tests.edge_node.api.opinionated import Opinionated, text_at
 from tests.edge_node.api.served import Served, links_to, served
@@ -130,9 +130,9 @@ async def told(link: Link, worker: str, status: bytes, api: Served) -> None:
 def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A deployment with keys by the commands, which runs: a device, and workers of one version each."""
     directory = made(tmp_path_factory.mktemp("statuses") / "d", "--keys")
-    good_here("add-worker", directory, "honest", "--version", "base")
-    good_here("add-worker", directory, "liar", "--version", "other")
-    good_here("add-device", directory, "kitchen")
+    good("add-worker", directory, "honest", "--version", "base")
+    good("add-worker", directory, "liar", "--version", "other")
+    good("add-device", directory, "kitchen")
     with running(directory, directory.parent / "log"):
         yield directory / "hand-out"
 
