@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from broker import check, commands
+from broker import commands
 from broker.announcing import Announcer
 from broker.deployment.folder import Deployment
 from broker.serving import DeploymentServer, PrivateServer, serve
 from broker.settings import PROGRAM
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.doctor.checks import run_checks
+from flexspec_mq.doctor.command import print_findings
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.settings import add_flags, add_show_command, load, show
+from flexspec_mq.transport.arguments import LinkOptions, link_settings
 
 _TITLES = {"limits": "limits of one client", "metrics": "metrics", "log": "log"}
 
@@ -61,8 +66,15 @@ def build_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_show)
 
     command = subparsers.add_parser("check", help="is this broker good enough?")
-    check.add_arguments(command)
-    command.set_defaults(run=check.run)
+    command.add_argument("address", metavar="HOST:PORT", help="or a URL: mqtt://host, or mqtts://host")
+    command.add_argument("--username")
+    command.add_argument("--password-file", type=Path, help="its first line is the password")
+    command.add_argument("--ca", type=Path, help="TLS: certificate authority to trust")
+    command.add_argument(
+        "--topic", help="prefix to test under (default: f1/r/USERNAME, or f1/check without a user)"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object")
+    command.set_defaults(run=_check)
 
     return parser
 
@@ -84,6 +96,27 @@ def _run(options: argparse.Namespace) -> int:
     with deployment.applied.running(), Announcer() as announcer:
         server = DeploymentServer(deployment, config.listener, config.limits, announcer)
         return serve(server, config.metrics, ready_json=options.ready_json)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from flexspec_mq.doctor.qualities import broker_checks  # it loads the MQTT client
+    from flexspec_mq.transport.sockets import tls_context
+
+    began = time.monotonic()
+    at = LinkOptions(
+        broker=options.address,
+        username=options.username,
+        password_file=options.password_file,
+        tls_ca=options.ca,
+    )
+    link = link_settings(at, "flexspec-check")
+    if link.tls is not None:
+        tls_context(link.tls)  # or its files cannot be used
+    # Topics that our access rules let any user write and read, and on which nobody lives.
+    own = "f1/check" if options.username is None else f"f1/r/{options.username}"
+    topic = (options.topic or own).strip("/")
+    findings = asyncio.run(run_checks(broker_checks(link, topic)))
+    return min(1, print_findings(findings, time.monotonic() - began, as_json=options.json))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.errors import LinkError, PublishRefused
+from flexspec_mq.errors import LinkError
 from flexspec_mq.share_groups import read_groups
-from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound, LinkDownEvent
+from flexspec_mq.transport.base import Inbound, LinkDownEvent
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.broker.deployments import as_client, good, made, run, run_apart, running
@@ -172,28 +172,6 @@ def test_a_new_server_certificate_is_shown_without_a_restart(tmp_path: Path) -> 
         renewed = ssl.get_server_certificate(("127.0.0.1", port))
     assert renewed != shown
     assert renewed == (directory / "tls" / "server.crt").read_text()
-
-
-async def test_refusals_are_logged_with_user_and_topic(tmp_path: Path) -> None:
-    directory = made(tmp_path / "d")
-    good("add-worker", directory, "w1", "--version", "v1")
-    good("add-device", directory, "alice", "bob")
-    log = tmp_path / "log"
-    with running(directory, log):
-        async with AsyncExitStack() as stack:
-            link = await connected(stack, client(directory, "edge", "alice"))
-            with pytest.raises(PublishRefused) as error:
-                await link.publish("f1/v/bob", b"forged", qos=1)
-            assert error.value.reason_code == NOT_AUTHORIZED
-            await link.subscribe("$share/w/f1/o/v1/+", 1)
-            await link.subscribe("f1/v/alice", 1)
-            await link.subscribe("f1/w/+", 1)
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    told = [one["message"] for one in lines if one["logger"] == "broker.watching.refusals"]
-    assert [line.partition(" (")[0] for line in told] == [
-        "user alice was refused: publish on f1/v/bob",
-        "user alice was refused: subscribe to $share/w/f1/o/v1/+: it may read a part of that only, or nothing",
-    ]
 
 
 def test_only_one_broker_runs_from_a_folder(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from broker.watching.refusals import ClientConnections, MosquittoLog
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import LinkError, PublishRefused, UsageError
 from flexspec_mq.share_groups import ShareGroups
+from flexspec_mq.transport.base import NOT_AUTHORIZED
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.deployment import free_port
 from tests.broker.deployments import as_client, good, made, running
@@ -297,24 +298,33 @@ def test_it_is_shown_to_this_machine_only() -> None:
         pass
 
 
-async def test_what_a_running_broker_refuses_is_counted(tmp_path: Path) -> None:
-    directory = made(tmp_path / "d", "--keys")
+async def test_what_a_running_broker_refuses_is_counted_and_logged(tmp_path: Path) -> None:
+    directory, log = made(tmp_path / "d", "--keys"), tmp_path / "log"
     good("add-device", directory, "alice", "bob")
     port = free_port()
     with (directory / "broker.toml").open("a") as settings:
         settings.write(f"metrics_port = {port}\n")
     denied, there = of("refused_total", user="alice", kind="publish"), of("connections", user="alice")
-    with running(directory, tmp_path / "log"):
+    with running(directory, log):
         async with mqtt_link(as_client(directory / "hand-out" / "edge" / "alice")) as link:
             await link.wait_up(20)
             for _ in range(3):
-                with pytest.raises(PublishRefused):
+                with pytest.raises(PublishRefused) as refused:
                     await link.publish("f1/v/bob", b"forged", qos=1)
+                assert refused.value.reason_code == NOT_AUTHORIZED
+            for topic in ("$share/w/f1/o/v1/+", "f1/v/alice", "f1/w/+"):
+                await link.subscribe(topic, 1)
             # Mosquitto's log is read on its own way, which may be behind its answers.
-            await until(lambda: figures(port).get(denied) == 3)
+            await until(lambda: figures(port).get(of("refused_total", user="alice", kind="subscribe")) == 1)
             found = figures(port)
-            assert (found[there], found[of("statement")]) == (1, 1)
+            assert (found[denied], found[there], found[of("statement")]) == (3, 1, 1)
             good("revoke", directory, "alice")
         await until(lambda: there not in figures(port))
         found = figures(port)
     assert (found[of("clients")], found[of("revoked_credentials")], found[of("statement")]) == (1, 1, 2)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    told = [line["message"] for line in lines if line["logger"] == "broker.watching.refusals"]
+    assert [line.partition(" (")[0] for line in told] == [
+        "user alice was refused: publish on f1/v/bob",
+        "user alice was refused: subscribe to $share/w/f1/o/v1/+: it may read a part of that only, or nothing",
+    ]
