@@ -363,7 +363,7 @@ class CloudWorker:
                 self.window.forget(effect.key)
                 if self.family is not None:
                     self.family.ended()
-        if self._changes or self.machine.has_work():
+        if self._changes or self.machine.ready():
             self._work.set()
         self._timer.set()
         self._emptied.set()

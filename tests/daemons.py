@@ -159,7 +159,7 @@ class Daemon:
 
     @property
     def kept(self) -> int:
-        return self.worker.machine.kept
+        return len(self.worker.machine.sessions)
 
     async def kill(self) -> None:
         """End it as an abort does, without a word to its sessions."""

@@ -103,7 +103,7 @@ class HostileWorld(World):
         """
         held_back = max((len(session.held) for session in machine.sessions.values()), default=0)
         for what, count, most in (
-            ("sessions", machine.kept, 2 * self.config.capacity),
+            ("sessions", len(machine.sessions), 2 * self.config.capacity),
             ("texts", machine.prefixes, self.config.prefixes),
             ("batches of a session", held_back, self.config.max_held),
         ):

@@ -411,7 +411,7 @@ class World:
         self._compute(host)
 
     def _compute(self, host: Host) -> None:
-        work = host.pending or host.machine.has_work()
+        work = host.pending or host.machine.ready()
         if host.busy or host.hung or not host.alive or not work:
             return
         host.pending.update((item.key, item) for item in host.machine.take_work(self.now, 4))
@@ -513,4 +513,4 @@ class World:
 
     def drained(self) -> bool:
         """Whether no worker keeps anything."""
-        return all(not (host.machine.kept or host.machine.prefixes or host.cached) for host in self.hosts)
+        return all(not (host.machine.sessions or host.machine.prefixes or host.cached) for host in self.hosts)

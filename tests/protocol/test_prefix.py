@@ -122,11 +122,11 @@ def test_an_edge_has_the_worker_look_for_so_many_tokens_at_a_time(monkeypatch: p
 
 
 def refused(machine: WorkerMachine, message: Open, edge: str = "e", now: float = 2.0) -> None:
-    before = machine.kept
+    before = len(machine.sessions)
     error = answer(machine.receive(edge, message, now))
     assert isinstance(error, Error)
     assert (error.code, error.attempt, error.worker) == (ErrorCode.NEED_PREFIX, message.attempt, "w")
-    assert machine.kept == before
+    assert len(machine.sessions) == before
 
 
 def test_what_is_not_here_is_asked_for() -> None:

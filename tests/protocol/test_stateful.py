@@ -218,7 +218,7 @@ class Schedule(RuleBasedStateMachine):
         world = self.world
         assert world.most_held <= world.config.max_held
         for host in world.hosts:
-            assert host.machine.kept <= 2 * world.config.capacity
+            assert len(host.machine.sessions) <= 2 * world.config.capacity
             assert host.machine.prefixes <= world.config.prefixes
         for cell in world.cells:
             assert len(cell.machine._text.chain) <= cell.machine._text.have + 5 * 64

@@ -163,7 +163,7 @@ def test_nothing_is_decided_past_the_end(
     assert (verdict.tokens, verdict.fin) == (expected, fin)
     assert Free(("e", 1)) in effects
     assert machine.state("e", 1, 0.2) is WorkerState.FINISHED
-    assert not machine.has_work()
+    assert not machine.ready()
 
 
 def test_a_finished_session_answers_polls_until_it_is_closed() -> None:
@@ -184,7 +184,7 @@ def test_stale_and_duplicate_batches_are_not_answered() -> None:
     assert machine.receive("e", batch((7, 5), (1,), seq=3), 0.3) == []
     assert machine.receive("e", batch((7,), (5, 5, 5), seq=4), 0.3) == []
     assert (machine.counters.duplicate, machine.counters.stale) == (1, 2)
-    assert not machine.has_work()
+    assert not machine.ready()
 
 
 def test_batches_behind_a_rejection_are_stale_wherever_they_start() -> None:
@@ -231,9 +231,9 @@ def test_run_ahead_stops_at_the_credit_and_goes_on_when_it_is_returned() -> None
     machine = opened(opening(ahead=2))
     assert verdicts(decide(machine, 1))[0].tokens == (1,)
     assert verdicts(decide(machine, 2, now=0.3))[0].start == 1
-    assert not machine.has_work()
+    assert not machine.ready()
     machine.receive("e", Draft(1, 1, 2, 2, 0, digest((1, 2)), (), 2), 0.4)
-    assert machine.has_work()
+    assert machine.ready()
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_the_workers_own_draft_never_leaves_less_credit_than_none() -> None:
     work = item(machine)
     machine.result(work, tuple(range(1, work.room + 2)), 0, 0, 0.2)
     assert len(machine.sessions["e", 1].chain) == 6
-    assert not machine.has_work()
+    assert not machine.ready()
 
 
 def test_fast_run_ahead_shares_verdicts() -> None:
@@ -315,7 +315,7 @@ def test_duplicates_entitle_to_nothing() -> None:
     for seq in (2, 3, 4):
         machine.receive("e", batch((7,), (), have=1, seq=seq), 0.3)
     decide(machine, 8, now=0.4)
-    assert not machine.has_work()
+    assert not machine.ready()
 
 
 def test_unknown_sessions_and_attempts_are_told_so() -> None:

@@ -68,7 +68,7 @@ def test_a_version_that_is_not_held_is_another_workers_at_once() -> None:
     assert isinstance(error, Error)
     assert (error.code, error.retry) == (ErrorCode.BUSY, 50)
     assert "version other" in error.detail
-    assert (worker.counters.busy, worker.kept) == (1, 0)
+    assert (worker.counters.busy, len(worker.sessions)) == (1, 0)
 
 
 def test_a_session_cannot_change_its_version() -> None:

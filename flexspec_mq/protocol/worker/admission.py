@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.effects import SessionKey
@@ -28,16 +27,6 @@ _WEIGHT = 0.125
 _MOST_REFUSED_OF_DEVICE = 64
 _TAKES_EVERY = 1.0
 """Seconds from one time that a device takes a place of another to the next."""
-
-
-@dataclass(slots=True)
-class _Held:
-    sessions: int = 0
-    tokens: int = 0
-
-    def add(self, tokens: int) -> None:
-        self.sessions += 1
-        self.tokens += tokens
 
 
 class Admission:
@@ -101,16 +90,11 @@ class Admission:
             live: sessions whose text goes on, of all.
             tokens: number that the session would hold.
         """
-        held = _Held()
-        for session in live:
-            if session.key[0] == edge:
-                held.add(_padded(session.tokens))
-        if held.sessions >= self._config.device_sessions:
-            return f"this device holds {held.sessions} sessions here, as many as one may"
-        if held.sessions and held.tokens + _padded(tokens) > self._config.device_tokens:
-            return (
-                f"this device holds {held.tokens} tokens here, and one may hold {self._config.device_tokens}"
-            )
+        sessions, held = (counts[edge] for counts in _holdings(live))
+        if sessions >= self._config.device_sessions:
+            return f"this device holds {sessions} sessions here, as many as one may"
+        if sessions and held + _padded(tokens) > self._config.device_tokens:
+            return f"this device holds {held} tokens here, and one may hold {self._config.device_tokens}"
         return ""
 
     def make_room(
@@ -129,15 +113,15 @@ class Admission:
         left = list(live)
         gone: list[WorkerSession] = []
         while self.places_missing(left, tokens):
-            held = _held(left)
-            mine = held.get(edge, _Held())
-            wanted = self._share(mine.sessions + 1, mine.tokens + _padded(tokens))
-            most = max(held, key=lambda one: self._share(held[one].sessions, held[one].tokens))
+            sessions, held = _holdings(left)
+            wanted = self._share(sessions[edge] + 1, held[edge] + _padded(tokens))
+            greediest = max(sessions, key=lambda device: self._share(sessions[device], held[device]))
             newest = max(
-                (session for session in left if session.key[0] == most), key=lambda one: one.opened_at
+                (session for session in left if session.key[0] == greediest),
+                key=lambda session: session.opened_at,
             )
-            after = self._share(held[most].sessions - 1, held[most].tokens - _padded(newest.tokens))
-            if most == edge or after < wanted:
+            after = self._share(sessions[greediest] - 1, held[greediest] - _padded(newest.tokens))
+            if greediest == edge or after < wanted:
                 return []
             left.remove(newest)
             gone.append(newest)
@@ -157,11 +141,13 @@ class Admission:
         return mine + sum(min(count, mine + 1) for edge, count in self._waiting.items() if edge != key[0])
 
 
-def _held(live: Iterable[WorkerSession]) -> dict[str, _Held]:
-    found: dict[str, _Held] = {}
+def _holdings(live: Iterable[WorkerSession]) -> tuple[Counter[str], Counter[str]]:
+    """Sessions and tokens of each device."""
+    sessions, tokens = Counter[str](), Counter[str]()
     for session in live:
-        found.setdefault(session.key[0], _Held()).add(_padded(session.tokens))
-    return found
+        sessions[session.key[0]] += 1
+        tokens[session.key[0]] += _padded(session.tokens)
+    return sessions, tokens
 
 
 def _padded(tokens: int) -> int:

@@ -25,7 +25,7 @@ from flexspec_mq.protocol.effects import (
 )
 from flexspec_mq.protocol.table import Transition, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
-from flexspec_mq.protocol.worker.prefix_store import Opening, PrefixStore
+from flexspec_mq.protocol.worker.prefix_store import PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
 from flexspec_mq.protocol.worker.turns import by_device, to_go
 from flexspec_mq.protocol.worker.types import (
@@ -113,11 +113,6 @@ class WorkerMachine:
         return self._sessions
 
     @property
-    def kept(self) -> int:
-        """Sessions kept, finished ones included."""
-        return len(self._sessions)
-
-    @property
     def prefixes(self) -> int:
         """Texts of sessions that are over, kept for their edges."""
         return len(self._prefixes)
@@ -167,10 +162,6 @@ class WorkerMachine:
         self.counters.rejected += 1
         self._error((edge, session), attempt, code, detail=why, qos=qos)
         return self._flush()
-
-    def has_work(self) -> bool:
-        """Whether `take_work` would give anything."""
-        return any(session.ready_since is not None for session in self._sessions.values())
 
     def ready(self) -> set[SessionKey]:
         """Sessions of which `take_work` would give an item."""
@@ -297,26 +288,23 @@ class WorkerMachine:
 
     def _take_open(self, key: SessionKey, message: Open, version: str | None, now: float) -> None:
         """Take an open with its whole prompt, or ask for it."""
-        opening = self._prefixes.whole(key, message, version, self._sessions.values(), now)
-        if opening is None:
+        whole = self._prefixes.whole(key, message, version, self._sessions.values(), now)
+        if whole is None:
             self.counters.need_prefix += 1
             self._error(key, message.attempt, ErrorCode.NEED_PREFIX)
             return
-        facts = self._versions.get(opening.version)
-        begun = key in self._sessions or bool(message.committed)
-        if facts is None or (opening.version in self._retired and not begun):
-            detail = f"version {opening.version} is not held here"
+        message, version, source = whole
+        facts, known = self._versions.get(version), key in self._sessions
+        if facts is None or (version in self._retired and not (known or message.committed)):
+            detail = f"version {version} is not held here"
             self._busy(key, message, self._config.elsewhere_retry, detail)
             return
-        check_open(opening.message, facts, self._config.room)
-        known = key in self._sessions
-        self._happen(WorkerEvent.OPEN, key, now, opening)
-        source = opening.source
-        if source is None or source == key or known or key not in self._sessions:
-            return
-        self.counters.inherited += 1
-        self._prefixes.take(source)
-        self._out.append(Transfer(source, key))
+        check_open(message, facts, self._config.room)
+        self._happen(WorkerEvent.OPEN, key, now, message, version)
+        if source is not None and not known and key in self._sessions:
+            self.counters.inherited += 1
+            self._prefixes.take(source)
+            self._out.append(Transfer(source, key))
 
     @property
     def _vocab_size(self) -> int:
@@ -330,8 +318,7 @@ class WorkerMachine:
             self._retired.discard(version)
             del self._versions[version]
 
-    def _create(self, key: SessionKey, now: float, opening: Opening) -> None:
-        message = opening.message
+    def _create(self, key: SessionKey, now: float, message: Open, version: str) -> None:
         if self.draining:
             self._busy(key, message, self._config.elsewhere_retry)
             return
@@ -350,8 +337,8 @@ class WorkerMachine:
         self._closed_at.pop(key)
         self._prefixes.take(key)
         self.counters.opened += 1
-        recommended = self._versions[opening.version].recommended
-        session = WorkerSession(key, message, opening.version, self._config, self.counters, recommended)
+        recommended = self._versions[version].recommended
+        session = WorkerSession(key, message, version, self._config, self.counters, recommended)
         session.opened_at = now
         session.merge(message, now)
         self._sessions[key] = session
@@ -369,16 +356,16 @@ class WorkerMachine:
         self.counters.busy += 1
         self._error(key, message.attempt, ErrorCode.BUSY, retry=round(1000 * wait), detail=detail)
 
-    def _revive(self, key: SessionKey, now: float, opening: Opening) -> None:
+    def _revive(self, key: SessionKey, now: float, message: Open, version: str) -> None:
         closed_at = self._closed_at.get(key, now)
-        if closed_at is not None and opening.message.attempt <= closed_at:
+        if closed_at is not None and message.attempt <= closed_at:
             self.counters.ignored += 1
         else:
-            self._create(key, now, opening)
+            self._create(key, now, message, version)
 
-    def _reopen(self, key: SessionKey, now: float, opening: Opening) -> None:
-        session, message = self._sessions[key], opening.message
-        if not session.same_text(message, opening.version):
+    def _reopen(self, key: SessionKey, now: float, message: Open, version: str) -> None:
+        session = self._sessions[key]
+        if not session.same_text(message, version):
             raise IllegalMessage(ErrorCode.PROTOCOL, "a session cannot be opened again for another text")
         if message.attempt < session.attempt:
             self.counters.ignored += 1
@@ -417,14 +404,8 @@ class WorkerMachine:
             return
         self._renew(session, now)
         session.note(message)
-        batch = Batch(
-            message.start,
-            message.digest,
-            message.tokens,
-            message.have,
-            (message.attempt, message.seq),
-            now,
-        )
+        order = (message.attempt, message.seq)
+        batch = Batch(message.start, message.digest, message.tokens, message.have, order, now)
         if session.ended is not Fin.NONE:
             self.counters.ignored += 1
         kept = session.hold(batch)

@@ -38,20 +38,6 @@ class _Text:
         return prefix_name(self.fingerprint, self.version, self.tokens[: prefix.count]) == prefix.name
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """An open with its whole prompt.
-
-    Attributes:
-        version: target version that it is for.
-        source: session whose keys and values begin with the prefix; None where none was named.
-    """
-
-    message: Open
-    version: str
-    source: SessionKey | None = None
-
-
 class PrefixStore:
     """The texts kept.
 
@@ -107,7 +93,7 @@ class PrefixStore:
         version: str | None,
         sessions: Iterable[WorkerSession],
         now: float,
-    ) -> Opening | None:
+    ) -> tuple[Open, str, SessionKey | None] | None:
         """Put the named prefix before the rest of a prompt.
 
         It is looked for in the prompt of the session itself, if it is here, then in texts of the same edge that have
@@ -121,11 +107,13 @@ class PrefixStore:
             now: seconds.
 
         Returns:
-            None if nothing here begins with that prefix, as far as this edge may have us look.
+            The open with its whole prompt, the version that it is for, and the session whose keys and values begin
+            with the prefix, if one was named. None if nothing here begins with that prefix, as far as this edge may
+            have us look.
         """
         prefix = message.prefix
         if prefix is None:
-            return Opening(message, version or next(iter(self._config.versions)))
+            return message, version or next(iter(self._config.versions)), None
         for source, text in self._candidates(key, sessions):
             if version not in (None, text.version) or len(text.tokens) < prefix.count:
                 continue
@@ -134,7 +122,7 @@ class PrefixStore:
             if text.begins_with(prefix):
                 prompt = (*text.tokens[: prefix.count], *message.prompt)
                 whole = msgspec.structs.replace(message, prompt=prompt, prefix=None)
-                return Opening(whole, text.version, source)
+                return whole, text.version, source
         return None
 
     def _may_look(self, edge: str, tokens: int, now: float) -> bool:
