@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import socket
 import ssl
-import time
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from cryptography import x509
+
     from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _WRONG_NAME = (62, 64)
 _SELF_SIGNED = (18, 19)
-_NO_CHECK_TIME = 0x200000
-"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which the ssl module does not name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """Contents of a certificate.
-
-    Attributes:
-        names: host names and addresses that it is for.
-        issuer: common name of who signed it.
-        since: seconds since the Unix epoch.
-        until: seconds since the Unix epoch.
-    """
-
-    names: tuple[str, ...]
-    issuer: str
-    since: float
-    until: float
 
 
 def complaint_about(
@@ -50,26 +32,28 @@ def complaint_about(
     who = f"the certificate of the broker at {settings.address}"
     code = error.verify_code
     if code in (_EXPIRED, _NOT_YET_VALID) and shown is not None:
-        when = shown.until if code == _EXPIRED else shown.since
+        when = shown.not_valid_after_utc if code == _EXPIRED else shown.not_valid_before_utc
         word = "expired on" if code == _EXPIRED else "is not valid before"
         return (
-            f"{who} {word} {_date(when)}, and this machine's clock says {_date(time.time())}",
+            f"{who} {word} {_date(when)}, and this machine's clock says {_date(datetime.now(UTC))}",
             (
                 "if the clock is wrong, set it (`timedatectl`, or NTP); if it is right, make a new certificate for "
                 "the broker and restart it"
             ),
         )
     if code in _WRONG_NAME and shown is not None:
-        names = ", ".join(shown.names) or "no name at all"
-        first = f" with --broker {shown.names[0]}:{settings.port}" if shown.names else ""
+        names = _names(shown)
+        first = f" with --broker {names[0]}:{settings.port}" if names else ""
+        right = ", ".join(names) or "no name at all"
         return (
-            f"{who} is for another host name: it is for {names}, and we connect to {settings.host}",
+            f"{who} is for another host name: it is for {right}, and we connect to {settings.host}",
             (
                 f"connect by a name that it is for{first}; or have one made for this name: `flexspec-broker init` "
                 "with a --name for each makes another broker"
             ),
         )
-    by = f", signed by {shown.issuer!r}" if shown is not None and shown.issuer else ""
+    issuer = None if shown is None else _issuer(shown)
+    by = f", signed by {issuer!r}" if issuer else ""
     trusted = f"the authority in {tls.ca}" if tls.ca is not None else "any authority of this system"
     return (
         (
@@ -83,45 +67,42 @@ def complaint_about(
     )
 
 
-def read_certificate(settings: LinkSettings) -> Certificate | None:
+def read_certificate(settings: LinkSettings) -> x509.Certificate | None:
     """The certificate that a broker shows, believed or not; None if none can be had."""
-    try:
-        anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        anything.check_hostname = False
-        anything.verify_mode = ssl.CERT_NONE
-        with _open(settings, anything) as secured:
-            raw = secured.getpeercert(binary_form=True)
-        if raw is None:
-            return None
-        # The ssl module decodes only what it has verified: so this very certificate is trusted, whatever its dates.
-        itself = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        itself.check_hostname = False
-        itself.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_NO_CHECK_TIME)
-        itself.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(raw))
-        with _open(settings, itself) as secured:
-            return _decoded(secured.getpeercert() or {})
-    except (OSError, ValueError, KeyError):
-        return None
+    from cryptography import x509  # for an error message alone
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with suppress(OSError, ValueError):
+        address, timeout = (settings.host, settings.port), settings.connect_timeout
+        with (
+            socket.create_connection(address, timeout) as plain,
+            context.wrap_socket(plain, server_hostname=settings.host) as secured,
+        ):
+            return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True) or b"")
+    return None
 
 
-def _open(settings: LinkSettings, context: ssl.SSLContext) -> ssl.SSLSocket:
-    plain = socket.create_connection((settings.host, settings.port), timeout=settings.connect_timeout)
-    try:
-        return context.wrap_socket(plain, server_hostname=settings.host)
-    except BaseException:
-        plain.close()
-        raise
+def _names(certificate: x509.Certificate) -> list[str]:
+    """Host names and addresses that a certificate is for."""
+    from cryptography import x509
+
+    with suppress(x509.ExtensionNotFound, ValueError):
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        addresses = names.get_values_for_type(x509.IPAddress)
+        return [*names.get_values_for_type(x509.DNSName), *map(str, addresses)]
+    return []
 
 
-def _decoded(fields: Any) -> Certificate:
-    issuer = {name: value for part in fields.get("issuer", ()) for name, value in part}
-    return Certificate(
-        names=tuple(value for _, value in fields.get("subjectAltName", ())),
-        issuer=issuer.get("commonName", ""),
-        since=ssl.cert_time_to_seconds(fields["notBefore"]),
-        until=ssl.cert_time_to_seconds(fields["notAfter"]),
+def _issuer(certificate: x509.Certificate) -> str | None:
+    """Common name of who signed a certificate."""
+    from cryptography.x509.oid import NameOID
+
+    return next(
+        (str(name.value) for name in certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)), None
     )
 
 
-def _date(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
+def _date(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d %H:%M UTC")
