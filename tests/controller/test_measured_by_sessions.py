@@ -21,7 +21,7 @@ from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Draft, Open, Poll, Verdict
 from tests.controller.observed import but
 from tests.daemons import FakeDrafter, check, edge_at, until, wanting, worker_at
-from tests.protocol.test_edge_rules import PROMPT, verdict
+from tests.protocol.builders import PROMPT, verdict
 
 LIMIT = 5000
 TEXT = tuple(100 + place for place in range(LIMIT))
@@ -80,7 +80,7 @@ class Script:
         ]
 
     def answer(self, tokens: tuple[int, ...], queue: int, compute: int, **fields: object) -> Verdict:
-        made = verdict(self.machine.committed, tokens, limit=LIMIT, worker=None)
+        made = verdict(self.machine.committed, tokens, ident=identity(limit=LIMIT))
         worker = fields.pop("worker", None)
         named = {"worker": worker, "lease": 60} if worker else {}
         return msgspec.structs.replace(

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
+from msgspec.structs import replace
 
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.session import EdgeSession
-from flexspec_mq.protocol.edge.types import DraftToken, Reuse, SessionConfig, SessionRequest
-from flexspec_mq.protocol.effects import Send
-from lab.simulator.world import identity
+from flexspec_mq.protocol.edge.types import DraftToken, Reuse, SessionConfig
 from schemas.messages import Open
-from tests.protocol.test_edge_rules import PROMPT, verdict
+from tests.protocol.builders import sent, session, verdict
 
 CONFIG = SessionConfig()
 
 
-def session(controller: Controller, *, now: float = 0.0, reuse: Reuse | None = None) -> EdgeSession:
-    request = SessionRequest(session=1, version="v", identity=identity(), prompt=PROMPT, reuse=reuse)
-    machine = EdgeSession(request, FixedPolicy(Plan(4, 1)), random.Random(1), CONFIG, controller)
-    (effect,) = machine.start(now)
-    assert isinstance(effect, Send)
-    assert isinstance(effect.message, Open)
+def begun(controller: Controller, *, now: float = 0.0, reuse: Reuse | None = None) -> EdgeSession:
+    machine = session(Plan(4, 1), controller, reuse=reuse)
+    assert len(sent(machine.start(now), Open)) == 1
     return machine
 
 
 def first_wait(controller: Controller, now: float = 0.0) -> float:
     """Seconds after which a new session asks again."""
-    at = session(controller, now=now).next_tick()
+    at = begun(controller, now=now).next_tick()
     assert at is not None
     return at - now
 
@@ -38,10 +32,9 @@ def first_wait(controller: Controller, now: float = 0.0) -> float:
 def answered(controller: Controller, seconds: float, *, worker: str = "w", now: float = 0.0) -> None:
     """A session whose open is answered by a worker's hello after so long."""
     hello = verdict((), (), worker=worker)
-    machine = session(controller, now=now)
-    machine.receive(type(hello)(*[getattr(hello, name) for name in hello.__struct_fields__]), now + seconds)
-    echo = {name: getattr(hello, name) for name in hello.__struct_fields__} | {"echo": 1}
-    machine.receive(type(hello)(**echo), now + seconds)
+    machine = begun(controller, now=now)
+    machine.receive(hello, now + seconds)
+    machine.receive(replace(hello, echo=1), now + seconds)
     known = controller.worker(worker, now + seconds).trip
     assert known is not None
     assert known.smoothed == pytest.approx(seconds)
@@ -81,21 +74,21 @@ def test_a_round_trip_is_known_for_a_while_and_by_worker() -> None:
     controller = Controller()
     answered(controller, 0.9, worker="far")
     answered(controller, 0.5, worker="near", now=5.0)
-    assert session(controller, now=10.0).observation.rtt == pytest.approx(0.5)
-    assert session(controller, now=10.0, reuse=Reuse("far", 2)).observation.rtt == pytest.approx(0.9)
-    assert session(controller, now=10.0, reuse=Reuse("nobody", 2)).observation.rtt is None
-    assert session(controller, now=10_000.0, reuse=Reuse("far", 2)).observation.rtt is None
+    assert begun(controller, now=10.0).observation.rtt == pytest.approx(0.5)
+    assert begun(controller, now=10.0, reuse=Reuse("far", 2)).observation.rtt == pytest.approx(0.9)
+    assert begun(controller, now=10.0, reuse=Reuse("nobody", 2)).observation.rtt is None
+    assert begun(controller, now=10_000.0, reuse=Reuse("far", 2)).observation.rtt is None
 
 
 def test_what_a_token_costs_the_draft_is_known_to_the_next_session() -> None:
     controller = Controller()
-    machine = session(controller)
+    machine = begun(controller)
     for now in (0.5, 0.52, 0.54):
         wanted = machine.draft_request()
         assert wanted is not None
         machine.drafted(wanted.start, wanted.digest, DraftToken(7), now)
     assert machine.observation.draft_time == pytest.approx(0.02)
-    other = session(controller, now=1.0)
+    other = begun(controller, now=1.0)
     assert other.observation.draft_time == pytest.approx(0.04), "two texts share the drafter"
     machine.cancel(1.0)
     assert other.observation.draft_time == pytest.approx(0.02)

@@ -1,9 +1,11 @@
-"""Places at a worker by device: nobody holds more than a share where others want one, and all may be one's own."""
+"""Room for one more session: who has to make it, what an edge is told where there is none, and shares of devices."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,18 +15,41 @@ from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.turns import by_device, to_go
 from lab.simulator.world import held, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Poll, Verdict
-from tests.protocol.test_worker_rules import CONFIG
+from tests.protocol.builders import CONFIG, answer
 
 
-def opening(session: int, prompt: int = 3) -> Open:
-    return Open(session, 1, identity(limit=20), (1,) * prompt, (), 4, 1, ())
+def worker(capacity: int = 99, **settings: Any) -> WorkerMachine:
+    return WorkerMachine(replace(CONFIG, capacity=capacity, versions=held(10_000), **settings))
 
 
-def answer(machine: WorkerMachine, edge: str, session: int, now: float, prompt: int = 3) -> Verdict | Error:
-    """What the one that asks is told; it comes last."""
-    effects = machine.receive(edge, opening(session, prompt), now)
-    reply = [one for one in effects if isinstance(one, Reply) and one.edge == edge][-1]
-    return reply.message
+def opening(session: int, prompt: int = 3, limit: int = 20) -> Open:
+    return Open(session, 1, identity(limit=limit), (1,) * prompt, (), 4, 1, ())
+
+
+def asked(
+    machine: WorkerMachine, session: int, now: float = 0.0, edge: str = "e", prompt: int = 3
+) -> Verdict | Error:
+    """What the one that asks is told."""
+    return answer(machine.receive(edge, opening(session, prompt), now), edge)
+
+
+def taken(machine: WorkerMachine, session: int, now: float = 0.0, edge: str = "e", prompt: int = 3) -> bool:
+    """Whether a session is taken; otherwise its edge is told that the worker is busy."""
+    message = asked(machine, session, now, edge, prompt)
+    assert isinstance(message, Verdict) or message.code is ErrorCode.BUSY
+    return isinstance(message, Verdict)
+
+
+def hint(machine: WorkerMachine, session: int, now: float, edge: str = "e") -> int:
+    """The ms after which an edge that is refused shall come back."""
+    error = asked(machine, session, now, edge)
+    assert isinstance(error, Error)
+    assert error.code is ErrorCode.BUSY
+    return error.retry
+
+
+def close(machine: WorkerMachine, session: int, now: float, edge: str = "e") -> None:
+    machine.receive(edge, Close(session, 1, 0, CloseReason.DONE), now)
 
 
 def places(machine: WorkerMachine) -> Counter[str]:
@@ -33,26 +58,96 @@ def places(machine: WorkerMachine) -> Counter[str]:
 
 def full(capacity: int = 8) -> WorkerMachine:
     """A worker whose places one device has taken."""
-    machine = WorkerMachine(replace(CONFIG, capacity=capacity, versions=held(10_000)))
-    for session in range(capacity):
-        assert isinstance(answer(machine, "evil", 1 + session, float(session)), Verdict)
+    machine = worker(capacity)
+    assert all(taken(machine, 1 + session, float(session), "evil") for session in range(capacity))
     return machine
+
+
+def test_sessions_are_taken_as_long_as_their_tokens_fit_by_whole_grains() -> None:
+    machine = worker(room=6 * 64)
+    for session, prompt in ((1, 63), (2, 64), (3, 100)):  # with their next token: 64, 128 and 128
+        assert taken(machine, session, prompt=prompt)
+    assert not taken(machine, 4, prompt=64)
+    assert taken(machine, 5, prompt=63)
+    assert hint(machine, 6, 1.0) > 0
+    close(machine, 1, 2.0)
+    assert taken(machine, 6, 2.0)
+
+
+def test_a_session_that_can_never_fit_is_told_so_and_not_to_come_back() -> None:
+    error = asked(worker(room=64), 1, prompt=45)
+    assert isinstance(error, Error)
+    assert error.code is ErrorCode.CONTEXT
+    assert "memory" in error.detail
+
+
+def test_the_hint_follows_how_long_sessions_live() -> None:
+    hints = []
+    for life in (0.4, 1.6, 6.4):
+        machine = worker(2)
+        for turn in range(6):
+            for session in (1, 2):
+                asked(machine, 10 * turn + session, turn * life)
+            for session in (1, 2):
+                close(machine, 10 * turn + session, (turn + 1) * life)
+        for session in (91, 92):
+            asked(machine, session, 100.0)
+        hints.append(hint(machine, 93, 100.0))
+    assert hints == [200, 800, 3200]  # one of two sessions ends in half a life
+
+
+def test_sessions_that_live_longer_than_those_before_lengthen_the_hint() -> None:
+    machine = worker(2)
+    asked(machine, 1, 0.0)
+    close(machine, 1, 0.1)
+    asked(machine, 2, 1.0)
+    asked(machine, 3, 1.0)
+    assert hint(machine, 4, 1.0) == 50
+    assert hint(machine, 4, 3.0) == 1000
+
+
+def test_who_waits_already_goes_first_and_is_counted_once() -> None:
+    machine = worker(2, busy_most=60.0)
+    asked(machine, 1, 0.0)
+    asked(machine, 2, 0.0, edge="f")
+    hints = [hint(machine, session, 2.0, edge=f"e{session}") for session in range(3, 9)]
+    assert hints == [1000, 2000, 3000, 4000, 5000, 6000]
+    assert hint(machine, 3, 2.0, edge="e3") == 6000  # the others are before it now
+    # Those that did not come back are forgotten when their time is over.
+    assert hint(machine, 99, 20.0) == 10_000
+
+
+def test_hints_are_bounded_and_the_configured_one_where_nothing_is_known() -> None:
+    machine = worker(1, busy_retry=0.7)
+    asked(machine, 1, 0.0)
+    assert hint(machine, 2, 0.0) == 700
+    assert hint(machine, 2, 0.001) == 50
+    assert hint(machine, 2, 1000.0) == 5000
+    hints = [hint(machine, 2, now) for now in (1.0, 2.0, 3.0)]
+    assert all(before <= after for before, after in pairwise(hints))
+
+
+def test_many_sessions_of_one_device_lengthen_the_hint_of_others_by_one_place() -> None:
+    machine = worker(2, busy_most=1000.0)
+    for edge in ("a", "b"):
+        asked(machine, 1, edge=edge)
+    hints = [hint(machine, 1 + session, 10.0, "evil") for session in range(30)]
+    assert hints == sorted(hints)
+    assert hints[-1] == 30 * hints[0]
+    assert hint(machine, 1, 10.0, "good") == 2 * hints[0]
 
 
 def test_one_device_alone_may_have_all_places() -> None:
     machine = full()
     assert places(machine) == {"evil": 8}
-    more = answer(machine, "evil", 99, 10.0)
-    assert isinstance(more, Error)
-    assert more.code is ErrorCode.BUSY
-    assert more.retry > 0
+    assert hint(machine, 99, 10.0, "evil") > 0
 
 
 def test_a_newcomer_takes_the_newest_place_of_who_holds_most_and_that_one_is_told() -> None:
     machine = full()
     effects = machine.receive("good", opening(1), 10.0)
     assert places(machine) == {"evil": 7, "good": 1}
-    gone, hello = [one for one in effects if isinstance(one, Reply)]
+    gone, hello = [effect for effect in effects if isinstance(effect, Reply)]
     assert gone.edge == "evil"
     assert isinstance(gone.message, Error)
     assert (gone.message.session, gone.message.code) == (8, ErrorCode.UNKNOWN)
@@ -60,93 +155,73 @@ def test_a_newcomer_takes_the_newest_place_of_who_holds_most_and_that_one_is_tol
     assert Free(("evil", 8)) in effects
     assert machine.counters.yielded == 1
     # It cannot take the place back: it holds more than the other one.
-    back = answer(machine, "evil", 9, 20.0)
-    assert isinstance(back, Error)
-    assert back.code is ErrorCode.BUSY
+    assert not taken(machine, 9, 20.0, "evil")
 
 
 def test_places_are_taken_one_a_second_so_that_nobody_can_drive_out_others_in_a_row() -> None:
     machine = full()
-    assert isinstance(answer(machine, "good", 1, 10.0), Verdict)
-    assert isinstance(answer(machine, "good", 2, 10.5), Error)
-    assert isinstance(answer(machine, "good", 2, 11.1), Verdict)
+    assert [taken(machine, 1 + (now > 10.0), now, "good") for now in (10.0, 10.5, 11.1)] == [
+        True,
+        False,
+        True,
+    ]
     assert places(machine) == {"evil": 6, "good": 2}
 
 
 def test_equal_shares_stay_as_they_are() -> None:
     machine = full(2)
-    assert isinstance(answer(machine, "good", 1, 10.0), Verdict)
-    assert isinstance(answer(machine, "late", 1, 20.0), Error)
+    assert taken(machine, 1, 10.0, "good")
+    assert not taken(machine, 1, 20.0, "late")
     assert places(machine) == {"evil": 1, "good": 1}
 
 
 @given(st.lists(st.sampled_from("abcd"), max_size=80), st.integers(2, 9))
 def test_in_the_end_nobody_has_two_places_more_than_one_who_is_refused(
-    asked: list[str], capacity: int
+    edges: list[str], capacity: int
 ) -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=capacity, lease=10_000, versions=held(1000)))
-    for number, edge in enumerate(asked):
-        found = answer(machine, edge, 1 + number, 2.0 * number)
+    machine = worker(capacity, lease=10_000)
+    for number, edge in enumerate(edges):
+        refused = not taken(machine, 1 + number, 2.0 * number, edge)
         has = places(machine)
         assert sum(has.values()) <= capacity
-        if isinstance(found, Error) and found.code is ErrorCode.BUSY:
-            assert max(has.values()) <= has[edge] + 1
+        assert not refused or max(has.values()) <= has[edge] + 1
 
 
 def test_a_device_holds_no_more_than_the_settings_allow_however_empty_the_worker_is() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=8, device_sessions=3, versions=held(10_000)))
-    for session in (1, 2, 3):
-        assert isinstance(answer(machine, "evil", session, 0.0), Verdict)
-    more = answer(machine, "evil", 4, 0.0)
+    machine = worker(8, device_sessions=3)
+    assert all(taken(machine, session, edge="evil") for session in (1, 2, 3))
+    more = asked(machine, 4, edge="evil")
     assert isinstance(more, Error)
-    assert more.code is ErrorCode.BUSY
-    assert more.retry > 0
+    assert (more.code, more.retry > 0) == (ErrorCode.BUSY, True)
     assert "as many as one may" in more.detail
     assert machine.counters.over_quota == 1
-    assert isinstance(answer(machine, "good", 1, 0.0), Verdict)
-    machine.receive("evil", Close(1, 1, 0, CloseReason.DONE), 1.0)
-    assert isinstance(answer(machine, "evil", 5, 1.0), Verdict)
+    assert taken(machine, 1, edge="good")
+    close(machine, 1, 1.0, "evil")
+    assert taken(machine, 5, 1.0, "evil")
 
 
 def test_tokens_are_bounded_by_device_but_for_its_only_session() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=8, device_tokens=1000, versions=held(10_000)))
-    assert isinstance(answer(machine, "evil", 1, 0.0, prompt=5000), Verdict)
-    assert isinstance(answer(machine, "evil", 2, 0.0), Error)
-    assert isinstance(answer(machine, "good", 1, 0.0, prompt=500), Verdict)
-    assert isinstance(answer(machine, "good", 2, 0.0, prompt=500), Error)
-    assert isinstance(answer(machine, "good", 3, 0.0, prompt=300), Verdict)
+    machine = worker(8, device_tokens=1000)
+    assert taken(machine, 1, edge="evil", prompt=5000)
+    assert not taken(machine, 2, edge="evil")
+    assert taken(machine, 1, edge="good", prompt=500)
+    assert not taken(machine, 2, edge="good", prompt=500)
+    assert taken(machine, 3, edge="good", prompt=300)
 
 
 def test_memory_is_shared_as_places_are() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=64, room=64 * 100, versions=held(10_000)))
-    for session in range(4):
-        assert isinstance(answer(machine, "evil", 1 + session, 0.0, prompt=64 * 24), Verdict)
-    assert isinstance(answer(machine, "good", 1, 1.0, prompt=64 * 30), Verdict)
+    machine = worker(64, room=64 * 100)
+    assert all(taken(machine, session, 0.0, "evil", 64 * 24) for session in (1, 2, 3, 4))
+    assert taken(machine, 1, 1.0, "good", 64 * 30)
     assert places(machine) == {"evil": 2, "good": 1}  # 25 grains of 100 each, and 31
     # What would be more than the other ones keep is not given.
-    assert isinstance(answer(machine, "late", 1, 2.0, prompt=64 * 60), Error)
+    assert not taken(machine, 1, 2.0, "late", 64 * 60)
     assert places(machine) == {"evil": 2, "good": 1}
 
 
-def test_many_sessions_of_one_device_lengthen_the_hint_of_others_by_one_place() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=2, busy_most=1000.0))
-    for edge in ("a", "b"):
-        answer(machine, edge, 1, 0.0)
-    hints = []
-    for session in range(30):
-        error = answer(machine, "evil", 1 + session, 10.0)
-        assert isinstance(error, Error)
-        hints.append(error.retry)
-    assert hints == sorted(hints)
-    assert hints[-1] == 30 * hints[0]
-    good = answer(machine, "good", 1, 10.0)
-    assert isinstance(good, Error)
-    assert good.retry == 2 * hints[0]
-
-
 def test_polls_on_each_others_heels_share_an_answer() -> None:
-    machine = WorkerMachine(CONFIG)
-    hello = answer(machine, "e", 1, 0.0)
+    machine = worker(2)
+    hello = asked(machine, 1)
     assert isinstance(hello, Verdict)
     answers = 0
     for seq in range(1000):
@@ -171,29 +246,24 @@ def test_turns_go_round_by_device(waiting: list[tuple[str, int]]) -> None:
         assert had[order[place][0]] == min(left)
 
 
-def test_a_full_step_takes_a_session_of_each_device_first() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=20))
-    for session in range(10):
-        answer(machine, "many", 1 + session, 0.1 * session)
-    answer(machine, "one", 1, 5.0)
-    items = machine.take_work(6.0, 3)
-    assert [item.key for item in items] == [("many", 1), ("one", 1), ("many", 2)]
+def test_a_step_takes_a_session_of_each_device_first_and_one_item_of_each_session() -> None:
+    machine = worker(20)
+    for session in range(3):
+        asked(machine, 1 + session, 0.1 * session, "many")
+    asked(machine, 1, 5.0, "one")
+    keys = [[item.key for item in machine.take_work(6.0, 3)] for _ in range(3)]
+    assert keys == [[("many", 1), ("one", 1), ("many", 2)], [("many", 3)], []]
 
 
 def test_texts_that_are_kept_go_by_device() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=4, prefixes=4, versions=held(10_000)))
-    answer(machine, "good", 1, 0.0)
-    machine.receive("good", Close(1, 1, 0, CloseReason.DONE), 0.0)
-    for session in range(20):
-        answer(machine, "evil", 1 + session, 1.0 + session)
-        machine.receive("evil", Close(1 + session, 1, 0, CloseReason.DONE), 1.0 + session)
+    machine = worker(4, prefixes=4)
+    for edge, count in (("good", 1), ("evil", 20)):
+        for session in range(1, count + 1):
+            asked(machine, session, float(session), edge)
+            close(machine, session, float(session), edge)
     assert machine.prefixes == 4
-    assert machine._prefixes.drop(machine.versions[0]) == [
-        ("good", 1),
-        ("evil", 18),
-        ("evil", 19),
-        ("evil", 20),
-    ]
+    kept = machine._prefixes.drop(machine.versions[0])
+    assert kept == [("good", 1), ("evil", 18), ("evil", 19), ("evil", 20)]
 
 
 def test_who_has_the_most_goes_first() -> None:

@@ -2,76 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
-
 import msgspec
 import pytest
 
-from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, WorkerError
-from flexspec_mq.protocol import digest as chains
-from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
-from flexspec_mq.protocol.edge.types import DraftToken, EdgeState, SessionRequest
+from flexspec_mq.protocol.edge.session import close_unknown
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeState
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from lab.simulator.world import EOS, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
-
-PROMPT = (3, 1, 4)
-
-
-def digest(tokens: Sequence[int], limit: int = 40) -> int:
-    chain = chains.chain_for(identity(limit=limit), "v", PROMPT)
-    chain.extend(tokens)
-    return chain.digest(len(tokens))
-
-
-def verdict(
-    prefix: Sequence[int],
-    tokens: Sequence[int],
-    *,
-    attempt: int = 1,
-    worker: str | None = None,
-    fin: Fin = Fin.NONE,
-    end: int | None = None,
-    limit: int = 40,
-) -> Verdict:
-    """Tokens decided after `prefix`."""
-    after = digest((*prefix, *tokens), limit) if end is None else end
-    lease = 30 if worker else 0
-    return Verdict(1, attempt, 0, len(prefix), tuple(tokens), after, fin, 0, 0, worker, lease)
-
-
-def session(plan: Plan | None = None, **changes: object) -> EdgeSession:
-    fields: dict[str, object] = {"session": 1, "version": "v", "identity": identity(), "prompt": PROMPT}
-    request = SessionRequest(**(fields | changes))  # type: ignore[arg-type]
-    return EdgeSession(request, FixedPolicy(plan or Plan(2, 1)), random.Random(1))
-
-
-def started(plan: Plan | None = None, **changes: object) -> EdgeSession:
-    """Opened at 0 and adopted by `w` at 0.1 with no token decided."""
-    machine = session(plan, **changes)
-    machine.start(0.0)
-    machine.receive(verdict((), (), worker="w"), 0.1)
-    assert machine.state is EdgeState.ACTIVE
-    return machine
-
-
-def draft(machine: EdgeSession, *tokens: int, now: float = 0.2) -> list[Effect]:
-    effects: list[Effect] = []
-    for token in tokens:
-        wanted = machine.draft_request()
-        assert wanted is not None
-        effects += machine.drafted(wanted.start, wanted.digest, DraftToken(token), now)
-    return effects
-
-
-def sent(effects: Sequence[Effect], kind: type) -> list[Send]:
-    return [e for e in effects if isinstance(e, Send) and isinstance(e.message, kind)]
-
-
-def committed(effects: Sequence[Effect]) -> tuple[int, ...]:
-    return sum((e.tokens for e in effects if isinstance(e, Commit)), ())
+from tests.protocol.builders import PROMPT, batches, committed, give, sent, session, started, verdict
 
 
 def test_an_open_goes_to_the_shared_topic_with_what_is_committed() -> None:
@@ -82,23 +23,19 @@ def test_an_open_goes_to_the_shared_topic_with_what_is_committed() -> None:
     assert (open_.message.attempt, open_.message.committed, open_.message.prompt) == (1, (5, 6), PROMPT)
 
 
-def test_tokens_decided_on_another_prefix_never_commit() -> None:
+def test_tokens_decided_on_another_prefix_never_commit_and_their_attempt_is_left() -> None:
     machine = started()
     machine.receive(verdict((), (7,)), 0.2)
     effects = machine.receive(verdict((8,), (9,)), 0.3)
     assert committed(effects) == ()
-    assert machine.committed == (7,)
     (again,) = sent(effects, Open)
     assert isinstance(again.message, Open)
     assert (again.message.attempt, again.message.committed) == (2, (7,))
-
-
-def test_overlap_is_trimmed() -> None:
-    machine = started()
-    machine.receive(verdict((), (7, 8)), 0.2)
-    assert committed(machine.receive(verdict((7,), (8, 9)), 0.3)) == (9,)
-    assert committed(machine.receive(verdict((), (7, 8, 9)), 0.4)) == ()
-    assert machine.committed == (7, 8, 9)
+    machine.receive(verdict((), (7,), attempt=1, worker="w"), 0.4)
+    assert machine.worker is None
+    machine.receive(verdict((7,), (), attempt=2, worker="w"), 0.5)
+    assert machine.committed == (7,)
+    assert machine.worker == "w"
 
 
 def test_a_verdict_beyond_our_chain_asks_once_until_there_is_progress() -> None:
@@ -118,21 +55,14 @@ def test_any_attempt_may_commit_but_only_the_adopted_one_is_believed_to_hold() -
     assert committed(machine.receive(verdict((), (7,), attempt=1), 4.4)) == (7,)
     assert machine.state is EdgeState.OPENING
     effects = machine.receive(verdict((), (), attempt=2, worker="x"), 4.5)
-    (batch,) = sent(effects, Draft)
-    assert isinstance(batch.message, Draft)
-    assert (batch.to_worker, batch.message.start, batch.message.tokens, batch.message.have) == (
-        "x",
-        0,
-        (7,),
-        1,
-    )
+    assert batches(effects) == [(0, (7,))]
+    assert sent(effects, Draft)[0].to_worker == "x"
 
 
 def test_a_wrong_branch_is_rolled_back_and_a_right_one_kept() -> None:
     machine = started(Plan(2, 2))
     machine.receive(verdict((), (7,)), 0.15)
-    effects = draft(machine, 8, 9)
-    assert [s.message.tokens for s in sent(effects, Draft) if isinstance(s.message, Draft)] == [(8, 9)]
+    assert batches(give(machine, 8, 9)) == [(1, (8, 9))]
     right = machine.receive(verdict((7,), (8,)), 0.3)
     assert [e.writers for e in right if isinstance(e, Commit)] == [("device",)]
     wrong = machine.receive(verdict((7, 8), (5,)), 0.4)
@@ -151,16 +81,6 @@ def test_a_draft_for_a_prefix_that_is_gone_is_stale() -> None:
     assert machine.counters.stale == 1
 
 
-def test_batches_are_contiguous() -> None:
-    machine = started(Plan(2, 3))
-    machine.receive(verdict((), (7,)), 0.15)
-    effects = draft(machine, 1, 2, 3, 4, 5, 6)
-    spans = [
-        (s.message.start, s.message.tokens) for s in sent(effects, Draft) if isinstance(s.message, Draft)
-    ]
-    assert spans == [(1, (1, 2)), (3, (3, 4)), (5, (5, 6))]
-
-
 @pytest.mark.parametrize(
     ("tokens", "reason", "length"),
     [((7, EOS, 8), "eos", 2), ((7, 5, 8), "stop", 2), ((7, 8, 9, 1), "length", 3)],
@@ -173,9 +93,9 @@ def test_the_finish_is_where_the_text_says(tokens: tuple[int, ...], reason: str,
             identity=identity(limit=3), finish_at=lambda text: len(text) if text[-1] == 5 else None
         )
         machine.start(0.0)
-        machine.receive(verdict((), (), worker="w", limit=3), 0.1)
+        machine.receive(verdict((), (), worker="w", ident=identity(limit=3)), 0.1)
         for piece in pieces:
-            effects += machine.receive(verdict(prefix, piece, limit=3), 0.2)
+            effects += machine.receive(verdict(prefix, piece, ident=identity(limit=3)), 0.2)
             prefix += piece
         assert committed(effects) == tokens[:length]
         assert [e.reason for e in effects if isinstance(e, Finish)] == [reason]
@@ -215,16 +135,6 @@ def test_the_first_hello_is_adopted_and_others_are_closed() -> None:
     assert (close.to_worker, machine.worker) == ("other", "w")
 
 
-def test_a_late_hello_of_a_diverged_attempt_is_not_adopted() -> None:
-    machine = started()
-    machine.receive(verdict((), (7,)), 0.2)
-    machine.receive(verdict((8,), (9,)), 0.3)
-    machine.receive(verdict((), (7,), attempt=1, worker="w"), 0.4)
-    assert machine.worker is None
-    machine.receive(verdict((7,), (), attempt=2, worker="w"), 0.5)
-    assert machine.worker == "w"
-
-
 def test_after_silence_a_late_hello_of_the_old_attempt_is_adopted() -> None:
     machine = started(Plan(0, 1))
     for at in (1.2, 2.2, 4.3):
@@ -249,7 +159,7 @@ def test_silence_polls_twice_and_then_opens_again() -> None:
 def test_a_poll_carries_all_that_is_unacknowledged() -> None:
     machine = started(Plan(2, 2))
     machine.receive(verdict((), (7,)), 0.15)
-    draft(machine, 1, 2, 3, 4)
+    give(machine, 1, 2, 3, 4)
     (poll,) = sent(machine.tick(machine.next_tick() or 0), Poll)
     assert isinstance(poll.message, Poll)
     assert (poll.message.start, poll.message.tokens) == (1, (1, 2, 3, 4))
@@ -418,7 +328,7 @@ def test_what_a_worker_drafted_is_judged_by_what_came_of_it() -> None:
     (own,) = machine.receive(msgspec.structs.replace(verdict((), (5, 6, 7)), drafted=3), 0.2)[:1]
     counters = machine.counters
     assert (counters.worker_judged, counters.worker_accepted, counters.judged) == (3, 2, 0)
-    draft(machine, 8, 9)
+    give(machine, 8, 9)
     told = verdict((5, 6, 7), (8, 9, 10, 11))
     behind = machine.receive(msgspec.structs.replace(told, drafted=1), 0.3)[0]
     assert (counters.worker_judged, counters.worker_accepted) == (4, 3)

@@ -10,17 +10,17 @@ import pytest
 
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.errors import LocalProtocolError
-from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.digest import prefix_name
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import EdgeState, Reuse, SessionRequest, Written
-from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Reply, Send, Transfer, WorkerEffect
+from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Transfer, WorkerEffect
 from flexspec_mq.protocol.worker import prefix_store
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState
 from lab.simulator.world import FINGERPRINT, FakeTarget, Link, World, held, identity
-from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Identity, Open, Prefix, Verdict
-from tests.protocol.test_worker_rules import CONFIG, decide, item
+from schemas.messages import Close, CloseReason, Error, ErrorCode, Identity, Open, Prefix, Verdict
+from tests.protocol.builders import CONFIG, answer, decide, digest, item, sent, session, started, verdict
+from tests.protocol.builders import PROMPT as EDGE_PROMPT
 
 PROMPT = (3, 1, 4, 1, 5)
 KEEPING = replace(CONFIG, prefixes=2, prefix_life=10.0)
@@ -54,13 +54,15 @@ def close(
     return machine.receive("e", Close(session, 1, 3, reason), now)
 
 
-def answer(effects: Sequence[WorkerEffect]) -> Verdict | Error:
-    (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
-    return reply.message
-
-
-def digest(prompt: Sequence[int], ident: Identity) -> int:
-    return chains.chain_for(ident, "v", prompt).digest(0)
+def goes_on(machine: WorkerMachine, message: Open, now: float = 2.0, edge: str = "e") -> bool:
+    """Whether a session is taken; otherwise it is asked for its whole prompt, and nothing is kept of it."""
+    before = len(machine.sessions)
+    reply = answer(machine.receive(edge, message, now), edge)
+    if isinstance(reply, Verdict):
+        return True
+    assert (reply.code, reply.attempt, reply.worker) == (ErrorCode.NEED_PREFIX, message.attempt, "w")
+    assert len(machine.sessions) == before
+    return False
 
 
 def test_a_name_is_made_of_version_vocabulary_and_tokens() -> None:
@@ -89,7 +91,7 @@ def test_a_named_prefix_is_put_before_the_rest_of_the_prompt() -> None:
     effects = machine.receive("e", named(text, (2, 2)), 2.0)
     hello = answer(effects)
     assert isinstance(hello, Verdict)
-    assert (hello.worker, hello.digest) == ("w", digest((*text, 2, 2), identity(seed=2)))
+    assert (hello.worker, hello.digest) == ("w", digest((), identity(seed=2), (*text, 2, 2)))
     assert Transfer(ONE, ("e", 2)) in effects
     assert tuple(item(machine).context) == (*text, 2, 2)
     assert (machine.counters.inherited, machine.counters.need_prefix, machine.prefixes) == (1, 0, 0)
@@ -100,7 +102,7 @@ def test_any_part_of_an_earlier_text_can_be_named(count: int) -> None:
     machine = first_turn()
     close(machine)
     text = (*PROMPT, 7, 8, 9)[:count]
-    assert isinstance(answer(machine.receive("e", named(text, (2,)), 2.0)), Verdict)
+    assert goes_on(machine, named(text, (2,)))
     assert tuple(item(machine).context) == (*text, 2)
 
 
@@ -111,31 +113,23 @@ def test_an_edge_has_the_worker_look_for_so_many_tokens_at_a_time(monkeypatch: p
     machine = first_turn()
     close(machine)
     text = (*PROMPT, 7, 8, 9)
-    for session in (2, 3):
-        refused(machine, named((*text[:-1], 0), (2,), session=session))
-    refused(machine, named(text, (2,), session=4))
+    for number in (2, 3):
+        assert not goes_on(machine, named((*text[:-1], 0), (2,), session=number))
+    assert not goes_on(machine, named(text, (2,), session=4))
     machine.receive("other", Open(1, 1, identity(limit=3), PROMPT, (), 0, 1, (7, 8)), 2.0)
     decide(machine, 7, 8, 9)
     machine.receive("other", Close(1, 1, 3, CloseReason.DONE), 2.0)
-    assert isinstance(answer(machine.receive("other", named(text, (2,)), 2.0)), Verdict)
-    assert isinstance(answer(machine.receive("e", named(text, (2,), session=5), 3.0)), Verdict)
-
-
-def refused(machine: WorkerMachine, message: Open, edge: str = "e", now: float = 2.0) -> None:
-    before = len(machine.sessions)
-    error = answer(machine.receive(edge, message, now))
-    assert isinstance(error, Error)
-    assert (error.code, error.attempt, error.worker) == (ErrorCode.NEED_PREFIX, message.attempt, "w")
-    assert len(machine.sessions) == before
+    assert goes_on(machine, named(text, (2,)), edge="other")
+    assert goes_on(machine, named(text, (2,), session=5), 3.0)
 
 
 def test_what_is_not_here_is_asked_for() -> None:
     machine = first_turn()
     close(machine)
-    refused(machine, named((*PROMPT, 7, 9), (2,)))
-    refused(machine, named((*PROMPT, 7, 8, 9, 9), (2,)))
-    refused(machine, named(PROMPT, (2,), version="another"))
-    refused(machine, in_another_vocabulary(PROMPT))
+    assert not goes_on(machine, named((*PROMPT, 7, 9), (2,)))
+    assert not goes_on(machine, named((*PROMPT, 7, 8, 9, 9), (2,)))
+    assert not goes_on(machine, named(PROMPT, (2,), version="another"))
+    assert not goes_on(machine, in_another_vocabulary(PROMPT))
     assert machine.counters.need_prefix == 4
 
 
@@ -147,10 +141,10 @@ def in_another_vocabulary(text: tuple[int, ...]) -> Open:
 
 def test_nobody_reaches_the_text_of_another_edge() -> None:
     machine = first_turn()
-    refused(machine, named(PROMPT, (2,)), edge="stranger")
+    assert not goes_on(machine, named(PROMPT, (2,)), edge="stranger")
     close(machine)
-    refused(machine, named(PROMPT, (2,)), edge="stranger")
-    assert isinstance(answer(machine.receive("e", named(PROMPT, (2,)), 2.0)), Verdict)
+    assert not goes_on(machine, named(PROMPT, (2,)), edge="stranger")
+    assert goes_on(machine, named(PROMPT, (2,)))
 
 
 def test_a_finished_session_whose_close_was_lost_serves_too() -> None:
@@ -163,14 +157,14 @@ def test_a_finished_session_whose_close_was_lost_serves_too() -> None:
 def test_a_live_session_does_not() -> None:
     machine = first_turn(limit=30)
     assert machine.state("e", 1, 1.0) is WorkerState.LIVE
-    refused(machine, named((*PROMPT, 7), (2,)))
+    assert not goes_on(machine, named((*PROMPT, 7), (2,)))
 
 
 @pytest.mark.parametrize("reason", [CloseReason.ELSEWHERE, CloseReason.FAILED])
 def test_what_went_on_elsewhere_or_failed_is_not_kept(reason: CloseReason) -> None:
     machine = first_turn()
     assert close(machine, reason=reason) == [Free(ONE)]
-    refused(machine, named(PROMPT, (2,)))
+    assert not goes_on(machine, named(PROMPT, (2,)))
 
 
 def test_a_cancelled_text_is_kept_although_its_forward_comes_back_later() -> None:
@@ -179,19 +173,19 @@ def test_a_cancelled_text_is_kept_although_its_forward_comes_back_later() -> Non
     work = item(machine)
     assert close(machine, session=3, reason=CloseReason.CANCELLED) == [ReleaseToCache(("e", 3))]
     assert machine.result(work, (5,), 0, 0, 1.5) == [ReleaseToCache(("e", 3))]
-    assert isinstance(answer(machine.receive("e", named((4, 4, 4), (2,), session=4), 2.0)), Verdict)
+    assert goes_on(machine, named((4, 4, 4), (2,), session=4))
 
 
 def test_texts_are_kept_for_a_while_and_the_oldest_goes_first() -> None:
     machine = first_turn()
     close(machine, now=1.0)
     assert machine.next_tick() == 11.0
-    for session in (5, 6):
-        machine.receive("e", Open(session, 1, identity(limit=1), (session, 9), (), 0, 1, ()), 2.0)
+    for number in (5, 6):
+        machine.receive("e", Open(number, 1, identity(limit=1), (number, 9), (), 0, 1, ()), 2.0)
         decide(machine, 7, now=2.0)
     assert close(machine, session=5, now=3.0) == [ReleaseToCache(("e", 5))]
     assert close(machine, session=6, now=4.0) == [ReleaseToCache(("e", 6)), Free(ONE)]
-    refused(machine, named(PROMPT, (2,)), now=5.0)
+    assert not goes_on(machine, named(PROMPT, (2,)), now=5.0)
     assert machine.tick(13.5) == [Free(("e", 5))]
     assert machine.tick(14.5) == [Free(("e", 6))]
     assert (machine.prefixes, machine.next_tick()) == (0, None)
@@ -214,7 +208,7 @@ def test_copies_and_later_attempts_of_a_named_open_find_the_session_itself() -> 
 def test_a_worker_that_keeps_nothing_frees_at_once() -> None:
     machine = first_turn(CONFIG)
     assert close(machine) == [Free(ONE)]
-    refused(machine, named(PROMPT, (2,)))
+    assert not goes_on(machine, named(PROMPT, (2,)))
 
 
 def test_the_whole_prompt_counts_for_the_context() -> None:
@@ -228,90 +222,74 @@ def test_the_whole_prompt_counts_for_the_context() -> None:
 # The edge
 
 
-def opened(
-    *, reuse: Reuse | None = None, prompt: tuple[int, ...] = (1, 2, 3, 4, 5)
-) -> tuple[EdgeSession, Send]:
-    request = SessionRequest(session=1, version="v", identity=identity(), prompt=prompt, reuse=reuse)
-    session = EdgeSession(request, FixedPolicy(Plan(2, 1)), random.Random(1))
-    (send,) = session.start(0.0)
-    assert isinstance(send, Send)
-    return session, send
+def reusing(count: int = 3) -> EdgeSession:
+    return session(prompt=(1, 2, 3, 4, 5), reuse=Reuse("w7", count))
 
 
-def sent(effects: Sequence[Effect]) -> tuple[str | None, Open]:
-    (send,) = effects
-    assert isinstance(send, Send)
-    assert isinstance(send.message, Open)
-    return send.to_worker, send.message
+def opens(effects: Sequence[Effect]) -> list[tuple[str | None, int, tuple[int, ...], Prefix | None]]:
+    """To whom, which attempt, with which prompt and prefix."""
+    found = [(send.to_worker, send.message) for send in sent(effects, Open)]
+    return [(to, o.attempt, o.prompt, o.prefix) for to, o in found if isinstance(o, Open)]
+
+
+IN_FULL = [(None, 2, (1, 2, 3, 4, 5), None)]
 
 
 def test_the_first_open_names_what_the_worker_has_read() -> None:
-    _, send = opened(reuse=Reuse("w7", 3))
-    assert send.to_worker == "w7"
-    assert isinstance(send.message, Open)
-    assert send.message.prompt == (4, 5)
-    assert send.message.prefix == Prefix(3, prefix_name(FINGERPRINT, "v", (1, 2, 3)))
+    name = Prefix(3, prefix_name(FINGERPRINT, "v", (1, 2, 3)))
+    assert opens(reusing().start(0.0)) == [("w7", 1, (4, 5), name)]
 
 
 @pytest.mark.parametrize("count", [0, 5, 6, -1])
 def test_a_prefix_that_leaves_nothing_to_send_is_our_bug(count: int) -> None:
     with pytest.raises(LocalProtocolError):
-        opened(reuse=Reuse("w7", count))
+        reusing(count)
 
 
 @pytest.mark.parametrize("code", [ErrorCode.NEED_PREFIX, ErrorCode.BUSY])
 def test_a_worker_that_cannot_use_the_name_makes_us_open_in_full_at_once(code: ErrorCode) -> None:
-    session, _ = opened(reuse=Reuse("w7", 3))
-    to, message = sent(session.receive(Error(1, 1, code, 3000, "w7"), 0.1))
-    assert (to, message.attempt, message.prompt, message.prefix) == (None, 2, (1, 2, 3, 4, 5), None)
-    assert session.receive(Error(1, 1, code, 3000, "w7"), 0.2) == []  # a copy
-    assert (session.counters.named, session.counters.misses, session.counters.opens) == (1, 1, 2)
+    machine = reusing()
+    machine.start(0.0)
+    assert opens(machine.receive(Error(1, 1, code, 3000, "w7"), 0.1)) == IN_FULL
+    assert machine.receive(Error(1, 1, code, 3000, "w7"), 0.2) == []  # a copy
+    assert (machine.counters.named, machine.counters.misses, machine.counters.opens) == (1, 1, 2)
     # From then on busy is what it always is.
-    assert session.receive(Error(1, 2, ErrorCode.BUSY, 3000, "w8"), 0.3) == []
-    assert session.next_tick() == pytest.approx(3.3)
+    assert machine.receive(Error(1, 2, ErrorCode.BUSY, 3000, "w8"), 0.3) == []
+    assert machine.next_tick() == pytest.approx(3.3)
 
 
-def test_silence_makes_us_open_in_full() -> None:
-    session, _ = opened(reuse=Reuse("w7", 3))
-    due = session.next_tick()
-    assert due is not None
-    to, message = sent(session.tick(due))
-    assert (to, message.prefix) == (None, None)
-
-
-def test_a_worker_without_a_subscription_makes_us_open_in_full() -> None:
-    session, _ = opened(reuse=Reuse("w7", 3))
-    assert sent(session.prefix_lost(0.1))[0] is None
-    assert session.prefix_lost(0.2) == []
+def test_silence_or_a_worker_without_a_subscription_makes_us_open_in_full() -> None:
+    machine = reusing()
+    machine.start(0.0)
+    assert opens(machine.tick(machine.next_tick() or 0.0)) == IN_FULL
+    machine = reusing()
+    machine.start(0.0)
+    assert opens(machine.prefix_lost(0.1)) == IN_FULL
+    assert machine.prefix_lost(0.2) == []
 
 
 def test_a_hello_of_the_named_worker_is_adopted_like_any_other() -> None:
-    session, _ = opened(reuse=Reuse("w7", 3))
-    hello = Verdict(1, 1, 1, 0, (), digest((1, 2, 3, 4, 5), identity()), Fin.NONE, 0, 0, "w7", 60)
-    session.receive(hello, 0.1)
-    assert (session.state, session.worker) == (EdgeState.ACTIVE, "w7")
-    assert session.receive(Error(1, 1, ErrorCode.NEED_PREFIX, 0, "w7"), 0.2) == []
+    machine = reusing()
+    machine.start(0.0)
+    machine.receive(verdict((), (), worker="w7", prompt=(1, 2, 3, 4, 5)), 0.1)
+    assert (machine.state, machine.worker) == (EdgeState.ACTIVE, "w7")
+    assert machine.receive(Error(1, 1, ErrorCode.NEED_PREFIX, 0, "w7"), 0.2) == []
 
 
 def test_a_worker_that_put_another_prefix_there_is_left() -> None:
     """What a collision of names would be: the chains differ before any token is decided."""
-    session, _ = opened(reuse=Reuse("w7", 3))
-    hello = Verdict(1, 1, 1, 0, (), digest((9, 9, 9, 4, 5), identity()), Fin.NONE, 0, 0, "w7", 60)
-    effects = session.receive(hello, 0.1)
-    opens = [e for e in effects if isinstance(e, Send) and isinstance(e.message, Open)]
-    assert [(send.to_worker, send.message.attempt) for send in opens] == [(None, 2)]
-    assert session.committed == ()
+    machine = reusing()
+    machine.start(0.0)
+    assert opens(machine.receive(verdict((), (), worker="w7", prompt=(9, 9, 9, 4, 5)), 0.1)) == IN_FULL
+    assert machine.committed == ()
 
 
 def test_what_is_left_at_the_end_is_what_the_worker_is_known_to_hold() -> None:
-    session, _ = opened()
-    assert session.written is None
-    chain = chains.chain_for(identity(), "v", (1, 2, 3, 4, 5))
-    session.receive(Verdict(1, 1, 1, 0, (), chain.digest(0), Fin.NONE, 0, 0, "w1", 60), 0.1)
-    chain.extend((7, 8))
-    session.receive(Verdict(1, 1, 1, 0, (7, 8), chain.digest(2), Fin.NONE, 1, 1, "w1", 60), 0.2)
-    session.cancel(0.3)
-    assert session.written == Written("w1", (1, 2, 3, 4, 5, 7, 8))
+    machine = started()
+    assert machine.written is None
+    machine.receive(verdict((), (7, 8)), 0.2)
+    machine.cancel(0.3)
+    assert machine.written == Written("w", (*EDGE_PROMPT, 7, 8))
 
 
 # Both

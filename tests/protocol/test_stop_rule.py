@@ -3,37 +3,21 @@
 from __future__ import annotations
 
 import math
-import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.estimators.average import Rate
-from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.text import PendingDraft
-from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
-from flexspec_mq.protocol.effects import Commit, Effect, Send
-from flexspec_mq.protocol.worker.types import WorkerConfig
-from lab.simulator.world import FakeTarget, Link, World, held, identity
-from schemas.messages import Draft
-from tests.protocol.test_edge_rules import started, verdict
+from flexspec_mq.protocol.edge.types import DraftToken
+from flexspec_mq.protocol.effects import Commit
+from tests.protocol.builders import batches, clean_world, give, started, verdict
 
-CONFIG = WorkerConfig(worker="w", versions=held(512))
 CONFIDENCES = st.lists(st.floats(0, 1), max_size=12)
-
-
-def give(machine: EdgeSession, token: int, confidence: float, now: float = 0.2) -> list[Effect]:
-    wanted = machine.draft_request()
-    assert wanted is not None
-    return machine.drafted(wanted.start, wanted.digest, DraftToken(token, confidence), now)
-
-
-def batches(effects: list[Effect]) -> list[tuple[int, tuple[int, ...]]]:
-    sent = [effect.message for effect in effects if isinstance(effect, Send)]
-    return [(message.start, message.tokens) for message in sent if isinstance(message, Draft)]
 
 
 def writing(plan: Plan) -> EdgeSession:
@@ -45,21 +29,21 @@ def writing(plan: Plan) -> EdgeSession:
 
 def test_a_doubtful_token_is_dropped_and_the_batch_goes_without_it() -> None:
     machine = writing(Plan(8, 1, confidence_threshold=0.5))
-    assert batches(give(machine, 1, 0.9)) == []
-    assert batches(give(machine, 2, 0.7)) == []
+    assert batches(give(machine, DraftToken(1, 0.9))) == []
+    assert batches(give(machine, DraftToken(2, 0.7))) == []
     wanted = machine.draft_request()
     assert wanted is not None
     assert math.isclose(wanted.joint_acceptance, 0.63)
     assert (wanted.most, wanted.confidence_threshold) == (6, 0.5)
-    assert batches(give(machine, 3, 0.7)) == [(1, (1, 2))]
+    assert batches(give(machine, DraftToken(3, 0.7))) == [(1, (1, 2))]
     assert (machine.counters.drafted, machine.counters.withheld) == (2, 1)
 
 
 @pytest.mark.parametrize("in_flight", [1, 2, 4])
 def test_nothing_is_drafted_past_a_stop_until_something_is_committed(in_flight: int) -> None:
     machine = writing(Plan(4, in_flight, confidence_threshold=0.5))
-    give(machine, 1, 0.9)
-    give(machine, 2, 0.1)
+    give(machine, DraftToken(1, 0.9))
+    give(machine, DraftToken(2, 0.1))
     assert machine.draft_request() is None
     for now in (0.21, 0.22, 0.25):
         machine.tick(now)
@@ -73,7 +57,7 @@ def test_nothing_is_drafted_past_a_stop_until_something_is_committed(in_flight: 
 
 def test_a_batch_may_be_empty() -> None:
     machine = writing(Plan(4, 1, confidence_threshold=0.5))
-    assert batches(give(machine, 1, 0.1)) == [(1, ())]
+    assert batches(give(machine, DraftToken(1, 0.1))) == [(1, ())]
     assert machine.draft_request() is None
     machine.receive(verdict((7,), (1,)), 0.3)
     assert machine.draft_request() is not None
@@ -81,22 +65,19 @@ def test_a_batch_may_be_empty() -> None:
 
 def test_survival_counts_what_is_in_flight() -> None:
     machine = writing(Plan(2, 2, confidence_threshold=0.5))
-    give(machine, 1, 0.8)
-    assert batches(give(machine, 2, 0.8)) == [(1, (1, 2))]
-    assert batches(give(machine, 3, 0.7)) == []  # 0.45 survive to here
+    give(machine, DraftToken(1, 0.8))
+    assert batches(give(machine, DraftToken(2, 0.8))) == [(1, (1, 2))]
+    assert batches(give(machine, DraftToken(3, 0.7))) == []  # 0.45 survive to here
     assert machine.counters.withheld == 1
     # The first of them was right: what rides on the others is likelier now.
     machine.receive(verdict((7,), (1,)), 0.3)
-    give(machine, 3, 0.7)
+    give(machine, DraftToken(3, 0.7))
     assert machine.counters.withheld == 1
 
 
 def test_who_drafted_what_is_told_with_the_commit() -> None:
     machine = writing(Plan(3, 1))
-    for guess in (DraftToken(1, 0.9, "lookup"), DraftToken(2, 0.9, "model"), DraftToken(3, 0.9, "lookup")):
-        wanted = machine.draft_request()
-        assert wanted is not None
-        machine.drafted(wanted.start, wanted.digest, guess, 0.2)
+    give(machine, DraftToken(1, 0.9, "lookup"), DraftToken(2, 0.9, "model"), DraftToken(3, 0.9, "lookup"))
     effects = machine.receive(verdict((7,), (1, 2, 9)), 0.3)
     (commit,) = (effect for effect in effects if isinstance(effect, Commit))
     assert commit.origins == ("lookup", "model", None)
@@ -108,12 +89,10 @@ def test_who_drafted_what_is_told_with_the_commit() -> None:
 
 def test_only_the_model_is_timed() -> None:
     machine = writing(Plan(8, 1))
-    give(machine, 1, 0.9, 0.2)
-    wanted = machine.draft_request()
-    assert wanted is not None
-    machine.drafted(wanted.start, wanted.digest, DraftToken(2, 0.9, "lookup"), 0.9)
+    give(machine, DraftToken(1, 0.9), now=0.2)
+    give(machine, DraftToken(2, 0.9, "lookup"), now=0.9)
     assert machine.observation.draft_time is None
-    give(machine, 3, 0.9, 0.91)
+    give(machine, DraftToken(3, 0.9), now=0.91)
     assert machine.observation.draft_time == pytest.approx(0.01)
 
 
@@ -172,14 +151,9 @@ def test_a_draft_is_met_token_by_token_and_goes_with_the_first_wrong_one(
 def test_on_a_clean_link_a_stop_changes_no_text_and_costs_no_poll(
     length: int, in_flight: int, ahead: int, stop: float, delay: float
 ) -> None:
-    rng = random.Random(7)
-    world = World(rng, FakeTarget(eos_every=10**9), Link(rng, delay=delay), 1, CONFIG)
-    world.early_stops, world.doubts = 0.0, True
-    for number in (1, 2):
-        request = SessionRequest(
-            session=number, version="v", identity=identity(seed=number, limit=50), prompt=(1, 2, number)
-        )
-        world.add(request, FixedPolicy(Plan(length, in_flight, 0, ahead, stop)), 0.8)
+    world = clean_world(
+        Plan(length, in_flight, 0, ahead, stop), 0.8, delay=delay, sessions=2, limit=50, doubts=True
+    )
     world.run(400)
     for cell in world.cells:
         world.check(cell)

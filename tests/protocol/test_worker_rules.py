@@ -10,10 +10,9 @@ from msgspec.structs import replace as replace_field
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import LocalProtocolError
-from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Free, Reply, Truncate, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.protocol.worker.types import DraftRows, WorkerConfig, WorkerState, WorkItem
+from flexspec_mq.protocol.worker.types import DraftRows, WorkerState
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB, held, identity
 from schemas.messages import (
     MAX_DRAFT_TOKENS,
@@ -27,71 +26,15 @@ from schemas.messages import (
     Open,
     Poll,
     Sampling,
-    Verdict,
 )
 from schemas.status import TokenizerStatus
-
-PROMPT = (3, 1, 4)
-CONFIG = WorkerConfig(worker="w", versions=held(100), capacity=2, lease=30)
-
-
-def digest(tokens: Sequence[int], ident: Identity | None = None) -> int:
-    chain = chains.chain_for(ident or identity(), "v", PROMPT)
-    chain.extend(tokens)
-    return chain.digest(len(tokens))
-
-
-def opening(
-    *,
-    attempt: int = 1,
-    committed: tuple[int, ...] = (),
-    draft: tuple[int, ...] = (),
-    ahead: int = 0,
-    session: int = 1,
-    ident: Identity | None = None,
-    worker_draft: int = 0,
-    vocabulary: bytes = b"",
-) -> Open:
-    more = {"worker_draft": worker_draft, "vocabulary": vocabulary}
-    return Open(session, attempt, ident or identity(), PROMPT, committed, ahead, 1, draft, **more)  # type: ignore[arg-type]
-
-
-def batch(
-    prefix: Sequence[int],
-    tokens: Sequence[int],
-    *,
-    have: int = 0,
-    seq: int = 2,
-    attempt: int = 1,
-    ahead: int = 0,
-    kind: type[Draft | Poll] = Draft,
-) -> Draft | Poll:
-    return kind(1, attempt, seq, have, len(prefix) - have, digest(prefix), tuple(tokens), ahead)
-
-
-def verdicts(effects: Sequence[WorkerEffect]) -> list[Verdict]:
-    return [e.message for e in effects if isinstance(e, Reply) and isinstance(e.message, Verdict)]
+from tests.protocol.builders import CONFIG, PROMPT, batch, decide, digest, item, opened, opening, verdicts
 
 
 def errors(effects: Sequence[WorkerEffect]) -> list[tuple[str, ErrorCode]]:
     return [
         (e.edge, e.message.code) for e in effects if isinstance(e, Reply) and isinstance(e.message, Error)
     ]
-
-
-def opened(message: Open | None = None, config: WorkerConfig = CONFIG) -> WorkerMachine:
-    machine = WorkerMachine(config)
-    machine.receive("e", message or opening(), 0.0)
-    return machine
-
-
-def item(machine: WorkerMachine, now: float = 0.1) -> WorkItem:
-    (work,) = machine.take_work(now, 9)
-    return work
-
-
-def decide(machine: WorkerMachine, *tokens: int, now: float = 0.2) -> list[WorkerEffect]:
-    return machine.result(item(machine, now), tokens, 1, 2, now)
 
 
 def test_an_open_is_answered_before_any_forward() -> None:
@@ -464,15 +407,6 @@ def test_a_failed_item_ends_its_session_alone() -> None:
     assert len(verdicts(machine.result(second, (7,), 0, 0, 0.2))) == 1
 
 
-def test_work_is_taken_oldest_first_and_one_item_per_session() -> None:
-    machine = WorkerMachine(replace(CONFIG, capacity=9))
-    for number, edge in enumerate(("c", "a", "b")):
-        machine.receive(edge, opening(), float(number))
-    assert [work.key[0] for work in machine.take_work(5.0, 2)] == ["c", "a"]
-    assert [work.key[0] for work in machine.take_work(5.0, 2)] == ["b"]
-    assert machine.take_work(5.0, 2) == []
-
-
 @pytest.mark.parametrize(("granted", "decided", "accepted"), [(0, (7,), 0), (1, (7, 8), 1), (1, (9,), 0)])
 def test_the_targets_own_token_is_no_accepted_row_though_it_was_drafted(
     granted: int, decided: tuple[int, ...], accepted: int
@@ -481,14 +415,6 @@ def test_the_targets_own_token_is_no_accepted_row_though_it_was_drafted(
     machine = opened(opening(draft=(7, 8, 9)))
     machine.result(item(machine), decided, 0, 0, 0.2, DraftRows(0, granted))
     assert machine.counters.accepted == accepted
-
-
-def test_what_is_lost_on_the_way_down_is_sent_again_on_a_poll_only() -> None:
-    machine = opened(opening(draft=(7, 8)))
-    decide(machine, 7, 8, 9)
-    assert machine.tick(5.0) == []
-    (again,) = verdicts(machine.receive("e", batch((), (7, 8), kind=Poll), 6.0))
-    assert (again.start, again.tokens) == (0, (7, 8, 9))
 
 
 def test_what_a_verdict_tells_of_long_drafts_and_long_forwards_fits_into_it() -> None:

@@ -8,14 +8,13 @@ import pytest
 
 from flexspec_mq import topics
 from flexspec_mq.errors import LocalProtocolError
-from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.digest import prefix_name
-from flexspec_mq.protocol.effects import Free, Reply, Transfer, WorkerEffect
+from flexspec_mq.protocol.effects import Free, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import VersionFacts
 from lab.simulator.world import FINGERPRINT, VOCAB, identity
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Open, Prefix, Verdict
-from tests.protocol.test_worker_rules import CONFIG, PROMPT, opening
+from tests.protocol.builders import CONFIG, PROMPT, answer, code, digest, opening
 
 SMALL, LARGE = VersionFacts(FINGERPRINT, 50, VOCAB), VersionFacts(FINGERPRINT, 1000, VOCAB + 8)
 BOTH = replace(CONFIG, versions={"small": SMALL, "large": LARGE}, capacity=8, prefixes=4)
@@ -25,23 +24,12 @@ def machine() -> WorkerMachine:
     return WorkerMachine(BOTH)
 
 
-def answer(effects: list[WorkerEffect]) -> Verdict | Error:
-    (reply,) = [effect for effect in effects if isinstance(effect, Reply)]
-    return reply.message
-
-
-def code(effects: list[WorkerEffect]) -> ErrorCode:
-    error = answer(effects)
-    assert isinstance(error, Error)
-    return ErrorCode(error.code)
-
-
 @pytest.mark.parametrize("version", ["small", "large"])
 def test_chain_and_work_are_of_the_version_that_the_topic_names(version: str) -> None:
     worker = machine()
     hello = answer(worker.receive("e", opening(), 0.0, 1, version))
     assert isinstance(hello, Verdict)
-    assert hello.digest == chains.chain_for(identity(), version, PROMPT).digest(0)
+    assert hello.digest == digest(version=version)
     (item,) = worker.take_work(0.1, 9)
     assert item.version == version
     assert worker.live == {version: 1}
@@ -51,10 +39,10 @@ def test_each_version_has_its_own_bounds() -> None:
     worker = machine()
     long = Open(1, 1, identity(limit=60), PROMPT, (), 0, 1, ())
     assert code(worker.receive("e", long, 0.0, 0, "small")) is ErrorCode.CONTEXT
-    assert isinstance(answer(worker.receive("e", long, 0.0, 0, "large")), Verdict)
+    assert code(worker.receive("e", long, 0.0, 0, "large")) is None
     odd = Open(2, 1, identity(), (VOCAB + 3,), (), 0, 1, ())
     assert code(worker.receive("e", odd, 0.0, 0, "small")) is ErrorCode.MALFORMED
-    assert isinstance(answer(worker.receive("e", odd, 0.0, 0, "large")), Verdict)
+    assert code(worker.receive("e", odd, 0.0, 0, "large")) is None
     worker.receive("e", opening(session=3), 0.0, 0, "small")
     for session, refused in ((1, False), (3, True)):
         draft = Draft(session, 1, 2, 0, 0, 0, (VOCAB + 3,), 0)
@@ -82,7 +70,7 @@ def test_a_version_that_comes_takes_sessions_at_once() -> None:
     worker = machine()
     assert code(worker.receive("e", opening(), 0.0, 0, "new")) is ErrorCode.BUSY
     worker.hold("new", VersionFacts(FINGERPRINT, 100, VOCAB + 50))
-    assert isinstance(answer(worker.receive("e", opening(attempt=2), 0.1, 0, "new")), Verdict)
+    assert code(worker.receive("e", opening(attempt=2), 0.1, 0, "new")) is None
     assert worker.live == {"new": 1}
     assert worker.versions == ["small", "large", "new"]
     with pytest.raises(LocalProtocolError, match="has sessions with other facts"):
@@ -100,11 +88,11 @@ def test_a_retired_version_goes_on_with_texts_that_have_begun_and_no_others() ->
     assert (error.code, error.detail) == (ErrorCode.BUSY, "version large is not held here")
     (item,) = worker.take_work(0.2, 9)
     assert item.version == "large"
-    assert isinstance(answer(worker.result(item, (9,), 0, 1, 0.2)), Verdict)
+    assert code(worker.result(item, (9,), 0, 1, 0.2)) is None
     # The same text once more, and one that began at another worker.
     for session, attempt in ((1, 2), (3, 1)):
         again = opening(session=session, attempt=attempt, committed=(9,))
-        assert isinstance(answer(worker.receive("e", again, 0.3, 0, "large")), Verdict)
+        assert code(worker.receive("e", again, 0.3, 0, "large")) is None
     assert worker.sessions_of("large") == 2
     for session in (1, 3):
         worker.receive("e", Close(session, 2, 1, CloseReason.CANCELLED), 0.4)
@@ -131,7 +119,7 @@ def test_a_retired_version_that_comes_again_goes_on_as_before() -> None:
     worker.receive("e", opening(), 0.0, 0, "large")
     worker.retire("large")
     worker.hold("large", LARGE)
-    assert isinstance(answer(worker.receive("e", opening(session=2), 0.1, 0, "large")), Verdict)
+    assert code(worker.receive("e", opening(session=2), 0.1, 0, "large")) is None
     assert worker.sessions_of("large") == 2
     worker.retire("nobody")
     assert worker.versions == ["small", "large"]

@@ -1,0 +1,209 @@
+"""Whole texts between machines: on a clean link nothing is asked twice, and where there is too much to do all wait."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
+from flexspec_mq.errors import UsageError
+from flexspec_mq.protocol.edge.types import SessionRequest
+from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.protocol.worker.types import WorkerConfig
+from lab.simulator.world import VOCAB, Cell, FakeTarget, Link, World, held, identity
+from tests.protocol.builders import clean_world
+
+LIMIT = 120
+
+
+# A clean, ordered link
+
+
+def clean(plan: Plan, accuracy: float, delay: float = 0.04, sessions: int = 1, limit: int = LIMIT) -> World:
+    world = clean_world(plan, accuracy, delay=delay, sessions=sessions, limit=limit)
+    world.run(400)
+    return world
+
+
+@pytest.mark.parametrize("sessions", [1, 3])
+@pytest.mark.parametrize("delay", [0.004, 0.04, 0.4])
+@pytest.mark.parametrize("accuracy", [0.0, 0.6, 0.95, 1.0])
+def test_no_poll_no_reopen_no_gap(delay: float, accuracy: float, sessions: int) -> None:
+    plans = [Plan(k, width, 0, ahead) for k in (0, 4, 8) for width in (1, 2, 4) for ahead in (0, 64)]
+    for plan in plans:
+        world = clean(plan, accuracy, delay, sessions, 50)
+        worker = world.hosts[0].machine.counters
+        assert (worker.gaps, worker.unknown, worker.held_dropped, worker.dropped) == (0, 0, 0, 0), plan
+        assert world.most_held <= plan.in_flight, plan
+        for cell in world.cells:
+            world.check(cell)
+            assert cell.machine.finished == "length"
+            counters = cell.machine.counters
+            assert (counters.polls, counters.reopens, counters.early, counters.closes) == (0, 0, 0, 1), plan
+        # One verdict per forward and one hello per session: none is sent twice.
+        assert worker.verdicts <= worker.items + sessions
+        assert world.drained()
+
+
+@pytest.mark.parametrize(("length", "rounds"), [(0, 120), (1, 61), (4, 25), (8, 15)])
+def test_a_perfect_draft_takes_the_least_rounds(length: int, rounds: int) -> None:
+    """The open brings one token, each batch of K then K + 1, of which the branch has the last one already."""
+    world = clean(Plan(length, 1), 1.0)
+    counters = world.cells[0].machine.counters
+    assert counters.rounds == counters.batches == world.hosts[0].machine.counters.items == rounds
+
+
+@pytest.mark.parametrize("length", [0, 1, 4, 8])
+def test_a_hopeless_draft_costs_one_round_per_token(length: int) -> None:
+    counters = clean(Plan(length, 1), 0.0).cells[0].machine.counters
+    assert (counters.rounds, counters.accepted) == (LIMIT, 0)
+
+
+def test_streaming_pays_the_round_trip_once() -> None:
+    (cell,) = clean(Plan(0, 1, 0, 64), 0.0, 0.2).cells
+    assert (cell.finished_at or 400.0) < 0.4 + LIMIT * 0.051
+    assert cell.machine.counters.acks <= 4
+
+
+def test_several_batches_in_flight_hide_distance() -> None:
+    one, two, four = (clean(Plan(4, width), 1.0, 0.2).cells[0].finished_at or 400.0 for width in (1, 2, 4))
+    assert one < 400.0
+    assert two < 0.65 * one
+    assert four < 0.65 * two
+
+
+# Where the worker runs ahead, nothing of the device's could be echoed: the round trip is asked for
+
+STREAM = Plan(0, ahead=256, trip_age=2.0)
+LONG = 400
+"""Tokens of a text: some 20 s at 50 ms a forward."""
+
+
+class Watching:
+    """Keeps to a plan, and what it sees."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self.seen: list[Observation] = []
+
+    def plan(self, seen: Observation) -> Plan:
+        """As given."""
+        self.seen.append(seen)
+        return self._plan
+
+
+def written(plan: Plan | Policy, delay: float = 0.02) -> Cell:
+    """A session of its own, after five seconds of which the link has another delay."""
+    world = clean_world(plan, 0.0, limit=LONG)
+    world.run(5)
+    world.link.delay = delay
+    world.run(400)
+    (cell,) = world.cells
+    world.check(cell)
+    assert cell.machine.finished == "length"
+    return cell
+
+
+def test_it_is_asked_for_every_so_often_and_nothing_else_is_asked() -> None:
+    asked, never = (written(plan).machine.counters for plan in (STREAM, Plan(0, ahead=256)))
+    seconds = LONG * 0.05
+    # They are credit as well, and come before that would be used up.
+    assert 0.8 * seconds / 2 < asked.acks <= seconds / 2
+    assert (asked.polls, asked.reopens, asked.early, asked.diverged) == (0, 0, 0, 0)
+    assert asked.verdicts == never.verdicts + asked.acks, "each is answered once"
+
+
+def test_answers_tell_the_round_trip_whatever_the_worker_was_at() -> None:
+    machine = written(STREAM).machine
+    assert machine.observation.rtt == pytest.approx(0.04, rel=0.01)
+    assert machine.observation.forward == pytest.approx(0.05, rel=0.2)
+
+
+def test_a_link_that_becomes_slower_is_seen_within_two_of_its_round_trips() -> None:
+    policy = Watching(STREAM)
+    written(policy, 0.3)
+    at = {round(seen.at, 3): seen.rtt for seen in policy.seen if seen.at is not None and seen.rtt is not None}
+    assert max(rtt for time, rtt in at.items() if time < 5.0) < 0.05
+    # The silence has the session poll, and the first word after it has it ask again: both answers come late.
+    assert min(rtt for time, rtt in at.items() if time > 5.0 + 2 * 0.6) == pytest.approx(0.6, rel=0.05)
+
+
+def test_a_session_that_drafts_needs_no_questions() -> None:
+    plans = Plan(4, 1, ahead=0), Plan(4, 1, ahead=0, trip_age=0.01)
+    one, other = (written(plan).machine.counters for plan in plans)
+    assert one == other
+
+
+def test_policies_that_plan_by_it_have_it_asked_for() -> None:
+    assert ClosedFormPolicy(Plan(4, ahead=8)).plan(Observation()).trip_age is not None
+    assert ClosedFormPolicy(Plan(4)).plan(Observation()).trip_age is None, "without run-ahead batches tell it"
+    with pytest.raises(UsageError, match="trip_age"):
+        Plan(trip_age=0.0)
+
+
+# More work than the workers can do soon: nobody fails, and nothing that was read is thrown away
+
+
+def overloaded(sessions: int, *, forward: float = 0.3, workers: int = 1) -> World:
+    """Prompts of 160 tokens at once at workers that read 17 tokens of them in each forward."""
+    rng = random.Random(5)
+    link = Link(rng, delay=0.02, jitter=0.01)
+    config = WorkerConfig(worker="w", versions=held(512), capacity=256)
+    world = World(rng, FakeTarget(eos_every=10**9), link, workers, config, (forward, 0.0), 17)
+    for number in range(1, sessions + 1):
+        request = SessionRequest(
+            session=number,
+            version="v",
+            identity=identity(seed=number, limit=20),
+            prompt=tuple(rng.randrange(VOCAB) for _ in range(160)),
+        )
+        world.add(request, FixedPolicy(Plan(4, 1)), 0.6)
+    return world
+
+
+def run_to_the_end(world: World, bound: float) -> None:
+    while world.step(bound) and not all(cell.finishes for cell in world.cells):
+        pass
+    for cell in world.cells:
+        world.check(cell)
+
+
+def test_a_prompt_that_waits_behind_others_is_never_opened_again() -> None:
+    world = overloaded(60)
+    # Reading alone takes 60 · 160 / 17 forwards of 0.3 s: 170 s, more than every timer that knows of no queue.
+    run_to_the_end(world, 400)
+    assert [cell.machine.finished for cell in world.cells] == [FinishReason.LENGTH] * 60
+    assert sum(cell.machine.counters.reopens for cell in world.cells) == 0
+    last = max(cell.finished_at or 0.0 for cell in world.cells)
+    assert 170 < last < 190
+    for cell in world.cells:
+        assert cell.machine.counters.polls <= 6 + (cell.finished_at or 0.0) / 4, "waiting costs few questions"
+
+
+def test_a_worker_whose_forward_hangs_is_left_although_it_answers() -> None:
+    world = overloaded(1, workers=2)
+    while world.cells[0].machine.worker is None:
+        world.step(10)
+    (stuck,) = (host for host in world.hosts if host.name == world.cells[0].machine.worker)
+    stuck.busy = True  # for ever: its loop answers, its engine does not come back
+    stuck.life += 1
+    run_to_the_end(world, 400)
+    cell = world.cells[0]
+    assert cell.machine.finished is FinishReason.LENGTH
+    assert cell.machine.counters.reopens >= 1
+    # Ten seconds until the worker says no more that it is at work, and twenty without a token after that.
+    assert 30 < (cell.finished_at or 0.0) < 60
+
+
+def test_waiting_for_a_turn_has_an_end_and_says_what_it_waited_for() -> None:
+    world = overloaded(60, forward=2.0)
+    run_to_the_end(world, 1000)
+    assert all(cell.finishes for cell in world.cells)
+    failed = [cell for cell in world.cells if cell.machine.finished is FinishReason.FAILED]
+    assert failed
+    for cell in failed:
+        assert "too much to do" in str(cell.finishes[0].error)
+        assert 900 < (cell.finished_at or 0.0) < 905

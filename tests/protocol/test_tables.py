@@ -1,0 +1,137 @@
+"""The transition tables: complete, held to where they say that they lead, and shown by `docs/protocol.md`."""
+
+from __future__ import annotations
+
+import runpy
+from collections import Counter
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
+from flexspec_mq.protocol.edge import session as edge
+from flexspec_mq.protocol.edge.types import DraftToken, EdgeEvent, EdgeState
+from flexspec_mq.protocol.table import Transition, TransitionTable, UnexpectedEvent
+from flexspec_mq.protocol.worker import machine as worker
+from flexspec_mq.protocol.worker.types import WorkerEvent, WorkerState
+from schemas.messages import Close, Error, ErrorCode
+from tests.protocol.builders import sent, session, started, verdict
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "protocol.md"
+SCRIPT: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "document_tables.py"))
+main, rendered = SCRIPT["main"], SCRIPT["rendered"]
+
+
+class Door(StrEnum):
+    OPEN = "open"
+    SHUT = "shut"
+
+
+class Hand(StrEnum):
+    PUSH = "push"
+    PULL = "pull"
+
+
+PUSH = Transition(Door.OPEN, Hand.PUSH, print, (Door.SHUT,), "shut the door")
+PULL = Transition(Door.OPEN, Hand.PULL, print, (Door.OPEN,), "nothing", "it is open")
+TABLE = TransitionTable((PUSH, PULL))
+
+
+def test_an_event_without_a_row_is_counted() -> None:
+    surprises: Counter[tuple[Door, Hand]] = Counter()
+    assert TABLE.expect(Door.OPEN, Hand.PULL, surprises) is PULL
+    for _ in range(2):
+        with pytest.raises(UnexpectedEvent, match="push in state shut"):
+            TABLE.expect(Door.SHUT, Hand.PUSH, surprises)
+    assert surprises == {(Door.SHUT, Hand.PUSH): 2}
+
+
+def test_a_handler_that_leads_elsewhere_and_two_rows_for_one_event_are_our_bugs() -> None:
+    TABLE.check(PUSH, Door.SHUT)
+    with pytest.raises(LocalProtocolError, match="push in state open led to open, not to shut"):
+        TABLE.check(PUSH, Door.OPEN)
+    with pytest.raises(LocalProtocolError, match="two rows"):
+        TransitionTable((PUSH, PUSH))
+
+
+def test_the_document_shows_the_tables_of_the_code_and_the_command_writes_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    copy = tmp_path / "copy.md"
+    text = DOCUMENT.read_text(encoding="utf-8")
+    assert rendered(text) == text
+    copy.write_text(text.replace("| remember the attempt | tomb |", "| forget it | tomb |"), encoding="utf-8")
+    assert main([str(copy), "--check"]) == 1
+    assert main([str(copy)]) == 0
+    assert main([str(copy), "--check"]) == 0
+    assert copy.read_text(encoding="utf-8") == text
+    with pytest.raises(UsageError, match="no place for the table of the edge"):
+        rendered("# Nothing\n")
+
+
+def test_any_message_may_come_in_any_state_once_a_session_has_begun() -> None:
+    messages = (
+        EdgeEvent.VERDICT,
+        EdgeEvent.BUSY,
+        EdgeEvent.NEED_PREFIX,
+        EdgeEvent.UNKNOWN,
+        EdgeEvent.INTERNAL,
+        EdgeEvent.REFUSED,
+    )
+    begun = (EdgeState.OPENING, EdgeState.ACTIVE, EdgeState.DONE)
+    assert all(edge.TABLE.row(state, event) for state in begun for event in messages)
+    always = (WorkerEvent.OPEN, WorkerEvent.DRAFT, WorkerEvent.POLL, WorkerEvent.CLOSE)
+    engine = (WorkerEvent.RESULT, WorkerEvent.FAILED)
+    assert all(worker.TABLE.row(state, event) for state in WorkerState for event in (*always, *engine))
+
+
+def test_nothing_leads_out_of_the_end_and_every_row_says_what_it_does() -> None:
+    for row in edge.TABLE:
+        assert row.action
+        assert row.next
+        if row.state is EdgeState.DONE:
+            assert row.next == (EdgeState.DONE,)
+        assert EdgeState.NEW not in row.next or row.state is EdgeState.NEW
+    for state in (WorkerState.LIVE, WorkerState.FINISHED):
+        for event in (WorkerEvent.CLOSE, WorkerEvent.FAILED, WorkerEvent.EXPIRED, WorkerEvent.RELEASED):
+            ending = worker.TABLE.row(state, event)
+            assert ending is not None
+            assert WorkerState.TOMB in ending.next
+
+
+@pytest.mark.parametrize("code", list(ErrorCode))
+def test_errors_that_come_after_the_end_are_counted(code: ErrorCode) -> None:
+    machine = started()
+    machine.cancel(0.2)
+    assert machine.receive(Error(1, 1, code, 0, "w"), 0.3) == []
+    assert machine.counters.ignored == 1
+    assert not machine.surprises
+
+
+def test_what_a_driver_may_still_say_after_the_end_changes_nothing() -> None:
+    machine = started()
+    machine.cancel(0.2)
+    before = machine.committed
+    assert machine.drafted(0, 0, DraftToken(1), 0.3) == []
+    assert machine.draft_stopped(0, 0, 0.3) == []
+    assert machine.no_worker(0.3) == machine.prefix_lost(0.3) == machine.cancel(0.3) == []
+    assert machine.link_down(0.4) == machine.link_up(0.5) == []
+    assert (machine.committed, machine.state) == (before, EdgeState.DONE)
+    assert len(sent(machine.receive(verdict((), (), worker="w"), 0.6), Close)) == 1
+
+
+def test_a_session_goes_on_after_a_surprise() -> None:
+    machine = session()
+    with pytest.raises(UnexpectedEvent, match="drafted token in state new"):
+        machine.drafted(0, 0, DraftToken(1), 0.0)
+    with pytest.raises(RemoteProtocolError):
+        machine.no_worker(0.0)
+    assert machine.surprises == {
+        (EdgeState.NEW, EdgeEvent.DRAFTED): 1,
+        (EdgeState.NEW, EdgeEvent.NO_WORKER): 1,
+    }
+    machine.start(0.1)
+    assert machine.state is EdgeState.OPENING
