@@ -2,10 +2,9 @@
 
     python -m training.dictionary target_text.npz flexspec_mq/codec/dictionary-v1
 
-The text comes as an ``.npz`` file of ``ids`` (prompt and answer of each row, concatenated), ``start`` (where each row
-begins, and the end of the last one), ``prompt_len`` and ``temperature``. Prompts are chats: they share how they begin
-(system prompt and the user's mark) and how they end (the assistant's mark). A prompt in five is left for testing: the
-dictionary has seen neither it nor any answer to it.
+The text is a file of `flexspec draft collect`. Prompts are chats: they share how they begin (system prompt and the
+user's mark) and how they end (the assistant's mark). A prompt in five is left for testing: the dictionary has seen
+neither it nor any answer to it.
 """
 
 from __future__ import annotations
@@ -38,6 +37,7 @@ from schemas.messages import (
     Poll,
     Verdict,
 )
+from training.draft.rows import load_rows
 
 Tokens = tuple[int, ...]
 TEST_SHARE = 5
@@ -78,13 +78,11 @@ class Marks:
 
 def load_text(path: Path) -> list[Row]:
     """Read the rows of an ``.npz`` file."""
-    with np.load(path) as data:
-        ids, start, prompt_len = data["ids"], data["start"], data["prompt_len"]
-        temperature = data["temperature"]
+    text = load_rows(path)
     rows = []
-    for index, length in enumerate(prompt_len):
-        row = ids[start[index] : start[index + 1]].tolist()
-        rows.append(Row(tuple(row[:length]), tuple(row[length:]), round(float(temperature[index]), 3)))
+    for index, length in enumerate(text.prompt_len):
+        row = text.row(index).tolist()
+        rows.append(Row(tuple(row[:length]), tuple(row[length:]), round(float(text.temperature[index]), 3)))
     return rows
 
 

@@ -358,11 +358,11 @@ def test_joined_texts_keep_their_rows() -> None:
 
 def test_a_pass_takes_every_row_once_and_respects_the_step() -> None:
     text = some_text()
-    plan = pass_batches(range(100), text, 60, (0, 3))
+    plan = pass_batches(range(100), text.length, text.answer_len, 60, (0, 3))
     assert sorted(row for batch in plan for row in batch) == list(range(100))
     assert max(int(text.answer_len[batch].sum()) for batch in plan) <= 60
-    assert plan == pass_batches(range(100), text, 60, (0, 3))
-    assert plan != pass_batches(range(100), text, 60, (0, 4))
+    assert plan == pass_batches(range(100), text.length, text.answer_len, 60, (0, 3))
+    assert plan != pass_batches(range(100), text.length, text.answer_len, 60, (0, 4))
     assert batches([0, 1, 2], [9, 1, 1], 5) == [[0], [1, 2]]
 
 

@@ -13,9 +13,14 @@ from training.draft.cache import batches
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy.typing as npt
+
     from training.draft.rows import TextRows
 
+    Lengths = npt.NDArray[np.int64]
+
 SORT_SLAB = 256
+"""Rows that are sorted by length together, so that little is padded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +84,23 @@ def row_order(text: TextRows, seed: int) -> tuple[list[int], list[int]]:
 
 
 def pass_batches(
-    rows: Sequence[int], text: TextRows, step_tokens: int, key: tuple[int, int]
+    rows: Sequence[int], length: Lengths, counted: Lengths, step_tokens: int, key: tuple[int, int]
 ) -> list[list[int]]:
     """A pass over rows: every row once, in batches of rows of similar length, in a random order.
 
     Args:
         rows: Indices of rows.
-        text: Where they come from.
-        step_tokens: Answer tokens per batch, at most.
+        length: Tokens of each row.
+        counted: Those of them that count in a step.
+        step_tokens: Tokens that count in a batch, at most.
         key: Seed and number of the pass; nothing else decides the order.
     """
     rng = np.random.default_rng(key)
-    length, answer = text.length, text.answer_len
     shuffled = rng.permutation(np.asarray(rows, dtype=np.int64))
     found: list[list[int]] = []
     for first in range(0, len(shuffled), SORT_SLAB):
         slab = sorted(
             (int(row) for row in shuffled[first : first + SORT_SLAB]), key=lambda row: int(length[row])
         )
-        found += batches(slab, [int(answer[row]) for row in slab], step_tokens)
+        found += batches(slab, [int(counted[row]) for row in slab], step_tokens)
     return [found[int(i)] for i in rng.permutation(len(found))]

@@ -124,7 +124,8 @@ class Trainer:
             rows = self._rows_of_pass()
             self.progress.rows = len(rows)
             key = (self.config.seed, self.progress.pass_number)
-            plan = pass_batches(rows, self.cache.text, self.config.step_tokens, key)
+            text = self.cache.text
+            plan = pass_batches(rows, text.length, text.answer_len, self.config.step_tokens, key)
             while self.progress.batch < len(plan) and self._share() < 1:
                 if self.should_stop():
                     raise Stopped

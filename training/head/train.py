@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CANARY_TOKENS = 24
+CANARIES, CANARY_TOKENS = 6, 24
+"""Prompts and texts by which a worker tells that the head is whole, and tokens of each text."""
 SAVE_SECONDS = 120.0
 LONGEST_CANARY_PROMPT = 256
 _CANDIDATES = 3
@@ -85,7 +86,6 @@ def add_train_parser(commands: argparse._SubParsersAction[argparse.ArgumentParse
         ("--step-tokens", 1024, "TOKENS", "tokens of a step at most, prompts included"),
         ("--max-tokens", 512, "TOKENS", "tokens of a row at most; longer ones are cut"),
         ("--learning-rate", 1e-3, "RATE", "peak of AdamW's rate"),
-        ("--canaries", 6, "N", "prompts and texts, 4 to 8, by which a worker tells that the head is whole"),
         ("--seed", 0, "N", "seed of LoRA's first matrices and of the order of chats"),
     )
 
@@ -101,7 +101,6 @@ class TrainOptions:
         dtype: Type of numbers that the version is computed in.
         device: Device to train on.
         max_tokens: Tokens of a row at most; longer ones are cut.
-        canaries: Number of canaries, 4 to 8.
     """
 
     base: Path
@@ -110,7 +109,6 @@ class TrainOptions:
     dtype: str = "bfloat16"
     device: str = "cpu"
     max_tokens: int = 512
-    canaries: int = 6
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done.
@@ -118,8 +116,6 @@ class TrainOptions:
         Raises:
             UsageError: says what would do.
         """
-        if not 4 <= self.canaries <= 8:
-            raise UsageError(f"{self.canaries} canaries are not 4 to 8")
         if self.max_tokens < 2:
             raise UsageError("a row needs two tokens")
 
@@ -273,7 +269,7 @@ def _canaries(
     from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
     prompts = sorted({row.ids[: row.prompt] for row in rows if row.prompt <= LONGEST_CANARY_PROMPT})
-    wanted = options.canaries * _CANDIDATES
+    wanted = CANARIES * _CANDIDATES
     prompts = prompts[:: max(1, len(prompts) // wanted)][:wanted]
     if not prompts:
         raise UsageError(f"the data has no prompt of at most {LONGEST_CANARY_PROMPT} tokens for the canaries")
@@ -281,7 +277,7 @@ def _canaries(
     model = load_base(options.base, dtype=options.dtype, device=options.device)
     model.hold("head", read_weights(head, config.kind, shape, config.floor))
     tried = [Canary(prompt, greedy(model, prompt, CANARY_TOKENS, text.eos, "head")) for prompt in prompts]
-    return tuple(sorted(tried, key=lambda canary: canary_share(model, "", [canary]))[: options.canaries])
+    return tuple(sorted(tried, key=lambda canary: canary_share(model, "", [canary]))[:CANARIES])
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -307,7 +303,6 @@ def _train(args: argparse.Namespace) -> int:
         dtype=args.dtype,
         device=args.device,
         max_tokens=args.max_tokens,
-        canaries=args.canaries,
     )
     offline.prepare(args)
     with cli_common.interruptible() as stop:

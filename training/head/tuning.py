@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -17,7 +18,7 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.checkpoint import quiet_transformers
 from training.draft.architecture import check_llama_like
-from training.draft.cache import batches
+from training.draft.schedule import pass_batches
 from training.draft.train import Stopped
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ MLP = ("gate_proj", "up_proj", "down_proj")
 WARMUP = 0.06
 FINAL_RATE = 0.05
 CLIP = 1.0
-_SLAB = 64
-"""Rows that are sorted by length together, so that little is padded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,20 +179,13 @@ class Tuner:
 
     def _plan(self) -> list[list[int]]:
         """Rows of each step: passes over all rows, each in an order of its own."""
+        lengths = np.array([len(row.ids) for row in self.rows])
         plan: list[list[int]] = []
-        number = 0
-        while len(plan) < self.config.steps:
-            order = list(range(len(self.rows)))
-            rng = random.Random(self.config.seed * 1_000_003 + number)
-            rng.shuffle(order)
-            found: list[list[int]] = []
-            for first in range(0, len(order), _SLAB):
-                slab = sorted(order[first : first + _SLAB], key=lambda row: len(self.rows[row].ids))
-                lengths = [len(self.rows[row].ids) for row in slab]
-                found += batches(slab, lengths, self.config.step_tokens)
-            rng.shuffle(found)
-            plan += found
-            number += 1
+        for number in itertools.count():
+            if len(plan) >= self.config.steps:
+                break
+            key = (self.config.seed, number)
+            plan += pass_batches(range(len(lengths)), lengths, lengths, self.config.step_tokens, key)
         return plan
 
     def _train(self, chosen: Sequence[int]) -> float:
