@@ -39,9 +39,9 @@ def byte_fallback_tokenizer() -> PreTrainedTokenizerFast:
     return _finish(backend, None)
 
 
-def tiny_llama(vocab_size: int = 300, **changes: Any) -> LlamaForCausalLM:
-    """Two layers of width 16 with random weights from a fixed seed."""
-    torch.manual_seed(0)
+def tiny_llama(vocab_size: int = 300, *, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
+    """Two layers of width 16 with random weights from a seed."""
+    torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 64}
     ends = {"bos_token_id": 1, "eos_token_id": 2}

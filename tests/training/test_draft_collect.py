@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from flexspec_mq.models.text import read_prompts
 from flexspec_mq.sampling.choose import choose
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed
-from training.commands.draft import add_parser
+from tests.training.drafts import run_draft
 from training.draft.collect import PREFILL, TextOrder, write_texts
 from training.draft.collecting import (
     CollectConfig,
@@ -225,19 +224,8 @@ def test_ranks_put_special_ids_first_and_answers_before_prompts() -> None:
 def test_the_command_tells_what_it_collected(
     files: CollectFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    flags = ["--temperatures", "0", "1", "--max-new", "5", "--limit", "3"]
-    where = [
-        "--base",
-        str(files.base),
-        "--prompts",
-        *map(str, files.prompts),
-        "--out",
-        str(tmp_path / "rows.npz"),
-    ]
-    args = parser.parse_args(["draft", "collect", *where, *flags])
-    assert args.func(args) == 0
+    flags = ["--temperatures", 0, 1, "--max-new", 5, "--limit", 3, "--out", tmp_path / "rows.npz"]
+    assert run_draft("collect", "--base", files.base, "--prompts", *files.prompts, *flags) == 0
     rows = load_rows(tmp_path / "rows.npz")
     assert json.loads(capsys.readouterr().out) == {
         "rows": 3,

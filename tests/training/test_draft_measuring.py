@@ -17,7 +17,7 @@ from flexspec_mq.models.draft.confidence import ConfidenceCalibration, features_
 from flexspec_mq.models.draft.delta import DeltaMeta
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from tests.training.test_draft_training import N, some_text, tiny_base
+from tests.training.drafts import some_text, tiny_base
 from training.draft.architecture import build_draft, lm_head_weight
 from training.draft.calibrate import calibrate, calibrated, calibration_error
 from training.draft.evaluate import (
@@ -30,6 +30,7 @@ from training.draft.evaluate import (
     survival,
 )
 
+N = 2
 Answer = st.lists(st.booleans(), max_size=40).map(lambda marks: np.array(marks, dtype=np.bool_))
 
 

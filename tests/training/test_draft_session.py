@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,20 +11,21 @@ import pytest
 import torch
 
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
-from training.commands.draft import add_parser
 
 pytest.importorskip("transformers")
 
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from flexspec_mq.models.draft.artifact import MARKER, export
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_meta
 from flexspec_mq.models.onnx.folder import read_manifest
 from flexspec_mq.models.text import read_prompts
+from tests.training.drafts import run_draft as run
+from tests.training.drafts import some_text, tiny_base
 from training.draft import session
 from training.draft.packing import save_delta
-from training.draft.rows import TextRows, load_rows, make_rows, save_rows
+from training.draft.rows import load_rows, make_rows, save_rows
 from training.draft.schedule import TrainConfig
 from training.draft.session import TrainFiles, train_draft
 
@@ -42,22 +42,7 @@ CONFIG = TrainConfig(
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("session")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=61,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-        eos_token_id=2,
-        bos_token_id=1,
-    )
-    base = LlamaForCausalLM(config)
-    torch.nn.Module.to(base, torch.bfloat16)
-    base.save_pretrained(folder / "base")
+    tiny_base(61).save_pretrained(folder / "base")
     vocabulary = {word: i for i, word in enumerate(["<u>", "<s>", "</s>", *WORDS])}
     plain = Tokenizer(models.WordLevel(vocabulary, unk_token="<u>"))  # noqa: S106
     plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -65,20 +50,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=plain, **special)  # type: ignore[no-untyped-call]
     tokenizer.chat_template = "<s> {% for m in messages %}{{ m['content'] }} </s> {% endfor %}"
     tokenizer.save_pretrained(folder / "base")
-    rng = np.random.default_rng(0)
-    length = rng.integers(10, 20, ROWS)
-    start = np.cumsum([0, *length], dtype=np.int64)
-    ids = rng.integers(0, 61, int(start[-1]), dtype=np.int64)
-    prompt_len, temperature = np.full(ROWS, 4, dtype=np.int32), np.zeros(ROWS, dtype=np.float32)
-    save_rows(folder / "text.npz", TextRows(ids, start, prompt_len, temperature))
+    save_rows(folder / "text.npz", some_text(ROWS, vocabulary=61, prompts=(4, 5)))
     return folder
-
-
-def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["draft", *map(str, arguments)])
-    return int(args.func(args))
 
 
 def test_train_evaluate_and_export_work_together(

@@ -14,8 +14,9 @@ from flexspec_mq.errors import ModelError
 
 pytest.importorskip("transformers")
 
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
+from tests.training.drafts import VOCABULARY, WIDTH, some_text, tiny_base
 from training.draft.architecture import (
     build_draft,
     check_llama_like,
@@ -35,35 +36,7 @@ from training.draft.train import Stopped, Trainer
 if TYPE_CHECKING:
     from pathlib import Path
 
-VOCABULARY, WIDTH, N = 97, 32, 2
-
-
-def tiny_base(seed: int = 0, dtype: torch.dtype = torch.bfloat16) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=WIDTH,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=True,
-        initializer_range=0.3,
-    )
-    base = LlamaForCausalLM(config)
-    torch.nn.Module.to(base, dtype)
-    return base.requires_grad_(requires_grad=False)
-
-
-def some_text(rows: int = 120, seed: int = 0) -> TextRows:
-    rng = np.random.default_rng(seed)
-    length = rng.integers(8, 24, rows)
-    return TextRows(
-        ids=rng.integers(0, VOCABULARY, int(length.sum()), dtype=np.int64),
-        start=np.cumsum([0, *length], dtype=np.int64),
-        prompt_len=rng.integers(1, 5, rows).astype(np.int32),
-        temperature=np.zeros(rows, dtype=np.float32),
-    )
+N = 2
 
 
 def assert_same(one: TextRows, other: TextRows) -> None:
@@ -221,7 +194,7 @@ def test_a_draft_that_is_its_teacher_agrees_with_it(tmp_path: Path) -> None:
     # Not 1: the base's own attention sums in another order in bfloat16, and a random base has near-ties.
     assert found.greedy_match > 0.93
     assert found.overlap == pytest.approx(1.0, abs=0.01)
-    assert replay(build_draft(tiny_base(1), 3), 3, cached_rows(cache, range(4))).greedy_match < 0.5
+    assert replay(build_draft(tiny_base(seed=1), 3), 3, cached_rows(cache, range(4))).greedy_match < 0.5
 
 
 def test_cache_resumes_and_refuses_another_base(tmp_path: Path) -> None:

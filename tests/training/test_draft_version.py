@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_heads import save_full, save_lora
-from training.commands.draft import add_parser
+from tests.training.drafts import run_draft as run
 from training.draft.architecture import (
     build_draft,
     lm_head_weight,
@@ -53,13 +52,6 @@ class Family:
     merged: Path
     full: Path
     lora: Path
-
-
-def run(*arguments: object) -> int:
-    parser = argparse.ArgumentParser()
-    add_parser(parser.add_subparsers(required=True))
-    args = parser.parse_args(["draft", *map(str, arguments)])
-    return int(args.func(args))
 
 
 def finish(folder: Path, kind: str, base: Path) -> Path:
