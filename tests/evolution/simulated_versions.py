@@ -1,4 +1,4 @@
-"""The rule of ``flexspec head watch`` alone: answers of simulated versions, whose prompts, lengths and times vary."""
+"""Answers of simulated versions, whose prompts, lengths and times vary, and statuses that tell of answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Judgement, Sample, judge
+from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ BAD = {
 }
 
 
+def edge_status(*versions: VersionFigures, edge: str = "e", family: str = "fam", life: int = 0) -> EdgeStatus:
+    """Status of an edge that has written with these versions."""
+    catalogue = CatalogueStatus(family=family, state="current")
+    return EdgeStatus(
+        state="online", epoch=5, at=0.0, edge=edge, catalogue=catalogue, versions=versions, life=life
+    )
+
+
 def joined(samples: Sequence[Sample], at_once: int) -> list[Sample]:
     """Counts of an edge that ends `at_once` answers between two statuses."""
     return [_sum(samples[start : start + at_once]) for start in range(0, len(samples), at_once)]
@@ -63,13 +72,13 @@ def run(
     ours: list[Sample] = []
     theirs: list[Sample] = []
     verdict = Judgement(Decision.WAIT, "")
-    while sum(one.tries for one in ours) < answers:
+    while sum(sample.tries for sample in ours) < answers:
         version, into = (canary, ours) if draw.random() < share else (Simulated(), theirs)
         into.append(_sum([version.answer(draw) for _ in range(at_once)]))
         verdict = judge(DEFAULT_RULE, theirs, ours)
         if verdict.decision is not Decision.WAIT:
             break
-    return verdict, sum(one.tries for one in ours)
+    return verdict, sum(sample.tries for sample in ours)
 
 
 def decisions(canary: Simulated, seeds: range, **how: object) -> Iterator[tuple[Decision, int]]:
@@ -80,11 +89,11 @@ def decisions(canary: Simulated, seeds: range, **how: object) -> Iterator[tuple[
 
 
 def _sum(samples: Sequence[Sample]) -> Sample:
-    timed = [one.seconds_per_token for one in samples if one.seconds_per_token is not None]
+    timed = [sample.seconds_per_token for sample in samples if sample.seconds_per_token is not None]
     return Sample(
-        sum(one.answers for one in samples),
-        sum(one.accepted for one in samples),
-        sum(one.drafted for one in samples),
-        sum(one.errors for one in samples),
+        sum(sample.answers for sample in samples),
+        sum(sample.accepted for sample in samples),
+        sum(sample.drafted for sample in samples),
+        sum(sample.errors for sample in samples),
         sum(timed) / len(timed) if timed else None,
     )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from operator import attrgetter
 
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from flexspec_mq.evolution.evidence import Evidence
-from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures
+from schemas.status import DIGEST, EdgeStatus, VersionFigures
+from tests.evolution.simulated_versions import edge_status
 
 DIGESTS = [bytes([number]) * 32 for number in range(3)]
 
 
 def status(edge: str, life: int, figures: dict[int, list[int]], family: str = "fam") -> EdgeStatus:
     """`figures` are answers, errors, accepted, drafted and tokens by version."""
-    versions = tuple(
+    versions = (
         VersionFigures(
             name=f"v{number}",
             digest=DIGESTS[number][:DIGEST].hex(),
@@ -30,10 +32,7 @@ def status(edge: str, life: int, figures: dict[int, list[int]], family: str = "f
         )
         for number, (answers, errors, accepted, drafted, tokens) in figures.items()
     )
-    catalogue = CatalogueStatus(family=family, state="current")
-    return EdgeStatus(
-        state="online", epoch=5, at=0.0, edge=edge, catalogue=catalogue, versions=versions, life=life
-    )
+    return edge_status(*versions, edge=edge, family=family, life=life)
 
 
 @given(st.integers(0, 10**6), st.integers(1, 60))
@@ -53,19 +52,18 @@ def test_each_answer_counts_once_whatever_is_lost_repeated_or_started_anew(seed:
         drafted = draw.randrange(50)
         for index, more in enumerate((1, 0, draw.randint(0, drafted), drafted, 20)):
             sums[index] += more
-        now = status(edge, lives[edge], {number: list(one) for number, one in life.items()})
+        now = status(edge, lives[edge], {number: list(sums) for number, sums in life.items()})
         if draw.random() < 0.7:  # else it is lost
             evidence.take(now)
             seen[edge, lives[edge]] = now
         if seen and draw.random() < 0.3:  # retained, or late
             evidence.take(draw.choice(list(seen.values())))
     for number in (0, 1):
-        wanted = [one.versions[number] for one in seen.values()]
+        wanted = [last.versions[number] for last in seen.values()]
         samples = evidence.samples(DIGESTS[number])
-        assert sum(one.answers for one in samples) == sum(one.answers for one in wanted)
-        assert sum(one.accepted for one in samples) == sum(one.accepted for one in wanted)
-        assert sum(one.drafted for one in samples) == sum(one.drafted for one in wanted)
-        assert all(abs((one.seconds_per_token or 0) - 0.05) < 1e-9 for one in samples)
+        for name in ("answers", "accepted", "drafted"):
+            assert sum(map(attrgetter(name), samples)) == sum(map(attrgetter(name), wanted))
+        assert all(abs((sample.seconds_per_token or 0) - 0.05) < 1e-9 for sample in samples)
 
 
 def test_other_families_and_figures_that_cannot_be_are_left_out() -> None:
@@ -80,8 +78,8 @@ def test_a_lost_connection_counts_nothing_twice() -> None:
     """The will says what was so when the process began."""
     evidence = Evidence("fam")
     told = status("a", 1, {0: [5, 0, 10, 20, 100]})
-    for one in (told, replace(status("a", 1, {}), state="gone"), told):
-        evidence.take(one)
+    for taken in (told, replace(status("a", 1, {}), state="gone"), told):
+        evidence.take(taken)
     assert [sample.answers for sample in evidence.samples(DIGESTS[0])] == [5]
 
 

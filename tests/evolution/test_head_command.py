@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -39,7 +38,7 @@ from flexspec_mq.transport.arguments import LinkOptions
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, VersionState
-from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
+from schemas.status import VersionFigures, VersionStatus, WorkerStatus
 
 pytest.importorskip("transformers")
 
@@ -47,6 +46,7 @@ import torch
 from safetensors.torch import save_file
 
 from flexspec_mq.models.head_files import ADAPTER, CONFIG
+from tests.evolution.simulated_versions import edge_status
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 LAYER_6 = "base_model.model.model.layers.6.self_attn.q_proj"
@@ -509,14 +509,7 @@ def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     ready = VersionStatus(name="v1", digest=digest[:16], state="ready", exactness="exact")
     held = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(ready,))
     figures = VersionFigures(name="v1", digest=digest[:16], answers=9, errors=1, drafted=100, accepted=60)
-    told = EdgeStatus(
-        state="online",
-        epoch=1,
-        at=0.0,
-        edge=edge,
-        catalogue=CatalogueStatus(family=begun.family, state="current"),
-        versions=(figures,),
-    )
+    told = edge_status(figures, edge=edge, family=begun.family)
     asyncio.run(retained(begun, topics.worker_status_topic(worker), codec.encode_status(held)))
     asyncio.run(retained(begun, topics.edge_status_topic(edge), codec.encode_status(told)))
     out = ok(run, "list", "--json", "--wait", "0.3")
@@ -531,57 +524,40 @@ def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     assert lines[3].split()[:5] == ["v1", "stable", digest[:16], "shared", worker]
 
 
-async def connected(site: Site, number: int, barrier: threading.Barrier | None = None) -> None:
-    """A publisher that reads, waits until all have read, and then writes."""
-    async with catalogue_client(site.config(f"state{number}"), bytes.fromhex(site.root)) as found:
-        await found.look()
-        edited = editing.publish(
-            found.catalogue(), found.clock(), name=f"n{number}", digest=bytes([number]) * 32
-        )
-        if barrier is not None:
-            await asyncio.to_thread(barrier.wait)
-        await found.publish(edited, [site.signer()])
+async def published(site: Site, number: int, both_read: asyncio.Barrier) -> None:
+    """Read, wait until others have read, and then write."""
+    async with catalogue_client(site.config(f"state{number}"), bytes.fromhex(site.root)) as client:
+        await client.look()
+        digest = bytes([number]) * 32
+        edited = editing.publish(client.catalogue(), client.clock(), name=f"n{number}", digest=digest)
+        await both_read.wait()
+        await client.publish(edited, [site.signer()])
 
 
 def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one of them wrote is lost; neither may think that all is well."""
     monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.SETTLE", 1.0)
-    barrier, failures = threading.Barrier(2), []
 
-    def publish(number: int) -> None:
-        try:
-            asyncio.run(connected(begun, number, barrier))
-        except (LostRace, UsageError) as error:
-            failures.append(error)
+    async def publish(*numbers: int) -> list[BaseException | None]:
+        barrier = asyncio.Barrier(len(numbers))
+        writers = (published(begun, number, barrier) for number in numbers)
+        return await asyncio.gather(*writers, return_exceptions=True)
 
-    threads = [threading.Thread(target=publish, args=(number,)) for number in (1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert len(failures) == 2, failures
-    assert all("list" in failure.hint for failure in failures)
-    asyncio.run(connected(begun, 3))
+    for failure in asyncio.run(publish(1, 2)):
+        assert isinstance(failure, LostRace | UsageError)
+        assert "list" in failure.hint
+    assert asyncio.run(publish(3)) == [None]
     assert "n3" in states(at_broker(begun))
 
 
 @asynccontextmanager
 async def watching(
-    site: Site,
-    say: Callable[[str], None],
-    *filters: str,
-    clock: Any = time.time,
+    site: Site, say: Callable[[str], None], clock: Callable[[], float] = time.time
 ) -> AsyncIterator[Watcher]:
-    statuses = Statuses(Evidence(site.family))
     root = bytes.fromhex(site.root)
-    async with catalogue_client(site.config(), root, filters, statuses.take, clock) as client:
+    async with catalogue_client(site.config(), root, clock=clock) as client:
         await client.look()
-        yield Watcher(client, [site.signer()], Judge(DEFAULT_RULE, statuses), say)
-
-
-def edge_status(site: Site, figures: list[VersionFigures]) -> EdgeStatus:
-    catalogue = CatalogueStatus(family=site.family, state="current")
-    return EdgeStatus(state="online", epoch=1, at=0.0, edge="e", catalogue=catalogue, versions=tuple(figures))
+        yield Watcher(client, [site.signer()], Judge(DEFAULT_RULE, Statuses(Evidence(site.family))), say)
 
 
 def figures_of(name: str, digest: bytes, answers: int, accepted: int) -> VersionFigures:
@@ -609,12 +585,10 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
     said: list[str] = []
 
     async def watch() -> int:
-        topic = topics.edge_status_topic(f"e-{begun.family}")
-        async with watching(begun, said.append, topic) as watcher:
+        async with watching(begun, said.append) as watcher:
             for answers in range(1, 120):
-                told = edge_status(
-                    begun, [figures_of("v1", one, answers, 30), figures_of("v2", two, answers, accepted)]
-                )
+                figures = figures_of("v1", one, answers, 30), figures_of("v2", two, answers, accepted)
+                told = edge_status(*figures, family=begun.family)
                 watcher.judge.statuses.evidence.take(told)
                 if await watcher.act():
                     return answers
@@ -624,29 +598,6 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
     assert LEAST <= answers <= PROMOTE_AFTER
     assert states(at_broker(begun)) == after
     assert said[-1].startswith("promoted v2" if accepted == 30 else "aborted v2"), said
-
-
-def test_watch_aborts_what_all_workers_refuse(begun: Site, run: Run) -> None:
-    ok(run, "publish", begun.head("two"), "--name", "v2")
-    worker = f"w-{begun.family}"
-    first, second = (version.digest[:8].hex() for version in at_broker(begun).versions)
-    bad = VersionStatus(name="v2", digest=second, state="refused", why="canaries do not come out")
-    versions = (VersionStatus(name="v1", digest=first), bad)
-    status = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=versions)
-    topic = topics.worker_status_topic(worker)
-    asyncio.run(retained(begun, topic, Codec().encode_status(status)))
-    said: list[str] = []
-
-    async def watch() -> None:
-        async with watching(begun, said.append, topic) as watcher:
-            async with asyncio.timeout(5):
-                while not watcher.judge.statuses.workers:
-                    await watcher.client.change()
-            assert await watcher.act()
-
-    asyncio.run(watch())
-    assert states(at_broker(begun)) == {"v1": STABLE, "v2": DRAINING}
-    assert "canaries do not come out" in said[-1]
 
 
 def test_watch_signs_anew_before_the_expiry_and_after_a_new_key_set(begun: Site, run: Run) -> None:
