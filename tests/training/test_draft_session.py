@@ -245,10 +245,3 @@ def test_a_delta_of_another_base_is_not_measured(files: Path, tmp_path: Path) ->
         read_prompts(tmp_path / "odd")
     with pytest.raises(UsageError, match="odd line 2 is no JSON object"):
         read_prompts(tmp_path / "odd", may_be_blank=True)
-
-
-def test_text_that_is_no_archive_is_named(tmp_path: Path) -> None:
-    for content in (b"", b"PK\x03\x04 cut off"):
-        (tmp_path / "text.npz").write_bytes(content)
-        with pytest.raises(ModelError, match="cannot read target-written text"):
-            load_rows(tmp_path / "text.npz")

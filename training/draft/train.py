@@ -81,7 +81,7 @@ class Trainer:
         teacher_lm_head: Shape ``(vocabulary, width)``, if it is not the draft's; else None.
 
     Raises:
-        ModelError: No budget was given, or there are no rows to train on.
+        ModelError: There are no rows to train on.
     """
 
     def __init__(
@@ -93,8 +93,6 @@ class Trainer:
         should_stop: Callable[[], bool] = lambda: False,
         teacher: PreTrainedModel | None = None,
     ) -> None:
-        if config.max_steps is None and config.max_seconds is None:
-            raise ModelError("the training needs a budget", hint="give a number of steps or of minutes")
         self.teacher, self.cache, self.config = teacher or base, cache, config
         self.on_progress, self.should_stop = on_progress, should_stop
         self.draft = build_draft(base, config.n, config.start)
