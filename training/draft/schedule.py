@@ -91,7 +91,7 @@ def pass_batches(
     Args:
         rows: Indices of rows.
         length: Tokens of each row.
-        counted: Those of them that count in a step.
+        counted: Tokens of each row that count in a step.
         step_tokens: Tokens that count in a batch, at most.
         key: Seed and number of the pass; nothing else decides the order.
     """
