@@ -94,19 +94,14 @@ def test_what_is_not_known_is_not_told() -> None:
     silent = summary({"x": answers("x", took, tokens=0, first=None)}, 0)["x"]
     assert silent["forwards_per_token"] is silent["energy_j_per_100"] is silent["median_first_s"] is None
     assert summary({"x": []}, 0) == {}
-
-
-def test_nothing_is_a_share_of_nothing() -> None:
-    took = [1.0] * 6
-    found = summary(
-        {
-            "x": answers("x", took),
-            "traditional": answers("traditional", took, costs=Costs(0, 0), energy_j=0.0),
-        },
-        0,
-    )
-    assert found["x"]["of_traditional"]["bytes"] is None
-    assert found["x"]["of_traditional"]["energy_j_per_100"] is None
+    free = answers("traditional", took, costs=Costs(0, 0), energy_j=0.0)
+    shares = summary({"x": answers("x", took), "traditional": free}, 0)["x"]["of_traditional"]
+    assert shares["bytes"] is shares["energy_j_per_100"] is None, "nothing is a share of nothing"
+    silent = Costs(None, None, forwards=None, worker_s=None)
+    server = answers("server", took, costs=silent, rounds=0, drafted=0, bytes_up=None, energy_j=None)
+    told = summary({"server": server}, 0, ["server"])["server"]
+    unknown = ("forwards_per_token", "worker_s_per_token", "bytes", "ip_up", "acceptance", "tokens_per_round")
+    assert [told[name] for name in unknown] == [None] * len(unknown)
 
 
 def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-device")) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from broker.launcher import PrivateBroker
@@ -15,7 +14,6 @@ from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.worker import WorkerKeys
 from lab.bench.client import StreamedAnswer
-from lab.benchmarks.attacks.attacker import AttackOrder, AttackReport
 from lab.benchmarks.attacks.honest import Streams
 from lab.benchmarks.attacks.line import MqttLine, publish
 from lab.benchmarks.attacks.ways import SAYS, WAYS, Target, Way
@@ -115,10 +113,3 @@ def test_a_text_that_does_not_end_counts_as_slow_and_late() -> None:
     assert found.failed == 1
     assert found.speeds == [2.0, 0.0]
     assert found.firsts == [1.0, 10.0]
-
-
-def test_orders_and_reports_travel_as_json() -> None:
-    order = AttackOrder("polls", 8883, "hand-out/edge/evil", "w1", "base", "good")
-    assert msgspec.json.decode(msgspec.json.encode(order), type=AttackOrder) == order
-    assert order.user == "evil"
-    assert AttackReport().told == {}

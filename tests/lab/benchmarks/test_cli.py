@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from lab.benchmarks import acceptance, engine
+from tests.lab.traditional.noisy_models import checkpoint as noisy_checkpoint
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -163,11 +163,7 @@ def test_acceptance_of_two_drafts_on_one_text(
     checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The target itself against a draft with other weights."""
-    model = tiny_llama(initializer_range=0.5)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
-    other = str(save(tmp_path / "other", model, byte_level_tokenizer()))
+    other = str(noisy_checkpoint(tmp_path / "other", 1.0))
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(f'{{"prompt": "Why is {word}?"}}\n' for word in "abcdef"), "utf-8")
     flags = [

@@ -75,11 +75,6 @@ def test_permuted_queries_and_keys_meet_as_before(heads: int, size: int, distanc
         assert theirs == pytest.approx(ours, abs=1e-3)
 
 
-def test_rows_that_blocks_do_not_fill_are_refused() -> None:
-    with pytest.raises(CannotConvertError, match="a row of blk has 48"):
-        tensor_format("blk", (10, 48), "Q8_0")
-
-
 @pytest.mark.parametrize("form", FORMATS)
 def test_gguf_holds_the_weights(form: str, checkpoint: Path, tmp_path: Path) -> None:
     import gguf
@@ -206,13 +201,11 @@ def test_our_time_over_theirs_and_the_share_of_equal_ids() -> None:
     assert agreement([1, 2, 3, 4], [1, 2, 0, 4]) == 0.75
 
 
-def test_llama_cpp_has_a_file_and_the_others_the_folder() -> None:
+def test_llama_cpp_has_a_file_and_the_others_the_folder_and_rows_fill_blocks() -> None:
     folder, file = Path("folder"), Path("target-Q4_1.gguf")
-    assert chosen("float32", folder, [file]) == [
-        (OURS, "float32", folder),
-        (LLAMA, "target-Q4_1", file),
-        (TRANSFORMERS, "float32", folder),
-    ]
+    assert [engine[2] for engine in chosen("float32", folder, [file])] == [folder, file, folder]
+    with pytest.raises(CannotConvertError, match="a row of blk has 48"):
+        tensor_format("blk", (10, 48), "Q8_0")
 
 
 def test_engines_side_by_side(

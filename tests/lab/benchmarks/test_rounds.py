@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-import torch
 
 from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.drafting.interface import Drafter, DraftToken
 from flexspec_mq.drafting.model_drafter import ModelDrafter
-from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.packed import PackedModel
 from lab.benchmarks.rounds import Job, Rounds, RoundTally
 from schemas.messages import Identity
-from tests.models.tiny_checkpoints import save, tiny_llama
+from tests.lab.traditional.noisy_models import checkpoint, packed
 
 Texts = dict[tuple[str, float], tuple[int, ...]]
-
-
-def packed(folder: Path, seed: int, **changes: int) -> PackedModel:
-    model = tiny_llama(max_position_embeddings=512, **changes)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    save(folder, model)
-    return PackedModel(load_target(folder, dtype="float32", attn_implementation=register()).model)
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,17 +20,13 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> PackedModel:
-    return packed(tmp_path_factory.mktemp("target"), 1)
+    return packed(checkpoint(tmp_path_factory.mktemp("target"), 0.0))
 
 
 @pytest.fixture(scope="module")
 def draft(tmp_path_factory: pytest.TempPathFactory) -> PackedModel:
     """The target with a little noise in its head: sometimes right, sometimes wrong."""
-    made = packed(tmp_path_factory.mktemp("draft"), 1)
-    head = made.model.get_parameter("lm_head.weight")
-    with torch.no_grad():
-        head.add_(torch.randn(head.shape, generator=torch.Generator().manual_seed(5)), alpha=0.02)
-    return made
+    return packed(checkpoint(tmp_path_factory.mktemp("draft"), 0.02))
 
 
 def jobs(temperatures: tuple[float, ...], limit: int) -> list[list[Job]]:
@@ -110,11 +91,7 @@ def test_a_tally_counts_prefixes() -> None:
     assert tally.survival == [0.5, 1 / 3, 0.0]
     assert tally.tokens_per_round == 8 / 5
     assert (tally.drafted, tally.accepted) == (9, 3)
-
-
-def test_tallies_of_different_depth_add_up() -> None:
-    short, long = RoundTally(), RoundTally()
-    short.count(guesses(1), (1, 2))
-    long.count(guesses(1, 2), (1, 2, 3))
-    short.add(long)
-    assert (short.offered, short.reached, short.tokens, short.rounds) == ([2, 1], [2, 1], 5, 2)
+    longer = RoundTally()
+    longer.count(guesses(1, 2, 3, 4), (1, 2))
+    tally.add(longer)
+    assert (tally.offered, tally.reached, tally.tokens, tally.rounds) == ([5, 4, 3, 1], [3, 2, 0, 0], 10, 6)

@@ -8,10 +8,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import aiomqtt
 import pytest
 
-from broker.launcher import PrivateBroker
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import LEAST_RTO
 from lab.testbed.link.profiles import LinkPlan
@@ -151,19 +149,3 @@ async def test_it_listens_on_loopback_unless_told_otherwise_in_as_many_words() -
     assert "--insecure-anywhere" in caught.value.hint
     async with proxy_link("4g", ("127.0.0.1", 1), listen=("0.0.0.0", 0), insecure_anywhere=True) as proxy:  # noqa: S104
         assert proxy.host == "0.0.0.0"  # noqa: S104
-
-
-async def test_mqtt_through_a_satellite(mosquitto: PrivateBroker) -> None:
-    async with proxy_link("satellite", ("127.0.0.1", mosquitto.port)) as proxy:
-        async with (
-            asyncio.timeout(PATIENCE),
-            aiomqtt.Client("127.0.0.1", proxy.port, protocol=aiomqtt.ProtocolVersion.V5) as client,
-        ):
-            await client.subscribe("link/test", qos=1)
-            began = time.monotonic()
-            await client.publish("link/test", b"hello", qos=1)
-            async for message in client.messages:
-                assert message.payload == b"hello"
-                break
-            assert time.monotonic() - began >= 0.036, "the least round trip of the profile"
-        assert proxy.connections == 1

@@ -92,13 +92,10 @@ def test_equal_seeds_give_equal_weights_that_devices_read(
     read_network(weights.decode(), "rl.json")
 
 
-def test_no_episodes_are_refused(tmp_path: Path) -> None:
-    assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "0"]) == 2
-
-
-def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_tried(
+def test_no_episodes_and_a_folder_that_cannot_be_made_are_refused_before_anything_is_tried(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main(["policy", "train", "--out", str(tmp_path), "--episodes", "0"]) == 2
     file = tmp_path / "file"
     file.write_text("")
     assert main(["policy", "train", "--out", str(file / "out"), "--episodes", "1"]) == 2

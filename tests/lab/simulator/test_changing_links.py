@@ -67,15 +67,6 @@ def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over
     assert drafts[0] < 15.0 + 2.0 + 2 * 0.65 + 1.0
 
 
-def test_drafts_win_over_a_link_that_was_a_satellite() -> None:
-    links = [link_plan("tour:satellite-geo=15,wifi=100", seed, None) for seed in range(1, 4)]
-    drafted, streamed = (
-        sum(written(link, plan, 900, worker_drafts=False).seconds for link in links)
-        for plan in ("closed-form", STREAMING)
-    )
-    assert drafted < 0.9 * streamed
-
-
 def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel() -> None:
     whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
     away = msgspec.structs.replace(whole, outages=(Outage(2.0, 6.0),))

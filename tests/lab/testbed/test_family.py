@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest
-from lab.testbed.deployment import local_deployment
+from lab.testbed.deployment import Cores, local_deployment
 from lab.testbed.family import Operator
 from tests.families import simple
 
@@ -35,3 +36,9 @@ async def test_an_operator_begins_a_family_and_moves_it_on(tmp_path: Path) -> No
             await operator.head("retire", "v1")
         assert "promote another version first" in refused.value.hint
     assert (operator.heads / heads[1][1] / MANIFEST).is_file()
+
+
+def test_two_cores_are_used_where_there_are_two() -> None:
+    cores, allowed = Cores.of_this_process(), os.sched_getaffinity(0)
+    assert {cores.cloud, cores.device} <= allowed
+    assert (cores.cloud != cores.device) is (len(allowed) > 1)

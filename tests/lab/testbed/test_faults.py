@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from flexspec_mq.transport.base import LinkDownEvent, LinkSettings, LinkUpEvent, Subscription
+from flexspec_mq.transport.base import LinkSettings, Subscription
 from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Fault, Hop, Scope, through
 from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.reading import PATIENCE, Reader
@@ -102,23 +102,3 @@ async def test_faults_act_on_a_stream_while_it_flows() -> None:
         assert 60 < len(got) < 140
         broker.faults = [Duplicate(1.0, rng, Scope(direction=Direction.UP))]
         assert await stream() == [i for i in range(200) for _ in range(2)]
-
-
-async def test_a_cut_loses_the_connection_and_what_was_under_way() -> None:
-    broker = MemoryBroker()
-    wanted = (Subscription("s/+", 1),)
-    async with (
-        broker.link(LinkSettings(client_id="r", subscriptions=wanted)) as reading,
-        broker.link(LinkSettings(client_id="w")) as writing,
-    ):
-        await reading.wait_up(PATIENCE)
-        await writing.wait_up(PATIENCE)
-        reader = Reader(reading)
-        await reader.wait_for(LinkUpEvent)
-        broker.faults = [Delay(0.02, random.Random(1), Scope(direction=Direction.DOWN))]
-        await writing.publish("s/x", b"under way", qos=1)
-        broker.cut("r")
-        assert await reader.wait_for(LinkDownEvent) == LinkDownEvent("connection cut")
-        await reader.wait_for(LinkUpEvent)
-        await writing.publish("s/x", b"later", qos=1)
-        assert await reader.payload() == b"later"

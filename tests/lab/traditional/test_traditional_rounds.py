@@ -8,7 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.stats import chisquare
 
 from cloud_worker.engine.acceptance import decide
 from flexspec_mq.errors import RemoteProtocolError
@@ -20,8 +22,9 @@ from flexspec_mq.sampling.params import SamplingParams
 from lab.traditional.device import Drafts, WriteOrder, Writer
 from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.schemes import ON_DEVICE, SCHEMES
+from lab.traditional.speculation import draw, verify
 from lab.traditional.target import Verifier
-from tests.lab.traditional.noisy_models import UNLIKELY, checkpoint, fits, packed, pairs_due
+from tests.lab.traditional.noisy_models import checkpoint, packed
 
 VOCAB = 300
 EXACT = ["traditional", "traditional-ids"]
@@ -112,54 +115,35 @@ def alone(target: PackedModel, loaded: LoadedText, params: SamplingParams, count
     return context[len(prompt) :]
 
 
-@pytest.mark.parametrize("scheme", EXACT)
-async def test_without_sampling_the_text_is_the_targets(
-    scheme: str, target: PackedModel, draft: PackedModel, loaded: LoadedText
+@pytest.mark.parametrize(
+    ("scheme", "dice"),
+    [
+        ("traditional", SamplingParams(seed=5)),
+        ("traditional-ids", SamplingParams(seed=5)),
+        *(("traditional-ids", SamplingParams(0.8, 5, 1.0, seed)) for seed in range(4)),
+    ],
+)
+async def test_a_text_is_the_targets_without_sampling_and_by_ids_with_it_too(
+    scheme: str, dice: SamplingParams, target: PackedModel, draft: PackedModel, loaded: LoadedText
 ) -> None:
+    wanted = order(scheme, temperature=dice.temperature, top_k=dice.top_k, seed=dice.seed)
     async with bench(target, draft, loaded) as place:
-        found = await place.tokens(order(scheme))
-    assert found == alone(target, loaded, SamplingParams(seed=5), 24)
+        assert await place.tokens(wanted) == alone(target, loaded, dice, 24)
 
 
-async def test_ids_alone_say_the_targets_text_with_sampling_too(
-    target: PackedModel, draft: PackedModel, loaded: LoadedText
-) -> None:
-    async with bench(target, draft, loaded) as place:
-        for seed in range(4):
-            found = await place.tokens(order("traditional-ids", temperature=0.8, top_k=5, seed=seed))
-            assert found == alone(target, loaded, SamplingParams(0.8, 5, 1.0, seed), 24)
-
-
-async def test_with_distributions_the_law_is_the_targets(
-    target: PackedModel, draft: PackedModel, loaded: LoadedText
-) -> None:
-    params = SamplingParams(1.0, 4)
-    prompt = encode_turns(loaded.tokenizer, [Turn("user", "Hm")], max_context=400)
-    due = pairs_due(target, prompt, params)
-    texts = []
-    accepted = drafted = 0
-    async with bench(target, draft, loaded) as place:
-        for seed in range(600):
-            wanted = order(
-                "traditional", prompt="Hm", tokens=3, guesses=2, temperature=1.0, top_k=4, seed=seed
-            )
-            place.channel.tokens.clear()
-            own = (await place.writer.write(wanted))["usage"]["flexspec"]
-            accepted, drafted = accepted + own["accepted"], drafted + own["drafted"]
-            texts.append(tuple(place.channel.tokens))
-    assert 0.2 < accepted / drafted < 0.9, "a perfect or a useless draft would prove nothing"
-    ended = loaded.eos[0]
-    due = {pair if pair[0] != ended else (ended, -1): share for pair, share in _merged(due, ended).items()}
-    assert fits([(*text, -1)[:2] for text in texts], due) > UNLIKELY
-
-
-def _merged(due: dict[tuple[int, int], float], ended: int) -> dict[tuple[int, int], float]:
-    """An end of text has nothing behind it."""
-    found: dict[tuple[int, int], float] = {}
-    for (first, second), share in due.items():
-        pair = (first, -1 if first == ended else second)
-        found[pair] = found.get(pair, 0.0) + share
-    return found
+def test_with_distributions_the_law_is_the_targets() -> None:
+    """Pairs of first tokens, where guesses are drawn from another distribution than the target's."""
+    rng = np.random.default_rng(1)
+    (p, q), (p_behind, q_behind) = rng.dirichlet(np.ones(4), 2), rng.dirichlet(np.ones(4), (2, 4))
+    seen = np.zeros((4, 4))
+    for _ in range(20_000):
+        first = draw(q, rng)
+        guesses = first, draw(q_behind[first], rng)
+        tokens = verify((p, p_behind[first], p), (q, q_behind[first]), guesses, (), rng)
+        # Behind a guess that was rejected the next round decides.
+        seen[tokens[0], tokens[1] if tokens[1:] else draw(p_behind[tokens[0]], rng)] += 1
+    due = 20_000 * p[:, None] * p_behind
+    assert chisquare(seen.ravel(), due.ravel()).pvalue > 1e-6
 
 
 async def test_a_good_draft_is_accepted(target: PackedModel, loaded: LoadedText) -> None:

@@ -1,8 +1,9 @@
-"""What several tests of the benchmarks need."""
+"""Conditions that several tests of the laboratory need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +16,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def in_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkout as working directory, so that daemons import what lies there."""
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
