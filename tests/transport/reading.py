@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator
 from typing import TypeVar
 
 from flexspec_mq.transport.base import Inbound, LinkDownEvent, LinkEvent, LinkUpEvent
+from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.link import Link
+from flexspec_mq.transport.mqtt import MqttLink
 
 E = TypeVar("E", Inbound, LinkUpEvent, LinkDownEvent)
 
@@ -48,3 +50,10 @@ class Reader:
     async def payloads(self, count: int) -> list[bytes]:
         """The payloads of the next messages."""
         return [await self.payload() for _ in range(count)]
+
+
+def connection_of(link: Link) -> MqttConnection:
+    """The connection that a link over MQTT has now."""
+    assert isinstance(link, MqttLink)
+    assert link._connection is not None
+    return link._connection

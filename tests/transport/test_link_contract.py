@@ -40,33 +40,22 @@ async def test_a_numbered_stream_arrives_complete_in_order_and_once(world: World
         assert writing.counters.bytes_out == reading.counters.bytes_in == 2 * len(sent)
 
 
-async def test_up_is_announced_after_subscriptions_and_birth(world: World) -> None:
-    """A message published at the very moment of Up must arrive, and the birth be there to read."""
-    status = f"{world.topic}/status"
-    async with world.link(
-        world.settings(
-            "one",
-            subscriptions=(Subscription(f"{world.topic}/in"),),
-            birth=lambda: (Outbound(status, b"online", 1, True),),
-        )
-    ) as one:
+async def test_subscriptions_stand_before_the_birth_and_both_before_the_link_is_up(world: World) -> None:
+    """A birth that is not retained reaches its sender, and so does a message published at the very moment of Up."""
+    status, inbound = f"{world.topic}/status", f"{world.topic}/in"
+    births = Outbound(inbound, b"me", 1), Outbound(status, b"online", 1, True)
+    settings = world.settings("one", subscriptions=(Subscription(inbound),), birth=lambda: births)
+    async with world.link(settings) as one:
         reader = Reader(one)
         assert await reader.wait_for(LinkUpEvent) == LinkUpEvent(1, session_present=False)
         async with world.link(world.settings("two", subscriptions=(Subscription(status),))) as two:
             assert await Reader(two).wait_for(Inbound) == Inbound(status, b"online", 1, retain=True)
             await two.wait_up(PATIENCE)
             await two.publish(f"{world.topic}/in", b"hello", qos=1)
-            assert await reader.payload() == b"hello"
-
-
-async def test_subscriptions_stand_before_the_birth(world: World) -> None:
-    """A birth that is not retained reaches its own sender only if that subscribed first."""
-    topic = f"{world.topic}/hello"
-    settings = world.settings(
-        "self", subscriptions=(Subscription(topic),), birth=lambda: (Outbound(topic, b"me", 1),)
-    )
-    async with world.link(settings) as link:
-        assert await Reader(link).payload() == b"me"
+            while await reader.payload() != b"hello":
+                pass
+        got = [event.payload for event in reader.seen if isinstance(event, Inbound)]
+        assert got == [b"me", b"hello"]
 
 
 async def test_what_is_asked_for_while_the_birth_is_under_way_stands_when_the_link_is_up(
@@ -264,22 +253,6 @@ async def test_reconnect_makes_a_new_connection_at_once(world: World) -> None:
         link.reconnect("silence")
         assert await reader.wait_for(LinkDownEvent) == LinkDownEvent("silence")
         assert (await reader.wait_for(LinkUpEvent)).connection == 2
-
-
-async def test_overflow_drops_the_oldest_message_and_counts(world: World) -> None:
-    settings = world.settings("slow", inbound_queue=10, subscriptions=(Subscription(f"{world.topic}/#", 1),))
-    async with world.link(settings) as slow, world.link(world.settings("fast")) as fast:
-        await slow.wait_up(PATIENCE)
-        await fast.wait_up(PATIENCE)
-        for i in range(30):
-            await fast.publish(f"{world.topic}/x", bytes((i,)), qos=1)
-        async with asyncio.timeout(PATIENCE):
-            while slow.counters.received < 30:  # noqa: ASYNC110  counters have no event
-                await asyncio.sleep(0.005)
-        assert slow.counters.inbound_dropped == 20
-        reader = Reader(slow)
-        await reader.wait_for(LinkUpEvent)
-        assert await reader.payloads(10) == [bytes((i,)) for i in range(20, 30)]
 
 
 async def test_nonsense_is_refused_before_it_is_sent(world: World) -> None:

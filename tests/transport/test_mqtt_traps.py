@@ -28,8 +28,9 @@ from flexspec_mq.transport.base import (
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from flexspec_mq.transport.sockets import RETRY_MS, TCP_RTO_MAX_MS
+from lab.testbed.deployment import free_port
 from tests.transport.proxy import Proxy, proxy_to
-from tests.transport.reading import PATIENCE, Reader
+from tests.transport.reading import PATIENCE, Reader, connection_of
 
 pytestmark = pytest.mark.alone
 
@@ -56,9 +57,7 @@ async def test_nagle_is_off_on_our_socket_and_at_the_broker(mosquitto: PrivateBr
     ):
         await edge.wait_up(PATIENCE)
         await worker.wait_up(PATIENCE)
-        connection = cast("MqttLink", edge)._connection
-        assert connection is not None
-        sock = connection._socket
+        sock = connection_of(edge)._socket
         assert sock is not None
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
         there, here = Reader(worker), Reader(edge)
@@ -81,9 +80,7 @@ async def test_tcp_tries_again_every_two_seconds_where_the_kernel_can(mosquitto:
             pytest.skip("this kernel has no bound for the time between attempts")
     async with mqtt_link(settings_for(mosquitto.port, "often", "often/back")) as link:
         await link.wait_up(PATIENCE)
-        connection = cast("MqttLink", link)._connection
-        assert connection is not None
-        sock = connection._socket
+        sock = connection_of(link)._socket
         assert sock is not None
         assert sock.getsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS) == RETRY_MS
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) > 10 * 60 * 1000
@@ -124,24 +121,6 @@ async def test_a_publish_that_failed_is_never_delivered_by_a_later_connection(
         for i in range(3):
             await writing.publish(topic, bytes((i,)), qos=1)
         assert await Reader(reading).payloads(3) == [b"\0", b"\1", b"\2"]
-
-
-async def test_publish_does_not_sleep_through_a_disconnect(proxy: Proxy, mosquitto: PrivateBroker) -> None:
-    """aiomqtt alone waits its whole timeout."""
-    async with (
-        mqtt_link(settings_for(mosquitto.port, "sleep r", "sleep")) as reading,
-        mqtt_link(settings_for(proxy.port, "sleep w", publish_timeout=60.0)) as link,
-    ):
-        await reading.wait_up(PATIENCE)
-        await link.wait_up(PATIENCE)
-        proxy.stall()
-        publishing = asyncio.create_task(link.publish("sleep", b"x", qos=1))
-        await asyncio.sleep(0)
-        proxy.cut()
-        with pytest.raises(LinkDown):
-            async with asyncio.timeout(PATIENCE):
-                await publishing
-        assert link.counters.publish_lost == 1
 
 
 async def test_a_silent_broker_is_not_taken_for_a_connection(proxy: Proxy) -> None:
@@ -187,8 +166,7 @@ async def test_the_brokers_receive_maximum_holds_publishes_back(own_mosquitto: P
         ):
             await reading.wait_up(PATIENCE)
             await writing.wait_up(PATIENCE)
-            connection = cast("MqttLink", writing)._connection
-            assert connection is not None
+            connection = connection_of(writing)
             assert connection.limits.receive_maximum == 2
             most = 0
 
@@ -212,8 +190,7 @@ async def test_publishes_that_are_held_back_learn_of_the_end_of_the_connection(
             mqtt_link(settings_for(proxy.port, "held", "h", publish_timeout=60.0)) as link,
         ):
             await link.wait_up(PATIENCE)
-            connection = cast("MqttLink", link)._connection
-            assert connection is not None
+            connection = connection_of(link)
             proxy.stall()
             publishing = [asyncio.create_task(link.publish("h", b"x", qos=1)) for _ in range(9)]
             await asyncio.sleep(0)
@@ -256,20 +233,6 @@ async def test_a_broker_killed_with_a_publish_under_way(own_mosquitto: PrivateBr
     assert "nothing listens" in str(waits[0])
 
 
-async def test_a_hanging_broker_is_given_up_and_found_again(own_mosquitto: PrivateBroker) -> None:
-    settings = settings_for(own_mosquitto.port, "hang", "h", publish_timeout=0.2, connect_timeout=0.2)
-    async with mqtt_link(settings) as link:
-        reader = Reader(link)
-        await reader.wait_for(LinkUpEvent)
-        own_mosquitto.signal(signal.SIGSTOP)
-        with pytest.raises(LinkDown, match="not acknowledged"):
-            await link.publish("h", b"x", qos=1)
-        assert "not acknowledged" in (await reader.wait_for(LinkDownEvent)).reason
-        await until_failed_attempts(link, 1)
-        own_mosquitto.signal(signal.SIGCONT)
-        await reader.wait_for(LinkUpEvent)
-
-
 async def test_keepalive_notices_a_black_hole(proxy: Proxy) -> None:
     async with mqtt_link(settings_for(proxy.port, "hole", keepalive=1)) as link:
         reader = Reader(link)
@@ -281,9 +244,7 @@ async def test_keepalive_notices_a_black_hole(proxy: Proxy) -> None:
 
 
 async def test_an_unreachable_broker_is_named_and_given_up_on_request() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     waits: list[Waiting] = []
     settings = settings_for(port, "nobody", give_up_after=0.2)
     async with mqtt_link(settings, on_wait=waits.append) as link:
@@ -297,9 +258,7 @@ async def test_an_unreachable_broker_is_named_and_given_up_on_request() -> None:
 
 
 async def test_a_failure_that_nobody_met_is_raised_on_leaving() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     async def ignore_the_link() -> None:
         async with mqtt_link(settings_for(port, "untold", give_up_after=0.05)) as link:

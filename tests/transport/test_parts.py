@@ -1,4 +1,4 @@
-"""The small parts: filters, the inbox, the retry."""
+"""The small parts: filters, settings, the retry."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import asyncio
 import pytest
 
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
-from flexspec_mq.errors import LinkDown, LinkError, UsageError
-from flexspec_mq.transport.base import Inbound, LinkCounters, LinkDownEvent, LinkSettings, LinkUpEvent
+from flexspec_mq.errors import LinkDown, UsageError
+from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.filters import check_filter, covers, split_share
-from flexspec_mq.transport.inbox import MAX_LINK_EVENTS, Inbox
 
 
 @pytest.mark.parametrize(
@@ -47,46 +46,6 @@ def test_settings_that_make_no_link_are_refused() -> None:
         with pytest.raises(UsageError):
             LinkSettings(**{"client_id": "x", **wrong})  # type: ignore[arg-type]
     assert "secret" not in repr(LinkSettings(client_id="x", password="secret"))  # noqa: S106
-
-
-async def test_link_events_survive_a_flood_of_messages_and_still_alternate() -> None:
-    counters = LinkCounters()
-    inbox = Inbox(5, counters)
-    for i in range(MAX_LINK_EVENTS):
-        inbox.put_change(LinkUpEvent(i, session_present=False))
-        inbox.put_message(Inbound("t", bytes((i,))))
-        inbox.put_change(LinkDownEvent(str(i)))
-    inbox.put_message(Inbound("t", b"last"))
-    inbox.close()
-    events = [event async for event in inbox.events()]
-    changes = [event for event in events if not isinstance(event, Inbound)]
-    assert len(changes) == MAX_LINK_EVENTS
-    assert [type(event) for event in changes] == [LinkUpEvent, LinkDownEvent] * (MAX_LINK_EVENTS // 2)
-    assert changes[-1] == LinkDownEvent(str(MAX_LINK_EVENTS - 1))
-    assert counters.flaps_dropped == MAX_LINK_EVENTS // 2
-    payloads = [event.payload for event in events if isinstance(event, Inbound)]
-    assert payloads == [*(bytes((i,)) for i in range(MAX_LINK_EVENTS - 4, MAX_LINK_EVENTS)), b"last"]
-    assert counters.inbound_dropped == MAX_LINK_EVENTS + 1 - 5
-
-
-async def test_a_failure_comes_after_the_events_that_wait() -> None:
-    inbox = Inbox(5, LinkCounters())
-    inbox.put_message(Inbound("t", b"x"))
-    inbox.close(LinkError("over"))
-    events = inbox.events()
-    assert await anext(events) == Inbound("t", b"x")
-    with pytest.raises(LinkError, match="over"):
-        await anext(events)
-
-
-async def test_a_second_consumer_is_refused() -> None:
-    inbox = Inbox(5, LinkCounters())
-    first = asyncio.ensure_future(anext(inbox.events()))
-    await asyncio.sleep(0)
-    with pytest.raises(RuntimeError, match="one consumer"):
-        await anext(inbox.events())
-    inbox.put_message(Inbound("t", b"x"))
-    assert await first == Inbound("t", b"x")
 
 
 async def test_retrying_waits_longer_says_so_and_stops_at_success() -> None:
