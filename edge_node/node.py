@@ -130,7 +130,7 @@ class EdgeNode:
     ) -> None:
         self._settings = settings
         self._controller = Controller()
-        self._queue = PublishQueue()
+        self._queue = PublishQueue(on_published=self._controller.published)
         self._wire = wire_of(settings, self._queue.put)
         self._sessions: dict[int, Generation] = {}
         self._drafts = DraftLoop(drafter, self._sessions, self._controller, self._perform)
@@ -344,7 +344,7 @@ class EdgeNode:
         async for event in link.events():
             now = time.monotonic()
             if isinstance(event, Inbound):
-                self._controller.disconnects.received(now)
+                self._controller.received(len(event.payload), now)
                 self._receive(event, now)
                 continue
             _log.info("%s", event)

@@ -23,9 +23,14 @@ _BESIDE = 0.5
 """Share of a drafted token's time that counts where the worker runs ahead: it is drafted while others are verified."""
 _LEAST, _MOST = 0.02, 0.3
 """Bounds of the threshold that ends a batch: a draft's confidence is no better than that."""
-_QOS_1 = 0.0022
-"""Seconds that QoS 1 adds to a round: 108 bytes more each way (``python -m lab.benchmarks.transport``) over a link
-that carries 100 kB a second."""
+_ACKNOWLEDGING = 108.0
+"""IP bytes that QoS 1 adds to a round each way, TCP's own included, by ``python -m lab.benchmarks.transport``."""
+_VERDICT = 150.0
+"""IP bytes of a verdict, by the same."""
+_BANDWIDTH = 100_000.0
+"""Bytes per second that a link is taken to carry where nothing is known."""
+_OURS = 3.0
+"""A link's bandwidth as seen says nothing where it is less than so many times what a session sends."""
 _CHEAPER = 0.8
 """Share of the cost of the present quality of service that the other one has to be below."""
 
@@ -34,14 +39,19 @@ def cheapest_qos(seen: Observation, now: int) -> int:
     """The quality of service to go on with, where it is `now` so far: 0, or 1 where connections break often.
 
     The protocol asks again for what is lost and takes nothing twice, so both are right. At QoS 0 a broken connection
-    loses the verdicts that are on the way, and the device has them a round trip later, when it asks.
+    loses the verdicts that are on the way, and the device has them a round trip later, when it asks. At QoS 1 each
+    round carries acknowledgements, which take the time that the bandwidth makes of them.
     """
     if seen.rtt is None or not seen.forward:
         return now
     lost = seen.disconnects * seen.forward * seen.rtt
-    if lost < _CHEAPER * _QOS_1:
+    acknowledging = 0.0
+    for bandwidth in (seen.bandwidth_up, seen.bandwidth_down):
+        known = bandwidth is not None and bandwidth >= _OURS * _VERDICT / seen.forward
+        acknowledging += _ACKNOWLEDGING / (bandwidth if known and bandwidth else _BANDWIDTH)
+    if lost < _CHEAPER * acknowledging:
         return 0
-    return 1 if _CHEAPER * lost > _QOS_1 else now
+    return 1 if _CHEAPER * lost > acknowledging else now
 
 
 def token_worth(seen: Observation) -> float | None:

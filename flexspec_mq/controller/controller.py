@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.estimators.acceptance import Acceptance
 from flexspec_mq.controller.estimators.average import Average
-from flexspec_mq.controller.estimators.link import Disconnects
+from flexspec_mq.controller.estimators.link import LARGE, Bandwidth, Disconnects
 from flexspec_mq.controller.estimators.worker import StatedTimes, WorkerEstimates
 from flexspec_mq.daemon.expiring import ExpiringMap
 
@@ -41,6 +41,7 @@ class Controller:
         writing: texts that are being written.
         drafting: texts that share the drafter's newest round; at least 1.
         disconnects: lost connections to the broker.
+        up, down: bandwidth to and from the broker.
     """
 
     def __init__(self) -> None:
@@ -48,6 +49,7 @@ class Controller:
         self.writing = 0
         self.drafting = 1
         self.disconnects = Disconnects()
+        self.up, self.down = Bandwidth(), Bandwidth()
         self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
         self._stated: ExpiringMap[str, StatedTimes] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
         self._versions: ExpiringMap[str, VersionEstimates] = ExpiringMap(most=_VERSIONS)
@@ -73,6 +75,16 @@ class Controller:
         estimates = self._versions.get(version, now) or VersionEstimates()
         self._versions.put(version, estimates, now)
         return estimates
+
+    def published(self, qos: int, size: int, seconds: float, now: float) -> None:
+        """Take the time from handing a payload of `size` bytes to the link to its acknowledgement, at QoS 1 and 2."""
+        if qos and size >= LARGE:
+            self.up.carried(size, seconds, now)
+
+    def received(self, size: int, now: float) -> None:
+        """Take a message with `size` bytes of payload that has come."""
+        self.disconnects.received(now)
+        self.down.received(size, now)
 
     def plans(self) -> dict[str, Planned]:
         """The newest plan of each version that has one."""

@@ -50,6 +50,8 @@ def estimates(
         },
         "rate": _figure(seen.rate, "tokens per second"),
         "disconnects": _figure(3600 * lost.rate, "per hour", 3600 * lost.error),
+        "bandwidth_up": _figure(node.up.per_second, "bytes per second"),
+        "bandwidth_down": _figure(node.down.per_second, "bytes per second"),
     }
 
 

@@ -62,6 +62,7 @@ class Observation(msgspec.Struct, frozen=True):
         drafted: tokens drafted on the device and judged in this text.
         worker: drafts at the worker.
         disconnects: lost connections per second of connection, with the standard deviation of that rate on top.
+        bandwidth_up, bandwidth_down: payload bytes per second that the link carries at least; None before a transfer.
         device: energy.
     """
 
@@ -85,4 +86,6 @@ class Observation(msgspec.Struct, frozen=True):
     drafted: int = 0
     worker: WorkerDraftsView = WorkerDraftsView()
     disconnects: float = 0.0
+    bandwidth_up: float | None = None
+    bandwidth_down: float | None = None
     device: DeviceReading = DeviceReading()

@@ -200,6 +200,8 @@ class SessionController:
                 drafts.granted,
             ),
             lost.rate + lost.error,
+            self.node.up.per_second,
+            self.node.down.per_second,
             _SILENT if self._device is None else self._device(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.link import Link
 
     OnLost = Callable[[LinkDown | PublishRefused], None]
+    OnPublished = Callable[[int, int, float, float], None]
 
 
 class PublishQueue:
@@ -28,15 +30,20 @@ class PublishQueue:
     Args:
         bound: messages that may wait.
         outstanding: publishes of QoS ≥ 1 that may be unacknowledged.
+        on_published: told of each message that the link is done with: its QoS, the bytes of its payload, the seconds
+            since it was handed over, and `time.monotonic`.
 
     Attributes:
         dropped: on overflow.
         lost: because the link was down or the broker refused.
     """
 
-    def __init__(self, *, bound: int = 4096, outstanding: int = 64) -> None:
+    def __init__(
+        self, *, bound: int = 4096, outstanding: int = 64, on_published: OnPublished | None = None
+    ) -> None:
         self._waiting: deque[tuple[Outbound, OnLost | None]] = deque()
         self._bound = bound
+        self._on_published = on_published
         self._slots = asyncio.Semaphore(outstanding)
         self._ready = asyncio.Event()
         self._idle = asyncio.Event()
@@ -113,6 +120,7 @@ class PublishQueue:
             self._idle.set()
 
     async def _publish(self, link: Link, message: Outbound, on_lost: OnLost | None) -> None:
+        began = time.monotonic()
         try:
             await link.publish(
                 message.topic,
@@ -125,3 +133,7 @@ class PublishQueue:
             self.lost += 1
             if on_lost is not None:
                 on_lost(error)
+            return
+        if self._on_published is not None:
+            now = time.monotonic()
+            self._on_published(message.qos, len(message.payload), now - began, now)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.adaptive import cheapest_qos
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.estimators.link import Disconnects
+from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.link import LARGE, Bandwidth, Disconnects
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
 from tests.controller.observed import but
@@ -81,6 +82,38 @@ def test_time_without_a_connection_does_not_count() -> None:
     short.received(1e6)
     short.link_down(1e6)
     assert short.rate == pytest.approx(long.rate)
+
+
+def test_bandwidth_is_the_most_that_was_seen_until_as_much_takes_longer() -> None:
+    up = Bandwidth()
+    up.carried(10_000, 0.1, 1.0)
+    up.carried(5_000, 0.5, 2.0)
+    assert up.per_second == 100_000, "a smaller transfer that takes longer says nothing"
+    up.carried(10_000, 0.5, 3.0)
+    assert up.per_second == 20_000, "the link became slower"
+    up.carried(100, 0.1, 100.0)
+    assert up.per_second == 1_000, "what was seen a minute ago is forgotten"
+
+
+def test_bandwidth_down_counts_what_a_second_brings_behind_its_first_message() -> None:
+    down = Bandwidth()
+    for at in (0.0, 0.3, 0.6, 1.2):
+        down.received(500, at)
+    assert down.per_second == 1_000
+
+
+def test_bandwidth_up_is_that_of_large_messages_which_are_acknowledged() -> None:
+    for qos, size, seen in ((0, LARGE, None), (1, LARGE - 1, None), (1, LARGE, 2 * LARGE)):
+        node = Controller()
+        node.published(qos, size, 0.5, 1.0)
+        assert node.up.per_second == seen
+
+
+def test_a_narrow_link_makes_acknowledgements_dearer() -> None:
+    seen = but(FLAPPING, forward=0.5, disconnects=0.02)
+    assert cheapest_qos(seen, 0) == 1
+    assert cheapest_qos(but(seen, bandwidth_up=9e3, bandwidth_down=9e3), 1) == 0
+    assert cheapest_qos(but(seen, bandwidth_down=500.0), 0) == 1, "so little is what the session itself sends"
 
 
 @pytest.mark.parametrize("now", range(2))
