@@ -245,14 +245,3 @@ def test_a_missing_package_is_named(missing: str) -> None:
     assert done.stderr == (
         f"error: flexspec chat needs {missing}\n  hint: install it, in a checkout of FlexSpec MQ: {command}\n"
     )
-
-
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["chat", "--help"], ["chat", "config", "show"], ["version"]]
-)
-def test_help_loads_neither_http_nor_a_prompt(arguments: list[str]) -> None:
-    done = python(
-        f"import sys; from flexspec_mq.cli import main\ntry: main({arguments!r})\nexcept SystemExit: pass\n"
-        "print('loaded', sorted({'httpx2', 'prompt_toolkit', 'torch', 'rich'} & set(sys.modules)))"
-    )
-    assert done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr
