@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,6 +110,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     model = tiny_llama(max_position_embeddings=2048)
     return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of four megabytes."""
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", where], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no disk of its own can be made here: {mounted.stderr.strip()}")
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "--lazy", where], check=True)
 
 
 @pytest.fixture

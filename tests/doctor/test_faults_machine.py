@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +16,8 @@ from broker.launcher import PrivateBroker
 from flexspec_mq.doctor import machine
 from flexspec_mq.doctor.checks import Finding, Report, State
 from lab.testbed.deployment import free_port
-from tests.daemons import until
 from tests.doctor.setups import (
-    Told,
+    answering,
     at,
     command,
     doctor,
@@ -35,13 +33,7 @@ from tests.edge_node.api.served import served
 
 
 def names_in(folder: Path) -> list[str]:
-    return [one.name for one in folder.iterdir()]
-
-
-async def alone(part: str, *flags: str, env: dict[str, str] | None = None) -> Told:
-    """The doctor of one daemon, without ``flexspec doctor`` around it."""
-    module = {"edge": "edge_node", "cloud": "cloud_worker"}[part]
-    return await command("-m", module, "doctor", "--json", *flags, env=env)
+    return [path.name for path in folder.iterdir()]
 
 
 # The model
@@ -68,7 +60,7 @@ async def test_model_missing(
     part: str, flag: str, where: str, words: str, advice: str, tmp_path: Path
 ) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"")
-    told = await alone(part, flag, where or str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
+    told = await doctor(part, "--json", flag, where or str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
     assert told.failures == ["broker down", "model missing"]
     (found,) = (row for row in told.document["findings"] if row["name"] == "model")
     assert words in found["detail"]
@@ -78,9 +70,8 @@ async def test_model_missing(
 
 async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path) -> None:
     for part in ("edge", "cloud"):
-        told = await alone(
-            part, "--broker", f"127.0.0.1:{free_port()}", env={"XDG_CACHE_HOME": str(tmp_path)}
-        )
+        nowhere = ("--broker", f"127.0.0.1:{free_port()}")
+        told = await doctor(part, "--json", *nowhere, env={"XDG_CACHE_HOME": str(tmp_path)})
         assert told.failures == ["broker down", "model missing"]
         found = next(one for one in told.document["findings"] if one["fault"] == "model missing")
         assert "not prepared yet" in found["detail"]
@@ -92,31 +83,15 @@ async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path) -> N
 
 
 async def test_port_taken(own_mosquitto: PrivateBroker) -> None:
-    port = free_port()
-    other = await start("-m", "http.server", str(port), "--bind", "127.0.0.1")
-    try:
-        await listening(port)
+    with answering(b"") as port:
         async with worker(own_mosquitto):
-            findings = await look(at(own_mosquitto), "--api-port", str(port))
-        found = the_fault(findings, "port taken")
-        assert f"127.0.0.1:{port}" in found.detail
-        assert f"-m http.server (process {other.pid})" in found.detail
-        assert "--api-port" in found.advice
-        assert found.exit_code == 2
+            taken = the_fault(await look(at(own_mosquitto), "--api-port", str(port)), "port taken")
         figures = await look_at_worker(at(own_mosquitto), "--metrics-port", str(port))
-        found = the_fault(figures, "port taken")
-        assert "--metrics-port" in found.advice
-    finally:
-        other.send_signal(signal.SIGTERM)
-        await other.communicate()
-
-
-async def listening(port: int) -> None:
-    def answers() -> bool:
-        with socket.socket() as one:
-            return one.connect_ex(("127.0.0.1", port)) == 0
-
-    await until(answers)
+    assert f"127.0.0.1:{port}" in taken.detail
+    assert f"(process {os.getpid()})" in taken.detail
+    assert "--api-port" in taken.advice
+    assert taken.exit_code == 2
+    assert "--metrics-port" in the_fault(figures, "port taken").advice
 
 
 async def test_a_port_that_our_own_node_has_is_no_fault(own_mosquitto: PrivateBroker) -> None:
@@ -146,34 +121,17 @@ async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker, tmp_path: P
 # Disks
 
 
-@pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 400 kB."""
-    folder = tmp_path / "tiny"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"cannot mount: {mounted.stderr.decode().strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
-async def test_disk_full(
-    own_mosquitto: PrivateBroker, tiny_disk: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tiny_disk))
+async def test_disk_full(own_mosquitto: PrivateBroker, disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (disk / "filler").write_bytes(bytes(3_600_000))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
     async with worker(own_mosquitto):
-        found = the_fault(await look(at(own_mosquitto)), "disk full")
-    assert found.name == "cache"
-    assert str(tiny_disk) in found.detail
-    assert "No space left" in found.detail
-    assert "XDG_CACHE_HOME" in found.advice
-    assert found.exit_code == 1
-    assert names_in(tiny_disk) == []  # the probe is gone
+        full = the_fault(await look(at(own_mosquitto)), "disk full")
+    assert full.name == "cache"
+    assert str(disk) in full.detail
+    assert "No space left" in full.detail
+    assert "XDG_CACHE_HOME" in full.advice
+    assert full.exit_code == 1
+    assert names_in(disk) == ["filler"]  # the probe is gone
 
 
 def test_a_cache_without_room_for_the_default_model_or_that_is_a_file(
@@ -254,7 +212,7 @@ async def test_settings_that_cannot_be_used_are_a_finding(tmp_path: Path) -> Non
     assert found["fault"] == "settings"
     assert "draft_lenght" in found["detail"]
     assert "draft_length" in found["advice"]
-    told = await alone("edge", "--password-file", str(tmp_path / "none"), "--username", "truck")
+    told = await doctor("--json", "--password-file", str(tmp_path / "none"), "--username", "truck")
     assert told.failures == ["settings"]
 
 
@@ -262,7 +220,7 @@ async def test_a_flag_that_nobody_knows_and_help() -> None:
     told = await doctor("--brokr", "127.0.0.1:1883")
     assert told.code == 2
     assert "unrecognized arguments: --brokr" in told.err
-    told = await command("-m", "flexspec_mq.cli", "doctor", "--help")
+    told = await doctor("--help")
     assert told.code == 0
     assert "--within" in told.out
 
@@ -306,29 +264,30 @@ async def test_ctrl_c(mosquitto: PrivateBroker) -> None:
     assert b"Traceback" not in err
 
 
+WITHOUT_TORCH = """
+import sys
+from importlib import metadata
+
+version = metadata.version
+
+def others(name):
+    if name == "torch":
+        raise metadata.PackageNotFoundError(name)
+    return version(name)
+
+metadata.version, sys.modules["torch"] = others, None
+from edge_node.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 async def test_packages_without_torch() -> None:
     """Packages that run a model are named as missing, and the rest is checked all the same."""
-    hide = (
-        "import sys, importlib.metadata as m\n"
-        "class Block:\n"
-        "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name.split('.')[0] in ('torch', 'numpy', 'transformers'):\n"
-        "            raise ModuleNotFoundError('No module named ' + name, name=name)\n"
-        "sys.meta_path.insert(0, Block())\n"
-        "true = m.version\n"
-        "def version(name):\n"
-        "    if name in ('torch', 'numpy', 'transformers'):\n"
-        "        raise m.PackageNotFoundError(name)\n"
-        "    return true(name)\n"
-        "m.version = version\n"
-        "from edge_node.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
     where = f"127.0.0.1:{free_port()}"
     flags = ("--broker", where, "--draft", ".", "--draft-engine", "compact", "--api-port", "0")
-    told = await command("-c", hide, "doctor", "--json", *flags)
+    told = await command("-c", WITHOUT_TORCH, "doctor", "--json", *flags)
     assert told.failures == ["packages", "broker down", "model missing"]
-    found = told.document["findings"][0]
-    assert "torch is not installed" in found["detail"]
-    assert "pip install '.[models]'" in found["advice"]
+    packages = told.document["findings"][0]
+    assert "torch is not installed" in packages["detail"]
+    assert "pip install '.[models]'" in packages["advice"]
     assert told.code == 1
