@@ -25,19 +25,13 @@ from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, ModelError, U
 def test_errors_become_one_line_a_hint_and_their_code(
     error: type[FlexSpecError], code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(_argv: Sequence[str]) -> None:
-        raise error("it broke", hint="mend it")
+    for hint, line in (("mend it", "  hint: mend it\n"), ("", "")):
 
-    assert run_main(fail, []) == code
-    assert capsys.readouterr() == ("", "error: it broke\n  hint: mend it\n")
+        def fail(_argv: Sequence[str], hint: str = hint) -> None:
+            raise error("it broke", hint=hint)
 
-
-def test_an_error_without_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail(_argv: Sequence[str]) -> None:
-        raise UsageError("it broke")
-
-    assert run_main(fail, []) == 2
-    assert capsys.readouterr().err == "error: it broke\n"
+        assert run_main(fail, []) == code
+        assert capsys.readouterr() == ("", f"error: it broke\n{line}")
 
 
 def test_bugs_pass_with_their_traceback() -> None:

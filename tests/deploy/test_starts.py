@@ -15,6 +15,7 @@ from tests.broker.deployments import good, made, running
 from tests.broker.test_watching import Labels, figures, of
 from tests.daemons import until
 from tests.deploy.files import DEPLOY, unit
+from tests.doctor.setups import doctor
 from tests.integration.processes import PATIENCE, ended, start
 
 LOGIN = of("refused_total", user="unknown", kind="login")
@@ -24,36 +25,70 @@ def refused(found: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], 
     return {key: count for key, count in found.items() if key[0] == LOGIN[0]}
 
 
+SHARED = ("packages", "cache", "broker", "login", "model", "name", "access", "exposure", "tokenizer", "clock")
+CHECKS = {"edge": {*SHARED, "api", "worker", "text"}, "cloud": {*SHARED, "metrics"}}
+
+
+async def examined(part: str, *flags: str) -> dict[str, str]:
+    """All that the doctor of one daemon says; nothing of it may be a complaint."""
+    told = await doctor(part, "--json", *flags)
+    rows = told.document["findings"]
+    complaints = [row for row in rows if row["state"] != "ok" or row["advice"] or row["fault"]]
+    # The only worker there is is the one on this machine: no other clock to compare with.
+    assert [(row["name"], row["state"]) for row in complaints] == [("clock", "skipped")] * (part == "cloud")
+    assert told.code == 0
+    assert {row["name"] for row in rows} == CHECKS[part]
+    return {row["name"]: row["detail"] for row in rows}
+
+
 async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_before_a_model_is_looked_for(
     tmp_path: Path, tiny: Path
 ) -> None:
     directory = made(tmp_path / "d", "--keys")
     good("add-worker", directory, "w1", "--version", "tiny")
     good("add-device", directory, "alice")
-    port = free_port()
+    port, api, figures_of_worker = free_port(), free_port(), free_port()
     with (directory / "broker.toml").open("a") as settings:
         settings.write(f"metrics_port = {port}\n")
     worker, edge = (directory / "hand-out" / name for name in ("worker/w1", "edge/alice"))
     of_worker = ("--config", str(worker / "cloud.toml"), "--target", str(tiny))
-    of_edge = ("--config", str(edge / "edge.toml"), "--draft", "none", "--tokenizer", str(tiny))
+    watched = (*of_worker, "--metrics-port", str(figures_of_worker))
+    of_edge = (
+        *("--config", str(edge / "edge.toml"), "--draft", "none", "--tokenizer", str(tiny)),
+        *("--api-port", str(api)),
+    )
     with running(directory, tmp_path / "log"):
-        serving = await start("cloud_worker", *of_worker, "--ready-json")
-        node = await start("edge_node", "serve", *of_edge, "--api-port", "0", "--ready-json")
+        serving = await start("cloud_worker", *watched, "--ready-json")
+        node = None
         try:
-            for daemon in (serving, node):
-                await daemon.event(lambda line: bool(line.get("ready")))
+            await serving.event(lambda line: bool(line.get("ready")))
+            # Before the edge node runs: a session of the doctor's own.
+            alone = await examined("edge", *of_edge)
+            assert "over TLS" in alone["broker"]
+            assert alone["login"] == "as alice"
+            assert "tokens by worker w1, first after" in alone["text"]
+            assert alone["text"].endswith("verification exact")
+            node = await start("edge_node", "serve", *of_edge, "--ready-json")
+            await node.event(lambda line: bool(line.get("ready")))
             # Mosquitto's log is read on its own way, which may be behind its answers.
             both = (of("connections", user="w1"), of("connections", user="alice"))
-            await until(lambda: [figures(port).get(one) for one in both] == [1, 1])
-            assert refused(figures(port)) == {}
-            doctor = await start("edge_node", "doctor", *of_edge)
-            assert (await ended(doctor))[0] == 0, doctor.said
-            # It tries what it should not be able to do, as the user that it is.
-            expected = {of("refused_total", user="alice", kind="publish"): 1}
+            await until(lambda: [figures(port).get(user) for user in both] == [1, 1])
+            # A doctor tries what it should not be able to do, as the user that it is.
+            tried = of("refused_total", user="alice", kind="publish")
+            assert refused(figures(port)) == {tried: 1}
+            # Beside the edge node: through its API. Nobody is disturbed.
+            beside = await examined("edge", *of_edge)
+            assert "already running" in beside["api"]
+            assert f"it is the one that serves http://127.0.0.1:{api} here" in beside["name"]
+            assert "from the running edge node" in beside["text"]
+            assert "already running" in (await examined("cloud", *watched))["metrics"]
+            expected = {tried: 2, of("refused_total", user="w1", kind="publish"): 1}
             await until(lambda: refused(figures(port)) == expected)
+            assert serving.runs
+            assert node.runs
         finally:
-            await serving.kill()
-            await node.kill()
+            for process in filter(None, (serving, node)):
+                await process.kill()
         (worker / "password").write_text("not the password\n")
         code, said = await ended(await start("cloud_worker", *of_worker[:2], "--target", "/no/such/model"))
         assert code == 4, said

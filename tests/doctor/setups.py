@@ -7,12 +7,10 @@ import json
 import os
 import signal
 import socketserver
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -35,7 +33,7 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
-from lab.testbed.process import as_child
+from lab.testbed.process import as_child, python
 from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import speech
@@ -155,16 +153,11 @@ def with_rules(without: str | None) -> Iterator[PrivateBroker]:
             yield where
 
 
-@cache
-def password_file(folder: Path, user: User) -> Path:
-    path = folder / user.name
-    write_private(path, f"secret-of-{user.name}\n")
-    return path
-
-
-def login(folder: Path, user: User) -> tuple[str, ...]:
+def login(folder: Path, user: User, password: str = "") -> tuple[str, ...]:
     """Flags of a user's login, and of a worker's groups."""
-    flags = ("--username", user.name, "--password-file", str(password_file(folder, user)))
+    secret = folder / user.name
+    write_private(secret, f"{password or f'secret-of-{user.name}'}\n")
+    flags = ("--username", user.name, "--password-file", str(secret))
     if user.role is not Role.WORKER:
         return flags
     groups = folder / "share-groups"
@@ -209,28 +202,22 @@ class Told(NamedTuple):
         return [finding["fault"] for finding in findings if finding["state"] == "failed"]
 
 
-async def command(*arguments: str, env: dict[str, str] | None = None) -> Told:
-    """Run ``python …`` to its end."""
-    process = await start(*arguments, env=env)
-    async with asyncio.timeout(100.0):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return Told(process.returncode, out.decode(), err.decode())
-
-
 async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Start ``python …``; it ends with the test at the latest."""
+    """Start ``flexspec doctor …``; it ends with the test at the latest."""
     pipe = asyncio.subprocess.PIPE
-    environment = {**os.environ, "PYTHONWARNINGS": "default", **(env or {})}
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, *arguments),
+        *python("flexspec_mq.cli", "doctor", *arguments),
         stdout=pipe,
         stderr=pipe,
-        env=environment,
+        env={**os.environ, "PYTHONWARNINGS": "default", **(env or {})},
         preexec_fn=as_child(signal.SIGKILL),
     )
 
 
 async def doctor(*arguments: str, env: dict[str, str] | None = None) -> Told:
-    """Run ``flexspec doctor …``."""
-    return await command("-m", "flexspec_mq.cli", "doctor", *arguments, env=env)
+    """Run ``flexspec doctor …`` to its end."""
+    process = await start(*arguments, env=env)
+    async with asyncio.timeout(100.0):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Told(process.returncode, out.decode(), err.decode())

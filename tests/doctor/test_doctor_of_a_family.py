@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import pytest
-
 from broker.launcher import PrivateBroker
 from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.doctor.checks import Finding, State
 from tests.daemons import worker_at
-from tests.doctor.setups import faults, look, look_at_worker, named
+from tests.doctor.setups import faults, look, look_at_worker
 from tests.edge_node.api.served import links_to, served
 from tests.edge_node.families import STABLE, Family, publisher, version
-from tests.families import FAMILY
 
 Look = Callable[..., Awaitable[list[Finding]]]
 
@@ -75,18 +72,6 @@ async def test_the_node_that_runs_is_asked_for_the_text(mosquitto: PrivateBroker
             assert "malformed" in seen["catalogue"].detail
             assert seen["text"].state is State.OK
             assert f"from the running edge node at {api.url}" in seen["text"].detail
-
-
-@pytest.mark.usefixtures("no_home")
-@pytest.mark.parametrize("part", [look, look_at_worker], ids=["edge", "cloud"])
-async def test_a_user_without_a_home(mosquitto: PrivateBroker, part: Look) -> None:
-    flags = ("--family", FAMILY, "--root-key", PrivateKey.generate().public.hex())
-    findings = await part(f"127.0.0.1:{mosquitto.port}", *flags)
-    catalogue = named(findings, "catalogue")
-    assert (catalogue.state, catalogue.fault) == (State.FAILED, "settings")
-    assert "this user has no home" in catalogue.detail
-    assert "--state-dir" in catalogue.advice
-    assert named(findings, "cache").state is State.FAILED
 
 
 async def test_a_damaged_record(mosquitto: PrivateBroker, tmp_path: Path) -> None:

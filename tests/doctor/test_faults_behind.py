@@ -21,7 +21,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.doctor.checks import State
-from flexspec_mq.errors import LinkRefused
+from flexspec_mq.errors import LinkRefused, UsageError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT
@@ -39,13 +39,13 @@ from tests.doctor.setups import (
     look,
     look_at_worker,
     named,
-    password_file,
     the_fault,
     with_rules,
     worker,
 )
 from tests.edge_node.api.served import speech
 from tests.integration.processes import PATIENCE
+from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
 
@@ -123,13 +123,6 @@ async def test_a_daemon_that_is_not_named_as_its_user(tmp_path: Path) -> None:
     assert "leave --edge or --worker out" in found.advice
 
 
-async def test_with_all_rules_nothing_is_wrong(tmp_path: Path) -> None:
-    with with_rules(None) as where:
-        async with worker(where, user=USERS[1]):
-            assert faults(await look(at(where), *login(tmp_path, USERS[0]))) == []
-        assert faults(await look_at_worker(at(where), *login(tmp_path, USERS[1]))) == []
-
-
 @pytest.mark.parametrize(
     ("line", "what"),
     [
@@ -147,15 +140,33 @@ async def test_acl_refusal_of_a_worker(line: str, what: str, tmp_path: Path) -> 
 
 
 async def test_a_wrong_password(tmp_path: Path) -> None:
-    flags = login(tmp_path, USERS[0])
-    password_file(tmp_path, USERS[0]).write_text("secret-of-nobody\n")
     with with_rules(None) as where:
-        findings = await look(at(where), *flags)
-        found = the_fault(findings, "login refused")
-        assert "password" in found.advice
+        findings = await look(at(where), *login(tmp_path, USERS[0], "secret-of-nobody"))
+        assert "password" in the_fault(findings, "login refused").advice
         assert not any("secret-of" in one.detail + one.advice for one in findings)
         nobody = the_fault(await look(at(where)), "login refused")
         assert "--username" in nobody.advice
+
+
+# Keys
+
+
+async def test_a_device_without_keys_learns_that_it_needs_some(
+    tmp_path: Path, module_mosquitto: PrivateBroker
+) -> None:
+    keys = KeyedDeployment(tmp_path)
+    async with worker(module_mosquitto, keys=keys.worker_file(WORKER)):
+        text = named(await look(at(module_mosquitto)), "text")
+    assert text.state is State.FAILED
+    assert "takes messages under keys only" in text.detail
+
+
+async def test_files_of_another_are_refused_before_anything_is_tried(tmp_path: Path) -> None:
+    keys = KeyedDeployment(tmp_path)
+    with pytest.raises(UsageError, match="those of the edge other"):
+        await look("127.0.0.1:1", "--keys", str(keys.edge_file("other")))
+    with pytest.raises(UsageError, match="those of the worker other"):
+        await look_at_worker("127.0.0.1:1", "--keys", str(keys.worker_file("other")))
 
 
 # Workers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 from pathlib import Path
@@ -19,9 +18,7 @@ from lab.testbed.deployment import free_port
 from tests.doctor.setups import (
     answering,
     at,
-    command,
     doctor,
-    faults,
     look,
     look_at_worker,
     named,
@@ -29,7 +26,6 @@ from tests.doctor.setups import (
     the_fault,
     worker,
 )
-from tests.edge_node.api.served import served
 
 
 def names_in(folder: Path) -> list[str]:
@@ -92,21 +88,6 @@ async def test_port_taken(own_mosquitto: PrivateBroker) -> None:
     assert "--api-port" in taken.advice
     assert taken.exit_code == 2
     assert "--metrics-port" in the_fault(figures, "port taken").advice
-
-
-async def test_a_port_that_our_own_node_has_is_no_fault(own_mosquitto: PrivateBroker) -> None:
-    async with served(own_mosquitto) as node:
-        name = node.node._settings.edge
-        port = int(node.url.rpartition(":")[2])
-        flags = ("--edge", name, "--version", node.version, "--api-port", str(port))
-        findings = await look(at(own_mosquitto), *flags)
-        assert faults(findings) == []
-        assert "already running" in named(findings, "api").detail
-        assert f"it is the one that serves {node.url}" in named(findings, "name").detail
-        # The text went through the daemon, which would have closed a session of the doctor's own.
-        # At most four tokens: the target may end the text before.
-        assert re.match(r"[1-4] tokens? in .* from the running edge node", named(findings, "text").detail)
-        assert node.daemons[0].worker.machine.counters.opened == 1
 
 
 async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker, tmp_path: Path) -> None:
@@ -254,7 +235,7 @@ async def test_the_whole_is_bounded() -> None:
 
 
 async def test_ctrl_c(mosquitto: PrivateBroker) -> None:
-    process = await start("-m", "flexspec_mq.cli", "doctor", "--broker", at(mosquitto), "--draft", "/no")
+    process = await start("--broker", at(mosquitto), "--draft", "/no")
     assert process.stderr is not None
     while (line := await process.stderr.readline()) and b"listening" not in line:
         pass
@@ -262,32 +243,3 @@ async def test_ctrl_c(mosquitto: PrivateBroker) -> None:
     out, err = await process.communicate()
     assert process.returncode == 130, (out, err)
     assert b"Traceback" not in err
-
-
-WITHOUT_TORCH = """
-import sys
-from importlib import metadata
-
-version = metadata.version
-
-def others(name):
-    if name == "torch":
-        raise metadata.PackageNotFoundError(name)
-    return version(name)
-
-metadata.version, sys.modules["torch"] = others, None
-from edge_node.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-async def test_packages_without_torch() -> None:
-    """Packages that run a model are named as missing, and the rest is checked all the same."""
-    where = f"127.0.0.1:{free_port()}"
-    flags = ("--broker", where, "--draft", ".", "--draft-engine", "compact", "--api-port", "0")
-    told = await command("-c", WITHOUT_TORCH, "doctor", "--json", *flags)
-    assert told.failures == ["packages", "broker down", "model missing"]
-    packages = told.document["findings"][0]
-    assert "torch is not installed" in packages["detail"]
-    assert "pip install '.[models]'" in packages["advice"]
-    assert told.code == 1

@@ -49,6 +49,10 @@ def edge_config(*flags: str) -> Loaded[EdgeConfig]:
     return edge_node.config.from_arguments(edge_parser().parse_args(["serve", *flags]))
 
 
+def cloud_config(*flags: str) -> Loaded[CloudConfig]:
+    return cloud_worker.settings.from_arguments(cloud_parser().parse_args(flags))
+
+
 @pytest.mark.parametrize("daemon", DAEMONS)
 def test_every_setting_can_come_from_anywhere(
     daemon: str, capsys: pytest.CaptureFixture[str], settings_folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -73,8 +77,9 @@ def test_every_setting_can_come_from_anywhere(
         monkeypatch.setenv(
             program.variable(key), json.dumps(value) if isinstance(value, bool) else str(value)
         )
+    rows = shown(capsys, daemon)["settings"]
     for key, value in wanted.items():
-        row = shown(capsys, daemon)["settings"][key]
+        row = rows[key]
         assert (row["from"], row["where"]) == ("environment", program.variable(key))
         assert row["value"] == (str(value) if isinstance(value, Path) else value)
 
@@ -99,11 +104,7 @@ def test_passwords_are_never_shown(
     table = capsys.readouterr().out
     assert "********" in table
     assert "hunter" not in table
-    config = (
-        edge_config()
-        if daemon == "edge"
-        else cloud_worker.settings.from_arguments(cloud_parser().parse_args([]))
-    )
+    config = edge_config() if daemon == "edge" else cloud_config()
     assert link_settings(config.settings.link, "x").password == "hunter3"  # noqa: S105
     assert "hunter" not in repr(config)
 
@@ -132,33 +133,31 @@ def test_flags_before_and_after_the_subcommand_of_a_worker(capsys: pytest.Captur
     assert given == {"threads": (3, "--threads"), "lease": (9, "--lease"), "log_level": ("info", "--verbose")}
 
 
-def test_the_name_of_an_edge() -> None:
-    named = edge_config("--edge", "truck", "--username", "bob").settings.node
-    assert (named.edge, named.ephemeral) == ("truck", False)
-    of_user = edge_config("--username", "bob")
-    assert (of_user.settings.node.edge, of_user.settings.node.ephemeral) == ("bob", False)
-    assert str(of_user.origins["edge"]) == "flag --username"
-    drawn = edge_config().settings.node
-    assert drawn.ephemeral
-    assert len(drawn.edge) == 6
-    assert drawn.edge != edge_config().settings.node.edge
+@pytest.mark.parametrize(
+    ("configure", "section", "kind", "length"),
+    [(edge_config, "node", "edge", 6), (cloud_config, "worker", "worker", 4)],
+    ids=["edge", "worker"],
+)
+def test_a_daemons_name(configure: Callable[..., Loaded[Any]], section: str, kind: str, length: int) -> None:
+    """It is the one given, or the user's, or else drawn for each run."""
+
+    def name(loaded: Loaded[Any]) -> str:
+        return str(getattr(getattr(loaded.settings, section), kind))
+
+    assert name(configure(f"--{kind}", "truck", "--username", "bob")) == "truck"
+    of_user = configure("--username", "bob")
+    assert (name(of_user), str(of_user.origins[kind])) == ("bob", "flag --username")
+    drawn = name(configure())
+    assert len(drawn) == length
+    assert drawn != name(configure())
     with pytest.raises(UsageError, match="cannot stand in a topic") as refused:
-        edge_config("--username", "bob/b")
-    assert "--edge" in refused.value.hint
+        configure("--username", "bob/b")
+    assert f"--{kind}" in refused.value.hint
 
 
-def test_the_name_of_a_worker() -> None:
-    def config(*flags: str) -> Loaded[CloudConfig]:
-        return cloud_worker.settings.from_arguments(cloud_parser().parse_args(flags))
-
-    assert config("--worker", "w", "--username", "bob").settings.worker.worker == "w"
-    of_user = config("--username", "bob")
-    assert of_user.settings.worker.worker == "bob"
-    assert str(of_user.origins["worker"]) == "flag --username"
-    assert len(config().settings.worker.worker) == 4
-    with pytest.raises(UsageError, match="cannot stand in a topic") as refused:
-        config("--username", "bob/b")
-    assert "--worker" in refused.value.hint
+def test_only_a_drawn_name_of_an_edge_is_ephemeral() -> None:
+    names = ((), ("--username", "bob"), ("--edge", "truck"))
+    assert [edge_config(*flags).settings.node.ephemeral for flags in names] == [True, False, False]
 
 
 def test_a_client_id_with_a_password_cannot_be_guessed_and_stays_the_same() -> None:
@@ -258,12 +257,9 @@ def test_a_url_without_tls_beside_tls_files_is_refused() -> None:
 
 
 def test_the_patience_of_a_link_is_for_ever_unless_told_otherwise(settings_folder: Path) -> None:
-    parse = edge_parser().parse_args
-    asked = edge_node.config.from_arguments(parse(["ask", "x"])).settings.link
-    assert link_settings(asked, "e").give_up_after is None
-    (settings_folder / "edge.toml").write_text("give_up_after = inf")
-    asked = edge_node.config.from_arguments(parse(["ask", "x"])).settings.link
-    assert link_settings(asked, "e").give_up_after is None
+    for text in ("", "give_up_after = inf"):
+        (settings_folder / "edge.toml").write_text(text)
+        assert link_settings(edge_config().settings.link, "e").give_up_after is None
 
 
 def test_sections_made_by_hand_keep_the_same_rules() -> None:
