@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
     from flexspec_mq.protocol.effects import Effect
 
-    _Round = tuple[asyncio.Future[list[Drafted]], Sequence[int], Sequence[DraftRequest]]
+    _Answer = tuple[list[Drafted], float]
+    _Round = tuple[asyncio.Future[_Answer], Sequence[int], Sequence[DraftRequest]]
 
 _log = logging.getLogger(__name__)
 
 
 class DraftLoop:
     """Asks the drafter for what sessions want, and hands them its tokens.
+
+    Drafts are hints: a drafter that raises is not asked again, and the texts go on without it.
 
     Args:
         drafter: proposes tokens; None drafts nothing.
@@ -39,14 +42,14 @@ class DraftLoop:
         controller: Controller,
         perform: Callable[[Generation, Iterable[Effect]], None],
     ) -> None:
-        self._thread = DrafterThread(drafter)
+        self._drafter = drafter
+        self._rounds: SimpleQueue[_Round | None] = SimpleQueue()  # an executor makes 35 calls more a round
         self._sessions = sessions
         self._controller = controller
         self._perform = perform
         self._waiting: dict[int, Generation] = {}  # may want tokens
         self._freed: list[int] = []
         self._work = asyncio.Event()
-        self.close = self._thread.close
 
     def want(self, generation: Generation) -> None:
         """Ask a session in the next round what it wants drafted."""
@@ -59,21 +62,29 @@ class DraftLoop:
         self._freed.append(session)
         self._work.set()
 
+    def close(self) -> None:
+        """Take no more work. A forward that runs now is not waited for."""
+        self._rounds.put(None)
+
     async def run(self) -> None:
         """Draft until cancelled."""
+        if self._drafter is not None:
+            Thread(target=self._serve, name="drafter").start()
+        loop = asyncio.get_running_loop()
         while True:
             wanted = self._wanted()
             freed, self._freed = self._freed, []
-            if not wanted and not (freed and self._thread.works):
+            if not wanted and not (freed and self._drafter is not None):
                 self._work.clear()
                 await self._work.wait()
                 continue
-            before = self._thread.busy
             self._controller.drafting = max(1, len(wanted))
-            drafted = await self._thread.round(freed, [request for _, request in wanted])
-            share = (self._thread.busy - before) / max(1, len(wanted))
+            requests = [request for _, request in wanted]
+            answer: asyncio.Future[_Answer] = loop.create_future()
+            self._rounds.put((answer, freed, requests))
+            drafted, seconds = await answer
             for (generation, request), tokens in zip(wanted, drafted, strict=True):
-                generation.drafted(share)
+                generation.drafted(seconds / len(wanted))
                 if tokens is not None:
                     self._hand_over(generation, request, tokens)
 
@@ -84,11 +95,39 @@ class DraftLoop:
             request = generation.machine.draft_request()
             if request is None:
                 del self._waiting[session]
-            elif self._thread.fits(request.context):
+            elif self._drafter is not None and self._drafter.fits(request.context):
                 wanted.append((generation, request))
             else:
                 self._hand_over(generation, request, ())
         return wanted
+
+    def _serve(self) -> None:
+        """Answer rounds, on the drafter's thread, until there are no more."""
+        while (asked := self._rounds.get()) is not None:
+            answer, freed, wanted = asked
+            drafted = self._round(freed, wanted)
+            try:
+                answer.get_loop().call_soon_threadsafe(_settle, answer, drafted)
+            except RuntimeError:  # the event loop has been closed meanwhile: nobody waits for it
+                return
+
+    def _round(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> _Answer:
+        """Free sessions and draft for each that wants it; the drafts, and seconds for them."""
+        nothing: list[Drafted] = [None] * len(wanted)
+        drafter = self._drafter
+        if drafter is None:
+            return nothing, 0.0
+        began = time.monotonic()
+        try:
+            for session in freed:
+                drafter.free(session)
+            began = time.monotonic()
+            drafted = drafter.draft(wanted) if wanted else nothing
+        except Exception:  # noqa: BLE001  the top of the drafter's thread; logged, and the target needs no drafts
+            _log.exception("the drafter failed; the texts go on without drafts")
+            self._drafter = None
+            drafted = nothing
+        return drafted, time.monotonic() - began
 
     def _hand_over(self, generation: Generation, request: DraftRequest, tokens: Sequence[DraftToken]) -> None:
         """Hand tokens to the session, as long as each follows the one before and is wanted; none: it gets no more."""
@@ -111,80 +150,7 @@ class DraftLoop:
                 self._perform(generation, effects)
 
 
-class DrafterThread:
-    """Asks a drafter, on one thread of its own, which starts with the first round.
-
-    Drafts are hints: a drafter that raises is not asked again, and the texts go on without it.
-
-    Args:
-        drafter: None drafts nothing.
-
-    Attributes:
-        busy: seconds that its rounds have drafted for, of those that are over.
-    """
-
-    def __init__(self, drafter: Drafter | None) -> None:
-        self._drafter = drafter
-        self.busy = 0.0
-        self._thread: Thread | None = None
-        self._rounds: SimpleQueue[_Round | None] = SimpleQueue()
-        """As long as the rounds that somebody waits for: the node asks for one after the other."""
-
-    @property
-    def works(self) -> bool:
-        """Whether there is a drafter that can be asked."""
-        return self._drafter is not None
-
-    def fits(self, context: Sequence[int]) -> bool:
-        """Whether a token after `context` can be drafted at all."""
-        return self._drafter is not None and self._drafter.fits(context)
-
-    def round(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> asyncio.Future[list[Drafted]]:
-        """Free sessions and draft for each that wants it."""
-        if self._thread is None:
-            self._thread = Thread(target=self._loop, name="drafter")
-            self._thread.start()
-        answer: asyncio.Future[list[Drafted]] = asyncio.get_running_loop().create_future()
-        self._rounds.put((answer, freed, wanted))
-        return answer
-
-    def close(self) -> None:
-        """Take no more work. A forward that runs now is not waited for."""
-        self._rounds.put(None)
-
-    def _loop(self) -> None:
-        while (asked := self._rounds.get()) is not None:
-            answer, freed, wanted = asked
-            found = self._run(freed, wanted)
-            try:
-                answer.get_loop().call_soon_threadsafe(_settle, answer, found)
-            except RuntimeError:  # the event loop has been closed meanwhile: nobody waits for it
-                return
-
-    def _run(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        """On the drafter's thread."""
-        nothing: list[Drafted] = [None] * len(wanted)
-        drafter = self._drafter
-        if drafter is None:
-            return nothing
-        try:
-            for session in freed:
-                drafter.free(session)
-            return self._timed(drafter, wanted) if wanted else []
-        except Exception:  # noqa: BLE001  the top of the drafter's thread; logged, and the target needs no drafts
-            _log.exception("the drafter failed; the texts go on without drafts")
-            self._drafter = None
-            return nothing
-
-    def _timed(self, drafter: Drafter, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        began = time.monotonic()
-        try:
-            return drafter.draft(wanted)
-        finally:
-            self.busy += time.monotonic() - began
-
-
-def _settle(answer: asyncio.Future[list[Drafted]], found: list[Drafted]) -> None:
+def _settle(answer: asyncio.Future[_Answer], drafted: _Answer) -> None:
     """On the event loop. An answer that is done was cancelled."""
     if not answer.done():
-        answer.set_result(found)
+        answer.set_result(drafted)

@@ -59,7 +59,6 @@ from flexspec_mq.transport.base import (
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
-    NO_SESSION,
     PROTOCOL_VERSION,
     Close,
     Error,
@@ -296,10 +295,6 @@ class EdgeNode:
         """The user does not want this text any more; its worker is told."""
         if generation.session in self._sessions:
             self._perform(generation, generation.machine.cancel(time.monotonic()))
-
-    def ask_who_listens(self, generation: Generation) -> None:
-        """Have the broker say whether a worker listens to opens of the version; of opens at QoS 0 it says nothing."""
-        self._publish(generation, Send(None, NO_SESSION, 1, None))
 
     def _link_settings(self, base: LinkSettings) -> LinkSettings:
         """`base` with this edge's will, birth and subscriptions."""

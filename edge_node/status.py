@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
-from edge_node.fleet.directory import TargetVersion
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.estimators.wilson import wilson
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
 _EVERY = 2.0
 """Seconds from one status to the next at least, on a node that follows a family and has news."""
+_SUMMED = ("answers", "errors", "drafted", "accepted", "tokens", "seconds")
 _COMPLETE = (FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH)
 
 
@@ -36,36 +36,14 @@ class VersionTally:
     """Sums over sessions, for as many versions as a catalogue can have; the one that wrote longest ago goes first."""
 
     def __init__(self) -> None:
-        self._sums: dict[TargetVersion, VersionFigures] = {}
+        self._sums: dict[tuple[str, str], VersionFigures] = {}
 
-    def add(
-        self,
-        target: TargetVersion,
-        *,
-        answers: int,
-        errors: int,
-        drafted: int,
-        accepted: int,
-        tokens: int,
-        seconds: float,
-    ) -> None:
-        """Count a session that is over; see `VersionFigures`."""
-        before = self._sums.pop(
-            target, VersionFigures(name=target.version, digest=target.digest[: 2 * DIGEST])
-        )
-        drafted, accepted = before.drafted + drafted, before.accepted + accepted
-        low, high = wilson(accepted, drafted)
-        self._sums[target] = replace(
-            before,
-            answers=before.answers + answers,
-            errors=before.errors + errors,
-            drafted=drafted,
-            accepted=accepted,
-            low=low,
-            high=high,
-            tokens=before.tokens + tokens,
-            seconds=before.seconds + seconds,
-        )
+    def add(self, seen: VersionFigures) -> None:
+        """Count a session that is over."""
+        before = self._sums.pop((seen.name, seen.digest), None)
+        sums = {field: getattr(seen, field) + getattr(before, field, 0) for field in _SUMMED}
+        low, high = wilson(sums["accepted"], sums["drafted"])
+        self._sums[seen.name, seen.digest] = replace(seen, low=low, high=high, **sums)
         while len(self._sums) > MAX_VERSIONS:
             del self._sums[next(iter(self._sums))]
 
@@ -124,19 +102,20 @@ class StatusPublisher:
         answers = finish.reason in _COMPLETE
         errors = fails and (seen.committed > 0 or not machine.counters.busy)
         drafted = machine.counters.judged + machine.counters.worker_judged
-        if (
-            answers or errors or drafted or generation.paced
-        ):  # a session that ended before it began shows nothing
-            self.tally.add(
-                TargetVersion(machine.version, generation.request.digest),
-                answers=answers,
-                errors=errors,
-                drafted=drafted,
-                accepted=machine.counters.accepted + machine.counters.worker_accepted,
-                tokens=generation.paced,
-                seconds=generation.seconds,
-            )
-            self._tallied.set()
+        if not (answers or errors or drafted or generation.paced):
+            return  # it ended before it began
+        shown = VersionFigures(
+            name=machine.version,
+            digest=generation.request.digest[: 2 * DIGEST],
+            answers=answers,
+            errors=errors,
+            drafted=drafted,
+            accepted=machine.counters.accepted + machine.counters.worker_accepted,
+            tokens=generation.paced,
+            seconds=generation.seconds,
+        )
+        self.tally.add(shown)
+        self._tallied.set()
 
     async def run(self, family: FamilyCatalogue, publish: Callable[[Outbound], None]) -> None:
         """Tell what is new of the family and its versions. A status that is lost is told again by the next birth."""

@@ -71,7 +71,7 @@ class Wire:
             KeysRefused: there is no key to put it under.
         """
         payload = self._codec.encode(send.message)
-        if self._keys is None or not send.message.session:  # without a session it says nothing
+        if self._keys is None:
             return payload
         payload = self._keys.wrap(send.message, send.to_worker, payload, now)
         if len(payload) > MAX_PAYLOAD_BYTES:

@@ -40,24 +40,26 @@ _log = logging.getLogger(__name__)
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the daemon has its own, and cancels `serve`.
 
-    Attributes:
-        listens: set when requests are answered.
+    Args:
+        config: as uvicorn's.
+        started: called when requests are answered.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self.listens = asyncio.Event()
+        self._tell = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.listens.set()
+        if self.started:
+            self._tell()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-async def serve(app: Starlette, *, started: Callable[[int], None] | None = None) -> None:
+async def serve(app: Starlette, started: Callable[[int], None]) -> None:
     """Serve the app until cancelled. The node must run for longer than this.
 
     On cancellation, streams that are open get an error event, sessions are cancelled up to their workers, and the
@@ -74,14 +76,9 @@ async def serve(app: Starlette, *, started: Callable[[int], None] | None = None)
     api: Api = app.state.api
     with _listen(api.settings) as listener:  # closed also when somebody does not wait for an end in order
         port = listener.getsockname()[1]
-        server = _Server(_config(app, api))
+        server = _Server(_config(app, api), partial(started, port))
         serving = asyncio.create_task(server.serve(sockets=[listener]), name="api server")
         try:
-            async with running(server.listens.wait(), "api server starts") as starting:
-                await any_of(starting, serving)
-            _log.info("the API listens on %s port %d", api.settings.api_host, port)
-            if started is not None and server.started:
-                started(port)
             await asyncio.wait([serving])
             raise FlexSpecError("the API server ended by itself", hint="its log has the reason")
         finally:
@@ -165,7 +162,7 @@ async def serve_node(
     *,
     policy: Callable[[], Policy],
     settings: ApiSettings,
-    started: Callable[[int], None] | None = None,
+    started: Callable[[int], None],
 ) -> None:
     """Run the node and serve its API until cancelled.
 
@@ -190,11 +187,10 @@ async def serve_node(
 
     def tell(port: int) -> None:
         listens.set()
-        if started is not None:
-            started(port)
+        started(port)
 
     async with (
-        running(serve(app, started=tell), "api") as serving,
+        running(serve(app, tell), "api") as serving,
         running(node.wait_broken(), "node") as failing,
     ):
         async with running(listens.wait(), "api listens") as waiting:

@@ -81,13 +81,9 @@ class Service:
 
     async def unserved(self, generation: Generation) -> None:
         """Return as soon as it is certain that nobody serves a session; to be cancelled when it begins."""
-        began = since = time.monotonic()
-        asked = generation.machine.plan.qos > 0  # by its open
-        while (now := time.monotonic()) - since < _SURE:
+        since = time.monotonic()
+        while time.monotonic() - since < _SURE:
             await asyncio.sleep(_LOOK)
-            if not (asked or self._is_online) and now - began > _STATUS:
-                asked = True
-                self._node.ask_who_listens(generation)
             if not self._nobody_serves(generation):
                 since = time.monotonic()
 

@@ -7,11 +7,12 @@ yet, or no more, the family's name goes to one that has: an announcement may be 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from math import inf
 from typing import TYPE_CHECKING
 
 from edge_node.fleet.directory import TargetVersion, versions_of
 from flexspec_mq.catalogue import naming
+from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import WorkerError
 from schemas.catalogue import VersionState
 
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from flexspec_mq.models.fingerprint import Difference
     from schemas.catalogue import Catalogue, CatalogueVersion
     from schemas.status import WorkerStatus
-
-_WARNED = 64
-"""Differences of tokenizers that are remembered as told; the oldest is forgotten first."""
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +45,7 @@ class Models:
         self._directory = directory
         self._own = own
         self.followed = followed
-        self._warned = deque[str](maxlen=_WARNED)
+        self._throttle = LogThrottle(inf)
 
     @property
     def default(self) -> str:
@@ -106,9 +104,8 @@ class Models:
         differs = self._directory.compare(status)
         words = differs.fatal or differs.harmless
         names = [version.name for version in versions_of(status) if self._may_mean(version.name)]
-        if not words or not names or status.state != "online" or words in self._warned:
+        if not words or not names or status.state != "online" or not self._throttle.due("", words, 0.0):
             return
-        self._warned.append(words)
         what = (
             f"the tokenizer of {', '.join(names)} at worker {status.worker} is not quite the draft's: {words}"
         )

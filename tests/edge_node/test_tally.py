@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from edge_node.fleet.directory import TargetVersion
 from edge_node.status import VersionTally
 from flexspec_mq.controller.estimators.wilson import wilson
 from schemas.catalogue import MAX_VERSIONS
+from schemas.status import VersionFigures
 
 
-def wrote(tally: VersionTally, *target: str, complete: bool = True, failed: bool = False) -> None:
-    sums = {"drafted": 8, "accepted": 6, "tokens": 20}
-    tally.add(TargetVersion(*target), answers=complete, errors=failed, seconds=0.5, **sums)
+def wrote(
+    tally: VersionTally, name: str, digest: str = "", *, complete: bool = True, failed: bool = False
+) -> None:
+    sums = {"drafted": 8, "accepted": 6, "tokens": 20, "seconds": 0.5}
+    tally.add(VersionFigures(name=name, digest=digest, answers=complete, errors=failed, **sums))  # type: ignore[arg-type]
 
 
 def test_sums_are_by_name_and_digest_and_bounded() -> None:

@@ -11,7 +11,6 @@ from edge_node import energy as edge_energy
 from edge_node.cli.texts import events
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
-from edge_node.drafting import DrafterThread
 from edge_node.energy import EnergyMeter, MeasuredEnergy, energy_meter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -24,7 +23,6 @@ from flexspec_mq.models.text import Turn
 from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import link_to, worker_at
-from tests.drafting.asking import asked
 from tests.edge_node.api.served import speech
 
 DEVICE = DevicePower(idle_w=2.0, core_w=3.0)
@@ -123,14 +121,3 @@ async def test_drafting_is_part_of_it() -> None:
     assert isinstance(busy, float)
     assert isinstance(seconds, float)
     assert 0 < busy < seconds
-
-
-async def test_the_drafters_thread_counts_its_rounds() -> None:
-    thread = DrafterThread(PromptLookupDrafter(max_context=500))
-    await thread.round([1], [])
-    assert thread.busy == 0
-    await thread.round([], [asked(1, [5, 6, 7, 5, 6])])
-    first = thread.busy
-    await thread.round([], [asked(1, [5, 6, 7, 5, 6])])
-    assert 0 < first < thread.busy
-    thread.close()

@@ -233,7 +233,7 @@ async def served(
         policy = policy or partial(FixedPolicy, plan)
         app = create_app(node, speech(max_context), policy=policy, settings=api_settings)
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        run = asyncio.create_task(serve(app, started=port.set_result))
+        run = asyncio.create_task(serve(app, port.set_result))
         stack.push_async_callback(_stop, run)
         await asyncio.wait_for(port, PATIENCE)
         await until(lambda: not workers or version in node.directory.versions())

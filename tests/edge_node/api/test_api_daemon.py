@@ -30,7 +30,7 @@ async def daemon(
     port: int = 0,
     name: str = "ad",
     give_up_after: float | None = None,
-    started: Callable[[int], None] | None = None,
+    started: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Run a node and its API."""
     node = EdgeNode(EdgeSettings(edge=name, version=name), FakeDrafter(), FINGERPRINT, (EOS,))

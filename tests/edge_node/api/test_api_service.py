@@ -32,12 +32,11 @@ async def refused(api: Served, **more: Any) -> tuple[str, float]:
     return error["message"], took
 
 
-@pytest.mark.parametrize("qos", [0, 1])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_nobody_serves_the_version_and_that_is_said_at_once(
-    mosquitto: PrivateBroker, stream: bool, qos: int
+    mosquitto: PrivateBroker, stream: bool
 ) -> None:
-    async with served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api:
+    async with served(mosquitto, workers=0) as api:
         said, took = await refused(api, stream=stream)
         assert took < SOON
         assert said == f"no worker serves {api.version} (start one; no version is online)"
@@ -57,17 +56,14 @@ async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos:
         assert "asv-other" in said
 
 
-@pytest.mark.parametrize("qos", [0, 1])
-async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(
-    mosquitto: PrivateBroker, qos: int
-) -> None:
-    async with served(mosquitto, workers=0, plan=Plan(4, 1, qos)) as api:
+async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0) as api:
         api.node.directory.blind = True
         assert (await refused(api))[1] < SOON
 
 
 async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
-    """At QoS 0 the node asks the broker who listens; the worker that hears the question has nothing to do for it."""
+    """At QoS 0 the broker does not say who listens."""
     engine = FakeEngine()
     engine.gate.clear()
     async with served(mosquitto, workers=0, plan=Plan(4, 1, 0)) as api:
