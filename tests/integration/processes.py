@@ -38,6 +38,16 @@ async def ended(process: Process) -> tuple[int, str]:
     return await process.wait(PATIENCE), process.said
 
 
+async def events_of(process: Process) -> list[dict[str, Any]]:
+    """All events of ``ask --events``, which must end well."""
+    events: list[dict[str, Any]] = []
+    while not events or events[-1]["type"] != "finish":
+        events.append(await process.event())
+    code, said = await ended(process)
+    assert code == 0, said
+    return events
+
+
 async def status(broker: PrivateBroker, worker: str, wanted: Callable[[WorkerStatus], bool]) -> WorkerStatus:
     """Wait for a status of a worker."""
     settings = LinkSettings(

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from broker.launcher import PrivateBroker
 from lab.testbed.process import Process
-from tests.integration.processes import ended, start, start_worker
+from tests.integration.processes import events_of, start, start_worker
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -61,11 +61,7 @@ def asking(broker: PrivateBroker, *flags: str) -> tuple[str, ...]:
 async def asked(broker: PrivateBroker, *flags: str) -> tuple[dict[str, Any], str]:
     """The end of an answer, and standard error."""
     ask = await start("edge_node", *asking(broker, *flags))
-    while (event := await ask.event())["type"] != "finish":
-        pass
-    code, said = await ended(ask)
-    assert code == 0, said
-    return event, said
+    return (await events_of(ask))[-1], ask.said
 
 
 @pytest.mark.usefixtures("worker")

@@ -98,6 +98,35 @@ def expected(
     return TARGET.text(SessionRequest(session=1, version="base", identity=identity, prompt=tuple(prompt)))
 
 
+def alone(prompt: str, seed: int, limit: int, *, ignore_eos: bool = False) -> str:
+    """The text that the target alone writes to a chat with one turn of the user."""
+    return shown(expected(ids_of(prompt), seed, limit, ignore_eos=ignore_eos)[0])
+
+
+def content(answer: httpx2.Response) -> str:
+    """The text of an answer to a chat."""
+    assert answer.status_code == 200, answer.text
+    found: str = answer.json()["choices"][0]["message"]["content"]
+    return found
+
+
+def said(answer: httpx2.Response, status: int, code: str) -> dict[str, Any]:
+    """The error of an answer, which has all of OpenAI's fields."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error: dict[str, Any] = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    return error
+
+
+def waiting_engine() -> FakeEngine:
+    """An engine whose first step waits until its gate is set."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    return engine
+
+
 def shown(tokens: Sequence[int]) -> str:
     """The text of generated tokens, without an unfinished character at its end."""
     return decode(tokenizer(), tokens).rstrip("\N{REPLACEMENT CHARACTER}")
@@ -144,6 +173,13 @@ class Served:
     def version(self) -> str:
         return self.node.models.default
 
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> httpx2.Response:
+        return await self.http.get(f"{self.url}{path}", headers=headers)
+
     async def post(self, path: str, body: Any, **headers: str) -> httpx2.Response:
         return await self.http.post(
             f"{self.url}{path}", json=body, headers={name.replace("_", "-"): v for name, v in headers.items()}
@@ -155,16 +191,13 @@ class Served:
         body = {"model": self.version, "messages": [{"role": "user", "content": prompt}], **more}
         return await self.post("/v1/chat/completions", body, **(headers or {}))
 
-    async def refusal(self) -> None:
-        """Wait until a chat was answered with 429."""
-        line = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="429"}'
-        async with asyncio.timeout(PATIENCE):
-            while not await self.metric(line):  # noqa: ASYNC110  it happens on the other side of HTTP
-                await asyncio.sleep(0.01)
+    async def answers(self, status: int, path: str = "/v1/chat/completions") -> float:
+        """Number of answers of a path with a status."""
+        return await self.metric(f'flexspec_edge_requests_total{{endpoint="{path}",status="{status}"}}')
 
     async def metric(self, line: str) -> float:
         """The value of one line of the metrics' page; 0 if it is not there."""
-        page = (await self.http.get(f"{self.url}/metrics", headers=self.key)).text
+        page = (await self.get("/metrics", self.key)).text
         values = [one.rpartition(" ")[2] for one in page.splitlines() if one.rpartition(" ")[0] == line]
         return float(values[0]) if values else 0.0
 

@@ -9,15 +9,20 @@ import pytest
 from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
-from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import expected, ids_of, served, shown, tokenizer
-
-
-def text_of(prompt: str, seed: int, limit: int) -> tuple[str, int, str]:
-    """Text, tokens and finish reason that a chat with one turn must give."""
-    tokens, end = expected(ids_of(prompt), seed, limit)
-    return shown(tokens), len(tokens), "stop" if end == "eos" else "length"
+from lab.testbed.link.proxy import proxy_link
+from tests.daemons import until
+from tests.edge_node.api.served import (
+    alone,
+    content,
+    expected,
+    ids_of,
+    served,
+    shown,
+    tokenizer,
+    waiting_engine,
+)
 
 
 async def streamed(client: AsyncOpenAI, **asked: Any) -> tuple[str, list[Any]]:
@@ -26,18 +31,15 @@ async def streamed(client: AsyncOpenAI, **asked: Any) -> tuple[str, list[Any]]:
     return "".join(c.choices[0].delta.content or "" for c in chunks if c.choices), chunks
 
 
-def user(prompt: str) -> list[Any]:
-    return [{"role": "user", "content": prompt}]
-
-
 async def test_a_chat_with_the_official_client(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         for seed, limit in ((1, 40), (2, 400), (3, 400), (4, 1)):
-            text, count, reason = text_of("hello", seed, limit)
-            asked = {"model": api.version, "messages": user("hello"), "seed": seed, "max_tokens": limit}
+            tokens, end = expected(ids_of("hello"), seed, limit)
+            text, count, reason = shown(tokens), len(tokens), "stop" if end == "eos" else "length"
+            messages = [{"role": "user", "content": "hello"}]
+            asked = {"model": api.version, "messages": messages, "seed": seed, "max_tokens": limit}
             answer = await api.client.chat.completions.create(**asked)  # type: ignore[call-overload]
-            assert answer.choices[0].message.content == text
-            assert answer.choices[0].finish_reason == reason
+            assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (text, reason)
             assert answer.model == api.version
             assert answer.usage.prompt_tokens == len(ids_of("hello"))
             assert answer.usage.completion_tokens == count
@@ -51,30 +53,78 @@ async def test_a_chat_with_the_official_client(mosquitto: PrivateBroker) -> None
             assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_completions(mosquitto: PrivateBroker) -> None:
+async def test_prompts_of_completions_and_their_limit(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         ids = tokenizer().encode("the end")
-        tokens, _ = expected(ids, 3, 30, ignore_eos=True)
+        text = shown(expected(ids, 3, 16, ignore_eos=True)[0])
         for prompt in ("the end", ["the end"], list(ids), [list(ids)]):
-            asked: dict[str, Any] = {"model": api.version, "prompt": prompt, "seed": 3, "max_tokens": 30}
-            asked["extra_body"] = {"ignore_eos": True}
-            answer = await api.client.completions.create(**asked)
-            assert answer.choices[0].text == shown(tokens)
-            assert answer.choices[0].finish_reason == "length"
-            stream = await api.client.completions.create(**asked, stream=True)
-            assert "".join([chunk.choices[0].text async for chunk in stream]) == shown(tokens)
-        short = await api.client.completions.create(
-            model=api.version, prompt="x", seed=1, extra_body={"ignore_eos": True}
-        )
-        assert short.usage is not None
-        assert short.usage.completion_tokens == 16
+            asked: dict[str, Any] = {"model": api.version, "prompt": prompt, "seed": 3}
+            answer = await api.client.completions.create(**asked, extra_body={"ignore_eos": True})
+            assert (answer.choices[0].text, answer.choices[0].finish_reason) == (text, "length")
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 16
+
+
+PLANS = {
+    "none": Plan(draft_length=0, in_flight=1, qos=1),
+    "short": Plan(draft_length=1, in_flight=1, qos=0),
+    "long": Plan(draft_length=16, in_flight=1, qos=2),
+    "many in flight": Plan(draft_length=4, in_flight=8, qos=1),
+    "ahead": Plan(draft_length=4, in_flight=2, qos=1, ahead=32),
+    "streaming": Plan(draft_length=0, in_flight=1, qos=1, ahead=64),
+}
+ENDLESS = {"ignore_eos": True}
+
+
+async def everything(client: AsyncOpenAI, version: str) -> None:
+    """Both endpoints, streaming and not, with and without a stop string: the target's own text each time."""
+    for seed in (1, 2):
+        chat: dict[str, Any] = {
+            "model": version, "messages": [{"role": "user", "content": "hello"}], "seed": seed, "max_tokens": 48,
+            "extra_body": ENDLESS,
+        }  # fmt: skip
+        whole = alone("hello", seed, 48, ignore_eos=True)
+        assert (await client.chat.completions.create(**chat)).choices[0].message.content == whole
+        stream = await client.chat.completions.create(**chat, stream=True)
+        assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == whole
+        written, _ = expected(tokenizer().encode("the end"), seed, 48, ignore_eos=True)
+        text = shown(written)
+        # Longer than any token, so that it begins in one and ends in another.
+        at = next(i for i in range(8, 40) if "\N{REPLACEMENT CHARACTER}" not in text[i : i + 4])
+        stop = text[at : at + 4]
+        plain: dict[str, Any] = {
+            "model": version, "prompt": "the end", "seed": seed, "max_tokens": 48, "extra_body": ENDLESS,
+        }  # fmt: skip
+        assert (await client.completions.create(**plain)).choices[0].text == text
+        answer = await client.completions.create(**plain, stop=["never this", stop])
+        (cut,) = answer.choices
+        assert (cut.text, cut.finish_reason) == (text[: text.index(stop)], "stop")
+        assert answer.usage is not None
+        used = answer.usage.completion_tokens  # the session ends with the last token of the stop string
+        assert stop in shown(written[:used])
+        assert stop not in shown(written[: used - 1])
+        parts = [one async for one in await client.completions.create(**plain, stop=stop, stream=True)]
+        assert "".join(one.choices[0].text for one in parts) == cut.text
+        assert parts[-1].choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS.keys())
+async def test_the_text_is_the_targets_by_any_plan(mosquitto: PrivateBroker, plan: Plan) -> None:
+    async with served(mosquitto, plan=plan) as api:
+        await everything(api.client, api.version)
+
+
+async def test_the_text_is_the_targets_over_an_emulated_link(mosquitto: PrivateBroker) -> None:
+    async with proxy_link("4g", ("127.0.0.1", mosquitto.port)) as link:
+        async with served(mosquitto, plan=PLANS["ahead"], through=link.port) as api:
+            await everything(api.client, api.version)
+        assert link.counters.up.packets_in > 50
 
 
 async def test_events_without_a_row_are_counted_while_a_text_is_written_and_afterwards(
     mosquitto: PrivateBroker,
 ) -> None:
-    engine = FakeEngine()
-    engine.gate.clear()
+    engine = waiting_engine()
     async with served(mosquitto, engine=engine) as api:
         asking = asyncio.create_task(api.chat(max_tokens=5))
         await until(lambda: api.node.sessions == 1)
@@ -123,50 +173,35 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert await api.metric('flexspec_edge_texts_total{outcome="length"}') == 1
         assert await api.metric("flexspec_edge_link_up") == 1
         assert await api.metric("flexspec_edge_surprises_total") == 0
-        path = 'flexspec_edge_requests_total{endpoint="/v1/chat/completions",status="200"}'
-        assert await api.metric(path) == 1
+        assert await api.answers(200) == 1
 
 
-async def test_a_session_ends_with_the_last_token_of_a_stop_string(mosquitto: PrivateBroker) -> None:
+async def test_a_seed_that_was_drawn_gives_the_same_text_again(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
-        tokens, _ = expected(ids_of("hello"), 11, 300, ignore_eos=True)
-        whole = shown(tokens)
-        at = next(i for i in range(40, 200) if "\N{REPLACEMENT CHARACTER}" not in whole[i : i + 4])
-        stop = whole[at : at + 4]  # a token has at most two characters
-        answer = (await api.chat(seed=11, max_tokens=300, stop=["never this", stop], ignore_eos=True)).json()
-        choice, used = answer["choices"][0], answer["usage"]["completion_tokens"]
-        assert (choice["message"]["content"], choice["finish_reason"]) == (whole[: whole.index(stop)], "stop")
-        assert stop in shown(tokens[:used])
-        assert stop not in shown(tokens[: used - 1])
-
-
-async def test_same_seed_same_text(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        answers = [(await api.chat(seed=seed, max_tokens=40)).json() for seed in (1, 1, 2)]
-        first, again, other = (answer["choices"][0]["message"]["content"] for answer in answers)
-        assert first == again != other
-        drawn = [(await api.chat(max_tokens=40)).json()["usage"]["flexspec"]["seed"] for _ in range(2)]
-        assert drawn[0] != drawn[1]
-        assert max(drawn) < 2**53  # exact in JSON for everybody
-        repeated = (await api.chat(max_tokens=40, seed=drawn[0])).json()
-        assert repeated["usage"]["flexspec"]["seed"] == drawn[0]
+        drawn = [(await api.chat(max_tokens=40)) for _ in range(2)]
+        seeds = [answer.json()["usage"]["flexspec"]["seed"] for answer in drawn]
+        assert seeds[0] != seeds[1]
+        assert max(seeds) < 2**53  # exact in JSON for everybody
+        again = await api.chat(max_tokens=40, seed=seeds[0])
+        assert again.json()["usage"]["flexspec"]["seed"] == seeds[0]
+        assert content(again) == content(drawn[0]) != content(drawn[1])
 
 
 async def test_many_at_once(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, workers=2) as api:
         answers = await asyncio.gather(*(api.chat(f"q{n % 10}", seed=n, max_tokens=30) for n in range(40)))
         for n, answer in enumerate(answers):
-            assert answer.json()["choices"][0]["message"]["content"] == text_of(f"q{n % 10}", n, 30)[0]
+            assert content(answer) == alone(f"q{n % 10}", n, 30)
         assert api.node.sessions == 0
 
 
 async def test_probes(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
-        assert (await api.http.get(f"{api.url}/healthz")).status_code == 200
-        assert (await api.http.get(f"{api.url}/readyz")).json() == {"status": "ready"}
+        assert (await api.get("/healthz")).status_code == 200
+        assert (await api.get("/readyz")).json() == {"status": "ready"}
         api.daemons[0].worker.stop()
         await asyncio.wait([api.daemons[0].run])
         await until(lambda: api.version not in api.node.directory.versions())
-        answer = await api.http.get(f"{api.url}/readyz")
+        answer = await api.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["reason"] == f"no worker of {api.version} is known to be online"

@@ -1,4 +1,4 @@
-"""Clients that hold connections without asking for anything, over real sockets; ids and web pages."""
+"""Connections and bodies that are slow, long or many, over real sockets; and an id on every answer."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from edge_node.api.server import SPARE
-from edge_node.api.settings import ApiSettings
-from flexspec_mq.errors import UsageError
 from tests.daemons import until
-from tests.edge_node.api.served import Served, served
+from tests.edge_node.api.served import Served, said, served
+from tests.edge_node.api.test_api_refusals import lines, refused
 
 HALF = b"GET /v1/models HTTP/1.1\r\nhost: 127.0.0.1\r\nx-a: "
 SLOW_BODY = (
-    b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
-    b"content-length: 100\r\n\r\n{"
+    b"POST /v1/completions HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer hush\r\n"
+    b"content-type: application/json\r\ncontent-length: 1000\r\n\r\n" + b" " * 800
 )
-CUT = 'flexspec_edge_requests_total{endpoint="other",status="408"}'
+BEYOND: dict[str, Any] = {"api_host": "0.0.0.0", "api_key": "hush", "api_insecure_anywhere": True}  # noqa: S104
 Peer = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -49,8 +48,7 @@ async def holding(
     with many_files():
         try:
             for _ in range(count):
-                port = int(api.url.rpartition(":")[2])
-                peer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+                peer = await asyncio.open_connection("127.0.0.1", api.port, local_addr=(address, 0))
                 peers.append(peer)
                 peer[1].write(said)
             yield peers
@@ -74,22 +72,26 @@ async def test_half_a_head_on_many_connections_keeps_nobody_out(mosquitto: Priva
             assert (await api.chat(max_tokens=5)).status_code == 200
             await is_over(peers[0])  # the oldest ones made room
             await is_over(peers[-1])  # and the others had their time
-        assert await api.metric(CUT) == 600
+        assert await api.answers(408, "other") == 600
         assert (await api.chat(max_tokens=5)).status_code == 200
 
 
-async def test_bytes_that_trickle_do_not_prolong_the_time_of_a_head(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, head_timeout=0.5) as api, holding(api, 1, HALF) as [(reader, writer)]:
-        began = time.monotonic()
-        while not reader.at_eof():
-            writer.write(b"x")
-            try:
-                await asyncio.wait_for(reader.read(1), 0.05)
-            except TimeoutError:
-                continue
-            except ConnectionError:
-                break
-        assert 0.4 < time.monotonic() - began < 5
+async def test_a_client_that_says_nothing_or_trickles_is_let_go(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, head_timeout=0.5) as api:
+        async with holding(api, 1, b"") as [peer]:
+            await is_over(peer)
+        assert await api.answers(408, "other") == 0
+        async with holding(api, 1, HALF) as [(reader, writer)]:
+            began = time.monotonic()
+            while not reader.at_eof():  # bytes do not prolong the time of a head
+                writer.write(b"x")
+                try:
+                    await asyncio.wait_for(reader.read(1), 0.05)
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break
+            assert 0.4 < time.monotonic() - began < 5
 
 
 async def test_the_next_head_of_a_connection_is_bounded_too(mosquitto: PrivateBroker) -> None:
@@ -98,46 +100,32 @@ async def test_the_next_head_of_a_connection_is_bounded_too(mosquitto: PrivateBr
         async with holding(api, 1, whole + HALF) as [(reader, _)]:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200")
             assert b"ok" in await asyncio.wait_for(reader.read(), 10)
-        assert await api.metric(CUT) == 1
+        assert await api.answers(408, "other") == 1
         async with holding(api, 1, whole) as [(reader, writer)]:
             for _ in range(4):  # a connection in use may be older than the bound
                 await reader.readuntil(b'{"status":"ok"}')
                 await asyncio.sleep(0.2)
                 writer.write(whole)
             await reader.readuntil(b'{"status":"ok"}')
-        assert await api.metric(CUT) == 1
-
-
-async def test_a_client_that_says_nothing_is_let_go(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, head_timeout=0.2) as api, holding(api, 1, b"") as [peer]:
-        await is_over(peer)
-        assert await api.metric(CUT) == 0
-
-
-async def test_an_answer_may_take_longer_than_a_head(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, head_timeout=0.1, body_timeout=0.6) as api:
-        async with holding(api, 1, SLOW_BODY) as [(reader, _)]:
-            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
-        assert await api.metric('flexspec_edge_requests_total{endpoint="/v1/completions",status="408"}') == 1
+        assert await api.answers(408, "other") == 1
 
 
 async def test_probes_answer_when_as_many_requests_as_may_be_are_under_way(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         most = api.api.settings.max_requests
-        counted = 'flexspec_edge_requests_total{endpoint="/v1/models",status="503"}'
         async with holding(api, most, SLOW_BODY), httpx2.AsyncClient(trust_env=False) as http:
             await until(lambda: len(asyncio.all_tasks()) > most)
             for _ in range(3):
                 for path in ("/healthz", "/readyz"):
                     assert (await http.get(f"{api.url}{path}")).status_code == 200
-            refused = await http.get(f"{api.url}/v1/models")
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "overloaded")
-            assert refused.headers["retry-after"] == "1"
+            refused_one = await http.get(f"{api.url}/v1/models")
+            assert said(refused_one, 503, "overloaded")["type"] == "server_error"
+            assert refused_one.headers["retry-after"] == "1"
             async with holding(api, SPARE + 5, SLOW_BODY):  # whoever comes now takes the spare ones
                 pass
             assert (await http.get(f"{api.url}/healthz")).status_code == 200
         await until(lambda: len(asyncio.all_tasks()) < most)
-        assert await api.metric(counted) == 1
+        assert await api.answers(503, "/v1/models") == 1
 
 
 async def test_what_is_no_http(mosquitto: PrivateBroker) -> None:
@@ -176,42 +164,87 @@ async def test_every_answer_has_an_id(mosquitto: PrivateBroker) -> None:
             assert answer.headers["x-request-id"].startswith("req-")
 
 
-async def test_a_web_page_may_use_it_only_where_it_is_named(mosquitto: PrivateBroker) -> None:
-    page = {"origin": "https://page.example"}
-    asks = {
-        "access-control-request-method": "POST",
-        "access-control-request-headers": "authorization,content-type",
-    }
-    async with served(mosquitto, api_cors_origins=("https://page.example",), api_key="hush") as api:
-        url = f"{api.url}/v1/chat/completions"
-        may = await api.http.options(url, headers={**page, **asks})
-        assert may.status_code == 200
-        assert may.headers["access-control-allow-origin"] == "https://page.example"
-        assert "authorization" in may.headers["access-control-allow-headers"]
-        other = await api.http.options(url, headers={**asks, "origin": "https://other.example"})
-        assert "access-control-allow-origin" not in other.headers
-        for headers, status in (({**page, **api.key}, 200), (page, 401)):  # its script can read errors too
-            answer = await api.chat(max_tokens=2, headers=headers)
-            assert answer.status_code == status
-            assert answer.headers["access-control-allow-origin"] == "https://page.example"
-            assert "x-request-id" in answer.headers["access-control-expose-headers"].lower()
-    async with served(mosquitto) as api:
-        closed = await api.http.options(f"{api.url}/v1/chat/completions", headers={**page, **asks})
-        assert closed.status_code == 403
-        assert "access-control-allow-origin" not in closed.headers
+async def test_one_address_cannot_take_the_connections_of_others(
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        served(mosquitto, **BEYOND, api_client_connections=5) as api,
+        holding(api, 5, SLOW_BODY, "127.0.0.9") as busy,
+    ):
+        await until(lambda: api.api.bodies.held == 5 * 800)
+        for _ in range(3):
+            async with holding(api, 1, SLOW_BODY, "127.0.0.9") as [peer]:
+                await is_over(peer)
+        assert (await api.get("/v1/models", api.key)).status_code == 200
+        assert await refused(api, "too_many_connections") == 3
+        assert not any(reader.at_eof() for reader, _ in busy)
+    assert lines(caplog, "too_many_connections")[0].startswith("client 127.0.0.9 was refused")
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"api_hosts": ("http://x",)}, {"api_hosts": ("x:80",)}, {"api_cors_origins": ("page.example",)},
-        {"api_cors_origins": ("https://x/",)},
-    ],
-)  # fmt: skip
-def test_names_and_origins_that_are_none(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        ApiSettings(**wrong)
-    known = ApiSettings(
-        api_hosts=("Edge-1.lan", "fe80::1"), api_cors_origins=("*", "http://localhost:3000")
-    ).for_serving()
-    assert known.api_hosts == ("edge-1.lan", "fe80::1")
+async def test_of_one_address_those_that_wait_for_a_request_go_first(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, **BEYOND, api_client_connections=5, head_timeout=30.0) as api:
+        async with (
+            holding(api, 1, HALF, "127.0.0.8") as [other],
+            holding(api, 5, HALF, "127.0.0.9") as [first, *_],
+            httpx2.AsyncClient(
+                transport=httpx2.AsyncHTTPTransport(local_address="127.0.0.9"), trust_env=False
+            ) as http,
+        ):
+            assert (await http.get(f"{api.url}/v1/models", headers=api.key)).status_code == 200
+            await is_over(first)
+            assert not other[0].at_eof()
+        assert await refused(api, "head_timeout") == 1
+
+
+async def test_on_loopback_all_have_one_address_and_the_bound_of_all_is_theirs(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with served(mosquitto, api_client_connections=2) as api, holding(api, 20, SLOW_BODY):
+        assert (await api.get("/v1/models")).status_code == 200
+
+
+async def test_long_bodies_are_bounded_all_together(
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(mosquitto, max_bodies=1000) as api:
+        body = {"prompt": "the " * 100, "max_tokens": 3}
+        async with holding(api, 1, SLOW_BODY) as [(_, writer)]:
+            held = api.api.bodies
+            await until(lambda: held.held == 800)
+            answer = await api.post("/v1/completions", body)
+            said(answer, 503, "overloaded")
+            assert answer.headers["retry-after"] == "1"
+            assert (await api.post("/v1/completions", {"prompt": "a", "max_tokens": 3})).status_code == 200
+            assert (await api.get("/readyz")).status_code == 200
+            writer.transport.abort()
+            await until(lambda: held.held == 0)
+        assert (await api.post("/v1/completions", body)).status_code == 200
+        assert await refused(api, "overloaded") == 1
+    assert "too many long requests" in lines(caplog, "overloaded")[0]
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """A body without a stated length."""
+    yield b'{"prompt": "'
+    for _ in range(1000):
+        yield b"x" * 1000
+
+
+async def test_a_body_that_is_too_long_or_too_slow_is_told(
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It may take longer than a head."""
+    async with served(mosquitto, max_body=500, body_timeout=1.2, head_timeout=0.8) as api:
+        async with holding(api, 1, SLOW_BODY.replace(b": 1000", b": 2000")) as [(reader, _)]:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 413")
+        async with holding(api, 1, SLOW_BODY.replace(b": 1000", b": 400")[:200]) as [(reader, _)]:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 408")
+        headers = {"content-type": "application/json"}
+        answer = await api.http.post(f"{api.url}/v1/completions", content=endless(), headers=headers)
+        said(answer, 413, "body_too_long")
+        assert await refused(api, "body_too_long") == 2
+        assert await refused(api, "body_timeout") == 1
+        assert await api.answers(408, "/v1/completions") == 1
+        assert api.api.bodies.held == 0
+    assert lines(caplog, "body_too_long")
+    assert lines(caplog, "body_timeout")
