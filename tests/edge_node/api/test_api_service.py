@@ -14,7 +14,18 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import decode
 from tests.daemons import FakeEngine, until, worker_at
 from tests.edge_node.api.opinionated import Opinionated
-from tests.edge_node.api.served import Served, expected, ids_of, links_to, served, shown, tokenizer
+from tests.edge_node.api.served import (
+    Served,
+    alone,
+    content,
+    expected,
+    ids_of,
+    links_to,
+    said,
+    served,
+    tokenizer,
+    waiting_engine,
+)
 
 SOON = 2.0
 """Seconds within which a user is told."""
@@ -25,11 +36,9 @@ async def refused(api: Served, **more: Any) -> tuple[str, float]:
     began = time.monotonic()
     answer = await api.chat(**more)
     took = time.monotonic() - began
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (503, "no_worker")
     assert int(answer.headers["retry-after"]) >= 1
     assert api.node.sessions == len(api.api.texts) == 0
-    return error["message"], took
+    return said(answer, 503, "no_worker")["message"], took
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -37,9 +46,9 @@ async def test_nobody_serves_the_version_and_that_is_said_at_once(
     mosquitto: PrivateBroker, stream: bool
 ) -> None:
     async with served(mosquitto, workers=0) as api:
-        said, took = await refused(api, stream=stream)
+        message, took = await refused(api, stream=stream)
         assert took < SOON
-        assert said == f"no worker serves {api.version} (start one; no version is online)"
+        assert message == f"no worker serves {api.version} (start one; no version is online)"
 
 
 @pytest.mark.parametrize("qos", [0, 1])
@@ -50,10 +59,10 @@ async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos:
         worker_at(links_to(mosquitto), "asv-w", FakeEngine(), version="asv-other"),
     ):
         await until(lambda: "asv-other" in api.api.versions())
-        said, took = await refused(api)
+        message, took = await refused(api)
         assert took < SOON
-        assert "ask for one that is online:" in said
-        assert "asv-other" in said
+        assert "ask for one that is online:" in message
+        assert "asv-other" in message
 
 
 async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(mosquitto: PrivateBroker) -> None:
@@ -64,8 +73,7 @@ async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(mosq
 
 async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
     """At QoS 0 the broker does not say who listens."""
-    engine = FakeEngine()
-    engine.gate.clear()
+    engine = waiting_engine()
     async with served(mosquitto, workers=0, plan=Plan(4, 1, 0)) as api:
         api.node.directory.take = lambda *_: None  # type: ignore[method-assign]
         async with worker_at(links_to(mosquitto), "asn-w", engine, version=api.version) as daemon:
@@ -73,8 +81,7 @@ async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: Pr
             await asyncio.sleep(SOON + 0.5)
             assert not asking.done()
             engine.gate.set()
-            answer = (await asking).json()
-            assert answer["choices"][0]["message"]["content"] == shown(expected(ids_of("hello"), 3, 20)[0])
+            assert content(await asking) == alone("hello", 3, 20)
             assert daemon.worker.malformed == 0
             assert daemon.worker.machine.counters.opened == 1
 
@@ -87,8 +94,7 @@ async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: Private
         await asyncio.sleep(SOON + 0.5)
         assert not asking.done()
         async with worker_at(links_to(mosquitto), f"asw-{blind}", FakeEngine(), version=api.version):
-            answer = (await asking).json()
-        assert answer["choices"][0]["message"]["content"] == shown(expected(ids_of("hello"), 3, 20)[0])
+            assert content(await asking) == alone("hello", 3, 20)
 
 
 async def test_the_wait_for_a_worker_ends(mosquitto: PrivateBroker) -> None:
@@ -102,8 +108,7 @@ async def test_a_busy_worker_is_no_missing_worker(mosquitto: PrivateBroker) -> N
         api.daemons[0].worker.machine.drain(time.monotonic())  # to an edge the same as full
         began = time.monotonic()
         answer = await api.chat()
-        assert (answer.status_code, answer.json()["error"]["code"]) == (429, "workers_busy")
-        assert "too much to do" in answer.json()["error"]["message"]
+        assert "too much to do" in said(answer, 429, "workers_busy")["message"]
         assert int(answer.headers["retry-after"]) >= 1
         assert time.monotonic() - began > SOON
 
@@ -118,9 +123,7 @@ async def test_a_text_that_has_begun_survives_its_worker(mosquitto: PrivateBroke
         await asyncio.sleep(SOON + 0.5)
         assert not asking.done()
         async with worker_at(links_to(mosquitto), "ass-w", FakeEngine(), version=api.version):
-            answer = (await asking).json()
-        tokens, _ = expected(ids_of("hello"), 5, 2000, ignore_eos=True)
-        assert answer["choices"][0]["message"]["content"] == shown(tokens)
+            assert content(await asking) == alone("hello", 5, 2000, ignore_eos=True)
 
 
 @pytest.mark.parametrize(
@@ -150,20 +153,17 @@ async def test_what_a_request_leaves_open_is_what_the_targets_makers_recommend(
 async def test_a_text_does_not_end_inside_a_character(mosquitto: PrivateBroker) -> None:
     broken = "\N{REPLACEMENT CHARACTER}"
 
-    def ends_inside(seed: int) -> bool:
-        return decode(tokenizer(), expected(ids_of("hello"), seed, 7, ignore_eos=True)[0]).endswith(broken)
+    def written(seed: int) -> str:
+        return decode(tokenizer(), expected(ids_of("hello"), seed, 7, ignore_eos=True)[0])
 
-    seeds = [seed for seed in range(200) if ends_inside(seed)][:3]
+    seeds = [seed for seed in range(200) if written(seed).endswith(broken)][:3]
     assert seeds
     async with served(mosquitto) as api:
         for seed in seeds:
-            answer = (await api.chat(seed=seed, max_tokens=7, ignore_eos=True)).json()
-            written = decode(tokenizer(), expected(ids_of("hello"), seed, 7, ignore_eos=True)[0])
-            assert answer["choices"][0]["message"]["content"] == written.rstrip(broken)
-            assert answer["choices"][0]["finish_reason"] == "length"
-            assert (
-                answer["usage"]["completion_tokens"] == 7
-            )  # all that was written, whether it is shown or not
+            answer = await api.chat(seed=seed, max_tokens=7, ignore_eos=True)
+            assert content(answer) == written(seed).rstrip(broken)
+            assert answer.json()["choices"][0]["finish_reason"] == "length"
+            assert answer.json()["usage"]["completion_tokens"] == 7  # whether it is shown or not
 
 
 ROOM = 40
@@ -191,10 +191,8 @@ async def test_a_chat_that_names_no_limit_has_the_nodes_and_is_told_so(
     async with served(mosquitto, **bounds) as api:  # type: ignore[arg-type]
         answer = (await api.chat(ignore_eos=True, seed=1, **asked)).json()
         assert answer["choices"][0]["finish_reason"] == "length"
-        assert (answer["usage"]["completion_tokens"], answer["usage"]["flexspec"]["default_limit"]) == (
-            tokens,
-            told,
-        )
+        assert answer["usage"]["completion_tokens"] == tokens
+        assert answer["usage"]["flexspec"]["default_limit"] == told
 
 
 async def test_the_model_names_the_version(mosquitto: PrivateBroker) -> None:
@@ -203,10 +201,9 @@ async def test_the_model_names_the_version(mosquitto: PrivateBroker) -> None:
         assert (await api.chat(model="av-other")).status_code == 404
         async with worker_at(links_to(mosquitto), "av-w", FakeEngine(), version="av-other") as other:
             await until(lambda: "av-other" in api.node.directory.versions())
-            answer = (await api.chat(model="av-other", seed=1, max_tokens=20)).json()
-            assert answer["model"] == answer["usage"]["flexspec"]["version"] == "av-other"
-            tokens, _ = expected(ids_of("hello"), 1, 20)
-            assert answer["choices"][0]["message"]["content"] == shown(tokens)
+            answer = await api.chat(model="av-other", seed=1, max_tokens=20)
+            assert answer.json()["model"] == answer.json()["usage"]["flexspec"]["version"] == "av-other"
+            assert content(answer) == alone("hello", 1, 20)
             assert (own.opened, other.worker.machine.counters.opened) == (0, 1)
             assert (await api.chat(seed=1, max_tokens=20)).json()["model"] == api.version
             assert (own.opened, other.worker.machine.counters.opened) == (1, 1)

@@ -25,7 +25,7 @@ from schemas.status import VersionStatus, WorkerStatus
 from tests.broker.deployments import as_client, good, made, running
 from tests.daemons import until, worker_at
 from tests.edge_node.api.opinionated import Opinionated, text_at
-from tests.edge_node.api.served import Served, links_to, served
+from tests.edge_node.api.served import Served, content, links_to, served
 from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
@@ -41,13 +41,12 @@ def lie(worker: str, version: str, temperature: float, **more: Any) -> bytes:
 
 async def written(api: Served, seed: int, **more: Any) -> tuple[str, float]:
     """A chat's text, and the temperature that its answer tells."""
-    answer = (await api.chat(seed=seed, max_tokens=30, ignore_eos=True, **more)).json()
-    return answer["choices"][0]["message"]["content"], answer["usage"]["flexspec"]["temperature"]
+    answer = await api.chat(seed=seed, max_tokens=30, ignore_eos=True, **more)
+    return content(answer), answer.json()["usage"]["flexspec"]["temperature"]
 
 
 async def models(api: Served) -> set[str]:
-    found = (await api.http.get(f"{api.url}/v1/models", headers=api.key)).json()
-    return {one["id"] for one in found["data"]}
+    return {model["id"] for model in (await api.get("/v1/models")).json()["data"]}
 
 
 @pytest.mark.parametrize("temperature", [1.5, 100.0])
@@ -113,10 +112,10 @@ async def test_a_text_goes_on_as_it_began_where_the_next_worker_recommends_other
             await until(lambda: len(slow.batches) > 10)
             async with worker_at(link, "asg-2", other, version=version) as second:
                 await first.kill()
-                answer = (await asking).json()
+                answer = await asking
                 assert second.worker.machine.counters.opened == 1
-        assert answer["choices"][0]["message"]["content"] == text_at(0.25, 1, 400)
-        assert answer["usage"]["flexspec"]["temperature"] == 0.25
+        assert content(answer) == text_at(0.25, 1, 400)
+        assert answer.json()["usage"]["flexspec"]["temperature"] == 0.25
 
 
 async def told(link: Link, worker: str, status: bytes, api: Served) -> None:
@@ -170,13 +169,8 @@ async def test_a_worker_of_another_version_says_nothing_of_ours(
             assert await written(api, seed) == (text_at(0.25, seed, 30), 0.25)
             assert daemon.worker.machine.counters.opened == seed + 1  # nothing was begun in vain
         assert (await api.chat(model="ghost")).status_code == 404
-    said = [record.getMessage() for record in caplog.records]
-    assert any(
-        line.startswith(
-            "refused, credential: on f1/w/liar: worker liar may not serve what it says it does: base"
-        )
-        for line in said
-    )
+    why = "refused, credential: on f1/w/liar: worker liar may not serve what it says it does: base"
+    assert any(record.getMessage().startswith(why) for record in caplog.records)
 
 
 async def test_whoever_runs_the_broker_recommends_nothing(

@@ -15,7 +15,7 @@ from flexspec_mq.controller.plan import Plan
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB
 from schemas.status import TokenizerStatus
 from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import Served, expected, ids_of, served, shown, speech
+from tests.edge_node.api.served import Served, alone, content, said, served, speech
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -23,6 +23,7 @@ OURS = speech().tokenizer_status
 OTHER_TEMPLATE = replace_field(OURS, template="00" * 8)
 OTHER_IDS = replace_field(OURS, vocabulary="00" * 16)
 OTHER_END = replace_field(OURS, eos=(3, EOS))
+OTHERS = "the vocabularies differ by their contents"
 TEMPLATES = "the chat templates differ; prompts are written by the device's"
 
 
@@ -45,7 +46,7 @@ class Another(FakeEngine):
 
 
 async def readiness(api: Served) -> tuple[int, dict[str, str]]:
-    answer = await api.http.get(f"{api.url}/readyz")
+    answer = await api.get("/readyz")
     return answer.status_code, answer.json()
 
 
@@ -54,17 +55,16 @@ async def test_a_target_with_another_chat_template_is_asked_and_the_difference_i
 ) -> None:
     async with served(mosquitto, engine=Another(OTHER_TEMPLATE)) as api:
         assert await readiness(api) == (200, {"status": "ready", "reason": TEMPLATES})
-        port = int(api.url.rpartition(":")[2])
-        assert await asyncio.to_thread(find_node, "127.0.0.1", port) == RunningNode("127.0.0.1", port, "")
-        answer = (await api.chat(seed=3, max_tokens=40)).json()
-        tokens, _ = expected(ids_of("hello"), 3, 40)
-        assert answer["choices"][0]["message"]["content"] == shown(tokens)
-        assert answer["usage"]["flexspec"]["accepted"] > 0
+        node = await asyncio.to_thread(find_node, "127.0.0.1", api.port)
+        assert node == RunningNode("127.0.0.1", api.port, "")
+        answer = await api.chat(seed=3, max_tokens=40)
+        assert content(answer) == alone("hello", 3, 40)
+        assert answer.json()["usage"]["flexspec"]["accepted"] > 0
         # Statuses are renewed several times a second here; a warning comes once.
         first = api.node.directory.status(api.version)
         await until(lambda: api.node.directory.status(api.version) is not first)
-        (said,) = [one.getMessage() for one in caplog.records if one.name == "edge_node.fleet.models"]
-        assert said.endswith(f"at worker {first and first.worker} is not quite the draft's: {TEMPLATES}")
+        (warning,) = [one.getMessage() for one in caplog.records if one.name == "edge_node.fleet.models"]
+        assert warning.endswith(f"at worker {first and first.worker} is not quite the draft's: {TEMPLATES}")
 
 
 @pytest.mark.parametrize(
@@ -73,23 +73,19 @@ async def test_a_target_with_another_chat_template_is_asked_and_the_difference_i
         (
             Another(OTHER_IDS),
             f"its vocabulary has {VOCAB} tokens as ours, and some of them are others",
-            "the vocabularies differ by their contents",
+            OTHERS,
         ),
         (
             Another(replace_field(OTHER_IDS, tokens=9)),
             f"its vocabulary has 9 tokens and ours {VOCAB}",
-            "the vocabularies differ by their contents",
+            OTHERS,
         ),
         (
             Another(OTHER_END, FINGERPRINT),
             f"it ends texts with id 3 or id {EOS} and we with id {EOS}",
             f"the target ends texts with token 3, {EOS}, the device with {EOS}",
         ),
-        (
-            Another(None),
-            "the worker does not say in what it differs",
-            "the vocabularies differ by their contents",
-        ),
+        (Another(None), "the worker does not say in what it differs", OTHERS),
     ],
     ids=["other tokens", "more tokens", "another end", "older worker"],
 )
@@ -97,18 +93,12 @@ async def test_a_target_whose_ids_mean_others_or_whose_texts_end_elsewhere_makes
     mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture, engine: Another, why: str, refusal: str
 ) -> None:
     async with served(mosquitto, engine=engine) as api:
-        assert await readiness(api) == (
-            503,
-            {
-                "status": "not ready",
-                "reason": f"the draft is for another tokenizer than the target's: {why}",
-            },
-        )
+        reason = f"the draft is for another tokenizer than the target's: {why}"
+        assert await readiness(api) == (503, {"status": "not ready", "reason": reason})
         assert f"{why}; no text of it can be written with this draft" in caplog.text
-        answer = await api.chat(max_tokens=5)
-        assert answer.status_code == 503
-        assert refusal in (said := answer.json()["error"]["message"])
-        assert "`flexspec-edge doctor` says what differs" in said
+        message = said(await api.chat(max_tokens=5), 503, "no_worker")["message"]
+        assert refusal in message
+        assert "`flexspec-edge doctor` says what differs" in message
 
 
 async def test_one_worker_that_fits_makes_the_node_ready(mosquitto: PrivateBroker) -> None:
