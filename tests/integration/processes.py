@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from broker.launcher import PrivateBroker
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.drafting.interface import Drafter
+from flexspec_mq.models.load import LoadedText
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.process import Process, python
@@ -62,6 +67,17 @@ async def status(broker: PrivateBroker, worker: str, wanted: Callable[[WorkerSta
                 if wanted(found):
                     return found
     raise AssertionError("the link ended")
+
+
+@asynccontextmanager
+async def edge_of(
+    broker: PrivateBroker, name: str, drafter: Drafter | None, text: LoadedText, **more: Any
+) -> AsyncIterator[EdgeNode]:
+    """An edge node of this process."""
+    node = EdgeNode(EdgeSettings(edge=name), drafter, text.fingerprint, text.eos, **more)
+    link = LinkSettings(port=broker.port, client_id=f"e-{name}", backoff=0.05, backoff_max=0.2)
+    async with node.running(mqtt_link, link):
+        yield node
 
 
 def joined(parts: Sequence[dict[str, Any]]) -> str:

@@ -20,7 +20,7 @@ from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
 from lab.testbed.process import Process
 from tests.integration.processes import ended, start, start_worker, status
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 CONTEXT = 2048
 
@@ -69,16 +69,13 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["ask", " \n"], ["the prompt is empty"], id="empty"),
-        pytest.param(["ask", "caf\udce9"], ["not UTF-8", "0xe9 at offset 3", "iconv"], id="not UTF-8"),
-        pytest.param(["ask", "hi", "--max-tokens", "0"], ["limit of 0 tokens"], id="no tokens"),
-        pytest.param(["ask", "hi", "--broker", "nowhere"], ["not host:port", "127.0.0.1:1883"], id="broker"),
-        pytest.param(["ask", "hi", "--edge", "a/b"], ["cannot stand in a topic"], id="edge name"),
-        pytest.param(["ask", "hi", "--give-up-after", "nan"], ["give_up_after nan"], id="patience"),
-        pytest.param(
-            ["ask", "hi", "--tls-key", "k"], ["--tls-key needs --tls-cert"], id="half a certificate"
-        ),
-        pytest.param(["batch", "{folder}/two.jsonl"], ["line 2 is no JSON object"], id="batch line"),
+        (["ask", " \n"], ["the prompt is empty"]),
+        (["ask", "caf\udce9"], ["not UTF-8", "0xe9 at offset 3", "iconv"]),
+        (["ask", "hi", "--max-tokens", "0"], ["limit of 0 tokens"]),
+        (["ask", "hi", "--broker", "nowhere"], ["not host:port", "127.0.0.1:1883"]),
+        (["ask", "hi", "--edge", "a/b"], ["cannot stand in a topic"]),
+        (["ask", "hi", "--tls-key", "k"], ["--tls-key needs --tls-cert"]),
+        (["batch", "{folder}/two.jsonl"], ["line 2 is no JSON object"]),
     ],
 )
 def test_edge_usage(
@@ -96,6 +93,7 @@ def test_edge_usage(
         (["ask", "hi", "--timeout", "0"], "a timeout of 0.0 s is over before it begins"),
         (["ask", "hi", "--ahead", "-1"], "ahead -1 is not between 0 and"),
         (["ask", "hi", "--give-up-after", "0"], "give_up_after 0.0 is not above 0 seconds"),
+        (["ask", "hi", "--give-up-after", "nan"], "give_up_after nan"),
         (["batch", "/nowhere/at/all"], "/nowhere/at/all cannot be read: No such file"),
         (["batch", "/dev/null"], "/dev/null holds no prompt"),
     ],
@@ -105,16 +103,11 @@ def test_edge_values(arguments: list[str], message: str, capsys: pytest.CaptureF
     assert f"error: {message}" in capsys.readouterr().err
 
 
-def test_a_prompt_from_a_pipe_that_is_not_utf8(
+def test_a_prompt_from_a_pipe_that_is_not_utf8_or_closed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9 au lait")))
     refused(capsys, edge(["ask"]), 2, "standard input is not UTF-8", "0xe9 at offset 3")
-
-
-def test_a_standard_input_that_is_closed(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     refused(capsys, edge(["ask"]), 2, "the prompt is empty")
 
@@ -127,37 +120,24 @@ def test_models_that_are_none(capsys: pytest.CaptureFixture[str], bert: Path, tm
         refused(capsys, run([*flag, str(bert), "--dtype", "int3"]), 3, "unknown dtype 'int3'", "bfloat16")
 
 
-def test_a_workers_draft_is_looked_at_before_its_target_is_loaded(
-    capsys: pytest.CaptureFixture[str], tiny: Path, stranger: Path, bert: Path
+def test_a_workers_draft_and_family_are_looked_at_before_its_target_is_loaded(
+    capsys: pytest.CaptureFixture[str], tiny: Path, stranger: Path, bert: Path, tmp_path: Path
 ) -> None:
-    for draft, code, said in (
-        ("/no/such/folder", 3, "error: there is no folder /no/such/folder"),
-        (str(bert), 3, "no causal language model but BertForMaskedLM"),
-        (str(stranger), 2, f"the draft {stranger} has another vocabulary than the target {tiny}"),
-    ):
-        assert cloud(["--target", str(tiny), "--draft", draft, "--prove"]) == code
-        told = capsys.readouterr().err
-        assert said in told
-        assert "proving" not in told
-    assert cloud(["--target", str(tiny), "--draft", str(tiny), "--draft-engine", "onnx"]) == 3
-    told = capsys.readouterr().err
-    assert "has no graphs for ONNX Runtime" in told
-    assert "proving" not in told
-
-
-def test_a_workers_family_is_looked_at_before_its_target_is_loaded(
-    capsys: pytest.CaptureFixture[str], tiny: Path, tmp_path: Path
-) -> None:
-    family = ("--family", "smol", "--state-dir", str(tmp_path))
-    assert cloud(["--target", str(tiny), *family, "--root-key", "/no/such", "--prove"]) == 2
-    told = capsys.readouterr().err
-    assert "is neither a public key nor a file" in told
-    assert "proving" not in told
     (tmp_path / "smol.catalogue").write_bytes(b"damaged")
-    assert cloud(["--target", str(tiny), *family, "--root-key", "ab" * 32, "--prove"]) == 1
-    told = capsys.readouterr().err
-    assert "smol.catalogue is damaged" in told
-    assert "proving" not in told
+    family = ("--family", "smol", "--state-dir", str(tmp_path), "--root-key")
+    vocabulary = f"the draft {stranger} has another vocabulary than the target {tiny}"
+    for flags, code, words in (
+        (("--draft", "/no/such/folder"), 3, "error: there is no folder /no/such/folder"),
+        (("--draft", str(bert)), 3, "no causal language model but BertForMaskedLM"),
+        (("--draft", str(stranger)), 2, vocabulary),
+        (("--draft", str(tiny), "--draft-engine", "onnx"), 3, "has no graphs for ONNX Runtime"),
+        ((*family, "/no/such"), 2, "is neither a public key nor a file"),
+        ((*family, "ab" * 32), 1, "smol.catalogue is damaged"),
+    ):
+        assert cloud(["--target", str(tiny), *flags, "--prove"]) == code
+        said = capsys.readouterr().err
+        assert words in said
+        assert "proving" not in said
 
 
 # The broker
@@ -173,10 +153,9 @@ def silent_port() -> Iterator[int]:
 
 def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str], tiny: Path, silent_port: int) -> None:
     where = ["--broker", f"127.0.0.1:{silent_port}", "--give-up-after", "0.4"]
-    asked = edge(["ask", "hi", "--draft", str(tiny), *where])
-    refused(capsys, asked, 4, "gave up after 0.4 s", str(silent_port), "flexspec-broker run")
-    served = cloud(["--target", str(tiny), *where])
-    refused(capsys, served, 4, "gave up after 0.4 s", str(silent_port), "flexspec-broker run")
+    for run, flags in ((edge, ["ask", "hi", "--draft"]), (cloud, ["--target"])):
+        code = run([*flags, str(tiny), *where])
+        refused(capsys, code, 4, "gave up after 0.4 s", str(silent_port), "flexspec-broker run")
 
 
 @pytest.mark.parametrize(("wait", "patience"), [("0", "3"), ("4", "4")])
@@ -199,10 +178,8 @@ def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, t
     users = (User("phone", Role.EDGE, hashed("right")),)
     with PrivateBroker(BrokerSettings(port=0, users=users)) as broker:
         for who in ([], ["--username", "phone", "--password-file", str(wrong)]):
-            asked = edge(["ask", "hi", "--draft", str(tiny), *at(broker), *who])
-            refused(capsys, asked, 4, "refuse", f"{broker.port}")
-            served = cloud(["--target", str(tiny), *at(broker), *who])
-            refused(capsys, served, 4, "refuse", f"{broker.port}")
+            for run, flags in ((edge, ["ask", "hi", "--draft"]), (cloud, ["--target"])):
+                refused(capsys, run([*flags, str(tiny), *at(broker), *who]), 4, "refuse", f"{broker.port}")
 
 
 # The worker
@@ -234,32 +211,41 @@ def test_a_prompt_longer_than_the_context(
     refused(capsys, code, 2, f"{CONTEXT} tokens and the model's context {CONTEXT}", "shorten the prompt")
 
 
-def test_tokenizers_that_differ_by_contents(
-    capsys: pytest.CaptureFixture[str], tiny_worker: Process, mosquitto: PrivateBroker, stranger: Path
+def test_tokenizers_that_differ_by_contents_or_by_their_template(
+    capsys: pytest.CaptureFixture[str],
+    tiny_worker: Process,
+    mosquitto: PrivateBroker,
+    stranger: Path,
+    tmp_path: Path,
 ) -> None:
     code = edge(["ask", "hi", "--draft", str(stranger), *at(mosquitto), "--version", "tiny"])
-    refused(
-        capsys,
-        code,
-        5,
-        "worker tiny refused the session: the vocabularies differ by their contents",
-        "the draft needs the target's vocabulary and end of text",
-    )
+    why = "worker tiny refused the session: the vocabularies differ by their contents"
+    refused(capsys, code, 5, why, "the draft needs the target's vocabulary and end of text")
+    smaller = tiny_llama(max_position_embeddings=CONTEXT, hidden_size=16)
+    draft = save(tmp_path, smaller, byte_level_tokenizer((), TEMPLATE))
+    plan = ("--policy", "fixed", "--ahead", "0", "--worker-draft", "0", "--no-lookup", "--ignore-eos")
+    ask = ("ask", "hi", "--events", "--draft", str(draft), "--max-tokens", "60", *plan)
+    assert edge([*ask, *at(mosquitto), "--version", "tiny"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("only one has a chat template; prompts are written by the device's") == 1
+    assert json.loads(said.out.splitlines()[-1])["stats"]["drafted"] > 0
     assert tiny_worker.runs
+
+
+async def streaming(broker: PrivateBroker, draft: Path, **environment: str) -> Process:
+    """An answer of which the first text has come."""
+    flags = ("--draft", str(draft), "--version", "tiny", "--ignore-eos", "--max-tokens", "2000", "--events")
+    more = ("--draft-length", "0", *at(broker))
+    asked = await start("edge_node", "ask", "hi", *flags, *more, **environment)
+    await asked.event(lambda event: event["type"] == "text")
+    return asked
 
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_ctrl_c_ends_an_answer_and_tells_the_worker(
     tiny_worker: Process, mosquitto: PrivateBroker, tiny: Path
 ) -> None:
-    asked = await start(
-        "edge_node",
-        "ask",
-        "hi",
-        *("--draft", str(tiny), *at(mosquitto), "--version", "tiny", "--ignore-eos"),
-        *("--max-tokens", "2000", "--draft-length", "0", "--events"),
-    )
-    await asked.event(lambda event: event["type"] == "text")
+    asked = await streaming(mosquitto, tiny)
     await status(mosquitto, "tiny", lambda found: found.load == 1)
     asked.send_signal(signal.SIGINT)
     code, said = await ended(asked)
@@ -275,16 +261,7 @@ async def test_a_worker_that_goes_in_mid_answer(
     tiny_worker: Process, mosquitto: PrivateBroker, tiny: Path
 ) -> None:
     """The last test of this module: the worker is gone after it."""
-    asked = await start(
-        "edge_node",
-        "ask",
-        "hi",
-        *("--draft", str(tiny), *at(mosquitto), "--version", "tiny", "--ignore-eos"),
-        *("--max-tokens", "2000", "--draft-length", "0"),
-        "--events",
-        FLEXSPEC_EDGE_GIVE_UP="1",
-    )
-    await asked.event(lambda event: event["type"] == "text")
+    asked = await streaming(mosquitto, tiny, FLEXSPEC_EDGE_GIVE_UP="1")
     await tiny_worker.kill()
     finish = await asked.event(lambda event: event["type"] == "finish")
     assert finish["reason"] == "failed"

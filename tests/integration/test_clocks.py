@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from edge_node.fleet.directory import STALE
-from edge_node.node import EdgeNode
-from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import LinkRefused
-from flexspec_mq.transport.mqtt import mqtt_link
-from lab.simulator.world import EOS, FINGERPRINT
-from tests.daemons import PATIENCE, FakeDrafter, alone, check, link_to, read, until, wanting, worker_at
+from tests.daemons import PATIENCE, alone, check, edge_at, read, until, wanting, worker_at
+from tests.edge_node.api.served import links_to
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from contextlib import AbstractAsyncContextManager
-
     from broker.launcher import PrivateBroker
-    from flexspec_mq.transport.base import LinkSettings
-    from flexspec_mq.transport.link import Link, LinkFactory
+    from edge_node.node import EdgeNode
     from schemas.status import WorkerStatus
 
 DAY = 86_400
-
-
-def links_to(broker: PrivateBroker) -> LinkFactory:
-    def connect(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
-        return mqtt_link(replace(settings, host=broker.host, port=broker.port))
-
-    return connect
-
-
-@asynccontextmanager
-async def watching(connect: LinkFactory) -> AsyncIterator[EdgeNode]:
-    """An edge node that hears the status of every worker."""
-    node = EdgeNode(EdgeSettings(edge="edge", give_up=PATIENCE), FakeDrafter(), FINGERPRINT, (EOS,))
-    async with node.running(connect, link_to("e-edge")):
-        yield node
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, by: float) -> None:
@@ -61,11 +37,11 @@ async def test_a_worker_is_known_again_at_once_after_its_clock_was_set(
 ) -> None:
     assert PATIENCE < STALE, "or else it would only have to be forgotten"
     connect = links_to(mosquitto)
-    async with watching(connect) as node:
+    async with edge_at(connect) as node:
         for clock in (0, by, 0):
             set_clock(monkeypatch, clock)
             async with worker_at(connect, "w-clock"):
-                assert await node.directory.wait_until(lambda: "base" in node.directory.versions(), PATIENCE)
+                await until(node.directory.online)
                 (known,) = node.directory.online()
                 assert abs(known.at - time.time() - clock) < PATIENCE
                 await check(node, [wanting(1)])
@@ -91,7 +67,7 @@ async def test_a_text_goes_on_at_the_process_that_took_the_name_over(
                 assert tokens == alone(generation.request)
                 await until(lambda: list(map(off, node.directory.online())) == [by > 0])
 
-    async with watching(connect) as node:
+    async with edge_at(connect) as node:
         with pytest.raises(LinkRefused, match="another"):
             await begin_and_take_over(node)
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +27,7 @@ from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, decode, encode_turns
-from flexspec_mq.protocol.effects import Commit, Finish
+from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -36,8 +35,18 @@ from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.process import Process
 from schemas.messages import Error, ErrorCode
+from tests.daemons import until
 from tests.hostile import hostile
-from tests.integration.processes import PATIENCE, ended, events_of, joined, start, start_worker, status
+from tests.integration.processes import (
+    PATIENCE,
+    edge_of,
+    ended,
+    events_of,
+    joined,
+    start,
+    start_worker,
+    status,
+)
 
 CODEC = Codec()
 
@@ -96,14 +105,6 @@ def draft() -> DraftModel:
     return load_draft(EdgeSettings(edge="test"), lambda _: None)
 
 
-@asynccontextmanager
-async def edge_of(draft: DraftModel, broker: PrivateBroker, name: str = "edge") -> AsyncIterator[EdgeNode]:
-    node = EdgeNode(EdgeSettings(edge=name), draft.drafter, draft.loaded.fingerprint, draft.loaded.eos)
-    settings = LinkSettings(port=broker.port, client_id=f"e-{name}", backoff=0.05, backoff_max=0.2)
-    async with node.running(mqtt_link, settings):
-        yield node
-
-
 def prompt_of(draft: DraftModel, text: str) -> tuple[int, ...]:
     return encode_turns(draft.loaded.tokenizer, [Turn("user", text)], max_context=draft.loaded.max_context)
 
@@ -129,17 +130,20 @@ def alone(
     return tuple(reference().write(Text(0, prompt, dice, limit, eos)).tokens)
 
 
-async def read(generation: Generation, at: Callable[[int], None] = lambda _: None) -> tuple[int, ...]:
-    """All tokens; `at` is told after each commit how many there are."""
-    tokens: list[int] = []
+async def read(generation: Generation) -> tuple[int, ...]:
+    """All tokens."""
     async with asyncio.timeout(PATIENCE):
         async for event in generation:
-            if isinstance(event, Commit):
-                tokens += event.tokens
-                at(len(tokens))
-            elif isinstance(event, Finish):
+            if isinstance(event, Finish):
                 assert event.error is None
-    return tuple(tokens)
+    return tuple(generation.machine.committed)
+
+
+async def begun(generation: Generation, tokens: int) -> asyncio.Task[tuple[int, ...]]:
+    """What reads a text of which at least so many tokens have come."""
+    reading = asyncio.create_task(read(generation))
+    await until(lambda: len(generation.machine.committed) >= tokens, PATIENCE)
+    return reading
 
 
 def check(generation: Generation, tokens: tuple[int, ...], draft: DraftModel) -> None:
@@ -149,7 +153,7 @@ def check(generation: Generation, tokens: tuple[int, ...], draft: DraftModel) ->
 
 async def test_greedy_text_is_the_targets_and_drafts_are_accepted(pool: Pool, draft: DraftModel) -> None:
     await pool.at_least(1)
-    async with edge_of(draft, pool.broker) as node:
+    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
         generations = [node.generate(request(prompt_of(draft, text), GREEDY, 28)) for text in (SKY, SEA)]
         texts = await asyncio.gather(*map(read, generations))
     for generation, tokens in zip(generations, texts, strict=True):
@@ -162,7 +166,7 @@ async def test_at_a_temperature_the_seed_alone_decides(pool: Pool, draft: DraftM
     await pool.at_least(1)
     plans = [Plan(0, 1, 0), Plan(1, 1, 1), Plan(4, 2, 1), Plan(8, 4, 0), Plan(4, 1, 2, 16)]
     prompt = prompt_of(draft, SKY)
-    async with edge_of(draft, pool.broker) as node:
+    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
         generations = [node.generate(request(prompt, WARM, 24, plan)) for plan in plans]
         other = node.generate(request(prompt, SamplingParams(0.8, 0, 1.0, 1), 24))
         texts = await asyncio.gather(*map(read, [*generations, other]))
@@ -184,7 +188,7 @@ async def test_it_is_the_same_text_whoever_drafts(
         Plan(2, 2, 1, 8, worker_draft=8),
     ]
     prompt = prompt_of(draft, SEA)
-    async with edge_of(draft, pool.broker) as node:
+    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
         generations = [node.generate(request(prompt, params, 24, plan)) for plan in plans]
         texts = await asyncio.gather(*map(read, generations))
     for generation, tokens in zip(generations, texts, strict=True):
@@ -280,12 +284,13 @@ async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftMo
     rogue_settings = LinkSettings(
         port=pool.broker.port, client_id="rogue", subscriptions=(Subscription("f1/v/rogue"),)
     )
-    begun = asyncio.Event()
-    async with edge_of(draft, pool.broker) as node, mqtt_link(rogue_settings) as rogue:
+    async with (
+        edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node,
+        mqtt_link(rogue_settings) as rogue,
+    ):
         await rogue.wait_up(PATIENCE)
         generation = node.generate(request(prompt_of(draft, SKY), GREEDY, 28))
-        reading = asyncio.create_task(read(generation, lambda _: begun.set()))
-        await asyncio.wait_for(begun.wait(), PATIENCE)
+        reading = await begun(generation, 1)
         for payload in hostile():
             for topic in ("f1/o/base/rogue", f"f1/d/{name}/rogue", "f1/v/edge"):
                 await rogue.publish(topic, payload, qos=1)
@@ -301,11 +306,9 @@ async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftMo
 
 async def test_a_broker_that_is_killed_in_mid_answer(pool: Pool, draft: DraftModel) -> None:
     await pool.at_least(1)
-    halfway = asyncio.Event()
-    async with edge_of(draft, pool.broker) as node:
+    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
         generation = node.generate(request(prompt_of(draft, SKY), WARM, 24))
-        reading = asyncio.create_task(read(generation, lambda done: halfway.set() if done >= 8 else None))
-        await asyncio.wait_for(halfway.wait(), PATIENCE)
+        reading = await begun(generation, 8)
         pool.broker.kill()
         assert not reading.done()
         await asyncio.to_thread(pool.broker.start)
@@ -327,11 +330,9 @@ async def test_a_device_that_is_killed_costs_its_lease(pool: Pool) -> None:
 
 async def test_another_worker_takes_over_from_one_that_is_killed(pool: Pool, draft: DraftModel) -> None:
     names = await pool.at_least(2)
-    halfway = asyncio.Event()
-    async with edge_of(draft, pool.broker) as node:
+    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
         generation = node.generate(request(prompt_of(draft, SKY), WARM, 24))
-        reading = asyncio.create_task(read(generation, lambda done: halfway.set() if done >= 8 else None))
-        await asyncio.wait_for(halfway.wait(), PATIENCE)
+        reading = await begun(generation, 8)
         holder = generation.machine.worker
         assert holder in names
         pool[holder].send_signal(signal.SIGKILL)
@@ -343,11 +344,9 @@ async def test_another_worker_takes_over_from_one_that_is_killed(pool: Pool, dra
 
 async def test_sigterm_lets_the_answer_end_and_leaves(pool: Pool, draft: DraftModel) -> None:
     (name,) = await pool.at_least(1)
-    begun = asyncio.Event()
-    async with edge_of(draft, pool.broker) as node:
+    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
         generation = node.generate(request(prompt_of(draft, SKY), GREEDY, 28))
-        reading = asyncio.create_task(read(generation, lambda _: begun.set()))
-        await asyncio.wait_for(begun.wait(), PATIENCE)
+        reading = await begun(generation, 1)
         pool[name].send_signal(signal.SIGTERM)
         check(generation, await reading, draft)
         assert generation.machine.counters.reopens == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ import torch
 from broker.launcher import PrivateBroker
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
-from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue import editing
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.heads.manifest import Canary
@@ -38,7 +37,7 @@ from schemas.status import VersionStatus, WorkerStatus
 from tests.daemons import read
 from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
-from tests.integration.processes import PATIENCE, start_worker, status
+from tests.integration.processes import PATIENCE, edge_of, start_worker, status
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
 
@@ -132,28 +131,19 @@ def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family
 
 @asynccontextmanager
 async def worker(broker: PrivateBroker, family: Family, state: Path) -> AsyncIterator[Process]:
-    arguments = (
-        "--family",
-        FAMILY,
-        "--root-key",
-        family.operator.root.public.hex(),
-        "--state-dir",
-        str(state),
-    )
-    process = await start_worker(broker, "w1", *arguments)
+    own = ("--family", FAMILY, "--root-key", family.operator.root.public.hex(), "--state-dir", str(state))
+    process = await start_worker(broker, "w1", *own)
     try:
         yield process
     finally:
         await process.kill()
 
 
-@asynccontextmanager
-async def edge(broker: PrivateBroker, family: Family) -> AsyncIterator[EdgeNode]:
+def edge(broker: PrivateBroker, family: Family) -> AbstractAsyncContextManager[EdgeNode]:
     """One whose draft is always wrong, which costs time and changes nothing."""
-    drafter = SimulatedDrafter(lambda _seed, context: len(context) % 1000, 2048)
-    node = EdgeNode(EdgeSettings(edge="e1"), drafter, family.text.fingerprint, family.text.eos)
-    async with node.running(mqtt_link, LinkSettings(port=broker.port, client_id="e-e1")):
-        yield node
+    return edge_of(
+        broker, "e1", SimulatedDrafter(lambda _seed, context: len(context) % 1000, 2048), family.text
+    )
 
 
 def asking(version: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT) -> GenerationRequest:
@@ -167,10 +157,10 @@ def asking(version: str, params: SamplingParams, prompt: tuple[int, ...] = PROMP
     )
 
 
-async def publish(broker: PrivateBroker, family: Family) -> None:
+async def publish(broker: PrivateBroker, operator: Operator) -> None:
     async with mqtt_link(LinkSettings(port=broker.port, client_id="operator")) as link:
         await link.wait_up(PATIENCE)
-        await family.operator.publish(link)
+        await operator.publish(link)
 
 
 def states(found: WorkerStatus) -> dict[str, str]:
@@ -205,7 +195,7 @@ async def test_versions_of_one_worker_write_what_each_alone_writes(
     own_mosquitto: PrivateBroker, family: Family, tmp_path: Path
 ) -> None:
     broker = own_mosquitto
-    await publish(broker, family)
+    await publish(broker, family.operator)
     assert family.write("v1", SamplingParams()) != family.write("", SamplingParams())
     async with worker(broker, family, tmp_path), edge(broker, family) as node:
         said = await until(broker, {"base": "ready", "v0": "ready", "v1": "ready"})
@@ -217,15 +207,12 @@ async def test_versions_of_one_worker_write_what_each_alone_writes(
         second = family.publish_head("v2")
         canary = Canary(PROMPT, family.write("v1", SamplingParams()))
         bad, silent = family.publish_head("v3", (canary,)), family.publish_head("v4", ())
-        operator = family.operator
-        operator.catalogue = editing.publish(operator.current, time.time() - 60, name="v2", digest=second)
-        operator.catalogue = editing.publish(
-            operator.current, time.time() - 50, name="v3", digest=bad, state=VersionState.DRAINING
-        )
-        operator.catalogue = editing.publish(
-            operator.current, time.time() - 40, name="v4", digest=silent, state=VersionState.DRAINING
-        )
-        await publish(broker, family)
+        operator, now = family.operator, time.time()
+        operator.catalogue = editing.publish(operator.current, now - 60, name="v2", digest=second)
+        for name, head, at in (("v3", bad, now - 50), ("v4", silent, now - 40)):
+            state = VersionState.DRAINING
+            operator.catalogue = editing.publish(operator.current, at, name=name, digest=head, state=state)
+        await publish(broker, family.operator)
         assert (await read(running))[0] == family.write("v1", WARM)
         said = await until(broker, {"v2": "ready", "v3": "refused", "v4": "refused"})
         assert "canaries" in said["v3"].why
@@ -237,7 +224,7 @@ async def test_a_worker_that_is_killed_amid_an_update_comes_back_to_one_state(
     own_mosquitto: PrivateBroker, family: Family, tmp_path: Path
 ) -> None:
     broker = own_mosquitto
-    await publish(broker, family)
+    await publish(broker, family.operator)
     # Between the status that names the version and the one in which it is ready lie fetching, canaries and proof.
     async with worker(broker, family, tmp_path) as process:
         await until(broker, {"v1": "loading"})

@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from broker.launcher import PrivateBroker
-from edge_node.node import EdgeNode
-from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue import editing
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.compact.load_exact import Checkpoint
@@ -21,14 +19,12 @@ from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import VersionState
 from tests.daemons import read
 from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
-from tests.integration.processes import PATIENCE, start_worker, status
-from tests.integration.test_family_versions import WARM, asking, write
+from tests.integration.processes import edge_of, start_worker, status
+from tests.integration.test_family_versions import WARM, asking, publish, states, write
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full
@@ -74,28 +70,23 @@ async def test_a_full_head_is_followed_proved_and_served(
     operator.catalogue = editing.publish(
         operator.current, time.time() - 50, name="v1", digest=digest, state=VersionState.STABLE
     )
-    async with mqtt_link(LinkSettings(port=own_mosquitto.port, client_id="operator")) as link:
-        await link.wait_up(PATIENCE)
-        await operator.publish(link)
+    await publish(own_mosquitto, operator)
 
     family = ("--family", FAMILY, "--root-key", operator.root.public.hex(), "--state-dir", str(tmp_path))
     worker = await start_worker(
         own_mosquitto, "w1", "--target", str(base), "--engine", engine, "--kv-mb", "64", *family
     )
     drafter = SimulatedDrafter(lambda _seed, context: len(context) % 300, 320)
-    node = EdgeNode(EdgeSettings(edge="e1"), drafter, text.fingerprint, text.eos)
     try:
         said = await status(
             own_mosquitto,
             "w1",
-            lambda one: (
-                {"v0", "v1"} <= {version.name for version in one.versions if version.state == "ready"}
-            ),
+            lambda one: states(one).items() >= {"v0": "ready", "v1": "ready"}.items(),
         )
         assert {one.name: one.exactness or said.exactness for one in said.versions} == dict.fromkeys(
             ("base", "v0", "v1"), "exact"
         )
-        async with node.running(mqtt_link, LinkSettings(port=own_mosquitto.port, client_id="e-e1")):
+        async with edge_of(own_mosquitto, "e1", drafter, text) as node:
             # All at once, so that they share forwards.
             written = await asyncio.gather(*(read(node.generate(asking(*which, PROMPT))) for which in texts))
         for (which, wanted), (tokens, finish) in zip(texts.items(), written, strict=True):

@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from broker.launcher import PrivateBroker
 from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode
-from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
@@ -28,13 +27,11 @@ from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.load import load_text
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import WorkerStatus
 from tests.daemons import read
 from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
-from tests.integration.processes import start_worker, status
+from tests.integration.processes import edge_of, start_worker, status
 from tests.integration.test_family_versions import (
     FLOOR,
     PROMPT,
@@ -127,7 +124,7 @@ def site(tmp_path: Path, own_mosquitto: PrivateBroker, one_thread: None) -> Site
     first = on(save_base(tmp_path / "first", LAYERS), operator, tmp_path)
     canary = Canary(PROMPT, first.write("", SamplingParams()))
     operator.begin("v0", operator.head({}, kind="base", canaries=(canary,), **first.facts))
-    asyncio.run(publish(own_mosquitto, first))
+    asyncio.run(publish(own_mosquitto, operator))
     other = save_base(tmp_path / "other", OTHER_LAYERS)
     save_adapters(tmp_path / "adapters", "w1", base=other)
     return Site(tmp_path, own_mosquitto, operator, first, on(other, operator, tmp_path / "adapters"))
@@ -149,18 +146,9 @@ async def workers(site: Site) -> AsyncIterator[None]:
 @asynccontextmanager
 async def edge(site: Site) -> AsyncIterator[EdgeNode]:
     """One that follows the family."""
-    root, store = site.operator.root.public, Store(site.folder / "edge", FAMILY)
+    followed = FamilyCatalogue(FAMILY, site.operator.root.public, Store(site.folder / "edge", FAMILY))
     drafter = SimulatedDrafter(lambda _seed, context: len(context) % 1000, 2048)
-    text = site.first.text
-    node = EdgeNode(
-        EdgeSettings(edge="e1"),
-        drafter,
-        text.fingerprint,
-        text.eos,
-        family=FamilyCatalogue(FAMILY, root, store),
-    )
-    link = LinkSettings(port=site.broker.port, client_id="e-e1")
-    async with node.running(mqtt_link, link):
+    async with edge_of(site.broker, "e1", drafter, site.first.text, family=followed) as node:
         await node.models.settled()
         yield node
 
@@ -198,8 +186,5 @@ def test_two_bases_of_one_tokenizer_are_served_in_one_family(
     asyncio.run(check(site))
     site.head("list", "--json", "--wait", "0.1", *site.flags())
     listed = json.loads(capsys.readouterr().out)["versions"]
-    assert {one["name"]: one["draft"] for one in listed} == {
-        "v0": "shared",
-        "w0": "independent",
-        "w1": "independent",
-    }
+    drafts = {one["name"]: one["draft"] for one in listed}
+    assert drafts == {"v0": "shared", "w0": "independent", "w1": "independent"}
