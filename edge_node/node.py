@@ -50,7 +50,6 @@ from flexspec_mq.protocol.effects import Effect, Finish, FinishReason, Send
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
     Inbound,
-    LinkDownEvent,
     LinkSettings,
     LinkUpEvent,
     Outbound,
@@ -222,15 +221,12 @@ class EdgeNode:
                             await self.link.settled()
                             yield self
                         finally:
-                            await self._farewell()
+                            for generation in list(self._sessions.values()):
+                                self.cancel(generation)
+                            if not await self._queue.flush(_FAREWELL):
+                                _log.info("left with %d messages unpublished", len(self._queue))
             finally:
                 self._drafts.close()
-
-    async def _farewell(self) -> None:
-        for generation in list(self._sessions.values()):
-            self.cancel(generation)
-        if not await self._queue.flush(_FAREWELL):
-            _log.info("left with %d messages unpublished", len(self._queue))
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Start a text. Iterate over the result; give it to `cancel` when it is not wanted any more.
@@ -343,17 +339,16 @@ class EdgeNode:
                 self._receive(event, now)
                 continue
             _log.info("%s", event)
-            if isinstance(event, LinkUpEvent):
+            up = isinstance(event, LinkUpEvent)
+            if up:
                 self._controller.disconnects.link_up(now)
                 self.link.up()
             else:
                 self._controller.disconnects.link_down(now)
                 self.link.down(now)
             for generation in list(self._sessions.values()):
-                if isinstance(event, LinkUpEvent):
-                    self._perform(generation, generation.machine.link_up(now))
-                elif isinstance(event, LinkDownEvent):
-                    self._perform(generation, generation.machine.link_down(now))
+                machine = generation.machine
+                self._perform(generation, machine.link_up(now) if up else machine.link_down(now))
 
     def _receive(self, inbound: Inbound, now: float) -> None:
         try:

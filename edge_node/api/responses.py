@@ -161,13 +161,11 @@ class _Sender:
     """Sends what the client can take. uvicorn waits while its buffer is full, so that nothing piles up here.
 
     Args:
-        patience: seconds that one chunk may take; None is no bound.
+        patience: seconds that one chunk may take.
         before_last: called before the last part of a body.
     """
 
-    def __init__(
-        self, send: Send, patience: float | None, before_last: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, send: Send, patience: float, before_last: Callable[[], None]) -> None:
         self._send = send
         self._patience = patience
         self._before_last = before_last

@@ -140,12 +140,12 @@ def _labelled(name: str, about: str, by_reason: Mapping[str, int]) -> Metric:
 
 
 def _family(family: FamilyCatalogue) -> Iterator[Metric]:
-    epoch = 0 if family.catalogue is None else family.catalogue.epoch
+    status = family.status()
     for name, about, value in (
-        ("epoch_seconds", "When it was issued; 0 without any", epoch),
-        ("expires_seconds", "When it expires; 0 without any", family.expires),
-        ("expired", "1 past its expiry", family.expired),
-        ("alarm", "1 once two signed messages had one number", bool(family.alarm)),
+        ("epoch_seconds", "When it was issued; 0 without any", status.epoch),
+        ("expires_seconds", "When it expires; 0 without any", status.expires),
+        ("expired", "1 past its expiry", status.state == "expired"),
+        ("alarm", "1 once two signed messages had one number", bool(status.alarm)),
     ):
         yield GaugeMetricFamily(f"flexspec_edge_catalogue_{name}", about, value=value)
     refused = {reason.value: family.refused[reason] for reason in Reason}

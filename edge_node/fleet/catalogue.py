@@ -94,28 +94,17 @@ class FamilyCatalogue:
         """Whether it should have been signed anew by now."""
         return self._follower.expired(self._clock())
 
-    @property
-    def expires(self) -> int:
-        """When it expires, or has expired; seconds since the Unix epoch, 0 before the first."""
-        found = self.catalogue
-        return 0 if found is None else found.epoch + found.lifetime
-
-    @property
-    def alarm(self) -> str:
-        """Two different messages carried one number, both signed; empty if that was never seen."""
-        return "" if self._follower.alarm is None else self._follower.alarm.detail
-
     def status(self) -> CatalogueStatus:
         """As the edge's status tells it."""
-        found = self.catalogue
+        known, alarm = self.catalogue, self._follower.alarm
         return CatalogueStatus(
             family=self.family,
-            state="none" if found is None else "expired" if self.expired else "current",
-            epoch=0 if found is None else found.epoch,
-            expires=self.expires,
+            state="none" if known is None else "expired" if self.expired else "current",
+            epoch=0 if known is None else known.epoch,
+            expires=0 if known is None else known.epoch + known.lifetime,
             refused=self.refused.total(),
             why=self.why[:_TEXT],
-            alarm=self.alarm[:_TEXT],
+            alarm="" if alarm is None else alarm.detail[:_TEXT],  # two messages had one number, both signed
         )
 
     def take(self, topic: str, payload: bytes) -> bool:

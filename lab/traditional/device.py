@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edge_node.cli.parser import build_parser
+from edge_node.cli.main import build_parser
 from edge_node.config import from_arguments
 from edge_node.energy import EnergyMeter, TextEnergy, energy_meter
 from flexspec_mq.daemon import logs

@@ -12,7 +12,7 @@ import pytest
 
 from broker.__main__ import build_parser as broker_parser
 from cloud_worker.__main__ import build_parser as cloud_parser
-from edge_node.cli.parser import build_parser as edge_parser
+from edge_node.cli.main import build_parser as edge_parser
 from flexspec_mq import cli
 from lab.policy_training.command import add_parser as add_policy_parser
 from lab.testbed.link.cli import add_parser as add_link_parser

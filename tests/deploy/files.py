@@ -21,7 +21,7 @@ from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
 from cloud_worker.__main__ import build_parser as cloud_parser
-from edge_node.cli.parser import build_parser as edge_parser
+from edge_node.cli.main import build_parser as edge_parser
 from flexspec_mq.settings import Loaded, Program, load
 
 ROOT = Path(__file__).resolve().parents[2]

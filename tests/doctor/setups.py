@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 import cloud_worker.__main__ as cloud
-import edge_node.cli.parser as edge
+import edge_node.cli.main as edge
 from broker.access import access_file
 from broker.files import write_private
 from broker.launcher import PrivateBroker

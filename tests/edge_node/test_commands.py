@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from edge_node.cli import texts
-from edge_node.cli.parser import build_parser
+from edge_node.cli.main import build_parser
 from edge_node.completion.options import CompletionOptions
 from flexspec_mq.errors import FlexSpecError, UsageError, WorkerError
 from flexspec_mq.models.text import Turn, read_prompts

@@ -18,8 +18,8 @@ from broker.__main__ import main as run_broker
 from cloud_worker.__main__ import build_parser as cloud_parser
 from cloud_worker.__main__ import main as run_cloud
 from cloud_worker.settings import CloudConfig, WorkerSettings
+from edge_node.cli.main import build_parser as edge_parser
 from edge_node.cli.main import main as run_edge
-from edge_node.cli.parser import build_parser as edge_parser
 from edge_node.config import EdgeConfig
 from edge_node.settings import EdgeSettings
 from flexspec_mq.chat.settings import PROGRAM as CHAT

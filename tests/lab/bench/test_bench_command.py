@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_node.cli.parser import build_parser
+from edge_node.cli.main import build_parser
 from edge_node.config import from_arguments
 from flexspec_mq import cli
 from flexspec_mq.controller.plan import Plan
