@@ -17,7 +17,7 @@ from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.drafting.interface import Drafted, DraftRequest
+from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -203,7 +203,7 @@ async def worker_at(
 async def edge_at(
     connect: LinkFactory,
     name: str = "edge",
-    drafter: FakeDrafter | None = None,
+    drafter: Drafter | None = None,
     give_up: float = PATIENCE,
     at: LinkSettings | None = None,
     **settings: Any,

@@ -15,7 +15,6 @@ from edge_node.cli.main import build_parser
 from edge_node.completion.options import CompletionOptions
 from flexspec_mq.errors import FlexSpecError, UsageError, WorkerError
 from flexspec_mq.models.text import Turn, read_prompts
-from flexspec_mq.sampling.params import SamplingParams
 
 NOTHING: Any = cast("Any", None)
 
@@ -42,25 +41,14 @@ class FakeEvents:
         try:
             yield {"type": "start"}
             await asyncio.sleep(0)
+            finish = {"type": "finish", "stats": self._stats}
             if said in self._fails:
                 error = self._fails[said]
-                found = {"tokens": [], "text": "", "stats": self._stats}
-                yield {
-                    "type": "finish",
-                    "reason": "failed",
-                    **found,
-                    "error": error.message,
-                    "hint": error.hint,
-                }
+                why = {"error": error.message, "hint": error.hint}
+                yield {**finish, "reason": "failed", "tokens": [], "text": "", **why}
                 raise error
             yield {"type": "text", "pieces": [(said.upper(), True)], "writers": ["device"]}
-            yield {
-                "type": "finish",
-                "reason": "length",
-                "tokens": [1, 2, 3],
-                "text": said.upper(),
-                "stats": self._stats,
-            }
+            yield {**finish, "reason": "length", "tokens": [1, 2, 3], "text": said.upper()}
         finally:
             self._at_once -= 1
 
@@ -87,13 +75,12 @@ async def test_a_batch_goes_on_after_a_text_that_fails(
     assert events.most_at_once == 2
 
 
-async def test_lines_of_a_batch_end_where_json_lines_end(tmp_path: Path) -> None:
+def test_lines_of_a_batch_end_where_json_lines_end_and_one_that_json_cannot_read_is_named(
+    tmp_path: Path,
+) -> None:
     text = '\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "c"}\n'
     (tmp_path / "batch").write_text(text, encoding="utf-8", newline="")
     assert read_prompts(tmp_path / "batch") == [("1", "a\u2028b"), ("2", "c")]
-
-
-def test_a_line_that_json_cannot_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "batch").write_text('{"prompt": "a"}\n' + "[" * 200_000)
     with pytest.raises(UsageError, match="line 2 is no JSON object"):
         read_prompts(tmp_path / "batch")
@@ -109,15 +96,6 @@ async def test_a_reader_that_went_away_ends_a_batch_as_it_ends_any_command(
     (tmp_path / "batch").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
     with pytest.raises(BrokenPipeError):
         await run(monkeypatch, FakeEvents(), "batch", str(tmp_path / "batch"))
-
-
-def test_what_is_not_asked_for_is_what_the_target_recommends() -> None:
-    recommended = SamplingParams(temperature=0.7, top_k=20, top_p=0.8)
-    assert CompletionOptions().sampling(1, recommended) == SamplingParams(0.7, 20, 0.8, 1)
-    asked = CompletionOptions(temperature=1.5, top_p=0.5, seed=9)
-    assert asked.sampling(1, recommended) == SamplingParams(1.5, 20, 0.5, 9)
-    assert CompletionOptions(top_k=0).sampling(1, recommended).top_k == 0
-    assert CompletionOptions(temperature=1.0).sampling(7, recommended).seed == 7, "each text draws its own"
 
 
 @pytest.mark.parametrize("wrong", [{"limit": 0}, {"timeout": 0.0}, {"timeout": float("nan")}, {"top_p": 0.0}])
@@ -142,13 +120,8 @@ async def test_a_text_that_failed_says_what_it_took_and_which_limit_it_broke(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limit = {"name": "energy_budget", "limit": 0.3, "unit": "J per token", "state": "exceeded", "value": 2.0}
-    spent = {
-        "energy_j": 2.0,
-        "energy_j_per_100": None,
-        "energy_source": "measured: battery",
-        "limits": [limit],
-    }
-    events = FakeEvents({"hello": WorkerError("no worker serves base")}, **spent)
+    spent: dict[str, Any] = {"energy_j": 2.0, "energy_j_per_100": None, "energy_source": "measured: battery"}
+    events = FakeEvents({"hello": WorkerError("no worker serves base")}, **spent, limits=[limit])
     with pytest.raises(WorkerError):
         await run(monkeypatch, events, "ask", "hello")
     said = "2.0 J (measured: battery)\nenergy budget of 0.3 J per token is exceeded: 2 so far\n"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from edge_node.cli.texts import events
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
+from edge_node.energy import EnergyMeter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
@@ -27,13 +29,16 @@ WHOLE: dict[str, Any] = {"temperature": 0.0, "seed": 4, "limit": 60, "ignore_eos
 
 
 @asynccontextmanager
-async def generator(broker: MemoryBroker) -> AsyncIterator[CompletionGenerator]:
+async def generator(
+    broker: MemoryBroker, energy: EnergyMeter | None = None
+) -> AsyncIterator[CompletionGenerator]:
     """An edge that drafts by lookup alone."""
-    node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
+    drafter = PromptLookupDrafter(max_context=500)
+    node = EdgeNode(EdgeSettings(edge="edge"), drafter, FINGERPRINT, (EOS,), energy=energy)
     async with node.running(broker.link, link_to("e-edge")):
-        made = CompletionGenerator(node, speech(), lambda: FixedPolicy(Plan(8, 1, 1)), lambda: 5.0)
-        yield made
-        made.close()
+        policy = partial(FixedPolicy, Plan(8, 1, 1))
+        with closing(CompletionGenerator(node, speech(), policy, lambda: 5.0)) as by:
+            yield by
         assert not node.sessions
 
 

@@ -51,10 +51,9 @@ async def test_different_plans_at_once_write_the_same() -> None:
 
 async def test_without_a_drafter_the_target_is_asked_for_each_token() -> None:
     broker = MemoryBroker()
-    async with worker_at(broker.link, "w1") as daemon:
-        node = EdgeNode(EdgeSettings(edge="edge"), None, FINGERPRINT, (EOS,))
-        async with node.running(broker.link, link_to("e-edge")):
-            (generation,) = await check(node, [wanting(1, limit=20)])
+    node = EdgeNode(EdgeSettings(edge="edge"), None, FINGERPRINT, (EOS,))
+    async with worker_at(broker.link, "w1") as daemon, node.running(broker.link, link_to("e-edge")):
+        (generation,) = await check(node, [wanting(1, limit=20)])
         assert generation.machine.counters.drafted == 0
         assert daemon.worker.machine.counters.items == 20
 
@@ -115,8 +114,7 @@ async def test_leaving_tells_the_workers() -> None:
 async def test_a_deadline_ends_one_text() -> None:
     async with world() as (_, (daemon,), node):
         daemon.engine.gate.clear()
-        late = node.generate(wanting(1, timeout=0.1))
-        patient = node.generate(wanting(2))
+        late, patient = node.generate(wanting(1, timeout=0.1)), node.generate(wanting(2))
         assert (await read(late))[1].reason is FinishReason.DEADLINE
         daemon.engine.gate.set()
         assert (await read(patient))[0] == alone(patient.request)
@@ -233,12 +231,8 @@ async def test_garbage_from_workers_disturbs_nobody() -> None:
         daemon.engine.gate.clear()
         generation = node.generate(wanting(1))
         await until(lambda: generation.machine.worker == "w1" and node.directory.any)
-        noise = [
-            b"",
-            b"\xff",
-            random.Random(2).randbytes(3000),
-            CODEC.encode(Close(1, 1, 0, CloseReason.DONE)),
-        ]
+        of_an_edge = CODEC.encode(Close(1, 1, 0, CloseReason.DONE))
+        noise = [b"", b"\xff", random.Random(2).randbytes(3000), of_an_edge]
         for payload in noise:
             await rogue.publish("f1/v/edge", payload, qos=1)
         for payload in (b"{", b'{"state": "gone"}', b"[" * 10_000, broker.retained("f1/e/edge") or b""):
@@ -276,16 +270,15 @@ async def test_session_numbers_do_not_come_again() -> None:
 
 async def test_an_edge_without_a_chosen_name_leaves_no_status() -> None:
     broker = MemoryBroker()
-    for ephemeral in (True, False):
-        settings = EdgeSettings(edge=f"edge-{ephemeral}", ephemeral=ephemeral)
-        async with EdgeNode(settings, None, FINGERPRINT, (EOS,)).running(broker.link, link_to("e")):
-            payload = broker.retained(f"f1/e/edge-{ephemeral}")
-            assert payload is not None
-            assert CODEC.decode_status(payload, EdgeStatus).state == "online"
-    assert broker.retained("f1/e/edge-True") is None
-    payload = broker.retained("f1/e/edge-False")
-    assert payload is not None
-    assert CODEC.decode_status(payload, EdgeStatus).state == "gone"
+
+    def state(edge: str) -> str:
+        payload = broker.retained(f"f1/e/{edge}")
+        return "" if payload is None else CODEC.decode_status(payload, EdgeStatus).state
+
+    for name, ephemeral in (("drawn", True), ("chosen", False)):
+        async with edge_at(broker.link, name, ephemeral=ephemeral):
+            assert state(name) == "online"
+    assert (state("drawn"), state("chosen")) == ("", "gone")
 
 
 async def test_an_edge_that_waits_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,16 +312,14 @@ def test_only_a_workers_status_is_taken_for_one() -> None:
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 async def test_a_prediction_speeds_a_text_up_and_never_changes_it(temperature: float) -> None:
     """It is drafted from the first token on; where it is wrong, the text is the target's all the same."""
-    broker = MemoryBroker()
-    async with worker_at(broker.link, "w1"):
-        node = EdgeNode(EdgeSettings(edge="edge"), PromptLookupDrafter(max_context=500), FINGERPRINT, (EOS,))
-        async with node.running(broker.link, link_to("e-edge")):
-            plain = wanting(1, limit=60, plan=Plan(8, 1, 1))
-            plain = replace(plain, sampling=replace(plain.sampling, temperature=temperature))
-            text = alone(plain)
-            edited = (*text[:20], 7, 7, 7, *text[23:])
-            predictions = [(), text, edited, tuple(reversed(text)), (3,)]
-            generations = await check(node, [replace(plain, prediction=one) for one in predictions])
+    broker, drafter = MemoryBroker(), PromptLookupDrafter(max_context=500)
+    plain = wanting(1, limit=60, plan=Plan(8, 1, 1))
+    plain = replace(plain, sampling=replace(plain.sampling, temperature=temperature))
+    text = alone(plain)
+    edited = (*text[:20], 7, 7, 7, *text[23:])
+    predictions = [(), text, edited, tuple(reversed(text)), (3,)]
+    async with worker_at(broker.link, "w1"), edge_at(broker.link, drafter=drafter) as node:
+        generations = await check(node, [replace(plain, prediction=one) for one in predictions])
     rounds = [generation.machine.counters.rounds for generation in generations]
     assert rounds[1] <= 60 / 3
     assert rounds[1] <= rounds[2] < rounds[0] / 2

@@ -11,16 +11,12 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
-from edge_node.node import EdgeNode
-from edge_node.settings import EdgeSettings
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError, PublishRefused, UsageError, WorkerError
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.mqtt import mqtt_link
-from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import MAX_PROMPT_TOKENS
-from tests.daemons import FakeDrafter, alone, check, edge_at, read, until, wanting, worker_at, world
+from tests.daemons import alone, check, edge_at, read, until, wanting, worker_at, world
+from tests.edge_node.api.served import links_to
 
 
 @pytest.mark.parametrize(
@@ -43,10 +39,8 @@ async def test_a_request_that_no_message_can_hold_fails_alone(
 
 async def test_a_broker_that_takes_no_such_message_is_named() -> None:
     with PrivateBroker(BrokerSettings(port=0, max_packet=20_000)) as broker:
-        node = EdgeNode(EdgeSettings(edge="edge"), FakeDrafter(), FINGERPRINT, (EOS,))
-        async with node.running(mqtt_link, LinkSettings(port=broker.port, client_id="e-edge")):
-            rng = random.Random(1)
-            prompt = tuple(rng.randrange(40_000) for _ in range(12_000))
+        async with edge_at(links_to(broker)) as node:
+            prompt = tuple(random.Random(1).choices(range(40_000), k=12_000))
             _, finish = await read(node.generate(replace(wanting(1), prompt=prompt)))
     assert finish.reason is FinishReason.FAILED
     assert isinstance(finish.error, PublishRefused)
