@@ -53,11 +53,7 @@ class Figures(FlexspecUsage, frozen=True, kw_only=True):
         tokens: tokens committed; those of a stop string, of an end of text and of an unfinished character as well.
         seconds: seconds since the request.
         first_token: seconds to the first commit; None before.
-        tokens_per_second: pace after the first commit.
-        draft_length: K of the newest plan; 0 before any.
-        tokens_per_round: mean tokens of a verdict that committed something.
         rtt_ms: smoothed round trip without the worker's own time; None before a sample.
-        bytes_per_token: MQTT payload both ways together.
         polls, reopens: recoveries.
         worker: worker that holds the session now.
     """
@@ -66,11 +62,7 @@ class Figures(FlexspecUsage, frozen=True, kw_only=True):
     tokens: int
     seconds: float
     first_token: float | None
-    tokens_per_second: float
-    draft_length: int
-    tokens_per_round: float
     rtt_ms: float | None
-    bytes_per_token: float
     polls: int
     reopens: int
     worker: str | None
@@ -207,21 +199,17 @@ class Writing:
     def figures(self) -> Figures:
         """Figures of the text until now."""
         if self._exactness == "unknown":
-            directory = self._by.node.directory
-            self._exactness = directory.exactness(self.version)
-            self._weights = directory.weights(self.version)
+            self._exactness, self._weights = self._by.node.directory.described(self.version)
         now, first, generation = time.monotonic(), self._first, self.generation
         machine, counters = generation.machine, generation.machine.counters
         seen, sampling = machine.observation, generation.request.sampling
-        tokens, writing = seen.committed, now - (first or now)
+        tokens = seen.committed
         spent, planned = generation.spent(), machine.planned
         return Figures(
             prompt_tokens=len(generation.request.prompt),
             tokens=tokens,
             seconds=now - self._began,
             first_token=None if first is None else first - self._began,
-            tokens_per_second=tokens / writing if writing > 0 else 0.0,
-            draft_length=0 if planned is None else planned.plan.draft_length,
             plan=None if planned is None else plan_told(planned),
             proposed=counters.proposed,
             drafted=counters.judged,
@@ -229,11 +217,9 @@ class Writing:
             looked_up=counters.looked_up_accepted,
             worker_accepted=counters.worker_accepted,
             rounds=counters.rounds,
-            tokens_per_round=tokens / counters.rounds if counters.rounds else 0.0,
             rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,
             bytes_up=generation.bytes_up,
             bytes_down=generation.bytes_down,
-            bytes_per_token=(generation.bytes_up + generation.bytes_down) / tokens if tokens else 0.0,
             polls=counters.polls,
             reopens=counters.reopens,
             energy_j=spent.joules,

@@ -133,15 +133,17 @@ class WorkerDirectory:
         """The newest status of a version's worker that is online; None without any."""
         return next((status for status, _ in reversed(self._serving(version))), None)
 
-    def exactness(self, version: str) -> str:
-        """Exactness of any text of a version: the weakest word of its workers, ``unknown`` without any."""
-        said = {one.exactness or status.exactness for status, one in self._serving(version)}
-        return next((word for word in ("unknown", "exact up to ties", "exact") if word in said), "unknown")
+    def described(self, version: str) -> tuple[str, str]:
+        """Exactness of any text of a version, and the weights of its target, as its workers say.
 
-    def weights(self, version: str) -> str:
-        """Weights of a version's target, as its newest worker says; empty without any."""
-        status = self.status(version)
-        return "" if status is None else status.weights
+        The exactness is the weakest word, ``unknown`` without any worker; the weights are the newest word.
+        """
+        serving = self._serving(version)
+        words = {one.exactness or status.exactness for status, one in serving}
+        exactness = next(
+            (word for word in ("unknown", "exact up to ties", "exact") if word in words), "unknown"
+        )
+        return exactness, serving[-1][0].weights if serving else ""
 
     def recommended(self, version: str) -> SamplingParams:
         """How the makers of a version's target recommend to choose its tokens; temperature 1 if they are silent.

@@ -37,11 +37,11 @@ def test_workers_come_and_go() -> None:
     workers = WorkerDirectory(lambda: now)
     workers.take("w", status(exactness="exact"))
     assert workers.versions() == {"base": 5}
-    assert workers.exactness("base") == "exact"
+    assert workers.described("base")[0] == "exact"
     workers.take("w2", status(worker="w2", epoch=3, exactness="exact up to ties"))
     assert workers.versions() == {"base": 3}
-    assert workers.exactness("base") == "exact up to ties"
-    assert workers.exactness("other") == "unknown"
+    assert workers.described("base")[0] == "exact up to ties"
+    assert workers.described("other")[0] == "unknown"
     assert workers.take("w", status("gone", epoch=4)) is None  # the will of an older life
     assert len(workers.online()) == 2
     workers.take("w", status("draining"))
@@ -188,9 +188,9 @@ def test_a_version_counts_where_a_worker_says_that_it_is_ready() -> None:
     workers.take("w", CODEC.encode_status(several))
     workers.take("w2", status(worker="w2", version="v1", exactness="exact", epoch=9))
     assert workers.versions() == {"v1": 4, "v2": 4}
-    assert workers.exactness("v1") == "exact up to ties"
-    assert workers.exactness("v2") == "exact"
-    assert workers.exactness("v3") == "unknown"
+    assert workers.described("v1")[0] == "exact up to ties"
+    assert workers.described("v2")[0] == "exact"
+    assert workers.described("v3")[0] == "unknown"
     found = workers.status("v2")
     assert found is not None
     assert found.worker == "w"
