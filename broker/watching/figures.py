@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+from anyio.from_thread import start_blocking_portal
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from flexspec_mq.daemon.probes import MetricsOptions, Page, Pages, serving
 
-T = TypeVar("T")
 Figures = Mapping[str, int | Mapping[Any, int]]
 """Values by the names of `_FAMILIES`: a number, or numbers by the values of the labels. A missing number is 0."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_PATIENCE = 10.0
-"""Seconds for the server to begin, and to end."""
 _FAMILIES = (
     (
         CounterMetricFamily,
@@ -67,30 +63,15 @@ def shown(look: Callable[[], Figures], options: MetricsOptions) -> Iterator[int]
         UsageError: the address is not of this machine alone and that was not asked for, or it is taken.
     """
     assert options.metrics_port is not None  # noqa: S101  nobody asks for pages without a port
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True, name="metrics")
-    thread.start()
-
-    def run(work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(_PATIENCE)
-
-    server = AsyncExitStack()
-    try:
-        where = serving(
+    with start_blocking_portal() as portal:
+        pages = serving(
             _pages(look),
             host=options.metrics_host,
             port=options.metrics_port,
             anywhere=options.metrics_anywhere,
         )
-        port = run(server.enter_async_context(where))
-        try:
+        with portal.wrap_async_context_manager(pages) as port:
             yield port
-        finally:
-            run(server.aclose())
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(_PATIENCE)
-        loop.close()
 
 
 def _pages(look: Callable[[], Figures]) -> Pages:
