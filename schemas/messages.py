@@ -121,7 +121,7 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     top_p: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
 
     @classmethod
-    def of(cls, temperature: float | None, top_k: int | None, top_p: float | None) -> Self:
+    def with_defaults(cls, temperature: float | None, top_k: int | None, top_p: float | None) -> Self:
         """A recommendation in which None stands for values that are left open."""
         return cls(1.0 if temperature is None else temperature, top_k or 0, 1.0 if top_p is None else top_p)
 

@@ -44,7 +44,7 @@ class Recommended(msgspec.Struct, frozen=True):
     @property
     def sampling(self) -> Sampling:
         """The same, with defaults for what they do not say."""
-        return Sampling.of(self.temperature, self.top_k, self.top_p)
+        return Sampling.with_defaults(self.temperature, self.top_k, self.top_p)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ class WorkerDirectory:
             return told
         sampling, status = Sampling(), self.status(version)
         if status is not None:
-            stated = Sampling.of(status.temperature, status.top_k, status.top_p)
+            stated = Sampling.with_defaults(status.temperature, status.top_k, status.top_p)
             if self._is_sane(status.worker, version, stated):
                 sampling = stated
         return _params(sampling)

@@ -96,7 +96,7 @@ class Api:
         Args:
             body: JSON object of the request, without what asks for a stream.
             key: idempotency key: asking again with the same one attaches to the text that is being written.
-            on_wait: told before each wait while the API cannot be reached.
+            on_wait: called before each wait while the API cannot be reached.
 
         Raises:
             FlexSpecError: the API cannot be reached, refuses, or goes away.
@@ -230,11 +230,11 @@ def content(chunk: ChatCompletionChunk) -> str:
 
 def pieces(chunk: ChatCompletionChunk) -> list[tuple[str, Writer | None]]:
     """The text of a chunk in pieces by who wrote them; None where the API does not say."""
-    told = Origin([]) if chunk.flexspec is UNSET else chunk.flexspec
-    parts, text = [piece for piece, _ in told.pieces], content(chunk)
-    if "".join(parts) != text or len(told.writers) != len(parts):
+    origin = Origin([]) if chunk.flexspec is UNSET else chunk.flexspec
+    parts, text = [piece for piece, _ in origin.pieces], content(chunk)
+    if "".join(parts) != text or len(origin.writers) != len(parts):
         return [(text, None)]
-    return list(zip(parts, told.writers, strict=True))
+    return list(zip(parts, origin.writers, strict=True))
 
 
 def refused(

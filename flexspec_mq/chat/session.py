@@ -157,21 +157,23 @@ def figures(usage: Usage, reason: str | None, seconds: float, first: float | Non
         seconds: seconds from the question to the end.
         first: seconds to the first text; None without any.
     """
-    told, tokens = usage.flexspec, usage.completion_tokens
-    share = f" ({told.accepted / told.drafted:.0%})" if told.drafted else ""
-    by_lookup = f", {told.looked_up} by lookup" if told.looked_up else ""
+    extra, tokens = usage.flexspec, usage.completion_tokens
+    share = f" ({extra.accepted / extra.drafted:.0%})" if extra.drafted else ""
+    by_lookup = f", {extra.looked_up} by lookup" if extra.looked_up else ""
     parts = [
         f"{tokens} tokens in {seconds:.1f} s, {tokens / seconds if seconds > 0 else 0:.1f} a second",
         f"first text {'–' if first is None else f'{first:.2f} s'}",
-        f"accepted {told.accepted} of {told.drafted}{share}{by_lookup}",
-        f"{told.worker_accepted} by the worker's draft" if told.worker_accepted else "",
-        f"{told.rounds} rounds",
-        f"{size(told.bytes_up)} up, {size(told.bytes_down)} down",
-        "" if told.energy_j is None else in_words(told.energy_j, told.energy_j_per_100, told.energy_source),
-        f"seed {'–' if told.seed is None else told.seed}",
+        f"accepted {extra.accepted} of {extra.drafted}{share}{by_lookup}",
+        f"{extra.worker_accepted} by the worker's draft" if extra.worker_accepted else "",
+        f"{extra.rounds} rounds",
+        f"{size(extra.bytes_up)} up, {size(extra.bytes_down)} down",
+        ""
+        if extra.energy_j is None
+        else in_words(extra.energy_j, extra.energy_j_per_100, extra.energy_source),
+        f"seed {'–' if extra.seed is None else extra.seed}",
     ]
-    if reason == "length" and told.default_limit is not None:
-        parts.append(f"cut at the node's limit of {told.default_limit:,} tokens; /max-tokens N sets another")
+    if reason == "length" and extra.default_limit is not None:
+        parts.append(f"cut at the node's limit of {extra.default_limit:,} tokens; /max-tokens N sets another")
     elif reason == "length":
         parts.append("cut at the limit of tokens")
     return " · ".join(filter(None, parts))
