@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+import socket
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from tests.daemons import PATIENCE, FakeEngine, until
+from tests.doctor.setups import answering
 from tests.edge_node.api.served import Served, expected, ids_of, served, shown, tokenizer
+from tests.transport.proxy import proxy_to
 
 Output = pytest.CaptureFixture[str]
 
@@ -199,90 +202,44 @@ async def test_the_node_stops_in_mid_answer(mosquitto: PrivateBroker) -> None:
         assert "flexspec-edge serve" in raised.value.hint
 
 
-Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-Relay = Callable[[asyncio.StreamReader, asyncio.StreamWriter, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def listening(handle: Handler) -> AsyncIterator[str]:
-    """Something that takes connections; its address."""
-    tasks: set[asyncio.Task[None]] = set()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        tasks.add(task)
-        try:
-            await handle(reader, writer)
-        finally:
-            await closed(writer)
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def closed(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with suppress(OSError):
-        await writer.wait_closed()
-
-
-@asynccontextmanager
-async def relay(api: Served, *ways: Relay) -> AsyncIterator[str]:
-    """A hop before the API; each connection gets the next way of carrying what the API says, the last one stays."""
-    host, _, port = api.url.removeprefix("http://").partition(":")
-    left = list(ways)
-
-    async def hop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        way = left.pop(0) if len(left) > 1 else left[0]
-        from_api, to_api = await asyncio.open_connection(host, int(port))
-        up = asyncio.create_task(carry(reader, to_api, to_api))
-        try:
-            await way(from_api, writer, to_api)
-        finally:
-            up.cancel()
-            await asyncio.wait([up])
-            await closed(to_api)
-
-    async with listening(hop) as url:
-        yield url
-
-
-async def carry(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _api: asyncio.StreamWriter
-) -> None:
+async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while data := await reader.read(2**16):
         writer.write(data)
         await writer.drain()
 
 
-async def cut_before_anything(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _api: asyncio.StreamWriter
-) -> None:
-    """The client's connection breaks, and the node does not know it yet."""
-    await reader.read(1)
-    writer.transport.abort()
-    await asyncio.Event().wait()
+@asynccontextmanager
+async def cut_before_anything(api: Served, times: int) -> AsyncIterator[str]:
+    """A hop before the API, at which the client's first connections break, and the node does not know it yet."""
+    cuts, over = iter(range(times)), asyncio.Event()
+
+    async def hop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_api, to_api = await asyncio.open_connection(*address(api))
+        up = asyncio.create_task(carry(reader, to_api))
+        if next(cuts, None) is None:
+            await carry(from_api, writer)
+        else:
+            await from_api.read(1)
+            writer.transport.abort()
+            await over.wait()
+        up.cancel()
+        for each in (to_api, writer):
+            each.close()
+
+    async with await asyncio.start_server(hop, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        over.set()
 
 
-async def cut_in_the_middle(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, api: asyncio.StreamWriter
-) -> None:
-    got = b""
-    while got.count(b"data: ") < 3:
-        got += await reader.read(200)
-    writer.write(got)
-    await writer.drain()
-    api.close()
+def address(api: Served) -> tuple[str, int]:
+    host, _, port = api.url.removeprefix("http://").partition(":")
+    return host, int(port)
 
 
 async def test_a_connection_that_breaks_before_any_text_starts_no_second_session(
     mosquitto: PrivateBroker, capsys: Output
 ) -> None:
-    async with served(mosquitto) as api, relay(api, cut_before_anything, cut_before_anything, carry) as url:
+    async with served(mosquitto) as api, cut_before_anything(api, 2) as url:
         async with chat(url) as session:
             await session.take("hello")
         assert capsys.readouterr().out == answer("hello", 5, 20) + "\n"
@@ -292,13 +249,17 @@ async def test_a_connection_that_breaks_before_any_text_starts_no_second_session
 async def test_a_connection_that_breaks_in_mid_answer(mosquitto: PrivateBroker, capsys: Output) -> None:
     async with (
         served(mosquitto) as api,
-        relay(api, cut_in_the_middle, carry) as url,
-        chat(url, max_tokens=300) as session,
+        proxy_to(*address(api)) as proxy,
+        chat(f"http://127.0.0.1:{proxy.port}", max_tokens=40_000) as session,
     ):
+        asking = asyncio.create_task(session.take("hello"))
+        await until(lambda: session.version is not None)
+        proxy.cut()
         with pytest.raises(LinkDown, match="broke in the middle of the answer"):
-            await session.take("hello")
+            await asking
         assert session.exchanges == []
         capsys.readouterr()
+        session.options.max_tokens = 300
         await session.take("/retry")
         assert capsys.readouterr().out == answer("hello", 5, 300) + "\n"
 
@@ -317,20 +278,15 @@ async def test_a_connection_that_breaks_in_mid_answer(mosquitto: PrivateBroker, 
     ],
 )
 async def test_something_else_answers(said: bytes, kind: type[FlexSpecError]) -> None:
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(said)
-
-    async with listening(serve) as url, chat(url, patience=0.2) as session:
-        with pytest.raises(kind) as raised:
-            await session.take("hello")
-        assert type(raised.value) is kind or kind is LinkDown
+    with answering(said) as port:
+        async with chat(f"http://127.0.0.1:{port}", patience=0.2) as session:
+            with pytest.raises(kind) as raised:
+                await session.take("hello")
+    assert type(raised.value) is kind or kind is LinkDown
 
 
 async def test_an_api_that_says_nothing() -> None:
-    async def serve(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-
-    async with listening(serve) as url, chat(url, timeout=0.2) as session:
-        with pytest.raises(LinkDown, match="said nothing"):
-            await session.take("hello")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with chat(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.2) as session:
+            with pytest.raises(LinkDown, match="said nothing"):
+                await session.take("hello")
