@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from broker.__main__ import main
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
@@ -45,9 +46,15 @@ def made(directory: Path, *flags: str) -> Path:
 
 
 @contextmanager
-def running(directory: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
-    """The broker of a deployment, which answers; its log, as JSON lines, goes to a file."""
-    command = [sys.executable, "-m", "broker", "run", str(directory), "--ready-json", "--log-format", "json"]
+def running(
+    directory: Path | None, log: Path, *flags: str
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A broker that answers, of a deployment or a private one: its process, and what it says when it is ready.
+
+    Its log goes to a file, as JSON lines unless flags say otherwise.
+    """
+    where = [] if directory is None else [str(directory)]
+    command = [sys.executable, "-m", "broker", "run", *where, "--ready-json", "--log-format", "json", *flags]
     with (
         log.open("w") as said,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=said, text=True) as process,
@@ -56,8 +63,7 @@ def running(directory: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
             assert process.stdout is not None
             line = process.stdout.readline()
             assert line, log.read_text()
-            json.loads(line)
-            yield process
+            yield process, json.loads(line)
         finally:
             process.terminate()
             process.wait(30)

@@ -5,81 +5,50 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from broker.launcher import PrivateBroker
-from tests.broker.deployments import good, made, run, run_apart
-from tests.broker.deployments import running as running_deployment
+from tests.broker.deployments import good, made, run, run_apart, running
 from tests.broker.test_launcher import answers
-
-
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Temporary files of the command go where the test can see them."""
-    (tmp_path / "tmp").mkdir()
-    return {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
-
-
-@contextmanager
-def running(env: dict[str, str], *arguments: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    command = [sys.executable, "-m", "broker", "run", "--ready-json", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env)
-    try:
-        assert process.stdout is not None
-        yield process, json.loads(process.stdout.readline())
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_run_says_when_it_is_ready_and_leaves_nothing(
-    environment: dict[str, str], number: signal.Signals
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    with running(environment) as (process, ready):
+    (temporary := tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with running(None, tmp_path / "log") as (process, ready):
         assert answers(ready["port"])
         process.send_signal(number)
         assert process.wait(10) == 0
         assert not answers(ready["port"])
-    assert not list(Path(environment["TMPDIR"]).rglob("*"))
+    assert not list(temporary.iterdir())
 
 
-def test_run_tells_of_mosquittos_own_end(environment: dict[str, str]) -> None:
-    with running(environment) as (process, ready):
+def test_run_tells_of_mosquittos_own_end(tmp_path: Path) -> None:
+    with running(None, tmp_path / "log") as (process, ready):
         os.kill(ready["pid"], signal.SIGKILL)
         assert process.wait(10) == 4
 
 
-def lines_of_run(env: dict[str, str], *flags: str) -> list[str]:
-    """What `run` writes to standard error while a client comes and goes."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "broker", "run", "--ready-json", *flags],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=env,
-    ) as process:
-        assert process.stdout is not None
-        assert run("check", f"127.0.0.1:{json.loads(process.stdout.readline())['port']}").returncode == 0
-        process.terminate()
-        return process.communicate()[1].splitlines()
+def test_mosquittos_notices_are_heard_only_when_asked_for(tmp_path: Path) -> None:
+    def lines(*flags: str) -> list[str]:
+        """What `run` writes to standard error while a client comes and goes."""
+        log = tmp_path / "log"
+        with running(None, log, *flags) as (_, ready):
+            assert run("check", f"127.0.0.1:{ready['port']}").returncode == 0
+        return log.read_text().splitlines()
 
-
-def test_mosquittos_notices_are_heard_only_when_asked_for(environment: dict[str, str]) -> None:
     as_root = "Warning: Mosquitto should not be run as root/administrator."
-    quiet = [json.loads(line) for line in lines_of_run(environment)]
+    quiet = [json.loads(line) for line in lines()]
     assert {(one["level"], one["message"]) for one in quiet} <= {("warning", as_root)}
-    said = [json.loads(line) for line in lines_of_run(environment, "--verbose")]
+    said = [json.loads(line) for line in lines("--verbose")]
     assert {one["logger"] for one in said} == {"mosquitto"}
     assert any(one["message"].startswith("New client connected") and one["level"] == "info" for one in said)
-    people = lines_of_run(environment, "--log-format", "human", "--log-level", "info")
+    people = lines("--log-format", "human", "--log-level", "info")
     assert any("[info     ] New client connected from" in line for line in people)
 
 
@@ -117,7 +86,7 @@ def test_check_of_a_secured_broker_passes_for_each_role(tmp_path: Path, role: st
     folder = directory / "hand-out" / role / role
     address = json.loads((directory / "identities.json").read_text())["address"]
     login = ("--username", role, "--password-file", str(folder / "password"), "--ca", str(folder / "ca.crt"))
-    with running_deployment(directory, tmp_path / "log"):
+    with running(directory, tmp_path / "log"):
         done = run("check", address, *login)
         by_url = run("check", f"mqtts://{address}", *login)
     assert done.returncode == 0, done.stdout
