@@ -75,6 +75,9 @@ def built(kind: str) -> Any:
         "wide heads, all keys": lambda: LlamaForCausalLM(
             LlamaConfig(**{**SIZES, "num_key_value_heads": 4, "head_dim": 32})
         ),
+        "wide heads, blocks that are not full": lambda: LlamaForCausalLM(
+            LlamaConfig(**{**SIZES, "head_dim": 32, "intermediate_size": 144}, rope_parameters=LLAMA3)
+        ),
         "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)),
         "linear": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LINEAR)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),

@@ -15,7 +15,6 @@ from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.heads.manifest import Canary, HeadError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.head import FullHead, Head
 from flexspec_mq.models.head_files import read_full, read_lora
 from flexspec_mq.models.invariance import proof_cache
@@ -347,36 +346,3 @@ def test_layers_of_another_base_are_refused(folders: dict[str, Path], tmp_path: 
     with pytest.raises(HeadError, match=r"lacks model\.layers\.1\.self_attn\.k_proj\.bias"):
         model.hold("full", head(folders, "full"))
     assert model.held == ()
-
-
-@pytest.mark.model
-@pytest.mark.timeout(300)
-def test_four_versions_of_the_default_model_have_the_bits_of_each_alone(tmp_path: Path) -> None:
-    base = default_model_path()
-    checkpoint = Checkpoint(base, load_text(base), torch.bfloat16)
-    model, single = checkpoint.load(), checkpoint.load()
-    text = random.Random(4).choices(range(model.vocab_size), k=60)
-    names = ("", "one", "two", "three")
-    alone = {"": read(single, text, [40, 5, 1, 1])}
-    for place, name in enumerate(names[1:]):
-        folder = save_lora(base, tmp_path / name, rank=(16, 8, 64)[place], floor=6, seed=place, size=0.03)
-        found = read_lora(folder, checkpoint.shape, 6)
-        single.hold(name, found)
-        alone[name] = read(single, text, [40, 5, 1, 1], name)
-        single.drop(name)
-        model.hold(name, found)
-        wanted = PackedModel(
-            with_lora(load_target(base, dtype="bfloat16", attn_implementation=register()).model, folder),
-            model.shapes,
-        )
-        theirs = read(wanted, text, [40, 5, 1, 1])
-        assert (alone[name] - theirs).abs().max() < 0.06 * theirs.std()
-        assert (alone[name] == theirs).all(dim=1).float().mean() > 0.9
-    kvs = {name: model.new_kv() for name in names}
-    at = 0
-    for piece in (40, 5, 1, 1, 5):
-        logits = model.forward([ModelInput(kvs[name], text[at : at + piece], piece, name) for name in names])
-        for name, rows in zip(names, torch.split(logits, piece), strict=True):
-            assert torch.equal(rows, alone[name][at : at + piece])
-        at += piece
-    assert prove_head(model, "three").exact

@@ -14,49 +14,26 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.model import RANKS, load_compact
 from flexspec_mq.models.default import default_draft_path
-from flexspec_mq.models.draft.confidence import features_of
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
 from flexspec_mq.models.onnx.write import BLOCK, default_graphs, round_to, weights_of, write_onnx
-from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import UnknownModel
-from flexspec_mq.sampling.params import SamplingParams
-from tests.models.test_compact import LLAMA3, SIZES, check_any_walk, drawn
+from flexspec_mq.models.text import Turn, encode_turns
+from tests.models.test_compact import SIZES, built, check_any_walk
 from tests.models.tiny_checkpoints import save
 
 Floats = npt.NDArray[np.float32]
 
 TEXT = random.Random(3).choices(range(320), k=PIECE + 72)
-LLAMA: dict[str, Any] = {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True}
-"""Nothing that could be left out is left out."""
-
-
-def built(kind: str) -> Any:
-    match kind:
-        case "llama":
-            return drawn(LlamaForCausalLM(LlamaConfig(**SIZES, **LLAMA)))
-        case "own head, wide heads, blocks that are not full":
-            changed = {**SIZES, "head_dim": 32, "intermediate_size": 144, "tie_word_embeddings": False}
-            return drawn(LlamaForCausalLM(LlamaConfig(**changed, rope_parameters=LLAMA3)))
-        case "qwen2":
-            return drawn(Qwen2ForCausalLM(Qwen2Config(**SIZES)))
-    raise AssertionError(kind)
-
-
-KINDS = ("llama", "own head, wide heads, blocks that are not full", "qwen2")
+TIED, UNTIED = "tied, biases everywhere", "wide heads, blocks that are not full"
+KINDS = (TIED, UNTIED, "qwen2")
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +44,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def written(checkpoints: dict[str, Path], tmp_path: Path) -> Path:
-    return write_onnx(checkpoints["llama"], tmp_path / "out", "int8")
+    return write_onnx(checkpoints[TIED], tmp_path / "out", "int8")
 
 
 def distance(found: Floats, wanted: Floats) -> float:
@@ -116,13 +93,13 @@ def test_neither_company_nor_pieces_nor_roll_backs_matter(
     checkpoints: dict[str, Path], steps: list[list[tuple[int, int]]], back: int
 ) -> None:
     """Sessions read the text in any pieces beside each other, stray and roll back: only rounding differs."""
-    model, wanted = of(checkpoints["llama"], "int8")
+    model, wanted = of(checkpoints[TIED], "int8")
     check_any_walk(model, TEXT, steps, back, lambda logits, places: distance(logits, wanted[places]) < 0.05)
 
 
 def test_rolled_back_and_read_again_gives_the_same_bits(checkpoints: dict[str, Path]) -> None:
     """Also where the memory grew in between: what is beyond the length is never read."""
-    model, _ = of(checkpoints["llama"], "mixed")
+    model, _ = of(checkpoints[TIED], "mixed")
     kv = model.new_kv()
     model.forward([ModelInput(kv, TEXT[:40])])
     once = model.forward([ModelInput(kv, TEXT[40:45], 5)])
@@ -135,7 +112,7 @@ def test_rolled_back_and_read_again_gives_the_same_bits(checkpoints: dict[str, P
 
 
 def test_rows_are_those_asked_for(checkpoints: dict[str, Path]) -> None:
-    model, wanted = of(checkpoints["llama"], "int8")
+    model, wanted = of(checkpoints[TIED], "int8")
     inputs = [
         ModelInput(model.new_kv(), TEXT[:9], 2),
         ModelInput(model.new_kv(), TEXT[:5], 0),
@@ -152,7 +129,7 @@ def test_rows_are_those_asked_for(checkpoints: dict[str, Path]) -> None:
 
 def test_head_and_backbone_stand_apart(checkpoints: dict[str, Path]) -> None:
     """What an adapter between them would see and change."""
-    model, wanted = of(checkpoints["llama"], "int8")
+    model, wanted = of(checkpoints[TIED], "int8")
     states = model.states(ModelInput(model.new_kv(), TEXT[:9], 3))
     assert states is not None
     assert states.shape == (3, 64)
@@ -161,7 +138,7 @@ def test_head_and_backbone_stand_apart(checkpoints: dict[str, Path]) -> None:
 
 
 def test_a_trimmed_head_has_the_columns_of_its_ids(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    folder = checkpoints["llama"]
+    folder = checkpoints[TIED]
     ranks = np.array(random.Random(1).sample(range(3, 320), 128), dtype=np.int32)
     np.save(folder / RANKS, ranks)
     try:
@@ -208,7 +185,7 @@ def test_a_folder_holds_what_a_device_needs_and_no_checkpoint(written: Path) -> 
 
 
 def test_an_earlier_export_is_replaced(checkpoints: dict[str, Path], written: Path) -> None:
-    write_onnx(checkpoints[KINDS[1]], written, "int4")
+    write_onnx(checkpoints[UNTIED], written, "int4")
     assert read_manifest(written).weights == "int4"
     assert {file.name for file in written.parent.iterdir()} == {written.name}
 
@@ -216,18 +193,18 @@ def test_an_earlier_export_is_replaced(checkpoints: dict[str, Path], written: Pa
 def test_a_folder_with_something_else_is_left_alone(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "letters.txt").write_text("dear")
     with pytest.raises(ModelError, match="not empty"):
-        write_onnx(checkpoints["llama"], tmp_path)
+        write_onnx(checkpoints[TIED], tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["letters.txt"]
 
 
 def test_what_cannot_be_written_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="int3"):
-        write_onnx(checkpoints["llama"], tmp_path / "out", "int3")
+        write_onnx(checkpoints[TIED], tmp_path / "out", "int3")
     qwen3 = save(tmp_path / "qwen3", Qwen3ForCausalLM(Qwen3Config(**SIZES)))
     with pytest.raises(UnknownModel, match="qwen3"):
         write_onnx(qwen3, tmp_path / "out")
     with pytest.raises(ModelError, match=RANKS):
-        write_onnx(checkpoints["llama"], tmp_path / "out", ids=100)
+        write_onnx(checkpoints[TIED], tmp_path / "out", ids=100)
     assert {file.name for file in tmp_path.iterdir()} == {"qwen3"}
 
 
@@ -253,7 +230,7 @@ def test_damaged_files_are_a_readable_error(name: str, written: Path) -> None:
 
 
 def test_files_of_another_export_are_a_readable_error(checkpoints: dict[str, Path], written: Path) -> None:
-    other = write_onnx(checkpoints[KINDS[1]], written.with_name("other"))
+    other = write_onnx(checkpoints[UNTIED], written.with_name("other"))
     for name in (HEAD, weights_of(HEAD), EMBEDDING):
         (written / name).write_bytes((other / name).read_bytes())
     facts = json.loads((written / MANIFEST).read_text())
@@ -287,44 +264,27 @@ QUESTIONS = (
     "Write a short poem about the sea.",
     "What is 17 times 23? Show the steps.",
 )
-GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 
 
 @pytest.mark.model
-def test_the_real_draft_chooses_as_the_compact_engine_does() -> None:
-    """Each of both ways to round to 4 bits changes some of what bfloat16 chooses, in other places.
-
-    Here 0.92 and 0.93 of the choices stay; in 3,786 positions of the target's own answers 0.90 and 0.91.
-    """
+def test_the_real_draft_chooses_as_its_plain_weights_do() -> None:
+    """Rounding to 4 bits changes 8 % of these choices; of 3,786 in the target's own answers it changes 9 %."""
     folder, graphs = default_draft_path(), default_graphs()
     assert graphs is not None
     text = load_text(folder)
-    models: list[Any] = [load_compact(folder, text, kind) for kind in ("bf16", "mixed")]
-    models.append(load_onnx(graphs))
-    alike, apart, places = np.zeros(3), np.zeros(3), 0
+    plain, onnx = load_compact(folder, text, "bf16"), load_onnx(graphs)
+    assert plain.ids is not None
+    assert onnx.ids is not None
+    same = total = 0
     for question in QUESTIONS:
-        written: Any = text.tokenizer.apply_chat_template(
-            [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=False
-        )
-        ids = [int(token) for token in written]
-        first = len(ids)
-        kv = models[0].new_kv()
-        row = to_numpy(models[0].forward([ModelInput(kv, ids)]))[-1]
-        for _ in range(80):
-            ids.append(int(models[0].ids[row.argmax()]))
-            row = to_numpy(models[0].forward([ModelInput(kv, ids[-1:])]))[-1]
-        found = [
-            [features_of(row, GREEDY, 0, 0) for row in to_numpy(m.forward([ModelInput(m.new_kv(), ids, 81)]))]
-            for m in models
-        ]
-        for place, ones in enumerate(found):
-            alike[place] += sum(one[0] == exact[0] for one, exact in zip(ones, found[0], strict=True))
-            apart[place] += sum(
-                abs(np.exp(one[1][1]) - np.exp(exact[1][1]))
-                for one, exact in zip(ones, found[0], strict=True)
-            )
-        places += len(ids) + 1 - first
-    shares, gaps = alike / places, apart / places
-    assert shares[2] > 0.84
-    assert shares[2] > shares[1] - 0.05
-    assert gaps[2] < gaps[1] + 0.02
+        prompt = encode_turns(text.tokenizer, [Turn("user", question)], max_context=text.max_context)
+        ids, kv = [*prompt], plain.new_kv()
+        new = ids
+        for _ in range(81):
+            row = plain.forward([ModelInput(kv, new)])[0]
+            new = [int(plain.ids[int(row.argmax())])]
+            ids += new
+        rows = onnx.forward([ModelInput(onnx.new_kv(), ids[:-1], 81)])
+        same += int((onnx.ids[rows.argmax(axis=1)] == ids[-81:]).sum())
+        total += 81
+    assert same > 0.84 * total

@@ -16,7 +16,6 @@ from transformers import DynamicCache
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.invariance.product_probe import compare
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
@@ -38,14 +37,6 @@ def model_of(heads: str, dtype: str) -> PackedModel:
 @cache
 def alone(heads: str, dtype: str) -> torch.Tensor:
     return token_by_token(model_of(heads, dtype), TEXT)
-
-
-@settings(max_examples=30, deadline=None)
-@given(KINDS, PIECES)
-def test_pieces_do_not_matter(kind: tuple[str, str], pieces: list[int]) -> None:
-    model = model_of(*kind)
-    everything = [*pieces, len(TEXT)]
-    assert torch.equal(read(model, model.new_kv(), TEXT, everything), alone(*kind))
 
 
 @settings(max_examples=30, deadline=None)
@@ -96,15 +87,6 @@ def test_company_does_not_matter(kind: tuple[str, str], sessions: list[tuple[int
         at += model_input.rows
 
 
-def test_tokens_of_all_feeds_are_remembered() -> None:
-    model = model_of("grouped", "bfloat16")
-    one, two = model.new_kv(), model.new_kv()
-    rows = model.forward([ModelInput(one, [1, 2, 3], 0), ModelInput(two, [4], 0)])
-    assert rows.shape == (0, VOCABULARY)
-    model.forward([ModelInput(one, [5])])
-    assert (one.tokens, two.tokens) == ([1, 2, 3, 5], [4])
-
-
 def eager_rows(model: Any, ids: Sequence[int], copies: int) -> torch.Tensor:
     """Logits behind every id from transformers' own attention and cache, in `copies` identical rows."""
     store = DynamicCache(config=model.config)
@@ -147,16 +129,6 @@ def test_a_model_with_another_attention_is_refused() -> None:
         PackedModel(tiny("all", torch.float32, attention="sdpa"))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_shapes_are_what_products_need_here(dtype: torch.dtype) -> None:
-    model, like = packed("all", dtype), torch.empty(0, dtype=dtype)
-    shapes = model.shapes
-    assert compare(model.products, like, shapes.min_rows, shapes.max_rows, seed=3)[1] == 0
-    assert shapes.min_rows == 1 or compare(model.products, like, 1, None, seed=3)[1] > 0
-    assert shapes.max_rows is None or compare(model.products, like, 1, None, seed=3)[1] > 0
-    assert 64 <= shapes.value_block <= (64 if dtype == torch.float32 else 1024)
-
-
 @given(st.integers(1, 500), st.integers(1, 32), st.none() | st.integers(32, 200))
 def test_every_piece_has_enough_rows(count: int, least: int, most: int | None) -> None:
     shapes = Shapes(least, most, 1, 64, 64)
@@ -165,33 +137,6 @@ def test_every_piece_has_enough_rows(count: int, least: int, most: int | None) -
     pieces = shapes.pieces(torch.arange(padded)[:, None])
     assert torch.equal(torch.cat(pieces), torch.arange(padded)[:, None])
     assert all(least <= len(piece) <= (most or padded) for piece in pieces)
-
-
-@pytest.fixture(scope="module", params=DTYPES)
-def real(request: pytest.FixtureRequest) -> tuple[PackedModel, str]:
-    loaded = load_target(default_model_path(), dtype=request.param, attn_implementation=register())
-    return PackedModel(loaded.model), request.param
-
-
-@pytest.mark.model
-@pytest.mark.timeout(300)
-def test_the_default_model_is_invariant_too(real: tuple[PackedModel, str]) -> None:
-    model, _ = real
-    rng = random.Random(2)
-    ids = [rng.randrange(model.vocab_size) for _ in range(80)]
-    kv = model.new_kv()
-    model.forward([ModelInput(kv, ids[:50], 0)])
-    single = torch.cat([model.forward([ModelInput(kv, [token])]) for token in ids[50:]])
-    other, company = model.new_kv(), model.new_kv()
-    rows = []
-    for start, end in ((0, 1), (1, 31), (31, 50), (50, 55), (55, 56), (56, 65), (65, 80)):
-        found = model.forward(
-            [ModelInput(company, ids[: end - start], 2), ModelInput(other, ids[start:end], end - start)]
-        )
-        rows.append(found[2:])
-        model.forward([ModelInput(other, [7, 7, 7], 3)])
-        other.roll_back(end)
-    assert torch.equal(torch.cat(rows)[50:], single)
 
 
 @pytest.mark.model

@@ -123,23 +123,15 @@ def test_all_of_our_code_that_decides_tokens_is_vouched_for() -> None:
     assert names >= {"compact/exact.py", "invariance/attention.py", "models/packed.py", "sampling/choose.py"}
 
 
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-20])
+def say(part: str, **changes: object) -> Callable[[Path], object]:
+    """Change fields of an entry's part, and leave its seal."""
 
-
-def lie(**changes: object) -> Callable[[Path], None]:
     def damage(path: Path) -> None:
-        found = json.loads(path.read_text())
-        found["proof"] |= changes
-        path.write_text(json.dumps(found))
+        entry = json.loads(path.read_text())
+        entry[part] |= changes
+        path.write_text(json.dumps(entry))
 
     return damage
-
-
-def other_rows(path: Path) -> None:
-    found = json.loads(path.read_text())
-    found["shapes"]["min_rows"] += 1
-    path.write_text(json.dumps(found))
 
 
 def of_other_weights(path: Path) -> None:
@@ -149,30 +141,19 @@ def of_other_weights(path: Path) -> None:
     other.replace(path)
 
 
-def write(text: bytes) -> Callable[[Path], None]:
-    def damage(path: Path) -> None:
-        path.write_bytes(text)
-
-    return damage
-
-
 def turn_into_a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
-DAMAGE: dict[str, Callable[[Path], None]] = {
-    "cut off": cut,
-    "empty": write(b""),
-    "no JSON": write(b"\xff\x00"),
-    "another form": write(b'{"exact": true}'),
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "no JSON": lambda path: path.write_bytes(b"\xff\x00"),
+    "another form": lambda path: path.write_bytes(b'{"exact": true}'),
     "of other weights": of_other_weights,
-    "other rows": other_rows,
-    "no rows": lie(exact=True, rows=0, differing=0),
-    "exact though rows differ": lie(exact=True, differing=3),
-    "more rows differ than were compared": lie(exact=False, differing=10**6),
-    "an impossible rate": lie(flip_rate=1.5),
-    "a wrong type": lie(exact="yes"),
+    "other rows": say("shapes", min_rows=9),
+    "exact though rows differ": say("proof", exact=True, differing=3),
+    "a wrong type": say("proof", exact="yes"),
     "a folder": turn_into_a_folder,
 }
 

@@ -85,21 +85,6 @@ def test_whole_characters_before_an_unfinished_one_stay(tokenizer: PreTrainedTok
     assert "".join(stream(tokenizer, byte_ids(tokenizer, "é🙂€")[:-1])) == "é🙂"
 
 
-def test_a_broken_byte_within_a_text_comes_out_as_a_replacement() -> None:
-    ids = [byte_ids(BASE, "é")[0], *byte_ids(BASE, "a")]
-    assert "".join(stream(BASE, ids)) == decode(BASE, ids) == "�a"
-
-
-def test_the_first_blank_is_stripped_and_no_other() -> None:
-    the = cast("int", FALLBACK.convert_tokens_to_ids("▁the"))
-    assert stream(FALLBACK, [the] * 9) == ["the", *[" the"] * 8, ""]
-
-
-def test_special_tokens_between_words_change_nothing() -> None:
-    the = cast("int", FALLBACK.convert_tokens_to_ids("▁the"))
-    assert "".join(stream(FALLBACK, [the, *[2] * 9, the])) == "the the"
-
-
 def test_ids_beyond_the_vocabulary_decode_to_nothing() -> None:
     ids = [*BASE.encode("a"), len(BASE) + 5, *BASE.encode("b")]
     assert "".join(stream(BASE, ids)) == decode(BASE, ids) == "ab"
