@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(path, tiny_llama(), byte_level_tokenizer(("cat",), TEMPLATE))
 
 
+@cache
 def both(folder: Path) -> tuple[PlainTokenizer, Any]:
     found = read_plainly(folder)
     assert found is not None
@@ -95,22 +97,13 @@ def test_tiny_tokenizers_are_read_as_transformers_reads_them(made: Any, tmp_path
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=40), ids=st.lists(st.integers(0, 259), max_size=20))
 def test_any_text_and_any_ids(folder: Path, text: str, ids: list[int]) -> None:
-    ours, theirs = _pair(folder)
+    ours, theirs = both(folder)
     assert ours.encode(text) == theirs.encode(text)
     assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(
         ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     turns = [{"role": "user", "content": text}]
     assert ours.apply_chat_template(turns) == theirs.apply_chat_template(turns, return_dict=False)
-
-
-_PAIRS: dict[Path, tuple[PlainTokenizer, Any]] = {}
-
-
-def _pair(folder: Path) -> tuple[PlainTokenizer, Any]:
-    if folder not in _PAIRS:
-        _PAIRS[folder] = both(folder)
-    return _PAIRS[folder]
 
 
 def test_a_template_may_refuse(tmp_path: Path) -> None:

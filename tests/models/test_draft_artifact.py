@@ -56,11 +56,11 @@ def save_base(folder: Path, seed: int = 0, *, tied: bool = True) -> LlamaForCaus
     return base
 
 
-def trained_draft(base: LlamaForCausalLM) -> PreTrainedModel:
-    draft = build_draft(base, N)
+def trained_draft(base: LlamaForCausalLM, n: int = N, start: tuple[int, ...] = START) -> PreTrainedModel:
+    draft = build_draft(base, n, start)
     torch.manual_seed(5)
     with torch.no_grad():
-        for _, parameter in trained_parameters(draft, N):
+        for _, parameter in trained_parameters(draft, n):
             parameter.add_(torch.randn_like(parameter) / 10)
     return draft
 
@@ -75,46 +75,36 @@ def save_trained(path: Path, folder: Path, draft: PreTrainedModel) -> Path:
     return save_delta(path, dict(trained_parameters(draft, N)), meta)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_materialised_draft_computes_what_was_trained(tmp_path: Path, *, tied: bool) -> None:
+@pytest.mark.parametrize(("n", "start", "tied"), [(N, START, True), (N, START, False), (1, (1, 3, 2), True)])
+def test_the_checkpoint_computes_what_was_trained(
+    n: int, start: tuple[int, ...], tied: bool, tmp_path: Path
+) -> None:
+    """Token ranks and confidence reach the device beside it."""
     base = save_base(tmp_path / "base", tied=tied)
-    draft = trained_draft(base)
-    delta = save_trained(tmp_path / "d.safetensors", tmp_path / "base", draft)
-    folder = export(tmp_path / "base", tmp_path / "out", delta)
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    assert loaded.config.num_hidden_layers == N + 1
-    ids = torch.randint(0, 61, (2, 9))
-    with torch.no_grad():
-        assert torch.equal(loaded(input_ids=ids).logits, draft(input_ids=ids).logits)
-        assert not torch.equal(loaded(input_ids=ids).logits, build_draft(base, N)(input_ids=ids).logits)
-    tensors = load_file(folder / "model.safetensors")
-    of_base = load_file(tmp_path / "base" / "model.safetensors")
-    parts = ("model.layers.0.", "model.layers.1.", "model.embed")
-    shared = [name for name in tensors if name.startswith(parts)]
-    assert len(shared) == 2 * 9 + 1
-    assert all(torch.equal(tensors[name], of_base[name]) for name in shared)
-    assert (folder / "tokenizer.json").exists()
-
-
-def test_several_blocks_ranks_and_confidence_reach_the_device(tmp_path: Path) -> None:
-    base = save_base(tmp_path / "base")
-    draft = build_draft(base, 1, (1, 3, 2))
-    torch.manual_seed(5)
-    with torch.no_grad():
-        for _, parameter in trained_parameters(draft, 1):
-            parameter.add_(torch.randn_like(parameter) / 10)
-    confidence = {"basis": 1, "weights": [0.5] * 10}
-    meta = DeltaMeta(base_fingerprint(tmp_path / "base", 1), 1, (1, 3, 2), confidence=confidence)
-    ranks = torch.tensor([2, 0, 60], dtype=torch.int32)
-    delta = save_delta(tmp_path / "d", {**dict(trained_parameters(draft, 1)), RANKS: ranks}, meta)
+    draft = trained_draft(base, n, start)
+    ranks, confidence = torch.tensor([2, 0, 60], dtype=torch.int32), {"basis": 1, "weights": [0.5] * 10}
+    meta = DeltaMeta(base_fingerprint(tmp_path / "base", n), n, start, confidence=confidence)
+    delta = save_delta(tmp_path / "d", {**dict(trained_parameters(draft, n)), RANKS: ranks}, meta)
     assert torch.equal(load_delta(delta, tmp_path / "base")[1][RANKS], ranks)
     folder = export(tmp_path / "base", tmp_path / "out", delta)
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert loaded.config.num_hidden_layers == n + len(start)
     ids = torch.randint(0, 61, (2, 9))
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=ids).logits, draft(input_ids=ids).logits)
+        untrained = build_draft(base, n, start)
+        assert not torch.equal(loaded(input_ids=ids).logits, untrained(input_ids=ids).logits)
+    tensors, of_base = (
+        load_file(folder / "model.safetensors"),
+        load_file(tmp_path / "base" / "model.safetensors"),
+    )
+    parts = (*(f"model.layers.{index}." for index in range(n)), "model.embed")
+    shared = [name for name in tensors if name.startswith(parts)]
+    assert len(shared) == n * 9 + 1
+    assert all(torch.equal(tensors[name], of_base[name]) for name in shared)
+    assert RANKS not in tensors
+    assert (folder / "tokenizer.json").exists()
     assert np.load(folder / "token_ranks.npy").tolist() == [2, 0, 60]
-    assert RANKS not in load_file(folder / "model.safetensors")
     assert json.loads((folder / MARKER).read_text())["confidence"] == confidence
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Generator
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import torch
@@ -27,9 +29,10 @@ from flexspec_mq.models.runner import ModelInput
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full, save_lora, with_lora
+from tests.models.tiny_packed import DTYPES
 from tests.models.tiny_packed import read_whole as read
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+T = TypeVar("T")
 ENGINES = ("exact", "packed")
 VERSIONS = ("", "mild", "strong", "full")
 TEXT = random.Random(3).choices(range(320), k=100)
@@ -89,14 +92,19 @@ def holding(engine: str, dtype: str, base: Path) -> tuple[TargetModel, dict[str,
     return model, alone
 
 
-def prove_head(model: TargetModel, name: str) -> Proof:
-    steps = proving_head(model, name)
+def finish(steps: Generator[float, None, T]) -> tuple[T, int]:
+    """What a proof in steps comes to, and how many they were."""
+    count = 0
     while True:
         try:
             next(steps)
+            count += 1
         except StopIteration as ended:
-            proof: Proof = ended.value
-            return proof
+            return ended.value, count
+
+
+def prove_head(model: TargetModel, name: str) -> Proof:
+    return finish(proving_head(model, name))[0]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -290,15 +298,8 @@ def test_a_heads_proof_is_remembered_for_its_digest(
     model.hold("mild", head(folders, "mild"))
 
     def proved(digest: str) -> tuple[bool, bool, int]:
-        steps = proof_cache.proving_remembered(source, model, "mild", digest)
-        count = 0
-        while True:
-            try:
-                next(steps)
-                count += 1
-            except StopIteration as ended:
-                proof, remembered = ended.value
-                return proof.exact, remembered, count
+        (proof, remembered), count = finish(proof_cache.proving_remembered(source, model, "mild", digest))
+        return proof.exact, remembered, count
 
     exact, remembered, count = proved("11" * 32)
     assert (exact, remembered) == (True, False)

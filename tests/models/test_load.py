@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -203,7 +204,7 @@ def test_a_tokenizer_that_knows_more_tokens_than_the_model(tmp_path: Path) -> No
         load_target(tmp_path / "m")
 
 
-def test_models_that_do_not_predict_the_next_token(tmp_path: Path) -> None:
+def test_models_that_do_not_predict_the_next_token(tmp_path: Path, folder: Path) -> None:
     bert = BertConfig(vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
     bert.num_attention_heads = 2
     t5 = T5Config(vocab_size=300, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
@@ -218,38 +219,27 @@ def test_models_that_do_not_predict_the_next_token(tmp_path: Path) -> None:
     (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="no causal language model but bert"):
         load_target(tmp_path / "bert")
-
-
-def test_a_causal_model_that_names_no_class(folder: Path) -> None:
+    # One that names no class, and is of a kind that can be no other.
     config = json.loads((folder / "config.json").read_text())
     del config["architectures"]
     (folder / "config.json").write_text(json.dumps(config))
     assert load_target(folder).vocab_size == 300
 
 
-@pytest.mark.parametrize("dtype", ["float64", "int8", "bf16", "load"])
-def test_unknown_dtypes(folder: Path, dtype: str) -> None:
-    with pytest.raises(ModelError, match=f"unknown dtype '{dtype}'") as caught:
-        load_target(folder, dtype=dtype)
-    assert "bfloat16, float16, float32" in caught.value.hint
-
-
-@pytest.mark.parametrize("device", ["gpu", "cpu:x", ""])
-def test_unknown_devices(folder: Path, device: str) -> None:
-    with pytest.raises(ModelError, match=f"unknown device '{device}'"):
-        load_target(folder, device=device)
-
-
-def test_devices_that_are_not_here(folder: Path) -> None:
-    with pytest.raises(ModelError, match="device 'cuda:63' cannot be used here"):
-        load_target(folder, device="cuda:63")
-    with pytest.raises(ModelError, match="'meta' computes nothing"):
-        load_target(folder, device="meta")
-
-
-def test_unknown_attention(folder: Path) -> None:
-    with pytest.raises(ModelError, match="with attention 'nonesuch'"):
-        load_target(folder, attn_implementation="nonesuch")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        *(({"dtype": name}, f"unknown dtype '{name}'") for name in ("float64", "bf16", "load")),
+        *(({"device": name}, f"unknown device '{name}'") for name in ("gpu", "cpu:x", "")),
+        ({"device": "cuda:63"}, "device 'cuda:63' cannot be used here"),
+        ({"device": "meta"}, "'meta' computes nothing"),
+        ({"attn_implementation": "nonesuch"}, "with attention 'nonesuch'"),
+    ],
+)
+def test_settings_that_cannot_be_had(settings: dict[str, Any], message: str, folder: Path) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        load_target(folder, **settings)
+    assert caught.value.hint
 
 
 class _Hub(BaseHTTPRequestHandler):

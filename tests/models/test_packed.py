@@ -21,9 +21,8 @@ from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from lab.benchmarks.exact.reference import Reference
-from tests.models.tiny_packed import HEADS, VOCABULARY, packed, read, tiny, token_by_token
+from tests.models.tiny_packed import DTYPES, HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 TEXT = random.Random(9).choices(range(VOCABULARY), k=150)
 KINDS = st.sampled_from([(heads, dtype) for heads in HEADS for dtype in DTYPES])
 PIECES = st.lists(st.integers(1, 40), min_size=1, max_size=20)
