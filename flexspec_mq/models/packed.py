@@ -48,10 +48,6 @@ class PackedModel(TargetModel):
 
     Attributes:
         model: a model as transformers loads it; from now on its linear layers multiply as `shapes` says.
-        vocab_size: width of the logits.
-        heads: heads of its attention.
-        products: products with weights.
-        shapes: shapes of products.
     """
 
     def __init__(self, model: PreTrainedModel, shapes: Shapes | None = None) -> None:
@@ -72,17 +68,17 @@ class PackedModel(TargetModel):
                 f"{type(model).__name__} has no attention heads", hint="only attention models can be packed"
             )
         like = torch.empty(0, dtype=model.dtype, device=model.device)
-        super().__init__(int(config.num_hidden_layers), like, Plain)
-        self.model = model
-        self.vocab_size = int(config.vocab_size)
-        heads = int(config.num_attention_heads)
-        self.heads = Heads(
-            heads,
-            int(getattr(config, "num_key_value_heads", None) or heads),
-            int(getattr(config, "head_dim", None) or config.hidden_size // heads),
+        queries = int(config.num_attention_heads)
+        heads = Heads(
+            queries,
+            int(getattr(config, "num_key_value_heads", None) or queries),
+            int(getattr(config, "head_dim", None) or config.hidden_size // queries),
         )
-        self.products = Products.of_linear_layers(model)
-        self.shapes = shapes or Shapes.for_products(self.products, self._like, self.heads.size)
+        products = Products.of_linear_layers(model)
+        shapes = shapes or Shapes.for_products(products, like, heads.size)
+        layers, vocab_size = int(config.num_hidden_layers), int(config.vocab_size)
+        super().__init__(layers, vocab_size, heads, products, shapes, like, Plain)
+        self.model = model
         self._current = Current(self.shapes)
         self._linears: dict[str, Linear] = {}
         self._norms: dict[str, Norm] = {}

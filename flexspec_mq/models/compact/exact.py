@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional
 
-from flexspec_mq.models.compact.tensors import MATRICES
+from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.models.compact.tensors import MATRICES, layer_prefix, read_exact_layer
 from flexspec_mq.models.head import FullHead, module_shapes
 from flexspec_mq.models.invariance.attention import Heads, Packed
 from flexspec_mq.models.invariance.lora_bank import LoraBank
@@ -22,9 +23,9 @@ from flexspec_mq.models.matrices import Plain, Reordered
 from flexspec_mq.models.shape import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
-    from flexspec_mq.models.compact.tensors import ExactLayer
+    from flexspec_mq.models.compact.tensors import ExactLayer, Make
     from flexspec_mq.models.head import Head
     from flexspec_mq.models.invariance.lora_bank import RowOwners
     from flexspec_mq.models.invariance.product_probe import Products
@@ -48,12 +49,8 @@ class ExactModel(TargetModel):
         lm_head: matrix to the logits.
         products: products with weights.
         shapes: shapes of products.
-        head_layer: joins the matrices of a layer of a full head.
-        head_matrix: prepares the LM head of a head.
-
-    Attributes:
-        vocab_size: width of the logits.
-        heads: heads of its attention.
+        make: prepares a matrix of the model, or of a full head.
+        names: names of the base's tensors, which those of a full head must be.
     """
 
     def __init__(
@@ -65,23 +62,21 @@ class ExactModel(TargetModel):
         lm_head: Matrix,
         products: Products,
         shapes: Shapes,
-        head_layer: Callable[[FullHead, int], ExactLayer],
-        head_matrix: Callable[[torch.Tensor], Matrix],
+        make: Make,
+        names: Collection[str],
     ) -> None:
-        super().__init__(shape.layers, norm.new_empty(0), Reordered if shapes.reordered else Plain)
+        heads, like = Heads(shape.queries, shape.keys, shape.head), norm.new_empty(0)
+        addition = Reordered if shapes.reordered else Plain
+        super().__init__(shape.layers, shape.vocab_size, heads, products, shapes, like, addition)
         self.shape = shape
-        self.vocab_size = shape.vocab_size
-        self.heads = Heads(shape.queries, shape.keys, shape.head)
-        self.products = products
-        self.shapes = shapes
         self._layers = layers
         self._embedding, self._norm, self._lm_head = embedding, norm, lm_head
-        self._head_layer, self._head_matrix = head_layer, head_matrix
+        self._make, self._names = make, names
         # By name of a head: its final norm and LM head, and its lowest layer with all from there on.
         self._norms: dict[str, torch.Tensor] = {}
         self._lm_heads: dict[str, Matrix] = {}
-        self._upper_layers: dict[str, tuple[int, tuple[ExactLayer, ...]]] = {}
-        self._layer_banks: dict[int, Banks] = {}
+        self._upper_layers: dict[str, tuple[int, list[ExactLayer]]] = {}
+        self._layer_banks = [self._new_banks() for _ in layers]
         self._lm_head_bank = LoraBank(shape.width, (shape.vocab_size,), self._make_addition, self._like)
         scale = self.heads.size**-0.5
         # Scores are scaled after their products. A power of two rounds nothing, so the queries' factors may have it.
@@ -93,20 +88,38 @@ class ExactModel(TargetModel):
         if head.norm is not None:
             self._norms[name] = head.norm.to(self._like, copy=True)
         if isinstance(head.lm_head, torch.Tensor):
-            self._lm_heads[name] = self._head_matrix(head.lm_head)
+            self._lm_heads[name] = self._make(head.lm_head, None, True)
         elif head.lm_head is not None:
             self._lm_head_bank.hold(name, {0: head.lm_head})
         if isinstance(head, FullHead):
-            layers = tuple(self._head_layer(head, index) for index in range(head.floor, len(self._layers)))
+            self._check_names(head)
+            layers = [
+                read_exact_layer(head, index, self.shape, self._make, self._like.dtype)
+                for index in range(head.floor, len(self._layers))
+            ]
             self._upper_layers[name] = head.floor, layers
             return
         for index, modules in head.layers.items():
-            if index not in self._layer_banks:
-                self._layer_banks[index] = self._new_banks()
             for matrix, bank in self._layer_banks[index].items():
                 parts = {i: modules[part] for i, part in enumerate(MATRICES[matrix]) if part in modules}
                 if parts:
                     bank.hold(name, parts)
+
+    def _check_names(self, head: FullHead) -> None:
+        """Refuse a head whose tensors of layers are not those that the base has there.
+
+        Raises:
+            HeadError: naming one that is missing, or that the base does not have.
+        """
+        prefixes = tuple(layer_prefix(index) for index in range(head.floor, len(self._layers)))
+        theirs = {name for name in head.tensors if name.startswith(prefixes)}
+        ours = {name for name in self._names if name.startswith(prefixes)}
+        odd = sorted(name for name in theirs ^ ours if "rotary_emb" not in name)
+        if odd:
+            what = "has" if odd[0] in theirs else "lacks"
+            raise HeadError(
+                f"the head {what} {odd[0]}, unlike the base", hint="the head was made for another base"
+            )
 
     def _new_banks(self) -> Banks:
         """Empty banks for the matrices of a layer."""
@@ -119,7 +132,7 @@ class ExactModel(TargetModel):
         }
 
     def _banks(self) -> Iterator[LoraBank]:
-        for banks in self._layer_banks.values():
+        for banks in self._layer_banks:
             yield from banks.values()
         yield self._lm_head_bank
 
@@ -182,8 +195,7 @@ class ExactModel(TargetModel):
         base = self._layers[index]
         if body is None:
             return [(None, base, None)]
-        banks, owners = self._layer_banks.get(index), body.owners
-        additions = None if banks is None or owners is None else (banks, owners)
+        additions = None if body.owners is None else (self._layer_banks[index], body.owners)
         floors = {name: self._upper_layers[name][0] for _, name in body.lanes if name}
         if index < min(floors.values(), default=len(self._layers)):
             return [(None, base, additions)]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from flexspec_mq.models.compact.tensors import ExactLayer
-    from flexspec_mq.models.head import FullHead
     from flexspec_mq.models.invariance.product_probe import Kind
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.matrices import Matrix
@@ -106,30 +103,9 @@ class Checkpoint:
         embedding = tensors.read(EMBEDDING, whole).to(dtype)
         norm = tensors.read(NORM, (shape.width,)).to(dtype, copy=True)
 
-        def head_layer(head: FullHead, index: int) -> ExactLayer:
-            self._check_names(head, index)
-            return read_exact_layer(head, index, shape, make, dtype)
-
-        def head_matrix(weight: torch.Tensor) -> Matrix:
-            return make(weight, None, True)
-
-        return ExactModel(shape, layers, embedding, norm, lm_head, products, shapes, head_layer, head_matrix)
-
-    def _check_names(self, head: FullHead, index: int) -> None:
-        """Refuse a head whose tensors of a layer are not those that the base has there.
-
-        Raises:
-            HeadError: naming one that is missing, or that the base does not have.
-        """
-        prefix = layer_prefix(index)
-        theirs = {name for name in head.tensors if name.startswith(prefix)}
-        odd = sorted(theirs ^ {name for name in self._tensors.names if name.startswith(prefix)})
-        odd = [name for name in odd if "rotary_emb" not in name]
-        if odd:
-            what = "has" if odd[0] in theirs else "lacks"
-            raise HeadError(
-                f"the head {what} {odd[0]}, unlike the base", hint="the head was made for another base"
-            )
+        return ExactModel(
+            shape, layers, embedding, norm, lm_head, products, shapes, make, self._tensors.names
+        )
 
     def _kinds(self) -> tuple[Kind, ...]:
         sizes = module_shapes(self.shape)

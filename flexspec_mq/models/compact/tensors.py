@@ -17,7 +17,7 @@ from flexspec_mq.models.matrices import Matrix
 from flexspec_mq.models.shape import Shape, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from flexspec_mq.models.head import FullHead
@@ -83,7 +83,7 @@ class Tensors:
         return name in self._where
 
     @property
-    def names(self) -> Iterable[str]:
+    def names(self) -> Collection[str]:
         """Names of all tensors."""
         return self._where.keys()
 

@@ -109,19 +109,29 @@ class TargetModel(ABC):
         shapes: shapes of products.
     """
 
-    vocab_size: int
-    heads: Heads
-    products: Products
-    shapes: Shapes
-
-    def __init__(self, layers: int, like: torch.Tensor, make_addition: Make) -> None:
+    def __init__(
+        self,
+        layers: int,
+        vocab_size: int,
+        heads: Heads,
+        products: Products,
+        shapes: Shapes,
+        like: torch.Tensor,
+        make_addition: Make,
+    ) -> None:
         """Hold no head yet.
 
         Args:
             layers: how many.
+            vocab_size: see the attributes, as for the next three.
+            heads: heads.
+            products: products.
+            shapes: shapes.
             like: a tensor on the device and in the dtype of the model.
             make_addition: prepares a matrix of a low-rank addition.
         """
+        self.vocab_size, self.heads = vocab_size, heads
+        self.products, self.shapes = products, shapes
         self._like = like
         self._make_addition = make_addition
         self._layer_count = layers
