@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,16 +70,31 @@ class Ends:
         return self.workers[worker].wrap("kitchen", session, a_verdict(session, start), 0.0)
 
     def refused(self, payload: bytes) -> KeyReason:
-        with pytest.raises(KeysRefused) as refused:
-            self.edge.unwrap(payload, 0.0)
-        return refused.value.reason
+        return reason(lambda: self.edge.unwrap(payload, 0.0))
 
     def refused_by(
         self, worker: str, payload: bytes, version: str | None = None, edge: str = "kitchen"
     ) -> KeyReason:
-        with pytest.raises(KeysRefused) as refused:
-            self.workers[worker].unwrap(edge, version, payload, 0.0)
-        return refused.value.reason
+        return reason(lambda: self.workers[worker].unwrap(edge, version, payload, 0.0))
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Ends:
+    return Ends(tmp_path)
+
+
+@pytest.fixture
+def met(ends: Ends) -> Ends:
+    """A device that has read the hello of `w1`."""
+    ends.edge.unwrap(ends.opened(), 0.0)
+    return ends
+
+
+def reason(call: Callable[[], object]) -> KeyReason:
+    """Why something is not believed."""
+    with pytest.raises(KeysRefused) as refused:
+        call()
+    return refused.value.reason
 
 
 @MODES
@@ -98,8 +114,7 @@ def test_a_session_is_written_under_keys(tmp_path: Path, seal: bool) -> None:
     assert len(later) - len(a_verdict()) == more
 
 
-def test_a_worker_is_introduced_until_its_device_has_the_key(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
+def test_a_worker_is_introduced_until_its_device_has_the_key(ends: Ends) -> None:
     first = ends.opened()
     second = ends.answer("w1", start=2)
     assert read_envelope(first).introduction == read_envelope(second).introduction
@@ -137,52 +152,7 @@ def test_nobody_else_makes_a_verdict(tmp_path: Path, seal: bool) -> None:
     assert ends.refused(a_verdict()) is KeyReason.UNKEYED
 
 
-def test_another_worker_that_was_asked_speaks_for_itself_alone(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    opening = ends.send(an_open())
-    for worker in ("w1", "w2"):
-        ends.arrives(worker, opening, "base")
-        assert ends.edge.unwrap(ends.answer(worker), 0.0).worker == worker
-    poll = ends.send(a_poll(), "w1")
-    assert ends.refused_by("w2", poll) is KeyReason.FORGED
-    ends.arrives("w1", poll)
-    assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
-
-
-@MODES
-def test_a_message_counts_once(tmp_path: Path, seal: bool) -> None:
-    ends = Ends(tmp_path, seal=seal)
-    hello = ends.opened()
-    ends.edge.unwrap(hello, 0.0)
-    assert ends.refused(hello) is KeyReason.REPLAYED
-    poll, opening = ends.send(a_poll(), "w1"), ends.send(an_open(attempt=2))
-    for payload, version in ((poll, None), (opening, "base")):
-        ends.arrives("w1", payload, version)
-        assert ends.refused_by("w1", payload, version) is KeyReason.REPLAYED
-    late, later = ends.answer("w1", start=2), ends.answer("w1", start=4)
-    for payload in (later, late):
-        ends.edge.unwrap(payload, 0.0)
-    assert ends.refused(late) is KeyReason.REPLAYED
-
-
-@MODES
-def test_a_message_is_of_its_session_alone(tmp_path: Path, seal: bool) -> None:
-    ends = Ends(tmp_path, seal=seal)
-    for session in (7, 8):
-        ends.edge.unwrap(ends.opened(session=session), 0.0)
-    up, down = ends.send(a_poll(7), "w1"), ends.answer("w1", 7)
-
-    def moved(payload: bytes) -> bytes:
-        return payload[:2] + (8).to_bytes(4, "little") + payload[6:]
-
-    assert ends.refused(moved(down)) is KeyReason.FORGED
-    assert ends.refused_by("w1", moved(up)) is KeyReason.FORGED
-    assert ends.refused_by("w1", moved(ends.send(an_open(7, 2))), "base") is KeyReason.FORGED
-    assert ends.refused(down[:2] + (9).to_bytes(4, "little") + down[6:]) is KeyReason.NO_KEY
-
-
-def test_an_open_is_for_its_version_and_of_its_device(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
+def test_an_open_is_for_its_version_and_of_its_device(ends: Ends) -> None:
     opening = ends.send(an_open())
     assert ends.refused_by("w1", opening, "next") is KeyReason.FORGED
     assert ends.refused_by("w1", opening, "base", edge="cellar") is KeyReason.CREDENTIAL
@@ -193,120 +163,97 @@ def test_an_open_is_for_its_version_and_of_its_device(tmp_path: Path) -> None:
     ends.arrives("w1", opening)  # on its own topic, which names no version
 
 
-def test_a_worker_is_believed_for_its_versions_only(tmp_path: Path) -> None:
+def test_a_worker_is_believed_for_its_versions_only(ends: Ends) -> None:
     """One that was given the opening key of another version by accident is not believed for it."""
-    ends = Ends(tmp_path)
     pinned = ends.keys.worker("w3", "next")
     object.__setattr__(pinned, "opening", ends.keys.opening)
     ends.workers["w3"] = WorkerKeys(pinned, lease=60, capacity=4)
     assert ends.refused(ends.opened("w3")) is KeyReason.CREDENTIAL
 
 
-def test_a_session_belongs_to_who_opened_it(tmp_path: Path) -> None:
+def test_a_session_belongs_to_who_opened_it(met: Ends) -> None:
     """Workers of a version share its opening key, so that one could make an open as if from a device."""
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened(), 0.0)
-    again = EdgeKeys(ends.keys.edge("kitchen"))
+    again = EdgeKeys(met.keys.edge("kitchen"))
     again.begin(7, "base")
     stolen = again.wrap(an_open(attempt=2), None, CODEC.encode(an_open(attempt=2)), 0.0)
-    assert ends.refused_by("w1", stolen, "base") is KeyReason.FORGED
-    ends.arrives("w1", ends.send(a_poll(), "w1"))
+    assert met.refused_by("w1", stolen, "base") is KeyReason.FORGED
+    met.arrives("w1", met.send(a_poll(), "w1"))
 
 
-def test_a_restarted_worker_asks_for_the_key_and_gets_it(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened(), 0.0)
-    ends.workers["w1"] = ends.restarted("w1")
-    draft = ends.send(a_draft(), "w1")
-    assert ends.refused_by("w1", draft) is KeyReason.NO_KEY
-    wanted = ends.workers["w1"].wanted("kitchen", draft, 0.0)
+def test_a_restarted_worker_asks_for_the_key_and_gets_it(met: Ends) -> None:
+    met.workers["w1"] = met.restarted("w1")
+    draft = met.send(a_draft(), "w1")
+    assert met.refused_by("w1", draft) is KeyReason.NO_KEY
+    wanted = met.workers["w1"].wanted("kitchen", draft, 0.0)
     assert wanted is not None
-    assert ends.edge.wanted(wanted) == 7
-    assert ends.workers["w1"].wanted("kitchen", draft, 0.1) is None
-    again = ends.edge.poll_for_key(7, 0.0)
+    assert met.edge.wanted(wanted) == 7
+    assert met.workers["w1"].wanted("kitchen", draft, 0.1) is None
+    again = met.edge.poll_for_key(7, 0.0)
     assert again is not None
     worker, asks = again
     assert worker == "w1"
     assert asks == Poll(7, 1, 2, 9, -9, 0, (), 12, 3)  # no token, and nothing that was computed from any
-    payload = ends.edge.introduced(7, CODEC.encode(asks))
-    assert ends.arrives("w1", payload) == CODEC.encode(asks)
-    assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
-    ends.arrives("w1", ends.send(a_poll(seq=3), "w1"))
-    assert ends.edge.poll_for_key(99, 0.0) is None
+    payload = met.edge.introduced(7, CODEC.encode(asks))
+    assert met.arrives("w1", payload) == CODEC.encode(asks)
+    assert met.edge.unwrap(met.answer("w1"), 0.0).worker == "w1"
+    met.arrives("w1", met.send(a_poll(seq=3), "w1"))
+    assert met.edge.poll_for_key(99, 0.0) is None
 
 
-def test_each_draft_is_asked_about_once_and_not_too_often(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened(), 0.0)
-    assert ends.edge.poll_for_key(7, 0.0) is None  # nothing was sent yet
-    ends.send(a_poll(), "w1")
-    assert ends.edge.poll_for_key(7, 0.0) is not None
-    assert ends.edge.poll_for_key(7, 9.0) is None
-    ends.send(a_draft(seq=3), "w1")
-    assert ends.edge.poll_for_key(7, 9.0) is not None
-    ends.send(a_draft(seq=4), "w1")
-    assert ends.edge.poll_for_key(7, 9.1) is None
-    assert ends.edge.poll_for_key(7, 9.3) is not None
+def test_each_draft_is_asked_about_once_and_not_too_often(met: Ends) -> None:
+    assert met.edge.poll_for_key(7, 0.0) is None  # nothing was sent yet
+    met.send(a_poll(), "w1")
+    assert met.edge.poll_for_key(7, 0.0) is not None
+    assert met.edge.poll_for_key(7, 9.0) is None
+    met.send(a_draft(seq=3), "w1")
+    assert met.edge.poll_for_key(7, 9.0) is not None
+    met.send(a_draft(seq=4), "w1")
+    met.send(Close(7, 1, 0, CloseReason.ELSEWHERE), "w2")  # which is not sent again
+    assert met.edge.poll_for_key(7, 9.1) is None
+    assert met.edge.poll_for_key(7, 9.3) is not None
 
 
-def test_no_draft_goes_under_the_opening_key(tmp_path: Path) -> None:
+def test_no_draft_goes_under_the_opening_key(met: Ends) -> None:
     """It is for one worker; under the key of opens all of the version could read it, and who steals a file later."""
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened("w1"), 0.0)
     for message in (a_draft(), a_poll()):
         with pytest.raises(KeysRefused, match="no key with worker w2") as refused:
-            ends.send(message, "w2")
+            met.send(message, "w2")
         assert refused.value.reason is KeyReason.NO_KEY
 
 
-def test_a_close_is_not_sent_again(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened(), 0.0)
-    ends.send(Close(7, 1, 0, CloseReason.ELSEWHERE), "w2")
-    assert ends.edge.poll_for_key(7, 0.0) is None
-
-
-def test_keys_outlast_the_text_for_a_while(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
+def test_keys_outlast_the_text_for_a_while(ends: Ends) -> None:
     late = ends.opened()
     ends.edge.ended(7, 0.0)
     assert ends.edge.unwrap(late, 59.0).worker == "w1"
     close = ends.send(Close(7, 1, 0, CloseReason.DONE), "w1", now=59.0)
     assert ends.arrives("w1", close)
-    with pytest.raises(KeysRefused) as refused:
-        ends.edge.unwrap(ends.answer("w1"), 61.0)
-    assert refused.value.reason is KeyReason.NO_KEY
+    assert reason(lambda: ends.edge.unwrap(ends.answer("w1"), 61.0)) is KeyReason.NO_KEY
     with pytest.raises(KeysRefused):
         ends.send(Close(7, 1, 0, CloseReason.DONE), "w1", now=61.0)
 
 
-def test_a_worker_keeps_keys_longer_than_sessions(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened(), 0.0)
-    ends.arrives("w1", ends.send(a_poll(), "w1"), now=100.0)
-    ends.arrives("w1", ends.send(a_poll(), "w1"), now=279.0)
+def test_a_worker_keeps_keys_longer_than_sessions(met: Ends) -> None:
+    met.arrives("w1", met.send(a_poll(), "w1"), now=100.0)
+    met.arrives("w1", met.send(a_poll(), "w1"), now=279.0)
     with pytest.raises(KeysRefused) as refused:
-        ends.workers["w1"].unwrap("kitchen", None, ends.send(a_poll(), "w1"), 279.0 + 181.0)
+        met.workers["w1"].unwrap("kitchen", None, met.send(a_poll(), "w1"), 279.0 + 181.0)
     assert refused.value.reason is KeyReason.NO_KEY
 
 
-def test_a_device_takes_no_other_devices_keys_away(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened(), 0.0)
-    greedy = EdgeKeys(ends.keys.edge("greedy"))
+def test_a_device_takes_no_other_devices_keys_away(met: Ends) -> None:
+    greedy = EdgeKeys(met.keys.edge("greedy"))
     for session in range(400):
         greedy.begin(session, "base")
         message = an_open(session)
         payload = greedy.wrap(message, None, CODEC.encode(message), 0.0)
-        ends.workers["w1"].unwrap("greedy", "base", payload, 0.0)
-    ends.arrives("w1", ends.send(a_poll(), "w1"))
+        met.workers["w1"].unwrap("greedy", "base", payload, 0.0)
+    met.arrives("w1", met.send(a_poll(), "w1"))
     with pytest.raises(KeysRefused):
-        ends.workers["w1"].wrap("greedy", 0, a_verdict(0), 0.0)
-    assert ends.workers["w1"].wrap("greedy", 399, a_verdict(399), 0.0)
+        met.workers["w1"].wrap("greedy", 0, a_verdict(0), 0.0)
+    assert met.workers["w1"].wrap("greedy", 399, a_verdict(399), 0.0)
 
 
-def test_a_worker_pushes_no_other_workers_keys_out(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
+def test_a_worker_pushes_no_other_workers_keys_out(ends: Ends) -> None:
     opening = ends.send(an_open())
     ends.arrives("w1", opening, "base")
     ends.edge.unwrap(ends.answer("w1"), 0.0)
@@ -318,8 +265,7 @@ def test_a_worker_pushes_no_other_workers_keys_out(tmp_path: Path) -> None:
     assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
 
 
-def test_an_earlier_life_of_a_worker_does_not_come_back(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
+def test_an_earlier_life_of_a_worker_does_not_come_back(ends: Ends) -> None:
     opening = ends.send(an_open())
     lives = []
     for _ in range(4):
@@ -349,64 +295,53 @@ def test_tags_are_no_seals(tmp_path: Path, seal: bool) -> None:
         assert refused(turned) is KeyReason.FORGED
 
 
-def test_revoked_identities_are_refused(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened("w1"), 0.0)
-    late = ends.answer("w1")
-    revocation = ends.keys.revoke("w1").payload
-    assert ends.edge.trust.take(revocation)
-    assert ends.refused(late) is KeyReason.REVOKED
-    with pytest.raises(KeysRefused) as refused:
-        ends.send(a_poll(), "w1")
-    assert refused.value.reason is KeyReason.REVOKED
-    ends.arrives("w2", ends.send(an_open(attempt=2)), "base")
-    assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
-    ends.workers["w2"].trust.take(ends.keys.revoke("kitchen").payload)
-    assert ends.refused_by("w2", ends.send(a_poll(), "w2")) is KeyReason.NO_KEY
-    assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is KeyReason.REVOKED
+def test_revoked_identities_are_refused(met: Ends) -> None:
+    late = met.answer("w1")
+    revocation = met.keys.revoke("w1").payload
+    assert met.edge.trust.take(revocation)
+    assert met.refused(late) is KeyReason.REVOKED
+    assert reason(lambda: met.send(a_poll(), "w1")) is KeyReason.REVOKED
+    met.arrives("w2", met.send(an_open(attempt=2)), "base")
+    assert met.edge.unwrap(met.answer("w2"), 0.0).worker == "w2"
+    met.workers["w2"].trust.take(met.keys.revoke("kitchen").payload)
+    assert met.refused_by("w2", met.send(a_poll(), "w2")) is KeyReason.NO_KEY
+    assert met.refused_by("w2", met.send(an_open(attempt=3)), "base") is KeyReason.REVOKED
 
 
-def test_a_worker_with_a_new_credential_is_taken_up_again(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened("w1"), 0.0)
-    ends.edge.trust.take(ends.keys.revoke("w1").payload)
-    ends.identities["w1"] = ends.keys.worker("w1")
-    ends.workers["w1"] = ends.restarted("w1")
-    ends.arrives("w1", ends.send(an_open(attempt=2)), "base")
-    ends.edge.unwrap(ends.answer("w1"), 0.0)
-    ends.arrives("w1", ends.send(a_poll(), "w1"))
+def test_a_worker_with_a_new_credential_is_taken_up_again(met: Ends) -> None:
+    met.edge.trust.take(met.keys.revoke("w1").payload)
+    met.identities["w1"] = met.keys.worker("w1")
+    met.workers["w1"] = met.restarted("w1")
+    met.arrives("w1", met.send(an_open(attempt=2)), "base")
+    met.edge.unwrap(met.answer("w1"), 0.0)
+    met.arrives("w1", met.send(a_poll(), "w1"))
 
 
-def test_new_opening_keys_are_for_texts_that_go_on_too(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened("w1"), 0.0)
-    ends.keys.opening, ends.keys.serial = new_opening_secrets(), 2
-    ends.edge.trust.take(ends.keys.published().payload)
-    assert ends.refused_by("w1", ends.send(an_open(attempt=2)), "base") is KeyReason.FORGED
-    assert ends.refused_by("w2", ends.send(an_open(attempt=3)), "base") is KeyReason.FORGED
-    assert not ends.workers["w2"].outdated("base")
-    ends.workers["w2"].trust.take(ends.keys.published().payload)
-    assert ends.workers["w2"].outdated("base")
-    assert ends.refused_by("w2", ends.send(an_open(attempt=4)), "base") is KeyReason.OPENING
-    ends.arrives("w1", ends.send(a_poll(), "w1"))
-    ends.workers["w2"] = WorkerKeys(ends.keys.worker("w2"), lease=60, capacity=4)
-    ends.arrives("w2", ends.send(an_open(attempt=5)), "base")
-    assert ends.edge.unwrap(ends.answer("w2"), 0.0).worker == "w2"
+def test_new_opening_keys_are_for_texts_that_go_on_too(met: Ends) -> None:
+    met.keys.opening, met.keys.serial = new_opening_secrets(), 2
+    met.edge.trust.take(met.keys.published().payload)
+    assert met.refused_by("w1", met.send(an_open(attempt=2)), "base") is KeyReason.FORGED
+    assert met.refused_by("w2", met.send(an_open(attempt=3)), "base") is KeyReason.FORGED
+    assert not met.workers["w2"].outdated("base")
+    met.workers["w2"].trust.take(met.keys.published().payload)
+    assert met.workers["w2"].outdated("base")
+    assert met.refused_by("w2", met.send(an_open(attempt=4)), "base") is KeyReason.OPENING
+    met.arrives("w1", met.send(a_poll(), "w1"))
+    met.workers["w2"] = WorkerKeys(met.keys.worker("w2"), lease=60, capacity=4)
+    met.arrives("w2", met.send(an_open(attempt=5)), "base")
+    assert met.edge.unwrap(met.answer("w2"), 0.0).worker == "w2"
 
 
-def test_a_worker_that_holds_a_session_follows_its_version_to_a_key_of_its_own(tmp_path: Path) -> None:
+def test_a_worker_that_holds_a_session_follows_its_version_to_a_key_of_its_own(met: Ends) -> None:
     """A statement that names the version for the first time changes the key that a device opens it under."""
-    ends = Ends(tmp_path)
-    ends.edge.unwrap(ends.opened("w1"), 0.0)
-    ends.keys.versions, ends.keys.serial = ("base",), 2
-    ends.edge.trust.take(ends.keys.published().payload)
+    met.keys.versions, met.keys.serial = ("base",), 2
+    met.edge.trust.take(met.keys.published().payload)
     for attempt in (2, 3):
-        ends.arrives("w1", ends.send(an_open(attempt=attempt)), "base")
-    ends.arrives("w1", ends.send(a_poll(), "w1"))
+        met.arrives("w1", met.send(an_open(attempt=attempt)), "base")
+    met.arrives("w1", met.send(a_poll(), "w1"))
 
 
-def test_no_older_statement_is_taken(tmp_path: Path) -> None:
-    ends = Ends(tmp_path)
+def test_no_older_statement_is_taken(tmp_path: Path, ends: Ends) -> None:
     trust = ends.edge.trust
     before = ends.keys.statement()
     assert not trust.take(before)

@@ -11,7 +11,6 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -43,6 +42,12 @@ WORKER_REASONS = {KeyReason.UNKEYED, KeyReason.MALFORMED, KeyReason.FORGED, KeyR
 
 def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
     return LinkSettings(port=broker.port, client_id=client_id, backoff=0.01, backoff_max=0.05)
+
+
+def hearing(broker: PrivateBroker, topic_filter: str = "f1/o/base/edge") -> LinkSettings:
+    """Settings of whoever listens in."""
+    wanted = (Subscription(topic_filter),)
+    return LinkSettings(port=broker.port, client_id="listener", subscriptions=wanted, inbound_queue=2**16)
 
 
 def moved(payload: bytes, session: int) -> bytes:
@@ -111,10 +116,7 @@ class Operator:
 
 @contextlib.asynccontextmanager
 async def operator(broker: PrivateBroker) -> AsyncIterator[Operator]:
-    settings = LinkSettings(
-        port=broker.port, client_id="operator", subscriptions=(Subscription("f1/#", 0),), inbound_queue=2**16
-    )
-    async with mqtt_link(settings) as link:
+    async with mqtt_link(hearing(broker, "f1/#")) as link:
         await link.wait_up()
         found = Operator(link)
         task = asyncio.create_task(found.run())
@@ -128,9 +130,8 @@ async def operator(broker: PrivateBroker) -> AsyncIterator[Operator]:
 
 @pytest.mark.parametrize("seal", [False, True])
 async def test_whoever_runs_the_broker_changes_no_token(
-    tmp_path: Path, own_mosquitto: PrivateBroker, seal: bool, caplog: pytest.LogCaptureFixture
+    keys: KeyedDeployment, broker: PrivateBroker, seal: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
     engine = FakeEngine(before=lambda _: time.sleep(0.002))
     async with (
         operator(broker) as attacker,
@@ -156,14 +157,10 @@ async def test_whoever_runs_the_broker_changes_no_token(
 
 
 async def test_who_has_it_asked_for_keys_and_steals_a_file_later_reads_no_draft(
-    tmp_path: Path, own_mosquitto: PrivateBroker
+    keys: KeyedDeployment, broker: PrivateBroker
 ) -> None:
     """`key wanted` after each message of the device; then the file of another worker of the version."""
-    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
     engine = FakeEngine(before=lambda _: time.sleep(0.01))
-    listening = LinkSettings(
-        port=broker.port, client_id="operator", subscriptions=(Subscription("f1/d/+/+"),), inbound_queue=2**16
-    )
     seen: list[bytes] = []
 
     async def asks(link: Link) -> None:
@@ -173,7 +170,7 @@ async def test_who_has_it_asked_for_keys_and_steals_a_file_later_reads_no_draft(
                 await link.publish("f1/v/edge", key_wanted(read_envelope(event.payload).session))
 
     async with (
-        mqtt_link(listening) as link,
+        mqtt_link(hearing(broker, "f1/d/+/+")) as link,
         worker_at(mqtt_link, "w1", engine, at=at(broker, "w-k"), keys=keys.worker_file("w1")),
         edge_at(mqtt_link, at=at(broker, "e-k"), keys=keys.edge_file()) as node,
     ):
@@ -198,37 +195,14 @@ async def test_who_has_it_asked_for_keys_and_steals_a_file_later_reads_no_draft(
     assert {(poll.start, poll.digest) for poll in told} == {(0, 0)}
 
 
-async def test_without_keys_one_forged_error_ends_a_text(own_mosquitto: PrivateBroker) -> None:
-    """What the attacks above come to where there are no keys."""
-    engine = FakeEngine(before=lambda _: time.sleep(0.005))
-    async with (
-        mqtt_link(at(own_mosquitto, "operator")) as link,
-        worker_at(mqtt_link, "w1", engine, at=at(own_mosquitto, "w-0")),
-        edge_at(mqtt_link, at=at(own_mosquitto, "e-0")) as node,
-    ):
-        await link.wait_up()
-        generation = node.generate(wanting(1, limit=400))
-        await until(lambda: generation.machine.committed)
-        await link.publish(
-            "f1/v/edge", CODEC.encode(Error(generation.session, 1, ErrorCode.PROTOCOL, 0, "w1", "forged"))
-        )
-        _, finish = await read(generation)
-        assert finish.error is not None
-        assert "forged" in finish.error.message
-
-
 async def test_another_worker_of_the_version_forges_no_verdict(
-    tmp_path: Path, own_mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+    keys: KeyedDeployment, broker: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It has a credential and the version's opening key, so it reads what opens say; it has not the worker's key."""
-    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
     rogue = WorkerKeys(keys.worker("w2"), lease=60, capacity=8)
     engine = FakeEngine(before=lambda _: time.sleep(0.005))
-    listening = LinkSettings(
-        port=broker.port, client_id="rogue", subscriptions=(Subscription("f1/o/base/edge"),)
-    )
     async with (
-        mqtt_link(listening) as link,
+        mqtt_link(hearing(broker)) as link,
         worker_at(mqtt_link, "w1", engine, at=at(broker, "w-2"), keys=keys.worker_file("w1")),
         edge_at(mqtt_link, at=at(broker, "e-2"), keys=keys.edge_file()) as node,
     ):
@@ -239,22 +213,9 @@ async def test_another_worker_of_the_version_forges_no_verdict(
         assert isinstance(message, Open)
         await until(lambda: len(generation.machine.committed) >= 10)
         have = len(generation.machine.committed)
-        digest = 0x12345678
         for name in ("w1", None):
-            tokens = (5, 6, 7)
-            verdict = Verdict(
-                message.session,
-                message.attempt,
-                0,
-                have,
-                tokens,
-                digest,
-                Fin.NONE,
-                0,
-                0,
-                name,
-                60 if name else 0,
-            )
+            claim = message.session, message.attempt, 0, have, (5, 6, 7), 0x12345678, Fin.NONE
+            verdict = Verdict(*claim, 0, 0, name, 60 if name else 0)
             payload = rogue.wrap("edge", message.session, CODEC.encode(verdict), 0.0)
             await link.publish("f1/v/edge", payload, qos=1)
         await until(lambda: node.refused.get(KeyReason.FORGED, 0) >= 2)
@@ -271,16 +232,12 @@ async def _first(link: Link) -> bytes:
     raise AssertionError("nothing came")
 
 
-async def test_a_device_speaks_for_no_other_device(tmp_path: Path, own_mosquitto: PrivateBroker) -> None:
+async def test_a_device_speaks_for_no_other_device(keys: KeyedDeployment, broker: PrivateBroker) -> None:
     """Even where the broker lets it: with its own keys on another's topic, and with another's open as its own."""
-    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
     rogue = EdgeKeys(keys.edge("rogue"))
     engine = FakeEngine(before=lambda _: time.sleep(0.005))
-    listening = LinkSettings(
-        port=broker.port, client_id="rogue", subscriptions=(Subscription("f1/o/base/edge"),)
-    )
     async with (
-        mqtt_link(listening) as link,
+        mqtt_link(hearing(broker)) as link,
         worker_at(mqtt_link, "w1", engine, at=at(broker, "w-3"), keys=keys.worker_file("w1")) as daemon,
         edge_at(mqtt_link, at=at(broker, "e-3"), keys=keys.edge_file()) as node,
     ):
@@ -300,16 +257,12 @@ async def test_a_device_speaks_for_no_other_device(tmp_path: Path, own_mosquitto
 
 
 async def test_an_old_open_is_work_for_nothing_and_no_text(
-    tmp_path: Path, own_mosquitto: PrivateBroker
+    keys: KeyedDeployment, broker: PrivateBroker
 ) -> None:
     """What the broker's operator can still do: have a worker that has forgotten a session begin it again."""
-    keys, broker = KeyedDeployment(tmp_path), own_mosquitto
     file = keys.worker_file("w1")
-    listening = LinkSettings(
-        port=broker.port, client_id="operator", subscriptions=(Subscription("f1/o/base/edge"),)
-    )
     async with (
-        mqtt_link(listening) as link,
+        mqtt_link(hearing(broker)) as link,
         edge_at(mqtt_link, at=at(broker, "e-4"), keys=keys.edge_file()) as node,
     ):
         await link.wait_up()

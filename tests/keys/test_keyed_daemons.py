@@ -38,9 +38,8 @@ def slow() -> FakeEngine:
 
 @pytest.mark.parametrize("seal", [False, True])
 async def test_texts_are_the_same_and_all_of_them_is_under_keys(
-    tmp_path: Path, module_mosquitto: PrivateBroker, seal: bool
+    keys: KeyedDeployment, broker: PrivateBroker, seal: bool
 ) -> None:
-    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
     watching = LinkSettings(port=broker.port, client_id="watcher", subscriptions=(Subscription("f1/#"),))
     async with (
         mqtt_link(watching) as watcher,
@@ -63,34 +62,35 @@ async def test_texts_are_the_same_and_all_of_them_is_under_keys(
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_faults_change_no_text(tmp_path: Path, seed: int) -> None:
-    keys, broker, rng = KeyedDeployment(tmp_path), MemoryBroker(), random.Random(seed)
+async def test_faults_change_no_text(keys: KeyedDeployment, memory: MemoryBroker, seed: int) -> None:
+    rng = random.Random(seed)
     async with (
-        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as first,
-        worker_at(broker.link, "w2", keys=keys.worker_file("w2")) as second,
-        edge_at(broker.link, keys=keys.edge_file(), seal=bool(seed)) as node,
+        worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as first,
+        worker_at(memory.link, "w2", keys=keys.worker_file("w2")) as second,
+        edge_at(memory.link, keys=keys.edge_file(), seal=bool(seed)) as node,
     ):
-        broker.faults += [
+        memory.faults += [
             Drop(0.05, rng, Scope("f1/#")),
             Duplicate(0.1, rng, within=0.1),
             Delay(0.004, rng, jitter=0.004),
             Cut(90, Scope("f1/v/+", Direction.DOWN)),
         ]
         await check(node, [wanting(100 * seed + number) for number in range(6)])
-        assert all(fault.hits for fault in broker.faults)  # type: ignore[attr-defined]
+        assert all(fault.hits for fault in memory.faults)  # type: ignore[attr-defined]
         for refused in (node.refused, first.worker.refused, second.worker.refused):
             assert set(refused) <= {KeyReason.REPLAYED, KeyReason.NO_KEY}
 
 
-async def test_another_worker_takes_over_from_one_that_is_killed(tmp_path: Path) -> None:
-    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+async def test_another_worker_takes_over_from_one_that_is_killed(
+    keys: KeyedDeployment, memory: MemoryBroker
+) -> None:
     async with (
-        edge_at(broker.link, keys=keys.edge_file()) as node,
-        worker_at(broker.link, "w1", slow(), keys=keys.worker_file("w1")) as first,
+        edge_at(memory.link, keys=keys.edge_file()) as node,
+        worker_at(memory.link, "w1", slow(), keys=keys.worker_file("w1")) as first,
     ):
         generations = [node.generate(wanting(number, limit=300)) for number in range(4)]
         await until(lambda: all(len(one.machine.committed) >= 20 for one in generations))
-        async with worker_at(broker.link, "w2", keys=keys.worker_file("w2")):
+        async with worker_at(memory.link, "w2", keys=keys.worker_file("w2")):
             await first.kill()
             for generation in generations:
                 assert (await read(generation))[0] == alone(generation.request)
@@ -98,10 +98,9 @@ async def test_another_worker_takes_over_from_one_that_is_killed(tmp_path: Path)
 
 
 async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
-    tmp_path: Path, module_mosquitto: PrivateBroker
+    keys: KeyedDeployment, broker: PrivateBroker
 ) -> None:
     """It says that it knows nothing of a session, and is believed: nobody waits until it is given up."""
-    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
     file = keys.worker_file("w1")
     device = edge_at(mqtt_link, "restarts", at=at(broker, "e-r"), keys=keys.edge_file("restarts"))
     async with device as node, mqtt_link(at(broker, "asks")) as link:
@@ -121,9 +120,8 @@ async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
 
 
 async def test_a_revoked_worker_is_left_for_another(
-    tmp_path: Path, module_mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+    keys: KeyedDeployment, broker: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
     device = edge_at(mqtt_link, "leaves", at=at(broker, "e-l"), keys=keys.edge_file("leaves"))
     files = keys.worker_file("w1"), keys.worker_file("w2")
     async with device as node, mqtt_link(at(broker, "statements")) as link:
@@ -139,21 +137,21 @@ async def test_a_revoked_worker_is_left_for_another(
                 await first.worker.leave_version("base")
                 assert (await read(generation))[0] == alone(generation.request)
                 assert generation.machine.counters.reopens >= 1
-        await link.publish(statement.topic, b"", qos=1, retain=True)
     said = [record.getMessage() for record in caplog.records]
     assert any("this worker was revoked" in line for line in said)
     assert any("worker w1 was revoked" in line for line in said)
 
 
-async def test_a_device_that_hears_that_it_was_revoked_ends(tmp_path: Path) -> None:
-    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+async def test_a_device_that_hears_that_it_was_revoked_ends(
+    keys: KeyedDeployment, memory: MemoryBroker
+) -> None:
     async with (
-        worker_at(broker.link, "w1", slow(), keys=keys.worker_file("w1")),
-        edge_at(broker.link, keys=keys.edge_file()) as node,
+        worker_at(memory.link, "w1", slow(), keys=keys.worker_file("w1")),
+        edge_at(memory.link, keys=keys.edge_file()) as node,
     ):
         generation = node.generate(wanting(1, limit=300))
         await until(lambda: len(generation.machine.committed) >= 20)
-        broker.send("statements", keys.revoke("edge"))
+        memory.send("statements", keys.revoke("edge"))
         with pytest.raises(LinkRefused, match="this device was revoked"):
             await asyncio.wait_for(node.wait_broken(), PATIENCE)
         _, finish = await read(generation)
@@ -163,9 +161,8 @@ async def test_a_device_that_hears_that_it_was_revoked_ends(tmp_path: Path) -> N
 
 
 async def test_a_revoked_device_is_refused(
-    tmp_path: Path, module_mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+    keys: KeyedDeployment, broker: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys, broker = KeyedDeployment(tmp_path), module_mosquitto
     keys.serial = 100
     of_later = keys.edge_file("bad")  # it takes the statement that revokes it for an old one, and goes on
     keys.serial = 1
@@ -184,32 +181,29 @@ async def test_a_revoked_device_is_refused(
         assert isinstance(finish.error, WorkerError)
         await until(lambda: daemon.worker.refused.get(KeyReason.REVOKED))
         await check(good, [wanting(3)])
-        await link.publish(statement.topic, b"", qos=1, retain=True)
     assert "refused, revoked: edge bad: the credential of bad was revoked" in caplog.text
 
 
 async def test_a_worker_whose_opening_keys_are_of_before_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    keys: KeyedDeployment, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
     async with (
-        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as daemon,
-        edge_at(broker.link, keys=keys.edge_file(), give_up=0.5) as node,
+        worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as daemon,
+        edge_at(memory.link, keys=keys.edge_file(), give_up=0.5) as node,
     ):
         await check(node, [wanting(1)])
         keys.opening, keys.serial = new_opening_secrets(), 2
-        broker.send("statements", keys.published())
+        memory.send("statements", keys.published())
         await until(lambda: "lacks the opening key of version base: give it its new file" in caplog.text)
         _, finish = await read(node.generate(wanting(2)))
         assert isinstance(finish.error, WorkerError)
         assert set(daemon.worker.refused) == {KeyReason.OPENING}
 
 
-async def test_a_device_without_keys_is_told_at_once(tmp_path: Path) -> None:
-    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+async def test_a_device_without_keys_is_told_at_once(keys: KeyedDeployment, memory: MemoryBroker) -> None:
     async with (
-        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as daemon,
-        edge_at(broker.link) as node,
+        worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as daemon,
+        edge_at(memory.link) as node,
     ):
         began = time.monotonic()
         _, finish = await read(node.generate(wanting(1)))
@@ -221,10 +215,9 @@ async def test_a_device_without_keys_is_told_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_device_with_keys_says_why_a_worker_without_is_none(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    keys: KeyedDeployment, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
-    async with worker_at(broker.link, "w1"), edge_at(broker.link, keys=keys.edge_file(), give_up=0.5) as node:
+    async with worker_at(memory.link, "w1"), edge_at(memory.link, keys=keys.edge_file(), give_up=0.5) as node:
         _, finish = await read(node.generate(wanting(1)))
         assert isinstance(finish.error, WorkerError)
         assert "in the name of w1: 'the payload is under keys" in finish.error.hint
@@ -232,17 +225,18 @@ async def test_a_device_with_keys_says_why_a_worker_without_is_none(
     assert "in the name of w1: 'the payload is under keys, and this side has none'" in caplog.text
 
 
-async def test_a_device_that_restarts_believes_nothing_of_before(tmp_path: Path) -> None:
-    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+async def test_a_device_that_restarts_believes_nothing_of_before(
+    keys: KeyedDeployment, memory: MemoryBroker
+) -> None:
     file = keys.edge_file()
-    async with worker_at(broker.link, "w1", slow(), keys=keys.worker_file("w1"), lease=1) as daemon:
-        async with edge_at(broker.link, keys=file) as before:
+    async with worker_at(memory.link, "w1", slow(), keys=keys.worker_file("w1"), lease=1) as daemon:
+        async with edge_at(memory.link, keys=file) as before:
             generation = before.generate(wanting(1, limit=2000))
             await until(lambda: len(generation.machine.committed) >= 20)
-            broker.cut("e-edge")
-            broker.refused.add("e-edge")
-        broker.refused.clear()
-        async with edge_at(broker.link, keys=file) as after:
+            memory.cut("e-edge")
+            memory.refused.add("e-edge")
+        memory.refused.clear()
+        async with edge_at(memory.link, keys=file) as after:
             await check(after, [wanting(2)])
             await until(lambda: not daemon.kept)
 
@@ -259,9 +253,8 @@ def figures(page: bytes, name: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("program", ["cloud", "edge"])
 def test_a_file_of_another_name_ends_the_daemon_at_once(
-    tmp_path: Path, program: str, capsys: pytest.CaptureFixture[str]
+    keys: KeyedDeployment, program: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    keys = KeyedDeployment(tmp_path)
     if program == "cloud":
         code = cloud(["--worker", "w1", "--keys", str(keys.worker_file("w2")), "--target", "no-such"])
     else:
@@ -274,14 +267,15 @@ def test_a_file_of_another_name_ends_the_daemon_at_once(
     assert "give it the files of its own name" in said
 
 
-async def test_what_is_not_believed_is_counted_by_reason(tmp_path: Path) -> None:
-    keys, broker = KeyedDeployment(tmp_path), MemoryBroker()
+async def test_what_is_not_believed_is_counted_by_reason(
+    tmp_path: Path, keys: KeyedDeployment, memory: MemoryBroker
+) -> None:
     async with (
-        worker_at(broker.link, "w1", keys=keys.worker_file("w1")) as daemon,
-        edge_at(broker.link, "keyed", keys=keys.edge_file("keyed")) as keyed,
-        edge_at(broker.link, "bare") as bare,
+        worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as daemon,
+        edge_at(memory.link, "keyed", keys=keys.edge_file("keyed")) as keyed,
+        edge_at(memory.link, "bare") as bare,
         edge_at(
-            broker.link, "strange", keys=KeyedDeployment(tmp_path).edge_file("strange"), give_up=0.3
+            memory.link, "strange", keys=KeyedDeployment(tmp_path).edge_file("strange"), give_up=0.3
         ) as strange,
     ):
         await check(keyed, [wanting(1)])
