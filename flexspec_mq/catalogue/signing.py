@@ -123,24 +123,13 @@ def seal(body: KeySet | Catalogue, keys: Sequence[PrivateKey]) -> bytes:
     """Encode what is published: a body with a signature of each key.
 
     Raises:
-        UsageError: nobody would accept the body, or it is too long.
-        LocalProtocolError: no key, or too many.
+        UsageError: nobody would accept the body, it is too long, or has too many signatures.
+        LocalProtocolError: no key.
     """
-    if not 1 <= len(keys) <= MAX_KEYS:
-        raise LocalProtocolError(
-            f"a {_TITLES[type(body)]} is signed by 1 to {MAX_KEYS} keys, not {len(keys)}"
-        )
+    if not keys:
+        raise LocalProtocolError(f"nobody signs the {_TITLES[type(body)]}")
     data = encode(body)
-    signed = DOMAINS[type(body)] + data
-    payload = msgspec.msgpack.encode(
-        Signed(data, tuple(key_id(key.public) + key.sign(signed) for key in keys))
-    )
-    if len(payload) > MAX_PAYLOAD:
-        raise UsageError(
-            f"the {_TITLES[type(body)]} has {len(payload)} bytes, more than {MAX_PAYLOAD}",
-            hint="retire versions, or give shorter names",
-        )
-    return payload
+    return _signed(type(body), data, [_signature(key, DOMAINS[type(body)] + data) for key in keys])
 
 
 def cosigned(payload: bytes, kind: type[Body], family: str, keys: Sequence[PrivateKey]) -> bytes:
@@ -148,20 +137,29 @@ def cosigned(payload: bytes, kind: type[Body], family: str, keys: Sequence[Priva
 
     Raises:
         SignedRefused: it cannot be read.
-        UsageError: with them it would have too many.
+        UsageError: with them it would have too many, or be too long.
     """
     message = opened(payload, kind, family)
-    data = DOMAINS[kind] + message.signed
-    ours: dict[bytes, bytes] = {key_id(key.public): key.sign(data) for key in keys}
+    ours: dict[bytes, bytes] = {
+        key_id(key.public): _signature(key, DOMAINS[kind] + message.signed) for key in keys
+    }
     others: list[bytes] = [signature for signature in message.signatures if signature[:KEY_ID] not in ours]
-    signatures = (*others, *(name + signature for name, signature in ours.items()))
-    signed = msgspec.msgpack.encode(Signed(message.signed, signatures))
-    if len(signatures) > MAX_KEYS or len(signed) > MAX_PAYLOAD:
+    return _signed(kind, message.signed, [*others, *ours.values()])
+
+
+def _signature(key: PrivateKey, data: bytes) -> bytes:
+    return key_id(key.public) + key.sign(data)
+
+
+def _signed(kind: type, body: bytes, signatures: Sequence[bytes]) -> bytes:
+    payload = msgspec.msgpack.encode(Signed(body, tuple(signatures)))
+    if len(signatures) > MAX_KEYS or len(payload) > MAX_PAYLOAD:
         raise UsageError(
-            f"the {_TITLES[kind]} would have {len(signatures)} signatures and {len(signed)} bytes",
-            hint=f"{MAX_KEYS} and {MAX_PAYLOAD} are the most; begin anew with --out",
+            f"the {_TITLES[kind]} has {len(signatures)} signatures, of {MAX_KEYS} at most, and {len(payload)} bytes, "
+            f"of {MAX_PAYLOAD}",
+            hint="retire versions, give shorter names, or sign with fewer keys",
         )
-    return signed
+    return payload
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ def _add_base(actions: _Actions[argparse.ArgumentParser]) -> None:
         help="write the manifest of the base itself, the first version of a family",
         description="Write a head's folder without weights: the base as it is, as a version that can be published.",
     )
-    base.set_defaults(func=_later("base_head", "write_base"))
+    base.set_defaults(func=_later("canaries", "write_base"))
     about = "checkpoint folder of the base (default: the default model)"
     base.add_argument("--base", default="default", metavar="FOLDER", help=about)
     about = "to write; it must not be there yet"

@@ -37,12 +37,12 @@ def first() -> Catalogue:
     return begin(FAMILY, name="base", digest=digest("base"), heads=HEADS, lifetime=DAY, key_set=1, now=NOW)
 
 
-def published(one: Catalogue, name: str, **more: Any) -> Catalogue:
-    return publish(one, LATER, name=name, digest=digest(name), **more)
+def published(catalogue: Catalogue, name: str, **more: Any) -> Catalogue:
+    return publish(catalogue, LATER, name=name, digest=digest(name), **more)
 
 
-def states(one: Catalogue) -> dict[str, str]:
-    return {version.name: version.state.name.lower() for version in one.versions}
+def states(catalogue: Catalogue) -> dict[str, str]:
+    return {version.name: version.state.name.lower() for version in catalogue.versions}
 
 
 def test_a_family_begins_with_a_stable_version() -> None:
@@ -53,24 +53,24 @@ def test_a_family_begins_with_a_stable_version() -> None:
 
 
 def test_a_canary_is_published_grows_and_is_promoted() -> None:
-    one = published(first(), "new")
-    assert states(one) == {"base": "stable", "new": "canary"}
-    assert one.versions[1].share == 10
-    one = published(one, "new", share=50)
-    assert one.versions[1].share == 50
-    one = promote(one, LATER, "new")
-    assert states(one) == {"base": "draining", "new": "stable"}
-    assert one.versions[1].share == 0
+    catalogue = published(first(), "new")
+    assert states(catalogue) == {"base": "stable", "new": "canary"}
+    assert catalogue.versions[1].share == 10
+    catalogue = published(catalogue, "new", share=50)
+    assert catalogue.versions[1].share == 50
+    catalogue = promote(catalogue, LATER, "new")
+    assert states(catalogue) == {"base": "draining", "new": "stable"}
+    assert catalogue.versions[1].share == 0
 
 
 def test_canaries_take_no_more_than_all_new_sessions() -> None:
-    one = published(published(first(), "new", share=70), "other", share=20)
+    catalogue = published(published(first(), "new", share=70), "other", share=20)
     with pytest.raises(
         UsageError, match="would take 101 % of new sessions: new 70 %, other 20 %, third 11 %"
     ) as refused:
-        published(one, "third", share=11)
+        published(catalogue, "third", share=11)
     assert "--share 10" in refused.value.hint
-    full = published(one, "third", share=10)
+    full = published(catalogue, "third", share=10)
     # What it had before does not count beside what it gets, nor what takes no new sessions any more.
     assert published(full, "new", share=30).versions[1].share == 30
     assert published(drain(full, LATER, "new"), "fourth", share=70).versions[-1].share == 70
@@ -78,57 +78,57 @@ def test_canaries_take_no_more_than_all_new_sessions() -> None:
 
 
 def test_a_version_may_be_published_as_stable_at_once() -> None:
-    one = published(first(), "new", state=VersionState.STABLE)
-    assert states(one) == {"base": "draining", "new": "stable"}
+    catalogue = published(first(), "new", state=VersionState.STABLE)
+    assert states(catalogue) == {"base": "draining", "new": "stable"}
 
 
 def test_rolling_back_leaves_one_version_to_new_sessions() -> None:
-    two = published(promote(published(first(), "a"), LATER, "a"), "b")
-    assert states(rollback(two, LATER, "a")) == {"base": "draining", "a": "stable", "b": "draining"}
-    assert states(rollback(two, LATER, "base")) == {"base": "stable", "a": "draining", "b": "draining"}
-    assert states(rollback(two, LATER, "b")) == {"base": "draining", "a": "draining", "b": "stable"}
+    catalogue = published(promote(published(first(), "a"), LATER, "a"), "b")
+    assert states(rollback(catalogue, LATER, "a")) == {"base": "draining", "a": "stable", "b": "draining"}
+    assert states(rollback(catalogue, LATER, "base")) == {"base": "stable", "a": "draining", "b": "draining"}
+    assert states(rollback(catalogue, LATER, "b")) == {"base": "draining", "a": "draining", "b": "stable"}
     with pytest.raises(UsageError, match="name an earlier version"):
         rollback(first(), LATER, "base")
 
 
 def test_one_canary_of_several_drains() -> None:
-    two = published(published(first(), "a"), "b")
-    assert states(drain(two, LATER, "a")) == {"base": "stable", "a": "draining", "b": "canary"}
+    catalogue = published(published(first(), "a"), "b")
+    assert states(drain(catalogue, LATER, "a")) == {"base": "stable", "a": "draining", "b": "canary"}
     with pytest.raises(UsageError, match="is no canary"):
-        drain(two, LATER, "base")
+        drain(catalogue, LATER, "base")
 
 
 def test_a_retired_version_comes_back_only_when_it_is_published_again() -> None:
-    one = retire(published(first(), "a"), LATER, "a")
-    assert states(one) == {"base": "stable", "a": "retired"}
+    catalogue = retire(published(first(), "a"), LATER, "a")
+    assert states(catalogue) == {"base": "stable", "a": "retired"}
     for edit in (promote, rollback, drain, retire):
         with pytest.raises(UsageError, match="publish it again first"):
-            edit(one, LATER, "a")
-    assert states(published(one, "a")) == {"base": "stable", "a": "canary"}
+            edit(catalogue, LATER, "a")
+    assert states(published(catalogue, "a")) == {"base": "stable", "a": "canary"}
     with pytest.raises(UsageError, match="another head"):
-        publish(one, LATER, name="a", digest=digest("b"))
+        publish(catalogue, LATER, name="a", digest=digest("b"))
 
 
 def test_the_stable_version_stays_until_another_is() -> None:
-    one = published(first(), "a")
+    catalogue = published(first(), "a")
     with pytest.raises(UsageError, match="promote another"):
-        retire(one, LATER, "base")
+        retire(catalogue, LATER, "base")
     with pytest.raises(UsageError, match="0 stable"):
-        published(one, "base")
+        published(catalogue, "base")
     with pytest.raises(UsageError, match="stable already"):
-        promote(one, LATER, "base")
+        promote(catalogue, LATER, "base")
     with pytest.raises(UsageError, match="there are base, a"):
-        promote(one, LATER, "c")
+        promote(catalogue, LATER, "c")
 
 
 def test_retired_versions_are_forgotten_so_that_the_message_stays_small() -> None:
-    one = first()
+    catalogue = first()
     for number in range(20):
-        one = published(one, f"v{number}", state=VersionState.STABLE)
+        catalogue = published(catalogue, f"v{number}", state=VersionState.STABLE)
         if number:
-            one = retire(one, LATER, f"v{number - 1}")
-        assert len(one.versions) <= 3 + KEPT_RETIRED
-    assert states(one) == {
+            catalogue = retire(catalogue, LATER, f"v{number - 1}")
+        assert len(catalogue.versions) <= 3 + KEPT_RETIRED
+    assert states(catalogue) == {
         "base": "draining",
         "v17": "retired",
         "v18": "retired",
@@ -139,29 +139,29 @@ def test_retired_versions_are_forgotten_so_that_the_message_stays_small() -> Non
 
 def test_of_the_familys_own_base_one_version_stays() -> None:
     """Also where the family has moved to another base for good."""
-    one = published(first(), "w0", state=VersionState.STABLE, base=b"four")
-    one = retire(one, LATER, "base")
+    catalogue = published(first(), "w0", state=VersionState.STABLE, base=b"four")
+    catalogue = retire(catalogue, LATER, "base")
     for number in range(1, 6):
-        one = published(one, f"w{number}", state=VersionState.STABLE, base=b"four")
-        one = retire(one, LATER, f"w{number - 1}")
-    assert states(one)["base"] == "retired"
-    assert len(one.versions) <= 3 + KEPT_RETIRED
-    assert {version.base for version in one.versions[1:]} == {b"four"}
+        catalogue = published(catalogue, f"w{number}", state=VersionState.STABLE, base=b"four")
+        catalogue = retire(catalogue, LATER, f"w{number - 1}")
+    assert states(catalogue)["base"] == "retired"
+    assert len(catalogue.versions) <= 3 + KEPT_RETIRED
+    assert {version.base for version in catalogue.versions[1:]} == {b"four"}
 
 
 def test_a_renewed_catalogue_says_the_same() -> None:
-    one = published(first(), "a")
-    two = renewed(one, NOW + DAY)
-    assert two == msgspec.structs.replace(one, epoch=NOW + DAY)
-    assert renewed(two, NOW).epoch == NOW + DAY + 1  # a clock that was set back
+    catalogue = published(first(), "a")
+    again = renewed(catalogue, NOW + DAY)
+    assert again == msgspec.structs.replace(catalogue, epoch=NOW + DAY)
+    assert renewed(again, NOW).epoch == NOW + DAY + 1  # a clock that was set back
 
 
 NAMES = st.sampled_from(("base", "a", "b", "c", "d", "stable", FAMILY, "no/name"))
 EDITS: st.SearchStrategy[Callable[[Catalogue, int], Catalogue]] = st.one_of(
     st.builds(
         lambda name, head, state, share, base: (
-            lambda one, now: publish(
-                one, now, name=name, digest=digest(head), state=state, share=share, base=base
+            lambda catalogue, now: publish(
+                catalogue, now, name=name, digest=digest(head), state=state, share=share, base=base
             )
         ),
         NAMES,
@@ -171,7 +171,7 @@ EDITS: st.SearchStrategy[Callable[[Catalogue, int], Catalogue]] = st.one_of(
         st.sampled_from((b"", b"four")),
     ),
     *(
-        st.builds(lambda name, edit=edit: lambda one, now: edit(one, now, name), NAMES)
+        st.builds(lambda name, edit=edit: lambda catalogue, now: edit(catalogue, now, name), NAMES)
         for edit in (promote, rollback, drain, retire)
     ),
     st.just(renewed),
@@ -182,24 +182,24 @@ EDITS: st.SearchStrategy[Callable[[Catalogue, int], Catalogue]] = st.one_of(
 @given(st.lists(st.tuples(EDITS, st.integers(-100, 1000)), max_size=25))
 def test_what_holds_after_any_edits(edits: list[tuple[Callable[[Catalogue, int], Catalogue], int]]) -> None:
     """Followers take up each catalogue, epochs rise, and no version's name comes to mean another head."""
-    one, now = first(), NOW
-    follower = following(seal(one, [ONLINE]))
+    before, now = first(), NOW
+    follower = following(seal(before, [ONLINE]))
     for edit, passed in edits:
         now += max(0, passed)
         try:
-            two = edit(one, now + min(0, passed))
+            after = edit(before, now + min(0, passed))
         except UsageError:
             continue
-        assert fault_of(two) == ""
-        assert two.epoch > one.epoch
-        assert all(version.share == 0 or version.state is VersionState.CANARY for version in two.versions)
-        heads = {version.name: version.digest for version in one.versions}
-        assert all(heads.get(version.name, version.digest) == version.digest for version in two.versions)
-        bases = {version.name: version.base for version in one.versions}
-        assert all(bases.get(version.name, version.base) == version.base for version in two.versions)
-        assert not all(version.base for version in two.versions), "nobody knows which base the family has"
-        gone = {version.name for version in one.versions} - {version.name for version in two.versions}
-        assert all(states(one)[name] == "retired" for name in gone)
-        give(follower, seal(two, [ONLINE]), now)
-        assert follower.catalogue == two
-        one = two
+        assert fault_of(after) == ""
+        assert after.epoch > before.epoch
+        assert all(version.share == 0 or version.state is VersionState.CANARY for version in after.versions)
+        heads = {version.name: version.digest for version in before.versions}
+        assert all(heads.get(version.name, version.digest) == version.digest for version in after.versions)
+        bases = {version.name: version.base for version in before.versions}
+        assert all(bases.get(version.name, version.base) == version.base for version in after.versions)
+        assert not all(version.base for version in after.versions), "nobody knows which base the family has"
+        gone = {version.name for version in before.versions} - {version.name for version in after.versions}
+        assert all(states(before)[name] == "retired" for name in gone)
+        give(follower, seal(after, [ONLINE]), now)
+        assert follower.catalogue == after
+        before = after

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from flexspec_mq.catalogue.refusals import Reason, SignedRefused
 from flexspec_mq.catalogue.signing import PrivateKey, cosigned, encode, key_id, open_signed, read_public, seal
 from flexspec_mq.errors import LocalProtocolError, UsageError
-from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet, Signed, VersionState
+from schemas.catalogue import MAX_KEYS, MAX_PAYLOAD, Catalogue, KeySet, Signed, VersionState
 from tests.catalogue.family import (
     FAMILY,
     NOW,
@@ -182,8 +182,9 @@ def test_a_message_that_is_too_long_is_not_signed() -> None:
     many = tuple(version(f"{number:064}", VersionState.DRAINING) for number in range(31))
     most = catalogue(versions=(*many, VERSIONS[1]), heads="h" * 512)
     assert len(seal(most, [ONLINE])) <= MAX_PAYLOAD
-    with pytest.raises(UsageError, match=f"more than {MAX_PAYLOAD}"):
-        seal(most, [ONLINE] * 9)
+    for keys in ([ONLINE] * 9, [ONLINE] * (MAX_KEYS + 1)):
+        with pytest.raises(UsageError, match=f"of {MAX_KEYS} at most, and .* bytes, of {MAX_PAYLOAD}"):
+            seal(most, keys)
     with pytest.raises(LocalProtocolError):
         seal(catalogue(), [])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Judgement, Sample, judge
-from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures
+from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,29 @@ BAD = {
     "a third of the speed": Simulated(slow=0.15),
     "30 % errors": Simulated(errors=0.3),
 }
+
+
+def figures(
+    name: str,
+    digest: bytes,
+    answers: int,
+    errors: int,
+    accepted: int,
+    drafted: int,
+    tokens: int = 0,
+    seconds_per_token: float = 0.05,
+) -> VersionFigures:
+    """Sums that an edge tells of a version."""
+    return VersionFigures(
+        name=name,
+        digest=digest[:DIGEST].hex(),
+        answers=answers,
+        errors=errors,
+        accepted=accepted,
+        drafted=drafted,
+        tokens=tokens,
+        seconds=tokens * seconds_per_token,
+    )
 
 
 def edge_status(*versions: VersionFigures, edge: str = "e", family: str = "fam", life: int = 0) -> EdgeStatus:

@@ -11,27 +11,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from flexspec_mq.evolution.evidence import Evidence
-from schemas.status import DIGEST, EdgeStatus, VersionFigures
-from tests.evolution.simulated_versions import edge_status
+from schemas.status import EdgeStatus
+from tests.evolution.simulated_versions import edge_status, figures
 
 DIGESTS = [bytes([number]) * 32 for number in range(3)]
 
 
-def status(edge: str, life: int, figures: dict[int, list[int]], family: str = "fam") -> EdgeStatus:
-    """`figures` are answers, errors, accepted, drafted and tokens by version."""
-    versions = (
-        VersionFigures(
-            name=f"v{number}",
-            digest=DIGESTS[number][:DIGEST].hex(),
-            answers=answers,
-            errors=errors,
-            accepted=accepted,
-            drafted=drafted,
-            tokens=tokens,
-            seconds=tokens * 0.05,
-        )
-        for number, (answers, errors, accepted, drafted, tokens) in figures.items()
-    )
+def status(edge: str, life: int, sums: dict[int, list[int]], family: str = "fam") -> EdgeStatus:
+    """`sums` are answers, errors, accepted, drafted and tokens by version."""
+    versions = (figures(f"v{number}", DIGESTS[number], *told) for number, told in sums.items())
     return edge_status(*versions, edge=edge, family=family, life=life)
 
 

@@ -38,7 +38,7 @@ from flexspec_mq.transport.arguments import LinkOptions
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, VersionState
-from schemas.status import VersionFigures, VersionStatus, WorkerStatus
+from schemas.status import VersionStatus, WorkerStatus
 
 pytest.importorskip("transformers")
 
@@ -46,7 +46,7 @@ import torch
 from safetensors.torch import save_file
 
 from flexspec_mq.models.head_files import ADAPTER, CONFIG
-from tests.evolution.simulated_versions import edge_status
+from tests.evolution.simulated_versions import edge_status, figures
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 LAYER_6 = "base_model.model.model.layers.6.self_attn.q_proj"
@@ -508,8 +508,7 @@ def test_list_joins_catalogue_workers_and_edges(begun: Site, run: Run) -> None:
     worker, edge = f"w-{begun.family}", f"e-{begun.family}"
     ready = VersionStatus(name="v1", digest=digest[:16], state="ready", exactness="exact")
     held = WorkerStatus(state="online", epoch=1, at=0.0, worker=worker, versions=(ready,))
-    figures = VersionFigures(name="v1", digest=digest[:16], answers=9, errors=1, drafted=100, accepted=60)
-    told = edge_status(figures, edge=edge, family=begun.family)
+    told = edge_status(figures("v1", bytes.fromhex(digest), 9, 1, 60, 100), edge=edge, family=begun.family)
     asyncio.run(retained(begun, topics.worker_status_topic(worker), codec.encode_status(held)))
     asyncio.run(retained(begun, topics.edge_status_topic(edge), codec.encode_status(told)))
     out = ok(run, "list", "--json", "--wait", "0.3")
@@ -560,18 +559,6 @@ async def watching(
         yield Watcher(client, [site.signer()], Judge(DEFAULT_RULE, Statuses(Evidence(site.family))), say)
 
 
-def figures_of(name: str, digest: bytes, answers: int, accepted: int) -> VersionFigures:
-    return VersionFigures(
-        name=name,
-        digest=digest[:8].hex(),
-        answers=answers,
-        drafted=answers * 50,
-        accepted=answers * accepted,
-        tokens=answers * 60,
-        seconds=answers * 3.0,
-    )
-
-
 @pytest.mark.parametrize(
     ("accepted", "after"),
     [(30, {"v1": DRAINING, "v2": STABLE}), (15, {"v1": STABLE, "v2": DRAINING})],
@@ -587,9 +574,11 @@ def test_watch_promotes_or_aborts_by_the_statuses_of_edges(
     async def watch() -> int:
         async with watching(begun, said.append) as watcher:
             for answers in range(1, 120):
-                figures = figures_of("v1", one, answers, 30), figures_of("v2", two, answers, accepted)
-                told = edge_status(*figures, family=begun.family)
-                watcher.judge.statuses.evidence.take(told)
+                sums = (
+                    figures(name, digest, answers, 0, answers * taken, answers * 50, answers * 60)
+                    for name, digest, taken in (("v1", one, 30), ("v2", two, accepted))
+                )
+                watcher.judge.statuses.evidence.take(edge_status(*sums, family=begun.family))
                 if await watcher.act():
                     return answers
         return 0

@@ -25,8 +25,8 @@ from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.watch import Judge
 from schemas.catalogue import BASE_ID, FORMAT, Catalogue, CatalogueVersion, VersionState
-from schemas.status import DIGEST, VersionFigures, VersionStatus, WorkerStatus
-from tests.evolution.simulated_versions import BAD, Simulated, decisions, edge_status, joined, run
+from schemas.status import DIGEST, VersionStatus, WorkerStatus
+from tests.evolution.simulated_versions import BAD, Simulated, decisions, edge_status, figures, joined, run
 
 STABLE, CANARY = bytes(32), bytes([1]) * 32
 _TOKENS = 50
@@ -42,17 +42,10 @@ def catalogue(*, canary: bool, base: bytes = b"") -> Catalogue:
 
 def tell(evidence: Evidence, digest: bytes, sample: Sample) -> None:
     """Have an edge tell of an answer."""
-    figures = VersionFigures(
-        name="v1" if digest == STABLE else "v2",
-        digest=digest[:DIGEST].hex(),
-        answers=sample.answers,
-        errors=sample.errors,
-        drafted=sample.drafted,
-        accepted=sample.accepted,
-        tokens=_TOKENS * sample.answers,
-        seconds=_TOKENS * (sample.seconds_per_token or 0.0),
-    )
-    evidence.take(edge_status(figures, edge=f"e{evidence.taken}"))
+    name, tokens = "v1" if digest == STABLE else "v2", _TOKENS * sample.answers
+    sums = sample.answers, sample.errors, sample.accepted, sample.drafted, tokens
+    told = figures(name, digest, *sums, sample.seconds_per_token or 0.0)
+    evidence.take(edge_status(told, edge=f"e{evidence.taken}"))
 
 
 def decided(seed: int, before: Simulated, stable: Simulated, canary: Simulated) -> tuple[Decision, int]:
