@@ -15,9 +15,7 @@ from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.rl import RlPolicy
 from schemas.messages import MAX_AHEAD
-from tests.controller.observed import NEAR, but, observed
-
-BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
+from tests.controller.observed import BASE, NEAR, but, observed
 
 
 def planned(seen: Observation, base: Plan = BASE) -> Plan:

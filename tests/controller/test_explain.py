@@ -14,33 +14,15 @@ from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimates import estimates
 from flexspec_mq.controller.explain import Planned, in_words
-from flexspec_mq.controller.observation import Observation, WorkerDraftsView
+from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.policies import DEFAULT, POLICIES, name_of
 from flexspec_mq.controller.rl import RlPolicy
 from schemas.plan import PlanAlternative
-from tests.controller.observed import NEAR, but
+from tests.controller.observed import BASE, BASES, NEAR, but, observations
 
-BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
-
-bases = st.builds(
-    Plan,
-    draft_length=st.sampled_from((0, 4)),
-    ahead=st.sampled_from((0, 8)),
-    worker_draft=st.sampled_from((0, 8)),
-)
-known = st.builds(
-    Observation,
-    rtt=st.floats(0.001, 1.0),
-    forward=st.floats(0.01, 0.2),
-    draft_time=st.floats(0.001, 0.1),
-    draft_timed=st.just(True),
-    judged=st.floats(0.0, 20.0),
-    row_cost=st.none() | st.floats(0.0, 0.01),
-    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
-    worker=st.builds(
-        WorkerDraftsView, per_verdict=st.floats(0.0, 8.0), granted=st.none() | st.integers(1, 8)
-    ),
+known = observations(
+    rtt=st.floats(0.001, 1.0), forward=st.floats(0.01, 0.2), draft_time=st.floats(0.001, 0.1)
 )
 texts = st.lists(st.tuples(known, st.integers(0, 9)), min_size=1, max_size=20)
 
@@ -55,7 +37,7 @@ def text_of(steps: list[tuple[Observation, int]]) -> list[Observation]:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-@given(base=bases, steps=texts)
+@given(base=BASES, steps=texts)
 def test_asking_changes_no_plan(name: str, base: Plan, steps: list[tuple[Observation, int]]) -> None:
     make: Callable[[Plan], Policy] = POLICIES[name]
     asked, left = make(base), make(base)
@@ -69,7 +51,7 @@ def test_asking_changes_no_plan(name: str, base: Plan, steps: list[tuple[Observa
         assert all(one.name == in_words(plan) for one in told if one.chosen)
 
 
-@given(base=bases, steps=texts)
+@given(base=BASES, steps=texts)
 def test_what_the_closed_form_tells_agrees_with_its_plan(
     base: Plan, steps: list[tuple[Observation, int]]
 ) -> None:
@@ -149,7 +131,7 @@ def test_each_estimate_is_documented_and_unknown_at_first() -> None:
     assert known == {"disconnects", "queueing_delay", *(f"acceptance_{place}" for place in (1, 2, 3, 4))}
 
 
-@given(bases, st.integers(0, 16), st.integers(1, 3))
+@given(BASES, st.integers(0, 16), st.integers(1, 3))
 def test_words_say_who_drafts_and_whether_the_worker_goes_on(base: Plan, length: int, window: int) -> None:
     plan = replace(base, draft_length=length, in_flight=window)
     words = in_words(plan)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.explain import Planned, limit_in_words
 from flexspec_mq.controller.limits import Ledger, Limits, Option, TextLimits, TokenPace, _reported
-from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
+from flexspec_mq.controller.observation import DeviceReading, Observation
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.round_model import Drafting
 from flexspec_mq.energy.model import ModelledEnergy
 from flexspec_mq.energy.presets import built_in
-from tests.controller.observed import NEAR, but, observed
+from tests.controller.observed import BASES, NEAR, but, observations
 
 BASE = Plan(draft_length=4, ahead=8, worker_draft=8, qos=1)
 GOOD = but(NEAR, acceptance=(0.7, 0.75, 0.8, 0.8), prompt=20)
@@ -26,31 +26,9 @@ SLOW = but(GOOD, forward=0.2)
 PI = built_in().devices["raspberry-pi-5"]
 ENERGY = ModelledEnergy("pi", PI.power, built_in().radios[PI.radio].power, 1)
 
-bases = st.builds(
-    Plan,
-    draft_length=st.sampled_from((0, 1, 4)),
-    ahead=st.sampled_from((0, 8)),
-    worker_draft=st.sampled_from((0, 8)),
-)
-observations = st.builds(
-    observed,
-    rtt=st.none() | st.floats(0.001, 1.0),
-    forward=st.just(0.0) | st.floats(0.01, 0.2),
-    draft_time=st.none() | st.floats(0.001, 0.1),
-    judged=st.floats(0.0, 20.0),
-    drafted=st.integers(0, 9),
-    row_cost=st.none() | st.floats(0.0, 0.01),
-    prompt=st.integers(1, 2000),
-    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
-    worker=st.builds(
-        WorkerDraftsView,
-        per_verdict=st.floats(0.0, 8.0),
-        granted=st.none() | st.integers(1, 8),
-    ),
-    device=st.builds(DeviceReading, battery=st.none() | st.floats(0.0, 1.0)),
-)
+drawn = observations(device=st.builds(DeviceReading, battery=st.none() | st.floats(0.0, 1.0)))
 steps = st.lists(
-    st.tuples(observations, st.integers(0, 5), st.floats(0.001, 0.5), st.floats(0.0, 3.0)),
+    st.tuples(drawn, st.integers(0, 5), st.floats(0.001, 0.5), st.floats(0.0, 3.0)),
     min_size=1,
     max_size=12,
 )
@@ -71,7 +49,7 @@ def text_of(found: list[tuple[Observation, int, float, float]]) -> list[Observat
 
 
 @settings(max_examples=50, deadline=None)
-@given(base=bases, found=steps, floor=st.floats(0.1, 0.9), budget=st.none() | st.floats(0.01, 1.0))
+@given(base=BASES, found=steps, floor=st.floats(0.1, 0.9), budget=st.none() | st.floats(0.01, 1.0))
 def test_below_its_floor_a_battery_pays_for_no_draft(
     base: Plan, found: list[tuple[Observation, int, float, float]], floor: float, budget: float | None
 ) -> None:
@@ -87,7 +65,7 @@ def test_below_its_floor_a_battery_pays_for_no_draft(
 
 
 @settings(max_examples=100, deadline=None)
-@given(base=bases, found=steps, budget=st.floats(0.005, 2.0), target=st.none() | st.floats(0.005, 0.5))
+@given(base=BASES, found=steps, budget=st.floats(0.005, 2.0), target=st.none() | st.floats(0.005, 0.5))
 def test_no_plan_is_beyond_a_limit_that_another_is_within(
     base: Plan, found: list[tuple[Observation, int, float, float]], budget: float, target: float | None
 ) -> None:

@@ -15,38 +15,12 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, WAITING, features, known
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.observation import Observation, WorkerDraftsView
+from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.rl import Network, RlPolicy, network_of, read_network
 from flexspec_mq.errors import ModelError
 from lab.policy_training.learner import network_text
-from tests.controller.observed import NEAR, but, observed
-
-BASE = Plan(draft_length=4, ahead=8, worker_draft=8)
-
-observations = st.builds(
-    observed,
-    rtt=st.none() | st.floats(0.0, 2.0),
-    rtt_deviation=st.floats(0.0, 1.0),
-    forward=st.floats(0.0, 0.5),
-    forward_deviation=st.floats(0.0, 0.5),
-    draft_time=st.none() | st.floats(0.0, 0.5),
-    row_cost=st.none() | st.floats(0.0, 0.01),
-    queue=st.floats(0.0, 0.5),
-    queueing_delay=st.floats(0.0, 0.5),
-    rate=st.none() | st.floats(0.1, 500.0),
-    committed=st.integers(0, 64),
-    remaining=st.integers(0, 2**20),
-    prompt=st.integers(0, 4096),
-    acceptance=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=16).map(tuple),
-    worker=st.builds(
-        WorkerDraftsView,
-        verdicts=st.integers(0, 20),
-        per_verdict=st.floats(0.0, 8.0),
-        has_read=st.booleans(),
-        granted=st.none() | st.integers(1, 8),
-    ),
-)
+from tests.controller.observed import BASE, BASES, NEAR, but, observations
 
 
 def scored(*best: int) -> Network:
@@ -56,25 +30,20 @@ def scored(*best: int) -> Network:
 
 
 @pytest.mark.parametrize("make", [RlPolicy, ClosedFormPolicy])
-@given(
-    seen=st.lists(observations, max_size=6),
-    length=st.sampled_from((0, 4)),
-    ahead=st.sampled_from((0, 8)),
-    worker=st.sampled_from((0, 8)),
-)
+@given(seen=st.lists(observations(), max_size=6), base=BASES)
 def test_plans_keep_to_what_the_user_allows(
-    make: Callable[[Plan], Policy], seen: list[Observation], length: int, ahead: int, worker: int
+    make: Callable[[Plan], Policy], seen: list[Observation], base: Plan
 ) -> None:
-    base = replace(BASE, draft_length=length, ahead=ahead, worker_draft=worker, qos=1)
+    base = replace(base, qos=1)
     policy = make(base)
     for one in seen:
         plan = policy.plan(one)
         assert plan.qos == 1
-        assert plan.worker_draft in (0, worker)
+        assert plan.worker_draft in (0, base.worker_draft)
         assert plan.ahead or not plan.worker_draft or plan == base
-        assert not plan.draft_length or length
-        assert not plan.ahead or ahead
-        assert plan.ahead or plan.draft_length or not length
+        assert not plan.draft_length or base.draft_length
+        assert not plan.ahead or base.ahead
+        assert plan.ahead or plan.draft_length or not base.draft_length
         if known(one):
             assert plan.draft_length <= (one.worker.granted or 16)
             assert len(features(one)) == len(FEATURES)

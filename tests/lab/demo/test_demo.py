@@ -34,9 +34,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-def demo(*arguments: str) -> subprocess.Popen[str]:
+def demo(*arguments: str, module: str = "lab.demo") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "lab.demo", *arguments],
+        [sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -132,3 +132,16 @@ def test_what_cannot_be_is_refused_before_anything_starts(
 ) -> None:
     assert main([flag]) == 2
     assert why in capsys.readouterr().err
+
+
+def test_a_version_is_published_while_an_answer_streams() -> None:
+    """By the demo of an update, with a head that ships."""
+    with demo("--head=format", "--max-tokens=12", module="lab.demo.evolution") as process:
+        out, err = process.communicate(timeout=280)
+    assert process.returncode == 0, err
+    assert re.search(r"the long answer, of \d+ characters, streamed all the while and ended with v1", out)
+    assert "All came out the same to the last character." in out
+    # The first text, the long one, the later ones, and two of these again; two of the new version as well.
+    versions = re.findall(r"^(v[12]) +(\w+) +(\d+) +(\d+)", out, re.MULTILINE)
+    assert versions == [("v1", "draining", "7", "0"), ("v2", "stable", "7", "0")]
+    assert re.search(r"^  catalogue +2 messages +\d+ B of MQTT$", out, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Recorded channels, and that a link can be set to any moment of its channel."""
+"""Channels by name, recorded and in turns, and a link that is set to any moment of its channel."""
 
 from __future__ import annotations
 
@@ -15,14 +15,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from lab.testbed.link.impairment import Impairment
+from lab.testbed.link.impairment import Drop, Impairment
 from lab.testbed.link.netns import netns_link
-from lab.testbed.link.plans import channels, link_plan
-from lab.testbed.link.profiles import LinkPlan, Profile, State, built_in
-from lab.testbed.link.timeline import RecordedStates
+from lab.testbed.link.plans import channels, link_plan, tour_plan
+from lab.testbed.link.profiles import Catalogue, LinkPlan, Outage, Profile, State, built_in
+from lab.testbed.link.timeline import RecordedStates, outages_of
 from lab.testbed.link.trace import read_trace
-from tests.lab.link.pings import ECHO, PING
 from tests.lab.link.plans import figures, needs_namespaces, state
+
+PING = """
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(20)
+began = time.monotonic()
+s.sendto(b"x", (sys.argv[1], 7000))
+s.recv(1)
+print(time.monotonic() - began)
+"""
+ECHO = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 7000))
+print("ready", flush=True)
+while True:
+    data, peer = s.recvfrom(10)
+    s.sendto(data, peer)
+"""
+SLOW = Profile("late", (state(figures(delay=300)),))
+QUICK = Profile("at once", (state(figures(delay=1)),))
+MINE = Catalogue({"test": "a test"}, {"slow": SLOW, "quick": QUICK})
 
 
 def test_a_trace_has_the_delay_of_its_generation(tmp_path: Path) -> None:
@@ -144,3 +165,35 @@ def test_a_link_is_set_to_a_moment_as_often_as_one_likes() -> None:
     assert trips[0] >= 0.8
     assert trips[2] >= 0.8
     assert trips[1] < trips[0] - 0.3, "unless this machine was busy for a third of a second"
+
+
+@pytest.mark.parametrize(
+    "name", ["tour:", "tour:wifi", "tour:wifi=", "tour:=3", "tour:wifi=0", "tour:wifi=-1", "tour:wifi=inf",
+             "tour:wifi=nan", "tour:wifi=3,", "tour:wifi=3;4g=3"]
+)  # fmt: skip
+def test_a_name_that_is_no_tour_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="no leg of a tour"):
+        link_plan(name, 0, None)
+
+
+@pytest.mark.parametrize(("name", "why"), [("3g", "3g"), ("tunnel", "by itself"), ("4g-moving", "by itself")])
+def test_a_leg_is_a_steady_profile_that_there_is(name: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        link_plan(f"tour:wifi=3,{name}=3", 0, None)
+    assert link_plan("tour:quick=3", 0, None, MINE).profile.states[0].up == QUICK.states[0].up
+
+
+def test_each_leg_has_the_link_of_its_profile_and_the_tour_begins_anew() -> None:
+    made = tour_plan("tour:quick=10,slow=5", 0, MINE)
+    assert (made.name, made.recorded_s) == ("tour:quick=10,slow=5", 15.0)
+    impaired = Impairment(made, "up")
+    times = (0.0, 9.0, 10.5, 14.0, 15.5, 24.0, 25.5)
+    delays = [out - time for time in times if not isinstance(out := impaired.arrive(time, 100), Drop)]
+    assert delays == pytest.approx([0.001, 0.001, 0.3, 0.3, 0.001, 0.001, 0.3], abs=0.001)
+
+
+def test_outages_come_again_with_the_period_and_must_end_within_it() -> None:
+    plan = LinkPlan("test", QUICK, lasts_s=(9.0,), outages=(Outage(1.0, 2.0),))
+    assert outages_of(plan, "up").between(0.0, 20.0) == [(1.0, 2.0), (10.0, 11.0), (19.0, 20.0)]
+    with pytest.raises(ValueError, match="within the period"):
+        outages_of(LinkPlan("test", QUICK, outages=(Outage(1.0, 2.0),)), "up").touching(0.0, 3.0)
