@@ -57,20 +57,6 @@ class DraftModel:
     ids: npt.NDArray[np.int64] | None = None
 
 
-def assemble(model: ModelDrafter | None, *, lookup: bool, max_context: int) -> PricedDrafter | None:
-    """The drafter for what the user wants: model, lookup, both or None.
-
-    Args:
-        model: None drafts without one.
-        lookup: draft from the session's own tokens too.
-        max_context: positions that the target has; no lookup goes beyond.
-    """
-    if not lookup:
-        return model
-    found = PromptLookupDrafter(max_context=max_context)
-    return found if model is None else HybridDrafter(model, found)
-
-
 def load(settings: DraftSettings, say: Say) -> DraftModel:
     """Load the draft.
 
@@ -88,7 +74,9 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
         )
     if settings.draft == "none":
         text = load_text(settings.tokenizer or _default_text(say), progress=say)
-        return DraftModel(text, assemble(None, lookup=settings.lookup, max_context=text.max_context))
+        return DraftModel(
+            text, PromptLookupDrafter(max_context=text.max_context) if settings.lookup else None
+        )
     graphs = _graphs(settings, say)
     found = _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
     if settings.device == "cpu":
@@ -273,5 +261,7 @@ def _ready(
     model = ModelDrafter(
         network, max_context=loaded.max_context, proposer=proposer_of(calibration, ids), pool=pool
     )
-    drafter = assemble(model, lookup=settings.lookup, max_context=loaded.max_context)
+    drafter: PricedDrafter = model
+    if settings.lookup:
+        drafter = HybridDrafter(model, PromptLookupDrafter(max_context=loaded.max_context))
     return DraftModel(loaded, drafter, model, engine, network, ids)

@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from flexspec_mq.controller.action_space import ACTIONS, features
 from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.rl import ACTIONS, features
 from flexspec_mq.controller.round_model import TEXT, worker_reading
 from flexspec_mq.errors import FlexSpecError
 from lab.simulator.environment import PlanningEnvironment

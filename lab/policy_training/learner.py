@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from flexspec_mq.controller.action_space import ACTIONS, FEATURES
-from flexspec_mq.controller.rl import FORM, Network
+from flexspec_mq.controller.rl import ACTIONS, FEATURES, FORM, Network
 from lab.policy_training.samples import Array, Samples
 
 _UNITS = 16

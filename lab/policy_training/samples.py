@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flexspec_mq.controller.action_space import ACTIONS, FEATURES
+from flexspec_mq.controller.rl import ACTIONS, FEATURES
 from lab.policy_training.branching import Row
 
 Array = NDArray[np.float32]

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from flexspec_mq.controller.action_space import ACTIONS
-from flexspec_mq.controller.rl import Network
+from flexspec_mq.controller.rl import ACTIONS, Network
 from flexspec_mq.errors import UsageError
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode

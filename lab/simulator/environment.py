@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flexspec_mq.controller.action_space import ACTIONS, MACRO
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.rl import ActionPolicy
+from flexspec_mq.controller.rl import ACTIONS, MACRO, ActionPolicy
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.simulator.answers import Setting
 from lab.simulator.recording import RecordedText, SimulatedText

@@ -13,11 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.action_space import ACTIONS, FEATURES, MACRO, WAITING, features, known
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.rl import Network, RlPolicy, network_of, read_network
+from flexspec_mq.controller.rl import (
+    ACTIONS,
+    FEATURES,
+    MACRO,
+    WAITING,
+    Network,
+    RlPolicy,
+    features,
+    known,
+    network_of,
+    read_network,
+)
 from flexspec_mq.errors import ModelError
 from lab.policy_training.learner import network_text
 from tests.controller.observed import BASE, BASES, NEAR, but, observations

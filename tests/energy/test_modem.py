@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -13,7 +12,6 @@ from flexspec_mq.energy.model import Modem, RadioPower
 
 TICKS = 1024
 """In a second: a power of two, so that no sum of times is rounded."""
-LTE = RadioPower(promotion_s=0.26, hold_s=0.1, tail_s=10.1)
 
 radios = st.builds(
     lambda promotion, hold, tail: RadioPower(
@@ -69,30 +67,3 @@ def test_as_ticked_through(radio: RadioPower, packets: list[int]) -> None:
         packets = sorted(set(packets))  # it sleeps at once: of packets at one time the tick sees one
     found = activity(radio, [at / TICKS for at in packets])
     assert found == pytest.approx(ticked(radio, packets), abs=1e-9)
-
-
-@given(radios, times)
-def test_gaps_between_packets_add_up_to_the_whole(radio: RadioPower, packets: list[int]) -> None:
-    """Plans are estimated by what is counted, where no packet meets a promotion."""
-    spaced = [at / TICKS + place * 61 / TICKS for place, at in enumerate(packets)]
-    found, ready = [0.0, 0.0, 0.0], None
-    for before, now in pairwise(spaced):
-        ready = before + radio.promotion_s if ready is None else ready
-        gap = now - ready
-        found = [
-            so_far + probe.between_packets(gap) for so_far, probe in zip(found, probes(radio), strict=True)
-        ]
-        ready = now + radio.promotion_s if gap >= radio.awake_s else now
-    if spaced:
-        found = [
-            so_far + probe.waking + probe.after_packet(1e9)
-            for so_far, probe in zip(found, probes(radio), strict=True)
-        ]
-    assert activity(radio, spaced) == pytest.approx(found)
-
-
-def test_rounds_within_the_tail_wake_it_once_and_beyond_it_each_time() -> None:
-    found = activity(LTE, [0.5 * at for at in range(60)])
-    assert found[0] == pytest.approx(0.26)
-    assert sum(found) == pytest.approx(29.5 + 10.1 + 0.26, abs=0.3)
-    assert activity(LTE, [0.0, 20.0, 40.0])[0] == pytest.approx(3 * 0.26)

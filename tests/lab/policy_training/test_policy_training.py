@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from flexspec_mq.cli import main
-from flexspec_mq.controller.action_space import ACTIONS, FEATURES
-from flexspec_mq.controller.rl import read_network
+from flexspec_mq.controller.rl import ACTIONS, FEATURES, read_network
 from lab.policy_training import training as policy_training
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from flexspec_mq.controller.action_space import ACTIONS, MACRO, known
+from flexspec_mq.controller.rl import ACTIONS, MACRO, known
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.simulator.answers import Setting
 from lab.simulator.environment import Episode, PlanningEnvironment, Step
