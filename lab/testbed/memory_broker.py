@@ -1,8 +1,8 @@
 """An MQTT broker inside the process, for tests: the interface and the failures of a real one.
 
 It knows what the project relies on: wildcards, ``$share`` round robin that neither sticks nor knows load,
-retained messages, wills, message expiry, persistent sessions, session takeover, access rules and outages. A
-share is no queue, as in real brokers: a persistent member that is away keeps getting its turn.
+retained messages, wills, message expiry, persistent sessions, session takeover and outages. A share is no queue, as in
+real brokers: a persistent member that is away keeps getting its turn.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from paho.mqtt.client import topic_matches_sub
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
-    NOT_AUTHORIZED,
     PACKET_TOO_LARGE,
     Inbound,
     LinkSettings,
@@ -31,9 +30,6 @@ from flexspec_mq.transport.filters import split_share
 from flexspec_mq.transport.link import Link
 from lab.testbed.faults import Direction, Fault, Hop, through
 
-OFFLINE_QUEUE = 1000
-SHARES = 10_000
-RETAINED = 10_000
 MAX_PAYLOAD = 262_144
 
 
@@ -49,7 +45,7 @@ class _Session:
 
     Attributes:
         link: None while the client is away.
-        offline: messages of QoS ≥ 1 for a client that is away; on overflow the newest is dropped and counted.
+        offline: messages of QoS ≥ 1 for a client that is away.
         forgotten_at: when a persistent session ends; None while the client is connected.
     """
 
@@ -62,29 +58,16 @@ class _Session:
 class MemoryBroker:
     """Connects the links made by its `link`. All calls belong to one event loop.
 
-    Args:
-        clock: seconds; drives the expiry of messages and sessions.
-        allowed: access rule: client id, topic, whether it publishes; None allows everything.
-
     Attributes:
         faults: act on every hop, in this order; change it at will.
         refused: client ids that are turned away for good.
-        dropped: messages dropped because a session's offline queue was full.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        allowed: Callable[[str, str, bool], bool] | None = None,
-    ) -> None:
+    def __init__(self) -> None:
         self.faults: list[Fault] = []
         self.refused: set[str] = set()
-        self.dropped = 0
         self.running = asyncio.Event()
         self.running.set()
-        self._clock = clock
-        self._allowed = allowed
         self._sessions: dict[str, _Session] = {}
         self._retained: dict[str, _Stored] = {}
         self._turns: dict[str, int] = {}
@@ -148,7 +131,7 @@ class MemoryBroker:
             old = self._sessions.get(name)
         if (handle := self._wills.pop(name, None)) is not None:
             handle.cancel()
-        if old is not None and old.forgotten_at is not None and old.forgotten_at <= self._clock():
+        if old is not None and old.forgotten_at is not None and old.forgotten_at <= time.monotonic():
             old = None
         kept = old is not None and link.settings.session_expiry > 0
         session = old if kept and old is not None else _Session(link)
@@ -164,7 +147,7 @@ class MemoryBroker:
             return
         session.link = None
         if link.settings.session_expiry > 0:
-            session.forgotten_at = self._clock() + link.settings.session_expiry
+            session.forgotten_at = time.monotonic() + link.settings.session_expiry
         else:
             del self._sessions[name]
         if will is None:
@@ -181,16 +164,12 @@ class MemoryBroker:
         """Take a message from a client.
 
         Raises:
-            PublishRefused: too large, forbidden, or nobody subscribes (QoS ≥ 1, not retained).
+            PublishRefused: too large, or nobody subscribes (QoS ≥ 1, not retained).
         """
         if len(message.payload) > MAX_PAYLOAD:
             raise PublishRefused(
                 f"{len(message.payload)} bytes are more than the broker takes", reason_code=PACKET_TOO_LARGE
             )
-        if self._allowed is not None and not self._allowed(client_id, message.topic, True):
-            if message.qos == 0:
-                return
-            raise PublishRefused(f"access to {message.topic} is forbidden", reason_code=NOT_AUTHORIZED)
         if message.qos > 0 and not message.retain and not any(self._subscribers(message.topic)):
             raise PublishRefused(f"nobody subscribes to {message.topic}", reason_code=NO_SUBSCRIBERS)
         hop = Hop(Direction.UP, client_id, message.topic, message.payload, self.cut)
@@ -223,13 +202,11 @@ class MemoryBroker:
 
     def route(self, message: Outbound) -> None:
         """Store a retained message and give copies to all who subscribe."""
-        dies = None if message.expiry is None else self._clock() + message.expiry
+        dies = None if message.expiry is None else time.monotonic() + message.expiry
         stored = _Stored(message, dies)
         if message.retain:
             self._retained.pop(message.topic, None)
             if message.payload:
-                if len(self._retained) >= RETAINED:
-                    self._retained.pop(next(iter(self._retained)))
                 self._retained[message.topic] = stored
         for client_id, qos in self._subscribers(message.topic, take_turn=True):
             self._deliver(client_id, stored, qos, retain=False)
@@ -246,7 +223,7 @@ class MemoryBroker:
         """Who gets a message on `topic`, and the highest QoS: each session once, one member per share."""
         shares: dict[str, list[tuple[str, int]]] = {}
         plain: dict[str, int] = {}
-        now = self._clock()
+        now = time.monotonic()
         for client_id, session in list(self._sessions.items()):
             if session.forgotten_at is not None and session.forgotten_at <= now:
                 del self._sessions[client_id]
@@ -264,15 +241,11 @@ class MemoryBroker:
             turn = self._turns.get(share, 0)
             chosen.append(members[turn % len(members)])
             if take_turn:
-                if share not in self._turns and len(self._turns) >= SHARES:
-                    self._turns.pop(next(iter(self._turns)))
                 self._turns[share] = turn + 1
         return chain(plain.items(), chosen)
 
     def _deliver(self, client_id: str, stored: _Stored, qos: int, *, retain: bool) -> None:
         message = stored.message
-        if self._allowed is not None and not self._allowed(client_id, message.topic, False):
-            return
         qos = min(qos, message.qos)
         session = self._sessions.get(client_id)
         if session is None:  # a fault cut it a moment ago
@@ -280,9 +253,6 @@ class MemoryBroker:
         link = session.link
         if link is None:
             if qos == 0:
-                return
-            if len(session.offline) >= OFFLINE_QUEUE:
-                self.dropped += 1
                 return
             session.offline.append(_Stored(replace(message, qos=qos), stored.dies))
             return
@@ -292,7 +262,7 @@ class MemoryBroker:
             self._later(delay, link.receive, link.generation, inbound)
 
     def _alive(self, stored: _Stored) -> bool:
-        return stored.dies is None or stored.dies > self._clock()
+        return stored.dies is None or stored.dies > time.monotonic()
 
     @staticmethod
     def _later(delay: float, call: Callable[..., None], *args: object) -> None:
