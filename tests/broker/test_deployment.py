@@ -190,6 +190,7 @@ def test_only_one_broker_runs_from_a_folder(tmp_path: Path) -> None:
         (("init", "D", "--name", "another"), "holds a broker already", 2),
         (("add-device", "X", "a"), "holds no broker", 4),
         (("add-device", "D", "a/b"), "cannot stand in a topic", 2),
+        (("add-device", "D", "flexspec-broker"), "the broker's own name", 2),
         (("add-device", "D", "w1"), "w1 is there already, with the role worker", 2),
         (("add-worker", "D", "w2", "--version", "a b"), "cannot stand in a topic", 2),
         (("revoke", "D", "nobody"), "none of this broker's clients", 2),

@@ -308,9 +308,3 @@ def test_a_key_of_another_deployment_signs_nothing(keyed: Path, tmp_path: Path) 
     done = run("add-device", keyed, "carol")
     assert done.returncode == 4
     assert "cannot be used: this is no private key" in done.stderr
-
-
-def test_no_client_goes_by_the_brokers_own_name(keyed: Path) -> None:
-    done = run("add-device", keyed, "flexspec-broker")
-    assert done.returncode == 2
-    assert "the broker's own name" in done.stderr

@@ -1,4 +1,4 @@
-"""``flexspec chat`` on a terminal, with the default model, its draft and all daemons as processes."""
+"""``flexspec chat`` on a terminal, against the real API."""
 
 from __future__ import annotations
 
@@ -12,19 +12,15 @@ import stat
 import struct
 import sys
 import termios
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx2
-import pytest
-import pytest_asyncio
-
 from broker.launcher import PrivateBroker
 from lab.testbed.process import as_child
-from tests.integration.processes import PATIENCE, start, start_worker, status
-
-pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+from tests.daemons import PATIENCE, FakeEngine, until
+from tests.edge_node.api.served import expected, ids_of, served
 
 CTRL_C, CTRL_D, ALT_ENTER = b"\x03", b"\x04", b"\x1b\r"
 ESCAPE = re.compile(r"\x1b(\[[0-9;?]*[ -/]*[@-~]|\][^\x07]*\x07|[()][AB0]|[=>])")
@@ -106,28 +102,15 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
         os.close(ours)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def port(module_mosquitto: PrivateBroker) -> AsyncIterator[int]:
-    """A worker, and an edge node that drafts and serves its API; the port."""
-    worker = await start_worker(module_mosquitto, "w1")
-    edge = await start(
-        *("edge_node", "serve", "--broker", f"127.0.0.1:{module_mosquitto.port}", "--edge", "e1"),
-        *("--api-port", "0", "--ready-json", "--policy", "fixed", "--worker-draft", "0"),
-    )
-    try:
-        await worker.event(lambda line: bool(line.get("ready")))
-        yield int((await edge.event(lambda line: bool(line.get("ready"))))["port"])
-    finally:
-        await edge.kill()
-        await worker.kill()
+def long_one(prompt: str) -> int:
+    """A seed with which the target goes on for a thousand tokens; now and then it ends a text by itself."""
+    return next(seed for seed in range(100) if len(expected(ids_of(prompt), seed, 1000)[0]) == 1000)
 
 
-async def test_a_conversation(module_mosquitto: PrivateBroker, port: int, tmp_path: Path) -> None:
-    async with httpx2.AsyncClient(timeout=PATIENCE) as http:
-        async with asyncio.timeout(PATIENCE):
-            while (await http.get(f"http://127.0.0.1:{port}/readyz")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        flags = ("--url", f"http://127.0.0.1:{port}", "--max-tokens", "24", "--temperature", "0")
+async def test_a_conversation(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    engine = FakeEngine(before=lambda _items: time.sleep(0.02))
+    async with served(mosquitto, engine=engine) as api:
+        flags = ("--url", api.url, "--max-tokens", "24", "--seed", str(long_one("Why is the sky blue?")))
         async with on_terminal(*flags, XDG_STATE_HOME=str(tmp_path)) as terminal:
             await terminal.until("drafted on the device")
             answer = await terminal.say("Why is the sky blue?", "rounds .*seed [0-9]+")
@@ -135,20 +118,21 @@ async def test_a_conversation(module_mosquitto: PrivateBroker, port: int, tmp_pa
             assert "\x1b[1;33m" in answer  # written by the target
             assert "24 tokens in" in ESCAPE.sub("", answer)
             assert "cut at the limit" in ESCAPE.sub("", await terminal.until("limit of tokens"))
-            assert "* base" in await terminal.say("/model", r"\* base")
-            await terminal.say("/seed 7", "seed: 7")
-            await terminal.say("And why is it red in the evening?", "seed 7")
-            await terminal.say("/max-tokens 3000", "max-tokens: 3000")
-            # A turn of two lines; then stopped in the middle.
+            assert f"* {api.version}" in await terminal.say("/model", rf"\* {api.version}")
+            await terminal.say("/clear", "begins anew")
+            # A turn of two lines, stopped in the middle.
+            seed = long_one("Tell me a very long story\nabout rivers.")
+            await terminal.say(f"/seed {seed}", f"seed: {seed}")
+            await terminal.say("/max-tokens 1000", "max-tokens: 1000")
             await terminal.until(PROMPT)
             terminal.type(b"Tell me a very long story" + ALT_ENTER + b"about rivers.\r")
             await terminal.until("\x1b\\[(32|1;33)m")
-            await status(module_mosquitto, "w1", lambda found: found.load == 1)
+            await until(lambda: api.daemons[0].kept == 1)
             terminal.type(CTRL_C)
             await terminal.until("stopped; what was written stays")
-            await status(module_mosquitto, "w1", lambda found: found.load == 0)
+            await until(lambda: api.daemons[0].kept == 0)
             await terminal.say("/max-tokens 5", "max-tokens: 5")
-            await terminal.say("Thank you.", "5 tokens in|stop")
+            await terminal.say("Thank you.", f"tokens in .*seed {seed}")
             # Ctrl-C throws a line away; at an empty one it ends the chat.
             await terminal.until(PROMPT)
             terminal.type(b"never mind")
@@ -162,9 +146,9 @@ async def test_a_conversation(module_mosquitto: PrivateBroker, port: int, tmp_pa
         assert "never mind" not in history.read_text()
 
 
-async def test_sigterm_leaves_the_terminal_as_it_was(port: int, tmp_path: Path) -> None:
-    flags = ("--url", f"http://127.0.0.1:{port}", "--history", str(tmp_path / "history"))
-    async with on_terminal(*flags) as terminal:
+async def test_sigterm_leaves_the_terminal_as_it_was(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    flags = ("--history", str(tmp_path / "history"))
+    async with served(mosquitto) as api, on_terminal("--url", api.url, *flags) as terminal:
         await terminal.until(PROMPT)
         terminal.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):
