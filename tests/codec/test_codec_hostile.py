@@ -51,12 +51,6 @@ def peak_of_refusal(payload: bytes) -> int:
         tracemalloc.stop()
 
 
-@given(payload=st.binary(max_size=300))
-@settings(max_examples=500, deadline=None)
-def test_random_bytes(payload: bytes) -> None:
-    outcome(payload)
-
-
 @given(flag=st.integers(0x10, 0x1F), kind=st.integers(0, 8), rest=st.binary(max_size=200))
 @settings(max_examples=500, deadline=None)
 def test_random_bytes_behind_a_good_beginning(flag: int, kind: int, rest: bytes) -> None:
