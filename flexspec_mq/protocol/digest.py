@@ -120,9 +120,6 @@ class TokenView(Sequence[int]):
     def __iter__(self) -> Iterator[int]:
         return chained(self._head, islice(self._tail, self._length))
 
-    def __repr__(self) -> str:
-        return f"TokenView({len(self._head)} + {self._length} tokens)"
-
 
 class Chain:
     """Generated tokens with the digest at every position.

@@ -207,12 +207,9 @@ class LinkCounters:
         disconnects: connections that were lost.
         attempts_failed: connections that did not come up.
         published: messages handed over: QoS 0 written to the socket, QoS ≥ 1 acknowledged.
-        publish_refused: refused by the broker or for its limits.
-        publish_lost: given up because the connection was down, broke or did not acknowledge.
         received: messages from the broker, but for those that were not wanted.
         inbound_refused: messages that were not wanted.
         inbound_dropped: messages received and dropped on overflow, the oldest first.
-        flaps_dropped: pairs of up and down events that a slow consumer did not get to see.
         bytes_out: payload bytes of `published`.
         bytes_in: payload bytes of `received`.
     """
@@ -221,11 +218,8 @@ class LinkCounters:
     disconnects: int = 0
     attempts_failed: int = 0
     published: int = 0
-    publish_refused: int = 0
-    publish_lost: int = 0
     received: int = 0
     inbound_refused: int = 0
     inbound_dropped: int = 0
-    flaps_dropped: int = 0
     bytes_out: int = 0
     bytes_in: int = 0

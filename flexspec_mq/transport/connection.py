@@ -114,7 +114,7 @@ class MqttConnection(aiomqtt.Client):
         self.taken_over = False
         self.session_present = False
         self.limits = BrokerLimits()
-        self.on_lost: Callable[[str], None] = _ignore
+        self.on_lost: Callable[[str], None] = lambda _: None
         self._deliver = deliver
         self._wants = wants
         self._reader = BulkReader(self._client, wants, deliver)
@@ -435,10 +435,6 @@ class MqttConnection(aiomqtt.Client):
             self._silence.acknowledged(ack.size, self._loop.time() - ack.since)
         if not ack.code.done():  # else the call was cancelled and nobody waits
             ack.code.set_result(code)
-
-
-def _ignore(_reason: str) -> None:
-    """Nobody is to be told yet."""
 
 
 def _shut_down(sock: Any) -> None:

@@ -31,8 +31,8 @@ class Inbox:
 
     Args:
         capacity: messages that may wait.
-        counters: counters of the link, of which `received`, `bytes_in`, `inbound_refused`, `inbound_dropped` and
-            `flaps_dropped` are kept here.
+        counters: counters of the link, of which `received`, `bytes_in`, `inbound_refused` and `inbound_dropped`
+            are kept here.
         most_bytes: bytes of payload that may wait.
         admit: asked by topic and size whether a message is wanted; all are without it.
     """
@@ -91,7 +91,6 @@ class Inbox:
         if len(self._changes) >= MAX_LINK_EVENTS:
             for _ in range(2):
                 del self._waiting[self._changes.popleft()]
-            self._counters.flaps_dropped += 1
         number = next(self._numbers)
         self._waiting[number] = change
         self._changes.append(number)

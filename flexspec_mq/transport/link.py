@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeAlias
 
 from flexspec_mq.daemon.tasks import running
-from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.errors import LinkDown, LinkError, LinkRefused
 from flexspec_mq.transport.base import (
     LinkCounters,
     LinkDownEvent,
@@ -82,7 +82,7 @@ class Link(ABC):
 
         The queue is bounded by `LinkSettings.inbound_queue` and `inbound_bytes`. On overflow the oldest *message* of
         the topic that has the most is dropped and counted: newer drafts, polls and verdicts cover older ones. Up and
-        down events stay; at most 32 wait, of more the oldest pairs are dropped and counted, so they still alternate.
+        down events stay; at most 32 wait, of more the oldest pairs are dropped, so they still alternate.
 
         Raises:
             LinkError: from the iterator, when the link failed for good.
@@ -124,15 +124,8 @@ class Link(ABC):
         """
         check_topic(topic)
         check_qos(qos)
-        try:
-            self._require_up()
-            await self._send(Outbound(topic, payload, qos, retain, expiry))
-        except PublishRefused:
-            self.counters.publish_refused += 1
-            raise
-        except LinkDown:
-            self.counters.publish_lost += 1
-            raise
+        self._require_up()
+        await self._send(Outbound(topic, payload, qos, retain, expiry))
         self.counters.published += 1
         self.counters.bytes_out += len(payload)
 

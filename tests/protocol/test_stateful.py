@@ -222,7 +222,7 @@ class Schedule(RuleBasedStateMachine):
             assert host.machine.prefixes <= world.config.prefixes
         for cell in world.cells:
             assert len(cell.machine._text.chain) <= cell.machine._text.have + 5 * 64
-            assert len(cell.machine._sender._window.in_flight) <= 8
+            assert len(cell.machine._sender.in_flight) <= 8
 
     def teardown(self) -> None:
         if not hasattr(self, "world"):

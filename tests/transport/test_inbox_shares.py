@@ -53,7 +53,6 @@ async def test_link_events_survive_a_flood_of_messages_and_still_alternate() -> 
     assert len(changes) == MAX_LINK_EVENTS
     assert [type(event) for event in changes] == [LinkUpEvent, LinkDownEvent] * (MAX_LINK_EVENTS // 2)
     assert changes[-1] == LinkDownEvent(str(MAX_LINK_EVENTS - 1))
-    assert counters.flaps_dropped == MAX_LINK_EVENTS // 2
     payloads = [event.payload for event in events if isinstance(event, Inbound)]
     assert payloads == [*(bytes((i,)) for i in range(MAX_LINK_EVENTS - 4, MAX_LINK_EVENTS)), b"last"]
     assert counters.inbound_dropped == MAX_LINK_EVENTS + 1 - 5

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.protocol.digest import prefix_name
 from flexspec_mq.protocol.effects import Send
@@ -16,101 +15,36 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.edge.types import SessionRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A batch of the tokens at positions `start` to `end - 1`. It lets the worker decide up to `end`."""
 
     start: int
     end: int
 
 
-class Window:
-    """Batches in flight to one worker. Batches are contiguous: the next starts where the last one ended.
-
-    Attributes:
-        held: length of the chain that the worker is known to hold.
-        sent_to: position after the last token sent, never below `held`.
-        in_flight: batches not yet fully decided, at most W of the plan plus one that came with an open or poll.
-    """
-
-    def __init__(self) -> None:
-        self.held = 0
-        self.sent_to = 0
-        self.in_flight: list[Span] = []
-
-    def restart(self, came_with_open: Span | None) -> None:
-        """Begin with a worker of which nothing is known but that it has our newest open, if at all."""
-        self.held = 0
-        self.in_flight = [came_with_open] if came_with_open else []
-        self.sent_to = came_with_open.end if came_with_open else 0
-
-    def holds(self, end: int) -> None:
-        """The worker is known to hold the first `end` tokens of our chain."""
-        self.held = max(self.held, end)
-        while self.in_flight and self.in_flight[0].end < self.held:
-            self.in_flight.pop(0)
-        self.sent_to = max(self.sent_to, self.held)
-
-    def roll_back(self) -> None:
-        """The pending draft is gone and all in flight with it; sending restarts at what the worker holds."""
-        self.in_flight = []
-        self.sent_to = self.held
-
-    def send(self, end: int) -> Span:
-        """Put the next batch in flight."""
-        span = Span(self.sent_to, end)
-        self.in_flight.append(span)
-        self.sent_to = end
-        return span
-
-    def send_again(self, have: int) -> Span:
-        """Put everything unacknowledged in flight as one batch, in place of what was."""
-        end = min(self.held + MAX_DRAFT_TOKENS, max(self.sent_to, have))
-        span = Span(self.held, end)
-        self.in_flight = [span]
-        self.sent_to = end
-        return span
-
-    def next_end(self, plan: Plan, have: int, tip: int, *, drafting: bool) -> int | None:
-        """Where the batch that is due now would end, or None if none is due.
-
-        Tokens committed through another worker go out at once, as the best drafts there are; drafted ones when
-        there are K of them, or when no more will come.
-
-        Args:
-            plan: K, W and run-ahead.
-            have: committed length.
-            tip: length of committed and drafted tokens.
-            drafting: whether the drafter is expected to add more.
-        """
-        if len(self.in_flight) >= plan.in_flight:
-            return None
-        drafted = tip - max(self.sent_to, have)
-        if self.sent_to < have:
-            return min(self.sent_to + MAX_DRAFT_TOKENS, have + min(drafted, plan.draft_length))
-        if drafted and not drafting:
-            return self.sent_to + min(drafted, plan.draft_length or MAX_DRAFT_TOKENS)
-        if drafted >= plan.draft_length > 0:
-            return self.sent_to + plan.draft_length
-        if not drafted and not drafting and not self.in_flight and not plan.ahead:
-            return self.sent_to
-        return None
-
-
 class Sender:
     """Makes the messages of a session. It alone knows the window, the credit and the sequence numbers.
+
+    The window is what is on its way to one worker. Its batches are contiguous: the next starts where the last one
+    ended.
 
     Args:
         request: the generation.
         rtt: told of each message that wants an answer.
         text: the session's text, to read.
+
+    Attributes:
+        held: length of the chain that the adopted worker is known to hold.
+        in_flight: batches not yet fully decided, at most W of the plan plus one that came with an open or poll.
     """
 
     def __init__(self, request: SessionRequest, rtt: RoundTrip, text: SessionText) -> None:
         self._request = request
         self._rtt = rtt
         self._text = text
-        self._window = Window()
+        self.held = 0
+        self.in_flight: list[Span] = []
+        self._sent_to = 0  # position after the last token sent, never below `held`
         self._qos = 0
         self._seq = 0
         self._with_open: Span | None = None
@@ -120,14 +54,19 @@ class Sender:
         self._attempt = 0
 
     @property
-    def held(self) -> int:
-        """Length of the chain that the adopted worker is known to hold."""
-        return self._window.held
-
-    @property
     def expecting(self) -> bool:
         """Whether the adopted worker owes us an answer."""
-        return self._granted[0] > 0 or bool(self._window.in_flight)
+        return self._granted[0] > 0 or bool(self.in_flight)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the adopted worker runs ahead and nothing of ours is under way that its verdicts could echo."""
+        return self._granted[0] > 0 and not self.in_flight
+
+    @property
+    def lets_draft(self) -> bool:
+        """Whether the adopted worker may draft itself, as of the newest message."""
+        return self._granted[1] > 0
 
     def batches(self, start: int, end: int) -> list[tuple[int, int]]:
         """The batches in which the drafted tokens from `start` to `end - 1` went out, or will.
@@ -136,25 +75,20 @@ class Sender:
             For each, the place of its first one of these tokens in it, from 0, and their number. Beyond what was sent
             the next batch begins.
         """
-        found = []
-        for span in self._window.in_flight:
+        parts = []
+        for span in self.in_flight:
             if span.start <= start < min(span.end, end):
                 until = min(span.end, end)
-                found.append((start - span.start, until - start))
+                parts.append((start - span.start, until - start))
                 start = until
         if start < end:
-            found.append((0, end - start))
-        return found
-
-    @property
-    def lets_draft(self) -> bool:
-        """Whether the adopted worker may draft itself, as of the newest message."""
-        return self._granted[1] > 0
+            parts.append((0, end - start))
+        return parts
 
     def room(self, plan: Plan) -> int:
         """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
         text = self._text
-        left = plan.draft_length - (text.tip - max(self._window.sent_to, text.have))
+        left = plan.draft_length - (text.tip - max(self._sent_to, text.have))
         return min(left, text.limit - 1 - text.tip)
 
     # What happens
@@ -162,17 +96,27 @@ class Sender:
     def adopted(self, worker: str, attempt: int, *, newest: bool) -> None:
         """A worker was adopted: only the newest open's draft is known to be on its way to it."""
         self._to, self._attempt = worker, attempt
-        self._window.restart(self._with_open if newest else None)
+        self._restart(self._with_open if newest else None)
 
     def holds(self, end: int) -> None:
-        """The adopted worker is known to hold the first `end` tokens."""
-        self._window.holds(end)
+        """The adopted worker is known to hold the first `end` tokens of our chain."""
+        self.held = max(self.held, end)
+        while self.in_flight and self.in_flight[0].end < self.held:
+            self.in_flight.pop(0)
+        self._sent_to = max(self._sent_to, self.held)
 
     def rolled_back(self) -> None:
-        """The pending draft was wrong, and with it all that is in flight."""
-        self._window.roll_back()
+        """The pending draft was wrong, and with it all that is in flight; sending restarts at what is held."""
+        self.in_flight = []
+        self._sent_to = self.held
         self._rtt.rolled_back()
         self._with_open = None
+
+    def _restart(self, came_with_open: Span | None) -> None:
+        """Begin with a worker of which nothing is known but that it has our newest open, if at all."""
+        self.held = 0
+        self.in_flight = [came_with_open] if came_with_open else []
+        self._sent_to = came_with_open.end if came_with_open else 0
 
     # What goes out
 
@@ -182,7 +126,7 @@ class Sender:
         reuse = request.reuse if named else None
         end = min(text.tip, text.have + MAX_DRAFT_TOKENS)
         self._with_open = Span(text.have, end)
-        self._window.restart(self._with_open)
+        self._restart(self._with_open)
         ahead, worker_draft = _grant(plan)
         message = Open(
             request.session,
@@ -201,19 +145,38 @@ class Sender:
         return Send(reuse.worker if reuse else None, message, qos, expiry)
 
     def batch(self, plan: Plan, now: float, *, drafting: bool) -> Send | None:
-        """The batch that is due, if one is."""
-        text = self._text
-        end = self._window.next_end(plan, text.have, text.tip, drafting=drafting)
-        return None if end is None else self._tokens(Draft, plan, self._window.send(end), now)
+        """The batch that is due, if one is; `drafting`: the drafter is expected to add more tokens."""
+        end = self._next_end(plan, drafting=drafting)
+        if end is None:
+            return None
+        span = Span(self._sent_to, end)
+        self.in_flight.append(span)
+        self._sent_to = end
+        return self._tokens(Draft, plan, span, now)
 
-    @property
-    def silent(self) -> bool:
-        """Whether the adopted worker runs ahead and nothing of ours is under way that its verdicts could echo."""
-        return self._granted[0] > 0 and not self._window.in_flight
+    def _next_end(self, plan: Plan, *, drafting: bool) -> int | None:
+        """Where the batch that is due now would end, or None if none is due.
+
+        Tokens committed through another worker go out at once, as the best drafts there are; drafted ones when
+        there are K of them, or when no more will come.
+        """
+        if len(self.in_flight) >= plan.in_flight:
+            return None
+        have, sent_to = self._text.have, self._sent_to
+        drafted = self._text.tip - max(sent_to, have)
+        if sent_to < have:
+            return min(sent_to + MAX_DRAFT_TOKENS, have + min(drafted, plan.draft_length))
+        if drafted and not drafting:
+            return sent_to + min(drafted, plan.draft_length or MAX_DRAFT_TOKENS)
+        if drafted >= plan.draft_length > 0:
+            return sent_to + plan.draft_length
+        if not drafted and not drafting and not self.in_flight and not plan.ahead:
+            return sent_to
+        return None
 
     def credit(self, plan: Plan, now: float, *, ask: bool) -> Send | None:
         """Run-ahead credit, if the worker may be short of it or the plan grants another; `ask`: must be answered."""
-        ahead, held = plan.ahead, self._window.held
+        ahead, held = plan.ahead, self.held
         if not ask and (
             _grant(plan) == self._granted
             and not (ahead and self._text.have - self._credited >= max(1, ahead // 2))
@@ -223,7 +186,11 @@ class Sender:
 
     def poll(self, plan: Plan, now: float) -> Send:
         """Ask for an answer, and send again all that the worker may have missed."""
-        return self._tokens(Poll, plan, self._window.send_again(self._text.have), now)
+        end = min(self.held + MAX_DRAFT_TOKENS, max(self._sent_to, self._text.have))
+        span = Span(self.held, end)
+        self.in_flight = [span]
+        self._sent_to = end
+        return self._tokens(Poll, plan, span, now)
 
     def close(self, worker: str, attempt: int, reason: CloseReason) -> Send:
         """End the session at one worker. Never repeated, never acknowledged: the lease cleans up."""
