@@ -130,19 +130,6 @@ def fingerprint_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     return whole.hexdigest()
 
 
-def need_config(folder: Path) -> None:
-    """Refuse a folder that holds no checkpoint; nothing need be installed for that.
-
-    Raises:
-        ModelError: it does not.
-    """
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"{folder} is no checkpoint folder: it has no config.json",
-            hint="name the folder that holds config.json, the weights and the tokenizer",
-        )
-
-
 def need_libraries(what: str = "running a model") -> None:
     """Refuse what takes transformers where it is not installed.
 

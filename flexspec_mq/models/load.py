@@ -14,7 +14,6 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import (
     Config,
     first_line,
-    need_config,
     need_libraries,
     quiet_transformers,
     read_checkpoint,
@@ -108,7 +107,10 @@ def find_model(name_or_path: str | Path | None, *, progress: Progress | None = N
     """
     source = resolve(name_or_path, progress=progress)
     if isinstance(source, Path):
-        need_config(source)
+        if not (source / "config.json").is_file():
+            raise ModelError(
+                f"{source} is no checkpoint folder: it has no config.json", hint="name another folder"
+            )
     else:
         need_libraries(f"there is no folder {source}, and a model of that name on the hub")
     return source

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from jinja2 import Template
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Backend
     from transformers import PreTrainedTokenizerBase
@@ -36,7 +35,7 @@ class PlainTokenizer:
         self.chat_template = template
         self.model_max_length = longest
         self.backend_tokenizer = backend
-        self._template = None if template is None else _compiled(template)
+        self._template = None if template is None else _environment().from_string(template)
 
     def __len__(self) -> int:
         """Tokens of the vocabulary, added ones included."""
@@ -56,8 +55,8 @@ class PlainTokenizer:
     @property
     def all_special_ids(self) -> list[int]:
         """Ids of the tokens that have roles, each once."""
-        found = (self.backend_tokenizer.token_to_id(self.special_tokens_map.get(role, "")) for role in ROLES)
-        return list(dict.fromkeys(token for token in found if token is not None))
+        ids = (self.backend_tokenizer.token_to_id(self.special_tokens_map.get(role, "")) for role in ROLES)
+        return list(dict.fromkeys(token for token in ids if token is not None))
 
     def get_vocab(self) -> dict[str, int]:
         """Token → id."""
@@ -121,11 +120,6 @@ def _environment() -> Any:
     del environment.globals["dict"], environment.globals["namespace"]
     environment.globals["raise_exception"] = refuse
     return environment
-
-
-def _compiled(template: str) -> Template:
-    found: Template = _environment().from_string(template)
-    return found
 
 
 def is_plain(template: str) -> bool:

@@ -214,7 +214,9 @@ class _Group:
             self._first.append((block.by_block(query), context[:, 0].transpose(2, 3).unbind(0), scores))
             for span, products in zip(spans, self._second, strict=True):
                 products.append((scores[:, :, span], context[:, 1, :, span].unbind(0), into))
-        self._joint = _Joint.where_it_pays(blocks, padded, shapes, queries, self._scores, mixed)
+        short = padded <= min(_SHORT, shapes.value_block) and len(blocks) > 1
+        alike = len({block.rows for block in blocks}) == 1
+        self._joint = _Joint(blocks, padded, queries, self._scores, mixed) if short and alike else None
         # One segment's mask is spread over its heads; several are written out.
         self._shape = (-1, blocks[0].segment.count if self._alone else 1, padded)
 
@@ -231,7 +233,9 @@ class _Group:
                 torch.bmm(query, keys[layer], out=scores)
         if scale != 1.0:
             self._scores.mul_(scale)
-        mask = self._mask(window)
+        if window not in self._masks:
+            self._masks[window] = self._mask(window)
+        mask = self._masks[window]
         self._scores.view(self._shape)[..., self._padded - mask.shape[-1] :].add_(mask)
         # It computes in float32 and rounds at the end, whatever the dtype.
         torch.softmax(self._scores, dim=-1, out=self._scores)
@@ -245,12 +249,6 @@ class _Group:
                 into.add_(torch.bmm(weights, values[layer]))
 
     def _mask(self, window: int | None) -> torch.Tensor:
-        mask = self._masks.get(window)
-        if mask is None:
-            mask = self._masks[window] = self._build_mask(window)
-        return mask
-
-    def _build_mask(self, window: int | None) -> torch.Tensor:
         """For the last positions, the first of which is the first that some query may not see."""
         first = 0 if window is not None else min(block.segment.base for block in self._blocks) + 1
         if self._alone:
@@ -264,30 +262,21 @@ class _Group:
 
 
 class _Joint:
-    """Short contexts of several segments, copied behind one another: one product for all of them.
+    """Short contexts of several segments of as many rows, copied behind one another: one product for all of them.
 
     A product of a few rows takes longer to begin than to copy some hundred keys.
     """
 
-    def __init__(self, blocks: Sequence[_Block], padded: int, rows: tuple[torch.Tensor, ...]) -> None:
+    def __init__(self, blocks: Sequence[_Block], padded: int, *rows: torch.Tensor) -> None:
         size = rows[0].shape[1]
         contexts = [block.segment.kv.span(0, padded) for block in blocks]
         self._keys, self._values = (
             list(zip(*(context[:, which].unbind(0) for context in contexts), strict=True)) for which in (0, 1)
         )
         self._queries, self._scores, self._mixed = (
-            one.view(-1, blocks[0].rows, one.shape[1]) for one in rows
+            flat.view(-1, blocks[0].rows, flat.shape[1]) for flat in rows
         )
         self._copy = rows[0].new_empty((len(self._queries), padded, size))
-
-    @classmethod
-    def where_it_pays(
-        cls, blocks: Sequence[_Block], padded: int, shapes: Shapes, *rows: torch.Tensor
-    ) -> _Joint | None:
-        """None where copying does not pay, or the segments have different numbers of rows."""
-        short = padded <= min(_SHORT, shapes.value_block)
-        same = len({block.rows for block in blocks}) == 1
-        return cls(blocks, padded, rows) if short and same and len(blocks) > 1 else None
 
     def score(self, layer: int) -> None:
         """From queries and keys to scores."""

@@ -9,17 +9,17 @@ at a multiple of the power of two that holds them, and there are `_GRAIN`, or a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
-from flexspec_mq.models.invariance.product_probe import COUNTS, Products, cancelling, row_range
+from flexspec_mq.models.invariance.product_probe import cancelling
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from flexspec_mq.models.head import LoraDelta
     from flexspec_mq.models.invariance.shapes import Shapes
@@ -32,7 +32,7 @@ _GRAIN = 64
 """Columns: with fewer, oneDNN and MKL take other kernels for few rows."""
 _LEAST = 8
 """Fewest columns of an addition."""
-_COLUMNS = (64, 128, 256, 512)
+COLUMNS = (64, 128, 256, 512)
 """Columns between two products, in a comparison."""
 _WIDEST = 4096
 """Most outputs in a comparison."""
@@ -198,7 +198,7 @@ class LoraBank:
         most = counts[-1]
         x = cancelling(most, width, -1.0, order, generator).to(self._like)
         down = cancelling(_GRAIN, width, 1.0, order, generator).to(self._like)
-        sizes = sorted({*_COLUMNS, columns})
+        sizes = sorted({*COLUMNS, columns})
         results = []
         for size in sizes:
             product = self._make(functional.pad(down, (0, 0, size - _GRAIN, 0)), None)
@@ -264,42 +264,3 @@ def _resized(weights: torch.Tensor, columns: int, along: int) -> torch.Tensor:
     size = list(weights.shape)
     size[along] = columns - kept.shape[along]
     return torch.cat((kept, weights.new_zeros(size)), dim=along)
-
-
-def shapes_of_additions(
-    matrices: Iterable[tuple[int, int]], make: Make, like: torch.Tensor, shapes: Shapes
-) -> Shapes:
-    """Shapes that products of additions need on this machine, whichever heads are held.
-
-    Args:
-        matrices: width and outputs of each that may have additions.
-        make: prepares a matrix from plain weights.
-        like: a tensor on the device and in the dtype of the model.
-        shapes: shapes of the model's own products.
-    """
-    kinds = {
-        kind
-        for width, outputs in matrices
-        for columns in (_COLUMNS[0], _COLUMNS[-1])
-        for kind in ((width, columns, False), (columns, outputs, False))
-    }
-    least, most = row_range(Products(tuple(sorted(kinds)), make), like) or (1, None)
-    return replace(shapes, min_rows=least, max_rows=most)
-
-
-def compare_banks(banks: Iterable[LoraBank], shapes: Shapes) -> tuple[int, int]:
-    """Compare products of additions at every place that they may have, with sums that cancel.
-
-    Args:
-        banks: banks of one kind are compared once.
-        shapes: shapes of the additions' products.
-
-    Returns:
-        Rows compared, and rows with other bits.
-    """
-    different = {bank.compared: bank for bank in banks}
-    counts = [
-        count for count in COUNTS if count >= shapes.min_rows and count <= (shapes.max_rows or COUNTS[-1])
-    ]
-    results = [bank.compare(counts) for bank in different.values()]
-    return sum(rows for rows, _ in results), sum(differing for _, differing in results)

@@ -93,6 +93,11 @@ def _row_range(
     return _widest(edges)
 
 
+def counts_within(least: int, most: int | None) -> list[int]:
+    """Numbers of rows that are compared where a product has at least and at most so many."""
+    return [count for count in COUNTS if count >= least and (most is None or count <= most)]
+
+
 def _narrowed(kinds: Iterable[Kind]) -> Iterator[Kind]:
     return ((width, min(out, _WIDEST), biased) for width, out, biased in kinds)
 
@@ -133,7 +138,7 @@ def compare(
         Rows compared, and rows with other bits.
     """
     rows = differing = 0
-    counts = [count for count in COUNTS if count >= least and (most is None or count <= most)]
+    counts = counts_within(least, most)
     for kind in products.kinds:
         weight, bias, x = _cancelling_product(kind, like, seed)
         product = products.make(weight, bias)
@@ -148,7 +153,7 @@ def compare(
 @torch.inference_mode()
 def same_bits(one: Products, other: Products, like: torch.Tensor, least: int, most: int | None) -> bool:
     """Whether two ways of multiplying give the same bits for all numbers of rows that are allowed."""
-    counts = [count for count in COUNTS if count >= least and (most is None or count <= most)]
+    counts = counts_within(least, most)
     for kind in _narrowed(one.kinds):
         weight, bias, x = _cancelling_product(kind, like, 1)
         first, second = one.make(weight, bias), other.make(weight, bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.head import FullHead
 from flexspec_mq.models.invariance.attention import Segment
-from flexspec_mq.models.invariance.lora_bank import RowOwners, compare_banks, shapes_of_additions
+from flexspec_mq.models.invariance.lora_bank import COLUMNS, RowOwners
+from flexspec_mq.models.invariance.product_probe import Products, counts_within, row_range
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, to_numpy
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from flexspec_mq.models.head import Head
     from flexspec_mq.models.invariance.attention import Heads
     from flexspec_mq.models.invariance.lora_bank import LoraBank, Make
-    from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes
 
 _CANARY_ROWS = 64
@@ -207,7 +207,10 @@ class TargetModel(ABC):
             Rows compared, and rows with other bits.
         """
         self._check_held(name)
-        return compare_banks([bank for bank in self._banks() if name in bank.owners], self._addition_shapes)
+        of_each_kind = {bank.compared: bank for bank in self._banks() if name in bank.owners}
+        counts = counts_within(self._addition_shapes.min_rows, self._addition_shapes.max_rows)
+        results = [bank.compare(counts) for bank in of_each_kind.values()]
+        return sum(rows for rows, _ in results), sum(differing for _, differing in results)
 
     @abstractmethod
     def _logits(self, batch: Batch) -> torch.Tensor:
@@ -232,9 +235,16 @@ class TargetModel(ABC):
 
     @cached_property
     def _addition_shapes(self) -> Shapes:
-        """Shapes of the products of low-rank additions."""
-        matrices = {(width, outputs) for width, outputs, _ in self.products.kinds}
-        return shapes_of_additions(matrices, self._make_addition, self._like, self.shapes)
+        """Shapes that products of low-rank additions need on this machine, whichever heads are held."""
+        kinds = {
+            kind
+            for width, outputs, _ in self.products.kinds
+            for columns in (COLUMNS[0], COLUMNS[-1])
+            for kind in ((width, columns, False), (columns, outputs, False))
+        }
+        products = Products(tuple(sorted(kinds)), self._make_addition)
+        least, most = row_range(products, self._like) or (1, None)
+        return replace(self.shapes, min_rows=least, max_rows=most)
 
     def _lay_out(self, inputs: Sequence[ModelInput]) -> Batch:
         """Lay out the rows of a forward, and make room for the keys and values of its tokens."""
