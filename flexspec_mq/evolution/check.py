@@ -9,8 +9,8 @@ import torch
 from flexspec_mq.evolution import offline
 from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, Manifest, digest, read_head
-from flexspec_mq.models.checkpoint import need_libraries
-from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead, weights_fingerprint
+from flexspec_mq.models.checkpoint import need_libraries, weights_fingerprint
+from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_weights
 from flexspec_mq.models.invariance.target import canary_share
 from flexspec_mq.models.load import load_text

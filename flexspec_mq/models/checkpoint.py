@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import util
 from logging import ERROR
@@ -128,6 +128,41 @@ def fingerprint_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
         whole.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
         whole.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return whole.hexdigest()
+
+
+def read_tensors(
+    folder: Path, wanted: Callable[[str], bool] | None = None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a checkpoint folder, one at a time in the order of their names, whatever files they lie in.
+
+    Args:
+        folder: folder with safetensors weights.
+        wanted: whether a tensor of that name is wanted; None is all.
+
+    Raises:
+        ModelError: the folder has no safetensors weights that can be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        for name, file in sorted(weight_files(folder).items()):
+            if wanted is None or wanted(name):
+                with safe_open(folder / file, framework="pt") as opened:
+                    tensor = opened.get_tensor(name)
+                yield name, tensor
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
+        ) from error
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Fingerprint of all tensors of a checkpoint, as `fingerprint_of`.
+
+    Raises:
+        ModelError: the folder has no safetensors weights that can be read.
+    """
+    return fingerprint_of(read_tensors(folder))
 
 
 def need_libraries(what: str = "running a model") -> None:

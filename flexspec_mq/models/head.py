@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.checkpoint import WEIGHTS, fingerprint_of, weight_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     import torch
@@ -129,30 +128,6 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         if not bool(tensor.isfinite().all()):
             raise HeadError(f"{path}: {name} has weights that are not finite", hint="train the head again")
     return tensors
-
-
-def weights_fingerprint(folder: Path) -> str:
-    """BLAKE2b over names, dtypes, shapes and bytes of all tensors of a checkpoint, 32 hex digits.
-
-    The tensors are read one at a time, in the order of their names, so neither the files that they lie in nor
-    memory matters.
-
-    Raises:
-        HeadError: the folder has no safetensors weights that can be read.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
-        for name, file in sorted(weight_files(folder).items()):
-            with safe_open(folder / file, framework="pt") as opened:
-                yield name, opened.get_tensor(name)
-
-    try:
-        return fingerprint_of(tensors())
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise HeadError(
-            f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
-        ) from error
 
 
 def check_shape(name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

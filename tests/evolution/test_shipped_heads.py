@@ -12,8 +12,8 @@ from flexspec_mq.heads.manifest import MANIFEST, digest, read_head
 pytest.importorskip("transformers")
 
 from flexspec_mq.evolution.check import check_head
+from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.load import load_text
 
 EXAMPLES = Path(flexspec_mq.heads.__file__).with_name("examples")

@@ -19,10 +19,10 @@ from edge_node.node import EdgeNode
 from flexspec_mq.catalogue import editing
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.heads.manifest import Canary
+from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import LoadedText, load_text

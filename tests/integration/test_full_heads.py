@@ -12,8 +12,8 @@ import torch
 from broker.launcher import PrivateBroker
 from flexspec_mq.catalogue import editing
 from flexspec_mq.heads.manifest import Canary
+from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.head_files import read_full
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import load_target, load_text

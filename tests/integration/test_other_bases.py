@@ -21,9 +21,9 @@ from edge_node.node import EdgeNode
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
+from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.load import load_text
 from flexspec_mq.sampling.params import SamplingParams

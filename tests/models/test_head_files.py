@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.checkpoint import fingerprint_of
-from flexspec_mq.models.head import LoraDelta, weights_fingerprint
+from flexspec_mq.models.checkpoint import fingerprint_of, weights_fingerprint
+from flexspec_mq.models.head import LoraDelta
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_full, read_lora
 from flexspec_mq.models.invariance.lora_bank import LoraBank
 from flexspec_mq.models.load import load_text
@@ -232,7 +233,7 @@ def test_a_base_is_known_by_its_weights(base: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     save_file(tensors, tmp_path / "other" / "model.safetensors")
     assert weights_fingerprint(tmp_path / "other") != found
-    with pytest.raises(HeadError, match=r"model\.safetensors"):
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
         weights_fingerprint(tmp_path / "missing")
 
 

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, file_entry
+from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, base_fingerprint, read_delta
-from flexspec_mq.models.head import weights_fingerprint
 from flexspec_mq.models.head_files import FULL
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register

@@ -10,15 +10,8 @@ import torch
 from torch import nn
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
-from flexspec_mq.models.head import (
-    LM_HEAD,
-    NORM,
-    FullHead,
-    Head,
-    LoraDelta,
-    full_name,
-    weights_fingerprint,
-)
+from flexspec_mq.models.checkpoint import weights_fingerprint
+from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, Head, LoraDelta, full_name
 from flexspec_mq.models.head_files import read_weights
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape

@@ -23,7 +23,6 @@ from flexspec_mq.models.draft.delta import (
     meta_of,
     read_meta,
     read_shared,
-    shared_fingerprint,
 )
 
 if TYPE_CHECKING:
@@ -77,8 +76,8 @@ def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Pa
     """
     delta_path = delta_path or default_delta_path()
     meta = read_meta(delta_path)
-    shared = read_shared(base_path, meta.n)
-    check_fingerprint(meta.base_fingerprint, shared_fingerprint(shared, meta.n), delta_path, base_path)
+    shared, fingerprint = read_shared(base_path, meta.n)
+    check_fingerprint(meta.base_fingerprint, fingerprint, delta_path, base_path)
     marker = {"delta": hashlib.blake2b(delta_path.read_bytes(), digest_size=16).hexdigest(), **asdict(meta)}
     if _holds(out_dir, marker):
         return out_dir

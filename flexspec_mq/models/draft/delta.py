@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
-from flexspec_mq.models.checkpoint import WEIGHTS, fingerprint_of, weight_files
+from flexspec_mq.models.checkpoint import fingerprint_of, read_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import torch
@@ -24,6 +24,7 @@ RANKS = "token_ranks"
 """Token ids by falling frequency in the training text, int32: what a trimmed LM head keeps. In the delta a
 tensor, in the checkpoint folder a file, ``token_ranks.npy``."""
 METADATA_KEY = "flexspec_draft"
+_EMBEDDING = "model.embed_tokens.weight"
 GROUP = 64
 """Columns of a row that share a scale."""
 WIDTHS = (4, 8)
@@ -60,36 +61,28 @@ class DeltaMeta:
 
 
 def base_fingerprint(base_path: Path, n: int) -> str:
-    """BLAKE2b over names, dtypes, shapes and bytes of all that a draft takes from its base unchanged.
+    """Fingerprint of all that a draft takes from its base unchanged, as `read_shared`."""
+    return read_shared(base_path, n)[1]
+
+
+def read_shared(base_path: Path, n: int) -> tuple[dict[str, torch.Tensor], str]:
+    """All that a draft takes from its base unchanged, and its fingerprint.
 
     These are the embedding, the first ``n`` layers and, if it is not tied, the LM head. Versions of a target
     family agree on it, since their heads touch only what comes after.
 
     Raises:
-        ModelError: The folder has no safetensors weights or they are not named as Llama's.
+        ModelError: The folder has no safetensors weights, or they are not named as Llama's.
     """
-    return shared_fingerprint(read_shared(base_path, n), n)
 
+    def is_shared(name: str) -> bool:
+        index = _layer(name)
+        return name in {_EMBEDDING, "lm_head.weight"} if index is None else index < n
 
-def read_shared(base_path: Path, n: int) -> dict[str, torch.Tensor]:
-    """All that a draft takes from its base unchanged.
-
-    Raises:
-        ModelError: As ``base_fingerprint``.
-    """
-    return read_tensors(base_path, lambda name: _is_shared(name, n))
-
-
-def shared_fingerprint(shared: Mapping[str, torch.Tensor], n: int) -> str:
-    """``base_fingerprint`` from what ``read_shared`` read.
-
-    Raises:
-        ModelError: There are fewer than ``n`` layers, or no embedding.
-    """
-    layers = {name.split(".")[2] for name in shared if name.startswith("model.layers.")}
-    if len(layers) != n or "model.embed_tokens.weight" not in shared:
+    tensors = dict(read_tensors(base_path, is_shared))
+    if {_layer(name) for name in tensors} - {None} != set(range(n)) or _EMBEDDING not in tensors:
         raise ModelError(f"the base has no embedding or fewer than {n} layers under Llama's names")
-    return fingerprint_of(sorted(shared.items()))
+    return tensors, fingerprint_of(tensors.items())
 
 
 def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]:
@@ -98,12 +91,16 @@ def read_start(base_path: Path, start: Sequence[int]) -> dict[str, torch.Tensor]
     Raises:
         ModelError: A layer is not there, or the folder has no safetensors weights.
     """
-    wanted = set(map(str, start))
-    prefix = "model.layers."
-    found = read_tensors(base_path, lambda name: name.startswith(prefix) and name.split(".")[2] in wanted)
-    if missing := wanted - {name.split(".")[2] for name in found}:
-        raise ModelError(f"{base_path} has no layer {', '.join(sorted(missing))} under Llama's names")
-    return found
+    tensors = dict(read_tensors(base_path, lambda name: _layer(name) in start))
+    if missing := set(start) - {_layer(name) for name in tensors}:
+        raise ModelError(f"{base_path} has no layer {', '.join(map(str, missing))} under Llama's names")
+    return tensors
+
+
+def _layer(name: str) -> int | None:
+    """The layer that a tensor belongs to; None for what is in none."""
+    parts = name.split(".")
+    return int(parts[2]) if parts[:2] == ["model", "layers"] else None
 
 
 def read_meta(path: Path) -> DeltaMeta:
@@ -169,7 +166,7 @@ def load_delta(path: Path, base_path: Path) -> tuple[DeltaMeta, dict[str, torch.
     if meta.bits is None:
         return meta, tensors
     layers = read_start(base_path, meta.start)
-    check_fingerprint(meta.start_fingerprint, fingerprint_of(sorted(layers.items())), path, base_path)
+    check_fingerprint(meta.start_fingerprint, fingerprint_of(layers.items()), path, base_path)
     return meta, unpack(tensors, layers, meta.n, meta.start, meta.bits)
 
 
@@ -225,13 +222,12 @@ def dequantise(levels: torch.Tensor, scales: torch.Tensor, columns: int, bits: i
 
 def origin_of(name: str, n: int, start: Sequence[int]) -> str | None:
     """The base's name of the tensor that one of a block started from; None for what is not in a block."""
-    parts = name.split(".")
-    if parts[:2] != ["model", "layers"]:
+    layer = _layer(name)
+    if layer is None:
         return None
-    block = int(parts[2]) - n
-    if not 0 <= block < len(start):
+    if not 0 <= layer - n < len(start):
         raise ModelError(f"the delta has {name}, but only {len(start)} blocks above {n} layers")
-    return ".".join((*parts[:2], str(start[block]), *parts[3:]))
+    return name.replace(f".{layer}.", f".{start[layer - n]}.", 1)
 
 
 def top_level(bits: int) -> int:
@@ -257,30 +253,3 @@ def check_fingerprint(expected: str | None, found: str, delta_path: Path, base_p
             f"expected fingerprint {expected}, found {found}",
             hint="use the base it was made for, or train a draft for this one with `flexspec draft train`",
         )
-
-
-def read_tensors(folder: Path, wanted: Callable[[str], bool]) -> dict[str, torch.Tensor]:
-    """Some tensors of a checkpoint folder, in one file or in many.
-
-    Raises:
-        ModelError: The folder has no readable safetensors weights.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    tensors = {}
-    try:
-        for name, file in weight_files(folder).items():
-            if wanted(name):
-                with safe_open(folder / file, framework="pt") as opened:
-                    tensors[name] = opened.get_tensor(name)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
-        ) from error
-    return tensors
-
-
-def _is_shared(name: str, n: int) -> bool:
-    if name.startswith("model.layers."):
-        return int(name.split(".")[2]) < n
-    return name in {"model.embed_tokens.weight", "lm_head.weight"}
