@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
 from flexspec_mq.heads.manifest import MANIFEST, Canary, HeadError, Manifest, digest
-from flexspec_mq.models.head import weights_fingerprint
+from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
