@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flexspec_mq.catalogue import editing
-from flexspec_mq.catalogue.refusals import Reason, SignedRefused
+from flexspec_mq.catalogue.refusals import SignedRefused
 from flexspec_mq.catalogue.signing import Opened, PrivateKey, cosigned, open_signed, opened, read_public, seal
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.progress import answer
@@ -18,7 +18,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
 from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.place import from_catalogue, scheme_of
-from schemas.catalogue import FORMAT, Catalogue, KeySet
+from schemas.catalogue import FORMAT, Catalogue, KeySet, Signed
 
 if TYPE_CHECKING:
     import argparse
@@ -150,16 +150,10 @@ def trust(args: argparse.Namespace) -> int:
 def send(args: argparse.Namespace) -> int:
     """``flexspec head send``: returns the exit code."""
     head = head_options(args)
-    family, data = head.named_family(), _read(args.file)
-    try:
-        open_signed(data, KeySet, family, [head.root()])
-    except SignedRefused as error:
-        if error.reason is not Reason.MALFORMED:
-            hint = error.hint or "sign it with the root key of --root-key"
-            raise UsageError(error.message, hint=hint) from error
-        before, change = _change(args.file, family)
-    else:
-        return connected(args, lambda client: _send_keys(client, data))
+    key_set = _key_set(args.file, head.named_family(), head.root())
+    if key_set is not None:
+        return connected(args, lambda client: _send_keys(client, key_set))
+    before, change = _change(args.file, head.named_family())
 
     async def publish(client: CatalogueClient) -> None:
         _check(client, before, change)
@@ -219,6 +213,25 @@ def _described(catalogue: Catalogue) -> str:
 
 def _states(catalogue: Catalogue) -> str:
     return ", ".join(f"{version.name} {version.state.name.lower()}" for version in catalogue.versions)
+
+
+def _key_set(path: Path, family: str, root: bytes) -> bytes | None:
+    """The key set in a file; None if it is none.
+
+    Raises:
+        UsageError: it is not one that readers of this family take up.
+    """
+    payload = _read(path)
+    try:
+        msgspec.msgpack.decode(payload, type=Signed)
+    except msgspec.MsgspecError:
+        return None
+    try:
+        open_signed(payload, KeySet, family, [root])
+    except SignedRefused as error:
+        hint = error.hint or "sign it with the root key of --root-key"
+        raise UsageError(error.message, hint=hint) from error
+    return payload
 
 
 def _change(path: Path, family: str) -> tuple[int, Opened[Catalogue]]:
