@@ -45,7 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _train(args: argparse.Namespace) -> int:
     from lab.policy_training.learner import network_text
     from lab.policy_training.training import train_policy
-    from training.draft.progress import progress_bar
+    from training.cli_common import progress_bar
 
     if not sys.stderr.isatty():
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

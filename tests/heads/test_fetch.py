@@ -30,23 +30,18 @@ from flexspec_mq.heads.manifest import (
     read_head,
 )
 from flexspec_mq.heads.place import FetchError, from_catalogue, scheme_of
+from tests.families import simple
 
 WEIGHTS = bytes(range(256)) * 5000
 CONFIG = b'{"r": 8}'
 
 
 def manifest_of(**files: bytes) -> Manifest:
-    return Manifest(
-        kind="lora",
-        base="0" * 32,
-        tokenizer="1" * 32,
-        layers=30,
-        floor=6,
-        files=tuple(
-            HeadFile(name.replace("_", "."), len(data), hashlib.sha256(data).hexdigest())
-            for name, data in files.items()
-        ),
+    listed = tuple(
+        HeadFile(name.replace("_", "."), len(data), hashlib.sha256(data).hexdigest())
+        for name, data in files.items()
     )
+    return Manifest(files=listed, **simple())  # type: ignore[arg-type]
 
 
 def publish(root: Path, data: bytes | None = None, **files: bytes) -> bytes:

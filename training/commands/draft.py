@@ -229,16 +229,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _collect(args: argparse.Namespace) -> int:
     from training.draft.collecting import CollectConfig, CollectFiles, collect_text
 
-    config = CollectConfig(
-        temperatures=tuple(args.temperatures),
-        top_p=args.top_p,
-        max_new=args.max_new,
-        max_prompt=args.max_prompt,
-        at_once=args.at_once,
-        limit=args.limit,
-        invent=args.invent,
-        seed=args.seed,
-    )
+    config = cli_common.from_flags(CollectConfig, args)
     offline.prepare(args)
     with cli_common.interruptible() as stop:
         rows = collect_text(
@@ -266,17 +257,9 @@ def _train(args: argparse.Namespace) -> int:
 
     base = offline.base_path(args)
     n, start = _shape(args, base)
-    config = TrainConfig(
-        n=n,
-        start=start,
-        max_steps=args.steps,
-        max_seconds=None if args.minutes is None else args.minutes * 60,
-        step_tokens=args.step_tokens,
-        learning_rate=args.learning_rate,
-        temperatures=tuple(args.temperatures),
-        hybrid_from=args.hybrid_from,
-        common_ids=args.common_ids,
-        seed=args.seed,
+    seconds = None if args.minutes is None else args.minutes * 60
+    config = cli_common.from_flags(
+        TrainConfig, args, n=n, start=start, max_steps=args.steps, max_seconds=seconds
     )
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta, args.head)
     offline.prepare(args)

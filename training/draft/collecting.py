@@ -15,8 +15,8 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
+from training.cli_common import progress_bar
 from training.draft.collect import TextOrder, write_texts
-from training.draft.progress import progress_bar
 from training.draft.rows import concat, load_rows, make_rows, save_rows
 from training.draft.train import Stopped
 from training.draft.version import read_version

@@ -18,11 +18,11 @@ from flexspec_mq.models.draft.delta import (
     read_meta,
 )
 from flexspec_mq.models.load import load_target
+from training.cli_common import progress_bar
 from training.draft.architecture import build_draft, trained_parameters
 from training.draft.calibrate import Reliability, calibrate, calibrated
 from training.draft.evaluate import TEMPERATURES, ReplayFigures, coupled, figures, fresh_rows, replay
 from training.draft.packing import save_delta
-from training.draft.progress import progress_bar
 from training.draft.rows import load_rows
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from flexspec_mq.models.draft.delta import (
     load_delta,
 )
 from flexspec_mq.models.load import load_target
+from training.cli_common import progress_bar
 from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
 from training.draft.calibrate import calibrate, calibrated
 from training.draft.evaluate import TEMPERATURES, ReplayFigures, cached_rows, coupled, replay
 from training.draft.measuring import spread
 from training.draft.packing import save_delta
-from training.draft.progress import progress_bar
 from training.draft.rows import load_rows, token_ranks
 from training.draft.train import Progress, Stopped, Trainer
 from training.draft.version import load_teacher, read_version

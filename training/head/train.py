@@ -177,8 +177,6 @@ def _tuner(config: TuneConfig, options: TrainOptions, rows: Sequence[ChatRow]) -
 
 
 def _run(tuner: Tuner, should_stop: Callable[[], bool], save: Callable[[], None]) -> None:
-    from training.draft.progress import progress_bar
-
     steps, first, before = tuner.config.steps, tuner.step, tuner.seconds
     saved = time.monotonic()
 
@@ -195,7 +193,7 @@ def _run(tuner: Tuner, should_stop: Callable[[], bool], save: Callable[[], None]
             save()
             saved = time.monotonic()
 
-    with progress_bar() as show:
+    with cli_common.progress_bar() as show:
         tuner.run(on_step, should_stop)
     log.info("tuned %d steps in %.0f s, loss %.3f", tuner.step, tuner.seconds, tuner.loss)
 
@@ -283,27 +281,8 @@ def _canaries(
 def _train(args: argparse.Namespace) -> int:
     from training.head.tuning import TuneConfig
 
-    config = TuneConfig(
-        kind="full" if args.full else "lora",
-        floor=args.floor,
-        rank=args.rank,
-        alpha=args.alpha,
-        modules=tuple(args.modules),
-        norm=args.norm,
-        lm_head=args.lm_head,
-        steps=args.steps,
-        step_tokens=args.step_tokens,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
-    )
-    options = TrainOptions(
-        base=offline.base_path(args),
-        data=args.data,
-        out=args.out,
-        dtype=args.dtype,
-        device=args.device,
-        max_tokens=args.max_tokens,
-    )
+    config = cli_common.from_flags(TuneConfig, args, kind="full" if args.full else "lora")
+    options = cli_common.from_flags(TrainOptions, args, base=offline.base_path(args))
     offline.prepare(args)
     with cli_common.interruptible() as stop:
         made = train_head(config, options, stop.is_set)
