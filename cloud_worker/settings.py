@@ -19,7 +19,7 @@ from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.drafting.settings import ENGINES
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
-from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
+from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
 from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
 from flexspec_mq.transport.arguments import LinkOptions
 
@@ -126,23 +126,28 @@ class WorkerSettings(Section):
     device_prefill: Annotated[
         int,
         Setting(
-            help="prompt tokens of one device that are read at once while others write, or half as many again as "
-            "these had read; what comes on top of that within some ten seconds is read in its share of the time",
+            help="prompt tokens that one device may have read at full speed beyond the mean of the others that have "
+            "work; what comes on top of that is read in its share of the time",
             least=0,
         ),
     ] = DEVICE_PREFILL
     device_prefill_share: Annotated[
         float,
         Setting(
-            help="share of the time that prompts of one device beyond `device_prefill` may add to forwards in which "
-            "others write; two thirds of it beyond three times as many tokens",
+            help="share of the time in which prompts of one device beyond `device_prefill` are read while others "
+            "have work",
             above=0,
             most=1,
         ),
     ] = DEVICE_PREFILL_SHARE
     batch: Annotated[int, Setting(help="sessions in one forward", least=1)] = 64
     step_ms: Annotated[
-        float, Setting(help="ms that a step with reading should take at most", unit="ms", above=0)
+        float,
+        Setting(
+            help="ms that a step takes at most which only reads prompts, however many may be read",
+            unit="ms",
+            above=0,
+        ),
     ] = 250.0
     kv_mb: Annotated[
         int | None,

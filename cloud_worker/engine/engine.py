@@ -18,9 +18,9 @@ from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import DraftRows
 from flexspec_mq.sampling.noise import words
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
-from flexspec_mq.scheduling.prefill_budget import LEAST, PrefillBudget
-from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
+from flexspec_mq.scheduling.step_budget import StepBudget
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,12 +49,11 @@ class ModelEngine:
     Args:
         model: Target; it computes, and nothing else.
         limit: Bytes of keys and values at most; None is no limit.
-        prefill: Tokens of unread prefixes that one forward may read.
-        budget: Prefill budget that says that anew for each forward instead.
+        prefill: Tokens of unread prefixes that one forward may read, whatever time it takes.
+        budget: Budget of each step that bounds its time instead.
         drafts: Worker's own drafter, which goes on from the edges' drafts where there is room.
         draft_budget: Rule by which drafted tokens get rows; all get theirs without one.
         batch: Sessions that one forward decides at most.
-        device_prefill, device_prefill_share: see `PrefillShares`.
         facts: Properties of the target.
         head_model: Target that holds heads.
 
@@ -68,28 +67,19 @@ class ModelEngine:
         *,
         limit: int | None = None,
         prefill: int = 256,
-        budget: PrefillBudget | None = None,
+        budget: StepBudget | None = None,
         drafts: ColocatedDrafts | None = None,
         draft_budget: DraftBudget | None = None,
         batch: int = 2**31,
-        device_prefill: int = DEVICE_PREFILL,
-        device_prefill_share: float = DEVICE_PREFILL_SHARE,
         facts: Facts | None = None,
         head_model: Target | None = None,
     ) -> None:
-        self.scheduler = Scheduler(
-            KVCache(model.new_kv, limit),
-            prefill=prefill,
-            budget=budget,
-            batch=batch,
-            device_prefill=device_prefill,
-            device_prefill_share=device_prefill_share,
-        )
+        self._budget = budget or StepBudget(ForwardCost(), most=prefill)
+        self.scheduler = Scheduler(KVCache(model.new_kv, limit), self._budget, batch=batch)
         self.drafts = drafts
-        self.draft_budget = draft_budget or DraftBudget(rationed=False)
+        self.draft_budget = draft_budget or DraftBudget(self._budget.cost, rationed=False)
         self.head_model = head_model
         self._model = model
-        self._budget = budget
         self._facts = facts
         self._noise = ThreadPoolExecutor(1, "noise")
 
@@ -148,31 +138,27 @@ class ModelEngine:
             MemoryError: see `Scheduler.schedule`.
         """
         began = time.perf_counter()
-        drafts, rows = self._draft()
+        drafts, told = self._draft()
         held_back, cut = self.scheduler.held_back, self.draft_budget.cut
         forward = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
         fed = [len(one.model_input.tokens) for one in scheduled]
         decided = self._postprocess(scheduled, *self._run(scheduled)) if scheduled else []
         ended = time.perf_counter()
-        deciding = [tokens for one, tokens in zip(scheduled, fed, strict=True) if one.item.key in drafts]
-        if deciding:
-            ms, drafted = 1000 * (ended - forward), sum(deciding) - len(deciding)
-            self.draft_budget.observe(len(deciding), drafted, ms, sum(fed) - sum(deciding))
-        ms = 1000 * (ended - began)
-        if scheduled and self._budget is not None:
-            writing = self.scheduler.writing
-            self._budget.observe(writing, max(0, sum(fed) - writing), ms)
+        if scheduled:
+            verified = [tokens for one, tokens in zip(scheduled, fed, strict=True) if one.item.key in drafts]
+            rows = sum(verified) - len(verified)
+            self._budget.cost.observe(len(verified), rows, sum(fed) - sum(verified), 1000 * (ended - forward))
         return StepResult(
             decided,
-            int(ms),
+            int(1000 * (ended - began)),
             len(scheduled),
             sum(fed),
             0 if self.drafts is None else self.drafts.drafted,
             cut,
-            rows,
+            told,
             held_back,
-            self.scheduler.slowed if scheduled else 0,
+            self._budget.slowed,
         )
 
     def _draft(self) -> tuple[dict[SessionKey, tuple[int, ...]], dict[SessionKey, DraftRows]]:
@@ -180,9 +166,9 @@ class ModelEngine:
 
         With them come the rows of sessions whose drafts were cut, or drafted for.
         """
-        ready = self.scheduler.writing_items(self.draft_budget.takes)
+        ready = self.scheduler.writing_items()
         given = {item.key: len(item.draft) for item in ready}
-        rows = self.draft_budget.allocate(given, self.scheduler.sharing, self.scheduler.reading_ms())
+        rows = self.draft_budget.allocate(given, self.scheduler.sharing, self.scheduler.prompt_ms())
         own = {} if self.drafts is None else self.drafts.draft(ready, rows, self.draft_budget)
         changed = {
             key: DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
@@ -264,10 +250,11 @@ def build_engine(
     loaded, proof = target.loaded, target.proof
     if kv_bytes is None and settings.kv_mb is not None:
         kv_bytes = 1_000_000 * settings.kv_mb
-    least = min(LEAST, settings.prefill)
-    draft_budget = DraftBudget(rationed=settings.draft_rows == "worth")
+    cost = ForwardCost()
+    draft_budget = DraftBudget(cost, rationed=settings.draft_rows == "worth")
     if timings is not None:
-        draft_budget.prime(timings.forwards, timings.calls, timings.read)
+        cost.prime(timings.forwards)
+        draft_budget.prime(timings.calls, timings.read)
     facts = Facts(
         fingerprint=loaded.fingerprint,
         max_context=loaded.max_context,
@@ -287,12 +274,16 @@ def build_engine(
     engine = ModelEngine(
         target.model,
         limit=default_limit(settings.device) if kv_bytes is None else kv_bytes,
-        budget=PrefillBudget(most=settings.prefill, target=settings.step_ms, least=least),
+        budget=StepBudget(
+            cost,
+            most=settings.prefill,
+            target=settings.step_ms,
+            device_prefill=settings.device_prefill,
+            device_prefill_share=settings.device_prefill_share,
+        ),
         drafts=drafts,
         draft_budget=draft_budget,
         batch=settings.batch,
-        device_prefill=settings.device_prefill,
-        device_prefill_share=settings.device_prefill_share,
         facts=facts,
         head_model=target,
     )

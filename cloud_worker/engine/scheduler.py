@@ -1,8 +1,8 @@
 """Choice of the items that share the next forward.
 
 Items that are ready to decide all go, but for those of a device that has more of them than others have, as far as
-they would make these wait (`fair_shares`). Prefixes that are still being read share a token budget, so that a long
-prompt slows a step by a bounded amount (`prefill_shares`).
+they would make these wait. Prefixes that are still being read share what the step's budget leaves, so that a long
+prompt slows a step by a bounded amount (`StepBudget` says how much of either).
 
 Where memory is short, room is given in the order in which work arrived: an item may cost the caches of later ones,
 never of earlier ones. So the oldest item always gets on, and no two sessions can throw each other out for ever.
@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.scheduling.fair_shares import Presence, sharing, weight
-from flexspec_mq.scheduling.prefill_shares import DEVICE_PREFILL, DEVICE_PREFILL_SHARE, PrefillShares
+from flexspec_mq.scheduling.step_budget import StepBudget, weight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from cloud_worker.engine.kv_cache import KVCache
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
-    from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,46 +44,39 @@ class Scheduler:
     """Items taken from the protocol machine and not yet decided, and the keys and values of their sessions.
 
     Args:
-        caches: the keys and values, which nobody else changes.
-        prefill: tokens of unread prefixes that one forward may read.
-        budget: says that anew for each forward instead, if there is one.
-        batch: sessions that one forward decides at most.
-        device_prefill, device_prefill_share: see `PrefillShares`.
-        clock: seconds.
+        caches: Keys and values, which nobody else changes.
+        budget: Budget of each step, divided by device.
+        batch: Sessions that one forward decides at most.
+        clock: Time in seconds.
 
     Attributes:
         heads: name of the model's head by version; versions that are not here are the base itself.
         pending: Items by session, in the order of arrival.
-        writing: tokens that sessions which write feed into the newest forward; the others are read.
+        held_back: Items that `writing_items` left to later forwards.
+        sharing: Sessions for whose sake the next forward should be short, see `step_budget.weight`.
     """
 
     def __init__(
         self,
         caches: KVCache,
+        budget: StepBudget,
         *,
-        prefill: int = 256,
-        budget: PrefillBudget | None = None,
         batch: int = 2**31,
-        device_prefill: int = DEVICE_PREFILL,
-        device_prefill_share: float = DEVICE_PREFILL_SHARE,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.caches = caches
-        self._prefill_budget = budget
         self.heads: dict[str, str] = {}
         self.pending: dict[SessionKey, WorkItem] = {}
-        self.writing = 0
+        self.held_back = self.sharing = 0
+        self._budget = budget
         self._drafts: Mapping[SessionKey, tuple[int, ...]] = {}
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
         self._batch = batch
         self._clock = clock
-        self._reading = PrefillShares(prefill, budget, device=device_prefill, share=device_prefill_share)
-        self._presence = Presence()
-        # Unread tokens of the prefixes, while the next forward is made up.
+        # Unread tokens of the prefixes and the sessions chosen, while the next forward is made up.
         self._left: dict[SessionKey, int] = {}
-        self._held_back: set[SessionKey] = set()
-        self._weight = 0
+        self._chosen: set[SessionKey] = set()
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -113,48 +104,23 @@ class Scheduler:
     def _draft(self, item: WorkItem) -> tuple[int, ...]:
         return self._drafts.get(item.key, item.draft)
 
-    def writing_items(self, ms: Callable[[int], float] = lambda _: 0.0) -> list[WorkItem]:
-        """Pending items whose prefix is read and whose turn it is: the next forward decides them, if there is room.
-
-        A forward that decides so many takes `ms` of them.
-        """
-        self._left = self._unread_prefixes()
-        ready = [item for key, item in self.pending.items() if self._left[key] <= 1]
-        beside = Counter(edge for (edge, _), left in self._left.items() if left > 1)
-        now = self._clock()
-        here = beside.keys() | {item.key[0] for item in ready}
-        away = self._presence.since_others(here, now)
-        self._presence.observe(here, now)
-        keys = [item.key for item in ready]
-        chosen = set(sharing(keys, ms, self._batch, beside=beside.keys(), away=away, turn=self._steps))
-        self._held_back = {key for key in keys if key not in chosen}
+    def writing_items(self) -> list[WorkItem]:
+        """Pending items whose prefix is read and whose turn it is: the next forward decides them, if there is room."""
+        self._left = {key: self._unread_prefix(item) for key, item in self.pending.items()}
+        ready = [key for key, left in self._left.items() if left <= 1]
+        reading = Counter(edge for (edge, _), left in self._left.items() if left > 1)
+        self._chosen = set(self._budget.rows(ready, reading.keys(), self._batch, self._clock()))
+        self.held_back = len(ready) - len(self._chosen)
         # Sessions of a device that is alone take turns, and each waits for the forwards of all others. Beside other
         # devices those that wait do not count: a device with many sessions must not end the others' drafts.
-        self._weight = weight(chosen if len(here) > 1 else keys, beside)
-        return [item for item in ready if item.key in chosen]
+        devices = reading.keys() | {edge for edge, _ in ready}
+        self.sharing = weight(self._chosen if len(devices) > 1 else ready, reading)
+        return [self.pending[key] for key in ready if key in self._chosen]
 
-    @property
-    def held_back(self) -> int:
-        """Items that `writing_items` left to later forwards."""
-        return len(self._held_back)
-
-    @property
-    def sharing(self) -> int:
-        """Sessions for whose sake the next forward should be short, by `writing_items`."""
-        return self._weight
-
-    @property
-    def slowed(self) -> int:
-        """Tokens that the newest forward reads for devices which have had many read while others write."""
-        return self._reading.slowed
-
-    def reading_ms(self) -> float:
-        """Milliseconds that reading prefixes is expected to add to the next forward; 0 where nobody measures it."""
-        budget = self._prefill_budget
-        if budget is None:
-            return 0.0
+    def prompt_ms(self) -> float:
+        """Milliseconds that reading prefixes is expected to add to the next forward."""
         left = self._left.values()
-        return budget.adds(sum(tokens <= 1 for tokens in left), sum(tokens for tokens in left if tokens > 1))
+        return self._budget.prompt_ms(len(self._chosen), sum(tokens for tokens in left if tokens > 1))
 
     def unread(self, item: WorkItem) -> int:
         """Tokens that the item would feed, its draft included."""
@@ -164,11 +130,11 @@ class Scheduler:
         kv = self.caches.of_head(item.key, self._head(item))
         return len(item.context) - (0 if kv is None else min(kv.length, len(item.context) - 1))
 
-    def _unread_prefixes(self) -> dict[SessionKey, int]:
-        return {key: self._unread_prefix(item) for key, item in self.pending.items()}
-
     def schedule(self, drafts: Mapping[SessionKey, tuple[int, ...]] | None = None) -> list[Scheduled]:
-        """Choose what shares the next forward, at most one item per session, and have room for it.
+        """Choose what shares the next forward beside `writing_items`, and have room for it.
+
+        Args:
+            drafts: tokens to verify, by session; those of the edges where there are none.
 
         Raises:
             MemoryError: nothing can go on, as the oldest item alone has no room.
@@ -177,15 +143,11 @@ class Scheduler:
         if not self.pending:
             return []
         self._steps += 1
-        ready, reading = self._shares()
-        chosen = self._with_room(ready | reading)
-        self.writing = sum(len(one.model_input.tokens) for one in chosen if one.item.key in ready)
-        for one in chosen:
-            if one.item.key in reading:
-                self._reading.usage.add(one.item.key[0], len(one.model_input.tokens), self._clock())
+        rows, prompts = self._shares()
+        chosen = self._with_room(rows | prompts)
         if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
-            chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._reading.most(0)))})
+            chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._budget.most))})
         if not chosen:
             edge, session = oldest.key
             raise MemoryError(f"no room for the keys and values of session {edge}/{session} alone")
@@ -239,23 +201,10 @@ class Scheduler:
 
     def _shares(self) -> tuple[dict[SessionKey, int], dict[SessionKey, int]]:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
-        ready: dict[SessionKey, int] = {}
-        unread: dict[SessionKey, int] = {}
-        for key, left in (self._left or self._unread_prefixes()).items():
-            tokens = left + len(self._draft(self.pending[key]))
-            if left > 1:
-                unread[key] = tokens
-            elif key not in self._held_back:
-                ready[key] = tokens
-        self._left, self._held_back = {}, set()
-        now = self._clock()
-        return ready, self._reading.allot(
-            dict(sorted(unread.items(), key=lambda one: self._served[one[0]])),
-            ready,
-            now=now,
-            away=self._presence.since_others({edge for edge, _ in unread}, now),
-            turn=self._steps,
-        )
+        tokens = {key: left + len(self._draft(self.pending[key])) for key, left in self._left.items()}
+        rows = {key: tokens[key] for key in self._left if key in self._chosen}
+        unread = sorted((key for key, left in self._left.items() if left > 1), key=self._served.__getitem__)
+        return rows, self._budget.prompts({key: tokens[key] for key in unread}, rows, self._clock())
 
 
 def _whole(item: WorkItem) -> int:

@@ -28,8 +28,6 @@ _STEPS = 4
 """Newest steps, of which the shortest counts: one that reads a long prompt tells little about the others."""
 _SLACK = 1.5
 """How much later than lately a session may be before it is not waited for any more."""
-_LEARN = 0.25
-"""Weight of the newest time in which a session was back, if it came sooner than expected; else it counts alone."""
 
 
 @dataclass(slots=True)
@@ -61,7 +59,9 @@ class BatchingWindow:
                 continue
             took = max(0.0, item.waiting_since - answered)
             before = self._takes.get(item.key, took)
-            self._takes[item.key] = max(took, before + _LEARN * (took - before))
+            self._takes[item.key] = max(
+                took, (took + before) / 2
+            )  # who was late is late until it is soon again
 
     def forget(self, key: SessionKey) -> None:
         """A session's text is over, or it is gone."""
@@ -109,8 +109,8 @@ def _of_equal_weight(
     (first, _), (_, second) = has.most_common(2)
     room = second - ready[first]
     counted = []
-    for one in coming:
-        room -= one[2] == first
-        if one[2] != first or room >= 0:
-            counted.append(one)
+    for session in coming:
+        room -= session[2] == first
+        if session[2] != first or room >= 0:
+            counted.append(session)
     return counted

@@ -14,6 +14,8 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.interface import DraftRequest
+from flexspec_mq.scheduling.costs import LEARN
+from flexspec_mq.scheduling.draft_budget import PRIOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,24 +23,17 @@ if TYPE_CHECKING:
     from flexspec_mq.drafting.interface import DraftToken, PricedDrafter
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
-    from flexspec_mq.scheduling.allocation import Allocation
-    from flexspec_mq.scheduling.draft_budget import DraftBudget
+    from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
 
 _log = logging.getLogger(__name__)
 
 MOST_TOKENS = 65_536
 """Tokens of contexts that a draft keeps keys and values of: 1.4 GB of the default draft's with ONNX Runtime, half of
 it with the compact engine."""
-_STRENGTH = 0.6
-"""How likely a token of the draft is right, as far as it knows, for a session without one."""
-_LEARN = 0.2
-"""Weight of the newest of these."""
 _NEXT = 16
 """Tokens that a draft has always to read: what was decided without it."""
-_USUAL = 128
-"""Tokens that a text is taken to have still, if its limit allows."""
-_DECIDED = 2
-"""Tokens of it that a forward decides with the draft's."""
+_USUAL = 64
+"""Forwards of two tokens that a text is taken to have still, if its limit allows."""
 PREFILL = 64
 """Tokens of prompts that one forward of a worker's draft reads, as all sessions wait for it."""
 
@@ -57,7 +52,7 @@ class _Session:
     number: int
     tokens: int = 0
     read: int = 0
-    strength: float = _STRENGTH
+    strength: float = PRIOR
 
 
 @dataclass(slots=True)
@@ -82,8 +77,8 @@ class _Path:
     def wanted(self) -> tuple[float, float]:
         """How likely the next token is right, and what is to be read first, for each forward that is to come."""
         item = self.item
-        begun = len(item.context) - item.prompt_length
-        forwards = max(1, min(item.identity.limit - begun, _USUAL) / _DECIDED)
+        left = item.identity.limit - (len(item.context) - item.prompt_length)
+        forwards = max(1.0, min(left / 2, _USUAL))
         return self.session.strength, max(0, self.unread - _NEXT) / forwards
 
     @property
@@ -181,7 +176,7 @@ class ColocatedDrafts:
         self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
     ) -> dict[SessionKey, tuple[int, ...]]:
         if not rows.bears and not self._may_call(items, rows):
-            budget.skip_call()
+            budget.call.fade()
             return {}
         paths = {item.key: self._path(item) for item in items}
         called = False
@@ -194,7 +189,7 @@ class ColocatedDrafts:
             keys = rows.worth_calling(wanted)
             if not keys:
                 if not called and not all(path.reads for path in open_.values()):
-                    budget.skip_call()
+                    budget.call.fade()
                 self._look_up(drafter, open_, rows)
                 break
             called = True
@@ -205,7 +200,7 @@ class ColocatedDrafts:
     def _may_call(self, items: Sequence[WorkItem], rows: Allocation) -> bool:
         """Whether a forward of the draft would be worth it if it had nothing to read; looks at no context."""
         strengths = ((item.key, self._known.get(item.key)) for item in items)
-        wanted = {key: (_STRENGTH if known is None else known.strength, 0.0) for key, known in strengths}
+        wanted = {key: (PRIOR if known is None else known.strength, 0.0) for key, known in strengths}
         return bool(rows.worth_calling(wanted))
 
     def _call(
@@ -219,26 +214,24 @@ class ColocatedDrafts:
         """Ask for the next tokens of sessions, or have a piece of their prompts read."""
         self._hold(list(paths.values()))
         began = self._clock()
-        found = drafter.draft([path.request(rows.survival(key), cost) for key, path in paths.items()])
+        drafted = drafter.draft([path.request(rows.survival(key), cost) for key, path in paths.items()])
         ms = 1000 * (self._clock() - began)
         rows.called(ms)
-        # Neither lookups alone nor the end of a prompt tell what a forward of the draft takes.
-        reads = any(path.reads for path in paths.values())
-        if not reads and any(one.origin == "model" for given in found for one in given or ()):
-            budget.observe_call(len(paths), ms)
-        pieces = 0
-        nobody = all(one is None for one in found)
-        for path, proposals in zip(paths.values(), found, strict=True):
+        nobody = all(proposals is None for proposals in drafted)
+        read = 0
+        for path, proposals in zip(paths.values(), drafted, strict=True):
+            before = path.unread
             if proposals is None:
-                before = path.unread
                 path.look(drafter)
-                pieces += before - path.unread
                 # Others were answered first, or a piece of its prompt was read, which is all for this step.
                 path.done = nobody or path.unread < before
-            else:
+                read += max(0, before - path.unread)
+            elif any(proposal.origin == "model" for proposal in proposals):
+                read += before
+            if proposals is not None:
                 _take(path, proposals, rows)
-        if nobody and pieces:
-            budget.observe_reading(pieces, ms)
+        if read:  # lookups alone do not tell what a forward of the draft takes
+            budget.call.observe((len(paths), max(0, read - len(paths))), ms)
 
     def _look_up(self, drafter: PricedDrafter, paths: Mapping[SessionKey, _Path], rows: Allocation) -> None:
         """Take what is found for sessions that no forward of the model is worth it for, as far as all bear it."""
@@ -274,7 +267,7 @@ def _take(path: _Path, proposals: Iterable[DraftToken], rows: Allocation) -> Non
     for proposal in proposals:
         if proposal.origin == "model":
             path.session.read = len(path.context)
-            path.session.strength += _LEARN * (proposal.confidence - path.session.strength)
+            path.session.strength += LEARN * (proposal.confidence - path.session.strength)
         if not rows.worth(item.key, proposal.confidence):
             path.done = True
             return

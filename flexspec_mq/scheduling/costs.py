@@ -1,4 +1,4 @@
-"""Time of a forward, by what it carries: least squares over the newest, or what is usual where they are alike.
+"""Time of a forward by what it carries: ridge regression over the newest, towards what is usual where they are alike.
 
 Pure: it is told milliseconds, and measures nothing.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy.typing as npt
 
@@ -23,12 +23,12 @@ _TRUST = 0.02
 _LITTLE = 0.25
 """The same, as a share of what one unit in every forward would weigh: so what is no longer tried becomes usual again,
 and one slow forward with a unit or two tells little."""
-_NEWEST = 8
-"""Forwards of one number of sessions that count."""
-_FRESH = 256
-"""Forwards after which the time of a number of sessions is forgotten."""
-_LEAST = 0.05
-"""No count costs less than this share of what is usual."""
+_USUAL = 0.03, 0.01, 0.008
+"""Usual cost of a session, a drafted row and a token of a prompt, as shares of a mean forward of the target."""
+LEARN = 1 / 16
+"""Weight of the newest value in a running mean."""
+PROBE = 16
+"""Interval of forwards that leave something out, so that its cost stays known."""
 
 
 class LinearCost:
@@ -43,79 +43,92 @@ class LinearCost:
         size = 1 + len(usual)
         self._squares: npt.NDArray[np.float64] = np.zeros((size, size))
         self._products: npt.NDArray[np.float64] = np.zeros(size)
-        self._line: npt.NDArray[np.float64] | None = None
-        self._mean = 0.0
+        self._line: npt.NDArray[np.float64] = np.zeros(size)
 
     @property
     def known(self) -> bool:
         """Whether any forward was seen."""
-        return self._line is not None
+        return bool(self._squares[0, 0])
 
     def observe(self, counts: Sequence[float], ms: float) -> None:
-        """A forward took so many ms that carried these counts."""
+        """Take the time of a forward that carried these counts."""
         x = np.array([1.0, *counts])
         self._squares = _FORGET * self._squares + np.outer(x, x)
         self._products = _FORGET * self._products + ms * x
-        self._mean = float(self._products[0] / self._squares[0, 0])
-        # Ridge regression towards what is usual, which weighs a share of what was seen.
-        usual = np.array([0.0, *(self._usual * self._mean)])
+        usual = np.array([0.0, *(self._usual * self._products[0] / self._squares[0, 0])])
         trust = np.diag(_TRUST * np.diag(self._squares) + _LITTLE * self._squares[0, 0])
         trust[0, 0] = 0.0
         self._line = np.linalg.solve(self._squares + trust, self._products + trust @ usual)
 
     def fade(self) -> None:
         """Nothing was tried, as it seemed too dear: what is known gets less sure and slowly cheaper, till it is."""
-        if self._line is not None:
-            self._squares *= _FORGET
-            self._products *= _FORGET * _CHEAPER
-            self._line *= _CHEAPER
-            self._mean *= _CHEAPER
+        self._squares *= _FORGET
+        self._products *= _FORGET * _CHEAPER
+        self._line *= _CHEAPER
 
-    def more(self, count: int) -> float:
+    def each(self, count: int) -> float:
         """Milliseconds of one more unit of the count at this index; 0 before any forward."""
-        if self._line is None:
-            return 0.0
-        return max(float(self._line[1 + count]), _LEAST * float(self._usual[count]) * self._mean)
+        return max(0.0, float(self._line[1 + count]))
 
     def predict(self, counts: Sequence[float]) -> float:
         """Milliseconds of a forward that carries so much, never below 0; 0 before any."""
-        if self._line is None:
-            return 0.0
         return max(0.0, float(self._line @ np.array([1.0, *counts])))
 
 
-class MeasuredCost:
-    """Milliseconds of forwards by how many sessions they decide, as they were measured, one number at a time.
+class ForwardCost:
+    """Milliseconds of the target's forwards, by the sessions that they decide, drafted rows and tokens of prompts.
 
-    A line through all of them is wrong where it matters: kernels take rows in blocks.
+    Forwards without prompts are kept by their number of sessions as well: a line through all of them is wrong where it
+    matters, as kernels take rows in blocks.
     """
 
     def __init__(self) -> None:
-        self._ms: dict[int, tuple[float, int, int]] = {}  # mean, forwards, the newest one's number
+        self._line = LinearCost(_USUAL)
+        self._ms: dict[int, tuple[float, int]] = {}  # by sessions: mean, number of the newest forward
         self._forwards = 0
 
-    def observe(self, sessions: int, ms: float) -> None:
-        """A forward is done."""
-        self._forwards += 1
-        mean, count, _ = self._ms.get(sessions, (0.0, 0, 0))
-        count = min(count + 1, _NEWEST)
-        self._ms[sessions] = mean + (ms - mean) / count, count, self._forwards
+    def prime(self, forwards: Iterable[tuple[int, int, float]]) -> None:
+        """Begin with forwards that were timed before any text: sessions, rows and ms, see `Timings`.
 
-    def passed(self) -> None:
-        """A forward is done that tells nothing; what is known is older by it."""
-        self._forwards += 1
-
-    def predict(self, sessions: int, each: float) -> float | None:
-        """Milliseconds for so many sessions; None if no forward lately decided as many or fewer.
-
-        A session more than were measured takes `each`.
+        A token of a prompt is taken to cost what a drafted row does, until one was read.
         """
-        known = [
-            number
-            for number, (_, _, newest) in self._ms.items()
-            if number <= sessions and self._forwards - newest < _FRESH
-        ]
+        for sessions, rows, ms in forwards:
+            for _ in range(PROBE // 2):
+                self.observe(sessions, rows, 0, ms)
+                if rows:
+                    self.observe(sessions, 0, rows, ms)
+
+    def observe(self, sessions: int, rows: int, prompt: int, ms: float) -> None:
+        """Take the time of a forward that decided sessions, verified rows of theirs and read tokens of prompts."""
+        self._line.observe((sessions, rows, prompt), ms)
+        self._forwards += 1
+        if sessions and not prompt:
+            plain = max(0.0, ms - rows * self.row)
+            mean, _ = self._ms.get(sessions, (plain, 0))
+            self._ms[sessions] = mean + 2 * LEARN * (plain - mean), self._forwards
+
+    @property
+    def row(self) -> float:
+        """Milliseconds of one more drafted row; 0 before any forward."""
+        return self._line.each(1)
+
+    @property
+    def prompt_token(self) -> float:
+        """Milliseconds of one more token of a prompt; 0 before any forward."""
+        return self._line.each(2)
+
+    def predict(self, sessions: int, rows: int = 0) -> float:
+        """Milliseconds of a forward that reads no prompt; 0 before any forward."""
+        return self._line.predict((sessions, rows, 0))
+
+    def takes(self, sessions: int) -> float:
+        """Milliseconds of a forward that decides so many sessions, as measured; 0 before any forward.
+
+        Measurements count for some hundred forwards, and a session more than were measured costs what the line says.
+        """
+        fresh = self._forwards - PROBE * PROBE
+        known = [number for number, (_, newest) in self._ms.items() if number <= sessions and newest > fresh]
         if not known:
-            return None
+            return self.predict(sessions)
         nearest = max(known)
-        return self._ms[nearest][0] + (sessions - nearest) * each
+        return self._ms[nearest][0] + (sessions - nearest) * self._line.each(0)

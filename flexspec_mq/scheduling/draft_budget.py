@@ -1,173 +1,275 @@
-"""Estimates by which rows are given out: of rows, of the draft's forwards and of each session's drafts.
+"""Rows of a forward for drafted tokens: to those that are worth the time of a row.
 
-How a session's drafts fared so far says what the next one is worth, as in vLLM's adaptive verification; what rows
-cost is measured. Pure: it is told milliseconds, and measures nothing.
+A row for a drafted token makes the forward longer for all sessions in it, and gives one session a token more with the
+probability that it is right, and everything before it. It is granted if it raises the sum of the logarithms of all
+sessions' tokens per second, the objective of GoodSpeed (arXiv 2512.09963). So each session counts alike, whatever it
+drafts, and where all are alike, their tokens per second are most. And no session pays for others: the forward never
+gets longer than makes up for the tokens that each session in it gets by drafts, within `GIVES`. The token that the
+target decides itself is never at stake.
+
+A draft of the worker's own is worth a forward of the draft model by the same rules, so a worker stops drafting for
+others long before it stops verifying for them. How a session's drafts fared so far says what the next one is worth, as
+in vLLM's adaptive verification; what rows cost is measured.
+
+Pure: it is told milliseconds, and measures nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import heapq
+from dataclasses import dataclass, field
+from math import inf, log1p
 from typing import TYPE_CHECKING
 
-from flexspec_mq.scheduling.allocation import Allocation
-from flexspec_mq.scheduling.costs import LinearCost, MeasuredCost
+from flexspec_mq.scheduling.costs import LEARN, PROBE, ForwardCost, LinearCost
+from flexspec_mq.scheduling.step_budget import CHUNK, GIVES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from flexspec_mq.protocol.effects import SessionKey
 
-_PRIOR = 0.6, 2.0
-"""Acceptance of a session's drafts before any was judged, and how many judged tokens that weighs."""
-_FADES = 0.95
-"""Weight of a session's earlier tokens when one more is judged: about twenty count."""
-_FORGIVES = 0.02
-"""How far what is known of a session's drafts goes back to that, by each forward that verifies none of them."""
-_SESSION, _ROW, _PIECE = 0.03, 0.01, 0.008
-"""Usual cost of a session, a drafted row and a token of a prompt, as shares of a mean forward of the target."""
-_CALL_ROW = 0.1
-"""Usual cost of a session in a forward of the draft."""
-_READ = 0.01
-"""Cost of a token of a prompt for the draft, as a share of a forward of the target, before one was read."""
+PRIOR = 0.6
+"""How likely a drafted token is right before any of its session was judged."""
+_LOOKUPS_GIVE = 0.01
+"""Share of its speed that a session may lose by what the worker looks up for others: nobody's device asked for that."""
 _CALL = 0.15
-"""Cost of a forward of the draft, as a share of the target's, before one was seen."""
-_PRIMES = 8
-"""Forwards that one counts for which was timed before any text: about as many as it takes to know the price."""
-_LEARN = 1 / 16
-"""Weight of the newest forward in what a session usually gets by one, or could."""
-_PROBE = 16
-"""Where drafts are alike, one forward in so many gets half of its rows, so that the price of a row stays known."""
+"""Usual cost of a forward of the draft, as a share of the target's, and of a session or token in it as a share of
+that."""
 
 
 @dataclass(slots=True)
-class _Acceptance:
-    """How the drafted tokens of a session fare."""
+class Allocation:
+    """The rows of one forward, while they are given out.
 
-    right: float = _PRIOR[0] * _PRIOR[1]
-    judged: float = _PRIOR[1]
+    Attributes:
+        sessions: Sessions that it is for, see `step_budget.weight`.
+        ms: Time with all rows granted so far, and the draft's forwards before it; 0 while nothing is known,
+            and then all is worth it.
+        row: ms of one more row.
+        call: ms of a forward of the draft in any case, for each session in it, and for each token of a prompt.
+        usual: tokens that a session lately got by a forward, for those that the forward decides.
+        granted: drafted tokens of edges that ride along, by session.
+    """
 
-    def observe(self, right: bool) -> None:
-        self.right = _FADES * self.right + right
-        self.judged = _FADES * self.judged + 1.0
+    sessions: int
+    ms: float
+    row: float
+    call: tuple[float, float, float]
+    usual: Mapping[SessionKey, float] = field(default_factory=dict)
+    granted: dict[SessionKey, int] = field(default_factory=dict)
+    _survival: dict[SessionKey, float] = field(default_factory=dict)
+    _expected: dict[SessionKey, float] = field(default_factory=dict)
+    _plain: float = 0.0
 
-    def fade(self) -> None:
-        """Nothing of a draft was tried: little by little it is forgotten why, so that it is tried again some day."""
-        self.right += _FORGIVES * (_PRIOR[0] * _PRIOR[1] - self.right)
-        self.judged += _FORGIVES * (_PRIOR[1] - self.judged)
+    def __post_init__(self) -> None:
+        """Remember what the forward takes without any draft."""
+        self._plain = self.ms
+
+    def grant(self, drafts: Mapping[SessionKey, tuple[int, float]], most: int) -> None:
+        """Give rows to the drafts of edges: as many as are best in all, to those where they are worth most.
+
+        A draft has a number of tokens, and a probability that each is right if all before it are.
+        """
+        order = [
+            (gain, key, confidence)
+            for key, (drafted, confidence) in drafts.items()
+            for gain in _gains(confidence, drafted)
+        ]
+        order.sort(key=lambda row: -row[0])  # those of one session fall, so they stay in order
+        least = _Least({key: self._gets(key) for key in self.usual})
+        best, count, total = 0.0, 0, 0.0
+        for rows, (gain, key, confidence) in enumerate(order[:most], 1):
+            self._take(key, confidence)
+            least.raise_to(key, self._gets(key))
+            total += gain
+            more = rows * self.row
+            if self._bearable(more, least.value) and (net := total - self._loss(more)) > best:
+                best, count = net, rows
+        self._survival.clear()
+        self._expected.clear()
+        self.granted = dict.fromkeys(drafts, 0)
+        for _, key, confidence in order[:count]:
+            self.granted[key] += 1
+            self.add(key, confidence)
+
+    def worth_calling(self, wanted: Mapping[SessionKey, tuple[float, float]]) -> list[SessionKey]:
+        """Sessions that the next forward of the draft is best run for; none if it is not worth its time.
+
+        Wanted are, by session, the probability that its token is right if all before it are, and the tokens that the
+        draft has to read for each forward that it will be of use in.
+        """
+        gains = sorted(
+            ((self._gain(key, confidence), key) for key, (confidence, _) in wanted.items()), reverse=True
+        )
+        least = _Least({key: self._gets(key) for key in self.usual})
+        base, each, read = self.call
+        best, chosen, total, ms = 0.0, 0, 0.0, base
+        for count, (gain, key) in enumerate(gains, 1):
+            confidence, unread = wanted[key]
+            total += gain
+            ms += each + self.row + unread * read
+            least.raise_to(key, self._gets(key) + self.survival(key) * confidence / 2)
+            if self._bearable(ms, least.value) and (net := total - self._loss(ms)) > best:
+                best, chosen = net, count
+        return [key for _, key in gains[:chosen]]
+
+    def call_cost(self, sessions: int, unread: float = 0.0) -> float:
+        """Tokens that each of so many sessions loses by a forward of the draft over them, all others counted in."""
+        base, each, read = self.call
+        return self._loss(base + sessions * each + unread * read) / sessions
+
+    def called(self, ms: float) -> None:
+        """Count the time of a forward of the draft."""
+        if self.ms:
+            self.ms += ms
+
+    def worth(self, key: SessionKey, confidence: float) -> bool:
+        """Whether a drafted token of a session is worth its row, if it is right with this probability."""
+        return self._gain(key, confidence) >= self._loss(self.row)
 
     @property
-    def share(self) -> float:
-        return self.right / self.judged
+    def bears(self) -> bool:
+        """Whether one more row, for what the worker looked up, is no loss to the session that gets the least."""
+        return self._bearable(self.row, min(map(self._gets, self.usual), default=1.0), _LOOKUPS_GIVE)
+
+    def add(self, key: SessionKey, confidence: float) -> None:
+        """Give a drafted token its row."""
+        self._take(key, confidence)
+        if self.ms:
+            self.ms += self.row
+
+    def survival(self, key: SessionKey) -> float:
+        """Probability that all tokens of a session with a row are right."""
+        return self._survival.get(key, 1.0)
+
+    def _take(self, key: SessionKey, confidence: float) -> None:
+        survival = self.survival(key) * confidence
+        self._survival[key] = survival
+        self._expected[key] = self._expected.get(key, 1.0) + survival
+
+    def _gets(self, key: SessionKey) -> float:
+        """Tokens that a session gets: between what this forward promises and what it usually comes to."""
+        return (self._expected.get(key, 1.0) + self.usual.get(key, 1.0)) / 2
+
+    def _gain(self, key: SessionKey, confidence: float) -> float:
+        return log1p(self.survival(key) * confidence / self._expected.get(key, 1.0))
+
+    def _loss(self, ms: float) -> float:
+        return self.sessions * log1p(ms / self.ms) if self.ms else 0.0  # nothing is known, or nothing counts
+
+    def _bearable(self, ms: float, least: float, gives: float = GIVES) -> bool:
+        """Whether so much more is no loss to the session that gets the least, or one of `gives` at most.
+
+        Alone, a session may bet on its own tokens, since it pays for them itself.
+        """
+        if self.sessions == 1 or not self.ms:
+            return True
+        return self.ms + ms <= max(1.0 + gives, least) * self._plain
+
+
+class _Least:
+    """The least of values that rise, one for each key."""
+
+    def __init__(self, values: dict[SessionKey, float]) -> None:
+        self._values = values
+        self._heap = [(value, key) for key, value in values.items()]
+        heapq.heapify(self._heap)
+
+    def raise_to(self, key: SessionKey, value: float) -> None:
+        """A key that is not among them is added."""
+        self._values[key] = value
+        heapq.heappush(self._heap, (value, key))
+
+    @property
+    def value(self) -> float:
+        """Infinite without any."""
+        while self._heap and self._heap[0][0] < self._values[self._heap[0][1]]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else inf
+
+
+def _gains(confidence: float, drafted: int) -> Iterator[float]:
+    """Gain of each token of a draft in the logarithm of the tokens that its session gets."""
+    survival = expected = 1.0
+    for _ in range(drafted):
+        survival *= confidence
+        yield log1p(survival / expected)
+        expected += survival
 
 
 class DraftBudget:
-    """Estimates of rows, of the draft's forwards and of each session's drafts.
+    """Estimates by which rows are given out: how each session's drafts fare, and what the draft's forwards take.
+
+    Args:
+        cost: Measured cost of the target's forwards.
+        rationed: Without rationing every row and forward of the draft is granted, whatever it costs.
 
     Attributes:
+        call: Cost of a forward of the draft, by sessions and tokens of prompts; tell it what they take.
         cut: Drafted tokens of edges that the newest forward puts off.
     """
 
-    def __init__(self, *, rationed: bool = True) -> None:
-        """Make a budget; without rationing every row and forward of the draft is granted, whatever it costs."""
+    def __init__(self, cost: ForwardCost | None = None, *, rationed: bool = True) -> None:
+        self.call = LinearCost((_CALL, _CALL))
+        self.cut = 0
+        self._cost = cost or ForwardCost()
         self._rationed = rationed
-        self._forward = LinearCost((_SESSION, _ROW, _PIECE))
-        self._plain = MeasuredCost()
-        self._call = LinearCost((_CALL_ROW,))
-        self._acceptance: dict[SessionKey, _Acceptance] = {}
+        self._acceptance: dict[SessionKey, float] = {}
         self._got: dict[SessionKey, float] = {}
         self._offered: dict[SessionKey, float] = {}
-        self._read: float | None = None
         self._alike = 0
-        self._newest = (0, 0)
-        self.cut = 0
+        self._newest: tuple[int, int] = (0, 0)
 
-    def prime(
-        self,
-        forwards: Sequence[tuple[int, int, float]],
-        calls: Sequence[tuple[int, float]] = (),
-        read: float | None = None,
-    ) -> None:
-        """Begin with what was timed before any text, see `Timings`; what forwards of texts take replaces it."""
-        for sessions, rows, ms in forwards:
-            for _ in range(_PRIMES):
-                self.observe(sessions, rows, ms)
-        for sessions, ms in calls:
-            for _ in range(_PRIMES):
-                self.observe_call(sessions, ms)
-        self._read = read
-        self._alike = 0
+    def prime(self, calls: Sequence[tuple[int, float]], read: float | None) -> None:
+        """Begin with forwards of the draft that were timed before any text, and what a token of a prompt took."""
+        for _ in range(PROBE // 2):
+            for sessions, ms in calls:
+                self.call.observe((sessions, 0), ms)
+            if read is not None:
+                self.call.observe((0, CHUNK), CHUNK * read)
 
     def allocate(self, drafts: Mapping[SessionKey, int], sessions: int, reading: float = 0.0) -> Allocation:
         """Give the drafted tokens of edges their rows; the worker's own may follow.
 
-        The forward is for so many sessions, as `fair_shares.weight` counts them, and reads prompts for so many ms.
+        The forward is for so many sessions, see `step_budget.weight`, and reads prompts for so many ms.
         """
-        plain = self._forward.predict((len(drafts), 0, 0)) if self._rationed else 0.0
-        call = (self._call.predict((0,)), self._call.more(0)) if self._call.known else (_CALL * plain, 0.0)
-        usual = {key: self._usually(key, drafted) for key, drafted in drafts.items()}
-        read = _READ * plain if self._read is None else self._read
-        ms = plain + reading if plain else 0.0
-        made = Allocation(max(1, sessions), ms, self._forward.more(1), call, read, usual)
-        made.grant(
+        plain = self._cost.predict(len(drafts)) if self._rationed else 0.0
+        call, ms = self.call, plain + reading if plain else 0.0
+        price = call.predict((0, 0)), call.each(0), call.each(1)
+        if not call.known:
+            price = _CALL * plain, 0.0, _CALL * _CALL * plain
+        usual = {key: self._usual(key, drafted) for key, drafted in drafts.items()}
+        rows = Allocation(max(1, sessions), ms, self._cost.row, price, usual)
+        rows.grant(
             {key: (drafted, self.acceptance(key)) for key, drafted in drafts.items()}, self._most(drafts)
         )
-        self.cut = sum(drafts.values()) - sum(made.granted.values())
-        for key, granted in made.granted.items():
+        granted_rows = sum(rows.granted.values())
+        self.cut = sum(drafts.values()) - granted_rows
+        self._alike = self._alike + 1 if (len(drafts), granted_rows) == self._newest else 0
+        self._newest = len(drafts), granted_rows
+        for key, granted in rows.granted.items():
             if drafts[key] and not granted and key in self._acceptance:
-                self._acceptance[key].fade()
-        return made
-
-    def takes(self, sessions: int) -> float:
-        """Milliseconds of a forward that decides so many sessions without drafts; 0 before any was seen."""
-        found = self._plain.predict(sessions, self._forward.more(0))
-        return self._forward.predict((sessions, 0, 0)) if found is None else found
+                # Little by little it is forgotten why, so that a draft of it is tried again some day.
+                self._acceptance[key] = _newer(self._acceptance[key], PRIOR)
+        return rows
 
     def acceptance(self, key: SessionKey) -> float:
         """How likely a drafted token of a session's edge is right, if all before it are."""
-        known = self._acceptance.get(key)
-        return _PRIOR[0] if known is None else known.share
+        return self._acceptance.get(key, PRIOR)
 
     def decided(self, key: SessionKey, tokens: int, accepted: int, *, wrong: bool) -> None:
         """A forward decided tokens of a session, some drafted by the edge; the next of its draft was wrong or not."""
         self._got[key] = _newer(self._got.get(key), float(tokens))
-        if not accepted and not wrong:
-            return
-        known = self._acceptance.setdefault(key, _Acceptance())
-        for _ in range(accepted):
-            known.observe(right=True)
-        if wrong:
-            known.observe(right=False)
+        for right in [1.0] * accepted + [0.0] * wrong:
+            self._acceptance[key] = _newer(self.acceptance(key), right)
 
     def forget(self, key: SessionKey) -> None:
         """A session is over; it need not be known."""
-        self._acceptance.pop(key, None)
-        self._got.pop(key, None)
-        self._offered.pop(key, None)
+        for known in (self._acceptance, self._got, self._offered):
+            known.pop(key, None)
 
-    def observe(self, sessions: int, rows: int, ms: float, reading: int = 0) -> None:
-        """A forward of the target decided sessions, verified rows of theirs, and read tokens of prompts beside."""
-        self._forward.observe((sessions, rows, reading), ms)
-        if reading:
-            self._plain.passed()
-            return
-        self._plain.observe(sessions, max(0.0, ms - rows * self._forward.more(1)))
-        self._alike = self._alike + 1 if (sessions, rows) == self._newest else 0
-        self._newest = sessions, rows
-
-    def observe_call(self, sessions: int, ms: float) -> None:
-        """A forward of the draft over so many sessions is done."""
-        self._call.observe((sessions,), ms)
-
-    def observe_reading(self, tokens: int, ms: float) -> None:
-        """A forward of the draft is done that read so many tokens of prompts, and hardly anything else."""
-        each = ms / tokens
-        self._read = each if self._read is None else self._read + _LEARN * (each - self._read)
-
-    def skip_call(self) -> None:
-        """The draft could have been run, and was not worth it."""
-        self._call.fade()
-
-    def _usually(self, key: SessionKey, drafted: int) -> float:
+    def _usual(self, key: SessionKey, drafted: int) -> float:
         """Tokens of a session by a forward lately: what it got, or would have got with a row for all its drafts.
 
         Counted by what it got alone, sessions whose drafts come in every other forward would bear no rows of others
@@ -179,16 +281,13 @@ class DraftBudget:
         return max(self._offered[key], self._got.get(key, 1.0))
 
     def _most(self, drafts: Mapping[SessionKey, int]) -> int:
-        """Rows for drafted tokens of this forward: all, or half of them to learn their price."""
+        """Rows for drafted tokens of this forward: all, or half where all are alike, so that their price is known."""
         wanted = sum(drafts.values())
-        if self._alike < _PROBE or not self._rationed:
-            return wanted
-        self._alike = 0
-        return wanted // 2
+        return wanted // 2 if self._alike >= PROBE and self._rationed else wanted
 
 
 def _newer(mean: float | None, value: float) -> float:
-    return value if mean is None else mean + _LEARN * (value - mean)
+    return value if mean is None else mean + LEARN * (value - mean)
 
 
 def tokens_right(draft: Iterable[int], decided: Iterable[int]) -> int:

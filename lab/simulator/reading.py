@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.scheduling.fair_shares import Presence
-from flexspec_mq.scheduling.prefill_budget import PrefillBudget
-from flexspec_mq.scheduling.prefill_shares import PrefillShares
+from flexspec_mq.scheduling.step_budget import StepBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +35,19 @@ class Share:
 class Reading:
     """Items that are not decided yet, and how far their sessions' prefixes are read.
 
+    Args:
+        budget: Budget of each step, divided by device.
+
     Attributes:
         pending: items by session, in the order of arrival.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, budget: StepBudget) -> None:
         self.pending: dict[SessionKey, WorkItem] = {}
         self._read: dict[SessionKey, int] = {}
         self._served: dict[SessionKey, int] = {}
         self._steps = 0
-        self._budget = PrefillBudget()
-        self._sharing = PrefillShares(self._budget.most, self._budget)
-        self._presence = Presence()
+        self._budget = budget
 
     def add(self, item: WorkItem) -> None:
         """Take an item in."""
@@ -61,18 +60,20 @@ class Reading:
         self._read.pop(key, None)
         self._served.pop(key, None)
 
-    def writing(self) -> list[WorkItem]:
-        """Items whose prefix is read: the next forward decides them."""
-        return [item for item in self.pending.values() if self._unread(item) <= 1]
+    def writing(self, now: float) -> list[WorkItem]:
+        """Items whose prefix is read and whose turn it is: the next forward decides them."""
+        ready = [key for key, item in self.pending.items() if self._unread(item) <= 1]
+        reading = {key[0] for key, item in self.pending.items() if self._unread(item) > 1}
+        return [self.pending[key] for key in self._budget.rows(ready, reading, len(ready), now)]
 
     def _unread(self, item: WorkItem) -> int:
         """Tokens of its prefix that are to be read, the last one in any case."""
         return len(item.context) - min(self._read.get(item.key, 0), len(item.context) - 1)
 
-    def adds(self, writing: int) -> float:
-        """Ms that reading adds to the next forward, see `PrefillBudget`."""
+    def prompt_ms(self, writing: int) -> float:
+        """Ms that reading adds to the next forward, see `StepBudget`."""
         unread = sum(left for item in self.pending.values() if (left := self._unread(item)) > 1)
-        return self._budget.adds(writing, unread)
+        return self._budget.prompt_ms(writing, unread)
 
     def shares(self, drafts: Mapping[SessionKey, tuple[int, ...]], now: float) -> list[Share]:
         """Shares of the next forward.
@@ -82,34 +83,23 @@ class Reading:
             now: seconds.
         """
         self._steps += 1
-        made = [Share(self.pending[key], draft, True) for key, draft in drafts.items()]
-        reading = {key: item for key, item in self.pending.items() if key not in drafts}
-        edges = {edge for edge, _ in reading}
-        away = self._presence.since_others(edges, now)
-        self._presence.observe({edge for edge, _ in self.pending}, now)
-        if not reading:
-            return made
+        shares = [Share(self.pending[key], draft, True) for key, draft in drafts.items()]
+        unread = {key: left for key, item in self.pending.items() if (left := self._unread(item)) > 1}
         wanted = {
-            key: self._unread(reading[key]) + len(reading[key].draft)
-            for key in sorted(reading, key=self._served.__getitem__)
+            key: unread[key] + len(self.pending[key].draft)
+            for key in sorted(unread, key=self._served.__getitem__)
         }
-        ready = {key: 1 + len(draft) for key, draft in drafts.items()}
-        for key, share in self._sharing.allot(wanted, ready, now=now, away=away, turn=self._steps).items():
-            item = reading[key]
-            unread = self._unread(item)
+        rows = {key: 1 + len(draft) for key, draft in drafts.items()}
+        for key, share in self._budget.prompts(wanted, rows, now).items():
+            item = self.pending[key]
             whole = share >= wanted[key]
-            read = unread - 1 if whole else min(share, unread - 1)
-            behind = len(item.context) - unread
-            made.append(Share(item, item.draft if whole else (), whole, read, behind))
+            read = unread[key] - 1 if whole else min(share, unread[key] - 1)
+            behind = len(item.context) - unread[key]
+            shares.append(Share(item, item.draft if whole else (), whole, read, behind))
             self._served[key] = self._steps
-            self._sharing.usage.add(key[0], share, now)
             if not whole:
                 self._read[key] = self._read.get(key, 0) + read
-        return made
-
-    def observe(self, fed: int, read: int, ms: float) -> None:
-        """A forward is done, see `PrefillBudget`."""
-        self._budget.observe(fed, read, ms)
+        return shares
 
     def settles(self, share: Share) -> bool:
         """Whether a share decides its item, and that counts: not if it was dropped or replaced meanwhile."""

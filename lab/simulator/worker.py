@@ -17,7 +17,9 @@ from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
+from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
+from flexspec_mq.scheduling.step_budget import StepBudget
 from lab.simulator.clock import Alarm, SimulatedClock
 from lab.simulator.cost import DraftForward, Measured, TargetForward
 from lab.simulator.reading import Reading, Share
@@ -26,6 +28,8 @@ from lab.simulator.replayed_drafter import ReplayedDrafter, by_seed
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 
 VERSION, NAME = "base", "worker"
+STEP_MS = 250.0
+"""Milliseconds of a forward that only reads, as workers have it."""
 _EVERYBODY = 1_000_000
 """Sessions that it takes at once, and that share a step."""
 
@@ -77,10 +81,11 @@ class SimulatedWorker:
         self._cost = cost
         self._texts = by_seed(recording)
         self._answer = answer
-        self._budget = DraftBudget(rationed=kind.rationed)
+        self._forwards = ForwardCost()
+        self._budget = DraftBudget(self._forwards, rationed=kind.rationed)
         self._drafting = 0.0  # seconds that the draft has taken, all together
         self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
-        self._reading = Reading()
+        self._reading = Reading(StepBudget(self._forwards, target=STEP_MS))
         self._window = BatchingWindow()
         self._computing = False
         self._looks = Alarm(clock, self._look)
@@ -137,11 +142,11 @@ class SimulatedWorker:
         reading = self._reading
         for item in items:
             reading.add(item)
-        writing = reading.writing()
+        writing = reading.writing(began)
         rows = self._budget.allocate(
             {item.key: len(item.draft) for item in writing},
             len(reading.pending),
-            reading.adds(len(writing)),
+            reading.prompt_ms(len(writing)),
         )
         drafting = self._drafting
         own = {} if self._drafts is None else self._drafts.draft(writing, rows, self._budget)
@@ -155,13 +160,11 @@ class SimulatedWorker:
         seconds = drafting + ms / 1000
 
         def done() -> None:
-            reading.observe(fed, forward.read, 1000 * seconds)
+            self._forwards.observe(len(drafts), fed - len(drafts), forward.read, ms)
             self._window.stepped(around + seconds)
             for share in shares:
                 if reading.settles(share):
                     self._decided(share, told.get(share.item.key, _ALL), began, int(1000 * seconds))
-            if drafts:
-                self._budget.observe(len(drafts), fed - len(drafts), ms, forward.read)
             self._computing = False
             self._alarm.by(self.machine.next_tick())
             self._look()

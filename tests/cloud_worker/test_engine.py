@@ -18,7 +18,6 @@ from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.scheduling.prefill_budget import PrefillBudget
 from schemas.messages import Identity
 from tests.models.tiny_packed import VOCABULARY, packed
 
@@ -66,15 +65,6 @@ def item(number: int, start: int, draft: Sequence[int] = (), *, wanted: Identity
         seq=1,
         waiting_since=0.0,
     )
-
-
-class GivenBudget(PrefillBudget):
-    """A budget to which forwards take what the test says."""
-
-    tell = PrefillBudget.observe
-
-    def observe(self, writing: int, read: int, ms: float) -> None:
-        """Forget what the tiny model took."""
 
 
 def run(engine: ModelEngine, most: int = 500) -> list[tuple[WorkItem, tuple[int, ...]]]:
@@ -183,6 +173,7 @@ def test_a_chain_that_was_cut_and_extended_otherwise_is_read_anew() -> None:
 
 
 def scheduled(engine: ModelEngine) -> list[tuple[int, int]]:
+    engine.scheduler.writing_items()
     return sorted((one.item.key[1], len(one.model_input.tokens)) for one in engine.scheduler.schedule())
 
 
@@ -193,11 +184,12 @@ def test_ready_items_all_go_and_reading_ones_share_the_budget() -> None:
     scheduler.add(item(4, 0))  # 130 to read
     scheduler.add(item(3, 0))  # 70 to read
     scheduler.add(item(2, 1, [5] * 6))  # ready
-    assert scheduled(engine) == [(2, 7), (3, 50), (4, 50)]
-    assert scheduler.writing == 7
-    assert [one.key[1] for one, _ in engine.step().decided] == [2]
-    assert scheduled(engine) == [(3, 20), (4, 80)]
-    assert scheduler.writing == 0
+    assert scheduled(engine) == [(2, 7), (4, 100)]
+    assert [one.key[1] for one, _ in engine.step().decided] == [
+        3,
+        2,
+    ]  # the one that waited, and what that leaves
+    assert scheduler.unread(scheduler.pending["edge", 4]) == 100
 
 
 def test_prompts_take_turns_where_equal_parts_would_be_too_small() -> None:

@@ -18,9 +18,9 @@ from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.scheduling.allocation import Allocation
 from flexspec_mq.scheduling.colocated import ColocatedDrafts
-from flexspec_mq.scheduling.draft_budget import DraftBudget
+from flexspec_mq.scheduling.costs import ForwardCost
+from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
 from schemas.messages import Identity
 from tests.cloud_worker.test_engine import (
     LIMIT,
@@ -179,7 +179,7 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
         if free:
             drafts.free(one.key)
         else:
-            drafts.draft([one], Allocation(1, 0.0, 0.0, (0.0, 0.0), granted={one.key: 0}), DraftBudget())
+            drafts.draft([one], Allocation(1, 0.0, 0.0, (0.0, 0.0, 0.0), granted={one.key: 0}), DraftBudget())
             if scripted.asked:
                 assert scripted.asked[-1].device == "edge"
                 held[scripted.asked[-1].session] = len(one.context) + one.room
@@ -245,16 +245,17 @@ class Alone:
 
     def __init__(self, drafter: Priced, prompt: int) -> None:
         self.drafter, self.prompt = drafter, prompt
-        self.budget = DraftBudget()
+        self.cost = ForwardCost()
+        self.budget = DraftBudget(self.cost)
         self.drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
         for _ in range(4):
-            self.budget.observe(1, 0, 25.0)
-            self.budget.observe_call(1, 4.0)
+            self.cost.observe(1, 0, 0, 25.0)
+            self.budget.call.observe((1, 0), 4.0)
 
     def step(self, text: int) -> tuple[int, ...]:
         """Tokens drafted behind so many tokens of the text."""
         one = work([*range(self.prompt), *range(text)], self.prompt, 4)
-        self.budget.observe(1, 0, 25.0)
+        self.cost.observe(1, 0, 0, 25.0)
         rows = self.budget.allocate({one.key: 0}, 1)
         return self.drafts.draft([one], rows, self.budget).get(one.key, ())
 
@@ -262,32 +263,33 @@ class Alone:
 def test_a_prompt_that_is_begun_is_read_to_its_end() -> None:
     """Each piece leaves less to read, for less and less of the text: it pays all the more."""
     worker = Alone(Priced(300), 300)
-    worker.budget.observe_reading(64, 67.0)
+    worker.budget.call.observe((1, 63), 67.0)
     steps = 0
     while not worker.step(1 + steps):
         steps += 1
         assert steps < 10
     assert worker.drafter.forwards >= 5
     price = worker.budget.allocate({("edge", 1): 0}, 1).call
-    assert sum(price) < 5.0, "the end of a prompt is no price of a drafted token"
+    assert sum(price[:2]) < 5.0, "the end of a prompt is no price of a drafted token"
 
 
 def test_one_that_is_too_long_is_not_begun() -> None:
     worker = Alone(Priced(900), 900)
-    worker.budget.observe_reading(64, 67.0)
+    worker.budget.call.observe((1, 63), 67.0)
     assert [worker.step(1 + step) for step in range(40)] == [()] * 40
     assert worker.drafter.forwards == 0
-    assert sum(worker.budget.allocate({("edge", 1): 0}, 1).call) == pytest.approx(4.0, rel=0.1)
+    assert sum(worker.budget.allocate({("edge", 1): 0}, 1).call[:2]) == pytest.approx(4.0, rel=0.1)
 
 
 def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
     model = Priced(300)
     hybrid = HybridDrafter(model, PromptLookupDrafter(max_context=4096))
     drafts = ColocatedDrafts(hybrid, "draft", clock=lambda: model.now)
-    budget = DraftBudget(rationed=False)
+    cost = ForwardCost()
+    budget = DraftBudget(cost, rationed=False)
     text = [*([1, 2, 3, 4, 5] * 62), *range(100, 130)]
     for end in range(301, 340):
-        budget.observe(1, 0, 25.0)
+        cost.observe(1, 0, 0, 25.0)
         one = work(text[:end], 300, 4)
         drafts.draft([one], budget.allocate({one.key: 0}, 1), budget)
         assert budget.allocate({one.key: 0}, 1).call[0] < 10.0
@@ -321,16 +323,23 @@ def own(drafter: Priced, budget: DraftBudget, items: Sequence[WorkItem]) -> int:
     return sum(map(len, drafts.draft(items, rows, budget).values()))
 
 
+def primed(forwards: list[tuple[int, int, float]], calls: list[tuple[int, float]]) -> DraftBudget:
+    """A budget as that of a worker that has timed these."""
+    cost = ForwardCost()
+    cost.prime(forwards)
+    budget = DraftBudget(cost)
+    budget.prime(calls, 1.0)
+    return budget
+
+
 @pytest.mark.parametrize("sessions", [4, 8, 16])
 def test_what_is_looked_up_for_some_is_no_loss_to_the_others(sessions: int) -> None:
     """A row takes more than 1 % of a forward here, and no text that drafts nothing gets that back."""
-    budget = DraftBudget()
-    budget.prime([(1, 0, 40.0), (1, 8, 50.0), (4, 0, 48.0), (4, 32, 96.0)], [(1, 4.0), (4, 16.0)], 1.0)
+    budget = primed([(1, 0, 40.0), (1, 8, 50.0), (4, 0, 48.0), (4, 32, 96.0)], [(1, 4.0), (4, 16.0)])
     found = Priced(0, found=(5, 6, 7, 8))
     assert own(found, budget, crowd(1)) > 0
     alone = found.forwards
     assert own(found, budget, crowd(sessions)) == 0
     assert found.forwards == alone
-    free = DraftBudget()
-    free.prime([(1, 0, 20.0), (1, 8, 20.0), (4, 0, 20.0), (4, 32, 20.1)], [(1, 8.0), (4, 32.0)], 1.0)
+    free = primed([(1, 0, 20.0), (1, 8, 20.0), (4, 0, 20.0), (4, 32, 20.1)], [(1, 8.0), (4, 32.0)])
     assert own(found, free, crowd(sessions)) > 0, "where rows cost next to nothing, they are no loss"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.protocol.effects import SessionKey
-from flexspec_mq.scheduling.allocation import PAYS, Allocation
-from flexspec_mq.scheduling.costs import LinearCost
-from flexspec_mq.scheduling.draft_budget import DraftBudget
+from flexspec_mq.scheduling.costs import ForwardCost, LinearCost
+from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
+from flexspec_mq.scheduling.step_budget import GIVES
 
 
 def key(number: int) -> SessionKey:
@@ -24,11 +24,12 @@ def expected(confidence: float, rows: int) -> float:
     return sum(confidence**place for place in range(rows + 1))
 
 
-def learned(budget: DraftBudget, base: float, session: float, row: float) -> DraftBudget:
+def learned(base: float, session: float, row: float, *, rationed: bool = True) -> DraftBudget:
     """A budget that has seen forwards of all sizes, which take so many ms."""
+    cost = ForwardCost()
     for sessions, rows in product((1, 2, 5, 8, 16), (0, 1, 4, 9, 16, 40)):
-        budget.observe(sessions, rows, base + session * sessions + row * rows)
-    return budget
+        cost.observe(sessions, rows, 0, base + session * sessions + row * rows)
+    return DraftBudget(cost, rationed=rationed)
 
 
 @settings(max_examples=200, deadline=None)
@@ -41,7 +42,7 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
 ) -> None:
     """The allocation with the highest sum of logarithms of tokens per second, if nobody pays for it."""
     sessions = range(len(drafts))
-    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0), usual={key(n): 1.0 for n in sessions})
+    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0, 0.0), usual={key(n): 1.0 for n in sessions})
     made.grant({key(n): one for n, one in enumerate(drafts)}, 100)
 
     def tokens(rows: tuple[int, ...]) -> list[float]:
@@ -52,7 +53,7 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
 
     def nobody_pays(rows: tuple[int, ...]) -> bool:
         return len(drafts) == 1 or 30.0 + row * sum(rows) <= 30.0 * max(
-            1.0 + PAYS, (1.0 + min(tokens(rows))) / 2
+            1.0 + GIVES, (1.0 + min(tokens(rows))) / 2
         )
 
     granted = tuple(made.granted[key(n)] for n in sessions)
@@ -73,7 +74,7 @@ def test_before_anything_is_known_all_rows_are_granted() -> None:
 
 def test_one_that_drafts_a_lot_gets_little_beside_many_and_all_of_it_alone() -> None:
     """Sixteen sessions lose less than a twentieth by one that asks for 64 rows, however good its drafts are."""
-    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
+    budget = learned(40.0, 4.0, 1.3)
     for _ in range(200):
         budget.decided(key(99), 2, 1, wrong=False)
     crowd = {key(n): 0 for n in range(16)} | {key(99): 64}
@@ -86,7 +87,7 @@ def test_one_that_drafts_a_lot_gets_little_beside_many_and_all_of_it_alone() -> 
 
 def test_sessions_whose_drafts_come_by_turns_bear_each_others_rows() -> None:
     """Half of them have drafts in each forward. None got more than a token before, and all get rows now."""
-    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
+    budget = learned(40.0, 4.0, 1.3)
     granted = []
     for step in range(64):
         drafts = {key(n): 4 * ((n + step) % 2) for n in range(8)}
@@ -98,11 +99,11 @@ def test_sessions_whose_drafts_come_by_turns_bear_each_others_rows() -> None:
     listeners = {key(n): 0 for n in range(100, 108)}
     for _ in range(8):
         made = budget.allocate({key(n): 4 for n in range(8)} | listeners, 16)
-        assert 1.3 * sum(made.granted.values()) <= PAYS * (40 + 4 * 16)
+        assert 1.3 * sum(made.granted.values()) <= GIVES * (40 + 4 * 16)
 
 
 def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day() -> None:
-    budget = learned(DraftBudget(), 20.0, 4.0, 2.0)
+    budget = learned(20.0, 4.0, 2.0)
     for _ in range(60):
         budget.decided(key(1), 1, 0, wrong=True)
     drafts = {key(n): 0 for n in range(2, 17)} | {key(1): 4}
@@ -114,10 +115,10 @@ def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day()
 
 def test_the_draft_stops_for_others_before_rows_do() -> None:
     """A forward of the draft costs as much as several rows: with more sessions it goes first."""
-    budget = learned(DraftBudget(), 40.0, 4.0, 1.3)
+    budget = learned(40.0, 4.0, 1.3)
     for sessions in (1, 2, 4, 8, 16):
         for _ in range(5):
-            budget.observe_call(sessions, 3.0 + 2.5 * sessions)
+            budget.call.observe((sessions, 0), 3.0 + 2.5 * sessions)
     calls, rows = [], []
     for sessions in (1, 2, 4, 8, 16, 32, 64):
         made = budget.allocate({key(n): 1 for n in range(sessions)}, sessions)
@@ -130,7 +131,7 @@ def test_the_draft_stops_for_others_before_rows_do() -> None:
 
 
 def test_a_call_is_for_those_that_it_helps() -> None:
-    made = Allocation(3, 40.0, 0.5, (3.0, 2.0))
+    made = Allocation(3, 40.0, 0.5, (3.0, 2.0, 0.0))
     assert made.worth_calling({key(1): (0.9, 0), key(2): (0.01, 0), key(3): (0.8, 0)}) == [key(1), key(3)]
     assert made.worth_calling({key(2): (0.01, 0)}) == []
     for _ in range(12):
@@ -140,13 +141,14 @@ def test_a_call_is_for_those_that_it_helps() -> None:
 
 
 def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -> None:
-    budget = DraftBudget()
+    cost = ForwardCost()
+    budget = DraftBudget(cost)
     halves = 0
     for _ in range(200):
         made = budget.allocate({key(n): 4 for n in range(4)}, 4)
         rows = sum(made.granted.values())
         halves += rows == 8
-        budget.observe(4, rows, 40.0 + 16.0 * rows)
+        cost.observe(4, rows, 0, 40.0 + 16.0 * rows)
     assert halves >= 1
     assert made.row == pytest.approx(16.0, rel=0.5)
     assert rows < 16
@@ -154,20 +156,21 @@ def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -
 
 def test_the_price_of_a_row_is_learned_beside_prompts_that_are_read() -> None:
     """Sixteen sessions begin one after the other: hardly a forward reads nothing."""
-    budget = DraftBudget()
+    cost = ForwardCost()
     for number in range(60):
         sessions, rows, reading = 12 + number % 4, number * 7 % 41, 16 + number * 11 % 97
-        budget.observe(sessions, rows, 60.0 + 2.0 * sessions + 3.0 * rows + 0.7 * reading, reading)
-    made = budget.allocate({key(n): 0 for n in range(16)}, 16)
+        cost.observe(sessions, rows, reading, 60.0 + 2.0 * sessions + 3.0 * rows + 0.7 * reading)
+    made = DraftBudget(cost).allocate({key(n): 0 for n in range(16)}, 16)
     assert made.row == pytest.approx(3.0, rel=0.15)
     assert made.ms == pytest.approx(92.0, rel=0.15)
-    assert budget.takes(16) == pytest.approx(92.0, rel=0.15)
+    assert cost.takes(16) == pytest.approx(92.0, rel=0.15)
+    assert cost.prompt_token == pytest.approx(0.7, rel=0.15)
 
 
 def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once() -> None:
     """A slow forward, as when the machine is busy, must not keep the draft from all texts to come."""
-    budget = learned(DraftBudget(), 30.0, 1.0, 0.5)
-    budget.observe_call(1, 60.0)
+    budget = learned(30.0, 1.0, 0.5)
+    budget.call.observe((1, 0), 60.0)
 
     def worth() -> bool:
         return bool(budget.allocate({key(1): 0}, 1).worth_calling({key(1): (0.6, 0.0)}))
@@ -175,18 +178,18 @@ def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once
     refused = 0
     while not worth():
         refused += 1
-        budget.skip_call()
+        budget.call.fade()
     assert 100 < refused < 1000
-    budget.observe_call(1, 60.0)
+    budget.call.observe((1, 0), 60.0)
     assert not worth()
     while not worth():
-        budget.skip_call()
-    budget.observe_call(1, 4.0)
+        budget.call.fade()
+    budget.call.observe((1, 0), 4.0)
     assert budget.allocate({key(1): 0}, 1).call[0] < 8.0
 
 
 def test_without_rationing_everything_is_granted() -> None:
-    budget = learned(DraftBudget(rationed=False), 1.0, 0.0, 100.0)
+    budget = learned(1.0, 0.0, 100.0, rationed=False)
     made = budget.allocate({key(n): 4 for n in range(50)}, 50)
     assert set(made.granted.values()) == {4}
     made.called(500.0)
@@ -201,4 +204,4 @@ def test_one_slow_forward_does_not_make_rows_dear_for_ever() -> None:
     cost.observe((10, 1), 250.0)
     for _ in range(150):
         cost.observe((10, 0), 50.0)  # as they seem dear
-    assert cost.more(1) < 2.0
+    assert cost.each(1) < 2.0

@@ -1,0 +1,241 @@
+"""Sessions and tokens of prompts that share the next forward, by deficit round robin over devices.
+
+**Rows.** Each device that waits gets a row for its session that has waited longest, then each one that has more a row
+for the next, and so on. Up to as many sessions as the device with the fewest has, all get alike. Sessions beyond that
+ride along while they make the forward no more than `GIVES` longer: on an accelerator, where a row costs next to
+nothing, all do. Where all others are away for a moment, drafting maybe, a forward stays short for them.
+
+**Prompts.** A forward has so many tokens of prompts as fit its bound on time by the measured cost of a token: `STRETCH`
+beside sessions that write, `step_ms` otherwise. Devices share these equally. Each has a counter, in milliseconds: what
+is read for it is added while others have work, and it pays off a share of the time (`device_prefill_share`). A device
+is served while it is no more than `device_prefill` tokens ahead of the mean of the others that have work, and then gets
+a chunk whenever it has paid one off. So who reads little never waits for who reads much, all that read much are alike,
+and whatever one device asks for takes no more than its share of the time of others.
+
+No clock: every call takes `now` in seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import inf
+from typing import TYPE_CHECKING
+
+from flexspec_mq.protocol.worker.turns import by_device
+from flexspec_mq.scheduling.costs import PROBE
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from flexspec_mq.protocol.effects import SessionKey
+    from flexspec_mq.scheduling.costs import ForwardCost
+
+GIVES = 0.03
+"""Share of its speed that a session may lose by the rows that others have beyond their fair share."""
+STRETCH = 0.8
+"""How much longer a forward may be by prompts beside sessions that write, or for a device whose others are away."""
+CHUNK = 32
+"""Tokens of a prompt that are read at a time where there is a choice: kernels take hardly longer for these than for
+fewer."""
+LEAST = 8
+"""Tokens that a forward may read in any case, so that every prompt is read some day."""
+LATELY = 10.0
+"""Seconds for which a device that had work may come again at any moment."""
+DEVICE_PREFILL = 256
+"""Tokens of prompts by which a device may be ahead of others at full speed while these have work."""
+DEVICE_PREFILL_SHARE = 0.07
+"""Share of the time that reading for one device may take beyond these."""
+
+
+class StepBudget:
+    """Budget of each step, divided by device.
+
+    Args:
+        cost: Measured cost of forwards.
+        most: Tokens of prompts that a forward may read.
+        target: ms of a forward that only reads; infinite bounds no forward, also beside writers.
+        device_prefill, device_prefill_share: See the settings.
+
+    Attributes:
+        cost: Measured cost of forwards; tell it what they take.
+        slowed: Tokens of the newest forward that are read for devices at the end of their lead.
+    """
+
+    def __init__(
+        self,
+        cost: ForwardCost,
+        *,
+        most: int = 128,
+        target: float = inf,
+        device_prefill: int = DEVICE_PREFILL,
+        device_prefill_share: float = DEVICE_PREFILL_SHARE,
+    ) -> None:
+        self.cost = cost
+        self.most = most
+        self.slowed = 0
+        self._target = target
+        self._device_prefill = device_prefill
+        self._share = device_prefill_share
+        self._seen: dict[str, float] = {}  # when a device had work, the newest at the end
+        self._read: dict[str, tuple[float, float]] = {}  # ms of each device's counter, and since when
+        self._turn = 0
+
+    def rows(
+        self, waiting: Sequence[SessionKey], reading: Collection[str], most: int, now: float
+    ) -> list[SessionKey]:
+        """Choose among sessions that wait for a row those that share the next forward.
+
+        Args:
+            waiting: the one that has waited longest first.
+            reading: devices with prompts to read.
+            most: sessions at most.
+            now: seconds.
+        """
+        self._turn += 1
+        order, takes = by_device(waiting), self.cost.takes
+        sessions = Counter(edge for edge, _ in order)
+        devices = sessions.keys() | set(reading)
+        for edge in devices:
+            self._seen.pop(edge, None)
+            self._seen[edge] = now
+        if len(devices) > 1:
+            fewest = 1 if len(devices) > len(sessions) else min(sessions.values())
+            count = sum(min(fewest, number) for number in sessions.values())
+            bound = (1.0 + GIVES) * takes(count)
+        elif self._others_lately(devices, now):
+            count, bound = 1, (1.0 + STRETCH) * takes(1)
+        else:
+            return order[:most]
+        if self._turn % PROBE:
+            while count < len(order) and takes(count + 1) <= bound:
+                count += 1
+        return order[: min(count, most)]
+
+    def prompts(
+        self, unread: Mapping[SessionKey, int], rows: Mapping[SessionKey, int], now: float
+    ) -> dict[SessionKey, int]:
+        """Divide what the next forward may read: tokens of each prompt.
+
+        Args:
+            unread: tokens that each session can use, the one that was served longest ago first.
+            rows: tokens that each session which writes feeds into the forward.
+            now: seconds.
+        """
+        self.slowed = 0
+        if not unread:
+            return {}
+        prompts: dict[str, dict[SessionKey, int]] = {}
+        for key, tokens in unread.items():
+            prompts.setdefault(key[0], {})[key] = tokens
+        writers = {edge for edge, _ in rows}
+        counters = {edge: self._counter(edge, now) for edge in prompts.keys() | writers}
+        alone = len(counters) == 1
+        leads = {edge: self._lead(edge, counters) for edge in prompts}
+        served = [edge for edge in prompts if alone or leads[edge] >= 0.0]
+        room = self._room_beside(served, writers, rows)
+        if alone and not writers and leads[served[0]] < CHUNK and self._others_lately(prompts, now):
+            room = min(room, self.room(0, 0, STRETCH))
+        late = self._device_prefill * self.cost.prompt_token
+        served.sort(key=lambda edge: counters[edge] > late)
+        wanted = {
+            edge: min(sum(prompts[edge].values()), room if alone else max(CHUNK, int(min(leads[edge], room))))
+            for edge in served
+        }
+        shares: dict[SessionKey, int] = {}
+        for edge, tokens in divide(room, wanted).items():
+            shares |= _fill(tokens, prompts[edge])
+            self._charge(edge, tokens, now, at_most=late if alone else inf)
+            self.slowed += tokens if not alone and leads[edge] < CHUNK else 0
+        return shares
+
+    def room(self, sessions: int, rows: int = 0, stretch: float | None = STRETCH) -> int:
+        """Tokens of prompts for which a forward has time beside so many sessions and drafted rows of theirs.
+
+        They may add `stretch` times what it takes without them; None is what the target allows, or as much if that is
+        more.
+        """
+        each = self.cost.prompt_token
+        if not each or self._target == inf:
+            return self.most
+        plain = self.cost.predict(sessions, rows)
+        more = max(self._target - plain, STRETCH * plain) if stretch is None else stretch * plain
+        return min(self.most, max(LEAST, int(more / each)))
+
+    def prompt_ms(self, sessions: int, unread: int) -> float:
+        """Milliseconds that reading adds to the next forward, with so many tokens unread, as far as is known."""
+        return min(unread, self.room(sessions, 0, STRETCH if sessions else None)) * self.cost.prompt_token
+
+    def _room_beside(
+        self, served: Sequence[str], writers: Collection[str], rows: Mapping[SessionKey, int]
+    ) -> int:
+        """Tokens that a forward may read beside rows. Where many devices begin beside few, they share the time."""
+        if not writers:
+            return self.room(0, 0, None)
+        begin = sum(edge not in writers for edge in served)
+        return self.room(len(rows), sum(rows.values()) - len(rows), max(STRETCH, begin / len(writers)))
+
+    def _lead(self, edge: str, counters: Mapping[str, float]) -> float:
+        """Tokens that a device may have read before it is too far ahead of the others; below 0 it is already."""
+        each = self.cost.prompt_token
+        if not each:
+            return inf
+        others = len(counters) - 1
+        mean = (sum(counters.values()) - counters[edge]) / others if others else 0.0
+        return self._device_prefill - (counters[edge] - mean) / each
+
+    def _counter(self, edge: str, now: float) -> float:
+        """Milliseconds of reading that a device has not paid off."""
+        ms, since = self._read.get(edge, (0.0, now))
+        return max(0.0, ms - 1000.0 * self._share * (now - since))
+
+    def _charge(self, edge: str, tokens: int, now: float, at_most: float) -> None:
+        ms = self._counter(edge, now) + tokens * self.cost.prompt_token
+        self._read.pop(edge, None)
+        self._read[edge] = min(ms, at_most), now
+        while not self._counter(oldest := next(iter(self._read)), now) and oldest != edge:
+            del self._read[oldest]
+
+    def _others_lately(self, devices: Collection[str], now: float) -> bool:
+        while self._seen and now - self._seen[oldest := next(iter(self._seen))] > LATELY:
+            del self._seen[oldest]
+        return any(edge not in devices for edge in self._seen)
+
+
+def weight(writing: Collection[SessionKey], reading: Mapping[str, int]) -> int:
+    """Number of sessions for whose sake a forward should be short, when drafts ask for rows or forwards of a draft.
+
+    Prompts of one device, however many wait to be read, count for no more than the sessions of the device that has
+    the fewest: they are read a few at a time, and others would get no drafts for as long as they wait. `reading` is
+    the number of sessions by device whose prompt is not read to its end.
+    """
+    sessions = Counter(edge for edge, _ in writing) + Counter(reading)
+    most = min(sessions.values()) if len(sessions) > 1 else inf
+    return len(writing) + int(sum(min(most, number) for number in reading.values()))
+
+
+def divide(budget: int, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Divide a budget into equal shares, none below a chunk but the last; the first is served first, with the rest."""
+    shares: dict[str, int] = {}
+    left = budget
+    for place, (key, most) in enumerate(wanted.items()):
+        # Two tokens are the least that makes progress on an unread prefix.
+        if left < 2:
+            break
+        shares[key] = min(most, left, max(CHUNK, left // (len(wanted) - place)))
+        left -= shares[key]
+    for key, share in shares.items():
+        more = min(left, wanted[key] - share)
+        shares[key] += more
+        left -= more
+    return shares
+
+
+def _fill(budget: int, unread: Mapping[SessionKey, int]) -> dict[SessionKey, int]:
+    """Tokens of a device's prompts, one after the other: pieces of several cost more than one piece."""
+    shares: dict[SessionKey, int] = {}
+    for key, most in unread.items():
+        if budget < 2:
+            break
+        shares[key] = min(most, budget)
+        budget -= shares[key]
+    return shares
