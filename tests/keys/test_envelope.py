@@ -118,11 +118,6 @@ def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
             read_envelope(payload).opened(cipher(KEY, sealed=True))
 
 
-def test_a_seal_hides_and_a_tag_does_not() -> None:
-    assert VERDICT[1:] in made(sealed=False)
-    assert VERDICT[1:6] not in made(sealed=True)
-
-
 def test_what_it_costs() -> None:
     """Marker and plain flag byte are one; the others are kind, session, counter and tag."""
     for counter, more in ((1, 1), (127, 1), (128, 2), (16_383, 2)):

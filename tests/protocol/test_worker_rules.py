@@ -343,9 +343,12 @@ def knowing(eos: tuple[int, ...] = (EOS,)) -> WorkerMachine:
 
 
 def test_a_device_whose_ids_mean_the_same_is_served_whatever_else_differs() -> None:
-    machine = knowing()
-    machine.receive("e", opening(ident=OTHER, vocabulary=VOCABULARY), 0.0)
-    assert verdicts(decide(machine, 7))[0].tokens == (7,)
+    """Where a text does not end by itself its end need not agree either."""
+    endless = replace_field(OTHER, fingerprint=FINGERPRINT, eos=(), ignore_eos=True)
+    for message in (opening(ident=OTHER, vocabulary=VOCABULARY), opening(ident=endless)):
+        machine = knowing()
+        machine.receive("e", message, 0.0)
+        assert verdicts(decide(machine, 7))[0].tokens == (7,)
 
 
 @pytest.mark.parametrize(
@@ -370,14 +373,6 @@ def test_a_device_whose_ids_mean_others_or_whose_texts_end_elsewhere_is_told_so(
     assert isinstance(reply, Reply)
     assert isinstance(reply.message, Error)
     assert (reply.message.code, reply.message.detail) == (ErrorCode.FINGERPRINT, said)
-
-
-def test_where_a_text_does_not_end_by_itself_its_end_need_not_agree() -> None:
-    machine = knowing()
-    machine.receive(
-        "e", opening(ident=replace_field(OTHER, fingerprint=FINGERPRINT, eos=(), ignore_eos=True)), 0.0
-    )
-    assert verdicts(decide(machine, 7))[0].tokens == (7,)
 
 
 def test_a_message_that_was_not_read_is_refused_and_its_session_stays() -> None:

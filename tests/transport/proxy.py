@@ -13,13 +13,11 @@ class Proxy:
     Attributes:
         delay: seconds added to each chunk, each way.
         connections: accepted so far.
-        refusing: hang up on new connections at once.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.delay = 0.0
         self.connections = 0
-        self.refusing = False
         self.port = 0
         self.server: asyncio.Server | None = None
         self._target = (host, port)
@@ -65,8 +63,6 @@ class Proxy:
         self._handlers.add(task)
         self._writers.add(writer)
         try:
-            if self.refusing:
-                return
             up_reader, up_writer = await asyncio.open_connection(*self._target)
             self._writers.add(up_writer)
             going = asyncio.Event()

@@ -7,6 +7,7 @@ import signal
 import socket
 import statistics
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, cast
 
@@ -156,56 +157,57 @@ async def test_too_many_waiting_publishes_are_refused_and_counted(proxy: Proxy) 
         await link.wait_up(PATIENCE)
 
 
-async def test_the_brokers_receive_maximum_holds_publishes_back(own_mosquitto: PrivateBroker) -> None:
-    own_mosquitto.close()
-    with PrivateBroker(BrokerSettings(port=0, max_inflight=2)) as narrow:
-        async with (
-            mqtt_link(settings_for(narrow.port, "r", "n/#", receive_maximum=1)) as reading,
-            mqtt_link(settings_for(narrow.port, "w")) as writing,
-        ):
-            await reading.wait_up(PATIENCE)
-            await writing.wait_up(PATIENCE)
-            connection = connection_of(writing)
-            assert connection.limits.receive_maximum == 2
-            most = 0
-
-            async def publish(i: int) -> None:
-                nonlocal most
-                await writing.publish("n/x", bytes((i,)), qos=1)
-                most = max(most, len(connection._acks))
-
-            await asyncio.gather(*(publish(i) for i in range(60)))
-            assert 1 <= most <= 2
-            assert await Reader(reading).payloads(60) == [bytes((i,)) for i in range(60)]
+@pytest.fixture
+def narrow() -> Iterator[PrivateBroker]:
+    """A broker that takes two publishes before it has acknowledged the first."""
+    with PrivateBroker(BrokerSettings(port=0, max_inflight=2)) as broker:
+        yield broker
 
 
-async def test_publishes_that_are_held_back_learn_of_the_end_of_the_connection(
-    own_mosquitto: PrivateBroker,
-) -> None:
-    own_mosquitto.close()
-    with PrivateBroker(BrokerSettings(port=0, max_inflight=2)) as narrow:
-        async with (
-            proxy_to(narrow.host, narrow.port) as proxy,
-            mqtt_link(settings_for(proxy.port, "held", "h", publish_timeout=60.0)) as link,
-        ):
-            await link.wait_up(PATIENCE)
-            connection = connection_of(link)
-            proxy.stall()
-            publishing = [asyncio.create_task(link.publish("h", b"x", qos=1)) for _ in range(9)]
-            await asyncio.sleep(0)
-            assert len(connection._acks) == 2
-            publishing[3].cancel()
-            proxy.cut()
-            async with asyncio.timeout(PATIENCE):
-                results = await asyncio.gather(*publishing, return_exceptions=True)
-            assert isinstance(results.pop(3), asyncio.CancelledError)
-            assert {str(result) for result in results} == {connection.lost.result()}
-            assert all(isinstance(result, LinkDown) for result in results)
-            with pytest.raises(LinkDown):
-                await connection.send(Outbound("h", b"x", 1))
-            proxy.resume()
-            await link.wait_up(PATIENCE)
-            await asyncio.gather(*(link.publish("h", b"y", qos=1) for _ in range(9)))
+async def test_the_brokers_receive_maximum_holds_publishes_back(narrow: PrivateBroker) -> None:
+    async with (
+        mqtt_link(settings_for(narrow.port, "r", "n/#", receive_maximum=1)) as reading,
+        mqtt_link(settings_for(narrow.port, "w")) as writing,
+    ):
+        await reading.wait_up(PATIENCE)
+        await writing.wait_up(PATIENCE)
+        connection = connection_of(writing)
+        assert connection.limits.receive_maximum == 2
+        most = 0
+
+        async def publish(i: int) -> None:
+            nonlocal most
+            await writing.publish("n/x", bytes((i,)), qos=1)
+            most = max(most, len(connection._acks))
+
+        await asyncio.gather(*(publish(i) for i in range(60)))
+        assert 1 <= most <= 2
+        assert await Reader(reading).payloads(60) == [bytes((i,)) for i in range(60)]
+
+
+async def test_publishes_that_are_held_back_learn_of_the_end_of_the_connection(narrow: PrivateBroker) -> None:
+    async with (
+        proxy_to(narrow.host, narrow.port) as proxy,
+        mqtt_link(settings_for(proxy.port, "held", "h", publish_timeout=60.0)) as link,
+    ):
+        await link.wait_up(PATIENCE)
+        connection = connection_of(link)
+        proxy.stall()
+        publishing = [asyncio.create_task(link.publish("h", b"x", qos=1)) for _ in range(9)]
+        await asyncio.sleep(0)
+        assert len(connection._acks) == 2
+        publishing[3].cancel()
+        proxy.cut()
+        async with asyncio.timeout(PATIENCE):
+            results = await asyncio.gather(*publishing, return_exceptions=True)
+        assert isinstance(results.pop(3), asyncio.CancelledError)
+        assert {str(result) for result in results} == {connection.lost.result()}
+        assert all(isinstance(result, LinkDown) for result in results)
+        with pytest.raises(LinkDown):
+            await connection.send(Outbound("h", b"x", 1))
+        proxy.resume()
+        await link.wait_up(PATIENCE)
+        await asyncio.gather(*(link.publish("h", b"y", qos=1) for _ in range(9)))
 
 
 async def test_a_broker_killed_with_a_publish_under_way(own_mosquitto: PrivateBroker) -> None:
