@@ -109,7 +109,6 @@ class Process:
         env: Mapping[str, str] | None = None,
         with_us: signal.Signals = signal.SIGKILL,
         terminal: bool = False,
-        longest_line: int = _LONGEST_LINE,
     ) -> Self:
         """Start a program. It gets none of the environment's settings for our daemons.
 
@@ -121,7 +120,6 @@ class Process:
             env: added to our environment.
             with_us: signal that it receives when the thread that started it ends (Linux).
             terminal: true if it has our standard input, output and error; otherwise it hears nothing of Ctrl-C there.
-            longest_line: bytes of the longest line that it says.
         """
         pipe = None if terminal else asyncio.subprocess.PIPE
         with contextlib.ExitStack() as files:
@@ -133,7 +131,7 @@ class Process:
                 env={**environment(), **(env or {})},
                 start_new_session=not terminal,
                 preexec_fn=as_child(with_us),
-                limit=longest_line,
+                limit=_LONGEST_LINE,
             )
         made = cls(name, process, log)
         if process.stderr is not None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -18,7 +15,7 @@ from broker.settings import Role
 from flexspec_mq.errors import FlexSpecError
 from lab.testbed.deployment import Cores, Daemon, free_port
 from lab.testbed.metrics import until_ready
-from lab.testbed.process import Process, Processes, pinned, python
+from lab.testbed.process import Processes, pinned, python
 
 WORKER, VERSION = "w1", "base"
 _BROKER_WITHIN = 30.0
@@ -33,8 +30,6 @@ class SecuredDeployment:
         port: the broker's.
         processes: ended with the deployment.
         cores: the worker has one, all else the other.
-        broker: process of it; Mosquitto is its child.
-        mosquitto: process id.
         worker: the one worker.
         edges: edge nodes, one a device.
     """
@@ -43,33 +38,12 @@ class SecuredDeployment:
     port: int
     processes: Processes
     cores: Cores
-    broker: Process
-    mosquitto: int
     worker: Daemon
     edges: list[Daemon] = field(default_factory=list)
 
     def bundle(self, role: Role, name: str) -> Path:
         """Folder that the operator hands out to a worker or a device."""
         return Deployment(self.folder).bundles.folder(role, name)
-
-    async def broker_away(self, seconds: float) -> float:
-        """Kill Mosquitto as a crash would, and start it again after so long.
-
-        Returns:
-            When it answered again, on the clock of `time.perf_counter`.
-        """
-        os.kill(self.mosquitto, signal.SIGKILL)
-        until = time.perf_counter() + seconds
-        await self.broker.wait()
-        await asyncio.sleep(until - time.perf_counter())
-        self.broker, self.mosquitto = await _start_broker(self.folder, self.processes, self.cores)
-        return time.perf_counter()
-
-
-async def _start_broker(folder: Path, processes: Processes, cores: Cores) -> tuple[Process, int]:
-    command = pinned(cores.device, python("broker", "run", str(folder), "--ready-json"))
-    broker = await processes.start("broker", command, log=folder.with_suffix(".log"))
-    return broker, (await broker.event(lambda event: "pid" in event, _BROKER_WITHIN))["pid"]
 
 
 @asynccontextmanager
@@ -102,14 +76,16 @@ async def secured_deployment(
         await _command("add-device", str(folder), *devices, *more_devices)
         bundles = Deployment(folder).bundles
         async with Processes() as processes:
-            broker, mosquitto = await _start_broker(folder, processes, cores)
+            command = pinned(cores.device, python("broker", "run", str(folder), "--ready-json"))
+            broker = await processes.start("broker", command, log=folder.with_suffix(".log"))
+            await broker.event(lambda event: "pid" in event, _BROKER_WITHIN)
             metrics = free_port()
             config = str(bundles.folder(Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
             flags = ("--config", config, "--ready-json", "--metrics-port", str(metrics), *worker_flags)
             command = pinned(cores.cloud, python("cloud_worker", *flags))
             process = await processes.start(WORKER, command, log=Path(scratch) / f"{WORKER}.log")
             worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
-            made = SecuredDeployment(folder, port, processes, cores, broker, mosquitto, worker)
+            made = SecuredDeployment(folder, port, processes, cores, worker)
             for name in devices:
                 config = str(bundles.folder(Role.EDGE, name) / SETTINGS[Role.EDGE])
                 flags = ("--config", config, "--api-port", "0", "--ready-json", *edge_flags)
