@@ -59,11 +59,10 @@ class WorkerDoctor(DaemonDoctor):
         """The checks of a worker."""
         useful = {} if self.config.metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
         extras = ("models",) if self.family.family is None else ("models", "heads")
+        port = Check("metrics", self._check_metrics)
         model = Check("model", self._load_target, (), "the target cannot be loaded", "loading the target")
         return (
-            *self.machine_rows(extras, useful),
-            Check("metrics", self._check_metrics),
-            *self.broker_rows(model),
+            *self.shared_rows(extras, useful, port, model),
             Check("access", self._check_access, ("login",), doing="trying the access rules"),
             Check("exposure", self.check_exposure, ("login",)),
             Check("tokenizer", self._check_tokenizers, ("model", "login", "catalogue")),

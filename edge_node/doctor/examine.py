@@ -64,11 +64,10 @@ class EdgeDoctor(DaemonDoctor):
 
     def table(self) -> Sequence[Check]:
         """The checks of an edge node."""
+        port = Check("api", self._check_api, doing="looking at the API's port")
         model = Check("model", self._load_draft, (), "the draft cannot be loaded", "loading the draft")
         return (
-            *self.machine_rows((extra_of(self.config.node),), _NO_SERVER),
-            Check("api", self._check_api, doing="looking at the API's port"),
-            *self.broker_rows(model),
+            *self.shared_rows((extra_of(self.config.node),), _NO_SERVER, port, model),
             Check("access", self._check_access, ("login", "catalogue"), _ABOVE, "trying the access rules"),
             Check("exposure", self.check_exposure, ("login",)),
             Check("worker", self._check_workers, ("login", "catalogue"), "no worker serves the version"),

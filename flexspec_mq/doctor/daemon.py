@@ -102,28 +102,24 @@ class DaemonDoctor:
                 raise
         return findings
 
-    def machine_rows(self, extras: tuple[str, ...], useful: dict[str, str]) -> list[Check]:
-        """Rows for packages and folders."""
-        return [
-            Check("packages", partial(check_packages, needed=extras, useful=useful)),
-            Check("cache", check_cache),
-        ]
-
-    def broker_rows(self, model: Check) -> list[Check]:
-        """Rows that reach the broker, log in and listen; a model is loaded while statuses come in."""
+    def shared_rows(
+        self, extras: tuple[str, ...], useful: dict[str, str], port: Check, model: Check
+    ) -> list[Check]:
+        """Rows of both daemons, with theirs for a port and a model, which is loaded while statuses come in."""
         looking = f"looking for the broker at {self.settings.address}"
         needs = replace(self.settings, needs=FOR_SESSIONS)
+        lost = "no version of the family is known"
         rows = [
+            Check("packages", partial(check_packages, needed=extras, useful=useful)),
+            Check("cache", check_cache),
+            port,
             Check("broker", partial(reach, needs), (), "the broker cannot be used", looking),
             Check("login", self._log_in, ("broker",), "the broker does not let us in", "logging in"),
             model,
             Check("name", self._check_name, ("login",), doing="listening for other daemons"),
+            Check("catalogue", self._check_catalogue, ("login",), lost),
         ]
-        if self.family.family is not None:
-            rows.append(
-                Check("catalogue", self._check_catalogue, ("login",), "no version of the family is known")
-            )
-        return rows
+        return rows if self.family.family is not None else rows[:-1]
 
     def settings_beside(self, patience: float = _PATIENCE) -> LinkSettings:
         """Settings of a link beside the daemon's: with an id of its own, and nothing that stays at the broker."""
