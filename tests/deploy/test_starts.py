@@ -1,20 +1,30 @@
-"""Starts and ends at a deployment: healthy ones, wrong passwords, revoked devices, and two daemons of one name."""
+"""Starts and ends at a deployment: healthy ones, wrong passwords, revoked devices, two daemons of one name.
+
+Whoever started the daemons is told of both.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
+import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx2
 import pytest
 
 from broker.launcher import PrivateBroker
+from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.errors import LinkRefused
 from lab.testbed.deployment import free_port
 from tests.broker.deployments import good, made, running
 from tests.broker.test_watching import Labels, figures, of
 from tests.daemons import until
-from tests.deploy.files import DEPLOY, unit
+from tests.deploy.files import DEPLOY, compose, unit
 from tests.doctor.setups import doctor
 from tests.integration.processes import PATIENCE, ended, start
 
@@ -23,6 +33,52 @@ LOGIN = of("refused_total", user="unknown", kind="login")
 
 def refused(found: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], float]:
     return {key: count for key, count in found.items() if key[0] == LOGIN[0]}
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """The socket that systemd would listen on; the environment names it."""
+    name = str(tmp_path / "notify") if request.param == "path" else f"@flexspec-test-{secrets.token_hex(8)}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listening:
+        listening.bind(name.replace("@", "\0", 1) if name.startswith("@") else name)
+        listening.settimeout(PATIENCE)
+        monkeypatch.setenv("NOTIFY_SOCKET", name)
+        yield listening
+
+
+async def until_healthy(service: str, port: int) -> None:
+    """Wait until a daemon at a port answers well where the compose file asks."""
+    url: str = compose()["services"][service]["healthcheck"]["test"][-1]
+    probe = f"http://127.0.0.1:{port}{urlsplit(url).path}"
+    async with asyncio.timeout(PATIENCE), httpx2.AsyncClient(timeout=PATIENCE) as http:
+        while (await http.get(probe)).status_code != 200:  # noqa: ASYNC110  another process
+            await asyncio.sleep(0.05)
+
+
+def lines(manager: socket.socket) -> list[str]:
+    return manager.recv(4096).decode().split("\n")
+
+
+def test_without_a_manager_nobody_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert not notify.ready("serves")
+
+
+def test_both_messages(manager: socket.socket) -> None:
+    assert notify.ready("serves")
+    assert lines(manager) == ["READY=1", "STATUS=serves"]
+    assert notify.stopping("draining")
+    assert lines(manager) == ["STOPPING=1", "STATUS=draining"]
+
+
+def test_a_manager_that_is_gone_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    assert not notify.ready("serves")
+    assert "could not be told" in caplog.text
 
 
 SHARED = ("packages", "cache", "broker", "login", "model", "name", "access", "exposure", "tokenizer", "clock")
@@ -41,8 +97,9 @@ async def examined(part: str, *flags: str) -> dict[str, str]:
     return {row["name"]: row["detail"] for row in rows}
 
 
+@pytest.mark.parametrize("manager", ["path"], indirect=True)
 async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_before_a_model_is_looked_for(
-    tmp_path: Path, tiny: Path
+    tmp_path: Path, tiny: Path, manager: socket.socket
 ) -> None:
     directory = made(tmp_path / "d", "--keys")
     good("add-worker", directory, "w1", "--version", "tiny")
@@ -58,10 +115,16 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
         *("--api-port", str(api)),
     )
     with running(directory, tmp_path / "log"):
+        assert lines(manager) == ["READY=1"]  # of Mosquitto
+        assert lines(manager)[1].startswith("STATUS=listens on ")
         serving = await start("cloud_worker", *watched, "--ready-json")
         node = None
         try:
             await serving.event(lambda line: bool(line.get("ready")))
+            ready = lines(manager)
+            assert ready[0] == "READY=1"
+            assert ready[1].startswith("STATUS=worker w1 serves version tiny at ")
+            await until_healthy("worker", figures_of_worker)
             # Before the edge node runs: a session of the doctor's own.
             alone = await examined("edge", *of_edge)
             assert "over TLS" in alone["broker"]
@@ -70,6 +133,10 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
             assert alone["text"].endswith("verification exact")
             node = await start("edge_node", "serve", *of_edge, "--ready-json")
             await node.event(lambda line: bool(line.get("ready")))
+            ready = lines(manager)
+            assert ready[0] == "READY=1"
+            assert ready[1].startswith(f"STATUS=edge alice serves http://127.0.0.1:{api}/v1;")
+            await until_healthy("edge", api)
             # Mosquitto's log is read on its own way, which may be behind its answers.
             both = (of("connections", user="w1"), of("connections", user="alice"))
             await until(lambda: [figures(port).get(user) for user in both] == [1, 1])
@@ -84,8 +151,11 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
             assert "already running" in (await examined("cloud", *watched))["metrics"]
             expected = {tried: 2, of("refused_total", user="w1", kind="publish"): 1}
             await until(lambda: refused(figures(port)) == expected)
-            assert serving.runs
-            assert node.runs
+            for process in (node, serving):
+                assert process.runs
+                process.send_signal(signal.SIGTERM)
+                assert lines(manager)[0] == "STOPPING=1"
+                assert (await ended(process))[0] == 0
         finally:
             for process in filter(None, (serving, node)):
                 await process.kill()

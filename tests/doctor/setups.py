@@ -86,12 +86,13 @@ def faults(findings: Sequence[Finding]) -> list[str]:
     return [finding.fault or finding.name for finding in findings if finding.state in bad]
 
 
-def the_fault(findings: Sequence[Finding], fault: str) -> Finding:
-    """The only fault there is."""
+def the_fault(findings: Sequence[Finding], fault: str, *detail: str, advice: Sequence[str] = ()) -> Finding:
+    """The only fault there is, whose detail and advice hold these words."""
     assert faults(findings) == [fault], findings
     finding = next(finding for finding in findings if finding.fault == fault)
     assert finding.state is State.FAILED
-    assert finding.exit_code
+    assert [words for words in detail if words not in finding.detail] == [], finding
+    assert [words for words in advice if words not in finding.advice] == [], finding
     return finding
 
 

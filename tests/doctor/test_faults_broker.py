@@ -13,39 +13,24 @@ import pytest
 from broker.deployment.certificates import CA, CA_KEY, make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
-from flexspec_mq.doctor.checks import State
-from flexspec_mq.transport.base import LinkSettings, TlsSettings
-from flexspec_mq.transport.diagnosis.diagnose import Cause, diagnose
+from flexspec_mq.doctor.checks import Finding, State
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.diagnosis.diagnose import diagnose
 from lab.testbed.deployment import free_port
 from tests.doctor.setups import answering, at, look, named, the_fault
 
 
-def cause(port: int, host: str = "127.0.0.1", tls: TlsSettings | None = None, wait: float = 3.0) -> Cause:
-    found = diagnose(LinkSettings(host=host, port=port, tls=tls, client_id="d", connect_timeout=wait))
-    assert found is not None
-    return found
-
-
-# Broker down
-
-
 async def test_broker_down() -> None:
     findings = await look(f"127.0.0.1:{free_port()}")
-    found = the_fault(findings, "broker down")
-    assert "nothing listens" in found.detail
-    assert "flexspec-broker run" in found.advice
-    assert found.exit_code == 4
-    skipped = {one.name for one in findings if one.state is State.SKIPPED}
-    assert skipped == {
-        *("login", "name", "access", "exposure", "worker", "tokenizer", "clock", "text"),
-    }
+    the_fault(findings, "broker down", "nothing listens", advice=["flexspec-broker run"])
+    skipped = {finding.name for finding in findings if finding.state is State.SKIPPED}
+    assert skipped == {"login", "name", "access", "exposure", "worker", "tokenizer", "clock", "text"}
     assert named(findings, "model").state is State.OK  # what can be checked is checked all the same
 
 
 async def test_a_host_name_that_is_not_known() -> None:
-    found = the_fault(await look("no-such-host.invalid:1883"), "broker down")
-    assert "no-such-host.invalid is not known" in found.detail
-    assert "DNS" in found.advice
+    unknown = await look("no-such-host.invalid:1883")
+    the_fault(unknown, "broker down", "no-such-host.invalid is not known", advice=["DNS"])
 
 
 def test_a_host_that_does_not_answer() -> None:
@@ -53,41 +38,29 @@ def test_a_host_that_does_not_answer() -> None:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         for _ in range(4):  # the kernel drops what it has no room for, as a firewall does
-            one = waiting.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(full.getsockname())
-        found = cause(full.getsockname()[1], wait=0.5)
-    assert found.fault == "broker down"
-    assert "did not answer within 0.5 s" in found.detail
-    assert "firewall" in found.advice
-
-
-# Wrong port
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        cause = diagnose(LinkSettings(port=full.getsockname()[1], client_id="d", connect_timeout=0.5))
+    assert cause is not None
+    assert cause.fault == "broker down"
+    assert "did not answer within 0.5 s" in cause.detail
+    assert "firewall" in cause.advice
 
 
 @pytest.mark.parametrize(
-    ("answer", "what"),
-    [(b"HTTP/1.1 400 Bad Request\r\n\r\n", "web server"), (b"SSH-2.0-OpenSSH_9.2\r\n", "SSH server")],
+    ("answer", "fault", "detail", "advice"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "wrong port", "as a web server does", "usually 1883"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "wrong port", "as an SSH server does", "usually 1883"),
+        (b"\x20\x02\x00\x01", "3.1.1 only", "does not speak MQTT 5", "Mosquitto"),
+        (b"\x20\x03\x00\x84\x00", "3.1.1 only", "does not speak MQTT 5", "Mosquitto"),
+    ],
+    ids=["HTTP", "SSH", "3.1.1", "5 is refused"],
 )
-async def test_wrong_port(answer: bytes, what: str) -> None:
+async def test_what_is_no_broker_of_mqtt_5(answer: bytes, fault: str, detail: str, advice: str) -> None:
     with answering(answer) as port:
-        found = the_fault(await look(f"127.0.0.1:{port}"), "wrong port")
-    assert "is no MQTT broker" in found.detail
-    assert what in found.detail
-    assert "1883" in found.advice
-    assert found.exit_code == 4
-
-
-# 3.1.1 only
-
-
-@pytest.mark.parametrize("answer", [b"\x20\x02\x00\x01", b"\x20\x03\x00\x84\x00"], ids=["3.1.1", "refuses 5"])
-async def test_a_broker_of_mqtt_3_1_1_only(answer: bytes) -> None:
-    with answering(answer) as port:
-        found = the_fault(await look(f"127.0.0.1:{port}"), "3.1.1 only")
-    assert "does not speak MQTT 5" in found.detail
-    assert "Mosquitto" in found.advice
-    assert found.exit_code == 4
+        the_fault(await look(f"127.0.0.1:{port}"), fault, detail, advice=[advice])
 
 
 # TLS
@@ -142,18 +115,16 @@ async def test_tls_mismatch(
         (secured, other.ca, "was not signed by the authority in", "ca.crt"),
         (secured, tmp_path / "none.crt", "cannot be used", "PEM"),
     ):
-        found = the_fault(await look(at(broker), *(("--tls-ca", str(ca)) if ca else ())), "TLS mismatch")
-        assert detail in found.detail
-        assert advice in found.advice
-        assert found.exit_code == 4
+        flags = ("--tls-ca", str(ca)) if ca else ()
+        the_fault(await look(at(broker), *flags), "TLS mismatch", detail, advice=[advice])
 
 
 async def test_tls_mismatch_another_host_name(tmp_path: Path) -> None:
     elsewhere = make_certificates(tmp_path, ["broker.example"])
     with PrivateBroker(BrokerSettings(port=0, tls=elsewhere)) as broker:
-        found = the_fault(await look(at(broker), "--tls-ca", str(elsewhere.ca)), "TLS mismatch")
-        assert "it is for broker.example, and we connect to 127.0.0.1" in found.detail
-        assert f"--broker broker.example:{broker.port}" in found.advice
+        findings = await look(at(broker), "--tls-ca", str(elsewhere.ca))
+        detail = "it is for broker.example, and we connect to 127.0.0.1"
+        the_fault(findings, "TLS mismatch", detail, advice=[f"--broker broker.example:{broker.port}"])
 
 
 @pytest.mark.parametrize(
@@ -166,25 +137,24 @@ async def test_tls_mismatch_another_host_name(tmp_path: Path) -> None:
 async def test_tls_mismatch_dates(tls: ServerTls, tmp_path: Path, since: str, until: str, words: str) -> None:
     certificate, key = signed(tls, tmp_path, "localhost", since, until)
     with PrivateBroker(BrokerSettings(port=0, tls=ServerTls(tls.ca, certificate, key))) as broker:
-        found = the_fault(await look(at(broker), "--tls-ca", str(tls.ca)), "TLS mismatch")
-    assert words in found.detail
-    assert "this machine's clock says 20" in found.detail
-    assert "timedatectl" in found.advice
-    assert "new certificate" in found.advice
+        findings = await look(at(broker), "--tls-ca", str(tls.ca))
+    clock = "this machine's clock says 20"
+    the_fault(findings, "TLS mismatch", words, clock, advice=["timedatectl", "new certificate"])
 
 
 async def test_tls_mismatch_the_broker_wants_a_certificate_of_ours(tls: ServerTls, tmp_path: Path) -> None:
     strict = ServerTls(tls.ca, tls.certificate, tls.key, require_client_certificates=True)
+    other = make_certificates(tmp_path / "other", ["device"])
+    certificate, key = signed(tls, tmp_path, "device")
     with PrivateBroker(BrokerSettings(port=0, tls=strict)) as broker:
-        found = the_fault(await look(at(broker), "--tls-ca", str(tls.ca)), "TLS mismatch")
-        assert "asks for a client certificate, and we have none" in found.detail
-        assert "--tls-cert" in found.advice
-        other = make_certificates(tmp_path / "other", ["device"])
-        flags = ("--tls-cert", str(other.certificate), "--tls-key", str(other.key))
-        found = the_fault(await look(at(broker), "--tls-ca", str(tls.ca), *flags), "TLS mismatch")
-        assert "does not accept our client certificate" in found.detail
-        certificate, key = signed(tls, tmp_path, "device")
-        flags = ("--tls-cert", str(certificate), "--tls-key", str(key))
-        findings = await look(at(broker), "--tls-ca", str(tls.ca), *flags)
-        assert named(findings, "broker").state is State.OK
-        assert named(findings, "login").state is State.OK
+
+        async def seen(*files: Path) -> list[Finding]:
+            own = ("--tls-cert", str(files[0]), "--tls-key", str(files[1])) if files else ()
+            return await look(at(broker), "--tls-ca", str(tls.ca), *own)
+
+        none = "asks for a client certificate, and we have none"
+        the_fault(await seen(), "TLS mismatch", none, advice=["--tls-cert"])
+        of_other = await seen(other.certificate, other.key)
+        the_fault(of_other, "TLS mismatch", "does not accept our client certificate")
+        findings = await seen(certificate, key)
+        assert (named(findings, "broker").state, named(findings, "login").state) == (State.OK, State.OK)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -35,20 +36,14 @@ def names_in(folder: Path) -> list[str]:
 # The model
 
 
+NO_FOLDER = "there is no folder /no/such/folder", "name a checkpoint folder"
+
+
 @pytest.mark.parametrize(
     ("part", "flag", "where", "words", "advice"),
     [
-        (
-            "edge",
-            "--draft",
-            "/no/such/folder",
-            "there is no folder /no/such/folder",
-            "name a checkpoint folder",
-        ),
-        pytest.param(
-            *("cloud", "--draft", "/no/such/folder", "/no/such/folder", "name a checkpoint folder"),
-            marks=pytest.mark.model,
-        ),
+        ("edge", "--draft", "/no/such/folder", *NO_FOLDER),
+        pytest.param("cloud", "--draft", "/no/such/folder", *NO_FOLDER, marks=pytest.mark.model),
         ("cloud", "--target", "", "it has no config.json", "name the folder that holds config.json"),
     ],
 )
@@ -58,9 +53,9 @@ async def test_model_missing(
     (tmp_path / "model.safetensors").write_bytes(b"")
     told = await doctor(part, "--json", flag, where or str(tmp_path), "--broker", f"127.0.0.1:{free_port()}")
     assert told.failures == ["broker down", "model missing"]
-    (found,) = (row for row in told.document["findings"] if row["name"] == "model")
-    assert words in found["detail"]
-    assert advice in found["advice"]
+    (model,) = (row for row in told.document["findings"] if row["name"] == "model")
+    assert words in model["detail"]
+    assert advice in model["advice"]
     assert told.code == 4  # the first fault's
 
 
@@ -81,13 +76,11 @@ async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path) -> N
 async def test_port_taken(own_mosquitto: PrivateBroker) -> None:
     with answering(b"") as port:
         async with worker(own_mosquitto):
-            taken = the_fault(await look(at(own_mosquitto), "--api-port", str(port)), "port taken")
+            findings = await look(at(own_mosquitto), "--api-port", str(port))
         figures = await look_at_worker(at(own_mosquitto), "--metrics-port", str(port))
-    assert f"127.0.0.1:{port}" in taken.detail
-    assert f"(process {os.getpid()})" in taken.detail
-    assert "--api-port" in taken.advice
-    assert taken.exit_code == 2
-    assert "--metrics-port" in the_fault(figures, "port taken").advice
+    us = f"(process {os.getpid()})"
+    the_fault(findings, "port taken", f"127.0.0.1:{port}", us, advice=["--api-port"])
+    the_fault(figures, "port taken", us, advice=["--metrics-port"])
 
 
 async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker, tmp_path: Path) -> None:
@@ -106,12 +99,9 @@ async def test_disk_full(own_mosquitto: PrivateBroker, disk: Path, monkeypatch: 
     (disk / "filler").write_bytes(bytes(3_600_000))
     monkeypatch.setenv("XDG_CACHE_HOME", str(disk))
     async with worker(own_mosquitto):
-        full = the_fault(await look(at(own_mosquitto)), "disk full")
+        findings = await look(at(own_mosquitto))
+    full = the_fault(findings, "disk full", str(disk), "No space left", advice=["XDG_CACHE_HOME"])
     assert full.name == "cache"
-    assert str(disk) in full.detail
-    assert "No space left" in full.detail
-    assert "XDG_CACHE_HOME" in full.advice
-    assert full.exit_code == 1
     assert names_in(disk) == ["filler"]  # the probe is gone
 
 
@@ -168,6 +158,16 @@ def test_our_own_metadata_is_understood() -> None:
 
 
 # The command
+
+
+def test_exit_codes_are_those_of_the_document() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "doctor.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \| (\d) \|", text.partition("## Faults")[2], re.MULTILINE)
+    codes = {fault: int(code) for names, code in rows for fault in re.findall("`(.+?)`", names)}
+    assert len(codes) > 15
+    for fault, code in codes.items():
+        state = State.FAILED if code else State.WARNING
+        assert Finding("any", state, "", fault=fault).exit_code == code, fault
 
 
 async def test_the_list_for_people() -> None:
