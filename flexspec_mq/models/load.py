@@ -109,7 +109,8 @@ def find_model(name_or_path: str | Path | None, *, progress: Progress | None = N
     if isinstance(source, Path):
         if not (source / "config.json").is_file():
             raise ModelError(
-                f"{source} is no checkpoint folder: it has no config.json", hint="name another folder"
+                f"{source} is no checkpoint folder: it has no config.json",
+                hint="name the folder that holds config.json, the weights and the tokenizer",
             )
     else:
         need_libraries(f"there is no folder {source}, and a model of that name on the hub")
