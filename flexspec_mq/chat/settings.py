@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting
@@ -102,16 +104,14 @@ PROGRAM = Program("chat", ChatConfig)
 
 
 class Number(NamedTuple):
-    """An option that is a number, with the bounds of the API.
+    """An option that is a number.
 
     Attributes:
+        kind: its type, with the bounds of the API.
         unset: words for what holds without the option.
     """
 
-    kind: type[int | float]
-    least: float
-    most: float
-    allowed: str
+    kind: Any
     unset: str
     help: str
 
@@ -119,34 +119,21 @@ class Number(NamedTuple):
         """The number that a text says.
 
         Raises:
-            UsageError: it says none, or one that the API would refuse.
+            UsageError: it says none, or one out of bounds.
         """
         try:
-            value = self.kind(text)
-        except ValueError:
-            value = math.nan
-        if not self.least <= value <= self.most:
-            raise UsageError(f"{name.replace('_', '-')} {text!r} is not {self.allowed}")
-        return value
+            number: int | float = msgspec.convert(text, self.kind, strict=False)
+        except msgspec.ValidationError as error:
+            raise UsageError(f"{name.replace('_', '-')} {text!r} cannot be used: {error}") from error
+        return number
 
 
 _MAKERS = "as the target's makers recommend"
 NUMBERS = {
-    "temperature": Number(float, 0, 2, "a number from 0 to 2", _MAKERS, "0 is greedy, 1 as the target"),
-    "top_p": Number(
-        float, math.ulp(0.0), 1, "a number above 0, at most 1", _MAKERS, "keep this mass of tokens"
-    ),
-    "max_tokens": Number(
-        int, 1, 2**31 - 1, "a whole number from 1 to 2147483647", "the node's limit", "tokens of an answer"
-    ),
-    "seed": Number(
-        int,
-        -(2**63),
-        2**64 - 1,
-        "a whole number of 64 bits",
-        "drawn for each answer",
-        "same seed, same answer",
-    ),
+    "temperature": Number(Annotated[float, Meta(ge=0, le=2)], _MAKERS, "0 is greedy, 1 as the target"),
+    "top_p": Number(Annotated[float, Meta(gt=0, le=1)], _MAKERS, "keep this mass of tokens"),
+    "max_tokens": Number(Annotated[int, Meta(ge=1, le=2**31 - 1)], "the node's limit", "tokens of an answer"),
+    "seed": Number(int, "drawn for each answer", "same seed, same answer"),
 }
 
 
