@@ -15,12 +15,13 @@ from flexspec_mq.chat.settings import NUMBERS
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.terminal.printable import printable
+from schemas.openai import Usage
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.api import Api
     from flexspec_mq.chat.settings import GenerationOptions
     from flexspec_mq.chat.view import View
-    from schemas.openai import Usage
+    from flexspec_mq.terminal.answer import Answer
 
 NONE = "none"
 """The word that unsets an option."""
@@ -82,36 +83,38 @@ class ChatSession:
         if not question.strip():
             raise UsageError("the question is empty", hint="say what to write about")
         self.unanswered = question
-        began, first = time.monotonic(), None
-        usage: Usage | None = None
-        answer, reason = "", None
+        parts: list[str] = []
         try:
             with self.view.answer() as shown:
-                shown.note("waiting for the first text · Ctrl-C stops")
-                # One key for all attempts: the node starts one session at most, however often the connection breaks.
-                events = self.api.answer(
-                    self.body(question),
-                    uuid.uuid4().hex,
-                    lambda waiting: shown.note(f"{waiting} · Ctrl-C stops"),
-                )
-                async with aclosing(events) as chunks:
-                    async for chunk in chunks:
-                        if text := content(chunk):
-                            first = first or time.monotonic() - began
-                            answer += text
-                            shown.note("")
-                            shown.text(pieces(chunk))
-                        usage = chunk.usage or usage
-                        reason = next((choice.finish_reason for choice in chunk.choices), None) or reason
-                        self.version = chunk.model or self.version
+                line = await self._follow(question, shown, parts)
         except asyncio.CancelledError:
-            self._stopped(question, answer)
+            self._stopped(question, "".join(parts))
             raise
-        self._answered(question, answer)
-        if usage is not None:
-            self.seed = usage.flexspec.seed
-            self.version = usage.flexspec.version or self.version
-            self.view.aside(figures(usage, reason, time.monotonic() - began, first))
+        self._answered(question, "".join(parts))
+        self.view.aside(line)
+
+    async def _follow(self, question: str, shown: Answer, parts: list[str]) -> str:
+        """Show an answer as it comes, and add its parts; returns the line of its figures."""
+        shown.note("waiting for the first text · Ctrl-C stops")
+        began, first, reason = time.monotonic(), None, None
+        usage = Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+        # One key for all attempts: the node starts one session at most, however often the connection breaks.
+        events = self.api.answer(
+            self.body(question), uuid.uuid4().hex, lambda waiting: shown.note(f"{waiting} · Ctrl-C stops")
+        )
+        async with aclosing(events) as chunks:
+            async for chunk in chunks:
+                if text := content(chunk):
+                    first = first or time.monotonic() - began
+                    parts.append(text)
+                    shown.note("")
+                    shown.text(pieces(chunk))
+                usage = chunk.usage or usage
+                reason = next((choice.finish_reason for choice in chunk.choices), None) or reason
+                self.version = chunk.model or self.version
+        self.seed = usage.flexspec.seed
+        self.version = usage.flexspec.version or self.version
+        return figures(usage, reason, time.monotonic() - began, first)
 
     def body(self, question: str) -> dict[str, Any]:
         """The request for the answer to a question, with all that was said before."""
