@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         "# Written by flexspec-broker.",
         "per_listener_settings false",
         f"listener {settings.port} {settings.host}",
-        f"set_tcp_nodelay {_flag(settings.nodelay)}",
+        "set_tcp_nodelay true",
         f"max_inflight_messages {settings.max_inflight}",
         f"max_queued_messages {settings.max_queued}",
         f"max_queued_bytes {settings.max_queued_mb * 1_000_000}",
@@ -60,8 +62,8 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         lines += ["persistence true", f"persistence_location {directory / DATA}/", "autosave_interval 5"]
     else:
         lines.append("persistence false")
-    if settings.run_as is not None:
-        lines.append(f"user {settings.run_as}")
+    if os.geteuid() == 0:  # or Mosquitto would change to its own user, who may not read its files
+        lines.append(f"user {getpass.getuser()}")
     return "\n".join(lines) + "\n"
 
 

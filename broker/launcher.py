@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import getpass
-import os
 import secrets
 import shutil
 import signal
@@ -59,9 +57,7 @@ class PrivateBroker:
         published: Callable[[bytes], None] | None = None,
         directory: Path | None = None,
     ) -> None:
-        self.settings = settings if settings is not None else BrokerSettings(port=0)
-        if self.settings.run_as is None and os.geteuid() == 0:
-            self.settings = replace(self.settings, run_as=getpass.getuser())
+        self.settings = settings or BrokerSettings()
         self._any_port = self.settings.port == 0
         self._heard = heard
         self._published = published

@@ -170,16 +170,11 @@ class BrokerSettings(Listener):
     Attributes:
         tls: files of the listener; None is plain TCP.
         users: users that may connect. None: anybody, which is allowed on loopback only.
-        nodelay: turn Nagle's algorithm off. Only the benchmarks turn it on, to show what it costs.
-        run_as: system user to change to when started as root; None is Mosquitto's own.
         own_socket: Unix socket on which it listens too, for whoever runs it; None without.
     """
 
-    port: int = 1883
     tls: ServerTls | None = None
     users: tuple[User, ...] | None = None
-    nodelay: bool = True
-    run_as: str | None = None
     own_socket: Path | None = None
 
     def check(self) -> None:

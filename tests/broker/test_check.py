@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from broker.config import config_text
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.doctor.checks import Finding, State, run_checks
@@ -37,8 +40,12 @@ async def test_ours_is_good(mosquitto: PrivateBroker) -> None:
     )
 
 
-async def test_nagle_at_the_broker_is_noticed() -> None:
-    with PrivateBroker(BrokerSettings(port=0, nodelay=False)) as slow:
+async def test_nagle_at_the_broker_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_nagle(settings: BrokerSettings, directory: Path) -> str:
+        return config_text(settings, directory).replace("set_tcp_nodelay true", "set_tcp_nodelay false")
+
+    monkeypatch.setattr("broker.config.config_text", with_nagle)
+    with PrivateBroker() as slow:
         finding = (await check(slow))["round trip"]
     assert finding.state is State.WARNING  # it works all the same
     assert "set_tcp_nodelay" in finding.advice
