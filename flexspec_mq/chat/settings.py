@@ -107,7 +107,7 @@ class Number(NamedTuple):
     """An option that is a number.
 
     Attributes:
-        kind: its type, with the bounds of the API.
+        kind: type of the number, with the bounds of the API.
         unset: words for what holds without the option.
     """
 
