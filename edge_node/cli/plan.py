@@ -83,32 +83,22 @@ def _table(told: VersionPlan) -> str:
         "",
     ]
     if told.alternatives:
-        joules = any(other.j_per_token is not None for other in told.alternatives)
-        rows = [
-            (
-                _number(other.ms_per_token),
-                *((_number(other.j_per_token),) if joules else ()),
-                "*" if other.chosen else "",
-                other.name if other.allowed else f"{other.name} (beyond a limit)",
-            )
-            for other in told.alternatives
-        ]
-        head = ("ms/token", *(("J/token",) if joules else ()), "", "chosen among")
-        lines += [*_columns(head, rows), ""]
-    seen = {name: estimate for name, estimate in told.estimates.items() if estimate.value is not None}
-    lines += _columns(
-        ("value", "±", "unit", "estimate"),
-        [
-            (
-                _number(estimate.value),
-                _number(estimate.error),
-                estimate.unit if estimate.tries is None else f"{estimate.unit} of {estimate.tries:.0f}",
-                name,
-            )
-            for name, estimate in seen.items()
-        ],
-    )
-    if unseen := [name for name in told.estimates if name not in seen]:
+        rows = [("ms/token", "J/token", "", "chosen among")]
+        for other in told.alternatives:
+            name = other.name if other.allowed else f"{other.name} (beyond a limit)"
+            mark = "*" if other.chosen else ""
+            rows.append((_number(other.ms_per_token), _number(other.j_per_token), mark, name))
+        lines += [*_columns(rows), ""]
+    rows = [("value", "±", "unit", "estimate")]
+    unseen = []
+    for name, estimate in told.estimates.items():
+        if estimate.value is None:
+            unseen.append(name)
+            continue
+        unit = estimate.unit if estimate.tries is None else f"{estimate.unit} of {estimate.tries:.0f}"
+        rows.append((_number(estimate.value), _number(estimate.error), unit, name))
+    lines += _columns(rows)
+    if unseen:
         lines += ["", f"  not seen yet: {', '.join(unseen)}"]
     return "\n".join(lines)
 
@@ -119,20 +109,14 @@ def _limit(limit: LimitReport) -> str:
     return f"{limit.name} {limit.limit:g} {limit.unit}: {limit.state.replace('_', ' ')}{has}{reach}"
 
 
-def _columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows under their heads; numbers, which come before words, stand to the right."""
-    table = [head, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    return [
-        "  "
-        + "  ".join(
-            f"{cell:>{width}}"
-            if head[column] in {"ms/token", "J/token", "value", "±"}
-            else f"{cell:<{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
+def _columns(table: Sequence[tuple[str, ...]]) -> list[str]:
+    """A head and rows: two columns of numbers, which stand to the right and go where they are empty, then words."""
+    padded = []
+    for at, column in enumerate(zip(*table, strict=True)):
+        if at > 1 or any(column[1:]):
+            width = max(map(len, column))
+            padded.append([f"{cell:<{width}}" if at > 1 else f"{cell:>{width}}" for cell in column])
+    return ["  " + "  ".join(row).rstrip() for row in zip(*padded, strict=True)]
 
 
 def _number(value: float | None) -> str:

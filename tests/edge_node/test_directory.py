@@ -1,4 +1,4 @@
-"""The edge's directory of workers: which are online, by what their statuses say."""
+"""Statuses: which workers are online by theirs, and what an edge tells of its versions in its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import pytest
 
 from edge_node.fleet.directory import STALE, WorkerDirectory
 from edge_node.settings import EdgeSettings
+from edge_node.status import VersionTally
 from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.sampling.params import SamplingParams
+from schemas.catalogue import MAX_VERSIONS
 from schemas.messages import Sampling
-from schemas.status import VersionStatus, WorkerStatus
+from schemas.status import VersionFigures, VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE
 from tests.keys.deployments_of_keys import KeyedDeployment
 
@@ -195,3 +198,28 @@ def test_a_version_counts_where_a_worker_says_that_it_is_ready() -> None:
     assert found is not None
     assert found.worker == "w"
     assert workers.status("base") is None
+
+
+# What an edge tells of its versions
+
+
+def wrote(
+    tally: VersionTally, name: str, digest: str = "", *, complete: bool = True, failed: bool = False
+) -> None:
+    sums = {"drafted": 8, "accepted": 6, "tokens": 20, "seconds": 0.5}
+    tally.add(VersionFigures(name=name, digest=digest, answers=complete, errors=failed, **sums))  # type: ignore[arg-type]
+
+
+def test_sums_are_by_name_and_digest_and_bounded() -> None:
+    tally = VersionTally()
+    wrote(tally, "v", "aa")
+    wrote(tally, "v", "bb", complete=False, failed=True)
+    wrote(tally, "v", "aa", complete=False)
+    other, one = tally.figures()
+    assert (one.name, one.digest, one.answers, one.errors) == ("v", "aa", 1, 0)
+    assert (one.drafted, one.accepted, one.tokens, one.seconds) == (16, 12, 40, 1.0)
+    assert (one.low, one.high) == wilson(12, 16)
+    assert (other.digest, other.answers, other.errors) == ("bb", 0, 1)
+    for number in range(MAX_VERSIONS):
+        wrote(tally, f"v{number}")
+    assert [figures.name for figures in tally.figures()] == [f"v{number}" for number in range(MAX_VERSIONS)]

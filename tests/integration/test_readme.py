@@ -58,93 +58,77 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Place:
-    """A network namespace with nothing but a loopback, and a user's shell in it.
+    """A user's shell in a network namespace that has nothing but a loopback.
 
     Args:
-        holder: a process that lives in it.
         commands: the folder of our commands, as of a virtual environment.
         folder: where the user is; has the environment.
     """
 
-    def __init__(self, holder: int, commands: Path, folder: Path) -> None:
-        self._enter = ("nsenter", "-t", str(holder), "-n", "--")
+    def __init__(self, commands: Path, folder: Path) -> None:
         self._folder = folder
         (folder / ".venv").mkdir()
         (folder / ".venv" / "bin").symlink_to(commands)
-        self._environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        self.running: list[subprocess.Popen[bytes]] = []
+        self._shell = subprocess.Popen(
+            ["unshare", "-n", "bash"],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
 
     def start(self, text: str, log: str) -> None:
         """Run a block in a shell that stays; what it says goes to a file."""
-        with (self._folder / log).open("wb") as file:
-            shell = subprocess.Popen(
-                [*self._enter, "bash", "-ec", text],
-                cwd=self._folder,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self.running.append(shell)
+        self._say(f"bash -ec {shlex.quote(text)} </dev/null >{log} 2>&1 &")
 
     def run(self, text: str, *program: str) -> str:
         """Run a block to its good end; what it printed."""
-        done = subprocess.run(
-            [*self._enter, *(program or ("bash", "-ec")), text],
-            cwd=self._folder,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
+        block = shlex.join((*(program or ("bash", "-ec")), text))
+        self._say(f"timeout --foreground {PATIENCE:.0f} {block} </dev/null >out 2>err; echo $?")
+        assert self._shell.stdout is not None
+        code = self._shell.stdout.readline()
+        out, *logs = (self._folder / name for name in ("out", "err"))
+        logs += sorted(self._folder.glob("*.log"))
+        assert code == "0\n", "\n".join(
+            [text, *(path.read_text("utf-8", "replace") for path in (out, *logs))]
         )
-        assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}\n{self.logs()}"
-        return done.stdout
+        return out.read_text()
 
     def until_ready(self) -> None:
         """Wait until the edge node knows of a worker."""
-        ends = time.monotonic() + PATIENCE
-        ask = [*self._enter, "curl", "-sf", "http://127.0.0.1:8080/readyz"]
-        while subprocess.run(ask, capture_output=True, check=False).returncode:
-            assert time.monotonic() < ends, self.logs()
-            time.sleep(0.2)
-
-    def logs(self) -> str:
-        """Logs of all daemons."""
-        return "\n".join(path.read_text("utf-8", "replace") for path in sorted(self._folder.glob("*.log")))
+        self.run("until curl -sf http://127.0.0.1:8080/readyz; do sleep 0.2; done")
 
     def end(self) -> None:
-        """End all that runs, with whatever the shells have started."""
-        for shell in self.running:
-            with suppress(ProcessLookupError):  # the shell and all its children have ended
-                os.killpg(shell.pid, signal.SIGTERM)
-        for shell in self.running:
-            try:
-                shell.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(shell.pid, signal.SIGKILL)
-                shell.wait(10)
+        """End all that runs, with whatever the shell has started."""
+        ends = time.monotonic() + 30
+        with suppress(ProcessLookupError):  # all have ended
+            os.killpg(self._shell.pid, signal.SIGTERM)
+            while time.monotonic() < ends:
+                self._shell.poll()
+                os.killpg(self._shell.pid, 0)
+                time.sleep(0.1)
+            os.killpg(self._shell.pid, signal.SIGKILL)
+        self._shell.communicate()
+
+    def _say(self, line: str) -> None:
+        assert self._shell.stdin is not None
+        self._shell.stdin.write(f"{line}\n")
+        self._shell.stdin.flush()
 
 
 @pytest.fixture
 def place(commands: Path, tmp_path: Path) -> Iterator[Place]:
-    if os.geteuid() != 0 or shutil.which("nsenter") is None or shutil.which("unshare") is None:
-        pytest.skip("a network namespace of one's own needs root, unshare and nsenter")
-    hold = "ip link set lo up && echo up && exec sleep infinity"
-    holder = subprocess.Popen(["unshare", "-n", "sh", "-c", hold], stdout=subprocess.PIPE, text=True)
+    alone = ["unshare", "-n", "ip", "link", "set", "lo", "up"]
+    if shutil.which("unshare") is None or subprocess.run(alone, capture_output=True, check=False).returncode:
+        pytest.skip("this user makes no network namespaces")
+    place = Place(commands, tmp_path)
     try:
-        assert holder.stdout is not None
-        if holder.stdout.readline() != "up\n":
-            pytest.skip("this system makes no network namespaces")
-        place = Place(holder.pid, commands, tmp_path)
-        try:
-            yield place
-        finally:
-            place.end()
+        place.run("ip link set lo up")
+        yield place
     finally:
-        holder.kill()
-        holder.communicate()
+        place.end()
 
 
 def background(line: str) -> str:

@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Any
 
 import httpx2
+import msgspec
 from openai import AsyncOpenAI
 from starlette.applications import Starlette
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
@@ -20,6 +21,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 from broker.launcher import PrivateBroker
+from cloud_worker.engine.interface import Facts, Recommended
 from edge_node.api.app import Api, create_app
 from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
@@ -32,6 +34,7 @@ from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.edge.types import SessionRequest
+from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -291,3 +294,37 @@ def links_to(broker: PrivateBroker) -> LinkFactory:
             yield link
 
     return connect
+
+
+class Opinionated(FakeEngine):
+    """A target whose makers recommend a sampling, and that draws other tokens at each temperature.
+
+    Attributes:
+        asked: temperature, top-k and top-p of each step's items.
+    """
+
+    def __init__(self, recommended: Recommended) -> None:
+        super().__init__(self._note)
+        self._recommended = recommended
+        self.asked: set[tuple[float, int, float]] = set()
+
+    def decide(self, item: WorkItem) -> tuple[int, ...]:
+        return TARGET.forward(replace(item, identity=_drawn(item.identity)))
+
+    def _note(self, items: Sequence[WorkItem]) -> None:
+        self.asked |= {(round(i.identity.temperature, 6), i.identity.top_k, i.identity.top_p) for i in items}
+
+    @property
+    def facts(self) -> Facts:
+        return replace(super().facts, recommended=self._recommended)
+
+
+def _drawn(identity: Identity) -> Identity:
+    return msgspec.structs.replace(identity, seed=identity.seed + round(1000 * identity.temperature))
+
+
+def text_at(temperature: float, seed: int, limit: int, prompt: str = "hello") -> str:
+    """The text that an `Opinionated` target alone writes to a chat, without an end before the limit."""
+    identity = _drawn(Identity(1, FINGERPRINT, temperature, 0, 1.0, seed, (EOS,), True, limit))
+    asked = SessionRequest(session=1, version="base", identity=identity, prompt=ids_of(prompt))
+    return shown(TARGET.text(asked)[0])

@@ -13,8 +13,8 @@ from cloud_worker.engine.interface import Recommended
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.text import decode
 from tests.daemons import FakeEngine, until, worker_at
-from tests.edge_node.api.opinionated import Opinionated
 from tests.edge_node.api.served import (
+    Opinionated,
     Served,
     alone,
     content,

@@ -24,8 +24,7 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import VersionStatus, WorkerStatus
 from tests.broker.deployments import as_client, good, made, running
 from tests.daemons import until, worker_at
-from tests.edge_node.api.opinionated import Opinionated, text_at
-from tests.edge_node.api.served import Served, content, links_to, served
+from tests.edge_node.api.served import Opinionated, Served, content, links_to, served, text_at
 from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
