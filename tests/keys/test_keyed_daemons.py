@@ -38,9 +38,8 @@ def slow() -> FakeEngine:
 
 @pytest.mark.parametrize("seal", [False, True])
 async def test_texts_are_the_same_and_all_of_them_is_under_keys(
-    keys: KeyedDeployment, own_mosquitto: PrivateBroker, seal: bool
+    keys: KeyedDeployment, broker: PrivateBroker, seal: bool
 ) -> None:
-    broker = own_mosquitto
     watching = LinkSettings(port=broker.port, client_id="watcher", subscriptions=(Subscription("f1/#"),))
     async with (
         mqtt_link(watching) as watcher,
