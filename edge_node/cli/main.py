@@ -24,7 +24,7 @@ from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
-from flexspec_mq.transport.diagnosis.preflight import preflight
+from flexspec_mq.transport.diagnosis import preflight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

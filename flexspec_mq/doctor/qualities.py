@@ -16,7 +16,7 @@ from flexspec_mq.doctor.checks import Check, Report, on_thread
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.connection import MqttConnection
-from flexspec_mq.transport.diagnosis.diagnose import LOGIN_REFUSED, diagnose
+from flexspec_mq.transport.diagnosis import LOGIN_REFUSED, diagnose
 from flexspec_mq.transport.silence import Silence
 
 _LACKING, _POOR = "broker lacking", "broker slow or silent"

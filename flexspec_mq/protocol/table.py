@@ -7,9 +7,10 @@ the row's next states. An event without a row is a surprise: counted, and told t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from itertools import product
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError
 
@@ -42,22 +43,30 @@ class Transition(Generic[S, E]):
     condition: str = ""
 
 
+Rows: TypeAlias = tuple[
+    tuple[tuple[S, ...], tuple[E, ...], Callable[..., None], tuple[S, ...], str, str], ...
+]
+"""States, events, handler, states where it may lead (none: it stays), condition and action."""
+
+
 class TransitionTable(Generic[S, E]):
     """All rows of a machine, each state and event once.
 
     Args:
-        rows: rows in the order in which documents show them.
+        rows: rows in the order in which documents show them, each for all of its states and events.
 
     Raises:
         LocalProtocolError: a state and an event have two rows.
     """
 
-    def __init__(self, rows: Iterable[Transition[S, E]]) -> None:
+    def __init__(self, rows: Rows[S, E]) -> None:
         self._rows: dict[tuple[S, E], Transition[S, E]] = {}
-        for row in rows:
-            if (row.state, row.event) in self._rows:
-                raise LocalProtocolError(f"two rows for {row.event!r} in state {row.state!r}")
-            self._rows[row.state, row.event] = row
+        for states, events, handler, leads, condition, action in rows:
+            for event, state in product(events, states):
+                if (state, event) in self._rows:
+                    raise LocalProtocolError(f"two rows for {event!r} in state {state!r}")
+                row = Transition(state, event, handler, leads or (state,), action, condition)
+                self._rows[state, event] = row
 
     def __iter__(self) -> Iterator[Transition[S, E]]:
         """The rows, in order."""

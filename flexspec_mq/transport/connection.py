@@ -30,7 +30,7 @@ from flexspec_mq.daemon.tasks import any_of
 from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.bulk_reading import BulkReader
-from flexspec_mq.transport.diagnosis.diagnose import answers_only_older, diagnose
+from flexspec_mq.transport.diagnosis import answers_only_older, diagnose
 from flexspec_mq.transport.needs import MOST_IN_FLIGHT, BrokerLimits
 from flexspec_mq.transport.properties import (
     connect_properties,

@@ -15,7 +15,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.diagnosis.diagnose import diagnose
+from flexspec_mq.transport.diagnosis import diagnose
 from lab.testbed.deployment import free_port
 from tests.doctor.setups import answering, at, look, named, the_fault
 

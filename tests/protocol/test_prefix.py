@@ -149,14 +149,14 @@ def test_nobody_reaches_the_text_of_another_edge() -> None:
 
 def test_a_finished_session_whose_close_was_lost_serves_too() -> None:
     machine = first_turn()
-    assert machine.state("e", 1, 1.0) is WorkerState.FINISHED
+    assert machine.state(("e", 1), 1.0) is WorkerState.FINISHED
     effects = machine.receive("e", named((*PROMPT, 7, 8, 9), (2,)), 1.0)
     assert Transfer(ONE, ("e", 2)) in effects
 
 
 def test_a_live_session_does_not() -> None:
     machine = first_turn(limit=30)
-    assert machine.state("e", 1, 1.0) is WorkerState.LIVE
+    assert machine.state(("e", 1), 1.0) is WorkerState.LIVE
     assert not goes_on(machine, named((*PROMPT, 7), (2,)))
 
 

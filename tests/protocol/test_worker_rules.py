@@ -105,7 +105,7 @@ def test_nothing_is_decided_past_the_end(
     (verdict,) = verdicts(effects)
     assert (verdict.tokens, verdict.fin) == (expected, fin)
     assert Free(("e", 1)) in effects
-    assert machine.state("e", 1, 0.2) is WorkerState.FINISHED
+    assert machine.state(("e", 1), 0.2) is WorkerState.FINISHED
     assert not machine.ready()
 
 
@@ -116,8 +116,8 @@ def test_a_finished_session_answers_polls_until_it_is_closed() -> None:
     (again,) = verdicts(machine.receive("e", poll, 0.3))
     assert (again.start, again.tokens, again.fin) == (0, (7,), Fin.LENGTH)
     machine.receive("e", Close(1, 1, 1, CloseReason.DONE), 0.4)
-    assert machine.state("e", 1, 0.4) is WorkerState.TOMB
-    assert machine.state("e", 1, 70.0) is WorkerState.ABSENT
+    assert machine.state(("e", 1), 0.4) is WorkerState.TOMB
+    assert machine.state(("e", 1), 70.0) is WorkerState.ABSENT
 
 
 def test_stale_and_duplicate_batches_are_not_answered() -> None:
@@ -326,7 +326,7 @@ def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
     assert errors(machine.receive("bad", message, 0.1)) == [("bad", code)]
     assert machine.counters.rejected == 1
     assert len(machine) == 1
-    assert machine.state("bad", 1, 0.1) is WorkerState.ABSENT
+    assert machine.state(("bad", 1), 0.1) is WorkerState.ABSENT
     assert verdicts(decide(machine, 7))[0].tokens == (7,)
 
 
@@ -381,7 +381,7 @@ def test_a_message_that_was_not_read_is_refused_and_its_session_stays() -> None:
         Reply("e", Error(1, 3, ErrorCode.CONTEXT, 0, CONFIG.worker, "too long"), 1)
     ]
     assert machine.counters.rejected == 1
-    assert machine.state("e", 1, 0.1) is WorkerState.LIVE
+    assert machine.state(("e", 1), 0.1) is WorkerState.LIVE
 
 
 def test_illegal_drafts_and_other_texts_are_refused() -> None:

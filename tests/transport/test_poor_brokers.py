@@ -21,7 +21,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.codec import MAX_STATUS_BYTES
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.diagnosis.preflight import preflight
+from flexspec_mq.transport.diagnosis import preflight
 from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.needs import FOR_SESSIONS, NOTHING, BrokerLimits
 from flexspec_mq.transport.properties import limits_in

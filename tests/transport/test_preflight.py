@@ -16,7 +16,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
-from flexspec_mq.transport.diagnosis.preflight import preflight
+from flexspec_mq.transport.diagnosis import preflight
 from lab.testbed.deployment import free_port
 from tests.doctor.setups import answering
 

@@ -30,7 +30,7 @@ from flexspec_mq.protocol.edge.types import (
     Written,
 )
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
-from flexspec_mq.protocol.table import Transition, TransitionTable
+from flexspec_mq.protocol.table import Rows, TransitionTable
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Verdict
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from flexspec_mq.controller.observation import DeviceReading, Observation
     from flexspec_mq.controller.plan import Plan, Policy
 
-    _States = tuple[EdgeState, ...]
-    _Rows = tuple[_States, tuple[EdgeEvent, ...], Callable[..., None], _States, str, str]
 
 _CLOSE_REASONS = {
     FinishReason.CANCELLED: CloseReason.CANCELLED,
@@ -619,7 +617,7 @@ class EdgeSession:
                 self._close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))
         self._out.append(Finish(reason, error))
 
-    ROWS: ClassVar[tuple[_Rows, ...]] = (
+    ROWS: ClassVar[Rows[EdgeState, EdgeEvent]] = (
         ((_NEW,), (EdgeEvent.START,), _start, (_OPENING, _DONE),
          "linked", "open, with the draft if there is any; a resumed text that has ended finishes"),
         ((_OPENING,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
@@ -666,12 +664,6 @@ class EdgeSession:
         ((_NEW, *_LIVE), (EdgeEvent.CANCEL,), _cancel, (_DONE,), "", "close all known workers"),
         ((_DONE,), _LATE_EVENTS, _nothing, (), "", "nothing"),
     )  # fmt: skip
-    """States, events, handler, states where it may lead (none: it stays), condition and action."""
 
 
-TABLE: TransitionTable[EdgeState, EdgeEvent] = TransitionTable(
-    Transition(state, event, handler, leads or (state,), action, condition)
-    for states, events, handler, leads, condition, action in EdgeSession.ROWS
-    for event in events
-    for state in states
-)
+TABLE: TransitionTable[EdgeState, EdgeEvent] = TransitionTable(EdgeSession.ROWS)

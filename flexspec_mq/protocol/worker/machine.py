@@ -8,7 +8,7 @@ nobody else anything.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import inf
 from typing import ClassVar
 
@@ -23,7 +23,7 @@ from flexspec_mq.protocol.effects import (
     Truncate,
     WorkerEffect,
 )
-from flexspec_mq.protocol.table import Transition, TransitionTable
+from flexspec_mq.protocol.table import Rows, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import PrefixStore
 from flexspec_mq.protocol.worker.session import Batch, WorkerSession
@@ -52,9 +52,6 @@ from schemas.messages import (
 )
 
 _E, _S = WorkerEvent, WorkerState
-_Rows = tuple[
-    tuple[WorkerState, ...], tuple[WorkerEvent, ...], Callable[..., None], tuple[WorkerState, ...], str, str
-]
 _GONE, _HERE = (_S.ABSENT, _S.TOMB), (_S.LIVE, _S.FINISHED)
 # Conditions and what is done, case by case.
 _CREATE = ("room; full, draining or version not held; prefix not here", "create, hello; busy; need_prefix")
@@ -117,9 +114,12 @@ class WorkerMachine:
         """Texts of sessions that are over, kept for their edges."""
         return len(self._prefixes)
 
-    def state(self, edge: str, session: int, now: float) -> WorkerState:
+    def state(self, key: SessionKey, now: float) -> WorkerState:
         """Where a session stands here."""
-        return self._state((edge, session), now)
+        session = self._sessions.get(key)
+        if session is not None:
+            return WorkerState.LIVE if session.ended is Fin.NONE else WorkerState.FINISHED
+        return WorkerState.ABSENT if self._closed_at.get(key, now) is None else WorkerState.TOMB
 
     def receive(
         self,
@@ -274,17 +274,11 @@ class WorkerMachine:
         out, self._out = self._out, []
         return out
 
-    def _state(self, key: SessionKey, now: float) -> WorkerState:
-        session = self._sessions.get(key)
-        if session is not None:
-            return WorkerState.LIVE if session.ended is Fin.NONE else WorkerState.FINISHED
-        return WorkerState.ABSENT if self._closed_at.get(key, now) is None else WorkerState.TOMB
-
     def _happen(self, event: WorkerEvent, key: SessionKey, now: float, *details: object) -> None:
         """Carry out what the table says, and hold it to where it says that this leads."""
-        row = TABLE.expect(self._state(key, now), event, self.surprises)
+        row = TABLE.expect(self.state(key, now), event, self.surprises)
         row.handler(self, key, now, *details)
-        TABLE.check(row, self._state(key, now))
+        TABLE.check(row, self.state(key, now))
 
     def _take_open(self, key: SessionKey, message: Open, version: str | None, now: float) -> None:
         """Take an open with its whole prompt, or ask for it."""
@@ -533,7 +527,7 @@ class WorkerMachine:
         elif session.ready_since is None:
             session.ready_since = now
 
-    ROWS: ClassVar[tuple[_Rows, ...]] = (
+    ROWS: ClassVar[Rows[WorkerState, WorkerEvent]] = (
         ((_S.ABSENT,), (_E.OPEN,), _create, (_S.LIVE, _S.FINISHED, _S.ABSENT), *_CREATE),
         ((_S.TOMB,), (_E.OPEN,), _revive, (_S.LIVE, _S.FINISHED, _S.TOMB), *_REVIVE),
         (_HERE, (_E.OPEN,), _reopen, _HERE, *_REOPEN),
@@ -556,12 +550,6 @@ class WorkerMachine:
         ((_S.LIVE,), (_E.YIELDED,), _yield, (_S.TOMB,), "", "unknown, free, as its device has the most"),
         ((_S.FINISHED,), (_E.DISPLACED,), _drop, (_S.TOMB,), "", "free, as the oldest of too many"),
     )
-    """States, events, handler, states where it may lead (none: it stays), condition and action."""
 
 
-TABLE: TransitionTable[WorkerState, WorkerEvent] = TransitionTable(
-    Transition(state, event, handler, leads or (state,), action, condition)
-    for states, events, handler, leads, condition, action in WorkerMachine.ROWS
-    for event in events
-    for state in states
-)
+TABLE: TransitionTable[WorkerState, WorkerEvent] = TransitionTable(WorkerMachine.ROWS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -19,11 +20,14 @@ from paho.mqtt.properties import VariableByteIntegers
 
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.certificates import complaint_about
+from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.properties import limits_in, reason_in
 from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, connect_refusal, no_mqtt5, poor_broker
 from flexspec_mq.transport.sockets import tls_context, why_unreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 # CONNECT with a clean session, keepalive 10 s and an empty client id, by section 3.1 of either standard.
@@ -31,6 +35,7 @@ CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
 CONNECT_5 = bytes((0x10, 13, 0, 4)) + b"MQTT" + bytes((5, 2, 0, 10, 0, 0, 0))
 DISCONNECT = bytes((0xE0, 0))
 _USERNAME, _PASSWORD = 0x80, 0x40
+_PREFLIGHT_SECONDS = 2.0
 _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 """Errors of a server of names that has answered; EAI_AGAIN is that none could be asked."""
@@ -79,6 +84,38 @@ def diagnose(settings: LinkSettings) -> Cause | None:
     if settings.tls is None:
         return _plain(settings)
     return _secured(settings, settings.tls)
+
+
+def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bool) -> None:
+    """Look at the broker before a model is loaded; blocks for 2 seconds at most, whatever the network does.
+
+    A broker that is down passes: the link tries again. So does one that could not be looked at in time.
+
+    Args:
+        settings: settings of the link.
+        tell: told what is odd and may change.
+        daemon: whether we outlive the broker. Names come and go with the machines that have them, so an unknown name
+            is told only; a command that answers and stops ends there.
+
+    Raises:
+        LinkRefused: the broker's certificate is for another host or not to be trusted, our TLS files cannot be
+            used, it does not speak MQTT 5, refuses our login, or says that it cannot carry sessions; unless
+            `daemon`, also that its name is not known.
+    """
+    causes: list[Cause | None] = []
+    quick = replace(
+        settings, connect_timeout=min(_PREFLIGHT_SECONDS, settings.connect_timeout), needs=FOR_SESSIONS
+    )
+    # A thread, since name resolution has no bound of its own; it ends with the process at the latest.
+    look = threading.Thread(target=lambda: causes.append(diagnose(quick)), daemon=True, name="preflight")
+    look.start()
+    look.join(_PREFLIGHT_SECONDS)
+    cause = causes[0] if causes else None
+    if cause is None or (not cause.final and cause.fault == "broker down"):
+        return
+    if cause.final and (cause.reached or not daemon):
+        raise LinkRefused(cause.detail, hint=cause.advice)
+    tell(f"{cause.detail}; {cause.advice}")
 
 
 def answers_only_older(settings: LinkSettings) -> bool:
