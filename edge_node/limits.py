@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from flexspec_mq.controller.limits import Limits
 from flexspec_mq.controller.policies import DEFAULT
-from flexspec_mq.energy.battery import Batteries
+from flexspec_mq.energy.meters import Batteries
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting
 
@@ -106,7 +106,7 @@ class BatteryGauge:
     """
 
     def __init__(self, batteries: Batteries) -> None:
-        if batteries.power().left is None:
+        if batteries.left() is None:
             raise UsageError(
                 "a battery floor needs a battery, and none tells its charge",
                 hint="leave --battery-floor out, or limit energy with --energy-budget",
@@ -119,5 +119,5 @@ class BatteryGauge:
         """Share of a full charge, 0 to 1; None while something else feeds the device."""
         if self._at is None or now >= self._at + _FRESH:
             self._at = now
-            self._left = None if self._batteries.fed else self._batteries.power().left
+            self._left = None if self._batteries.fed else self._batteries.left()
         return self._left

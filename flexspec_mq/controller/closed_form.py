@@ -60,8 +60,6 @@ _HOPE, _DEARER = 4.0, 1.1
 _TOGETHER = 0.25
 """Share of a forward in which a drafter that several texts share has a token for each: beyond it is not only late, but
 takes time from the processor that reads their verdicts, or even verifies."""
-_TRIES, _TIMED = 8, 2
-"""Plans of a text by which a draft is timed that never was, where a limit depends on its time; and their K."""
 _CREDITS = 64
 """Tokens that a worker which runs ahead decides, roughly, between two messages of a device that does not draft."""
 _DRAFT_BYTES, _TOKEN_BYTES, _VERDICT_BYTES = 40.0, 3.0, 45.0
@@ -81,7 +79,7 @@ class ClosedFormPolicy(AdaptivePolicy):
         super().__init__(base, choose_qos=choose_qos)
         self._given = limits
         self._limits = None if limits is None else TextLimits(limits)
-        self._plans = self._tries = 0
+        self._plans = 0
         self._chosen: Drafting | None = None
         self._options: Sequence[Option] = ()
         self._left: Sequence[Option] = ()
@@ -130,11 +128,8 @@ class ClosedFormPolicy(AdaptivePolicy):
 
     def _choose(self, seen: Observation) -> None:
         """Take the best way of all, or the one of before while that is as good; none while nothing is known."""
-        unknown = None
-        if self._limits is not None and not seen.draft_timed:
-            # What was drafted without ever being timed was looked up; no draft model takes as long as its target.
-            unknown = 0.0 if seen.drafted else seen.forward
-        times = round_times(seen, token=unknown)
+        # Limits need a choice from the start on: a draft that was never timed is free until its first batch tells.
+        times = round_times(seen, token=None if self._limits is None else 0.0)
         if times is None:
             if self._limits is not None:
                 self._chosen = None
@@ -142,12 +137,6 @@ class ClosedFormPolicy(AdaptivePolicy):
         options = self._options = self._expected(seen, times)
         limits = self._limits
         left = options if limits is None else limits.within(options, seen)
-        if limits is not None and self._times_a_draft(seen):
-            self._tries += 1
-            way = Drafting(_TIMED, 1, self.base.ahead > 0)
-            self._options = self._left = [*options, self._option(way, forecast(way, times), times)]
-            self._chosen = way
-            return
         self._left = left
         frugal = limits is not None and limits.frugal
         self._chosen = _best(left, self._chosen, frugal=frugal)
@@ -222,12 +211,6 @@ class ClosedFormPolicy(AdaptivePolicy):
         if seen.sessions == 1:
             return False
         return seen.draft_time is None or seen.draft_time > _TOGETHER * seen.forward
-
-    def _times_a_draft(self, seen: Observation) -> bool:
-        """Whether to draft only to learn how long that takes, without which drafts may never be within limits."""
-        unknown = not seen.draft_timed and not seen.drafted
-        may = self.base.draft_length >= _TIMED and len(self._options) > 1
-        return unknown and may and seen.committed > 0 and self._tries < _TRIES
 
 
 def _best(options: Sequence[Option], before: Drafting | None, *, frugal: bool) -> Drafting:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.hybrid import HybridDrafter
-from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
-from flexspec_mq.drafting.proposal import proposer_of, read_calibration
 from flexspec_mq.drafting.settings import installed, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.default import default_draft_path

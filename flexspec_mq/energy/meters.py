@@ -1,6 +1,6 @@
 """The real meter of this device, if it has one, and the powers that its readings tell: idle, and what drafting adds.
 
-Energy counters of Intel and AMD processors (RAPL) are as Linux shows them in ``/sys/class/powercap``.
+Energy counters of Intel and AMD processors (RAPL) and batteries are as Linux shows them in ``/sys/class``.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from math import exp
 from pathlib import Path
 
-from flexspec_mq.energy.battery import POWER_SUPPLY, Batteries
 from flexspec_mq.errors import UsageError
 
 POWERCAP = Path("/sys/class/powercap")
+POWER_SUPPLY = Path("/sys/class/power_supply")
+_HOUR = 3600.0
+_MICRO = 1e-6
 _ZONE = re.compile(r"intel-rapl:\d+")
 _PART = re.compile(r"intel-rapl:\d+:\d+")
 _MEMORY = 600.0
@@ -79,6 +81,74 @@ class Rapl:
         """
         self._microjoules += sum(counter.since() for counter in self._counters)
         return self._microjoules / 1e6
+
+
+class Batteries:
+    """All batteries that feed the device; those of a mouse or a pen are none of them.
+
+    Args:
+        root: folder of the supplies.
+    """
+
+    name = "battery"
+
+    def __init__(self, root: Path = POWER_SUPPLY) -> None:
+        self._root = root
+        self._last = {path: _charge(path) for path in self._paths()}
+        self._joules = 0.0
+
+    def __bool__(self) -> bool:
+        """Whether there is one whose charge can be read."""
+        return any(charge is not None for charge in self._last.values())
+
+    def left(self) -> float | None:
+        """Share of a full charge, 0 to 1; None without a battery that tells. Never raises."""
+        shares = [share for path in self._paths() if (share := _share(path)) is not None]
+        return sum(shares) / len(shares) if shares else None
+
+    @property
+    def fed(self) -> bool:
+        """Whether something else feeds the device, so that the batteries do not tell what it draws."""
+        return any(
+            _word(path / "status") == "Charging"
+            if _is_battery(path)
+            else _word(path / "type") != "Battery" and _known_number(path / "online") == 1
+            for path in _supplies(self._root)
+        )
+
+    def joules(self) -> float | None:
+        """Given since this was made, in steps of the battery's gauge; None while something else feeds the device.
+
+        Raises:
+            UsageError: none can be read any more.
+        """
+        found = {path: _charge(path) for path in self._paths()}
+        if all(charge is None for charge in found.values()):
+            raise UsageError(f"no battery in {self._root} tells its charge")
+        for path, charge in found.items():
+            before = self._last.get(path)
+            if charge is not None and before is not None:
+                self._joules += before.joules_to(charge)
+        self._last = found
+        return None if self.fed else self._joules
+
+    def _paths(self) -> list[Path]:
+        return [path for path in _supplies(self._root) if _is_battery(path)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """Charge that is left: in joules, or in coulombs at a voltage."""
+
+    joules: float | None
+    coulombs: float
+    volts: float
+
+    def joules_to(self, later: _Charge) -> float:
+        """Given until then; negative if it was charged."""
+        if self.joules is not None and later.joules is not None:
+            return self.joules - later.joules
+        return (self.coulombs - later.coulombs) * (self.volts + later.volts) / 2
 
 
 Meter = Rapl | Batteries
@@ -164,3 +234,46 @@ def _number(path: Path) -> int:
         return int(text)
     except ValueError:
         raise UsageError(f"{path} holds no number: {text[:20]!r}") from None
+
+
+def _charge(path: Path) -> _Charge | None:
+    if (energy := _known_number(path / "energy_now")) is not None:
+        return _Charge(energy * _MICRO * _HOUR, 0.0, 0.0)
+    charge, volts = _known_number(path / "charge_now"), _known_number(path / "voltage_now")
+    if charge is None or volts is None:
+        return None
+    return _Charge(None, charge * _MICRO * _HOUR, volts * _MICRO)
+
+
+def _share(path: Path) -> float | None:
+    percent = _known_number(path / "capacity")
+    return None if percent is None else min(max(percent / 100, 0.0), 1.0)
+
+
+def _is_battery(path: Path) -> bool:
+    return (
+        _word(path / "type") == "Battery"
+        and _word(path / "scope") != "Device"
+        and _known_number(path / "present") != 0
+    )
+
+
+def _supplies(root: Path) -> list[Path]:
+    try:
+        return sorted(root.iterdir())
+    except OSError:
+        return []
+
+
+def _word(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _known_number(path: Path) -> int | None:
+    try:
+        return int(_word(path))
+    except ValueError:
+        return None

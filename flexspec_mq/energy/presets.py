@@ -60,17 +60,9 @@ class Radio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def power(self) -> RadioPower:
         """Without the sources."""
-        return RadioPower(
-            idle_w=self.idle_w.value,
-            promotion_s=self.promotion_s.value,
-            promotion_w=self.promotion_w.value,
-            hold_s=self.hold_s.value,
-            active_w=self.active_w.value,
-            tail_s=self.tail_s.value,
-            tail_w=self.tail_w.value,
-            up_j=self.up_mw_per_mbit.value * _BYTE_AT_A_MBIT,
-            down_j=self.down_mw_per_mbit.value * _BYTE_AT_A_MBIT,
-        )
+        powers = {name: figure.value for name, figure in figures_of(self).items()}
+        up_j, down_j = (_BYTE_AT_A_MBIT * powers.pop(f"{way}_mw_per_mbit") for way in ("up", "down"))
+        return RadioPower(**powers, up_j=up_j, down_j=down_j)
 
 
 class Presets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -14,8 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from flexspec_mq.drafting.interface import Drafted
 from flexspec_mq.drafting.load import load
-from flexspec_mq.drafting.model_drafter import ModelDrafter
-from flexspec_mq.drafting.proposal import proposer_of
+from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.model import RANKS
 from flexspec_mq.models.kv import SessionKV

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from flexspec_mq.drafting.model_drafter import ModelDrafter
-from flexspec_mq.drafting.proposal import proposer_of, read_calibration
+from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of

@@ -16,8 +16,7 @@ from edge_node.limits import BatteryGauge, LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.rl import network_of
-from flexspec_mq.energy.battery import Batteries
-from flexspec_mq.energy.meters import Rapl, find_meter
+from flexspec_mq.energy.meters import Batteries, Rapl, find_meter
 from flexspec_mq.energy.model import DevicePower, ModelledEnergy, RadioPower, Spent
 from flexspec_mq.errors import ModelError, UsageError
 from lab.policy_training.learner import network_text

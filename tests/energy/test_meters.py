@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.energy.battery import Batteries, Power
-from flexspec_mq.energy.meters import Rapl, find_meter
+from flexspec_mq.energy.meters import Batteries, Rapl, find_meter
 from flexspec_mq.errors import UsageError
 
 MOST = 262_143_328_850
@@ -101,33 +100,29 @@ def laptop(root: Path, **files: object) -> Path:
 
 
 def test_a_battery_in_energy(tmp_path: Path) -> None:
-    battery = laptop(tmp_path, energy_now=40_000_000, power_now=6_500_000, capacity=80)
+    battery = laptop(tmp_path, energy_now=40_000_000, capacity=80)
     write(tmp_path / "AC", type="Mains", online=0)
     meter = Batteries(tmp_path)
-    assert meter.power() == Power(left=0.8, watts=6.5)
+    assert meter.left() == 0.8
     write(battery, energy_now=39_990_000)
     assert meter.joules() == pytest.approx(36.0)
 
 
 def test_a_battery_in_charge_counts_by_its_voltage(tmp_path: Path) -> None:
-    battery = laptop(tmp_path, charge_now=2_000_000, voltage_now=4_000_000, current_now=-500_000, capacity=50)
+    battery = laptop(tmp_path, charge_now=2_000_000, voltage_now=4_000_000, capacity=50)
     meter = Batteries(tmp_path)
-    assert meter.power() == Power(left=0.5, watts=2.0)
+    assert meter.left() == 0.5
     write(battery, charge_now=1_990_000, voltage_now=3_800_000)
     assert meter.joules() == pytest.approx(0.01 * 3600 * 3.9)
 
 
 def test_several_batteries_and_that_of_a_mouse(tmp_path: Path) -> None:
-    laptop(tmp_path, energy_now=10_000_000, power_now=1_000_000, capacity=40)
-    second = write(
-        tmp_path / "BAT1", type="Battery", status="Unknown", energy_now=20_000_000, power_now=0, capacity=90
-    )
+    laptop(tmp_path, energy_now=10_000_000, capacity=40)
+    second = write(tmp_path / "BAT1", type="Battery", status="Unknown", energy_now=20_000_000, capacity=90)
     write(tmp_path / "mouse", type="Battery", scope="Device", capacity=1, energy_now=1)
     write(tmp_path / "BAT2", type="Battery", present=0, capacity=0, energy_now=0)
     meter = Batteries(tmp_path)
-    power = meter.power()
-    assert power.watts == 1.0
-    assert power.left == pytest.approx(0.65)
+    assert meter.left() == pytest.approx(0.65)
     write(second, energy_now=19_900_000)
     assert meter.joules() == pytest.approx(360.0)
 
@@ -143,13 +138,13 @@ def test_several_batteries_and_that_of_a_mouse(tmp_path: Path) -> None:
 def test_a_device_that_something_else_feeds_tells_nothing(
     tmp_path: Path, status: str, supply: dict[str, object]
 ) -> None:
-    battery = laptop(tmp_path, energy_now=10_000_000, power_now=1_000_000, capacity=40)
+    battery = laptop(tmp_path, energy_now=10_000_000, capacity=40)
     meter = Batteries(tmp_path)
     write(battery, status=status, energy_now=9_999_000)
     if supply:
         write(tmp_path / "plug", **supply)
     assert meter.joules() is None
-    assert meter.power() == Power(left=0.4)
+    assert meter.left() == 0.4
     write(battery, status="Discharging", energy_now=9_998_000)
     if supply:
         write(tmp_path / "plug", online=0)
@@ -157,10 +152,10 @@ def test_a_device_that_something_else_feeds_tells_nothing(
 
 
 def test_no_battery_is_no_error_for_the_power(tmp_path: Path) -> None:
-    assert Batteries(tmp_path / "none").power() == Power()
+    assert Batteries(tmp_path / "none").left() is None
     laptop(tmp_path, capacity="?", energy_now="?")
     assert not Batteries(tmp_path)
-    assert Batteries(tmp_path).power() == Power()
+    assert Batteries(tmp_path).left() is None
 
 
 def test_the_processors_counters_come_before_a_battery(tmp_path: Path) -> None:
