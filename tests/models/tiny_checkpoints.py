@@ -55,21 +55,6 @@ def save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast | None = N
     return folder
 
 
-def save_pair(folder: Path) -> dict[str, str]:
-    """A ``target`` and a ``draft`` of another width, with one tokenizer; their folders."""
-    widths = {"target": 16, "draft": 32}
-    return {
-        name: str(
-            save(
-                folder / name,
-                tiny_llama(max_position_embeddings=512, hidden_size=width),
-                byte_level_tokenizer(),
-            )
-        )
-        for name, width in widths.items()
-    }
-
-
 def _finish(backend: Tokenizer, template: str | None) -> PreTrainedTokenizerFast:
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]

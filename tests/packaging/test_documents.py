@@ -1,8 +1,10 @@
-"""Links and paths in documents: each leads somewhere."""
+"""Links and paths in documents, which lead somewhere, and what the lint of prose finds."""
 
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,48 @@ def test_each_leads_somewhere(document: Path) -> None:
         names = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
         wrong += [name for name in re.findall(r"`(test_\w+\.py)`", text) if name not in names]
     assert not wrong
+
+
+# The lint of prose
+
+LINT = ROOT / "scripts" / "prose_lint.py"
+
+FRAGMENTS = '''"""That came."""
+
+
+class Record:
+    """Tokens received. Of a device's last
+    batch.
+
+    Attributes:
+        count: of tokens.
+        rate: tokens a second, of those that count.
+    """
+
+    count: int
+    """What is left."""
+'''
+
+
+def lint(path: Path) -> list[str]:
+    """Lines at which the lint finds faults."""
+    done = subprocess.run(
+        [sys.executable, LINT, path], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert done.returncode == bool(done.stdout), done.stderr
+    return [line.split(":")[1] for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lines"),
+    [
+        ("fragments.py", FRAGMENTS, ["1", "14", "5", "9"]),
+        ("good.py", '"""Tokens received: what is said before is a noun."""\n', []),
+        ("wide.md", "# Short\n\n" + "word " * 25 + "\n", ["3"]),
+        ("sentences.md", "# One\n\nIt is. What else?\n\n| Of what |\n", ["3"]),
+        ("tables.md", "| " + "word " * 25 + "|\n```sh\n" + "word " * 25 + "\n```\n", []),
+    ],
+)
+def test_faults_have_lines(tmp_path: Path, name: str, text: str, lines: list[str]) -> None:
+    (tmp_path / name).write_text(text)
+    assert sorted(lint(tmp_path)) == sorted(lines)

@@ -17,11 +17,13 @@ import edge_node.config
 from broker.__main__ import main as run_broker
 from cloud_worker.__main__ import build_parser as cloud_parser
 from cloud_worker.__main__ import main as run_cloud
-from cloud_worker.settings import CloudConfig, WorkerSettings
+from cloud_worker.settings import CloudConfig, FamilySettings, WorkerSettings
 from edge_node.cli.main import build_parser as edge_parser
 from edge_node.cli.main import main as run_edge
 from edge_node.config import EdgeConfig
+from edge_node.fleet.catalogue import family_catalogue
 from edge_node.settings import EdgeSettings
+from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.chat.settings import PROGRAM as CHAT
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.settings import PROGRAM as HEAD
@@ -37,6 +39,9 @@ DAEMONS: dict[str, tuple[Callable[[Sequence[str]], int], Program[Any]]] = {
     "cloud": (run_cloud, cloud_worker.settings.PROGRAM),
     "broker": (run_broker, broker.settings.PROGRAM),
 }
+
+
+KEY = "ab" * 32
 
 
 def shown(capsys: pytest.CaptureFixture[str], daemon: str, *flags: str) -> dict[str, Any]:
@@ -327,3 +332,45 @@ def test_the_documentation_lists_each_setting(program: Program[Any]) -> None:
         help_, _, rest = words.rpartition(" (default: ")
         row = f"| `{entry.key}` | {help_} | {rest.partition('; env ')[0]} |"
         assert row in rows
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--family", "smol"), "nothing says who signs for the family smol"),
+        (("--root-key", KEY), "name the family with --family"),
+        (("--family", "a/b", "--root-key", KEY), "family name 'a/b' cannot stand in a topic"),
+        (("--family", "smol", "--root-key", "/no/such"), "is neither a public key nor a file"),
+    ],
+)
+def test_a_family_and_its_root_key_belong_together(
+    flags: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_edge(["ask", "hi", *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_root_key_may_be_a_file_and_the_state_is_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "root.pub").write_text(KEY + "\n")
+    settings = FamilyOptions(family="smol", root_key=str(tmp_path / "root.pub"))
+    known = family_catalogue(settings)
+    assert known is not None
+    assert known.family == "smol"
+    assert known.catalogue is None
+    assert family_catalogue(FamilyOptions()) is None
+    with pytest.raises(UsageError, match="holds no public key"):
+        family_catalogue(FamilyOptions(family="smol", root_key=__file__))
+
+
+@pytest.mark.usefixtures("no_home")
+def test_a_user_without_a_home_has_to_say_where_the_state_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="this user has no home") as refused:
+        family_catalogue(FamilyOptions(family="smol", root_key=KEY))
+    assert "--state-dir" in refused.value.hint
+    with pytest.raises(UsageError, match="this user has no home"):
+        FamilySettings(family="smol", root_key=KEY).folder.exists()
+    assert FamilySettings(family="smol", root_key=KEY, state_dir=tmp_path).folder == tmp_path
+    assert family_catalogue(FamilyOptions(family="smol", root_key=KEY, state_dir=tmp_path)) is not None
