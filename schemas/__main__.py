@@ -1,11 +1,8 @@
-"""Write the schemas: ``python -m schemas [--out DIR]``."""
+"""Write the schemas: ``python -m schemas`` makes AsyncAPI of the wire protocol, and OpenAPI of the HTTP API."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from schemas import asyncapi, openapi
@@ -24,22 +21,6 @@ def as_text(schema: Json) -> str:
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write every document to a directory."""
-    parser = argparse.ArgumentParser(
-        prog="python -m schemas",
-        description="Write the schemas: AsyncAPI of the wire protocol, OpenAPI of the HTTP API.",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=GENERATED, help="directory to write to (default: %(default)s)"
-    )
-    out: Path = parser.parse_args(arguments).out
-    out.mkdir(parents=True, exist_ok=True)
-    for name, schema in generate().items():
-        (out / name).write_text(as_text(schema), encoding="utf-8")
-        sys.stdout.write(f"{out / name}\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    for name, schema in generate().items():
+        (GENERATED / name).write_text(as_text(schema), encoding="utf-8")

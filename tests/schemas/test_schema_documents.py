@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from flexspec_mq import topics
-from schemas.__main__ import GENERATED, as_text, generate, main
+from schemas.__main__ import GENERATED, as_text, generate
 from schemas.asyncapi import BODIES, CHANNELS, MESSAGES
 from schemas.catalogue import CatalogueVersion, Signed
 from schemas.messages import Identity, Message
@@ -27,13 +27,6 @@ SCHEMAS = ASYNCAPI["components"]["schemas"]
 def test_the_committed_files_are_up_to_date() -> None:
     committed = {path.name: path.read_text(encoding="utf-8") for path in GENERATED.iterdir()}
     assert committed == {name: as_text(schema) for name, schema in generate().items()}
-
-
-def test_the_command_writes_them(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--out", str(tmp_path / "new")]) == 0
-    written = sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert written == sorted(generate())
-    assert len(capsys.readouterr().out.splitlines()) == len(written)
 
 
 @pytest.mark.parametrize("name", generate())
