@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,7 @@ def answers(port: int) -> bool:
         return False
 
 
-def until(condition: object, seconds: float = 10.0) -> bool:
-    assert callable(condition)
+def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
