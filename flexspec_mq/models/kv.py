@@ -23,14 +23,7 @@ class SessionKV(ReadTokens):
     """
 
     def __init__(self, layers: int, kv_heads: int, head_size: int, like: torch.Tensor) -> None:
-        """Hold nothing yet.
-
-        Args:
-            layers: how many layers.
-            kv_heads: heads of keys and values.
-            head_size: width of one head.
-            like: a tensor on the device and in the dtype of the model.
-        """
+        """Hold nothing yet; `like` is a tensor on the device and in the dtype of the model."""
         super().__init__()
         self._shape = (layers, 2, kv_heads, head_size)
         self._like = like
@@ -65,13 +58,10 @@ class SessionKV(ReadTokens):
         return self._memory[:, :, :, begin:end]
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens, rounded up to the grain and no more.
+        """Make room for `length` tokens, those held included, rounded up to the grain and no more.
 
         A product with keys that lie behind one another without gaps needs no copy of them, which costs more in one
         forward than growing costs in all. While it copies, the old memory and the new one are both held.
-
-        Args:
-            length: tokens, those that are held included.
         """
         capacity, wanted = self.capacity, self.grown(length)
         if wanted == capacity:

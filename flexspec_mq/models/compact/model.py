@@ -77,14 +77,7 @@ class CompactModel:
 
     @torch.inference_mode()
     def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
-        """Read the tokens of all inputs.
-
-        Args:
-            inputs: at most one per session.
-
-        Returns:
-            float32 logits of shape [sum of rows, columns], input by input; `ids` says which token a column is.
-        """
+        """Read the tokens of all inputs, as `DraftRunner` says; `ids` are the columns."""
         shape = self.shape
         tokens: list[int] = []
         positions: list[int] = []
@@ -150,12 +143,8 @@ class _View:
     def attend(self, layer: int, turned: torch.Tensor) -> torch.Tensor:
         """Store a layer's new keys and values, and attend.
 
-        Args:
-            layer: which.
-            turned: queries, scaled, keys and values of all rows: [rows, heads, head size].
-
-        Returns:
-            [this session's rows, heads of queries x head size].
+        Queries, scaled, keys and values of all rows, [rows, heads, head size], become [this session's rows, heads of
+        queries x head size].
         """
         mine = turned[self._rows] if turned.shape[0] != self._count else turned
         count, keys, size = self._count, self._keys, self._size
@@ -270,11 +259,5 @@ def read_ranks(folder: Path, vocab_size: int) -> Ids | None:
 
 
 def frequent(ranks: Ids, count: int, always: Iterable[int]) -> Ids:
-    """The ids that a head of about `count` keeps, ascending.
-
-    Args:
-        ranks: ids by falling frequency; when there are fewer than `count`, all of them are kept.
-        count: how many.
-        always: kept besides, such as the ends of a text.
-    """
+    """The ids that a head keeps, ascending: the first `count` of those by falling frequency, and some always."""
     return np.union1d(ranks[:count], np.fromiter(always, dtype=np.int64))

@@ -182,14 +182,7 @@ def layer_weights(
 
 
 def read_layer(tensors: Tensors | FullHead, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
-    """Read a layer's matrices, joined.
-
-    Args:
-        tensors: tensors of the checkpoint.
-        index: index of the layer.
-        shape: shape of the model.
-        make: prepares a matrix.
-        fold: put the weights of the norms into the matrices behind them.
+    """Read a layer's matrices, joined; `fold` puts the weights of the norms into the matrices behind them.
 
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.

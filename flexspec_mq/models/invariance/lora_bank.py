@@ -9,7 +9,6 @@ at a multiple of the power of two that holds them, and there are `_GRAIN`, or a 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -41,39 +40,31 @@ Slot = tuple[str, int, int]
 """A head, and the columns of one of its additions: first, and behind the last."""
 
 
-@dataclass(slots=True)
 class RowOwners:
     """Rows of a forward that have low-rank additions, and the head of each.
 
     Attributes:
-        spans: head, first row and the row behind the last, in ascending order, within the window.
         window: rows of the forward that have additions.
+        rows: how many these are.
+        spans: head, first row and the row behind the last, in ascending order, within the window.
+        padding: rows that products need besides.
         shapes: shapes of the additions' products.
     """
 
-    spans: tuple[tuple[str, int, int], ...]
-    window: slice
-    shapes: Shapes
-    _masks: dict[tuple[Slot, ...], torch.Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def from_spans(cls, spans: Sequence[tuple[str, int, int]], shapes: Shapes) -> RowOwners:
+    def __init__(self, spans: Sequence[tuple[str, int, int]], shapes: Shapes) -> None:
         """Take at least one span in rows of the forward."""
         begin, end = spans[0][1], spans[-1][2]
-        moved = tuple((name, first - begin, behind - begin) for name, first, behind in spans)
-        return cls(moved, slice(begin, end), shapes)
-
-    @property
-    def padding(self) -> int:
-        """Rows that products need besides."""
-        rows = self.spans[-1][2]
-        return self.shapes.padded(rows) - rows
+        self.window, self.rows = slice(begin, end), end - begin
+        self.spans = [(name, first - begin, behind - begin) for name, first, behind in spans]
+        self.padding = shapes.padded(self.rows) - self.rows
+        self.shapes = shapes
+        self._masks: dict[tuple[Slot, ...], torch.Tensor] = {}
 
     def hidden(self, layout: tuple[Slot, ...], columns: int, device: torch.device) -> torch.Tensor:
         """Mask of the columns that are not the row's own, [rows of the window and padding, columns]."""
         mask = self._masks.get(layout)
         if mask is None:
-            mask = torch.ones((self.spans[-1][2] + self.padding, columns), dtype=torch.bool)
+            mask = torch.ones((self.rows + self.padding, columns), dtype=torch.bool)
             for name, begin, end in self.spans:
                 for owner, first, behind in layout:
                     if owner == name:
@@ -174,7 +165,7 @@ class LoraBank:
         for name, begin, end in owners.spans if self._scales else ():
             for outputs, scale in self._scales.get(name, ()):
                 added[begin:end, outputs] *= scale
-        out[owners.window] += added[: owners.spans[-1][2]]
+        out[owners.window] += added[: owners.rows]
 
     @property
     def compared(self) -> tuple[int, int, int, tuple[int, ...]]:

@@ -68,13 +68,8 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Product:
 def row_range(products: Products, like: torch.Tensor) -> tuple[int, int | None] | None:
     """From how many rows to how many a product's bits do not depend on their number, on this machine.
 
-    Args:
-        products: products of the model.
-        like: a tensor on the device and in the dtype of the model.
-
-    Returns:
-        The range with the fewest rows that reaches `_FEW`; no upper end where there is none. None if there is no such
-        range: the proof tells then.
+    It is the range with the fewest rows that reaches `_FEW`, without an upper end where there is none. None if there is
+    no such range: the proof tells then. `like` is a tensor on the device and in the dtype of the model.
     """
     return _row_range(products, like.dtype, like.device, torch.get_num_threads())
 

@@ -135,20 +135,14 @@ def proved(
 def proving_remembered(
     candidate: Candidate, model: TargetModel, name: str, head: str, *, again: bool = False
 ) -> Generator[float, None, tuple[Proof, bool]]:
-    """The proof of a head: remembered, or made now and kept.
+    """Find or make the proof of a head, in steps as `proving_head`, and say whether it was remembered.
 
     Args:
-        candidate: candidate that the model was made from, under the thread count that it is used with.
-        model: model that holds the head.
+        candidate: under the thread count that it is used with.
+        model: the candidate's model.
         name: name of the head.
         head: digest of its manifest, which decides its weights.
         again: make the proof even if it is remembered.
-
-    Yields:
-        The share done, as `proving_head`.
-
-    Returns:
-        The proof, and whether it was remembered.
     """
     facts = facts_of(candidate, model.shapes) | {"head": head}
     entry = None if again else _read(facts)

@@ -72,7 +72,7 @@ class Rows:
         return cls(
             tuple((lane, named[lane.start] if named[lane.start] in own else "") for lane in lanes),
             tuple((slice(*ends), name) for ends, (name, _, _) in zip(pairwise(starts), by_head, strict=True)),
-            RowOwners.from_spans(added, shapes) if added else None,
+            RowOwners(added, shapes) if added else None,
         )
 
 
@@ -102,11 +102,14 @@ class Batch:
 class TargetModel(ABC):
     """A causal language model that reads several sessions in one forward, and holds heads beside its base.
 
-    Attributes:
-        vocab_size: width of the logits.
+    Args:
+        layers: how many.
+        vocab_size: width of the logits, an attribute as the next three.
         heads: heads of its attention.
         products: products with weights.
         shapes: shapes of products.
+        like: a tensor on the device and in the dtype of the model.
+        make_addition: prepares a matrix of a low-rank addition.
     """
 
     def __init__(
@@ -119,17 +122,6 @@ class TargetModel(ABC):
         like: torch.Tensor,
         make_addition: Make,
     ) -> None:
-        """Hold no head yet.
-
-        Args:
-            layers: how many.
-            vocab_size: see the attributes, as for the next three.
-            heads: heads.
-            products: products.
-            shapes: shapes.
-            like: a tensor on the device and in the dtype of the model.
-            make_addition: prepares a matrix of a low-rank addition.
-        """
         self.vocab_size, self.heads = vocab_size, heads
         self.products, self.shapes = products, shapes
         self._like = like

@@ -203,14 +203,7 @@ class OnnxModel:
         return OnnxKV((sizes.layers, sizes.keys, sizes.head), self._bind)
 
     def forward(self, inputs: Sequence[ModelInput[OnnxKV]]) -> Floats:
-        """Read the tokens of all inputs.
-
-        Args:
-            inputs: at most one per session.
-
-        Returns:
-            float32 logits of shape [sum of rows, columns], input by input; `ids` says which token a column is.
-        """
+        """Read the tokens of all inputs, as `DraftRunner` says; `ids` are the columns."""
         states = [state for each in inputs if (state := self.states(each)) is not None]
         if not states:
             return np.empty((0, self.columns), dtype=np.float32)
