@@ -142,11 +142,15 @@ def load_target(
     need_libraries()
     weights_dtype, torch_device = torch_dtype(dtype), _device(device)
     text = load_text(name_or_path, progress=progress)
-    local = isinstance(text.source, Path)
-    model = _load_weights(text.source, local, weights_dtype, attn_implementation)
-    return LoadedModel(
-        model=_move(model, torch_device), **{field.name: getattr(text, field.name) for field in fields(text)}
-    )
+    model = _load_weights(text.source, weights_dtype, attn_implementation)
+    try:
+        model = model.to(torch_device).eval().requires_grad_(False)
+    except RuntimeError as error:
+        raise ModelError(
+            f"the model does not fit on {torch_device}: {first_line(error)}",
+            hint="use a smaller dtype or another device",
+        ) from error
+    return LoadedModel(model=model, **{field.name: getattr(text, field.name) for field in fields(text)})
 
 
 def load_text(name_or_path: str | Path | None = None, *, progress: Progress | None = None) -> LoadedText:
@@ -161,10 +165,9 @@ def load_text(name_or_path: str | Path | None = None, *, progress: Progress | No
     """
     source = find_model(name_or_path, progress=progress)
     tell = progress or (lambda _: None)
-    local = isinstance(source, Path)
-    if not local:
+    if isinstance(source, str):
         tell(f"asking the model hub for {source}")
-        _ask_hub(str(source))
+        _ask_hub(source)
     tell(f"loading {_name(name_or_path, source)}")
     config, tokenizer = read_checkpoint(source)
     vocab_size = int(config["vocab_size"])
@@ -277,7 +280,7 @@ def _generation(source: Path | str) -> Config:
     return found
 
 
-def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_implementation: str) -> Any:
+def _load_weights(source: Path | str, dtype: torch.dtype, attn_implementation: str) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -286,7 +289,7 @@ def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_impl
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 dtype=dtype,
-                local_files_only=local,
+                local_files_only=isinstance(source, Path),
                 attn_implementation=attn_implementation,
                 output_loading_info=True,
             )
@@ -309,17 +312,6 @@ def _load_weights(source: Path | str, local: bool, dtype: torch.dtype, attn_impl
             hint="the weights are incomplete or belong to another config.json",
         )
     return model
-
-
-def _move(model: Any, device: torch.device) -> PreTrainedModel:
-    try:
-        moved: PreTrainedModel = model.to(device).eval().requires_grad_(False)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the model does not fit on {device}: {first_line(error)}",
-            hint="use a smaller dtype or another device",
-        ) from error
-    return moved
 
 
 def _eos(generation: Config, config: Config, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -1,1 +1,1 @@
-"""Models with Llama's layers on joined matrices: drafts in few bits (`model`), and targets, which are exact (`exact`)."""
+"""Models with Llama's layers on joined matrices: drafts in few bits (`model`), and exact targets (`exact`)."""
