@@ -66,24 +66,27 @@ def drawn(model: Any) -> Any:
     return model
 
 
+Family = tuple[type[Any], type[Any]]
+LLAMA: Family = (LlamaForCausalLM, LlamaConfig)
+MODELS: dict[str, tuple[Family, dict[str, Any]]] = {
+    "llama": (LLAMA, {}),
+    "tied, biases everywhere": (
+        LLAMA, {"tie_word_embeddings": True, "attention_bias": True, "mlp_bias": True},
+    ),
+    "wide heads, all keys": (LLAMA, {"num_key_value_heads": 4, "head_dim": 32}),
+    "wide heads, blocks that are not full": (
+        LLAMA, {"head_dim": 32, "intermediate_size": 144, "rope_parameters": LLAMA3},
+    ),
+    "llama3": (LLAMA, {"rope_parameters": LLAMA3}),
+    "linear": (LLAMA, {"rope_parameters": LINEAR}),
+    "qwen2": ((Qwen2ForCausalLM, Qwen2Config), {}),
+    "qwen3": ((Qwen3ForCausalLM, Qwen3Config), {"head_dim": 32}),
+}  # fmt: skip
+
+
 def built(kind: str) -> Any:
-    made: dict[str, Callable[[], Any]] = {
-        "llama": lambda: LlamaForCausalLM(LlamaConfig(**SIZES)),
-        "tied, biases everywhere": lambda: LlamaForCausalLM(
-            LlamaConfig(**SIZES, tie_word_embeddings=True, attention_bias=True, mlp_bias=True)
-        ),
-        "wide heads, all keys": lambda: LlamaForCausalLM(
-            LlamaConfig(**{**SIZES, "num_key_value_heads": 4, "head_dim": 32})
-        ),
-        "wide heads, blocks that are not full": lambda: LlamaForCausalLM(
-            LlamaConfig(**{**SIZES, "head_dim": 32, "intermediate_size": 144}, rope_parameters=LLAMA3)
-        ),
-        "llama3": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LLAMA3)),
-        "linear": lambda: LlamaForCausalLM(LlamaConfig(**SIZES, rope_parameters=LINEAR)),
-        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SIZES)),
-        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SIZES, head_dim=32)),
-    }
-    return drawn(made[kind]())
+    (model, config), changes = MODELS[kind]
+    return drawn(model(config(**{**SIZES, **changes})))
 
 
 KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2")

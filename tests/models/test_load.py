@@ -133,57 +133,46 @@ def test_a_file_is_no_folder(folder: Path) -> None:
         resolve(folder / WEIGHTS)
 
 
-def cut(folder: Path) -> None:
-    data = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+def write(name: str, content: str | bytes) -> Callable[[Path], object]:
+    data = content if isinstance(content, bytes) else content.encode()
+    return lambda folder: (folder / name).write_bytes(data)
 
 
-def garble(folder: Path) -> None:
-    (folder / WEIGHTS).write_bytes(b"\xff" * 4096)
-
-
-def drop_tensor(folder: Path) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    del tensors["model.layers.1.mlp.up_proj.weight"]
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def reshape_tensor(folder: Path) -> None:
-    tensors = load_file(folder / WEIGHTS)
-    tensors["model.norm.weight"] = torch.ones(8)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def remove(name: str) -> Callable[[Path], None]:
+def remove(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
 
 
-def write(name: str, text: str) -> Callable[[Path], None]:
+def change_tensor(name: str, tensor: torch.Tensor | None) -> Callable[[Path], object]:
+    """Put another tensor in a tensor's place, or none."""
+
     def damage(folder: Path) -> None:
-        (folder / name).write_text(text)
+        tensors = load_file(folder / WEIGHTS)
+        del tensors[name]
+        kept = tensors if tensor is None else {**tensors, name: tensor}
+        save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
 
     return damage
 
 
-DAMAGE = {
-    "cut weights": (cut, "cannot load the weights"),
-    "garbled weights": (garble, "cannot load the weights"),
-    "no weights": (remove(WEIGHTS), "cannot load the weights"),
-    "a tensor less": (drop_tensor, r"lacks 1 tensors .* model.layers.1.mlp.up_proj.weight"),
-    "a tensor of another shape": (reshape_tensor, "model.norm.weight|cannot load the weights"),
+UP, NORM = "model.layers.1.mlp.up_proj.weight", "model.norm.weight"
+NO_WEIGHTS, NO_CONFIGURATION = "cannot load the weights", "cannot read the configuration"
+NO_TOKENIZER = "cannot load the tokenizer"
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut weights": (lambda folder: os.truncate(folder / WEIGHTS, 20_000), NO_WEIGHTS),
+    "garbled weights": (write(WEIGHTS, b"\xff" * 4096), NO_WEIGHTS),
+    "no weights": (remove(WEIGHTS), NO_WEIGHTS),
+    "a tensor less": (change_tensor(UP, None), rf"lacks 1 tensors .* {UP}"),
+    "a tensor of another shape": (change_tensor(NORM, torch.ones(8)), f"{NORM}|{NO_WEIGHTS}"),
     "no configuration": (remove("config.json"), "no config.json"),
-    "broken configuration": (write("config.json", "{"), "cannot read the configuration"),
-    "unknown architecture": (
-        write("config.json", '{"model_type": "nonesuch"}'),
-        "cannot read the configuration",
-    ),
+    "broken configuration": (write("config.json", "{"), NO_CONFIGURATION),
+    "unknown architecture": (write("config.json", '{"model_type": "nonesuch"}'), NO_CONFIGURATION),
     "configuration of wrong types": (
         write("config.json", '{"model_type": "llama", "vocab_size": "many"}'),
-        "cannot read the configuration",
+        NO_CONFIGURATION,
     ),
-    "no tokenizer": (remove("tokenizer.json"), "cannot load the tokenizer"),
-    "broken tokenizer": (write("tokenizer.json", "{"), "cannot load the tokenizer"),
-    "tokenizer of another kind": (write("tokenizer.json", '{"model": 3}'), "cannot load the tokenizer"),
+    "no tokenizer": (remove("tokenizer.json"), NO_TOKENIZER),
+    "broken tokenizer": (write("tokenizer.json", "{"), NO_TOKENIZER),
+    "tokenizer of another kind": (write("tokenizer.json", '{"model": 3}'), NO_TOKENIZER),
 }
 
 
