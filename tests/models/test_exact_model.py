@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import random
-from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.errors import UsageError
@@ -20,7 +17,6 @@ from flexspec_mq.models.invariance.proof import prove
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
-from flexspec_mq.models.runner import ModelInput
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_packed import read_whole as read
@@ -28,7 +24,6 @@ from tests.models.tiny_packed import read_whole as read
 KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2", "qwen3")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 TEXT = random.Random(3).choices(range(320), k=200)
-PIECES = st.lists(st.integers(1, 90), min_size=1, max_size=12)
 
 
 @pytest.fixture(scope="module")
@@ -67,36 +62,6 @@ def test_it_is_proved(kind: str, dtype: str, folders: dict[str, Path]) -> None:
     assert proof.exact, str(proof)
 
 
-@cache
-def of(folder: Path, dtype: str) -> tuple[ExactModel, torch.Tensor]:
-    model = exact(folder, dtype)
-    return model, read(model, TEXT, [1] * len(TEXT))
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@settings(max_examples=30, deadline=None)
-@given(pieces=PIECES, company=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 90)), max_size=6))
-def test_neither_pieces_nor_company_matter(
-    dtype: str, folders: dict[str, Path], pieces: list[int], company: list[tuple[int, int]]
-) -> None:
-    model, alone = of(folders["llama"], dtype)
-    others = [model.new_kv() for _ in company]
-    for kv, (_, held) in zip(others, company, strict=True):
-        if held:
-            model.forward([ModelInput(kv, TEXT[:held], 0)])
-    kv, rows = model.new_kv(), []
-    for piece in (*pieces, len(TEXT)):
-        tokens = TEXT[kv.length : kv.length + piece]
-        if not tokens:
-            break
-        beside = [
-            ModelInput(other, TEXT[:count], 1) for other, (count, _) in zip(others, company, strict=True)
-        ]
-        logits = model.forward([*beside[:1], ModelInput(kv, tokens, len(tokens)), *beside[1:]])
-        rows.append(logits[len(beside[:1]) :][: len(tokens)])
-    assert torch.equal(torch.cat(rows), alone[: kv.length])
-
-
 @pytest.mark.parametrize("weights", ["int8", "int4"])
 def test_few_bits_are_another_target_and_exact_to_itself(weights: str, folders: dict[str, Path]) -> None:
     text = load_text(folders["tied, biases everywhere"])
@@ -114,29 +79,6 @@ def test_few_bits_are_another_target_and_exact_to_itself(weights: str, folders: 
 def test_few_bits_need_bfloat16(folders: dict[str, Path]) -> None:
     with pytest.raises(UsageError, match="int8 weights are multiplied in bfloat16"):
         Checkpoint(folders["llama"], load_text(folders["llama"]), torch.float32, "int8")
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@settings(max_examples=20, deadline=None)
-@given(st.integers(2, 12), st.integers(1, 150), st.integers(1, 6))
-def test_sessions_that_are_alike_share_a_product(
-    dtype: str, folders: dict[str, Path], sessions: int, held: int, count: int
-) -> None:
-    model, alone = of(folders["llama"], dtype)
-    kvs = [model.new_kv() for _ in range(sessions)]
-    for place, kv in enumerate(kvs):
-        model.forward([ModelInput(kv, TEXT[: held + place], 0)])
-    inputs = [ModelInput(kv, TEXT[kv.length : kv.length + count], count) for kv in kvs]
-    rows = torch.split(model.forward(inputs), count)
-    for place, found in enumerate(rows):
-        assert torch.equal(found, alone[held + place : held + place + count])
-
-
-def test_no_rows_give_no_logits(folders: dict[str, Path]) -> None:
-    model, alone = of(folders["llama"], "bfloat16")
-    kv = model.new_kv()
-    assert model.forward([ModelInput(kv, TEXT[:7], 0)]).shape == (0, 320)
-    assert torch.equal(model.forward([ModelInput(kv, TEXT[7:8], 1)]), alone[7:8])
 
 
 def test_another_weight_is_another_candidate(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -15,27 +17,35 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.invariance.shapes import Shapes
-from flexspec_mq.models.load import load_target
+from flexspec_mq.models.invariance.target import TargetModel
+from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from lab.benchmarks.exact.reference import Reference
+from tests.models.test_compact import built
+from tests.models.tiny_checkpoints import save
 from tests.models.tiny_packed import DTYPES, HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 TEXT = random.Random(9).choices(range(VOCABULARY), k=150)
-KINDS = st.sampled_from([(heads, dtype) for heads in HEADS for dtype in DTYPES])
-PIECES = st.lists(st.integers(1, 40), min_size=1, max_size=20)
+KINDS = st.sampled_from([(kind, dtype) for kind in (*HEADS, "exact") for dtype in DTYPES])
+"""Heads of a model in transformers' code, or a model in our own."""
 
 
 @cache
-def model_of(heads: str, dtype: str) -> PackedModel:
-    return packed(heads, DTYPES[dtype])
+def model_of(kind: str, dtype: str) -> TargetModel:
+    if kind != "exact":
+        return packed(kind, DTYPES[dtype])
+    with TemporaryDirectory() as folder:
+        path = save(Path(folder), built("llama"))
+        return Checkpoint(path, load_text(path), DTYPES[dtype]).load()
 
 
 @cache
-def alone(heads: str, dtype: str) -> torch.Tensor:
-    return token_by_token(model_of(heads, dtype), TEXT)
+def alone(kind: str, dtype: str) -> torch.Tensor:
+    return token_by_token(model_of(kind, dtype), TEXT)
 
 
 @settings(max_examples=30, deadline=None)
@@ -84,6 +94,20 @@ def test_company_does_not_matter(kind: tuple[str, str], sessions: list[tuple[int
         end = start + len(model_input.tokens)
         assert torch.equal(rows[at : at + model_input.rows], wanted[end - model_input.rows : end])
         at += model_input.rows
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, st.integers(2, 12), st.integers(1, 130), st.integers(1, 6))
+def test_sessions_that_are_alike_share_a_product(
+    kind: tuple[str, str], sessions: int, held: int, count: int
+) -> None:
+    model, wanted = model_of(*kind), alone(*kind)
+    kvs = [model.new_kv() for _ in range(sessions)]
+    for place, kv in enumerate(kvs):
+        model.forward([ModelInput(kv, TEXT[: held + place], 0)])
+    inputs = [ModelInput(kv, TEXT[kv.length : kv.length + count], count) for kv in kvs]
+    for place, rows in enumerate(torch.split(model.forward(inputs), count)):
+        assert torch.equal(rows, wanted[held + place : held + place + count])
 
 
 def eager_rows(model: Any, ids: Sequence[int], copies: int) -> torch.Tensor:

@@ -61,13 +61,13 @@ def packed(heads: str, dtype: torch.dtype, shapes: Shapes | None = None) -> Pack
     return PackedModel(tiny(heads, dtype), shapes)
 
 
-def token_by_token(model: PackedModel, ids: Sequence[int]) -> torch.Tensor:
+def token_by_token(model: TargetModel, ids: Sequence[int]) -> torch.Tensor:
     """Logits behind every id, [ids, vocabulary], read one by one and alone."""
     kv = model.new_kv()
     return torch.cat([model.forward([ModelInput(kv, [token])]) for token in ids])
 
 
-def read(model: PackedModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable[int]) -> torch.Tensor:
+def read(model: TargetModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable[int]) -> torch.Tensor:
     """Logits behind every id that the pieces cover, read in these pieces."""
     rows = []
     at = 0
