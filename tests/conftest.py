@@ -60,6 +60,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = wanted
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Torch computes on one thread, as in a worker: others would wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread_for_tiny_models(request: pytest.FixtureRequest) -> None:
+    """Tests of these folders run models that gain nothing from more threads."""
+    if request.path.relative_to(Path(__file__).parent).parts[0] in {"cloud_worker", "models", "training"}:
+        request.getfixturevalue("one_thread")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What whoever runs the tests has configured for daemons of their own changes nothing."""
