@@ -9,6 +9,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from cloud_worker.wire import keys_of
 from flexspec_mq.daemon import logs, probes
@@ -20,7 +21,6 @@ from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError, how_to_install
-from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.arguments import link_settings
@@ -71,14 +71,13 @@ def _main(argv: Sequence[str]) -> int:
     if loaded.settings.family.family is None:
         groups.group_of(settings.version)
     keys_of(settings)  # before a target is loaded, if there is something to complain about
-    need_libraries("running a target")
+    check_libraries()
     never_fails("stdout")
     preflight(link, logs.tell, daemon=True)
-    # These import torch: only now that what needs none has been complained about.
-    from cloud_worker.engine.load import load_engine
-    from cloud_worker.versions.family import remembered
+    if loaded.settings.family.family is not None:
+        from cloud_worker.versions.family import remembered
 
-    remembered(loaded.settings.family)
+        remembered(loaded.settings.family)
     with logs.logged_stages() as tell:
         engine = load_engine(settings, tell)  # before the event loop, so that Ctrl-C ends it
     logs.tell(engine.facts.proof)

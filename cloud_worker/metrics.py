@@ -17,7 +17,7 @@ from flexspec_mq.daemon.probes import Page
 from flexspec_mq.keys.refusals import KeyReason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from prometheus_client import Metric
 
@@ -53,26 +53,16 @@ class WorkerMetrics(Collector):
         self._worker = worker
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._queue = Histogram(
-            "flexspec_worker_queue_seconds",
-            "From a batch's arrival to the beginning of the forward that decided it",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._compute = Histogram(
-            "flexspec_worker_compute_seconds", "Of one forward", buckets=_SECONDS, registry=self.registry
-        )
-        self._batch = Histogram(
-            "flexspec_worker_batch_sessions",
-            "Sessions that shared one forward",
-            buckets=_SIZES,
-            registry=self.registry,
-        )
-        self._fed = Histogram(
-            "flexspec_worker_forward_tokens", "Tokens in one forward", buckets=_SIZES, registry=self.registry
-        )
+        queue = "From a batch's arrival to the beginning of the forward that decided it"
+        self._queue = self._histogram("queue_seconds", queue, _SECONDS)
+        self._compute = self._histogram("compute_seconds", "Of one forward", _SECONDS)
+        self._batch = self._histogram("batch_sessions", "Sessions that shared one forward", _SIZES)
+        self._fed = self._histogram("forward_tokens", "Tokens in one forward", _SIZES)
         self.registry.register(self)
         worker.on_step = self._step
+
+    def _histogram(self, name: str, what: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"flexspec_worker_{name}", what, buckets=buckets, registry=self.registry)
 
     def _step(self, result: StepResult, began: float) -> None:
         """A forward is done.

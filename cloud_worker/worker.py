@@ -201,13 +201,13 @@ class CloudWorker:
                     for name, loop, *args in (
                         ("receive", self._receive_loop, link),
                         ("step", self._step_loop, thread),
-                        ("timer", self._timer_loop, link),
+                        ("timer", self._timer_loop),
                         ("publish", self._publish_queue.run, link),
                         *family,
                     )
                 ]
                 await self._stopping.wait()
-                await self._drain(link)
+                await self._drain()
                 for loop in loops:
                     loop.cancel()
         except ExceptionGroup as died:  # what killed the first of the loops
@@ -216,13 +216,13 @@ class CloudWorker:
             self._link = None
             thread.close()
 
-    async def _drain(self, link: Link) -> None:
+    async def _drain(self) -> None:
         """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
         _log.info("draining: %d sessions, up to %.0f s", len(self.machine), self.settings.drain)
         self._do(self.machine.drain(time.monotonic()))
         for version in self._shares.copy():
             await self.leave_version(version)
-        self._publish_status(link)
+        self.publish_status()
         try:
             async with asyncio.timeout(self.settings.drain):
                 while len(self.machine):
@@ -266,11 +266,6 @@ class CloudWorker:
             await self._link.unsubscribe(self._open_share(version))
         except LinkDown as error:
             _log.info("the share of %s was left without a word: %s", version, error.message)
-
-    def tell(self) -> None:
-        """Renew the retained status now."""
-        if self._link is not None:
-            self._publish_status(self._link)
 
     async def _receive_loop(self, link: Link) -> None:
         async for event in link.events():
@@ -412,7 +407,7 @@ class CloudWorker:
             now, ready = time.monotonic(), self.machine.ready()
         self.window.held += time.monotonic() - began
 
-    async def _timer_loop(self, link: Link) -> None:
+    async def _timer_loop(self) -> None:
         status_due = -inf
         while True:
             self._timer.clear()
@@ -423,7 +418,7 @@ class CloudWorker:
                 due = self.machine.next_tick()
             if now >= status_due:
                 status_due = now + self.settings.status_every
-                self._publish_status(link)
+                self.publish_status()
             wake = status_due if due is None else min(due, status_due)
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + wake - now):
@@ -431,9 +426,9 @@ class CloudWorker:
             except TimeoutError:
                 continue
 
-    def _publish_status(self, link: Link) -> None:
+    def publish_status(self) -> None:
         """Renew the retained status; while the link is down the next birth will do it."""
-        if link.is_up:
+        if self._link is not None and self._link.is_up:
             for message in self._birth():
                 self._publish_queue.put(message)
 

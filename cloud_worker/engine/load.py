@@ -1,17 +1,13 @@
-"""The engine that a worker's settings ask for: the only door to it.
+"""The engine that a worker's settings ask for: the only door to it. Another engine is made here.
 
-Another engine is made here; one that needs no torch also moves the check for torch out of ``cloud_worker/__main__.py``.
+Libraries of an engine are checked and imported here, so that one without torch starts without torch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cloud_worker.engine import draft
-from cloud_worker.engine.engine import build_engine
-from cloud_worker.engine.target import candidate_of
-from cloud_worker.engine.target import load as load_target
-from cloud_worker.engine.timing import timed
+from flexspec_mq.models.checkpoint import need_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +17,15 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
 
 
+def check_libraries() -> None:
+    """Refuse to start where what the engine needs is not installed, before anything else is tried.
+
+    Raises:
+        ModelError: naming what is missing.
+    """
+    need_libraries("running a target")
+
+
 def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine:
     """Load the target and prove it, load the worker's draft, time both, and make an engine of them.
 
@@ -28,8 +33,13 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
         ModelError: a model cannot be loaded or packed.
         UsageError: the draft is not for the target, or settings do not go together.
     """
+    from cloud_worker.engine import draft
+    from cloud_worker.engine import target as targets
+    from cloud_worker.engine.engine import build_engine
+    from cloud_worker.engine.timing import timed
+
     draft.check(settings, tell)
-    target = load_target(settings, tell)
+    target = targets.load(settings, tell)
     drafts = draft.load(settings, target.loaded, tell)
     timings = timed(target.model, None if drafts is None else drafts.drafter)
     return build_engine(target, settings, drafts=drafts, timings=timings)
@@ -42,6 +52,9 @@ def try_models(settings: WorkerSettings) -> LoadedText:
         ModelError: one cannot be loaded, or not be packed.
         UsageError: the draft is not for the target.
     """
+    from cloud_worker.engine import draft
+    from cloud_worker.engine.target import candidate_of
+
     loaded, candidate, _ = candidate_of(settings, lambda _: None)
     candidate.build(None)
     draft.load(settings, loaded, lambda _: None)

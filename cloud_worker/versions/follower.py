@@ -49,7 +49,7 @@ class VersionHost(Protocol):
         """Leave its share; no session of it is here."""
         ...
 
-    def tell(self) -> None:
+    def publish_status(self) -> None:
         """Renew the status."""
         ...
 
@@ -134,7 +134,7 @@ class FamilyFollower:
                 ):
                     await self._do(step, host, thread, group)
                 if told != (told := self.statuses()):
-                    host.tell()
+                    host.publish_status()
                 retry = None if self._loading else self._library.next_retry()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(None if retry is None else max(0.0, retry - now)):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flexspec_mq.scheduling.step_budget import PROBE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -27,8 +29,6 @@ _USUAL = 0.03, 0.01, 0.008
 """Usual cost of a session, a drafted row and a token of a prompt, as shares of a mean forward of the target."""
 LEARN = 1 / 16
 """Weight of the newest value in a running mean."""
-PROBE = 16
-"""Interval of forwards that leave something out, so that its cost stays known."""
 
 
 class LinearCost:

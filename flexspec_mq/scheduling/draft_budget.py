@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from math import inf, log1p
 from typing import TYPE_CHECKING
 
-from flexspec_mq.scheduling.costs import LEARN, PROBE, ForwardCost, LinearCost
-from flexspec_mq.scheduling.step_budget import CHUNK, GIVES
+from flexspec_mq.scheduling.costs import LEARN, ForwardCost, LinearCost
+from flexspec_mq.scheduling.step_budget import CHUNK, GIVES, PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

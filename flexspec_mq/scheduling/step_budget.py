@@ -22,7 +22,6 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from flexspec_mq.protocol.worker.turns import by_device
-from flexspec_mq.scheduling.costs import PROBE
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -39,6 +38,8 @@ CHUNK = 32
 fewer."""
 LEAST = 8
 """Tokens that a forward may read in any case, so that every prompt is read some day."""
+PROBE = 16
+"""Interval of forwards that leave something out, so that its cost stays known."""
 LATELY = 10.0
 """Seconds for which a device that had work may come again at any moment."""
 DEVICE_PREFILL = 256

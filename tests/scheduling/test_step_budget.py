@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.scheduling.costs import PROBE, ForwardCost
+from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.step_budget import (
     CHUNK,
     DEVICE_PREFILL,
     DEVICE_PREFILL_SHARE,
     GIVES,
     LEAST,
+    PROBE,
     STRETCH,
     StepBudget,
     divide,
