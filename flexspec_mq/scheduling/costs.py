@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexspec_mq.scheduling.step_budget import PROBE
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -27,6 +25,10 @@ _LITTLE = 0.25
 and one slow forward with a unit or two tells little."""
 _USUAL = 0.03, 0.01, 0.008
 """Usual cost of a session, a drafted row and a token of a prompt, as shares of a mean forward of the target."""
+_FRESH = 256
+"""Forwards after which the time of a number of sessions is forgotten."""
+PRIMES = 8
+"""Forwards that one counts for which was timed before any text."""
 LEARN = 1 / 16
 """Weight of the newest value in a running mean."""
 
@@ -93,7 +95,7 @@ class ForwardCost:
         A token of a prompt is taken to cost what a drafted row does, until one was read.
         """
         for sessions, rows, ms in forwards:
-            for _ in range(PROBE // 2):
+            for _ in range(PRIMES):
                 self.observe(sessions, rows, 0, ms)
                 if rows:
                     self.observe(sessions, 0, rows, ms)
@@ -126,7 +128,7 @@ class ForwardCost:
 
         Measurements count for some hundred forwards, and a session more than were measured costs what the line says.
         """
-        fresh = self._forwards - PROBE * PROBE
+        fresh = self._forwards - _FRESH
         known = [number for number, (_, newest) in self._ms.items() if number <= sessions and newest > fresh]
         if not known:
             return self.predict(sessions)

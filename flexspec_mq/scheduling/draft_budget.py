@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from math import inf, log1p
 from typing import TYPE_CHECKING
 
-from flexspec_mq.scheduling.costs import LEARN, ForwardCost, LinearCost
+from flexspec_mq.scheduling.costs import LEARN, PRIMES, ForwardCost, LinearCost
 from flexspec_mq.scheduling.step_budget import CHUNK, GIVES, PROBE
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ PRIOR = 0.6
 """How likely a drafted token is right before any of its session was judged."""
 _LOOKUPS_GIVE = 0.01
 """Share of its speed that a session may lose by what the worker looks up for others: nobody's device asked for that."""
-_CALL = 0.15
-"""Usual cost of a forward of the draft, as a share of the target's, and of a session or token in it as a share of
-that."""
+_CALL, _IN_CALL = 0.15, (0.1, 0.05)
+"""Usual cost of a forward of the draft, as a share of the target's, and of a session and a token of a prompt in it, as
+shares of that."""
 
 
 @dataclass(slots=True)
@@ -211,7 +211,7 @@ class DraftBudget:
     """
 
     def __init__(self, cost: ForwardCost | None = None, *, rationed: bool = True) -> None:
-        self.call = LinearCost((_CALL, _CALL))
+        self.call = LinearCost(_IN_CALL)
         self.cut = 0
         self._cost = cost or ForwardCost()
         self._rationed = rationed
@@ -223,7 +223,7 @@ class DraftBudget:
 
     def prime(self, calls: Sequence[tuple[int, float]], read: float | None) -> None:
         """Begin with forwards of the draft that were timed before any text, and what a token of a prompt took."""
-        for _ in range(PROBE // 2):
+        for _ in range(PRIMES):
             for sessions, ms in calls:
                 self.call.observe((sessions, 0), ms)
             if read is not None:
@@ -238,7 +238,7 @@ class DraftBudget:
         call, ms = self.call, plain + reading if plain else 0.0
         price = call.predict((0, 0)), call.each(0), call.each(1)
         if not call.known:
-            price = _CALL * plain, 0.0, _CALL * _CALL * plain
+            price = _CALL * plain, 0.0, _CALL * _IN_CALL[1] * plain
         usual = {key: self._usual(key, drafted) for key, drafted in drafts.items()}
         rows = Allocation(max(1, sessions), ms, self._cost.row, price, usual)
         rows.grant(

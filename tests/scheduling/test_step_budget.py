@@ -123,7 +123,7 @@ def test_what_was_measured_counts_and_not_a_line_through_it() -> None:
     assert cost.takes(4) == pytest.approx(29.0)
     assert cost.takes(8) == pytest.approx(60.0)
     assert 29.0 < cost.takes(6) < 29.0 + 2 * 8.0
-    for _ in range(PROBE * PROBE):
+    for _ in range(256):
         cost.observe(4, 0, 0, 29.0)
     assert cost.takes(8) < 40.0  # so long ago that it may be tried again
 
