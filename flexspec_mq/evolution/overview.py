@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.progress import answer
+from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.evolution.analysis import acceptance
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
@@ -102,11 +103,11 @@ def report(catalogue: Catalogue, keys: KeySet, statuses: Statuses, now: float) -
 def table(listed: dict[str, Any], now: float) -> Iterator[str]:
     """The report for people, in lines."""
     left = listed["expires"] - now
-    until = f"expires in {_duration(left)}"
+    until = f"expires in {duration(left)}"
     if left <= 0:
-        until = f"EXPIRED {_duration(-left)} ago: `flexspec head renew`"
+        until = f"EXPIRED {duration(-left)} ago: `flexspec head renew`"
     keys = listed["key_set"]
-    age = _duration(max(0.0, now - listed["epoch"]))
+    age = duration(max(0.0, now - listed["epoch"]))
     yield f"{listed['family']}: issued {age} ago, {until}; heads at {listed['heads']}"
     yield f"key set {keys['serial']}: {keys['threshold']} of {len(keys['keys'])} keys sign"
     rows = [_HEADINGS, *(_row(version) for version in listed["versions"])]
@@ -160,10 +161,3 @@ def _row(version: dict[str, Any]) -> Sequence[str]:
         str(version["errors"]),
         "" if interval is None else f"{interval[1]:.2f} ({interval[0]:.2f} to {interval[2]:.2f})",
     )
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
