@@ -65,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True) -> None:
 
 def add_address_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say where the API of a node is, and with which key, for a command that asks it."""
-    said = {"api_host", "api_port", "api_key", "api_key_file"}
-    add_flags(parser, PROGRAM, without=tuple(key for key in PROGRAM.entries if key not in said))
+    kept = {"api_host", "api_port", "api_key", "api_key_file"}
+    add_flags(parser, PROGRAM, without=tuple(key for key in PROGRAM.entries if key not in kept))
 
 
 def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:

@@ -165,7 +165,7 @@ class EdgeNode:
     @property
     def surprises(self) -> int:
         """Events that the protocol's table had no row for."""
-        return self._surprises + sum(one.machine.surprises.total() for one in self._sessions.values())
+        return self._surprises + sum(text.machine.surprises.total() for text in self._sessions.values())
 
     @property
     def plans(self) -> dict[str, Planned]:
@@ -408,10 +408,10 @@ class EdgeNode:
         if status.state == "gone":
             self._prefixes.forget(worker)
         self.models.warn_of_difference(status)
-        held = [one for one in self._sessions.values() if one.machine.worker == worker] if ended else []
-        for generation in held:
-            _log.info("session %d: worker %s is %s; asking it", generation.session, worker, status.state)
-            self._perform(generation, generation.machine.worker_gone(worker, now))
+        for generation in list(self._sessions.values()) if ended else ():
+            if generation.machine.worker == worker:
+                _log.info("session %d: worker %s is %s; asking it", generation.session, worker, status.state)
+                self._perform(generation, generation.machine.worker_gone(worker, now))
 
     def _perform(self, generation: Generation, effects: Iterable[Effect]) -> None:
         """Carry out what a machine wants, in order, and note what it waits for."""
@@ -504,8 +504,8 @@ class EdgeNode:
 
 def _stated_times(status: WorkerStatus) -> StatedTimes:
     """Convert the times in a worker's status to seconds; the schema bounds them."""
-    told = (status.forward_ms, status.row_ms, status.draft_ms)
-    return StatedTimes(*(None if ms is None else ms / 1000 for ms in told))
+    times = (status.forward_ms, status.row_ms, status.draft_ms)
+    return StatedTimes(*(None if ms is None else ms / 1000 for ms in times))
 
 
 def _as_error(error: BaseException) -> FlexSpecError:

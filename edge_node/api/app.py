@@ -84,14 +84,14 @@ class Api:
                 id=name,
                 created=since // 1000,
                 flexspec=ModelVersion(
-                    version=found.name,
-                    state=found.state.name.lower(),
-                    digest=found.digest.hex(),
-                    share=found.share,
-                    draft="independent" if found.base else "shared",
+                    version=version.name,
+                    state=version.state.name.lower(),
+                    digest=version.digest.hex(),
+                    share=version.share,
+                    draft="independent" if version.base else "shared",
                 ),
             )
-            for name, since, found in self.node.models.listed()
+            for name, since, version in self.node.models.listed()
         }
 
     def version(self, asked: str | None) -> str | None:
@@ -163,8 +163,8 @@ def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
     return IdempotencyKey(key, canonical([request.url.path, body]))
 
 
-def _json(found: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(found), status, media_type=_JSON)
+def _json(body: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type=_JSON)
 
 
 async def _models(api: Api, _request: Request, _send: Send) -> Response:
@@ -226,8 +226,8 @@ def _refuse(_request: Request, error: Exception) -> Response:
         ApiError: 404 or 405.
     """
     status = getattr(error, "status_code", 404)
-    said = "this path is for another method" if status == 405 else "there is no such path"
-    raise ApiError(status, said, code="not_found" if status == 404 else "method_not_allowed")
+    message = "this path is for another method" if status == 405 else "there is no such path"
+    raise ApiError(status, message, code="not_found" if status == 404 else "method_not_allowed")
 
 
 _TABLE: tuple[tuple[str, str, Handler], ...] = (

@@ -140,7 +140,7 @@ class AuthMiddleware:
 
     def _label(self, scope: Scope) -> str:
         path = scope["path"]
-        return next((one for one in self._paths if path == one or path.startswith(f"{one}/")), "other")
+        return next((own for own in self._paths if path == own or path.startswith(f"{own}/")), "other")
 
     def _check(self, scope: Scope) -> None:
         """Refuse what is too much, pages in a browser that nobody named, and who lacks the key.
@@ -212,9 +212,9 @@ class RequestIds:
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = [*message.get("headers", [])]
-                said = next((value for name, value in headers if name == HEADER), None)
+                given = next((value for name, value in headers if name == HEADER), None)
                 headers = [header for header in headers if header[0] != HEADER]
-                message = {**message, "headers": [*headers, (HEADER, own or said or fallback)]}
+                message = {**message, "headers": [*headers, (HEADER, own or given or fallback)]}
             await send(message)
 
         await self._app(scope, receive, named)

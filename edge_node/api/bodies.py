@@ -60,28 +60,28 @@ class Bodies:
         stated = request.headers.get("content-length", "0")
         if stated.isascii() and stated.isdigit() and int(stated) > settings.max_body:
             raise _too_long(settings.max_body)
-        found = bytearray()
+        body = bytearray()
         try:
             async with asyncio.timeout(settings.body_timeout):
-                await self._read_into(found, request)
+                await self._read_into(body, request)
         except TimeoutError:
             raise ApiError(
                 408, f"the body did not arrive within {settings.body_timeout:g} s", code="body_timeout"
             ) from None
         finally:
-            self.held -= len(found)
-        return bytes(found)
+            self.held -= len(body)
+        return bytes(body)
 
-    async def _read_into(self, found: bytearray, request: Request) -> None:
+    async def _read_into(self, body: bytearray, request: Request) -> None:
         more = True
         while more:
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise gone()
             part, more = message.get("body", b""), message.get("more_body", False)
-            found += part
+            body += part
             self.held += len(part)
-            if len(found) > self._settings.max_body:
+            if len(body) > self._settings.max_body:
                 raise _too_long(self._settings.max_body)
             if self.held > self._settings.max_bodies:
                 raise ApiError(503, "too many long requests are being read", code="overloaded", retry_after=1)
@@ -98,15 +98,15 @@ def parse_object(data: bytes) -> dict[str, Any]:
         ApiError: 400; it is no JSON object, or holds what no text can hold.
     """
     try:
-        found = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
-        canonical(found)  # a lone surrogate can be written as an escape, but is no character
+        body = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        canonical(body)  # a lone surrogate can be written as an escape, but is no character
     except RecursionError as error:
         raise bad(None, "the body is nested too deeply", code="invalid_json") from error
     except ValueError as error:  # UnicodeError and JSONDecodeError are both
         raise bad(None, f"the body is no JSON in UTF-8: {error}", code="invalid_json") from error
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise bad(None, "the body is no JSON object", code="invalid_json")
-    return found
+    return body
 
 
 def canonical(value: Any) -> bytes:
@@ -122,12 +122,12 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def read(kind: type[S], found: dict[str, Any], where: str = "", *, lenient: bool = False) -> S:
+def read(kind: type[S], body: dict[str, Any], where: str = "", *, lenient: bool = False) -> S:
     """Read an object. A field that is null counts as absent.
 
     Args:
         kind: a request, or an object within one.
-        found: the object.
+        body: the object.
         where: put before names in errors, ``messages[3].``.
         lenient: ignore fields that are unknown or not supported.
 
@@ -137,12 +137,12 @@ def read(kind: type[S], found: dict[str, Any], where: str = "", *, lenient: bool
     fields = _fields(kind)
     values: dict[str, Any] = {}
     for field in fields.values():
-        value, name = found.get(field.name), f"{where}{field.name}"
+        value, name = body.get(field.name), f"{where}{field.name}"
         if value is not None:
             values[field.name] = _value(field.type, value, name, lenient=lenient)
         elif field.required:
             raise bad(name, f"{name} is missing")
-    for field_name in found:
+    for field_name in body:
         if field_name not in fields and not lenient:
             name = f"{where}{field_name}"
             raise bad(name, f"{name} is not known here", code="unknown_parameter")
@@ -170,7 +170,7 @@ def _value(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
             return read(branch, value, f"{name}.", lenient=lenient)
         if origin is list and isinstance(value, list) and _is_struct(item := typing.get_args(branch)[0]):
             _convert(typing.Annotated[(list[Any], *metas)] if metas else list[Any], value, name)
-            return [_value(item, one, f"{name}[{at}]", lenient=lenient) for at, one in enumerate(value)]
+            return [_value(item, each, f"{name}[{at}]", lenient=lenient) for at, each in enumerate(value)]
     return _convert(kind, value, name)
 
 
@@ -180,8 +180,8 @@ def _branches(kind: Any, metas: tuple[Meta, ...] = ()) -> Iterator[tuple[Any, tu
         inner, *more = typing.get_args(kind)
         yield from _branches(inner, (*metas, *more))
     elif origin in {typing.Union, types.UnionType}:
-        for one in typing.get_args(kind):
-            yield from _branches(one, metas)
+        for branch in typing.get_args(kind):
+            yield from _branches(branch, metas)
     else:
         yield kind, metas
 
@@ -202,6 +202,6 @@ def _convert(kind: Any, value: Any, name: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        said = str(error)
+        words = str(error)
         hints = [meta.description for _, metas in _branches(kind) for meta in metas if meta.description]
-        raise bad(name, f"{name}: {said[:1].lower()}{said[1:]}. {' '.join(hints)}".rstrip(". ")) from error
+        raise bad(name, f"{name}: {words[:1].lower()}{words[1:]}. {' '.join(hints)}".rstrip(". ")) from error

@@ -64,9 +64,9 @@ def ask(
             headers["content-type"] = "application/json"
             connection.request("POST", path, json.dumps(body), headers)
         with connection.getresponse() as answer:
-            found = json.loads(answer.read(_MOST))
+            body = json.loads(answer.read(_MOST))
     finally:
         connection.close()
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise ValueError("the answer is no JSON object")  # noqa: TRY004  the callers expect it
-    return answer.status, found
+    return answer.status, body

@@ -37,30 +37,22 @@ class ApiConnections:
     on_cut: Callable[[str, str, str], None]
     waiting: dict[ApiConnection, None] = field(default_factory=dict)
 
-    def make_room(self, found: set[Any], new: ApiConnection) -> bool:
+    def make_room(self, connections: set[Any], new: ApiConnection) -> bool:
         """Cut those that wait, the oldest first, until there are no more than allowed; whether that was enough."""
-        return self._fits_its_client(found, new) and self._fits(found)
-
-    def _fits(self, found: set[Any]) -> bool:
-        while len(found) > self.most and self.waiting:
+        if self.most_of_one is not None:
+            of_its_client = sum(other.address == new.address for other in connections)
+            for other in [other for other in self.waiting if other.address == new.address]:
+                if of_its_client > self.most_of_one:
+                    other.cut()
+                    of_its_client -= 1
+            if of_its_client > self.most_of_one:
+                return False
+        while len(connections) > self.most and self.waiting:
             next(iter(self.waiting)).cut()
-        if len(found) > self.most:
-            for one in [
-                one for one in found if isinstance(one, ApiConnection) and one.transport.is_closing()
-            ]:
-                one.cut()  # its client does not take the rest of an answer
-        return len(found) <= self.most
-
-    def _fits_its_client(self, found: set[Any], new: ApiConnection) -> bool:
-        if self.most_of_one is None:
-            return True
-        mine = sum(isinstance(one, ApiConnection) and one.address == new.address for one in found)
-        for one in [one for one in self.waiting if one.address == new.address]:
-            if mine <= self.most_of_one:
-                break
-            one.cut()
-            mine -= 1
-        return mine <= self.most_of_one
+        if len(connections) > self.most:
+            for other in [other for other in connections if other.transport.is_closing()]:
+                other.cut()  # its client does not take the rest of an answer
+        return len(connections) <= self.most
 
 
 class ApiConnection(H11Protocol):

@@ -53,9 +53,9 @@ class ApiError(FlexSpecError):
 
     def body(self) -> ErrorBody:
         """The object that OpenAI's clients expect."""
-        said = f"{self.message} ({self.hint})" if self.hint else self.message
+        message = f"{self.message} ({self.hint})" if self.hint else self.message
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return ErrorBody(Error(message=said, type=kind, param=self.param, code=self.code))
+        return ErrorBody(Error(message=message, type=kind, param=self.param, code=self.code))
 
     def response(self) -> Response:
         """The answer in place of one that cannot be given."""
@@ -105,7 +105,7 @@ def api_error(error: FlexSpecError, prompt: str | None = None) -> ApiError:
     """
     if isinstance(error, ApiError):
         return error
-    status, code, retry_after = next(said for kind, said in _SAID.items() if isinstance(error, kind))
+    status, code, retry_after = next(answer for kind, answer in _SAID.items() if isinstance(error, kind))
     if isinstance(error, TooManyTexts):
         retry_after = error.retry_after
     param = (

@@ -69,7 +69,7 @@ def chat_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
         ApiError: 400, naming the field.
     """
     asked = read(openai.ChatCompletionRequest, body, lenient=lenient)
-    turns = tuple(Turn(_ROLES[one.role], _joined(one.content)) for one in asked.messages)
+    turns = tuple(Turn(_ROLES[message.role], _joined(message.content)) for message in asked.messages)
     limit = _limit({"max_tokens": asked.max_tokens, "max_completion_tokens": asked.max_completion_tokens})
     return _request(asked, turns, limit, chat=True, lenient=lenient)
 
@@ -106,7 +106,7 @@ def _request(
             top_p=asked.top_p,
             seed=None if asked.seed is None else asked.seed % 2**64,
             limit=limit,
-            stops=tuple(one for one in stops if one),
+            stops=tuple(stop for stop in stops if stop),
             ignore_eos=asked.ignore_eos,
             prediction=None if asked.prediction is None else _joined(asked.prediction.content),
             key=_key(asked),
@@ -127,8 +127,8 @@ def _request(
 def _key(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> bytes:
     """The name that the client gives its conversation or itself; empty if it gives none."""
     named = (asked.prompt_cache_key, asked.safety_identifier, asked.user)
-    found = next((one for one in named if isinstance(one, str) and one), "")
-    return found.encode("utf-8", "surrogatepass")
+    key = next((name for name in named if isinstance(name, str) and name), "")
+    return key.encode("utf-8", "surrogatepass")
 
 
 def _joined(content: str | Sequence[openai.TextPart]) -> str:
@@ -152,7 +152,7 @@ def _prompt(value: str | Sequence[int | str | list[int]]) -> Prompt:
         value = value[0]
     if isinstance(value, str):
         return value
-    ids = tuple(one for one in value if isinstance(one, int))
+    ids = tuple(token for token in value if isinstance(token, int))
     if len(ids) < len(value):
         raise bad("prompt", "prompt holds several prompts; send one request for each")
     if not ids:

@@ -28,9 +28,9 @@ DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": still writing\n\n"
 
 
-def event(found: msgspec.Struct) -> bytes:
+def event(body: msgspec.Struct) -> bytes:
     """A server-sent event; JSON has no line break, so it is one line."""
-    return b"data: " + msgspec.json.encode(found) + b"\n\n"
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
 
 
 def usage(figures: Figures) -> openai.Usage:
@@ -52,8 +52,8 @@ def whole(text: Completion, wanted: TextRequest, end: End) -> openai.ChatComplet
     """The answer to a request without `stream`, for a text that is complete."""
     took = UNSET if end.figures is None else usage(end.figures)
     if wanted.chat:
-        said = openai.AssistantMessage(content=text.whole)
-        answer = openai.ChatChoice(message=said, finish_reason=end.reason)
+        message = openai.AssistantMessage(content=text.whole)
+        answer = openai.ChatChoice(message=message, finish_reason=end.reason)
         return openai.ChatCompletion(**_head(text, wanted), choices=[answer], usage=took)
     choice = openai.TextChoice(text=text.whole, finish_reason=end.reason)
     return openai.TextCompletion(**_head(text, wanted), choices=[choice], usage=took)
@@ -84,10 +84,10 @@ class Chunks:
 
     def last(self, end: End) -> bytes:
         """The end of a complete text."""
-        found = self._chunk(openai.Delta(), end.reason)
+        events = self._chunk(openai.Delta(), end.reason)
         if self._wanted.include_usage and end.figures is not None:
-            found += self._event([], usage=usage(end.figures))
-        return found + DONE
+            events += self._event([], usage=usage(end.figures))
+        return events + DONE
 
     def _chunk(self, delta: openai.Delta, reason: openai.FinishReason | None = None, **more: Any) -> bytes:
         choice: openai.ChunkChoice | openai.TextChoice

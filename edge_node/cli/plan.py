@@ -37,12 +37,12 @@ def show_plans(api: ApiSettings, *, as_json: bool) -> None:
         RemoteProtocolError: what answers is no edge node of ours.
         FlexSpecError: no text was begun yet.
     """
-    told, plans = _ask(api)
+    answer, plans = _ask(api)
     if not plans:
         raise FlexSpecError(
             "the edge node has planned nothing yet", hint="have it write a text first: flexspec chat"
         )
-    sys.stdout.write(json.dumps(told) if as_json else printable("\n\n".join(map(_table, plans))))
+    sys.stdout.write(json.dumps(answer) if as_json else printable("\n\n".join(map(_table, plans))))
     sys.stdout.write("\n")
 
 
@@ -55,10 +55,10 @@ def _ask(api: ApiSettings) -> tuple[dict[str, Any], list[VersionPlan]]:
         hint="say where it is with --api-host and --api-port; an older one has to be updated",
     )
     try:
-        status, told = ask(host, port, PATH, key=api.key())
+        status, answer = ask(host, port, PATH, key=api.key())
         if status == 200:
-            return told, msgspec.convert(told, PlanList).data
-        why = msgspec.convert(told, ErrorBody).error
+            return answer, msgspec.convert(answer, PlanList).data
+        why = msgspec.convert(answer, ErrorBody).error
     except OSError as error:
         raise LinkError(
             f"no edge node serves its API on {host} port {port}: {error.strerror or error}",
@@ -71,27 +71,27 @@ def _ask(api: ApiSettings) -> tuple[dict[str, Any], list[VersionPlan]]:
     raise stranger if status == 404 else LinkRefused(f"the edge node refused: {why.message}")
 
 
-def _table(told: VersionPlan) -> str:
-    plan = told.plan
-    state = "a text is under way" if told.under_way else "the last text"
-    age = "no tokens yet" if told.age_s is None else f"newest tokens {told.age_s:.1f} s ago"
+def _table(version: VersionPlan) -> str:
+    plan = version.plan
+    state = "a text is under way" if version.under_way else "the last text"
+    age = "no tokens yet" if version.age_s is None else f"newest tokens {version.age_s:.1f} s ago"
     sizes = f"run-ahead {plan.ahead}, worker's drafts {plan.worker_draft}, QoS {plan.qos}"
     lines = [
-        f"{told.version}: {plan.does}",
+        f"{version.version}: {plan.does}",
         f"  policy {plan.policy}; {sizes}, threshold {plan.confidence_threshold:g}; {state}, {age}",
-        *(f"  {_limit(limit)}" for limit in told.limits),
+        *(f"  {_limit(limit)}" for limit in version.limits),
         "",
     ]
-    if told.alternatives:
+    if version.alternatives:
         rows = [("ms/token", "J/token", "", "chosen among")]
-        for other in told.alternatives:
+        for other in version.alternatives:
             name = other.name if other.allowed else f"{other.name} (beyond a limit)"
             mark = "*" if other.chosen else ""
             rows.append((_number(other.ms_per_token), _number(other.j_per_token), mark, name))
         lines += [*_columns(rows), ""]
     rows = [("value", "±", "unit", "estimate")]
     unseen = []
-    for name, estimate in told.estimates.items():
+    for name, estimate in version.estimates.items():
         if estimate.value is None:
             unseen.append(name)
             continue

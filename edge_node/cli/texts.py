@@ -184,8 +184,8 @@ async def events(
                     yield {"type": "stats", **msgspec.to_builtins(writing.figures())}
         except FlexSpecError as error:
             over = isinstance(error, TimeIsOver)
-            found = _finish(writing, FinishReason.DEADLINE if over else FinishReason.FAILED, text)
-            yield found | {"error": error.message, "hint": error.hint}
+            finish = _finish(writing, FinishReason.DEADLINE if over else FinishReason.FAILED, text)
+            yield finish | {"error": error.message, "hint": error.hint}
             raise
         yield _finish(writing, writing.finish.reason, text)
 

@@ -21,13 +21,13 @@ Piece = tuple[str, Writer]
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
     """The same text in as few pieces as can be, none of them empty."""
-    found: list[Piece] = []
+    merged: list[Piece] = []
     for text, writer in pieces:
-        if found and found[-1][1] == writer:
-            found[-1] = (found[-1][0] + text, writer)
+        if merged and merged[-1][1] == writer:
+            merged[-1] = (merged[-1][0] + text, writer)
         elif text:
-            found.append((text, writer))
-    return found
+            merged.append((text, writer))
+    return merged
 
 
 class Origins:
@@ -86,11 +86,11 @@ class StopFilter:
         if self.hit:
             return ""
         text = self._held + piece
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
-        if found:
+        complete = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if complete:
             self.hit = True
             self._held = ""
-            return text[: min(found)[1]]
+            return text[: min(complete)[1]]
         keep = max((self._overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

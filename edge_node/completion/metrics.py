@@ -99,8 +99,8 @@ class Metrics:
         self._bytes.labels("down").inc(figures.bytes_down)
         if figures.energy_j is not None:
             self._energy.labels(figures.energy_source).inc(max(figures.energy_j, 0.0))
-        for one in figures.limits:
-            self._limits.labels(one.name, one.state).inc()
+        for limit in figures.limits:
+            self._limits.labels(limit.name, limit.state).inc()
 
     def ended(self, outcome: str) -> None:
         """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""

@@ -95,8 +95,8 @@ def conversation_key(prompt: Prompt) -> bytes:
     if isinstance(prompt, str):
         first = prompt[:_BEGINNING]
     else:
-        said = [one.content for one in prompt if isinstance(one, Turn) and one.role == "user"]
-        first = said[0] if said else repr(prompt[:_BEGINNING])
+        asked = [turn.content for turn in prompt if isinstance(turn, Turn) and turn.role == "user"]
+        first = asked[0] if asked else repr(prompt[:_BEGINNING])
     return blake2b(first.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

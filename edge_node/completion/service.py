@@ -100,9 +100,9 @@ class Service:
         if self._until is None:
             self._until = now + self._patience
             if self._patience > 0:
-                told = ", ".join(versions) or "none"
+                online = ", ".join(versions) or "none"
                 what = f"no worker serves {self.target.version}; waiting up to {self._patience:g} s for one"
-                _log.warning("%s (versions online: %s)", what, told)
+                _log.warning("%s (versions online: %s)", what, online)
                 if self._waiting is not None:
                     self._waiting(self.target.version, versions, self._patience)
         left = max(self._until - now, 0.0)

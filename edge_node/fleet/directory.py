@@ -58,7 +58,7 @@ def versions_of(status: WorkerStatus) -> list[VersionStatus]:
     if not status.versions:
         alone = VersionStatus(name=status.version)
         return [alone] if status.version else []
-    return [one for one in status.versions if one.state == "ready"]
+    return [version for version in status.versions if version.state == "ready"]
 
 
 def _params(sampling: Sampling) -> SamplingParams:
@@ -102,7 +102,10 @@ class WorkerDirectory:
     def _serving(self, version: str) -> list[tuple[WorkerStatus, VersionStatus]]:
         """Statuses of workers that take new sessions of a version, and what they say of it, the newest last."""
         return [
-            (status, one) for status in self.online() for one in versions_of(status) if one.name == version
+            (status, known)
+            for status in self.online()
+            for known in versions_of(status)
+            if known.name == version
         ]
 
     def online(self) -> list[WorkerStatus]:
@@ -113,11 +116,11 @@ class WorkerDirectory:
 
     def versions(self) -> dict[str, int]:
         """Versions that have a worker online, and since when: ms since the Unix epoch."""
-        found: dict[str, int] = {}
+        since: dict[str, int] = {}
         for status in self.online():
-            for one in versions_of(status):
-                found[one.name] = min(status.epoch, found.get(one.name, status.epoch))
-        return found
+            for version in versions_of(status):
+                since[version.name] = min(status.epoch, since.get(version.name, status.epoch))
+        return since
 
     def since(self, target: TargetVersion) -> int | None:
         """Since when a worker that is online serves just this head, ms since the Unix epoch; None without any.
@@ -125,8 +128,8 @@ class WorkerDirectory:
         A worker that tells no digest follows no family, and is taken at its word; so is the name where we follow none.
         Others tell its beginning.
         """
-        told = [(status.epoch, one.digest) for status, one in self._serving(target.version)]
-        same = (epoch for epoch, digest in told if not target.digest or target.digest.startswith(digest))
+        digests = [(status.epoch, version.digest) for status, version in self._serving(target.version)]
+        same = (epoch for epoch, digest in digests if not target.digest or target.digest.startswith(digest))
         return min(same, default=None)
 
     def status(self, version: str) -> WorkerStatus | None:
@@ -139,7 +142,7 @@ class WorkerDirectory:
         The exactness is the weakest word, ``unknown`` without any worker; the weights are the newest word.
         """
         serving = self._serving(version)
-        words = {one.exactness or status.exactness for status, one in serving}
+        words = {stated.exactness or status.exactness for status, stated in serving}
         exactness = next(
             (word for word in ("unknown", "exact up to ties", "exact") if word in words), "unknown"
         )
@@ -150,8 +153,8 @@ class WorkerDirectory:
 
         As the worker said that took the last session which was begun otherwise; before any did, as a status says.
         """
-        if (told := self._told.get(version, 0.0)) is not None:
-            return told
+        if (params := self._told.get(version, 0.0)) is not None:
+            return params
         sampling, status = Sampling(), self.status(version)
         if status is not None:
             stated = Sampling.with_defaults(status.temperature, status.top_k, status.top_p)
@@ -188,8 +191,10 @@ class WorkerDirectory:
 
     def difference(self, version: str) -> Difference:
         """How the target's tokenizer differs from the draft's, at the worker of a version where it does the least."""
-        found = [self.compare(status) for status, _ in self._serving(version)]
-        return min(found, key=lambda one: (bool(one.fatal), bool(one.harmless)), default=Difference())
+        differences = [self.compare(status) for status, _ in self._serving(version)]
+        return min(
+            differences, key=lambda each: (bool(each.fatal), bool(each.harmless)), default=Difference()
+        )
 
     async def wait_until(self, condition: Callable[[], bool], timeout: float) -> bool:
         """Wait up to `timeout` seconds until the statuses of workers make something so; tell whether it is.

@@ -74,8 +74,8 @@ class Models:
         model = model or family
         meant = naming.resolve(catalogue, model, key)
         choices = (meant, *_instead(catalogue, model))
-        found = next((one for one in choices if self._since(one) is not None), meant)
-        return _target(found)
+        version = next((choice for choice in choices if self._since(choice) is not None), meant)
+        return _target(version)
 
     def is_online(self, target: TargetVersion) -> bool:
         """Whether the status of a worker says that it serves a version."""
@@ -88,16 +88,16 @@ class Models:
         """
         if self.followed is None or (catalogue := self.followed.catalogue) is None:
             return []
-        found: list[tuple[str, int, CatalogueVersion]] = []
+        names: list[tuple[str, int, CatalogueVersion]] = []
         for name in naming.names(catalogue):
             version = (
                 naming.stable(catalogue) if name == catalogue.family else naming.resolve(catalogue, name, b"")
             )
-            for one in (version, *_instead(catalogue, name)):
-                if (since := self._since(one)) is not None:
-                    found.append((name, since, one))
+            for choice in (version, *_instead(catalogue, name)):
+                if (since := self._since(choice)) is not None:
+                    names.append((name, since, choice))
                     break
-        return found
+        return names
 
     def warn_of_difference(self, status: WorkerStatus) -> None:
         """Say once how the tokenizer of a target that may be asked for differs from the draft's."""
@@ -124,13 +124,13 @@ class Models:
             return f"no catalogue of the family {self.followed.family} has come"
         elif not self.listed():
             return f"no worker of any version of {self.followed.family} is known to be online"
-        fatal = [found.fatal for found in self._differences()]
+        fatal = [differs.fatal for differs in self._differences()]
         return f"the draft is for another tokenizer than the target's: {fatal[0]}" if all(fatal) else ""
 
     def differing(self) -> str:
         """How the tokenizer of a target that can be asked for differs from the draft's; empty if it does not."""
-        words = (found.fatal or found.harmless for found in self._differences())
-        return next((said for said in words if said), "")
+        words = (differs.fatal or differs.harmless for differs in self._differences())
+        return next((difference for difference in words if difference), "")
 
     def _may_mean(self, version: str) -> bool:
         """Whether a text that asks for nothing could open on a version."""
@@ -141,7 +141,7 @@ class Models:
 
     def _differences(self) -> list[Difference]:
         """Differences of the tokenizers of what can be asked for, of at least one version."""
-        versions = [found.name for _, _, found in self.listed()] or [self._own]
+        versions = [version.name for _, _, version in self.listed()] or [self._own]
         return [self._directory.difference(version) for version in versions]
 
     def _catalogue(self, followed: FamilyCatalogue) -> Catalogue:
@@ -165,6 +165,6 @@ def _instead(catalogue: Catalogue, model: str) -> Iterator[CatalogueVersion]:
     """Versions that the family or its stable channel may go to, the best first; a named version goes nowhere else."""
     if model == catalogue.family:
         yield naming.stable(catalogue)
-        yield from (one for one in catalogue.versions if one.state is VersionState.CANARY)
+        yield from (known for known in catalogue.versions if known.state is VersionState.CANARY)
     if model in (catalogue.family, f"{catalogue.family}:stable"):
-        yield from (one for one in reversed(catalogue.versions) if one.state is VersionState.DRAINING)
+        yield from (known for known in reversed(catalogue.versions) if known.state is VersionState.DRAINING)
