@@ -218,21 +218,3 @@ async def test_versions_of_one_worker_write_what_each_alone_writes(
         assert "canaries" in said["v3"].why
         assert "no canaries" in said["v4"].why
         await check_texts(node, family, {"v0": "", "v1": "v1", "v2": "v2"})
-
-
-async def test_a_worker_that_is_killed_amid_an_update_comes_back_to_one_state(
-    own_mosquitto: PrivateBroker, family: Family, tmp_path: Path
-) -> None:
-    broker = own_mosquitto
-    await publish(broker, family.operator)
-    # Between the status that names the version and the one in which it is ready lie fetching, canaries and proof.
-    async with worker(broker, family, tmp_path) as process:
-        await until(broker, {"v1": "loading"})
-        await process.kill()
-    async with worker(broker, family, tmp_path) as process:
-        await status(broker, "w1", lambda found: "v1" in states(found))
-        await asyncio.sleep(0.3)  # anywhere
-        await process.kill()
-    async with worker(broker, family, tmp_path), edge(broker, family) as node:
-        await until(broker, {"base": "ready", "v0": "ready", "v1": "ready"})
-        await check_texts(node, family, {"v0": "", "v1": "v1"})
