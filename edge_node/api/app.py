@@ -6,6 +6,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,10 +25,11 @@ from edge_node.api.bodies import Bodies, canonical, parse_object
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.responses import reply
+from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.generator import CompletionGenerator, plan_told
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
-from edge_node.completion.store import CompletionStore, IdempotencyKey
+from edge_node.completion.store import CompletionStore
 from schemas.openai import Health, Model, ModelList, ModelVersion
 from schemas.openapi import document
 from schemas.plan import PlanList, VersionPlan
@@ -160,7 +162,7 @@ def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
         raise bad(
             None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
         )
-    return IdempotencyKey(key, canonical([request.url.path, body]))
+    return IdempotencyKey(key, blake2b(canonical([request.url.path, body])).digest())
 
 
 def _json(body: msgspec.Struct, status: int = 200) -> Response:

@@ -6,9 +6,11 @@ import asyncio
 import secrets
 import time
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
 from edge_node.completion.decoding import Origins
+from edge_node.completion.options import SEED_BITS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -30,6 +32,25 @@ class End:
     error: FlexSpecError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """The mark by which two requests are the same.
+
+    Attributes:
+        key: the client's.
+        digest: digest of endpoint and body, in canonical form.
+    """
+
+    key: str
+    digest: bytes
+
+    @property
+    def seed(self) -> int:
+        """The same for the same key and body, also after the node was started again."""
+        digest = blake2b(self.digest, key=blake2b(self.key.encode(), digest_size=32).digest(), digest_size=8)
+        return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)
+
+
 class Completion:
     """A text and who reads it.
 
@@ -38,6 +59,7 @@ class Completion:
     Attributes:
         prompt: beginning that it goes on from.
         options: how it is written.
+        key: mark of requests that ask for it; None without one.
         version: target version that writes it, once it has begun.
         id: random, for people and programs.
         created: seconds since the Unix epoch.
@@ -47,9 +69,10 @@ class Completion:
         end: None while it is being written.
     """
 
-    def __init__(self, prompt: Prompt, options: CompletionOptions) -> None:
+    def __init__(self, prompt: Prompt, options: CompletionOptions, key: IdempotencyKey | None = None) -> None:
         self.prompt = prompt
         self.options = options
+        self.key = key
         self.version = options.version or ""
         self.id = secrets.token_hex(12)
         self.created = int(time.time())

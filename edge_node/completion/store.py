@@ -10,7 +10,6 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated
 
 from edge_node.completion.completion import Completion, End, EndReason
@@ -24,6 +23,7 @@ from flexspec_mq.settings import Setting
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edge_node.completion.completion import IdempotencyKey
     from edge_node.completion.generator import CompletionGenerator, Figures
     from edge_node.completion.metrics import Metrics
     from edge_node.completion.options import CompletionOptions, Prompt
@@ -82,34 +82,6 @@ class KeyReused(FlexSpecError):
     """An idempotency key was used for another request."""
 
 
-@dataclass(frozen=True, slots=True)
-class IdempotencyKey:
-    """The mark by which two requests are the same.
-
-    Attributes:
-        key: the client's.
-        body: endpoint and body, in canonical form.
-    """
-
-    key: str
-    body: bytes
-
-    @property
-    def digest(self) -> bytes:
-        """Digest of the body."""
-        return blake2b(self.body).digest()
-
-    @property
-    def seed(self) -> int:
-        """The same for the same key and body, also after the node was started again."""
-        digest = blake2b(self.body, key=blake2b(self.key.encode(), digest_size=32).digest(), digest_size=8)
-        return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)
-
-
-_Kept = tuple[Completion, bytes]
-"""A text under its key, and the digest of the body that asked for it."""
-
-
 class CompletionStore:
     """Starts texts, and ends those that nobody reads.
 
@@ -124,12 +96,12 @@ class CompletionStore:
         self._limits = limits
         self._metrics = metrics
         self._active: dict[Completion, asyncio.Task[tuple[End, str]] | None] = {}  # None: only read
-        self._writing: dict[str, _Kept] = {}
-        self._complete = ExpiringMap[str, _Kept](
+        self._writing: dict[str, Completion] = {}
+        self._complete = ExpiringMap[str, Completion](
             most=limits.keep_texts,
             life=limits.keep_for,
             most_weight=limits.keep_bytes,
-            weigh=lambda kept: kept[0].size,
+            weigh=lambda text: text.size,
         )
         self._pace = 1.0  # seconds that a text takes, smoothed
         self._stood: dict[str, str] = {}  # the state of each limit that was logged last
@@ -167,7 +139,7 @@ class CompletionStore:
         finally:
             text.readers -= 1
             if not text.readers:
-                self._abandoned(text, key)
+                self._abandoned(text)
 
     async def close(self) -> None:
         """Take no more; end those that are being written with an error that says why."""
@@ -184,11 +156,10 @@ class CompletionStore:
     def _known(self, key: IdempotencyKey | None) -> Completion | None:
         if key is None:
             return None
-        kept = self._writing.get(key.key) or self._complete.get(key.key, time.monotonic())
-        if kept is None:
+        text = self._writing.get(key.key) or self._complete.get(key.key, time.monotonic())
+        if text is None:
             return None
-        text, digest = kept
-        if digest != key.digest:
+        if text.key != key:
             raise KeyReused("this idempotency key was used for another request")
         if text.readers >= self._limits.max_readers:
             raise self._too_many("too many requests with this idempotency key read its text")
@@ -201,11 +172,11 @@ class CompletionStore:
         self._make_room()
         if options.seed is None:
             options = replace(options, seed=secrets.randbits(SEED_BITS) if key is None else key.seed)
-        text = Completion(prompt, options)
+        text = Completion(prompt, options, key)
         task = self._active[text] = asyncio.create_task(self._outcome(text), name=f"text {text.id}")
-        task.add_done_callback(partial(self._ended, text, key))
+        task.add_done_callback(partial(self._ended, text))
         if key is not None:
-            self._writing[key.key] = text, key.digest
+            self._writing[key.key] = text
         return text
 
     def _make_room(self) -> None:
@@ -253,9 +224,7 @@ class CompletionStore:
                 self._stood[limit.name] = limit.state
                 _log.warning("%s", limit_in_words(limit))
 
-    def _ended(
-        self, text: Completion, key: IdempotencyKey | None, task: asyncio.Task[tuple[End, str]]
-    ) -> None:
+    def _ended(self, text: Completion, task: asyncio.Task[tuple[End, str]]) -> None:
         """A text's task is over, or was cancelled, maybe before it began."""
         if task.cancelled():
             end, outcome = End(None, error=_stopping()), "stopped" if self._closed else "cancelled"
@@ -265,23 +234,25 @@ class CompletionStore:
         self._metrics.ended(outcome)
         now = time.monotonic()
         self._pace += (now - text.began - self._pace) / 8
-        kept = self._free(text, key)  # asking again may succeed, unless it is complete
-        if key is not None and kept is not None and text.complete:
-            self._complete.put(key.key, kept, now)
+        key = self._freed_key(text)  # asking again may succeed, unless it is complete
+        if key is not None and text.complete:
+            self._complete.put(key, text, now)
         if not text.readers:
             self._release(text)
 
-    def _free(self, text: Completion, key: IdempotencyKey | None) -> _Kept | None:
-        """Take a text that is not being written any more from under its key, if it is still there."""
-        kept = None if key is None else self._writing.get(key.key)
-        return self._writing.pop(key.key) if key and kept and kept[0] is text else None
+    def _freed_key(self, text: Completion) -> str | None:
+        """Take a text that is not being written any more from under its key; the key, if it is still there."""
+        if text.key is None or self._writing.get(text.key.key) is not text:
+            return None
+        del self._writing[text.key.key]
+        return text.key.key
 
-    def _abandoned(self, text: Completion, key: IdempotencyKey | None) -> None:
+    def _abandoned(self, text: Completion) -> None:
         task = self._active[text]
         if task is None or task.done():
             self._release(text)
             return
-        self._free(text, key)
+        self._freed_key(text)
         task.cancel()
 
     def _release(self, text: Completion) -> None:
