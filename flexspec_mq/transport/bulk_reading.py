@@ -102,9 +102,9 @@ class BulkReader:
             if self._ended:
                 return b""
             raise BlockingIOError
-        found = self._data[self._at : self._at + size]
-        self._at += len(found)
-        return found
+        chunk = self._data[self._at : self._at + size]
+        self._at += len(chunk)
+        return chunk
 
     def _take_messages(self) -> bool:
         """Carry out messages as long as whole ones come next; False if the rest is the beginning of one."""
@@ -112,13 +112,13 @@ class BulkReader:
         acknowledged = bytearray()
         whole = True
         while at < end and data[at] & _KIND_AND_HIGH_QOS == _PUBLISH:
-            found = _split(data, at, end)
-            if found is None:
+            parts = _split(data, at, end)
+            if parts is None:
                 break
-            if found is _PART:
+            if parts is _PART:
                 whole = self._ended or self._end is not None
                 break
-            topic, number, body, after = found
+            topic, number, body, after = parts
             if number:
                 acknowledged += b"\x40\x02" + number
             first, at = data[at], after

@@ -141,16 +141,16 @@ class MqttConnection(aiomqtt.Client):
             LinkRefused: credentials, access rules, certificate, not MQTT 5, or less than `settings.needs`.
         """
         plain, self._plain = self._plain, None
-        self._socket = made = await open_socket(self.settings, plain)
+        self._socket = connected = await open_socket(self.settings, plain)
         began = self._loop.time()
-        self._client._create_socket = lambda: made  # type: ignore[method-assign]  # noqa: SLF001
+        self._client._create_socket = lambda: connected  # type: ignore[method-assign]  # noqa: SLF001
         entering: asyncio.Future[Any] = asyncio.ensure_future(self.__aenter__())
         try:
             await any_of(entering, self.lost)
         finally:
             if not entering.done():
                 self._note_lost("the connection was given up while it was being made")
-                _shut_down(made)
+                _shut_down(connected)
                 await asyncio.wait({entering})
                 entering.exception()  # the shutdown's echo
         try:

@@ -62,8 +62,8 @@ class Committed:
         if not told:
             return (*map(_ORIGIN, right), *("cloud",) * others)
         drafted = min(self.worker_right, others - 1)
-        found = (*map(_ORIGIN, right), *(None,) * (others - 1 - drafted), *("worker",) * drafted, None)
-        return found[: len(self.tokens)]
+        origins = (*map(_ORIGIN, right), *(None,) * (others - 1 - drafted), *("worker",) * drafted, None)
+        return origins[: len(self.tokens)]
 
 
 class PendingDraft:
