@@ -45,7 +45,7 @@ from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.models.fingerprint import difference
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
-from flexspec_mq.protocol.edge.types import SessionConfig, SessionRequest
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Effect, Finish, FinishReason, Send
 from flexspec_mq.transport.base import (
     NO_SUBSCRIBERS,
@@ -269,9 +269,10 @@ class EdgeNode:
             ),
             request.policy,
             self._rng,
-            SessionConfig(give_up=self._settings.give_up, queue_timeout=self._settings.queue_patience),
             self._controller,
             partial(self._device_reading, energy) if energy or self._battery else None,
+            give_up=self._settings.give_up,
+            queue_timeout=self._settings.queue_patience,
         )
         self._wire.begin(session, version)
         generation = self._sessions[session] = Generation(session, request, machine, energy)

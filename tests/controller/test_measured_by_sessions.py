@@ -241,7 +241,7 @@ def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_pro
     """Ten pieces of 64 tokens ride along with as many forwards."""
 
     def asked(*drafted: int) -> int:
-        control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(1.0, 0.15, 5.0), "v", 650)
+        control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(), "v", 650)
         for one in drafted:
             told = msgspec.structs.replace(verdict((), (7,)), drafted=one)
             control.took(told, Added(), 0.0, mine=True, may=True)

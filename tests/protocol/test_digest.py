@@ -83,7 +83,7 @@ def test_a_view_reads_like_a_tuple(head: list[int], tail: list[int], length: int
 
 
 def test_round_trips_leave_out_the_worker_and_count_each_question_once() -> None:
-    rtt = RoundTrip(1.0, 0.15, 5.0)
+    rtt = RoundTrip()
     assert rtt.timeout == 1.0
     rtt.sent(1, 0.0)
     rtt.sent(2, 0.1)
@@ -103,7 +103,7 @@ TRIPS = st.floats(0.001, 0.05)
 
 def known(trip: float) -> RoundTrip:
     """A round trip that eight answers have told, one a second from 1."""
-    rtt = RoundTrip(1.0, 0.15, 5.0)
+    rtt = RoundTrip()
     for seq in range(1, 9):
         rtt.sent(seq, seq)
         assert rtt.answered(seq, 0, 10, seq + trip + 0.01) == pytest.approx(trip)
@@ -147,7 +147,7 @@ def test_a_link_that_stood_still_and_is_heard_again_has_the_round_trip_that_it_h
 
 
 def test_a_round_trip_that_got_longer_for_good_is_soon_measured() -> None:
-    rtt = RoundTrip(1.0, 0.15, 5.0)
+    rtt = RoundTrip()
     found = []
     for seq in range(1, 13):
         takes = 0.05 if seq < 9 else 0.6

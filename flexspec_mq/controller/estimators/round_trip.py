@@ -6,6 +6,10 @@ from collections import OrderedDict
 from math import inf
 
 _MAX_OUTSTANDING = 64
+_INITIAL = 1.0
+"""Timeout before the worker's compute time is known, in seconds."""
+_LEAST, MOST = 0.15, 5.0
+"""Bounds of the timeout."""
 
 
 class RoundTrip:
@@ -16,10 +20,6 @@ class RoundTrip:
 
     An overdue answer may say how long the link stood still, and not how long its round trip is. A message that goes out
     when something is heard again tells which: it is late only if the round trip is longer now.
-
-    Args:
-        initial: timeout before the worker's compute time is known.
-        low, high: bounds of the timeout.
 
     Attributes:
         smoothed, deviation: of the network, in seconds; None and 0 while nothing is known.
@@ -34,10 +34,7 @@ class RoundTrip:
         timeout: seconds after which silence is worth a question.
     """
 
-    def __init__(self, initial: float, low: float, high: float) -> None:
-        self._initial = initial
-        self._low = low
-        self._high = high
+    def __init__(self) -> None:
         self._sent: OrderedDict[int, tuple[float, int, bool]] = OrderedDict()
         self._computed = False
         self._service = 0.0  # decaying peak of queue + compute: batches of other sessions come and go
@@ -57,7 +54,7 @@ class RoundTrip:
     def assume(self, known: RoundTrip) -> None:
         """Begin with what an earlier session measured. The first sample replaces it, as if it had not been there.
 
-        The first timeout can only get longer by it than `initial`: how long the worker computes is still unknown.
+        The first timeout can only get longer by it: how long the worker computes is still unknown.
         """
         self.smoothed, self.deviation, self.unstalled = known.smoothed, known.deviation, known.unstalled
         self.timeout = self._timeout()
@@ -139,10 +136,10 @@ class RoundTrip:
 
     def _timeout(self) -> float:
         if self.smoothed is None:
-            return self._initial
+            return _INITIAL
         # On a link without jitter the deviation tends to 0, and the next forward may still be a little longer.
         margin = max(4 * self.deviation, self.smoothed / 4, 0.05)
         # A batch may arrive just after another forward began, hence one more compute time.
         total = self.smoothed + margin + self._service + self.compute
-        low = self._low if self._computed else max(self._low, self._initial)
-        return min(self._high, max(low, total))
+        low = _LEAST if self._computed else max(_LEAST, _INITIAL)
+        return min(MOST, max(low, total))

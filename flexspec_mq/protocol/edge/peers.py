@@ -6,6 +6,9 @@ from collections import OrderedDict
 
 from schemas.messages import Verdict
 
+_MOST = 16
+"""Workers remembered for closing, the oldest forgotten first: their lease ends them."""
+
 
 class Peers:
     """Attempts and workers of one session.
@@ -15,13 +18,9 @@ class Peers:
         floor: hellos of lower attempts are not adopted: their chain is known to be another than ours.
         worker: adopted worker, if any.
         current: the attempt that it holds.
-
-    Args:
-        most: workers remembered for closing, the oldest forgotten first.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._known: OrderedDict[str, int] = OrderedDict()
         self.attempt = 0
         self.floor = 1
@@ -36,7 +35,7 @@ class Peers:
     def met(self, worker: str, attempt: int) -> None:
         """A worker says that it holds the session."""
         self._known[worker] = max(attempt, self._known.get(worker, 0))
-        if len(self._known) > self._most:
+        if len(self._known) > _MOST:
             self._known.popitem(last=False)
 
     def adopts(self, verdict: Verdict) -> bool:

@@ -25,7 +25,6 @@ from flexspec_mq.protocol.edge.types import (
     EdgeCounters,
     EdgeEvent,
     EdgeState,
-    SessionConfig,
     SessionRequest,
     Written,
 )
@@ -46,6 +45,8 @@ _CLOSE_REASONS = {
     FinishReason.DEADLINE: CloseReason.CANCELLED,
     FinishReason.FAILED: CloseReason.FAILED,
 }
+_MAX_FAILURES = 5
+"""Divergences and internal errors in a row, without a new token between, that are not yet a failure."""
 _ERRORS = {
     ErrorCode.BUSY: EdgeEvent.BUSY,
     ErrorCode.NEED_PREFIX: EdgeEvent.NEED_PREFIX,
@@ -85,9 +86,9 @@ class EdgeSession:
         request: text to generate.
         policy: asked for a plan before each batch.
         rng: jitter.
-        config: timers and bounds.
         controller: knowledge of the node from other sessions; None when there is none.
         device: reads energy and battery of the device; None where nothing tells.
+        give_up, queue_timeout: see `SessionTimers`.
 
     Attributes:
         counters: counts since it began, to read.
@@ -105,25 +106,26 @@ class EdgeSession:
         request: SessionRequest,
         policy: Policy,
         rng: random.Random,
-        config: SessionConfig | None = None,
         controller: Controller | None = None,
         device: Callable[[], DeviceReading] | None = None,
+        *,
+        give_up: float = 30.0,
+        queue_timeout: float = 900.0,
     ) -> None:
         if not request.prompt or request.identity.limit < 1:
             raise LocalProtocolError("a session needs a prompt and a limit of at least 1")
         if request.reuse is not None and not 0 < request.reuse.count < len(request.prompt):
             raise LocalProtocolError("a prefix is shorter than the prompt, and not empty")
         self._request = request
-        self._config = config = config or SessionConfig()
         self.counters = EdgeCounters()
         self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
-        self._rtt = RoundTrip(config.initial_rto, config.min_rto, config.max_rto)
+        self._rtt = RoundTrip()
         self._control = SessionController(
             controller or Controller(), policy, self._rtt, request.version, len(request.prompt), device
         )
         self._text = SessionText(request)
-        self._peers = Peers(config.max_known)
-        self._timers = SessionTimers(config, self._rtt, rng, request.deadline)
+        self._peers = Peers()
+        self._timers = SessionTimers(self._rtt, rng, request.deadline, give_up, queue_timeout)
         self._sender = Sender(request, self._rtt, self._text)
         self._out: list[Effect] = []
         self._state = EdgeState.NEW
@@ -545,7 +547,7 @@ class EdgeSession:
     def _fail_attempt(self, why: str, now: float) -> None:
         """This attempt is no good. Another may be, unless it keeps happening."""
         self._failures += 1
-        if self._failures > self._config.max_failures:
+        if self._failures > _MAX_FAILURES:
             self._finish(FinishReason.FAILED, failures.repeated(why))
         else:
             self._reopen(now, raise_floor=True, hold_back=self._failures > 1)

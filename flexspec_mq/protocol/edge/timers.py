@@ -5,13 +5,19 @@ from __future__ import annotations
 import random
 from math import inf
 
-from flexspec_mq.controller.estimators.round_trip import RoundTrip
-from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState, SessionConfig
+from flexspec_mq.controller.estimators.round_trip import MOST, RoundTrip
+from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
 
 _SILENCE = (1, 1, 2)
 """Timeouts from one sign of silence to the next: polls after 1 and 2 of them, a re-open after 4."""
 _LINKED = 0.2
 """Seconds within which an open follows a link that comes up, at random."""
+_OPEN_CAP = 8.0
+"""Longest back-off between opens, before jitter doubles it at most, in seconds."""
+_STALL = 20.0
+"""Seconds without a new token, although answers come, after which a session is opened elsewhere."""
+_PROGRESS = 120.0
+"""Seconds without a new token while the link is up and nobody says that the session waits for its turn: it fails."""
 _LEAST_LEASE = 1.0
 """Seconds that a lease is taken to last at least: one of 0 would have the edge poll without end."""
 
@@ -20,19 +26,26 @@ class SessionTimers:
     """All timers of a session. Times are on the caller's clock, in seconds; `inf` is never.
 
     Args:
-        config: their lengths.
         rtt: estimate of the round trip, whose answer timeout is read here.
         rng: jitter of opens.
         deadline: the request's.
+        give_up: seconds without any answer, of any worker, while the link is up, after which the session fails.
+        queue_timeout: seconds without a new token, although workers say that they have too much to do, likewise.
     """
 
     def __init__(
-        self, config: SessionConfig, rtt: RoundTrip, rng: random.Random, deadline: float | None
+        self,
+        rtt: RoundTrip,
+        rng: random.Random,
+        deadline: float | None,
+        give_up: float,
+        queue_timeout: float,
     ) -> None:
-        self._config = config
         self._rtt = rtt
         self._rng = rng
         self._deadline = inf if deadline is None else deadline
+        self._give_up = give_up
+        self._queue_timeout = queue_timeout
         self._open_at = inf
         self._backoff = 0
         self._heard_at = inf
@@ -47,7 +60,7 @@ class SessionTimers:
 
     def next_open(self, now: float) -> float:
         """Arm the back-off after an open; return its length, which is also the open's expiry."""
-        delay = min(self._config.open_cap, self._rtt.timeout * 2.0**self._backoff) * (1 + self._rng.random())
+        delay = min(_OPEN_CAP, self._rtt.timeout * 2.0**self._backoff) * (1 + self._rng.random())
         self._backoff = min(self._backoff + 1, 16)
         self._open_at = now + delay
         return delay
@@ -60,7 +73,7 @@ class SessionTimers:
 
     def delay_open(self, now: float, failures: int) -> None:
         """Space out opens that workers keep undoing: the `failures`-th in a row."""
-        self._open_at = now + min(self._config.open_cap, self._rtt.timeout * 2.0**failures)
+        self._open_at = now + min(_OPEN_CAP, self._rtt.timeout * 2.0**failures)
 
     def reopening(self, now: float) -> None:
         """No worker holds the session now. Whoever may answer gets the full time to do so."""
@@ -148,14 +161,14 @@ class SessionTimers:
         if not online:
             return times
         times[EdgeEvent.HOPELESS] = min(
-            self._progress_at + self._config.progress_timeout, self._queued_from + self._config.queue_timeout
+            self._progress_at + _PROGRESS, self._queued_from + self._queue_timeout
         )
         if state is EdgeState.OPENING:
-            times[EdgeEvent.HOPELESS] = min(times[EdgeEvent.HOPELESS], self._heard_at + self._config.give_up)
+            times[EdgeEvent.HOPELESS] = min(times[EdgeEvent.HOPELESS], self._heard_at + self._give_up)
             times[EdgeEvent.OPEN_DUE] = self._open_at
             return times
-        wait = min(self._config.max_rto, self._rtt.timeout * self._patience)
-        times[EdgeEvent.STALLED] = self._stall_from + self._config.stall
+        wait = min(MOST, self._rtt.timeout * self._patience)
+        times[EdgeEvent.STALLED] = self._stall_from + _STALL
         times[EdgeEvent.SILENT] = self._silent_from + wait * _SILENCE[min(self._polls, len(_SILENCE) - 1)]
         times[EdgeEvent.LEASE_DUE] = self._sent_at + self._lease / 3
         return times

@@ -65,36 +65,6 @@ class SessionRequest:
     vocabulary: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SessionConfig:
-    """Timers and bounds of an edge session, in seconds unless stated.
-
-    Attributes:
-        initial_rto: answer timeout before the worker's compute time is known.
-        min_rto, max_rto: bounds of the answer timeout.
-        stall: no new token for so long although answers come: open again elsewhere.
-        give_up: no answer of any kind from any worker for so long while the link is up: fail.
-        progress_timeout: no new token for so long while the link is up, and nobody says that the session waits for
-            its turn: fail.
-        queue_timeout: no new token for so long although workers say that they are busy, or that the session waits
-            for its turn: fail.
-        open_cap: longest back-off between opens, before jitter doubles it at most.
-        max_failures: divergences and internal errors in a row, without a new token between, before failing.
-        max_known: workers remembered for closing, the oldest forgotten first (their lease ends them).
-    """
-
-    initial_rto: float = 1.0
-    min_rto: float = 0.15
-    max_rto: float = 5.0
-    stall: float = 20.0
-    give_up: float = 30.0
-    progress_timeout: float = 120.0
-    queue_timeout: float = 900.0
-    open_cap: float = 8.0
-    max_failures: int = 5
-    max_known: int = 16
-
-
 class EdgeState(StrEnum):
     """Where a session stands. Being offline is a flag beside it."""
 
