@@ -43,7 +43,7 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         f"allow_anonymous {_flag(settings.users is None)}",
     ]
     if settings.users is not None:
-        # What is refused, and what is subscribed to, Mosquitto tells at these levels only (`broker.refusals`).
+        # What is refused, and what is subscribed to, Mosquitto tells at these levels only (`broker.watching`).
         lines += ["log_type debug", "log_type subscribe", "log_type information"]
         lines += [f"password_file {directory / PASSWORDS}", f"acl_file {directory / ACCESS}"]
     if settings.tls is not None:

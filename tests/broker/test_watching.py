@@ -242,7 +242,7 @@ def figures(port: int) -> dict[tuple[str, Labels], float]:
     }
 
 
-def of(name: str, **labels: str) -> tuple[str, Labels]:
+def series(name: str, **labels: str) -> tuple[str, Labels]:
     return f"flexspec_broker_{name}", frozenset(labels.items())
 
 
@@ -283,11 +283,11 @@ def test_the_page_shows_what_is_known() -> None:
     with shown(lambda: known, MetricsOptions(metrics_port=0)) as port:
         found = figures(port)
         assert httpx2.get(f"http://127.0.0.1:{port}/readyz").text == "ready\n"
-    assert found[of("refused_total", user="alice", kind="publish")] == 3
-    assert found[of("refused_total", user="unknown", kind="login")] == 1
-    assert found[of("connections", user="alice")] == 2
+    assert found[series("refused_total", user="alice", kind="publish")] == 3
+    assert found[series("refused_total", user="unknown", kind="login")] == 1
+    assert found[series("connections", user="alice")] == 2
     numbers = ("clients", "revision", "statement", "revoked_credentials", "put_out")
-    assert [found[of(name)] for name in numbers] == [5, 7, 4, 1, 0]
+    assert [found[series(name)] for name in numbers] == [5, 7, 4, 1, 0]
     with pytest.raises(httpx2.ConnectError):
         httpx2.get(f"http://127.0.0.1:{port}/metrics")
 
@@ -304,7 +304,7 @@ async def test_what_a_running_broker_refuses_is_counted_and_logged(tmp_path: Pat
     port = free_port()
     with (directory / "broker.toml").open("a") as settings:
         settings.write(f"metrics_port = {port}\n")
-    denied, there = of("refused_total", user="alice", kind="publish"), of("connections", user="alice")
+    denied, there = series("refused_total", user="alice", kind="publish"), series("connections", user="alice")
     with running(directory, log):
         async with mqtt_link(as_client(directory / "hand-out" / "edge" / "alice")) as link:
             await link.wait_up(20)
@@ -315,13 +315,19 @@ async def test_what_a_running_broker_refuses_is_counted_and_logged(tmp_path: Pat
             for topic in ("$share/w/f1/o/v1/+", "f1/v/alice", "f1/w/+"):
                 await link.subscribe(topic, 1)
             # Mosquitto's log is read on its own way, which may be behind its answers.
-            await until(lambda: figures(port).get(of("refused_total", user="alice", kind="subscribe")) == 1)
+            await until(
+                lambda: figures(port).get(series("refused_total", user="alice", kind="subscribe")) == 1
+            )
             found = figures(port)
-            assert (found[denied], found[there], found[of("statement")]) == (3, 1, 1)
+            assert (found[denied], found[there], found[series("statement")]) == (3, 1, 1)
             good("revoke", directory, "alice")
         await until(lambda: there not in figures(port))
         found = figures(port)
-    assert (found[of("clients")], found[of("revoked_credentials")], found[of("statement")]) == (1, 1, 2)
+    assert (found[series("clients")], found[series("revoked_credentials")], found[series("statement")]) == (
+        1,
+        1,
+        2,
+    )
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     told = [line["message"] for line in lines if line["logger"] == "broker.watching.refusals"]
     assert [line.partition(" (")[0] for line in told] == [

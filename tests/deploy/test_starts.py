@@ -22,13 +22,13 @@ from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.errors import LinkRefused
 from lab.testbed.deployment import free_port
 from tests.broker.deployments import good, made, running
-from tests.broker.test_watching import Labels, figures, of
+from tests.broker.test_watching import Labels, figures, series
 from tests.daemons import until
 from tests.deploy.files import DEPLOY, compose, unit
 from tests.doctor.setups import doctor
 from tests.integration.processes import PATIENCE, ended, start
 
-LOGIN = of("refused_total", user="unknown", kind="login")
+LOGIN = series("refused_total", user="unknown", kind="login")
 
 
 def refused(found: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], float]:
@@ -138,10 +138,10 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
             assert ready[1].startswith(f"STATUS=edge alice serves http://127.0.0.1:{api}/v1;")
             await until_healthy("edge", api)
             # Mosquitto's log is read on its own way, which may be behind its answers.
-            both = (of("connections", user="w1"), of("connections", user="alice"))
+            both = (series("connections", user="w1"), series("connections", user="alice"))
             await until(lambda: [figures(port).get(user) for user in both] == [1, 1])
             # A doctor tries what it should not be able to do, as the user that it is.
-            tried = of("refused_total", user="alice", kind="publish")
+            tried = series("refused_total", user="alice", kind="publish")
             assert refused(figures(port)) == {tried: 1}
             # Beside the edge node: through its API. Nobody is disturbed.
             beside = await examined("edge", *of_edge)
@@ -149,7 +149,7 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
             assert f"it is the one that serves http://127.0.0.1:{api} here" in beside["name"]
             assert "from the running edge node" in beside["text"]
             assert "already running" in (await examined("cloud", *watched))["metrics"]
-            expected = {tried: 2, of("refused_total", user="w1", kind="publish"): 1}
+            expected = {tried: 2, series("refused_total", user="w1", kind="publish"): 1}
             await until(lambda: refused(figures(port)) == expected)
             for process in (node, serving):
                 assert process.runs
