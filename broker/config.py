@@ -51,7 +51,7 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
             f"cafile {settings.tls.ca}",
             f"certfile {settings.tls.certificate}",
             f"keyfile {settings.tls.key}",
-            f"require_certificate {_flag(settings.tls.require_client_certificates)}",
+            f"require_certificate {_flag(settings.tls.revoked is not None)}",
             "tls_version tlsv1.3",
         ]
         if settings.tls.revoked is not None:

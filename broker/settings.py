@@ -77,16 +77,15 @@ class User:
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """PEM files of the listener. With `require_client_certificates` the clients need one of the same CA.
+    """PEM files of the listener.
 
     Attributes:
-        revoked: list of the certificates that are not taken any more; clients' only.
+        revoked: list of clients' certificates that are not taken any more; with it clients need one of the same CA.
     """
 
     ca: Path
     certificate: Path
     key: Path
-    require_client_certificates: bool = False
     revoked: Path | None = None
 
 

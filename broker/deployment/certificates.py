@@ -77,8 +77,8 @@ def write_revoked(directory: Path, serials: Iterable[int]) -> None:
     rewrite_private(directory / REVOKED, text + "\n" * _ROOM)
 
 
-def files_in(directory: Path) -> ServerTls:
-    """The TLS files in `directory`.
+def files_in(directory: Path, client_certificates: bool = False) -> ServerTls:
+    """The TLS files in `directory`, of a listener whose clients need certificates or not.
 
     Raises:
         BrokerError: one is missing.
@@ -86,7 +86,7 @@ def files_in(directory: Path) -> ServerTls:
     ca, certificate, key, revoked = (directory.resolve() / name for name in (CA, CERTIFICATE, KEY, REVOKED))
     if not all(path.is_file() for path in (ca, certificate, key, revoked)):
         raise BrokerError(f"a file is missing in {directory}", hint="copy it back from a backup")
-    return ServerTls(ca, certificate, key)
+    return ServerTls(ca, certificate, key, revoked if client_certificates else None)
 
 
 def _authority(directory: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:

@@ -8,7 +8,6 @@ Mosquitto read its files again and publishes the statement.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -87,14 +86,7 @@ class Deployment:
         Raises:
             BrokerError: one is missing.
         """
-        if not known.names:
-            return None
-        folder = self.directory / TLS
-        tls = certificates.files_in(folder)
-        if not known.client_certificates:
-            return tls
-        revoked = (folder / certificates.REVOKED).resolve()
-        return dataclasses.replace(tls, require_client_certificates=True, revoked=revoked)
+        return certificates.files_in(self.directory / TLS, known.client_certificates) if known.names else None
 
     def create(
         self, settings: str, address: str, names: Sequence[str], *, client_certificates: bool, keys: bool

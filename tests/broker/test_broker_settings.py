@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import stat
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from broker.access import access_file
 from broker.config import config_text, render
-from broker.deployment.certificates import make_certificates
+from broker.deployment.certificates import files_in, make_certificates
 from broker.launcher import mosquitto
 from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.errors import BrokerError, UsageError
@@ -62,11 +61,8 @@ def test_the_configuration_says_what_the_facts_ask_for(tmp_path: Path) -> None:
 
 
 def test_tls_is_version_1_3_and_knows_what_is_revoked(tmp_path: Path) -> None:
-    tls = replace(
-        make_certificates(tmp_path, ["localhost"]),
-        require_client_certificates=True,
-        revoked=tmp_path / "revoked.pem",
-    )
+    make_certificates(tmp_path, ["localhost"])
+    tls = files_in(tmp_path, client_certificates=True)
     lines = config_text(BrokerSettings(users=(ALICE,), tls=tls), tmp_path).splitlines()
     assert {"tls_version tlsv1.3", "require_certificate true", f"crlfile {tls.revoked}"} <= set(lines)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.deployment.certificates import CA, CA_KEY, make_certificates
+from broker.deployment.certificates import CA, CA_KEY, files_in, make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
 from flexspec_mq.doctor.checks import Finding, State
@@ -143,7 +143,7 @@ async def test_tls_mismatch_dates(tls: ServerTls, tmp_path: Path, since: str, un
 
 
 async def test_tls_mismatch_the_broker_wants_a_certificate_of_ours(tls: ServerTls, tmp_path: Path) -> None:
-    strict = ServerTls(tls.ca, tls.certificate, tls.key, require_client_certificates=True)
+    strict = files_in(tls.ca.parent, client_certificates=True)
     other = make_certificates(tmp_path / "other", ["device"])
     certificate, key = signed(tls, tmp_path, "device")
     with PrivateBroker(BrokerSettings(port=0, tls=strict)) as broker:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from broker.deployment.certificates import make_certificates
+from broker.deployment.certificates import files_in, make_certificates
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, ServerTls
+from broker.settings import BrokerSettings
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import LinkSettings, Subscription, TlsSettings
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -179,7 +179,7 @@ async def test_tls_to_a_plain_port_and_missing_files(tmp_path: Path, mosquitto: 
 async def test_a_tls_broker_that_hangs_up_is_asked_again_over_tls(tmp_path: Path) -> None:
     """One that wants a certificate of ours ends the connection just so, after the handshake."""
     tls = make_certificates(tmp_path, ["127.0.0.1"])
-    strict = ServerTls(tls.ca, tls.certificate, tls.key, require_client_certificates=True)
+    strict = files_in(tls.ca.parent, client_certificates=True)
     with PrivateBroker(BrokerSettings(port=0, tls=strict)) as broker:
         error = await failure_of(settings_for(broker.port, give_up_after=0.3, tls=TlsSettings(tls.ca)))
     assert not isinstance(error, LinkRefused)
