@@ -78,7 +78,7 @@ def test_loopback_is_cut_too_and_says_why_nothing_is_to_be_won() -> None:
 
 
 def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
-    said = "\n".join(["/help", "word " * 9000, "Name a river.", "/stats"])
+    said = "\n".join(["/help", "word " * 9000, "Name a river."])
     done = subprocess.run(
         [sys.executable, "-m", "lab.demo", "--chat", "--link=wifi", "--max-tokens=8"],
         input=said,
@@ -93,7 +93,6 @@ def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
     assert help_ < refused
     assert "context" in done.stdout[refused:]
     assert done.stdout.index("8 tokens in ") > refused
-    assert "acceptance: " in done.stdout[refused:]
 
 
 def test_ctrl_c_while_it_records_leaves_nothing_behind() -> None:
