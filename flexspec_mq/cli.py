@@ -94,14 +94,14 @@ def _elsewhere(name: str) -> Callable[[Sequence[str]], int]:
     Raises:
         UsageError: the distribution is not installed.
     """
-    found = next(iter(metadata.entry_points(group=GROUP, name=name.replace(" ", "-"))), None)
-    if found is None:
+    entry = next(iter(metadata.entry_points(group=GROUP, name=name.replace(" ", "-"))), None)
+    if entry is None:
         where = _ELSEWHERE[name][0]
         raise UsageError(
             f"flexspec {name} comes with flexspec-{where}, which is not installed",
             hint=how_to_install(distribution=where),
         )
-    program: Callable[[Sequence[str]], int] = found.load()
+    program: Callable[[Sequence[str]], int] = entry.load()
     return program
 
 

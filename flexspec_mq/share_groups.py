@@ -82,16 +82,16 @@ def read_groups(path: Path | None) -> ShareGroups:
     if path is None:
         return ShareGroups()
     try:
-        found = dict(_line(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        groups = dict(_line(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, ValueError, UsageError) as error:
         raise UsageError(
             f"--share-groups {path} cannot be used: {error}",
             hint="give the file of `flexspec-broker add-worker`",
         ) from error
-    if not found:
+    if not groups:
         raise UsageError(f"--share-groups {path} is empty", hint="copy it again from the broker's identities")
-    key = found.pop(_ANY, "")
-    return ShareGroups(key, found)
+    key = groups.pop(_ANY, "")
+    return ShareGroups(key, groups)
 
 
 def _line(line: str) -> tuple[str, str]:

@@ -114,7 +114,9 @@ class FakeEngine:
         if self.before is not None:
             self.before(items)
         self._pending.clear()
-        fed = sum(len(one.context) - min(self._read.get(one.key, 0), len(one.context) - 1) for one in items)
+        fed = sum(
+            len(item.context) - min(self._read.get(item.key, 0), len(item.context) - 1) for item in items
+        )
         decided = [(item, self.decide(item)) for item in items]
         for item, tokens in decided:
             self._read[item.key] = len(item.context) + len(tokens) - 1
@@ -138,7 +140,7 @@ class FakeDrafter(SimulatedDrafter):
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         if self.fails:
             raise RuntimeError("the drafter is out of memory")
-        self.held.update(one.session for one in wanted)
+        self.held.update(request.session for request in wanted)
         return super().draft(wanted)
 
     def free(self, session: int) -> None:

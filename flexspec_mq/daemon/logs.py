@@ -150,8 +150,8 @@ def log_error(error: FlexSpecError) -> bool:
 @contextmanager
 def logged_stages() -> Iterator[Callable[[str], None]]:
     """As `stages`; but records of the log if all of standard error shall be JSON."""
-    with contextlib.nullcontext(tell) if _everything() else stages() as told:
-        yield told
+    with contextlib.nullcontext(tell) if _everything() else stages() as show:
+        yield show
 
 
 def tell(text: str) -> None:

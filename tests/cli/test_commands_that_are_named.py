@@ -25,12 +25,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def flexspec_parser() -> argparse.ArgumentParser:
     """Parser of ``flexspec``, with the commands that the laboratory and training register."""
     parser = cli.build_parser()
-    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for name, add in (("link", add_link_parser), ("policy", add_policy_parser), ("draft", add_draft_parser)):
         del commands._name_parser_map[name]
         add(commands)
     (head,) = (
-        one for one in commands.choices["head"]._actions if isinstance(one, argparse._SubParsersAction)
+        action
+        for action in commands.choices["head"]._actions
+        if isinstance(action, argparse._SubParsersAction)
     )
     del head._name_parser_map["train"]
     add_train_parser(head)
@@ -55,7 +57,8 @@ def texts() -> Iterator[tuple[Path, str]]:
                     yield (
                         path,
                         "".join(
-                            str(one.value) if isinstance(one, ast.Constant) else "X" for one in node.values
+                            str(value.value) if isinstance(value, ast.Constant) else "X"
+                            for value in node.values
                         ),
                     )
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -68,11 +71,11 @@ def refused(parser: argparse.ArgumentParser, words: list[str]) -> str:
     """The first word that a program does not know; empty if it knows all of them."""
     for word in words:
         actions = parser._actions
-        inner = next((one for one in actions if isinstance(one, argparse._SubParsersAction)), None)
+        inner = next((action for action in actions if isinstance(action, argparse._SubParsersAction)), None)
         if word.startswith("-"):
-            if not any(word.partition("=")[0] in one.option_strings for one in actions):
+            if not any(word.partition("=")[0] in action.option_strings for action in actions):
                 return word
-        elif inner is not None and not any(one.startswith("-") for one in words[: words.index(word)]):
+        elif inner is not None and not any(earlier.startswith("-") for earlier in words[: words.index(word)]):
             if word not in inner.choices:
                 return word
             parser = inner.choices[word]
@@ -81,14 +84,14 @@ def refused(parser: argparse.ArgumentParser, words: list[str]) -> str:
 
 @pytest.mark.parametrize("program", PARSERS)
 def test_each_exists(program: str) -> None:
-    parser, found, wrong = PARSERS[program](), 0, []
+    parser, named, wrong = PARSERS[program](), 0, []
     own = {"demo", "chat", "bench", "doctor"} if program == "flexspec" else set()  # with parsers of their own
     for path, text in texts():
         for name, rest in _NAMED.findall(text):
             words = rest.split()
             if name == program and words[0] not in own:
-                found += 1
+                named += 1
                 if word := refused(parser, words):
                     wrong.append(f"{path.relative_to(ROOT)}: {name}{rest}: there is no {word}")
-    assert found
+    assert named
     assert not wrong

@@ -43,8 +43,8 @@ def left(sent: str, width: int) -> list[str]:
             rows += [""] * (row + 1 - len(rows))
         elif part == "\x1b[2K":
             rows[row] = ""
-        elif found := re.fullmatch(r"\x1b\[(\d*)A", part):
-            row -= int(found[1] or 1)
+        elif rows_up := re.fullmatch(r"\x1b\[(\d*)A", part):
+            row -= int(rows_up[1] or 1)
         elif part and not part.startswith("\x1b"):
             rows[row] = rows[row][:column].ljust(column) + part
             column += len(part)
@@ -56,7 +56,9 @@ def left(sent: str, width: int) -> list[str]:
 def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
     shown = printable(text)
     assert len(shown) == len(text)
-    assert all(unicodedata.category(one) not in {"Cc", "Cs"} or one in "\n\t" for one in shown)
+    assert all(
+        unicodedata.category(character) not in {"Cc", "Cs"} or character in "\n\t" for character in shown
+    )
     assert all(
         a == b for a, b in zip(shown, text, strict=True) if unicodedata.category(b) not in {"Cc", "Cs"}
     )

@@ -48,23 +48,23 @@ class ExpiringMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS, value=st.integers(0, 25), life=st.none() | st.sampled_from((1.0, 30.0, inf)))
     def put(self, key: int, value: int, life: float | None) -> None:
-        self.model = [one for one in self.model if one[0] != key]
+        self.model = [entry for entry in self.model if entry[0] != key]
         self.model.append((key, value, self.now + (LIFE if life is None else life)))
         gone = []
-        while len(self.model) > MOST or sum(one[1] for one in self.model) > HEAVIEST:
+        while len(self.model) > MOST or sum(entry[1] for entry in self.model) > HEAVIEST:
             gone.append(self.model.pop(0)[:2])
         assert self.map.put(key, value, self.now, life) == gone
 
     @rule(key=KEYS)
     def get(self, key: int) -> None:
-        alive = [one[1] for one in self.model if one[0] == key and one[2] > self.now]
+        alive = [entry[1] for entry in self.model if entry[0] == key and entry[2] > self.now]
         assert self.map.get(key, self.now) == (alive[0] if alive else None)
 
     @rule(key=KEYS)
     def pop(self, key: int) -> None:
-        found = [one[1] for one in self.model if one[0] == key]
-        self.model = [one for one in self.model if one[0] != key]
-        assert self.map.pop(key) == (found[0] if found else None)
+        values = [entry[1] for entry in self.model if entry[0] == key]
+        self.model = [entry for entry in self.model if entry[0] != key]
+        assert self.map.pop(key) == (values[0] if values else None)
 
     @rule(seconds=st.floats(0.0, 12.0))
     def time_passes(self, seconds: float) -> None:
@@ -79,12 +79,14 @@ class ExpiringMachine(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        assert list(self.map.items()) == [one[:2] for one in self.model]
-        assert list(self.map) == list(reversed(list(reversed(self.map)))) == [one[0] for one in self.model]
+        assert list(self.map.items()) == [entry[:2] for entry in self.model]
+        assert (
+            list(self.map) == list(reversed(list(reversed(self.map)))) == [entry[0] for entry in self.model]
+        )
         assert len(self.map) == len(self.model)
         first = self.model[0][2] if self.model else inf
         assert self.map.next_expiry == (None if first == inf else first)
-        assert all((key in self.map) == any(one[0] == key for one in self.model) for key in range(7))
+        assert all((key in self.map) == any(entry[0] == key for entry in self.model) for key in range(7))
 
 
 TestExpiringMap = ExpiringMachine.TestCase
@@ -106,7 +108,7 @@ def test_only_what_comes_later_is_looked_through() -> None:
         assert garbage() is None  # what was garbage by then is no burden for ever
         kept = weakref.ref(stays)
         assert gc.get_freeze_count() > 1000
-        assert not any(found is stays for found in gc.get_objects())
+        assert not any(tracked is stays for tracked in gc.get_objects())
         later = weakref.ref(Ring())
         gc.collect()
         assert later() is None

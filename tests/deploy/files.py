@@ -36,12 +36,12 @@ PROGRAMS: dict[str, tuple[Program[Any], argparse.ArgumentParser]] = {
 
 def unit(path: Path) -> dict[str, list[str]]:
     """Values of each key of a unit, in order."""
-    found: dict[str, list[str]] = {}
+    values: dict[str, list[str]] = {}
     for line in path.read_text().splitlines():
         if line and not line.startswith(("#", "[")):
             key, _, value = line.partition("=")
-            found.setdefault(key, []).append(value)
-    return found
+            values.setdefault(key, []).append(value)
+    return values
 
 
 def commands(path: Path) -> list[list[str]]:
@@ -49,7 +49,7 @@ def commands(path: Path) -> list[list[str]]:
     lines = [line for key, values in unit(path).items() if key.startswith("Exec") for line in values]
     filled = {"%i": "w1", "%d": "/run/credentials/x", "${STATE_DIRECTORY}": "/var/lib/x", "$MAINPID": "1"}
     return [
-        shlex.split(re.sub(r"%[id]|\$\{STATE_DIRECTORY\}|\$MAINPID", lambda one: filled[one[0]], line))
+        shlex.split(re.sub(r"%[id]|\$\{STATE_DIRECTORY\}|\$MAINPID", lambda match: filled[match[0]], line))
         for line in lines
     ]
 
@@ -62,7 +62,7 @@ def settings(command: Sequence[str], environ: Mapping[str, str] | None = None) -
         UsageError: a setting is none.
     """
     program, parser = PROGRAMS[Path(command[0]).name]
-    rest = [str(handed(Path(one).name)) if one.endswith(".toml") else one for one in command[1:]]
+    rest = [str(handed(Path(word).name)) if word.endswith(".toml") else word for word in command[1:]]
     return load(program, parser.parse_args(rest), environ or {})
 
 
@@ -84,5 +84,5 @@ def seconds(text: str) -> float:
 
 
 def compose() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    return found
+    document: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+    return document

@@ -33,8 +33,8 @@ def in_force(name: str, *more: str) -> Any:
 def test_the_daemons_know_every_flag_and_every_variable() -> None:
     environment = SERVICES["broker"]["environment"]
     worker, edge = in_force("worker", "--config", "cloud.toml"), in_force("edge")
-    for one in (worker, edge):
-        assert one.link.broker.partition(":")[0] in environment["FLEXSPEC_NAMES"].split()
+    for daemon in (worker, edge):
+        assert daemon.link.broker.partition(":")[0] in environment["FLEXSPEC_NAMES"].split()
     assert worker.worker.version in environment["FLEXSPEC_VERSIONS"].split()
     assert edge.link.username in environment["FLEXSPEC_DEVICES"].split()
     config = SERVICES["edge"]["command"][-1]
@@ -78,7 +78,7 @@ def test_the_image_holds_what_the_project_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     (torch,) = [
-        one for one in project["project"]["optional-dependencies"]["models"] if one.startswith("torch")
+        line for line in project["project"]["optional-dependencies"]["models"] if line.startswith("torch")
     ]
     assert f'"{torch}"' in dockerfile
     (extras,) = re.findall(r'"/src\[([\w,]+)\]"', dockerfile)
@@ -126,7 +126,7 @@ def test_each_worker_takes_a_user_that_is_free(tmp_path: Path) -> None:
     running = [script("flexspec-as-free-worker", tmp_path, *stays, stdin=subprocess.PIPE) for _ in range(2)]
     try:
         told = [process.stdout.readline().split() for process in running]  # type: ignore[union-attr]
-        assert {tuple(one) for one in told} == {
+        assert {tuple(words) for words in told} == {
             ("--config", f"{tmp_path}/{name}/cloud.toml") for name in ("w1", "w2")
         }
         third = script("flexspec-as-free-worker", tmp_path, *stays)

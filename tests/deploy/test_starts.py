@@ -31,8 +31,8 @@ from tests.integration.processes import PATIENCE, ended, start
 LOGIN = series("refused_total", user="unknown", kind="login")
 
 
-def refused(found: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], float]:
-    return {key: count for key, count in found.items() if key[0] == LOGIN[0]}
+def refused(counts: dict[tuple[str, Labels], float]) -> dict[tuple[str, Labels], float]:
+    return {key: count for key, count in counts.items() if key[0] == LOGIN[0]}
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -55,7 +55,7 @@ def test_a_password_is_on_no_command_line_and_in_no_environment(path: Path) -> N
         (config,) = [name for name in given if name.endswith(".toml")]
         assert f"--config %d/{config}" in said["ExecStart"][0]
         # All files that the broker hands out, side by side as there: the settings name them by their file names.
-        assert set(given) == {one.name for one in handed(config).parent.iterdir()}
+        assert set(given) == {path.name for path in handed(config).parent.iterdir()}
         assert {Path(file).name for file in given.values()} == set(given)
         assert len({Path(file).parent for file in given.values()}) == 1
 

@@ -60,5 +60,5 @@ async def test_secrets_that_others_can_read(tmp_path: Path) -> None:
 
 async def test_the_group_that_everybody_knows() -> None:
     said = await warnings(as_truck(), public_group=True)
-    assert any("take sessions away" in one for one in said)
+    assert any("take sessions away" in warning for warning in said)
     assert await warnings(LinkSettings(client_id="c"), public_group=True) == []

@@ -70,7 +70,7 @@ async def test_nothing_is_wrong(own_mosquitto: PrivateBroker) -> None:
 
 async def retained(where: PrivateBroker, topic: str) -> list[bytes]:
     """Payloads that the broker keeps on a topic; a last message of ours says that all of them have come."""
-    found: list[bytes] = []
+    payloads: list[bytes] = []
     async with asyncio.timeout(PATIENCE), mqtt_link(LinkSettings(port=where.port, client_id="looks")) as link:
         await link.wait_up()
         await link.subscribe(topic)
@@ -78,9 +78,9 @@ async def retained(where: PrivateBroker, topic: str) -> list[bytes]:
         await link.publish("end", b"", qos=1)
         async for event in link.events():
             if getattr(event, "topic", "") == "end":
-                return found
+                return payloads
             if payload := getattr(event, "payload", b""):
-                found.append(payload)
+                payloads.append(payload)
     raise AssertionError
 
 

@@ -64,9 +64,9 @@ async def test_model_missing_as_the_default_is_not_prepared(tmp_path: Path) -> N
         nowhere = ("--broker", f"127.0.0.1:{free_port()}")
         told = await doctor(part, "--json", *nowhere, env={"XDG_CACHE_HOME": str(tmp_path)})
         assert told.failures == ["broker down", "model missing"]
-        found = next(one for one in told.document["findings"] if one["fault"] == "model missing")
-        assert "not prepared yet" in found["detail"]
-        assert "flexspec model prepare" in found["advice"]
+        model = next(row for row in told.document["findings"] if row["fault"] == "model missing")
+        assert "not prepared yet" in model["detail"]
+        assert "flexspec model prepare" in model["advice"]
     assert names_in(tmp_path) == []  # a doctor prepares nothing
 
 
@@ -149,8 +149,8 @@ def test_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -
 
 def test_our_own_metadata_is_understood() -> None:
     asked = machine.requirements()
-    assert {"aiomqtt", "torch", "starlette"} <= {one.name for one in asked}
-    assert all(one.specifier for one in asked)
+    assert {"aiomqtt", "torch", "starlette"} <= {requirement.name for requirement in asked}
+    assert all(requirement.specifier for requirement in asked)
     own = {
         extra for extra in ("", "models", "edge", "serve", "heads") if not machine.complaints(asked, extra)
     }
@@ -189,10 +189,10 @@ async def test_settings_that_cannot_be_used_are_a_finding(tmp_path: Path) -> Non
     bad.write_text("draft_lenght = 4\n")
     told = await doctor("--json", "--config", str(bad))
     assert told.code == 2
-    (found,) = told.document["findings"]
-    assert found["fault"] == "settings"
-    assert "draft_lenght" in found["detail"]
-    assert "draft_length" in found["advice"]
+    (finding,) = told.document["findings"]
+    assert finding["fault"] == "settings"
+    assert "draft_lenght" in finding["detail"]
+    assert "draft_length" in finding["advice"]
     told = await doctor("--json", "--password-file", str(tmp_path / "none"), "--username", "truck")
     assert told.failures == ["settings"]
 
@@ -230,7 +230,7 @@ async def test_the_whole_is_bounded() -> None:
         )
     assert "time over" in told.failures
     assert told.document["seconds"] < 20
-    assert all(one["state"] != "ok" for one in told.document["findings"] if one["name"] == "broker")
+    assert all(row["state"] != "ok" for row in told.document["findings"] if row["name"] == "broker")
     assert (await doctor("--within", "nan")).code == 2
 
 

@@ -40,7 +40,7 @@ SUBMODULES = """
 import importlib, pkgutil
 def import_all(name):
     package = importlib.import_module(name)
-    names = [name + "." + found.name for found in pkgutil.iter_modules(package.__path__)]
+    names = [name + "." + module.name for module in pkgutil.iter_modules(package.__path__)]
     assert names
     for each in names:
         importlib.import_module(each)
@@ -103,8 +103,8 @@ def test_daemons_load_neither_laboratory_nor_training() -> None:
     code = (
         SUBMODULES + "import pkgutil, sys\n"
         "for package in ('broker', 'edge_node', 'cloud_worker'):\n"
-        "    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):\n"
-        "        if not found.name.endswith('__main__'): importlib.import_module(found.name)\n"
+        "    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):\n"
+        "        if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
         "import broker.__main__, edge_node.cli.main, cloud_worker.__main__\n"
         "print(sorted(name for name in sys.modules if name.split('.')[0] in ('lab', 'training')))"
     )
@@ -149,14 +149,18 @@ def test_the_extra_for_devices_brings_neither_torch_nor_transformers() -> None:
     """All that `pip install .[edge]` installs, by what the installed packages say that they need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = [*project["dependencies"], *project["optional-dependencies"]["edge"]]
-    found: set[str] = set()
+    brought: set[str] = set()
     waiting = [Requirement(line) for line in asked]
     while waiting:
         name = canonicalize_name(waiting.pop().name)
-        if name in found:
+        if name in brought:
             continue
-        found.add(name)
+        brought.add(name)
         needs = [Requirement(line) for line in metadata.requires(name) or ()]
-        waiting += [one for one in needs if one.marker is None or one.marker.evaluate({"extra": ""})]
-    assert {"onnxruntime", "tokenizers", "jinja2", "numpy", "aiomqtt"} <= found
-    assert not found & {"torch", "transformers", "safetensors", "accelerate", "onnx"}
+        waiting += [
+            requirement
+            for requirement in needs
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        ]
+    assert {"onnxruntime", "tokenizers", "jinja2", "numpy", "aiomqtt"} <= brought
+    assert not brought & {"torch", "transformers", "safetensors", "accelerate", "onnx"}

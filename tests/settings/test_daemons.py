@@ -46,8 +46,8 @@ KEY = "ab" * 32
 
 def shown(capsys: pytest.CaptureFixture[str], daemon: str, *flags: str) -> dict[str, Any]:
     assert DAEMONS[daemon][0](["config", "show", "--json", *flags]) == 0
-    found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return found
+    rows: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return rows
 
 
 def edge_config(*flags: str) -> Loaded[EdgeConfig]:
@@ -227,11 +227,11 @@ def test_a_folder_beside_the_file_is_meant(
     ],
 )
 def test_a_broker_by_its_url(broker_url: str, host: str, port: int, tls: bool) -> None:
-    found = link_settings(LinkOptions(broker=broker_url), "e")
-    assert (found.host, found.port, found.tls) == (host, port, TlsSettings() if tls else None)
+    link = link_settings(LinkOptions(broker=broker_url), "e")
+    assert (link.host, link.port, link.tls) == (host, port, TlsSettings() if tls else None)
     if tls:
-        found = link_settings(LinkOptions(broker=broker_url, tls_ca=Path("ca.crt")), "e")
-        assert found.tls == TlsSettings(Path("ca.crt"))
+        link = link_settings(LinkOptions(broker=broker_url, tls_ca=Path("ca.crt")), "e")
+        assert link.tls == TlsSettings(Path("ca.crt"))
 
 
 @pytest.mark.parametrize(

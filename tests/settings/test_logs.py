@@ -34,9 +34,9 @@ def as_before() -> Iterator[None]:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    found = capsys.readouterr()
-    assert found.out == ""
-    return [json.loads(line) for line in found.err.splitlines()]
+    output = capsys.readouterr()
+    assert output.out == ""
+    return [json.loads(line) for line in output.err.splitlines()]
 
 
 def configure(level: str = "info", style: str = "auto", **ids: str) -> None:

@@ -70,16 +70,16 @@ def refusal(*flags: str, file: str | None = None, folder: Path | None = None, **
 
 def test_each_source_beats_those_below_it(tmp_path: Path) -> None:
     file = "\nnumber = 2\nwindow = 2\nmode = 'slow'\n"
-    found = loaded("--number", "4", file=file, folder=tmp_path, NUMBER="3", WINDOW="3")
-    parts = found.settings.parts
+    toy = loaded("--number", "4", file=file, folder=tmp_path, NUMBER="3", WINDOW="3")
+    parts = toy.settings.parts
     assert (parts.number, parts.window, parts.mode, parts.even) == (4, 3, "slow", 2)
-    assert [str(found.origins[key]) for key in ("number", "window", "mode", "even")] == [
+    assert [str(toy.origins[key]) for key in ("number", "window", "mode", "even")] == [
         "flag --number",
         "environment FLEXSPEC_TOY_WINDOW",
         f"file {tmp_path}/toy.toml:4",
         "default",
     ]
-    assert found.file == tmp_path / "toy.toml"
+    assert toy.file == tmp_path / "toy.toml"
 
 
 def test_a_flag_that_says_the_default_still_wins() -> None:
@@ -88,8 +88,8 @@ def test_a_flag_that_says_the_default_still_wins() -> None:
 
 @given(number=st.integers(1, 86_400), share=st.floats(min_value=1e-300, allow_infinity=True))
 def test_values_arrive_unchanged_from_text(number: int, share: float) -> None:
-    found = loaded("--share", repr(share), NUMBER=str(number)).settings.parts
-    assert (found.number, found.share) == (number, share)
+    parts = loaded("--share", repr(share), NUMBER=str(number)).settings.parts
+    assert (parts.number, parts.share) == (number, share)
 
 
 def test_switches_and_lists(tmp_path: Path) -> None:
@@ -102,14 +102,14 @@ def test_switches_and_lists(tmp_path: Path) -> None:
 
 
 def test_an_empty_variable_is_none() -> None:
-    found = loaded(NUMBER="", SECRET="")
-    assert (found.settings.parts.number, found.settings.who.secret) == (1, None)
+    toy = loaded(NUMBER="", SECRET="")
+    assert (toy.settings.parts.number, toy.settings.who.secret) == (1, None)
 
 
 def test_what_is_drawn_for_each_run_is_left_to_the_section() -> None:
-    found = loaded()
-    assert (found.settings.parts.drawn, found.values["drawn"]) == ("random", None)
-    assert found.settings.parts.internal == 7
+    toy = loaded()
+    assert (toy.settings.parts.drawn, toy.values["drawn"]) == ("random", None)
+    assert toy.settings.parts.internal == 7
     assert "internal" not in TOY.entries
 
 
