@@ -61,7 +61,6 @@ class Generation:
         machine: the protocol machine; read its counters and observation.
         energy: counts what it takes out of the device; None where nobody wants to know.
         bytes_up, bytes_down: MQTT payload.
-        messages: sent to workers.
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
         seconds: time of these.
@@ -74,7 +73,6 @@ class Generation:
     energy: TextEnergy | None = None
     bytes_up: int = 0
     bytes_down: int = 0
-    messages: int = 0
     asked: float = field(default_factory=time.monotonic)
     paced: int = 0
     seconds: float = 0.0
@@ -84,20 +82,19 @@ class Generation:
     _events: asyncio.Queue[Commit | Finish] = field(default_factory=asyncio.Queue)
 
     def sent(self, size: int) -> None:
-        """A message with so many bytes of payload goes out."""
+        """Count a message that goes out, of so many bytes of payload."""
         self.bytes_up += size
-        self.messages += 1
         if self.energy is not None:
             self.energy.sent(size, time.monotonic())
 
     def received(self, size: int) -> None:
-        """A message with so many bytes of payload has come."""
+        """Count a message that has come, of so many bytes of payload."""
         self.bytes_down += size
         if self.energy is not None:
             self.energy.received(size, time.monotonic())
 
     def drafted(self, seconds: float) -> None:
-        """Its share of a round of the drafter."""
+        """Count its share of a round of the drafter."""
         if self.energy is not None:
             self.energy.drafted(seconds)
 

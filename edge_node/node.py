@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -213,20 +213,26 @@ class EdgeNode:
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
         """
-        async with connect(self._link_settings(base)) as link:
-            try:
-                with self.link.using(link):
-                    async with running(self._loops(link), "edge node"):
-                        try:
-                            await self.link.settled()
-                            yield self
-                        finally:
-                            for generation in list(self._sessions.values()):
-                                self.cancel(generation)
-                            if not await self._queue.flush(_FAREWELL):
-                                _log.info("left with %d messages unpublished", len(self._queue))
-            finally:
-                self._drafts.close()
+        ours = replace(
+            base,
+            session_expiry=self._settings.session_expiry,
+            awaited=lambda: bool(self._sessions or self.link.waiting),
+            needs=FOR_SESSIONS,
+            will=self.status.will,
+            birth=lambda: [self.status.message()],
+            subscriptions=(Subscription(self._verdicts), *self._wire.subscriptions),
+        )
+        async with connect(ours) as link:
+            with closing(self._drafts), self.link.using(link):
+                async with running(self._loops(link), "edge node"):
+                    try:
+                        await self.link.settled()
+                        yield self
+                    finally:
+                        for generation in list(self._sessions.values()):
+                            self.cancel(generation)
+                        if not await self._queue.flush(_FAREWELL):
+                            _log.info("left with %d messages unpublished", len(self._queue))
 
     def generate(self, request: GenerationRequest) -> Generation:
         """Start a text. Iterate over the result; give it to `cancel` when it is not wanted any more.
@@ -292,18 +298,6 @@ class EdgeNode:
         """The user does not want this text any more; its worker is told."""
         if generation.session in self._sessions:
             self._perform(generation, generation.machine.cancel(time.monotonic()))
-
-    def _link_settings(self, base: LinkSettings) -> LinkSettings:
-        """`base` with this edge's will, birth and subscriptions."""
-        return replace(
-            base,
-            session_expiry=self._settings.session_expiry,
-            awaited=lambda: bool(self._sessions or self.link.waiting),
-            needs=FOR_SESSIONS,
-            will=self.status.will,
-            birth=lambda: [self.status.message()],
-            subscriptions=(Subscription(self._verdicts), *self._wire.subscriptions),
-        )
 
     async def _loops(self, link: Link) -> None:
         """All that runs beside the block. A loop that dies ends the others and fails every text."""
