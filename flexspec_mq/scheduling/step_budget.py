@@ -40,8 +40,8 @@ LEAST = 8
 """Tokens that a forward may read in any case, so that every prompt is read some day."""
 PROBE = 16
 """Interval of forwards that leave something out, so that its cost stays known."""
-LATELY = 10.0
-"""Seconds for which a device that had work may come again at any moment."""
+LATELY = 2.0
+"""Seconds for which a device that had work counts as away for a moment, drafting maybe: forwards stay short for it."""
 DEVICE_PREFILL = 256
 """Tokens of prompts by which a device may be ahead of others at full speed while these have work."""
 DEVICE_PREFILL_SHARE = 0.07
