@@ -81,22 +81,6 @@ async def test_faults_change_no_text(keys: KeyedDeployment, memory: MemoryBroker
             assert set(refused) <= {KeyReason.REPLAYED, KeyReason.NO_KEY}
 
 
-async def test_another_worker_takes_over_from_one_that_is_killed(
-    keys: KeyedDeployment, memory: MemoryBroker
-) -> None:
-    async with (
-        edge_at(memory.link, keys=keys.edge_file()) as node,
-        worker_at(memory.link, "w1", slow(), keys=keys.worker_file("w1")) as first,
-    ):
-        generations = [node.generate(wanting(number, limit=300)) for number in range(4)]
-        await until(lambda: all(len(one.machine.committed) >= 20 for one in generations))
-        async with worker_at(memory.link, "w2", keys=keys.worker_file("w2")):
-            await first.kill()
-            for generation in generations:
-                assert (await read(generation))[0] == alone(generation.request)
-                assert generation.machine.counters.reopens >= 1
-
-
 async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
     keys: KeyedDeployment, broker: PrivateBroker
 ) -> None:
@@ -223,22 +207,6 @@ async def test_a_device_with_keys_says_why_a_worker_without_is_none(
         assert "in the name of w1: 'the payload is under keys" in finish.error.hint
         assert node.refused[KeyReason.UNKEYED]
     assert "in the name of w1: 'the payload is under keys, and this side has none'" in caplog.text
-
-
-async def test_a_device_that_restarts_believes_nothing_of_before(
-    keys: KeyedDeployment, memory: MemoryBroker
-) -> None:
-    file = keys.edge_file()
-    async with worker_at(memory.link, "w1", slow(), keys=keys.worker_file("w1"), lease=1) as daemon:
-        async with edge_at(memory.link, keys=file) as before:
-            generation = before.generate(wanting(1, limit=2000))
-            await until(lambda: len(generation.machine.committed) >= 20)
-            memory.cut("e-edge")
-            memory.refused.add("e-edge")
-        memory.refused.clear()
-        async with edge_at(memory.link, keys=file) as after:
-            await check(after, [wanting(2)])
-            await until(lambda: not daemon.kept)
 
 
 def figures(page: bytes, name: str) -> dict[str, float]:

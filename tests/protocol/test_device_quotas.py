@@ -137,12 +137,6 @@ def test_many_sessions_of_one_device_lengthen_the_hint_of_others_by_one_place() 
     assert hint(machine, 1, 10.0, "good") == 2 * hints[0]
 
 
-def test_one_device_alone_may_have_all_places() -> None:
-    machine = full()
-    assert places(machine) == {"evil": 8}
-    assert hint(machine, 99, 10.0, "evil") > 0
-
-
 def test_a_newcomer_takes_the_newest_place_of_who_holds_most_and_that_one_is_told() -> None:
     machine = full()
     effects = machine.receive("good", opening(1), 10.0)

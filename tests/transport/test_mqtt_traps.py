@@ -271,13 +271,6 @@ async def test_a_failure_that_nobody_met_is_raised_on_leaving() -> None:
         await ignore_the_link()
 
 
-async def test_an_unknown_host_is_named() -> None:
-    settings = settings_for(1883, "lost", host="no-such-host.invalid", give_up_after=0.01)
-    async with mqtt_link(settings) as link:
-        with pytest.raises(LinkError, match=r"no-such-host\.invalid:1883"):
-            await link.wait_up(PATIENCE)
-
-
 async def test_leaving_while_connecting_is_prompt_and_leaks_nothing(proxy: Proxy) -> None:
     """Leaked sockets and tasks would fail the run: warnings are errors."""
     proxy.stall()
