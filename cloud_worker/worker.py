@@ -31,7 +31,7 @@ from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.share_groups import read_groups
-from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription, Will
+from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Error, ErrorCode, Open
@@ -175,7 +175,7 @@ class CloudWorker:
             inbound_bytes=1_000_000 * self._quotas.inbound_mb,
             admit=self.admission.admit,
             needs=FOR_SESSIONS,
-            will=Will(topics.worker_status_topic(self.settings.worker), gone),
+            will=Outbound(topics.worker_status_topic(self.settings.worker), gone, 1, retain=True),
             birth=self._birth,
             subscriptions=(
                 Subscription(topics.draft_filter(self.settings.worker)),

@@ -15,7 +15,7 @@ from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import RemoteProtocolError, WorkerError
 from flexspec_mq.protocol.effects import Finish, FinishReason
-from flexspec_mq.transport.base import Outbound, Will
+from flexspec_mq.transport.base import Outbound
 from schemas.catalogue import MAX_VERSIONS
 from schemas.status import DIGEST, EdgeStatus, VersionFigures
 
@@ -76,12 +76,14 @@ class StatusPublisher:
         self._tallied = asyncio.Event()
 
     @property
-    def will(self) -> Will:
+    def will(self) -> Outbound:
         """The will of the node's link.
 
         An edge whose name nobody chose has its status cleared, lest the broker keep one for each run.
         """
-        return Will(self._topic, b"" if self._settings.ephemeral else self._status("gone"))
+        return Outbound(
+            self._topic, b"" if self._settings.ephemeral else self._status("gone"), 1, retain=True
+        )
 
     def message(self) -> Outbound:
         """The status as it is now."""

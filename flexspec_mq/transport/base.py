@@ -42,11 +42,9 @@ class LinkUpEvent:
 
     Attributes:
         connection: counts connections of this link, from 1.
-        session_present: the broker kept our session, so messages of the outage may follow.
     """
 
     connection: int
-    session_present: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +70,6 @@ class Outbound:
     qos: int = 0
     retain: bool = False
     expiry: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Will:
-    """Message that the broker publishes for us when the connection is lost, or when we leave.
-
-    Attributes:
-        delay: seconds that the broker waits for us to come back first.
-    """
-
-    topic: str
-    payload: bytes
-    qos: int = 1
-    retain: bool = True
-    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +109,7 @@ class LinkSettings:
         keepalive: silence after which both sides probe; a dead peer is noticed after up to twice this.
         session_expiry: how long the broker keeps our subscriptions and undelivered messages of QoS ≥ 1
             while we are away; 0 is a clean session.
-        will: published by the broker on a lost connection, and also when we leave in order.
+        will: published by the broker on a lost connection, and also when we leave in order; it does not expire.
         birth: called after each connect, when all subscriptions stand; its messages go out before
             `LinkUpEvent`, retained if they say so.
         subscriptions: renewed on each connection, in this order, before anything else.
@@ -155,7 +138,7 @@ class LinkSettings:
     tls: TlsSettings | None = None
     keepalive: int = 30
     session_expiry: int = 0
-    will: Will | None = None
+    will: Outbound | None = None
     birth: Callable[[], Sequence[Outbound]] = no_birth
     subscriptions: tuple[Subscription, ...] = ()
     inbound_queue: int = 1024

@@ -37,7 +37,6 @@ from flexspec_mq.transport.properties import (
     limits_of,
     properties_for,
     publish_properties,
-    will_properties,
 )
 from flexspec_mq.transport.refusals import (
     connect_refusal,
@@ -78,7 +77,6 @@ class MqttConnection(aiomqtt.Client):
         on_lost: called with the reason at the very moment that `lost` is done.
         hung_up: the broker closed the connection instead of answering CONNECT.
         taken_over: another connection with our client id replaced this one.
-        session_present: the broker kept our session.
         limits: limits of the broker.
         silent: set as long as nothing has come for too long.
     """
@@ -99,9 +97,7 @@ class MqttConnection(aiomqtt.Client):
             username=settings.username,
             password=settings.password,
             protocol=aiomqtt.ProtocolVersion.V5,
-            will=None
-            if will is None
-            else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain, will_properties(will.delay)),
+            will=None if will is None else aiomqtt.Will(will.topic, will.payload, will.qos, will.retain),
             timeout=settings.connect_timeout,
             keepalive=settings.keepalive,
             clean_start=settings.session_expiry == 0,
@@ -112,7 +108,6 @@ class MqttConnection(aiomqtt.Client):
         self.settings = settings
         self.lost: asyncio.Future[str] = self._loop.create_future()
         self.taken_over = False
-        self.session_present = False
         self.limits = BrokerLimits()
         self.on_lost: Callable[[str], None] = lambda _: None
         self._deliver = deliver
@@ -314,7 +309,6 @@ class MqttConnection(aiomqtt.Client):
         reason_code: ReasonCode,
         properties: Properties | None = None,
     ) -> None:
-        self.session_present = flags.session_present
         self.limits = limits_of(properties)
         self._quota = asyncio.Semaphore(self.limits.receive_maximum)
         super()._on_connect(client, userdata, flags, reason_code, properties)

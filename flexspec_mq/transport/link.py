@@ -185,10 +185,10 @@ class Link(ABC):
         if not self.is_up:
             raise LinkDown(f"no connection to the broker at {self.settings.address}: {self._down_reason}")
 
-    def _mark_up(self, *, session_present: bool) -> None:
+    def _mark_up(self) -> None:
         self.is_up = True
         self.counters.connects += 1
-        self._inbox.put_change(LinkUpEvent(self.counters.connects, session_present))
+        self._inbox.put_change(LinkUpEvent(self.counters.connects))
         self._settled.set()
 
     def _mark_down(self, reason: str) -> None:

@@ -176,7 +176,7 @@ class MqttLink(Link):
                 connection.on_lost = self._lose
                 self._silence.up()
                 self._at_once.clear()
-                self._mark_up(session_present=connection.session_present)
+                self._mark_up()
             async with running(self._replace_when_silent(connection), "replace when silent") as replacing:
                 await any_of(replacing, connection.lost)
                 if replacing.done():

@@ -19,15 +19,6 @@ def properties_for(packet: int) -> Properties:
     return Properties(packet)  # type: ignore[no-untyped-call]
 
 
-def will_properties(delay: float) -> Properties | None:
-    """Properties of a will that is delayed by `delay` seconds, rounded up."""
-    if delay <= 0:
-        return None
-    properties = properties_for(PacketTypes.WILLMESSAGE)
-    properties.WillDelayInterval = ceil(delay)
-    return properties
-
-
 def connect_properties(settings: LinkSettings) -> Properties:
     """Properties of CONNECT."""
     properties = properties_for(PacketTypes.CONNECT)

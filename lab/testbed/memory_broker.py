@@ -24,7 +24,6 @@ from flexspec_mq.transport.base import (
     LinkSettings,
     Outbound,
     Subscription,
-    Will,
 )
 from flexspec_mq.transport.filters import split_share
 from flexspec_mq.transport.link import Link
@@ -71,7 +70,6 @@ class MemoryBroker:
         self._sessions: dict[str, _Session] = {}
         self._retained: dict[str, _Stored] = {}
         self._turns: dict[str, int] = {}
-        self._wills: dict[str, asyncio.TimerHandle] = {}
 
     @asynccontextmanager
     async def link(self, settings: LinkSettings) -> AsyncIterator[Link]:
@@ -85,10 +83,6 @@ class MemoryBroker:
 
     def stop(self, *, forget: bool = False) -> None:
         """Go away: every connection is lost, and with `forget` all that was stored, as with ``kill -9``."""
-        if forget:
-            for handle in self._wills.values():
-                handle.cancel()
-            self._wills.clear()
         for session in list(self._sessions.values()):
             if session.link is not None:
                 session.link.lose("the broker went away", will=not forget)
@@ -116,8 +110,8 @@ class MemoryBroker:
         stored = self._retained.get(topic)
         return stored.message.payload if stored is not None and self._alive(stored) else None
 
-    def attach(self, link: MemoryLink) -> bool:
-        """Connect `link`; an older connection of its client id is lost. Tell whether a session was kept.
+    def attach(self, link: MemoryLink) -> None:
+        """Connect `link`; an older connection of its client id is lost.
 
         Raises:
             LinkRefused: its client id is in `refused`.
@@ -129,18 +123,14 @@ class MemoryBroker:
         if old is not None and old.link is not None:
             old.link.lose_to_another()
             old = self._sessions.get(name)
-        if (handle := self._wills.pop(name, None)) is not None:
-            handle.cancel()
         if old is not None and old.forgotten_at is not None and old.forgotten_at <= time.monotonic():
             old = None
-        kept = old is not None and link.settings.session_expiry > 0
-        session = old if kept and old is not None else _Session(link)
+        session = _Session(link) if old is None or link.settings.session_expiry == 0 else old
         session.link, session.forgotten_at = link, None
         self._sessions[name] = session
-        return kept
 
-    def detach(self, link: MemoryLink, will: Will | None) -> None:
-        """Disconnect `link` and publish `will` after its delay."""
+    def detach(self, link: MemoryLink, will: Outbound | None) -> None:
+        """Disconnect `link` and publish `will`."""
         name = link.settings.client_id
         session = self._sessions.get(name)
         if session is None or session.link is not link:
@@ -150,15 +140,8 @@ class MemoryBroker:
             session.forgotten_at = time.monotonic() + link.settings.session_expiry
         else:
             del self._sessions[name]
-        if will is None:
-            return
-        message = Outbound(will.topic, will.payload, will.qos, will.retain)
-        delay = min(will.delay, link.settings.session_expiry)
-        if delay > 0:
-            loop = asyncio.get_running_loop()
-            self._wills[name] = loop.call_later(delay, self._publish_will, name, message)
-        else:
-            self.route(message)
+        if will is not None:
+            self.route(will)
 
     def send(self, client_id: str, message: Outbound) -> None:
         """Take a message from a client.
@@ -214,10 +197,6 @@ class MemoryBroker:
     def _arrive(self, message: Outbound) -> None:
         if self.running.is_set():  # else it was under way when the broker went
             self.route(message)
-
-    def _publish_will(self, name: str, message: Outbound) -> None:
-        self._wills.pop(name, None)
-        self.route(message)
 
     def _subscribers(self, topic: str, *, take_turn: bool = False) -> Iterator[tuple[str, int]]:
         """Who gets a message on `topic`, and the highest QoS: each session once, one member per share."""
@@ -307,7 +286,7 @@ class MemoryLink(Link):
                 return
 
     def _connect(self) -> None:
-        present = self._broker.attach(self)
+        self._broker.attach(self)
         self._attached = True
         self.generation += 1
         for topic_filter, qos in list(self.wanted.items()):
@@ -320,7 +299,7 @@ class MemoryLink(Link):
                     continue
                 raise LinkRefused(f"a birth message was refused: {refusal.message}") from refusal
         if self._attached:  # a fault may have cut the connection on the way here
-            self._mark_up(session_present=present)
+            self._mark_up()
             self._broker.flush(self)
 
     def lose(self, reason: str, *, will: bool = True) -> None:

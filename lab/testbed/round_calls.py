@@ -108,7 +108,7 @@ class ScriptedWorker:
         self.counters = LinkCounters()
         self.rounds: list[tuple[int, int]] = []
         self._events: asyncio.Queue[LinkEvent] = asyncio.Queue()
-        self._events.put_nowait(LinkUpEvent(1, session_present=False))
+        self._events.put_nowait(LinkUpEvent(1))
         self._chain = chains.Chain(0)
 
     @asynccontextmanager

@@ -43,7 +43,7 @@ async def test_link_events_survive_a_flood_of_messages_and_still_alternate() -> 
     counters = LinkCounters()
     inbox = Inbox(5, counters)
     for i in range(MAX_LINK_EVENTS):
-        inbox.put_change(LinkUpEvent(i, session_present=False))
+        inbox.put_change(LinkUpEvent(i))
         inbox.put_message(Inbound("t", bytes((i,))))
         inbox.put_change(LinkDownEvent(str(i)))
     inbox.put_message(Inbound("t", b"last"))

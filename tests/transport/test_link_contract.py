@@ -15,7 +15,6 @@ from flexspec_mq.transport.base import (
     LinkUpEvent,
     Outbound,
     Subscription,
-    Will,
 )
 from tests.transport.conftest import World
 from tests.transport.reading import PATIENCE, Reader
@@ -47,7 +46,7 @@ async def test_subscriptions_stand_before_the_birth_and_both_before_the_link_is_
     settings = world.settings("one", subscriptions=(Subscription(inbound),), birth=lambda: births)
     async with world.link(settings) as one:
         reader = Reader(one)
-        assert await reader.wait_for(LinkUpEvent) == LinkUpEvent(1, session_present=False)
+        assert await reader.wait_for(LinkUpEvent) == LinkUpEvent(1)
         async with world.link(world.settings("two", subscriptions=(Subscription(status),))) as two:
             assert await Reader(two).wait_for(Inbound) == Inbound(status, b"online", 1, retain=True)
             await two.wait_up(PATIENCE)
@@ -122,7 +121,7 @@ async def test_a_lost_connection_comes_back_with_subscriptions_and_birth(world: 
         await peer.wait_up(PATIENCE)
         world.cut()
         assert (await reader.wait_for(LinkDownEvent)).reason
-        assert await reader.wait_for(LinkUpEvent) == LinkUpEvent(2, session_present=False)
+        assert await reader.wait_for(LinkUpEvent) == LinkUpEvent(2)
         await peer.wait_up(PATIENCE)
         for level in ("a", "b"):
             await peer.publish(f"{world.topic}/{level}", level.encode(), qos=1)
@@ -146,7 +145,7 @@ async def test_the_will_goes_out_when_the_connection_breaks_and_when_we_leave(wo
     async def watch_one_life(reader: Reader, *, cut: bool) -> None:
         settings = world.settings(
             "mortal",
-            will=Will(status, b"gone"),
+            will=Outbound(status, b"gone", 1, retain=True),
             birth=lambda: (Outbound(status, b"online", 1, True),),
         )
         async with world.link(settings) as mortal:
@@ -175,17 +174,13 @@ async def test_a_persistent_session_keeps_messages_of_an_outage(world: World) ->
             await edge.wait_up(PATIENCE)
         await worker.publish(f"{world.topic}/v", b"while away", qos=1)
         async with world.link(settings) as edge:
-            reader = Reader(edge)
-            assert await reader.payload() == b"while away"
-            ups = [e for e in reader.seen if isinstance(e, LinkUpEvent)]
-            up = ups[0] if ups else await reader.wait_for(LinkUpEvent)
-            assert up.session_present
+            assert await Reader(edge).payload() == b"while away"
 
 
 async def test_a_clean_session_forgets(world: World) -> None:
     status = f"{world.topic}/status"
     settings = world.settings(
-        "edge", subscriptions=(Subscription(f"{world.topic}/v", 1),), will=Will(status, b"gone", retain=False)
+        "edge", subscriptions=(Subscription(f"{world.topic}/v", 1),), will=Outbound(status, b"gone", 1)
     )
     async with world.link(world.settings("worker", subscriptions=(Subscription(status),))) as worker:
         await worker.wait_up(PATIENCE)
@@ -272,7 +267,7 @@ async def test_after_the_context_nothing_works_and_events_end(world: World) -> N
     async with world.link(world.settings("brief")) as link:
         await link.wait_up(PATIENCE)
     events = [event async for event in link.events()]
-    assert events == [LinkUpEvent(1, session_present=False), LinkDownEvent("the link was closed")]
+    assert events == [LinkUpEvent(1), LinkDownEvent("the link was closed")]
     with pytest.raises(LinkDown, match="closed"):
         await link.publish(f"{world.topic}/x", b"x")
 

@@ -12,7 +12,6 @@ from flexspec_mq.transport.base import (
     LinkSettings,
     LinkUpEvent,
     Subscription,
-    Will,
 )
 from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.reading import PATIENCE, Reader
@@ -80,24 +79,3 @@ async def test_a_session_that_is_over_is_forgotten() -> None:
         await asyncio.sleep(1.0)
         with pytest.raises(PublishRefused):
             await worker.publish("v", b"x", qos=1)
-
-
-async def test_a_delayed_will_is_called_off_by_a_return_in_time() -> None:
-    broker = MemoryBroker()
-    will = Will("s", b"gone", delay=0.05)
-    mortal = LinkSettings(client_id="m", will=will, session_expiry=60)
-    async with broker.link(settings_for("watch", "s", "end")) as watch, broker.link(mortal) as link:
-        await watch.wait_up(PATIENCE)
-        await link.wait_up(PATIENCE)
-        broker.cut("m")
-        await asyncio.sleep(0)
-        await link.wait_up(PATIENCE)
-        await asyncio.sleep(0.1)  # twice the will's delay: it must not have come
-        await link.publish("end", b"end", qos=1)
-        reader = Reader(watch)
-        assert await reader.payload() == b"end"
-    # `link` left for good, so the will comes after its delay.
-    assert broker.retained("s") is None
-    async with asyncio.timeout(PATIENCE):
-        while broker.retained("s") is None:  # noqa: ASYNC110  a timer has no event
-            await asyncio.sleep(0.005)
