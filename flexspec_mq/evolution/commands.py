@@ -14,8 +14,6 @@ from flexspec_mq.evolution.settings import PROGRAM
 from flexspec_mq.models.load import DTYPES
 from flexspec_mq.settings.flags import add_flags, positive
 
-LIFETIME_DAYS = 7.0
-"""Days until a family's first catalogue expires."""
 _OUT = "write the signed change instead of publishing it, for others to `sign` and to `send`"
 
 _Actions = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
@@ -55,7 +53,7 @@ def add_parser(commands: _Actions[argparse.ArgumentParser]) -> None:
     about = "sign and publish the last catalogue anew, also where the broker lost it"
     renew = _add_at_broker(actions, "renew", _later("changes", "renew"), about)
     renew.add_argument("--heads", metavar="URL", help="another URL below which workers find heads")
-    about = "days until a catalogue expires (default: as before)"
+    about = "days until a catalogue expires (default: as before; 7 at first)"
     renew.add_argument("--lifetime", type=positive, metavar="DAYS", help=about)
     renew.add_argument("--out", type=Path, metavar="FILE", help=_OUT)
     about = "add signatures to a change that --out has written"
@@ -158,8 +156,6 @@ def _add_publish(actions: _Actions[argparse.ArgumentParser]) -> None:
     add("--first", action="store_true", help="begin the family's catalogue; the version is stable")
     add("--heads", metavar="URL", help="with --first: below which workers find heads")
     add("--out", type=Path, metavar="FILE", help=_OUT)
-    about = f"with --first: days until a catalogue expires (default: {LIFETIME_DAYS:g})"
-    add("--lifetime", type=positive, metavar="DAYS", help=about)
 
 
 def _add_watch(actions: _Actions[argparse.ArgumentParser]) -> None:

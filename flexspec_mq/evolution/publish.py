@@ -13,9 +13,8 @@ from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
-from flexspec_mq.evolution.changes import DAY, check_heads_url, publish_or_write
+from flexspec_mq.evolution.changes import check_heads_url, publish_or_write
 from flexspec_mq.evolution.check import base_path, check_head
-from flexspec_mq.evolution.commands import LIFETIME_DAYS
 from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, Manifest, decode, digest, read_head
@@ -25,15 +24,16 @@ from schemas.catalogue import BASE_ID, Catalogue, VersionState
 if TYPE_CHECKING:
     import argparse
 
+LIFETIME = 7 * 86_400
+"""Seconds until a family's first catalogue expires; `renew` sets another time."""
+
 
 def publish(args: argparse.Namespace) -> int:
     """``flexspec head publish``: returns the exit code."""
     if args.first and not args.heads:
         raise UsageError("--first needs --heads URL")
-    if not args.first and (args.heads or args.lifetime):
-        raise UsageError(
-            "--heads and --lifetime go with --first", hint="later, `flexspec head renew` changes them"
-        )
+    if not args.first and args.heads:
+        raise UsageError("--heads goes with --first", hint="later, `flexspec head renew` changes it")
     if not 1 <= args.share <= 100:
         raise UsageError(f"--share {args.share} is not between 1 and 100")
     # What is wrong here is said before anybody waits for a broker.
@@ -65,7 +65,7 @@ async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: 
             name=args.name,
             digest=head,
             heads=args.heads,
-            lifetime=int((args.lifetime or LIFETIME_DAYS) * DAY),
+            lifetime=LIFETIME,
             key_set=keys.serial,
             now=client.clock(),
         )

@@ -242,7 +242,7 @@ def test_what_cannot_be_done_says_so_and_changes_nothing(
         (("publish", two, "--name", "v2", "--share", "101"), "between 1 and 100"),
         (("publish", two, "--name", "v2", "--key", begun.key("other")), "asks for 1"),
         (("publish", two, "--name", "v2", "--upload", begun.folder / "blocked"), "copy the files"),
-        (("publish", two, "--name", "v2", "--heads", begun.heads), "go with --first"),
+        (("publish", two, "--name", "v2", "--heads", begun.heads), "goes with --first"),
         (("publish", two, "--name", "v2", "--first"), "needs --heads"),
         (("publish", two, "--name", "v2", *first), "a catalogue already"),
         (("publish", begun.folder, "--name", "v2"), "cannot be read"),
