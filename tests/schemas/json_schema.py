@@ -28,14 +28,9 @@ def references(schema: object) -> set[str]:
 
 
 TYPES: dict[str, tuple[type, ...]] = {
-    "array": (list,),
-    "object": (dict,),
-    "string": (str,),
-    "integer": (int,),
-    "number": (int, float),
-    "boolean": (bool,),
-    "null": (type(None),),
-}
+    "array": (list,), "object": (dict,), "string": (str,), "integer": (int,), "number": (int, float),
+    "boolean": (bool,), "null": (type(None),),
+}  # fmt: skip
 KNOWN = {
     *("title", "description", "default", "type", "enum", "anyOf", "prefixItems"),
     *("items", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength"),
@@ -64,12 +59,9 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed
         # As JSON: in Python 0 and False are equal.
         allowed = [json.dumps(one) for one in schema["enum"]]
         return [] if json.dumps(value) in allowed else [f"{value} not in {schema['enum']}"]
-    if not set(schema) & {"type"}:
+    if "type" not in schema:
         return []  # anything
-    right_type = isinstance(value, TYPES[schema["type"]]) and (
-        schema["type"] == "boolean" or not isinstance(value, bool)
-    )
-    if not right_type:
+    if type(value) not in TYPES[schema["type"]]:  # a boolean is no integer
         return [f"{value} is no {schema['type']}"]
     size = len(value) if isinstance(value, list | str) else value
     found = [
@@ -84,9 +76,8 @@ def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed
         if schema.get("uniqueItems") and len({json.dumps(one) for one in value}) < len(value):
             found.append(f"{value} has one twice")
         items = schema.get("prefixItems") or schema["items"]  # of draft 07 both are called items
-        for item, item_schema in zip(
-            value, items if isinstance(items, list) else repeat(items), strict=False
-        ):
+        each = items if isinstance(items, list) else repeat(items)
+        for item, item_schema in zip(value, each, strict=False):
             found += problems(item, item_schema, root, closed=closed)
     return found
 
