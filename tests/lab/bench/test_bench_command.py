@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edge_node.config import from_arguments
 from flexspec_mq import cli
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import POLICIES
+from lab.bench import main as bench
 from lab.bench import options
 from lab.bench.strategies import (
     ABOUT,
@@ -27,6 +29,7 @@ from lab.bench.strategies import (
     of_other_texts,
     schemes,
 )
+from lab.benchmarks import answers
 from lab.testbed.deployment import NO_FILE
 from schemas.messages import MAX_AHEAD
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -195,3 +198,38 @@ def test_a_run_in_which_every_answer_fails_says_so(
     said = capsys.readouterr()
     assert "no answer came: all 2 failed" in said.err
     assert "| `traditional-ids` | 1 of 1 |" in said.out
+
+
+@pytest.fixture
+def flags_of_the_bench(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Flags that the bench gets, which measures nothing."""
+    found: list[list[str]] = []
+
+    def run(argv: Sequence[str]) -> int:
+        found.append([*argv])
+        return 0
+
+    monkeypatch.setattr(bench, "run", run)
+    return found
+
+
+def test_flags_of_the_bench_are_handed_on_and_win(flags_of_the_bench: list[list[str]]) -> None:
+    given = ["--links", "wifi", "4g", "--questions", "20", "--delays-ms", "0", "60"]
+    assert answers.main(given) == 0
+    (flags,) = flags_of_the_bench
+    begin = flags.index("--strategies") + 1
+    assert flags[begin : begin + len(answers.STRATEGIES)] == [*answers.STRATEGIES]
+    assert flags[-len(given) :] == given
+    assert answers.main(["--strategies", "streaming"]) == 0
+    assert flags_of_the_bench[1].count("--strategies") == 1
+
+
+def test_the_server_of_llama_cpp_is_asked_where_it_is_there(
+    flags_of_the_bench: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_has_llama", lambda: True)
+    monkeypatch.setattr(answers, "_gguf", lambda _target, scratch: scratch / "target.gguf")
+    assert answers.main([]) == 0
+    command = flags_of_the_bench[0][flags_of_the_bench[0].index("--server") + 1]
+    assert command.startswith("llama-server -m /")
+    assert command.endswith("--host {host} --port {port}")

@@ -1,20 +1,25 @@
-"""Training of policies: that it learns what is there to learn, the same from equal seeds."""
+"""Planning as a task to learn: an episode is a function of seed and actions, and training learns what there is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from flexspec_mq.cli import main
-from flexspec_mq.controller.rl import ACTIONS, FEATURES, read_network
+from flexspec_mq.controller.rl import ACTIONS, FEATURES, MACRO, known, read_network
+from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.policy_training import training as policy_training
 from lab.policy_training.branching import branch
 from lab.policy_training.episodes import drawn_episode
 from lab.policy_training.learner import Learner
 from lab.policy_training.samples import Samples
-from lab.simulator.environment import Episode, PlanningEnvironment
+from lab.simulator.answers import Setting
+from lab.simulator.environment import Episode, PlanningEnvironment, Step
+from lab.testbed.link.profiles import LinkPlan, built_in
 from tests.lab.simulator.recordings import TIMES, made
 
 RECORDING = made(texts=3, prompt=20)
@@ -99,3 +104,54 @@ def test_no_episodes_and_a_folder_that_cannot_be_made_are_refused_before_anythin
     file.write_text("")
     assert main(["policy", "train", "--out", str(file / "out"), "--episodes", "1"]) == 2
     assert "cannot be used: Not a directory" in capsys.readouterr().err
+
+
+LONG = made(texts=3, prompt=40)
+OVER_LINKS = Setting(recording=LONG, times=TIMES)
+STREAMING = next(number for number, action in enumerate(ACTIONS) if action.name == "nobody")
+DRAFTING = next(number for number, action in enumerate(ACTIONS) if action.name == "K 4, W 2")
+
+
+def moving(seed: int) -> Episode:
+    link = LinkPlan("4g-moving", built_in().get("4g-moving"), seed)
+    return Episode(replace(OVER_LINKS, link=link, seed=seed), LONG.texts)
+
+
+def played(seed: int, action: int) -> list[Step]:
+    environment = PlanningEnvironment(moving)
+    steps = [environment.reset(seed)]
+    while not steps[-1].over:
+        steps.append(environment.step(action))
+        assert not steps[-1].cut
+    return steps
+
+
+@pytest.mark.parametrize("action", [STREAMING, DRAFTING])
+def test_an_episode_is_all_of_its_texts_a_few_tokens_a_step(action: int) -> None:
+    steps = played(3, action)
+    assert all(known(step.seen) for step in steps)
+    assert all(one.text <= other.text and one.at <= other.at for one, other in pairwise(steps))
+    assert steps[-1].text == len(LONG.texts) - 1
+    assert steps[-1].ended == steps[-1].at
+    within = [b.seen.committed - a.seen.committed for a, b in pairwise(steps) if a.text == b.text]
+    assert min(within[:-1]) >= MACRO
+
+
+def test_equal_seeds_and_actions_give_equal_episodes_and_others_do_not() -> None:
+    assert played(5, DRAFTING) == played(5, DRAFTING)
+    assert played(5, DRAFTING) != played(6, DRAFTING)
+    assert played(5, DRAFTING)[-1].at != played(5, STREAMING)[-1].at
+
+
+def test_what_is_no_action_or_no_episode_is_refused() -> None:
+    environment = PlanningEnvironment(moving)
+    with pytest.raises(FlexSpecError, match="reset"):
+        environment.step(0)
+    environment.reset(1)
+    for action in (-1, len(ACTIONS)):
+        with pytest.raises(UsageError, match="is not between"):
+            environment.step(action)
+    while not environment.step(STREAMING).over:
+        pass
+    with pytest.raises(FlexSpecError, match="reset"):
+        environment.step(0)
