@@ -108,18 +108,18 @@ class ClosedFormPolicy(AdaptivePolicy):
     def alternatives(self) -> Sequence[PlanAlternative]:
         """See `Explains`: the fastest of each kind, those that limits exclude apart, and what was chosen."""
         told: dict[tuple[bool, bool, bool], Option] = {}
-        for one in sorted(self._options, key=lambda one: one.seconds, reverse=True):
-            told[one in self._left, one.way.length > 0, one.way.ahead] = one
-        chosen = [one for one in self._options if one.way == self._chosen]
+        for option in sorted(self._options, key=lambda option: option.seconds, reverse=True):
+            told[option in self._left, option.way.length > 0, option.way.ahead] = option
+        chosen = [option for option in self._options if option.way == self._chosen]
         return [
             PlanAlternative(
-                name=_name(one),
-                ms_per_token=1000 * one.seconds,
-                chosen=one.way == self._chosen,
-                j_per_token=one.joules,
-                allowed=one in self._left,
+                name=_name(option),
+                ms_per_token=1000 * option.seconds,
+                chosen=option.way == self._chosen,
+                j_per_token=option.joules,
+                allowed=option in self._left,
             )
-            for one in dict.fromkeys([*told.values(), *chosen])
+            for option in dict.fromkeys([*told.values(), *chosen])
         ]
 
     def limits(self) -> Sequence[LimitReport]:
@@ -149,11 +149,11 @@ class ClosedFormPolicy(AdaptivePolicy):
         fares = tuple([_HOPE * share / (1.0 + (_HOPE - 1.0) * share) for share in times.acceptance])
         hopeful = msgspec.structs.replace(times, acceptance=fares)
         most, way, least = options[0].seconds * _DEARER, NOBODY, 0.999 * times.forward
-        for one in options:
-            if one.way.length and one.way.ahead and one.seconds < most:
-                seconds = forecast(one.way, hopeful).seconds
+        for option in options:
+            if option.way.length and option.way.ahead and option.seconds < most:
+                seconds = forecast(option.way, hopeful).seconds
                 if seconds < least:
-                    way, least = one.way, seconds
+                    way, least = option.way, seconds
         return way
 
     def _expected(self, seen: Observation, times: RoundTimes) -> list[Option]:
@@ -178,19 +178,19 @@ class ClosedFormPolicy(AdaptivePolicy):
         known = seen.draft_timed and seen.judged >= _TRIED
         waits = known and seen.queueing_delay <= _OTHERS * seen.forward
         for way in plan_space(most, ahead=base.ahead > 0, waits=waits):
-            found = forecast(way, times)
+            expected = forecast(way, times)
             # What comes of a worker's drafts comes with any plan: beside them the device's have to help by themselves.
-            if not own or found.seconds < 0.999 * times.forward:
-                options.append(self._option(way, found, times))
+            if not own or expected.seconds < 0.999 * times.forward:
+                options.append(self._option(way, expected, times))
         return options
 
-    def _option(self, way: Drafting, found: Forecast, times: RoundTimes, *, own: bool = False) -> Option:
-        drafted = found.drafted
-        seconds = found.seconds * (1.0 + _DRAFTED * drafted)
+    def _option(self, way: Drafting, expected: Forecast, times: RoundTimes, *, own: bool = False) -> Option:
+        drafted = expected.drafted
+        seconds = expected.seconds * (1.0 + _DRAFTED * drafted)
         given = self._given
         if given is None:
             return Option(way, own, seconds)
-        up, down = 1.0 / _CREDITS if way.ahead else 1.0, found.verdicts
+        up, down = 1.0 / _CREDITS if way.ahead else 1.0, expected.verdicts
         if way.length:
             up = drafted / way.length
         bytes_up = up * (_DRAFT_BYTES + OVERHEAD_UP) + _TOKEN_BYTES * drafted
@@ -222,21 +222,21 @@ def _best(options: Sequence[Option], before: Drafting | None, *, frugal: bool) -
         frugal: cost is energy, or bytes where that is unknown; otherwise time.
     """
     best, least, stays = options[0], inf, inf
-    for one in options:
-        cost = one.seconds
+    for option in options:
+        cost = option.seconds
         if frugal:
-            cost = one.size if one.joules is None else one.joules
+            cost = option.size if option.joules is None else option.joules
         if cost < least:
-            best, least = one, cost
-        if one.way == before:
+            best, least = option, cost
+        if option.way == before:
             stays = cost
     return best.way if before is None or least <= stays * (1 - _BETTER) else before
 
 
-def _name(one: Option) -> str:
-    if one.own:
+def _name(option: Option) -> str:
+    if option.own:
         return "worker drafts"
-    way = one.way
+    way = option.way
     if not way.length:
         return nobody_drafts(ahead=way.ahead)
     return device_drafts(way.length, way.window, ahead=way.ahead)

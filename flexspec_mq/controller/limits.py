@@ -200,12 +200,12 @@ class TextLimits:
         if budget is not None:
             if seen.device.joules is not None:
                 budget = self._given.ledger.allowed(budget, seen.remaining)
-            options = [one for one in options if _joules(one) <= budget] or [least]
+            options = [option for option in options if _joules(option) <= budget] or [least]
         fastest = min(options, key=_seconds)
         self._least = least.joules, fastest.seconds
         if target is not None:
             longest = self._pace.allowed(target, seen)
-            options = [one for one in options if one.seconds <= longest] or [fastest]
+            options = [option for option in options if option.seconds <= longest] or [fastest]
         return options
 
     def _report(self, seen: Observation) -> Iterator[LimitReport]:
@@ -240,12 +240,12 @@ def _reported(name: str, limit: float, unit: str, mean: float | None, reach: flo
     return LimitReport(name=name, limit=limit, unit=unit, state=state, value=mean, reach=reach)
 
 
-def _seconds(one: Option) -> float:
-    return one.seconds
+def _seconds(option: Option) -> float:
+    return option.seconds
 
 
-def _joules(one: Option) -> float:
+def _joules(option: Option) -> float:
     """While nothing is known, drafts of the device are too much, and anything else is nothing."""
-    if one.joules is not None:
-        return one.joules
-    return inf if one.way.length else 0.0
+    if option.joules is not None:
+        return option.joules
+    return inf if option.way.length else 0.0

@@ -55,27 +55,27 @@ class HybridDrafter:
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """Lookups of those that have found enough; if there are none, one forward of the model."""
-        found: list[Drafted] = [None] * len(wanted)
+        drafted: list[Drafted] = [None] * len(wanted)
         beside: list[DraftToken | None] = [None] * len(wanted)
         asked: list[int] = []
-        for place, one in enumerate(wanted):
-            session, pending = self._lookup.session(one)
-            run = session.run(one, pending)
-            if self._model.fits(one.context):
+        for place, request in enumerate(wanted):
+            session, pending = self._lookup.session(request)
+            run = session.run(request, pending)
+            if self._model.fits(request.context):
                 beside[place] = run[0] if run else session.propose(pending)
-                run = run[: self._unaided(one, run)]
+                run = run[: self._unaided(request, run)]
                 if not run:
                     asked.append(place)
                     continue
-            found[place] = run
+            drafted[place] = run
         if len(asked) == len(wanted):
             for place, proposals in zip(asked, self._model.draft(wanted), strict=True):
-                found[place] = proposals and (self._chosen(proposals[0], beside[place]),)
-        return found
+                drafted[place] = proposals and (self._chosen(proposals[0], beside[place]),)
+        return drafted
 
-    def unread(self, one: DraftRequest) -> int:
+    def unread(self, request: DraftRequest) -> int:
         """Tokens of the context that the model has to read before it can propose the next one."""
-        return self._model.unread(one)
+        return self._model.unread(request)
 
     def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
         """Lookup of each."""
@@ -86,15 +86,15 @@ class HybridDrafter:
         self._model.free(session)
         self._lookup.free(session)
 
-    def _unaided(self, one: DraftRequest, run: Sequence[DraftToken]) -> int:
+    def _unaided(self, request: DraftRequest, run: Sequence[DraftToken]) -> int:
         """How many tokens of the run come before the first one that a forward of the model is worth."""
-        cost = one.opportunity_cost or _COST
+        cost = request.opportunity_cost or _COST
         riding: list[float] = []  # tokens expected after each of them
         after = 0.0
         for proposal in reversed(run):
             riding.append(after)
             after = proposal.confidence * (1 + after)
-        together = one.joint_acceptance
+        together = request.joint_acceptance
         for place, proposal in enumerate(run):
             gain = self._strength * (1 - proposal.confidence) ** _FADES
             if together * gain * (1 + riding[-1 - place]) > cost:

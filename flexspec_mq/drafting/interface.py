@@ -33,7 +33,7 @@ class Drafter(Protocol):
 class PricedDrafter(Drafter, Protocol):
     """A drafter that can be asked beforehand whether it is worth asking."""
 
-    def unread(self, one: DraftRequest) -> int:
+    def unread(self, request: DraftRequest) -> int:
         """Tokens of the context that a model has to read before it can propose the next one; 0 without a model."""
         ...
 

@@ -77,10 +77,10 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
             text, PromptLookupDrafter(max_context=text.max_context) if settings.lookup else None
         )
     graphs = _graphs(settings, say)
-    found = _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
+    draft = _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
     if settings.device == "cpu":
         collapse()
-    return found
+    return draft
 
 
 def text_of(settings: DraftSettings, say: Say) -> LoadedText:

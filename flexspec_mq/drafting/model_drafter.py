@@ -73,16 +73,16 @@ def read_calibration(folder: Path) -> ConfidenceCalibration | None:
         ModelError: there is one that cannot be read.
     """
     try:
-        found: Any = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        marker: Any = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         raise ModelError(
             f"{folder / MARKER} cannot be read: {error}", hint="export the draft again"
         ) from error
-    if not isinstance(found, dict) or found.get(KEY) is None:
+    if not isinstance(marker, dict) or marker.get(KEY) is None:
         return None
-    return ConfidenceCalibration.from_json(found[KEY])
+    return ConfidenceCalibration.from_json(marker[KEY])
 
 
 class PooledKV(Protocol):
@@ -141,9 +141,9 @@ class DraftKVPool:
         best, _ = self._best(context, device)
         if best is None:
             return None
-        _, found = self._texts[best]
+        _, kv = self._texts[best]
         del self._texts[best]
-        return found
+        return kv
 
     def common(self, context: Sequence[int], device: str = "") -> int:
         """Length of the beginning of `context` that `take` would give; 0 for None."""
@@ -265,15 +265,15 @@ class ModelDrafter:
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """Run a forward over all that are ready, and over as much of the others' prefixes as it may read."""
         self._forwards += 1
-        found: list[Drafted] = [None] * len(wanted)
+        drafted: list[Drafted] = [None] * len(wanted)
         places, inputs = self._inputs(wanted)
         logits = to_numpy(self._model.forward(inputs))
         row = 0
         for place, model_input in zip(places, inputs, strict=True):
             if model_input.rows:
-                found[place] = (self._proposed(wanted[place], logits[row]),)
+                drafted[place] = (self._proposed(wanted[place], logits[row]),)
                 row += 1
-        return found
+        return drafted
 
     def free(self, session: int) -> None:
         """The session's text has ended; what was read may serve its next turn."""
@@ -281,12 +281,12 @@ class ModelDrafter:
         if ended is not None:
             self._pool.put(ended.kv, ended.device)
 
-    def unread(self, one: DraftRequest) -> int:
+    def unread(self, request: DraftRequest) -> int:
         """Tokens of the context that it has not read for this session, nor kept of another text of the device."""
-        session = self._sessions.get(one.session)
-        context = one.context[:-1]
-        read = self._pool.common(context, one.device) if session is None else session.kv.common(context)
-        return len(one.context) - read
+        session = self._sessions.get(request.session)
+        context = request.context[:-1]
+        read = self._pool.common(context, request.device) if session is None else session.kv.common(context)
+        return len(request.context) - read
 
     def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
         """None: every token of it takes a forward."""
@@ -296,33 +296,33 @@ class ModelDrafter:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context
 
-    def _proposed(self, one: DraftRequest, logits: npt.NDArray[np.float32]) -> DraftToken:
-        position = len(one.context)
-        session = self._sessions[one.session]
-        lasted = session.run.length(one.context, one.committed)
+    def _proposed(self, request: DraftRequest, logits: npt.NDArray[np.float32]) -> DraftToken:
+        position = len(request.context)
+        session = self._sessions[request.session]
+        lasted = session.run.length(request.context, request.committed)
         proposal = self._proposer(logits, session.params, position, lasted)
         session.run.proposed(position, proposal.token)
         return proposal
 
     def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput[Any]]]:
         sessions, unread = [], []
-        for one in wanted:
-            context = one.context[:-1]
-            session = self._session(one, context)
+        for request in wanted:
+            context = request.context[:-1]
+            session = self._session(request, context)
             read = session.kv.match(context)
             session.run.keep(read)
             sessions.append(session)
-            unread.append(len(one.context) - read)
+            unread.append(len(request.context) - read)
         shares = self._shares(sessions, unread)
         places = [place for place, share in enumerate(shares) if share]
         return places, [self._model_input(wanted[place], unread[place], shares[place]) for place in places]
 
-    def _session(self, one: DraftRequest, context: Sequence[int]) -> _Session:
-        session = self._sessions.get(one.session)
+    def _session(self, request: DraftRequest, context: Sequence[int]) -> _Session:
+        session = self._sessions.get(request.session)
         if session is None:
-            kv = self._pool.take(context, one.device) or self._model.new_kv()
-            params = SamplingParams.of(one.identity)
-            session = self._sessions[one.session] = _Session(kv, params, one.device)
+            kv = self._pool.take(context, request.device) or self._model.new_kv()
+            params = SamplingParams.of(request.identity)
+            session = self._sessions[request.session] = _Session(kv, params, request.device)
         return session
 
     def _shares(self, sessions: Sequence[_Session], unread: Sequence[int]) -> list[int]:
@@ -340,8 +340,8 @@ class ModelDrafter:
             sessions[place].read_at = self._forwards
         return shares
 
-    def _model_input(self, one: DraftRequest, unread: int, share: int) -> ModelInput[Any]:
-        begin = len(one.context) - unread
+    def _model_input(self, request: DraftRequest, unread: int, share: int) -> ModelInput[Any]:
+        begin = len(request.context) - unread
         return ModelInput(
-            self._sessions[one.session].kv, one.context[begin : begin + share], int(share == unread)
+            self._sessions[request.session].kv, request.context[begin : begin + share], int(share == unread)
         )

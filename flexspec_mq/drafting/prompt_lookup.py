@@ -40,7 +40,7 @@ class Support(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Match:
     """Token that followed the text's end the last time.
 
     Attributes:
@@ -92,7 +92,7 @@ class Lookup:
             self._pair_before.append(self._pairs.get((before, token), _NONE))
             self._pairs[before, token] = place
 
-    def find(self, pending: Sequence[int] = ()) -> Found | None:
+    def find(self, pending: Sequence[int] = ()) -> Match | None:
         """Token behind the longest earlier occurrence of the end of text and pending draft; None if there is none.
 
         Args:
@@ -111,19 +111,19 @@ class Lookup:
                 if length == len(tail):
                     break
         token = self._after(best, pending)
-        return Found(token, most, self._support(token, places, pending))
+        return Match(token, most, self._support(token, places, pending))
 
     def _places(self, tail: list[int], end: int) -> list[int]:
         """After which the last two tokens have stood before, the newest first."""
         if len(tail) < 2:
             return []
-        found: list[int] = []
+        places: list[int] = []
         place = self._pairs.get((tail[-2], tail[-1]), _NONE)
-        while place != _NONE and len(found) < _TRIES:
+        while place != _NONE and len(places) < _TRIES:
             if place < end:  # else it is the text's end itself
-                found.append(place)
+                places.append(place)
             place = self._pair_before[place]
-        return found
+        return places
 
     def _common(self, place: int, tail: list[int]) -> int:
         length, text = 2, self._tokens
@@ -131,13 +131,13 @@ class Lookup:
             length += 1
         return length
 
-    def _single(self, tail: list[int], end: int, pending: Sequence[int]) -> Found | None:
+    def _single(self, tail: list[int], end: int, pending: Sequence[int]) -> Match | None:
         if not tail:
             return None
         place = self._singles.get(tail[-1], _NONE)
         if place == end:
             place = self._single_before[place]
-        return None if place == _NONE else Found(self._after(place, pending), 1, Support.SINGLE)
+        return None if place == _NONE else Match(self._after(place, pending), 1, Support.SINGLE)
 
     def _after(self, place: int, pending: Sequence[int]) -> int:
         size = len(self._tokens)
@@ -168,7 +168,7 @@ STRENGTH = 16.0
 and 64."""
 
 
-def prior(found: Found, temperature: float) -> float:
+def prior(match: Match, temperature: float) -> float:
     """Probability that a token found is the target's, before anything is known of the session.
 
     The prior is a logistic regression in the logarithm of the match's length and in the temperature, one for each
@@ -178,8 +178,8 @@ def prior(found: Found, temperature: float) -> float:
     These numbers are of SmolLM2-135M-Instruct, from every fourth row of 6,780 (249,000 tokens at temperatures 0, 0.7
     and 1). Other models repeat themselves differently; the session's record makes up for it.
     """
-    constant, by_length, by_temperature = PRIOR[found.support]
-    score = constant + by_length * math.log(found.length) + by_temperature * temperature
+    constant, by_length, by_temperature = PRIOR[match.support]
+    score = constant + by_length * math.log(match.length) + by_temperature * temperature
     return 1.0 / (1.0 + math.exp(-score))
 
 
@@ -196,20 +196,20 @@ class LookupRecord:
         self._temperature = temperature
         self._bins: dict[tuple[Support, int], tuple[int, int]] = {}
 
-    def confidence(self, found: Found) -> float:
+    def confidence(self, match: Match) -> float:
         """Probability, 0 to 1, that the target takes the token found."""
-        right, all_ = self._bins.get(_bin(found), (0, 0))
-        return (STRENGTH * prior(found, self._temperature) + right) / (STRENGTH + all_)
+        right, all_ = self._bins.get(_bin(match), (0, 0))
+        return (STRENGTH * prior(match, self._temperature) + right) / (STRENGTH + all_)
 
-    def count(self, found: Found, *, right: bool) -> None:
+    def count(self, match: Match, *, right: bool) -> None:
         """The target has decided where this was found."""
-        before, all_ = self._bins.get(_bin(found), (0, 0))
-        self._bins[_bin(found)] = (before + right, all_ + 1)
+        before, all_ = self._bins.get(_bin(match), (0, 0))
+        self._bins[_bin(match)] = (before + right, all_ + 1)
 
 
-def _bin(found: Found) -> tuple[Support, int]:
+def _bin(match: Match) -> tuple[Support, int]:
     """Lengths 1, 2-3, 4-7, 8-15, 16-31 and above are counted apart."""
-    return found.support, found.length.bit_length()
+    return match.support, match.length.bit_length()
 
 
 class SessionLookup:
@@ -219,50 +219,50 @@ class SessionLookup:
     first predicted token is found when the text begins.
 
     Args:
-        one: the first that is wanted of it.
+        request: the first that is wanted of it.
     """
 
-    def __init__(self, one: DraftRequest) -> None:
+    def __init__(self, request: DraftRequest) -> None:
         self._lookup = Lookup()
-        self._record = LookupRecord(one.identity.temperature)
-        self._prompt = one.prompt_length
-        if one.prediction:
-            self._lookup.extend(one.context[max(0, self._prompt - LONGEST) : self._prompt])
-            self._lookup.extend(one.prediction)
+        self._record = LookupRecord(request.identity.temperature)
+        self._prompt = request.prompt_length
+        if request.prediction:
+            self._lookup.extend(request.context[max(0, self._prompt - LONGEST) : self._prompt])
+            self._lookup.extend(request.prediction)
         self._before = len(self._lookup)
 
-    def follow(self, one: DraftRequest) -> tuple[int, ...]:
+    def follow(self, request: DraftRequest) -> tuple[int, ...]:
         """Learn what has been decided since; returns the pending draft.
 
         Repetitions in the prompt tell nothing of the target, so only generated tokens are counted.
         """
-        context, committed = one.context, one.committed
+        context, committed = request.context, request.committed
         for place in range(len(self._lookup) - self._before, committed):
             token = context[place]
-            if place >= self._prompt and (found := self._lookup.find()) is not None:
-                self._record.count(found, right=found.token == token)
+            if place >= self._prompt and (match := self._lookup.find()) is not None:
+                self._record.count(match, right=match.token == token)
             self._lookup.extend((token,))
         return tuple(context[committed:])
 
     def propose(self, pending: Sequence[int]) -> DraftToken | None:
         """The next token, if the end of text and pending draft has occurred before."""
-        found = self._lookup.find(pending)
-        if found is None:
+        match = self._lookup.find(pending)
+        if match is None:
             return None
-        return DraftToken(found.token, self._record.confidence(found), "lookup")
+        return DraftToken(match.token, self._record.confidence(match), "lookup")
 
-    def run(self, one: DraftRequest, pending: Sequence[int]) -> list[DraftToken]:
+    def run(self, request: DraftRequest, pending: Sequence[int]) -> list[DraftToken]:
         """Tokens one after the other, as long as they are wanted and survive."""
-        found: list[DraftToken] = []
+        drafted: list[DraftToken] = []
         path = list(pending)
-        together, least = one.joint_acceptance, max(one.confidence_threshold, LEAST)
-        while len(found) < one.most and (proposal := self.propose(path)) is not None:
+        together, least = request.joint_acceptance, max(request.confidence_threshold, LEAST)
+        while len(drafted) < request.most and (proposal := self.propose(path)) is not None:
             together *= proposal.confidence
             if together < least:
                 break
-            found.append(proposal)
+            drafted.append(proposal)
             path.append(proposal.token)
-        return found
+        return drafted
 
 
 class PromptLookupDrafter:
@@ -284,21 +284,25 @@ class PromptLookupDrafter:
         """Look up how each session's text goes on; this never wants to be asked again."""
         return list(self.lookups(wanted))
 
-    def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
+    def unread(self, request: DraftRequest) -> int:  # noqa: ARG002
         """0: there is no model."""
         return 0
 
     def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
         """All that it drafts."""
-        return [session.run(one, pending) for one in wanted for session, pending in (self.session(one),)]
+        return [
+            session.run(request, pending)
+            for request in wanted
+            for session, pending in (self.session(request),)
+        ]
 
     def free(self, session: int) -> None:
         """Forget a session; it need not be known."""
         self._sessions.pop(session, None)
 
-    def session(self, one: DraftRequest) -> tuple[SessionLookup, tuple[int, ...]]:
+    def session(self, request: DraftRequest) -> tuple[SessionLookup, tuple[int, ...]]:
         """The session that is wanted, with all that is decided; and the pending draft."""
-        session = self._sessions.get(one.session)
+        session = self._sessions.get(request.session)
         if session is None:
-            session = self._sessions[one.session] = SessionLookup(one)
-        return session, session.follow(one)
+            session = self._sessions[request.session] = SessionLookup(request)
+        return session, session.follow(request)

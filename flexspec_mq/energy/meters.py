@@ -122,14 +122,14 @@ class Batteries:
         Raises:
             UsageError: none can be read any more.
         """
-        found = {path: _charge(path) for path in self._paths()}
-        if all(charge is None for charge in found.values()):
+        charges = {path: _charge(path) for path in self._paths()}
+        if all(charge is None for charge in charges.values()):
             raise UsageError(f"no battery in {self._root} tells its charge")
-        for path, charge in found.items():
+        for path, charge in charges.items():
             before = self._last.get(path)
             if charge is not None and before is not None:
                 self._joules += before.joules_to(charge)
-        self._last = found
+        self._last = charges
         return None if self.fed else self._joules
 
     def _paths(self) -> list[Path]:
@@ -211,7 +211,7 @@ class DrawFit:
 
 def _folders(root: Path, name: re.Pattern[str]) -> list[Path]:
     try:
-        return sorted(one for one in root.iterdir() if name.fullmatch(one.name))
+        return sorted(folder for folder in root.iterdir() if name.fullmatch(folder.name))
     except OSError:
         return []
 

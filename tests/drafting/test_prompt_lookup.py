@@ -12,9 +12,9 @@ from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.prompt_lookup import (
     LEAST,
     LONGEST,
-    Found,
     Lookup,
     LookupRecord,
+    Match,
     PromptLookupDrafter,
     SessionLookup,
     Support,
@@ -28,7 +28,7 @@ TOKENS = st.lists(st.integers(0, 3), max_size=60)
 BRANCHES = st.lists(st.integers(0, 3), max_size=6)
 
 
-def slow_find(text: Sequence[int], branch: Sequence[int]) -> Found | None:
+def slow_find(text: Sequence[int], branch: Sequence[int]) -> Match | None:
     """By comparing the end of the text with every place in it."""
     whole = [*text, *branch]
 
@@ -42,7 +42,7 @@ def slow_find(text: Sequence[int], branch: Sequence[int]) -> Found | None:
     places = [place for place in range(min(len(text), len(whole) - 1), 0, -1) if common(place)]
     pairs = [place for place in places if common(place) > 1][:24]
     if not pairs:
-        return Found(whole[places[0]], 1, Support.SINGLE) if places else None
+        return Match(whole[places[0]], 1, Support.SINGLE) if places else None
     best = max(pairs, key=common)  # the first, newest, of equals
     votes = sum(whole[place] == whole[best] for place in pairs)
     if len(pairs) == 1:
@@ -51,7 +51,7 @@ def slow_find(text: Sequence[int], branch: Sequence[int]) -> Found | None:
         support = Support.ALL
     else:
         support = Support.MOST if 2 * votes >= len(pairs) else Support.FEW
-    return Found(whole[best], common(best), support)
+    return Match(whole[best], common(best), support)
 
 
 @settings(max_examples=500)
@@ -68,7 +68,7 @@ def test_what_comes_after_the_bound_is_matched_and_not_found() -> None:
     lookup = Lookup(most=10)
     lookup.extend(range(10))
     lookup.extend([77, 78, 3, 4])
-    assert lookup.find() == Found(5, 2, Support.ALONE)
+    assert lookup.find() == Match(5, 2, Support.ALONE)
     lookup.extend([77, 78])
     assert lookup.find() is None
 
@@ -77,15 +77,15 @@ def test_what_comes_after_the_bound_is_matched_and_not_found() -> None:
 def test_the_prior_rises_with_length_and_falls_with_temperature(
     support: Support, length: int, temperature: float
 ) -> None:
-    found, longer = Found(1, length, support), Found(1, length + 1, support)
+    found, longer = Match(1, length, support), Match(1, length + 1, support)
     assert prior(found, temperature) <= prior(longer, temperature)
     assert prior(found, temperature + 0.5) < prior(found, temperature)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_a_session_comes_to_be_as_sure_as_it_was_right(share: float) -> None:
-    record, found = LookupRecord(0.0), Found(1, 3, Support.ALONE)
-    other = Found(1, 12, Support.ALL)
+    record, found = LookupRecord(0.0), Match(1, 3, Support.ALONE)
+    other = Match(1, 12, Support.ALL)
     before = record.confidence(found), record.confidence(other)
     assert before[0] == prior(found, 0.0)
     for number in range(1000):
@@ -181,6 +181,6 @@ def test_what_is_predicted_is_found_from_the_first_token_on() -> None:
 def test_a_prediction_does_not_count_as_what_the_target_wrote() -> None:
     """It is no evidence of how often lookups are right."""
     request = asked(1, (5, 6, 7), prompt_length=3, prediction=(1, 2) * 20)
-    session, found = SessionLookup(request), Found(1, 2, Support.ALL)
+    session, found = SessionLookup(request), Match(1, 2, Support.ALL)
     session.follow(request)
     assert session._record.confidence(found) == LookupRecord(0.0).confidence(found)
