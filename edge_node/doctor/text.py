@@ -59,9 +59,7 @@ async def check_text(
     options = CompletionOptions(
         temperature=0.0, seed=0, limit=_TOKENS, ignore_eos=True, timeout=_SECONDS, version=settings.version
     )
-    # A worker that may run ahead ends so short a text at once: nobody would see that it took the session.
-    plan = replace(config.plan, ahead=0)
-    generator = CompletionGenerator(node, loaded, plan.new_policy, lambda: _SECONDS)
+    generator = CompletionGenerator(node, loaded, config.plan.new_policy, lambda: _SECONDS)
 
     def connect(given: LinkSettings) -> AbstractAsyncContextManager[Link]:  # without a status of ours
         bare = replace(given, will=None, birth=no_birth, session_expiry=0)
@@ -104,9 +102,9 @@ def _explain(report: Report, doctor: DaemonDoctor, error: FlexSpecError) -> None
         return
     advice = error.hint or "look into the worker's log"
     if isinstance(error, WorkerError):
+        verdicts = topics.verdict_topic(doctor.name)
         advice += (
-            f"; if a worker took the session, its answers are lost: let user {user!r} read "
-            f"{topics.verdict_topic(doctor.name)}, and the worker's user write it"
+            f"; if no worker said a word, let user {user!r} read {verdicts}, and the worker's user write it"
         )
     report.fail(
         "link lost" if isinstance(error, LinkError) else "no text", f"no text came: {error.message}", advice
