@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
+from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -78,6 +79,8 @@ class Reordered:
 class EightBits:
     """Weights of 8 bits with a scale for each row, symmetric."""
 
+    few_rows: float = FEW_ROWS
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight = torch.empty(weight.shape, dtype=torch.int8)
         self._scale = torch.empty(len(weight), dtype=torch.bfloat16)
@@ -91,7 +94,7 @@ class EightBits:
             self._scale[rows] = scale
         self._bias = None if bias is None else bias.to(torch.bfloat16)
         # The kernel for few rows reads whole vectors of weights, also past the end of narrower ones.
-        self._most_rows = FEW_ROWS if weight.shape[1] % _VECTOR == 0 else 0
+        self._most_rows = self.few_rows if weight.shape[1] % _VECTOR == 0 else 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
@@ -105,12 +108,7 @@ class EightBits:
 class SteadyEightBits(EightBits):
     """All rows through the kernel for few: a row's bits do not depend on how many there are."""
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Multiply."""
-        if not self._most_rows:
-            return super().__call__(x)
-        out = torch._weight_int8pack_mm(x, self._weight, self._scale)  # noqa: SLF001
-        return out if self._bias is None else out.add_(self._bias)
+    few_rows = inf
 
 
 class FourBits:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import platform
 import resource
-import subprocess
-import sys
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from pathlib import Path
 
 import pytest
 
+from flexspec_mq.drafting import load
+from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.models.memory import collapse, trim
+from tests.models.tiny_checkpoints import save, tiny_llama
 
 HUGE = 2 << 20
 STATE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -41,25 +42,12 @@ def test_memory_moves_and_stays_what_it_was() -> None:
     assert pages[:] == bytes(range(256)) * (8 * HUGE // 256)
 
 
-_LOADS = """
-from types import SimpleNamespace
-from flexspec_mq.drafting.load import load
-from tests.models.test_memory import in_huge_pages
-before = in_huge_pages()
-settings = SimpleNamespace(draft="default", tokenizer=None, lookup=False, device="cpu", dtype="bfloat16", threads=1)
-settings.draft_engine, settings.draft_weights, settings.draft_ids = "auto", "auto", None
-load(settings, print)
-print(in_huge_pages() - before)
-"""
-
-
-@pytest.mark.timeout(300)
-def test_the_draft_lies_in_huge_pages() -> None:
-    if not STATE.exists() or collapse() == 0:
-        pytest.skip("this system gives no huge pages when asked")
-    done = subprocess.run((sys.executable, "-c", _LOADS), capture_output=True, text=True, check=True)
-    # 46 MB of weights, and what lies between them.
-    assert int(done.stdout.splitlines()[-1]) > 24 << 20
+def test_a_draft_is_asked_into_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(load, "collapse", lambda: asked.append(True))
+    folder = save(tmp_path / "draft", tiny_llama())
+    load.load(DraftSettings(draft=str(folder), draft_engine="compact"), print)
+    assert asked == [True]
 
 
 def test_memory_with_holes_is_not_filled() -> None:
