@@ -73,10 +73,6 @@ class CloudWorker:
         admission: Admission of devices' messages; read its counters.
         ready: set when the link is up for the first time.
         malformed: messages that could not be read.
-        drafted: tokens that the engine drafted itself.
-        cut: drafted tokens of edges that it put off.
-        held_back: sessions that steps put off as their device had more of them than others.
-        slowed: tokens of prompts that were read slowly as their device had many of them read.
         on_step: told of every step, and when it began.
 
     Raises:
@@ -137,7 +133,7 @@ class CloudWorker:
         self._publish_queue = PublishQueue()
         self._throttle = LogThrottle()
         self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
-        self.malformed = self.drafted = self.cut = self.held_back = self.slowed = 0
+        self.malformed = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
         self._link: Link | None = None
 
@@ -378,10 +374,6 @@ class CloudWorker:
             if done.results:
                 self.window.stepped(now - began)
             for result in done.results:
-                self.drafted += result.drafted
-                self.cut += result.cut
-                self.held_back += result.held_back
-                self.slowed += result.slowed
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:

@@ -142,11 +142,13 @@ class ModelEngine:
         held_back, cut = self.scheduler.held_back, self.draft_budget.cut
         forward = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
-        fed = [len(one.model_input.tokens) for one in scheduled]
+        fed = [len(share.model_input.tokens) for share in scheduled]
         decided = self._postprocess(scheduled, *self._run(scheduled)) if scheduled else []
         ended = time.perf_counter()
         if scheduled:
-            verified = [tokens for one, tokens in zip(scheduled, fed, strict=True) if one.item.key in drafts]
+            verified = [
+                tokens for share, tokens in zip(scheduled, fed, strict=True) if share.item.key in drafts
+            ]
             rows = sum(verified) - len(verified)
             self._budget.cost.observe(len(verified), rows, sum(fed) - sum(verified), 1000 * (ended - forward))
         return StepResult(
@@ -187,12 +189,14 @@ class ModelEngine:
         beside the forward, on another core where there is one.
         """
         noises = [
-            self._noise.submit(words, one.item.identity.seed, len(one.item.context), self._model.vocab_size)
-            if one.model_input.rows and one.item.identity.temperature != 0.0
+            self._noise.submit(
+                words, share.item.identity.seed, len(share.item.context), self._model.vocab_size
+            )
+            if share.model_input.rows and share.item.identity.temperature != 0.0
             else None
-            for one in scheduled
+            for share in scheduled
         ]
-        return self.forward([one.model_input for one in scheduled]), noises
+        return self.forward([share.model_input for share in scheduled]), noises
 
     def _postprocess(
         self,
@@ -202,15 +206,15 @@ class ModelEngine:
     ) -> list[tuple[WorkItem, tuple[int, ...]]]:
         """Decide tokens; what they leave right of keys and values stays, and the drafts are judged by them."""
         decided = []
-        for one, rows, noise in zip(scheduled, logits, noises, strict=True):
-            item = one.item
-            if not one.model_input.rows:
+        for share, rows, noise in zip(scheduled, logits, noises, strict=True):
+            item = share.item
+            if not share.model_input.rows:
                 continue
             params = SamplingParams.of(item.identity)
             eos = () if item.identity.ignore_eos else item.identity.eos
             drawn = None if noise is None else noise.result()
-            tokens = decide(rows, one.draft, params, len(item.context), eos, drawn)
-            draft = one.draft[: len(item.draft)]  # without our own behind it
+            tokens = decide(rows, share.draft, params, len(item.context), eos, drawn)
+            draft = share.draft[: len(item.draft)]  # without our own behind it
             right = tokens_right(draft, tokens)
             wrong = right < min(len(draft), len(tokens))
             self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)

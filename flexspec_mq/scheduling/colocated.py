@@ -116,6 +116,7 @@ class ColocatedDrafts:
     contexts, the sessions that were drafted for longest ago are forgotten.
 
     Attributes:
+        drafter: None once it has failed.
         name: empty once it has failed.
         drafted: tokens of the newest step.
     """
@@ -128,7 +129,7 @@ class ColocatedDrafts:
         most_tokens: int = MOST_TOKENS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._drafter: PricedDrafter | None = drafter
+        self.drafter: PricedDrafter | None = drafter
         self.name = name
         self.drafted = 0
         self._most_tokens = most_tokens
@@ -136,11 +137,6 @@ class ColocatedDrafts:
         self._numbers = itertools.count()
         self._known: dict[SessionKey, _Session] = {}
         """The newest drafted for at the end."""
-
-    @property
-    def drafter(self) -> PricedDrafter | None:
-        """None once it has failed."""
-        return self._drafter
 
     def draft(
         self, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
@@ -152,7 +148,7 @@ class ColocatedDrafts:
         that was read.
         """
         self.drafted = 0
-        drafter = self._drafter
+        drafter = self.drafter
         wanted = [item for item in items if item.room and rows.granted.get(item.key) == len(item.draft)]
         if drafter is None or not wanted:
             return {}
@@ -160,7 +156,7 @@ class ColocatedDrafts:
             own = self._drafted(drafter, wanted, rows, budget)
         except Exception:  # noqa: BLE001  logged, and the target needs no drafts
             _log.exception("the worker's drafter failed; texts go on without its drafts")
-            self._drafter, self.name = None, ""
+            self.drafter, self.name = None, ""
             self._known.clear()
             return {}
         self.drafted = sum(map(len, own.values()))
@@ -169,8 +165,8 @@ class ColocatedDrafts:
     def free(self, key: SessionKey) -> None:
         """Forget a session; it need not be known."""
         known = self._known.pop(key, None)
-        if known is not None and self._drafter is not None:
-            self._drafter.free(known.number)
+        if known is not None and self.drafter is not None:
+            self.drafter.free(known.number)
 
     def _drafted(
         self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget

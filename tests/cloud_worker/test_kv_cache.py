@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloud_worker.engine import memory
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.kv_cache import KVCache
 from flexspec_mq.models.kv import GRAIN, SessionKV
@@ -169,37 +167,6 @@ def test_an_item_that_cannot_fit_alone_is_an_error_and_no_endless_loop() -> None
     for _ in range(2):
         with pytest.raises(MemoryError, match="session edge/4 alone"):
             engine.step()
-
-
-# What is available
-
-
-def test_the_default_is_a_quarter_of_what_is_available_now() -> None:
-    free = memory.available("cpu")
-    assert free is not None
-    limit = memory.default_limit("cpu")
-    assert limit is not None
-    assert 0.15 * free < limit < 0.35 * free
-
-
-def test_the_kernel_says_what_a_machine_has(tmp_path: Path) -> None:
-    info = tmp_path / "meminfo"
-    info.write_text("MemTotal:       100 kB\nMemFree: 5 kB\nMemAvailable:    40 kB\n")
-    assert memory._of_machine(info) == 40 * 1024
-    info.write_text("MemTotal:       100 kB\n")
-    assert memory._of_machine(info) is None
-    assert memory._of_machine(tmp_path / "none") is None
-
-
-def test_a_container_may_leave_less(tmp_path: Path) -> None:
-    assert memory._of_container(tmp_path) is None
-    (tmp_path / "memory.current").write_text("300\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory._of_container(tmp_path) is None
-    (tmp_path / "memory.max").write_text("1000\n")
-    assert memory._of_container(tmp_path) == 700
-    (tmp_path / "memory.max").write_text("200\n")
-    assert memory._of_container(tmp_path) == 0
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -1,4 +1,4 @@
-"""Recommendations of a target's makers, as a worker tells them."""
+"""Recommendations of a target's makers and its timings, as a worker's status tells them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from cloud_worker.engine.engine import build_engine
 from cloud_worker.engine.interface import Facts, Recommended
 from cloud_worker.engine.target import Target
+from cloud_worker.engine.timing import Timings
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
@@ -18,9 +19,18 @@ from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel, candidate, register
 from flexspec_mq.transport.base import LinkSettings
-from schemas.status import WorkerStatus
+from schemas.status import MAX_MS, WorkerStatus
 from tests.daemons import FakeEngine
 from tests.models.tiny_checkpoints import save, tiny_llama
+
+
+def told(**facts: Any) -> WorkerStatus:
+    """Status of a worker whose engine has these facts."""
+    engine = FakeEngine(facts=Facts(bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", **facts))
+    (born,) = (
+        CloudWorker(WorkerSettings(worker="w"), engine).link_settings(LinkSettings(client_id="w")).birth()
+    )
+    return Codec().decode_status(born.payload, WorkerStatus)
 
 
 @pytest.mark.parametrize(
@@ -41,20 +51,17 @@ from tests.models.tiny_checkpoints import save, tiny_llama
 def test_the_status_recommends_what_the_makers_do(
     generation: dict[str, Any], expected: tuple[float | None, int | None, float | None]
 ) -> None:
-    facts = Facts(
-        bytes(16),
-        100,
-        10,
-        "exact",
-        None,
-        "cpu",
-        "bfloat16",
-        recommended=Recommended.from_generation(generation),
-    )
-    worker = CloudWorker(WorkerSettings(worker="w"), FakeEngine(facts=facts))
-    (born,) = worker.link_settings(LinkSettings(client_id="w")).birth()
-    read = Codec().decode_status(born.payload, WorkerStatus)
-    assert (read.temperature, read.top_k, read.top_p) == expected
+    status = told(recommended=Recommended.from_generation(generation))
+    assert (status.temperature, status.top_k, status.top_p) == expected
+
+
+def test_timings_are_told_within_bounds() -> None:
+    status = told(timings=Timings(((1, 0, 40.123), (1, 8, 44.123), (4, 0, 50.0)), ((1, 4.0), (4, 1e9)), 1.0))
+    assert (status.forward_ms, status.row_ms, status.draft_ms) == (40.12, 0.5, 4.0)
+    slow = told(timings=Timings(((1, 0, 1e9), (1, 8, 1.0))))
+    assert (slow.forward_ms, slow.row_ms, slow.draft_ms) == (MAX_MS, 0.0, None)
+    untimed = told()
+    assert (untimed.forward_ms, untimed.row_ms, untimed.draft_ms) == (None, None, None)
 
 
 def test_they_are_those_of_the_checkpoint(tmp_path: Path) -> None:

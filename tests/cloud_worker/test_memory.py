@@ -1,13 +1,15 @@
-"""Shapes of products that a worker has met do not fill its memory."""
+"""Memory that keys and values may take, and that of shapes of products that a worker has met."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from cloud_worker.engine import memory
 from cloud_worker.engine.memory import limit_kernels
 
 MEET_SHAPES = """
@@ -49,3 +51,31 @@ def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> Non
     limit_kernels()
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "7"
     assert os.environ["LRU_CACHE_CAPACITY"] == "9"
+
+
+def test_the_default_is_a_quarter_of_what_is_available_now() -> None:
+    free = memory.available("cpu")
+    assert free is not None
+    limit = memory.default_limit("cpu")
+    assert limit is not None
+    assert 0.15 * free < limit < 0.35 * free
+
+
+def test_the_kernel_says_what_a_machine_has(tmp_path: Path) -> None:
+    info = tmp_path / "meminfo"
+    info.write_text("MemTotal:       100 kB\nMemFree: 5 kB\nMemAvailable:    40 kB\n")
+    assert memory._of_machine(info) == 40 * 1024
+    info.write_text("MemTotal:       100 kB\n")
+    assert memory._of_machine(info) is None
+    assert memory._of_machine(tmp_path / "none") is None
+
+
+def test_a_container_may_leave_less(tmp_path: Path) -> None:
+    assert memory._of_container(tmp_path) is None
+    (tmp_path / "memory.current").write_text("300\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._of_container(tmp_path) is None
+    (tmp_path / "memory.max").write_text("1000\n")
+    assert memory._of_container(tmp_path) == 700
+    (tmp_path / "memory.max").write_text("200\n")
+    assert memory._of_container(tmp_path) == 0
