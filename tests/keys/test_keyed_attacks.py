@@ -27,6 +27,7 @@ from lab.simulator.world import FINGERPRINT
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment
+from tests.transport.reading import linked
 
 CODEC = Codec()
 IDENTITY = Identity(1, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
@@ -116,8 +117,7 @@ class Operator:
 
 @contextlib.asynccontextmanager
 async def operator(broker: PrivateBroker) -> AsyncIterator[Operator]:
-    async with mqtt_link(hearing(broker, "f1/#")) as link:
-        await link.wait_up()
+    async with linked(hearing(broker, "f1/#")) as link:
         found = Operator(link)
         task = asyncio.create_task(found.run())
         try:
@@ -170,11 +170,10 @@ async def test_who_has_it_asked_for_keys_and_steals_a_file_later_reads_no_draft(
                 await link.publish("f1/v/edge", key_wanted(read_envelope(event.payload).session))
 
     async with (
-        mqtt_link(hearing(broker, "f1/d/+/+")) as link,
+        linked(hearing(broker, "f1/d/+/+")) as link,
         worker_at(mqtt_link, "w1", engine, at=at(broker, "w-k"), keys=keys.worker_file("w1")),
         edge_at(mqtt_link, at=at(broker, "e-k"), keys=keys.edge_file()) as node,
     ):
-        await link.wait_up()
         asking = asyncio.create_task(asks(link))
         generations = await check(node, [wanting(number, limit=200) for number in range(8)])
         assert all(one.machine.counters.opens == 1 for one in generations)
@@ -202,11 +201,10 @@ async def test_another_worker_of_the_version_forges_no_verdict(
     rogue = WorkerKeys(keys.worker("w2"), lease=60, capacity=8)
     engine = FakeEngine(before=lambda _: time.sleep(0.005))
     async with (
-        mqtt_link(hearing(broker)) as link,
+        linked(hearing(broker)) as link,
         worker_at(mqtt_link, "w1", engine, at=at(broker, "w-2"), keys=keys.worker_file("w1")),
         edge_at(mqtt_link, at=at(broker, "e-2"), keys=keys.edge_file()) as node,
     ):
-        await link.wait_up()
         generation = node.generate(wanting(3, limit=120))
         opened = await _first(link)
         message = CODEC.decode(rogue.unwrap("edge", "base", opened, 0.0)[0])
@@ -237,11 +235,10 @@ async def test_a_device_speaks_for_no_other_device(keys: KeyedDeployment, broker
     rogue = EdgeKeys(keys.edge("rogue"))
     engine = FakeEngine(before=lambda _: time.sleep(0.005))
     async with (
-        mqtt_link(hearing(broker)) as link,
+        linked(hearing(broker)) as link,
         worker_at(mqtt_link, "w1", engine, at=at(broker, "w-3"), keys=keys.worker_file("w1")) as daemon,
         edge_at(mqtt_link, at=at(broker, "e-3"), keys=keys.edge_file()) as node,
     ):
-        await link.wait_up()
         generation = node.generate(wanting(3, limit=120))
         theirs = await _first(link)
         await link.publish("f1/o/base/rogue", theirs, qos=1)
@@ -262,10 +259,9 @@ async def test_an_old_open_is_work_for_nothing_and_no_text(
     """What the broker's operator can still do: have a worker that has forgotten a session begin it again."""
     file = keys.worker_file("w1")
     async with (
-        mqtt_link(hearing(broker)) as link,
+        linked(hearing(broker)) as link,
         edge_at(mqtt_link, at=at(broker, "e-4"), keys=keys.edge_file()) as node,
     ):
-        await link.wait_up()
         async with worker_at(mqtt_link, "w1", at=at(broker, "w-4"), keys=file):
             generation = node.generate(wanting(3))
             old = await _first(link)

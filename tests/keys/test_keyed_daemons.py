@@ -25,6 +25,7 @@ from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment
+from tests.transport.reading import linked
 
 
 def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
@@ -42,11 +43,10 @@ async def test_texts_are_the_same_and_all_of_them_is_under_keys(
 ) -> None:
     watching = LinkSettings(port=broker.port, client_id="watcher", subscriptions=(Subscription("f1/#"),))
     async with (
-        mqtt_link(watching) as watcher,
+        linked(watching) as watcher,
         worker_at(mqtt_link, "w1", at=at(broker, "w-w1"), keys=keys.worker_file()),
         edge_at(mqtt_link, at=at(broker, "e-edge"), keys=keys.edge_file(), seal=seal) as node,
     ):
-        await watcher.wait_up()
         await check(node, [wanting(number) for number in range(8)])
         assert not node.refused
         seen = {"o": 0, "d": 0, "v": 0}
@@ -108,19 +108,21 @@ async def test_a_revoked_worker_is_left_for_another(
 ) -> None:
     device = edge_at(mqtt_link, "leaves", at=at(broker, "e-l"), keys=keys.edge_file("leaves"))
     files = keys.worker_file("w1"), keys.worker_file("w2")
-    async with device as node, mqtt_link(at(broker, "statements")) as link:
-        await link.wait_up()
-        async with worker_at(mqtt_link, "w1", slow(), at=at(broker, "w-l1"), keys=files[0]) as first:
-            generation = node.generate(wanting(1, limit=300))
-            await until(lambda: len(generation.machine.committed) >= 20)
-            statement = keys.revoke("w1")
-            await link.publish(statement.topic, statement.payload, qos=1, retain=True)
-            # One that is revoked is told nothing more, nor believed, though the broker has not put it out.
-            await until(lambda: node.refused)
-            async with worker_at(mqtt_link, "w2", at=at(broker, "w-l2"), keys=files[1]):
-                await first.worker.leave_version("base")
-                assert (await read(generation))[0] == alone(generation.request)
-                assert generation.machine.counters.reopens >= 1
+    async with (
+        device as node,
+        linked(at(broker, "statements")) as link,
+        worker_at(mqtt_link, "w1", slow(), at=at(broker, "w-l1"), keys=files[0]) as first,
+    ):
+        generation = node.generate(wanting(1, limit=300))
+        await until(lambda: len(generation.machine.committed) >= 20)
+        statement = keys.revoke("w1")
+        await link.publish(statement.topic, statement.payload, qos=1, retain=True)
+        # One that is revoked is told nothing more, nor believed, though the broker has not put it out.
+        await until(lambda: node.refused)
+        async with worker_at(mqtt_link, "w2", at=at(broker, "w-l2"), keys=files[1]):
+            await first.worker.leave_version("base")
+            assert (await read(generation))[0] == alone(generation.request)
+            assert generation.machine.counters.reopens >= 1
     said = [record.getMessage() for record in caplog.records]
     assert any("this worker was revoked" in line for line in said)
     assert any("worker w1 was revoked" in line for line in said)
@@ -154,9 +156,8 @@ async def test_a_revoked_device_is_refused(
         worker_at(mqtt_link, "w1", at=at(broker, "w-d"), keys=keys.worker_file("w1")) as daemon,
         edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=of_later, give_up=1.0) as bad,
         edge_at(mqtt_link, "good", at=at(broker, "e-g"), keys=keys.edge_file("good")) as good,
-        mqtt_link(at(broker, "statements")) as link,
+        linked(at(broker, "statements")) as link,
     ):
-        await link.wait_up()
         await check(bad, [wanting(1)])
         statement = keys.revoke("bad")
         await link.publish(statement.topic, statement.payload, qos=1, retain=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,10 +12,11 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.link import LinkFactory
+from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
 from tests.transport.proxy import Proxy, proxy_to
+from tests.transport.reading import linked
 
 _numbers = itertools.count()
 
@@ -39,6 +41,10 @@ class World:
         """Settings for a client of this world; its id is unique to the test."""
         more = {"backoff": 0.02, "backoff_max": 0.1, **more}
         return LinkSettings(host=self.host, port=self.port, client_id=f"{self.topic}-{client}", **more)
+
+    def linked(self, settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
+        """A link that is up."""
+        return linked(settings, self.link)
 
 
 @pytest.fixture(params=["memory", "mosquitto"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from flexspec_mq.transport.base import Inbound, LinkDownEvent, LinkEvent, LinkUpEvent
+from flexspec_mq.transport.base import Inbound, LinkDownEvent, LinkEvent, LinkSettings, LinkUpEvent
 from flexspec_mq.transport.connection import MqttConnection
-from flexspec_mq.transport.link import Link
-from flexspec_mq.transport.mqtt import MqttLink
+from flexspec_mq.transport.link import Link, LinkFactory
+from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 
 E = TypeVar("E", Inbound, LinkUpEvent, LinkDownEvent)
 
@@ -57,3 +58,11 @@ def connection_of(link: Link) -> MqttConnection:
     assert isinstance(link, MqttLink)
     assert link._connection is not None
     return link._connection
+
+
+@asynccontextmanager
+async def linked(settings: LinkSettings, connect: LinkFactory = mqtt_link) -> AsyncIterator[Link]:
+    """A link that is up."""
+    async with connect(settings) as link:
+        await link.wait_up(PATIENCE)
+        yield link

@@ -24,11 +24,9 @@ from tests.transport.reading import PATIENCE, Reader
 async def test_a_numbered_stream_arrives_complete_in_order_and_once(world: World, qos: int) -> None:
     wanted = (Subscription(f"{world.topic}/+", 2),)
     async with (
-        world.link(world.settings("reader", subscriptions=wanted)) as reading,
-        world.link(world.settings("writer")) as writing,
+        world.linked(world.settings("reader", subscriptions=wanted)) as reading,
+        world.linked(world.settings("writer")) as writing,
     ):
-        await reading.wait_up(PATIENCE)
-        await writing.wait_up(PATIENCE)
         sent = [i.to_bytes(2, "big") for i in range(300)]
         for payload in sent:
             await writing.publish(f"{world.topic}/x", payload, qos=qos)
@@ -79,8 +77,7 @@ async def test_what_is_asked_for_while_the_birth_is_under_way_stands_when_the_li
 
 
 async def test_nobody_subscribes_is_told_at_qos_1_and_not_for_retained(world: World) -> None:
-    async with world.link(world.settings("lonely")) as link:
-        await link.wait_up(PATIENCE)
+    async with world.linked(world.settings("lonely")) as link:
         with pytest.raises(PublishRefused) as refused:
             await link.publish(f"{world.topic}/nobody", b"x", qos=1)
         assert refused.value.reason_code == NO_SUBSCRIBERS
@@ -91,8 +88,7 @@ async def test_nobody_subscribes_is_told_at_qos_1_and_not_for_retained(world: Wo
 
 
 async def test_a_payload_beyond_the_brokers_limit_is_refused_and_the_link_stays(world: World) -> None:
-    async with world.link(world.settings("big")) as link:
-        await link.wait_up(PATIENCE)
+    async with world.linked(world.settings("big")) as link:
         with pytest.raises(PublishRefused) as refused:
             await link.publish(f"{world.topic}/x", bytes(300_000), qos=0)
         assert refused.value.reason_code == PACKET_TOO_LARGE
@@ -148,8 +144,7 @@ async def test_the_will_goes_out_when_the_connection_breaks_and_when_we_leave(wo
             will=Outbound(status, b"gone", 1, retain=True),
             birth=lambda: (Outbound(status, b"online", 1, True),),
         )
-        async with world.link(settings) as mortal:
-            await mortal.wait_up(PATIENCE)
+        async with world.linked(settings):
             assert await reader.payload() == b"online"
             if cut:
                 world.cut()
@@ -168,10 +163,9 @@ async def test_the_will_goes_out_when_the_connection_breaks_and_when_we_leave(wo
 
 async def test_a_persistent_session_keeps_messages_of_an_outage(world: World) -> None:
     settings = world.settings("edge", session_expiry=60, subscriptions=(Subscription(f"{world.topic}/v", 1),))
-    async with world.link(world.settings("worker")) as worker:
-        await worker.wait_up(PATIENCE)
-        async with world.link(settings) as edge:
-            await edge.wait_up(PATIENCE)
+    async with world.linked(world.settings("worker")) as worker:
+        async with world.linked(settings) as edge:
+            pass
         await worker.publish(f"{world.topic}/v", b"while away", qos=1)
         async with world.link(settings) as edge:
             assert await Reader(edge).payload() == b"while away"
@@ -182,10 +176,9 @@ async def test_a_clean_session_forgets(world: World) -> None:
     settings = world.settings(
         "edge", subscriptions=(Subscription(f"{world.topic}/v", 1),), will=Outbound(status, b"gone", 1)
     )
-    async with world.link(world.settings("worker", subscriptions=(Subscription(status),))) as worker:
-        await worker.wait_up(PATIENCE)
-        async with world.link(settings) as edge:
-            await edge.wait_up(PATIENCE)
+    async with world.linked(world.settings("worker", subscriptions=(Subscription(status),))) as worker:
+        async with world.linked(settings):
+            pass
         assert await Reader(worker).payload() == b"gone"  # the broker has taken note of the end
         with pytest.raises(PublishRefused):
             await worker.publish(f"{world.topic}/v", b"while away", qos=1)
@@ -208,8 +201,7 @@ async def test_a_share_gives_each_message_to_one_member_in_turn(world: World) ->
 
 async def test_retained_messages_expire(world: World) -> None:
     topic = f"{world.topic}/r"
-    async with world.link(world.settings("writer")) as writer:
-        await writer.wait_up(PATIENCE)
+    async with world.linked(world.settings("writer")) as writer:
         await writer.publish(topic, b"short", qos=1, retain=True, expiry=0.3)
         await writer.publish(f"{topic}/long", b"long", qos=1, retain=True, expiry=60)
         found = {b"short"}
@@ -227,11 +219,9 @@ async def test_retained_messages_expire(world: World) -> None:
 
 async def test_the_newer_link_with_a_client_id_wins_and_the_older_fails_loudly(world: World) -> None:
     settings = world.settings("twin")
-    async with world.link(settings) as old:
-        await old.wait_up(PATIENCE)
+    async with world.linked(settings) as old:
         reader = Reader(old)
-        async with world.link(settings) as new:
-            await new.wait_up(PATIENCE)
+        async with world.linked(settings) as new:
             with pytest.raises(LinkRefused, match="took over") as refused:
                 await reader.to_the_end()
             assert refused.value.hint
@@ -250,8 +240,7 @@ async def test_reconnect_makes_a_new_connection_at_once(world: World) -> None:
 
 
 async def test_nonsense_is_refused_before_it_is_sent(world: World) -> None:
-    async with world.link(world.settings("odd")) as link:
-        await link.wait_up(PATIENCE)
+    async with world.linked(world.settings("odd")) as link:
         for topic in ("", "a/+", "a/#", "a\0"):
             with pytest.raises(UsageError):
                 await link.publish(topic, b"")
@@ -264,8 +253,8 @@ async def test_nonsense_is_refused_before_it_is_sent(world: World) -> None:
 
 
 async def test_after_the_context_nothing_works_and_events_end(world: World) -> None:
-    async with world.link(world.settings("brief")) as link:
-        await link.wait_up(PATIENCE)
+    async with world.linked(world.settings("brief")) as link:
+        pass
     events = [event async for event in link.events()]
     assert events == [LinkUpEvent(1), LinkDownEvent("the link was closed")]
     with pytest.raises(LinkDown, match="closed"):
@@ -277,5 +266,5 @@ async def test_a_birth_with_a_bug_is_not_swallowed(world: World) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        async with world.link(world.settings("buggy", birth=birth)) as link:
-            await link.wait_up(PATIENCE)
+        async with world.linked(world.settings("buggy", birth=birth)):
+            pass

@@ -16,7 +16,7 @@ from broker.settings import BrokerSettings
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import LinkSettings, Subscription, TlsSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from tests.transport.reading import PATIENCE
+from tests.transport.reading import PATIENCE, linked
 
 VERSION_BYTE = 8
 HANG_UP = None
@@ -111,8 +111,7 @@ async def test_a_broker_that_hung_up_once_is_not_called_too_old() -> None:
             writer.transport.abort()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server, mqtt_link(settings_for(server.sockets[0].getsockname()[1])) as link:
-        await link.wait_up(PATIENCE)
+    async with server, linked(settings_for(server.sockets[0].getsockname()[1])) as link:
         assert link.counters.attempts_failed == 1
 
 
@@ -138,8 +137,7 @@ async def test_a_broker_without_shared_subscriptions_is_refused() -> None:
 
 
 async def test_a_poor_brokers_limits_are_told_before_sending() -> None:
-    async with stranger(v5=[CONNACK_5_POOR]) as port, mqtt_link(settings_for(port)) as link:
-        await link.wait_up(PATIENCE)
+    async with stranger(v5=[CONNACK_5_POOR]) as port, linked(settings_for(port)) as link:
         for qos, retain, code in ((1, False, 0x9B), (0, True, 0x9A)):
             with pytest.raises(PublishRefused) as refused:
                 await link.publish("x", b"", qos=qos, retain=retain)
@@ -151,8 +149,7 @@ async def test_tls_is_checked_both_ways(tmp_path: Path) -> None:
     other = make_certificates(tmp_path / "theirs", ["localhost"])
     with PrivateBroker(BrokerSettings(port=0, tls=tls)) as secure:
         good = settings_for(secure.port, host="localhost", tls=TlsSettings(ca=tls.ca))
-        async with mqtt_link(good) as link:
-            await link.wait_up(PATIENCE)
+        async with linked(good) as link:
             await link.subscribe("s", 1)
             await link.publish("s", bytes(100_000), qos=1)
 

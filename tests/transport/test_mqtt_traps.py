@@ -31,7 +31,7 @@ from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from flexspec_mq.transport.sockets import RETRY_MS, TCP_RTO_MAX_MS
 from lab.testbed.deployment import free_port
 from tests.transport.proxy import Proxy, proxy_to
-from tests.transport.reading import PATIENCE, Reader, connection_of
+from tests.transport.reading import PATIENCE, Reader, connection_of, linked
 
 pytestmark = pytest.mark.alone
 
@@ -53,11 +53,9 @@ async def until_failed_attempts(link: Link, count: int) -> None:
 async def test_nagle_is_off_on_our_socket_and_at_the_broker(mosquitto: PrivateBroker) -> None:
     """With Nagle on at either side, a round costs delayed acknowledgements of 40 ms after a quick start."""
     async with (
-        mqtt_link(settings_for(mosquitto.port, "nagle e", "nagle/back")) as edge,
-        mqtt_link(settings_for(mosquitto.port, "nagle w", "nagle/out")) as worker,
+        linked(settings_for(mosquitto.port, "nagle e", "nagle/back")) as edge,
+        linked(settings_for(mosquitto.port, "nagle w", "nagle/out")) as worker,
     ):
-        await edge.wait_up(PATIENCE)
-        await worker.wait_up(PATIENCE)
         sock = connection_of(edge)._socket
         assert sock is not None
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
@@ -79,8 +77,7 @@ async def test_tcp_tries_again_every_two_seconds_where_the_kernel_can(mosquitto:
             probe.setsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS, RETRY_MS)
         except OSError:
             pytest.skip("this kernel has no bound for the time between attempts")
-    async with mqtt_link(settings_for(mosquitto.port, "often", "often/back")) as link:
-        await link.wait_up(PATIENCE)
+    async with linked(settings_for(mosquitto.port, "often", "often/back")) as link:
         sock = connection_of(link)._socket
         assert sock is not None
         assert sock.getsockopt(socket.IPPROTO_TCP, TCP_RTO_MAX_MS) == RETRY_MS
@@ -102,10 +99,9 @@ async def test_a_publish_that_failed_is_never_delivered_by_a_later_connection(
     topic = f"never/{how.replace(' ', '')}"
     timeout = 0.2 if how == "times out" else 60.0
     async with (
-        mqtt_link(settings_for(mosquitto.port, f"r {how}", topic)) as reading,
+        linked(settings_for(mosquitto.port, f"r {how}", topic)) as reading,
         mqtt_link(settings_for(proxy.port, f"w {how}", publish_timeout=timeout)) as writing,
     ):
-        await reading.wait_up(PATIENCE)
         events = Reader(writing)
         await events.wait_for(LinkUpEvent)
         proxy.stall()
@@ -142,8 +138,7 @@ async def test_a_silent_broker_is_not_taken_for_a_connection(proxy: Proxy) -> No
 
 
 async def test_too_many_waiting_publishes_are_refused_and_counted(proxy: Proxy) -> None:
-    async with mqtt_link(settings_for(proxy.port, "crowd", outbound_queue=4)) as link:
-        await link.wait_up(PATIENCE)
+    async with linked(settings_for(proxy.port, "crowd", outbound_queue=4)) as link:
         proxy.stall()
         waiting = [asyncio.create_task(link.publish("x", b"x", qos=1, retain=False)) for _ in range(4)]
         await asyncio.sleep(0)
@@ -166,11 +161,9 @@ def narrow() -> Iterator[PrivateBroker]:
 
 async def test_the_brokers_receive_maximum_holds_publishes_back(narrow: PrivateBroker) -> None:
     async with (
-        mqtt_link(settings_for(narrow.port, "r", "n/#", receive_maximum=1)) as reading,
-        mqtt_link(settings_for(narrow.port, "w")) as writing,
+        linked(settings_for(narrow.port, "r", "n/#", receive_maximum=1)) as reading,
+        linked(settings_for(narrow.port, "w")) as writing,
     ):
-        await reading.wait_up(PATIENCE)
-        await writing.wait_up(PATIENCE)
         connection = connection_of(writing)
         assert connection.limits.receive_maximum == 2
         most = 0
@@ -188,9 +181,8 @@ async def test_the_brokers_receive_maximum_holds_publishes_back(narrow: PrivateB
 async def test_publishes_that_are_held_back_learn_of_the_end_of_the_connection(narrow: PrivateBroker) -> None:
     async with (
         proxy_to(narrow.host, narrow.port) as proxy,
-        mqtt_link(settings_for(proxy.port, "held", "h", publish_timeout=60.0)) as link,
+        linked(settings_for(proxy.port, "held", "h", publish_timeout=60.0)) as link,
     ):
-        await link.wait_up(PATIENCE)
         connection = connection_of(link)
         proxy.stall()
         publishing = [asyncio.create_task(link.publish("h", b"x", qos=1)) for _ in range(9)]
@@ -288,10 +280,9 @@ async def test_messages_and_acknowledgements_survive_a_thousand_cuts(
 ) -> None:
     """What was acknowledged arrived, in order; what failed may have, never twice."""
     async with (
-        mqtt_link(settings_for(mosquitto.port, "cuts r", "cuts/+")) as reading,
+        linked(settings_for(mosquitto.port, "cuts r", "cuts/+")) as reading,
         mqtt_link(settings_for(proxy.port, "cuts w", publish_timeout=2.0)) as writing,
     ):
-        await reading.wait_up(PATIENCE)
         acknowledged = []
         for i in range(400):
             if i % 20 == 19:
@@ -329,8 +320,7 @@ async def test_wrong_credentials_are_final() -> None:
                 assert "password" in refused.value.hint
                 assert link.counters.attempts_failed == 0
         good = settings_for(closed.port, "alice", username="alice", password="right")  # noqa: S106
-        async with mqtt_link(good) as link:
-            await link.wait_up(PATIENCE)
+        async with linked(good) as link:
             for qos in (1, 2):
                 with pytest.raises(PublishRefused) as forbidden:
                     await link.publish("f1/v/bob", b"x", qos=qos)

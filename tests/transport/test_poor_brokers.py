@@ -26,6 +26,7 @@ from flexspec_mq.transport.properties import limits_in
 from lab.simulator.world import EOS, FINGERPRINT
 from schemas.messages import MAX_IN_FLIGHT
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine
+from tests.transport.reading import linked
 from tests.transport.test_mqtt_strangers import stranger
 
 if TYPE_CHECKING:
@@ -104,9 +105,9 @@ async def test_who_looks_for_what_is_wrong_connects_to_any_broker() -> None:
     poor = connack(SharedSubscriptionAvailable=0, MaximumQoS=0)
     async with (
         stranger(v5=[poor]) as port,
-        mqtt_link(LinkSettings(port=port, client_id="doctor")) as link,
+        linked(LinkSettings(port=port, client_id="doctor")),
     ):
-        await link.wait_up(PATIENCE)
+        pass
 
 
 def test_a_broker_of_ours_has_all_of_it(mosquitto: PrivateBroker) -> None:

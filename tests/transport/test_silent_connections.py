@@ -32,7 +32,7 @@ from flexspec_mq.transport.mqtt import MqttLink, mqtt_link
 from flexspec_mq.transport.silence import LEAST
 from flexspec_mq.transport.sockets import connect, open_socket
 from tests.transport.proxy import Proxy, proxy_to
-from tests.transport.reading import PATIENCE, Reader, connection_of
+from tests.transport.reading import PATIENCE, Reader, connection_of, linked
 
 pytestmark = pytest.mark.alone
 
@@ -54,10 +54,9 @@ async def test_an_answer_that_is_stuck_comes_over_another_connection(
     """The broker has the question and has sent the answer; only the way back stands still."""
     ask, answer = f"stuck/{qos}/ask", f"stuck/{qos}/answer"
     async with (
-        mqtt_link(settings_for(mosquitto.port, f"stuck worker {qos}", ask)) as worker,
+        linked(settings_for(mosquitto.port, f"stuck worker {qos}", ask)) as worker,
         mqtt_link(settings_for(proxy.port, f"stuck device {qos}", answer)) as device,
     ):
-        await worker.wait_up(PATIENCE)
         there, here = Reader(worker), Reader(device)
         await here.wait_for(LinkUpEvent)
         proxy.freeze()
@@ -100,8 +99,7 @@ async def test_a_silent_connection_with_tls_is_replaced_by_one_with_tls(tmp_path
 
 
 async def test_a_silence_that_ends_by_itself_costs_no_connection(proxy: Proxy) -> None:
-    async with mqtt_link(settings_for(proxy.port, "pause")) as link:
-        await link.wait_up(PATIENCE)
+    async with linked(settings_for(proxy.port, "pause")) as link:
         for _ in range(3):
             proxy.freeze()
             publishing = asyncio.create_task(link.publish("pause/x", b"x", qos=1, retain=True))
@@ -124,8 +122,7 @@ async def test_a_connection_that_speaks_while_another_is_made_stays(
         return reached[-1]
 
     monkeypatch.setattr("flexspec_mq.transport.mqtt.connect", slowly)
-    async with mqtt_link(settings_for(proxy.port, "speaks")) as link:
-        await link.wait_up(PATIENCE)
+    async with linked(settings_for(proxy.port, "speaks")) as link:
         for count in (1, 2):  # what was silent once is watched as before
             proxy.freeze()
             await link.publish("speaks/x", b"x", qos=1, retain=True)
@@ -169,8 +166,7 @@ async def test_a_broker_that_is_slow_with_each_message_is_given_the_time() -> No
 
 
 async def test_nothing_is_watched_any_more_over_a_connection_that_was_lost(proxy: Proxy) -> None:
-    async with mqtt_link(settings_for(proxy.port, "timer")) as link:
-        await link.wait_up(PATIENCE)
+    async with linked(settings_for(proxy.port, "timer")) as link:
         connection = connection_of(link)
         proxy.freeze()
         publishing = asyncio.create_task(link.publish("timer/x", b"x", qos=1, retain=True))
@@ -186,8 +182,7 @@ async def test_nothing_is_watched_any_more_over_a_connection_that_was_lost(proxy
 
 async def test_a_slow_connack_is_a_slow_broker(proxy: Proxy) -> None:
     proxy.delay = 0.3
-    async with mqtt_link(settings_for(proxy.port, "connack")) as link:
-        await link.wait_up(PATIENCE)
+    async with linked(settings_for(proxy.port, "connack")) as link:
         assert cast("MqttLink", link)._silence.timeout > 2 * LEAST
 
 
@@ -212,9 +207,8 @@ async def test_where_no_other_connection_can_be_had_this_one_stays(own_mosquitto
     """The listener is gone, the connection is not: nobody could do better than wait for it."""
     async with (
         proxy_to(own_mosquitto.host, own_mosquitto.port) as proxy,
-        mqtt_link(settings_for(proxy.port, "only")) as link,
+        linked(settings_for(proxy.port, "only")) as link,
     ):
-        await link.wait_up(PATIENCE)
         proxy.freeze()
         proxy.stop_listening()
         publishing = asyncio.create_task(link.publish("only/x", b"x", qos=1, retain=True))
