@@ -346,10 +346,10 @@ def _calibrate(args: argparse.Namespace) -> int:
     from training.draft.measuring import calibrate_delta
 
     offline.prepare(args)
-    found = calibrate_delta(
+    reliable = calibrate_delta(
         offline.base_path(args), args.delta, args.text, args.out or args.delta, args.limit
     )
-    offline.print_figures(found.figures())
+    offline.print_figures(reliable.figures())
     return 0
 
 
@@ -384,11 +384,11 @@ def _export(args: argparse.Namespace) -> int:
 
     with tempfile.TemporaryDirectory(prefix="flexspec-export-") as between:
         checkpoint = export(offline.base_path(args), Path(between) / "draft", args.delta)
-        made = write_onnx(checkpoint, args.out, args.weights or "mixed", args.ids)
-    if read_plainly(made) is None:
+        graphs = write_onnx(checkpoint, args.out, args.weights or "mixed", args.ids)
+    if read_plainly(graphs) is None:
         print(
-            f"note: reading the tokenizer or configuration of {made} takes transformers on the device too",
+            f"note: reading the tokenizer or configuration of {graphs} takes transformers on the device too",
             file=sys.stderr,
         )
-    print(made)
+    print(graphs)
     return 0

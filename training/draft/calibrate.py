@@ -72,12 +72,12 @@ def calibrate(answers: Sequence[Coupled]) -> tuple[ConfidenceCalibration, Reliab
         f"{t:g}": calibration_error(judged[temperature == t], accepted[temperature == t])
         for t in np.unique(temperature)
     }
-    found = Reliability(
+    reliable = Reliability(
         len(accepted),
         calibration_error(judged, accepted),
         by_temperature,
     )
-    return fit(features, accepted), found
+    return fit(features, accepted), reliable
 
 
 def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.bool_]) -> float:
@@ -86,9 +86,9 @@ def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.
     return sum(count * abs(mean - share) for count, mean, share in bins) / max(1, len(accepted))
 
 
-def calibrated(meta: DeltaMeta, calibration: ConfidenceCalibration, found: Reliability) -> DeltaMeta:
+def calibrated(meta: DeltaMeta, calibration: ConfidenceCalibration, reliable: Reliability) -> DeltaMeta:
     """Metadata of a delta, with its calibration."""
-    training = {**meta.training, "calibration": found.figures()}
+    training = {**meta.training, "calibration": reliable.figures()}
     return replace(meta, confidence=calibration.to_json(), training=training)
 
 
@@ -145,12 +145,14 @@ def newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
         slope = basis.T @ (likely - outcome) + penalty * weights
         curve = (basis * (likely * (1 - likely))[:, None]).T @ basis + np.diag(penalty)
         step = np.linalg.solve(curve, slope)
-        while (found := _loss(basis, outcome, weights - step, penalty)) > loss and np.abs(step).max() > 1e-12:
+        while (reached := _loss(basis, outcome, weights - step, penalty)) > loss and np.abs(
+            step
+        ).max() > 1e-12:
             step /= 2
         weights = weights - step
-        if loss - found < 1e-9 * max(1.0, loss):
+        if loss - reached < 1e-9 * max(1.0, loss):
             break
-        loss = found
+        loss = reached
     return weights
 
 

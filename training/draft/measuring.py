@@ -91,10 +91,12 @@ def calibrate_delta(
     """
     base, draft, meta = _load(base_path, delta_path)
     text = _held_out(texts, limit)
-    calibration, found = calibrate(list(coupled(draft, meta.n, _replayed(base, meta.n, text), TEMPERATURES)))
+    calibration, reliable = calibrate(
+        list(coupled(draft, meta.n, _replayed(base, meta.n, text), TEMPERATURES))
+    )
     _, stored = read_delta(delta_path)
-    save_delta(out, stored, calibrated(meta, calibration, found))
-    return found
+    save_delta(out, stored, calibrated(meta, calibration, reliable))
+    return reliable
 
 
 def spread(items: list[_T], limit: int) -> list[_T]:

@@ -97,10 +97,10 @@ def pass_batches(
     """
     rng = np.random.default_rng(key)
     shuffled = rng.permutation(np.asarray(rows, dtype=np.int64))
-    found: list[list[int]] = []
+    batched: list[list[int]] = []
     for first in range(0, len(shuffled), SORT_SLAB):
         slab = sorted(
             (int(row) for row in shuffled[first : first + SORT_SLAB]), key=lambda row: int(length[row])
         )
-        found += batches(slab, [int(counted[row]) for row in slab], step_tokens)
-    return [found[int(i)] for i in rng.permutation(len(found))]
+        batched += batches(slab, [int(counted[row]) for row in slab], step_tokens)
+    return [batched[int(i)] for i in rng.permutation(len(batched))]

@@ -95,8 +95,8 @@ def _put(model: Any, head: Head) -> None:
         model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
     whole = dict(head.tensors) if isinstance(head, FullHead) else {NORM: head.norm}
     # The LM head is in place, and all else has the base's names.
-    found = {name: one for name, one in whole.items() if one is not None and name != LM_HEAD}
-    model.load_state_dict(found, strict=False)
+    others = {name: tensor for name, tensor in whole.items() if tensor is not None and name != LM_HEAD}
+    model.load_state_dict(others, strict=False)
     if isinstance(head, FullHead):
         return
     for index, modules in head.layers.items():

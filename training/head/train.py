@@ -161,9 +161,9 @@ def train_head(
     except Stopped:
         tuner.save(options.state, key)
         return None
-    made = _write(text, tuner, options, rows, fingerprint)
+    manifest = _write(text, tuner, options, rows, fingerprint)
     options.state.unlink(missing_ok=True)
-    return made
+    return manifest
 
 
 def _tuner(config: TuneConfig, options: TrainOptions, rows: Sequence[ChatRow]) -> Tuner:
@@ -214,7 +214,7 @@ def _write(
         save_weights(part, tuner, torch_dtype(options.dtype), text.name)
         depth = len(tuner.model.model.layers)
         canaries = _canaries(part, text, config, options, rows)
-        made = Manifest(
+        manifest = Manifest(
             kind=config.kind,
             base=fingerprint,
             tokenizer=text.fingerprint.hex(),
@@ -224,8 +224,8 @@ def _write(
             files=tuple(file_entry(path) for path in sorted(part.iterdir())),
             canaries=canaries,
         )
-        (part / MANIFEST).write_bytes(made.encode())
-    return made
+        (part / MANIFEST).write_bytes(manifest.encode())
+    return manifest
 
 
 def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str) -> None:
@@ -285,9 +285,9 @@ def _train(args: argparse.Namespace) -> int:
     options = cli_common.from_flags(TrainOptions, args, base=offline.base_path(args))
     offline.prepare(args)
     with cli_common.interruptible() as stop:
-        made = train_head(config, options, stop.is_set)
-    if made is None:
+        manifest = train_head(config, options, stop.is_set)
+    if manifest is None:
         return cli_common.stopped(args.out)
-    size = sum(file.size for file in made.files)
-    offline.print_figures({"head": str(args.out), "digest": digest(made.encode()).hex(), "bytes": size})
+    size = sum(file.size for file in manifest.files)
+    offline.print_figures({"head": str(args.out), "digest": digest(manifest.encode()).hex(), "bytes": size})
     return 0
