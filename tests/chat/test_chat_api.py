@@ -375,6 +375,11 @@ def test_the_line_of_an_answer() -> None:
         "5 by the worker's draft", "16 rounds", "12.3 kB up, 900 B down",
         "12.0 J, 30.0 J for 100 tokens (modelled: phone-4g by 4g)", "seed 7", "cut at the limit of tokens",
     ]  # fmt: skip
+    limited = Usage(
+        prompt_tokens=1, completion_tokens=1100, total_tokens=1101, flexspec=FlexspecUsage(default_limit=1100)
+    )
+    by_node = "cut at the node's limit of 1,100 tokens; /max-tokens N sets another"
+    assert figures(limited, "length", 1.0, 0.5).endswith(by_node)
     nothing = Usage(prompt_tokens=1, completion_tokens=0, total_tokens=1)
     assert figures(nothing, "stop", 0.0, None) == (
         "0 tokens in 0.0 s, 0.0 a second · first text – · accepted 0 of 0 · 0 rounds · 0 B up, 0 B down · seed –"

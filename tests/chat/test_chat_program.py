@@ -104,24 +104,11 @@ async def test_a_script(mosquitto: PrivateBroker) -> None:
         code, out, err = await run(said, "--url", api.url, "--max-tokens", "20")
         assert code == 0, err
         first = shown(expected(ids_of("one\ntwo"), 5, 20)[0])
-        second = expected(tokenizer().encode(f"user.one\ntwo,assistant.{first},user.three,assistant."), 5, 9)[
-            0
-        ]
-        assert out == f"{first}\n{shown(second)}\n"
+        ids = tokenizer().encode(f"user.one\ntwo,assistant.{first},user.three,assistant.")
+        assert out == f"{first}\n{shown(expected(ids, 5, 9)[0])}\n"
         assert "seed: 5\n" in err
         assert err.count("rounds · ") == 2
         assert "\x1b" not in out + err
-
-
-async def test_an_answer_that_the_nodes_limit_cuts_says_so(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, api_max_tokens=1100) as api:
-        # The fake target ends a text by itself now and then; this one goes on.
-        seed = next(one for one in range(100) if len(expected(ids_of("hi"), one, 1100)[0]) == 1100)
-        code, out, err = await run(b"hi\n/max-tokens 3\nhi", "--url", api.url, "--seed", str(seed))
-        assert code == 0, err
-        assert out.startswith(shown(expected(ids_of("hi"), seed, 1100)[0]))
-        assert "cut at the node's limit of 1,100 tokens; /max-tokens N sets another" in err
-        assert err.rstrip().endswith("cut at the limit of tokens")
 
 
 async def test_a_turn_that_fails_fails_the_script_which_goes_on(mosquitto: PrivateBroker) -> None:
