@@ -89,12 +89,6 @@ def test_on_an_idle_link_exactly_what_meets_an_outage_is_dropped() -> None:
 
 
 @settings(deadline=None)
-@given(plans(), packets())
-def test_the_same_seed_gives_the_same_fates(link: LinkPlan, came: Packets) -> None:
-    assert fates(Impairment(link, "up"), came) == fates(Impairment(link, "up"), came)
-
-
-@settings(deadline=None)
 @given(packets(), st.sampled_from([1.5, 3.0, 20.0]))
 def test_the_queue_is_bounded_and_refuses_the_newest(came: Packets, queue: float) -> None:
     impaired = Impairment(plan(figures(rate=1.0, queue=queue)), "up")
