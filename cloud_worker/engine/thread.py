@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from cloud_worker.engine.interface import Engine, StepResult
     from flexspec_mq.protocol.effects import SessionKey
@@ -65,7 +65,7 @@ class EngineThread:
         self._underway.update((item.key, item) for item in items)
         loop = asyncio.get_running_loop()
         done = await loop.run_in_executor(self._thread, self._run, changes, items)
-        for item in _ended(done):
+        for item in [*(item for result in done.results for item, _ in result.decided), *done.failed]:
             if self._underway.get(item.key) is item:
                 del self._underway[item.key]
         return done
@@ -121,10 +121,3 @@ class EngineThread:
                 self._engine.free(item.key)
                 done.failed.append(item)
         return done
-
-
-def _ended(done: Round) -> Iterator[WorkItem]:
-    for result in done.results:
-        for item, _ in result.decided:
-            yield item
-    yield from done.failed

@@ -59,9 +59,8 @@ class BatchingWindow:
                 continue
             took = max(0.0, item.waiting_since - answered)
             before = self._takes.get(item.key, took)
-            self._takes[item.key] = max(
-                took, (took + before) / 2
-            )  # who was late is late until it is soon again
+            # A session that was late is taken to be late until it is soon again.
+            self._takes[item.key] = max(took, (took + before) / 2)
 
     def forget(self, key: SessionKey) -> None:
         """A session's text is over, or it is gone."""
@@ -87,30 +86,19 @@ class BatchingWindow:
             latest = answered + min(most, _SLACK * takes)
             if latest > now:
                 coming.append((max(now, answered + takes), latest, key[0]))
-        coming = _of_equal_weight(sorted(coming), Counter(edge for edge, _ in ready))
+        # Those of a device beyond what any other one has are left out: nobody waits for one device's many sessions.
+        counted = Counter(edge for edge, _ in ready)
+        sessions = sorted((counted + Counter(edge for *_, edge in coming)).values())
+        bound = sessions[-2] if len(sessions) > 1 else len(ready) + len(coming)
         # Where sessions per second are most: a few that are late are not worth the time of many that are here.
         count, until, here = len(ready), now, now
         best = count / step
-        for expected, latest, _ in coming:
+        for expected, latest, edge in sorted(coming):
+            if counted[edge] >= bound:
+                continue
+            counted[edge] += 1
             count += 1
             here = max(here, latest)
             if count / (expected - now + step) > best:
                 best, until = count / (expected - now + step), here
         return until - now
-
-
-def _of_equal_weight(
-    coming: list[tuple[float, float, str]], ready: Counter[str]
-) -> list[tuple[float, float, str]]:
-    """Leave out those of a device beyond what any other one has: nobody waits for one device's many sessions."""
-    has = ready + Counter(edge for *_, edge in coming)
-    if len(has) < 2:
-        return coming
-    (first, _), (_, second) = has.most_common(2)
-    room = second - ready[first]
-    counted = []
-    for session in coming:
-        room -= session[2] == first
-        if session[2] != first or room >= 0:
-            counted.append(session)
-    return counted

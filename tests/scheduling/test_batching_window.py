@@ -91,6 +91,18 @@ def test_nobody_is_waited_for_before_it_came_back_once_or_before_a_step() -> Non
     assert knowing(a=0.01).wait((), 0.0) == 0.0  # nothing is ready
 
 
+def test_nobody_waits_for_one_devices_many_sessions() -> None:
+    many = [("many", number) for number in range(4)]
+    window = knowing()
+    for key in many:
+        window.answered(key, -100.0)
+        window.took([item(key, -99.99)])
+        window.answered(key, 0.0)
+    assert window.wait({("one", 1), many[0]}, 0.0) <= 0.0
+    assert window.wait({("one", 1), ("one", 2), many[0]}, 0.0) > 0.0
+    assert window.wait({many[0]}, 0.0) > 0.0
+
+
 def test_one_that_was_late_is_late_until_it_is_soon_again() -> None:
     window = knowing(a=0.01, b=0.01)
     window.took([item(B, 0.5)])
