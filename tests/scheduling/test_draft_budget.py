@@ -42,8 +42,8 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
 ) -> None:
     """The allocation with the highest sum of logarithms of tokens per second, if nobody pays for it."""
     sessions = range(len(drafts))
-    made = Allocation(len(drafts), 30.0, row, (0.0, 0.0, 0.0), usual={key(n): 1.0 for n in sessions})
-    made.grant({key(n): one for n, one in enumerate(drafts)}, 100)
+    allocation = Allocation(len(drafts), 30.0, row, (0.0, 0.0, 0.0), usual={key(n): 1.0 for n in sessions})
+    allocation.grant({key(n): one for n, one in enumerate(drafts)}, 100)
 
     def tokens(rows: tuple[int, ...]) -> list[float]:
         return [expected(confidence, count) for (_, confidence), count in zip(drafts, rows, strict=True)]
@@ -56,11 +56,11 @@ def test_rows_are_given_out_for_the_good_of_all_and_at_no_sessions_cost(
             1.0 + GIVES, (1.0 + min(tokens(rows))) / 2
         )
 
-    granted = tuple(made.granted[key(n)] for n in sessions)
+    granted = tuple(allocation.granted[key(n)] for n in sessions)
     best = max(
         product(*(range(most + 1) for most, _ in drafts)), key=lambda rows: (value(rows), min(tokens(rows)))
     )
-    assert made.ms == pytest.approx(30.0 + row * sum(granted))
+    assert allocation.ms == pytest.approx(30.0 + row * sum(granted))
     assert not any(granted) or nobody_pays(granted)
     assert value(granted) >= value((0,) * len(drafts))
     if nobody_pays(best):
@@ -91,15 +91,15 @@ def test_sessions_whose_drafts_come_by_turns_bear_each_others_rows() -> None:
     granted = []
     for step in range(64):
         drafts = {key(n): 4 * ((n + step) % 2) for n in range(8)}
-        made = budget.allocate(drafts, 8)
-        granted.append(sum(made.granted.values()))
+        allocation = budget.allocate(drafts, 8)
+        granted.append(sum(allocation.granted.values()))
         for n in range(8):
             budget.decided(key(n), 1, 0, wrong=False)
     assert min(granted[-8:]) >= 4
     listeners = {key(n): 0 for n in range(100, 108)}
     for _ in range(8):
-        made = budget.allocate({key(n): 4 for n in range(8)} | listeners, 16)
-        assert 1.3 * sum(made.granted.values()) <= GIVES * (40 + 4 * 16)
+        allocation = budget.allocate({key(n): 4 for n in range(8)} | listeners, 16)
+        assert 1.3 * sum(allocation.granted.values()) <= GIVES * (40 + 4 * 16)
 
 
 def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day() -> None:
@@ -121,8 +121,8 @@ def test_the_draft_stops_for_others_before_rows_do() -> None:
             budget.call.observe((sessions, 0), 3.0 + 2.5 * sessions)
     calls, rows = [], []
     for sessions in (1, 2, 4, 8, 16, 32, 64):
-        made = budget.allocate({key(n): 1 for n in range(sessions)}, sessions)
-        rows.append(sum(made.granted.values()) / sessions)
+        allocation = budget.allocate({key(n): 1 for n in range(sessions)}, sessions)
+        rows.append(sum(allocation.granted.values()) / sessions)
         fresh = budget.allocate({key(n): 0 for n in range(sessions)}, sessions)
         calls.append(len(fresh.worth_calling({key(n): (0.6, 0.0) for n in range(sessions)})) / sessions)
     assert calls[0] == rows[0] == 1
@@ -131,13 +131,16 @@ def test_the_draft_stops_for_others_before_rows_do() -> None:
 
 
 def test_a_call_is_for_those_that_it_helps() -> None:
-    made = Allocation(3, 40.0, 0.5, (3.0, 2.0, 0.0))
-    assert made.worth_calling({key(1): (0.9, 0), key(2): (0.01, 0), key(3): (0.8, 0)}) == [key(1), key(3)]
-    assert made.worth_calling({key(2): (0.01, 0)}) == []
+    allocation = Allocation(3, 40.0, 0.5, (3.0, 2.0, 0.0))
+    assert allocation.worth_calling({key(1): (0.9, 0), key(2): (0.01, 0), key(3): (0.8, 0)}) == [
+        key(1),
+        key(3),
+    ]
+    assert allocation.worth_calling({key(2): (0.01, 0)}) == []
     for _ in range(12):
-        made.called(4.0)
-        made.add(key(1), 0.9)
-    assert made.worth_calling({key(1): (0.3, 0)}) == []
+        allocation.called(4.0)
+        allocation.add(key(1), 0.9)
+    assert allocation.worth_calling({key(1): (0.3, 0)}) == []
 
 
 def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -> None:
@@ -145,12 +148,12 @@ def test_where_drafts_are_alike_the_price_of_a_row_is_learned_by_trying_half() -
     budget = DraftBudget(cost)
     halves = 0
     for _ in range(200):
-        made = budget.allocate({key(n): 4 for n in range(4)}, 4)
-        rows = sum(made.granted.values())
+        allocation = budget.allocate({key(n): 4 for n in range(4)}, 4)
+        rows = sum(allocation.granted.values())
         halves += rows == 8
         cost.observe(4, rows, 0, 40.0 + 16.0 * rows)
     assert halves >= 1
-    assert made.row == pytest.approx(16.0, rel=0.5)
+    assert allocation.row == pytest.approx(16.0, rel=0.5)
     assert rows < 16
 
 
@@ -160,9 +163,9 @@ def test_the_price_of_a_row_is_learned_beside_prompts_that_are_read() -> None:
     for number in range(60):
         sessions, rows, reading = 12 + number % 4, number * 7 % 41, 16 + number * 11 % 97
         cost.observe(sessions, rows, reading, 60.0 + 2.0 * sessions + 3.0 * rows + 0.7 * reading)
-    made = DraftBudget(cost).allocate({key(n): 0 for n in range(16)}, 16)
-    assert made.row == pytest.approx(3.0, rel=0.15)
-    assert made.ms == pytest.approx(92.0, rel=0.15)
+    allocation = DraftBudget(cost).allocate({key(n): 0 for n in range(16)}, 16)
+    assert allocation.row == pytest.approx(3.0, rel=0.15)
+    assert allocation.ms == pytest.approx(92.0, rel=0.15)
     assert cost.takes(16) == pytest.approx(92.0, rel=0.15)
     assert cost.prompt_token == pytest.approx(0.7, rel=0.15)
 
@@ -190,11 +193,11 @@ def test_a_draft_that_seemed_too_dear_is_tried_again_and_its_price_known_at_once
 
 def test_without_rationing_everything_is_granted() -> None:
     budget = learned(1.0, 0.0, 100.0, rationed=False)
-    made = budget.allocate({key(n): 4 for n in range(50)}, 50)
-    assert set(made.granted.values()) == {4}
-    made.called(500.0)
-    assert len(made.worth_calling({key(n): (0.01, 9.0) for n in range(50)})) == 50
-    assert made.worth(key(1), 0.01)
+    allocation = budget.allocate({key(n): 4 for n in range(50)}, 50)
+    assert set(allocation.granted.values()) == {4}
+    allocation.called(500.0)
+    assert len(allocation.worth_calling({key(n): (0.01, 9.0) for n in range(50)})) == 50
+    assert allocation.worth(key(1), 0.01)
 
 
 def test_one_slow_forward_does_not_make_rows_dear_for_ever() -> None:
