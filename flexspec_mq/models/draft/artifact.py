@@ -87,8 +87,7 @@ def export(base_path: Path, out_dir: Path, delta_path: Path | None = None) -> Pa
     try:
         _write_checkpoint(base_path, {**shared, **delta}, marker, out_dir)
     except OSError as error:
-        if not _holds(out_dir, marker):  # else another process was faster
-            raise ModelError(f"cannot write the draft to {out_dir}: {error}") from error
+        raise ModelError(f"cannot write the draft to {out_dir}: {error}") from error
     return out_dir
 
 
@@ -99,10 +98,10 @@ def is_complete(folder: Path) -> bool:
 
 def _holds(out_dir: Path, marker: dict[str, Any]) -> bool:
     try:
-        found = json.loads((out_dir / MARKER).read_text())
+        stored = json.loads((out_dir / MARKER).read_text())
     except (OSError, ValueError):
         return False
-    return is_complete(out_dir) and bool(found == json.loads(json.dumps(marker)))
+    return is_complete(out_dir) and bool(stored == json.loads(json.dumps(marker)))
 
 
 def _write_checkpoint(
