@@ -36,11 +36,8 @@ _SETTINGS = {*ROLES, "backend", "clean_up_tokenization_spaces", "is_local", "loc
              "tokenizer_class"}  # fmt: skip
 """Keys of tokenizer_config.json whose meaning is known here."""
 _OTHER_FILES = (
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "additional_chat_templates",
-)
+    "added_tokens.json", "special_tokens_map.json", "tokenizer.model", "additional_chat_templates",
+)  # fmt: skip
 """Files beside tokenizer.json that would change it."""
 _NO_LIMIT = int(1e30)
 """Where transformers has no limit of its own on a text's length."""

@@ -39,31 +39,12 @@ MOST_RANK = 256
 """Largest rank of an addition. Kernels sum so many products in one order, wherever they stand."""
 
 _NEUTRAL = {
-    "auto_mapping",
-    "base_model_name_or_path",
-    "corda_config",
-    "ensure_weight_tying",
-    "eva_config",
-    "exclude_modules",
-    "inference_mode",
-    "init_lora_weights",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_alpha",
-    "lora_dropout",
-    "lora_ga_config",
-    "megatron_core",
-    "modules_to_save",
-    "peft_type",
-    "peft_version",
-    "qalora_group_size",
-    "r",
-    "rank_pattern",
-    "revision",
-    "target_modules",
-    "task_type",
+    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "inference_mode", "init_lora_weights", "layers_pattern", "layers_to_transform",
+    "lora_alpha", "lora_dropout", "lora_ga_config", "megatron_core", "modules_to_save", "peft_type",
+    "peft_version", "qalora_group_size", "r", "rank_pattern", "revision", "target_modules", "task_type",
     "use_rslora",
-}
+}  # fmt: skip
 """Settings that change nothing of what is computed from the weights, or are computed here."""
 _STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """Ways to draw the first weights that leave the base's alone."""

@@ -36,29 +36,13 @@ MOST = 128
 """Entries that are kept, of bases and of heads; the one that was written longest ago goes first."""
 
 _VOLATILE = (
-    "processor",
-    "cpu MHz",
-    "bogomips",
-    "BogoMIPS",
-    "apicid",
-    "initial apicid",
-    "core id",
-    "physical id",
-)
+    "processor", "cpu MHz", "bogomips", "BogoMIPS", "apicid", "initial apicid", "core id", "physical id",
+)  # fmt: skip
 """Lines of /proc/cpuinfo that differ from one core or minute to the next."""
 _VARIABLES = (
-    "ATEN_",
-    "CUBLAS_",
-    "CUDA_",
-    "DNNL_",
-    "GOMP_",
-    "KMP_",
-    "MKL_",
-    "NVIDIA_",
-    "OMP_",
-    "ONEDNN_",
+    "ATEN_", "CUBLAS_", "CUDA_", "DNNL_", "GOMP_", "KMP_", "MKL_", "NVIDIA_", "OMP_", "ONEDNN_",
     "TORCH_",
-)
+)  # fmt: skip
 """Beginnings of environment variables that choose kernels."""
 
 _MOST_ROWS = 8
