@@ -72,10 +72,6 @@ class TransitionTable(Generic[S, E]):
         """The rows, in order."""
         return iter(self._rows.values())
 
-    def row(self, state: S, event: E) -> Transition[S, E] | None:
-        """The row of an event in a state; None if it is a surprise there."""
-        return self._rows.get((state, event))
-
     def expect(self, state: S, event: E, surprises: Counter[tuple[S, E]]) -> Transition[S, E]:
         """The row of an event in a state.
 
