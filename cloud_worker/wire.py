@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 _TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
-"""Edges that are remembered as told that they need keys, and seconds from one such answer to the next."""
+"""Edges that are remembered as told what cannot be read, or that they need keys, and seconds from one such answer to
+the next: two daemons must not answer each other's noise for ever. On overflow the one told longest ago is forgotten."""
 
 
 class WorkerWire:
@@ -91,13 +92,19 @@ class WorkerWire:
         if message == NO_SESSION:
             return None
         self.refusals.refused(f"edge {edge}", error, now)
-        if not isinstance(message, Open) or self._told.get(edge, now):
+        if not isinstance(message, Open) or not self.may_tell(edge, now):
             return None
-        self._told.put(edge, True, now)
         why = f"{error.message}: {error.hint}"
         return self._codec.encode(
             Error(message.session, message.attempt, ErrorCode.PROTOCOL, 0, self._name, why)
         )
+
+    def may_tell(self, edge: str, now: float) -> bool:
+        """Whether an edge may be told now that something of it is of no use; it is taken to be told then."""
+        if self._told.get(edge, now):
+            return False
+        self._told.put(edge, True, now)
+        return True
 
     def _read(self, payload: bytes) -> Open | Draft | Poll | Close:
         message = self._codec.decode(payload)

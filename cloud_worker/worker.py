@@ -22,7 +22,7 @@ from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec, TooManyTokens
-from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
+from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
 from flexspec_mq.keys.refusals import KeysRefused
@@ -52,9 +52,6 @@ _log = logging.getLogger(__name__)
 
 _FAREWELL = 1.0
 """Seconds for the last messages to go out when the worker leaves."""
-_TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
-"""Edges that are remembered as told what cannot be read, and seconds from one such answer to the next: two daemons
-must not answer each other's noise for ever. On overflow the one that was told longest ago is forgotten."""
 _ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 
 
@@ -132,7 +129,6 @@ class CloudWorker:
         self.window = BatchingWindow()
         self._publish_queue = PublishQueue()
         self._throttle = LogThrottle()
-        self._told = ExpiringMap[str, bool](most=_TOLD_EDGES, life=_TOLD_EVERY)
         self.malformed = 0
         self.on_step: Callable[[StepResult, float], None] | None = None
         self._link: Link | None = None
@@ -328,8 +324,7 @@ class CloudWorker:
     def _refuse(self, edge: str, why: str, now: float) -> None:
         """Count what cannot be read, and tell the edge, though not every time."""
         self.malformed += 1
-        if not self._told.get(edge, now):
-            self._told.put(edge, True, now)
+        if self._wire.may_tell(edge, now):
             if self._throttle.due(edge, "unreadable", now):
                 _log.warning("edge %s sent what cannot be read: %s", edge, why)
             error = Error(0, 0, ErrorCode.MALFORMED, 0, self.settings.worker, why[:300])

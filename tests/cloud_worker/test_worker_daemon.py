@@ -315,7 +315,7 @@ async def test_two_daemons_never_answer_each_others_noise_for_ever() -> None:
 
 
 async def test_refusals_are_paced_per_edge_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud_worker.worker._TOLD_EDGES", 3)
+    monkeypatch.setattr("cloud_worker.wire._TOLD_EDGES", 3)
     worker = CloudWorker(WorkerSettings(worker="w1"), FakeEngine())
 
     def answered(edge: str, now: float) -> bool:
@@ -329,7 +329,7 @@ async def test_refusals_are_paced_per_edge_and_bounded(monkeypatch: pytest.Monke
     assert answered("a", 1.0)
     for number in range(10):
         assert answered(str(number), 2.0)
-    assert len(worker._told) == 3
+    assert len(worker._wire._told) == 3
     assert worker.malformed == 14
 
 
