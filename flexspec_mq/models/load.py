@@ -239,8 +239,8 @@ def torch_dtype(name: str) -> torch.dtype:
 
     if name not in DTYPES:
         raise ModelError(f"unknown dtype {name!r}", hint=f"choose one of {', '.join(DTYPES)}")
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _device(name: str) -> torch.device:
@@ -274,10 +274,10 @@ def _generation(source: Path | str) -> Config:
 
     try:
         with quiet_transformers():
-            found: Config = GenerationConfig.from_pretrained(source).to_dict()
+            settings: Config = GenerationConfig.from_pretrained(source).to_dict()
     except OSError:
         return {}
-    return found
+    return settings
 
 
 def _load_weights(source: Path | str, dtype: torch.dtype, attn_implementation: str) -> Any:

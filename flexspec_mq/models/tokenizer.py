@@ -130,5 +130,5 @@ def is_plain(template: str) -> bool:
         parsed = _environment().parse(template)
     except TemplateError:
         return False
-    filters = {found.name for found in parsed.find_all(nodes.Filter)}
+    filters = {node.name for node in parsed.find_all(nodes.Filter)}
     return meta.find_undeclared_variables(parsed) <= _VARIABLES and "tojson" not in filters

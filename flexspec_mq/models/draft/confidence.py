@@ -67,8 +67,8 @@ def features_of(
     token, margin = choose_with_margin(logits, params, position, drawn)
     top = float(logits.max())
     mass = math.log(float(np.exp(logits - np.float32(top)).sum()))
-    found = (margin, float(logits[token]) - top - mass, -mass, params.temperature, accepted_run)
-    return token, np.array(found, dtype=np.float64)
+    features = (margin, float(logits[token]) - top - mass, -mass, params.temperature, accepted_run)
+    return token, np.array(features, dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +103,14 @@ class ConfidenceCalibration:
         return {"basis": BASIS, "weights": list(self.weights)}
 
     @classmethod
-    def from_json(cls, found: Mapping[str, Any]) -> ConfidenceCalibration:
+    def from_json(cls, stored: Mapping[str, Any]) -> ConfidenceCalibration:
         """Read what `to_json` made.
 
         Raises:
             ModelError: it is no calibration, or one of another basis.
         """
         try:
-            basis, weights = found["basis"], tuple(float(weight) for weight in found["weights"])
+            basis, weights = stored["basis"], tuple(float(weight) for weight in stored["weights"])
             if basis != BASIS:
                 raise ValueError(f"basis {basis} is not {BASIS}")  # noqa: TRY301  all that is wrong is told alike
             return cls(weights)

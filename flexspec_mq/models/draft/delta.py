@@ -241,15 +241,15 @@ def top_level(bits: int) -> int:
     return (1 << (bits - 1)) - 1
 
 
-def check_fingerprint(expected: str | None, found: str, delta_path: Path, base_path: Path) -> None:
+def check_fingerprint(expected: str | None, actual: str, delta_path: Path, base_path: Path) -> None:
     """Refuse a base that the delta was not trained on.
 
     Raises:
         FingerprintError: The fingerprints differ.
     """
-    if found != expected:
+    if actual != expected:
         raise FingerprintError(
             f"{delta_path} was trained on another base than {base_path}: "
-            f"expected fingerprint {expected}, found {found}",
+            f"expected fingerprint {expected}, found {actual}",
             hint="use the base it was made for, or train a draft for this one with `flexspec draft train`",
         )

@@ -203,8 +203,8 @@ def _head(rows: Floats, bits: int) -> Graph:
 
 
 def _floats(tensor: torch.Tensor) -> Floats:
-    found: Floats = tensor.float().numpy()
-    return found
+    array: Floats = tensor.float().numpy()
+    return array
 
 
 def _halves(tensor: torch.Tensor) -> npt.NDArray[np.uint16]:
