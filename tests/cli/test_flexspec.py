@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import flexspec_mq
-from flexspec_mq.cli import build_parser, main
+from flexspec_mq.cli import main
 from flexspec_mq.daemon.main import EXIT_BROKEN_PIPE, run_main
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, ModelError, UsageError
 
@@ -104,24 +104,6 @@ def test_schema_is_asyncapi(capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(capsys.readouterr().out)
     assert document["asyncapi"].startswith("3.")
     assert document["channels"]
-
-
-def test_a_model_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["model", "info", "/no/such/folder"]) == 3
-    assert capsys.readouterr().err.startswith("error: there is no folder /no/such/folder\n  hint: ")
-
-
-def test_unknown_commands_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["nonesuch"])
-    assert caught.value.code == 2
-    assert "nonesuch" in capsys.readouterr().err
-
-
-def test_every_command_is_listed() -> None:
-    listed = build_parser().format_help()
-    for command in ("demo", "chat", "model", "draft", "link", "schema", "version"):
-        assert f"    {command} " in listed
 
 
 def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,13 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from broker.launcher import PrivateBroker
 from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.errors import LinkRefused
 from lab.testbed.deployment import free_port
 from tests.broker.deployments import good, made, running
 from tests.broker.test_watching import Labels, figures, series
 from tests.daemons import until
-from tests.deploy.files import DEPLOY, compose, unit
+from tests.deploy.files import compose
 from tests.doctor.setups import doctor
 from tests.integration.processes import PATIENCE, ended, start
 
@@ -202,25 +201,3 @@ async def test_a_revoked_device_is_told_so(
             assert when_it_starts in again.said.rpartition("error: ")[2]
         finally:
             await again.kill()
-
-
-async def test_one_of_them_ends_for_good(mosquitto: PrivateBroker, tiny: Path) -> None:
-    command = (
-        *("edge_node", "serve", "--broker", f"{mosquitto.host}:{mosquitto.port}", "--edge", "twin"),
-        *("--draft", "none", "--tokenizer", str(tiny), "--api-port", "0", "--ready-json"),
-    )
-    twins = [await start(*command) for _ in range(2)]
-    try:
-        ends = {asyncio.create_task(twin.wait(PATIENCE)): twin for twin in twins}
-        done, (stays,) = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        (end,) = done
-        assert end.result() == 4
-        assert "another connection" in ends[end].said
-        assert "hint: give each process a name of its own" in ends[end].said
-        assert not stays.done()
-        stays.cancel()
-    finally:
-        for twin in twins:
-            await twin.kill()
-    restarts = unit(DEPLOY / "systemd" / "flexspec-edge.service")["RestartPreventExitStatus"]
-    assert "4" in restarts[0].split()

@@ -29,14 +29,11 @@ from edge_node.doctor.examine import EdgeDoctor
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.share_groups import new_groups
-from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.link import LinkFactory
-from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
 from lab.testbed.process import as_child, python
 from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
-from tests.edge_node.api.served import speech
+from tests.edge_node.api.served import links_to, speech
 
 QUICK = 1.0
 """Seconds to listen to workers that renew their status every 0.2 s."""
@@ -105,24 +102,6 @@ def at(where: PrivateBroker) -> str:
     return f"{where.host}:{where.port}"
 
 
-def links_to(where: PrivateBroker, user: User | None = None) -> LinkFactory:
-    """Links to this broker as this user, whatever the settings say."""
-
-    @asynccontextmanager
-    async def connect(settings: LinkSettings) -> AsyncIterator[Any]:
-        there = replace(
-            settings,
-            port=where.port,
-            host=where.host,
-            username=user.name if user else None,
-            password=f"secret-of-{user.name}" if user else None,
-        )
-        async with mqtt_link(there) as link:
-            yield link
-
-    return connect
-
-
 @asynccontextmanager
 async def worker(
     where: PrivateBroker,
@@ -133,7 +112,8 @@ async def worker(
 ) -> AsyncIterator[Daemon]:
     """A worker whose target is a pure function."""
     engine = FakeEngine(tokenizer=tokenizer)
-    async with worker_at(links_to(where, user), name, engine, **settings) as daemon:
+    known = {"username": user.name, "password": f"secret-of-{user.name}"} if user else {}
+    async with worker_at(links_to(where, **known), name, engine, **settings) as daemon:
         yield daemon
 
 
@@ -203,21 +183,16 @@ class Told(NamedTuple):
         return [finding["fault"] for finding in findings if finding["state"] == "failed"]
 
 
-async def start(*arguments: str, env: dict[str, str] | None = None) -> asyncio.subprocess.Process:
-    """Start ``flexspec doctor …``; it ends with the test at the latest."""
+async def doctor(*arguments: str, env: dict[str, str] | None = None) -> Told:
+    """Run ``flexspec doctor …`` to its end, which comes with the test's at the latest."""
     pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
+    process = await asyncio.create_subprocess_exec(
         *python("flexspec_mq.cli", "doctor", *arguments),
         stdout=pipe,
         stderr=pipe,
         env={**os.environ, "PYTHONWARNINGS": "default", **(env or {})},
         preexec_fn=as_child(signal.SIGKILL),
     )
-
-
-async def doctor(*arguments: str, env: dict[str, str] | None = None) -> Told:
-    """Run ``flexspec doctor …`` to its end."""
-    process = await start(*arguments, env=env)
     async with asyncio.timeout(100.0):
         out, err = await process.communicate()
     assert process.returncode is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import socket
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +22,6 @@ from tests.doctor.setups import (
     look,
     look_at_worker,
     named,
-    start,
     the_fault,
     worker,
 )
@@ -197,15 +195,6 @@ async def test_settings_that_cannot_be_used_are_a_finding(tmp_path: Path) -> Non
     assert told.failures == ["settings"]
 
 
-async def test_a_flag_that_nobody_knows_and_help() -> None:
-    told = await doctor("--brokr", "127.0.0.1:1883")
-    assert told.code == 2
-    assert "unrecognized arguments: --brokr" in told.err
-    told = await doctor("--help")
-    assert told.code == 0
-    assert "--within" in told.out
-
-
 async def test_secrets_are_never_told(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     config = tmp_path / "edge.toml"
     config.write_text(
@@ -232,14 +221,3 @@ async def test_the_whole_is_bounded() -> None:
     assert told.document["seconds"] < 20
     assert all(row["state"] != "ok" for row in told.document["findings"] if row["name"] == "broker")
     assert (await doctor("--within", "nan")).code == 2
-
-
-async def test_ctrl_c(mosquitto: PrivateBroker) -> None:
-    process = await start("--broker", at(mosquitto), "--draft", "/no")
-    assert process.stderr is not None
-    while (line := await process.stderr.readline()) and b"listening" not in line:
-        pass
-    process.send_signal(signal.SIGINT)
-    out, err = await process.communicate()
-    assert process.returncode == 130, (out, err)
-    assert b"Traceback" not in err

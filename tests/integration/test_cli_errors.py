@@ -69,38 +69,28 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["ask", " \n"], ["the prompt is empty"]),
-        (["ask", "caf\udce9"], ["not UTF-8", "0xe9 at offset 3", "iconv"]),
-        (["ask", "hi", "--max-tokens", "0"], ["limit of 0 tokens"]),
-        (["ask", "hi", "--broker", "nowhere"], ["not host:port", "127.0.0.1:1883"]),
-        (["ask", "hi", "--edge", "a/b"], ["cannot stand in a topic"]),
-        (["ask", "hi", "--tls-key", "k"], ["--tls-key needs --tls-cert"]),
-        (["batch", "{folder}/two.jsonl"], ["line 2 is no JSON object"]),
+        (["ask", " \n"], ["the prompt is empty", "hint: "]),
+        (["ask", "caf\udce9"], ["not UTF-8", "0xe9 at offset 3", "hint: ", "iconv"]),
+        (["ask", "hi", "--max-tokens", "0"], ["limit of 0 tokens", "hint: "]),
+        (["ask", "hi", "--broker", "nowhere"], ["not host:port", "hint: ", "127.0.0.1:1883"]),
+        (["ask", "hi", "--edge", "a/b"], ["cannot stand in a topic", "hint: "]),
+        (["ask", "hi", "--tls-key", "k"], ["--tls-key needs --tls-cert", "hint: "]),
+        (["ask", "hi", "--temperature", "-1"], ["temperature -1.0 is not between 0 and 100"]),
+        (["ask", "hi", "--top-p", "0"], ["top_p 0.0 is not above 0"]),
+        (["ask", "hi", "--timeout", "0"], ["a timeout of 0.0 s is over before it begins"]),
+        (["ask", "hi", "--timeout", "nan"], ["a timeout of nan s"]),
+        (["ask", "hi", "--ahead", "-1"], ["ahead -1 is not between 0 and"]),
+        (["ask", "hi", "--give-up-after", "0"], ["give_up_after 0.0 is not above 0 seconds"]),
+        (["ask", "hi", "--give-up-after", "nan"], ["give_up_after nan"]),
+        (["batch", "/nowhere/at/all"], ["/nowhere/at/all cannot be read: No such file"]),
+        (["batch", "/dev/null"], ["/dev/null holds no prompt"]),
     ],
 )
-def test_edge_usage(
-    arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    (tmp_path / "two.jsonl").write_text('{"prompt": "Hi"}\n["no object"]\n')
-    refused(capsys, edge([argument.format(folder=tmp_path) for argument in arguments]), 2, *words)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["ask", "hi", "--temperature", "-1"], "temperature -1.0 is not between 0 and 100"),
-        (["ask", "hi", "--top-p", "0"], "top_p 0.0 is not above 0"),
-        (["ask", "hi", "--timeout", "0"], "a timeout of 0.0 s is over before it begins"),
-        (["ask", "hi", "--ahead", "-1"], "ahead -1 is not between 0 and"),
-        (["ask", "hi", "--give-up-after", "0"], "give_up_after 0.0 is not above 0 seconds"),
-        (["ask", "hi", "--give-up-after", "nan"], "give_up_after nan"),
-        (["batch", "/nowhere/at/all"], "/nowhere/at/all cannot be read: No such file"),
-        (["batch", "/dev/null"], "/dev/null holds no prompt"),
-    ],
-)
-def test_edge_values(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edge_usage(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert edge(arguments) == 2
-    assert f"error: {message}" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert [word for word in words if word not in error] == []
 
 
 def test_a_prompt_from_a_pipe_that_is_not_utf8_or_closed(

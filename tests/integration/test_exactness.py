@@ -288,19 +288,6 @@ async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftMo
     assert message.code is ErrorCode.MALFORMED
 
 
-async def test_a_device_that_is_killed_costs_its_lease(pool: Pool) -> None:
-    (name, *_) = await pool.at_least(1)
-    asked = await start(
-        "edge_node",
-        *("ask", SEA, "--broker", f"{pool.broker.host}:{pool.broker.port}", "--draft", "none"),
-        *("--draft-length", "0", "--max-tokens", "2000", "--ignore-eos", "--events", "--edge", "doomed"),
-    )
-    await asked.event(lambda event: event["type"] == "text")
-    await status(pool.broker, name, lambda found: found.load == 1)
-    await asked.kill()
-    await status(pool.broker, name, lambda found: found.load == 0)
-
-
 async def test_a_broker_and_a_worker_that_are_killed_in_mid_answer(pool: Pool, draft: DraftModel) -> None:
     names = await pool.at_least(2)
     async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:

@@ -95,6 +95,11 @@ class Family:
         """What one head alone writes, one token at a time."""
         return write(self.model, head, params, prompt)
 
+    def begin(self) -> None:
+        """Begin the family with its base, as v0."""
+        canary = Canary(PROMPT, self.write("", SamplingParams()))
+        self.operator.begin("v0", self.operator.head({}, kind="base", canaries=(canary,), **self.facts))
+
     def publish_head(self, name: str, canaries: tuple[Canary, ...] | None = None) -> bytes:
         """Hold a head here, and put it where workers find it."""
         folder = self.adapters / name
@@ -103,30 +108,29 @@ class Family:
         return self.operator.head(folder, kind="lora", canaries=canaries, **self.facts)
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family:  # noqa: ARG001
-    """v0 is the base and stable; v1 is a head that is published as well."""
-    root = tmp_path_factory.mktemp("family")
-    folder = default_model_path()
-    text = load_text(folder)
-    model = Checkpoint(folder, text, torch.bfloat16).load()
-    facts = {
-        "base": weights_fingerprint(folder),
+def on(base: Path, operator: Operator, adapters: Path) -> Family:
+    """A base, and a model of our own that says what its versions write."""
+    text = load_text(base)
+    model = Checkpoint(base, text, torch.bfloat16).load()
+    facts: dict[str, object] = {
+        "base": weights_fingerprint(base),
         "tokenizer": text.fingerprint.hex(),
         "layers": model.shape.layers,
         "floor": FLOOR,
     }
+    return Family(adapters, operator, text, model, facts)
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family:  # noqa: ARG001
+    """v0 is the base and stable; v1 is a head that is published as well."""
+    root = tmp_path_factory.mktemp("family")
     save_adapters(root / "adapters", "v1", "v2", "v3", "v4")
-    found = Family(root / "adapters", Operator(root / "heads"), text, model, facts)
-    base = found.operator.head(
-        {}, kind="base", canaries=(Canary(PROMPT, found.write("", SamplingParams())),), **facts
-    )
-    found.operator.begin("v0", base)
-    first = found.publish_head("v1")
-    found.operator.catalogue = editing.publish(
-        found.operator.current, time.time() - 90, name="v1", digest=first
-    )
-    return found
+    family = on(default_model_path(), Operator(root / "heads"), root / "adapters")
+    family.begin()
+    operator, first = family.operator, family.publish_head("v1")
+    operator.catalogue = editing.publish(operator.current, time.time() - 90, name="v1", digest=first)
+    return family
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from broker.launcher import PrivateBroker
@@ -21,11 +20,8 @@ from edge_node.node import EdgeNode
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
-from flexspec_mq.models.checkpoint import weights_fingerprint
-from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.head_files import read_lora
-from flexspec_mq.models.load import load_text
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.status import WorkerStatus
 from tests.daemons import read
@@ -38,6 +34,7 @@ from tests.integration.test_family_versions import (
     WARM,
     Family,
     asking,
+    on,
     publish,
     save_adapters,
     states,
@@ -60,19 +57,6 @@ def save_base(folder: Path, layers: int) -> Path:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}), "utf-8")
     return folder
-
-
-def on(base: Path, operator: Operator, adapters: Path) -> Family:
-    """A base, and a model of our own that says what its versions write."""
-    text = load_text(base)
-    model = Checkpoint(base, text, torch.bfloat16).load()
-    facts: dict[str, object] = {
-        "base": weights_fingerprint(base),
-        "tokenizer": text.fingerprint.hex(),
-        "layers": model.shape.layers,
-        "floor": FLOOR,
-    }
-    return Family(adapters, operator, text, model, facts)
 
 
 @dataclass
@@ -122,8 +106,7 @@ def site(tmp_path: Path, own_mosquitto: PrivateBroker, one_thread: None) -> Site
     operator = Operator(tmp_path / "heads")
     operator.online.save(tmp_path / "online.pem")
     first = on(save_base(tmp_path / "first", LAYERS), operator, tmp_path)
-    canary = Canary(PROMPT, first.write("", SamplingParams()))
-    operator.begin("v0", operator.head({}, kind="base", canaries=(canary,), **first.facts))
+    first.begin()
     asyncio.run(publish(own_mosquitto, operator))
     other = save_base(tmp_path / "other", OTHER_LAYERS)
     save_adapters(tmp_path / "adapters", "w1", base=other)

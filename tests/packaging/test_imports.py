@@ -131,20 +131,6 @@ def test_subcommands_that_are_not_installed_say_how_to_have_them(
     assert f"-m pip install -e ./{distribution}" in done.stderr
 
 
-def test_a_model_without_the_libraries_is_a_readable_error(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    absent = "import sys\nfrom importlib import util\nutil.find_spec = lambda name: None\n"
-    done = run(
-        absent + "from flexspec_mq.cli import main\nsys.exit(main(['model', 'info', *sys.argv[1:]]))",
-        str(tmp_path),
-    )
-    assert done.returncode == 3
-    error, hint = done.stderr.splitlines()
-    assert error == "error: running a model needs torch, transformers, safetensors"
-    assert hint.startswith("  hint: install them, in a checkout of FlexSpec MQ: ")
-    assert hint.endswith(" -m pip install '.[models]'")
-
-
 def test_the_extra_for_devices_brings_neither_torch_nor_transformers() -> None:
     """All that `pip install .[edge]` installs, by what the installed packages say that they need."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -80,10 +80,7 @@ def test_each_source_beats_those_below_it(tmp_path: Path) -> None:
         "default",
     ]
     assert toy.file == tmp_path / "toy.toml"
-
-
-def test_a_flag_that_says_the_default_still_wins() -> None:
-    assert loaded("--number", "1", NUMBER="3").settings.parts.number == 1
+    assert loaded("--number", "1", NUMBER="3").settings.parts.number == 1, "a flag that says the default wins"
 
 
 @given(number=st.integers(1, 86_400), share=st.floats(min_value=1e-300, allow_infinity=True))
@@ -92,18 +89,15 @@ def test_values_arrive_unchanged_from_text(number: int, share: float) -> None:
     assert (parts.number, parts.share) == (number, share)
 
 
-def test_switches_and_lists(tmp_path: Path) -> None:
+def test_switches_lists_and_empty_variables(tmp_path: Path) -> None:
     assert loaded("--switch").settings.parts.switch
     assert not loaded("--no-switch", SWITCH="true").settings.parts.switch
     assert loaded(SWITCH="1").settings.parts.switch
     assert loaded("--names", "a", "--names", "b,c").settings.parts.names == ("a", "b,c")
     assert loaded(NAMES="a, b,").settings.parts.names == ("a", "b")
     assert loaded(file='names = ["a", "b"]', folder=tmp_path).settings.parts.names == ("a", "b")
-
-
-def test_an_empty_variable_is_none() -> None:
-    toy = loaded(NUMBER="", SECRET="")
-    assert (toy.settings.parts.number, toy.settings.who.secret) == (1, None)
+    empty = loaded(NUMBER="", SECRET="").settings
+    assert (empty.parts.number, empty.who.secret) == (1, None)
 
 
 def test_what_is_drawn_for_each_run_is_left_to_the_section() -> None:
@@ -173,12 +167,9 @@ def test_impossible_values_of_a_file(line: str, message: str, tmp_path: Path) ->
 
 def test_an_impossible_flag() -> None:
     assert refusal("--number", "0").hint == "set by flag --number (a number)"
+    assert refusal("--even", "3").hint.startswith("even ones; set by flag --even")
     with pytest.raises(argparse.ArgumentError, match="'x' is not a whole number"):
         loaded("--number", "x")
-
-
-def test_what_is_allowed_is_said() -> None:
-    assert refusal("--even", "3").hint.startswith("even ones; set by flag --even")
 
 
 def test_unknown_keys_and_variables(tmp_path: Path) -> None:

@@ -285,12 +285,12 @@ async def _stop(run: asyncio.Task[None]) -> None:
         logging.getLogger(__name__).warning("the server ended with %r", error)
 
 
-def links_to(broker: PrivateBroker) -> LinkFactory:
-    """Links to this broker, whatever port the settings name."""
+def links_to(broker: PrivateBroker, **known: Any) -> LinkFactory:
+    """Links to this broker, whatever port the settings name, and with these other settings."""
 
     @asynccontextmanager
     async def connect(settings: LinkSettings) -> AsyncIterator[Any]:
-        async with mqtt_link(replace(settings, port=broker.port)) as link:
+        async with mqtt_link(replace(settings, port=broker.port, **known)) as link:
             yield link
 
     return connect

@@ -181,14 +181,6 @@ async def test_a_seed_that_was_drawn_gives_the_same_text_again(mosquitto: Privat
         assert content(again) == content(drawn[0]) != content(drawn[1])
 
 
-async def test_many_at_once(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=2) as api:
-        answers = await asyncio.gather(*(api.chat(f"q{n % 10}", seed=n, max_tokens=30) for n in range(40)))
-        for n, answer in enumerate(answers):
-            assert content(answer) == alone(f"q{n % 10}", n, 30)
-        assert api.node.sessions == 0
-
-
 async def test_probes(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         assert (await api.get("/healthz")).status_code == 200
