@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.scheduling.costs import ForwardCost
 
-_PROBE = 16
-"""Interval of forwards with no more rows than must be, so that their cost stays known. Settings are read without numpy,
-so it is not that of `costs`."""
 GIVES = 0.03
 """Share of its speed that a session may lose by the rows that others have beyond their fair share."""
 STRETCH = 0.8
@@ -110,7 +107,7 @@ class StepBudget:
             count, bound = 1, (1.0 + STRETCH) * takes(1)
         else:
             return order[:most]
-        if self._turn % _PROBE:
+        if self._turn % PROBE:
             while count < len(order) and takes(count + 1) <= bound:
                 count += 1
         return order[: min(count, most)]
