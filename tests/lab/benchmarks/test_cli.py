@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lab.benchmarks import acceptance, engine
+from lab.benchmarks import acceptance, engine, evolution
 from tests.lab.traditional.noisy_models import checkpoint as noisy_checkpoint
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
@@ -82,6 +82,7 @@ def test_an_unknown_flag_is_refused(
         (engine.main, ["--context", "9000"], "--context 9000"),
         (engine.main, ["--gguf", "/no/such/file"], "/no/such/file"),
         (engine.main, ["--target", "/no/such/folder"], "/no/such/folder"),
+        (evolution.main, ["--updates", "-1"], "--updates -1"),
     ],
 )
 def test_bad_values_are_named(
@@ -95,23 +96,13 @@ def test_bad_values_are_named(
 
 
 @pytest.mark.parametrize(
-    ("line", "named"),
-    [
-        ("{", "line 2"),
-        ("[1]", "line 2"),
-        ('{"turns": []}', "line 2"),
-        ('{"question": "Why?"}', "line 2"),
-        ('{"prompt": " "}', "line 2"),
-        ('{"prompt": 3}', "line 2"),
-    ],
+    "line", ["{", "[1]", '{"turns": []}', '{"question": "Why?"}', '{"prompt": " "}', '{"prompt": 3}']
 )
-def test_a_bad_question_is_named(
-    line: str, named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_bad_question_is_named(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "questions.jsonl"
     path.write_text('{"prompt": "Why?"}\n' + line + "\n", "utf-8")
     assert acceptance.main(["--prompts", str(path)]) == 2
-    assert named in capsys.readouterr().err
+    assert "line 2" in capsys.readouterr().err
 
 
 def test_a_temperature_that_cannot_be_is_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,19 +157,9 @@ def test_acceptance_of_two_drafts_on_one_text(
     other = str(noisy_checkpoint(tmp_path / "other", 1.0))
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(f'{{"prompt": "Why is {word}?"}}\n' for word in "abcdef"), "utf-8")
-    flags = [
-        "--target",
-        checkpoint,
-        "--dtype",
-        "float32",
-        "--prompts",
-        str(path),
-        "--tokens",
-        "12",
-        "--k",
-        "3",
-    ]
-    assert acceptance.main([*flags, "--temperatures", "0", "1", "--draft", checkpoint, other]) == 0
+    flags = ["--target", checkpoint, "--dtype", "float32", "--prompts", str(path), "--tokens", "12"]
+    flags += ["--k", "3", "--temperatures", "0", "1", "--draft", checkpoint, other]
+    assert acceptance.main(flags) == 0
     drafts = last_json(capsys.readouterr().out)["results"]["drafts"]
     for temperature in ("0", "1"):
         mine, theirs = drafts[checkpoint][temperature], drafts[other][temperature]

@@ -15,7 +15,6 @@ from flexspec_mq.heads.manifest import Canary, read_head
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.link import Link
-from lab.benchmarks import evolution
 from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
 from lab.benchmarks.exact.faults import Weather, stormy
 from lab.benchmarks.exact.reference import Reference, ReferenceText, Text, fixed_order_attention
@@ -188,8 +187,3 @@ def test_a_reference_with_a_head_writes_what_the_head_was_published_for() -> Non
     base = str(default_model_path())
     assert share(Reference(base, "bfloat16", str(head)), canaries) >= 0.9
     assert share(Reference(base, "bfloat16"), canaries) < 0.8
-
-
-def test_a_number_that_cannot_be_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert evolution.main(["--updates", "-1"]) == 2
-    assert "--updates -1" in capsys.readouterr().err

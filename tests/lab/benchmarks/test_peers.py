@@ -43,15 +43,18 @@ from lab.benchmarks.peers.gguf_file import (
 )
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
-Floats = np.ndarray[Any, np.dtype[np.float32]]
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 1024,
+}
+TEXTS = [[(7 * i + 3 * j) % 250 + 3 for j in range(20 + GROWTH)] for i in range(3)]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = tiny_llama(
-        hidden_size=64, intermediate_size=96, num_attention_heads=4, max_position_embeddings=1024
-    )
-    return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
+    return save(tmp_path_factory.mktemp("tiny"), tiny_llama(**SIZES), byte_level_tokenizer())
 
 
 @given(st.integers(1, 4), st.sampled_from([2, 4, 8, 64]))
@@ -74,9 +77,7 @@ def test_gguf_holds_the_weights(form: str, checkpoint: Path, tmp_path: Path) -> 
     assert list(path.parent.iterdir()) == [path]
     read = gguf.GGUFReader(path)
     tensors = {one.name: gguf.quants.dequantize(one.data, one.tensor_type) for one in read.tensors}
-    state = tiny_llama(
-        hidden_size=64, intermediate_size=96, num_attention_heads=4, max_position_embeddings=1024
-    ).state_dict()
+    state = tiny_llama(**SIZES).state_dict()
     near = {"BF16": 2**-8, "Q8_0": 2**-6, "Q4_1": 0.2}[form]
     for name, theirs in (
         ("blk.1.ffn_down", "layers.1.mlp.down_proj"),
@@ -131,14 +132,13 @@ def test_forwards_follow_their_contexts_and_are_forgotten(
     del one_thread
     made: Engine = kind(str(checkpoint), "float32")
     assert made.weight_bytes == 4 * weights(checkpoint)
-    texts = [[(7 * i + 3 * j) % 250 + 3 for j in range(20 + GROWTH)] for i in range(3)]
-    made.hold(texts, 20)
-    alone = made.read(texts[0][:25], 5).best
+    made.hold(TEXTS, 20)
+    alone = made.read(TEXTS[0][:25], 5).best
     for _ in range(2):
         assert made.forward(1, 5).best == alone
         assert made.forward(1, 1).best == alone[:1]
         many = made.forward(3, 5).best
-        assert many == [best for text in texts for best in made.read(text[:25], 5).best]
+        assert many == [best for text in TEXTS for best in made.read(text[:25], 5).best]
     assert made.forward(1, 1).ms > 0
 
 
@@ -157,11 +157,10 @@ def test_llama_cpp_finds_the_ids_that_transformers_finds(
     write_gguf(checkpoint, file, form)
     made = load_engine(LLAMA, form, str(file))
     reference = Transformers(str(checkpoint), "float32")
-    texts = [[(7 * i + 3 * j) % 250 + 3 for j in range(20 + GROWTH)] for i in range(3)]
-    own = [reference.read(text[:25], 25).best for text in texts]
-    read = [made.read(text[:25], 25).best for text in texts]
+    own = [reference.read(text[:25], 25).best for text in TEXTS]
+    read = [made.read(text[:25], 25).best for text in TEXTS]
     assert agreement(joined(own), joined(read)) >= 0.9
-    made.hold(texts, 20)
+    made.hold(TEXTS, 20)
     for _ in range(2):
         assert agreement(joined(best[20:] for best in own), made.forward(3, 5).best) >= 0.8
         assert agreement(own[0][20:], made.forward(1, 5).best) >= 0.8

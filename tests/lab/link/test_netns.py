@@ -20,7 +20,8 @@ from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.testbed.link import namespaces
 from lab.testbed.link.netns import NetnsLink, netns_link
-from tests.lab.link.plans import figures, needs_namespaces, plan
+from lab.testbed.link.profiles import LinkPlan, Profile
+from tests.lab.link.plans import figures, needs_namespaces, plan, state
 
 pytestmark = pytest.mark.alone
 
@@ -54,13 +55,14 @@ print("ready", flush=True)
 s.settimeout(4.0)
 came = []
 try:
-    while True:
+    while len(came) < int(sys.argv[2]):
         packet, stamps, *_ = s.recvmsg(2048, 64)
         (number, sent), (seconds, nanoseconds) = map(int, packet.split()), struct.unpack("ll", stamps[0][2])
         at = 10**9 * seconds + nanoseconds
         came.append((number, (at - sent) / 1e6, at / 1e9))
 except TimeoutError:
-    print(json.dumps(came))
+    pass
+print(json.dumps(came))
 """
 SEND = """
 import socket, sys, time
@@ -76,7 +78,8 @@ for number in range(count):
 
 def stream(link: NetnsLink, size: int = 100, count: int = 100, spacing: float = 0.01) -> list[list[float]]:
     """UDP packets from a to b: number, delay in milliseconds and time of arrival of what came."""
-    receiver = link.run_b([sys.executable, "-c", RECEIVE, link.address_b], stdout=subprocess.PIPE, text=True)
+    receiving = [sys.executable, "-c", RECEIVE, link.address_b, str(count)]
+    receiver = link.run_b(receiving, stdout=subprocess.PIPE, text=True)
     assert receiver.stdout is not None
     assert receiver.stdout.readline() == "ready\n"
     sender = link.run_a([sys.executable, "-c", SEND, link.address_b, str(size), str(count), str(spacing)])
@@ -119,21 +122,22 @@ def test_what_is_to_be_lost_is_lost() -> None:
 
 
 @needs_namespaces
-def test_mosquitto_behind_a_lossy_link_passes_our_own_check() -> None:
-    with netns_link(plan(figures(delay=10, jitter=2, rate=5, loss=2), seed=1)) as link:
-        serving = [sys.executable, "-m", "broker", "run", "--host", link.address_b, "--port", "0"]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "cwd": ROOT, "text": True}
-        broker = link.run_b([*serving, "--insecure-anywhere", "--ready-json"], **pipes)
-        assert broker.stdout is not None
-        with broker.stdout:
-            port = json.loads(broker.stdout.readline())["port"]
-            check = link.run_a([sys.executable, "-m", "broker", "check", f"{link.address_b}:{port}"], **pipes)
-            out, _ = check.communicate(timeout=2 * PATIENCE)
-        assert check.returncode == 0, out
-        assert "shared subscriptions" in out
-        counters = link.counters
-    assert counters.up.lost + counters.down.lost > 0
-    assert counters.up.packets_in > 50
+def test_a_link_is_set_to_a_moment_as_often_as_one_likes() -> None:
+    states = state(figures(delay=1), "good"), state(figures(delay=400), "slow")
+    # Each lasts longer than any test.
+    channel = LinkPlan("test", Profile("a test", states), lasts_s=(5000.0, 5000.0))
+    delays = []
+    with netns_link(channel) as link:
+        for time_of_channel in (5100.0, 100.0, 15_100.0):
+            before = link.seek(time_of_channel)
+            ((_, delay, _),) = stream(link, count=1)
+            assert link.counters.up.packets_out == before.up.packets_out + 1, "the counters go on"
+            delays.append(delay)
+        with pytest.raises(ValueError, match="from 0 on"):
+            link.seek(-1.0)
+    assert delays[0] >= 400
+    assert delays[2] >= 400
+    assert delays[1] < 300, "unless this machine was busy for so long"
 
 
 @needs_namespaces
