@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.adaptive import token_worth
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.rl import RlPolicy
 from schemas.messages import MAX_AHEAD
-from tests.controller.observed import BASE, NEAR, but, observed
+from tests.controller.observed import BASE, NEAR, but
 
 
 def planned(seen: Observation, base: Plan = BASE) -> Plan:
@@ -31,13 +30,10 @@ def test_nothing_known_is_the_plan_that_was_given_but_for_run_ahead(make: Callab
 DRAFTS = but(NEAR, worker_per_verdict=3.0, worker_has_read=True)
 
 
-def test_a_worker_that_drafts_is_left_to_it_unless_it_drafts_badly() -> None:
+def test_a_worker_that_drafts_is_left_to_it_unless_it_drafts_badly_or_has_a_long_prompt_to_read() -> None:
     plan = planned(DRAFTS)
     assert (plan.draft_length, plan.worker_draft) == (0, 8)
     assert planned(but(DRAFTS, worker_per_verdict=0.1)).draft_length > 0
-
-
-def test_where_the_workers_draft_would_have_to_read_a_long_prompt_the_device_drafts() -> None:
     plan = planned(but(DRAFTS, worker_has_read=False, prompt=3000))
     assert plan.draft_length > 0
     assert plan.worker_draft == 8, "what it looks up needs no reading, and reading is for the worker to weigh"
@@ -160,14 +156,6 @@ def test_where_a_node_writes_many_texts_nobody_drafts() -> None:
     assert drafts(1, token=0.03), "a text that has the drafter for itself is weighed as before"
 
 
-def test_a_token_is_worth_what_is_written_in_its_time() -> None:
-    seen = observed(rate=20.0, draft_time=0.01, row_cost=0.0)
-    assert token_worth(seen) == pytest.approx(0.2)
-    assert token_worth(but(seen, row_cost=0.005)) == pytest.approx(0.3)
-    assert token_worth(but(seen, rate=None)) is None
-    assert token_worth(but(seen, draft_timed=False)) is None
-
-
 @given(st.floats(0.1, 500.0), st.floats(1.0, 10.0))
 def test_the_dearer_a_token_is_the_surer_it_has_to_be(rate: float, times: float) -> None:
     seen = but(SLOW, rate=rate)
@@ -181,5 +169,6 @@ def test_drafting_beside_forwards_counts_half_and_a_threshold_of_the_user_is_kep
     assert waiting.confidence_threshold == pytest.approx(20.0 * 0.0055)
     assert ahead.confidence_threshold == pytest.approx(waiting.confidence_threshold / 2)
     assert planned(SLOW).confidence_threshold == 0.0, "the rate is not known"
+    assert planned(but(SLOW, rate=20.0, draft_timed=False)).confidence_threshold == 0.0
     user = planned(but(SLOW, rate=20.0), replace(BASE, confidence_threshold=0.6))
     assert user.confidence_threshold == 0.6

@@ -7,30 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from flexspec_mq.drafting.interface import Drafted
 from flexspec_mq.drafting.load import load
 from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.model import RANKS
-from flexspec_mq.models.kv import SessionKV
-from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from tests.drafting.asking import asked, settings, silent
+from tests.drafting.asking import ConstantModel, asked, settings, silent, tokens
 from tests.models.tiny_checkpoints import save, tiny_llama
 
 CONTEXT = tuple(range(10, 40))
-
-
-def tokens(drafted: list[Drafted]) -> list[int]:
-    """The one token that each got."""
-    assert all(each is not None and len(each) == 1 for each in drafted)
-    return [each[0].token for each in drafted if each]
 
 
 @pytest.fixture
@@ -67,34 +57,14 @@ def test_settings_that_do_not_go_together_are_refused(folder: Path, more: dict[s
 
 
 def test_a_model_that_only_transformers_knows(tmp_path: Path) -> None:
-    sizes: dict[str, Any] = {
-        "hidden_size": 32,
-        "intermediate_size": 32,
-        "num_hidden_layers": 1,
-        "head_dim": 16,
-    }
-    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 300}
-    folder = save(tmp_path, Qwen3ForCausalLM(Qwen3Config(**sizes, **heads)))
+    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 300}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    folder = save(tmp_path, Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=1, **sizes, **heads)))
     said: list[str] = []
     assert load(settings(folder), said.append).engine == "transformers"
     assert any("qwen3" in line for line in said)
     with pytest.raises(ModelError, match="qwen3"):
         load(settings(folder, draft_engine="compact"), silent)
-
-
-class Fixed:
-    """A network with the same logits after every context."""
-
-    def __init__(self, logits: list[float]) -> None:
-        self.logits = torch.tensor(logits)
-
-    def new_kv(self) -> SessionKV:
-        return SessionKV(1, 1, 2, torch.empty(0))
-
-    def forward(self, inputs: list[ModelInput]) -> torch.Tensor:
-        for model_input in inputs:
-            model_input.kv.tokens += model_input.tokens
-        return self.logits.expand(sum(model_input.rows for model_input in inputs), -1)
 
 
 @given(
@@ -111,6 +81,6 @@ def test_a_columns_dice_are_its_tokens(
     wanted = choose(np.array(logits, dtype=np.float32), params, len(CONTEXT))
     others = data.draw(st.sets(st.integers(0, len(logits) - 1)))
     ids = np.array(sorted({wanted, *others}), dtype=np.int64)
-    network: Any = Fixed([logits[token] for token in ids])
+    network = ConstantModel([logits[token] for token in ids])
     drafter = ModelDrafter(network, max_context=99, proposer=proposer_of(None, ids))
     assert tokens(drafter.draft([asked(1, CONTEXT, params)])) == [wanted]

@@ -76,12 +76,7 @@ def test_a_text_that_repeats_itself_needs_no_forward() -> None:
     assert model.asked == []
 
 
-def test_where_nothing_is_found_the_model_drafts() -> None:
-    model = Model()
-    assert combined(model).draft([wanted(1, FRESH)]) == [(DraftToken(77, 0.6),)]
-
-
-def test_those_that_have_found_wait_for_no_forward() -> None:
+def test_where_nothing_is_found_the_model_drafts_and_those_that_have_found_wait_for_no_forward() -> None:
     model = Model()
     drafter = combined(model)
     fresh, loop = wanted(1, FRESH), wanted(2, LOOP)
@@ -89,22 +84,20 @@ def test_those_that_have_found_wait_for_no_forward() -> None:
     assert first[0] is None  # asked again at once
     assert first[1]
     assert model.asked == []
-    assert drafter.draft([fresh])[0]
+    assert drafter.draft([fresh]) == [(DraftToken(77, 0.6),)]
     assert model.asked == [[1]]
 
 
 def test_a_batch_of_the_model_turns_to_lookup_where_that_is_surer() -> None:
-    model = Model(confidence=0.2)
+    model = Model()
     # Twice, the second time in a branch: a pair that was followed by 3 once, and the model says 77.
     text = (9, 1, 2, 3, 50, 51, 52, 1, 2)
-    (run,) = combined(model).draft([wanted(1, text, opportunity_cost=1e-6)])
-    assert model.asked == [[1]]
-    assert run is not None
-    assert [(guess.token, guess.origin) for guess in run] == [(3, "lookup")]
-    model.confidence = 0.97
-    (run,) = combined(model).draft([wanted(2, text, opportunity_cost=1e-6)])
-    assert run is not None
-    assert [(guess.token, guess.origin) for guess in run] == [(77, "model")]
+    for session, confidence, guessed in ((1, 0.2, (3, "lookup")), (2, 0.97, (77, "model"))):
+        model.confidence = confidence
+        (run,) = combined(model).draft([wanted(session, text, opportunity_cost=1e-6)])
+        assert run is not None
+        assert [(guess.token, guess.origin) for guess in run] == [guessed]
+        assert model.asked[-1] == [session]
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.integers(1, 12))

@@ -101,20 +101,15 @@ def wanted(context: Sequence[int], committed: int, **more: float) -> DraftReques
 def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
     drafter = PromptLookupDrafter(max_context=1000)
     text = [1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 4]
-    (run,) = drafter.draft([wanted(text, len(text))])
-    assert run is not None
-    assert [guess.token for guess in run] == [5, 6, 7, 8]
-    assert all(guess.origin == "lookup" for guess in run)
-    (after,) = drafter.draft([wanted([*text, 5, 6], len(text), most=2)])
-    assert after is not None
-    assert [guess.token for guess in after] == [7, 8]
-    # The branch was wrong, and nothing of it stays.
-    (again,) = drafter.draft([wanted([*text, 30, 8], len(text) + 1)])
-    assert again is not None
-    assert [guess.token for guess in again] == [9, 1, 2, 3]
-    (nothing,) = drafter.draft([wanted([*text, 30, 31], len(text) + 2)])
-    assert nothing is not None
-    assert len(nothing) == 0
+    for branch, committed, most, expected in (
+        ([], 0, 4, [5, 6, 7, 8]),
+        ([5, 6], 0, 2, [7, 8]),
+        ([30, 8], 1, 4, [9, 1, 2, 3]),  # the branch before was wrong, and nothing of it stays
+        ([30, 31], 2, 4, []),
+    ):
+        (run,) = drafter.draft([wanted([*text, *branch], len(text) + committed, most=most)])
+        assert run is not None
+        assert [(guess.token, guess.origin) for guess in run] == [(token, "lookup") for token in expected]
 
 
 @settings(max_examples=100)
@@ -122,19 +117,12 @@ def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
 def test_a_run_ends_where_it_is_not_wanted_any_more(
     text: list[int], branch: list[int], stop: float, survival: float, most: int
 ) -> None:
-    one = asked(
-        1,
-        (*text, *branch),
-        GREEDY,
-        len(text),
-        most=most,
-        joint_acceptance=survival,
-        confidence_threshold=stop,
-    )
-    session = SessionLookup(one)
-    path = list(session.follow(one))
+    ends = {"most": most, "joint_acceptance": survival, "confidence_threshold": stop}
+    request = asked(1, (*text, *branch), GREEDY, len(text), **ends)
+    session = SessionLookup(request)
+    path = list(session.follow(request))
     assert path == branch
-    for guess in session.run(one, path):
+    for guess in session.run(request, path):
         assert 0 <= guess.confidence <= 1
         survival *= guess.confidence
         assert survival >= max(stop, LEAST)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
 
 from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.errors import ModelError
@@ -16,14 +14,7 @@ from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from tests.drafting.asking import asked
-from tests.models.tiny_packed import packed
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flexspec_mq.models.kv import SessionKV
-    from flexspec_mq.models.runner import ModelInput
+from tests.drafting.asking import ConstantModel, asked, tokens
 
 CALIBRATION = ConfidenceCalibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1, 0.0))
 
@@ -41,31 +32,16 @@ def test_a_guess_is_the_choice_with_its_probability(temperature: float) -> None:
 
 
 def test_a_draft_that_was_right_is_surer_of_the_next_token() -> None:
-    class Constant:
-        """Logits that do not depend on the text."""
-
-        def __init__(self) -> None:
-            self._model = packed("grouped", torch.float32)
-
-        def new_kv(self) -> SessionKV:
-            return self._model.new_kv()
-
-        def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
-            read = self._model.forward(inputs)
-            return (torch.arange(read.shape[1]) % 7 * 0.3).expand(read.shape)
-
-    drafter = ModelDrafter(Constant(), max_context=64, proposer=proposer_of(CALIBRATION))
-    params = SamplingParams()
+    model = ConstantModel([token % 7 * 0.3 for token in range(128)])
+    drafter = ModelDrafter(model, max_context=64, proposer=proposer_of(CALIBRATION))
 
     def confidence(*context: int) -> float:
-        (found,) = drafter.draft([asked(1, context, params)])
-        assert found
-        return found[0].confidence
+        (run,) = drafter.draft([asked(1, context)])
+        assert run
+        return run[0].confidence
 
     first = confidence(3, 4, 5)
-    (found,) = drafter.draft([asked(1, (3, 4, 5), params)])
-    assert found
-    right = found[0].token
+    (right,) = tokens(drafter.draft([asked(1, (3, 4, 5))]))
     after_one = confidence(3, 4, 5, right)
     after_two = confidence(3, 4, 5, right, right)
     assert first < after_one < after_two

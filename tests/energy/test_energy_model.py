@@ -144,16 +144,11 @@ sleepy_radios = st.builds(
 times = st.lists(st.integers(0, 1000), max_size=25).map(sorted)
 
 
-def probes(radio: RadioPower) -> list[RadioPower]:
-    """Radios that draw a watt while it wakes, while it is active, and in its tail: their joules are its seconds."""
-    return [replace(radio, **{watts: 1.0}) for watts in ("promotion_w", "active_w", "tail_w")]
-
-
 def activity(radio: RadioPower, packets: list[float]) -> list[float]:
-    """Seconds of waking, of being active, and of the tail."""
+    """Seconds of waking, of being active, and of the tail: joules of radios that draw a watt in only this state."""
     seconds = []
-    for probe in probes(radio):
-        modem = Modem(probe)
+    for state in ("promotion_w", "active_w", "tail_w"):
+        modem = Modem(replace(radio, **{state: 1.0}))
         for at in packets:
             modem.packet(at)
         seconds.append(modem.joules)

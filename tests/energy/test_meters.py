@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,16 +37,13 @@ def test_packages_and_memory_count_and_parts_of_a_package_do_not(tmp_path: Path)
     assert meter.joules() == 2.75
 
 
-def test_parts_that_lie_inside_their_package_are_found(tmp_path: Path) -> None:
+def test_parts_inside_their_package_are_found_and_a_platform_counts_alone(tmp_path: Path) -> None:
     package = zone(tmp_path, "0", "package-0", 0)
     memory = zone(package, "0:0", "dram", 0)
     meter = Rapl(tmp_path)
     write(memory, energy_uj=1_500_000)
     assert meter.joules() == 1.5
-
-
-def test_the_platform_counts_alone_where_it_has_a_counter(tmp_path: Path) -> None:
-    package, platform = zone(tmp_path, "0", "package-0", 0), zone(tmp_path, "1", "psys", 0)
+    platform = zone(tmp_path, "1", "psys", 0)
     meter = Rapl(tmp_path)
     write(package, energy_uj=4_000_000)
     write(platform, energy_uj=9_000_000)
@@ -72,13 +70,15 @@ def test_counters_that_may_not_be_read_say_so(tmp_path: Path, monkeypatch: pytes
         return read(path, *args, **more)
 
     monkeypatch.setattr(Path, "read_text", refuse)
-    with pytest.raises(UsageError, match="may not be read by this user") as caught:
-        Rapl(tmp_path)
-    assert str(package / "energy_uj") in caught.value.message
-    assert "root" in caught.value.hint
-    with pytest.raises(UsageError, match="may not be read by this user") as caught:
-        find_meter(tmp_path, tmp_path / "none")
-    assert "root" in caught.value.hint
+    ways: list[Callable[[], object]] = [
+        lambda: Rapl(tmp_path),
+        lambda: find_meter(tmp_path, tmp_path / "none"),
+    ]
+    for read_meter in ways:
+        with pytest.raises(UsageError, match="may not be read by this user") as caught:
+            read_meter()
+        assert str(package / "energy_uj") in caught.value.message
+        assert "root" in caught.value.hint
 
 
 def test_a_counter_that_holds_no_number_and_a_meter_that_goes_away(tmp_path: Path) -> None:

@@ -152,20 +152,12 @@ def test_impossible_parameters_are_refused_by_name(setting: str, value: float) -
         SamplingParams(**{setting: value})  # type: ignore[arg-type]
 
 
-def draw(
-    probabilities: npt.NDArray[np.float64], params: SamplingParams, positions: range
-) -> npt.NDArray[np.intp]:
-    """Counts of what is drawn at many positions."""
-    logits = np.log(probabilities).astype(np.float32)
-    chosen = [choose(logits, params, position) for position in positions]
-    return np.bincount(chosen, minlength=len(probabilities))
-
-
 def test_draws_follow_the_distribution() -> None:
     """χ² with 7 degrees of freedom over 20,000 positions; above 40.5 once in a million runs, were they random."""
     probabilities = np.array([0.3, 0.25, 0.2, 0.1, 0.08, 0.04, 0.02, 0.01])
-    expected = 20_000 * probabilities
-    counts = draw(probabilities, SamplingParams(1.0, seed=11), range(20_000))
+    logits, params = np.log(probabilities).astype(np.float32), SamplingParams(1.0, seed=11)
+    chosen = [choose(logits, params, position) for position in range(20_000)]
+    expected, counts = 20_000 * probabilities, np.bincount(chosen, minlength=len(probabilities))
     assert ((counts - expected) ** 2 / expected).sum() < 40.5
 
 
@@ -191,10 +183,8 @@ def test_noise_that_was_drawn_before_gives_the_same_choice(position: int) -> Non
     logits = np.random.default_rng(position).normal(0, 2, 1001).astype(np.float32)
     for params in (SamplingParams(1.0, seed=3), SamplingParams(0.7, 20, 0.9, 4), SamplingParams()):
         wanted = choose(logits, params, position)
-        assert choose(logits, params, position, words(params.seed, position, 1001)) == wanted
-        assert (
-            choose(logits, params, position, words(params.seed, position, 64)) == wanted
-        )  # of another vocabulary
+        for vocabulary in (1001, 64):  # the second is that of another model
+            assert choose(logits, params, position, words(params.seed, position, vocabulary)) == wanted
 
 
 @settings(max_examples=400)

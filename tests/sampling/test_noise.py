@@ -71,11 +71,6 @@ def test_every_word_is_the_one_that_the_description_names(seed: int, position: i
     )
 
 
-def test_the_key_domain_spells_the_name() -> None:
-    assert noise.KEY_DOMAIN.to_bytes(8, "big") == b"FlexSpec"
-    assert noise.NOISE_VERSION == 1
-
-
 @settings(max_examples=30)
 @given(SEEDS, POSITIONS, st.integers(1, 300), st.integers(1, 300))
 def test_a_larger_vocabulary_only_adds_words(seed: int, position: int, small: int, more: int) -> None:
