@@ -39,10 +39,6 @@ def test_a_worker_that_drafts_is_left_to_it_unless_it_drafts_badly_or_has_a_long
     assert plan.worker_draft == 8, "what it looks up needs no reading, and reading is for the worker to weigh"
 
 
-def test_no_batch_is_longer_than_a_crowded_worker_grants() -> None:
-    assert [planned(but(SLOW, worker_granted=granted)).draft_length for granted in (1, 3)] == [1, 2]
-
-
 def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:
     bad = planned(but(NEAR, acceptance=(0.3, 0.3, 0.3)))
     good = planned(but(NEAR, acceptance=(0.9, 0.95, 0.95)))

@@ -26,8 +26,9 @@ SLOW = but(GOOD, forward=0.2)
 PI = built_in().devices["raspberry-pi-5"]
 ENERGY = ModelledEnergy("pi", PI.power, built_in().radios[PI.radio].power, 1)
 
+Step = tuple[Observation, int, float, float]
 drawn = observations(device=st.builds(DeviceReading, battery=st.none() | st.floats(0.0, 1.0)))
-steps = st.lists(
+drawn_steps = st.lists(
     st.tuples(drawn, st.integers(0, 5), st.floats(0.001, 0.5), st.floats(0.0, 3.0)),
     min_size=1,
     max_size=12,
@@ -38,23 +39,23 @@ def limited(base: Plan = BASE, **limits: object) -> ClosedFormPolicy:
     return ClosedFormPolicy(base, limits=Limits(**{"energy": ENERGY, **limits}))  # type: ignore[arg-type]
 
 
-def text_of(found: list[tuple[Observation, int, float, float]]) -> list[Observation]:
+def text_of(steps: list[Step]) -> list[Observation]:
     """Observations of a session, plan after plan: tokens have come, and time and energy have gone."""
-    committed, at, joules, seen = 0, 0.0, 0.0, []
-    for one, tokens, seconds, drawn in found:
-        committed, at, joules = committed + tokens, at + seconds, joules + drawn
+    committed, at, joules, text = 0, 0.0, 0.0, []
+    for seen, tokens, seconds, taken in steps:
+        committed, at, joules = committed + tokens, at + seconds, joules + taken
         began = at if committed else None
-        seen.append(but(one, committed=committed, at=began, device_joules=joules, remaining=100))
-    return seen
+        text.append(but(seen, committed=committed, at=began, device_joules=joules, remaining=100))
+    return text
 
 
 @settings(max_examples=50, deadline=None)
-@given(base=BASES, found=steps, floor=st.floats(0.1, 0.9), budget=st.none() | st.floats(0.01, 1.0))
+@given(base=BASES, steps=drawn_steps, floor=st.floats(0.1, 0.9), budget=st.none() | st.floats(0.01, 1.0))
 def test_below_its_floor_a_battery_pays_for_no_draft(
-    base: Plan, found: list[tuple[Observation, int, float, float]], floor: float, budget: float | None
+    base: Plan, steps: list[Step], floor: float, budget: float | None
 ) -> None:
     policy = limited(base, battery_floor=floor, energy_budget=budget)
-    for seen in text_of(found):
+    for seen in text_of(steps):
         plan = policy.plan(seen)
         (report,) = (one for one in policy.limits() if one.name == "battery_floor")
         if seen.device.battery is not None and seen.device.battery < floor:
@@ -65,14 +66,14 @@ def test_below_its_floor_a_battery_pays_for_no_draft(
 
 
 @settings(max_examples=100, deadline=None)
-@given(base=BASES, found=steps, budget=st.floats(0.005, 2.0), target=st.none() | st.floats(0.005, 0.5))
+@given(base=BASES, steps=drawn_steps, budget=st.floats(0.005, 2.0), target=st.none() | st.floats(0.005, 0.5))
 def test_no_plan_is_beyond_a_limit_that_another_is_within(
-    base: Plan, found: list[tuple[Observation, int, float, float]], budget: float, target: float | None
+    base: Plan, steps: list[Step], budget: float, target: float | None
 ) -> None:
     policy = limited(base, energy_budget=budget, latency_target=target)
     ledger, pace = Ledger(), TokenPace()
     joules, committed = 0.0, 0
-    for seen in text_of(found):
+    for seen in text_of(steps):
         plan = policy.plan(seen)
         ledger.spent((seen.device.joules or 0.0) - joules, seen.committed - committed)
         joules, committed = seen.device.joules or 0.0, seen.committed

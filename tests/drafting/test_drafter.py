@@ -12,11 +12,8 @@ from hypothesis import strategies as st
 from flexspec_mq.drafting.model_drafter import LEAST, AcceptedRun, DraftKVPool, ModelDrafter
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput
-from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import asked
 from tests.models.tiny_packed import VOCABULARY, packed
-
-GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 
 
 class Recording(PackedModel):
@@ -56,7 +53,7 @@ def write(
     written: dict[int, list[int]] = {session: [] for session in contexts}
     for _ in range(500):
         wanted = [
-            asked(session, (*context, *written[session]), GREEDY, device=device)
+            asked(session, (*context, *written[session]), device=device)
             for session, context in contexts.items()
             if len(written[session]) < count
         ]
@@ -89,9 +86,7 @@ def test_a_long_prompt_holds_up_nobody(model: PackedModel) -> None:
     writes: list[int] = list(alone(model, prompt(1, 9), 1))
     while True:
         recording.fed = []
-        mine, long = drafter.draft(
-            [asked(1, (*prompt(1, 9), *writes), GREEDY), asked(2, prompt(2, 200), GREEDY)]
-        )
+        mine, long = drafter.draft([asked(1, (*prompt(1, 9), *writes)), asked(2, prompt(2, 200))])
         assert mine  # a token in every forward
         assert sum(recording.fed[0]) <= 1 + 32
         writes.append(mine[0].token)
@@ -104,9 +99,9 @@ def test_a_long_prompt_holds_up_nobody(model: PackedModel) -> None:
 def test_unread_prompts_share_a_forward_and_none_waits_for_ever(model: PackedModel) -> None:
     recording = Recording(model)
     drafter = ModelDrafter(recording, max_context=1024, prefill=64)
-    drafter.draft([asked(number, prompt(number, 100), GREEDY) for number in range(6)])
+    drafter.draft([asked(number, prompt(number, 100)) for number in range(6)])
     assert recording.fed == [[16] * 4]
-    drafter.draft([asked(number, prompt(number, 100), GREEDY) for number in range(6)])
+    drafter.draft([asked(number, prompt(number, 100)) for number in range(6)])
     assert recording.fed[1] == [16] * 4
     # Those that had no turn come first.
     kvs = [drafter._sessions[number].kv.length for number in range(6)]
@@ -165,15 +160,15 @@ def test_what_is_unread_is_known_before_it_is_asked(model: PackedModel) -> None:
     text = prompt(1, 90)
     unread = []
     for _ in range(5):
-        unread.append(drafter.unread(one := asked(1, text, GREEDY, device="mine")))
+        unread.append(drafter.unread(one := asked(1, text, device="mine")))
         drafter.draft([one])
     assert unread == [90, 70, 50, 30, 10]
     assert drafter.unread(one) == 1
-    assert drafter.unread(asked(1, (*text[:80], 3, 4), GREEDY, device="mine")) == 2
+    assert drafter.unread(asked(1, (*text[:80], 3, 4), device="mine")) == 2
     drafter.free(1)
-    assert drafter.unread(asked(2, text, GREEDY, device="mine")) == 1
-    assert drafter.unread(asked(2, text, GREEDY, device="another")) == 90
-    assert drafter.draft([asked(2, text, GREEDY, device="mine")]) != [None]
+    assert drafter.unread(asked(2, text, device="mine")) == 1
+    assert drafter.unread(asked(2, text, device="another")) == 90
+    assert drafter.draft([asked(2, text, device="mine")]) != [None]
 
 
 TOKENS = st.integers(0, 2)

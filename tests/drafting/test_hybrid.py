@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,10 +12,8 @@ from hypothesis import strategies as st
 from flexspec_mq.drafting.hybrid import HybridDrafter, better
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
-from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import asked
 
-GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 FRESH = tuple(range(100, 130))
 """Nothing in it occurs twice."""
 LOOP = (1, 2, 3, 4, 5) * 8
@@ -49,10 +48,8 @@ class Model:
         self.freed.append(session)
 
 
-def wanted(session: int, context: Sequence[int], **more: float) -> DraftRequest:
-    return asked(
-        session, context, GREEDY, len(context), prompt_length=3, most=int(more.pop("most", 8)), **more
-    )
+def wanted(session: int, context: Sequence[int], **more: Any) -> DraftRequest:
+    return asked(session, context, prompt_length=3, **{"most": 8, **more})
 
 
 def combined(model: Model) -> HybridDrafter:

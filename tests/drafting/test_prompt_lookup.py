@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,10 +21,8 @@ from flexspec_mq.drafting.prompt_lookup import (
     Support,
     prior,
 )
-from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import asked
 
-GREEDY = SamplingParams(0.0, 0, 1.0, 0)
 TOKENS = st.lists(st.integers(0, 3), max_size=60)
 BRANCHES = st.lists(st.integers(0, 3), max_size=6)
 
@@ -94,8 +93,8 @@ def test_a_session_comes_to_be_as_sure_as_it_was_right(share: float) -> None:
     assert record.confidence(other) == before[1]
 
 
-def wanted(context: Sequence[int], committed: int, **more: float) -> DraftRequest:
-    return asked(7, context, GREEDY, committed, prompt_length=2, most=int(more.pop("most", 4)), **more)
+def wanted(context: Sequence[int], committed: int, **more: Any) -> DraftRequest:
+    return asked(7, context, committed=committed, prompt_length=2, **{"most": 4, **more})
 
 
 def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
@@ -117,8 +116,8 @@ def test_a_run_goes_on_as_the_text_did_and_follows_the_branch() -> None:
 def test_a_run_ends_where_it_is_not_wanted_any_more(
     text: list[int], branch: list[int], stop: float, survival: float, most: int
 ) -> None:
-    ends = {"most": most, "joint_acceptance": survival, "confidence_threshold": stop}
-    request = asked(1, (*text, *branch), GREEDY, len(text), **ends)
+    ends: dict[str, Any] = {"most": most, "joint_acceptance": survival, "confidence_threshold": stop}
+    request = asked(1, (*text, *branch), committed=len(text), **ends)
     session = SessionLookup(request)
     path = list(session.follow(request))
     assert path == branch
@@ -133,8 +132,8 @@ def test_a_run_ends_where_it_is_not_wanted_any_more(
 
 def test_only_what_the_target_wrote_is_counted() -> None:
     period = [1, 2, 3, 4] * 7
-    as_prompt = asked(1, period, GREEDY, 28, prompt_length=28)
-    as_text = asked(1, period, GREEDY, 28, prompt_length=4)
+    as_prompt = asked(1, period, prompt_length=28)
+    as_text = asked(1, period, prompt_length=4)
     said = []
     for one in (as_prompt, as_text):
         session = SessionLookup(one)

@@ -47,17 +47,13 @@ def last_json(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help(command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(command, "--help", monkeypatch) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith("usage:")
-    assert "--quick" in printed
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_unknown_flag_is_refused(
+def test_help_is_printed_and_an_unknown_flag_refused(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert run(command, "--help", monkeypatch) == 0
+    help_text = capsys.readouterr().out
+    assert help_text.startswith("usage:")
+    assert "--quick" in help_text
     assert run(command, "--no-such-flag", monkeypatch) == 2
     printed = capsys.readouterr()
     assert "usage:" in printed.err

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import torch
 from flexspec_mq.heads.manifest import Canary, read_head
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
-from flexspec_mq.transport.link import Link
 from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
 from lab.benchmarks.exact.faults import Weather, stormy
 from lab.benchmarks.exact.reference import Reference, ReferenceText, Text, fixed_order_attention
@@ -128,23 +126,16 @@ def test_a_next_turn_begins_with_the_earlier_ones_unless_it_grows_too_long() -> 
     assert next_turn(text, range(40), shape) == text
 
 
-@asynccontextmanager
-async def stormy_pair(weather: Weather) -> AsyncIterator[tuple[Link, Link]]:
-    broker = MemoryBroker()
-    at = Subscription("t", 0)
+async def test_weather_loses_doubles_and_reorders() -> None:
+    weather, broker = Weather(random.Random(4), rate=0.1, cut_every=10**9), MemoryBroker()
+    listening = LinkSettings(client_id="wet", subscriptions=(Subscription("t", 0),))
+    seen: list[int] = []
     async with (
         broker.link(LinkSettings(client_id="calm")) as calm,
-        stormy(broker.link, weather)(LinkSettings(client_id="wet", subscriptions=(at,))) as wet,
+        stormy(broker.link, weather)(listening) as wet,
     ):
         await calm.wait_up(5)
         await wet.wait_up(5)
-        yield calm, wet
-
-
-async def test_weather_loses_doubles_and_reorders() -> None:
-    weather = Weather(random.Random(4), rate=0.1, cut_every=10**9)
-    seen: list[int] = []
-    async with stormy_pair(weather) as (calm, wet):
 
         async def read() -> None:
             async for event in wet.events():

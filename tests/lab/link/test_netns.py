@@ -114,14 +114,6 @@ def test_a_burst_leaves_at_the_rate_and_the_queue_drops_the_rest() -> None:
 
 
 @needs_namespaces
-def test_what_is_to_be_lost_is_lost() -> None:
-    with netns_link(plan(figures(loss=100))) as link:
-        assert stream(link, count=20, spacing=0.001) == []
-        assert link.counters.up.lost == 20
-        assert link.counters.up.packets_out == 0
-
-
-@needs_namespaces
 def test_a_link_is_set_to_a_moment_as_often_as_one_likes() -> None:
     states = state(figures(delay=1), "good"), state(figures(delay=400), "slow")
     # Each lasts longer than any test.
