@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, Decision, Judgement, Sample, judge
@@ -77,46 +76,16 @@ def edge_status(*versions: VersionFigures, edge: str = "e", family: str = "fam",
     )
 
 
-def joined(samples: Sequence[Sample], at_once: int) -> list[Sample]:
-    """Counts of an edge that ends `at_once` answers between two statuses."""
-    return [_sum(samples[start : start + at_once]) for start in range(0, len(samples), at_once)]
-
-
-def run(
-    canary: Simulated,
-    seed: int,
-    *,
-    share: float = 0.5,
-    answers: int = 60,
-    at_once: int = 1,
-) -> tuple[Judgement, int]:
+def run(canary: Simulated, seed: int, *, answers: int = 60) -> tuple[Judgement, int]:
     """Judge after each status, as `watch` does; the last verdict, and how many answers the canary had then."""
     draw = random.Random(seed)
     ours: list[Sample] = []
     theirs: list[Sample] = []
     verdict = Judgement(Decision.WAIT, "")
     while sum(sample.tries for sample in ours) < answers:
-        version, into = (canary, ours) if draw.random() < share else (Simulated(), theirs)
-        into.append(_sum([version.answer(draw) for _ in range(at_once)]))
+        version, into = (canary, ours) if draw.random() < 0.5 else (Simulated(), theirs)
+        into.append(version.answer(draw))
         verdict = judge(DEFAULT_RULE, theirs, ours)
         if verdict.decision is not Decision.WAIT:
             break
     return verdict, sum(sample.tries for sample in ours)
-
-
-def decisions(canary: Simulated, seeds: range, **how: object) -> Iterator[tuple[Decision, int]]:
-    """Decisions on many canaries alike."""
-    for seed in seeds:
-        verdict, answers = run(canary, seed, **how)  # type: ignore[arg-type]
-        yield verdict.decision, answers
-
-
-def _sum(samples: Sequence[Sample]) -> Sample:
-    timed = [sample.seconds_per_token for sample in samples if sample.seconds_per_token is not None]
-    return Sample(
-        sum(sample.answers for sample in samples),
-        sum(sample.accepted for sample in samples),
-        sum(sample.drafted for sample in samples),
-        sum(sample.errors for sample in samples),
-        sum(timed) / len(timed) if timed else None,
-    )
