@@ -80,10 +80,7 @@ def test_edge_nodes_do_what_their_names_say() -> None:
         (["--draft", "none"], "without a draft"),
         (["--prompts", "/no/such/file"], "/no/such/file"),
         (["--links", "loopback", "--edge-flags", "'"], "quotation"),
-        (
-            ["--links", "loopback", "--edge-flags", "--nonsense 3"],
-            "--edge-flags: unrecognized arguments: --nonsense",
-        ),
+        (["--links", "loopback", "--edge-flags", "--nonsense 3"], "--edge-flags: unrecognized arguments"),
         (["--links", "loopback", "--worker-flags", "--threads many"], "--worker-flags"),
         (["--links", "loopback", "--server", "'"], "quotation"),
         (["--links", "loopback", "--server", "no-such-program {port}"], "no program no-such-program"),

@@ -20,14 +20,12 @@ from lab.policy_training.samples import Samples
 from lab.simulator.answers import Setting
 from lab.simulator.environment import Episode, PlanningEnvironment, Step
 from lab.testbed.link.profiles import LinkPlan, built_in
-from tests.lab.simulator.recordings import TIMES, made
+from tests.lab.simulator.recordings import TIMES, random_recording
 
-RECORDING = made(texts=3, prompt=20)
+RECORDING = random_recording(texts=3, prompt=20)
 
 
 def quick(seed: int) -> Episode:
-    from lab.simulator.answers import Setting
-
     return Episode(Setting(recording=RECORDING, times=TIMES, seed=seed), RECORDING.texts[1:3])
 
 
@@ -106,7 +104,7 @@ def test_no_episodes_and_a_folder_that_cannot_be_made_are_refused_before_anythin
     assert "cannot be used: Not a directory" in capsys.readouterr().err
 
 
-LONG = made(texts=3, prompt=40)
+LONG = random_recording(texts=3, prompt=40)
 OVER_LINKS = Setting(recording=LONG, times=TIMES)
 STREAMING = next(number for number, action in enumerate(ACTIONS) if action.name == "nobody")
 DRAFTING = next(number for number, action in enumerate(ACTIONS) if action.name == "K 4, W 2")

@@ -20,20 +20,28 @@ TIMES = Measured(
 )
 
 
-def made(texts: int = 6, right: float = 0.7, seed: int = 1, prompt: int = 5, limit: int = LIMIT) -> Recording:
+def random_recording(
+    texts: int = 6,
+    right: float = 0.7,
+    seed: int = 1,
+    prompt: int = 5,
+    limit: int = LIMIT,
+    *,
+    ends: bool = True,
+) -> Recording:
     """A recording of random texts, in which the draft is right in a share of positions and knows how often.
 
-    Every third text ends half-way.
+    With `ends`, every third text ends half-way.
     """
     rng = random.Random(seed)
-    found = []
+    recorded = []
     for number in range(texts):
         tokens = [rng.randrange(1, VOCABULARY) for _ in range(limit)]
-        if number % 3 == 0:
+        if ends and number % 3 == 0:
             tokens[limit // 2 :] = [EOS]
         proposals = [(token if rng.random() < right else (token + 1) % VOCABULARY, right) for token in tokens]
         words = tuple(rng.randrange(1, VOCABULARY) for _ in range(prompt))
-        found.append(
+        recorded.append(
             RecordedText(words, 0.7 * (number % 2), rng.getrandbits(64), tuple(tokens), tuple(proposals))
         )
     return Recording(
@@ -42,5 +50,5 @@ def made(texts: int = 6, right: float = 0.7, seed: int = 1, prompt: int = 5, lim
         eos=(EOS,),
         vocab_size=VOCABULARY,
         max_context=CONTEXT,
-        texts=tuple(found),
+        texts=tuple(recorded),
     )

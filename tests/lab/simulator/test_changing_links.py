@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import msgspec
@@ -12,32 +11,20 @@ from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.policies import POLICIES
 from lab.simulator.answers import LIKE_OURS, Setting
-from lab.simulator.recording import RecordedText, Recording, SimulatedText
+from lab.simulator.recording import SimulatedText
 from lab.simulator.simulation import Simulation, simulate
 from lab.testbed.link.plans import link_plan
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
-from tests.lab.simulator.recordings import TIMES, VOCABULARY, made
+from tests.lab.simulator.recordings import TIMES, random_recording
 
 BASE = Plan(4, 1, 1, 8, worker_draft=8)
-STREAMING = Plan(0, 1, 1, 256)
-
-
-def long_text(tokens: int) -> Recording:
-    """One text, of which the draft proposes seven tokens in ten right."""
-    rng = random.Random(5)
-    text = tuple(rng.randrange(1, VOCABULARY) for _ in range(tokens))
-    proposals = tuple((one if rng.random() < 0.7 else (one + 1) % VOCABULARY, 0.7) for one in text)
-    short = made(texts=1)
-    return msgspec.structs.replace(
-        short,
-        limit=tokens,
-        texts=(RecordedText(short.texts[0].prompt, 0.0, 1, text, proposals),),
-    )
 
 
 def setting(link: LinkPlan, tokens: int, *, worker_drafts: bool) -> Setting:
+    """One long text, of which the draft proposes seven tokens in ten right."""
     worker = replace(LIKE_OURS, drafts=worker_drafts, lookup=worker_drafts)
-    return Setting(recording=long_text(tokens), times=TIMES, link=link, worker=worker)
+    recording = random_recording(1, seed=5, limit=tokens, ends=False)
+    return Setting(recording=recording, times=TIMES, link=link, worker=worker)
 
 
 def written(link: LinkPlan, policy: str | Plan, tokens: int, *, worker_drafts: bool) -> SimulatedText:
@@ -59,8 +46,9 @@ def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over
             plans.append((simulation.now, super().plan(seen)))
             return plans[-1][1]
 
-    simulation = Simulation(setting(link, 900, worker_drafts=False), lambda: Noted(BASE))
-    assert simulation.answer(long_text(900).texts[0], 0.0).problem == ""
+    tour = setting(link, 900, worker_drafts=False)
+    simulation = Simulation(tour, lambda: Noted(BASE))
+    assert simulation.answer(tour.recording.texts[0], 0.0).problem == ""
     drafts = [at for at, plan in plans if plan.draft_length > 1 and at > 15.0]
     assert not any(plan.draft_length > 1 for at, plan in plans if 5.0 < at < 15.0)
     # The round trip is asked for every two seconds, and again at once where it looks like a step.

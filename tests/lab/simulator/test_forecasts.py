@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import random
 from statistics import median
 
-import msgspec
 import pytest
 
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.round_model import NOBODY, Drafting, RoundTimes, drafting
 from lab.simulator.answers import Setting
 from lab.simulator.cost import CostCurve, DraftTimes, Measured
-from lab.simulator.recording import RecordedText, Recording
 from lab.simulator.simulation import simulate
 from lab.simulator.worker import WorkerKind
 from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigures
-from tests.lab.simulator.recordings import VOCABULARY, made
+from tests.lab.simulator.recordings import random_recording
 
-TOKENS, TEXTS, RIGHT = 240, 4, 0.7
+RIGHT = 0.7
+RECORDING = random_recording(4, RIGHT, seed=5, limit=240, ends=False)
 ROW, BROKER = 0.9, 0.25
 PLANS = (
     NOBODY,
@@ -31,23 +29,6 @@ PLANS = (
     Drafting(4, 3, True),
     Drafting(8, 2, True),
 )
-
-
-def recording() -> Recording:
-    """Long texts, in which each drafted token is right with the same probability."""
-    rng = random.Random(5)
-    texts = []
-    for _ in range(TEXTS):
-        tokens = tuple(rng.randrange(1, VOCABULARY) for _ in range(TOKENS))
-        proposals = tuple(
-            (token if rng.random() < RIGHT else (token + 1) % VOCABULARY, RIGHT) for token in tokens
-        )
-        prompt = tuple(rng.randrange(1, VOCABULARY) for _ in range(5))
-        texts.append(RecordedText(prompt, 0.0, rng.getrandbits(64), tokens, proposals))
-    return msgspec.structs.replace(made(), limit=TOKENS, texts=tuple(texts))
-
-
-RECORDING = recording()
 
 
 def steady(round_trip_ms: float) -> LinkPlan:

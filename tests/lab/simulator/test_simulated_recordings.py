@@ -6,17 +6,12 @@ import msgspec
 import pytest
 
 from flexspec_mq.drafting.interface import DraftRequest
-from lab.simulator.cost import (
-    CostCurve,
-    DraftForward,
-    DraftTimes,
-    TargetForward,
-)
+from lab.simulator.cost import CostCurve, DraftForward, DraftTimes, TargetForward
 from lab.simulator.recording import RecordedText
 from lab.simulator.replayed_drafter import ReplayedDrafter
-from tests.lab.simulator.recordings import TIMES, made
+from tests.lab.simulator.recordings import TIMES, random_recording
 
-RECORDING = made()
+RECORDING = random_recording()
 
 
 def request(number: int, place: int, *, text: int = 0, wrong: int = 0) -> DraftRequest:
@@ -44,30 +39,19 @@ def test_a_target_decides_up_to_the_first_difference() -> None:
 def test_a_replayed_draft_is_that_of_its_text_and_place_and_takes_its_time() -> None:
     spent: list[DraftForward] = []
     drafter = ReplayedDrafter(RECORDING, spent.append, prefill=64)
-    wanted = [
-        DraftRequest(
-            number,
-            [*text.prompt, *text.tokens[:place_]],
-            RECORDING.identity(text),
-            committed=len(text.prompt),
-            prompt_length=len(text.prompt),
-        )
-        for number, (text, place_) in enumerate(zip(RECORDING.texts, (0, 3, 11), strict=False))
+    places = (0, 3, 11)
+    batches = drafter.draft([request(number, place, text=number) for number, place in enumerate(places)])
+    assert [(batch[0].token, batch[0].confidence) for batch in batches if batch] == [
+        RECORDING.texts[number].proposals[place] for number, place in enumerate(places)
     ]
-    found = [drafted[0] for drafted in drafter.draft(wanted) if drafted]
-    assert [(one.token, one.confidence) for one in found] == [
-        RECORDING.texts[0].proposals[0],
-        RECORDING.texts[1].proposals[3],
-        RECORDING.texts[2].proposals[11],
-    ]
-    assert [one.sessions for one in spent] == [3]
+    assert [forward.sessions for forward in spent] == [3]
     behind = RECORDING.texts[0].proposal(500)
     assert behind == RECORDING.texts[0].proposal(len(RECORDING.texts[0].tokens) - 1)
 
 
 def test_a_replayed_draft_reads_a_prompt_in_pieces_before_it_says_anything() -> None:
     spent: list[DraftForward] = []
-    long = made(prompt=100)
+    long = random_recording(prompt=100)
     text = long.texts[0]
     drafter = ReplayedDrafter(long, spent.append, prefill=64)
     one = DraftRequest(7, list(text.prompt), long.identity(text), 100, 100)

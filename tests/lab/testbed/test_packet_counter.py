@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
-from flexspec_mq.transport.link import Link
+from flexspec_mq.transport.base import LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.packet_counter import HEADERS, Publishes, packet_counter
+from tests.transport.reading import Reader
 
 KINDS = {
     "h": "catalogue",
@@ -52,30 +52,20 @@ def publish(letter: str, payload: bytes) -> bytes:
 def test_messages_are_counted_wherever_the_stream_is_cut(
     sent: list[tuple[str, bytes]], cuts: list[int]
 ) -> None:
-    found, messages, sizes = Publishes(), Counter[str](), Counter[str]()
+    publishes, messages, sizes = Publishes(), Counter[str](), Counter[str]()
     stream = b""
     for letter, payload in sent:
-        one = publish(letter, payload) if letter else packet(0xD0, payload)  # a PINGRESP is none
-        stream += one
+        sent_now = publish(letter, payload) if letter else packet(0xD0, payload)  # a PINGRESP is none
+        stream += sent_now
         if letter:
             messages[KINDS[letter]] += 1
-            sizes[KINDS[letter]] += len(one)
+            sizes[KINDS[letter]] += len(sent_now)
     at = turn = 0
     while at < len(stream):
         step = cuts[turn % len(cuts)]
-        found.feed(stream[at : at + step])
+        publishes.feed(stream[at : at + step])
         at, turn = at + step, turn + 1
-    assert (found.messages, found.mqtt) == (messages, sizes)
-
-
-async def arrived(link: Link, count: int) -> list[bytes]:
-    found: list[bytes] = []
-    async for event in link.events():
-        if isinstance(event, Inbound):
-            found.append(event.payload)
-            if len(found) == count:
-                return found
-    raise AssertionError("the link ended")
+    assert (publishes.messages, publishes.mqtt) == (messages, sizes)
 
 
 async def test_a_client_behind_a_tap_gets_all_and_each_byte_is_counted(mosquitto: PrivateBroker) -> None:
@@ -84,18 +74,15 @@ async def test_a_client_behind_a_tap_gets_all_and_each_byte_is_counted(mosquitto
         packet_counter(mosquitto.port) as wire,
         mqtt_link(LinkSettings(port=mosquitto.port, client_id="tap-sender")) as sender,
     ):
-        settings = LinkSettings(
-            port=wire.port,
-            client_id="tap-reader",
-            subscriptions=(Subscription(topic), Subscription(other)),
-        )
+        wanted = (Subscription(topic), Subscription(other))
+        settings = LinkSettings(port=wire.port, client_id="tap-reader", subscriptions=wanted)
         async with asyncio.timeout(20), mqtt_link(settings) as reader:
             await reader.wait_up(10.0)
             await sender.wait_up(10.0)
             before = wire.received()
             await sender.publish(topic, b"c" * 300, qos=1)
             await sender.publish(other, b"w" * 40, qos=1)
-            assert await arrived(reader, 2) == [b"c" * 300, b"w" * 40]
+            assert await Reader(reader).payloads(2) == [b"c" * 300, b"w" * 40]
             got = wire.received() - before
         assert got.messages == {"catalogue": 1, "worker status": 1}
         assert 300 + len(topic) < got.mqtt["catalogue"] < 300 + len(topic) + 10

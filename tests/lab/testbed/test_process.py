@@ -30,14 +30,6 @@ time.sleep(600)
 """
 
 
-def code(text: str) -> list[str]:
-    return [sys.executable, "-c", text]
-
-
-def gone(pid: int) -> bool:
-    return state(pid) in {"", "Z"}
-
-
 def state(pid: int) -> str:
     """One letter, as the kernel says; nothing for a process that is not there."""
     try:
@@ -45,6 +37,14 @@ def state(pid: int) -> str:
     except FileNotFoundError:
         return ""
     return stat.rsplit(")", 1)[1].split()[0]
+
+
+def gone(pid: int) -> bool:
+    return state(pid) in {"", "Z"}
+
+
+def code(text: str) -> list[str]:
+    return [sys.executable, "-c", text]
 
 
 async def test_a_child_answers_and_is_ended() -> None:
