@@ -22,11 +22,12 @@ from lab.simulator.environment import Episode, PlanningEnvironment, Step
 from lab.testbed.link.profiles import LinkPlan, built_in
 from tests.lab.simulator.recordings import TIMES, random_recording
 
-RECORDING = random_recording(texts=3, prompt=20)
+RECORDING = random_recording(texts=3, prompt=40)
+SETTING = Setting(recording=RECORDING, times=TIMES)
 
 
 def quick(seed: int) -> Episode:
-    return Episode(Setting(recording=RECORDING, times=TIMES, seed=seed), RECORDING.texts[1:3])
+    return Episode(replace(SETTING, seed=seed), RECORDING.texts[1:3])
 
 
 def samples(rows: int, seed: int) -> Samples:
@@ -104,15 +105,13 @@ def test_no_episodes_and_a_folder_that_cannot_be_made_are_refused_before_anythin
     assert "cannot be used: Not a directory" in capsys.readouterr().err
 
 
-LONG = random_recording(texts=3, prompt=40)
-OVER_LINKS = Setting(recording=LONG, times=TIMES)
 STREAMING = next(number for number, action in enumerate(ACTIONS) if action.name == "nobody")
 DRAFTING = next(number for number, action in enumerate(ACTIONS) if action.name == "K 4, W 2")
 
 
 def moving(seed: int) -> Episode:
     link = LinkPlan("4g-moving", built_in().get("4g-moving"), seed)
-    return Episode(replace(OVER_LINKS, link=link, seed=seed), LONG.texts)
+    return Episode(replace(SETTING, link=link, seed=seed), RECORDING.texts)
 
 
 def played(seed: int, action: int) -> list[Step]:
@@ -129,7 +128,7 @@ def test_an_episode_is_all_of_its_texts_a_few_tokens_a_step(action: int) -> None
     steps = played(3, action)
     assert all(known(step.seen) for step in steps)
     assert all(one.text <= other.text and one.at <= other.at for one, other in pairwise(steps))
-    assert steps[-1].text == len(LONG.texts) - 1
+    assert steps[-1].text == len(RECORDING.texts) - 1
     assert steps[-1].ended == steps[-1].at
     within = [b.seen.committed - a.seen.committed for a, b in pairwise(steps) if a.text == b.text]
     assert min(within[:-1]) >= MACRO

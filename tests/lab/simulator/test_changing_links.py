@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import msgspec
+import pytest
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.policies import POLICIES
 from lab.simulator.answers import LIKE_OURS, Setting
-from lab.simulator.recording import SimulatedText
 from lab.simulator.simulation import Simulation, simulate
 from lab.testbed.link.plans import link_plan
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
@@ -25,16 +25,6 @@ def setting(link: LinkPlan, tokens: int, *, worker_drafts: bool) -> Setting:
     worker = replace(LIKE_OURS, drafts=worker_drafts, lookup=worker_drafts)
     recording = random_recording(1, seed=5, limit=tokens, ends=False)
     return Setting(recording=recording, times=TIMES, link=link, worker=worker)
-
-
-def written(link: LinkPlan, policy: str | Plan, tokens: int, *, worker_drafts: bool) -> SimulatedText:
-    (answer,) = simulate(
-        setting(link, tokens, worker_drafts=worker_drafts),
-        lambda: FixedPolicy(policy) if isinstance(policy, Plan) else POLICIES[policy](BASE),
-        begins_s=[0.0],
-    )
-    assert answer.problem == ""
-    return answer
 
 
 def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over_wifi() -> None:
@@ -55,21 +45,32 @@ def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over
     assert drafts[0] < 15.0 + 2.0 + 2 * 0.65 + 1.0
 
 
-def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel() -> None:
+def in_a_tunnel(until: float, policy: str | Plan, *, worker_drafts: bool) -> tuple[float, float]:
+    """Seconds that a text takes over a mobile link, and where that is away from its third second on."""
     whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
-    away = msgspec.structs.replace(whole, outages=(Outage(2.0, 6.0),))
-    for policy in ("closed-form", "rl"):
-        one, other = (written(link, policy, 330, worker_drafts=False).seconds for link in (whole, away))
-        assert one > 6.0, "the outage lies within the text"
-        # Of its four seconds are lost what drafts would have given, and what it takes to be back.
-        assert other < one + 1.5, policy
+    away = msgspec.structs.replace(whole, outages=(Outage(2.0, until),))
+    seconds = []
+    for link in (whole, away):
+        (answer,) = simulate(
+            setting(link, 330, worker_drafts=worker_drafts),
+            lambda: FixedPolicy(policy) if isinstance(policy, Plan) else POLICIES[policy](BASE),
+            begins_s=[0.0],
+        )
+        assert answer.problem == ""
+        seconds.append(answer.seconds)
+    assert seconds[0] > until, "the outage lies within the text"
+    return seconds[0], seconds[1]
+
+
+@pytest.mark.parametrize("policy", ["closed-form", "rl"])
+def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel(policy: str) -> None:
+    whole, away = in_a_tunnel(6.0, policy, worker_drafts=False)
+    # Of its four seconds are lost what drafts would have given, and what it takes to be back.
+    assert away < whole + 1.5
 
 
 def test_a_worker_that_drafts_alone_writes_on_while_its_device_is_in_a_tunnel() -> None:
-    whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
-    away = msgspec.structs.replace(whole, outages=(Outage(2.0, 4.0),))
-    one, other = (written(link, "closed-form", 330, worker_drafts=True).seconds for link in (whole, away))
-    short = written(away, Plan(0, 1, 1, 32, worker_draft=8), 330, worker_drafts=True).seconds
-    assert one > 4.5, "the outage lies within the text"
-    assert other < one + 0.5
-    assert other < short - 1.0
+    whole, away = in_a_tunnel(4.0, "closed-form", worker_drafts=True)
+    _, short = in_a_tunnel(4.0, Plan(0, 1, 1, 32, worker_draft=8), worker_drafts=True)
+    assert away < whole + 0.5
+    assert away < short - 1.0

@@ -71,30 +71,14 @@ class Near:
         return self.answers.pop(0)
 
 
-@dataclass
-class Bench:
-    writer: Writer
-    channel: Near
-
-    async def tokens(self, order: WriteOrder) -> list[int]:
-        """Ids of a text, and some checks of what is told about it."""
-        self.channel.tokens.clear()
-        found = await self.writer.write(order)
-        usage = found["usage"]
-        own = usage["flexspec"]
-        assert usage["completion_tokens"] == len(self.channel.tokens) <= order.tokens
-        # A round's verdict is what was accepted and one token more, unless an end of text was.
-        assert own["accepted"] <= len(self.channel.tokens) <= own["accepted"] + own["rounds"]
-        assert own["drafted"] <= order.guesses * own["rounds"]
-        return [*self.channel.tokens]
-
-
 @asynccontextmanager
-async def bench(target: PackedModel, draft: PackedModel, loaded: LoadedText) -> AsyncIterator[Bench]:
+async def bench(
+    target: PackedModel, draft: PackedModel, loaded: LoadedText
+) -> AsyncIterator[tuple[Writer, Near]]:
     channel = Near(Verifier(target, vocab_size=VOCAB, prefill=3))
     drafts = Drafts(draft, None, vocab_size=VOCAB, eos=loaded.eos)
     with ThreadPoolExecutor(1) as compute:
-        yield Bench(Writer(loaded, drafts, channel, compute), channel)
+        yield Writer(loaded, drafts, channel, compute), channel
 
 
 def order(scheme: str, **changes: object) -> WriteOrder:
@@ -126,8 +110,14 @@ async def test_a_text_is_the_targets_without_sampling_and_by_ids_with_it_too(
     scheme: str, dice: SamplingParams, target: PackedModel, draft: PackedModel, loaded: LoadedText
 ) -> None:
     wanted = order(scheme, temperature=dice.temperature, top_k=dice.top_k, seed=dice.seed)
-    async with bench(target, draft, loaded) as place:
-        assert await place.tokens(wanted) == alone(target, loaded, dice, 24)
+    async with bench(target, draft, loaded) as (writer, channel):
+        usage = (await writer.write(wanted))["usage"]
+    assert channel.tokens == alone(target, loaded, dice, 24)
+    own = usage["flexspec"]
+    assert usage["completion_tokens"] == len(channel.tokens) <= wanted.tokens
+    # A round's verdict is what was accepted and one token more, unless an end of text was.
+    assert own["accepted"] <= len(channel.tokens) <= own["accepted"] + own["rounds"]
+    assert own["drafted"] <= wanted.guesses * own["rounds"]
 
 
 def test_with_distributions_the_law_is_the_targets() -> None:
@@ -147,13 +137,13 @@ def test_with_distributions_the_law_is_the_targets() -> None:
 
 async def test_the_target_as_its_own_draft(target: PackedModel, loaded: LoadedText) -> None:
     """Its guesses are accepted, though rounding to 16 bits costs some; alone, it writes what the target writes."""
-    async with bench(target, target, loaded) as place:
+    async with bench(target, target, loaded) as (writer, _):
         for temperature in (0.0, 1.0):
-            answer = await place.writer.write(order("traditional", temperature=temperature, top_k=4))
+            answer = await writer.write(order("traditional", temperature=temperature, top_k=4))
             own = answer["usage"]["flexspec"]
             assert own["accepted"] >= 0.9 * own["drafted"] > 0
-        together = await place.writer.write(order("traditional-ids"))
-        by_itself = await place.writer.write(order(ON_DEVICE))
+        together = await writer.write(order("traditional-ids"))
+        by_itself = await writer.write(order(ON_DEVICE))
     assert by_itself["text"] == together["text"]
     assert by_itself["usage"]["flexspec"]["bytes_up"] == 0
     assert by_itself["usage"]["completion_tokens"] == together["usage"]["completion_tokens"]
