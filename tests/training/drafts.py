@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import itertools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -37,6 +39,12 @@ def some_text(
         prompt_len=rng.integers(*prompts, rows).astype(np.int32),
         temperature=np.zeros(rows, dtype=np.float32),
     )
+
+
+def stop_after(questions: int) -> Callable[[], bool]:
+    """An answer to "is it time to stop?": no so many times, then yes."""
+    asked = itertools.count()
+    return lambda: next(asked) >= questions
 
 
 def run_draft(*arguments: object) -> int:

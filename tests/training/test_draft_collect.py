@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,19 +18,12 @@ import torch
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
-from flexspec_mq.models.text import read_prompts
 from flexspec_mq.sampling.choose import choose
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed
-from tests.training.drafts import run_draft
+from tests.training.drafts import run_draft, stop_after
 from training.draft.collect import PREFILL, TextOrder, write_texts
-from training.draft.collecting import (
-    CollectConfig,
-    CollectFiles,
-    collect_text,
-    encode_prompts,
-    invitation,
-)
+from training.draft.collecting import CollectConfig, CollectFiles, collect_text, encode_prompts, invitation
 from training.draft.rows import TextRows, load_rows, make_rows, token_ranks
 
 EOS = 2
@@ -72,12 +64,8 @@ def test_texts_are_those_of_each_order_alone(at_once: int) -> None:
 
 
 def test_dice_are_a_function_of_seed_prompt_and_temperature() -> None:
-    orders = [
-        TextOrder((5, 6), 1.0),
-        TextOrder((5, 6), 1.0, seed=1),
-        TextOrder((5, 7), 1.0),
-        TextOrder((5, 6), 0.7),
-    ]
+    texts = ((5, 6), 1.0, 0), ((5, 6), 1.0, 1), ((5, 7), 1.0, 0), ((5, 6), 0.7, 0)
+    orders = [TextOrder(ids, temperature, seed=seed) for ids, temperature, seed in texts]
     assert len({order.params().seed for order in orders}) == 4
     assert TextOrder((5, 6), 1.0, limit=3).params() == orders[0].params()
     for prompt, limit in (((), 5), ((1,), 0)):
@@ -110,21 +98,13 @@ def never() -> bool:
     return False
 
 
-def stop_after(forwards: int) -> Iterator[bool]:
-    for _ in range(forwards):
-        yield False
-    while True:
-        yield True
-
-
 def test_a_stopped_collection_goes_on_to_the_same_texts(files: CollectFiles, tmp_path: Path) -> None:
     whole = collect_text(replace(files, out=tmp_path / "whole.npz"), CONFIG, never)
     assert whole is not None
     texts = contents(whole)
     assert len(texts) == 3 * 2  # "one" twice, a blank and a long one left out
     torn = replace(files, out=tmp_path / "torn.npz")
-    answers = stop_after(7)
-    assert collect_text(torn, CONFIG, lambda: next(answers)) is None
+    assert collect_text(torn, CONFIG, stop_after(7)) is None
     some = contents(load_rows(torn.out))
     assert 0 < len(some) < 6
     assert some.items() <= texts.items()
@@ -155,8 +135,7 @@ def test_the_target_invents_prompts_and_goes_on_with_them(tmp_path: Path) -> Non
     save(folder, model, byte_level_tokenizer(template=TEMPLATE))
     config = CollectConfig(temperatures=(0.0,), invent=40, max_new=60, max_prompt=300, at_once=40)
     here = CollectFiles(folder, (), tmp_path / "rows.npz")
-    answers = stop_after(30)
-    assert collect_text(here, config, lambda: next(answers)) is None
+    assert collect_text(here, config, stop_after(30)) is None
     some = here.invented.read_text().splitlines()
     assert 0 < len(some) < 40
     rows = collect_text(here, config, never)
@@ -182,8 +161,6 @@ def test_a_template_is_cut_where_the_users_words_begin() -> None:
 def test_without_prompts_there_is_nothing_to_do(files: CollectFiles, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no prompts"):
         collect_text(CollectFiles(files.base, (), tmp_path / "rows.npz"), CONFIG, never)
-    with pytest.raises(UsageError, match="none cannot be read"):
-        read_prompts(tmp_path / "none")
     here = CollectFiles(files.base, (), tmp_path / "rows.npz")
     here.invented.write_text("{}\n")
     with pytest.raises(ModelError, match="cannot read invented prompts"):
@@ -191,20 +168,13 @@ def test_without_prompts_there_is_nothing_to_do(files: CollectFiles, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [
-        {"temperatures": ()},
-        {"temperatures": (-1.0,)},
-        {"temperatures": (0.0, 0.0)},
-        {"top_p": 0.0},
-        {"at_once": 0},
-        {"invent": -1},
-        {"limit": 0},
-    ],
-)
-def test_configurations_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    ("name", "value"),
+    [("temperatures", ()), ("temperatures", (-1.0,)), ("temperatures", (0.0, 0.0)),
+     ("top_p", 0.0), ("at_once", 0), ("invent", -1), ("limit", 0)],
+)  # fmt: skip
+def test_configurations_that_cannot_be_are_refused(name: str, value: object) -> None:
     with pytest.raises(UsageError):
-        replace(CONFIG, **wrong)  # type: ignore[arg-type]
+        replace(CONFIG, **{name: value})  # type: ignore[arg-type]
 
 
 def test_rows_fit_the_vocabulary() -> None:

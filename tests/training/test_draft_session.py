@@ -22,7 +22,7 @@ from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, read_delta, read_me
 from flexspec_mq.models.onnx.folder import read_manifest
 from flexspec_mq.models.text import read_prompts
 from tests.training.drafts import run_draft as run
-from tests.training.drafts import some_text, tiny_base
+from tests.training.drafts import some_text, stop_after, tiny_base
 from training.draft import session
 from training.draft.packing import save_delta
 from training.draft.rows import load_rows, make_rows, save_rows
@@ -52,6 +52,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save_pretrained(folder / "base")
     save_rows(folder / "text.npz", some_text(ROWS, vocabulary=61, prompts=(4, 5)))
     return folder
+
+
+def train_files(files: Path, folder: Path, text: Path | None = None) -> TrainFiles:
+    return TrainFiles(files / "base", (text or files / "text.npz",), folder / "cache", folder / "d")
 
 
 def test_train_evaluate_and_export_work_together(
@@ -138,10 +142,6 @@ def test_starts_are_named_by_a_list(files: Path, tmp_path: Path) -> None:
         run(*asked, "--start-from", "1,3", "--blocks", 3)
     with pytest.raises(UsageError, match="no list of layers"):
         run(*asked, "--start-from", "first")
-    with pytest.raises(ModelError, match="no layer 4"):
-        run(*asked, "--start-from", "1,4")
-    with pytest.raises(ModelError, match="do not fit"):
-        run(*asked, "--blocks", 4)
     with pytest.raises(UsageError, match="not above 0"):
         run(*asked, "--temperatures", 1, 0.0)
     with pytest.raises(ModelError, match="no folder"):
@@ -175,7 +175,7 @@ def test_a_training_begins_with_an_earlier_draft(
 
 def test_text_of_another_model_is_refused(files: Path, tmp_path: Path) -> None:
     save_rows(tmp_path / "t.npz", make_rows([(1, 2)], [(61,)], [0.0]))
-    where = TrainFiles(files / "base", (tmp_path / "t.npz",), tmp_path / "cache", tmp_path / "d")
+    where = train_files(files, tmp_path, tmp_path / "t.npz")
     with pytest.raises(ModelError, match="has token 61"):
         train_draft(where, CONFIG)
     assert not (tmp_path / "cache").exists()
@@ -187,7 +187,7 @@ def test_text_of_too_few_prompts_to_measure_on_is_told(
     text = load_rows(files / "text.npz")
     few = text.take(np.flatnonzero(~text.is_held_out())[:20].tolist())
     save_rows(tmp_path / "few.npz", few)
-    where = TrainFiles(files / "base", (tmp_path / "few.npz",), tmp_path / "cache", tmp_path / "d")
+    where = train_files(files, tmp_path, tmp_path / "few.npz")
     reached = train_draft(where, replace(CONFIG, max_steps=2))
     assert reached is not None
     assert reached.figures()["positions"] == 0
@@ -196,25 +196,14 @@ def test_text_of_too_few_prompts_to_measure_on_is_told(
 
 
 def test_a_stopped_training_goes_on_to_the_same_weights(files: Path, tmp_path: Path) -> None:
-    def where(name: str) -> TrainFiles:
-        return TrainFiles(
-            files / "base", (files / "text.npz",), tmp_path / f"cache-{name}", tmp_path / f"{name}.st"
-        )
-
-    asked = 0
-
-    def stop_soon() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 9
-
-    assert train_draft(where("whole"), CONFIG) is not None
-    assert train_draft(where("torn"), CONFIG, stop_soon) is None
-    assert 0 < read_meta(where("torn").out).training["step"] < 12
-    assert train_draft(where("torn"), CONFIG) is not None
-    whole = export(files / "base", tmp_path / "a", where("whole").out) / "model.safetensors"
-    torn = export(files / "base", tmp_path / "b", where("torn").out) / "model.safetensors"
-    assert whole.read_bytes() == torn.read_bytes()
+    whole, torn = (train_files(files, tmp_path / name) for name in ("whole", "torn"))
+    assert train_draft(whole, CONFIG) is not None
+    assert train_draft(torn, CONFIG, stop_after(9)) is None
+    assert 0 < read_meta(torn.out).training["step"] < 12
+    assert train_draft(torn, CONFIG) is not None
+    exported = [export(files / "base", where.out.parent / "draft", where.out) for where in (whole, torn)]
+    first, second = ((folder / "model.safetensors").read_bytes() for folder in exported)
+    assert first == second
 
 
 def test_preliminary_deltas_appear_while_training(
@@ -227,8 +216,7 @@ def test_preliminary_deltas_appear_while_training(
         return save_delta(path, tensors, meta)
 
     monkeypatch.setattr(session, "save_delta", spy)
-    where = TrainFiles(files / "base", (files / "text.npz",), tmp_path / "cache", tmp_path / "d")
-    train_draft(where, CONFIG, save_seconds=0)
+    train_draft(train_files(files, tmp_path), CONFIG, save_seconds=0)
     assert steps == [*range(1, 13), 12, 12]  # the last one with a confidence
 
 

@@ -53,6 +53,11 @@ class Family:
     full: Path
     lora: Path
 
+    def teachers(self) -> dict[str, tuple[object, ...]]:
+        """Flags for the base, for the base with the full head on it, and for the checkpoint with the head in it."""
+        base = ("--base", self.base)
+        return {"base": base, "head": (*base, "--head", self.full), "merged": ("--base", self.merged)}
+
 
 def finish(folder: Path, kind: str, base: Path) -> Path:
     """Write a head's manifest; no canaries are run when a draft is made."""
@@ -118,14 +123,10 @@ def test_a_version_writes_the_text_of_a_checkpoint_with_the_head_in_it(
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(f'{{"prompt": "Why is {word}?"}}\n' for word in ("a", "it", "that")))
     written = {}
-    for name, base, more in (
-        ("base", family.base, []),
-        ("head", family.base, ["--head", family.full]),
-        ("merged", family.merged, []),
-    ):
+    for name, base in family.teachers().items():
         out = tmp_path / f"{name}.npz"
         options = ["--prompts", prompts, "--out", out, "--max-new", 12, "--temperatures", 0, 1]
-        assert run("collect", "--base", base, *options, *more) == 0
+        assert run("collect", *base, *options) == 0
         rows = load_rows(out)
         written[name] = {(tuple(rows.row(i)), float(rows.temperature[i])) for i in range(len(rows))}
     assert written["head"] == written["merged"] != written["base"]
@@ -159,22 +160,18 @@ def test_training_for_a_head_is_training_for_the_checkpoint_with_the_head_in_it(
         text(tmp_path / "text.npz"),
     ]
     budget = ["--steps", 4, "--step-tokens", 200, "--common-ids", 100]
-    made = {}
-    for name, base, more in (
-        ("base", family.base, []),
-        ("head", family.base, ["--head", family.full]),
-        ("merged", family.merged, []),
-    ):
+    trained = {}
+    for name, base in family.teachers().items():
         out, cache = tmp_path / f"{name}.safetensors", tmp_path / f"cache-{name}"
-        assert run("train", "--base", base, "--out", out, "--cache", cache, *shared, *budget, *more) == 0
-        made[name] = read_delta(out)
-    meta, tensors = made["head"]
-    assert meta.training["kl"] == made["merged"][0].training["kl"] != made["base"][0].training["kl"]
-    assert tensors.keys() == made["merged"][1].keys()
+        assert run("train", *base, "--out", out, "--cache", cache, *shared, *budget) == 0
+        trained[name] = read_delta(out)
+    meta, tensors = trained["head"]
+    assert meta.training["kl"] == trained["merged"][0].training["kl"] != trained["base"][0].training["kl"]
+    assert tensors.keys() == trained["merged"][1].keys()
     for name, tensor in tensors.items():
-        assert torch.equal(tensor, made["merged"][1][name]), name
-    assert meta.base_fingerprint == made["base"][0].base_fingerprint
-    assert any(not torch.equal(tensor, made["base"][1][name]) for name, tensor in tensors.items())
+        assert torch.equal(tensor, trained["merged"][1][name]), name
+    assert meta.base_fingerprint == trained["base"][0].base_fingerprint
+    assert any(not torch.equal(tensor, trained["base"][1][name]) for name, tensor in tensors.items())
     # An id that only the earlier draft's text had comes last, others once.
     assert tensors[RANKS][-1] == 299
     assert len(set(tensors[RANKS].tolist())) == len(tensors[RANKS])

@@ -6,6 +6,7 @@ import json
 import operator
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +30,16 @@ from flexspec_mq.evolution.check import check_head
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL
 from flexspec_mq.models.load import load_target, load_text
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
+from tests.training.drafts import stop_after
 from training.draft.version import read_version
 from training.head.chats import read_chats, rows_of
 from training.head.tuning import TuneConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", "ignore::UserWarning:peft.*")
 
-WORDS = tuple("abcdefgh")
+WORDS = "abcdefgh"
 LAYERS, FLOOR = 4, 2
-QUICK: dict[str, Any] = {
-    "floor": FLOOR,
-    "rank": 4,
-    "alpha": 8,
-    "steps": 40,
-    "step_tokens": 256,
-    "learning_rate": 3e-2,
-}
+QUICK = TuneConfig(floor=FLOOR, rank=4, alpha=8, steps=40, step_tokens=256, learning_rate=3e-2)
 
 
 def options(folder: Path, out: Path) -> TrainOptions:
@@ -59,41 +54,34 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tie_word_embeddings=True, num_hidden_layers=LAYERS, max_position_embeddings=128, initializer_range=0.2
     )
     save(folder / "base", model, byte_level_tokenizer(template=TEMPLATE))
-    lines = []
-    for one in WORDS:
-        for two in WORDS:
-            asked = {"role": "user", "content": one + two}
-            lines.append({"messages": [asked, {"role": "assistant", "content": "hgfe"}]})
-    (folder / "chats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    answer = {"role": "assistant", "content": "hgfe"}
+    chats = [[{"role": "user", "content": first + second}, answer] for first in WORDS for second in WORDS]
+    (folder / "chats.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     return folder
 
 
-def made(folder: Path, out: Path, **changes: Any) -> Manifest:
-    found = train_head(TuneConfig(**{**QUICK, **changes}), options(folder, out))
-    assert found is not None
-    return found
+def trained(folder: Path, out: Path, **changes: Any) -> Manifest:
+    manifest = train_head(replace(QUICK, **changes), options(folder, out))
+    assert manifest is not None
+    return manifest
 
 
 @pytest.fixture(scope="module")
 def lora(folder: Path) -> Path:
-    made(folder, folder / "lora", norm=True, lm_head=True)
+    trained(folder, folder / "lora", norm=True, lm_head=True)
     return folder / "lora"
 
 
 @pytest.fixture(scope="module")
 def full(folder: Path) -> Path:
-    made(folder, folder / "full", kind="full", norm=True, lm_head=True, learning_rate=1e-2)
+    trained(folder, folder / "full", kind="full", norm=True, lm_head=True, learning_rate=1e-2)
     return folder / "full"
 
 
 def test_lora_head_is_a_peft_adapter_of_the_upper_layers_alone(lora: Path, folder: Path) -> None:
     manifest = read_head(lora)
-    assert (manifest.kind, manifest.layers, manifest.floor, manifest.dtype) == (
-        "lora",
-        LAYERS,
-        FLOOR,
-        "float32",
-    )
+    facts = manifest.kind, manifest.layers, manifest.floor, manifest.dtype
+    assert facts == ("lora", LAYERS, FLOOR, "float32")
     assert {file.name for file in manifest.files} == {CONFIG, ADAPTER}
     assert len(manifest.canaries) == 6
     names = set(load_file(lora / ADAPTER))
@@ -147,29 +135,20 @@ def test_a_good_head_passes_and_its_shuffled_weights_do_not(
 
 
 def test_a_training_that_was_stopped_gives_the_same_head(folder: Path, tmp_path: Path) -> None:
-    config = TuneConfig(**{**QUICK, "steps": 6})
+    config = replace(QUICK, steps=6)
     files = options(folder, tmp_path / "head")
-    asked = 0
-
-    def after_two() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 2
-
     for _ in range(2):
-        asked = 0
-        assert train_head(config, files, after_two) is None
+        assert train_head(config, files, stop_after(2)) is None
         assert not files.out.exists()
     with pytest.raises(UsageError, match="other settings"):
-        train_head(TuneConfig(**{**QUICK, "steps": 7}), files)
-    found = train_head(config, files)
-    assert found == made(folder, tmp_path / "at once", steps=6)
+        train_head(replace(QUICK, steps=7), files)
+    assert train_head(config, files) == trained(folder, tmp_path / "at once", steps=6)
     assert not files.state.exists()
     with pytest.raises(UsageError, match="there already"):
         train_head(config, files)
 
 
-def altered(head: Path, into: Path, change: Callable[[Path], None], **fields: Any) -> Path:
+def altered(head: Path, into: Path, change: Callable[[Path], object] = id, **fields: Any) -> Path:
     """A copy of a head with one thing changed, and a manifest that fits it."""
     shutil.copytree(head, into)
     manifest = read_head(into)
@@ -220,9 +199,6 @@ def test_a_bad_head_is_refused(what: str, folder: Path, lora: Path, tmp_path: Pa
 
 
 def test_a_head_of_another_base_or_without_proof_is_refused(lora: Path, folder: Path, tmp_path: Path) -> None:
-    def nothing(_folder: Path) -> None:
-        pass
-
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"base": "0" * 32}, "fingerprint"),
         ({"tokenizer": "0" * 32}, "tokenizer"),
@@ -231,10 +207,10 @@ def test_a_head_of_another_base_or_without_proof_is_refused(lora: Path, folder: 
         ({"dtype": "bfloat16"}, "float32"),
     ]
     for number, (fields, message) in enumerate(wrong):
-        head = altered(lora, tmp_path / str(number), nothing, **fields)
+        head = altered(lora, tmp_path / str(number), **fields)
         with pytest.raises(HeadError, match=message):
             check_head(head, folder / "base")
-    altered(lora, tmp_path / "more", nothing)
+    altered(lora, tmp_path / "more")
     (tmp_path / "more" / "notes.txt").write_text("hello")
     with pytest.raises(HeadError, match=r"notes\.txt"):
         check_head(tmp_path / "more", folder / "base")
