@@ -39,10 +39,6 @@ def refused(answer: Accepted | Refused | Unchanged | None) -> Reason:
     return answer.reason
 
 
-def acted_on(follower: Follower) -> Catalogue | None:
-    return follower.catalogue
-
-
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_refused_and_nothing_changes(attack: str) -> None:
     reason, payload = ATTACKS[attack]
@@ -194,7 +190,8 @@ def test_nothing_is_acted_on_before_it_is_adopted() -> None:
     follower = following()
     answer = follower.receive_catalogue(FIRST, NOW)
     assert isinstance(answer, Accepted)
-    assert acted_on(follower) is None
+    before: Catalogue | None = follower.catalogue
+    assert before is None
     after_a_crash = Follower(FAMILY, ROOT.public, answer.record)
     follower.adopt(answer.record)
     assert follower.catalogue == after_a_crash.catalogue == catalogue()
@@ -218,6 +215,7 @@ def test_a_record_is_verified_from_the_root_key_on() -> None:
     record = following(FIRST).record
     assert record is not None
     assert Follower(FAMILY, ROOT.public, record).record == record
+    strange = seal(key_set(keys=[STRANGER]), [STRANGER])
     for name, root, wrong in (
         (FAMILY, STRANGER.public, record),
         ("other", ROOT.public, record),
@@ -225,11 +223,7 @@ def test_a_record_is_verified_from_the_root_key_on() -> None:
         (FAMILY, ROOT.public, msgspec.structs.replace(record, serial=2)),
         (FAMILY, ROOT.public, msgspec.structs.replace(record, catalogue=sealed(STRANGER))),
         (FAMILY, ROOT.public, msgspec.structs.replace(record, catalogue_keys=b"")),
-        (
-            FAMILY,
-            ROOT.public,
-            msgspec.structs.replace(record, catalogue_keys=seal(key_set(keys=[STRANGER]), [STRANGER])),
-        ),
+        (FAMILY, ROOT.public, msgspec.structs.replace(record, catalogue_keys=strange)),
     ):
         with pytest.raises(RecordError, match="remove the file"):
             Follower(name, root, wrong)

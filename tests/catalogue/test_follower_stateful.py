@@ -285,13 +285,7 @@ def test_whatever_comes_and_whenever_the_plug_is_pulled() -> None:
             suppress_health_check=[HealthCheck.too_slow],
         ),
     )
-    rules = {
-        Reason.SIGNATURE,
-        Reason.KEY_SET,
-        Reason.ROLLBACK,
-        Reason.EXPIRED,
-        Reason.FUTURE,
-        Reason.EQUIVOCATION,
-    }
-    wanted = {*rules, "adopt", "before", "while", "after", "a catalogue had waited"}
+    attacks = {Reason.SIGNATURE, Reason.KEY_SET, Reason.ROLLBACK, Reason.EQUIVOCATION}
+    clocks = {Reason.EXPIRED, Reason.FUTURE}
+    wanted = {*attacks, *clocks, "adopt", "before", "while", "after", "a catalogue had waited"}
     assert {name for name in wanted if not SEEN[name]} == set()
