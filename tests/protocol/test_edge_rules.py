@@ -47,14 +47,17 @@ def test_a_verdict_beyond_our_chain_asks_once_until_there_is_progress() -> None:
     assert committed(machine.receive(verdict((), (7, 8, 9, 4)), 0.3)) == (7, 8, 9, 4)
 
 
-def test_any_attempt_may_commit_but_only_the_adopted_one_is_believed_to_hold() -> None:
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_any_attempt_may_commit_but_only_the_adopted_one_is_believed_to_hold(attempt: int) -> None:
+    """After silence the first hello is adopted, also a late one of the attempt before."""
     machine = started(Plan(0, 2))
     for at in (1.2, 2.2, 4.3):
         machine.tick(at)
     assert machine.state is EdgeState.OPENING
     assert committed(machine.receive(verdict((), (7,), attempt=1), 4.4)) == (7,)
     assert machine.state is EdgeState.OPENING
-    effects = machine.receive(verdict((), (), attempt=2, worker="x"), 4.5)
+    effects = machine.receive(verdict((), (), attempt=attempt, worker="x"), 4.5)
+    assert machine.state is EdgeState.ACTIVE
     assert batches(effects) == [(0, (7,))]
     assert sent(effects, Draft)[0].to_worker == "x"
 
@@ -133,14 +136,6 @@ def test_the_first_hello_is_adopted_and_others_are_closed() -> None:
     effects = machine.receive(verdict((), (), worker="other"), 0.2)
     (close,) = sent(effects, Close)
     assert (close.to_worker, machine.worker) == ("other", "w")
-
-
-def test_after_silence_a_late_hello_of_the_old_attempt_is_adopted() -> None:
-    machine = started(Plan(0, 1))
-    for at in (1.2, 2.2, 4.3):
-        machine.tick(at)
-    machine.receive(verdict((), (), attempt=1, worker="w"), 4.4)
-    assert machine.state is EdgeState.ACTIVE
 
 
 def test_silence_polls_twice_and_then_opens_again() -> None:

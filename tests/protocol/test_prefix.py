@@ -32,12 +32,12 @@ def named(
     rest: Sequence[int],
     *,
     session: int = 2,
-    attempt: int = 1,
     version: str = "v",
+    fingerprint: bytes = FINGERPRINT,
     ident: Identity | None = None,
 ) -> Open:
-    prefix = Prefix(len(text), prefix_name(FINGERPRINT, version, tuple(text)))
-    return Open(session, attempt, ident or identity(seed=2), tuple(rest), (), 0, 1, (), prefix)
+    prefix = Prefix(len(text), prefix_name(fingerprint, version, tuple(text)))
+    return Open(session, 1, ident or identity(seed=2), tuple(rest), (), 0, 1, (), prefix)
 
 
 def first_turn(config: WorkerConfig = KEEPING, *, limit: int = 3) -> WorkerMachine:
@@ -84,10 +84,13 @@ def test_a_name_is_made_of_version_vocabulary_and_tokens() -> None:
 # The worker
 
 
-def test_a_named_prefix_is_put_before_the_rest_of_the_prompt() -> None:
+@pytest.mark.parametrize("count", range(1, 9))
+def test_any_part_of_an_earlier_text_can_be_named_and_is_put_before_the_rest_of_the_prompt(
+    count: int,
+) -> None:
     machine = first_turn()
     assert close(machine) == [ReleaseToCache(ONE)]
-    text = (*PROMPT, 7, 8)
+    text = (*PROMPT, 7, 8, 9)[:count]
     effects = machine.receive("e", named(text, (2, 2)), 2.0)
     hello = answer(effects)
     assert isinstance(hello, Verdict)
@@ -95,15 +98,6 @@ def test_a_named_prefix_is_put_before_the_rest_of_the_prompt() -> None:
     assert Transfer(ONE, ("e", 2)) in effects
     assert tuple(item(machine).context) == (*text, 2, 2)
     assert (machine.counters.inherited, machine.counters.need_prefix, machine.prefixes) == (1, 0, 0)
-
-
-@pytest.mark.parametrize("count", range(1, 9))
-def test_any_part_of_an_earlier_text_can_be_named(count: int) -> None:
-    machine = first_turn()
-    close(machine)
-    text = (*PROMPT, 7, 8, 9)[:count]
-    assert goes_on(machine, named(text, (2,)))
-    assert tuple(item(machine).context) == (*text, 2)
 
 
 def test_an_edge_has_the_worker_look_for_so_many_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,14 +123,8 @@ def test_what_is_not_here_is_asked_for() -> None:
     assert not goes_on(machine, named((*PROMPT, 7, 9), (2,)))
     assert not goes_on(machine, named((*PROMPT, 7, 8, 9, 9), (2,)))
     assert not goes_on(machine, named(PROMPT, (2,), version="another"))
-    assert not goes_on(machine, in_another_vocabulary(PROMPT))
+    assert not goes_on(machine, named(PROMPT, (2,), fingerprint=bytes(16)))
     assert machine.counters.need_prefix == 4
-
-
-def in_another_vocabulary(text: tuple[int, ...]) -> Open:
-    """A prefix of the same ids in another vocabulary."""
-    prefix = Prefix(len(text), prefix_name(bytes(16), "v", text))
-    return Open(2, 1, identity(seed=2), (2,), (), 0, 1, (), prefix)
 
 
 def test_nobody_reaches_the_text_of_another_edge() -> None:
@@ -147,22 +135,25 @@ def test_nobody_reaches_the_text_of_another_edge() -> None:
     assert goes_on(machine, named(PROMPT, (2,)))
 
 
-def test_a_finished_session_whose_close_was_lost_serves_too() -> None:
-    machine = first_turn()
-    assert machine.state(("e", 1), 1.0) is WorkerState.FINISHED
+@pytest.mark.parametrize(("limit", "state"), [(3, WorkerState.FINISHED), (30, WorkerState.LIVE)])
+def test_a_finished_session_whose_close_was_lost_serves_too_and_a_live_one_does_not(
+    limit: int, state: WorkerState
+) -> None:
+    machine = first_turn(limit=limit)
+    assert machine.state(("e", 1), 1.0) is state
     effects = machine.receive("e", named((*PROMPT, 7, 8, 9), (2,)), 1.0)
-    assert Transfer(ONE, ("e", 2)) in effects
+    assert (Transfer(ONE, ("e", 2)) in effects) == (state is WorkerState.FINISHED)
 
 
-def test_a_live_session_does_not() -> None:
-    machine = first_turn(limit=30)
-    assert machine.state(("e", 1), 1.0) is WorkerState.LIVE
-    assert not goes_on(machine, named((*PROMPT, 7), (2,)))
-
-
-@pytest.mark.parametrize("reason", [CloseReason.ELSEWHERE, CloseReason.FAILED])
-def test_what_went_on_elsewhere_or_failed_is_not_kept(reason: CloseReason) -> None:
-    machine = first_turn()
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [(KEEPING, CloseReason.ELSEWHERE), (KEEPING, CloseReason.FAILED), (CONFIG, CloseReason.DONE)],
+    ids=["elsewhere", "failed", "no room for texts"],
+)
+def test_what_went_on_elsewhere_or_failed_is_not_kept_nor_anything_where_there_is_no_room(
+    config: WorkerConfig, reason: CloseReason
+) -> None:
+    machine = first_turn(config)
     assert close(machine, reason=reason) == [Free(ONE)]
     assert not goes_on(machine, named(PROMPT, (2,)))
 
@@ -203,12 +194,6 @@ def test_copies_and_later_attempts_of_a_named_open_find_the_session_itself() -> 
     assert isinstance(hello, Verdict)
     assert hello.attempt == 2
     assert len(machine) == 1
-
-
-def test_a_worker_that_keeps_nothing_frees_at_once() -> None:
-    machine = first_turn(CONFIG)
-    assert close(machine) == [Free(ONE)]
-    assert not goes_on(machine, named(PROMPT, (2,)))
 
 
 def test_the_whole_prompt_counts_for_the_context() -> None:
@@ -295,10 +280,13 @@ def test_what_is_left_at_the_end_is_what_the_worker_is_known_to_hold() -> None:
 # Both
 
 
-def turns(world: World, count: int, *, wait: float = 0.0) -> None:
+def test_every_later_turn_sends_and_reads_only_what_is_new() -> None:
     """A chat: each turn is all before it and one token more."""
+    rng = random.Random(1)
+    config = replace(KEEPING, versions=held(512), prefixes=4)
+    world = World(rng, FakeTarget(), Link(rng), 3, config, reading=64)
     prompt = tuple(range(1, 30))
-    for number in range(1, count + 1):
+    for number in range(1, 7):
         request = SessionRequest(
             session=number,
             version="v",
@@ -311,27 +299,7 @@ def turns(world: World, count: int, *, wait: float = 0.0) -> None:
             assert world.step(world.now + 60)
         world.check(cell)
         prompt = (*prompt, *cell.shown, number)
-        world.run(wait)
-
-
-def chat_world(workers: int = 1) -> World:
-    rng = random.Random(1)
-    config = replace(KEEPING, versions=held(512), prefixes=4)
-    return World(rng, FakeTarget(), Link(rng), workers, config, reading=64)
-
-
-def test_every_later_turn_sends_and_reads_only_what_is_new() -> None:
-    world = chat_world(workers=3)
-    turns(world, 6)
     for cell in world.cells[1:]:
         assert (cell.machine.counters.opens, cell.machine.counters.misses) == (1, 0)
         assert len(cell.request.prompt) - (cell.request.reuse or Reuse("", 0)).count == 1
     assert sum(host.machine.counters.inherited for host in world.hosts) == 5
-
-
-def test_turns_that_come_too_late_open_in_full() -> None:
-    world = chat_world()
-    turns(world, 4, wait=11.0)
-    (host,) = world.hosts
-    assert (host.machine.counters.inherited, host.machine.counters.need_prefix) == (0, 3)
-    assert all(cell.machine.counters.misses == 1 for cell in world.cells[1:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from unittest.mock import Mock
 
 import pytest
 
@@ -49,17 +50,15 @@ def test_no_poll_no_reopen_no_gap(delay: float, accuracy: float, sessions: int) 
 
 
 @pytest.mark.parametrize(("length", "rounds"), [(0, 120), (1, 61), (4, 25), (8, 15)])
-def test_a_perfect_draft_takes_the_least_rounds(length: int, rounds: int) -> None:
+def test_a_perfect_draft_takes_the_least_rounds_and_a_hopeless_one_a_round_for_each_token(
+    length: int, rounds: int
+) -> None:
     """The open brings one token, each batch of K then K + 1, of which the branch has the last one already."""
     world = clean(Plan(length, 1), 1.0)
     counters = world.cells[0].machine.counters
     assert counters.rounds == counters.batches == world.hosts[0].machine.counters.items == rounds
-
-
-@pytest.mark.parametrize("length", [0, 1, 4, 8])
-def test_a_hopeless_draft_costs_one_round_per_token(length: int) -> None:
-    counters = clean(Plan(length, 1), 0.0).cells[0].machine.counters
-    assert (counters.rounds, counters.accepted) == (LIMIT, 0)
+    hopeless = clean(Plan(length, 1), 0.0).cells[0].machine.counters
+    assert (hopeless.rounds, hopeless.accepted) == (LIMIT, 0)
 
 
 def test_streaming_pays_the_round_trip_once() -> None:
@@ -82,19 +81,6 @@ LONG = 400
 """Tokens of a text: some 20 s at 50 ms a forward."""
 
 
-class Watching:
-    """Keeps to a plan, and what it sees."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self.seen: list[Observation] = []
-
-    def plan(self, seen: Observation) -> Plan:
-        """As given."""
-        self.seen.append(seen)
-        return self._plan
-
-
 def written(plan: Plan | Policy, delay: float = 0.02) -> Cell:
     """A session of its own, after five seconds of which the link has another delay."""
     world = clean_world(plan, 0.0, limit=LONG)
@@ -108,7 +94,11 @@ def written(plan: Plan | Policy, delay: float = 0.02) -> Cell:
 
 
 def test_it_is_asked_for_every_so_often_and_nothing_else_is_asked() -> None:
-    asked, never = (written(plan).machine.counters for plan in (STREAM, Plan(0, ahead=256)))
+    """The answers tell it whatever the worker was at."""
+    machine, never = written(STREAM).machine, written(Plan(0, ahead=256)).machine.counters
+    assert machine.observation.rtt == pytest.approx(0.04, rel=0.01)
+    assert machine.observation.forward == pytest.approx(0.05, rel=0.2)
+    asked = machine.counters
     seconds = LONG * 0.05
     # They are credit as well, and come before that would be used up.
     assert 0.8 * seconds / 2 < asked.acks <= seconds / 2
@@ -116,16 +106,11 @@ def test_it_is_asked_for_every_so_often_and_nothing_else_is_asked() -> None:
     assert asked.verdicts == never.verdicts + asked.acks, "each is answered once"
 
 
-def test_answers_tell_the_round_trip_whatever_the_worker_was_at() -> None:
-    machine = written(STREAM).machine
-    assert machine.observation.rtt == pytest.approx(0.04, rel=0.01)
-    assert machine.observation.forward == pytest.approx(0.05, rel=0.2)
-
-
 def test_a_link_that_becomes_slower_is_seen_within_two_of_its_round_trips() -> None:
-    policy = Watching(STREAM)
+    policy = Mock(wraps=FixedPolicy(STREAM))
     written(policy, 0.3)
-    at = {round(seen.at, 3): seen.rtt for seen in policy.seen if seen.at is not None and seen.rtt is not None}
+    observed = [call.args[0] for call in policy.plan.call_args_list]
+    at = {round(seen.at, 3): seen.rtt for seen in observed if None not in (seen.at, seen.rtt)}
     assert max(rtt for time, rtt in at.items() if time < 5.0) < 0.05
     # The silence has the session poll, and the first word after it has it ask again: both answers come late.
     assert min(rtt for time, rtt in at.items() if time > 5.0 + 2 * 0.6) == pytest.approx(0.6, rel=0.05)

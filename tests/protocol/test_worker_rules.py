@@ -189,6 +189,7 @@ def test_run_ahead_stops_at_the_credit_and_goes_on_when_it_is_returned() -> None
         (8, 0, 0, 40, 0),
         (8, 2, 4, 5, 2),  # the last token before the limit needs no draft
         (256, 64, 64, 300, 64),
+        (6, 0, 64, 40, 5),  # however many are wanted, what is decided stays within the credit
     ],
 )
 def test_the_room_for_the_workers_own_draft(
@@ -231,15 +232,6 @@ def test_the_newest_message_says_how_much_the_worker_may_draft() -> None:
     assert item(machine, 0.3).room == 1
 
 
-def test_the_workers_own_draft_never_leaves_less_credit_than_none() -> None:
-    """However many it may draft, the worker is at most as far beyond what the edge has as the credit says."""
-    machine = opened(opening(ahead=6, worker_draft=64))
-    work = item(machine)
-    machine.result(work, tuple(range(1, work.room + 2)), 0, 0, 0.2)
-    assert len(machine.sessions["e", 1].chain) == 6
-    assert not machine.ready()
-
-
 def test_fast_run_ahead_shares_verdicts() -> None:
     machine = opened(opening(ahead=8))
     first = decide(machine, 1, now=1.0)
@@ -280,8 +272,10 @@ def test_full_and_draining_workers_are_busy() -> None:
     assert len(machine) == 1
 
 
-def test_tombstones_keep_late_opens_from_reviving_a_session() -> None:
-    machine = opened()
+def test_a_close_of_a_lower_attempt_changes_nothing_and_tombstones_keep_late_opens_from_reviving() -> None:
+    machine = opened(opening(attempt=2))
+    assert machine.receive("e", Close(1, 1, 0, CloseReason.ELSEWHERE), 0.1) == []
+    assert len(machine) == 1
     machine.receive("e", Close(1, 2, 0, CloseReason.CANCELLED), 0.1)
     assert machine.receive("e", opening(), 0.2) == []
     assert machine.receive("e", opening(attempt=2), 0.2) == []
@@ -289,12 +283,6 @@ def test_tombstones_keep_late_opens_from_reviving_a_session() -> None:
     for session in range(1000):
         machine.receive("e", Close(session + 9, 1, 0, CloseReason.DONE), 0.3)
     assert len(machine._closed_at) == 256
-
-
-def test_a_close_of_a_lower_attempt_changes_nothing() -> None:
-    machine = opened(opening(attempt=3))
-    assert machine.receive("e", Close(1, 2, 0, CloseReason.ELSEWHERE), 0.1) == []
-    assert len(machine) == 1
 
 
 def test_the_lease_frees_and_any_message_renews_it() -> None:
