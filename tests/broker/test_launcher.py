@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.transport.base import Inbound, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from tests.daemons import until
 
 
 def answers(port: int) -> bool:
@@ -30,15 +30,6 @@ def answers(port: int) -> bool:
             return True
     except OSError:
         return False
-
-
-def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
 
 
 def test_it_answers_inside_and_is_gone_outside() -> None:
@@ -102,21 +93,7 @@ def test_it_ends_with_a_parent_that_crashes(tmp_path: Path) -> None:
     )
     assert done.returncode == -signal.SIGKILL
     port, _pid = (int(word) for word in done.stdout.split())
-    assert until(lambda: not answers(port))
-
-
-async def test_a_busy_client_with_a_keepalive_of_a_minute_is_not_dropped(
-    own_mosquitto: PrivateBroker,
-) -> None:
-    """Mosquitto 2.0.21 does drop it when ``max_keepalive 60`` is set."""
-    settings = LinkSettings(port=own_mosquitto.port, client_id="busy", keepalive=60)
-    async with mqtt_link(settings) as link:
-        await link.wait_up(10)
-        end = time.monotonic() + 3.5
-        while time.monotonic() < end:
-            await link.publish("x", b"x", qos=1, retain=True)
-            await asyncio.sleep(0.02)
-        assert link.counters.disconnects == 0
+    asyncio.run(until(lambda: not answers(port)))
 
 
 ALICE = User("alice", Role.EDGE, hashed("of-alice"))

@@ -128,43 +128,35 @@ async def test_commands_that_cannot_be_done(said: str) -> None:
             assert "/max-tokens" in raised.value.hint
 
 
-async def test_ctrl_c_stops_the_answer_up_to_the_worker_and_the_chat_goes_on(
+async def test_ctrl_c_keeps_the_part_that_was_written_and_the_chat_goes_on(
     mosquitto: PrivateBroker, capsys: Output
 ) -> None:
-    async with served(mosquitto) as api, chat(api.url, max_tokens=40_000, seed=6) as session:
-        asking = asyncio.create_task(interruptible(session.take("long")))
-        await until(lambda: api.node.sessions == 1)
-        written = ""
-        while not written:
-            await asyncio.sleep(0.01)
-            written = capsys.readouterr().out
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Cancelled):
-            await asking
-        await until(lambda: api.node.sessions == 0 and api.daemons[0].kept == 0)
-        ((_, kept),) = session.exchanges
+    """Before any text there is none to be kept, and the question can be asked again."""
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with served(mosquitto, engine=engine) as api, chat(api.url, max_tokens=40_000, seed=6) as session:
+
+        async def interrupted(said: str, *, in_mid_answer: bool) -> None:
+            asking = asyncio.create_task(interruptible(session.take(said)))
+            await until(lambda: api.node.sessions == 1)
+            await until(lambda: not in_mid_answer or bool(capsys.readouterr().out.strip()))
+            os.kill(os.getpid(), signal.SIGINT)
+            with pytest.raises(Cancelled):
+                await asking
+            await until(lambda: api.node.sessions == 0)
+
+        await interrupted("long", in_mid_answer=False)
+        assert session.exchanges == []
+        engine.gate.set()
+        await interrupted("/retry", in_mid_answer=True)
+        ((question, kept),) = session.exchanges
+        assert question == "long"
         assert kept
         assert "stopped" in capsys.readouterr().err
         await session.take("/undo")
         await session.take("/max-tokens 9")
         await session.take("next")
         assert capsys.readouterr().out == answer("next", 6, 9) + "\n"
-        assert api.daemons[0].worker.machine.counters.opened == 2
-
-
-async def test_ctrl_c_before_any_text(mosquitto: PrivateBroker) -> None:
-    engine = FakeEngine()
-    engine.gate.clear()
-    async with served(mosquitto, engine=engine) as api, chat(api.url) as session:
-        asking = asyncio.create_task(interruptible(session.take("hello")))
-        await until(lambda: api.node.sessions == 1)
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Cancelled):
-            await asking
-        assert session.exchanges == []
-        engine.gate.set()
-        await session.take("/retry")
-        assert session.exchanges[0][0] == "hello"
 
 
 async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys: Output) -> None:

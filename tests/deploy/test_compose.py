@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -17,7 +18,8 @@ import pytest
 from edge_node.api.auth import OPEN
 from lab.testbed.deployment import free_port
 from lab.testbed.process import as_child
-from tests.broker.test_launcher import answers, until
+from tests.broker.test_launcher import answers
+from tests.daemons import until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
 
 SERVICES: dict[str, Any] = compose()["services"]
@@ -170,7 +172,7 @@ def test_the_broker_is_made_once_and_lets_in_who_is_named(tmp_path: Path) -> Non
     for _ in range(2):
         process = script("flexspec-broker-deployed", directory, folder, env=environment)
         try:
-            assert until(lambda: answers(port))
+            asyncio.run(until(lambda: answers(port)))
         finally:
             process.terminate()
             process.communicate(timeout=30)

@@ -57,7 +57,6 @@ def test_any_attempt_may_commit_but_only_the_adopted_one_is_believed_to_hold(att
     assert committed(machine.receive(verdict((), (7,), attempt=1), 4.4)) == (7,)
     assert machine.state is EdgeState.OPENING
     effects = machine.receive(verdict((), (), attempt=attempt, worker="x"), 4.5)
-    assert machine.state is EdgeState.ACTIVE
     assert batches(effects) == [(0, (7,))]
     assert sent(effects, Draft)[0].to_worker == "x"
 
