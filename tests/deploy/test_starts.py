@@ -1,7 +1,4 @@
-"""Starts and ends at a deployment: healthy ones, wrong passwords, revoked devices, two daemons of one name.
-
-Whoever started the daemons is told of both.
-"""
+"""Starts and ends at a deployment, of which a service manager is told: healthy ones, and refused logins."""
 
 from __future__ import annotations
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, TypeVar
 
 from broker.launcher import PrivateBroker
 from edge_node.node import EdgeNode
@@ -18,9 +19,10 @@ from flexspec_mq.models.load import LoadedText
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.process import Process, python
-from schemas.status import WorkerStatus
+from schemas.status import EdgeStatus, WorkerStatus
 
 CODEC = Codec()
+Status = TypeVar("Status", EdgeStatus, WorkerStatus)
 
 PATIENCE = 60.0
 """Seconds that a process may keep silent before a test gives up on it; far more than it ever does."""
@@ -55,17 +57,21 @@ async def events_of(process: Process) -> list[dict[str, Any]]:
 
 async def status(broker: PrivateBroker, worker: str, wanted: Callable[[WorkerStatus], bool]) -> WorkerStatus:
     """Wait for a status of a worker."""
-    settings = LinkSettings(
-        port=broker.port,
-        client_id=f"watch-{worker}-{os.getpid()}",
-        subscriptions=(Subscription(topics.worker_status_topic(worker)),),
-    )
+    return await status_on(broker, topics.worker_status_topic(worker), WorkerStatus, wanted)
+
+
+async def status_on(
+    broker: PrivateBroker, topic: str, kind: type[Status], wanted: Callable[[Status], bool]
+) -> Status:
+    """Wait for a status on its topic."""
+    client_id = f"watch-{topic.replace('/', '-')}-{os.getpid()}"
+    settings = LinkSettings(port=broker.port, client_id=client_id, subscriptions=(Subscription(topic),))
     async with asyncio.timeout(PATIENCE), mqtt_link(settings) as link:
         async for event in link.events():
             if isinstance(event, Inbound):
-                found = CODEC.decode_status(event.payload, WorkerStatus)
-                if wanted(found):
-                    return found
+                status = CODEC.decode_status(event.payload, kind)
+                if wanted(status):
+                    return status
     raise AssertionError("the link ended")
 
 
@@ -78,6 +84,14 @@ async def edge_of(
     link = LinkSettings(port=broker.port, client_id=f"e-{name}", backoff=0.05, backoff_max=0.2)
     async with node.running(mqtt_link, link):
         yield node
+
+
+@contextmanager
+def silent_port() -> Iterator[int]:
+    """A port where nobody listens, and nobody can while the block runs."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 def joined(parts: Sequence[dict[str, Any]]) -> str:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import json
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from broker.settings import BrokerSettings, Role, User, hashed
 from cloud_worker.__main__ import main as cloud
 from edge_node.cli.main import main as edge
 from lab.testbed.process import Process
-from tests.integration.processes import ended, start, start_worker, status
+from tests.integration.processes import ended, silent_port, start, start_worker, status
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 CONTEXT = 2048
@@ -133,31 +132,25 @@ def test_a_workers_draft_and_family_are_looked_at_before_its_target_is_loaded(
 # The broker
 
 
-@pytest.fixture
-def silent_port() -> Iterator[int]:
-    """A port where nobody listens, and nobody else will."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
-def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str], tiny: Path, silent_port: int) -> None:
-    where = ["--broker", f"127.0.0.1:{silent_port}", "--give-up-after", "0.4"]
-    for run, flags in ((edge, ["ask", "hi", "--draft"]), (cloud, ["--target"])):
-        code = run([*flags, str(tiny), *where])
-        refused(capsys, code, 4, "gave up after 0.4 s", str(silent_port), "flexspec-broker run")
+def test_a_broker_that_is_not_there(capsys: pytest.CaptureFixture[str], tiny: Path) -> None:
+    with silent_port() as port:
+        where = ["--broker", f"127.0.0.1:{port}", "--give-up-after", "0.4"]
+        for run, flags in ((edge, ["ask", "hi", "--draft"]), (cloud, ["--target"])):
+            code = run([*flags, str(tiny), *where])
+            refused(capsys, code, 4, "gave up after 0.4 s", str(port), "flexspec-broker run")
 
 
 @pytest.mark.parametrize(("wait", "patience"), [("0", "3"), ("4", "4")])
 def test_a_command_that_answers_and_stops_gives_up_as_soon_as_the_api_would(
-    capsys: pytest.CaptureFixture[str], tiny: Path, silent_port: int, wait: str, patience: str
+    capsys: pytest.CaptureFixture[str], tiny: Path, wait: str, patience: str
 ) -> None:
-    asked = edge(["ask", "hi", "--draft", str(tiny), "--broker", f"127.0.0.1:{silent_port}", "--wait", wait])
+    with silent_port() as port:
+        asked = edge(["ask", "hi", "--draft", str(tiny), "--broker", f"127.0.0.1:{port}", "--wait", wait])
     said = capsys.readouterr()
-    where = f"nothing listens at 127.0.0.1:{silent_port}"
+    where = f"nothing listens at 127.0.0.1:{port}"
     loading, connecting, error, hint = said.err.splitlines()
     assert (asked, loading.partition(" ")[0]) == (4, "loading")
-    assert connecting == f"connecting to the broker at 127.0.0.1:{silent_port}: {where}"
+    assert connecting == f"connecting to the broker at 127.0.0.1:{port}: {where}"
     assert error == f"error: gave up after {patience} s: {where}"
     assert hint.startswith("  hint: is the broker running")
 

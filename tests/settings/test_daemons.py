@@ -25,6 +25,7 @@ from edge_node.fleet.catalogue import family_catalogue
 from edge_node.settings import EdgeSettings
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.chat.settings import PROGRAM as CHAT
+from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.settings import PROGRAM as HEAD
 from flexspec_mq.settings import Loaded, Program
@@ -276,6 +277,8 @@ def test_sections_made_by_hand_keep_the_same_rules() -> None:
         lambda: WorkerSettings(worker="a b"),
         lambda: WorkerSettings(worker="a", lease=86_401),
         lambda: WorkerSettings(worker="a", prefill=1),
+        lambda: LogOptions(log_level="loud"),
+        lambda: LogOptions(log_format="xml"),
         lambda: LinkOptions(broker="nowhere"),
         lambda: LinkOptions(password="a", password_file=Path("b")),  # noqa: S106
     ):

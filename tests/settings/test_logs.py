@@ -174,12 +174,6 @@ def test_a_json_that_was_asked_for_holds_for_stages_and_errors(capsys: pytest.Ca
     assert capsys.readouterr().err == plain
 
 
-@pytest.mark.parametrize(("name", "value"), [("log_level", "loud"), ("log_format", "xml")])
-def test_unknown_words_are_refused(name: str, value: str) -> None:
-    with pytest.raises(UsageError, match=f"{name} '{value}' is none of"):
-        LogOptions(**{name: value})
-
-
 async def test_the_lines_of_edge_and_worker_join_and_hold_no_text(
     mosquitto: PrivateBroker, tiny: Path, settings_folder: Path
 ) -> None:

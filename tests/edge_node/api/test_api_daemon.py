@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -24,6 +23,7 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine, link_to, until, worker_at
 from tests.edge_node.api.served import PLAN, links_to, said, speech
+from tests.integration.processes import silent_port
 
 
 @asynccontextmanager
@@ -44,16 +44,8 @@ async def served_at(
         yield run, f"http://127.0.0.1:{listens.result() if listens.done() else 0}"
 
 
-@contextmanager
-def free_port() -> Iterator[int]:
-    """A port on which nobody listens, and nobody can while the block runs."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        yield taken.getsockname()[1]
-
-
 async def test_it_answers_while_the_broker_is_out_of_reach() -> None:
-    with free_port() as nobody:
+    with silent_port() as nobody:
         async with served_at(nobody, "ad-early") as (run, url), httpx2.AsyncClient() as http:
             assert (await http.get(f"{url}/healthz")).status_code == 200
             ready = await http.get(f"{url}/readyz")
@@ -84,7 +76,7 @@ async def test_cancelling_it_tells_the_workers(mosquitto: PrivateBroker) -> None
 
 
 async def test_a_port_that_is_taken_ends_it_before_the_broker_matters() -> None:
-    with free_port() as nobody, free_port() as taken:
+    with silent_port() as nobody, silent_port() as taken:
         async with served_at(nobody, port=taken) as (run, _):
             with pytest.raises(UsageError, match="is taken"):
                 await asyncio.wait_for(run, PATIENCE)

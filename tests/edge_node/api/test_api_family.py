@@ -17,11 +17,8 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
 from flexspec_mq.catalogue.refusals import Reason
 from flexspec_mq.catalogue.signing import PrivateKey
-from flexspec_mq.codec import Codec
-from flexspec_mq.transport.base import Inbound, LinkSettings
-from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.status import CatalogueStatus, EdgeStatus
-from tests.daemons import PATIENCE, FakeEngine, until, worker_at
+from tests.daemons import FakeEngine, until, worker_at
 from tests.edge_node.api.served import Served, alone, content, links_to, said, served
 from tests.edge_node.families import (
     CANARY,
@@ -34,6 +31,7 @@ from tests.edge_node.families import (
     publisher,
     version,
 )
+from tests.integration.processes import status_on
 
 
 async def taken_up(api: Served, family: Family) -> None:
@@ -71,15 +69,7 @@ async def models(api: Served) -> dict[str, dict[str, Any]]:
 
 async def told(broker: PrivateBroker, api: Served, condition: Callable[[EdgeStatus], bool]) -> EdgeStatus:
     """Wait for a status of the edge."""
-    edge = api.node.name
-    async with asyncio.timeout(PATIENCE), mqtt_link(LinkSettings(port=broker.port, client_id=edge)) as link:
-        await link.subscribe(topics.edge_status_topic(edge))
-        async for event in link.events():
-            if isinstance(event, Inbound):
-                status = Codec().decode_status(event.payload, EdgeStatus)
-                if condition(status):
-                    return status
-    raise AssertionError("the link ended")
+    return await status_on(broker, topics.edge_status_topic(api.node.name), EdgeStatus, condition)
 
 
 async def catalogue_told(broker: PrivateBroker, api: Served, word: str) -> CatalogueStatus:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,10 @@ from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import Plan
 from tests.daemons import FakeEngine, until
+from tests.doctor.setups import answering
 from tests.edge_node.api.served import Served, served, waiting_engine
 from tests.edge_node.api.test_api_document import fits
+from tests.integration.processes import silent_port
 
 BASE = Plan(draft_length=4, in_flight=2, qos=1, ahead=8, worker_draft=8)
 
@@ -138,9 +137,7 @@ async def test_the_command_takes_the_key_from_its_file(
 
 
 def test_the_command_says_that_nobody_serves(capsys: pytest.CaptureFixture[str]) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
+    with silent_port() as port:
         assert main(["plan", "--api-port", str(port)]) == 4
     said = capsys.readouterr()
     assert said.out == ""
@@ -148,20 +145,6 @@ def test_the_command_says_that_nobody_serves(capsys: pytest.CaptureFixture[str])
     assert "flexspec-edge serve" in said.err
     assert main(["plan", "--api-port", "0"]) == 2
     assert "error: --api-port 0 is any free port" in capsys.readouterr().err
-
-
-@asynccontextmanager
-async def answering(answer: bytes) -> AsyncIterator[int]:
-    """A server that says the same to everybody; its port."""
-
-    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer)
-        writer.close()
-
-    server = await asyncio.start_server(say, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
 
 
 @pytest.mark.parametrize(
@@ -174,11 +157,11 @@ async def answering(answer: bytes) -> AsyncIterator[int]:
         b'HTTP/1.0 500 Oh\r\n\r\n{"oh": 1}',
     ],
 )
-async def test_the_command_says_that_somebody_else_answers(
+def test_the_command_says_that_somebody_else_answers(
     answer: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with answering(answer) as port:
-        assert await asyncio.to_thread(main, ["plan", "--api-port", str(port)]) == 6
+    with answering(answer) as port:
+        assert main(["plan", "--api-port", str(port)]) == 6
     assert f"127.0.0.1 port {port} is no edge node that tells its plans" in capsys.readouterr().err
 
 
