@@ -49,6 +49,7 @@ from tests.daemons import (
     world,
 )
 from tests.edge_node.api.served import links_to
+from tests.hostile import hostile
 
 CODEC = Codec()
 
@@ -87,15 +88,15 @@ class Generous(FakeDrafter):
     calls = 0
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
-        found: list[Drafted] = []
-        for one in wanted:
+        answers: list[Drafted] = []
+        for request in wanted:
             self.calls += 1
-            path = list(one.context)
+            path = list(request.context)
             for _ in range(self.calls % 4 * 3):  # more than are of use, too
-                path += [draft_token(TARGET, one.identity.seed, path, self.accuracy)]
-            guesses = [DraftToken(token, 0.9, "lookup") for token in path[len(one.context) :]]
-            found.append(None if self.calls % 7 == 0 else guesses)
-        return found
+                path += [draft_token(TARGET, request.identity.seed, path, self.accuracy)]
+            guesses = [DraftToken(token, 0.9, "lookup") for token in path[len(request.context) :]]
+            answers.append(None if self.calls % 7 == 0 else guesses)
+        return answers
 
 
 @pytest.mark.parametrize("stop", [0.0, 0.5])
@@ -243,12 +244,12 @@ async def test_garbage_from_workers_disturbs_nobody() -> None:
         generation = node.generate(wanting(1))
         await until(lambda: generation.machine.worker == "w1" and node.directory.any)
         of_an_edge = CODEC.encode(Close(1, 1, 0, CloseReason.DONE))
-        noise = [b"", b"\xff", random.Random(2).randbytes(3000), of_an_edge]
+        noise = [*hostile(), of_an_edge]  # of these only the verdict, for no session, can be read
         for payload in noise:
             await rogue.publish("f1/v/edge", payload, qos=1)
         for payload in (b"{", b'{"state": "gone"}', b"[" * 10_000, broker.retained("f1/e/edge") or b""):
             await rogue.publish("f1/w/w1", payload, qos=1)
-        await until(lambda: node.malformed == len(noise) + 4)
+        await until(lambda: node.malformed == len(noise) - 1 + 4)
         daemon.engine.gate.set()
         assert (await read(generation))[0] == alone(generation.request)
         assert generation.machine.counters.reopens == 0

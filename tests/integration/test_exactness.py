@@ -29,18 +29,15 @@ from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.text import Turn, decode, encode_turns
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.process import Process
-from schemas.messages import Error, ErrorCode
 from tests.daemons import until
-from tests.hostile import hostile
 from tests.integration.processes import (
     PATIENCE,
     edge_of,
-    ended,
     events_of,
     joined,
     start,
@@ -263,31 +260,6 @@ async def test_a_device_without_torch_writes_what_the_target_writes_without_draf
     assert drafted["stats"]["accepted"] > 0 == undrafted["stats"]["accepted"]
 
 
-async def test_garbage_on_every_topic_disturbs_nobody(pool: Pool, draft: DraftModel) -> None:
-    (name, *_) = await pool.at_least(1)
-    rogue_settings = LinkSettings(
-        port=pool.broker.port, client_id="rogue", subscriptions=(Subscription("f1/v/rogue"),)
-    )
-    async with (
-        edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node,
-        mqtt_link(rogue_settings) as rogue,
-    ):
-        await rogue.wait_up(PATIENCE)
-        generation = node.generate(request(prompt_of(draft, SKY), GREEDY, 28))
-        reading = await begun(generation, 1)
-        for payload in hostile():
-            for topic in ("f1/o/base/rogue", f"f1/d/{name}/rogue", "f1/v/edge"):
-                await rogue.publish(topic, payload, qos=1)
-        check(generation, await reading, draft)
-        assert generation.machine.counters.reopens == 0
-        assert node.malformed >= len(hostile()) - 1
-        async with asyncio.timeout(PATIENCE):
-            answer = await anext(event async for event in rogue.events() if isinstance(event, Inbound))
-    message = CODEC.decode(answer.payload)
-    assert isinstance(message, Error)
-    assert message.code is ErrorCode.MALFORMED
-
-
 async def test_a_broker_and_a_worker_that_are_killed_in_mid_answer(pool: Pool, draft: DraftModel) -> None:
     names = await pool.at_least(2)
     async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
@@ -304,17 +276,3 @@ async def test_a_broker_and_a_worker_that_are_killed_in_mid_answer(pool: Pool, d
         check(generation, await reading, draft)
         assert generation.machine.counters.reopens >= 1
     assert (await status(pool.broker, holder, lambda found: found.state == "gone")).worker == holder
-
-
-async def test_sigterm_lets_the_answer_end_and_leaves(pool: Pool, draft: DraftModel) -> None:
-    (name,) = await pool.at_least(1)
-    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
-        generation = node.generate(request(prompt_of(draft, SKY), GREEDY, 28))
-        reading = await begun(generation, 1)
-        pool[name].send_signal(signal.SIGTERM)
-        check(generation, await reading, draft)
-        assert generation.machine.counters.reopens == 0
-    code, said = await ended(pool[name])
-    assert code == 0, said
-    assert "Traceback" not in said
-    assert (await status(pool.broker, name, lambda _: True)).state == "gone"
