@@ -5,11 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets
 from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
-from flexspec_mq.transport.base import Outbound
+from flexspec_mq.transport.base import LinkSettings, Outbound
+
+
+def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
+    """Settings of a client that soon tries again."""
+    return LinkSettings(port=broker.port, client_id=client_id, backoff=0.01, backoff_max=0.05)
 
 
 @dataclass
@@ -31,10 +37,10 @@ class KeyedDeployment:
         return self._noted(KeyIdentity.make(self.key, KeyRole.EDGE, name, self.statement()))
 
     def worker(self, name: str = "w1", *versions: str) -> KeyIdentity:
-        made = KeyIdentity.make(
+        identity = KeyIdentity.make(
             self.key, KeyRole.WORKER, name, self.statement(), versions=versions, opening=self.opening
         )
-        return self._noted(made)
+        return self._noted(identity)
 
     def edge_file(self, name: str = "edge") -> Path:
         return self._written(self.edge(name))

@@ -26,8 +26,8 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
-from tests.keys.deployments_of_keys import KeyedDeployment
-from tests.transport.reading import linked
+from tests.keys.deployments_of_keys import KeyedDeployment, at
+from tests.transport.reading import Reader, linked
 
 CODEC = Codec()
 IDENTITY = Identity(1, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
@@ -39,10 +39,6 @@ EDGE_REASONS = {
     KeyReason.NO_KEY,
 }
 WORKER_REASONS = {KeyReason.UNKEYED, KeyReason.MALFORMED, KeyReason.FORGED, KeyReason.REPLAYED}
-
-
-def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
-    return LinkSettings(port=broker.port, client_id=client_id, backoff=0.01, backoff_max=0.05)
 
 
 def hearing(broker: PrivateBroker, topic_filter: str = "f1/o/base/edge") -> LinkSettings:
@@ -118,10 +114,10 @@ class Operator:
 @contextlib.asynccontextmanager
 async def operator(broker: PrivateBroker) -> AsyncIterator[Operator]:
     async with linked(hearing(broker, "f1/#")) as link:
-        found = Operator(link)
-        task = asyncio.create_task(found.run())
+        attacker = Operator(link)
+        task = asyncio.create_task(attacker.run())
         try:
-            yield found
+            yield attacker
         finally:
             assert not task.done()
             task.cancel()
@@ -206,7 +202,7 @@ async def test_another_worker_of_the_version_forges_no_verdict(
         edge_at(mqtt_link, at=at(broker, "e-2"), keys=keys.edge_file()) as node,
     ):
         generation = node.generate(wanting(3, limit=120))
-        opened = await _first(link)
+        opened = await Reader(link).payload()
         message = CODEC.decode(rogue.unwrap("edge", "base", opened, 0.0)[0])
         assert isinstance(message, Open)
         await until(lambda: len(generation.machine.committed) >= 10)
@@ -223,13 +219,6 @@ async def test_another_worker_of_the_version_forges_no_verdict(
     assert "worker w2 speaks in the name of w1" in caplog.text
 
 
-async def _first(link: Link) -> bytes:
-    async for event in link.events():
-        if isinstance(event, Inbound):
-            return event.payload
-    raise AssertionError("nothing came")
-
-
 async def test_a_device_speaks_for_no_other_device(keys: KeyedDeployment, broker: PrivateBroker) -> None:
     """Even where the broker lets it: with its own keys on another's topic, and with another's open as its own."""
     rogue = EdgeKeys(keys.edge("rogue"))
@@ -240,7 +229,7 @@ async def test_a_device_speaks_for_no_other_device(keys: KeyedDeployment, broker
         edge_at(mqtt_link, at=at(broker, "e-3"), keys=keys.edge_file()) as node,
     ):
         generation = node.generate(wanting(3, limit=120))
-        theirs = await _first(link)
+        theirs = await Reader(link).payload()
         await link.publish("f1/o/base/rogue", theirs, qos=1)
         message = Open(77, 1, IDENTITY, (1, 2, 3), (), 0, 1, ())
         rogue.begin(77, "base")
@@ -264,7 +253,7 @@ async def test_an_old_open_is_work_for_nothing_and_no_text(
     ):
         async with worker_at(mqtt_link, "w1", at=at(broker, "w-4"), keys=file):
             generation = node.generate(wanting(3))
-            old = await _first(link)
+            old = await Reader(link).payload()
             assert (await read(generation))[0] == alone(generation.request)
         async with worker_at(mqtt_link, "w1", at=at(broker, "w-5"), keys=file) as again:
             await link.publish("f1/o/base/edge", old, qos=1)

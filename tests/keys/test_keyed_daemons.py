@@ -24,12 +24,8 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
-from tests.keys.deployments_of_keys import KeyedDeployment
+from tests.keys.deployments_of_keys import KeyedDeployment, at
 from tests.transport.reading import linked
-
-
-def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
-    return LinkSettings(port=broker.port, client_id=client_id, backoff=0.01, backoff_max=0.05)
 
 
 def slow() -> FakeEngine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,11 @@ def state(both: WayFigures, name: str = "steady", dwell: float | None = None) ->
     return State(name, both, both, None if dwell is None else figure(dwell))
 
 
-def plan(both: WayFigures | None = None, *, outages: Outages | None = None, seed: int = 0) -> LinkPlan:
-    return LinkPlan("test", Profile("a test", (state(both or figures()),), outages), seed)
+def plan(
+    both: WayFigures | None = None, *states: State, outages: Outages | None = None, seed: int = 0, **more: Any
+) -> LinkPlan:
+    """A plan of one state with such figures both ways, or of these states; `more` are fields of the plan."""
+    return LinkPlan("test", Profile("a test", states or (state(both or figures()),), outages), seed, **more)
 
 
 OUTAGES = Outages(figure(0.5), figure(0.05), figure(0.4))

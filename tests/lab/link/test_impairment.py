@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab.testbed.link.impairment import LEAST_RTO, Drop, Impairment
-from lab.testbed.link.profiles import LinkPlan, Profile, built_in
+from lab.testbed.link.profiles import LinkPlan, built_in
 from lab.testbed.link.timeline import OutageTimeline, drawn_outages
 from tests.lab.link.plans import OUTAGES, figures, plan, state
 
@@ -41,9 +41,8 @@ def plans(draw: st.DrawFn) -> LinkPlan:
     number = st.floats(0.1, 50)
     one = figures(draw(number), draw(st.sampled_from([0.0, 0.5, 20.0])), draw(number), draw(st.floats(0, 30)))
     other = figures(draw(number), draw(st.sampled_from([0.0, 3.0])), draw(number), draw(st.floats(0, 30)))
-    states = (state(one, "one", 0.05), state(other, "other", 0.2))
-    outages = draw(st.sampled_from([None, OUTAGES]))
-    return LinkPlan("test", Profile("a test", states, outages), draw(st.integers(0, 1000)))
+    outages, seed = draw(st.sampled_from([None, OUTAGES])), draw(st.integers(0, 1000))
+    return plan(None, state(one, "one", 0.05), state(other, "other", 0.2), outages=outages, seed=seed)
 
 
 @settings(deadline=None)

@@ -20,7 +20,6 @@ from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.testbed.link import namespaces
 from lab.testbed.link.netns import NetnsLink, netns_link
-from lab.testbed.link.profiles import LinkPlan, Profile
 from tests.lab.link.plans import figures, needs_namespaces, plan, state
 
 pytestmark = pytest.mark.alone
@@ -116,8 +115,7 @@ def test_a_burst_leaves_at_the_rate_and_the_queue_drops_the_rest() -> None:
 @needs_namespaces
 def test_a_link_is_set_to_a_moment_as_often_as_one_likes() -> None:
     states = state(figures(delay=1), "good"), state(figures(delay=400), "slow")
-    # Each lasts longer than any test.
-    channel = LinkPlan("test", Profile("a test", states), lasts_s=(5000.0, 5000.0))
+    channel = plan(None, *states, lasts_s=(5000.0, 5000.0))  # each lasts longer than any test
     delays = []
     with netns_link(channel) as link:
         for time_of_channel in (5100.0, 100.0, 15_100.0):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +13,10 @@ from hypothesis import strategies as st
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Drop, Impairment
 from lab.testbed.link.plans import channels, link_plan, tour_plan
-from lab.testbed.link.profiles import Catalogue, LinkPlan, Outage, Profile, State, built_in
+from lab.testbed.link.profiles import Catalogue, LinkPlan, Outage, Profile, built_in
 from lab.testbed.link.timeline import RecordedStates, outages_of
 from lab.testbed.link.trace import read_trace
-from tests.lab.link.plans import figures, state
+from tests.lab.link.plans import figures, plan, state
 
 SLOW = Profile("late", (state(figures(delay=300)),))
 QUICK = Profile("at once", (state(figures(delay=1)),))
@@ -29,11 +28,11 @@ def test_a_trace_has_the_delay_of_its_generation(tmp_path: Path) -> None:
     write_trace(tmp_path, "Here-LTE.down.gz", range(1, 2001))
     write_trace(tmp_path, "alone-LTE.up.gz", [500])
     assert list(channels(tmp_path)) == ["here-lte"]
-    made = link_plan("recorded:Here-LTE", 7, tmp_path)
-    assert (made.seed, made.up_trace, made.recorded_s) == (7, (500, 1000), 2)
-    assert made.down_trace is not None
-    assert len(made.down_trace) == 2000
-    assert made.profile == built_in().get("4g")
+    channel = link_plan("recorded:Here-LTE", 7, tmp_path)
+    assert (channel.seed, channel.up_trace, channel.recorded_s) == (7, (500, 1000), 2)
+    assert channel.down_trace is not None
+    assert len(channel.down_trace) == 2000
+    assert channel.profile == built_in().get("4g")
 
 
 @pytest.mark.parametrize(
@@ -52,9 +51,9 @@ def test_names_that_lead_nowhere(tmp_path: Path, name: str, says: str) -> None:
 
 
 def test_a_folder_that_is_none() -> None:
-    with pytest.raises(UsageError, match="needs a folder of recordings") as found:
+    with pytest.raises(UsageError, match="needs a folder of recordings") as refused:
         link_plan("recorded:lte", 0, None)
-    assert "--recorded" in found.value.hint
+    assert "--recorded" in refused.value.hint
     with pytest.raises(UsageError, match="cannot be read"):
         link_plan("recorded:lte", 0, Path("/no/such/folder"))
 
@@ -94,19 +93,16 @@ def test_recorded_states_follow_one_another_over_and_over(lasts: list[float], ti
 def test_a_channel_that_begins_later_is_the_same_channel() -> None:
     states = state(figures(delay=1), "quick"), state(figures(delay=100), "slow")
     for begins in (0.0, 7001.5):
-        link = LinkPlan("test", Profile("a test", states), lasts_s=(2.0, 3.0), begins_s=begins)
-        impaired, period = Impairment(link, "up"), begins // 5 * 5
+        impaired = Impairment(plan(None, *states, lasts_s=(2.0, 3.0), begins_s=begins), "up")
+        period = begins // 5 * 5
         times = [period + 1.9, period + 2.1]
         arrivals = [period + 1.901, period + 2.2]
         assert [impaired.arrive(time, 100) for time in times] == pytest.approx(arrivals, abs=1e-3)
 
 
 def test_what_is_drawn_for_packets_hangs_on_where_the_channel_begins() -> None:
-    both = figures(loss=50)
-
-    def fates(begins: float) -> list[Any]:
-        link = LinkPlan("test", Profile("a test", (State("s", both, both),)), 3, begins_s=begins)
-        impaired = Impairment(link, "up")
+    def fates(begins: float) -> list[bool]:
+        impaired = Impairment(plan(figures(loss=50), seed=3, begins_s=begins), "up")
         return [isinstance(impaired.arrive(begins + number, 100), float) for number in range(64)]
 
     assert fates(10.0) == fates(10.0)
@@ -131,16 +127,16 @@ def test_a_leg_is_a_steady_profile_that_there_is(name: str, why: str) -> None:
 
 
 def test_each_leg_has_the_link_of_its_profile_and_the_tour_begins_anew() -> None:
-    made = tour_plan("tour:quick=10,slow=5", 0, MINE)
-    assert (made.name, made.recorded_s) == ("tour:quick=10,slow=5", 15.0)
-    impaired = Impairment(made, "up")
+    tour = tour_plan("tour:quick=10,slow=5", 0, MINE)
+    assert (tour.name, tour.recorded_s) == ("tour:quick=10,slow=5", 15.0)
+    impaired = Impairment(tour, "up")
     times = (0.0, 9.0, 10.5, 14.0, 15.5, 24.0, 25.5)
     delays = [out - time for time in times if not isinstance(out := impaired.arrive(time, 100), Drop)]
     assert delays == pytest.approx([0.001, 0.001, 0.3, 0.3, 0.001, 0.001, 0.3], abs=0.001)
 
 
 def test_outages_come_again_with_the_period_and_must_end_within_it() -> None:
-    plan = LinkPlan("test", QUICK, lasts_s=(9.0,), outages=(Outage(1.0, 2.0),))
-    assert outages_of(plan, "up").between(0.0, 20.0) == [(1.0, 2.0), (10.0, 11.0), (19.0, 20.0)]
+    twice = LinkPlan("test", QUICK, lasts_s=(9.0,), outages=(Outage(1.0, 2.0),))
+    assert outages_of(twice, "up").between(0.0, 20.0) == [(1.0, 2.0), (10.0, 11.0), (19.0, 20.0)]
     with pytest.raises(ValueError, match="within the period"):
         outages_of(LinkPlan("test", QUICK, outages=(Outage(1.0, 2.0),)), "up").touching(0.0, 3.0)

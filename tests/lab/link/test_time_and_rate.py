@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Drop, Impairment
-from lab.testbed.link.profiles import LinkPlan, Profile, State
+from lab.testbed.link.profiles import State
 from lab.testbed.link.rate import StateRate, TraceRate
 from lab.testbed.link.timeline import OutageTimeline, StateTimeline, drawn_outages
 from lab.testbed.link.trace import read_trace
@@ -84,7 +84,7 @@ def test_a_packet_that_sees_the_state_change_goes_on_at_the_new_rate() -> None:
 def test_states_change_delay_and_loss() -> None:
     gone = State("gone", figures(loss=100), figures(loss=100), figure(1.0))
     good = State("good", figures(delay=50), figures(delay=50), figure(1.0))
-    impaired = Impairment(LinkPlan("test", Profile("a test", (good, gone)), 7), "up")
+    impaired = Impairment(plan(None, good, gone, seed=7), "up")
     timeline = StateTimeline((good, gone), random.Random("states/7"))
     for tick in range(500):
         fate = impaired.arrive(tick * 0.1, 100)
@@ -131,8 +131,7 @@ def test_a_trace_carries_no_more_than_its_opportunities(
 
 
 def test_traces_replace_the_rate_of_their_way_only() -> None:
-    base = plan(figures(delay=0, rate=8))
-    link = LinkPlan(base.name, base.profile, up_trace=(100,))
+    link = plan(figures(delay=0, rate=8), up_trace=(100,))
     assert Impairment(link, "up").arrive(0.0, 1500) == pytest.approx(0.1)
     assert Impairment(link, "down").arrive(0.0, 1500) == pytest.approx(0.0015)
 
