@@ -92,6 +92,10 @@ def test_keys_are_made_beyond_this_machine_unless_told(
     assert ("with keys" in said) == has
     assert ("TLS 1.3" in said) == (flags[0] == "--name" or "--client-certificates" in flags)
     assert (tmp_path / "d" / "keys").exists() == has
+    good("add-device", tmp_path / "d", "alice")
+    folder = tmp_path / "d" / "hand-out" / "edge" / "alice"
+    assert (folder / "keys.json").exists() == has
+    assert ("keys" in tomllib.loads((folder / "edge.toml").read_text())) == has
 
 
 def test_a_daemon_is_handed_what_it_needs(keyed: Path) -> None:
@@ -156,15 +160,6 @@ async def test_the_broker_publishes_the_statement_and_each_later_one(
             assert (await statement(link, bob.deployment)).serial == 3
 
 
-def test_without_keys_there_is_no_statement_and_no_file(tmp_path: Path) -> None:
-    directory = made(tmp_path / "d")
-    good("add-device", directory, "alice")
-    good("rotate", directory, "--groups")
-    assert listed(directory)["keys"] is None
-    assert not (directory / "hand-out" / "edge" / "alice" / "keys.json").exists()
-    assert "keys" not in tomllib.loads((directory / "hand-out" / "edge" / "alice" / "edge.toml").read_text())
-
-
 def test_new_opening_keys_come_with_new_groups(keyed: Path) -> None:
     before, alice = worker(keyed, "w1"), (keyed / "hand-out/edge/alice/keys.json").read_text()
     old_files = {path.name for path in (keyed / "keys").iterdir()}
@@ -172,7 +167,6 @@ def test_new_opening_keys_come_with_new_groups(keyed: Path) -> None:
     assert "w1 needs its new share-groups and keys.json, and a restart" in said
     after = worker(keyed, "w1")
     assert after.statement.opening["v1"] != before.statement.opening["v1"]
-    assert after.opening.public(("v1",)) == {"v1": after.statement.opening["v1"]}
     assert (keyed / "hand-out/edge/alice/keys.json").read_text() == alice
     assert revoked(keyed) == set()  # its sessions go on until it has its new files
     new_files = {path.name for path in (keyed / "keys").iterdir()}
@@ -184,18 +178,14 @@ def test_new_opening_keys_come_with_new_groups(keyed: Path) -> None:
 
 def test_new_keys_of_the_deployment_begin_anew(keyed: Path) -> None:
     good("revoke", keyed, "alice")
-    before = listed(keyed)
-    bob = edge(keyed, "bob")
+    before, bob = listed(keyed)["keys"], edge(keyed, "bob")
     password = (keyed / "hand-out/edge/bob/password").read_text()
-    said = good("rotate", keyed, "--keys")
-    assert "bob needs its new files" in said
-    after = listed(keyed)
-    assert after["keys"]["deployment"] != before["keys"]["deployment"]
-    assert after["keys"]["statement"] > before["keys"]["statement"]
-    assert after["keys"]["revoked"] == []
-    renewed = edge(keyed, "bob")
-    assert renewed.deployment != bob.deployment
-    assert after["clients"][0]["credentials"] == [serial(renewed)]
+    assert "bob needs its new files" in good("rotate", keyed, "--keys")
+    after = listed(keyed)["keys"]
+    assert after["deployment"] != before["deployment"]
+    assert after["statement"] > before["statement"]
+    assert after["revoked"] == []
+    assert edge(keyed, "bob").deployment != bob.deployment
     assert (keyed / "hand-out/edge/bob/password").read_text() == password
     assert len(list((keyed / "keys").iterdir())) == 2
 
@@ -300,11 +290,11 @@ def test_a_key_of_another_deployment_signs_nothing(keyed: Path, tmp_path: Path) 
     other = made(tmp_path / "other", "--keys")
     (mine,) = (keyed / "keys").glob("deployment-*.key")
     (its,) = (other / "keys").glob("deployment-*.key")
-    mine.write_text(its.read_text())
-    done = run("add-device", keyed, "carol")
-    assert done.returncode == 4
-    assert "is the key of another deployment" in done.stderr
-    mine.write_text("nonsense\n")
-    done = run("add-device", keyed, "carol")
-    assert done.returncode == 4
-    assert "cannot be used: this is no private key" in done.stderr
+    for text, said in (
+        (its.read_text(), "is the key of another deployment"),
+        ("nonsense\n", "cannot be used: this is no private key"),
+    ):
+        mine.write_text(text)
+        done = run("add-device", keyed, "carol")
+        assert done.returncode == 4
+        assert said in done.stderr

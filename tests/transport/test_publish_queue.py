@@ -67,14 +67,17 @@ async def test_all_is_published_in_order(qos: int) -> None:
         assert await queue.flush(0.0), "nothing waits any more"
 
 
-async def test_acknowledgements_may_be_outstanding_up_to_a_bound() -> None:
+@pytest.mark.parametrize(("qos", "outstanding"), [(0, 1), (1, 4)])
+async def test_acknowledgements_may_be_outstanding_up_to_a_bound_and_flush_waits_for_them(
+    qos: int, outstanding: int
+) -> None:
     link, queue = FakeLink(), PublishQueue(outstanding=4)
     link.gate.clear()
     async with running(queue, link):
-        for message in numbered(50, 1):
+        for message in numbered(50, qos):
             queue.put(message)
         assert not await queue.flush(0.05)
-        assert link.waiting == 4
+        assert link.waiting == outstanding
         link.gate.set()
         assert await queue.flush(PATIENCE)
     assert len(link.sent) == 50
@@ -116,16 +119,3 @@ async def test_a_link_that_fails_for_good_ends_the_loop(qos: int) -> None:
         queue.put(Outbound("x", b"", qos))
         with pytest.raises(LinkError, match="gave up"):
             await asyncio.wait_for(task, PATIENCE)
-
-
-@pytest.mark.parametrize("qos", [0, 1])
-async def test_flush_waits_for_a_publish_that_is_under_way(qos: int) -> None:
-    link, queue = FakeLink(), PublishQueue()
-    link.gate.clear()
-    async with running(queue, link):
-        queue.put(Outbound("x", b"", qos))
-        assert not await queue.flush(0.05)
-        assert link.waiting == 1
-        link.gate.set()
-        assert await queue.flush(PATIENCE)
-        assert link.sent == ["x"]
