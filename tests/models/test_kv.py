@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.models.kv import GRAIN, SessionKV
-from tests.models.test_memory import resident
+from tests.models.test_model_memory import resident
 
 LIKE = torch.empty(0, dtype=torch.bfloat16)
 IDS = st.lists(st.integers(0, 3), max_size=12)
