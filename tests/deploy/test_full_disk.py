@@ -55,7 +55,7 @@ async def test_who_is_revoked_on_a_full_disk_gets_in_no_more(
 ) -> None:
     directory, log = made(disk / "d", *flags), tmp_path / "log"
     good("add-device", directory, "alice", "bob")
-    alice, bob = (as_client(directory / "hand-out" / "edge" / name) for name in ("alice", "bob"))
+    bob = as_client(directory / "hand-out" / "edge" / "bob")
     stolen = shutil.copytree(directory, tmp_path / "stolen")
     alice = as_client(stolen / "hand-out" / "edge" / "alice")
     with contextlib.ExitStack() as stack:

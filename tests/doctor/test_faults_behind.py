@@ -52,10 +52,8 @@ CODEC = Codec()
 
 async def test_nothing_is_wrong(own_mosquitto: PrivateBroker) -> None:
     """Statuses that are none, and one under another's name, change nothing."""
-    await publish(own_mosquitto, b"{", "w7")
-    await publish(
-        own_mosquitto, WorkerStatus(state="online", epoch=1, at=1.0, worker="w1", version="base"), "w8"
-    )
+    await publish(own_mosquitto, "w7", b"{")
+    await publish(own_mosquitto, "w8", at=1.0, worker="w1")
     async with worker(own_mosquitto) as daemon:
         findings = await look(at(own_mosquitto))
         assert faults(findings) == []
@@ -174,21 +172,20 @@ async def test_no_worker_but_another_version_or_an_old_status_or_one_that_ends(
     async with worker(own_mosquitto, version="v2"):
         findings = await look(at(own_mosquitto))
     the_fault(findings, "no worker", "workers that are there serve v2", advice=["--version v2"])
-    status = WorkerStatus(state="online", epoch=1, at=time.time() - 7300, worker="w9", version="base")
-    await publish(own_mosquitto, status)
+    await publish(own_mosquitto, at=time.time() - 7300)
     dead = "w9 said 'online' 2 h 1 min ago and has not renewed it"
     the_fault(await look(at(own_mosquitto)), "no worker", dead)
-    await publish(own_mosquitto, replace_field(status, state="draining", at=time.time()))
+    await publish(own_mosquitto, state="draining")
     findings = await look(at(own_mosquitto))
     the_fault(findings, "no worker", "w9 is draining", advice=["takes no new sessions"])
 
 
-async def publish(where: PrivateBroker, status: WorkerStatus | bytes, name: str = "w9") -> None:
-    payload = status if isinstance(status, bytes) else CODEC.encode_status(status)
-    async with (
-        asyncio.timeout(PATIENCE),
-        mqtt_link(LinkSettings(port=where.port, client_id="plants")) as link,
-    ):
+async def publish(where: PrivateBroker, name: str = "w9", payload: bytes = b"", **fields: Any) -> None:
+    """Retain a payload as a worker's status, or else one of `base` with these fields."""
+    known = {"state": "online", "epoch": 1, "at": time.time(), "worker": name, "version": "base"}
+    payload = payload or CODEC.encode_status(WorkerStatus(**{**known, **fields}))
+    settings = LinkSettings(port=where.port, client_id="plants")
+    async with asyncio.timeout(PATIENCE), mqtt_link(settings) as link:
         await link.wait_up()
         await link.publish(topics.worker_status_topic(name), payload, qos=1, retain=True)
 
@@ -219,10 +216,7 @@ async def test_a_tokenizer_with_another_chat_template_is_a_warning(own_mosquitto
 
 
 async def test_wrong_tokenizer_among_workers_of_a_version(own_mosquitto: PrivateBroker) -> None:
-    status = WorkerStatus(
-        state="online", epoch=1, at=time.time(), worker="w9", version="base", fingerprint=bytes(16).hex()
-    )
-    await publish(own_mosquitto, status)
+    await publish(own_mosquitto, fingerprint=bytes(16).hex())
     findings = await look_at_worker(at(own_mosquitto))
     the_fault(findings, "wrong tokenizer", "w9 (000000000000…)", advice=["--version"])
 
