@@ -53,18 +53,6 @@ async def test_a_chat_with_the_official_client(mosquitto: PrivateBroker) -> None
             assert len({chunk.id for chunk in chunks}) == 1
 
 
-async def test_prompts_of_completions_and_their_limit(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        ids = tokenizer().encode("the end")
-        text = shown(expected(ids, 3, 16, ignore_eos=True)[0])
-        for prompt in ("the end", ["the end"], list(ids), [list(ids)]):
-            asked: dict[str, Any] = {"model": api.version, "prompt": prompt, "seed": 3}
-            answer = await api.client.completions.create(**asked, extra_body={"ignore_eos": True})
-            assert (answer.choices[0].text, answer.choices[0].finish_reason) == (text, "length")
-            assert answer.usage is not None
-            assert answer.usage.completion_tokens == 16
-
-
 DRAFTS = Plan(draft_length=4, in_flight=8, qos=1)
 RUNS_AHEAD = Plan(draft_length=0, in_flight=1, qos=1, ahead=64)
 ENDLESS = {"ignore_eos": True}
@@ -81,7 +69,8 @@ async def everything(client: AsyncOpenAI, version: str) -> None:
         assert (await client.chat.completions.create(**chat)).choices[0].message.content == whole
         stream = await client.chat.completions.create(**chat, stream=True)
         assert "".join([chunk.choices[0].delta.content or "" async for chunk in stream]) == whole
-        written, _ = expected(tokenizer().encode("the end"), seed, 48, ignore_eos=True)
+        ids = tokenizer().encode("the end")
+        written, _ = expected(ids, seed, 48, ignore_eos=True)
         text = shown(written)
         # Longer than any token, so that it begins in one and ends in another.
         at = next(i for i in range(8, 40) if "\N{REPLACEMENT CHARACTER}" not in text[i : i + 4])
@@ -89,7 +78,8 @@ async def everything(client: AsyncOpenAI, version: str) -> None:
         plain: dict[str, Any] = {
             "model": version, "prompt": "the end", "seed": seed, "max_tokens": 48, "extra_body": ENDLESS,
         }  # fmt: skip
-        assert (await client.completions.create(**plain)).choices[0].text == text
+        for prompt in ("the end", ids):
+            assert (await client.completions.create(**{**plain, "prompt": prompt})).choices[0].text == text
         answer = await client.completions.create(**plain, stop=["never this", stop])
         (cut,) = answer.choices
         assert (cut.text, cut.finish_reason) == (text[: text.index(stop)], "stop")
