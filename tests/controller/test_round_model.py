@@ -60,12 +60,3 @@ def test_a_second_batch_on_its_way_is_worth_more_the_longer_that_is() -> None:
         for times in (near, far)
     ]
     assert gains[1] > gains[0] > 0.99
-
-
-def test_a_slow_target_close_by_should_wait_for_drafts() -> None:
-    times = RoundTimes(
-        round_trip=0.002, forward=0.1, row=0.001, token=0.004, acceptance=(0.5, 0.58, 0.62, 0.75)
-    )
-    assert (
-        drafting(times, Drafting(4, 1, False)).seconds < 0.9 * drafting(times, Drafting(4, 2, True)).seconds
-    )
