@@ -77,11 +77,6 @@ def test_canaries_take_no_more_than_all_new_sessions() -> None:
     assert states(published(full, "fifth", state=VersionState.STABLE))["fifth"] == "stable"
 
 
-def test_a_version_may_be_published_as_stable_at_once() -> None:
-    catalogue = published(first(), "new", state=VersionState.STABLE)
-    assert states(catalogue) == {"base": "draining", "new": "stable"}
-
-
 def test_rolling_back_leaves_one_version_to_new_sessions() -> None:
     catalogue = published(promote(published(first(), "a"), LATER, "a"), "b")
     assert states(rollback(catalogue, LATER, "a")) == {"base": "draining", "a": "stable", "b": "draining"}

@@ -1,4 +1,7 @@
-"""What a follower takes up and what it refuses: each rule by a test of its own name."""
+"""What a follower takes up and what it refuses.
+
+Thresholds, resets, older keys, and catalogues that wait for their keys are held by `test_follower_stateful`.
+"""
 
 from __future__ import annotations
 
@@ -89,17 +92,6 @@ def test_what_is_adopted_already_is_unchanged_even_under_other_signatures() -> N
     assert follower.alarm is None
 
 
-def test_a_catalogue_waits_for_the_key_set_that_it_names() -> None:
-    follower = following(FIRST)
-    rotated = sealed(SECOND, key_set=3)
-    assert refused(follower.receive_catalogue(rotated, LATER)) is Reason.KEY_SET
-    give_keys(follower, seal(key_set(2, keys=[ONLINE, SECOND]), [ROOT]), LATER)
-    assert follower.catalogue == catalogue()
-    assert follower.waiting
-    give_keys(follower, seal(key_set(3, keys=[SECOND]), [ROOT]), LATER)
-    assert follower.catalogue == catalogue(NOW + 1, key_set=3)
-
-
 def test_what_cannot_be_read_takes_no_place_from_what_waits() -> None:
     follower = Follower(FAMILY, ROOT.public)
     follower.receive_catalogue(FIRST, NOW)
@@ -152,21 +144,6 @@ def test_a_key_set_that_drops_a_key_leaves_what_runs_and_wants_new_signatures() 
     give(again, sealed(SECOND, key_set=2), LATER)
 
 
-def test_a_key_set_that_keeps_a_key_takes_catalogues_of_the_old_one() -> None:
-    """So that a device which comes between a rotation and the next catalogue is not left without one."""
-    follower = Follower(FAMILY, ROOT.public)
-    give_keys(follower, seal(key_set(2, keys=[SECOND, ONLINE]), [ROOT]))
-    give(follower, FIRST)
-
-
-def test_as_many_keys_as_the_threshold_must_sign() -> None:
-    follower = following()
-    give_keys(follower, seal(key_set(2, keys=[ONLINE, SECOND], threshold=2), [ROOT]))
-    assert refused(follower.receive_catalogue(sealed(ONLINE, key_set=2), LATER)) is Reason.SIGNATURE
-    assert refused(follower.receive_catalogue(sealed(ONLINE, STRANGER, key_set=2), LATER)) is Reason.SIGNATURE
-    give(follower, sealed(ONLINE, SECOND, key_set=2), LATER)
-
-
 def test_the_root_resets_the_epoch_once() -> None:
     """A publisher whose clock ran ahead has locked itself out of catalogues of now."""
     follower = following(sealed(epoch=NOW + 200))
@@ -178,12 +155,6 @@ def test_the_root_resets_the_epoch_once() -> None:
     assert refused(follower.receive_keys(seal(key_set(1), [ROOT]), LATER)) is Reason.ROLLBACK
     assert refused(follower.receive_catalogue(sealed(epoch=NOW + 5), LATER)) is Reason.ROLLBACK
     assert follower.alarm is None
-
-
-def test_a_reset_never_raises_the_epoch() -> None:
-    follower = following(FIRST)
-    give_keys(follower, seal(key_set(2, reset=NOW + 200), [ROOT]))
-    give(follower, sealed(epoch=NOW + 1), LATER)
 
 
 def test_nothing_is_acted_on_before_it_is_adopted() -> None:

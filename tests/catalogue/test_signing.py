@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.catalogue.refusals import Reason, SignedRefused
-from flexspec_mq.catalogue.signing import PrivateKey, cosigned, encode, key_id, open_signed, read_public, seal
+from flexspec_mq.catalogue.signing import PrivateKey, cosigned, encode, open_signed, read_public, seal
 from flexspec_mq.errors import LocalProtocolError, UsageError
 from schemas.catalogue import MAX_KEYS, MAX_PAYLOAD, Catalogue, KeySet, Signed, VersionState
 from tests.catalogue.family import (
@@ -239,7 +239,3 @@ def test_a_public_key_is_given_as_digits_or_as_a_file(tmp_path: Path) -> None:
     for wrong in (str(path), ROOT.public.hex()[1:], "", str(tmp_path), "a\0b"):
         with pytest.raises(UsageError, match="64 hex digits"):
             read_public(wrong)
-
-
-def test_a_key_id_is_the_beginning_of_its_digest() -> None:
-    assert key_id(bytes(32)).hex() == "66687aad"

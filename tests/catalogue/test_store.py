@@ -16,18 +16,7 @@ from flexspec_mq.catalogue.refusals import RecordError
 from flexspec_mq.catalogue.signing import seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import UsageError
-from tests.catalogue.family import (
-    FAMILY,
-    LATER,
-    NOW,
-    ONLINE,
-    ROOT,
-    catalogue,
-    following,
-    give_keys,
-    key_set,
-    sealed,
-)
+from tests.catalogue.family import FAMILY, LATER, NOW, ONLINE, ROOT, catalogue, following, sealed
 
 
 def record(*payloads: bytes) -> Record:
@@ -147,15 +136,3 @@ def test_an_older_record_of_another_program_takes_nothing_back(tmp_path: Path) -
     store.save(NEW)
     Store(tmp_path, FAMILY).save(OLD)
     assert store.load() == NEW
-
-
-def test_a_reset_lowers_the_epoch_on_disk(tmp_path: Path) -> None:
-    store = Store(tmp_path, FAMILY)
-    store.save(NEW)
-    follower = Follower(FAMILY, ROOT.public, store.load())
-    give_keys(follower, seal(key_set(2, reset=NOW - 100), [ROOT]))
-    assert follower.record is not None
-    store.save(follower.record)
-    found = store.load()
-    assert found is not None
-    assert (found.serial, found.epoch) == (2, NOW - 100)

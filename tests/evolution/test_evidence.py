@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from flexspec_mq.evolution.evidence import Evidence
 from schemas.status import EdgeStatus
-from tests.evolution.simulated_versions import edge_status, figures
+from tests.evolution.statuses import edge_status, figures
 
 DIGESTS = [bytes([number]) * 32 for number in range(3)]
 

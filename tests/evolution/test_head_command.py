@@ -46,7 +46,8 @@ import torch
 from safetensors.torch import save_file
 
 from flexspec_mq.models.head_files import ADAPTER, CONFIG
-from tests.evolution.simulated_versions import edge_status, figures
+from tests.evolution.statuses import edge_status, figures
+from tests.families import simple
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 LAYER_6 = "base_model.model.model.layers.6.self_attn.q_proj"
@@ -95,11 +96,8 @@ class Site:
         change(tensors)
         save_file(tensors, folder / ADAPTER)
         files = (file_entry(folder / CONFIG), file_entry(folder / ADAPTER))
-        usual: dict[str, Any] = {"base": "0" * 32, "tokenizer": "1" * 32, "layers": 30, "floor": 6}
-        canaries = (Canary((1,), (2,)),)
-        manifest = Manifest(
-            **{"kind": "lora", "dtype": "float32", "files": files, "canaries": canaries, **usual, **facts}
-        )
+        usual: dict[str, Any] = simple(canaries=(Canary((1,), (2,)),))
+        manifest = Manifest(**{"dtype": "float32", "files": files, **usual, **facts})
         (folder / MANIFEST).write_bytes(manifest.encode())
         return folder
 

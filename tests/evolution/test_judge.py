@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 from typing import Literal
 
 import pytest
@@ -16,6 +17,7 @@ from flexspec_mq.evolution.analysis import (
     PROMOTE_AFTER,
     CanaryRule,
     Decision,
+    Judgement,
     Sample,
     acceptance,
     judge,
@@ -25,11 +27,40 @@ from flexspec_mq.evolution.overview import Statuses
 from flexspec_mq.evolution.watch import Judge
 from schemas.catalogue import BASE_ID, FORMAT, Catalogue, CatalogueVersion, VersionState
 from schemas.status import DIGEST, VersionStatus, WorkerStatus
-from tests.evolution.simulated_versions import BAD, Simulated, edge_status, figures, run
+from tests.evolution.statuses import edge_status, figures
 
 STABLE, CANARY = bytes(32), bytes([1]) * 32
 _TOKENS = 50
 State = Literal["loading", "ready", "draining", "refused"]
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """How a version answers.
+
+    Attributes:
+        acceptance: mean over prompts.
+        vary: standard deviation of the acceptance over prompts, at an acceptance of 0.6.
+        slow: seconds per token, in the median.
+        jitter: standard deviation of the logarithm of seconds per token.
+        errors: share of answers that fail.
+    """
+
+    acceptance: float = 0.6
+    vary: float = 0.18
+    slow: float = 0.05
+    jitter: float = 0.5
+    errors: float = 0.005
+
+    def answer(self, draw: random.Random) -> Sample:
+        """An answer, or one that failed."""
+        if draw.random() < self.errors:
+            return Sample(0, 0, 0, 1)
+        concentration = 0.6 * 0.4 / self.vary**2 - 1
+        share = draw.betavariate(self.acceptance * concentration, (1 - self.acceptance) * concentration)
+        drafted = int(draw.lognormvariate(4.5, 0.8)) + 1
+        accepted = sum(draw.random() < share for _ in range(drafted))
+        return Sample(1, accepted, drafted, 0, self.slow * draw.lognormvariate(0, self.jitter))
 
 
 def catalogue(*, canary: bool, base: bytes = b"") -> Catalogue:
@@ -126,7 +157,27 @@ def test_which_workers_are_believed_when_they_refuse_a_canary(
     assert (why or "") in reason
 
 
-CANARIES = {**BAD, "nothing but errors": Simulated(errors=1.0)}
+def run(canary: Simulated, seed: int, *, answers: int = 60) -> tuple[Judgement, int]:
+    """Judge after each status, as `watch` does; the last verdict, and how many answers the canary had then."""
+    draw = random.Random(seed)
+    ours: list[Sample] = []
+    theirs: list[Sample] = []
+    verdict = Judgement(Decision.WAIT, "")
+    while sum(sample.tries for sample in ours) < answers:
+        version, into = (canary, ours) if draw.random() < 0.5 else (Simulated(), theirs)
+        into.append(version.answer(draw))
+        verdict = judge(DEFAULT_RULE, theirs, ours)
+        if verdict.decision is not Decision.WAIT:
+            break
+    return verdict, sum(sample.tries for sample in ours)
+
+
+CANARIES = {
+    "half the acceptance": Simulated(acceptance=0.3),
+    "a third of the speed": Simulated(slow=0.15),
+    "30 % errors": Simulated(errors=0.3),
+    "nothing but errors": Simulated(errors=1.0),
+}
 
 
 @pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES.keys())
