@@ -73,8 +73,7 @@ def test_faults_in_a_row_act_on_every_copy() -> None:
 
 async def test_faults_act_on_a_stream_while_it_flows() -> None:
     """Dropped both ways: the numbered stream has holes; duplicates: repeats; without faults: neither."""
-    broker = MemoryBroker()
-    rng = random.Random(7)
+    broker, rng = MemoryBroker(), random.Random(7)
     wanted = (Subscription("s/+", 1),)
     async with (
         broker.link(LinkSettings(client_id="r", subscriptions=wanted)) as reading,
@@ -82,23 +81,22 @@ async def test_faults_act_on_a_stream_while_it_flows() -> None:
     ):
         await reading.wait_up(PATIENCE)
         await writing.wait_up(PATIENCE)
+        reader = Reader(reading)
 
-        async def stream() -> list[int]:
-            reader = Reader(reading)
+        async def stream(*faults: Fault) -> list[int]:
+            broker.faults[:] = faults
             for i in range(200):
                 await writing.publish("s/x", bytes((i,)), qos=1)
-            saved, broker.faults[:] = list(broker.faults), []
+            broker.faults.clear()
             await writing.publish("s/x", b"end", qos=1)
-            broker.faults[:] = saved
             got = []
             while (payload := await reader.payload()) != b"end":
                 got.append(payload[0])
             return got
 
         assert await stream() == list(range(200))
-        broker.faults = [Drop(0.5, rng, Scope(direction=Direction.DOWN))]
-        got = await stream()
+        got = await stream(Drop(0.5, rng, Scope(direction=Direction.DOWN)))
         assert got == sorted(set(got))
         assert 60 < len(got) < 140
-        broker.faults = [Duplicate(1.0, rng, Scope(direction=Direction.UP))]
-        assert await stream() == [i for i in range(200) for _ in range(2)]
+        repeated = await stream(Duplicate(1.0, rng, Scope(direction=Direction.UP)))
+        assert repeated == [i for i in range(200) for _ in range(2)]
