@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,45 +11,6 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
 VOCABULARY = 16
-GREEDY = SamplingParams()
-
-
-def rows_for(*tokens: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Logits of which each row wants one token."""
-    return np.eye(VOCABULARY, dtype=np.float32)[list(tokens)]
-
-
-@pytest.mark.parametrize(
-    ("target", "draft", "decided"),
-    [
-        ([5], [], (5,)),
-        ([5, 6, 7], [5, 6], (5, 6, 7)),
-        ([5, 6, 7], [5, 9], (5, 6)),
-        ([5, 6, 7], [9, 6], (5,)),
-        ([5, 6, 7], [5, 7], (5, 6)),
-        ([5, 5, 5, 5], [5, 5, 5], (5, 5, 5, 5)),
-    ],
-)
-def test_the_first_difference_is_the_correction_and_the_end(
-    target: list[int], draft: list[int], decided: tuple[int, ...]
-) -> None:
-    assert decide(rows_for(*target), draft, GREEDY, 10, ()) == decided
-
-
-@pytest.mark.parametrize(
-    ("target", "draft", "decided"),
-    [
-        ([2], [], (2,)),
-        ([5, 2, 7], [5, 2], (5, 2)),
-        ([2, 6, 7], [2, 6], (2,)),
-        ([5, 3, 7], [5, 4], (5, 3)),
-        ([5, 6, 3], [5, 6], (5, 6, 3)),
-    ],
-)
-def test_an_end_of_text_ends_the_verdict(
-    target: list[int], draft: list[int], decided: tuple[int, ...]
-) -> None:
-    assert decide(rows_for(*target), draft, GREEDY, 10, (2, 3)) == decided
 
 
 @settings(max_examples=200, deadline=None)

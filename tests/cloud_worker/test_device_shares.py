@@ -37,16 +37,6 @@ class GivenCost(ForwardCost):
         """Forget what the tiny model took."""
 
 
-class Clock:
-    """Time that a test passes."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def engine_of(clock: Callable[[], float] = lambda: 0.0, device_prefill: int = 256) -> ModelEngine:
     engine = ModelEngine(
         model_of(), budget=StepBudget(GivenCost(), target=250.0, device_prefill=device_prefill)
@@ -79,35 +69,17 @@ def read(engine: ModelEngine, *items: WorkItem) -> None:
         engine.step()
 
 
-def test_a_device_that_begins_is_read_before_one_that_has_had_much_read() -> None:
-    clock = Clock()
-    engine = engine_of(clock)
-    scheduler = engine.scheduler
-    read(engine, prompt("good", 1, 5))
-    scheduler.add(prompt("evil", 1, 2400))
-    for _ in range(30):
-        scheduler.add(prompt("good", 1, 5))
-        engine.step()
-        clock.now += 0.04
-    for session in range(2, 20):
-        scheduler.add(prompt("evil", session, 400))
-    scheduler.add(prompt("new", 1, 24))
-    tokens = fed(scheduler)
-    assert tokens["new"] == 24
-    assert tokens["evil"] <= CHUNK
-
-
 def test_what_is_read_slowly_is_counted_and_may_be_set() -> None:
     def slowed(device_prefill: int) -> tuple[int, int]:
-        clock = Clock()
-        engine = engine_of(clock, device_prefill)
+        now = 0.0
+        engine = engine_of(lambda: now, device_prefill)
         read(engine, prompt("good", 1, 5))
         engine.scheduler.add(prompt("much", 1, 2000))
         tokens = total = 0
         for number in range(60):
             engine.scheduler.add(prompt("good", 1, 5))
             result = engine.step()
-            clock.now += 0.04
+            now += 0.04
             if number >= 20:
                 tokens += result.fed - 1
                 total += result.slowed

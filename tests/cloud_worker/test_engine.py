@@ -93,22 +93,24 @@ def write_all(
     engine: ModelEngine,
     rng: random.Random,
     *,
+    texts: Sequence[int] = range(len(PROMPTS)),
+    limit: int = LIMIT,
     rooms: Sequence[int] = (0,),
     jumps: float = 0.0,
     watch: Callable[[], None] = lambda: None,
 ) -> int:
-    """Let sessions write to their end in random company, each what it writes alone; tokens of the worker's drafts.
+    """Let the sessions of `texts` write `limit` tokens in random company, each what it writes alone.
 
-    Drafts of edges are right up to a random place. Between steps a session is freed and jumps back now and then, or
+    Returns the number of tokens that the worker drafted. Drafts of edges are right up to a random place. Between steps a session is freed and jumps back now and then, or
     only its keys and values are lost.
     """
-    at = dict.fromkeys(range(len(PROMPTS)), 0)
+    at = dict.fromkeys(texts, 0)
     own = 0
     for _ in range(3000):
-        if all(start >= LIMIT for start in at.values()):
+        if all(start >= limit for start in at.values()):
             return own
         for number, start in at.items():
-            if ("edge", number) in engine.scheduler.pending or start >= LIMIT or rng.random() < 0.3:
+            if ("edge", number) in engine.scheduler.pending or start >= limit or rng.random() < 0.3:
                 continue
             truth = written(number)[start : start + rng.randint(0, 6)]
             draft = [token if rng.random() < 0.8 else rng.randrange(VOCABULARY) for token in truth]
@@ -119,13 +121,13 @@ def write_all(
             assert len(tokens) <= len(one.draft) + one.room + 1
             own += max(0, len(tokens) - 1 - len(one.draft))
             at[number] = end
-            if end >= LIMIT:
+            if end >= limit:
                 engine.release(one.key)
         watch()
         if rng.random() < jumps:
-            engine.scheduler.caches.free(("edge", rng.randrange(len(PROMPTS))))
+            engine.scheduler.caches.free(("edge", rng.choice(texts)))
         if rng.random() < jumps:
-            number = rng.randrange(len(PROMPTS))
+            number = rng.choice(texts)
             engine.free(("edge", number))
             at[number] = rng.randint(0, at[number])
     raise AssertionError(f"no end: {at}")

@@ -17,16 +17,6 @@ def make() -> SessionKV:
     return SessionKV(layers=2, kv_heads=3, head_size=4, like=LIKE)
 
 
-def test_shapes_and_dtype() -> None:
-    kv = make()
-    kv.reserve(1)
-    for layer in (0, 1):
-        keys, values = kv.span(0, kv.capacity)[layer]
-        assert keys.shape == values.shape == (3, GRAIN, 4)
-        assert keys.dtype == torch.bfloat16
-    assert kv.nbytes == 2 * 2 * 3 * GRAIN * 4 * 2
-
-
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=20))
 def test_there_is_room_up_to_the_grain_and_keys_lie_behind_one_another(lengths: list[int]) -> None:
     """What a padded context reads is all of the memory: no product has to copy it."""

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.drafting.hybrid import HybridDrafter
@@ -21,7 +22,6 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.colocated import ColocatedDrafts
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
-from schemas.messages import Identity
 from tests.cloud_worker.test_engine import (
     LIMIT,
     PROMPTS,
@@ -104,14 +104,14 @@ def drafter_of(kind: str, rng: random.Random) -> PricedDrafter:
 
 
 @pytest.mark.parametrize("kind", ["scripted", "model and lookup", "lookup"])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(st.integers(8, 150), st.integers(0, 2**32))
 def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill: int, seed: int) -> None:
     rng = random.Random(seed)
     drafts = ColocatedDrafts(drafter_of(kind, rng), "draft", most_tokens=400)
     engine = ModelEngine(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
-    own = write_all(engine, rng, rooms=(0, 1, 4, 8), jumps=0.05)
-    assert own > 10 or kind == "lookup"
+    own = write_all(engine, rng, texts=(0, 2, 3), limit=16, rooms=(0, 1, 4, 8), jumps=0.05)
+    assert own > 0 or kind == "lookup"
     assert drafts.name == "draft"
 
 
@@ -192,14 +192,14 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
 
 
 class Priced:
-    """A drafter that reads prompts in pieces and finds what it is told to; its forwards take its clock's time.
+    """A drafter that reads prompts in pieces and looks up what it is told to; its forwards take its clock's time.
 
-    Token 9 is the model's, tokens of `found` come from lookups.
+    Token 9 is the model's, tokens of `lookup` come from lookups.
     """
 
-    def __init__(self, prompt: int, found: Sequence[int] = ()) -> None:
+    def __init__(self, prompt: int, lookup: Sequence[int] = ()) -> None:
         self.unread_tokens = prompt
-        self.found = found
+        self.lookup = lookup
         self.now = 0.0
         self.forwards = 0
 
@@ -210,7 +210,7 @@ class Priced:
         return self.unread_tokens
 
     def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
-        return [[DraftToken(token, 0.9, "lookup") for token in self.found[: one.most]] for one in wanted]
+        return [[DraftToken(token, 0.9, "lookup") for token in self.lookup[: one.most]] for one in wanted]
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         self.forwards += 1
@@ -224,61 +224,46 @@ class Priced:
 
 
 def work(context: Sequence[int], prompt: int, room: int, number: int = 1) -> WorkItem:
-    """Behind a text of 64 tokens at most."""
-    return WorkItem(
+    """Work on a text of 64 tokens at most."""
+    return replace(
+        item(0, 0),
         key=("edge", number),
-        version="v",
         start=len(context) - prompt,
-        digest=0,
         context=context,
         prompt_length=prompt,
-        draft=(),
-        identity=Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), False, 64),
-        seq=1,
-        waiting_since=0.0,
+        identity=structs.replace(identity(0), limit=64),
         room=room,
     )
 
 
-class Alone:
-    """A worker that writes one text of 64 tokens at most; a forward of its target takes 25 ms."""
+@pytest.mark.parametrize(("prompt", "begun"), [(300, True), (900, False)])
+def test_a_prompt_is_read_to_its_end_or_not_begun(prompt: int, begun: bool) -> None:
+    """Each piece leaves less to read, for less and less of the text: it pays all the more. A long one never pays."""
+    drafter, cost = Priced(prompt), ForwardCost()
+    drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
+    budget = DraftBudget(cost)
+    for _ in range(4):
+        cost.observe(1, 0, 0, 25.0)
+        budget.call.observe((1, 0), 4.0)
+    budget.call.observe((1, 63), 67.0)
 
-    def __init__(self, drafter: Priced, prompt: int) -> None:
-        self.drafter, self.prompt = drafter, prompt
-        self.cost = ForwardCost()
-        self.budget = DraftBudget(self.cost)
-        self.drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
-        for _ in range(4):
-            self.cost.observe(1, 0, 0, 25.0)
-            self.budget.call.observe((1, 0), 4.0)
-
-    def step(self, text: int) -> tuple[int, ...]:
+    def step(text: int) -> tuple[int, ...]:
         """Tokens drafted behind so many tokens of the text."""
-        one = work([*range(self.prompt), *range(text)], self.prompt, 4)
-        self.cost.observe(1, 0, 0, 25.0)
-        rows = self.budget.allocate({one.key: 0}, 1)
-        return self.drafts.draft([one], rows, self.budget).get(one.key, ())
+        item = work([*range(prompt), *range(text)], prompt, 4)
+        cost.observe(1, 0, 0, 25.0)
+        return drafts.draft([item], budget.allocate({item.key: 0}, 1), budget).get(item.key, ())
 
-
-def test_a_prompt_that_is_begun_is_read_to_its_end() -> None:
-    """Each piece leaves less to read, for less and less of the text: it pays all the more."""
-    worker = Alone(Priced(300), 300)
-    worker.budget.call.observe((1, 63), 67.0)
-    steps = 0
-    while not worker.step(1 + steps):
-        steps += 1
-        assert steps < 10
-    assert worker.drafter.forwards >= 5
-    price = worker.budget.allocate({("edge", 1): 0}, 1).call
-    assert sum(price[:2]) < 5.0, "the end of a prompt is no price of a drafted token"
-
-
-def test_one_that_is_too_long_is_not_begun() -> None:
-    worker = Alone(Priced(900), 900)
-    worker.budget.call.observe((1, 63), 67.0)
-    assert [worker.step(1 + step) for step in range(40)] == [()] * 40
-    assert worker.drafter.forwards == 0
-    assert sum(worker.budget.allocate({("edge", 1): 0}, 1).call[:2]) == pytest.approx(4.0, rel=0.1)
+    if begun:
+        steps = next(text for text in range(1, 12) if step(text))
+        assert steps > 1
+        assert drafter.forwards >= 5
+        assert sum(budget.allocate({("edge", 1): 0}, 1).call[:2]) < 5.0, (
+            "its end is no price of a drafted token"
+        )
+    else:
+        assert [step(text) for text in range(1, 41)] == [()] * 40
+        assert drafter.forwards == 0
+        assert sum(budget.allocate({("edge", 1): 0}, 1).call[:2]) == pytest.approx(4.0, rel=0.1)
 
 
 def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
@@ -311,35 +296,29 @@ def test_who_reads_a_prompt_waits_for_no_lookups_of_others() -> None:
     raise AssertionError("it never gets a draft")
 
 
-def crowd(sessions: int) -> list[WorkItem]:
-    """Texts that are half written, with room for drafts."""
-    return [work([*range(40)], 30, 8, number) for number in range(sessions)]
-
-
-def own(drafter: Priced, budget: DraftBudget, items: Sequence[WorkItem]) -> int:
-    """Tokens that a worker drafts itself for a forward."""
-    drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
-    rows = budget.allocate(dict.fromkeys((one.key for one in items), 0), len(items))
-    return sum(map(len, drafts.draft(items, rows, budget).values()))
-
-
-def primed(forwards: list[tuple[int, int, float]], calls: list[tuple[int, float]]) -> DraftBudget:
-    """A budget as that of a worker that has timed these."""
-    cost = ForwardCost()
-    cost.prime(forwards)
-    budget = DraftBudget(cost)
-    budget.prime(calls, 1.0)
-    return budget
-
-
 @pytest.mark.parametrize("sessions", [4, 8, 16])
 def test_what_is_looked_up_for_some_is_no_loss_to_the_others(sessions: int) -> None:
     """A row takes more than 1 % of a forward here, and no text that drafts nothing gets that back."""
-    budget = primed([(1, 0, 40.0), (1, 8, 50.0), (4, 0, 48.0), (4, 32, 96.0)], [(1, 4.0), (4, 16.0)])
-    found = Priced(0, found=(5, 6, 7, 8))
-    assert own(found, budget, crowd(1)) > 0
-    alone = found.forwards
-    assert own(found, budget, crowd(sessions)) == 0
-    assert found.forwards == alone
-    free = primed([(1, 0, 20.0), (1, 8, 20.0), (4, 0, 20.0), (4, 32, 20.1)], [(1, 8.0), (4, 32.0)])
-    assert own(found, free, crowd(sessions)) > 0, "where rows cost next to nothing, they are no loss"
+    drafter = Priced(0, lookup=(5, 6, 7, 8))
+
+    def drafted(budget: DraftBudget, count: int) -> int:
+        """Tokens that a worker drafts itself for a forward of texts that are half written."""
+        drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
+        items = [work([*range(40)], 30, 8, number) for number in range(count)]
+        rows = budget.allocate({each.key: 0 for each in items}, count)
+        return sum(map(len, drafts.draft(items, rows, budget).values()))
+
+    def timed(forwards: list[tuple[int, int, float]], calls: list[tuple[int, float]]) -> DraftBudget:
+        cost = ForwardCost()
+        cost.prime(forwards)
+        budget = DraftBudget(cost)
+        budget.prime(calls, 1.0)
+        return budget
+
+    dear = timed([(1, 0, 40.0), (1, 8, 50.0), (4, 0, 48.0), (4, 32, 96.0)], [(1, 4.0), (4, 16.0)])
+    assert drafted(dear, 1) > 0
+    alone = drafter.forwards
+    assert drafted(dear, sessions) == 0
+    assert drafter.forwards == alone
+    free = timed([(1, 0, 20.0), (1, 8, 20.0), (4, 0, 20.0), (4, 32, 20.1)], [(1, 8.0), (4, 32.0)])
+    assert drafted(free, sessions) > 0, "where rows cost next to nothing, they are no loss"
