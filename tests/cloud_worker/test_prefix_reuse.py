@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,11 +40,11 @@ MODEL = packed("grouped", torch.bfloat16)
 LIMIT = 12
 
 
-def engine_of(worker: str, **options: Any) -> ModelEngine:
+def engine_of(worker: str, generation: Mapping[str, Any] | None = None, **options: Any) -> ModelEngine:
     """The real one, on a tiny model that was not loaded from anywhere."""
     loaded = SimpleNamespace(
-        fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny", generation={},
-        tokenizer_status=None,
+        fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny",
+        generation=generation or {}, tokenizer_status=None,
     )  # fmt: skip
     target = Target(
         cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)

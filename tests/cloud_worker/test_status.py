@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloud_worker.engine.engine import build_engine
 from cloud_worker.engine.interface import Facts, Recommended
-from cloud_worker.engine.target import Target
 from cloud_worker.engine.timing import Timings
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
-from flexspec_mq.models.invariance.proof import Proof
-from flexspec_mq.models.load import load_target
-from flexspec_mq.models.packed import PackedModel, candidate, register
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import MAX_MS, WorkerStatus
+from tests.cloud_worker.test_prefix_reuse import engine_of
 from tests.daemons import FakeEngine
-from tests.models.tiny_checkpoints import save, tiny_llama
 
 
 def told(**facts: Any) -> WorkerStatus:
@@ -64,13 +57,6 @@ def test_timings_are_told_within_bounds() -> None:
     assert (untimed.forward_ms, untimed.row_ms, untimed.draft_ms) == (None, None, None)
 
 
-def test_they_are_those_of_the_checkpoint(tmp_path: Path) -> None:
-    said = {"do_sample": True, "temperature": 0.6, "top_k": 50, "eos_token_id": 2}
-    folder = save(tmp_path, tiny_llama())
-    (folder / "generation_config.json").write_text(json.dumps(said), encoding="utf-8")
-    settings = WorkerSettings(worker="w", target=str(folder), dtype="float32")
-    loaded = load_target(folder, dtype="float32", attn_implementation=register())
-    source = candidate(loaded.model)
-    target = Target(loaded, PackedModel(loaded.model), Proof(True, 1, 0, 0.0, 0.0), "transformers", source)
-    facts = build_engine(target, settings).facts
-    assert facts.recommended == Recommended(temperature=0.6, top_k=50)
+def test_they_are_those_of_the_target() -> None:
+    engine = engine_of("w", {"do_sample": True, "temperature": 0.6, "top_k": 50, "eos_token_id": 2})
+    assert engine.facts.recommended == Recommended(temperature=0.6, top_k=50)

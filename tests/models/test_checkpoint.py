@@ -26,8 +26,10 @@ from tests.models.tiny_checkpoints import (
     TEMPLATE,
     byte_fallback_tokenizer,
     byte_level_tokenizer,
+    edit,
     save,
     tiny_llama,
+    write,
 )
 
 STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}" + TEMPLATE
@@ -129,27 +131,6 @@ def test_sizes_are_those_that_transformers_reads(changes: dict[str, Any], tmp_pa
     assert {key: found[0][key] for key in keys} == {key: theirs[key] for key in keys}
 
 
-def edit(name: str, **changes: Any) -> Callable[[Path], None]:
-    """Change keys of a JSON file; None removes one."""
-
-    def change(folder: Path) -> None:
-        found = json.loads((folder / name).read_text())
-        for key, value in changes.items():
-            found.pop(key, None)
-            if value is not None:
-                found[key] = value
-        (folder / name).write_text(json.dumps(found))
-
-    return change
-
-
-def write(name: str, text: str) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        (folder / name).write_text(text)
-
-    return change
-
-
 def special_only_by_name(folder: Path) -> None:
     found = json.loads((folder / "tokenizer.json").read_text())
     for token in found["added_tokens"]:
@@ -158,7 +139,7 @@ def special_only_by_name(folder: Path) -> None:
 
 
 CONFIG, SETTINGS, TOKENIZER = "config.json", "tokenizer_config.json", "tokenizer.json"
-LEFT_TO_TRANSFORMERS: dict[str, Callable[[Path], None]] = {
+LEFT_TO_TRANSFORMERS: dict[str, Callable[[Path], object]] = {
     "another architecture": edit(CONFIG, model_type="mistral", architectures=["MistralForCausalLM"]),
     "another head": edit(CONFIG, architectures=["LlamaForSequenceClassification"]),
     "no class": edit(CONFIG, architectures=None),

@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -29,7 +28,7 @@ from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.matrices import FEW_ROWS, EightBits, FourBits, SteadyEightBits, works
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import UnknownModel
-from tests.models.tiny_checkpoints import save
+from tests.models.tiny_checkpoints import edit_tensors, save
 
 SIZES: dict[str, Any] = {
     "vocab_size": 320,
@@ -129,6 +128,13 @@ def of_kind(folder: Path, weights: str) -> tuple[CompactModel, torch.Tensor]:
     return model, alone(model, TEXT)
 
 
+def walks(longest: int) -> st.SearchStrategy[list[list[tuple[int, int]]]]:
+    """Forwards of up to four sessions: which, and how many tokens of the text each reads."""
+    share = st.tuples(st.integers(0, 3), st.integers(1, longest))
+    step = st.lists(share, min_size=1, max_size=4, unique_by=lambda share: share[0])
+    return st.lists(step, min_size=1, max_size=8)
+
+
 def check_any_walk(
     model: Any,
     text: Sequence[int],
@@ -159,13 +165,7 @@ def check_any_walk(
 @settings(max_examples=15, deadline=None)
 @given(
     weights=st.sampled_from(["bf16", "int8"]),
-    steps=st.lists(
-        st.lists(
-            st.tuples(st.integers(0, 3), st.integers(1, 40)), min_size=1, max_size=4, unique_by=lambda s: s[0]
-        ),
-        min_size=1,
-        max_size=8,
-    ),
+    steps=walks(40),
     back=st.integers(0, 30),
 )
 def test_neither_company_nor_pieces_nor_roll_backs_matter(
@@ -176,18 +176,18 @@ def test_neither_company_nor_pieces_nor_roll_backs_matter(
     check_any_walk(model, TEXT, steps, back, lambda logits, places: distance(logits, wanted[places]) < 0.03)
 
 
+def check_rows(model: Any, text: Sequence[int], near: Callable[[Any, list[int]], bool]) -> None:
+    """A forward has the rows that are asked for, of inputs of any length; `near` compares rows of the text."""
+    shares = ((9, 2), (5, 0), (len(text), 80), (7, 1))
+    logits = model.forward([ModelInput(model.new_kv(), text[:count], rows) for count, rows in shares])
+    assert (logits.shape, str(logits.dtype).removeprefix("torch.")) == ((83, 320), "float32")
+    assert near(logits, [place for count, rows in shares for place in range(count - rows, count)])
+    assert model.forward([ModelInput(model.new_kv(), text[:5], 0)]).shape == (0, 320)
+
+
 def test_rows_are_those_asked_for(folders: dict[str, Path]) -> None:
     model, wanted = of_kind(folders["llama"], "bf16")
-    inputs = [
-        ModelInput(model.new_kv(), TEXT[:9], 2),
-        ModelInput(model.new_kv(), TEXT[:5], 0),
-        ModelInput(model.new_kv(), TEXT[:7]),
-    ]
-    found = model.forward(inputs)
-    assert found.shape == (3, 320)
-    assert found.dtype == torch.float32
-    assert distance(found, wanted[[7, 8, 6]]) < 0.03
-    assert model.forward([ModelInput(model.new_kv(), TEXT[:5], 0)]).shape == (0, 320)
+    check_rows(model, TEXT, lambda logits, places: distance(logits, wanted[places]) < 0.03)
 
 
 @pytest.mark.parametrize("weights", ["bf16", "int8", "mixed", "int4"])
@@ -290,20 +290,18 @@ def test_other_models_are_refused_with_a_way_out(tmp_path: Path) -> None:
 
 
 def test_incomplete_and_damaged_weights_are_named(tmp_path: Path) -> None:
-    folder = save(tmp_path / "m", built("llama"))
-    file = folder / "model.safetensors"
-    tensors = load_file(file)
-    narrow = "model.layers.1.mlp.down_proj.weight"
-    for change, named in (
+    narrow, file = "model.layers.1.mlp.down_proj.weight", "model.safetensors"
+    changes: list[tuple[dict[str, torch.Tensor | None], str]] = [
         ({narrow: None}, narrow),
         ({narrow: torch.zeros(3, 3)}, narrow),
         ({"model.layers.0.self_attn.q_norm.weight": torch.zeros(16)}, "q_norm"),
-    ):
-        changed = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
-        save_file(changed, file, metadata={"format": "pt"})
+    ]
+    for number, (change, named) in enumerate(changes):
+        folder = save(tmp_path / str(number), built("llama"))
+        edit_tensors(file, change)(folder)
         with pytest.raises(ModelError, match=named):
             loaded(folder)
-    file.write_bytes(file.read_bytes()[:-100])
+    (folder / file).write_bytes((folder / file).read_bytes()[:-100])
     with pytest.raises(ModelError, match="cannot load the weights"):
         loaded(folder)
 

@@ -29,8 +29,7 @@ from flexspec_mq.models.runner import ModelInput
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full, save_lora, with_lora
-from tests.models.tiny_packed import DTYPES
-from tests.models.tiny_packed import read_whole as read
+from tests.models.tiny_packed import DTYPES, read
 
 T = TypeVar("T")
 ENGINES = ("exact", "packed")

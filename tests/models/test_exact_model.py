@@ -19,7 +19,7 @@ from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
-from tests.models.tiny_packed import read_whole as read
+from tests.models.tiny_packed import read
 
 KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2", "qwen3")
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}

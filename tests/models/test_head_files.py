@@ -24,7 +24,7 @@ from flexspec_mq.models.load import load_text
 from flexspec_mq.models.matrices import Plain
 from flexspec_mq.models.shape import Shape
 from tests.models.test_compact import built
-from tests.models.tiny_checkpoints import save
+from tests.models.tiny_checkpoints import edit, edit_tensors, save, write
 from tests.models.tiny_heads import save_full, save_lora
 
 FLOOR = 1
@@ -111,27 +111,6 @@ def test_what_a_head_must_not_do_is_refused(what: str, base: Path, shape: Shape,
     assert caught.match(hint)
 
 
-def changed(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        tensors = load_file(folder / ADAPTER)
-        change(tensors)
-        save_file(tensors, folder / ADAPTER)
-
-    return write
-
-
-def brings(tensors: dict[str, torch.Tensor]) -> Callable[[Path], None]:
-    return changed(lambda saved: saved.update(tensors))
-
-
-def configured(**values: Any) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        config = json.loads((folder / CONFIG).read_text())
-        (folder / CONFIG).write_text(json.dumps({**config, **values}))
-
-    return write
-
-
 def pickled(folder: Path) -> None:
     torch.save(load_file(folder / ADAPTER), folder / "adapter_model.bin")
     (folder / ADAPTER).unlink()
@@ -140,36 +119,49 @@ def pickled(folder: Path) -> None:
 Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
 
 
-def more(tensors: dict[str, torch.Tensor], part: str, instead: str) -> None:
+def copied(part: str, instead: str) -> Callable[[Path], None]:
     """One more addition, somewhere else."""
-    for half in ("A.weight", "B.weight"):
-        tensors[f"{Q}{half}".replace(part, instead)] = tensors[f"{Q}{half}"].clone()
+
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / ADAPTER)
+        more = {
+            f"{Q}{half}".replace(part, instead): tensors[f"{Q}{half}"] for half in ("A.weight", "B.weight")
+        }
+        edit_tensors(ADAPTER, more)(folder)
+
+    return change
 
 
 NORM = "base_model.model.model.norm.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "pickle": (pickled, "pickle files are never read"),
     "no configuration": (lambda folder: (folder / CONFIG).unlink(), "PEFT saved"),
-    "configuration that is no JSON": (lambda folder: (folder / CONFIG).write_text("{"), "PEFT saved"),
-    "another kind": (configured(peft_type="IA3"), "LoraConfig"),
-    "no alpha": (configured(lora_alpha=None), "save it with peft again"),
-    "an unknown setting": (configured(use_new_thing=True), "plain LoRA"),
+    "configuration that is no JSON": (write(CONFIG, "{"), "PEFT saved"),
+    "another kind": (edit(CONFIG, peft_type="IA3"), "LoraConfig"),
+    "no alpha": (edit(CONFIG, lora_alpha=None), "save it with peft again"),
+    "an unknown setting": (edit(CONFIG, use_new_thing=True), "plain LoRA"),
     "cut off": (lambda folder: os.truncate(folder / ADAPTER, 500), "save it"),
-    "empty": (changed(dict.clear), "train the adapter"),
-    "one half": (changed(lambda saved: saved.pop(f"{Q}A.weight")), "save the adapter again"),
-    "another width": (brings({f"{Q}A.weight": torch.ones(4, 60)}), "another base"),
-    "ranks that disagree": (brings({f"{Q}B.weight": torch.ones(64, 5)}), "another base"),
-    "a vector": (brings({f"{Q}A.weight": torch.ones(64)}), "ranks go from"),
+    "empty": (lambda folder: save_file({}, folder / ADAPTER), "train the adapter"),
+    "one half": (edit_tensors(ADAPTER, {f"{Q}A.weight": None}), "save the adapter again"),
+    "another width": (edit_tensors(ADAPTER, {f"{Q}A.weight": torch.ones(4, 60)}), "another base"),
+    "ranks that disagree": (edit_tensors(ADAPTER, {f"{Q}B.weight": torch.ones(64, 5)}), "another base"),
+    "a vector": (edit_tensors(ADAPTER, {f"{Q}A.weight": torch.ones(64)}), "ranks go from"),
     "too high a rank": (
-        brings({f"{Q}A.weight": torch.ones(300, 64), f"{Q}B.weight": torch.ones(64, 300)}),
+        edit_tensors(ADAPTER, {f"{Q}A.weight": torch.ones(300, 64), f"{Q}B.weight": torch.ones(64, 300)}),
         "ranks go from",
     ),
-    "integers": (brings({f"{Q}A.weight": torch.ones(4, 64, dtype=torch.int8)}), "floating point"),
-    "not a number": (brings({f"{Q}B.weight": torch.full((64, 4), torch.nan)}), "train the head again"),
-    "a layer that the base lacks": (changed(lambda saved: more(saved, ".1.", ".3.")), "another base"),
-    "a module that is none": (changed(lambda saved: more(saved, "q_proj", "rotary")), "target_modules among"),
-    "a bias": (brings({f"{Q.removesuffix('lora_')}bias": torch.ones(64)}), "modules_to_save"),
-    "a norm of another width": (brings({NORM: torch.ones(63)}), "another base"),
+    "integers": (
+        edit_tensors(ADAPTER, {f"{Q}A.weight": torch.ones(4, 64, dtype=torch.int8)}),
+        "floating point",
+    ),
+    "not a number": (
+        edit_tensors(ADAPTER, {f"{Q}B.weight": torch.full((64, 4), torch.nan)}),
+        "train the head again",
+    ),
+    "a layer that the base lacks": (copied(".1.", ".3."), "another base"),
+    "a module that is none": (copied("q_proj", "rotary"), "target_modules among"),
+    "a bias": (edit_tensors(ADAPTER, {f"{Q.removesuffix('lora_')}bias": torch.ones(64)}), "modules_to_save"),
+    "a norm of another width": (edit_tensors(ADAPTER, {NORM: torch.ones(63)}), "another base"),
 }
 
 
@@ -204,9 +196,7 @@ BAD_LAYERS: dict[str, tuple[str, torch.Tensor | None, str]] = {
 def test_bad_full_layers_are_refused(what: str, base: Path, shape: Shape, tmp_path: Path) -> None:
     name, tensor, hint = BAD_LAYERS[what]
     folder = save_full(base, tmp_path / "full", floor=FLOOR)
-    tensors = load_file(folder / FULL)
-    tensors.pop(name, None)
-    save_file(tensors if tensor is None else {**tensors, name: tensor}, folder / FULL)
+    edit_tensors(FULL, {name: tensor})(folder)
     with pytest.raises(HeadError, match=hint):
         read_full(folder, shape, FLOOR)
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -30,7 +29,15 @@ from transformers import (
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import UNSTATED_CONTEXT, load_target, resolve
-from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
+from tests.models.tiny_checkpoints import (
+    TEMPLATE,
+    byte_level_tokenizer,
+    edit,
+    edit_tensors,
+    save,
+    tiny_llama,
+    write,
+)
 
 WEIGHTS = "model.safetensors"
 
@@ -66,11 +73,6 @@ def test_a_folder_loads_quietly_and_without_the_network(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
-def test_dtypes(folder: Path, dtype: str) -> None:
-    assert load_target(folder, dtype=dtype).model.dtype == getattr(torch, dtype)
-
-
 def test_progress_names_the_model(folder: Path) -> None:
     said: list[str] = []
     load_target(folder, progress=said.append)
@@ -86,8 +88,7 @@ def test_models_that_state_no_context(tmp_path: Path) -> None:
     bloom = BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=16, n_layer=1, n_head=2))
     folder = save(tmp_path / "bloom", bloom)
     assert load_target(folder, attn_implementation="eager").max_context == UNSTATED_CONTEXT
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 48}))
+    edit("tokenizer_config.json", model_max_length=48)(folder)
     assert load_target(folder, attn_implementation="eager").max_context == 48
     with pytest.raises(ModelError, match="with attention 'sdpa'") as caught:
         load_target(folder)
@@ -115,43 +116,23 @@ def test_resolve(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert resolve("~/tiny") == folder
 
 
-@pytest.mark.parametrize("missing", ["/no/such/folder", "./nothing", "~/nothing", "a/b/c", "", "two words"])
-def test_missing_paths(missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    if missing == "":
-        assert resolve("") == Path()  # the current folder, which is no checkpoint:
-        with pytest.raises(ModelError, match="no checkpoint folder"):
-            load_target("")
-        return
+@pytest.mark.parametrize("missing", ["/no/such/folder", "./nothing", "~/nothing", "a/b/c", "two words"])
+def test_missing_paths(missing: str) -> None:
     with pytest.raises(ModelError, match="there is no folder") as caught:
         resolve(missing)
     assert "checkpoint folder" in caught.value.hint
 
 
-def test_a_file_is_no_folder(folder: Path) -> None:
+def test_what_is_no_checkpoint_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ModelError, match="is a file, not a checkpoint folder"):
         resolve(folder / WEIGHTS)
-
-
-def write(name: str, content: str | bytes) -> Callable[[Path], object]:
-    data = content if isinstance(content, bytes) else content.encode()
-    return lambda folder: (folder / name).write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="no checkpoint folder"):
+        load_target("")  # the current folder
 
 
 def remove(name: str) -> Callable[[Path], object]:
     return lambda folder: (folder / name).unlink()
-
-
-def change_tensor(name: str, tensor: torch.Tensor | None) -> Callable[[Path], object]:
-    """Put another tensor in a tensor's place, or none."""
-
-    def damage(folder: Path) -> None:
-        tensors = load_file(folder / WEIGHTS)
-        del tensors[name]
-        kept = tensors if tensor is None else {**tensors, name: tensor}
-        save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
-
-    return damage
 
 
 UP, NORM = "model.layers.1.mlp.up_proj.weight", "model.norm.weight"
@@ -161,8 +142,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut weights": (lambda folder: os.truncate(folder / WEIGHTS, 20_000), NO_WEIGHTS),
     "garbled weights": (write(WEIGHTS, b"\xff" * 4096), NO_WEIGHTS),
     "no weights": (remove(WEIGHTS), NO_WEIGHTS),
-    "a tensor less": (change_tensor(UP, None), rf"lacks 1 tensors .* {UP}"),
-    "a tensor of another shape": (change_tensor(NORM, torch.ones(8)), f"{NORM}|{NO_WEIGHTS}"),
+    "a tensor less": (edit_tensors(WEIGHTS, {UP: None}), rf"lacks 1 tensors .* {UP}"),
+    "a tensor of another shape": (edit_tensors(WEIGHTS, {NORM: torch.ones(8)}), f"{NORM}|{NO_WEIGHTS}"),
     "no configuration": (remove("config.json"), "no config.json"),
     "broken configuration": (write("config.json", "{"), NO_CONFIGURATION),
     "unknown architecture": (write("config.json", '{"model_type": "nonesuch"}'), NO_CONFIGURATION),
@@ -194,24 +175,19 @@ def test_a_tokenizer_that_knows_more_tokens_than_the_model(tmp_path: Path) -> No
 
 
 def test_models_that_do_not_predict_the_next_token(tmp_path: Path, folder: Path) -> None:
-    bert = BertConfig(vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1)
-    bert.num_attention_heads = 2
+    bert = BertConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
     t5 = T5Config(vocab_size=300, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    save(tmp_path / "bert", BertForMaskedLM(bert))
-    save(tmp_path / "t5", T5ForConditionalGeneration(t5))
-    with pytest.raises(ModelError, match="no causal language model but BertForMaskedLM"):
-        load_target(tmp_path / "bert")
-    with pytest.raises(ModelError, match="no causal language model but T5ForConditionalGeneration"):
-        load_target(tmp_path / "t5")
-    config = json.loads((tmp_path / "bert" / "config.json").read_text())
-    del config["architectures"]
-    (tmp_path / "bert" / "config.json").write_text(json.dumps(config))
+    for model in (BertForMaskedLM(bert), T5ForConditionalGeneration(t5)):
+        name = type(model).__name__
+        with pytest.raises(ModelError, match=f"no causal language model but {name}"):
+            load_target(save(tmp_path / name, model))
+    nameless = edit("config.json", architectures=None)
+    nameless(tmp_path / "BertForMaskedLM")
     with pytest.raises(ModelError, match="no causal language model but bert"):
-        load_target(tmp_path / "bert")
-    # One that names no class, and is of a kind that can be no other.
-    config = json.loads((folder / "config.json").read_text())
-    del config["architectures"]
-    (folder / "config.json").write_text(json.dumps(config))
+        load_target(tmp_path / "BertForMaskedLM")
+    nameless(folder)  # of a kind that can be no other
     assert load_target(folder).vocab_size == 300
 
 

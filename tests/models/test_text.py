@@ -72,17 +72,16 @@ def test_text_is_not_held_back_longer_than_needed() -> None:
 
 @pytest.mark.parametrize("tokenizer", [BASE, FALLBACK], ids=["byte level", "byte fallback"])
 @pytest.mark.parametrize(
-    ("text", "cut"), [("aé", 1), ("a€", 1), ("a€", 2), ("a🙂", 1), ("a🙂", 2), ("a🙂", 3)]
-)
+    ("text", "cut", "shown"),
+    [
+        ("aé", 1, "a"), ("a€", 1, "a"), ("a€", 2, "a"), ("a🙂", 1, "a"), ("a🙂", 2, "a"), ("a🙂", 3, "a"),
+        ("é🙂€", 1, "é🙂"),
+    ],
+)  # fmt: skip
 def test_an_unfinished_character_at_the_end_is_left_out(
-    tokenizer: PreTrainedTokenizerFast, text: str, cut: int
+    tokenizer: PreTrainedTokenizerFast, text: str, cut: int, shown: str
 ) -> None:
-    assert "".join(stream(tokenizer, byte_ids(tokenizer, text)[:-cut])) == "a"
-
-
-@pytest.mark.parametrize("tokenizer", [BASE, FALLBACK], ids=["byte level", "byte fallback"])
-def test_whole_characters_before_an_unfinished_one_stay(tokenizer: PreTrainedTokenizerFast) -> None:
-    assert "".join(stream(tokenizer, byte_ids(tokenizer, "é🙂€")[:-1])) == "é🙂"
+    assert "".join(stream(tokenizer, byte_ids(tokenizer, text)[:-cut])) == shown
 
 
 def test_ids_beyond_the_vocabulary_decode_to_nothing() -> None:
@@ -117,35 +116,38 @@ def test_a_base_model_gets_the_bare_text() -> None:
     assert BASE.decode(list(ids)) == "once\n\nupon"
 
 
-@pytest.mark.parametrize("tokenizer", [BASE, BYTE_LEVEL], ids=["base", "chat"])
-@pytest.mark.parametrize("turns", [[], [Turn("user", "")], [Turn("user", "a"), Turn("user", " \n\t")]])
-def test_an_empty_prompt(tokenizer: PreTrainedTokenizerFast, turns: list[Turn]) -> None:
-    with pytest.raises(UsageError, match="the prompt is empty"):
-        encode_turns(tokenizer, turns, max_context=200)
+REFUSING = byte_level_tokenizer(template="{{ raise_exception('roles must alternate') }}")
+NOT_UTF8 = b"caf\xe9".decode("utf-8", "surrogateescape")
+"""Bytes of a command line, as Python reads them."""
 
 
-def test_a_prompt_must_leave_room_for_one_token() -> None:
+@pytest.mark.parametrize(
+    ("tokenizer", "texts", "message"),
+    [
+        *(
+            (tokenizer, texts, "the prompt is empty")
+            for tokenizer in (BASE, BYTE_LEVEL)
+            for texts in ([], [""])
+        ),
+        *((tokenizer, ["a", " \n\t"], "the prompt is empty") for tokenizer in (BASE, BYTE_LEVEL)),
+        (BASE, ["abcd"], "has 4 tokens and the model's context 4"),
+        (BASE, [NOT_UTF8], "not UTF-8: character 3"),
+        (REFUSING, ["a"], "refuses these turns: roles must alternate"),
+    ],
+)
+def test_prompts_that_cannot_be(tokenizer: PreTrainedTokenizerFast, texts: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        encode_turns(tokenizer, [Turn("user", text) for text in texts], max_context=4)
+
+
+def test_a_prompt_leaves_room_for_one_token() -> None:
     assert len(encode_turns(BASE, [Turn("user", "abc")], max_context=4)) == 3
-    with pytest.raises(UsageError, match=r"has 3 tokens and the model's context 3"):
-        encode_turns(BASE, [Turn("user", "abc")], max_context=3)
-
-
-def test_bytes_of_the_command_line_that_are_no_utf8() -> None:
-    as_argv = b"caf\xe9".decode("utf-8", "surrogateescape")
-    with pytest.raises(UsageError, match=r"not UTF-8: character 3"):
-        encode_turns(BASE, [Turn("user", as_argv)], max_context=200)
 
 
 def test_bytes_of_a_file() -> None:
     assert text_from_bytes("né\n".encode()) == "né\n"
     with pytest.raises(UsageError, match=r"prompt.txt is not UTF-8: byte 0xe9 at offset 1"):
         text_from_bytes(b"n\xe9", source="prompt.txt")
-
-
-def test_a_template_that_refuses_the_turns() -> None:
-    strict = byte_level_tokenizer(template="{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(UsageError, match="refuses these turns: roles must alternate"):
-        encode_turns(strict, [Turn("user", "a")], max_context=200)
 
 
 @pytest.mark.model

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -53,6 +56,34 @@ def save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast | None = N
     model.save_pretrained(folder)
     (tokenizer or byte_level_tokenizer()).save_pretrained(folder)
     return folder
+
+
+def edit(name: str, **changes: Any) -> Callable[[Path], None]:
+    """Change keys of a JSON file in a folder; None removes one."""
+
+    def change(folder: Path) -> None:
+        values = json.loads((folder / name).read_text()) | changes
+        kept = {key: value for key, value in values.items() if key not in changes or value is not None}
+        (folder / name).write_text(json.dumps(kept))
+
+    return change
+
+
+def edit_tensors(file: str, changes: Mapping[str, torch.Tensor | None]) -> Callable[[Path], None]:
+    """Change tensors of a safetensors file in a folder; None removes one."""
+
+    def change(folder: Path) -> None:
+        tensors = {**load_file(folder / file), **changes}
+        kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        save_file(kept, folder / file, metadata={"format": "pt"})
+
+    return change
+
+
+def write(name: str, content: str | bytes) -> Callable[[Path], object]:
+    """Put a file into a folder."""
+    data = content if isinstance(content, bytes) else content.encode()
+    return lambda folder: (folder / name).write_bytes(data)
 
 
 def _finish(backend: Tokenizer, template: str | None) -> PreTrainedTokenizerFast:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,6 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.invariance.target import TargetModel
-from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
 
@@ -67,22 +66,7 @@ def token_by_token(model: TargetModel, ids: Sequence[int]) -> torch.Tensor:
     return torch.cat([model.forward([ModelInput(kv, [token])]) for token in ids])
 
 
-def read(model: TargetModel, kv: SessionKV, ids: Sequence[int], pieces: Iterable[int]) -> torch.Tensor:
-    """Logits behind every id that the pieces cover, read in these pieces."""
-    rows = []
-    at = 0
-    for piece in pieces:
-        tokens = ids[at : at + piece]
-        if not tokens:
-            break
-        rows.append(model.forward([ModelInput(kv, tokens, len(tokens))]))
-        at += piece
-    return torch.cat(rows)
-
-
-def read_whole(
-    model: TargetModel, text: Sequence[int], pieces: Sequence[int], head: str = ""
-) -> torch.Tensor:
+def read(model: TargetModel, text: Sequence[int], pieces: Sequence[int], head: str = "") -> torch.Tensor:
     """Logits behind every id of the text, read in these pieces and what is left."""
     kv, rows = model.new_kv(), []
     for piece in (*pieces, len(text)):
