@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +13,6 @@ import pytest
 from msgspec.structs import replace as replace_field
 
 from broker.launcher import PrivateBroker
-from edge_node.node import EdgeNode
-from edge_node.settings import EdgeSettings
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
@@ -25,9 +20,9 @@ from flexspec_mq.doctor.checks import State
 from flexspec_mq.errors import LinkRefused, UsageError
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.simulator.world import EOS, FINGERPRINT
+from lab.simulator.world import FINGERPRINT
 from schemas.status import WorkerStatus
-from tests.daemons import FakeDrafter, until, worker_at
+from tests.daemons import edge_at, until, worker_at
 from tests.doctor.setups import (
     EDGE,
     QUICK,
@@ -250,20 +245,13 @@ async def test_clock_off(
 # Two daemons with one id
 
 
-@asynccontextmanager
-async def second_truck(broker: PrivateBroker) -> AsyncIterator[EdgeNode]:
-    node = EdgeNode(EdgeSettings(edge=EDGE), FakeDrafter(), FINGERPRINT, (EOS,))
-    async with node.running(links_to(broker), LinkSettings(client_id=f"e-{EDGE}")):
-        yield node
-
-
 async def test_two_daemons_with_one_id_fight(own_mosquitto: PrivateBroker) -> None:
     """Each is started again whenever it ends, as service managers do."""
 
     async def kept_up() -> None:
         while True:
             with contextlib.suppress(LinkRefused):
-                async with second_truck(own_mosquitto) as node:
+                async with edge_at(links_to(own_mosquitto), EDGE) as node:
                     await until(lambda: node.failure is not None)
                     assert node.failure is not None
                     raise node.failure
@@ -275,7 +263,7 @@ async def test_two_daemons_with_one_id_fight(own_mosquitto: PrivateBroker) -> No
 
 
 async def test_two_daemons_with_one_id_if_ours_were_started_too(own_mosquitto: PrivateBroker) -> None:
-    async with worker(own_mosquitto), second_truck(own_mosquitto) as node:
+    async with worker(own_mosquitto), edge_at(links_to(own_mosquitto), EDGE) as node:
         before = await retained(own_mosquitto, topics.edge_status_topic(EDGE))
         findings = await look(at(own_mosquitto))
         assert await retained(own_mosquitto, topics.edge_status_topic(EDGE)) == before
@@ -289,11 +277,7 @@ async def test_two_daemons_with_one_id_if_ours_were_started_too(own_mosquitto: P
 async def test_two_workers_with_one_id(own_mosquitto: PrivateBroker) -> None:
     """With ids of their own at the broker, as two passwords make them, neither throws the other out."""
 
-    @asynccontextmanager
-    async def second(settings: LinkSettings) -> AsyncIterator[Any]:
-        async with links_to(own_mosquitto)(replace(settings, client_id="w-w1-other")) as link:
-            yield link
-
+    second = links_to(own_mosquitto, client_id="w-w1-other")
     async with worker(own_mosquitto), worker_at(second, WORKER):
         findings = await look_at_worker(at(own_mosquitto))
     the_fault(findings, "two daemons with one id", "both named 'w1'", advice=["--worker NAME"])
@@ -301,10 +285,10 @@ async def test_two_workers_with_one_id(own_mosquitto: PrivateBroker) -> None:
 
 async def test_an_edge_node_that_was_started_again_is_not_two(own_mosquitto: PrivateBroker) -> None:
     async with worker(own_mosquitto):
-        async with second_truck(own_mosquitto):
+        async with edge_at(links_to(own_mosquitto), EDGE):
             await asyncio.sleep(0.3)
         looking = asyncio.create_task(look(at(own_mosquitto)))
         await asyncio.sleep(QUICK / 2)
-        async with second_truck(own_mosquitto):
+        async with edge_at(links_to(own_mosquitto), EDGE):
             await asyncio.sleep(0.3)
         assert faults(await looking) == []
