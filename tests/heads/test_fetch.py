@@ -9,6 +9,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -78,29 +79,24 @@ def held(cache: Path) -> list[str]:
     return sorted(path.name for path in cache.iterdir() if path.is_dir()) if cache.is_dir() else []
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    """Serves a folder; `spoil` may answer in its place."""
-
-    spoil: Callable[[SimpleHTTPRequestHandler], bool] | None = None
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        self.asked.append(self.path)
-        if self.spoil is None or not type(self).spoil(self):  # type: ignore[misc]
-            super().do_GET()
-
-    def log_message(self, *_: object) -> None:
-        pass
+Spoil = Callable[[SimpleHTTPRequestHandler], bool]
 
 
 @contextmanager
-def serving(
-    root: Path, spoil: Callable[[SimpleHTTPRequestHandler], bool] | None = None
-) -> Iterator[tuple[str, list[str]]]:
-    """A folder over HTTP on loopback; its URL, and the paths that were asked for."""
+def serving(root: Path, spoil: Spoil | None = None) -> Iterator[tuple[str, list[str]]]:
+    """A folder over HTTP on loopback, where `spoil` may answer in its place; its URL, and the paths asked for."""
     asked: list[str] = []
-    handler = type("Handler", (Quiet,), {"spoil": staticmethod(spoil) if spoil else None, "asked": asked})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(root)))
+
+    class Handler(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if spoil is None or not spoil(self):
+                super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(root)))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
@@ -218,11 +214,7 @@ def broken(handler: SimpleHTTPRequestHandler) -> bool:
 
 @pytest.mark.parametrize(("spoil", "error"), [(cut, FetchError), (endless, HeadError), (broken, FetchError)])
 def test_servers_that_fail(
-    root: Path,
-    cache: Path,
-    name: bytes,
-    spoil: Callable[[SimpleHTTPRequestHandler], bool],
-    error: type[Exception],
+    root: Path, cache: Path, name: bytes, spoil: Spoil, error: type[Exception]
 ) -> None:
     with serving(root, spoil) as (http, _), pytest.raises(error):
         fetch_head(http, name, cache)
@@ -366,12 +358,9 @@ def test_one_that_was_killed_is_done_anew(root: Path, cache: Path, name: bytes) 
 
 
 def test_two_that_want_the_same_head_fetch_it_once(root: Path, cache: Path, name: bytes) -> None:
-    with serving(root) as (http, asked):
-        threads = [threading.Thread(target=fetch_head, args=(http, name, cache)) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with serving(root) as (http, asked), ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(fetch_head, [http] * 4, [name] * 4, [cache] * 4))
+    assert set(folders) == {cache / name.hex()}
     assert len(asked) == 3
     read_head(cache / name.hex(), name)
 
