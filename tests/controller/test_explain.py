@@ -30,9 +30,9 @@ texts = st.lists(st.tuples(known, st.integers(0, 9)), min_size=1, max_size=20)
 def text_of(steps: list[tuple[Observation, int]]) -> list[Observation]:
     """Observations of a session after one batch after another."""
     committed, seen = 0, []
-    for one, tokens in steps:
+    for observation, tokens in steps:
         committed += tokens
-        seen.append(but(one, committed=committed))
+        seen.append(but(observation, committed=committed))
     return seen
 
 
@@ -47,8 +47,8 @@ def test_asking_changes_no_plan(name: str, base: Plan, steps: list[tuple[Observa
         told = Planned(asked, plan, seen).alternatives
         assert told == Planned(asked, plan, seen).alternatives
         assert bool(told) == (name == DEFAULT)
-        assert sum(one.chosen for one in told) == bool(told)
-        assert all(one.name == in_words(plan) for one in told if one.chosen)
+        assert sum(alternative.chosen for alternative in told) == bool(told)
+        assert all(each.name == in_words(plan) for each in told if each.chosen)
 
 
 @given(base=BASES, steps=texts)
@@ -56,22 +56,22 @@ def test_what_the_closed_form_tells_agrees_with_its_plan(
     base: Plan, steps: list[tuple[Observation, int]]
 ) -> None:
     policy = ClosedFormPolicy(replace(base, draft_length=4))
-    for seen in (one for one in text_of(steps) for _ in range(4)):  # it looks at all plans by every fourth
+    for seen in (step for step in text_of(steps) for _ in range(4)):  # it looks at all plans by every fourth
         plan = policy.plan(but(seen, drafted=24))  # beyond those that are drafted only to see how they fare
         told = Planned(policy, plan, seen).alternatives
-        seconds = [(one.ms_per_token or 0.0) for one in told]
+        seconds = [(each.ms_per_token or 0.0) for each in told]
         assert seconds == sorted(seconds)
         assert seconds[0] > 0
-        assert len({one.name for one in told}) == len(told)
-        (chosen,) = (one for one in told if one.chosen)
+        assert len({each.name for each in told}) == len(told)
+        (chosen,) = (each for each in told if each.chosen)
         assert chosen.name == in_words(plan)
         assert (chosen.ms_per_token or 0.0) * 0.9699 <= seconds[0]
-        assert all(one.allowed and one.j_per_token is None for one in told)
+        assert all(each.allowed and each.j_per_token is None for each in told)
 
 
 def kinds(told: Sequence[PlanAlternative]) -> list[tuple[str, str]]:
     """Who drafts, and what the worker does."""
-    return sorted((one.name.split()[0], one.name.split(", ")[1]) for one in told)
+    return sorted((each.name.split()[0], each.name.split(", ")[1]) for each in told)
 
 
 def test_the_closed_form_tells_the_best_of_each_kind() -> None:
@@ -80,14 +80,11 @@ def test_the_closed_form_tells_the_best_of_each_kind() -> None:
     told = Planned(policy, policy.plan(drafts), drafts).alternatives
     assert (told[0].name, told[0].chosen) == ("worker runs ahead, and drafts if it can", True)
     assert told[0].ms_per_token == pytest.approx(40.0 / (1.0 + 3.0 * 0.6125))
-    assert kinds(told[1:]) == [("device", "worker runs ahead"), ("device", "worker waits")]
+    device = [("device", "worker runs ahead"), ("device", "worker waits")]
+    assert kinds(told[1:]) == device
     policy = ClosedFormPolicy(BASE)
     told = Planned(policy, policy.plan(NEAR), NEAR).alternatives
-    assert kinds(told) == [
-        ("device", "worker runs ahead"),
-        ("device", "worker waits"),
-        ("nobody", "worker runs ahead"),
-    ]
+    assert kinds(told) == [*device, ("nobody", "worker runs ahead")]
     assert Planned(ClosedFormPolicy(BASE), BASE, NEAR).alternatives == (), "nothing was chosen yet"
 
 

@@ -60,17 +60,17 @@ class Script:
     def take(self, effects: object) -> None:
         assert isinstance(effects, list)
         self.sent += [
-            one.message
-            for one in effects
-            if isinstance(one, Send) and isinstance(one.message, Open | Draft | Poll)
+            effect.message
+            for effect in effects
+            if isinstance(effect, Send) and isinstance(effect.message, Open | Draft | Poll)
         ]
 
     def answer(self, tokens: tuple[int, ...], queue: int, compute: int, **fields: object) -> Verdict:
-        made = verdict(self.machine.committed, tokens, ident=identity(limit=LIMIT))
-        worker = fields.pop("worker", None)
-        named = {"worker": worker, "lease": 60} if worker else {}
+        reply = verdict(self.machine.committed, tokens, ident=identity(limit=LIMIT))
+        if fields.get("worker"):
+            fields["lease"] = 60
         return msgspec.structs.replace(
-            made, session=self.number, echo=self.sent[-1].seq, queue=queue, compute=compute, **named, **fields
+            reply, session=self.number, echo=self.sent[-1].seq, queue=queue, compute=compute, **fields
         )
 
     def draft(self, right: int, wrong: int = 0, each: float = 0.0) -> None:

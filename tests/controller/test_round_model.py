@@ -31,25 +31,25 @@ def test_one_batch_after_another_takes_what_its_parts_take(times: RoundTimes, le
     places = [*times.acceptance, *[times.acceptance[-1]] * length][:length]
     tokens = 1 + sum(accumulate(places, mul))
     took = times.round_trip + length * times.token + times.wait + times.forward + length * times.row
-    found = drafting(replace(times, acceptance=(*places, 0.0)), Drafting(length, 1, False))
-    assert found.seconds == pytest.approx(took / tokens)
-    assert found.verdicts == pytest.approx(1 / tokens)
+    forecast = drafting(replace(times, acceptance=(*places, 0.0)), Drafting(length, 1, False))
+    assert forecast.seconds == pytest.approx(took / tokens)
+    assert forecast.verdicts == pytest.approx(1 / tokens)
 
 
 @given(rounds, lengths, st.integers(1, 4))
 def test_a_worker_that_goes_on_is_never_slower_than_streaming_but_for_its_rows(
     times: RoundTimes, length: int, window: int
 ) -> None:
-    found = drafting(times, Drafting(length, window, True))
-    assert found.seconds <= times.forward + length * window * times.row + 1e-9
+    forecast = drafting(times, Drafting(length, window, True))
+    assert forecast.seconds <= times.forward + length * window * times.row + 1e-9
 
 
 @given(rounds, lengths, st.integers(1, 4), st.booleans())
 def test_all_that_is_expected_is_possible(times: RoundTimes, length: int, window: int, ahead: bool) -> None:
-    found = drafting(times, Drafting(length, window, ahead))
-    assert found.seconds * (1 + length * window) >= times.forward - 1e-9
-    assert found.drafted >= 0
-    assert 1 / (1 + length * window) <= found.verdicts + 1e-9 <= 1 + 2e-9
+    forecast = drafting(times, Drafting(length, window, ahead))
+    assert forecast.seconds * (1 + length * window) >= times.forward - 1e-9
+    assert forecast.drafted >= 0
+    assert 1 / (1 + length * window) <= forecast.verdicts + 1e-9 <= 1 + 2e-9
 
 
 def test_a_second_batch_on_its_way_is_worth_more_the_longer_that_is() -> None:

@@ -26,8 +26,8 @@ TARGET = Target("evil", "w1", "base", FINGERPRINT, "good")
 
 
 def sent(way: str, packets: int, broker: PrivateBroker, target: Target = TARGET) -> list[tuple[str, bytes]]:
-    """What arrives of it."""
-    made: Way = WAYS[way](target)
+    """Topics and payloads that arrive of a malicious device."""
+    attack: Way = WAYS[way](target)
     tls = broker.settings.tls
     assert tls is not None
     with (
@@ -37,12 +37,12 @@ def sent(way: str, packets: int, broker: PrivateBroker, target: Target = TARGET)
         listener.subscribe("f1/#")
         listener.listen(0.05)
         listener.heard.clear()
-        wanted = list(islice(made.packets(0.0), packets))
+        wanted = list(islice(attack.packets(0.0), packets))
         assert len(wanted) == packets
         line.send(b"".join(wanted) + publish("f1/done", b""))
         while not listener.heard or listener.heard[-1][0] != "f1/done":
             listener.listen(0.05)
-        return [one for one in listener.heard if one[0] != "f1/done"]
+        return [message for message in listener.heard if message[0] != "f1/done"]
 
 
 def test_each_way_says_what_it_does() -> None:

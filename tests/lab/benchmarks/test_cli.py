@@ -42,8 +42,8 @@ def run(command: str, flag: str, monkeypatch: pytest.MonkeyPatch) -> object:
 
 
 def last_json(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text.splitlines()[-1])
-    return found
+    printed: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return printed
 
 
 @pytest.mark.parametrize("command", COMMANDS)

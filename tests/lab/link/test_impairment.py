@@ -25,11 +25,11 @@ def packets(draw: st.DrawFn) -> Packets:
     gaps = draw(st.lists(st.sampled_from([0.0, 0.0001, 0.001, 0.004, 0.05, 0.7]), min_size=1, max_size=120))
     sizes = st.sampled_from([40, 52, 576, 1500])
     time = 0.0
-    made = []
+    sent = []
     for gap in gaps:
         time += gap
-        made.append((time, draw(sizes)))
-    return made
+        sent.append((time, draw(sizes)))
+    return sent
 
 
 def fates(impaired: Impairment, came: Packets) -> list[float | Drop]:
@@ -39,16 +39,18 @@ def fates(impaired: Impairment, came: Packets) -> list[float | Drop]:
 @st.composite
 def plans(draw: st.DrawFn) -> LinkPlan:
     number = st.floats(0.1, 50)
-    one = figures(draw(number), draw(st.sampled_from([0.0, 0.5, 20.0])), draw(number), draw(st.floats(0, 30)))
-    other = figures(draw(number), draw(st.sampled_from([0.0, 3.0])), draw(number), draw(st.floats(0, 30)))
+    first = figures(
+        draw(number), draw(st.sampled_from([0.0, 0.5, 20.0])), draw(number), draw(st.floats(0, 30))
+    )
+    second = figures(draw(number), draw(st.sampled_from([0.0, 3.0])), draw(number), draw(st.floats(0, 30)))
     outages, seed = draw(st.sampled_from([None, OUTAGES])), draw(st.integers(0, 1000))
-    return plan(None, state(one, "one", 0.05), state(other, "other", 0.2), outages=outages, seed=seed)
+    return plan(None, state(first, "first", 0.05), state(second, "second", 0.2), outages=outages, seed=seed)
 
 
 @settings(deadline=None)
 @given(plans(), packets())
 def test_order_is_kept_and_no_packet_is_faster_than_the_base(link: LinkPlan, came: Packets) -> None:
-    least = min(one.up.delay_ms.value for one in link.profile.states) / 1000
+    least = min(steady.up.delay_ms.value for steady in link.profile.states) / 1000
     out = [(time, fate) for (time, _), fate in zip(came, fates(Impairment(link, "up"), came), strict=True)]
     passed = [(time, fate) for time, fate in out if not isinstance(fate, Drop)]
     assert all(fate >= time + least - EPSILON for time, fate in passed)
@@ -101,7 +103,7 @@ def test_the_queue_is_bounded_and_refuses_the_newest(came: Packets, queue: float
 @settings(deadline=None)
 @given(plans(), packets())
 def test_a_stream_is_late_but_whole_and_in_order(link: LinkPlan, came: Packets) -> None:
-    least = min(one.up.delay_ms.value for one in link.profile.states) / 1000
+    least = min(steady.up.delay_ms.value for steady in link.profile.states) / 1000
     impaired = Impairment(link, "up")
     out = [impaired.hold(time, size) for time, size in came]
     assert all(due >= time + least - EPSILON for due, (time, _) in zip(out, came, strict=True))

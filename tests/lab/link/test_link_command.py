@@ -39,8 +39,8 @@ def ran(*arguments: str) -> tuple[int, list[str], str]:
 
 
 def last(lines: list[str]) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
+    counts: dict[str, Any] = json.loads(lines[-1])
+    return counts
 
 
 SERVER = "import socket; s = socket.create_server(('{b}', 7000)); p = s.accept()[0]; p.sendall(b'hello'); p.recv(1)"
