@@ -212,7 +212,7 @@ def run(seed: int, tally: ScheduleTally, *, flips: float = 0.0) -> World:
         world.check(cell)
     assert world.drained(), "a worker still holds something"
     assert world.most_held <= world.config.max_held
-    _count(world, seed, tally)
+    count(world, seed, tally)
     return world
 
 
@@ -236,7 +236,8 @@ def _check_finish(cell: Cell) -> None:
     assert (finish.error is not None) == (finish.reason is FinishReason.FAILED)
 
 
-def _count(world: World, seed: int, tally: ScheduleTally) -> None:
+def count(world: World, seed: int, tally: ScheduleTally) -> None:
+    """Add what happened in a world to a tally."""
     tally.runs += 1
     tally.crashes += world.crashes
     tally.most_held = max(tally.most_held, world.most_held)

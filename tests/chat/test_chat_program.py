@@ -216,16 +216,11 @@ def test_the_history_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert ChatOptions(history="/x/y").history_file() == Path("/x/y")
 
 
-def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-
-
 @pytest.mark.parametrize("missing", ["httpx2", "prompt_toolkit"])
 def test_a_missing_package_is_named(missing: str) -> None:
-    done = python(
-        f"import sys; sys.modules[{missing!r}] = None\nfrom flexspec_mq.cli import main\nsys.exit(main(['chat']))"
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom flexspec_mq.cli import main\nsys.exit(main(['chat']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 2
     command = f"{sys.executable} -m pip install '.[chat]'"

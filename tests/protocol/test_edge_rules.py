@@ -9,8 +9,8 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, WorkerError
 from flexspec_mq.protocol.edge.session import close_unknown
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeState
-from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
-from lab.simulator.world import EOS, identity
+from flexspec_mq.protocol.effects import Commit, Finish, FinishReason, Send
+from lab.simulator.world import EOS
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll, Verdict
 from tests.protocol.builders import PROMPT, batches, committed, give, sent, session, started, verdict
 
@@ -83,27 +83,14 @@ def test_a_draft_for_a_prefix_that_is_gone_is_stale() -> None:
     assert machine.counters.stale == 1
 
 
-@pytest.mark.parametrize(
-    ("tokens", "reason", "length"),
-    [((7, EOS, 8), "eos", 2), ((7, 5, 8), "stop", 2), ((7, 8, 9, 1), "length", 3)],
-)
-def test_the_finish_is_where_the_text_says(tokens: tuple[int, ...], reason: str, length: int) -> None:
-    for pieces in (tokens,), ((t,) for t in tokens):
-        effects: list[Effect] = []
-        prefix: tuple[int, ...] = ()
-        machine = session(
-            identity=identity(limit=3), finish_at=lambda text: len(text) if text[-1] == 5 else None
-        )
-        machine.start(0.0)
-        machine.receive(verdict((), (), worker="w", ident=identity(limit=3)), 0.1)
-        for piece in pieces:
-            effects += machine.receive(verdict(prefix, piece, ident=identity(limit=3)), 0.2)
-            prefix += piece
-        assert committed(effects) == tokens[:length]
-        assert [e.reason for e in effects if isinstance(e, Finish)] == [reason]
-        (close,) = sent(effects, Close)
-        assert isinstance(close.message, Close)
-        assert (close.to_worker, close.message.have, close.message.reason) == ("w", length, CloseReason.DONE)
+def test_a_text_that_ends_closes_the_session_at_its_worker() -> None:
+    machine = started(finish_at=lambda text: len(text) if text[-1] == 5 else None)
+    effects = machine.receive(verdict((), (7, 5, 8)), 0.2)
+    assert committed(effects) == (7, 5)
+    assert Finish(FinishReason.STOP) in effects
+    (close,) = sent(effects, Close)
+    assert isinstance(close.message, Close)
+    assert (close.to_worker, close.message.have, close.message.reason) == ("w", 2, CloseReason.DONE)
 
 
 def test_a_worker_that_ends_a_text_which_does_not_end_is_left() -> None:

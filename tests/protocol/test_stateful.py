@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections import Counter
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -18,6 +17,7 @@ from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkerConfig
+from lab.simulator.schedules import ScheduleTally, count
 from lab.simulator.world import Cell, FakeTarget, Link, World, held, identity
 
 MAIL = 100
@@ -32,7 +32,6 @@ PLANS = st.builds(
 )
 EXAMPLES = int(os.environ.get("FLEXSPEC_STATEFUL_EXAMPLES", "100"))
 """By default the same ones each time, so that what they must have seen can be asserted."""
-SEEN: Counter[str] = Counter()
 
 
 class Mailroom(World):
@@ -61,6 +60,7 @@ class Dial:
 
 class Schedule(RuleBasedStateMachine):
     flips: ClassVar[float] = 0.0
+    tally: ClassVar[ScheduleTally]
 
     @initialize(workers=st.integers(1, 3), capacity=st.integers(1, 4), seed=st.integers(0, 99), plan=PLANS)
     def begin(self, workers: int, capacity: int, seed: int, plan: Plan) -> None:
@@ -247,27 +247,12 @@ class Schedule(RuleBasedStateMachine):
         assert all(cell.finishes for cell in world.cells), "unfinished"
         world.run(80)
         assert world.drained(), "a worker still holds something"
-        self._count()
+        count(self.world, 0, self.tally)
 
     def _finish_all(self) -> None:
         end = self.world.now + 90
         while self.world.step(end) and not all(cell.finishes for cell in self.world.cells):
             pass
-
-    def _count(self) -> None:
-        for cell in self.world.cells:
-            counters = cell.machine.counters
-            SEEN["sessions"] += 1
-            SEEN[f"finished {cell.finishes[0].reason}"] += 1
-            SEEN["reopens"] += counters.reopens
-            SEEN["polls"] += counters.polls
-            SEEN["rejected"] += counters.judged - counters.accepted
-            SEEN["accepted"] += counters.accepted
-            SEEN["diverged"] += counters.diverged
-        for machine in (*self.world.retired, *(host.machine for host in self.world.hosts)):
-            SEEN["merged"] += machine.counters.reopened
-            SEEN["inherited"] += machine.counters.inherited
-            SEEN["drafted by workers"] += machine.counters.worker_accepted
 
 
 class FlippingSchedule(Schedule):
@@ -277,7 +262,7 @@ class FlippingSchedule(Schedule):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("machine", [Schedule, FlippingSchedule])
 def test_any_interleaving(machine: type[Schedule]) -> None:
-    SEEN.clear()
+    machine.tally = tally = ScheduleTally()
     run_as_test(
         machine,
         settings=settings(
@@ -288,15 +273,15 @@ def test_any_interleaving(machine: type[Schedule]) -> None:
             suppress_health_check=list(HealthCheck),
         ),
     )
-    written = sum(SEEN[f"finished {reason}"] for reason in ("eos", "stop", "length"))
-    assert written >= EXAMPLES, SEEN
-    assert SEEN["finished eos"] >= EXAMPLES // 20, SEEN
-    assert SEEN["reopens"] >= EXAMPLES // 2, SEEN
+    finishes, edge, worker = tally.finishes, tally.edge, tally.worker
+    assert finishes["eos"] + finishes["stop"] + finishes["length"] >= EXAMPLES, tally
+    assert finishes["eos"] >= EXAMPLES // 20, tally
+    assert edge["reopens"] >= EXAMPLES // 2, tally
     # What Hypothesis draws depends on the constants of all modules that are loaded, so the floor is well below
     # what is usual.
-    assert SEEN["polls"] >= EXAMPLES // 4, SEEN
-    assert min(SEEN["rejected"], SEEN["accepted"]) >= EXAMPLES, SEEN
-    assert SEEN["drafted by workers"] >= EXAMPLES // 4, SEEN
-    assert SEEN["merged"] >= 1, SEEN
-    assert SEEN["inherited"] >= EXAMPLES // 10, SEEN
-    assert SEEN["finished failed"] <= SEEN["sessions"] // 10, SEEN
+    assert edge["polls"] >= EXAMPLES // 4, tally
+    assert min(edge["judged"] - edge["accepted"], edge["accepted"]) >= EXAMPLES, tally
+    assert worker["worker_accepted"] >= EXAMPLES // 4, tally
+    assert worker["reopened"] >= 1, tally
+    assert worker["inherited"] >= EXAMPLES // 10, tally
+    assert finishes["failed"] <= finishes.total() // 10, tally

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 import socket
 import struct
 import time
@@ -187,20 +186,6 @@ async def test_where_no_other_connection_can_be_had_this_one_stays(own_mosquitto
         assert link.counters.connects == 1
 
 
-async def test_a_broker_that_hangs_and_goes_on_has_its_link_back(own_mosquitto: PrivateBroker) -> None:
-    """Its listener takes connections all the while; they are what the link waits for then."""
-    async with mqtt_link(settings_for(own_mosquitto.port, "hung")) as link:
-        reader = Reader(link)
-        await reader.wait_for(LinkUpEvent)
-        own_mosquitto.signal(signal.SIGSTOP)
-        with pytest.raises(LinkDown):
-            await link.publish("hung/x", b"x", qos=1, retain=True)
-        await asyncio.sleep(1.0)
-        own_mosquitto.signal(signal.SIGCONT)
-        await link.wait_up(PATIENCE)
-        await link.publish("hung/x", b"y", qos=1, retain=True)
-
-
 async def test_whoever_waits_ends_the_pause_after_a_connection_that_lived_short(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,16 +224,8 @@ async def test_whoever_waits_has_the_next_attempt_soon(
         assert time.monotonic() - began < BUSY
 
 
-async def test_leaving_when_another_connection_was_reached_leaks_nothing(
-    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reached: list[socket.socket] = []
-
-    async def noted(settings: LinkSettings) -> socket.socket:
-        reached.append(await connect(settings))
-        return reached[-1]
-
-    monkeypatch.setattr("flexspec_mq.transport.mqtt.connect", noted)
+async def test_leaving_when_another_connection_was_reached_leaks_nothing(proxy: Proxy) -> None:
+    """A leaked socket would fail the run: warnings are errors."""
     async with mqtt_link(settings_for(proxy.port, "leaving")) as link:
         reader = Reader(link)
         await reader.wait_for(LinkUpEvent)
@@ -257,4 +234,4 @@ async def test_leaving_when_another_connection_was_reached_leaks_nothing(
         await reader.wait_for(LinkDownEvent)
         with pytest.raises(LinkDown):
             await publishing
-    assert [sock.fileno() for sock in reached] == [-1]
+    assert proxy.connections == 2
