@@ -21,6 +21,7 @@ up = { delay_ms = { value = 1, source = "me" }, jitter_ms = { value = 0, source 
 down = { delay_ms = { value = 1, source = "me" }, jitter_ms = { value = 0, source = "me" }, rate_mbit = { value = 1, source = "me" }, loss_percent = { value = 0, source = "me" }, queue_kb = { value = 10, source = "me" } }
 """  # noqa: E501
 
+STATE = MINE[MINE.index("[[profiles") :]
 LONGEST_IS_SHORTER = """
 shortest_s = { value = 2, source = "me" }
 longest_s = { value = 1, source = "me" }
@@ -72,6 +73,8 @@ def test_the_table_has_every_profile_and_source() -> None:
             + LONGEST_IS_SHORTER,
             "outages need",
         ),
+        (STATE, STATE + STATE, "two states have the same name"),
+        (STATE, STATE + STATE.replace("steady", "other"), "needs a mean dwell time"),
     ],
 )
 def test_what_makes_no_sense_is_refused(old: str, new: str, why: str, tmp_path: Path) -> None:
@@ -79,17 +82,6 @@ def test_what_makes_no_sense_is_refused(old: str, new: str, why: str, tmp_path: 
     path = tmp_path / "mine.toml"
     path.write_text(MINE.replace(old, new))
     with pytest.raises(UsageError, match=why):
-        load_catalogue(path)
-
-
-def test_several_states_need_dwell_times_and_names_of_their_own(tmp_path: Path) -> None:
-    path = tmp_path / "mine.toml"
-    second = MINE[MINE.index("[[profiles") :]
-    path.write_text(MINE + second)
-    with pytest.raises(UsageError, match="two states have the same name"):
-        load_catalogue(path)
-    path.write_text(MINE + second.replace("steady", "other"))
-    with pytest.raises(UsageError, match="needs a mean dwell time"):
         load_catalogue(path)
 
 
