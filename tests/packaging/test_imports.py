@@ -98,6 +98,21 @@ def test_what_needs_no_model_loads_nothing_heavy(module: str, arguments: list[st
     assert done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr
 
 
+def test_daemons_load_neither_laboratory_nor_training() -> None:
+    """All modules that the three daemons can reach, imported in one process."""
+    code = (
+        "import importlib, pkgutil, sys\n"
+        "for package in ('broker', 'edge_node', 'cloud_worker'):\n"
+        "    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + '.'):\n"
+        "        if not module.name.endswith('__main__'): importlib.import_module(module.name)\n"
+        "import broker.__main__, edge_node.cli.main, cloud_worker.__main__\n"
+        "print(sorted(name for name in sys.modules if name.split('.')[0] in ('lab', 'training')))"
+    )
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize(
     ("command", "distribution"),
     [
