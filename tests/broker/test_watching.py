@@ -217,7 +217,7 @@ async def test_a_flood_is_cut_off_and_nobody_else_notices(tmp_path: Path) -> Non
                     except LinkError:
                         await asyncio.sleep(0.1)
     told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
-    (line,) = [one for one in told if one.startswith("user alice was refused")]
+    (line,) = [text for text in told if text.startswith("user alice was refused")]
     assert "rate of" in line
     assert "messages a second; it is put out for 0.5 s" in line
 

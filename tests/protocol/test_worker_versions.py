@@ -82,6 +82,7 @@ def test_a_retired_version_goes_on_with_texts_that_have_begun_and_no_others() ->
     worker = machine()
     worker.receive("e", opening(), 0.0, 0, "large")
     worker.retire("large")
+    worker.retire("nobody")
     assert worker.versions == ["small"]
     error = answer(worker.receive("e", opening(session=2), 0.1, 0, "large"))
     assert isinstance(error, Error)
@@ -112,17 +113,6 @@ def test_texts_of_a_retired_version_are_forgotten() -> None:
     effects = worker.receive("e", Open(3, 1, identity(), (5,), (), 0, 1, (), prefix), 0.2, 0, "large")
     assert code(effects) is ErrorCode.NEED_PREFIX
     assert worker.prefixes == 1
-
-
-def test_a_retired_version_that_comes_again_goes_on_as_before() -> None:
-    worker = machine()
-    worker.receive("e", opening(), 0.0, 0, "large")
-    worker.retire("large")
-    worker.hold("large", LARGE)
-    assert code(worker.receive("e", opening(session=2), 0.1, 0, "large")) is None
-    assert worker.sessions_of("large") == 2
-    worker.retire("nobody")
-    assert worker.versions == ["small", "large"]
 
 
 @pytest.mark.parametrize("asked", [None, "small", "large"])
