@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 
 import pytest
@@ -16,6 +16,8 @@ from broker.launcher import PrivateBroker
 from cloud_worker.__main__ import draining
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
+from edge_node.generation import Generation
+from edge_node.node import EdgeNode
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.retry import Waiting
@@ -30,6 +32,7 @@ from schemas.messages import MAX_DRAFT_TOKENS, Error, ErrorCode, Verdict
 from schemas.status import WorkerStatus
 from tests.daemons import (
     PATIENCE,
+    Daemon,
     FakeEngine,
     alone,
     check,
@@ -46,6 +49,21 @@ from tests.hostile import hostile, opening
 CODEC = Codec()
 
 
+async def opened(daemon: Daemon, node: EdgeNode, numbers: Iterable[int]) -> list[Generation]:
+    """Sessions that are all open before the engine goes on; the caller opens its gate."""
+    daemon.engine.gate.clear()
+    generations = [node.generate(wanting(number)) for number in numbers]
+    await until(lambda: len(daemon.worker.machine) == len(generations))
+    return generations
+
+
+async def check_unmoved(generations: Iterable[Generation]) -> None:
+    """Each writes what the target writes alone, at the worker where it began."""
+    for generation in generations:
+        assert (await read(generation))[0] == alone(generation.request)
+        assert generation.machine.counters.reopens == 0
+
+
 async def test_all_sessions_with_work_share_one_forward() -> None:
     async with world() as (_, (daemon,), node):
         daemon.engine.gate.clear()
@@ -54,8 +72,7 @@ async def test_all_sessions_with_work_share_one_forward() -> None:
         others = [node.generate(wanting(number)) for number in range(1, 13)]
         await until(lambda: len(daemon.worker.machine) == 13)
         daemon.engine.gate.set()
-        for generation in (first, *others):
-            assert (await read(generation))[0] == alone(generation.request)
+        await check_unmoved((first, *others))
     assert daemon.engine.batches[0] == [(0, 1, 2)]
     assert sorted(daemon.engine.batches[1]) == [(number, 1, 2) for number in range(1, 13)]
 
@@ -147,9 +164,7 @@ async def test_a_drain_that_is_over_moves_sessions_at_once() -> None:
     broker = MemoryBroker()
     async with edge_at(broker.link) as node:
         async with worker_at(broker.link, "w1") as old:
-            old.engine.gate.clear()
-            generations = [node.generate(wanting(number)) for number in range(6)]
-            await until(lambda: len(old.worker.machine) == 6)
+            generations = await opened(old, node, range(6))
             async with worker_at(broker.link, "w2") as new:
                 old.worker.stop()
                 await asyncio.wait_for(old.run, PATIENCE)
@@ -203,13 +218,9 @@ async def test_a_forward_that_fails_for_all_fails_for_none() -> None:
     broker = MemoryBroker()
     engine = FakeEngine(out_of_memory)
     async with worker_at(broker.link, "w1", engine) as daemon, edge_at(broker.link) as node:
-        engine.gate.clear()
-        generations = [node.generate(wanting(number)) for number in range(4)]
-        await until(lambda: len(daemon.worker.machine) == 4)
+        generations = await opened(daemon, node, range(4))
         engine.gate.set()
-        for generation in generations:
-            assert (await read(generation))[0] == alone(generation.request)
-            assert generation.machine.counters.reopens == 0
+        await check_unmoved(generations)
         assert daemon.worker.machine.counters.failed == 0
         assert any(len(batch) > 1 for batch in engine.batches)
         await until(lambda: not engine.held)
@@ -223,17 +234,11 @@ async def test_a_session_that_cannot_be_computed_fails_alone(caplog: pytest.LogC
     broker = MemoryBroker()
     engine = FakeEngine(poisoned)
     async with worker_at(broker.link, "w1", engine) as daemon, edge_at(broker.link) as node:
-        engine.gate.clear()
-        poison = node.generate(wanting(13))
-        others = [node.generate(wanting(number)) for number in range(5)]
-        await until(lambda: len(daemon.worker.machine) == 6)
+        poison, *others = await opened(daemon, node, (13, *range(5)))
         engine.gate.set()
-        for generation in others:
-            assert (await read(generation))[0] == alone(generation.request)
-            assert generation.machine.counters.reopens == 0
-        await until(
-            lambda: daemon.worker.machine.counters.failed == 2
-        )  # told, and opened again for another try
+        await check_unmoved(others)
+        # It was told, and opened again for another try.
+        await until(lambda: daemon.worker.machine.counters.failed == 2)
         assert poison.machine.counters.reopens >= 1
         node.cancel(poison)
         await check(node, [wanting(14)])
@@ -246,9 +251,7 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
     rogue_settings = LinkSettings(client_id="rogue", subscriptions=(Subscription("f1/v/rogue"),))
     async with world() as (broker, (daemon,), node), broker.link(rogue_settings) as rogue:
         await rogue.wait_up()
-        daemon.engine.gate.clear()
-        writing = [node.generate(wanting(number)) for number in range(4)]
-        await until(lambda: len(daemon.worker.machine) == 4)
+        writing = await opened(daemon, node, range(4))
         for payload in hostile():
             for topic in ("f1/o/base/rogue", "f1/d/w1/rogue"):
                 await rogue.publish(topic, payload, qos=1)
@@ -256,9 +259,7 @@ async def test_garbage_costs_its_sender_one_answer_and_others_nothing() -> None:
         await rogue.publish("f1/d/w1/", CODEC.encode(opening()))
         await until(lambda: daemon.worker.malformed == 2 * len(hostile()) + 2)
         daemon.engine.gate.set()
-        for generation in writing:
-            assert (await read(generation))[0] == alone(generation.request)
-            assert generation.machine.counters.reopens == 0
+        await check_unmoved(writing)
         await rogue.publish("f1/d/w1/rogue", CODEC.encode(opening(9, fingerprint=bytes(16))), qos=1)
         async with asyncio.timeout(PATIENCE):
             answers = [event async for event in first(rogue.events(), 2)]

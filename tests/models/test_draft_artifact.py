@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from flexspec_mq.errors import FingerprintError, ModelError
 from flexspec_mq.models.default import EXPORTED_BYTES, default_draft_path
@@ -23,32 +25,19 @@ from flexspec_mq.models.draft.delta import (
     read_delta,
     read_meta,
 )
+from tests.models.tiny_checkpoints import tiny_llama
 from training.commands.draft import add_parser
-from training.draft.packing import save_delta
-
-pytest.importorskip("transformers")
-
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
-
 from training.draft.architecture import build_draft, trained_parameters
+from training.draft.packing import save_delta
 
 N = 2
 START = (3,)
 
 
 def save_base(folder: Path, seed: int = 0, *, tied: bool = True) -> LlamaForCausalLM:
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=61,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        tie_word_embeddings=tied,
-    )
-    base = LlamaForCausalLM(config)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    base = tiny_llama(61, seed=seed, **sizes, **heads, tie_word_embeddings=tied)
     torch.nn.Module.to(base, torch.bfloat16)
     base.save_pretrained(folder)
     (folder / "tokenizer.json").write_text("{}")

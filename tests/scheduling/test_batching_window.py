@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.batching_window import SHARE, BatchingWindow
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import Identity
+from tests.cloud_worker.test_engine import item as work_item
 from tests.daemons import FakeEngine, check, edge_at, until, wanting, worker_at
 
 pytestmark = pytest.mark.alone
@@ -23,19 +24,7 @@ STEP = 0.3
 
 
 def item(key: SessionKey, since: float) -> WorkItem:
-    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), True, 10)
-    return WorkItem(
-        key=key,
-        version="v",
-        start=0,
-        digest=0,
-        context=(1,),
-        prompt_length=1,
-        draft=(),
-        identity=identity,
-        seq=0,
-        waiting_since=since,
-    )
+    return replace(work_item(0, 0), key=key, waiting_since=since)
 
 
 def knowing(**takes: float) -> BatchingWindow:
