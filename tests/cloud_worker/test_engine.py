@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.engine import ModelEngine
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
@@ -24,6 +26,10 @@ from tests.models.tiny_packed import VOCABULARY, packed
 LIMIT = 40
 RANDOM = random.Random(1)
 PROMPTS = [tuple(RANDOM.randrange(VOCABULARY) for _ in range(length)) for length in (1, 2, 17, 70, 130)]
+
+
+IDS = 16
+"""The vocabulary of logits that are drawn, in tests of acceptance."""
 
 
 @cache
@@ -218,3 +224,33 @@ def test_results_of_dropped_and_replaced_items_do_not_count() -> None:
     scheduler.drop(("stranger", 9))
     assert [scheduler.settle(one, (1,)) for one in (old, gone, new)] == [False, False, True]
     assert list(scheduler.pending.values()) == [unread]
+
+
+# Acceptance is a pure function: what the target would have written, cut where it differs from the draft
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(0, 2**32),
+    st.lists(st.integers(0, IDS - 1), max_size=8),
+    st.lists(st.booleans(), min_size=8, max_size=8),
+    st.sampled_from([0.0, 0.7, 1.0]),
+    st.sets(st.integers(0, IDS - 1), max_size=2),
+)
+def test_every_decided_token_is_the_one_chosen_alone_at_its_position(
+    seed: int, guesses: list[int], right: list[bool], temperature: float, eos: set[int]
+) -> None:
+    """Guesses are made right at random, because random ones rarely are."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0.0, 2.0, (len(guesses) + 1, IDS)).astype(np.float32)
+    params = SamplingParams(temperature, seed=seed)
+    wanted = [choose(row, params, 100 + index) for index, row in enumerate(logits)]
+    draft = [wanted[i] if right[i] else guess for i, guess in enumerate(guesses)]
+    tokens = decide(logits, draft, params, 100, tuple(eos))
+    assert list(tokens) == wanted[: len(tokens)]
+    assert 1 <= len(tokens) <= len(draft) + 1
+    for index, token in enumerate(tokens[:-1]):
+        assert token == draft[index]
+        assert token not in eos
+    last = len(tokens) - 1
+    assert last == len(draft) or tokens[last] != draft[last] or tokens[last] in eos

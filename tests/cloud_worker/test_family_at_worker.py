@@ -165,13 +165,16 @@ def by(salt: int, request: GenerationRequest) -> tuple[int, ...]:
 
 
 async def test_a_version_of_the_catalogue_is_served_beside_the_workers_own(place: Place) -> None:
-    async with published(place) as (broker, _), place.worker(broker), edge_at(broker.link) as node:
+    """Until the worker is drained."""
+    async with published(place) as (broker, _), place.worker(broker) as daemon, edge_at(broker.link) as node:
         await until(lambda: states(broker) == {"base": "ready", "v1": "ready"})
         assert said(broker)["v1"].digest == place.operator.current.versions[0].digest[:8].hex()
         texts = [node.generate(of(version, number)) for version in ("base", "v1") for number in (1, 2)]
         for text in texts:
             salt = 1000 if text.request.version == "v1" else 0
             assert (await read(text))[0] == by(salt, text.request)
+        daemon.worker.stop()
+        await asyncio.wait_for(daemon.run, PATIENCE)
 
 
 async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> None:
@@ -321,10 +324,3 @@ async def test_a_store_that_cannot_be_written_takes_nothing_up_until_it_can(
         assert states(broker) == {"base": "loading"}
         in_the_way.rmdir()
         await until(lambda: states(broker) == {"base": "ready", "v1": "ready"})
-
-
-async def test_a_drain_ends_a_worker_of_a_family(place: Place) -> None:
-    async with published(place) as (broker, _), place.worker(broker) as daemon:
-        await until(lambda: states(broker).get("v1") == "ready")
-        daemon.worker.stop()
-        await asyncio.wait_for(daemon.run, PATIENCE)

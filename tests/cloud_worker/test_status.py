@@ -1,18 +1,25 @@
-"""Recommendations of a target's makers and its timings, as a worker's status tells them."""
+"""What a worker measures when it starts, and how its status tells that and what a target's makers recommend."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from cloud_worker.engine.interface import Facts, Recommended
-from cloud_worker.engine.timing import Timings
+from cloud_worker.engine.timing import Timings, timed
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from flexspec_mq.codec import Codec
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafted, DraftRequest
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import MAX_MS, WorkerStatus
+from tests.cloud_worker.test_engine import model_of
 from tests.cloud_worker.test_prefix_reuse import engine_of
 from tests.daemons import FakeEngine
 
@@ -60,3 +67,37 @@ def test_timings_are_told_within_bounds() -> None:
 def test_they_are_those_of_the_target() -> None:
     engine = engine_of("w", {"do_sample": True, "temperature": 0.6, "top_k": 50, "eos_token_id": 2})
     assert engine.facts.recommended == Recommended(temperature=0.6, top_k=50)
+
+
+# Times that a worker measures when it starts
+
+
+def test_forwards_of_target_and_draft_are_timed_and_nothing_of_that_stays() -> None:
+    model = ModelDrafter(model_of(), max_context=4096, prefill=16)
+    timings = timed(model_of(), HybridDrafter(model, PromptLookupDrafter(max_context=4096)))
+    assert [(sessions, rows) for sessions, rows, _ in timings.forwards] == [(1, 0), (1, 8), (4, 0), (4, 32)]
+    assert [sessions for sessions, _ in timings.calls] == [1, 4]
+    assert min(ms for *_, ms in (*timings.forwards, *timings.calls)) > 0
+    assert timings.read is not None
+    assert timings.read > 0
+    assert not model._sessions
+
+
+def test_lookups_alone_take_no_forward_of_a_draft() -> None:
+    timings = timed(model_of(), PromptLookupDrafter(max_context=4096))
+    assert (timings.calls, timings.read, timings.token) == ((), None, None)
+    assert timed(model_of(), None).calls == ()
+
+
+def test_a_draft_that_fails_is_left_to_those_who_use_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(PromptLookupDrafter):
+        def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
+            return 5
+
+        def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:  # noqa: ARG002
+            raise MemoryError("no room")
+
+    with caplog.at_level(logging.ERROR):
+        timings = timed(model_of(), Broken(max_context=4096))
+    assert (len(timings.forwards), timings.calls) == (4, ())
+    assert "no room" in caplog.text

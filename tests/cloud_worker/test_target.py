@@ -1,4 +1,4 @@
-"""Which engine runs a target, and what is said where none can."""
+"""Which engine runs a target, with what a worker drafts for it, and what is said where none can."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from cloud_worker.engine import target
+from cloud_worker.engine import draft, target
 from cloud_worker.settings import WorkerSettings
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.exact import ExactModel
+from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.shape import UnknownModel
+from tests.edge_node.api.served import speech
 from tests.models.test_compact import SIZES, built
-from tests.models.tiny_checkpoints import save
+from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +76,43 @@ def test_few_bits_need_a_version_of_their_own(llama: Path) -> None:
     found = load(llama, weights="int8", version="base-int8")
     assert found.proof.exact
     assert not load(llama, weights="int4", version="base-int4").remembered
+
+
+# The worker's own draft
+
+
+def drafts_with(target: str, drafts: str, said: list[str], of: LoadedText | None = None) -> str | None:
+    """Name of what the worker drafts with."""
+    found = draft.load(WorkerSettings(target=target, draft=drafts), of or speech(), said.append)
+    return None if found is None else found.name
+
+
+def test_a_target_without_a_draft_is_left_to_lookups() -> None:
+    said: list[str] = []
+    assert drafts_with("/models/mine", "auto", said) == "lookup"
+    assert drafts_with("default", "lookup", said) == "lookup"
+    assert drafts_with("/models/mine", "none", said) is None
+    assert said == []
+
+
+def test_a_default_draft_that_does_not_load_is_told_and_left_to_lookups() -> None:
+    """Its vocabulary is another one than that of this target."""
+    said: list[str] = []
+    assert drafts_with("default", "auto", said) == "lookup"
+    assert any("left to lookups" in line for line in said)
+
+
+def test_one_that_was_asked_for_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        drafts_with("/models/mine", str(tmp_path / "none"), [])
+
+
+def test_any_model_with_the_targets_vocabulary_drafts_whatever_its_chat_template(tmp_path: Path) -> None:
+    target = load_text(
+        save(tmp_path / "target", tiny_llama(), byte_level_tokenizer(("cat", "dog"), TEMPLATE))
+    )
+    other = save(tmp_path / "other", tiny_llama(), byte_level_tokenizer(("cat", "dog"), TEMPLATE + " "))
+    assert str(drafts_with("mine", str(other), [], target)).startswith("other, ")
+    swapped = save(tmp_path / "swapped", tiny_llama(), byte_level_tokenizer(("dog", "cat"), TEMPLATE))
+    with pytest.raises(UsageError, match="tokens as ours, and some of them are others"):
+        drafts_with("mine", str(swapped), [], target)

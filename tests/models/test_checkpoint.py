@@ -188,9 +188,9 @@ def test_what_might_differ_is_left_to_transformers(what: str, tmp_path: Path) ->
 
 def test_recommendations_are_read_as_they_stand(tmp_path: Path) -> None:
     path = save(tmp_path / "m", tiny_llama())
-    (path / "generation_config.json").write_text('{"eos_token_id": 7, "temperature": 0.6, "top_k": 20}')
+    (path / "generation_config.json").write_text('{"eos_token_id": [9, 2], "temperature": 0.6, "top_k": 20}')
     found = load_text(path)
-    assert (found.eos, found.generation["temperature"], found.generation["top_k"]) == ((7,), 0.6, 20)
+    assert (found.eos, found.generation["temperature"], found.generation["top_k"]) == ((2, 9), 0.6, 20)
     (path / "generation_config.json").write_text("{")
     assert (load_text(path).eos, load_text(path).generation) == ((2,), {})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -77,11 +76,6 @@ def test_progress_names_the_model(folder: Path) -> None:
     said: list[str] = []
     load_target(folder, progress=said.append)
     assert said == ["loading tiny"]
-
-
-def test_generation_settings_decide_what_ends_a_text(folder: Path) -> None:
-    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [9, 2]}))
-    assert load_target(folder).eos == (2, 9)
 
 
 def test_models_that_state_no_context(tmp_path: Path) -> None:
