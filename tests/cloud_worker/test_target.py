@@ -33,8 +33,9 @@ def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("windowed"), MistralForCausalLM(config))
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_proofs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that is empty."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
@@ -42,6 +43,7 @@ def load(folder: Path, **settings: Any) -> target.Target:
     return target.load(WorkerSettings(target=str(folder), **settings), lambda _: None)
 
 
+@pytest.mark.usefixtures("no_proofs")
 def test_the_compact_engine_runs_what_it_knows(llama: Path) -> None:
     found = load(llama)
     assert isinstance(found.model, ExactModel)
@@ -50,6 +52,7 @@ def test_the_compact_engine_runs_what_it_knows(llama: Path) -> None:
     assert (again.remembered, again.proof) == (True, found.proof)
 
 
+@pytest.mark.usefixtures("no_proofs")
 def test_transformers_runs_the_rest_and_whatever_is_asked_for(llama: Path, windowed: Path) -> None:
     assert isinstance(load(windowed).model, PackedModel)
     found = load(llama, engine="transformers")
@@ -69,6 +72,7 @@ def test_another_device_is_for_transformers(llama: Path) -> None:
         load(llama, engine="compact", device="cuda")
 
 
+@pytest.mark.usefixtures("no_proofs")
 def test_few_bits_need_a_version_of_their_own(llama: Path) -> None:
     with pytest.raises(UsageError, match="another version") as caught:
         load(llama, weights="int8")
