@@ -1,7 +1,9 @@
-"""Which engine runs a target, with what a worker drafts for it, and what is said where none can."""
+"""Which engine runs a target, what a worker measures when it starts, and how its status tells that."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,25 @@ import torch
 from transformers import MistralConfig, MistralForCausalLM
 
 from cloud_worker.engine import draft, target
+from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.timing import Timings, timed
 from cloud_worker.settings import WorkerSettings
+from cloud_worker.worker import CloudWorker
+from flexspec_mq.codec import Codec
+from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import Drafted, DraftRequest
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.shape import UnknownModel
+from flexspec_mq.transport.base import LinkSettings
+from schemas.status import MAX_MS, WorkerStatus
+from tests.cloud_worker.test_engine import model_of
+from tests.cloud_worker.test_prefix_reuse import engine_of
+from tests.daemons import FakeEngine
 from tests.edge_node.api.served import speech
 from tests.models.test_compact import SIZES, built
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
@@ -120,3 +135,82 @@ def test_any_model_with_the_targets_vocabulary_drafts_whatever_its_chat_template
     swapped = save(tmp_path / "swapped", tiny_llama(), byte_level_tokenizer(("dog", "cat"), TEMPLATE))
     with pytest.raises(UsageError, match="tokens as ours, and some of them are others"):
         drafts_with("mine", str(swapped), [], target)
+
+
+def told(**facts: Any) -> WorkerStatus:
+    """Status of a worker whose engine has these facts."""
+    engine = FakeEngine(facts=Facts(bytes(16), 100, 10, "exact", None, "cpu", "bfloat16", **facts))
+    (born,) = (
+        CloudWorker(WorkerSettings(worker="w"), engine).link_settings(LinkSettings(client_id="w")).birth()
+    )
+    return Codec().decode_status(born.payload, WorkerStatus)
+
+
+@pytest.mark.parametrize(
+    ("generation", "expected"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9, "do_sample": True, "eos_token_id": [1, 2]}, (0.6, None, 0.9)),
+        ({"temperature": 1, "top_k": 20, "top_p": 0.8}, (1.0, 20, 0.8)),
+        ({"eos_token_id": 2, "_from_model_config": True}, (None, None, None)),
+        ({"do_sample": False, "temperature": 0.6}, (None, None, None)),
+        ({"temperature": -1.0, "top_p": 0.9}, (None, None, None)),
+        ({"temperature": "hot"}, (None, None, None)),
+        ({"top_p": 0.0}, (None, None, None)),
+        ({"top_k": 2**40}, (None, None, None)),
+        ({"temperature": None}, (None, None, None)),
+        ({}, (None, None, None)),
+    ],
+)
+def test_the_status_recommends_what_the_makers_do(
+    generation: dict[str, Any], expected: tuple[float | None, int | None, float | None]
+) -> None:
+    status = told(recommended=Recommended.from_generation(generation))
+    assert (status.temperature, status.top_k, status.top_p) == expected
+
+
+def test_timings_are_told_within_bounds() -> None:
+    status = told(timings=Timings(((1, 0, 40.123), (1, 8, 44.123), (4, 0, 50.0)), ((1, 4.0), (4, 1e9)), 1.0))
+    assert (status.forward_ms, status.row_ms, status.draft_ms) == (40.12, 0.5, 4.0)
+    slow = told(timings=Timings(((1, 0, 1e9), (1, 8, 1.0))))
+    assert (slow.forward_ms, slow.row_ms, slow.draft_ms) == (MAX_MS, 0.0, None)
+    untimed = told()
+    assert (untimed.forward_ms, untimed.row_ms, untimed.draft_ms) == (None, None, None)
+
+
+def test_they_are_those_of_the_target() -> None:
+    engine = engine_of("w", {"do_sample": True, "temperature": 0.6, "top_k": 50, "eos_token_id": 2})
+    assert engine.facts.recommended == Recommended(temperature=0.6, top_k=50)
+
+
+# Times that a worker measures when it starts
+
+
+def test_forwards_of_target_and_draft_are_timed_and_nothing_of_that_stays() -> None:
+    model = ModelDrafter(model_of(), max_context=4096, prefill=16)
+    timings = timed(model_of(), HybridDrafter(model, PromptLookupDrafter(max_context=4096)))
+    assert [(sessions, rows) for sessions, rows, _ in timings.forwards] == [(1, 0), (1, 8), (4, 0), (4, 32)]
+    assert [sessions for sessions, _ in timings.calls] == [1, 4]
+    assert min(ms for *_, ms in (*timings.forwards, *timings.calls)) > 0
+    assert timings.read is not None
+    assert timings.read > 0
+    assert not model._sessions
+
+
+def test_lookups_alone_take_no_forward_of_a_draft() -> None:
+    timings = timed(model_of(), PromptLookupDrafter(max_context=4096))
+    assert (timings.calls, timings.read, timings.token) == ((), None, None)
+    assert timed(model_of(), None).calls == ()
+
+
+def test_a_draft_that_fails_is_left_to_those_who_use_it(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(PromptLookupDrafter):
+        def unread(self, one: DraftRequest) -> int:  # noqa: ARG002
+            return 5
+
+        def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:  # noqa: ARG002
+            raise MemoryError("no room")
+
+    with caplog.at_level(logging.ERROR):
+        timings = timed(model_of(), Broken(max_context=4096))
+    assert (len(timings.forwards), timings.calls) == (4, ())
+    assert "no room" in caplog.text

@@ -20,8 +20,7 @@ from flexspec_mq.codec.wire import message_to_body
 from flexspec_mq.errors import RemoteProtocolError
 from schemas.messages import MAX_PROMPT_TOKENS, Message, Open
 from schemas.status import WorkerStatus
-from tests.codec.samples import IDENTITY, SAMPLES, pack, zstd
-from tests.codec.strategies import messages
+from tests.codec.samples import IDENTITY, SAMPLES, messages, pack, zstd
 
 CODEC = Codec()
 

@@ -1,4 +1,4 @@
-"""What is encoded is what is decoded; what a newer peer appends is skipped; what is wrong is named."""
+"""Messages and statuses: what is encoded is decoded, fields of newer peers are skipped, golden bytes never change."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import random
 import threading
 from pathlib import Path
 from statistics import fmean
-from typing import get_args
+from typing import Any, get_args
 
+import msgpack
 import msgspec
 import pytest
 from hypothesis import given, settings
 
-from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
+from flexspec_mq.codec import MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES, Codec
 from flexspec_mq.codec.compression import CURRENT, MIN_BYTES
 from flexspec_mq.codec.wire import message_to_body
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
@@ -30,8 +31,8 @@ from schemas.messages import (
     Open,
     Verdict,
 )
-from tests.codec.samples import IDENTITY, SAMPLES, pack
-from tests.codec.strategies import BY_TYPE, messages
+from schemas.status import EdgeStatus, WorkerStatus
+from tests.codec.samples import BY_TYPE, IDENTITY, SAMPLES, messages, pack
 
 CODEC = Codec()
 
@@ -218,3 +219,105 @@ def test_many_threads_encode_and_decode_at_once() -> None:
         thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     assert not wrong
+
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def golden(name: str) -> dict[str, bytes]:
+    """Lines of a name and hexadecimal bytes."""
+    lines = (GOLDEN / name).read_text(encoding="ascii").splitlines()
+    return {key: bytes.fromhex(digits) for key, digits in (line.split() for line in lines)}
+
+
+BODIES = golden("v1-bodies.hex")
+PAYLOADS = golden("v1-payloads.hex")
+
+
+def test_every_sample_is_golden() -> None:
+    assert set(BODIES) == set(PAYLOADS) == set(SAMPLES)
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_bodies_do_not_change(name: str) -> None:
+    assert message_to_body(SAMPLES[name]) == BODIES[name]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_payloads_stay_readable(name: str) -> None:
+    """Compressed ones too. How well zstd compresses is its own business, so only short ones are compared."""
+    assert CODEC.decode(PAYLOADS[name]) == SAMPLES[name]
+    if len(BODIES[name]) < MIN_BYTES:
+        assert CODEC.encode(SAMPLES[name]) == PAYLOADS[name]
+
+
+def test_both_ways_of_compression_are_among_them() -> None:
+    assert {payload[0] for payload in PAYLOADS.values()} == {0x10, 0x11, 0x12}
+
+
+# Another implementation of msgpack, the package that other clients will use, reads and writes the same bytes.
+
+
+@given(messages)
+def test_any_body_is_what_msgpack_writes(message: Message) -> None:
+    body = message_to_body(message)
+    assert msgpack.packb(msgpack.unpackb(body, use_list=False)) == body
+
+
+WORKER = WorkerStatus(
+    state="online",
+    epoch=1_700_000_000_123,
+    at=1_700_000_000.5,
+    worker="w1",
+    version="v2",
+    exactness="exact up to ties",
+    flip_rate=0.001,
+    load=3,
+    capacity=16,
+    lease=30,
+)
+EDGE = EdgeStatus(state="gone", epoch=1, at=2.0, edge="e1", sessions=4)
+
+
+def test_round_trip_and_readable_json() -> None:
+    assert CODEC.decode_status(CODEC.encode_status(WORKER), WorkerStatus) == WORKER
+    assert CODEC.decode_status(CODEC.encode_status(EDGE), EdgeStatus) == EDGE
+    assert json.loads(CODEC.encode_status(WORKER))["flip_rate"] == 0.001
+
+
+def test_fields_of_a_newer_peer_are_skipped_and_missing_ones_have_defaults() -> None:
+    newer = b'{"state":"online","epoch":1,"at":1,"worker":"w","mood":{"a":[1]}}'
+    assert CODEC.decode_status(newer, WorkerStatus) == WorkerStatus(
+        state="online", epoch=1, at=1.0, worker="w"
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [
+        (b"", "truncated"),
+        (b"not json", "invalid"),
+        (b'{"state":"online"', "truncated"),
+        (b"[]", "Expected `object`"),
+        (b"\xff\xfe", "JSON is malformed"),
+        (b'{"state":"online","epoch":1,"at":1}', "missing required field `worker`"),
+        (b'{"state":"odd","epoch":1,"at":1,"worker":"w"}', r"Invalid enum value 'odd' - at `\$.state`"),
+        (b'{"state":"online","epoch":-1,"at":1,"worker":"w"}', r">= 0 - at `\$.epoch`"),
+        (b'{"state":"online","epoch":1,"at":NaN,"worker":"w"}', "invalid"),
+        (b'{"state":"online","epoch":1,"at":1e999,"worker":"w"}', "out of range"),
+        (b'{"state":"online","epoch":1,"at":1,"worker":"a/b"}', r"`\$.worker`"),
+        (b'{"state":"online","epoch":1,"at":1,"worker":"w","device":"' + b"x" * 257 + b'"}', "length <= 256"),
+        (b'{"state":"online","epoch":1,"at":1,"worker":"w","x":' + b"[" * 10_000 + b"]" * 1000, "recursion"),
+        (b" " * (MAX_STATUS_BYTES + 1), "bytes, more than"),
+    ],
+)
+def test_what_is_wrong_with_a_status_is_named(payload: bytes, says: str) -> None:
+    with pytest.raises(RemoteProtocolError, match=says):
+        CODEC.decode_status(payload, WorkerStatus)
+
+
+@pytest.mark.parametrize("changes", [{"worker": ""}, {"at": float("nan")}, {"load": -1}, {"flip_rate": 2.0}])
+def test_a_status_of_nonsense_is_our_own_bug(changes: dict[str, Any]) -> None:
+    fields: dict[str, Any] = {"state": "online", "epoch": 1, "at": 1.0, "worker": "w"}
+    with pytest.raises(LocalProtocolError, match="WorkerStatus cannot be encoded"):
+        CODEC.encode_status(WorkerStatus(**{**fields, **changes}))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.codec.tokens import _unpack_each, count_tokens, pack_tokens, unpack_tokens
 from schemas.messages import MAX_TOKEN_ID
-from tests.codec.strategies import tokens
+from tests.codec.samples import tokens
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
-"""Which engine runs the draft, and what a trimmed head means for the tokens drafted."""
+"""Which engine runs the draft, also ONNX Runtime, what a trimmed head means, and how confident guesses are."""
 
 from __future__ import annotations
 
+import json
+import random
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +12,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
+from edge_node.settings import EdgeSettings
+from flexspec_mq.drafting.interface import DraftRequest, DraftToken
 from flexspec_mq.drafting.load import load
-from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of
+from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.compact.model import RANKS
+from flexspec_mq.models.draft.artifact import MARKER
+from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of
+from flexspec_mq.models.onnx.folder import MANIFEST
+from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import ConstantModel, asked, settings, silent, tokens
+from tests.models.test_compact import SIZES, drawn
 from tests.models.tiny_checkpoints import save, tiny_llama
 
 CONTEXT = tuple(range(10, 40))
@@ -84,3 +94,147 @@ def test_a_columns_dice_are_its_tokens(
     network = ConstantModel([logits[token] for token in ids])
     drafter = ModelDrafter(network, max_context=99, proposer=proposer_of(None, ids))
     assert tokens(drafter.draft([asked(1, CONTEXT, params)])) == [wanted]
+
+
+CALIBRATION = ConfidenceCalibration((-1.0, 1.2, 0.1, 0.2, 0.1, -0.3, 0.0, 0.0, 0.0, 0.0, 0.3, 0.1, 0.0))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_guess_is_the_choice_with_its_probability(temperature: float) -> None:
+    logits = np.random.default_rng(3).standard_normal(500).astype(np.float32) * 2
+    params = SamplingParams(temperature, 0, 1.0, 5)
+    guess = proposer_of(CALIBRATION)(logits, params, 9, 4)
+    assert guess.token == choose(logits, params, 9)
+    assert guess.confidence == CALIBRATION.probability(features_of(logits, params, 9, 4)[1])
+    plain = proposer_of(None)(logits, params, 9, 4)
+    assert plain.token == guess.token
+    assert plain.confidence == USUAL.probability(features_of(logits, params, 9, 4)[1])
+
+
+def test_a_draft_that_was_right_is_surer_of_the_next_token() -> None:
+    model = ConstantModel([token % 7 * 0.3 for token in range(128)])
+    drafter = ModelDrafter(model, max_context=64, proposer=proposer_of(CALIBRATION))
+
+    def confidence(*context: int) -> float:
+        (run,) = drafter.draft([asked(1, context)])
+        assert run
+        return run[0].confidence
+
+    first = confidence(3, 4, 5)
+    (right,) = tokens(drafter.draft([asked(1, (3, 4, 5))]))
+    after_one = confidence(3, 4, 5, right)
+    after_two = confidence(3, 4, 5, right, right)
+    assert first < after_one < after_two
+    assert confidence(3, 4, 5, right, right, right + 1) == first
+
+
+def test_a_calibration_is_read_from_the_drafts_folder(tmp_path: Path) -> None:
+    assert read_calibration(tmp_path) is None
+    marker = tmp_path / MARKER
+    marker.write_text(json.dumps({"n": 6}))
+    assert read_calibration(tmp_path) is None
+    marker.write_text(json.dumps({"n": 6, KEY: CALIBRATION.to_json()}))
+    assert read_calibration(tmp_path) == CALIBRATION
+
+
+@pytest.mark.parametrize("text", ["{", '{"confidence": {"basis": 99}}', '{"confidence": 3}'])
+def test_a_calibration_that_cannot_be_read_is_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / MARKER).write_text(text)
+    with pytest.raises(ModelError) as raised:
+        read_calibration(tmp_path)
+    assert raised.value.hint
+
+
+TEXT = tuple(random.Random(5).choices(range(10, 300), k=400))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = save(tmp_path_factory.mktemp("draft"), drawn(LlamaForCausalLM(LlamaConfig(**SIZES))))
+    np.save(folder / RANKS, np.arange(299, 99, -1, dtype=np.int32))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def graphs(checkpoint: Path) -> Path:
+    return write_onnx(checkpoint, checkpoint.with_name("graphs"), "int8", 0)
+
+
+def drafter(folder: Path, **more: Any) -> ModelDrafter:
+    model = load(settings(folder, **more), silent).model
+    assert model is not None
+    return model
+
+
+def drafted(engine: ModelDrafter, request: DraftRequest) -> DraftToken:
+    """The token of a short context, which is read at once."""
+    (run,) = engine.draft([request])
+    assert run
+    return run[0]
+
+
+def test_a_folder_with_graphs_is_run_by_onnx(graphs: Path, checkpoint: Path) -> None:
+    assert load(settings(graphs), silent).engine == "ONNX Runtime, int8 weights, 320 token ids"
+    assert load(settings(graphs, draft_engine="onnx"), silent).engine.startswith("ONNX Runtime")
+    assert load(settings(checkpoint), silent).engine.startswith("compact")
+
+
+def test_engines_agree_on_what_to_draft_and_how_surely(graphs: Path, checkpoint: Path) -> None:
+    engines = [drafter(graphs), drafter(checkpoint, dtype="float32")]
+    contexts = [TEXT[start : start + 20] for start in range(0, 400, 10)]
+    for params in (SamplingParams(), SamplingParams(1.0, 0, 1.0, 77)):
+        requests = [asked(session, context, params) for session, context in enumerate(contexts)]
+        ours, theirs = ([drafted(engine, request) for request in requests] for engine in engines)
+        pairs = list(zip(ours, theirs, strict=True))
+        assert sum(our.token == their.token for our, their in pairs) >= 36  # of 40; by chance, none
+        apart = [abs(our.confidence - their.confidence) for our, their in pairs if our.token == their.token]
+        assert float(np.mean(apart)) < 0.02
+
+
+@pytest.mark.parametrize(
+    "more", [{"draft_weights": "int8"}, {"draft_ids": 5}, {"dtype": "float32"}, {"device": "cuda"}]
+)
+def test_what_an_export_has_decided_cannot_be_chosen_again(graphs: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="graphs of ONNX run on a cpu"):
+        load(settings(graphs, draft_engine="onnx", **more), silent)
+    with pytest.raises(UsageError, match="holds graphs for ONNX Runtime"):
+        load(settings(graphs, **more), silent)
+
+
+@pytest.mark.parametrize(
+    ("missing", "what", "more", "why", "hint"),
+    [
+        ("", "checkpoint", {"draft_engine": "onnx"}, "has no graphs", "flexspec draft export --onnx"),
+        ("onnxruntime", "graphs", {}, "needs onnxruntime", "pip install '.[edge]'"),
+        ("torch", "default", {}, "made with torch", "flexspec draft export --base default --onnx"),
+    ],
+)
+def test_a_draft_that_nothing_here_runs_is_refused_with_a_way_out(
+    missing: str,
+    what: str,
+    more: dict[str, Any],
+    why: str,
+    hint: str,
+    graphs: Path,
+    checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if missing:
+        monkeypatch.setitem(sys.modules, missing, None)
+    folders = {"checkpoint": str(checkpoint), "graphs": str(graphs), "default": "default"}
+    with pytest.raises(ModelError, match=why) as caught:
+        load(EdgeSettings(edge="e", draft=folders[what], **more), silent)
+    assert hint in caught.value.hint
+
+
+def test_graphs_beside_a_configuration_of_another_model_are_refused(graphs: Path, tmp_path: Path) -> None:
+    for file in graphs.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / MANIFEST).write_text((graphs / MANIFEST).read_text())
+    config = (graphs / "config.json").read_text()
+    assert '"vocab_size": 320' in config
+    (tmp_path / "config.json").write_text(config.replace('"vocab_size": 320', '"vocab_size": 321'))
+    with pytest.raises(ModelError, match="320 token ids, config"):
+        load(settings(tmp_path), silent)

@@ -22,7 +22,7 @@ from flexspec_mq.errors import ModelError, UsageError
 from lab.policy_training.learner import network_text
 from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import worker_at
-from tests.edge_node.test_completion import WHOLE, generator, written
+from tests.edge_node.test_commands import WHOLE, generator, written
 
 DEVICE = DevicePower(idle_w=2.0, core_w=3.0)
 RADIO = RadioPower(hold_s=1.0, active_w=4.0, tail_s=5.0, tail_w=0.5, up_j=0.001, down_j=0.002)

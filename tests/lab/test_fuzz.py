@@ -22,7 +22,7 @@ from lab.fuzz.decoders import Bound, Decoder, decoders
 from lab.fuzz.mutate import BYTES, MESSAGES, mutant
 from lab.fuzz.run import FuzzRun, corpus
 from schemas.messages import Message
-from tests.codec.strategies import messages
+from tests.codec.samples import messages
 
 DECODERS = decoders()
 LONG = int(os.environ.get("FLEXSPEC_FUZZ", "0"))

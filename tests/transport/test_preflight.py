@@ -1,24 +1,42 @@
-"""What no patience mends is said before a model is loaded; what may change ends nothing."""
+"""What no patience mends is said before a model is loaded, brokers that cannot carry sessions first of all."""
 
 from __future__ import annotations
 
+import asyncio
+import random
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.worker import CloudWorker
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.codec import MAX_STATUS_BYTES
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis import preflight
+from flexspec_mq.transport.mqtt import mqtt_link
+from flexspec_mq.transport.needs import FOR_SESSIONS, NOTHING, BrokerLimits
+from flexspec_mq.transport.properties import limits_in
+from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.deployment import free_port
+from schemas.messages import MAX_IN_FLIGHT
+from tests.daemons import PATIENCE, FakeDrafter, FakeEngine
 from tests.doctor.setups import answering
+from tests.transport.reading import linked
+from tests.transport.test_mqtt_strangers import stranger
 
 NO_NAME = "broker..example"
 """No server of names can know it, whether there is one or not."""
@@ -112,3 +130,112 @@ def test_commands_say_it_before_they_look_at_a_model(
     code, said = ended("--broker", f"{NO_NAME}:1883")
     assert f"the host name {NO_NAME} is not known here" in said
     assert code == (4 if "ask" in arguments else 3), said
+
+
+def connack(code: int = 0, **said: int | str) -> bytes:
+    """As a broker writes it that says these of itself."""
+    properties = Properties(PacketTypes.CONNACK)  # type: ignore[no-untyped-call]
+    for name, value in said.items():
+        setattr(properties, name, value)
+    packed: bytes = properties.pack()  # type: ignore[no-untyped-call]
+    rest = bytes((0, code)) + packed
+    return bytes((0x20, len(rest))) + rest
+
+
+POOR = [
+    pytest.param(connack(SharedSubscriptionAvailable=0), ["no shared subscriptions"], id="like RabbitMQ"),
+    pytest.param(connack(RetainAvailable=0), ["no retained messages"], id="retained"),
+    pytest.param(connack(MaximumQoS=0), ["QoS 0 at most, and 1 is needed"], id="QoS"),
+    pytest.param(connack(WildcardSubscriptionAvailable=0), ["no wildcards"], id="wildcards"),
+    pytest.param(connack(MaximumPacketSize=4096), ["packets of 4096 bytes at most, and 17408"], id="packets"),
+    pytest.param(connack(ReceiveMaximum=1), ["1 unacknowledged messages at a time, and 8"], id="in flight"),
+    pytest.param(
+        connack(SharedSubscriptionAvailable=0, RetainAvailable=0),
+        ["no shared subscriptions", "no retained messages"],
+        id="all at once",
+    ),
+    # Mosquitto refuses a will that it cannot keep; then nothing else of it can be told to a stranger.
+    pytest.param(connack(0x9A), ["no retained messages"], id="a retained will"),
+    pytest.param(connack(0x9B), ["QoS 0 at most"], id="a will at QoS 1"),
+]
+
+
+async def refused_by_worker(base: LinkSettings) -> LinkRefused:
+    worker = CloudWorker(WorkerSettings(worker="w1"), FakeEngine())
+    with pytest.raises(LinkRefused) as refused:
+        await worker.run(mqtt_link, replace(base, client_id="w-w1", give_up_after=PATIENCE))
+    assert not worker.ready.is_set()
+    return refused.value
+
+
+async def refused_by_edge(base: LinkSettings) -> LinkRefused:
+    node = EdgeNode(EdgeSettings(edge="e1"), FakeDrafter(), FINGERPRINT, (EOS,))
+    with pytest.raises(LinkRefused) as refused:
+        async with node.running(mqtt_link, replace(base, client_id="e-e1", give_up_after=PATIENCE)):
+            pass
+    return refused.value
+
+
+async def refused_by_all(base: LinkSettings) -> list[LinkRefused]:
+    """Both daemons, and the look before they load anything."""
+    with pytest.raises(LinkRefused) as looked:
+        await asyncio.to_thread(preflight, base, print, daemon=True)
+    return [looked.value, await refused_by_worker(base), await refused_by_edge(base)]
+
+
+@pytest.mark.parametrize(("said", "words"), POOR)
+async def test_what_a_broker_says_that_it_cannot_do(said: bytes, words: list[str]) -> None:
+    async with stranger(v5=[said]) as port:
+        for error in await refused_by_all(LinkSettings(port=port, client_id="any")):
+            assert [error.message.count(part) for part in words] == [1] * len(words)
+            assert f"127.0.0.1:{port} cannot do what is needed: it " in error.message
+            assert "flexspec-broker check" in error.hint
+            assert error.exit_code == 4
+
+
+async def test_who_looks_for_what_is_wrong_connects_to_any_broker() -> None:
+    poor = connack(SharedSubscriptionAvailable=0, MaximumQoS=0)
+    async with (
+        stranger(v5=[poor]) as port,
+        linked(LinkSettings(port=port, client_id="doctor")),
+    ):
+        pass
+
+
+def test_a_broker_of_ours_has_all_of_it(mosquitto: PrivateBroker) -> None:
+    preflight(LinkSettings(port=mosquitto.port, client_id="any"), print, daemon=True)
+
+
+def test_the_needs_are_those_of_sessions_and_statuses() -> None:
+    assert FOR_SESSIONS.receive_maximum == MAX_IN_FLIGHT
+    assert FOR_SESSIONS.packet_size == MAX_STATUS_BYTES + 1024
+
+
+def test_what_is_needed_and_what_is_told_are_compared_one_by_one() -> None:
+    enough = BrokerLimits(receive_maximum=8, packet_size=17_408, qos=1)
+    assert list(FOR_SESSIONS.lacking(enough)) == []
+    assert list(FOR_SESSIONS.lacking(BrokerLimits())) == []
+    poorest = BrokerLimits(
+        receive_maximum=7, packet_size=17_407, qos=0, retain=False, shares=False, wildcards=False
+    )
+    assert len(list(FOR_SESSIONS.lacking(poorest))) == 6
+    assert list(NOTHING.lacking(poorest)) == []
+
+
+def damaged() -> Iterator[bytes]:
+    whole = connack(SharedSubscriptionAvailable=0, ReceiveMaximum=9, AssignedClientIdentifier="x" * 20)
+    for length in range(len(whole)):
+        yield whole[:length]
+    draw = random.Random(1)
+    for _ in range(2000):
+        broken = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            broken[draw.randrange(len(broken))] = draw.randrange(256)
+        yield bytes(broken)
+
+
+def test_a_connack_that_cannot_be_read_tells_nothing() -> None:
+    said = connack(SharedSubscriptionAvailable=0, ReceiveMaximum=9)
+    assert limits_in(said) == BrokerLimits(receive_maximum=9, shares=False)
+    assert limits_in(connack(0x87, SharedSubscriptionAvailable=0)) == BrokerLimits()
+    assert {type(limits_in(one)) for one in damaged()} == {BrokerLimits}

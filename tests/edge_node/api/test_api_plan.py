@@ -22,7 +22,7 @@ from flexspec_mq.controller.plan import Plan
 from tests.daemons import FakeEngine, until
 from tests.doctor.setups import answering
 from tests.edge_node.api.served import Served, served, waiting_engine
-from tests.edge_node.api.test_api_document import fits
+from tests.edge_node.api.test_api_answers import fits
 from tests.integration.processes import silent_port
 
 BASE = Plan(draft_length=4, in_flight=2, qos=1, ahead=8, worker_draft=8)

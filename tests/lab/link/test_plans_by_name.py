@@ -1,4 +1,4 @@
-"""Channels by name, recorded and in turns, and a link that is set to any moment of its channel."""
+"""Profiles, complete and checked, and channels by name: recorded, in turns, and set to any moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Drop, Impairment
 from lab.testbed.link.plans import channels, link_plan, tour_plan
-from lab.testbed.link.profiles import Catalogue, LinkPlan, Outage, Profile, built_in
+from lab.testbed.link.profiles import (
+    Catalogue,
+    LinkPlan,
+    Outage,
+    Profile,
+    all_figures,
+    built_in,
+    load_catalogue,
+)
+from lab.testbed.link.profiles_table import profiles_table
 from lab.testbed.link.timeline import RecordedStates, outages_of
 from lab.testbed.link.trace import read_trace
 from tests.lab.link.plans import figures, plan, state
@@ -140,3 +149,85 @@ def test_outages_come_again_with_the_period_and_must_end_within_it() -> None:
     assert outages_of(twice, "up").between(0.0, 20.0) == [(1.0, 2.0), (10.0, 11.0), (19.0, 20.0)]
     with pytest.raises(ValueError, match="within the period"):
         outages_of(LinkPlan("test", QUICK, outages=(Outage(1.0, 2.0),)), "up").touching(0.0, 3.0)
+
+
+WRITTEN = """
+[sources]
+me = "measured"
+[profiles.mine]
+about = "mine"
+[[profiles.mine.states]]
+name = "steady"
+up = { delay_ms = { value = 1, source = "me" }, jitter_ms = { value = 0, source = "me" }, rate_mbit = { value = 1, source = "me" }, loss_percent = { value = 0, source = "me" }, queue_kb = { value = 10, source = "me" } }
+down = { delay_ms = { value = 1, source = "me" }, jitter_ms = { value = 0, source = "me" }, rate_mbit = { value = 1, source = "me" }, loss_percent = { value = 0, source = "me" }, queue_kb = { value = 10, source = "me" } }
+"""  # noqa: E501
+
+STATE = WRITTEN[WRITTEN.index("[[profiles") :]
+LONGEST_IS_SHORTER = """
+shortest_s = { value = 2, source = "me" }
+longest_s = { value = 1, source = "me" }
+"""
+
+
+def test_every_source_is_used_and_says_more_than_a_name() -> None:
+    catalogue = built_in()
+    used = {one.source for profile in catalogue.profiles.values() for one in all_figures(profile)}
+    assert used == set(catalogue.sources)
+    assert all(len(text) > 40 for text in catalogue.sources.values())
+
+
+def test_the_round_trip_is_that_of_the_source() -> None:
+    for name, round_trip in (
+        ("5g", 18.85),
+        ("4g", 21.0),
+        ("4g-weak", 71.6),
+        ("satellite", 44.0),
+        ("satellite-geo", 627.0),
+    ):
+        steady = built_in().get(name).states[0]
+        means = [way.delay_ms.value + way.jitter_ms.value for way in (steady.up, steady.down)]
+        assert sum(means) == pytest.approx(round_trip, abs=0.1)
+
+
+def test_the_table_has_every_profile_and_source() -> None:
+    text = "\n".join(profiles_table(built_in()))
+    for name in built_in().profiles:
+        assert f"\n{name} " in text
+    for source in built_in().sources.values():
+        assert source in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("[sources]", "[sources", "does not hold link profiles"),
+        ('name = "steady"', 'nam = "steady"', "does not hold link profiles"),
+        ("delay_ms = { value = 1", "delay_ms = { value = -1", "does not hold link profiles"),
+        ('me = "measured"', "", "no source is given for me"),
+        ("rate_mbit = { value = 1", "rate_mbit = { value = 0", "rate must be above 0"),
+        ("loss_percent = { value = 0", "loss_percent = { value = 101", "up to 100 percent"),
+        ("queue_kb = { value = 10", "queue_kb = { value = 1", "at least one packet"),
+        ('name = "steady"', 'name = "steady"\nnext = { other = 1.0 }', "a state that is not there"),
+        (
+            'about = "mine"',
+            'about = "mine"\n[profiles.mine.outages]\ngap_s.value = 1\ngap_s.source = "me"\n'
+            + LONGEST_IS_SHORTER,
+            "outages need",
+        ),
+        (STATE, STATE + STATE, "two states have the same name"),
+        (STATE, STATE + STATE.replace("steady", "other"), "needs a mean dwell time"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(old: str, new: str, why: str, tmp_path: Path) -> None:
+    assert old in WRITTEN
+    path = tmp_path / "mine.toml"
+    path.write_text(WRITTEN.replace(old, new))
+    with pytest.raises(UsageError, match=why):
+        load_catalogue(path)
+
+
+def test_the_example_in_the_documentation(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[3] / "lab" / "README.md").read_text("utf-8")
+    path = tmp_path / "example.toml"
+    path.write_text(text.split("```toml\n")[1].split("```")[0])
+    assert load_catalogue(path).get("depot").outages is not None

@@ -1,4 +1,4 @@
-"""Answers in simulated time: whatever the link, the policy and the load, the text is the recorded one."""
+"""Answers in simulated time: the text is the recorded one whatever happens; MQTT there, and links that change."""
 
 from __future__ import annotations
 
@@ -12,11 +12,17 @@ from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.protocol.effects import Send
 from lab.simulator import __main__ as policies
 from lab.simulator.answers import LIKE_OURS, Policies, Setting
+from lab.simulator.channel import SimulatedMqtt, publish_size
+from lab.simulator.clock import SimulatedClock
 from lab.simulator.recording import SimulatedText
-from lab.simulator.simulation import simulate
-from lab.testbed.link.profiles import LinkPlan, built_in
+from lab.simulator.simulation import Simulation, simulate
+from lab.testbed.link.plans import link_plan
+from lab.testbed.link.profiles import LinkPlan, Outage, built_in
+from schemas.messages import Close, Draft, Error, Fin, Open, Poll, Verdict
+from tests.lab.link.plans import figures, plan
 from tests.lab.simulator.recordings import LIMIT, TIMES, random_recording
 
 RECORDING = random_recording(prompt=40)
@@ -162,3 +168,118 @@ def test_each_policy_is_simulated_over_each_link(capsys: pytest.CaptureFixture[s
     for means in found[0].values():
         assert set(means) == {"streaming", "fixed", "rl"}
         assert all(0.1 < seconds < 60.0 for seconds in means.values())
+
+
+DELAY, BROKER = 0.05, 0.0001
+LINK = plan(figures(delay=1000 * DELAY, rate=1000.0))
+
+
+class Echo:
+    """A device, and a worker that answers each draft with a verdict at once."""
+
+    name = "edge01"
+
+    def __init__(self, link: LinkPlan) -> None:
+        self.clock = SimulatedClock()
+        self.came: list[float] = []
+        self.channel = SimulatedMqtt(self.clock, self, Worker(self), link, BROKER)
+
+    def receive(self, message: Verdict | Error) -> None:
+        assert isinstance(message, Verdict)
+        self.came.append(self.clock.now)
+
+    def ask(self, qos: int) -> None:
+        self.channel.send(Send("wk01", Draft(7, 1, 1, 100, 0, 9, (1, 2, 3), 0), qos, 2.0))
+        while self.clock.step():
+            pass
+
+
+class Worker:
+    """Hands drafts to an `Echo`."""
+
+    def __init__(self, echo: Echo) -> None:
+        self._echo = echo
+
+    def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:
+        assert (edge, version) == (self._echo.name, None)
+        assert isinstance(message, Draft)
+        self._echo.channel.answer(Verdict(7, 1, 1, 100, (1, 2, 3, 4), 9, Fin.NONE, 2, 50), qos)
+
+
+@pytest.mark.parametrize(("qos", "trips"), [(0, 1), (1, 1), (2, 2)])
+def test_each_quality_of_service_takes_its_round_trips(qos: int, trips: int) -> None:
+    echo = Echo(LINK)
+    echo.ask(qos)
+    assert echo.came == [pytest.approx(trips * 2 * DELAY + 2 * BROKER, abs=0.001)]
+
+
+def test_an_outage_holds_what_it_meets_until_it_ends() -> None:
+    echo = Echo(LinkPlan("away", LINK.profile, lasts_s=(100.0,), outages=(Outage(0.0, 8.0),)))
+    echo.ask(1)
+    assert echo.came == [pytest.approx(8.0 + 2 * DELAY, abs=0.01)]
+
+
+def test_bytes_of_a_publish() -> None:
+    # Fixed header 2, topic 2 + 11, properties 1, payload.
+    assert publish_size("f1/v/edge01", 40, 0, None) == 2 + 13 + 1 + 40
+    assert publish_size("f1/v/edge01", 40, 1, 2.0) == 2 + 13 + 2 + 6 + 40
+    assert publish_size("f1/v/edge01", 20_000, 2, None) == 4 + 13 + 2 + 1 + 20_000
+
+
+BASE = Plan(4, 1, 1, 8, worker_draft=8)
+
+
+def setting(link: LinkPlan, tokens: int, *, worker_drafts: bool) -> Setting:
+    """One long text, of which the draft proposes seven tokens in ten right."""
+    worker = replace(LIKE_OURS, drafts=worker_drafts, lookup=worker_drafts)
+    recording = random_recording(1, seed=5, limit=tokens, ends=False)
+    return Setting(recording=recording, times=TIMES, link=link, worker=worker)
+
+
+def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over_wifi() -> None:
+    link = link_plan("tour:satellite-geo=15,wifi=100", 2, None)
+    plans: list[tuple[float, Plan]] = []
+
+    class Noted(ClosedFormPolicy):
+        def plan(self, seen: Observation) -> Plan:
+            plans.append((simulation.now, super().plan(seen)))
+            return plans[-1][1]
+
+    tour = setting(link, 900, worker_drafts=False)
+    simulation = Simulation(tour, lambda: Noted(BASE))
+    assert simulation.answer(tour.recording.texts[0], 0.0).problem == ""
+    drafts = [at for at, plan in plans if plan.draft_length > 1 and at > 15.0]
+    assert not any(plan.draft_length > 1 for at, plan in plans if 5.0 < at < 15.0)
+    # The round trip is asked for every two seconds, and again at once where it looks like a step.
+    assert drafts[0] < 15.0 + 2.0 + 2 * 0.65 + 1.0
+
+
+def in_a_tunnel(until: float, policy: str | Plan, *, worker_drafts: bool) -> tuple[float, float]:
+    """Seconds that a text takes over a mobile link, and where that is away from its third second on."""
+    whole = LinkPlan("whole", built_in().get("4g"), 1, lasts_s=(1000.0,))
+    away = msgspec.structs.replace(whole, outages=(Outage(2.0, until),))
+    seconds = []
+    for link in (whole, away):
+        (answer,) = simulate(
+            setting(link, 330, worker_drafts=worker_drafts),
+            lambda: FixedPolicy(policy) if isinstance(policy, Plan) else POLICIES[policy](BASE),
+            begins_s=[0.0],
+        )
+        assert answer.problem == ""
+        seconds.append(answer.seconds)
+    assert seconds[0] > until, "the outage lies within the text"
+    return seconds[0], seconds[1]
+
+
+@pytest.mark.parametrize("policy", ["closed-form", "rl"])
+def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel(policy: str) -> None:
+    whole, away = in_a_tunnel(6.0, policy, worker_drafts=False)
+    # Of its four seconds are lost what drafts would have given, and what it takes to be back.
+    assert away < whole + 1.5
+
+
+def test_a_worker_that_drafts_alone_writes_on_while_its_device_is_in_a_tunnel() -> None:
+    whole, away = in_a_tunnel(4.0, "closed-form", worker_drafts=True)
+    _, short = in_a_tunnel(4.0, Plan(0, 1, 1, 32, worker_draft=8), worker_drafts=True)
+    assert away < whole + 0.5
+    assert away < short - 1.0
