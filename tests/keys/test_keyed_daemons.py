@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from lab.testbed.memory_broker import MemoryBroker
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment, at
+from tests.transport.proxy import proxy_to
 from tests.transport.reading import linked
 
 
@@ -82,13 +84,25 @@ async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
 ) -> None:
     """It says that it knows nothing of a session, and is believed: nobody waits until it is given up."""
     file = keys.worker_file("w1")
-    device = edge_at(mqtt_link, "restarts", at=at(broker, "e-r"), keys=keys.edge_file("restarts"))
-    async with device as node, mqtt_link(at(broker, "asks")) as link:
+    async with (
+        proxy_to(broker.host, broker.port) as proxy,
+        edge_at(
+            mqtt_link,
+            "restarts",
+            at=replace(at(broker, "e-r"), port=proxy.port),
+            keys=keys.edge_file("restarts"),
+        ) as node,
+        mqtt_link(at(broker, "asks")) as link,
+    ):
         async with worker_at(mqtt_link, "w1", slow(), at=at(broker, "w-r1"), keys=file) as first:
             generation = node.generate(wanting(1, limit=300))
             await until(lambda: len(generation.machine.committed) >= 20)
+            # However long the restart takes, the device is away: nobody's silence makes it open elsewhere.
+            proxy.stall()
+            proxy.cut()
             await first.kill()
         async with worker_at(mqtt_link, "w1", at=at(broker, "w-r2"), keys=file) as second:
+            proxy.resume()
             assert (await read(generation))[0] == alone(generation.request)
             assert generation.machine.counters.unknown >= 1
             assert second.worker.machine.counters.unknown >= 1
