@@ -62,7 +62,7 @@ class NotReached(LinkDown):
     """Nothing of an answer came; asking again with the same key starts no second session."""
 
 
-class Api:
+class ApiClient:
     """An edge node's API; made by `api_at`.
 
     Args:
@@ -190,7 +190,7 @@ class Api:
 
 
 @asynccontextmanager
-async def api_at(options: ChatOptions) -> AsyncIterator[Api]:
+async def api_at(options: ChatOptions) -> AsyncIterator[ApiClient]:
     """The API that the settings name.
 
     Raises:
@@ -206,7 +206,7 @@ async def api_at(options: ChatOptions) -> AsyncIterator[Api]:
     timeout = httpx2.Timeout(options.timeout, connect=CONNECT_TIMEOUT)
     # The environment's proxies are for the web; this API is on loopback, or behind an address of its own.
     async with httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=False) as http:
-        yield Api(http, options.base, options.patience)
+        yield ApiClient(http, options.base, options.patience)
 
 
 def read(data: bytes | str, kind: type[T]) -> T:

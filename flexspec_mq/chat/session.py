@@ -18,7 +18,7 @@ from flexspec_mq.terminal.printable import printable
 from schemas.openai import Usage
 
 if TYPE_CHECKING:
-    from flexspec_mq.chat.api import Api
+    from flexspec_mq.chat.api import ApiClient
     from flexspec_mq.chat.settings import GenerationOptions
     from flexspec_mq.chat.view import View
     from flexspec_mq.terminal.answer import Answer
@@ -48,7 +48,7 @@ class ChatSession:
         seed: seed of the last answer; None before.
     """
 
-    def __init__(self, api: Api, options: GenerationOptions, view: View) -> None:
+    def __init__(self, api: ApiClient, options: GenerationOptions, view: View) -> None:
         self.api = api
         self.options = options
         self.view = view

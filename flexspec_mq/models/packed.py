@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from flexspec_mq.models.head import Head, LoraDelta
-    from flexspec_mq.models.invariance.target import Batch, Rows
+    from flexspec_mq.models.invariance.target import RowBatch, Rows
 
 IMPLEMENTATION = "flexspec_packed"
 
@@ -87,7 +87,7 @@ class PackedModel(TargetModel):
                 self._linears[name] = Linear(module, self._current, self._like, last=name == "lm_head")
                 module.forward = self._linears[name]  # type: ignore[method-assign, assignment]
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
+    def _logits(self, batch: RowBatch) -> torch.Tensor:
         device = self._like.device
         self._current.body, self._current.last = batch.body, batch.last
         try:

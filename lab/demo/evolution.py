@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flexspec_mq.heads
-from flexspec_mq.chat.api import Api, api_at
+from flexspec_mq.chat.api import ApiClient, api_at
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
@@ -104,7 +104,7 @@ async def _followers(operator: Operator, wire: PacketCounter, screen: Screen) ->
     return edge
 
 
-async def _until_listed(api: Api, name: str) -> None:
+async def _until_listed(api: ApiClient, name: str) -> None:
     """Wait until the edge's ``/v1/models`` has a name: a worker serves it.
 
     Raises:
@@ -123,7 +123,7 @@ class _Update:
 
     operator: Operator
     wire: PacketCounter
-    api: Api
+    api: ApiClient
     url: str
     screen: Screen
     limit: int

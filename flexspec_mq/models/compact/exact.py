@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flexspec_mq.models.invariance.lora_bank import RowOwners
     from flexspec_mq.models.invariance.product_probe import Products
     from flexspec_mq.models.invariance.shapes import Shapes
-    from flexspec_mq.models.invariance.target import Batch, Rows
+    from flexspec_mq.models.invariance.target import RowBatch, Rows
     from flexspec_mq.models.matrices import Matrix
     from flexspec_mq.models.shape import Shape
 
@@ -141,7 +141,7 @@ class ExactModel(TargetModel):
         for own in (self._norms, self._lm_heads, self._upper_layers):
             own.pop(name, None)
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
+    def _logits(self, batch: RowBatch) -> torch.Tensor:
         state = self._through_layers(batch)
         if not batch.wanted:
             return state.new_empty((0, self.vocab_size))
@@ -161,7 +161,7 @@ class ExactModel(TargetModel):
             self._lm_head_bank.add(logits, last, rows.owners)
         return logits
 
-    def _through_layers(self, batch: Batch) -> torch.Tensor:
+    def _through_layers(self, batch: RowBatch) -> torch.Tensor:
         """The last hidden state, [rows, width]."""
         heads, rows = self.heads, len(batch.ids)
         every = heads.queries + 2 * heads.keys

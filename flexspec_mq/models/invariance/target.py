@@ -77,7 +77,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class RowBatch:
     """Rows of a forward: those of one head lie together, those with layers of their own last.
 
     Attributes:
@@ -205,7 +205,7 @@ class TargetModel(ABC):
         return sum(rows for rows, _ in results), sum(differing for _, differing in results)
 
     @abstractmethod
-    def _logits(self, batch: Batch) -> torch.Tensor:
+    def _logits(self, batch: RowBatch) -> torch.Tensor:
         """Logits of the rows that are wanted."""
 
     @abstractmethod
@@ -238,7 +238,7 @@ class TargetModel(ABC):
         least, most = row_range(products, self._like) or (1, None)
         return replace(self.shapes, min_rows=least, max_rows=most)
 
-    def _lay_out(self, inputs: Sequence[ModelInput]) -> Batch:
+    def _lay_out(self, inputs: Sequence[ModelInput]) -> RowBatch:
         """Lay out the rows of a forward, and make room for the keys and values of its tokens."""
         shapes, names = self.shapes, ["", *self._held]
         heads = [model_input.head for model_input in inputs]
@@ -280,11 +280,11 @@ class TargetModel(ABC):
         placed = list(segments.values())
         if not any(heads):
             rows = sum(model_input.rows for model_input in inputs)
-            return Batch(ids, positions, placed, None, wanted, None, slice(rows))
+            return RowBatch(ids, positions, placed, None, wanted, None, slice(rows))
         body = [(heads[i], segments[i].start, segments[i].count) for i in order]
         tail = [(heads[i], rows.start, len(rows)) for i, rows in answers.items()]
         added = self._addition_shapes
-        return Batch(
+        return RowBatch(
             ids,
             positions,
             placed,
