@@ -6,7 +6,8 @@ there are, every topic that a device may write is spelled out, which bounds what
 
 Mosquitto does not look at this file when somebody subscribes, only when it delivers: a message that a member of a
 group may not read is lost when its turn comes. So the name of the workers' group is a secret of theirs
-(`flexspec_mq.share_groups`). `overheard` tells which subscriptions are none of a user's.
+(`flexspec_mq.share_groups`). `overheard` tells which subscriptions are none of a user's. The letters of
+topics are explained in `flexspec_mq/topics.py`.
 """
 
 from __future__ import annotations

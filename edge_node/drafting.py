@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from edge_node.generation import Generation
-    from flexspec_mq.controller.controller import Controller
+    from flexspec_mq.controller.estimators.node import NodeEstimates
     from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken
     from flexspec_mq.protocol.effects import Effect
 
@@ -31,7 +31,7 @@ class DraftLoop:
     Args:
         drafter: proposes tokens; None drafts nothing.
         sessions: texts being written, by number.
-        controller: told how many sessions share a round.
+        estimates: told how many sessions share a round.
         perform: carries out what a session's machine wants.
     """
 
@@ -39,13 +39,13 @@ class DraftLoop:
         self,
         drafter: Drafter | None,
         sessions: Mapping[int, Generation],
-        controller: Controller,
+        estimates: NodeEstimates,
         perform: Callable[[Generation, Iterable[Effect]], None],
     ) -> None:
         self._drafter = drafter
         self._rounds: SimpleQueue[_Round | None] = SimpleQueue()  # an executor makes 35 calls more a round
         self._sessions = sessions
-        self._controller = controller
+        self._estimates = estimates
         self._perform = perform
         self._waiting: dict[int, Generation] = {}  # may want tokens
         self._freed: list[int] = []
@@ -78,7 +78,7 @@ class DraftLoop:
                 self._work.clear()
                 await self._work.wait()
                 continue
-            self._controller.drafting = max(1, len(wanted))
+            self._estimates.drafting = max(1, len(wanted))
             requests = [request for _, request in wanted]
             answer: asyncio.Future[_Answer] = loop.create_future()
             self._rounds.put((answer, freed, requests))

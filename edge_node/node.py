@@ -27,7 +27,7 @@ from edge_node.link_state import LinkState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
 from flexspec_mq import topics
-from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.controller.observation import DeviceReading
 from flexspec_mq.daemon.tasks import running
@@ -127,11 +127,11 @@ class EdgeNode:
         tokenizer: TokenizerStatus | None = None,
     ) -> None:
         self._settings = settings
-        self._controller = Controller()
-        self._queue = PublishQueue(on_published=self._controller.published)
+        self._estimates = NodeEstimates()
+        self._queue = PublishQueue(on_published=self._estimates.published)
         self._wire = wire_of(settings, self._queue.put)
         self._sessions: dict[int, Generation] = {}
-        self._drafts = DraftLoop(drafter, self._sessions, self._controller, self._perform)
+        self._drafts = DraftLoop(drafter, self._sessions, self._estimates, self._perform)
         self._prefixes = PrefixIndex(most=16 if settings.reuse else 0)
         self._fingerprint = fingerprint
         self._vocabulary = b"" if tokenizer is None else bytes.fromhex(tokenizer.vocabulary)
@@ -170,7 +170,7 @@ class EdgeNode:
     @property
     def plans(self) -> dict[str, Planned]:
         """The newest plan of each version of which a text was begun."""
-        return self._controller.plans()
+        return self._estimates.plans()
 
     @property
     def active_versions(self) -> set[str]:
@@ -275,7 +275,7 @@ class EdgeNode:
             ),
             request.policy,
             self._rng,
-            self._controller,
+            self._estimates,
             partial(self._device_reading, energy) if energy or self._battery else None,
             give_up=self._settings.give_up,
             queue_timeout=self._settings.queue_patience,
@@ -330,16 +330,16 @@ class EdgeNode:
         async for event in link.events():
             now = time.monotonic()
             if isinstance(event, Inbound):
-                self._controller.received(len(event.payload), now)
+                self._estimates.received(len(event.payload), now)
                 self._receive(event, now)
                 continue
             _log.info("%s", event)
             up = isinstance(event, LinkUpEvent)
             if up:
-                self._controller.disconnects.link_up(now)
+                self._estimates.disconnects.link_up(now)
                 self.link.up()
             else:
-                self._controller.disconnects.link_down(now)
+                self._estimates.disconnects.link_down(now)
                 self.link.down(now)
             for generation in list(self._sessions.values()):
                 machine = generation.machine
@@ -399,7 +399,7 @@ class EdgeNode:
         if news is None:
             return
         status, ended = news
-        self._controller.stated(worker, _stated_times(status), now)
+        self._estimates.stated(worker, _stated_times(status), now)
         if status.state == "gone":
             self._prefixes.forget(worker)
         self.models.warn_of_difference(status)

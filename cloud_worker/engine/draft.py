@@ -12,7 +12,7 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.models.fingerprint import other_vocabulary
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.memory import trim
-from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
+from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +37,7 @@ def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
     _refuse_other_vocabulary(settings, found, load_text(settings.target, progress=say))
 
 
-def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None]) -> ColocatedDrafts | None:
+def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None]) -> WorkerDrafter | None:
     """The drafts that the settings want, None for none.
 
     ``auto`` is the default draft for the default target, and lookups alone where there is no draft.
@@ -48,7 +48,7 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
     """
     if settings.draft == "none":
         return None
-    lookups = ColocatedDrafts(PromptLookupDrafter(max_context=target.max_context), _LOOKUP)
+    lookups = WorkerDrafter(PromptLookupDrafter(max_context=target.max_context), _LOOKUP)
     if settings.draft == _LOOKUP or (settings.draft == "auto" and settings.target != "default"):
         return lookups
     try:
@@ -64,7 +64,7 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
         return None
     if draft.model is not None:
         draft.model.prefill = PREFILL
-    return ColocatedDrafts(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
+    return WorkerDrafter(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
 
 
 def choice(settings: WorkerSettings, draft: str) -> DraftSettings:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.sampling.noise import Words
-    from flexspec_mq.scheduling.colocated import ColocatedDrafts
+    from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 
 _LEAST = 256
 """Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""
@@ -68,7 +68,7 @@ class ModelEngine:
         limit: int | None = None,
         prefill: int = 256,
         budget: StepBudget | None = None,
-        drafts: ColocatedDrafts | None = None,
+        drafts: WorkerDrafter | None = None,
         draft_budget: DraftBudget | None = None,
         batch: int = 2**31,
         facts: Facts | None = None,
@@ -241,7 +241,7 @@ def build_engine(
     settings: WorkerSettings,
     *,
     kv_bytes: int | None = None,
-    drafts: ColocatedDrafts | None = None,
+    drafts: WorkerDrafter | None = None,
     timings: Timings | None = None,
 ) -> ModelEngine:
     """Make the engine of a worker from a target that is loaded and proved.

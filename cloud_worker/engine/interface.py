@@ -1,7 +1,8 @@
 """The interface between the daemon and whatever decides tokens.
 
-`load_engine` in ``load.py`` makes the engine that settings ask for: another one is plugged in there. `WorkItem` says
-what a step has to decide, in ``flexspec_mq/protocol/worker/types.py``.
+An engine is an `Engine`, below. `load_engine` in ``load.py`` makes the one that settings ask for: another one is
+plugged in there, with its libraries in `check_libraries`. `WorkItem` says what a step has to decide, in
+``flexspec_mq/protocol/worker/types.py``.
 """
 
 from __future__ import annotations

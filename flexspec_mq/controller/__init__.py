@@ -1,1 +1,1 @@
-"""The plan for the next draft batch, and the policies that make it."""
+"""The plan for the next draft batch: estimates, an observation of them, and the policies that make a plan of it."""

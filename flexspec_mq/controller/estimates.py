@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from schemas.plan import PlanEstimate
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.controller import Controller, VersionEstimates
     from flexspec_mq.controller.estimators.average import Average
+    from flexspec_mq.controller.estimators.node import NodeEstimates, VersionEstimates
     from flexspec_mq.controller.estimators.worker import WorkerEstimates
     from flexspec_mq.controller.observation import Observation
 
@@ -17,7 +17,7 @@ _FIRST = 4
 
 
 def estimates(
-    seen: Observation, worker: WorkerEstimates, version: VersionEstimates, node: Controller
+    seen: Observation, worker: WorkerEstimates, version: VersionEstimates, node: NodeEstimates
 ) -> dict[str, PlanEstimate]:
     """All that is estimated, by the names of `docs/controller.md`, with units.
 

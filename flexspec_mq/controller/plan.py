@@ -1,4 +1,7 @@
-"""The plan for the next draft batch, and the interface of what makes it."""
+"""The plan for the next draft batch, and the interface of what makes it.
+
+By default `closed_form.py` does: it says how long a batch is, who drafts it, and why.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The policies by name."""
+"""The policies by name: the closed form is the default, `fixed` keeps to the settings, `rl` has learned."""
 
 from __future__ import annotations
 

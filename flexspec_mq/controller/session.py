@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from flexspec_mq.controller.controller import VersionEstimates
 from flexspec_mq.controller.estimates import estimates
 from flexspec_mq.controller.estimators.average import Rate
+from flexspec_mq.controller.estimators.node import VersionEstimates
 from flexspec_mq.controller.estimators.worker import WorkerEstimates
 from flexspec_mq.controller.explain import Explains, Planned
 from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
@@ -18,7 +18,7 @@ from schemas.messages import MAX_DRAFT_TOKENS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from flexspec_mq.controller.controller import Controller
+    from flexspec_mq.controller.estimators.node import NodeEstimates
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
     from schemas.messages import Verdict
     from schemas.plan import PlanEstimate
@@ -70,7 +70,7 @@ class SessionController:
 
     def __init__(
         self,
-        node: Controller,
+        node: NodeEstimates,
         policy: Policy,
         round_trip: RoundTrip,
         version: str,

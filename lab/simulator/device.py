@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.plan import Policy
 from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
@@ -70,13 +70,13 @@ class SimulatedDevice:
         self._pace = pace
         self._rng = rng
         self._request = request
-        self._controller = Controller()
+        self._estimates = NodeEstimates()
         # As long as those of a node: numbers from a random start.
         self._sessions = rng.randrange(2**31, 2**32 - 2**16)
         self._machine: EdgeSession | None = None
         self._tokens: list[int] = []
         self._drafting = False
-        self._controller.disconnects.link_up(clock.now)
+        self._estimates.disconnects.link_up(clock.now)
         self._alarm = Alarm(clock, self._tick)
         self._ended: Callable[[SimulatedText], None] = _nobody
 
@@ -104,7 +104,7 @@ class SimulatedDevice:
             identity=self._recording.identity(text),
             prompt=text.prompt,
         )
-        machine = EdgeSession(request, self._policies(), self._rng, controller=self._controller)
+        machine = EdgeSession(request, self._policies(), self._rng, estimates=self._estimates)
         self._machine = machine
         self._do(machine, machine.start(now))
 
@@ -112,7 +112,7 @@ class SimulatedDevice:
 
     def receive(self, message: Verdict | Error) -> None:
         """A message has come. Messages of earlier texts are of no concern any more."""
-        self._controller.disconnects.received(self._clock.now)
+        self._estimates.disconnects.received(self._clock.now)
         machine = self._machine
         if machine is not None and message.session == self._sessions:
             self._do(machine, machine.receive(message, self._clock.now))

@@ -16,10 +16,10 @@ from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from flexspec_mq.scheduling.batching_window import BatchingWindow
-from flexspec_mq.scheduling.colocated import PREFILL, ColocatedDrafts
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.scheduling.step_budget import StepBudget
+from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 from lab.simulator.clock import Alarm, SimulatedClock
 from lab.simulator.cost import DraftForward, Measured, TargetForward
 from lab.simulator.reading import Reading, Share
@@ -91,14 +91,14 @@ class SimulatedWorker:
         self._looks = Alarm(clock, self._look)
         self._alarm = Alarm(clock, self._tick)
 
-    def _own_drafts(self, recording: Recording, kind: WorkerKind) -> ColocatedDrafts:
+    def _own_drafts(self, recording: Recording, kind: WorkerKind) -> WorkerDrafter:
         lookup = PromptLookupDrafter(max_context=recording.max_context)
         drafter: PricedDrafter = lookup
         if kind.drafts:
             drafter = ReplayedDrafter(recording, self._call, prefill=PREFILL)
             if kind.lookup:
                 drafter = HybridDrafter(drafter, lookup)
-        return ColocatedDrafts(drafter, "recorded", clock=lambda: self._drafting)
+        return WorkerDrafter(drafter, "recorded", clock=lambda: self._drafting)
 
     def receive(self, edge: str, message: Open | Draft | Poll | Close, qos: int, version: str | None) -> None:
         """A message has come."""

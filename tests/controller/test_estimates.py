@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from flexspec_mq.controller.adaptive import cheapest_qos
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimators.acceptance import Acceptance
 from flexspec_mq.controller.estimators.link import LARGE, Bandwidth, Disconnects
+from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.wilson import Z95, wilson
 from flexspec_mq.controller.estimators.worker import Expectile, QueueingDelay, WorkerDrafts
 from flexspec_mq.controller.observation import PLACES, UNTRIED, Observation
@@ -97,7 +97,7 @@ def test_batches_get_shorter_with_what_is_put_off_again_and_again_and_grow_witho
 
 
 def test_what_a_worker_said_is_known_to_the_next_session() -> None:
-    node = Controller()
+    node = NodeEstimates()
     assert node.worker(None, 0.0).drafts.per_verdict == 0.0
     node.worker("w", 0.0).drafts.update(8, None)
     assert node.worker("w", 1.0).drafts.per_verdict == 2.0
@@ -230,7 +230,7 @@ def test_bandwidth_down_counts_what_a_second_brings_behind_its_first_message() -
 
 def test_bandwidth_up_is_that_of_large_messages_which_are_acknowledged() -> None:
     for qos, size, seen in ((0, LARGE, None), (1, LARGE - 1, None), (1, LARGE, 2 * LARGE)):
-        node = Controller()
+        node = NodeEstimates()
         node.published(qos, size, 0.5, 1.0)
         assert node.up.per_second == seen
 

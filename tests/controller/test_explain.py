@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.controller import Controller
 from flexspec_mq.controller.estimates import estimates
+from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.explain import Planned, in_words
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
@@ -94,7 +94,7 @@ def test_policies_have_their_names() -> None:
 
 
 def test_estimates_are_what_was_observed_and_measured_in_their_units() -> None:
-    node = Controller()
+    node = NodeEstimates()
     worker, version = node.worker("w", 0.0), node.version("v", 0.0)
     for number in range(4):
         worker.round_trip.update(0.02 + 0.001 * number, float(number))
@@ -120,7 +120,7 @@ def test_estimates_are_what_was_observed_and_measured_in_their_units() -> None:
 
 
 def test_each_estimate_is_documented_and_unknown_at_first() -> None:
-    node = Controller()
+    node = NodeEstimates()
     told = estimates(Observation(), node.worker("w", 0.0), node.version("v", 0.0), node)
     document = (Path(__file__).parents[2] / "docs" / "controller.md").read_text()
     assert [name for name in told if f"`{name}`" not in document] == []

@@ -7,7 +7,7 @@ import random
 import msgspec
 import pytest
 
-from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.estimators.worker import StatedTimes, WorkerEstimates
 from flexspec_mq.controller.observation import Observation
@@ -33,7 +33,7 @@ class Script:
 
     def __init__(
         self,
-        controller: Controller,
+        estimates: NodeEstimates,
         plan: Plan,
         *,
         way: float = 0.05,
@@ -42,7 +42,7 @@ class Script:
         worker: str = "w",
     ) -> None:
         request = SessionRequest(session=number, version="v", identity=identity(limit=LIMIT), prompt=PROMPT)
-        self.machine = EdgeSession(request, FixedPolicy(plan), random.Random(1), controller=controller)
+        self.machine = EdgeSession(request, FixedPolicy(plan), random.Random(1), estimates=estimates)
         self.now, self.way, self.number = start, way, number
         self.sent: list[Open | Draft | Poll] = []
         self.take(self.machine.start(start))
@@ -91,15 +91,15 @@ class Script:
         )
 
 
-def read(controller: Controller, plan: Plan, **how: object) -> Script:
+def read(estimates: NodeEstimates, plan: Plan, **how: object) -> Script:
     """A session whose prompt was read."""
-    script = Script(controller, plan, **how)  # type: ignore[arg-type]
+    script = Script(estimates, plan, **how)  # type: ignore[arg-type]
     script.decide(1, 0, 900)
     return script
 
 
 def test_after_a_hello_nothing_but_the_round_trip_is_told() -> None:
-    seen = Script(Controller(), Plan(4)).seen
+    seen = Script(NodeEstimates(), Plan(4)).seen
     assert seen.rtt == pytest.approx(0.05)
     assert seen == but(
         Observation(),
@@ -112,7 +112,7 @@ def test_after_a_hello_nothing_but_the_round_trip_is_told() -> None:
 
 
 def test_a_round_gives_a_sample_of_all_that_it_shows() -> None:
-    script = read(Controller(), Plan(4))
+    script = read(NodeEstimates(), Plan(4))
     for _ in range(3):
         script.draft(2, 2, each=0.01)
         script.decide(3, 10, 40)
@@ -129,7 +129,7 @@ def test_a_round_gives_a_sample_of_all_that_it_shows() -> None:
 
 def test_a_forward_takes_no_longer_than_one_for_which_the_worker_drafted() -> None:
     """Prompts are short: the only forwards without drafts are those in which the worker's draft reads them."""
-    node = Controller()
+    node = NodeEstimates()
     for number in range(6):
         script = read(node, Plan(0, ahead=8, worker_draft=8), number=number)
         script.decide(1, 0, 95)
@@ -141,7 +141,7 @@ def test_a_forward_takes_no_longer_than_one_for_which_the_worker_drafted() -> No
 
 
 def test_an_answer_to_a_poll_tells_the_round_trip_and_nothing_of_forwards() -> None:
-    script = read(Controller(), Plan(0, ahead=256, worker_draft=8, trip_age=5.0))
+    script = read(NodeEstimates(), Plan(0, ahead=256, worker_draft=8, trip_age=5.0))
     for _ in range(6):
         script.decide(3, 0, 50, drafted=4)
     assert not any(isinstance(one, Poll) for one in script.sent)
@@ -163,34 +163,34 @@ def test_an_answer_to_a_poll_tells_the_round_trip_and_nothing_of_forwards() -> N
 def test_each_batch_begins_at_its_own_first_place_sent_or_not(
     in_flight: int, count: int, known: tuple[float, ...]
 ) -> None:
-    script = read(Controller(), Plan(2, in_flight))
+    script = read(NodeEstimates(), Plan(2, in_flight))
     script.draft(count)
     script.decide(count)
     assert script.machine._control.version.acceptance.known[:3] == known
 
 
 def test_what_a_session_saw_is_known_to_the_next_one() -> None:
-    controller = Controller()
-    first = read(controller, Plan(4))
+    estimates = NodeEstimates()
+    first = read(estimates, Plan(4))
     for _ in range(10):
         first.draft(3, 1, each=0.01)
         first.decide(4, 5, 40)
-    next_one = Script(controller, Plan(4), start=first.now, number=2)
+    next_one = Script(estimates, Plan(4), start=first.now, number=2)
     for name in ("rtt", "forward", "queue", "acceptance", "judged", "draft_time"):
         assert getattr(next_one.seen, name) == getattr(first.seen, name), name
 
 
 def test_what_is_known_of_a_worker_and_of_a_version_is_theirs_alone() -> None:
-    controller = Controller()
-    first = read(controller, Plan(4))
+    estimates = NodeEstimates()
+    first = read(estimates, Plan(4))
     for _ in range(10):
         first.draft(4)
         first.decide(5, 5, 40)
-    other = Script(controller, Plan(4), start=first.now, number=2, worker="other")
+    other = Script(estimates, Plan(4), start=first.now, number=2, worker="other")
     assert (other.seen.forward, other.worker.compute.mean) == (0.0, None)
     assert other.seen.acceptance == first.seen.acceptance
     script = SessionRequest(session=3, version="other", identity=identity(), prompt=PROMPT)
-    machine = EdgeSession(script, FixedPolicy(Plan(4)), random.Random(1), controller=controller)
+    machine = EdgeSession(script, FixedPolicy(Plan(4)), random.Random(1), estimates=estimates)
     machine.start(first.now)
     assert machine.observation.acceptance == Observation().acceptance
 
@@ -213,7 +213,7 @@ def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_pro
     """Ten pieces of 64 tokens ride along with as many forwards."""
 
     def asked(*drafted: int) -> int:
-        control = SessionController(Controller(), FixedPolicy(Plan(4)), RoundTrip(), "v", 650)
+        control = SessionController(NodeEstimates(), FixedPolicy(Plan(4)), RoundTrip(), "v", 650)
         for one in drafted:
             told = msgspec.structs.replace(verdict((), (7,)), drafted=one)
             control.took(told, Added(), 0.0, mine=True, may=True)
@@ -225,11 +225,11 @@ def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_pro
 
 
 def test_a_first_answer_that_an_outage_held_back_is_no_round_trip() -> None:
-    assert Script(Controller(), Plan(4), way=8.0).seen.rtt is None
+    assert Script(NodeEstimates(), Plan(4), way=8.0).seen.rtt is None
 
 
 def test_what_a_worker_says_of_its_times_holds_until_they_are_measured() -> None:
-    node = Controller()
+    node = NodeEstimates()
     node.stated("w", StatedTimes(0.5, 0.01, 0.03), 0.0)
     node.stated("other", StatedTimes(9.0), 0.0)
     assert node.worker(None, 0.0).stated == StatedTimes(), (
@@ -245,7 +245,7 @@ def test_what_a_worker_says_of_its_times_holds_until_they_are_measured() -> None
 
 
 def test_one_of_the_sessions_at_a_worker_asks_for_its_round_trip() -> None:
-    node = Controller()
+    node = NodeEstimates()
     first, second = (Script(node, Plan(0, ahead=8), number=number) for number in (1, 2))
     asks = [
         script.machine._control.wants_trip(2.0, 10.0 + number)
@@ -256,7 +256,7 @@ def test_one_of_the_sessions_at_a_worker_asks_for_its_round_trip() -> None:
 
 def test_only_where_the_worker_waited_for_drafts_their_wait_is_one_for_others() -> None:
     for ahead, waits in ((0, True), (64, False)):
-        script = read(Controller(), Plan(2, ahead=ahead))
+        script = read(NodeEstimates(), Plan(2, ahead=ahead))
         for _ in range(20):
             script.draft(2)
             script.decide(3, 30, 40)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
-from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.session import EdgeSession
@@ -122,12 +122,14 @@ def verdict(
     return Verdict(1, attempt, 0, len(prefix), tuple(tokens), after, fin, 0, 0, worker, lease)
 
 
-def session(plan: Plan | None = None, controller: Controller | None = None, **changes: object) -> EdgeSession:
+def session(
+    plan: Plan | None = None, estimates: NodeEstimates | None = None, **changes: object
+) -> EdgeSession:
     """A session that has not begun."""
     fields: dict[str, object] = {"session": 1, "version": "v", "identity": identity(), "prompt": PROMPT}
     request = SessionRequest(**(fields | changes))  # type: ignore[arg-type]
     policy = FixedPolicy(plan or Plan(2, 1))
-    return EdgeSession(request, policy, random.Random(1), controller=controller)
+    return EdgeSession(request, policy, random.Random(1), estimates=estimates)
 
 
 def started(plan: Plan | None = None, **changes: object) -> EdgeSession:

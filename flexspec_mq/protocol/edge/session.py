@@ -10,7 +10,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
-from flexspec_mq.controller.controller import Controller
+from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.session import Added, SessionController
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
@@ -86,7 +86,7 @@ class EdgeSession:
         request: text to generate.
         policy: asked for a plan before each batch.
         rng: jitter.
-        controller: knowledge of the node from other sessions; None when there is none.
+        estimates: knowledge of the node from other sessions; None when there is none.
         device: reads energy and battery of the device; None where nothing tells.
         give_up, queue_timeout: see `SessionTimers`.
 
@@ -106,7 +106,7 @@ class EdgeSession:
         request: SessionRequest,
         policy: Policy,
         rng: random.Random,
-        controller: Controller | None = None,
+        estimates: NodeEstimates | None = None,
         device: Callable[[], DeviceReading] | None = None,
         *,
         give_up: float = 30.0,
@@ -121,7 +121,7 @@ class EdgeSession:
         self.surprises: Counter[tuple[EdgeState, EdgeEvent]] = Counter()
         self._rtt = RoundTrip()
         self._control = SessionController(
-            controller or Controller(), policy, self._rtt, request.version, len(request.prompt), device
+            estimates or NodeEstimates(), policy, self._rtt, request.version, len(request.prompt), device
         )
         self._text = SessionText(request)
         self._peers = Peers()

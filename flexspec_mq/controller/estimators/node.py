@@ -1,4 +1,4 @@
-"""Knowledge of a node that outlives its sessions: one `Controller` for all of them."""
+"""Estimates of a node that outlive its sessions: one `NodeEstimates` for all of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class VersionEstimates:
         self.newest: Planned | None = None
 
 
-class Controller:
+class NodeEstimates:
     """Estimates of the link, workers, versions and draft, over all sessions of a node.
 
     New sessions begin with the newest round trip, as RFC 9040 has it for TCP connections between the same hosts.

@@ -109,7 +109,7 @@ class _Path:
         )
 
 
-class ColocatedDrafts:
+class WorkerDrafter:
     """Drafts for the sessions of a worker, on the engine's thread.
 
     Drafts are hints: a drafter that raises is not asked again, and the texts go on without it. Beyond so many tokens of

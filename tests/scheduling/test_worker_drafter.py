@@ -19,9 +19,9 @@ from flexspec_mq.drafting.model_drafter import ModelDrafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.scheduling.colocated import ColocatedDrafts
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
+from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 from tests.cloud_worker.test_engine import (
     LIMIT,
     PROMPTS,
@@ -108,7 +108,7 @@ def drafter_of(kind: str, rng: random.Random) -> PricedDrafter:
 @given(st.integers(8, 150), st.integers(0, 2**32))
 def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill: int, seed: int) -> None:
     rng = random.Random(seed)
-    drafts = ColocatedDrafts(drafter_of(kind, rng), "draft", most_tokens=400)
+    drafts = WorkerDrafter(drafter_of(kind, rng), "draft", most_tokens=400)
     engine = ModelEngine(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
     own = write_all(engine, rng, texts=(0, 2, 3), limit=16, rooms=(0, 1, 4, 8), jumps=0.05)
     assert own > 0 or kind == "lookup"
@@ -120,7 +120,7 @@ def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> No
     engine = ModelEngine(
         model_of(),
         prefill=1000,
-        drafts=ColocatedDrafts(model, "draft"),
+        drafts=WorkerDrafter(model, "draft"),
         draft_budget=DraftBudget(rationed=False),
     )
     engine.scheduler.add(with_room(3, 0, 8))
@@ -135,7 +135,7 @@ def test_a_draft_that_is_right_decides_its_room_and_one_more_in_one_step() -> No
 def test_an_end_of_text_in_the_workers_own_draft_ends_draft_and_verdict() -> None:
     truth = written(2)
     end = next(i for i in range(2, 7) if truth[i] not in truth[:i])
-    drafts = ColocatedDrafts(ModelDrafter(model_of(), max_context=4096), "draft")
+    drafts = WorkerDrafter(ModelDrafter(model_of(), max_context=4096), "draft")
     engine = ModelEngine(model_of(), prefill=1000, drafts=drafts, draft_budget=DraftBudget(rationed=False))
     run_to_first = item(2, 0, wanted=identity(2, eos=(truth[end],)))
     engine.scheduler.add(run_to_first)
@@ -153,7 +153,7 @@ def test_one_that_raises_is_not_asked_again_and_the_texts_go_on(caplog: pytest.L
             raise MemoryError("no room for the draft's keys and values")
 
     broken = Broken(random.Random(1))
-    drafts = ColocatedDrafts(broken, "draft")
+    drafts = WorkerDrafter(broken, "draft")
     engine = ModelEngine(model_of(), prefill=1000, drafts=drafts)
     text: list[int] = []
     with caplog.at_level(logging.ERROR):
@@ -172,7 +172,7 @@ def test_what_the_drafter_may_hold_is_bounded_and_all_is_freed(
     calls: list[tuple[int, bool]], most: int
 ) -> None:
     scripted = Scripted(random.Random(0))
-    drafts = ColocatedDrafts(scripted, "draft", most_tokens=most)
+    drafts = WorkerDrafter(scripted, "draft", most_tokens=most)
     held: dict[int, int] = {}
     for session, free in calls:
         one = replace(with_room(session % len(PROMPTS), 2, 4), key=("edge", session))
@@ -240,7 +240,7 @@ def work(context: Sequence[int], prompt: int, room: int, number: int = 1) -> Wor
 def test_a_prompt_is_read_to_its_end_or_not_begun(prompt: int, begun: bool) -> None:
     """Each piece leaves less to read, for less and less of the text: it pays all the more. A long one never pays."""
     drafter, cost = Priced(prompt), ForwardCost()
-    drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
+    drafts = WorkerDrafter(drafter, "draft", clock=lambda: drafter.now)
     budget = DraftBudget(cost)
     for _ in range(4):
         cost.observe(1, 0, 0, 25.0)
@@ -269,7 +269,7 @@ def test_a_prompt_is_read_to_its_end_or_not_begun(prompt: int, begun: bool) -> N
 def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
     model = Priced(300)
     hybrid = HybridDrafter(model, PromptLookupDrafter(max_context=4096))
-    drafts = ColocatedDrafts(hybrid, "draft", clock=lambda: model.now)
+    drafts = WorkerDrafter(hybrid, "draft", clock=lambda: model.now)
     cost = ForwardCost()
     budget = DraftBudget(cost, rationed=False)
     text = [*([1, 2, 3, 4, 5] * 62), *range(100, 130)]
@@ -284,7 +284,7 @@ def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:
 def test_who_reads_a_prompt_waits_for_no_lookups_of_others() -> None:
     """A drafter answers those that found something first, alone; the others are asked again in the same step."""
     model = ModelDrafter(model_of(), max_context=4096, prefill=64)
-    drafts = ColocatedDrafts(HybridDrafter(model, PromptLookupDrafter(max_context=4096)), "draft")
+    drafts = WorkerDrafter(HybridDrafter(model, PromptLookupDrafter(max_context=4096)), "draft")
     budget = DraftBudget(rationed=False)
     finds = work([1, 2, 3, 4, 5] * 30, 120, 2)
     rng = random.Random(5)
@@ -303,7 +303,7 @@ def test_what_is_looked_up_for_some_is_no_loss_to_the_others(sessions: int) -> N
 
     def drafted(budget: DraftBudget, count: int) -> int:
         """Tokens that a worker drafts itself for a forward of texts that are half written."""
-        drafts = ColocatedDrafts(drafter, "draft", clock=lambda: drafter.now)
+        drafts = WorkerDrafter(drafter, "draft", clock=lambda: drafter.now)
         items = [work([*range(40)], 30, 8, number) for number in range(count)]
         rows = budget.allocate({each.key: 0 for each in items}, count)
         return sum(map(len, drafts.draft(items, rows, budget).values()))
