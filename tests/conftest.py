@@ -80,7 +80,7 @@ def one_thread_for_tiny_models(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What whoever runs the tests has configured for daemons of their own changes nothing."""
+    """Hide the user's own settings for daemons from the tests: environment variables and configuration folder."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(
@@ -93,7 +93,7 @@ def no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="session")
 def mosquitto() -> Iterator[PrivateBroker]:
-    """One broker on a free loopback port for the whole run. Use names of your own; do not stop it."""
+    """A broker on a free loopback port for the whole run. Use names of your own; do not stop it."""
     with PrivateBroker() as broker:
         yield broker
 

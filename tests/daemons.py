@@ -232,7 +232,7 @@ def wanting(
 
 
 def alone(request: GenerationRequest) -> tuple[int, ...]:
-    """What the target alone would write."""
+    """Reference text: tokens that the target writes without any drafts."""
     seed, ignore_eos = request.sampling.seed, request.ignore_eos
     identity = Identity(1, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, request.limit)
     asked = SessionRequest(session=1, version="base", identity=identity, prompt=request.prompt)

@@ -1,4 +1,4 @@
-"""What no edge should send."""
+"""Payloads that no edge should send."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def run_apart(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def good(*arguments: str | Path) -> str:
-    """What a command says that ends well."""
+    """Standard output of a command that must succeed."""
     done = run(*arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -1,6 +1,6 @@
 """The access rules as Mosquitto enforces them: every user × topic × (publish, read, share, will).
 
-What is allowed is taken from the rules' own table, which `TABLE`, written by hand, holds to what it should say.
+Permissions are expected as the rules state them, and the rules are compared with `TABLE`, which is written by hand.
 """
 
 from __future__ import annotations

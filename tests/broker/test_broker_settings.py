@@ -1,4 +1,4 @@
-"""What may be rendered, and what it says."""
+"""Broker settings: those that are refused, and the configuration files that the others are rendered to."""
 
 from __future__ import annotations
 

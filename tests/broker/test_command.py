@@ -41,7 +41,7 @@ def test_run_tells_of_mosquittos_own_end(tmp_path: Path) -> None:
 
 def test_mosquittos_notices_are_heard_only_when_asked_for(tmp_path: Path) -> None:
     def lines(*flags: str) -> list[str]:
-        """What `run` writes to standard error while a client comes and goes."""
+        """Lines that `run` writes to standard error while a client connects and disconnects."""
         log = tmp_path / "log"
         with running(None, log, *flags) as (_, ready):
             assert run("check", f"127.0.0.1:{ready['port']}").returncode == 0

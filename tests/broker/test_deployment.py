@@ -68,7 +68,7 @@ async def test_from_nothing_to_a_message_and_out_again(tmp_path: Path, flags: tu
                         assert event.payload == b"open"
                         break
 
-            # One more device gets in at once, and nobody is disconnected.
+            # Another device gets in at once, and nobody is disconnected.
             good("add-device", directory, "carol")
             await connected(stack, client(directory, "edge", "carol"))
 

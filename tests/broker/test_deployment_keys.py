@@ -27,7 +27,7 @@ PATIENCE = 20.0
 
 
 def handed(directory: Path, role: KeyRole, name: str) -> KeyIdentity:
-    """What a client is handed, read as it reads it."""
+    """Identity in the key file that a client is handed, read as the client reads it."""
     return read_identity(directory / "hand-out" / role.value / name / "keys.json", role)
 
 

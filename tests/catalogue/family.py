@@ -137,6 +137,6 @@ ATTACKS: dict[str, tuple[Reason, bytes]] = {
     "equivocation": (Reason.EQUIVOCATION, sealed(epoch=NOW, lifetime=2 * DAY)),
     "a cleared topic": (Reason.EMPTY, b""),
 }
-"""What a reader that adopted `catalogue()` at `NOW` refuses at `LATER`, and why."""
+"""Attacks on a reader that adopted `catalogue()` at `NOW`: reason and payload, refused at `LATER`."""
 
 LATER = NOW + 50.0

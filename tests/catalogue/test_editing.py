@@ -71,7 +71,7 @@ def test_canaries_take_no_more_than_all_new_sessions() -> None:
         published(catalogue, "third", share=11)
     assert "--share 10" in refused.value.hint
     full = published(catalogue, "third", share=10)
-    # What it had before does not count beside what it gets, nor what takes no new sessions any more.
+    # A version's former share does not count beside its new one, nor does the share of a draining version.
     assert published(full, "new", share=30).versions[1].share == 30
     assert published(drain(full, LATER, "new"), "fourth", share=70).versions[-1].share == 70
     assert states(published(full, "fifth", state=VersionState.STABLE))["fifth"] == "stable"

@@ -1,6 +1,6 @@
-"""What a follower takes up and what it refuses.
+"""The follower of a catalogue: updates that it adopts, and attacks that it refuses.
 
-Thresholds, resets, older keys, and catalogues that wait for their keys are held by `test_follower_stateful`.
+Thresholds, resets, older keys, and catalogues that wait for their keys are tested in `test_follower_stateful`.
 """
 
 from __future__ import annotations

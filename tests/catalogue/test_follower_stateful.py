@@ -40,7 +40,7 @@ class Sent:
 
 @dataclass
 class Known:
-    """What a reader that makes no mistake would hold."""
+    """Reference model: the state of a reader that makes no mistake."""
 
     keys: KeySet | None = None
     epoch: int = 0
@@ -88,7 +88,7 @@ class Known:
 
 
 class Plug(RuleBasedStateMachine):
-    """One follower on one disk, and whatever comes."""
+    """State machine: a follower and its disk, given arbitrary messages while power fails at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ class Plug(RuleBasedStateMachine):
         if early:
             self.keys(1, [ONLINE], 1, 0, forged=False, fate="adopt")
 
-    # Of a message that is accepted: all goes well, or the plug is pulled before, while or after it is saved.
+    # Fates of an accepted message: all goes well, or power fails before, while or after it is saved.
     FATES = st.sampled_from(("adopt", "adopt", "adopt", "before", "while", "after"))
 
     @rule(seconds=st.sampled_from((1, 60, 4000, 100_000)))

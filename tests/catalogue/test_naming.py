@@ -1,4 +1,4 @@
-"""What the names of a family mean, and which conversations try a canary."""
+"""Names of versions and channels: the version that each resolves to, and the conversations that try a canary."""
 
 from __future__ import annotations
 

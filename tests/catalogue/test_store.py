@@ -1,4 +1,4 @@
-"""What a follower keeps on disk survives whatever ends the program."""
+"""The follower's store: records on disk survive whatever ends the program."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_families_keep_apart(tmp_path: Path) -> None:
 
 
 def test_a_file_that_a_killed_program_left_half_written_is_as_if_it_were_not(tmp_path: Path) -> None:
-    """Of each length, beside the record before it; the next save clears it away."""
+    """Partial files of several lengths, beside the last record, are ignored, and the next save deletes them."""
     store = Store(tmp_path, FAMILY)
     Store(tmp_path / "whole", FAMILY).save(NEW)
     data = Store(tmp_path / "whole", FAMILY).path.read_bytes()

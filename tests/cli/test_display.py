@@ -1,4 +1,4 @@
-"""What terminals show: answers of whoever wrote them, bars, and text that cannot steer the terminal."""
+"""Terminal output: answers coloured by their writers, progress bars, and text that cannot steer the terminal."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ sys.exit(subprocess.run([sys.executable, "-c", code], preexec_fn=group).returnco
 
 
 def on_a_terminal(where: str) -> str:
-    """What a program's stages look like on a terminal, in whose foreground or background it runs."""
+    """Output of a program's stages on a terminal, in whose foreground or background it runs."""
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-c", _ON_A_TERMINAL, where])  # noqa: S606  no shell is wanted

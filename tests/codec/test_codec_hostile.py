@@ -252,7 +252,7 @@ def test_too_many_tokens_are_counted_before_they_are_unpacked(prompt: int, commi
 @given(message=messages, most=st.integers(0, 500))
 @settings(deadline=None)
 def test_a_receiver_reads_no_more_tokens_than_it_can_use(message: Message, most: int) -> None:
-    """What is of no use is refused by name of its session, so that its sender can be told."""
+    """A message with more tokens is refused with the name of its session, so that its sender can be told."""
     fields = ("prompt", "committed", "draft", "tokens")
     total = sum(len(getattr(message, field, ())) for field in fields)
     payload, codec = CODEC.encode(message), Codec(most)

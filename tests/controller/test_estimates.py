@@ -56,7 +56,7 @@ def test_it_is_a_probability_for_every_place(batches: list[tuple[int, int, bool,
 def test_a_constant_chance_is_found_at_every_place(chance: float, seed: int) -> None:
     acceptance = play(Acceptance(), [chance] * 4, 300, seed)
     for share, known in list(zip(acceptance.places, acceptance.known, strict=True))[:4]:
-        # What a place leans on is as uncertain as itself at worst.
+        # All places together, on which each place leans, are at worst as uncertain as the place itself.
         assert abs(share - chance) < 4.5 * (chance * (1 - chance) / (known + 4)) ** 0.5 + 0.1
 
 

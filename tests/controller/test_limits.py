@@ -91,7 +91,7 @@ def test_no_plan_is_beyond_a_limit_that_another_is_within(
             within = [one for one in told if (one.j_per_token or inf) <= max(most, least)]
             fastest = min((one.ms_per_token or inf for one in within), default=inf) / 1000
             assert (chosen.ms_per_token or inf) / 1000 <= max(pace.allowed(target, seen), fastest) * 1.2
-        # What is told of the choice is what the plan does, and what was told of the others is so.
+        # The alternative that is marked as chosen is the one that the plan carries out.
         assert bool(plan.draft_length) == chosen.name.startswith("device")
 
 

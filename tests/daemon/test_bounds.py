@@ -1,4 +1,4 @@
-"""What is bounded: lines that others can bring about, maps, and what Python looks through for garbage."""
+"""Bounds on log lines that others can cause, on maps, and on the objects that garbage collection visits."""
 
 from __future__ import annotations
 

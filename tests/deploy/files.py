@@ -1,4 +1,4 @@
-"""What stands in ``deploy/``, read as those read it who use it."""
+"""Readers of the files in ``deploy/``, which parse them as systemd, compose and our programs do."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_model_that_only_transformers_knows(tmp_path: Path) -> None:
 def test_a_columns_dice_are_its_tokens(
     logits: list[float], temperature: float, seed: int, data: st.DataObject
 ) -> None:
-    """What the full head chooses, a trimmed one chooses too, as long as it has that id."""
+    """Trimmed LM head: it chooses the same token as the full head, as long as it has that id."""
     params = SamplingParams(temperature, 0, 1.0, seed)
     wanted = choose(np.array(logits, dtype=np.float32), params, len(CONTEXT))
     others = data.draw(st.sets(st.integers(0, len(logits) - 1)))

@@ -38,7 +38,7 @@ def prompt(number: int, length: int) -> tuple[int, ...]:
 
 
 def alone(model: PackedModel, context: Sequence[int], count: int) -> list[int]:
-    """What the model writes behind a context, greedily, with nothing else in any forward."""
+    """Reference text: greedy tokens after a context, with no other session in any forward."""
     kv = model.new_kv()
     written = [int(model.forward([ModelInput(kv, context)])[0].argmax())]
     while len(written) < count:
@@ -103,7 +103,7 @@ def test_unread_prompts_share_a_forward_and_none_waits_for_ever(model: PackedMod
     assert recording.fed == [[16] * 4]
     drafter.draft([asked(number, prompt(number, 100)) for number in range(6)])
     assert recording.fed[1] == [16] * 4
-    # Those that had no turn come first.
+    # Sessions that had no turn come first.
     kvs = [drafter._sessions[number].kv.length for number in range(6)]
     assert kvs == [32, 32, 16, 16, 16, 16]
 
@@ -182,7 +182,7 @@ def common(one: list[int], other: list[int]) -> int:
 
 
 def expected(context: list[int], guesses: dict[tuple[int, ...], int]) -> int:
-    """Of guesses by the text that they were made after."""
+    """Length of the run of right guesses at a context's end; each guess is keyed by the text before it."""
     length = 0
     for place, token in enumerate(context):
         guess = guesses.get(tuple(context[:place]))

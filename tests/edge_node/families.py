@@ -38,11 +38,7 @@ def version(name: str, state: VersionState, share: int = 0) -> CatalogueVersion:
 
 @dataclass
 class Family:
-    """A family with keys of its own, under a name of its own.
-
-    Attributes:
-        epoch: of the next catalogue; rises with each.
-    """
+    """A family with keys and a name of its own; `epoch` is that of the latest catalogue and rises with each."""
 
     name: str = field(default_factory=lambda: f"fam{next(_numbers)}")
     root: PrivateKey = field(default_factory=PrivateKey.generate)

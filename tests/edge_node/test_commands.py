@@ -1,4 +1,4 @@
-"""What `ask` and `batch` read, what they show, event by event, and how they end."""
+"""Commands `ask` and `batch`: their input, their output event by event, and how they end."""
 
 from __future__ import annotations
 

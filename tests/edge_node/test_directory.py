@@ -192,7 +192,7 @@ def test_a_version_counts_where_a_worker_says_that_it_is_ready() -> None:
     assert workers.status("base") is None
 
 
-# What an edge tells of its versions
+# Figures that an edge reports for each version
 
 
 def wrote(

@@ -1,4 +1,4 @@
-"""What a text takes out of the device, and the limits that users set: meters, batteries, and who keeps them."""
+"""Energy that a text takes, modelled or measured; limits that users set, and batteries."""
 
 from __future__ import annotations
 

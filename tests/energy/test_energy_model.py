@@ -201,7 +201,7 @@ def test_every_source_is_used_and_says_more_than_a_name() -> None:
     everything: list[Device | Radio] = [*presets.devices.values(), *presets.radios.values()]
     used = {figure.source for one in everything for figure in figures_of(one).values()}
     assert used <= set(presets.sources)
-    # One that only others refer to.
+    # A source that only other sources refer to.
     assert {key for key in presets.sources if key not in used} <= {"ark-2026"}
     assert all(len(text) > 40 for text in presets.sources.values())
 

@@ -80,12 +80,9 @@ class Site:
         return HeadConfig(link=link, head=HeadOptions(family=self.family, state_dir=self.folder / state))
 
     def head(self, name: str, change: Callable[[dict[str, torch.Tensor]], object] = id, **facts: Any) -> Path:
-        """A LoRA head of one layer for a base that nobody has; its scale is another for each name.
+        """A LoRA head of one layer for a base that nobody has, with a scale that depends on its name.
 
-        Args:
-            name: of its folder.
-            change: what is to be changed in its tensors.
-            facts: of its manifest.
+        `change` edits its tensors; `facts` are fields of its manifest.
         """
         folder = self.folder / name
         folder.mkdir()
@@ -122,14 +119,14 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 def ok(run: Run, *words: object) -> str:
-    """What a command says that ends well."""
+    """Standard output of a command that must succeed."""
     code, out, err = run(*words)
     assert code == 0, err
     return out
 
 
 def refused(run: Run, says: str, *words: object, code: int = 2) -> str:
-    """What a command says that refuses."""
+    """Standard error of a command that must end with this exit code and message."""
     ended, _, err = run(*words)
     assert ended == code, (words, err)
     assert says in err, (words, err)
@@ -161,7 +158,7 @@ def begun(site: Site, run: Run) -> Site:
 
 
 def reader(site: Site) -> LinkSettings:
-    """Of a link of its own to the site's broker."""
+    """Settings of a separate link to the site's broker."""
     return LinkSettings(
         host=site.mosquitto.host, port=site.mosquitto.port, client_id=f"reader-{next(_numbers)}"
     )
@@ -176,7 +173,7 @@ async def cleared(site: Site, *cleared: str) -> None:
 
 
 async def retained(site: Site, topic: str, *publish: bytes) -> bytes:
-    """What the broker keeps on a topic, after these were published there."""
+    """Payload that the broker retains on a topic, after these were published there."""
     async with mqtt_link(reader(site)) as link:
         await link.wait_up(5)
         for payload in publish:
@@ -205,7 +202,7 @@ EDITS: dict[tuple[str, ...], dict[str, object]] = {
     ("rollback", "v1"): {"v1": STABLE, "v2": DRAINING},
     ("retire", "v2"): {"v1": STABLE, "v2": RETIRED},
 }
-"""What becomes of a stable v1 and its canary v2, one edit after the other."""
+"""Edits of a stable v1 and its canary v2, one after the other, with the states after each."""
 
 
 def test_a_life_of_versions(begun: Site, run: Run) -> None:
@@ -504,7 +501,7 @@ async def published(site: Site, number: int, both_read: asyncio.Barrier) -> None
 
 
 def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one of them wrote is lost; neither may think that all is well."""
+    """Either write may be lost, so neither publisher may think that all is well."""
     monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.SETTLE", 1.0)
 
     async def publish(*numbers: int) -> list[BaseException | None]:

@@ -150,7 +150,7 @@ def tell(evidence: Evidence, digest: bytes, sample: Sample) -> None:
 
 
 def decided(seed: int, before: Simulated, stable: Simulated, canary: Simulated) -> tuple[Decision, int]:
-    """What becomes of a canary that comes after 100 answers of the stable version, and after how many answers."""
+    """Decision on a canary that comes after 100 answers of the stable version, and its answers until then."""
     draw, evidence = random.Random(seed), Evidence("fam")
     judge = Judge(DEFAULT_RULE, Statuses(evidence))
     assert not list(judge.verdicts(catalogue(canary=False)))
@@ -186,7 +186,7 @@ def test_a_bad_canary_is_aborted_where_the_load_falls_as_it_comes() -> None:
 
 
 def word(base: bytes = b"", **workers: tuple[State | None, State | None]) -> tuple[Decision, str]:
-    """What becomes of a canary that no edge has told of, by what each worker says of the stable version and of it."""
+    """Decision on a canary without answers, and why, by the states of stable version and canary at each worker."""
     statuses = Statuses(Evidence("fam"))
     for name, states in workers.items():
         versions = tuple(
@@ -253,7 +253,7 @@ CANARIES = {
 
 @pytest.mark.parametrize("canary", CANARIES.values(), ids=CANARIES.keys())
 def test_a_bad_canary_is_aborted_within_60_answers(canary: Simulated) -> None:
-    """Of 20 of each kind; of 300 with half the acceptance, 2 were not, and of the others none."""
+    """20 runs of each kind. In 300 runs of each, 2 with half the acceptance were not aborted, of the others none."""
     for seed in range(20):
         verdict, answers = run(canary, seed)
         assert verdict.decision is Decision.ABORT, (seed, verdict)
@@ -266,7 +266,7 @@ def test_good_canaries_are_not_aborted_and_are_promoted() -> None:
 
 
 def test_hardly_any_good_canary_is_aborted() -> None:
-    """Of 500 at 60 answers each, looked at after every one: none with these seeds."""
+    """500 runs of 60 answers, judged after each answer: with these seeds none is aborted."""
     # Nor is any promoted: there were less answers than that asks for.
     assert all(run(Simulated(), seed)[0].decision is Decision.WAIT for seed in range(500))
 

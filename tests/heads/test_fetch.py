@@ -75,7 +75,7 @@ def name(root: Path) -> bytes:
 
 
 def held(cache: Path) -> list[str]:
-    """What a reader of the cache can see."""
+    """Names of the heads that a reader of the cache sees."""
     return sorted(path.name for path in cache.iterdir() if path.is_dir()) if cache.is_dir() else []
 
 

@@ -62,7 +62,7 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words
         assert word in error, error
 
 
-# What never gets as far as a broker
+# Errors that are found before a broker is asked
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def reference() -> Reference:
 def alone(
     prompt: tuple[int, ...], params: SamplingParams, limit: int, eos: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """What the target alone writes, by transformers' own code and a second writing of how tokens are chosen."""
+    """Reference text: the target alone, by transformers' own code and a second implementation of sampling."""
     dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
     return tuple(reference().write(Text(0, prompt, dice, limit, eos)).tokens)
 
@@ -137,7 +137,7 @@ async def read(generation: Generation) -> tuple[int, ...]:
 
 
 async def begun(generation: Generation, tokens: int) -> asyncio.Task[tuple[int, ...]]:
-    """What reads a text of which at least so many tokens have come."""
+    """Task that reads a text to its end, returned once at least so many tokens have come."""
     reading = asyncio.create_task(read(generation))
     await until(lambda: len(generation.machine.committed) >= tokens, PATIENCE)
     return reading

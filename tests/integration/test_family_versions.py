@@ -72,7 +72,7 @@ def save_adapters(folder: Path, *names: str, base: Path | None = None) -> None:
 def write(
     model: TargetModel, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT
 ) -> tuple[int, ...]:
-    """What one version alone writes, one token at a time."""
+    """Reference text of a version, decoded alone, one token at a time."""
     kv, tokens, out = model.new_kv(), list(prompt), list[int]()
     while len(out) < LENGTH:
         logits = to_numpy(model.forward([ModelInput(kv, tokens, 1, head)]))
@@ -83,7 +83,7 @@ def write(
 
 @dataclass
 class Family:
-    """What is served, and a model of our own that says what each version alone writes."""
+    """A family that is served, and a local model that writes the reference text of each version."""
 
     adapters: Path
     operator: Operator
@@ -92,7 +92,7 @@ class Family:
     facts: dict[str, object]
 
     def write(self, head: str, params: SamplingParams, prompt: tuple[int, ...] = PROMPT) -> tuple[int, ...]:
-        """What one head alone writes, one token at a time."""
+        """Reference text of a head, decoded alone, one token at a time."""
         return write(self.model, head, params, prompt)
 
     def begin(self) -> None:
@@ -144,7 +144,7 @@ async def worker(broker: PrivateBroker, family: Family, state: Path) -> AsyncIte
 
 
 def edge(broker: PrivateBroker, family: Family) -> AbstractAsyncContextManager[EdgeNode]:
-    """One whose draft is always wrong, which costs time and changes nothing."""
+    """An edge whose draft is always wrong, which costs time and changes nothing."""
     return edge_of(
         broker, "e1", SimulatedDrafter(lambda _seed, context: len(context) % 1000, 2048), family.text
     )

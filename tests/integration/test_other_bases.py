@@ -43,7 +43,7 @@ from tests.integration.test_family_versions import (
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
 
 LAYERS, OTHER_LAYERS = 9, 8
-"""Of the family's base and of the other one, which write different texts."""
+"""Layers of the family's base and of the other base, which write different texts."""
 
 
 def save_base(folder: Path, layers: int) -> Path:
@@ -115,7 +115,7 @@ def site(tmp_path: Path, own_mosquitto: PrivateBroker, one_thread: None) -> Site
 
 @asynccontextmanager
 async def workers(site: Site) -> AsyncIterator[None]:
-    """One on each base."""
+    """A worker on each base."""
     async with AsyncExitStack() as stack:
         for name, base in (("w1", "first"), ("w2", "other")):
             flags = ("--family", FAMILY, "--root-key", site.operator.root.public.hex())
@@ -128,7 +128,7 @@ async def workers(site: Site) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def edge(site: Site) -> AsyncIterator[EdgeNode]:
-    """One that follows the family."""
+    """An edge that follows the family."""
     followed = FamilyCatalogue(FAMILY, site.operator.root.public, Store(site.folder / "edge", FAMILY))
     drafter = SimulatedDrafter(lambda _seed, context: len(context) % 1000, 2048)
     async with edge_of(site.broker, "e1", drafter, site.first.text, family=followed) as node:

@@ -245,7 +245,7 @@ async def test_a_device_speaks_for_no_other_device(keys: KeyedDeployment, broker
 async def test_an_old_open_is_work_for_nothing_and_no_text(
     keys: KeyedDeployment, broker: PrivateBroker
 ) -> None:
-    """What the broker's operator can still do: have a worker that has forgotten a session begin it again."""
+    """Replay, which the broker's operator can still do: a worker that forgot a session begins it again."""
     file = keys.worker_file("w1")
     async with (
         linked(hearing(broker)) as link,

@@ -127,7 +127,7 @@ async def test_a_revoked_worker_is_left_for_another(
         await until(lambda: len(generation.machine.committed) >= 20)
         statement = keys.revoke("w1")
         await link.publish(statement.topic, statement.payload, qos=1, retain=True)
-        # One that is revoked is told nothing more, nor believed, though the broker has not put it out.
+        # A revoked worker is told nothing more, nor believed, though the broker has not disconnected it.
         await until(lambda: node.refused)
         async with worker_at(mqtt_link, "w2", at=at(broker, "w-l2"), keys=files[1]):
             await first.worker.leave_version("base")

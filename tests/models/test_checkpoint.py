@@ -1,4 +1,4 @@
-"""What is read without transformers is what transformers reads; all that might not be is left to it."""
+"""Checkpoints read without transformers: same result, and whatever might differ is left to transformers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def assert_same(ours: Tokenizer, theirs: Tokenizer) -> None:
     assert len(ours) == len(theirs)
     assert (ours.model_max_length, ours.eos_token_id) == (theirs.model_max_length, theirs.eos_token_id)
     assert (ours.all_special_ids, ours.chat_template) == (theirs.all_special_ids, theirs.chat_template)
-    # What bounds the length of a prompt before it is encoded reads the backend.
+    # The bound on a prompt's length before it is encoded is computed from the backend.
     backends = [json.loads(cast("Any", each).backend_tokenizer.to_str()) for each in (ours, theirs)]
     assert backends[0] == backends[1]
     for token in (0, 2, 5, len(ours) - 1):

@@ -92,7 +92,7 @@ def holding(engine: str, dtype: str, base: Path) -> tuple[TargetModel, dict[str,
 
 
 def finish(steps: Generator[float, None, T]) -> tuple[T, int]:
-    """What a proof in steps comes to, and how many they were."""
+    """Result of a proof that runs in steps, and the number of steps."""
     count = 0
     while True:
         try:

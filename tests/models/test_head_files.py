@@ -120,7 +120,7 @@ Q = "base_model.model.model.layers.1.self_attn.q_proj.lora_"
 
 
 def copied(part: str, instead: str) -> Callable[[Path], None]:
-    """One more addition, somewhere else."""
+    """Damage: a second copy of a LoRA pair, under a name in which `part` is replaced."""
 
     def change(folder: Path) -> None:
         tensors = load_file(folder / ADAPTER)

@@ -94,7 +94,7 @@ def make() -> SessionKV:
 
 @given(st.lists(st.integers(0, 5000), min_size=1, max_size=20))
 def test_there_is_room_up_to_the_grain_and_keys_lie_behind_one_another(lengths: list[int]) -> None:
-    """What a padded context reads is all of the memory: no product has to copy it."""
+    """KV memory of a padded context is read as a whole, so that no product has to copy it."""
     kv = make()
     assert (kv.length, kv.nbytes, kv.capacity) == (0, 0, 0)
     for length in lengths:

@@ -105,7 +105,7 @@ def test_rows_are_those_asked_for(checkpoints: dict[str, Path]) -> None:
 
 
 def test_head_and_backbone_stand_apart(checkpoints: dict[str, Path]) -> None:
-    """What an adapter between them would see and change."""
+    """Hidden states between backbone and LM head, which an adapter there would see and change."""
     model, wanted = of(checkpoints[TIED], "int8")
     states = model.states(ModelInput(model.new_kv(), TEXT[:9], 3))
     assert states is not None

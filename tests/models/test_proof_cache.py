@@ -212,7 +212,7 @@ class Paced(PackedModel):
 @pytest.mark.parametrize(
     ("shapes", "seconds", "least"),
     [
-        # What is less than the model needs is not asked for, nor more than 8.
+        # Row counts below the model's minimum or above 8 are never timed.
         ((2, None), {2: 0.03, 3: 0.03, 4: 0.024, 5: 0.025, 6: 0.03, 7: 0.03, 8: 0.03}, 4),
         ((6, None), {6: 0.03, 7: 0.0295, 8: 0.03}, 6),
         ((16, None), {}, 16),

@@ -175,7 +175,7 @@ def test_the_default_model_streams_many_scripts() -> None:
 
 
 def byte_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
-    """One token for each UTF-8 byte."""
+    """Ids of a text with a token for each UTF-8 byte."""
     if tokenizer is FALLBACK:
         tokens = [f"<0x{byte:02X}>" for byte in text.encode()]
         return cast("list[int]", tokenizer.convert_tokens_to_ids(tokens))
@@ -243,7 +243,7 @@ def test_the_value_is_stable_across_releases() -> None:
     assert contents.digest().hex() == "c5ca58eb50aa8a3695208cd4b72fd8f9"
 
 
-# What must agree, and what need not
+# Parts of two tokenizers that must agree, and parts that need not
 
 
 def tokenizer_status(tokenizer: PreTrainedTokenizerFast, eos: tuple[int, ...] = (2,)) -> TokenizerStatus:

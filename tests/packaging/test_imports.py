@@ -1,4 +1,4 @@
-"""What runs without the heavy libraries, what importing costs, and what is said where a package is not installed."""
+"""Imports: modules that run without the heavy libraries, costs of importing, and errors for missing packages."""
 
 from __future__ import annotations
 

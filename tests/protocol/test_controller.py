@@ -1,4 +1,4 @@
-"""What a node learns outlives its sessions, and what a new session makes of it."""
+"""Estimates of a node: they outlive its sessions, and new sessions begin with them."""
 
 from __future__ import annotations
 

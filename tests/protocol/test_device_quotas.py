@@ -29,7 +29,7 @@ def opening(session: int, prompt: int = 3, limit: int = 20) -> Open:
 def asked(
     machine: WorkerMachine, session: int, now: float = 0.0, edge: str = "e", prompt: int = 3
 ) -> Verdict | Error:
-    """What the one that asks is told."""
+    """Answer to an edge that opens a session: its first verdict, or an error."""
     return answer(machine.receive(edge, opening(session, prompt), now), edge)
 
 
@@ -113,7 +113,7 @@ def test_who_waits_already_goes_first_and_is_counted_once() -> None:
     hints = [hint(machine, session, 2.0, edge=f"e{session}") for session in range(3, 9)]
     assert hints == [1000, 2000, 3000, 4000, 5000, 6000]
     assert hint(machine, 3, 2.0, edge="e3") == 6000  # the others are before it now
-    # Those that did not come back are forgotten when their time is over.
+    # Edges that did not come back are forgotten when their time is over.
     assert hint(machine, 99, 20.0) == 10_000
 
 
@@ -208,7 +208,7 @@ def test_memory_is_shared_as_places_are() -> None:
     assert all(taken(machine, session, 0.0, "evil", 64 * 24) for session in (1, 2, 3, 4))
     assert taken(machine, 1, 1.0, "good", 64 * 30)
     assert places(machine) == {"evil": 2, "good": 1}  # 25 grains of 100 each, and 31
-    # What would be more than the other ones keep is not given.
+    # A device gets no more memory than the others keep.
     assert not taken(machine, 1, 2.0, "late", 64 * 60)
     assert places(machine) == {"evil": 2, "good": 1}
 

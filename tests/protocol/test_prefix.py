@@ -265,7 +265,7 @@ def test_a_hello_of_the_named_worker_is_adopted_like_any_other() -> None:
 
 
 def test_a_worker_that_put_another_prefix_there_is_left() -> None:
-    """What a collision of names would be: the chains differ before any token is decided."""
+    """Collision of prefix names: the chains of hashes differ before any token is decided."""
     machine = reusing()
     machine.start(0.0)
     assert opens(machine.receive(verdict((), (), worker="w7", prompt=(9, 9, 9, 4, 5)), 0.1)) == IN_FULL

@@ -44,7 +44,7 @@ def test_no_poll_no_reopen_no_gap(delay: float, accuracy: float, sessions: int) 
             assert cell.machine.finished == "length"
             counters = cell.machine.counters
             assert (counters.polls, counters.reopens, counters.early, counters.closes) == (0, 0, 0, 1), plan
-        # One verdict per forward and one hello per session: none is sent twice.
+        # A verdict per forward and a hello per session: none is sent twice.
         assert worker.verdicts <= worker.items + sessions
         assert world.drained()
 

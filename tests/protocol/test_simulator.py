@@ -23,7 +23,7 @@ def test_whatever_goes_wrong_the_text_is_right_and_ends(flips: float) -> None:
     tally = ScheduleTally()
     for seed in range(RUNS):
         run(seed, tally, flips=flips)
-    # What would let this pass without having tried anything.
+    # Least counts of events: without them this could pass without having tried anything.
     assert tally.crashes > RUNS
     assert tally.edge["reopens"] > RUNS
     assert tally.edge["polls"] > RUNS

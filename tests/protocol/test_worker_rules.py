@@ -319,7 +319,7 @@ def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
 
 
 OTHER = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (EOS,), False, 5)
-"""Of a device whose tokenizer has another fingerprint."""
+"""Identity of a session whose device has a tokenizer with another fingerprint."""
 VOCABULARY = bytes(range(16))
 
 

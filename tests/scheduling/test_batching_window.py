@@ -59,7 +59,7 @@ def test_many_are_not_held_up_for_one_that_takes_long() -> None:
     window = knowing(a=0.09)
     assert window.wait(many, 0.0) == 0.0
     assert window.wait({C}, 0.0) > 0.0
-    # One that takes 10 ms is worth its time, and is not waited for as long as the other would be.
+    # Session b, which takes 10 ms, is worth its time, and is not waited for as long as a would be.
     assert knowing(a=0.09, b=0.01).wait(many, 0.0) == pytest.approx(0.015)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def resolve(document: dict[str, Any], reference: str) -> Any:
-    """What a local reference points to."""
+    """Part of the document that a local reference points to."""
     assert reference.startswith("#/")
     found: Any = document
     for key in reference[2:].split("/"):

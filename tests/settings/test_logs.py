@@ -1,4 +1,4 @@
-"""What a line says, to whom, and what it never says."""
+"""Log lines: their fields, their form for people and for programs, and the texts that they never contain."""
 
 from __future__ import annotations
 

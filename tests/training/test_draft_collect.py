@@ -31,7 +31,7 @@ CONFIG = CollectConfig(temperatures=(0.0, 1.0), max_new=6, at_once=3, max_prompt
 
 
 def alone(model: PackedModel, order: TextOrder) -> tuple[int, ...]:
-    """What the target writes for one order, token by token, without `write_texts`."""
+    """Reference text of an order: the target token by token, without `write_texts`."""
     kv, unread, text = model.new_kv(), list(order.prompt), list[int]()
     while len(text) < order.limit and EOS not in text:
         logits = to_numpy(model.forward([ModelInput(kv, unread)]))[0]

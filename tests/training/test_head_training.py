@@ -183,7 +183,7 @@ BAD: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
     (id, {"canaries": ()}, "no canaries"),
     (id, {"dtype": "bfloat16"}, "float32"),
 ]
-"""What weights there may be at all is tested with their files, in tests/models."""
+"""Heads that the check refuses. Weights that no head may have are tested with their files, in tests/models."""
 
 
 @pytest.mark.parametrize(("change", "fields", "message"), BAD, ids=[message for *_, message in BAD])

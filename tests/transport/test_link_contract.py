@@ -1,4 +1,4 @@
-"""What every link does, held against the in-memory broker and against Mosquitto."""
+"""Contract of every link, tested with the in-memory broker and with Mosquitto."""
 
 from __future__ import annotations
 

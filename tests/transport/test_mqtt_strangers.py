@@ -170,7 +170,7 @@ async def test_tls_to_a_plain_port_and_missing_files(tmp_path: Path, mosquitto: 
 
 
 async def test_a_tls_broker_that_hangs_up_is_asked_again_over_tls(tmp_path: Path) -> None:
-    """One that wants a certificate of ours ends the connection just so, after the handshake."""
+    """A broker that requires a client certificate closes the connection just so, after the handshake."""
     tls = make_certificates(tmp_path, ["127.0.0.1"])
     strict = files_in(tls.ca.parent, client_certificates=True)
     with PrivateBroker(BrokerSettings(port=0, tls=strict)) as broker:

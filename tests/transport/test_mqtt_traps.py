@@ -278,7 +278,7 @@ async def test_leaving_while_connecting_is_prompt_and_leaks_nothing(proxy: Proxy
 async def test_messages_and_acknowledgements_survive_a_thousand_cuts(
     mosquitto: PrivateBroker, proxy: Proxy
 ) -> None:
-    """What was acknowledged arrived, in order; what failed may have, never twice."""
+    """Acknowledged messages arrived, in order; failed ones may have arrived, never twice."""
     async with (
         linked(settings_for(mosquitto.port, "cuts r", "cuts/+")) as reading,
         mqtt_link(settings_for(proxy.port, "cuts w", publish_timeout=2.0)) as writing,

@@ -1,4 +1,4 @@
-"""What no patience mends is said before a model is loaded, brokers that cannot carry sessions first of all."""
+"""Preflight: errors that waiting cannot mend, such as an unfit broker, are reported before a model is loaded."""
 
 from __future__ import annotations
 

@@ -147,12 +147,7 @@ async def never() -> Any:
 
 @dataclass
 class Served:
-    """A node that serves its API.
-
-    Attributes:
-        daemons: its workers.
-        run: of the server; cancel it to stop the server.
-    """
+    """A node that serves its API, with its workers in `daemons`; cancel the task `run` to stop the server."""
 
     url: str
     node: EdgeNode

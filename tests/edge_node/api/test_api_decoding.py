@@ -151,7 +151,7 @@ LETTER_STOPS = st.lists(st.text("abc\n", min_size=1, max_size=5), max_size=4)
 
 
 def through(stops: list[str], pieces: list[str]) -> tuple[str, bool]:
-    """What is shown of a text in pieces, and whether a stop string ended it."""
+    """Text that the stop filter shows of these pieces, and whether a stop string ended it."""
     stop = StopFilter(stops)
     shown = "".join(stop.push(piece) for piece in pieces)
     return shown + ("" if stop.hit else stop.finish()), stop.hit

@@ -1,4 +1,4 @@
-"""What a request may say: each field is honoured, neutral, or refused by its name."""
+"""Fields of API requests: each is honoured, neutral, or refused by its name."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ HARMLESS: dict[str, Any] = {
     "early_stopping": False, "skip_special_tokens": True, "spaces_between_special_tokens": True,
     "include_stop_str_in_output": False, "n": 1.0,
 }  # fmt: skip
-"""What clients of other servers always send."""
+"""Fields that clients of other servers always send, with values that change nothing."""
 
 
 def test_values_that_ask_for_nothing_are_fine() -> None:
@@ -133,7 +133,7 @@ def test_values_that_ask_for_nothing_are_fine() -> None:
 
 
 def test_requests_of_known_clients() -> None:
-    """What AutoGen, lm-eval and vLLM's benchmark client send."""
+    """Requests as AutoGen, lm-eval and vLLM's benchmark client send them."""
     named = {"role": "user", "content": "hello", "name": "planner"}  # AutoGen
     typed = {"role": "user", "content": "hello", "type": "text"}  # lm-eval
     for message in (named, typed):

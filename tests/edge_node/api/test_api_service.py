@@ -32,7 +32,7 @@ SOON = 2.0
 
 
 async def refused(api: Served, **more: Any) -> tuple[str, float]:
-    """What a text is refused with, and after how many seconds; 503 with the code for it."""
+    """Message of the 503 that refuses a text because no worker serves it, and the seconds until it came."""
     began = time.monotonic()
     answer = await api.chat(**more)
     took = time.monotonic() - began

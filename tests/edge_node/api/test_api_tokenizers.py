@@ -28,12 +28,7 @@ TEMPLATES = "the chat templates differ; prompts are written by the device's"
 
 
 class Another(FakeEngine):
-    """A target with a tokenizer of its own.
-
-    Args:
-        tokenizer: in short; None is an older worker, which tells a fingerprint alone.
-        fingerprint: of it.
-    """
+    """A target with another tokenizer; with None for its status, an older worker that tells a fingerprint alone."""
 
     def __init__(self, tokenizer: TokenizerStatus | None, fingerprint: bytes = bytes(16)) -> None:
         self._own = (tokenizer, fingerprint)

@@ -187,7 +187,7 @@ def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_run_in_which_every_answer_fails_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of prompts that are too long for the model."""
+    """Every prompt is too long for the model."""
     asked = asking_of_tiny_models(tmp_path, 600 * "Why? ")
     asked += ["--links", "loopback", "--strategies", "traditional-ids", "streaming"]
     asked += ["--out", str(tmp_path / "out")]

@@ -129,7 +129,7 @@ factors = st.floats(0.01, 100.0)
 
 
 def sample(question: int, side: str, took: float, **changes: Any) -> Sample:
-    """One answer of ten tokens in four rounds; `changes` are fields."""
+    """An answer of ten tokens in four rounds; `changes` replace or add fields."""
     fields: dict[str, Any] = {
         "category": "c",
         "text": "a",

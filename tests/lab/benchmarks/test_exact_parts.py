@@ -159,7 +159,7 @@ async def test_weather_loses_doubles_and_reorders() -> None:
 
 
 def share(reference: Reference, canaries: Sequence[Canary]) -> float:
-    """Of the canaries' tokens behind the first, those that are the likeliest behind the ones before."""
+    """Share of the canaries' tokens, from the second on, that the reference finds likeliest after those before."""
     same = total = 0
     for one in canaries:
         cache, _ = reference.read([one.prompt] * reference.copies)

@@ -150,7 +150,7 @@ def joined(lists: Iterable[list[int]]) -> list[int]:
 def test_llama_cpp_finds_the_ids_that_transformers_finds(
     form: str, checkpoint: Path, tmp_path: Path, one_thread: None
 ) -> None:
-    """Of 3 texts of 25 tokens. Numbers are rounded, so near ties may go either way."""
+    """Greedy ids at each token of 3 texts. Numbers are rounded, so near ties may go either way."""
     del one_thread
     pytest.importorskip("llama_cpp")
     file = tmp_path / f"{form}.gguf"
@@ -198,7 +198,7 @@ def test_llama_cpp_has_a_file_and_the_others_the_folder_and_rows_fill_blocks() -
 def test_engines_side_by_side(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One that ends is left out, and why is said."""
+    """An engine that fails is left out, and its error is printed."""
     engines = [(kind, "float32", checkpoint) for kind in (OURS, TRANSFORMERS)]
     engines.append(("nobody", "int4", checkpoint))
     monkeypatch.setattr(engine, "chosen", lambda *_: engines)

@@ -230,7 +230,7 @@ BASE = Plan(4, 1, 1, 8, worker_draft=8)
 
 
 def setting(link: LinkPlan, tokens: int, *, worker_drafts: bool) -> Setting:
-    """One long text, of which the draft proposes seven tokens in ten right."""
+    """Simulation of a long text, for which the draft proposes seven tokens in ten right."""
     worker = replace(LIKE_OURS, drafts=worker_drafts, lookup=worker_drafts)
     recording = random_recording(1, seed=5, limit=tokens, ends=False)
     return Setting(recording=recording, times=TIMES, link=link, worker=worker)
@@ -274,7 +274,7 @@ def in_a_tunnel(until: float, policy: str | Plan, *, worker_drafts: bool) -> tup
 @pytest.mark.parametrize("policy", ["closed-form", "rl"])
 def test_a_worker_without_a_draft_writes_on_while_a_device_that_drafts_is_in_a_tunnel(policy: str) -> None:
     whole, away = in_a_tunnel(6.0, policy, worker_drafts=False)
-    # Of its four seconds are lost what drafts would have given, and what it takes to be back.
+    # The outage of four seconds costs no more than the gain by drafts and the time to reconnect.
     assert away < whole + 1.5
 
 

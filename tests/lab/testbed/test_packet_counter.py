@@ -1,4 +1,4 @@
-"""What a client of a broker receives is counted as it is on the wire."""
+"""Packet counter: messages and bytes that a client gets from a broker, counted on the wire."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ time.sleep(600)
 
 
 def state(pid: int) -> str:
-    """One letter, as the kernel says; nothing for a process that is not there."""
+    """State of a process, as the kernel's letter for it; empty where there is no such process."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text("ascii")
     except FileNotFoundError:

@@ -91,7 +91,7 @@ def order(scheme: str, **changes: object) -> WriteOrder:
 
 
 def alone(target: PackedModel, loaded: LoadedText, params: SamplingParams, count: int) -> list[int]:
-    """What the target writes by itself with the session's dice."""
+    """Reference text: tokens that the target alone writes with the session's dice."""
     prompt = encode_turns(loaded.tokenizer, [Turn("user", "Why is it so?")], max_context=400)
     context = [*prompt]
     while len(context) < len(prompt) + count and (
