@@ -19,7 +19,8 @@ export PYTHON TORCH_INDEX
 
 PRODUCT_TESTS := tests --ignore=tests/lab --ignore=tests/training
 TESTS := tests
-PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training scripts docs README.md CONTRIBUTING.md CHANGELOG.md
+PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training tests scripts docs README.md CONTRIBUTING.md \
+	CHANGELOG.md
 
 .PHONY: help setup demo demo-evolution test test-lab lint format check-lint check-tests bench-quick clean distclean
 
