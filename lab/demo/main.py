@@ -39,7 +39,7 @@ _STREAMING = (
     "--worker-draft=0",
 )
 _WHY = {
-    LINK: ("Drafts win here: an answer over 4g takes 0.72 of the time of streaming (docs/performance.md).",),
+    LINK: ("Drafts win here: an answer over 4g takes 0.75 of the time of streaming (docs/performance.md).",),
     NO_LINK: (
         "Nothing is to be won by a draft on the device: no round trip can be saved, and it takes the cores",
         "that the target needs. What drafts win on loopback, the worker's own draft wins.",
@@ -73,13 +73,22 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
-    plan = _loopback() if args.link == NO_LINK else link_plan(args.link, args.seed or 0, None)
+    plan = _plan(args.link, args.seed or 0)
     need_libraries("the demo")
     return asyncio.run(_run(args, plan, screen or Screen()))
 
 
-def _loopback() -> LinkPlan:
-    """A plan that impairs nothing, so that loopback can be cut as well."""
+def _plan(link: str, seed: int) -> LinkPlan:
+    """The network by its name; loopback impairs nothing, and can be cut as well.
+
+    Raises:
+        UsageError: there is no such network.
+    """
+    if link != NO_LINK:
+        try:
+            return link_plan(link, seed, None)
+        except UsageError as error:
+            raise UsageError(error.message, hint=f"{error.hint}; {NO_LINK} is loopback") from None
     none, endless = Figure(0.0, NO_LINK), Figure(1e6, NO_LINK)
     way = WayFigures(none, none, endless, none, endless)
     return LinkPlan("loopback", Profile("no delay, no limit", (State("steady", way, way),)))

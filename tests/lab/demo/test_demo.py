@@ -124,7 +124,11 @@ def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
 
 @pytest.mark.parametrize(
     ("flag", "why"),
-    [("--link=nonesuch", "there is no link profile 'nonesuch'"), ("--prompt= ", "the prompt is empty")],
+    [
+        ("--link=nonesuch", "there is no link profile 'nonesuch'"),
+        ("--link=x", "none is"),
+        ("--prompt= ", "is empty"),
+    ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(
     flag: str, why: str, capsys: pytest.CaptureFixture[str]
