@@ -88,7 +88,7 @@ def _plan(link: str, seed: int) -> LinkPlan:
         try:
             return link_plan(link, seed, None)
         except UsageError as error:
-            raise UsageError(error.message, hint=f"{error.hint}; {NO_LINK} is loopback") from None
+            raise UsageError(error.message, hint=f"{error.hint}, or {NO_LINK!r} for loopback") from None
     none, endless = Figure(0.0, NO_LINK), Figure(1e6, NO_LINK)
     way = WayFigures(none, none, endless, none, endless)
     return LinkPlan("loopback", Profile("no delay, no limit", (State("steady", way, way),)))

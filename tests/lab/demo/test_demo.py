@@ -126,7 +126,7 @@ def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
     ("flag", "why"),
     [
         ("--link=nonesuch", "there is no link profile 'nonesuch'"),
-        ("--link=x", "none is"),
+        ("--link=x", "or 'none' for loopback"),
         ("--prompt= ", "is empty"),
     ],
 )
