@@ -97,7 +97,8 @@ class WorkerDoctor(DaemonDoctor):
 
     def look_here(self) -> str:
         """Describe the worker of this machine that may be the one that the broker knows. Blocks."""
-        processes = ", ".join(map(str, connected(self.settings.port, ("cloud_worker", "flexspec-cloud"))))
+        names = ("cloud_worker", "flexspec-cloud")
+        processes = ", ".join(map(str, connected(self.settings.port, names, self.watch.born)))
         return self.figures or (f"flexspec-cloud runs here (process {processes})" if processes else "")
 
     async def _check_access(self, report: Report) -> None:

@@ -111,7 +111,8 @@ class EdgeDoctor(DaemonDoctor):
         """Describe the edge node of this machine that the broker knows. Blocks."""
         if self.node is not None:
             return f"it is the one that serves {self.node.url} here"
-        processes = ", ".join(map(str, connected(self.settings.port, ("edge_node", "flexspec-edge"))))
+        names = ("edge_node", "flexspec-edge")
+        processes = ", ".join(map(str, connected(self.settings.port, names, self.watch.born)))
         return f"flexspec-edge runs here (process {processes})" if processes else ""
 
     async def _check_access(self, report: Report) -> None:
@@ -124,9 +125,8 @@ class EdgeDoctor(DaemonDoctor):
         else:
             status = watch.newest.payload
         tries = {opens: (NOT_A_SESSION, "no text could begin")}
-        for worker, _ in watch.workers()[
-            :1
-        ]:  # the rules may spell out the workers: one that is there is tried
+        # The rules may spell out the workers: one that is there is tried.
+        for worker, _ in watch.workers()[:1]:
             tries[topics.draft_topic(worker.worker, self.name)] = (NOT_A_SESSION, "drafts could not be sent")
         tries[watch.topic] = (status, "the edge node could not tell its status, and would refuse to start")
         codes = {topic: await self.may_publish(topic, payload) for topic, (payload, _) in tries.items()}

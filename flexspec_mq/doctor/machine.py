@@ -8,6 +8,7 @@ import platform
 import shutil
 import socket
 import tempfile
+import time
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from flexspec_mq.daemon.children import started
 from flexspec_mq.doctor.checks import on_thread
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import models_cache
@@ -31,6 +33,8 @@ T = TypeVar("T")
 _DISTRIBUTION = "flexspec-mq"
 _TAKEN = "taken"
 _ESTABLISHED, _LISTENS = "01", "0A"
+_LOADING = 600.0
+"""Seconds from the start of a process to that of its daemon, at most."""
 _PROBE_BYTES = 1_000_000
 _ROOM_BYTES = 1_000_000_000
 """Free space below which the cache has no room for the default model and draft, which need 0.6 GB."""
@@ -183,15 +187,24 @@ def who_listens(port: int) -> str:
     return next((f"{_command(number) or 'a process'} (process {number})" for number in _holders(links)), "")
 
 
-def connected(port: int, names: Container[str]) -> list[int]:
-    """Daemons of this machine that are connected to a broker's port."""
+def connected(port: int, names: Container[str], born: float) -> list[int]:
+    """Daemons of this machine that are connected to a broker's port, and came up at a time: others have other names."""
     links = {link for _, remote, link in _sockets(_ESTABLISHED) if remote == port}
-    return [number for number in _holders(links) if number != os.getpid() and _runs(number, names)]
+    others = (number for number in _holders(links) if number != os.getpid())
+    return [number for number in others if _runs(number, names) and _began_before(number, born)]
 
 
 def _runs(number: int, names: Container[str]) -> bool:
     words = _words(number)
     return "doctor" not in words and any(Path(word).name in names for word in words[:3])
+
+
+def _began_before(number: int, born: float) -> bool:
+    """Whether a process began before its daemon came up, and not long before, in seconds since the Unix epoch."""
+    if (ticks := started(number)) is None:
+        return False
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return -2.0 < born - (time.time() - age) < _LOADING
 
 
 def _command(number: int) -> str:

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,6 +82,23 @@ async def test_port_taken(own_mosquitto: PrivateBroker) -> None:
     us = f"(process {os.getpid()})"
     the_fault(findings, "port taken", f"127.0.0.1:{port}", us, advice=["--api-port"])
     the_fault(figures, "port taken", us, advice=["--metrics-port"])
+
+
+def test_a_daemon_of_another_name_is_not_taken_for_ours(tmp_path: Path) -> None:
+    """Of several daemons that are connected from here, ours is the one that came up when its status says."""
+    script = tmp_path / "edge_node"
+    script.write_text("import socket, sys\nlink = socket.create_connection(sys.argv[1:])\nsys.stdin.read()\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        command = [sys.executable, str(script), "127.0.0.1", str(port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as process, server.accept()[0]:
+            now, ours = time.time(), ("edge_node",)
+            assert machine.connected(port, ours, now) == [process.pid]
+            assert (
+                machine.connected(port, ours, now - 60.0) == machine.connected(port, ours, now + 700.0) == []
+            )
+            assert machine.connected(port, ("cloud_worker",), now) == []
+            process.communicate()
 
 
 async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker, tmp_path: Path) -> None:
