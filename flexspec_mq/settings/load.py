@@ -208,8 +208,20 @@ def _from_file(entries: Mapping[str, Entry], path: Path) -> dict[str, tuple[Any,
 def _line_of(key: str, text: str) -> str:
     """``:LINE`` of a key in a file's text; empty if it is written in a way that hides it."""
     begins = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
-    lines = enumerate(text.splitlines(), 1)
-    return next((f":{number}" for number, line in lines if begins.match(line)), "")
+    lines = text.splitlines()
+    for number, line in enumerate(lines):
+        # A line inside of a string of several lines looks like a key too; text that ends there is no TOML.
+        if begins.match(line) and _is_toml("\n".join(lines[:number])):
+            return f":{number + 1}"
+    return ""
+
+
+def _is_toml(text: str) -> bool:
+    try:
+        tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
 
 
 def _beside(folder: Path, value: str, words: Collection[str]) -> str:

@@ -176,6 +176,10 @@ def test_unknown_keys_and_variables(tmp_path: Path) -> None:
     in_file = refusal(file="number = 2\nnumbr = 3\n", folder=tmp_path)
     assert in_file.message == f"{tmp_path}/toy.toml:2: unknown key 'numbr'"
     assert in_file.hint.startswith("did you mean number? Known: drawn, ")
+    below = refusal(file="mode = '''\nnumbr = 1\n'''\n'numbr' = 3\n", folder=tmp_path)
+    assert below.message == f"{tmp_path}/toy.toml:4: unknown key 'numbr'", (
+        "text that looks like a key is none"
+    )
     in_environment = refusal(NUMBR="3")
     assert in_environment.message == "environment: unknown variable FLEXSPEC_TOY_NUMBR"
     assert in_environment.hint.startswith("did you mean FLEXSPEC_TOY_NUMBER? ")
