@@ -40,9 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
         add_flags(command, PROGRAM, titles={"chat": "API and terminal"}, inner=command is shows)
     text = parser.add_argument_group("text")
     text.add_argument("--system", metavar="TEXT", help="what the conversation begins with (default: nothing)")
-    for name, number in NUMBERS.items():
+    for name, (_, setting) in NUMBERS.items():
         text.add_argument(
-            f"--{name.replace('_', '-')}", metavar="N", help=f"{number.help} (default: {number.unset})"
+            f"--{name.replace('_', '-')}", metavar="N", help=f"{setting.help} (default: {setting.default})"
         )
     return parser
 

@@ -222,18 +222,18 @@ async def _model(session: ChatSession, name: str) -> None:
 
 
 def _number(name: str) -> Command:
-    number = NUMBERS[name]
+    number, setting = NUMBERS[name], NUMBERS[name].setting
 
     async def run(session: ChatSession, text: str) -> None:
         if text:
             setattr(session.options, name, None if text == NONE else number.read(name, text))
         value = getattr(session.options, name)
-        shown = number.unset if value is None else f"{value}"
+        shown = setting.default if value is None else f"{value}"
         if value is None and name == "seed" and session.seed is not None:
             shown += f"; the last one was {session.seed}"
         session.view.say(f"{name.replace('_', '-')}: {shown}")
 
-    return Command(f"[N | {NONE}]", f"{number.help}; none: {number.unset}", run)
+    return Command(f"[N | {NONE}]", f"{setting.help}; none: {setting.default}", run)
 
 
 async def _system(session: ChatSession, text: str) -> None:

@@ -5,11 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
-
-import msgspec
-from msgspec import Meta
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting
@@ -104,16 +101,10 @@ PROGRAM = Program("chat", ChatConfig)
 
 
 class Number(NamedTuple):
-    """An option that is a number.
+    """An option that is a number, with the bounds of the API and what holds without it."""
 
-    Attributes:
-        kind: type of the number, with the bounds of the API.
-        unset: words for what holds without the option.
-    """
-
-    kind: Any
-    unset: str
-    help: str
+    kind: type[int | float]
+    setting: Setting
 
     def read(self, name: str, text: str) -> int | float:
         """The number that a text says.
@@ -121,19 +112,26 @@ class Number(NamedTuple):
         Raises:
             UsageError: it says none, or one out of bounds.
         """
+        name = name.replace("_", "-")
         try:
-            number: int | float = msgspec.convert(text, self.kind, strict=False)
-        except msgspec.ValidationError as error:
-            raise UsageError(f"{name.replace('_', '-')} {text!r} cannot be used: {error}") from error
+            number = self.kind(text)
+        except ValueError as error:
+            kind = "a whole number" if self.kind is int else "a number"
+            raise UsageError(f"{name} {text!r} is not {kind}", hint=self.setting.help) from error
+        self.setting.verify(name, number)
         return number
 
 
 _MAKERS = "as the target's makers recommend"
 NUMBERS = {
-    "temperature": Number(Annotated[float, Meta(ge=0, le=2)], _MAKERS, "0 is greedy, 1 as the target"),
-    "top_p": Number(Annotated[float, Meta(gt=0, le=1)], _MAKERS, "keep this mass of tokens"),
-    "max_tokens": Number(Annotated[int, Meta(ge=1, le=2**31 - 1)], "the node's limit", "tokens of an answer"),
-    "seed": Number(int, "drawn for each answer", "same seed, same answer"),
+    "temperature": Number(
+        float, Setting(help="0 is greedy, 1 as the target", least=0, most=2, default=_MAKERS)
+    ),
+    "top_p": Number(float, Setting(help="keep this mass of tokens", above=0, most=1, default=_MAKERS)),
+    "max_tokens": Number(
+        int, Setting(help="tokens of an answer", least=1, most=2**31 - 1, default="the node's limit")
+    ),
+    "seed": Number(int, Setting(help="same seed, same answer", default="drawn for each answer")),
 }
 
 

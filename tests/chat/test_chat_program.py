@@ -158,8 +158,8 @@ async def test_the_key_comes_from_a_file_or_the_environment(mosquitto: PrivateBr
     [
         (["--url", "127.0.0.1:8080"], 2, "is no address of an API"),
         (["--url", "http://a/v2"], 2, "is no address of an API"),
-        (["--temperature", "warm"], 2, "temperature 'warm' cannot be used: Expected `float`"),
-        (["--max-tokens", "0"], 2, "max-tokens '0'"),
+        (["--temperature", "warm"], 2, "temperature 'warm' is not a number"),
+        (["--max-tokens", "0"], 2, "max-tokens 0 is not between 1 and 2147483647"),
         (["--api-key-file", "/no/such"], 2, "cannot be read"),
         (["--tls-ca", "/no/such"], 2, "cannot be used"),
     ],
