@@ -167,7 +167,7 @@ class Deployment:
             raise BrokerError(
                 f"{', '.join(names)} NOT revoked, and still gets in: {error}",
                 hint=f"make room on the disk of {self.directory} and give the command again; until then "
-                "end the broker that runs: it keeps everybody out",
+                "end the broker that runs: that keeps everybody out",
             ) from error
         for name in names:
             self.bundles.remove(before[name].role, name)

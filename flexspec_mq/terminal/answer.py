@@ -44,9 +44,8 @@ class Answer:
         self._console = console
         self._line = Text()  # since the last line break
         self._rows = 0  # of this line that have scrolled away
-        self._width = (
-            console.width
-        )  # a terminal that is resized inside of a line must not repeat or lose rows
+        # A terminal that is resized inside of a line must not repeat or lose rows.
+        self._width = console.width
         self._note = ""
         self._live = Live(console=console, refresh_per_second=12, transient=True, auto_refresh=False)
 

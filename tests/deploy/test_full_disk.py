@@ -84,7 +84,7 @@ def test_what_cannot_be_revoked_is_said(disk: Path) -> None:
     done = run("revoke", directory, "alice")
     assert done.returncode == 4
     assert "alice NOT revoked, and still gets in" in done.stderr
-    assert "end the broker that runs: it keeps everybody out" in done.stderr
+    assert "end the broker that runs: that keeps everybody out" in done.stderr
 
 
 def test_what_has_no_room_is_left_as_it_was(disk: Path) -> None:
