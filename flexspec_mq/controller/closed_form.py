@@ -60,6 +60,8 @@ _HOPE, _DEARER = 4.0, 1.1
 _TOGETHER = 0.25
 """Share of a forward in which a drafter that several texts share has a token for each: beyond it is not only late, but
 takes time from the processor that reads their verdicts, or even verifies."""
+_UNTIMED = 2
+"""Tokens of a batch, at most, of a draft that was never timed, where a limit depends on its time."""
 _CREDITS = 64
 """Tokens that a worker which runs ahead decides, roughly, between two messages of a device that does not draft."""
 _DRAFT_BYTES, _TOKEN_BYTES, _VERDICT_BYTES = 40.0, 3.0, 45.0
@@ -128,7 +130,7 @@ class ClosedFormPolicy(AdaptivePolicy):
 
     def _choose(self, seen: Observation) -> None:
         """Take the best way of all, or the one of before while that is as good; none while nothing is known."""
-        # Limits need a choice from the start on: a draft that was never timed is free until its first batch tells.
+        # Limits need a choice from the start on: a draft that was never timed is free until a short batch tells.
         times = round_times(seen, token=None if self._limits is None else 0.0)
         if times is None:
             if self._limits is not None:
@@ -175,6 +177,8 @@ class ClosedFormPolicy(AdaptivePolicy):
             options = []
         granted = seen.worker.granted
         most = LENGTHS[-1] if granted is None else granted
+        if seen.draft_time is None and not seen.drafted:  # what was drafted without being timed was looked up
+            most = min(most, _UNTIMED)
         known = seen.draft_timed and seen.judged >= _TRIED
         waits = known and seen.queueing_delay <= _OTHERS * seen.forward
         for way in plan_space(most, ahead=base.ahead > 0, waits=waits):

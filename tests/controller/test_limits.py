@@ -235,5 +235,6 @@ def test_the_texts_of_a_node_share_what_they_spent() -> None:
 def test_a_draft_that_was_never_timed_is_tried_and_then_taken_for_what_it_costs() -> None:
     policy = limited(energy_budget=0.9, energy=replace(ENERGY, cores=400))
     unknown = but(SLOW, draft_time=None, draft_timed=False, device_joules=0.0)
-    assert policy.plan(unknown).draft_length > 0
+    assert policy.plan(unknown).draft_length == 2
+    assert policy.plan(but(unknown, drafted=2)).draft_length > 2, "it was looked up"
     assert policy.plan(but(unknown, draft_time=0.1, draft_timed=True)).draft_length == 0
