@@ -45,10 +45,11 @@ def cheapest_qos(seen: Observation, now: int) -> int:
     if seen.rtt is None or not seen.forward:
         return now
     lost = seen.disconnects * seen.forward * seen.rtt
+    least = _OURS * _VERDICT / seen.forward
     acknowledging = 0.0
     for bandwidth in (seen.bandwidth_up, seen.bandwidth_down):
-        known = bandwidth is not None and bandwidth >= _OURS * _VERDICT / seen.forward
-        acknowledging += _ACKNOWLEDGING / (bandwidth if known and bandwidth else _BANDWIDTH)
+        carried = _BANDWIDTH if bandwidth is None or bandwidth < least else bandwidth
+        acknowledging += _ACKNOWLEDGING / carried
     if lost < _CHEAPER * acknowledging:
         return 0
     return 1 if _CHEAPER * lost > acknowledging else now

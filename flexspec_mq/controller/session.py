@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq.controller.estimates import estimates
 from flexspec_mq.controller.estimators.average import Rate
-from flexspec_mq.controller.estimators.node import VersionEstimates
+from flexspec_mq.controller.estimators.node import REMEMBERED, VersionEstimates
 from flexspec_mq.controller.estimators.worker import WorkerEstimates
 from flexspec_mq.controller.explain import Explains, Planned
 from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
@@ -29,8 +29,6 @@ _PLAIN = 0.3
 """Share of a forward that one token alone takes at least."""
 _SETTLED = 2
 """Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
-_REMEMBERED = 600.0
-"""Seconds that a round trip counts as known: a device that was out of reach for longer may be on another network."""
 _SILENT = DeviceReading()
 
 
@@ -101,7 +99,7 @@ class SessionController:
         self._begun = True
         self.worker = self.node.worker(worker, now)
         known = self.worker.trip
-        if known is not None and now - known.measured_at < _REMEMBERED:
+        if known is not None and now - known.measured_at < REMEMBERED:
             self._round_trip.assume(known)
         self.version = self.node.version(self._name, now)
 

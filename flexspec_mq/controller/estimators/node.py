@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _WORKERS = 64
 _VERSIONS = 64
-_REMEMBERED = 600.0
+REMEMBERED = 600.0
+"""Seconds that a worker and its round trip count as known: a device that was away longer may be on another network."""
 
 
 class VersionEstimates:
@@ -50,8 +51,8 @@ class NodeEstimates:
         self.drafting = 1
         self.disconnects = Disconnects()
         self.up, self.down = Bandwidth(), Bandwidth()
-        self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
-        self._stated: ExpiringMap[str, StatedTimes] = ExpiringMap(most=_WORKERS, life=_REMEMBERED)
+        self._workers: ExpiringMap[str, WorkerEstimates] = ExpiringMap(most=_WORKERS, life=REMEMBERED)
+        self._stated: ExpiringMap[str, StatedTimes] = ExpiringMap(most=_WORKERS, life=REMEMBERED)
         self._versions: ExpiringMap[str, VersionEstimates] = ExpiringMap(most=_VERSIONS)
 
     def stated(self, worker: str, times: StatedTimes, now: float) -> None:
