@@ -220,6 +220,23 @@ async def test_what_is_refused_is_told_and_changes_nothing(mosquitto: PrivateBro
         assert (await wrote(api))["model"] == name
 
 
+async def test_what_cannot_be_kept_is_not_acted_on(mosquitto: PrivateBroker, tmp_path: Path) -> None:
+    family, blocked = Family(), tmp_path / "file"
+    name, known = f"{family.name}-a", family.followed(blocked)
+    blocked.write_text("in the way of the folder")
+    async with publisher(mosquitto, family) as publish, served(mosquitto, version=name, family=known) as api:
+        for why in ("cannot be written", ""):
+            await publish.keys()
+            await publish.catalogue(version(name, STABLE))
+            if why:
+                await until(lambda: "cannot be written" in known.why)
+                assert why in said(await api.chat(), 503, "no_catalogue")["message"]
+                blocked.unlink()
+        await taken_up(api, family)
+        assert (await wrote(api))["model"] == name
+        assert known.why == ""
+
+
 async def test_months_later(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     """A device that was switched off for months learns the catalogue from what the broker keeps."""
     family = Family()
