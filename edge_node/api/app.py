@@ -276,10 +276,10 @@ def create_app(
     texts = CompletionStore(generator, settings, metrics)
     refusals = ClientRefusals(metrics.refused)
     api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))
-    paths = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]
+    routes = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]
     gate = Middleware(AuthMiddleware, settings=settings, metrics=metrics, refusals=refusals, paths=PATHS)
     app = Starlette(
-        routes=paths,
+        routes=routes,
         middleware=[Middleware(RequestIds), *_cors(settings), gate],
         exception_handlers={HTTPException: _refuse},
     )

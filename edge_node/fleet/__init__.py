@@ -1,1 +1,1 @@
-"""Knowledge of workers: which are online, and whether those that hold its sessions still live."""
+"""Knowledge of workers: which are online and what they serve, and the catalogue of a family."""

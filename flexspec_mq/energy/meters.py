@@ -16,8 +16,7 @@ POWERCAP = Path("/sys/class/powercap")
 POWER_SUPPLY = Path("/sys/class/power_supply")
 _HOUR = 3600.0
 _MICRO = 1e-6
-_ZONE = re.compile(r"intel-rapl:\d+")
-_PART = re.compile(r"intel-rapl:\d+:\d+")
+_ZONE, _PART = r"intel-rapl:\d+", r"intel-rapl:\d+:\d+"
 _MEMORY = 600.0
 """Seconds after which a reading counts for little (1/e)."""
 _PRIOR = 0.1
@@ -113,7 +112,7 @@ class Batteries:
             _word(path / "status") == "Charging"
             if _is_battery(path)
             else _word(path / "type") != "Battery" and _known_number(path / "online") == 1
-            for path in _supplies(self._root)
+            for path in _folders(self._root)
         )
 
     def joules(self) -> float | None:
@@ -133,7 +132,7 @@ class Batteries:
         return None if self.fed else self._joules
 
     def _paths(self) -> list[Path]:
-        return [path for path in _supplies(self._root) if _is_battery(path)]
+        return [path for path in _folders(self._root) if _is_battery(path)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +208,9 @@ class DrawFit:
         return max(0.0, idle), max(0.0, drafting)
 
 
-def _folders(root: Path, name: re.Pattern[str]) -> list[Path]:
+def _folders(root: Path, name: str = ".*") -> list[Path]:
     try:
-        return sorted(folder for folder in root.iterdir() if name.fullmatch(folder.name))
+        return sorted(folder for folder in root.iterdir() if re.fullmatch(name, folder.name))
     except OSError:
         return []
 
@@ -256,13 +255,6 @@ def _is_battery(path: Path) -> bool:
         and _word(path / "scope") != "Device"
         and _known_number(path / "present") != 0
     )
-
-
-def _supplies(root: Path) -> list[Path]:
-    try:
-        return sorted(root.iterdir())
-    except OSError:
-        return []
 
 
 def _word(path: Path) -> str:
