@@ -9,7 +9,7 @@ import torch
 from flexspec_mq.evolution import offline
 from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, Manifest, digest, read_head
-from flexspec_mq.models.checkpoint import need_libraries, weights_fingerprint
+from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_weights
 from flexspec_mq.models.invariance.target import canary_share
@@ -59,7 +59,6 @@ def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
         HeadError: a worker would refuse this head, or nobody could tell it from a damaged one.
         ModelError: the base cannot be read, or is built in a way that heads are not for.
     """
-    need_libraries()
     manifest = read_head(folder)
     if not manifest.canaries:
         raise HeadError("the head has no canaries, so a damaged one looks as good")
@@ -104,6 +103,9 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
         )
     if manifest.layers != layers or not manifest.floor < layers:
         raise HeadError(f"floor {manifest.floor} of {manifest.layers} layers does not fit a base of {layers}")
+    largest = max(max(*canary.prompt, *canary.text) for canary in manifest.canaries)
+    if largest >= text.vocab_size:
+        raise HeadError(f"a canary has token {largest}; the base has {text.vocab_size}")
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -104,7 +104,7 @@ def test_sessions_that_are_alike_share_a_product(
     model, wanted = model_of(*kind), alone(*kind)
     kvs = [model.new_kv() for _ in range(sessions)]
     for place, kv in enumerate(kvs):
-        model.forward([ModelInput(kv, TEXT[: held + place], 0)])
+        assert model.forward([ModelInput(kv, TEXT[: held + place], 0)]).shape == (0, wanted.shape[1])
     inputs = [ModelInput(kv, TEXT[kv.length : kv.length + count], count) for kv in kvs]
     for place, rows in enumerate(torch.split(model.forward(inputs), count)):
         assert torch.equal(rows, wanted[held + place : held + place + count])

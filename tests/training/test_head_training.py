@@ -15,7 +15,7 @@ import torch
 
 from flexspec_mq.cli import main
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, digest, file_entry, read_head
+from flexspec_mq.heads.manifest import MANIFEST, Canary, HeadError, Manifest, digest, file_entry, read_head
 from training.head.train import TrainOptions, train_head
 from training.head.train import main as train_main
 
@@ -177,11 +177,13 @@ def shuffled(weight: torch.Tensor) -> torch.Tensor:
 BAD: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
     (adapter(torch.Tensor.half), {}, "float16"),
     (adapter(shuffled), {}, "tokens come out"),
-    (id, {"base": "0" * 32}, "fingerprint"),
+    (id, {"base": "0" * 32}, r"fingerprint .*\n.*name its base with --base"),
     (id, {"tokenizer": "0" * 32}, "tokenizer"),
     (id, {"layers": 5}, "does not fit"),
     (id, {"canaries": ()}, "no canaries"),
     (id, {"dtype": "bfloat16"}, "float32"),
+    (id, {"kind": "full"}, "of kind full has"),
+    (id, {"canaries": (Canary((300,), (1,)),)}, "a canary has token 300"),
 ]
 """Heads that the check refuses. Weights that no head may have are tested with their files, in tests/models."""
 
