@@ -1,9 +1,11 @@
-"""Tasks that end with a block, and waiting for whichever of several comes first."""
+"""Tasks that end with a block, waiting for whichever of several comes first, and threads that are left behind."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -44,3 +46,22 @@ async def endless(name: str, loop: Callable[..., Coroutine[Any, Any, None]], *ar
     """
     await loop(*args)
     raise LocalProtocolError(f"the {name} loop ended by itself")
+
+
+async def on_thread(work: Callable[..., T], *args: object) -> T:
+    """Call a blocking function on a thread of its own.
+
+    Whoever is cancelled meanwhile leaves the thread behind, and so does the end of the process; an executor's threads
+    are waited for then.
+    """
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work(*args))
+        except BaseException as error:  # noqa: BLE001  it is raised where it is awaited
+            outcome.set_exception(error)
+
+    outcome.set_running_or_notify_cancel()
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(outcome)

@@ -26,7 +26,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from flexspec_mq.daemon.tasks import any_of
+from flexspec_mq.daemon.tasks import any_of, on_thread
 from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.bulk_reading import BulkReader
@@ -153,10 +153,10 @@ class MqttConnection(aiomqtt.Client):
         except MqttConnectError as error:
             raise connect_refusal(self.settings, error.rc) from None
         except aiomqtt.MqttError as error:
-            if self.hung_up and await asyncio.to_thread(answers_only_older, self.settings):
+            if self.hung_up and await on_thread(answers_only_older, self.settings):
                 raise no_mqtt5(self.settings) from None
             if self.hung_up and self.settings.tls is not None and self.settings.tls.certificate is not None:
-                cause = await asyncio.to_thread(diagnose, self.settings)
+                cause = await on_thread(diagnose, self.settings)
                 if cause is not None and cause.final:  # paho keeps the alert to itself
                     raise LinkRefused(cause.detail, hint=cause.advice) from None
             raise LinkDown(

@@ -10,6 +10,7 @@ import ssl
 import sys
 from collections.abc import Callable
 
+from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
@@ -140,7 +141,7 @@ async def _secure(plain: socket.socket, settings: LinkSettings, tls: TlsSettings
             await _shake_hands(secured)
     except ssl.SSLCertVerificationError as error:
         secured.close()
-        message, hint = await asyncio.to_thread(complaint_about, settings, tls, error)  # it asks once more
+        message, hint = await on_thread(complaint_about, settings, tls, error)  # it asks once more
         raise LinkRefused(message, hint=hint) from None
     except TimeoutError:
         secured.close()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
+import time
 
 import pytest
 
 from flexspec_mq.daemon.signals import on_signal, stoppable
-from flexspec_mq.daemon.tasks import any_of, endless, running
+from flexspec_mq.daemon.tasks import any_of, endless, on_thread, running
 from flexspec_mq.errors import Cancelled, LocalProtocolError
 
 
@@ -49,6 +51,25 @@ async def test_a_loop_that_fails_first_is_raised() -> None:
 async def test_a_loop_that_ends_by_itself_is_an_error() -> None:
     with pytest.raises(LocalProtocolError, match="step loop ended by itself"):
         await endless("step", asyncio.sleep, 0.0)
+
+
+async def test_a_thread_gives_its_result_or_its_error() -> None:
+    assert await on_thread(max, 1, 2) == 2
+    with pytest.raises(ValueError, match="literal"):
+        await on_thread(int, "x")
+
+
+def test_neither_a_cancelled_caller_nor_the_end_of_the_loop_waits_for_a_thread() -> None:
+    goes_on, began = threading.Event(), time.monotonic()
+
+    async def leave() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await on_thread(goes_on.wait, 30.0)
+
+    asyncio.run(leave())
+    assert time.monotonic() - began < 10.0
+    goes_on.set()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
