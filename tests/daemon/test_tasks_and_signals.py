@@ -53,16 +53,12 @@ async def test_a_loop_that_ends_by_itself_is_an_error() -> None:
         await endless("step", asyncio.sleep, 0.0)
 
 
-async def test_a_thread_gives_its_result_or_its_error() -> None:
-    assert await on_thread(max, 1, 2) == 2
-    with pytest.raises(ValueError, match="literal"):
-        await on_thread(int, "x")
-
-
 def test_neither_a_cancelled_caller_nor_the_end_of_the_loop_waits_for_a_thread() -> None:
     goes_on, began = threading.Event(), time.monotonic()
 
     async def leave() -> None:
+        with pytest.raises(ValueError, match="literal"):
+            await on_thread(int, "x")
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await on_thread(goes_on.wait, 30.0)

@@ -118,7 +118,7 @@ async def test_tls_mismatch(
     for broker, ca, detail, advice in (
         (secured, None, "speaks TLS", "--tls-ca"),
         (mosquitto, tls.ca, "a port without TLS", "8883"),
-        (secured, other.ca, "was not signed by the authority in", "ca.crt"),
+        (secured, other.ca, "signed by 'FlexSpec private CA', is not trusted", "ca.crt"),
         (secured, tmp_path / "none.crt", "cannot be used", "PEM"),
     ):
         flags = ("--tls-ca", str(ca)) if ca else ()
@@ -126,10 +126,10 @@ async def test_tls_mismatch(
 
 
 async def test_tls_mismatch_another_host_name(tmp_path: Path) -> None:
-    elsewhere = make_certificates(tmp_path, ["broker.example"])
+    elsewhere = make_certificates(tmp_path, ["broker.example", "10.9.8.7"])
     with PrivateBroker(BrokerSettings(port=0, tls=elsewhere)) as broker:
         findings = await look(at(broker), "--tls-ca", str(elsewhere.ca))
-        detail = "it is for broker.example, and we connect to 127.0.0.1"
+        detail = "it is for broker.example, 10.9.8.7, and we connect to 127.0.0.1"
         the_fault(findings, "TLS mismatch", detail, advice=[f"--broker broker.example:{broker.port}"])
 
 

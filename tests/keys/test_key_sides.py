@@ -172,6 +172,13 @@ def test_a_worker_is_believed_for_its_versions_only(ends: Ends) -> None:
     assert ends.refused(ends.opened("w3")) is KeyReason.CREDENTIAL
 
 
+def test_a_status_shows_the_credential_of_its_own_worker(ends: Ends) -> None:
+    shown = ends.workers["w2"].credential
+    assert ends.edge.credential_of("w2", shown).name == "w2"
+    for credential in (shown, b""):
+        assert reason(partial(ends.edge.credential_of, "w1", credential)) is KeyReason.CREDENTIAL
+
+
 def test_a_session_belongs_to_who_opened_it(met: Ends) -> None:
     """Workers of a version share its opening key, so that one could make an open as if from a device."""
     again = EdgeKeys(met.keys.edge("kitchen"))

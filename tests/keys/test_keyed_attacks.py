@@ -20,10 +20,11 @@ from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope, wanted_session
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
-from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.base import Inbound, LinkSettings, Outbound, Subscription
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
+from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
 from tests.daemons import PATIENCE, FakeEngine, alone, check, edge_at, read, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment, at
@@ -188,6 +189,18 @@ async def test_who_has_it_asked_for_keys_and_steals_a_file_later_reads_no_draft(
     assert len(drafted) == 0
     assert len({poll.session for poll in told}) == 8  # each was asked about its key, and answered
     assert {(poll.start, poll.digest) for poll in told} == {(0, 0)}
+
+
+async def test_without_keys_one_forged_error_ends_a_text(memory: MemoryBroker) -> None:
+    """The attacks above take effect where there are no keys."""
+    engine = FakeEngine(before=lambda _: time.sleep(0.005))
+    async with worker_at(memory.link, "w1", engine), edge_at(memory.link) as node:
+        generation = node.generate(wanting(1, limit=400))
+        await until(lambda: generation.machine.committed)
+        memory.send("operator", Outbound("f1/v/edge", [*forged_verdicts(generation.session)][2]))
+        _, finish = await read(generation)
+    assert finish.error is not None
+    assert "forged" in finish.error.message
 
 
 async def test_another_worker_of_the_version_forges_no_verdict(

@@ -249,6 +249,16 @@ def test_a_step_takes_a_session_of_each_device_first_and_one_item_of_each_sessio
     assert keys == [[("many", 1), ("one", 1), ("many", 2)], [("many", 3)], []]
 
 
+def test_a_step_takes_the_devices_that_have_waited_longest() -> None:
+    machine = worker()
+    for number, edge in enumerate(("first", "second", "third")):
+        asked(machine, 1, float(number), edge)
+    (item,) = machine.take_work(5.0, 1)
+    machine.result(item, (7,), 0, 0, 6.0)  # from now on it waits for its next token
+    edges = [[item.key[0] for item in machine.take_work(7.0, 2)] for _ in range(2)]
+    assert edges == [["second", "third"], ["first"]]
+
+
 def test_texts_that_are_kept_go_by_device() -> None:
     machine = worker(4, prefixes=4)
     for edge, count in (("good", 1), ("evil", 20)):

@@ -117,6 +117,16 @@ def test_lasting_divergence_is_an_error_and_no_loop() -> None:
     assert now > 2, "opens must be spaced out"
 
 
+def test_answers_without_tokens_keep_a_text_for_two_minutes_and_no_longer() -> None:
+    machine, attempt, now = started(Plan(0, 1)), 1, 0.1
+    while machine.finished is None and now < 500.0:
+        now = min(now + 1.0, machine.next_tick() or now)
+        attempt += len(sent(machine.tick(now), Open))
+        machine.receive(verdict((), (), attempt=attempt, worker="w"), now)
+    assert machine.finished is FinishReason.FAILED
+    assert now == pytest.approx(120.1, abs=0.1)
+
+
 def test_the_first_hello_is_adopted_and_others_are_closed() -> None:
     machine = started()
     effects = machine.receive(verdict((), (), worker="other"), 0.2)

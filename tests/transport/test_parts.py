@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from flexspec_mq.daemon import tasks
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import LinkDown, LinkError, PublishRefused, UsageError
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, LinkSettings, Outbound
 from flexspec_mq.transport.filters import check_filter, covers, split_share
 from flexspec_mq.transport.publish_queue import PublishQueue
+from tests.transport.reading import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -101,9 +103,6 @@ def test_the_jitter_is_full_and_bounded() -> None:
         assert 0.9 * bound < max(delays) <= bound
 
 
-PATIENCE = 30.0
-
-
 class FakeLink:
     """Notes what is published. `gate` holds every publish back; `error` is what they raise."""
 
@@ -130,12 +129,8 @@ class FakeLink:
 
 @asynccontextmanager
 async def running(queue: PublishQueue, link: FakeLink) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(queue.run(link))  # type: ignore[arg-type]
-    try:
+    async with tasks.running(queue.run(link), "queue") as task:  # type: ignore[arg-type]
         yield task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
     assert link.waiting == 0, "a publish outlived the queue"
 
 
