@@ -36,16 +36,18 @@ _PEM = serialization.Encoding.PEM
 def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
     """Make what a TLS listener needs: an authority, a certificate for the server, and an empty list of revoked ones.
 
-    Clients get ``ca.crt`` only. ``ca.key`` signs further certificates.
+    Clients get ``ca.crt`` only. ``ca.key`` signs further certificates. An authority that is there stays, as clients may
+    trust it.
 
     Args:
         directory: folder, made if missing, readable by its owner only.
         names: host names and addresses under which clients reach the broker, at least one.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key, subject = ec.generate_private_key(ec.SECP256R1()), _name("FlexSpec private CA")
-    builder = _builder(subject, subject, key, is_ca=True)
-    _write(directory / CA, builder.sign(key, hashes.SHA256()), directory / CA_KEY, key)
+    if not (directory / CA).exists():
+        key, subject = ec.generate_private_key(ec.SECP256R1()), _name("FlexSpec private CA")
+        builder = _builder(subject, subject, key, is_ca=True)
+        _write(directory / CA, builder.sign(key, hashes.SHA256()), directory / CA_KEY, key)
     make_server_certificate(directory, names)
     write_revoked(directory, ())
     return files_in(directory)

@@ -143,6 +143,9 @@ def test_again_changes_nothing(tmp_path: Path) -> None:
     changed = {path.name for path in before if before[path] != after[path]}
     assert set(after) == set(before)
     assert changed <= {"identities.json"}  # its revision
+    (directory / "identities.json").unlink()  # it was lost, and may come back from a backup
+    good("init", directory, *same)
+    assert (directory / "tls" / "ca.key").read_bytes() == before[directory / "tls" / "ca.key"]
 
 
 def test_a_worker_of_more_versions_keeps_its_password(tmp_path: Path) -> None:
