@@ -177,7 +177,7 @@ def test_timings_are_told_within_bounds() -> None:
     assert (untimed.forward_ms, untimed.row_ms, untimed.draft_ms) == (None, None, None)
 
 
-def test_they_are_those_of_the_target() -> None:
+def test_recommendations_are_those_of_the_target() -> None:
     engine = engine_of("w", {"do_sample": True, "temperature": 0.6, "top_k": 50, "eos_token_id": 2})
     assert engine.facts.recommended == Recommended(temperature=0.6, top_k=50)
 
