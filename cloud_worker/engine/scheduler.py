@@ -91,11 +91,13 @@ class Scheduler:
     def free(self, key: SessionKey) -> None:
         """Forget a session, its item, and its keys and values; it need not be known."""
         self.drop(key)
+        self._budget.forget(key)
         self.caches.free(key)
 
     def release(self, key: SessionKey) -> None:
         """A session is over: drop its item, and keep its keys and values while there is room."""
         self.drop(key)
+        self._budget.forget(key)
         self.caches.release(key)
 
     def _head(self, item: WorkItem) -> str:

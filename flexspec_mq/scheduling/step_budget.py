@@ -1,9 +1,10 @@
 """Sessions and tokens of prompts that share the next forward, by deficit round robin over devices.
 
 **Rows.** Each device that waits gets a row for its session that has waited longest, then each one that has more a row
-for the next, and so on. Up to as many sessions as the device with the fewest has, all get alike. Sessions beyond that
-ride along while they make the forward no more than `GIVES` longer: on an accelerator, where a row costs next to
-nothing, all do. Where all others are away for a moment, drafting maybe, a forward stays short for them.
+for the next, and so on. Up to as many sessions as the device with the fewest has, all get alike; those that are away
+for a moment, drafting maybe, count as well. Sessions beyond that ride along while they make the forward no more than
+`GIVES` longer: on an accelerator, where a row costs next to nothing, all do. Where all other devices are away for a
+moment, a forward stays short for them.
 
 **Prompts.** A forward has so many tokens of prompts as fit its bound on time by the measured cost of a token: `STRETCH`
 beside sessions that write, `step_ms` otherwise. Devices share these equally. Each has a counter, in milliseconds: what
@@ -19,15 +20,17 @@ from __future__ import annotations
 
 from collections import Counter
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from flexspec_mq.protocol.worker.turns import by_device
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.scheduling.costs import ForwardCost
+
+_Key = TypeVar("_Key")
 
 GIVES = 0.03
 """Share of its speed that a session may lose by the rows that others have beyond their fair share."""
@@ -41,7 +44,7 @@ LEAST = 8
 PROBE = 16
 """Interval of forwards that leave something out, so that its cost stays known."""
 LATELY = 2.0
-"""Seconds for which a device that had work counts as away for a moment, drafting maybe: forwards stay short for it."""
+"""Seconds for which a device or session that had work counts as away for a moment, drafting maybe."""
 DEVICE_PREFILL = 256
 """Tokens of prompts by which a device may be ahead of others at full speed while these have work."""
 DEVICE_PREFILL_SHARE = 0.07
@@ -78,6 +81,7 @@ class StepBudget:
         self._device_prefill = device_prefill
         self._share = device_prefill_share
         self._seen: dict[str, float] = {}  # when a device had work, the newest at the end
+        self._waited: dict[SessionKey, float] = {}  # when a session waited for a row, likewise
         self._read: dict[str, tuple[float, float]] = {}  # ms of each device's counter, and since when
         self._turn = 0
 
@@ -96,11 +100,11 @@ class StepBudget:
         order, takes = by_device(waiting), self.cost.takes
         sessions = Counter(edge for edge, _ in order)
         devices = sessions.keys() | set(reading)
-        for edge in devices:
-            self._seen.pop(edge, None)
-            self._seen[edge] = now
+        _see(self._seen, devices, now)
+        _see(self._waited, waiting, now)
         if len(devices) > 1:
-            fewest = 1 if len(devices) > len(sessions) else min(sessions.values())
+            has = Counter(edge for edge, _ in self._waited)
+            fewest = 1 if len(devices) > len(sessions) else min(has[edge] for edge in sessions)
             count = sum(min(fewest, number) for number in sessions.values())
             bound = (1.0 + GIVES) * takes(count)
         elif self._others_lately(devices, now):
@@ -111,6 +115,10 @@ class StepBudget:
             while count < len(order) and takes(count + 1) <= bound:
                 count += 1
         return order[: min(count, most)]
+
+    def forget(self, key: SessionKey) -> None:
+        """A session is over; it need not be known."""
+        self._waited.pop(key, None)
 
     def prompts(
         self, unread: Mapping[SessionKey, int], rows: Mapping[SessionKey, int], now: float
@@ -197,9 +205,17 @@ class StepBudget:
             del self._read[oldest]
 
     def _others_lately(self, devices: Collection[str], now: float) -> bool:
-        while self._seen and now - self._seen[oldest := next(iter(self._seen))] > LATELY:
-            del self._seen[oldest]
+        _see(self._seen, (), now)
         return any(edge not in devices for edge in self._seen)
+
+
+def _see(seen: dict[_Key, float], keys: Iterable[_Key], now: float) -> None:
+    """These have work now; those that had none lately are forgotten."""
+    for key in keys:
+        seen.pop(key, None)
+        seen[key] = now
+    while seen and now - seen[oldest := next(iter(seen))] > LATELY:
+        del seen[oldest]
 
 
 def weight(writing: Collection[SessionKey], reading: Mapping[str, int]) -> int:

@@ -59,6 +59,7 @@ class Reading:
         self.pending.pop(key, None)
         self._read.pop(key, None)
         self._served.pop(key, None)
+        self._budget.forget(key)
 
     def writing(self, now: float) -> list[WorkItem]:
         """Items whose prefix is read and whose turn it is: the next forward decides them."""
