@@ -23,7 +23,6 @@ _LIBRARIES = (
     "numpy",
     "aiomqtt",
     "paho-mqtt",
-    "msgpack",
     "msgspec",
     "zstandard",
     "llama-cpp-python",

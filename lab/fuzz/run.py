@@ -88,7 +88,8 @@ class FuzzRun:
         while self.kinds.total() < enough and len(self.failures) < _ENOUGH:
             try:
                 received = machines.run(case, self.clock)
-                for _ in range(3 if any(self._over(*one[::2], one[3]) for one in received) else 0):
+                over = any(self._over(where, payload, us) for where, _, payload, us in received)
+                for _ in range(3 if over else 0):
                     again = machines.run(case, self.clock)
                     received = [
                         (*one[:3], min(one[3], other[3])) for one, other in zip(received, again, strict=True)
