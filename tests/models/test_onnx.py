@@ -21,8 +21,9 @@ from flexspec_mq.models.compact.model import RANKS, load_compact
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
+from flexspec_mq.models.onnx.graphs import BLOCK, round_to, weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
-from flexspec_mq.models.onnx.write import BLOCK, default_graphs, round_to, weights_of, write_onnx
+from flexspec_mq.models.onnx.write import default_graphs, write_onnx
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.models.text import Turn, encode_turns

@@ -1,0 +1,231 @@
+"""Graphs of a model with Llama's layers: one from embeddings to the last hidden state, one for the LM head.
+
+Their weights are in few bits as ONNX Runtime's MatMulNBits reads them: blocks of a row share a scale and a middle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from flexspec_mq.models.shape import Shape
+
+    Floats = npt.NDArray[np.float32]
+    Bytes = npt.NDArray[np.uint8]
+
+_CONTRIB = "com.microsoft"
+"""Domain of ONNX Runtime's own operators."""
+_OPSET, _IR = 21, 10
+_ACCURACY = 4
+"""Products whose input is rounded to 8 bits: what processors have instructions for."""
+_INLINE = 256
+"""Bytes up to which a constant stands in the graph's own file."""
+
+BLOCK = 32
+"""Weights of one row that share a scale; the input of a product is rounded to 8 bits in blocks of the same size."""
+_SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76)
+"""As in `models.matrices`: shares of a block's range that its 16 steps may span, of which the best is taken."""
+_TINY = 1e-12
+_PIECE = 2048
+"""Rows that are rounded at a time."""
+
+
+def round_to(bits: int, weight: Floats) -> tuple[Bytes, Floats, Bytes | None]:
+    """Round a matrix [rows, width] to 4 or 8 bits; a last block that is not full is filled with zeros.
+
+    Returns:
+        Codes, uint8 [rows, blocks, bytes of a block], of two in a byte the low one first; scales, float32 [rows,
+        blocks]; and the codes that mean zero, uint8 [rows, bytes], packed as the codes are, None where it is 128.
+    """
+    rows, width = weight.shape
+    padded = np.pad(weight, ((0, 0), (0, -width % BLOCK))).reshape(rows, -1, BLOCK)
+    parts = [_ROUNDERS[bits](padded[begin : begin + _PIECE]) for begin in range(0, rows, _PIECE)]
+    codes, scales, middles = (np.concatenate(each) for each in zip(*parts, strict=True))
+    if bits == 8:
+        return codes, scales, None
+    return _pairs(codes), scales, _pairs(np.pad(middles, ((0, 0), (0, middles.shape[1] % 2))))
+
+
+def _eight(blocks: Floats) -> tuple[Bytes, Floats, Bytes]:
+    scales = np.maximum(np.abs(blocks).max(axis=-1) / 127, _TINY).astype(np.float32)
+    codes = np.rint(blocks / scales[..., None]) + 128
+    return codes.astype(np.uint8), scales, np.full(scales.shape, 128, dtype=np.uint8)
+
+
+def _four(blocks: Floats) -> tuple[Bytes, Floats, Bytes]:
+    # Zero must be one of the steps, so it must lie in the range.
+    low, high = np.minimum(blocks.min(axis=-1), 0), np.maximum(blocks.max(axis=-1), 0)
+    least = np.full(low.shape, np.inf, dtype=np.float32)
+    codes, middles = np.zeros(blocks.shape, dtype=np.uint8), np.zeros(low.shape, dtype=np.uint8)
+    scales = np.zeros(low.shape, dtype=np.float32)
+    for shrink in _SHRINKS:
+        scale = np.maximum((high - low) * np.float32(shrink / 15), np.float32(_TINY))
+        middle = np.clip(np.rint(-low * np.float32(shrink) / scale), 0, 15)
+        code = np.clip(np.rint(blocks / scale[..., None]) + middle[..., None], 0, 15)
+        error = np.square((code - middle[..., None]) * scale[..., None] - blocks).sum(axis=-1)
+        better = error < least
+        least[better], scales[better], middles[better] = error[better], scale[better], middle[better]
+        codes[better] = code[better]
+    return codes, scales, middles
+
+
+def _pairs(codes: Bytes) -> Bytes:
+    """Two codes of 4 bits in a byte, along the last axis."""
+    packed: Bytes = np.bitwise_or(codes[..., 0::2], codes[..., 1::2] << 4)
+    return packed
+
+
+_ROUNDERS = {8: _eight, 4: _four}
+
+
+class Graph:
+    """A graph under construction; every method adds to it and gives the name of what it computes."""
+
+    def __init__(self) -> None:
+        from onnx import TensorProto, helper, numpy_helper
+
+        self._helper: Any = helper
+        self._types = {"float": TensorProto.FLOAT, "int32": TensorProto.INT32}
+        self._of_array = numpy_helper.from_array
+        self._nodes: list[Any] = []
+        self._constants: list[Any] = []
+        self._inputs: list[Any] = []
+        self._outputs: list[Any] = []
+
+    def input(self, name: str, kind: str, shape: list[int | str]) -> str:
+        """Something that a run is given; names in its shape are free sizes."""
+        self._inputs.append(self._helper.make_tensor_value_info(name, self._types[kind], shape))
+        return name
+
+    def output(self, name: str, shape: list[int | str]) -> None:
+        """Add an output of a run, float32."""
+        self._outputs.append(self._helper.make_tensor_value_info(name, self._types["float"], shape))
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> str:
+        """A weight."""
+        self._constants.append(self._of_array(np.ascontiguousarray(array), name))
+        return name
+
+    def node(
+        self, kind: str, inputs: list[str], outputs: list[str], *, domain: str = _CONTRIB, **facts: Any
+    ) -> str:
+        """An operator; gives the name of its first output."""
+        self._nodes.append(
+            self._helper.make_node(kind, inputs, outputs, name=outputs[0], domain=domain, **facts)
+        )
+        return outputs[0]
+
+    def product(self, name: str, x: str, weight: Floats, bits: int, bias: Floats | None = None) -> str:
+        """Product of `x` [.., width] and the transposed weight [rows, width], which is rounded to 4 or 8 bits."""
+        codes, scales, middles = round_to(bits, weight)
+        inputs = [x, self.constant(f"{name}.codes", codes), self.constant(f"{name}.scales", scales)]
+        if middles is not None:
+            inputs.append(self.constant(f"{name}.middles", middles))
+        if bias is not None:
+            inputs += [""] * (5 - len(inputs)) + [self.constant(f"{name}.bias", bias)]
+        rows, width = weight.shape
+        return self.node(
+            "MatMulNBits",
+            inputs,
+            [name],
+            K=width,
+            N=rows,
+            bits=bits,
+            block_size=BLOCK,
+            accuracy_level=_ACCURACY,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the graph, and its weights beside it in a file of their own, which is mapped when it is loaded."""
+        import onnx
+
+        graph = self._helper.make_graph(self._nodes, path.stem, self._inputs, self._outputs, self._constants)
+        opsets = [self._helper.make_opsetid("", _OPSET), self._helper.make_opsetid(_CONTRIB, 1)]
+        model = self._helper.make_model(
+            graph, producer_name="flexspec-mq", opset_imports=opsets, ir_version=_IR
+        )
+        onnx.save(
+            model, path, save_as_external_data=True, location=weights_of(path.name), size_threshold=_INLINE
+        )
+
+
+def weights_of(name: str) -> str:
+    """Name of the file with a graph's weights."""
+    return name.removesuffix(".onnx") + ".weights"
+
+
+class Backbone:
+    """From embedded tokens to the last hidden state.
+
+    Inputs are `embedded` float32 [1, tokens, width], `last` int32 [1] and `total` int32 (the last position, and how
+    many there are with it), `cosines` and `sines` float32 [positions, half a head], and for each layer i `k.i` and
+    `v.i` float32 [1, heads of keys, capacity, head]. Outputs are `state` float32 [1, tokens, width], behind the last
+    norm, and `k.i.out` and `v.i.out`, which must be bound to the memory of `k.i` and `v.i`.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.graph = Graph()
+        self._shape = shape
+        for name, kind, sizes in (
+            ("embedded", "float", [1, "tokens", shape.width]),
+            ("last", "int32", [1]),
+            ("total", "int32", []),
+            ("cosines", "float", ["positions", shape.head // 2]),
+            ("sines", "float", ["positions", shape.head // 2]),
+        ):
+            self.graph.input(name, kind, sizes)  # type: ignore[arg-type]
+        self.graph.output("state", [1, "tokens", shape.width])
+        self._sum = "embedded"
+
+    def first_norm(self, weight: Floats) -> str:
+        """Norm of the embeddings."""
+        inputs = [self._sum, self.graph.constant("norm.0", weight)]
+        # ONNX Runtime registers this one of its own operators under ONNX's domain.
+        return self.graph.node(
+            "SimplifiedLayerNormalization",
+            inputs,
+            ["normed.0"],
+            domain="",
+            axis=-1,
+            epsilon=self._shape.epsilon,
+        )
+
+    def added(self, name: str, x: str, weight: Floats, *, last: bool = False) -> str:
+        """Add x to the sum of all layers, and norm it."""
+        inputs = [x, self._sum, self.graph.constant(f"{name}.norm", weight)]
+        outputs = ["state"] if last else [f"{name}.normed", "", "", f"{name}.sum"]
+        self._sum = outputs[-1]
+        return self.graph.node(
+            "SkipSimplifiedLayerNormalization", inputs, outputs, epsilon=self._shape.epsilon
+        )
+
+    def attention(self, index: int, projected: str) -> str:
+        """Attention over what is held and what is new, rotary positions inside."""
+        shape = self._shape
+        sizes = [1, shape.keys, "capacity", shape.head]
+        names = [f"{part}.{index}" for part in "kv"]
+        for name in names:
+            self.graph.input(name, "float", sizes)  # type: ignore[arg-type]
+            self.graph.output(f"{name}.out", sizes)  # type: ignore[arg-type]
+        return self.graph.node(
+            "GroupQueryAttention",
+            [projected, "", "", *names, "last", "total", "cosines", "sines"],
+            [f"attended.{index}", *(f"{name}.out" for name in names)],
+            num_heads=shape.queries,
+            kv_num_heads=shape.keys,
+            do_rotary=1,
+        )
+
+    def gated(self, index: int, widened: str) -> str:
+        """SiLU of the gate times up."""
+        gate, up = f"gate.{index}", f"up.{index}"
+        self.graph.node("Split", [widened], [gate, up], domain="", axis=-1, num_outputs=2)
+        # x · sigmoid(x) in one operator.
+        opened = self.graph.node("QuickGelu", [gate], [f"opened.{index}"], alpha=1.0)
+        return self.graph.node("Mul", [opened, up], [f"gated.{index}"], domain="")
