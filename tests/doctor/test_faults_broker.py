@@ -125,14 +125,6 @@ async def test_tls_mismatch(
         the_fault(await look(at(broker), *flags), "TLS mismatch", detail, advice=[advice])
 
 
-async def test_tls_mismatch_another_host_name(tmp_path: Path) -> None:
-    elsewhere = make_certificates(tmp_path, ["broker.example", "10.9.8.7"])
-    with PrivateBroker(BrokerSettings(port=0, tls=elsewhere)) as broker:
-        findings = await look(at(broker), "--tls-ca", str(elsewhere.ca))
-        detail = "it is for broker.example, 10.9.8.7, and we connect to 127.0.0.1"
-        the_fault(findings, "TLS mismatch", detail, advice=[f"--broker broker.example:{broker.port}"])
-
-
 @pytest.mark.parametrize(
     ("since", "until", "words"),
     [

@@ -158,13 +158,8 @@ def test_anything_that_differs_gives_other_keys() -> None:
     keys: set[bytes] = set()
     for session in sessions:
         keys.add(session.opening_key(shares[:2], bytes(32)))
-        for worker, serial, ephemeral in (
-            ("w1", b"s", b"e"),
-            ("w2", b"s", b"e"),
-            ("w1", b"t", b"e"),
-            ("w1", b"s", b"f"),
-        ):
-            keys |= {*session.session_keys(shares, worker, serial, ephemeral)}
+        for peer in (("w1", b"s", b"e"), ("w2", b"s", b"e"), ("w1", b"t", b"e"), ("w1", b"s", b"f")):
+            keys |= {*session.session_keys(shares, *peer)}
     assert len(keys) == len(sessions) * (1 + 2 * 4)
 
 

@@ -116,13 +116,3 @@ def test_a_words_variate_does_not_depend_on_its_neighbours(values: list[int]) ->
     together = noise.gumbel_of(drawn)
     alone = [noise.gumbel_of(drawn[i : i + 1])[0] for i in range(len(drawn))]
     assert together.tolist() == alone
-
-
-def test_neighbours_are_not_alike() -> None:
-    """Seeds, positions and tokens next to each other: correlations of 20,000 pairs, sigma 0.007, within 6 sigma."""
-    base, seed, position = (
-        noise.uniforms_of(noise.words(*place, 20_001)) for place in ((7, 100), (8, 100), (7, 101))
-    )
-    for other in (seed, position, np.roll(base, 1)):
-        assert abs(np.corrcoef(base, other)[0, 1]) < 6 / math.sqrt(20_000)
-    assert abs(base.mean() - 0.5) < 6 / math.sqrt(12 * 20_000)

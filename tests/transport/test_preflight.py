@@ -45,7 +45,7 @@ OLDER_CONNACK = bytes((0x20, 2, 0, 1))
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> ServerTls:
-    return make_certificates(tmp_path_factory.mktemp("tls"), ["broker.example"])
+    return make_certificates(tmp_path_factory.mktemp("tls"), ["broker.example", "10.9.8.7"])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_certificate_for_another_host_is_final_and_the_name_that_fits_is_said(
 ) -> None:
     with pytest.raises(LinkRefused) as refused:
         told(broker.port, tls=TlsSettings(ca=elsewhere.ca), daemon=daemon)
-    assert "it is for broker.example, and we connect to 127.0.0.1" in refused.value.message
+    assert "it is for broker.example, 10.9.8.7, and we connect to 127.0.0.1" in refused.value.message
     assert f"--broker broker.example:{broker.port}" in refused.value.hint
 
 
