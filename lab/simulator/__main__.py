@@ -46,7 +46,7 @@ _LENGTHS = 16, 32, 48, 64
 
 
 def build_parser() -> ArgumentParser:
-    """The benchmark's flags."""
+    """Flags of the comparison."""
     made = parser(__doc__ or "")
     made.add_argument("--recorded", type=Path, metavar="FOLDER", help="recordings of channels; lab/README.md")
     made.add_argument("--links", nargs="+", metavar="LINK", help="only these")
@@ -113,7 +113,7 @@ def _measure(argv: Sequence[str]) -> int:
         shares = (f"{means[policy] / means[STREAMING]:.3f}" for policy in options.policies)
         rows.append([name, f"{means[STREAMING]:.2f}", *shares])
     print(table(["link", "streaming, s", *options.policies], rows))
-    finish("policies", results, quick=options.quick)
+    finish("simulator", results, quick=options.quick)
     return 0
 
 
