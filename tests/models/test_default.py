@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from importlib import util
 from pathlib import Path
@@ -17,6 +17,8 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models import default
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
 from flexspec_mq.models.load import load_text
+from flexspec_mq.models.onnx import write
+from flexspec_mq.models.onnx.folder import MANIFEST, default_graphs_folder
 
 
 @pytest.fixture
@@ -48,21 +50,26 @@ def test_many_at_once_convert_once(cache: Path, monkeypatch: pytest.MonkeyPatch)
         write_checkpoint(gguf, out, tell)
 
     monkeypatch.setattr(default, "_convert", slow)
-    found: list[Path] = []
     said: list[str] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(default.default_model_path(said.append)))
-        for _ in range(6)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        (path,) = set(pool.map(default.default_model_path, [said.append] * 6))
     assert len(conversions) == 1
-    assert len(found) == 6
-    assert len(set(found)) == 1
     assert set(said) == {"waiting for another process that writes the converted default model"}
-    assert sorted(path.name for path in cache.iterdir()) == sorted([f".{found[0].name}.lock", found[0].name])
+    assert {file.name for file in cache.iterdir()} == {f".{path.name}.lock", path.name}
+
+
+def test_many_at_once_write_the_drafts_graphs_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(_checkpoint: Path, folder: Path) -> None:
+        time.sleep(0.3)
+        folder.mkdir()  # which it must not find there
+        (folder / MANIFEST).touch()
+
+    monkeypatch.setattr(write, "can_write", lambda: True)
+    monkeypatch.setattr(write, "default_draft_path", lambda _say: cache)
+    monkeypatch.setattr(write, "write_onnx", slow)
+    with ThreadPoolExecutor(6) as pool:
+        (path,) = set(pool.map(write.default_graphs, [print] * 6))
+    assert path == default_graphs_folder()
 
 
 def test_a_conversion_that_fails_leaves_nothing_and_is_tried_again(
