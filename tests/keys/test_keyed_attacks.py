@@ -32,14 +32,8 @@ from tests.transport.reading import Reader, linked
 
 CODEC = Codec()
 IDENTITY = Identity(1, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
-EDGE_REASONS = {
-    KeyReason.UNKEYED,
-    KeyReason.MALFORMED,
-    KeyReason.FORGED,
-    KeyReason.REPLAYED,
-    KeyReason.NO_KEY,
-}
 WORKER_REASONS = {KeyReason.UNKEYED, KeyReason.MALFORMED, KeyReason.FORGED, KeyReason.REPLAYED}
+EDGE_REASONS = {*WORKER_REASONS, KeyReason.NO_KEY}
 
 
 def hearing(broker: PrivateBroker, topic_filter: str = "f1/o/base/edge") -> LinkSettings:

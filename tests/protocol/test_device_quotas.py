@@ -154,11 +154,8 @@ def test_a_newcomer_takes_the_newest_place_of_who_holds_most_and_that_one_is_tol
 
 def test_places_are_taken_one_a_second_so_that_nobody_can_drive_out_others_in_a_row() -> None:
     machine = full()
-    assert [taken(machine, 1 + (now > 10.0), now, "good") for now in (10.0, 10.5, 11.1)] == [
-        True,
-        False,
-        True,
-    ]
+    got = [taken(machine, 1 + (now > 10.0), now, "good") for now in (10.0, 10.5, 11.1)]
+    assert got == [True, False, True]
     assert places(machine) == {"evil": 6, "good": 2}
 
 
