@@ -180,6 +180,13 @@ def test_what_a_session_saw_is_known_to_the_next_one() -> None:
         assert getattr(next_one.seen, name) == getattr(first.seen, name), name
 
 
+def test_texts_that_share_a_round_of_the_drafter_share_its_time() -> None:
+    node = NodeEstimates()
+    node.drafting = 2
+    read(node, Plan(4)).draft(4, each=0.02)
+    assert node.draft_time.mean == pytest.approx(0.01)
+
+
 def test_what_is_known_of_a_worker_and_of_a_version_is_theirs_alone() -> None:
     estimates = NodeEstimates()
     first = read(estimates, Plan(4))
