@@ -27,6 +27,8 @@ _USUAL = 0.03, 0.01, 0.008
 """Usual cost of a session, a drafted row and a token of a prompt, as shares of a mean forward of the target."""
 _FRESH = 256
 """Forwards after which the time of a number of sessions is forgotten."""
+_STALL = 4.0
+"""A forward that takes so many times what it should was stopped by something else: it counts for no more."""
 PRIMES = 8
 """Forwards that one counts for which was timed before any text."""
 LEARN = 1 / 16
@@ -102,7 +104,9 @@ class ForwardCost:
 
     def observe(self, sessions: int, rows: int, prompt: int, ms: float) -> None:
         """Take the time of a forward that decided sessions, verified rows of theirs and read tokens of prompts."""
-        self._line.observe((sessions, rows, prompt), ms)
+        counts = sessions, rows, prompt
+        ms = min(ms, _STALL * self._line.predict(counts) or ms)
+        self._line.observe(counts, ms)
         self._forwards += 1
         if sessions and not prompt:
             plain = max(0.0, ms - rows * self.row)

@@ -140,6 +140,20 @@ def test_what_was_measured_counts_and_not_a_line_through_it() -> None:
     assert cost.takes(8) < 40.0  # so long ago that it may be tried again
 
 
+def test_a_forward_that_something_else_stopped_counts_for_little_and_a_slower_machine_is_believed() -> None:
+    budget = Machine(30.0, 0.0, 1.0).budget()
+    for turn in range(60):
+        read = budget.room(4) if turn % 3 else 0
+        budget.cost.observe(4, 0, read, 30.0 + read)
+    before = budget.room(4)
+    budget.cost.observe(4, 0, 0, 5000.0)
+    assert budget.room(4) <= 2 * before
+    assert budget.cost.takes(4) <= 1.5 * 30.0
+    for _ in range(100):
+        budget.cost.observe(4, 0, 0, 300.0)
+    assert budget.cost.takes(4) == pytest.approx(300.0, rel=0.05)
+
+
 def test_prompts_of_one_device_weigh_no_more_than_those_of_others() -> None:
     good = [("good", 1)]
     assert weight(good, {}) == 1
