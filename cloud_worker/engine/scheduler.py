@@ -147,6 +147,8 @@ class Scheduler:
         self._steps += 1
         rows, prompts = self._shares()
         chosen = self._with_room(rows | prompts)
+        for key in prompts.keys() - {share.item.key for share in chosen}:
+            self._budget.unused(key[0], prompts[key], self._clock())
         if not chosen:  # those whose turn it is have no room beside the oldest
             oldest = next(iter(self.pending.values()))
             chosen = self._with_room({oldest.key: min(self.unread(oldest), max(2, self._budget.most))})

@@ -157,6 +157,10 @@ class StepBudget:
             self.slowed += tokens if not alone and leads[edge] < CHUNK else 0
         return shares
 
+    def unused(self, edge: str, tokens: int, now: float) -> None:
+        """Take tokens of `prompts` off a device's counter: they are not read, as there is no memory for them."""
+        self._charge(edge, -tokens, now, at_most=inf)
+
     def room(self, sessions: int, rows: int = 0, stretch: float | None = STRETCH) -> int:
         """Tokens of prompts for which a forward has time beside so many sessions and drafted rows of theirs.
 
@@ -198,7 +202,7 @@ class StepBudget:
         return max(0.0, ms - 1000.0 * self._share * (now - since))
 
     def _charge(self, edge: str, tokens: int, now: float, at_most: float) -> None:
-        ms = self._counter(edge, now) + tokens * self.cost.prompt_token
+        ms = max(0.0, self._counter(edge, now) + tokens * self.cost.prompt_token)
         self._read.pop(edge, None)
         self._read[edge] = min(ms, at_most), now
         while not self._counter(oldest := next(iter(self._read)), now) and oldest != edge:

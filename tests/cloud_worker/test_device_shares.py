@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cloud_worker.engine.engine import ModelEngine
 from cloud_worker.engine.scheduler import Scheduler
+from flexspec_mq.models.kv import GRAIN
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.costs import ForwardCost
@@ -37,10 +38,11 @@ class GivenCost(ForwardCost):
         """Forget what the tiny model took."""
 
 
-def engine_of(clock: Callable[[], float] = lambda: 0.0, device_prefill: int = 256) -> ModelEngine:
-    engine = ModelEngine(
-        model_of(), budget=StepBudget(GivenCost(), target=250.0, device_prefill=device_prefill)
-    )
+def engine_of(
+    clock: Callable[[], float] = lambda: 0.0, device_prefill: int = 256, limit: int | None = None
+) -> ModelEngine:
+    budget = StepBudget(GivenCost(), target=250.0, device_prefill=device_prefill)
+    engine = ModelEngine(model_of(), limit=limit, budget=budget)
     engine.scheduler._clock = clock
     return engine
 
@@ -97,6 +99,17 @@ def test_devices_that_begin_share_alike_however_many_prompts_each_has() -> None:
     scheduler.add(prompt("one", 1, 200))
     tokens = fed(scheduler)
     assert tokens["one"] == tokens["many"] == 64
+
+
+def test_a_device_does_not_pay_for_a_prompt_that_there_is_no_memory_for() -> None:
+    engine = engine_of(limit=3 * GRAIN * model_of().new_kv().token_bytes)
+    engine.scheduler.add(prompt("first", 1, 2 * GRAIN + 40))
+    engine.scheduler.add(prompt("second", 1, GRAIN + 40))
+    for _ in range(2):
+        assert engine.step().batch == 1
+    paid = [engine._budget._counter(edge, 0.0) for edge in ("first", "second")]
+    assert paid[0] > 60.0
+    assert paid[1] == 0.0
 
 
 def test_rows_of_a_device_that_has_more_are_held_back_and_come_in_turn() -> None:
