@@ -66,12 +66,7 @@ class Schedule(RuleBasedStateMachine):
     def begin(self, workers: int, capacity: int, seed: int, plan: Plan) -> None:
         rng = random.Random(seed)
         config = WorkerConfig(
-            worker="w",
-            versions=held(512),
-            capacity=capacity,
-            lease=10,
-            prefixes=capacity,
-            prefix_life=15.0,
+            worker="w", versions=held(512), capacity=capacity, lease=10, prefixes=capacity, prefix_life=15.0
         )
         target = FakeTarget(eos_every=25, flips=self.flips, rng=random.Random(seed))
         self.world = Mailroom(rng, target, Link(rng), workers, config, (0.02, 0.001))
