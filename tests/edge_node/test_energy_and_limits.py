@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,18 @@ from edge_node import energy as edge_energy
 from edge_node.cli.main import main as edge
 from edge_node.energy import EnergyMeter, MeasuredEnergy, energy_meter
 from edge_node.limits import BatteryGauge, LimitOptions
+from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.rl import network_of
+from flexspec_mq.drafting.interface import Drafted, DraftRequest
 from flexspec_mq.energy.meters import Batteries, Rapl, find_meter
 from flexspec_mq.energy.model import DevicePower, ModelledEnergy, RadioPower, Spent
 from flexspec_mq.errors import ModelError, UsageError
 from lab.policy_training.learner import network_text
+from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.memory_broker import MemoryBroker
-from tests.daemons import worker_at
+from tests.daemons import FakeDrafter, check, link_to, wanting, worker_at
 from tests.edge_node.test_commands import WHOLE, generator, written
 
 DEVICE = DevicePower(idle_w=2.0, core_w=3.0)
@@ -122,6 +127,28 @@ async def test_the_figures_of_a_modelled_text() -> None:
     drafting = DevicePower(idle_w=0.0, core_w=1.0)
     found = await stats(ModelledEnergy("modelled: core", drafting, RadioPower(), cores=1))
     assert 0 < found["energy_j"] < found["seconds"]
+
+
+class TimedDrafter(FakeDrafter):
+    """Takes its time for each round, and counts it."""
+
+    busy = 0.0
+
+    def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+        began = time.monotonic()
+        time.sleep(0.005)
+        drafted = super().draft(wanted)
+        self.busy += time.monotonic() - began
+        return drafted
+
+
+async def test_texts_of_one_round_of_the_drafter_share_its_energy() -> None:
+    broker, drafter = MemoryBroker(), TimedDrafter()
+    meter = ModelledEnergy("core", DevicePower(idle_w=0.0, core_w=1.0), RadioPower(), cores=1)
+    node = EdgeNode(EdgeSettings(edge="edge"), drafter, FINGERPRINT, (EOS,), energy=meter)
+    async with worker_at(broker.link, "w1"), node.running(broker.link, link_to("e-edge")):
+        texts = await check(node, [wanting(number, limit=20) for number in range(4)])
+    assert sum(text.spent().joules or 0.0 for text in texts) == pytest.approx(drafter.busy, rel=0.3)
 
 
 # Limits
