@@ -174,7 +174,8 @@ def shuffled(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten()[torch.randperm(weight.numel())].view_as(weight)
 
 
-BAD: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
+Bad = tuple[Callable[[Path], object], dict[str, Any], str]
+BAD: list[Bad] = [
     (adapter(torch.Tensor.half), {}, "float16"),
     (adapter(shuffled), {}, "tokens come out"),
     (id, {"base": "0" * 32}, r"fingerprint .*\n.*name its base with --base"),
@@ -188,15 +189,11 @@ BAD: list[tuple[Callable[[Path], object], dict[str, Any], str]] = [
 """Heads that the check refuses. Weights that no head may have are tested with their files, in tests/models."""
 
 
-@pytest.mark.parametrize(("change", "fields", "message"), BAD, ids=[message for *_, message in BAD])
+@pytest.mark.parametrize("bad", BAD, ids=[message for *_, message in BAD])
 def test_a_bad_head_or_one_of_another_base_or_without_proof_is_refused(
-    change: Callable[[Path], object],
-    fields: dict[str, Any],
-    message: str,
-    lora: Path,
-    folder: Path,
-    tmp_path: Path,
+    bad: Bad, lora: Path, folder: Path, tmp_path: Path
 ) -> None:
+    change, fields, message = bad
     head = altered(lora, tmp_path / "head", change, **fields)
     with pytest.raises(HeadError, match=message):
         check_head(head, folder / "base")
