@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.main import run_subcommand
-from flexspec_mq.daemon.progress import answer
+from flexspec_mq.daemon.progress import answer, stages
 from flexspec_mq.errors import UsageError
 
 
@@ -45,10 +43,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _train(args: argparse.Namespace) -> int:
     from lab.policy_training.learner import network_text
     from lab.policy_training.training import train_policy
-    from training.cli_common import progress_bar
 
-    if not sys.stderr.isatty():
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     if args.episodes < 1 or args.seed < 0:
         raise UsageError("--episodes must be at least 1, and --seed at least 0")
     weights = args.out / "rl.json"
@@ -58,10 +53,13 @@ def _train(args: argparse.Namespace) -> int:
         raise UsageError(
             f"--out {args.out} cannot be used: {error.strerror}", hint="name a folder that can be written"
         ) from error
-    with progress_bar() as tell:
-        network, figures = train_policy(
-            args.seed, args.episodes, lambda done: tell(done / args.episodes, lambda: f"{done} episodes")
-        )
+    with stages() as tell:
+
+        def show(done: int) -> None:
+            if done * 100 // args.episodes > (done - 1) * 100 // args.episodes:
+                tell(f"{done} of {args.episodes} episodes: {done * 100 // args.episodes} %")
+
+        network, figures = train_policy(args.seed, args.episodes, show)
     with whole(weights) as part:
         part.write_text(network_text(network) + "\n", "utf-8")
     answer(f"{args.episodes} episodes; {figures}")

@@ -163,11 +163,7 @@ def check_any_walk(
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    weights=st.sampled_from(["bf16", "int8"]),
-    steps=walks(40),
-    back=st.integers(0, 30),
-)
+@given(weights=st.sampled_from(["bf16", "int8"]), steps=walks(40), back=st.integers(0, 30))
 def test_neither_company_nor_pieces_nor_roll_backs_matter(
     folders: dict[str, Path], weights: str, steps: list[list[tuple[int, int]]], back: int
 ) -> None:
