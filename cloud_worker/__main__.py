@@ -10,6 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.load import check_libraries, load_engine
+from cloud_worker.pair import add_parser as add_pair_parser
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
 from cloud_worker.wire import keys_of
 from flexspec_mq.daemon import logs, probes
@@ -43,13 +44,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of a worker's flags, of ``config show`` and of ``doctor``."""
+    """The parser of a worker's flags, of ``config show``, ``doctor`` and ``pair``."""
     # No abbreviations: --password, which is no flag of ours, would be taken for --password-file.
     parser = argparse.ArgumentParser(prog="flexspec-cloud", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", metavar="command")
     for one in (parser, add_show_command(commands), add_doctor_command(commands)):
         add_arguments(one, inner=one is not parser)
         logs.add_verbose(one)
+    add_pair_parser(commands)
     parser.add_argument(
         "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
     )
@@ -60,6 +62,10 @@ def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.command == "doctor":
         return _doctor(args)
+    if args.command == "pair":
+        from cloud_worker.pair.command import run
+
+        return run(args)
     loaded = from_arguments(args)
     if args.command == "config":
         show(loaded, json=args.json)

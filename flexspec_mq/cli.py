@@ -18,6 +18,7 @@ Command = Callable[[argparse.Namespace], int | None]
 
 _CHAT = "talk with an edge node's HTTP API in the terminal"
 _DOCTOR = "check what the edge node needs, or the worker (`doctor cloud`): what is wrong and how to mend it"
+_PAIR = "say whether a draft and a target fit, and what they will do together, before anything is deployed"
 _DOCTORS = {"edge": "edge_node", "cloud": "cloud_worker"}
 """Programs that examine themselves, by the first argument of ``flexspec doctor``."""
 
@@ -52,6 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, about in (
         ("chat", _CHAT),
         ("doctor", _DOCTOR),
+        ("pair", _PAIR),
         *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name),
     ):
         commands.add_parser(name, help=about, add_help=False)
@@ -73,7 +75,10 @@ def _main(argv: Sequence[str]) -> int | None:
 
         return chat(argv[1:])
     if argv[:1] == ["doctor"]:
-        _doctor(argv[1:])
+        part, rest = (argv[1], argv[2:]) if argv[1:2] and argv[1] in _DOCTORS else ("edge", argv[1:])
+        _become(_DOCTORS[part], "doctor", *rest)
+    if argv[:1] == ["pair"]:
+        _become("cloud_worker", *argv)
     for words in (1, 2):
         if (name := " ".join(argv[:words])) in _ELSEWHERE:
             return _elsewhere(name)(argv[words:])
@@ -82,10 +87,9 @@ def _main(argv: Sequence[str]) -> int | None:
     return func(args)
 
 
-def _doctor(argv: Sequence[str]) -> NoReturn:
-    """Become the doctor of a daemon, as only that knows what it needs."""
-    part, rest = (argv[0], argv[1:]) if argv and argv[0] in _DOCTORS else ("edge", argv)
-    os.execv(sys.executable, [sys.executable, "-m", _DOCTORS[part], "doctor", *rest])  # noqa: S606  our own program
+def _become(program: str, *argv: str) -> NoReturn:
+    """Become a daemon's subcommand, as only that daemon knows what it needs."""
+    os.execv(sys.executable, [sys.executable, "-m", program, *argv])  # noqa: S606  our own program
 
 
 def _elsewhere(name: str) -> Callable[[Sequence[str]], int]:

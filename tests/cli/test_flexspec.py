@@ -247,7 +247,9 @@ def refused(parser: argparse.ArgumentParser, words: list[str]) -> str:
 @pytest.mark.parametrize("program", PARSERS)
 def test_each_exists(program: str) -> None:
     parser, named, wrong = PARSERS[program](), 0, []
-    own = {"demo", "chat", "bench", "doctor"} if program == "flexspec" else set()  # with parsers of their own
+    own = (
+        {"demo", "chat", "bench", "doctor", "pair"} if program == "flexspec" else set()
+    )  # with parsers of their own
     for path, text in texts():
         for name, rest in _NAMED.findall(text):
             words = rest.split()

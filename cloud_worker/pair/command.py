@@ -1,0 +1,168 @@
+"""The command: load both models, or say why they do not fit, measure, and print what comes of it."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from cloud_worker.engine.draft import choice
+from cloud_worker.engine.load import check_libraries, load_engine
+from cloud_worker.pair import MOST, PROMPTS
+from cloud_worker.pair.forecast import LENGTHS, LINKS, forecast
+from cloud_worker.pair.measure import WRITING, measure, write
+from cloud_worker.settings import WorkerSettings
+from flexspec_mq.daemon.progress import answer, stages
+from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.drafting.load import text_of
+from flexspec_mq.drafting.settings import installed
+from flexspec_mq.errors import FingerprintError, ModelError, UsageError
+from flexspec_mq.models.fingerprint import other_vocabulary
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.onnx.folder import can_write, has_graphs
+from flexspec_mq.models.onnx.write import write_onnx
+from flexspec_mq.models.text import Turn, encode_turns, read_prompts
+from schemas.messages import PROTOCOL_VERSION, Identity
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Sequence
+
+    from cloud_worker.pair.forecast import Figures
+    from flexspec_mq.models.load import LoadedText
+
+_TOKENS = 64
+"""Tokens of an answer at most."""
+_SPEEDS = 10.0, 30.0, 100.0
+"""Milliseconds of other targets' forwards that are forecast."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compare, measure, forecast and print."""
+    check_libraries()
+    settings = WorkerSettings(target=args.target, draft="none", worker="pair")
+    with tempfile.TemporaryDirectory(prefix="flexspec-pair-") as scratch, stages() as tell:
+        target = load_text(args.target, progress=tell)
+        differs = _difference(args, text_of(choice(settings, args.draft), tell), target)
+        prompts = _prompts(args.prompts, target)
+        folder = _exported(args.draft, Path(scratch), tell)
+        draft = load_draft(replace(choice(settings, folder), lookup=False), tell)
+        engine = load_engine(settings, tell)
+        identity = Identity(
+            PROTOCOL_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
+        )  # fmt: skip
+        texts = write(engine, prompts, identity, tell)
+        if not texts:
+            raise UsageError(
+                f"the target did not answer a prompt within {WRITING:.0f} s",
+                hint="give fewer or shorter prompts",
+            )
+        assert draft.drafter is not None  # noqa: S101  it has a name
+        figures = measure(engine, draft.drafter, texts, identity, tell)
+    answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
+    answer(f"target  {engine.facts.target}, {engine.facts.proof}")
+    answer(f"draft   {draft.engine}")
+    _tell_figures(figures)
+    _tell_forecasts(figures)
+    _tell_commands(args.draft, args.target, exported=folder != args.draft)
+    return 0
+
+
+def _difference(args: argparse.Namespace, draft: LoadedText, target: LoadedText) -> str:
+    """How the two differ where that does no harm.
+
+    Raises:
+        FingerprintError: they cannot write a text together.
+    """
+    ours, theirs = draft.tokenizer_status, target.tokenizer_status
+    if other := other_vocabulary(ours, theirs):
+        raise FingerprintError(
+            f"{args.draft} cannot draft for {args.target}: {other}",
+            hint='"it" is the target, "we" the draft; docs/models.md says what must agree',
+        )
+    parts = ("chat templates", ours.template != theirs.template), ("ends of text", ours.eos != theirs.eos)
+    return " and ".join(name for name, other in parts if other)
+
+
+def _exported(name: str, scratch: Path, tell: Callable[[str], None]) -> str:
+    """The draft as a device runs it: exported where that is possible, or itself."""
+    folder = Path(name).expanduser()
+    can = can_write() and installed("onnxruntime")
+    if name == "default" or not can or not folder.is_dir() or has_graphs(folder):
+        return name
+    tell(f"exporting {name} in few bits, as devices run it")
+    try:
+        return str(write_onnx(folder, scratch / "draft"))
+    except (ModelError, UsageError) as error:
+        tell(f"it cannot be exported, so torch runs it: {error.message}")
+        return name
+
+
+def _prompts(path: Path | None, target: LoadedText) -> list[tuple[int, ...]]:
+    """Token ids of at most `MOST` prompts, evenly spaced."""
+    found = list(PROMPTS) if path is None else [prompt for _, prompt in read_prompts(path)]
+    if not found:
+        raise UsageError(f"{path} holds no prompt")
+    most = min(MOST, len(found))
+    turns = [[Turn("user", found[place * len(found) // most])] for place in range(most)]
+    return [encode_turns(target.tokenizer, turn, max_context=target.max_context - _TOKENS) for turn in turns]
+
+
+def _tell_figures(figures: Figures) -> None:
+    tokens = sum(map(len, figures.right))
+    answer(f"texts   {len(figures.right)} with {tokens} tokens, greedy; drafts without lookups\n")
+    rounds = [f"{figures.tokens_per_round(length):.2f}" for length in LENGTHS]
+    verified = [_ms(figures.forwards[length]) for length in LENGTHS]
+    _table(
+        ("K", *map(str, LENGTHS)),
+        [("tokens a round", *rounds), ("ms of the target's forward", *verified)],
+    )
+    answer(
+        f"ms: {_ms(figures.forwards[0])} of the target for a token without drafts, {_ms(figures.token)} of the draft "
+        f"for one; {_ms(figures.target_reads)} and {_ms(figures.draft_reads)} to read {figures.prompt:.0f} tokens\n"
+    )
+
+
+def _tell_forecasts(figures: Figures) -> None:
+    tokens = round(sum(map(len, figures.right)) / len(figures.right))
+    answer(f"an answer of {tokens} tokens, as expected: seconds, and the share of them with drafts")
+    rows = []
+    for name, link in LINKS.items():
+        told = forecast(figures, link, tokens)
+        ways = [(told.share(way), way.plan) for way in (told.device, told.beside)]
+        rows.append((name, f"{told.streamed.seconds:.2f}", *ways[0], *ways[1]))
+    _table(("link", "streamed", "device", "plan", "worker", "plan"), rows)
+    answer("the better of both, where the target takes so many ms for a token and the draft as here")
+    targets = [figures.with_forward(ms / 1000) for ms in _SPEEDS]
+    best = []
+    for name, link in LINKS.items():
+        others = [forecast(target, link, tokens) for target in targets]
+        best.append((name, *(other.share(other.best) for other in others)))
+    _table(("link", *(f"{ms:.0f}" for ms in _SPEEDS)), best)
+
+
+def _tell_commands(draft: str, target: str, *, exported: bool) -> None:
+    name = "base" if target == "default" else Path(target).name.lower()
+    answer("to run them:")
+    if exported:
+        answer(f"  flexspec draft export --onnx --model {draft} --out draft")
+        draft = "draft"
+    answer(f"  flexspec-cloud --broker HOST:1883 --target {target} --draft {draft} --version {name}")
+    answer(f"  flexspec-edge serve --broker HOST:1883 --draft {draft} --version {name}")
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.1f}"
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="left" if not place or header == "plan" else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=110, highlight=False).print(table, "")

@@ -1,0 +1,96 @@
+"""`flexspec pair` counts the rounds that its models would write in; its forecast is what one reckons by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloud_worker.__main__ import main
+from cloud_worker.engine.engine import ModelEngine
+from cloud_worker.pair.forecast import LENGTHS, LINKS, Figures, Link, forecast
+from cloud_worker.pair.measure import measure, write
+from flexspec_mq.drafting.model_drafter import ModelDrafter
+from lab.benchmarks.rounds import Job, Rounds, RoundTally
+from lab.testbed.link.profiles import built_in
+from schemas.messages import Identity
+from tests.lab.traditional.noisy_models import checkpoint, packed
+from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+
+def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:
+    """A pass of the draft over the target's texts gives the rounds in which both write them, for each K."""
+    engine = ModelEngine(packed(checkpoint(tmp_path / "target", 0.0)))
+    drafter = ModelDrafter(
+        packed(checkpoint(tmp_path / "draft", 0.02)), max_context=70
+    )  # some texts go beyond
+    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 0, (17, 80), False, 40)
+    prompts = [
+        tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3))) for place in range(9)
+    ]
+    texts = write(engine, prompts, identity, lambda _: None)
+    figures = measure(engine, drafter, texts, identity, lambda _: None)
+    assert engine.idle()
+    assert {len(text.answer) for text in texts} != {40}  # some have an end
+    for length in LENGTHS:
+        total = RoundTally()
+
+        def done(job: Job, tokens: tuple[int, ...], tally: RoundTally, total: RoundTally = total) -> None:
+            assert tokens == texts[int(job.name)].answer
+            total.add(tally)
+
+        jobs = [[Job(str(place), prompt, identity)] for place, prompt in enumerate(prompts)]
+        Rounds(engine, drafter, length, at_once=4).run(jobs, done)
+        assert total.tokens > total.rounds > total.texts
+        assert figures.tokens_per_round(length) == total.tokens_per_round
+    assert figures.forwards.keys() == {0, *LENGTHS}
+    assert min(*figures.forwards.values(), figures.target_reads, figures.draft_reads, figures.token) > 0
+
+
+def test_misfits_are_told_before_anything_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draft = save(tmp_path / "draft", tiny_llama())
+    save(tmp_path / "target", tiny_llama(), byte_level_tokenizer(("other",)))
+    (tmp_path / "target" / "model.safetensors").unlink()
+    assert main(["pair", str(draft), str(tmp_path / "target")]) == 3
+    out, err = capsys.readouterr()
+    assert not out
+    assert f"error: {draft} cannot draft for" in err
+    assert "260" in err
+    assert "259" in err
+
+
+def pair(*, right: bool) -> Figures:
+    """A target of 100 ms a forward and 4 ms a row, with a draft of 10 ms a token, on four texts of 64 tokens."""
+    forwards = {rows: 0.1 + 0.004 * rows for rows in (0, *LENGTHS)}
+    return Figures([[right] * 64] * 4, 50.0, forwards, target_reads=0.2, draft_reads=0.5, token=0.01)
+
+
+def test_forecasts_by_hand() -> None:
+    link = Link(trip=40.0, up=1e9, down=1e9)
+    wrong = forecast(pair(right=False), link, 64)
+    first = 0.0415 + 0.2 + 0.1  # round trip, prompt, forward
+    assert wrong.streamed.seconds == pytest.approx(first + 63 * 0.1)
+    assert wrong.device.seconds == pytest.approx(wrong.streamed.seconds)  # nobody drafts, here and below
+    assert wrong.beside.seconds == pytest.approx(wrong.streamed.seconds)
+    assert wrong.share(wrong.best) == "1.00"
+    ideal = forecast(pair(right=True), link, 64)
+    # Eight rounds of nine tokens at the most, behind a prompt that the worker's draft reads as well.
+    assert ideal.beside.seconds == pytest.approx(first + 0.5 + 63 * (0.08 + 0.132) / 8)
+    assert ideal.beside.plan == "worker drafts K=8"
+    # Until the device has read the prompt the worker writes alone; then forwards follow one another, each with a
+    # batch that was drafted during the one before, or the worker waits for seventeen tokens a round.
+    late = 0.5 + 0.01 - 0.2
+    rest = ideal.device.seconds - first - late
+    assert 0.164 / 17 <= rest / (63 - late / 0.1) <= (0.16 + 0.0415 + 0.164) / 17
+
+
+@pytest.mark.parametrize("name", [name for name in LINKS if name != "loopback"])
+def test_links_are_those_of_the_laboratory(name: str) -> None:
+    (state,) = built_in().profiles[name].states
+    trip = sum(way.delay_ms.value + way.jitter_ms.value for way in (state.up, state.down))
+    link = LINKS[name]
+    assert (link.trip, link.up, link.down) == pytest.approx(
+        (trip, state.up.rate_mbit.value, state.down.rate_mbit.value)
+    )
