@@ -14,7 +14,7 @@ from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import MOST, PROMPTS
 from cloud_worker.pair.forecast import LENGTHS, LINKS, forecast
-from cloud_worker.pair.measure import WRITING, measure, write
+from cloud_worker.pair.measure import Text, measure, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import answer, stages
 from flexspec_mq.drafting.load import load as load_draft
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 _TOKENS = 64
 """Tokens of an answer at most."""
+_WRITING, _DRAFTING = 40.0, 30.0
+"""Seconds that the target writes at most, and that the draft does."""
 _SPEEDS = 10.0, 30.0, 100.0
 """Milliseconds of other targets' forwards that are forecast."""
 
@@ -55,14 +57,14 @@ def run(args: argparse.Namespace) -> int:
         identity = Identity(
             PROTOCOL_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
         )  # fmt: skip
-        texts = write(engine, prompts, identity, tell)
+        texts = write(engine, [Text(prompt, identity) for prompt in prompts], tell, seconds=_WRITING)
         if not texts:
             raise UsageError(
-                f"the target did not answer a prompt within {WRITING:.0f} s",
+                f"the target did not answer a prompt within {_WRITING:.0f} s",
                 hint="give fewer or shorter prompts",
             )
         assert draft.drafter is not None  # noqa: S101  it has a name
-        figures = measure(engine, draft.drafter, texts, identity, tell)
+        figures = measure(engine, draft.drafter, texts, tell, seconds=_DRAFTING)
     answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
     answer(f"target  {engine.facts.target}, {engine.facts.proof}")
     answer(f"draft   {draft.engine}")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -18,58 +19,64 @@ if TYPE_CHECKING:
     from flexspec_mq.drafting.interface import Drafter, DraftToken
     from schemas.messages import Identity
 
-WRITING, DRAFTING = 40.0, 30.0
-"""Seconds that the target may write, and that the draft may draft; what was not reached by then is left out."""
 _TIMED, _TURNS = 4, 4
 """Texts on which forwards are timed, and how often each is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Prompt and the target's answer, as token ids."""
+    """Prompt and the target's answer as token ids, and all else that makes the text."""
 
     prompt: tuple[int, ...]
-    answer: tuple[int, ...]
+    identity: Identity
+    answer: tuple[int, ...] = ()
 
 
 def write(
-    engine: Engine, prompts: Sequence[tuple[int, ...]], identity: Identity, tell: Callable[[str], None]
+    engine: Engine, texts: Sequence[Text], tell: Callable[[str], None], *, seconds: float = inf
 ) -> list[Text]:
-    """Have the target answer all prompts at once, within `WRITING` seconds."""
-    answers: list[tuple[int, ...]] = [() for _ in prompts]
-    for number, prompt in enumerate(prompts):
-        engine.add(_item(number, prompt, (), (), identity))
-    ends, last = time.monotonic() + WRITING, 0.0
+    """Have the target go on with all texts at once, for so many seconds; those without an answer are left out."""
+    written = list(texts)
+    for number, text in enumerate(texts):
+        engine.add(_item(number, text, len(text.answer), ()))
+    ends, last = time.monotonic() + seconds, 0.0
     while not engine.idle() and time.monotonic() < ends:
         for item, tokens in engine.step().decided:
             number = item.key[1]
-            answers[number] += tokens
-            if len(answers[number]) < identity.limit and tokens[-1] not in identity.eos:
-                engine.add(_item(number, prompts[number], answers[number], (), identity))
+            text = written[number] = replace(written[number], answer=written[number].answer + tokens)
+            if len(text.answer) < text.identity.limit and tokens[-1] not in text.identity.eos:
+                engine.add(_item(number, text, len(text.answer), ()))
         if time.monotonic() > last + 1:
             last = time.monotonic()
-            done = sum(map(len, answers)) / (identity.limit * len(prompts))
-            tell(f"the target writes {len(prompts)} answers: {done:.0%}")
-    for number in range(len(prompts)):
+            done = sum(len(text.answer) / text.identity.limit for text in written) / len(texts)
+            tell(f"the target writes {len(texts)} answers: {done:.0%}")
+    for number in range(len(texts)):
         engine.free(("pair", number))
-    return [Text(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True) if answer]
+    return [text for text in written if text.answer]
 
 
 def measure(
-    engine: Engine, drafter: Drafter, texts: Sequence[Text], identity: Identity, tell: Callable[[str], None]
+    engine: Engine,
+    drafter: Drafter,
+    texts: Sequence[Text],
+    tell: Callable[[str], None],
+    *,
+    seconds: float = inf,
 ) -> Figures:
-    """Time both models on texts, and compare the draft's tokens with the target's; see `forecast.runs`."""
-    right, draft_reads, token = _drafted(drafter, texts, identity, tell)
+    """Time both models on texts, and compare the draft's tokens with the target's; see `forecast.runs`.
+
+    Texts that the draft does not come to in so many seconds are left out.
+    """
+    right, draft_reads, token = _drafted(drafter, texts, tell, seconds)
     tell("timing the target")
     forwards: dict[int, list[float]] = {rows: [] for rows in (0, *LENGTHS)}
-    target_reads = [
-        _timed(engine, number, text, identity, forwards) for number, text in enumerate(texts[:_TIMED])
-    ]
+    timed = texts[:: -(-len(texts) // _TIMED)]
+    target_reads = [_timed(engine, number, text, forwards) for number, text in enumerate(timed)]
     prompt = sum(len(text.prompt) for text in texts) / len(texts)
     return Figures(
         right,
         prompt,
-        {rows: median(seconds) for rows, seconds in forwards.items()},
+        {rows: median(taken) for rows, taken in forwards.items()},
         prompt * median(target_reads),
         prompt * draft_reads,
         token,
@@ -77,7 +84,7 @@ def measure(
 
 
 def _drafted(
-    drafter: Drafter, texts: Sequence[Text], identity: Identity, tell: Callable[[str], None]
+    drafter: Drafter, texts: Sequence[Text], tell: Callable[[str], None], most: float
 ) -> tuple[list[list[bool]], float, float]:
     """Whether each of the draft's tokens is right, and seconds of a token of a prompt and of a drafted one."""
     right: list[list[bool]] = []
@@ -89,7 +96,7 @@ def _drafted(
         found: list[bool] = []
         for expected in text.answer:
             start = time.perf_counter()
-            proposals = _ask(drafter, number, context, text, identity)
+            proposals = _ask(drafter, number, context, text)
             seconds = time.perf_counter() - start
             if found:
                 tokens.append(seconds)
@@ -102,35 +109,29 @@ def _drafted(
                 tell(f"the draft drafts them: {(number + len(found) / len(text.answer)) / len(texts):.0%}")
         drafter.free(number)
         right.append(found)
-        if time.monotonic() > began + DRAFTING:
+        if time.monotonic() > began + most:
             break
     return right, median(reads), median(tokens or reads)
 
 
-def _ask(
-    drafter: Drafter, number: int, context: Sequence[int], text: Text, identity: Identity
-) -> Sequence[DraftToken]:
+def _ask(drafter: Drafter, number: int, context: Sequence[int], text: Text) -> Sequence[DraftToken]:
     """The draft's next token; none beyond its context."""
     if not drafter.fits(context):
         return ()
-    request = DraftRequest(number, context, identity, len(context), len(text.prompt))
+    request = DraftRequest(number, context, text.identity, len(context), len(text.prompt))
     while (proposals := drafter.draft([request])[0]) is None:
         pass
     return proposals
 
 
-def _timed(
-    engine: Engine, number: int, text: Text, identity: Identity, forwards: dict[int, list[float]]
-) -> float:
+def _timed(engine: Engine, number: int, text: Text, forwards: dict[int, list[float]]) -> float:
     """Time forwards in the middle of a text, with each number of drafted tokens in turn; seconds of a token read."""
-    middle = text.answer[: len(text.answer) // 2]
-    read = _decide(engine, _item(number, text.prompt, middle, (), identity)) / (
-        len(text.prompt) + len(middle)
-    )
+    middle = len(text.answer) // 2
+    read = _decide(engine, _item(number, text, middle, ())) / (len(text.prompt) + middle)
     for _ in range(_TURNS):
         for rows, seconds in forwards.items():
-            draft = (text.answer * (rows + 1))[len(middle) :][:rows]
-            seconds.append(_decide(engine, _item(number, text.prompt, middle, draft, identity)))
+            draft = (text.answer * (rows + 1))[middle:][:rows]
+            seconds.append(_decide(engine, _item(number, text, middle, draft)))
     engine.free(("pair", number))
     return read
 
@@ -144,19 +145,17 @@ def _decide(engine: Engine, item: WorkItem) -> float:
     return time.perf_counter() - began
 
 
-def _item(
-    number: int, prompt: tuple[int, ...], answer: tuple[int, ...], draft: tuple[int, ...], identity: Identity
-) -> WorkItem:
-    """Work as the worker's protocol hands it to its engine."""
+def _item(number: int, text: Text, start: int, draft: tuple[int, ...]) -> WorkItem:
+    """Work as the worker's protocol hands it to its engine, behind so many tokens of the answer."""
     return WorkItem(
         key=("pair", number),
         version="base",
-        start=len(answer),
+        start=start,
         digest=0,
-        context=prompt + answer,
-        prompt_length=len(prompt),
+        context=text.prompt + text.answer[:start],
+        prompt_length=len(text.prompt),
         draft=draft,
-        identity=identity,
+        identity=text.identity,
         seq=0,
         waiting_since=0.0,
     )

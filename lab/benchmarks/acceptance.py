@@ -1,47 +1,108 @@
 """Acceptance: tokens per round by category, survival by position, and the time of a drafted token.
 
-Draft and target run in this process, without a network, by the protocol's rules with one batch in flight. The target
-answers the first turn of each question; the text is the target's own at every temperature. A round is one
-verification: it commits the accepted tokens and one more, but an end of text cuts its last round short. Several
-drafts are compared on the same texts, with 95 % intervals by the bootstrap over questions.
+Draft and target run in this process, without a network. The target answers the first turn of each question, the draft
+names its token at each place, and rounds are those of one batch in flight: a verification commits the accepted tokens
+and one more. Several drafts are compared on the same texts, with 95 % intervals by the bootstrap over questions.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-import time
 from argparse import ArgumentParser, Namespace
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from cloud_worker.engine import target as cloud_target
 from cloud_worker.engine.engine import ModelEngine
+from cloud_worker.pair.forecast import Figures, runs
+from cloud_worker.pair.measure import Text, measure, write
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting import load as draft_model
-from flexspec_mq.drafting.interface import Drafter, DraftRequest
+from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from lab.bench import bootstrap
 from lab.bench.questions import OWN, Question, read_questions, spread
-from lab.benchmarks._common import finish, parser, percentile, say, table
-from lab.benchmarks.rounds import Job, Rounds, RoundTally, work_item
+from lab.benchmarks._common import finish, parser, say, table
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 BAR = 1.6
 """Tokens per round at temperature 0 and K = 4 that the default draft is held to."""
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
-TIMED_TOKENS = 40
 ALL, TARGET = "all", "target"
 SHOWN = 4
 """Positions whose survival the table has; the JSON line has all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A text to write, of a question's category."""
+
+    name: str
+    text: Text
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the text."""
+        return self.text.identity.temperature
+
+
+@dataclass(slots=True)
+class RoundTally:
+    """Sums over rounds.
+
+    Attributes:
+        texts: written to their end.
+        tokens: committed.
+        rounds: verifications.
+        offered: rounds whose draft was at least that long, by position in the draft.
+        reached: rounds whose draft was accepted up to and including it, by position.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    rounds: int = 0
+    offered: Counter[int] = field(default_factory=Counter)
+    reached: Counter[int] = field(default_factory=Counter)
+
+    def count(self, right: Sequence[bool], k: int) -> None:
+        """Add a text with the verdict on the draft's token at each place."""
+        self.texts += 1
+        place = 0
+        for run in runs(right, k):
+            self.rounds += 1
+            self.offered.update(range(min(k, len(right) - place - 1)))
+            self.reached.update(range(run))
+            place += run + 1
+        self.tokens += len(right)
+
+    def add(self, other: RoundTally) -> None:
+        """Add the sums of another."""
+        self.texts += other.texts
+        self.tokens += other.tokens
+        self.rounds += other.rounds
+        self.offered.update(other.offered)
+        self.reached.update(other.reached)
+
+    @property
+    def tokens_per_round(self) -> float:
+        """Committed tokens per verification."""
+        return self.tokens / max(1, self.rounds)
+
+    @property
+    def survival(self) -> list[float]:
+        """S_k by position: share of the drafts that reached it which were accepted that far."""
+        return [self.reached[position] / self.offered[position] for position in sorted(self.offered)]
+
 
 Tallies = dict[Job, RoundTally]
 
@@ -85,8 +146,8 @@ def check(options: Namespace) -> None:
         raise UsageError("there is no acceptance without a draft")
 
 
-def make_jobs(questions: Sequence[Question], loaded: LoadedText, options: Namespace) -> list[list[Job]]:
-    """For each question, one text per temperature. Seeds come from ``--seed`` and the question's place.
+def make_jobs(questions: Sequence[Question], loaded: LoadedText, options: Namespace) -> list[Job]:
+    """A text per question and temperature. Seeds come from ``--seed`` and the question's place.
 
     Raises:
         UsageError: a question and its answer do not fit the context, or no text can be sampled like this.
@@ -97,31 +158,32 @@ def make_jobs(questions: Sequence[Question], loaded: LoadedText, options: Namesp
             loaded.tokenizer, [Turn("user", question.text)], max_context=loaded.max_context - options.tokens
         )
         seed = random.Random(f"{options.seed} {place}").getrandbits(64)
-        series = []
         for temperature in options.temperatures:
             identity = Identity(
                 PROTOCOL_VERSION, loaded.fingerprint, temperature, 0, 1.0, seed, loaded.eos, False, options.tokens
             )  # fmt: skip
             SamplingParams.of(identity)
-            series.append(Job(question.category, prompt, identity))
-        jobs.append(series)
+            jobs.append(Job(question.category, Text(prompt, identity)))
     return jobs
 
 
-def measure_acceptance(jobs: Sequence[Sequence[Job]], rounds: Rounds) -> Tallies:
-    """Write all texts, and count the rounds of each."""
-    tallies: Tallies = {}
-    total, said = sum(map(len, jobs)), time.monotonic()
-    began = said
+def write_all(engine: ModelEngine, jobs: Sequence[Job], at_once: int) -> list[Job]:
+    """Have the target write all texts, some at once."""
+    written = []
+    for begin in range(0, len(jobs), at_once):
+        some = jobs[begin : begin + at_once]
+        texts = write(engine, [job.text for job in some], lambda _: None)
+        written += [replace(job, text=text) for job, text in zip(some, texts, strict=True)]
+        say(f"{len(written)} of {len(jobs)} texts")
+    return written
 
-    def done(job: Job, _tokens: tuple[int, ...], tally: RoundTally) -> None:
-        nonlocal said
-        tallies[job] = tally
-        if time.monotonic() - said > 10 or len(tallies) == total:
-            said = time.monotonic()
-            say(f"{len(tallies)} of {total} texts, {said - began:.0f} s")
 
-    rounds.run(jobs, done)
+def tallies_of(jobs: Sequence[Job], figures: Figures, k: int) -> Tallies:
+    """Rounds of each text."""
+    tallies = {}
+    for job, right in zip(jobs, figures.right, strict=True):
+        tallies[job] = RoundTally()
+        tallies[job].count(right, k)
     return tallies
 
 
@@ -143,40 +205,12 @@ def load_drafter(name: str, options: Namespace, target: LoadedText) -> Drafter:
     return draft.drafter
 
 
-def measure_time(
-    jobs: Sequence[Job], engine: ModelEngine, drafters: Mapping[str, Drafter]
-) -> dict[str, float]:
-    """Median milliseconds of one token of one session alone, of each draft and of the target, in turns."""
-    times: dict[str, list[float]] = {name: [] for name in (*drafters, TARGET)}
-    session = -1
-    for job in jobs:
-        context = list(job.prompt)
-        for count in range(TIMED_TOKENS + 1):
-            if len(context) - len(job.prompt) >= job.identity.limit:
-                break
-            for name, drafter in drafters.items():
-                began = time.perf_counter()
-                drafted = drafter.draft([DraftRequest(session, context, job.identity, len(context))])
-                if count and drafted[0]:  # the first one reads the prompt
-                    times[name].append(1e3 * (time.perf_counter() - began))
-            began = time.perf_counter()
-            engine.scheduler.add(work_item(session, job, context, ()))
-            ((_, decided),) = engine.step().decided
-            if count:
-                times[TARGET].append(1e3 * (time.perf_counter() - began))
-            context += decided
-        for drafter in drafters.values():
-            drafter.free(session)
-        engine.scheduler.free(("bench", session))
-    return {name: percentile(values, 0.5) for name, values in times.items() if values}
-
-
-def figures(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
+def by_category(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
     """Sums by temperature and category, `ALL` included, as the JSON line gives them."""
     sums: dict[str, dict[str, RoundTally]] = defaultdict(lambda: defaultdict(RoundTally))
     for job, tally in tallies.items():
         for name in (job.name, ALL):
-            sums[f"{job.identity.temperature:g}"][name].add(tally)
+            sums[f"{job.temperature:g}"][name].add(tally)
     return {
         temperature: {
             name: {
@@ -185,9 +219,9 @@ def figures(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
                 "rounds": tally.rounds,
                 "tokens_per_round": tally.tokens_per_round,
                 "survival": tally.survival,
-                "drafted": tally.drafted,
-                "accepted": tally.accepted,
-                "acceptance": tally.accepted / max(1, tally.drafted),
+                "drafted": tally.offered.total(),
+                "accepted": tally.reached.total(),
+                "acceptance": tally.reached.total() / max(1, tally.offered.total()),
             }
             for name, tally in by_category.items()
         }
@@ -198,15 +232,15 @@ def figures(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
 def intervals(tallies: Tallies, first: Tallies, seed: int) -> dict[str, dict[str, list[float | None]]]:
     """By temperature: tokens per round, acceptance, and tokens per round as a share of the first draft's."""
     found = {}
-    for temperature in dict.fromkeys(job.identity.temperature for job in tallies):
+    for temperature in dict.fromkeys(job.temperature for job in tallies):
         rows = np.array(
             [
                 [
-                    *(one.tokens, one.rounds, one.accepted, one.drafted),
+                    *(one.tokens, one.rounds, one.reached.total(), one.offered.total()),
                     *(first[job].tokens, first[job].rounds),
                 ]
                 for job, one in tallies.items()
-                if job.identity.temperature == temperature
+                if job.temperature == temperature
             ],
             dtype=np.float64,
         )
@@ -237,7 +271,7 @@ def show(by_temperature: Mapping[str, Mapping[str, Mapping[str, Any]]], k: int) 
         print()
 
 
-def measure(options: Namespace) -> int:
+def run(options: Namespace) -> int:
     """Measure and print."""
     check(options)
     if options.quick:
@@ -251,19 +285,19 @@ def measure(options: Namespace) -> int:
     target = cloud_target.load(worker, say)
     drafters = {name: load_drafter(name, options, target.loaded) for name in options.draft}
     jobs = make_jobs(questions, target.loaded, options)
-    engine = ModelEngine(target.model)
-    whole = ModelEngine(target.model, prefill=2**20)  # reads a prompt in one forward
-    timed = [series[0] for series in spread(jobs, 1 if options.quick else 4)]
-    times = measure_time(timed, whole, drafters)
-    tallies = {
-        name: measure_acceptance(jobs, Rounds(engine, drafter, options.k, at_once=options.at_once))
-        for name, drafter in drafters.items()
+    engine = ModelEngine(target.model, prefill=2**20)  # reads a prompt in one forward
+    jobs = write_all(engine, make_jobs(questions, target.loaded, options), options.at_once)
+    found = {
+        name: measure(engine, drafter, [job.text for job in jobs], say) for name, drafter in drafters.items()
     }
+    times = {name: 1000 * each.token for name, each in found.items()}
+    times[TARGET] = 1000 * next(iter(found.values())).forwards[0]
+    tallies = {name: tallies_of(jobs, each, options.k) for name, each in found.items()}
     first = next(iter(tallies.values()))
     drafts = {name: intervals(one, first, options.seed) for name, one in tallies.items()}
     for name, one in tallies.items():
         print(f"draft {name}")
-        show(figures(one), options.k)
+        show(by_category(one), options.k)
     rows = [
         [name, temperature, *map(bootstrap.shown, ends.values()), times.get(name)]
         for name, by_temperature in drafts.items()
@@ -271,7 +305,7 @@ def measure(options: Namespace) -> int:
     ]
     print(table(("draft", "T", "tokens/round", "accepted/drafted", "of the first draft", "ms/token"), rows))
     print(f"\ntarget: {times[TARGET]:.1f} ms per token of one session alone")
-    temperatures = figures(first)
+    temperatures = by_category(first)
     greedy = temperatures["0"][ALL]["tokens_per_round"] if "0" in temperatures else None
     results: dict[str, Any] = {
         "questions": len(questions),
@@ -290,7 +324,7 @@ def measure(options: Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point."""
-    return run_main(lambda arguments: measure(build_parser().parse_args(arguments)), argv)
+    return run_main(lambda arguments: run(build_parser().parse_args(arguments)), argv)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,40 @@ import pytest
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine.engine import ModelEngine
-from cloud_worker.pair.forecast import LENGTHS, LINKS, Figures, Link, forecast
-from cloud_worker.pair.measure import measure, write
+from cloud_worker.pair.forecast import LENGTHS, LINKS, Figures, Link, forecast, runs
+from cloud_worker.pair.measure import Text, measure, write
+from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.model_drafter import ModelDrafter
-from lab.benchmarks.rounds import Job, Rounds, RoundTally
+from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.link.profiles import built_in
 from schemas.messages import Identity
 from tests.lab.traditional.noisy_models import checkpoint, packed
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+
+
+def in_rounds(engine: ModelEngine, drafter: ModelDrafter, text: Text, k: int) -> tuple[tuple[int, ...], int]:
+    """Write a text as one batch in flight does; its tokens, and how many rounds they took."""
+    key, rounds = ("rounds", 0), 0
+    answer: tuple[int, ...] = ()
+    while len(answer) < text.identity.limit and not {*answer} & {*text.identity.eos}:
+        committed = text.prompt + answer
+        draft: tuple[int, ...] = ()
+        while len(draft) < min(k, text.identity.limit - len(answer) - 1) and drafter.fits(committed + draft):
+            (proposed,) = drafter.draft([DraftRequest(-1, committed + draft, text.identity, len(committed))])
+            draft += tuple(each.token for each in proposed or ())
+        engine.add(
+            WorkItem(
+                key=key, version="", start=len(answer), digest=0, context=committed, draft=draft, seq=0,
+                prompt_length=len(text.prompt), identity=text.identity, waiting_since=0.0,
+            )
+        )  # fmt: skip
+        while not engine.idle():
+            for _, tokens in engine.step().decided:
+                answer += tokens
+        rounds += 1
+    engine.free(key)
+    drafter.free(-1)
+    return answer, rounds
 
 
 def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:
@@ -24,25 +50,24 @@ def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:
     drafter = ModelDrafter(
         packed(checkpoint(tmp_path / "draft", 0.02)), max_context=70
     )  # some texts go beyond
-    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 0, (17, 80), False, 40)
-    prompts = [
-        tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3))) for place in range(9)
+    asked = [
+        Text(
+            tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3))),
+            Identity(1, bytes(16), float(place % 2), 0, 1.0, place, (17, 80), False, 40),
+        )
+        for place in range(9)
     ]
-    texts = write(engine, prompts, identity, lambda _: None)
-    figures = measure(engine, drafter, texts, identity, lambda _: None)
+    texts = write(engine, asked, lambda _: None)
+    figures = measure(engine, drafter, texts, lambda _: None)
     assert engine.idle()
-    assert {len(text.answer) for text in texts} != {40}  # some have an end
+    assert {len(text.answer) for text in texts} > {40}  # some have an end
     for length in LENGTHS:
-        total = RoundTally()
-
-        def done(job: Job, tokens: tuple[int, ...], tally: RoundTally, total: RoundTally = total) -> None:
-            assert tokens == texts[int(job.name)].answer
-            total.add(tally)
-
-        jobs = [[Job(str(place), prompt, identity)] for place, prompt in enumerate(prompts)]
-        Rounds(engine, drafter, length, at_once=4).run(jobs, done)
-        assert total.tokens > total.rounds > total.texts
-        assert figures.tokens_per_round(length) == total.tokens_per_round
+        written = [in_rounds(engine, drafter, text, length) for text in asked]
+        assert [answer for answer, _ in written] == [text.answer for text in texts]
+        assert [rounds for _, rounds in written] == [len(runs(right, length)) for right in figures.right]
+        tokens, rounds = sum(len(answer) for answer, _ in written), sum(rounds for _, rounds in written)
+        assert tokens > rounds > len(texts)
+        assert figures.tokens_per_round(length) == tokens / rounds
     assert figures.forwards.keys() == {0, *LENGTHS}
     assert min(*figures.forwards.values(), figures.target_reads, figures.draft_reads, figures.token) > 0
 
