@@ -30,11 +30,14 @@ _ELSEWHERE = {
     ),
     "link": ("lab", "run programs over an emulated network: 4G, satellite, tunnel and others"),
     "policy": ("lab", "train what plans drafts"),
-    "draft": ("training", "train, measure and export the frozen draft"),
+    "draft": ("training", "train and measure a draft"),
     "head train": ("training", "tune a head on chats"),
 }
 """Subcommands of the other distributions of this repository: which one, and what for. Each is an entry point of the
 group `GROUP` with a hyphen for each space, a function of the arguments that returns the exit code."""
+
+_HERE = (("draft", "export"),)
+"""Their parts that this distribution has itself."""
 
 GROUP = "flexspec_mq.commands"
 
@@ -46,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands. Each sets ``func``, a function of the parsed arguments."""
+    from flexspec_mq.drafting.export import add_parser as add_export_parser
     from flexspec_mq.evolution.commands import add_parser as add_head_parser
 
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
@@ -54,11 +58,13 @@ def build_parser() -> argparse.ArgumentParser:
         ("chat", _CHAT),
         ("doctor", _DOCTOR),
         ("pair", _PAIR),
-        *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name),
+        *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name and name != "draft"),
     ):
         commands.add_parser(name, help=about, add_help=False)
     _add_model_parser(commands)
     add_head_parser(commands)
+    drafts = commands.add_parser("draft", help="write a device's draft; with flexspec-training, train one")
+    add_export_parser(drafts.add_subparsers(dest="action", metavar="action", required=True))
     schema = commands.add_parser("schema", help="print the AsyncAPI document of all topics and messages")
     schema.add_argument(
         "--openapi", action="store_true", help="print the OpenAPI document of the edge's HTTP API"
@@ -80,7 +86,7 @@ def _main(argv: Sequence[str]) -> int | None:
     if argv[:1] == ["pair"]:
         _become("cloud_worker", *argv)
     for words in (1, 2):
-        if (name := " ".join(argv[:words])) in _ELSEWHERE:
+        if (name := " ".join(argv[:words])) in _ELSEWHERE and tuple(argv[:2]) not in _HERE:
             return _elsewhere(name)(argv[words:])
     args = build_parser().parse_args(argv)
     func: Command = args.func

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries, load_engine
-from cloud_worker.pair import MOST, PROMPTS
+from cloud_worker.pair import MOST
 from cloud_worker.pair.forecast import LENGTHS, LINKS, forecast
 from cloud_worker.pair.measure import Text, measure, write
 from cloud_worker.settings import WorkerSettings
@@ -25,7 +25,7 @@ from flexspec_mq.models.fingerprint import other_vocabulary
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx.folder import can_write, has_graphs
 from flexspec_mq.models.onnx.write import write_onnx
-from flexspec_mq.models.text import Turn, encode_turns, read_prompts
+from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
 from schemas.messages import PROTOCOL_VERSION, Identity
 
 if TYPE_CHECKING:

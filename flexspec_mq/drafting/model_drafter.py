@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.drafting.interface import Drafted, DraftRequest
+    from flexspec_mq.models.draft.confidence import Floats
 
     Proposer = Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken]
     """Called with logits of shape [columns], sampling parameters, the token's position in prompt + text, and how many
@@ -56,14 +57,25 @@ def proposer_of(
     def propose(
         logits: npt.NDArray[np.float32], params: SamplingParams, position: int, run: int
     ) -> DraftToken:
-        drawn = None
-        if ids is not None and params.temperature > 0.0:
-            drawn = words_of(params.seed, position, ids)
-        column, features = features_of(logits, params, position, run, drawn)
-        token = column if ids is None else int(ids[column])
+        token, features = chosen(logits, params, position, run, ids)
         return DraftToken(token, known.probability(features))
 
     return propose
+
+
+def chosen(
+    logits: npt.NDArray[np.float32],
+    params: SamplingParams,
+    position: int,
+    run: int,
+    ids: npt.NDArray[np.int64] | None,
+) -> tuple[int, Floats]:
+    """Choose a token of `ids` as `features_of` does, and give its features."""
+    drawn = None
+    if ids is not None and params.temperature > 0.0:
+        drawn = words_of(params.seed, position, ids)
+    column, features = features_of(logits, params, position, run, drawn)
+    return column if ids is None else int(ids[column]), features
 
 
 def read_calibration(folder: Path) -> ConfidenceCalibration | None:

@@ -1,8 +1,8 @@
 """A checkpoint's configuration and tokenizer, read without transformers where that gives the same.
 
-Importing transformers takes longer than all else that a draft needs. It is not needed for a folder whose
-``config.json`` is a Llama's with everything stated, beside a ``tokenizer.json`` that needs nothing added to it.
-Whatever else is found, damage included, is left to transformers.
+Importing transformers takes longer than all else that a draft needs. It is not needed for a device's folder, nor for
+one whose ``config.json`` is a Llama's with everything stated, beside a ``tokenizer.json`` that needs nothing added to
+it. Whatever else is found, damage included, is left to transformers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from flexspec_mq.errors import ModelError, how_to_install
-from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer, is_plain
+from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from flexspec_mq.models.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
+GRAPHS = "flexspec_onnx.json"
+"""Manifest of a device's folder, whose configuration and tokenizer are written as transformers fills them in."""
 
 Config = Mapping[str, Any]
 """A ``config.json`` as transformers fills it in: of a model of several parts, the part that writes text."""
@@ -185,23 +187,29 @@ def read_plainly(folder: Path) -> tuple[Config, PlainTokenizer] | None:
         ModelError: what reads tokenizers, or templates, is not installed.
     """
     try:
-        text = (folder / "config.json").read_bytes()
-        stated = msgspec.json.decode(text, type=_Llama)
-        tokenizer = _plain_tokenizer(folder)
+        config = (folder / "config.json").read_bytes()
+        exported = (folder / GRAPHS).is_file()
+        if not exported and not _is_whole(msgspec.json.decode(config, type=_Llama)):
+            return None
+        tokenizer = _plain_tokenizer(folder, exported=exported)
     except (OSError, ValueError, TypeError):
         return None
     except ImportError as error:
         raise ModelError(
             f"texts of {folder} need {error.name}", hint=f"install it, {how_to_install('edge')}"
         ) from error
-    whole = stated.hidden_size % stated.num_attention_heads == 0
-    if tokenizer is None or not whole or not {"rope_type", "rope_theta"} <= stated.rope_parameters.keys():
-        return None
-    return json.loads(text), tokenizer
+    return None if tokenizer is None else (json.loads(config), tokenizer)
 
 
-def _plain_tokenizer(folder: Path) -> PlainTokenizer | None:
-    """None for one that transformers would change after it has read it.
+def _is_whole(stated: _Llama) -> bool:
+    return (
+        stated.hidden_size % stated.num_attention_heads == 0
+        and {"rope_type", "rope_theta"} <= stated.rope_parameters.keys()
+    )
+
+
+def _plain_tokenizer(folder: Path, *, exported: bool) -> PlainTokenizer | None:
+    """None for one that transformers would change after it has read it; it has done so to an exported one.
 
     Raises:
         OSError, TypeError, ValueError: A file is missing, damaged, or has what is not known here.
@@ -209,26 +217,29 @@ def _plain_tokenizer(folder: Path) -> PlainTokenizer | None:
     settings = dict(json.loads((folder / "tokenizer_config.json").read_text("utf-8")))
     special = {role: settings[role] for role in ROLES if settings.get(role) is not None}
     text = (folder / "tokenizer.json").read_text("utf-8")
-    added = msgspec.json.decode(text, type=_TokenizerFile).added_tokens
     path = folder / "chat_template.jinja"
     template = path.read_text("utf-8") if path.exists() else None
-    plain = (
-        settings.keys() <= _SETTINGS
-        and settings.get("tokenizer_class") == "TokenizersBackend"
-        and not any((folder / name).exists() for name in _OTHER_FILES)
-        and {*map(str, special.values())} <= {token.content for token in added if token.special}
-        and (template is None or is_plain(template))
-    )
-    if not plain:
-        return None
+    if not exported:
+        added = msgspec.json.decode(text, type=_TokenizerFile).added_tokens
+        plain = (
+            settings.keys() <= _SETTINGS
+            and settings.get("tokenizer_class") == "TokenizersBackend"
+            and not any((folder / name).exists() for name in _OTHER_FILES)
+            and {*map(str, special.values())} <= {token.content for token in added if token.special}
+        )
+        if not plain:
+            return None
+    from jinja2 import TemplateError
     from tokenizers import Tokenizer
 
+    longest = int(settings.get("model_max_length", _NO_LIMIT))
     try:
-        backend = Tokenizer.from_str(text)
+        return PlainTokenizer(Tokenizer.from_str(text), special, template, longest)
+    except TemplateError:
+        return None
     except Exception as error:
         # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
         raise ValueError(str(error)) from error
-    return PlainTokenizer(backend, special, template, int(settings.get("model_max_length", _NO_LIMIT)))
 
 
 def _config(source: Path | str) -> Config:

@@ -18,6 +18,22 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 
+PROMPTS = (
+    "Why is the sky blue?",
+    "Summarize in one sentence: The tide rises and falls twice a day because the moon pulls the sea towards it.",
+    "Write a Python function that returns the n-th Fibonacci number.",
+    "Translate into German: The train to the airport leaves at nine from platform four.",
+    "A shop sells pens at 3 for 2 dollars. What do 12 pens cost? Think step by step.",
+    "Give me a list of five things to do on a rainy Sunday.",
+    "Write a polite e-mail that asks a landlord to repair the heating.",
+    "Explain to a child how a plane stays in the air.",
+    "Which of these is not a fruit: apple, pear, carrot, plum? Say why.",
+    'Make JSON with the keys name, born and country of: "Marie Curie was born in Poland in 1867."',
+    "Tell a short story about a lighthouse keeper and a lost dog.",
+    "What are the advantages and disadvantages of electric cars?",
+)
+"""Questions of many kinds, for those who measure a model and have none of their own."""
+
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _UNFINISHED_BYTES = 3  # UTF-8 has four in a character at most

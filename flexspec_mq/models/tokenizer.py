@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,8 +18,6 @@ Tokenizer: TypeAlias = "PlainTokenizer | PreTrainedTokenizerBase"
 
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """Roles that a token may have, in transformers' order."""
-_VARIABLES = {*ROLES, "messages", "add_generation_prompt", "tools", "documents"}
-"""Variables that a chat template may read here; transformers gives others more, such as the date."""
 
 
 class PlainTokenizer:
@@ -107,28 +107,53 @@ class PlainTokenizer:
 
 
 def _environment() -> Any:
-    from jinja2 import TemplateError
+    """Jinja's sandbox with all that transformers gives a chat template."""
+    from jinja2 import TemplateError, nodes
+    from jinja2.exceptions import SecurityError
+    from jinja2.ext import Extension
     from jinja2.sandbox import ImmutableSandboxedEnvironment
+    from jinja2.utils import Namespace
+
+    class Generation(Extension):
+        """Tag around what the model writes: a mark for training, which changes no text."""
+
+        tags = {"generation"}  # noqa: RUF012  jinja reads it from the class
+
+        def parse(self, parser: Any) -> nodes.Node:
+            line = next(parser.stream).lineno
+            return nodes.Scope(
+                parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line
+            )
+
+    class SafeNamespace(Namespace):
+        """A namespace without Python's own attributes."""
+
+        def __init__(self, /, *values: Any, **named: Any) -> None:
+            super().__init__()
+            for name, value in dict(*values, **named).items():
+                self[name] = value
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            if name.startswith("_"):
+                raise SecurityError(f"a chat template may not set {name!r}")
+            super().__setitem__(name, value)
 
     def refuse(message: str) -> None:
         raise TemplateError(message)
 
+    def to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    def make_dict(*values: Any, **named: Any) -> dict[Any, Any]:
+        """The class itself would show its methods to a template."""
+        return dict(*values, **named)
+
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
-    # Of these, transformers has safer ones of its own.
-    del environment.globals["dict"], environment.globals["namespace"]
+    environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)  # noqa: DTZ005  local
+    environment.globals["dict"] = make_dict
+    environment.globals["namespace"] = SafeNamespace
     return environment
-
-
-def is_plain(template: str) -> bool:
-    """Whether a template reads only what a `PlainTokenizer` gives it."""
-    from jinja2 import TemplateError, meta, nodes
-
-    try:
-        parsed = _environment().parse(template)
-    except TemplateError:
-        return False
-    filters = {node.name for node in parsed.find_all(nodes.Filter)}
-    return meta.find_undeclared_variables(parsed) <= _VARIABLES and "tojson" not in filters

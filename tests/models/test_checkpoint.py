@@ -20,6 +20,7 @@ from flexspec_mq.models.checkpoint import read_plainly
 from flexspec_mq.models.default import default_draft_path, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import load_text
+from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.shape import Shape
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 from tests.models.tiny_checkpoints import (
@@ -33,6 +34,17 @@ from tests.models.tiny_checkpoints import (
 )
 
 STRICT = "{% if messages[0]['role'] != 'user' %}{{ raise_exception('user first') }}{% endif %}" + TEMPLATE
+ALL = (
+    "{% set ns = namespace(last='', n=0) %}{% for m in messages[::-1] if m.role is defined %}{% set ns.last = m.role %}"
+    "{% set ns.n = ns.n + 1 %}{% if loop.index > 3 %}{% break %}{% endif %}{% endfor %}"
+    "{{ bos_token }}{{ ns.last ~ ns.n }}"
+    "{% if tools %}{{ tools | tojson }}{% elif custom_tools is not defined and enable_thinking is not defined %}"
+    "{{ {'é<': messages[0], 'b': [1.5, none]} | tojson }}{{ messages | tojson(indent=2) }}{% endif %}"
+    "{{ strftime_now('%Y-%m-%d') }}{{ dict(a=1) | tojson }}"
+    "{% generation %}{{ messages[-1]['content'].strip().split('c')[-1] }}{% endgeneration %}"
+    "{% if add_generation_prompt %}{{ '<s>assistant' + '\\n' }}{% endif %}"
+)
+"""Template with what Llama 3's, Qwen 3's, SmolLM3's and Gemma's use."""
 TURNS = [{"role": "user", "content": " </s>né\n"}, {"role": "assistant", "content": "日 cat"}]
 TEXTS = (
     "",
@@ -88,9 +100,10 @@ def assert_same(ours: Tokenizer, theirs: Tokenizer) -> None:
         byte_level_tokenizer(),
         byte_level_tokenizer(("cat", "dog"), TEMPLATE),
         byte_level_tokenizer((), STRICT),
+        byte_level_tokenizer((), ALL),
         byte_fallback_tokenizer(),
     ],
-    ids=["base", "chat", "strict", "byte fallback"],
+    ids=["base", "chat", "strict", "all of a template", "byte fallback"],
 )
 def test_tiny_tokenizers_are_read_as_transformers_reads_them(made: Any, tmp_path: Path) -> None:
     assert_same(*both(save(tmp_path / "m", tiny_llama(), made)))
@@ -169,10 +182,7 @@ LEFT_TO_TRANSFORMERS: dict[str, Callable[[Path], object]] = {
     "special tokens by name only": special_only_by_name,
     "more tokens in a file": write("added_tokens.json", "{}"),
     "roles in a file": write("special_tokens_map.json", "{}"),
-    "a template that asks for the date": write("chat_template.jinja", "{{ strftime_now('%Y') }}"),
-    "a template with a namespace": write("chat_template.jinja", "{% set ns = namespace(a=1) %}{{ ns.a }}"),
-    "a template that writes JSON": write("chat_template.jinja", "{{ messages | tojson }}"),
-    "a template with a foreign tag": write("chat_template.jinja", "{% generation %}x{% endgeneration %}"),
+    "a template with a foreign tag": write("chat_template.jinja", "{% strange %}x{% endstrange %}"),
     "more templates in a folder": lambda folder: (folder / "additional_chat_templates").mkdir(),
     "a broken template": write("chat_template.jinja", "{% if %}"),
 }
@@ -184,6 +194,24 @@ def test_what_might_differ_is_left_to_transformers(what: str, tmp_path: Path) ->
     assert read_plainly(path) is not None
     LEFT_TO_TRANSFORMERS[what](path)
     assert read_plainly(path) is None
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        "a tokenizer class", "a setting not known here", "a token that must be added",
+        "no post-processor", "special tokens by name only", "roles in a file", "another architecture",
+    ],
+)  # fmt: skip
+def test_an_exported_tokenizer_needs_no_transformers(what: str, tmp_path: Path) -> None:
+    """Whatever transformers does to a tokenizer is done when it is exported."""
+    path = save(tmp_path / "m", tiny_llama(head_dim=16), byte_level_tokenizer(("cat",), ALL))
+    LEFT_TO_TRANSFORMERS[what](path)
+    found = read_plainly(write_onnx(path, tmp_path / "out", "int4"))
+    assert found is not None
+    assert_same(found[1], AutoTokenizer.from_pretrained(path))
+    theirs = AutoConfig.from_pretrained(path).to_dict()
+    assert {key: found[0][key] for key in theirs} == json.loads(json.dumps(theirs))
 
 
 def test_recommendations_are_read_as_they_stand(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.default import EXPORTED_BYTES, default_draft_path
 from flexspec_mq.models.draft.artifact import MARKER, default_delta_path, export, read_marker
+from flexspec_mq.models.draft.calibrate import fit, reliability
 from flexspec_mq.models.draft.confidence import COLUMNS, ConfidenceCalibration, Floats, features_of
 from flexspec_mq.models.draft.delta import (
     RANKS,
@@ -34,7 +35,6 @@ from flexspec_mq.sampling.params import SamplingParams
 from tests.models.tiny_checkpoints import tiny_llama
 from training.commands.draft import add_parser
 from training.draft.architecture import build_draft, trained_parameters
-from training.draft.calibrate import fit, reliability
 from training.draft.evaluate import samples
 from training.draft.packing import save_delta
 

@@ -21,7 +21,7 @@ def tiny_base(
     vocabulary: int = VOCABULARY, seed: int = 0, dtype: torch.dtype = torch.bfloat16
 ) -> LlamaForCausalLM:
     """Four layers with weights that make a difference."""
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     sizes = {"hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 4, **heads}
     base = tiny_llama(vocabulary, seed=seed, tie_word_embeddings=True, initializer_range=0.3, **sizes)
     torch.nn.Module.to(base, dtype)

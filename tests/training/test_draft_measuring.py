@@ -13,16 +13,15 @@ pytest.importorskip("transformers")
 
 import torch
 
+from flexspec_mq.models.draft.calibrate import Coupled, calibrate, calibrated, calibration_error
 from flexspec_mq.models.draft.confidence import ConfidenceCalibration, features_of
 from flexspec_mq.models.draft.delta import DeltaMeta
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.training.drafts import some_text, tiny_base
 from training.draft.architecture import build_draft, lm_head_weight
-from training.draft.calibrate import calibrate, calibrated, calibration_error
 from training.draft.evaluate import (
     TEMPERATURES,
-    Coupled,
     count_rounds,
     coupled,
     figures,

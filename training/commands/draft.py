@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from flexspec_mq.daemon.main import run_subcommand
+from flexspec_mq.drafting import export
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
 from training import cli_common
@@ -52,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_evaluate(commands)
     _add_calibrate(commands)
     _add_pack(commands)
-    _add_export(commands)
+    export.add_parser(commands)
 
 
 def _add_base(parser: argparse.ArgumentParser) -> None:
@@ -205,27 +204,6 @@ def _add_pack(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     offline.add_numbers(pack)
 
 
-def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    export = commands.add_parser(
-        "export",
-        help="write the stand-alone checkpoint that a device loads",
-        description="Join base and delta to an ordinary checkpoint folder, or with --onnx to graphs that ONNX "
-        "Runtime runs without torch and transformers. A device needs nothing else.",
-    )
-    export.set_defaults(func=_export)
-    _add_base(export)
-    _add_delta(export)
-    cli_common.add_path(export, "--out", "FOLDER", "the folder to make", required=True)
-    add = export.add_argument
-    add("--onnx", action="store_true", help="write graphs for ONNX Runtime, and no checkpoint")
-    about_weights = "with --onnx: mixed is 4 bits in MLPs and LM head and 8 in the attention (default: mixed)"
-    add("--weights", choices=("mixed", "int8", "int4"), help=about_weights)
-    about_ids = (
-        "with --onnx: how many of the most frequent token ids the LM head keeps; 0 is all (default: 16384)"
-    )
-    add("--ids", type=int, metavar="N", help=about_ids)
-
-
 def _collect(args: argparse.Namespace) -> int:
     from training.draft.collecting import CollectConfig, CollectFiles, collect_text
 
@@ -364,31 +342,4 @@ def _pack(args: argparse.Namespace) -> int:
         "bytes": args.out.stat().st_size,
     }
     offline.print_figures(figures)
-    return 0
-
-
-def _export(args: argparse.Namespace) -> int:
-    from flexspec_mq.models.draft.artifact import export
-
-    if not args.onnx and (args.weights is not None or args.ids is not None):
-        raise UsageError(
-            "--weights and --ids are for --onnx", hint="a checkpoint is rounded by the device that loads it"
-        )
-    if args.ids is not None and args.ids < 0:
-        raise UsageError(f"--ids {args.ids} is less than none", hint="0 keeps all")
-    if not args.onnx:
-        print(export(offline.base_path(args), args.out, args.delta))
-        return 0
-    from flexspec_mq.models.checkpoint import read_plainly
-    from flexspec_mq.models.onnx.write import write_onnx
-
-    with tempfile.TemporaryDirectory(prefix="flexspec-export-") as between:
-        checkpoint = export(offline.base_path(args), Path(between) / "draft", args.delta)
-        graphs = write_onnx(checkpoint, args.out, args.weights or "mixed", args.ids)
-    if read_plainly(graphs) is None:
-        print(
-            f"note: reading the tokenizer or configuration of {graphs} takes transformers on the device too",
-            file=sys.stderr,
-        )
-    print(graphs)
     return 0

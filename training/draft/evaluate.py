@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from flexspec_mq.models.draft.calibrate import Coupled
 from flexspec_mq.models.draft.confidence import COLUMNS, Floats, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -171,23 +172,6 @@ def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
         first = int(text.prompt_len[row])
         greedy = bool(text.temperature[row] == 0)
         yield Replay(backbone[0], final[0, first - 1 : -1], ids[first:], greedy)
-
-
-@dataclass(frozen=True, slots=True)
-class Coupled:
-    """Answer, replayed with common dice.
-
-    Attributes:
-        row: Number of the answer.
-        temperature: temperature of both models' choices.
-        features: features of the draft's choices, see ``confidence.COLUMNS``, float64 of shape ``(positions, 5)``.
-        accepted: Whether the target chose the same token, shape ``(positions,)``.
-    """
-
-    row: int
-    temperature: float
-    features: npt.NDArray[np.float64]
-    accepted: npt.NDArray[np.bool_]
 
 
 @torch.no_grad()

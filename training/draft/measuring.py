@@ -10,6 +10,7 @@ import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import default_delta_path, read_marker
+from flexspec_mq.models.draft.calibrate import Reliability, calibrate, calibrated
 from flexspec_mq.models.draft.delta import (
     base_fingerprint,
     check_fingerprint,
@@ -20,7 +21,6 @@ from flexspec_mq.models.draft.delta import (
 from flexspec_mq.models.load import load_target
 from training.cli_common import progress_bar
 from training.draft.architecture import build_draft, trained_parameters
-from training.draft.calibrate import Reliability, calibrate, calibrated
 from training.draft.evaluate import TEMPERATURES, ReplayFigures, coupled, figures, fresh_rows, replay
 from training.draft.packing import save_delta
 from training.draft.rows import load_rows
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from flexspec_mq.models.draft.calibrate import Coupled
     from flexspec_mq.models.draft.delta import DeltaMeta
-    from training.draft.evaluate import Coupled, Replay
+    from training.draft.evaluate import Replay
     from training.draft.rows import TextRows
 
 _T = TypeVar("_T")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.draft.calibrate import calibrate, calibrated
 from flexspec_mq.models.draft.delta import (
     RANKS,
     DeltaMeta,
@@ -22,7 +23,6 @@ from flexspec_mq.models.load import load_target
 from training.cli_common import progress_bar
 from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
-from training.draft.calibrate import calibrate, calibrated
 from training.draft.evaluate import TEMPERATURES, ReplayFigures, cached_rows, coupled, replay
 from training.draft.measuring import spread
 from training.draft.packing import save_delta

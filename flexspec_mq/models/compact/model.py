@@ -185,7 +185,7 @@ def load_compact(
     """
     shape = Shape.from_config(text.config)
     kind = _kind(weights)
-    kept = head_ids(folder, shape, text.eos, ids)
+    kept = head_ids(folder, shape.vocab_size, text.eos, ids)
     tensors = Tensors(folder)
     tensors.check(shape)
 
@@ -215,7 +215,7 @@ def _kind(weights: str) -> str:
     return weights
 
 
-def head_ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) -> Ids | None:
+def head_ids(folder: Path, vocab_size: int, eos: Sequence[int], count: int | None) -> Ids | None:
     """The ids that a head keeps, ascending; None when they are all.
 
     Raises:
@@ -223,7 +223,7 @@ def head_ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) 
     """
     if count == 0:
         return None
-    ranks = read_ranks(folder, shape.vocab_size)
+    ranks = read_ranks(folder, vocab_size)
     if ranks is None:
         if count is None:
             return None
@@ -232,7 +232,7 @@ def head_ids(folder: Path, shape: Shape, eos: Sequence[int], count: int | None) 
             hint="draft_ids = 0 keeps all; an export of a newer draft brings the file",
         )
     ids = frequent(ranks, AUTO_IDS if count is None else count, eos)
-    return ids if len(ids) < shape.vocab_size else None
+    return ids if len(ids) < vocab_size else None
 
 
 def read_ranks(folder: Path, vocab_size: int) -> Ids | None:

@@ -8,24 +8,39 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.checkpoint import GRAPHS
 from flexspec_mq.models.default import default_draft_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT_VERSION = 1
-MANIFEST = "flexspec_onnx.json"
+FORMAT_VERSION = 2
+MANIFEST = GRAPHS
 BACKBONE, HEAD = "backbone.onnx", "head.onnx"
 EMBEDDING = "embedding.bf16"
 """bfloat16 [vocabulary, width] and nothing else; rows are read from the file one by one as they are looked up."""
 IDS = "head_ids.npy"
 """int32 [columns]: the token id of each column of the logits, ascending. Absent when they are all ids."""
+KINDS = {"mixed": (8, 4), "int8": (8, 8), "int4": (4, 4), "float32": (32, 32)}
+"""Bits of a weight in the attention, and in MLPs and LM head, by the kind of a folder's weights."""
 GRAPHS_BYTES = 110_000_000
 """Room that the graphs need in the cache beside the default draft's checkpoint, rounded up."""
-_WRITER_VERSION = 1
+_WRITER_VERSION = 2
 """Part of the name of the graphs' folder. Raise it whenever writing them would give others."""
 
 _Count = Annotated[int, msgspec.Meta(gt=0)]
+
+
+class Rotary(msgspec.Struct, frozen=True):
+    """Rotary positions (Su et al., arXiv 2104.09864), as one kind of layer has them.
+
+    Attributes:
+        speeds: radians per position of each pair of numbers of a head; where there are fewer, its first part turns.
+        scale: factor of cosines and sines.
+    """
+
+    speeds: tuple[float, ...]
+    scale: float = 1.0
 
 
 class OnnxManifest(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +55,8 @@ class OnnxManifest(msgspec.Struct, frozen=True, kw_only=True):
         head: width of one head.
         vocab_size: rows of the embedding.
         columns: columns of the logits.
-        speeds: radians per position of each pair of numbers of a head.
+        rotary: kinds of rotary positions.
+        embedding_scale: factor of the embeddings.
         files: bytes of each file that must be there.
     """
 
@@ -52,7 +68,8 @@ class OnnxManifest(msgspec.Struct, frozen=True, kw_only=True):
     head: _Count
     vocab_size: _Count
     columns: _Count
-    speeds: tuple[float, ...]
+    rotary: tuple[Rotary, ...]
+    embedding_scale: float
     files: dict[str, int]
 
 
@@ -82,10 +99,6 @@ def read_manifest(folder: Path) -> OnnxManifest:
         raise ModelError(
             f"{folder} has format {manifest.format_version}, this version reads {FORMAT_VERSION}",
             hint="upgrade flexspec-mq" if manifest.format_version > FORMAT_VERSION else again,
-        )
-    if len(manifest.speeds) * 2 != manifest.head:
-        raise ModelError(
-            f"{path} contradicts itself: {len(manifest.speeds)} pairs of {manifest.head}", hint=again
         )
     for name, size in manifest.files.items():
         try:

@@ -1,4 +1,4 @@
-"""Graphs of a model with Llama's layers: one from embeddings to the last hidden state, one for the LM head.
+"""Graphs of a decoder: one from embeddings to the last hidden state, one for the LM head.
 
 Their weights are in few bits as ONNX Runtime's MatMulNBits reads them: blocks of a row share a scale and a middle.
 """
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from flexspec_mq.models.shape import Shape
+    from flexspec_mq.models.onnx.decoder import Decoder
 
     Floats = npt.NDArray[np.float32]
     Bytes = npt.NDArray[np.uint8]
@@ -122,7 +122,19 @@ class Graph:
         return outputs[0]
 
     def product(self, name: str, x: str, weight: Floats, bits: int, bias: Floats | None = None) -> str:
-        """Product of `x` [.., width] and the transposed weight [rows, width], which is rounded to 4 or 8 bits."""
+        """Product of `x` [.., width] and the transposed weight [rows, width], rounded to 4 or 8 bits, or not for 32."""
+        if bits == 32:
+            plain = self.node(
+                "MatMul",
+                [x, self.constant(f"{name}.weight", weight.T)],
+                [f"{name}.plain" if bias is not None else name],
+                domain="",
+            )
+            return (
+                plain
+                if bias is None
+                else self.node("Add", [plain, self.constant(f"{name}.bias", bias)], [name], domain="")
+            )
         codes, scales, middles = round_to(bits, weight)
         inputs = [x, self.constant(f"{name}.codes", codes), self.constant(f"{name}.scales", scales)]
         if middles is not None:
@@ -164,36 +176,34 @@ class Backbone:
     """From embedded tokens to the last hidden state.
 
     Inputs are `embedded` float32 [1, tokens, width], `last` int32 [1] and `total` int32 (the last position, and how
-    many there are with it), `cosines` and `sines` float32 [positions, half a head], and for each layer i `k.i` and
-    `v.i` float32 [1, heads of keys, capacity, head]. Outputs are `state` float32 [1, tokens, width], behind the last
-    norm, and `k.i.out` and `v.i.out`, which must be bound to the memory of `k.i` and `v.i`.
+    many there are with it), for each kind of rotary positions i `cosines.i` and `sines.i` float32 [positions, pairs
+    that turn], and for each layer i `k.i` and `v.i` float32 [1, heads of keys, capacity, head]. Outputs are `state`
+    float32 [1, tokens, width], behind the last norm, and `k.i.out` and `v.i.out`, which must be bound to the memory of
+    `k.i` and `v.i`.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self.graph = Graph()
-        self._shape = shape
-        for name, kind, sizes in (
-            ("embedded", "float", [1, "tokens", shape.width]),
-            ("last", "int32", [1]),
-            ("total", "int32", []),
-            ("cosines", "float", ["positions", shape.head // 2]),
-            ("sines", "float", ["positions", shape.head // 2]),
-        ):
-            self.graph.input(name, kind, sizes)  # type: ignore[arg-type]
-        self.graph.output("state", [1, "tokens", shape.width])
+        self._decoder = decoder
+        self.graph.input("embedded", "float", [1, "tokens", decoder.width])
+        self.graph.input("last", "int32", [1])
+        self.graph.input("total", "int32", [])
+        for index, rotary in enumerate(decoder.rotary):
+            for name in ("cosines", "sines"):
+                self.graph.input(f"{name}.{index}", "float", ["positions", len(rotary.speeds)])
+        self.graph.output("state", [1, "tokens", decoder.width])
         self._sum = "embedded"
 
-    def first_norm(self, weight: Floats) -> str:
-        """Norm of the embeddings."""
-        inputs = [self._sum, self.graph.constant("norm.0", weight)]
+    def normed(self, name: str, x: str, weight: Floats) -> str:
+        """RMS norm over the last dimension."""
         # ONNX Runtime registers this one of its own operators under ONNX's domain.
         return self.graph.node(
             "SimplifiedLayerNormalization",
-            inputs,
-            ["normed.0"],
+            [x, self.graph.constant(f"{name}.norm", weight)],
+            [name],
             domain="",
             axis=-1,
-            epsilon=self._shape.epsilon,
+            epsilon=self._decoder.epsilon,
         )
 
     def added(self, name: str, x: str, weight: Floats, *, last: bool = False) -> str:
@@ -202,30 +212,61 @@ class Backbone:
         outputs = ["state"] if last else [f"{name}.normed", "", "", f"{name}.sum"]
         self._sum = outputs[-1]
         return self.graph.node(
-            "SkipSimplifiedLayerNormalization", inputs, outputs, epsilon=self._shape.epsilon
+            "SkipSimplifiedLayerNormalization", inputs, outputs, epsilon=self._decoder.epsilon
         )
 
-    def attention(self, index: int, projected: str) -> str:
-        """Attention over what is held and what is new, rotary positions inside."""
-        shape = self._shape
-        sizes = [1, shape.keys, "capacity", shape.head]
+    def attention(self, index: int, projected: str, norms: tuple[Floats, Floats] | None = None) -> str:
+        """Attention over what is held and what is new, rotary positions inside.
+
+        Args:
+            index: the layer.
+            projected: queries, keys and values, one behind the other.
+            norms: weights of the norms of each head of queries and keys.
+        """
+        decoder, attention = self._decoder, self._decoder.layers[index]
+        sizes: list[int | str] = [1, decoder.keys, "capacity", decoder.head]
         names = [f"{part}.{index}" for part in "kv"]
         for name in names:
-            self.graph.input(name, "float", sizes)  # type: ignore[arg-type]
-            self.graph.output(f"{name}.out", sizes)  # type: ignore[arg-type]
+            self.graph.input(name, "float", sizes)
+            self.graph.output(f"{name}.out", sizes)
+        parts = [projected, "", ""] if norms is None else self._head_norms(index, projected, norms)
+        turns = ["", ""]
+        if attention.rotary is not None:
+            turns = [f"cosines.{attention.rotary}", f"sines.{attention.rotary}"]
         return self.graph.node(
             "GroupQueryAttention",
-            [projected, "", "", *names, "last", "total", "cosines", "sines"],
+            [*parts, *names, "last", "total", *turns],
             [f"attended.{index}", *(f"{name}.out" for name in names)],
-            num_heads=shape.queries,
-            kv_num_heads=shape.keys,
-            do_rotary=1,
+            num_heads=decoder.queries,
+            kv_num_heads=decoder.keys,
+            do_rotary=int(attention.rotary is not None),
+            scale=decoder.scale,
+            softcap=decoder.softcap,
+            local_window_size=attention.window or -1,
         )
 
+    def _head_norms(self, index: int, projected: str, norms: tuple[Floats, Floats]) -> list[str]:
+        """Queries, keys and values apart, the first two normed head by head."""
+        decoder, graph = self._decoder, self.graph
+        widths = [heads * decoder.head for heads in (decoder.queries, decoder.keys, decoder.keys)]
+        parts = [f"{part}.apart.{index}" for part in ("queries", "keys", "values")]
+        split = graph.constant(f"widths.{index}", np.array(widths))
+        graph.node("Split", [projected, split], parts, domain="", axis=-1)
+        for place, weight in enumerate(norms):
+            name = parts[place]
+            heads = graph.constant(f"{name}.heads", np.array([0, 0, -1, decoder.head]))
+            flat = graph.constant(f"{name}.flat", np.array([0, 0, widths[place]]))
+            apart = graph.node("Reshape", [name, heads], [f"{name}.by_head"], domain="")
+            normed = self.normed(f"{name}.normed", apart, weight)
+            parts[place] = graph.node("Reshape", [normed, flat], [f"{name}.joined"], domain="")
+        return parts
+
     def gated(self, index: int, widened: str) -> str:
-        """SiLU of the gate times up."""
+        """The activated gate times up."""
         gate, up = f"gate.{index}", f"up.{index}"
         self.graph.node("Split", [widened], [gate, up], domain="", axis=-1, num_outputs=2)
-        # x · sigmoid(x) in one operator.
-        opened = self.graph.node("QuickGelu", [gate], [f"opened.{index}"], alpha=1.0)
+        if self._decoder.activation == "silu":  # x · sigmoid(x) in one operator
+            opened = self.graph.node("QuickGelu", [gate], [f"opened.{index}"], alpha=1.0)
+        else:
+            opened = self.graph.node("Gelu", [gate], [f"opened.{index}"], domain="", approximate="tanh")
         return self.graph.node("Mul", [opened, up], [f"gated.{index}"], domain="")

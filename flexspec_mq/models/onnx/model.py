@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from onnxruntime import InferenceSession, IOBinding
 
-    from flexspec_mq.models.onnx.folder import OnnxManifest
+    from flexspec_mq.models.onnx.folder import OnnxManifest, Rotary
     from flexspec_mq.models.runner import ModelInput
 
     Floats = npt.NDArray[np.float32]
@@ -190,7 +190,8 @@ class OnnxModel:
         self._names = [
             (f"{part}.{layer}", f"{part}.{layer}.out") for layer in range(manifest.layers) for part in "kv"
         ]
-        self._turns: tuple[Floats, Floats] = _turns(manifest.speeds, 0)
+        self._positions = 0
+        self._turns: dict[str, Floats] = {}
 
     @property
     def columns(self) -> int:
@@ -236,9 +237,10 @@ class OnnxModel:
     def _read(self, kv: OnnxKV, tokens: Sequence[int]) -> Floats:
         """Keys and values of some tokens behind those that are held, and their last hidden state [tokens, width]."""
         count, total = len(tokens), kv.length + len(tokens)
-        if total > len(self._turns[0]):
-            self._turns = _turns(self.manifest.speeds, -(-total // _TABLE) * _TABLE)
-        embedded = self._embedding.rows(tokens)
+        if total > self._positions:
+            self._positions = -(-total // _TABLE) * _TABLE
+            self._turns = _turns(self.manifest.rotary, self._positions)
+        embedded = self._embedding.rows(tokens) * np.float32(self.manifest.embedding_scale)
         state = np.empty((1, count, self.manifest.width), dtype=np.float32)
         binding = kv.binding(total)
         # These arrays outlive the run, which reads and writes them where they are.
@@ -246,8 +248,8 @@ class OnnxModel:
         binding.bind_cpu_input("embedded", embedded[None])
         binding.bind_cpu_input("last", last)
         binding.bind_cpu_input("total", length)
-        binding.bind_cpu_input("cosines", self._turns[0])
-        binding.bind_cpu_input("sines", self._turns[1])
+        for name, table in self._turns.items():
+            binding.bind_cpu_input(name, table)
         binding.bind_output("state", "cpu", 0, np.float32, state.shape, state.ctypes.data)
         self._backbone.run_with_iobinding(binding)
         array: Floats = state[0]
@@ -263,7 +265,11 @@ class OnnxModel:
         return binding
 
 
-def _turns(speeds: Sequence[float], positions: int) -> tuple[Floats, Floats]:
-    """Cosines and sines of rotary positions, each float32 [positions, half a head]."""
-    angles = np.arange(positions, dtype=np.float64)[:, None] * np.array(speeds)
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+def _turns(kinds: Sequence[Rotary], positions: int) -> dict[str, Floats]:
+    """Cosines and sines of each kind of rotary positions, by the names of the backbone's inputs."""
+    found = {}
+    for index, rotary in enumerate(kinds):
+        angles = np.arange(positions, dtype=np.float64)[:, None] * np.array(rotary.speeds)
+        found[f"cosines.{index}"] = (np.cos(angles) * rotary.scale).astype(np.float32)
+        found[f"sines.{index}"] = (np.sin(angles) * rotary.scale).astype(np.float32)
+    return found

@@ -5,6 +5,7 @@ Only these two modules need torch and the onnx package.
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ import numpy as np
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import Progress, made_once, whole_folder
 from flexspec_mq.models.default import default_draft_path
-from flexspec_mq.models.draft.artifact import MARKER, TOKENIZER_FILES
+from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.onnx.folder import (
     BACKBONE,
     EMBEDDING,
@@ -22,6 +23,7 @@ from flexspec_mq.models.onnx.folder import (
     GRAPHS_BYTES,
     HEAD,
     IDS,
+    KINDS,
     MANIFEST,
     OnnxManifest,
     can_write,
@@ -29,20 +31,28 @@ from flexspec_mq.models.onnx.folder import (
     has_graphs,
 )
 from flexspec_mq.models.onnx.graphs import Backbone, Graph, weights_of
+from flexspec_mq.models.tokenizer import ROLES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
     import torch
 
-    from flexspec_mq.models.compact.tensors import Tensors
-    from flexspec_mq.models.shape import Shape
+    from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.models.onnx.decoder import Decoder
 
     Floats = npt.NDArray[np.float32]
 
-KINDS = {"mixed": (8, 4), "int8": (8, 8), "int4": (4, 4)}
-"""Bits of a weight in the attention, and in MLPs and LM head."""
+_BEFORE_ATTENTION, _BEFORE_MLP = "input_layernorm.weight", "post_attention_layernorm.weight"
+_QUERY_NORM, _KEY_NORM = "self_attn.q_norm.weight", "self_attn.k_norm.weight"
+_SANDWICH = (
+    "post_attention_layernorm.weight",
+    "pre_feedforward_layernorm.weight",
+    "post_feedforward_layernorm.weight",
+)
+"""Names of the norms behind the attention, before the MLP and behind it, in layers that norm what both of them give."""
 
 
 def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | None = None) -> Path:
@@ -106,39 +116,35 @@ def default_graphs(say: Progress | None = None) -> Path | None:
 
 def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> None:
     from flexspec_mq.models.compact.model import head_ids
-    from flexspec_mq.models.compact.tensors import Tensors
     from flexspec_mq.models.load import load_text
-    from flexspec_mq.models.shape import Shape
+    from flexspec_mq.models.onnx.decoder import Decoder
 
     text = load_text(checkpoint)
-    shape = Shape.from_config(text.config)
-    ids = head_ids(checkpoint, shape, text.eos, count)
+    decoder = Decoder(checkpoint, text.config)
+    ids = head_ids(checkpoint, decoder.vocab_size, text.eos, count)
     attention, rest = KINDS[weights]
-    tensors = Tensors(checkpoint)
-    tensors.check(shape)
-    whole = (shape.vocab_size, shape.width)
-    _backbone(tensors, shape, (attention, rest)).save(work / BACKBONE)
-    embedding = tensors.read("model.embed_tokens.weight", whole)
-    head = embedding if shape.tied else tensors.read("lm_head.weight", whole)
-    rows = _floats(head if ids is None else head[ids])
-    _halves(embedding).tofile(work / EMBEDDING)
-    _head(rows, rest).save(work / HEAD)
+    _backbone(decoder, (attention, rest)).save(work / BACKBONE)
+    _halves(decoder.tensor("model.embed_tokens.weight")).tofile(work / EMBEDDING)
+    rows = decoder.head_rows(ids)
+    _head(rows, rest, decoder.logits_softcap).save(work / HEAD)
     if ids is not None:
         np.save(work / IDS, ids.astype(np.int32))
-    for name in ("config.json", *TOKENIZER_FILES, MARKER):
+    _write_text(text, work)
+    for name in ("generation_config.json", MARKER):
         if (checkpoint / name).is_file():
             shutil.copyfile(checkpoint / name, work / name)
     written = [BACKBONE, weights_of(BACKBONE), HEAD, weights_of(HEAD), EMBEDDING]
     manifest = OnnxManifest(
         format_version=FORMAT_VERSION,
         weights=weights,
-        layers=shape.layers,
-        width=shape.width,
-        keys=shape.keys,
-        head=shape.head,
-        vocab_size=shape.vocab_size,
+        layers=len(decoder.layers),
+        width=decoder.width,
+        keys=decoder.keys,
+        head=decoder.head,
+        vocab_size=decoder.vocab_size,
         columns=len(rows),
-        speeds=shape.speeds,
+        rotary=decoder.rotary,
+        embedding_scale=decoder.embedding_scale,
         files={name: (work / name).stat().st_size for name in (*written, *([] if ids is None else [IDS]))},
     )
     for file in work.iterdir():
@@ -146,49 +152,80 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> Non
     (work / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(manifest)) + b"\n")
 
 
-def _backbone(tensors: Tensors, shape: Shape, bits: tuple[int, int]) -> Graph:
+def _write_text(text: LoadedText, work: Path) -> None:
+    """Write configuration and tokenizer as transformers has filled them in, so that a device needs it no more."""
+    tokenizer = text.tokenizer
+    template = tokenizer.chat_template
+    settings = {
+        **{role: str(token) for role, token in tokenizer.special_tokens_map.items() if role in ROLES},
+        "model_max_length": tokenizer.model_max_length,
+        "tokenizer_class": "TokenizersBackend",
+    }
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"the tokenizer of {text.source} is not of the tokenizers library, which is all that a device has",
+            hint="look for a version of the model with a tokenizer.json",
+        )
+    backend.no_truncation()
+    backend.no_padding()
+    backend.save(str(work / "tokenizer.json"))
+    (work / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    (work / "config.json").write_text(json.dumps(dict(text.config), default=str), "utf-8")
+    if template:
+        usual = template if isinstance(template, str) else template["default"]
+        (work / "chat_template.jinja").write_text(usual, "utf-8")
+
+
+def _backbone(decoder: Decoder, bits: tuple[int, int]) -> Graph:
     """All layers and the last norm."""
-    from flexspec_mq.models.compact.tensors import FIRST_NORM, NORM, SECOND_NORM, layer_prefix, layer_weights
-
     attention, mlp = bits
-    backbone = Backbone(shape)
+    backbone = Backbone(decoder)
 
-    def norm(name: str) -> Floats:
-        return _floats(tensors.read(name, (shape.width,)))
+    def product(name: str, x: str, few: int, modules: Sequence[str], joined: str = "") -> str:
+        weight, bias = decoder.matrix(layer, modules, joined)
+        return backbone.graph.product(name, x, weight, few, bias)
 
-    normed = backbone.first_norm(norm(f"{layer_prefix(0)}{FIRST_NORM}"))
-    for index in range(shape.layers):
-        weights = layer_weights(tensors, index, shape)
-
-        def product(name: str, matrix: str, x: str, few: int) -> str:
-            weight, bias = weights[matrix]  # noqa: B023  called in this turn
-            return backbone.graph.product(
-                name, x, _floats(weight), few, None if bias is None else _floats(bias)
-            )
-
-        projected = product(f"projected.{index}", "project", normed, attention)
-        merged = product(f"merged.{index}", "merge", backbone.attention(index, projected), attention)
-        normed = backbone.added(f"between.{index}", merged, norm(f"{layer_prefix(index)}{SECOND_NORM}"))
-        gated = backbone.gated(index, product(f"widened.{index}", "widen", normed, mlp))
-        narrowed = product(f"narrowed.{index}", "narrow", gated, mlp)
-        last = index == shape.layers - 1
-        following = NORM if last else f"{layer_prefix(index + 1)}{FIRST_NORM}"
-        normed = backbone.added(f"layer.{index}", narrowed, norm(following), last=last)
+    normed = backbone.normed("layer.normed", "embedded", decoder.norm(f"model.layers.0.{_BEFORE_ATTENTION}"))
+    for index in range(len(decoder.layers)):
+        layer = f"model.layers.{index}."
+        apart = [f"self_attn.{part}_proj" for part in "qkv"]
+        projected = product(f"projected.{index}", normed, attention, apart, "self_attn.qkv_proj")
+        norms = None
+        if decoder.has(f"{layer}{_QUERY_NORM}"):
+            norms = decoder.norm(f"{layer}{_QUERY_NORM}"), decoder.norm(f"{layer}{_KEY_NORM}")
+        attended = backbone.attention(index, projected, norms)
+        merged = product(f"merged.{index}", attended, attention, ["self_attn.o_proj"])
+        behind, before, after = ("", _BEFORE_MLP, "")
+        if decoder.has(f"{layer}{_SANDWICH[-1]}"):
+            behind, before, after = _SANDWICH
+            merged = backbone.normed(f"merged.{index}.normed", merged, decoder.norm(f"{layer}{behind}"))
+        normed = backbone.added(f"between.{index}", merged, decoder.norm(f"{layer}{before}"))
+        widened = product(
+            f"widened.{index}", normed, mlp, ["mlp.gate_proj", "mlp.up_proj"], "mlp.gate_up_proj"
+        )
+        narrowed = product(f"narrowed.{index}", backbone.gated(index, widened), mlp, ["mlp.down_proj"])
+        if after:
+            narrowed = backbone.normed(f"narrowed.{index}.normed", narrowed, decoder.norm(f"{layer}{after}"))
+        last = index == len(decoder.layers) - 1
+        following = "model.norm.weight" if last else f"model.layers.{index + 1}.{_BEFORE_ATTENTION}"
+        normed = backbone.added(f"layer.{index}", narrowed, decoder.norm(following), last=last)
     return backbone.graph
 
 
-def _head(rows: Floats, bits: int) -> Graph:
+def _head(rows: Floats, bits: int, softcap: float) -> Graph:
     graph = Graph()
     columns, width = rows.shape
     graph.input("state", "float", ["rows", width])
-    graph.product("logits", "state", rows, bits)
+    if softcap:
+        graph.product("uncapped", "state", rows / softcap, bits)
+        graph.node("Tanh", ["uncapped"], ["share"], domain="")
+        bound = graph.constant("softcap", np.array(softcap, dtype=np.float32))
+        graph.node("Mul", ["share", bound], ["logits"], domain="")
+    else:
+        graph.product("logits", "state", rows, bits)
     graph.output("logits", ["rows", columns])
     return graph
-
-
-def _floats(tensor: torch.Tensor) -> Floats:
-    array: Floats = tensor.float().numpy()
-    return array
 
 
 def _halves(tensor: torch.Tensor) -> npt.NDArray[np.uint16]:

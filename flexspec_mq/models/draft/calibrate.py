@@ -16,12 +16,28 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.models.draft.delta import DeltaMeta
-    from training.draft.evaluate import Coupled
 
 FOLDS = 2
 BINS = 10
 _ROUNDS = 50
 _TOO_FEW, _MORE = "too few held-out answers to calibrate on", "give text of more prompts"
+
+
+@dataclass(frozen=True, slots=True)
+class Coupled:
+    """Answer of the target, replayed by the draft with common dice.
+
+    Attributes:
+        row: Number of the answer.
+        temperature: temperature of both models' choices.
+        features: features of the draft's choices, see ``confidence.COLUMNS``, float64 of shape ``(positions, 5)``.
+        accepted: Whether the target chose the same token, shape ``(positions,)``.
+    """
+
+    row: int
+    temperature: float
+    features: npt.NDArray[np.float64]
+    accepted: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
