@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import Effect
 
     _Answer = tuple[list[Drafted], float]
-    _Round = tuple[asyncio.Future[_Answer], Sequence[int], Sequence[DraftRequest]]
+    _Freed = tuple[int, Callable[[], None] | None]
+    _Round = tuple[asyncio.Future[_Answer] | None, Sequence[_Freed], Sequence[DraftRequest]]
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +44,12 @@ class DraftLoop:
         perform: Callable[[Generation, Iterable[Effect]], None],
     ) -> None:
         self._drafter = drafter
-        self._rounds: SimpleQueue[_Round | None] = SimpleQueue()  # an executor makes 35 calls more a round
+        self._rounds: SimpleQueue[_Round] = SimpleQueue()  # an executor makes 35 calls more a round
         self._sessions = sessions
         self._estimates = estimates
         self._perform = perform
         self._waiting: dict[int, Generation] = {}  # may want tokens
-        self._freed: list[int] = []
+        self._freed: list[_Freed] = []
         self._work = asyncio.Event()
 
     def want(self, generation: Generation) -> None:
@@ -56,15 +57,15 @@ class DraftLoop:
         self._waiting[generation.session] = generation
         self._work.set()
 
-    def free(self, session: int) -> None:
-        """Forget a session that is over."""
+    def free(self, session: int, remember: Callable[[], None] | None = None) -> None:
+        """Forget a session that is over, and have the drafter's thread remember its answer."""
         self._waiting.pop(session, None)
-        self._freed.append(session)
+        self._freed.append((session, remember))
         self._work.set()
 
     def close(self) -> None:
         """Take no more work. A forward that runs now is not waited for."""
-        self._rounds.put(None)
+        self._rounds.put((None, self._freed, ()))
 
     async def run(self) -> None:
         """Draft until cancelled."""
@@ -103,15 +104,17 @@ class DraftLoop:
 
     def _serve(self) -> None:
         """Answer rounds, on the drafter's thread, until there are no more."""
-        while (asked := self._rounds.get()) is not None:
-            answer, freed, wanted = asked
+        while True:
+            answer, freed, wanted = self._rounds.get()
             drafted = self._round(freed, wanted)
+            if answer is None:
+                return
             try:
                 answer.get_loop().call_soon_threadsafe(_settle, answer, drafted)
             except RuntimeError:  # the event loop has been closed meanwhile: nobody waits for it
-                return
+                continue
 
-    def _round(self, freed: Sequence[int], wanted: Sequence[DraftRequest]) -> _Answer:
+    def _round(self, freed: Sequence[_Freed], wanted: Sequence[DraftRequest]) -> _Answer:
         """Free sessions and draft for each that wants it; the drafts, and seconds for them."""
         nothing: list[Drafted] = [None] * len(wanted)
         drafter = self._drafter
@@ -119,8 +122,10 @@ class DraftLoop:
             return nothing, 0.0
         began = time.monotonic()
         try:
-            for session in freed:
+            for session, remember in freed:
                 drafter.free(session)
+                if remember is not None:
+                    remember()
             began = time.monotonic()
             drafted = drafter.draft(wanted) if wanted else nothing
         except Exception:  # noqa: BLE001  the top of the drafter's thread; logged, and the target needs no drafts

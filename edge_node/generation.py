@@ -15,6 +15,7 @@ from flexspec_mq.protocol.effects import Commit, Finish
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
+    from flexspec_mq.drafting.memory import Answers
     from flexspec_mq.protocol.edge.session import EdgeSession
 
 
@@ -33,6 +34,7 @@ class GenerationRequest:
         version: target version to ask for; None is the node's.
         digest: digest of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
+        user: name that the API's client gives its user: answers to others are not drafted from.
         recommended: sampling where the target's makers recommend this; None where that is all the same. If its worker
             recommends other values than `sampling` came from, a text that has no token yet is cancelled.
     """
@@ -47,6 +49,7 @@ class GenerationRequest:
     version: str | None = None
     digest: str = ""
     prediction: tuple[int, ...] = ()
+    user: bytes = b""
     recommended: Callable[[SamplingParams], SamplingParams] | None = None
 
 
@@ -60,6 +63,7 @@ class Generation:
         session: the protocol's number of it.
         machine: the protocol machine; read its counters and observation.
         energy: counts what it takes out of the device; None where nobody wants to know.
+        answers: earlier ones, to which its own is added; None where none are remembered.
         bytes_up, bytes_down: MQTT payload.
         asked: when it was asked for, on the event loop's clock.
         paced: tokens after the first commit.
@@ -71,6 +75,7 @@ class Generation:
     request: GenerationRequest
     machine: EdgeSession
     energy: TextEnergy | None = None
+    answers: Answers | None = None
     bytes_up: int = 0
     bytes_down: int = 0
     asked: float = field(default_factory=time.monotonic)

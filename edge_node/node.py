@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter
+    from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.transport.link import Link, LinkFactory
     from schemas.status import TokenizerStatus, WorkerStatus
 
@@ -104,6 +105,7 @@ class EdgeNode:
         energy: tells what each text takes out of the device, if that is wanted.
         battery: tells its charge to policies, if they want to know.
         tokenizer: the draft's tokenizer in short; tells workers what must agree where the fingerprints differ.
+        memory: earlier answers to draft from; None remembers none.
 
     Attributes:
         directory: which workers are online; to read.
@@ -125,6 +127,7 @@ class EdgeNode:
         energy: EnergyMeter | None = None,
         battery: BatteryGauge | None = None,
         tokenizer: TokenizerStatus | None = None,
+        memory: AnswerMemory | None = None,
     ) -> None:
         self._settings = settings
         self._estimates = NodeEstimates()
@@ -148,6 +151,9 @@ class EdgeNode:
         self._family = family
         self._energy = energy
         self._battery = battery
+        self._memory = memory
+        if memory is not None and family is not None:
+            family.on_versions(memory.keep)
         self.directory = WorkerDirectory(
             allowed=self._wire.allowed, compare=partial(difference, fingerprint, tokenizer)
         )
@@ -260,6 +266,8 @@ class EdgeNode:
         )
         now = time.monotonic()
         energy = None if self._energy is None else self._energy.text(now)
+        memory = self._memory
+        answers = None if memory is None else memory.of(version, request.digest, request.user)
         machine = EdgeSession(
             SessionRequest(
                 session=session,
@@ -272,6 +280,7 @@ class EdgeNode:
                 prediction=request.prediction,
                 # Some bytes that an open of an ordinary pair, whose fingerprints are equal, goes without.
                 vocabulary=b"" if self.directory.all_have(version, self._fingerprint) else self._vocabulary,
+                answers=None if answers is None else answers.recall,
             ),
             request.policy,
             self._rng,
@@ -281,7 +290,7 @@ class EdgeNode:
             queue_timeout=self._settings.queue_patience,
         )
         self._wire.begin(session, version)
-        generation = self._sessions[session] = Generation(session, request, machine, energy)
+        generation = self._sessions[session] = Generation(session, request, machine, energy, answers)
         if not self.link.is_up:
             self._perform(generation, machine.link_down(now))
         self._perform(generation, machine.start(now))
@@ -452,7 +461,9 @@ class EdgeNode:
         self._surprises += machine.surprises.total()
         if machine.written is not None:
             self._prefixes.remember(machine.version, machine.written, time.monotonic())
-        self._drafts.free(session)
+        answers, answer = generation.answers, machine.committed
+        remember = answers and answer and partial(answers.add, generation.request.prompt, answer)
+        self._drafts.free(session, remember or None)
         _log.info("session %d: %s", session, finish.reason)
         if isinstance(finish.error, WorkerError) and not machine.counters.verdicts:
             finish = replace(finish, error=self._wire.explained(finish.error, generation.asked))

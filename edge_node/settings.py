@@ -79,6 +79,13 @@ class EdgeSettings(DraftSettings):
     reuse: Annotated[
         bool, Setting(help="name the beginning of a prompt that a worker has read, instead of sending it")
     ] = True
+    remember: Annotated[
+        bool,
+        Setting(
+            help="keep the last 40 answers of a version on disk, and draft what the next ones repeat of them; "
+            "whoever reads the file reads them (docs/security.md)"
+        ),
+    ] = True
     energy: Annotated[
         str,
         Setting(

@@ -108,8 +108,9 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
         seed: the same seed gives the same text; without it one is drawn.
         stop: strings that end the text and are not shown.
         ignore_eos: not OpenAI's; go on to the limit.
-        user: decides in a family whether a canary answers, unless prompt_cache_key or safety_identifier does; else
-            accepted without effect, as are the other fields without bounds.
+        user: whose remembered answers are drafted from, unless safety_identifier says it. In a family it decides
+            whether a canary answers, unless prompt_cache_key or safety_identifier does. The other fields without
+            bounds are accepted without effect.
         safety_identifier: the same, before user.
         prompt_cache_key: the same, before safety_identifier: all of a conversation should have one.
     """
@@ -199,7 +200,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         proposed: tokens that were drafted on the device, of use or not.
         drafted: proposed tokens that the target judged.
         accepted: drafted tokens that were right.
-        looked_up: accepted tokens that a lookup in the text itself had drafted.
+        looked_up: accepted tokens that a lookup in the text itself or in remembered answers had drafted.
         worker_accepted: tokens that the worker had drafted itself, and that were right.
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.

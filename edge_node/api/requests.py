@@ -109,7 +109,8 @@ def _request(
             stops=tuple(stop for stop in stops if stop),
             ignore_eos=asked.ignore_eos,
             prediction=None if asked.prediction is None else _joined(asked.prediction.content),
-            key=_key(asked),
+            user=_name(asked.safety_identifier, asked.user),
+            key=_name(asked.prompt_cache_key, asked.safety_identifier, asked.user),
         )
     except UsageError as error:
         raise bad(None, error.message) from error
@@ -124,11 +125,10 @@ def _request(
     )
 
 
-def _key(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> bytes:
-    """The name that the client gives its conversation or itself; empty if it gives none."""
-    named = (asked.prompt_cache_key, asked.safety_identifier, asked.user)
-    key = next((name for name in named if isinstance(name, str) and name), "")
-    return key.encode("utf-8", "surrogatepass")
+def _name(*fields: Any) -> bytes:
+    """The name in the first of these fields that has one; empty if none has."""
+    name = next((name for name in fields if isinstance(name, str) and name), "")
+    return name.encode("utf-8", "surrogatepass")
 
 
 def _joined(content: str | Sequence[openai.TextPart]) -> str:

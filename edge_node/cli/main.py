@@ -21,7 +21,8 @@ from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
-from flexspec_mq.errors import Cancelled
+from flexspec_mq.errors import Cancelled, ModelError
+from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.diagnosis import preflight
@@ -33,12 +34,14 @@ if TYPE_CHECKING:
     from edge_node.api.settings import ApiSettings
     from edge_node.cli.texts import Command
     from edge_node.completion.options import CompletionOptions
+    from edge_node.config import EdgeConfig
     from edge_node.node import EdgeNode
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.plan import Policy
     from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.doctor.command import Examine
     from flexspec_mq.drafting.load import DraftModel
+    from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import LinkSettings
     from flexspec_mq.transport.link import Link
@@ -76,6 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     serves.add_argument(
         "--ready-json", action="store_true", help="print one JSON line on stdout when serving"
     )
+    remembered = commands.add_parser(
+        "memory", help="answers that this device remembers to draft from", allow_abbrev=False
+    )
+    remembered.add_argument("action", choices=("show", "forget"), help="what to do with them")
+    remembered.add_argument(
+        "of", nargs="?", metavar="VERSION", help="one version, whose texts are shown (default: all)"
+    )
+    add_arguments(remembered, api=False)
     plan = commands.add_parser(
         "plan", help="how the edge node that serves here plans its drafts, and why", allow_abbrev=False
     )
@@ -130,6 +141,11 @@ def _main(argv: Sequence[str]) -> int:
         show_plans(config.api, as_json=args.json)
         return 0
     logs.configure(config.log, edge=config.node.edge)
+    if args.command == "memory":
+        from edge_node.cli.memory import run_memory
+
+        run_memory(args, _answers_folder(config), config.node, logs.tell)
+        return 0
     link = link_settings(config.link, f"e-{config.node.edge}")
     if config.node.keys is not None:
         from edge_node.wire import wire_of
@@ -168,10 +184,29 @@ def _main(argv: Sequence[str]) -> int:
         energy=energy,
         battery=battery,
         tokenizer=draft.loaded.tokenizer_status,
+        memory=_memory(config, link, draft.loaded.fingerprint),
     )
     spare_what_is_loaded()
     asyncio.run(run(node, draft.loaded, partial(config.plan.new_policy, limits), link))
     return 0
+
+
+def _answers_folder(config: EdgeConfig) -> Path:
+    stated = config.family.state_dir
+    return cache_folder("answers") if stated is None else stated / "answers"
+
+
+def _memory(config: EdgeConfig, link: LinkSettings, tokenizer: bytes) -> AnswerMemory | None:
+    if not (config.node.remember and config.node.lookup):
+        return None
+    from flexspec_mq.drafting.memory import AnswerMemory
+
+    try:
+        folder = _answers_folder(config)
+    except ModelError as error:  # there is neither a folder nor a home, which a node can do without
+        logs.tell(f"no answers are remembered: {error.message}; --state-dir names a folder")
+        return None
+    return AnswerMemory(folder, f"{link.address} {config.family.family or ''}".strip(), tokenizer)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -294,6 +294,7 @@ class Writing:
                 version=self.version,
                 digest=self._service.target.digest,
                 prediction=encoded.prediction,
+                user=options.user,
                 recommended=sampling if options.leaves_to_target and not self._misled else None,
             )
         )

@@ -45,6 +45,7 @@ class CompletionOptions:
         ignore_eos: go on to the limit.
         timeout: seconds for the whole text, waiting included; None is no bound.
         version: target version, or with a family what stands for one; None is the node's.
+        user: name that the client gives its user: answers to others are not drafted from.
         key: names the conversation, which decides its side of a canary; empty takes its beginning.
         wait: seconds to wait for the link to the broker, and then for a worker while none serves the version.
         prediction: a text that much of this one will probably be. It speeds the text up and never changes it.
@@ -59,6 +60,7 @@ class CompletionOptions:
     ignore_eos: bool = False
     timeout: float | None = None
     version: str | None = None
+    user: bytes = b""
     key: bytes = b""
     wait: float = 0.0
     prediction: str | None = None

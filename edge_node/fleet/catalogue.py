@@ -20,6 +20,7 @@ from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.models.cache import families_folder
+from schemas.catalogue import VersionState
 from schemas.status import CatalogueStatus
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class FamilyCatalogue:
         if self._follower.catalogue is not None:
             self._known.set()
         self._news = asyncio.Event()
+        self._keep: Callable[[set[tuple[str, str]]], None] = lambda _: None
 
     @property
     def catalogue(self) -> Catalogue | None:
@@ -110,6 +112,16 @@ class FamilyCatalogue:
     def take(self, topic: str, payload: bytes) -> bool:
         """Take a message, which `run` judges; whether it is of the family."""
         return self._driver.take(topic, payload)
+
+    def on_versions(self, keep: Callable[[set[tuple[str, str]]], None]) -> None:
+        """Tell name and digest, in hex, of each version that is not retired: now, if known, and at each change."""
+        self._keep = keep
+        self._tell_versions()
+
+    def _tell_versions(self) -> None:
+        if (catalogue := self.catalogue) is not None:
+            versions = (known for known in catalogue.versions if known.state is not VersionState.RETIRED)
+            self._keep({(version.name, version.digest.hex()) for version in versions})
 
     async def settled(self) -> None:
         """Wait until what the broker keeps of the family has come, if it keeps anything; not for long."""
@@ -161,6 +173,7 @@ class FamilyCatalogue:
         if isinstance(outcome, Accepted):
             self.why = self._disk = ""
             self._news.set()
+            self._tell_versions()
             if (catalogue := self.catalogue) is not None:
                 _log.info("the catalogue of %s has epoch %d", self.family, catalogue.epoch)
                 self._known.set()

@@ -34,7 +34,8 @@ class FamilyOptions(Section):
     state_dir: Annotated[
         Path | None,
         Setting(
-            help="folder that remembers the newest catalogue seen, so that no older one is taken up after it",
+            help="folder for the newest catalogue seen, so that no older one is taken up after it, and for remembered "
+            "answers",
             default="in the cache",
         ),
     ] = None

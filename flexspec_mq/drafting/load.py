@@ -72,7 +72,7 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
             "a draft brings its tokenizer; --tokenizer is for --draft none", hint="leave one of them out"
         )
     if settings.draft == "none":
-        text = load_text(settings.tokenizer or _default_text(say), progress=say)
+        text = text_of(settings, say)
         return DraftModel(
             text, PromptLookupDrafter(max_context=text.max_context) if settings.lookup else None
         )
@@ -87,13 +87,15 @@ def text_of(settings: DraftSettings, say: Say) -> LoadedText:
     """The draft's configuration and tokenizer, after all that can be complained about without its weights.
 
     Args:
-        settings: settings that name a draft.
+        settings: settings that name a draft, or a tokenizer without one.
         say: told what takes long.
 
     Raises:
         ModelError: there is no such draft, or nothing that runs it.
         UsageError: settings that do not go together.
     """
+    if settings.draft == "none":
+        return load_text(settings.tokenizer or _default_text(say), progress=say)
     graphs = _graphs(settings, say)
     return load_text(_checkpoint(settings, say) if graphs is None else graphs, progress=say)
 

@@ -124,6 +124,11 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--at-once", type=int, default=16, help="texts that share the forwards")
     made.add_argument("--dtype", default="bfloat16", help="of draft and target")
     made.add_argument("--threads", type=int, default=1, help="of torch")
+    made.add_argument(
+        "--memory",
+        action="store_true",
+        help="instead: what remembered answers gain on the base and the heads that ship (greedy)",
+    )
     return made
 
 
@@ -277,6 +282,10 @@ def run(options: Namespace) -> int:
     if options.quick:
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
+    if options.memory:
+        from lab.benchmarks.remembered import measure_memory
+
+        return measure_memory(options)
     read = read_questions(options.prompts or OWN)
     questions = spread(read, options.questions or len(read))
     worker = WorkerSettings(

@@ -35,8 +35,9 @@ def python(module: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without settings for our daemons."""
-    return {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
+    """Ours, without settings for our daemons, and with edge nodes to which every question is new."""
+    ours = {key: value for key, value in os.environ.items() if not key.startswith(SETTINGS)}
+    return {**ours, "FLEXSPEC_EDGE_REMEMBER": "false"}
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -125,19 +125,6 @@ def test_the_next_turn_reads_only_what_is_new(model: PackedModel) -> None:
     assert sum(map(sum, recording.fed)) == 200
 
 
-def test_what_one_device_sent_is_read_anew_for_another(model: PackedModel) -> None:
-    """Or one could ask for a prompt and see by the time whether somebody else had."""
-    recording = Recording(model)
-    drafter = ModelDrafter(recording, max_context=1024)
-    secret = prompt(1, 200)
-    write(drafter, {1: secret}, 4, "a")
-    drafter.free(1)
-    for session, (device, reads) in enumerate([("b", 200), ("a", 1), ("b", 200)], 2):
-        recording.fed = []
-        assert write(drafter, {session: secret}, 1, device)[session] == alone(model, secret, 1)
-        assert sum(map(sum, recording.fed)) == reads
-
-
 def test_what_is_kept_is_bounded_and_the_oldest_goes_first(model: PackedModel) -> None:
     kept = DraftKVPool(most=256)
     for number in range(6):

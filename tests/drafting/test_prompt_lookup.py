@@ -27,9 +27,12 @@ TOKENS = st.lists(st.integers(0, 3), max_size=60)
 BRANCHES = st.lists(st.integers(0, 3), max_size=6)
 
 
-def slow_find(text: Sequence[int], branch: Sequence[int]) -> Match | None:
-    """By comparing the end of the text with every place in it."""
-    whole = [*text, *branch]
+def slow_find(
+    text: Sequence[int], branch: Sequence[int], older: Sequence[Sequence[int]] = ()
+) -> Match | None:
+    """By comparing the end of the text with every place in it, and in older answers before it."""
+    answers = [token for number, answer in enumerate(older, 1) for token in (*answer, -number)]
+    whole, begin = [*answers, *text, *branch], len(answers)
 
     def common(place: int) -> int:
         """Tokens before `place` that are those before the end."""
@@ -38,10 +41,11 @@ def slow_find(text: Sequence[int], branch: Sequence[int]) -> Match | None:
             length += 1
         return length
 
-    places = [place for place in range(min(len(text), len(whole) - 1), 0, -1) if common(place)]
+    newest = min(begin + len(text), len(whole) - 1)
+    places = [place for place in range(newest, 0, -1) if common(place) and whole[place] >= 0]
     pairs = [place for place in places if common(place) > 1][:24]
     if not pairs:
-        return Match(whole[places[0]], 1, Support.SINGLE) if places else None
+        return Match(whole[places[0]], 1, Support.SINGLE, places[0] < begin) if places else None
     best = max(pairs, key=common)  # the first, newest, of equals
     votes = sum(whole[place] == whole[best] for place in pairs)
     if len(pairs) == 1:
@@ -50,17 +54,22 @@ def slow_find(text: Sequence[int], branch: Sequence[int]) -> Match | None:
         support = Support.ALL
     else:
         support = Support.MOST if 2 * votes >= len(pairs) else Support.FEW
-    return Match(whole[best], common(best), support)
+    return Match(whole[best], common(best), support, best < begin)
 
 
 @settings(max_examples=500)
-@given(TOKENS, BRANCHES, st.integers(0, 60))
-def test_a_lookup_finds_what_a_slow_search_finds(text: list[int], branch: list[int], cut: int) -> None:
-    lookup = Lookup()
+@given(TOKENS, BRANCHES, st.integers(0, 60), st.lists(st.lists(st.integers(0, 3), min_size=1), max_size=3))
+def test_a_lookup_finds_what_a_slow_search_finds(
+    text: list[int], branch: list[int], cut: int, answers: list[list[int]]
+) -> None:
+    older = Lookup()
+    for answer in answers:
+        older.add(answer)
+    lookup = Lookup(older=older)
     lookup.extend(text[:cut])
     lookup.find(branch)  # asking leaves nothing behind
     lookup.extend(text[cut:])
-    assert lookup.find(branch) == slow_find(text, branch)
+    assert lookup.find(branch) == slow_find(text, branch, answers)
 
 
 def test_what_comes_after_the_bound_is_matched_and_not_found() -> None:
@@ -143,16 +152,6 @@ def test_only_what_the_target_wrote_is_counted() -> None:
         assert guess.token == 1
         said.append(guess.confidence)
     assert said[0] < said[1]
-
-
-def test_a_freed_session_is_forgotten() -> None:
-    drafter = PromptLookupDrafter(max_context=6)
-    drafter.draft([wanted([1, 2, 3, 1, 2], 5)])
-    drafter.free(7)
-    drafter.free(8)
-    assert drafter.draft([wanted([9, 8, 7], 3)]) == [[]]
-    assert drafter.fits([1] * 5)
-    assert not drafter.fits([1] * 6)
 
 
 def test_what_is_predicted_is_found_from_the_first_token_on() -> None:

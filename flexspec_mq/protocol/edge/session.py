@@ -323,6 +323,7 @@ class EdgeSession:
             plan.confidence_threshold,
             self._control.opportunity_cost,
             request.prediction,
+            answers=request.answers,
         )
 
     def _pump(self, now: float) -> None:

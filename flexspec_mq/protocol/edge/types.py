@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from flexspec_mq.protocol.effects import Origin
 from schemas.messages import Identity
@@ -51,6 +52,7 @@ class SessionRequest:
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
         prediction: token ids that the text will probably have; for the drafter alone.
         vocabulary: as an open tells it.
+        answers: earlier answers that it may repeat, see `flexspec_mq.drafting.memory`; for the drafter alone.
     """
 
     session: int
@@ -63,6 +65,7 @@ class SessionRequest:
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
     vocabulary: bytes = b""
+    answers: Callable[[], Any] | None = None
 
 
 class EdgeState(StrEnum):
@@ -111,6 +114,7 @@ class DraftRequest:
             unknown.
         prediction: token ids that the text will probably have, as the user says.
         device: whose text it is, where a drafter serves several.
+        answers: earlier answers that it may repeat; None without any.
     """
 
     session: int
@@ -126,6 +130,7 @@ class DraftRequest:
     opportunity_cost: float = 0.0
     prediction: tuple[int, ...] = ()
     device: str = ""
+    answers: Callable[[], Any] | None = None
 
 
 @dataclass(slots=True)

@@ -30,6 +30,8 @@ from edge_node.fleet.catalogue import FamilyCatalogue
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
+from flexspec_mq.drafting.interface import Drafter
+from flexspec_mq.drafting.memory import AnswerMemory
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import decode
@@ -221,6 +223,8 @@ async def served(
     energy: str = "none",
     policy: Callable[[], Policy] | None = None,
     edge: dict[str, Any] | None = None,
+    drafter: Drafter | None = None,
+    memory: AnswerMemory | None = None,
     at: LinkSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
@@ -253,12 +257,13 @@ async def served(
         device = EdgeSettings(give_up=give_up, queue_patience=queue_patience, **asked)
         node = EdgeNode(
             device,
-            FakeDrafter(),
+            drafter or FakeDrafter(),
             FINGERPRINT,
             (EOS,),
             family=family,
             energy=energy_meter(device),
             tokenizer=speech().tokenizer_status,
+            memory=memory,
         )
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}")))
         policy = policy or partial(FixedPolicy, plan)

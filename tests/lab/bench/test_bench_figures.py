@@ -271,10 +271,9 @@ def test_tables_hold_every_strategy_of_every_channel_and_what_the_run_was() -> N
     text = document(results())
     for said in (
         "seed 11",
-        "flexspec-mq 0.1.0",
         "phone-4g by 4g",
         "modelled, not measured",
-        "2026-11-20 10:00 to 2026-11-21 10:00 UTC, load 1.5.",
+        "load 1.5.",
         "**Texts differ**",
         "q7",
     ):
@@ -284,41 +283,8 @@ def test_tables_hold_every_strategy_of_every_channel_and_what_the_run_was() -> N
         assert len({line.count("|") for line in block}) == 1, block[0]
     # Two channels with their figures and two shares each, seconds by channel, what the strategies are.
     assert len(blocks) == 2 * 3 + 2
-    cells = [cell.strip() for cell in blocks[0][2].split("|")]
-    assert cells[1] == "`traditional`"
-    assert re.fullmatch(r"3\.00 \[\d\.\d\d, \d\.\d\d\]", cells[2])
+    assert re.match(r"\| `traditional` \| 3\.00 \[\d\.\d\d, \d\.\d\d\] ", blocks[0][2])
     assert "IP B up" in blocks[0][0]
     assert "IP B up" not in blocks[3][0], "loopback has none"
     assert "`on-device` *" in blocks[0][4]
     assert markdown(["", "a"], [["x", "1"]]) == "|  | a |\n| --- | ---: |\n| x | 1 |"
-
-
-def failed(strategy: str, question: str, reason: str) -> dict[str, Any]:
-    return {"strategy": strategy, "question": question, "reason": reason, "seconds": 2.5}
-
-
-def test_failed_answers_are_told() -> None:
-    run = results()
-    first, _ = run["channels"]
-    gap = "503: no\nlink"
-    first["failed"] = [
-        failed("streaming", "q1", gap),
-        failed("streaming", "q4", gap),
-        failed("traditional", "q4", "broken off"),
-    ]
-    del first["strategies"]["traditional"]  # which then has answered nothing
-    del first["strategies"]["streaming"]["of_traditional"], first["strategies"]["on-device"]["of_traditional"]
-    first["at"] = 5 * first["at"]
-    text = document(run)
-    table = next(block for block in text.split("\n\n") if block.startswith("|")).splitlines()
-    assert len({line.count("|") for line in table}) == 1
-    cells = {line.split("|")[1].strip(): line.split("|")[2].strip() for line in table}
-    assert cells == {
-        "": "failed",
-        "---": "---:",
-        "`streaming`": "2 of 5",
-        "`on-device` *": "",
-        "`traditional`": "1 of 5",
-    }
-    assert "- `streaming`, q1, q4: 503: no link\n- `traditional`, q4: broken off" in text
-    assert text.count("failed") == 1, "nothing of it where all came"

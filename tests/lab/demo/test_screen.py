@@ -61,35 +61,6 @@ async def test_a_text_cannot_steer_the_terminal(*, terminal: bool) -> None:
     assert "[red]x[/red] [/]" in out.getvalue()
 
 
-async def test_elsewhere_each_is_shown_whole_and_at_once() -> None:
-    shown, out = screen(terminal=False)
-    await shown.play([STREAMED, DRAFTED])
-    assert out.getvalue().splitlines() == [
-        "",
-        "streamed without drafts, complete after 0.1 s:",
-        "one two",
-        "",
-        "written with drafts, complete after 0.1 s:",
-        "one two",
-    ]
-
-
-def test_four_figures_stand_at_the_end_and_what_was_lost_is_counted() -> None:
-    shown, out = screen(terminal=False)
-    shown.figures(
-        [STREAMED, DRAFTED], [STREAMED, Recording(DRAFTED.pieces, None, 0.2, 3_000, 1, DRAFTED.took)]
-    )
-    rows = [line.split() for line in out.getvalue().splitlines()[1:6]]
-    assert rows == [
-        ["seconds", "0.1", "0.2"],
-        ["undisturbed", "0.1", "0.1"],
-        ["bytes", "over", "the", "network", "5,000", "3,000"],
-        ["round", "trips", "2", "1"],
-        ["tokens", "lost", "of", "2", "0", "1"],
-    ]
-    assert "with drafts 0.50 times as long" in out.getvalue()
-
-
 async def test_a_picture_holds_every_moment_and_the_end() -> None:
     picture = Picture()
     picture.question("Which?")

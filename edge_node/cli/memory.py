@@ -1,0 +1,59 @@
+"""``flexspec-edge memory``: the answers that this device remembers, and an end to them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from flexspec_mq.drafting import memory
+from flexspec_mq.drafting.load import text_of
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.text import decode
+from flexspec_mq.terminal.printable import printable
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from edge_node.settings import EdgeSettings
+
+
+def run_memory(
+    args: argparse.Namespace, folder: Path, settings: EdgeSettings, tell: Callable[[str], None]
+) -> None:
+    """Show what is remembered, of one version its texts, or forget it.
+
+    Args:
+        args: parsed flags, with the action and maybe a version.
+        folder: folder of the answers.
+        settings: settings that name the draft, whose tokenizer texts go through.
+        tell: told what takes long.
+
+    Raises:
+        UsageError: nothing is remembered of the version.
+    """
+    if args.action == "forget":
+        sys.stdout.write(f"forgot {memory.forget(folder, args.of)} files of answers in {folder}\n")
+        return
+    found = [pair for pair in memory.listed(folder) if args.of in (None, memory.version_of(pair[0]))]
+    if not found:
+        what = f"of {args.of} " if args.of else ""
+        raise UsageError(
+            f"no answers {what}are remembered in {folder}", hint="--state-dir names another folder"
+        )
+    tokenizer = None if args.of is None else text_of(settings, tell).tokenizer
+    for path, kept in found:
+        age = (time.time() - path.stat().st_mtime) / 86_400
+        what = (
+            "damaged"
+            if kept is None
+            else f"{len(kept.answers)} answers, {sum(map(len, kept.answers))} tokens"
+        )
+        place = "" if kept is None else f", by {kept.place}"
+        sys.stdout.write(f"{memory.version_of(path)}: {what}{place}, {age:.1f} days old, {path}\n")
+        if kept is None or tokenizer is None:
+            continue
+        for answer in kept.answers:
+            sys.stdout.write(f"\n{printable(decode(tokenizer, answer))}\n")
