@@ -43,7 +43,9 @@ class WorkerSettings(Section):
 
     target: Annotated[
         str,
-        Setting(help="model folder or hub name; 'default' is SmolLM2-135M", path_unless=("default",)),
+        Setting(
+            help="model folder, GGUF file or hub name; 'default' is SmolLM2-135M", path_unless=("default",)
+        ),
     ] = "default"
     version: Annotated[
         str, Setting(help="version name that edges ask for", check=partial(topics.checked, "version"))

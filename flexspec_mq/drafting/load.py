@@ -120,7 +120,7 @@ def _graphs(settings: DraftSettings, say: Say) -> Path | None:
                 f"folder to this device and name it with --draft; or, {how_to_install('models,gguf')}",
             )
     else:
-        source = resolve(settings.draft)
+        source = resolve(settings.draft, progress=say)
         if asked and isinstance(source, str):
             raise ModelError(
                 f"there is no folder {source}",
@@ -182,10 +182,12 @@ def _checkpoint(settings: DraftSettings, say: Say) -> str:
     """A folder for torch, or a name on the model hub.
 
     Raises:
+        ModelError: there is no such draft.
         UsageError: a folder for ONNX Runtime, with settings that take another one.
     """
-    path = str(default_draft_path(say)) if settings.draft == "default" else settings.draft
-    if has_graphs(Path(path).expanduser()):
+    default = settings.draft == "default"
+    path = str(default_draft_path(say) if default else resolve(settings.draft, progress=say))
+    if has_graphs(Path(path)):
         raise UsageError(
             f"{path} holds graphs for ONNX Runtime, with the weights and token ids that it was exported with",
             hint="leave out --draft-engine, draft_weights, draft_ids, --device and --dtype, or name a checkpoint",

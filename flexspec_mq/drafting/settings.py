@@ -20,7 +20,7 @@ class DraftSettings(Section):
     draft: Annotated[
         str,
         Setting(
-            help="draft checkpoint folder, 'default', or 'none' to use no draft model",
+            help="draft: checkpoint folder or GGUF file, 'default', or 'none' to use no draft model",
             path_unless=("default", "none"),
         ),
     ] = "default"

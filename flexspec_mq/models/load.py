@@ -20,6 +20,7 @@ from flexspec_mq.models.checkpoint import (
 )
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
+from flexspec_mq.models.gguf.convert import gguf_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -74,13 +75,13 @@ class LoadedModel(LoadedText):
 
 
 def resolve(name_or_path: str | Path | None, *, progress: Progress | None = None) -> Path | str:
-    """Find out what a user means by a model: a checkpoint folder, or a name on the model hub.
+    """Find out what a user means by a model: a checkpoint folder, a GGUF file, or a name on the model hub.
 
-    None and ``default`` are the default model, converted first if need be. A folder that exists wins over a
-    hub name that reads the same.
+    None and ``default`` are the default model. It and a GGUF file are converted first if need be. A folder that
+    exists wins over a hub name that reads the same.
 
     Raises:
-        ModelError: A path that is no folder, or a text that is neither path nor hub name.
+        ModelError: A path to something else, or a text that is neither path nor hub name.
     """
     if name_or_path is None or str(name_or_path) == "default":
         return default_model_path(progress)
@@ -88,10 +89,7 @@ def resolve(name_or_path: str | Path | None, *, progress: Progress | None = None
     if path.is_dir():
         return path
     if path.is_file():
-        raise ModelError(
-            f"{path} is a file, not a checkpoint folder",
-            hint="name the folder that holds config.json, the weights and the tokenizer",
-        )
+        return gguf_checkpoint(path, progress)
     if isinstance(name_or_path, str) and _HUB_NAME.fullmatch(name_or_path):
         return name_or_path
     raise ModelError(

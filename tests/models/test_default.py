@@ -16,6 +16,7 @@ from cloud_worker.engine.interface import Recommended
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models import default
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
+from flexspec_mq.models.gguf.convert import CONVERTER_VERSION
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx import write
 from flexspec_mq.models.onnx.folder import MANIFEST, default_graphs_folder
@@ -37,7 +38,7 @@ def test_the_key_holds_the_versions_of_package_and_converter(
 ) -> None:
     monkeypatch.setattr(default, "_convert", write_checkpoint)
     path = default.default_model_path()
-    assert path == cache / f"SmolLM2-135M-Instruct-1.2-c{default.CONVERTER_VERSION}"
+    assert path == cache / f"SmolLM2-135M-Instruct-1.2-c{CONVERTER_VERSION}"
     assert (path / "config.json").read_text() == "{}"
 
 

@@ -118,7 +118,7 @@ def test_missing_paths(missing: str) -> None:
 
 
 def test_what_is_no_checkpoint_folder(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ModelError, match="is a file, not a checkpoint folder"):
+    with pytest.raises(ModelError, match="neither a checkpoint folder nor a GGUF file"):
         resolve(folder / WEIGHTS)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="no checkpoint folder"):

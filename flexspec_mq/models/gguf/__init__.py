@@ -1,0 +1,1 @@
+"""GGUF files as checkpoint folders: whatever loads a folder loads them."""
