@@ -28,3 +28,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help=f"JSON lines with `prompt` or `turns`, of which {MOST} are answered (default: plain questions)",
     )
+    parser.add_argument(
+        "--together",
+        action="store_true",
+        help="device and worker will share this machine, so that each is slower while the other one computes",
+    )

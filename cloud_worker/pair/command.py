@@ -14,7 +14,7 @@ from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import MOST
 from cloud_worker.pair.forecast import LENGTHS, LINKS, forecast
-from cloud_worker.pair.measure import Text, measure, write
+from cloud_worker.pair.measure import Text, measure, measure_together, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import answer, stages
 from flexspec_mq.drafting.load import load as load_draft
@@ -65,11 +65,12 @@ def run(args: argparse.Namespace) -> int:
             )
         assert draft.drafter is not None  # noqa: S101  it has a name
         figures = measure(engine, draft.drafter, texts, tell, seconds=_DRAFTING)
+        together = measure_together(engine, draft.drafter, texts, figures) if args.together else None
     answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
     answer(f"target  {engine.facts.target}, {engine.facts.proof}")
     answer(f"draft   {draft.engine}")
-    _tell_figures(figures)
-    _tell_forecasts(figures)
+    _tell_figures(figures, together)
+    _tell_forecasts(figures, together)
     _tell_commands(args.draft, args.target, exported=folder != args.draft)
     return 0
 
@@ -114,7 +115,7 @@ def _prompts(path: Path | None, target: LoadedText) -> list[tuple[int, ...]]:
     return [encode_turns(target.tokenizer, turn, max_context=target.max_context - _TOKENS) for turn in turns]
 
 
-def _tell_figures(figures: Figures) -> None:
+def _tell_figures(figures: Figures, together: Figures | None) -> None:
     tokens = sum(map(len, figures.right))
     answer(f"texts   {len(figures.right)} with {tokens} tokens, greedy; drafts without lookups\n")
     rounds = [f"{figures.tokens_per_round(length):.2f}" for length in LENGTHS]
@@ -123,28 +124,27 @@ def _tell_figures(figures: Figures) -> None:
         ("K", *map(str, LENGTHS)),
         [("tokens a round", *rounds), ("ms of the target's forward", *verified)],
     )
+    if together is not None:
+        answer(f"ms while both compute: {_ms(together.forwards[0])} and {_ms(together.token)}")
     answer(
         f"ms: {_ms(figures.forwards[0])} of the target for a token without drafts, {_ms(figures.token)} of the draft "
         f"for one; {_ms(figures.target_reads)} and {_ms(figures.draft_reads)} to read {figures.prompt:.0f} tokens\n"
     )
 
 
-def _tell_forecasts(figures: Figures) -> None:
+def _tell_forecasts(figures: Figures, together: Figures | None) -> None:
     tokens = round(sum(map(len, figures.right)) / len(figures.right))
     answer(f"an answer of {tokens} tokens, as expected: seconds, and the share of them with drafts")
-    rows = []
+    rows, others = [], []
     for name, link in LINKS.items():
-        told = forecast(figures, link, tokens)
-        ways = [(told.share(way), way.plan) for way in (told.device, told.beside)]
-        rows.append((name, f"{told.streamed.seconds:.2f}", *ways[0], *ways[1]))
+        told = forecast(figures, link, tokens, together)
+        device, worker = (f"{seconds / told.streamed:.2f}" for seconds in (told.device, told.worker))
+        rows.append((name, f"{told.streamed:.2f}", device, told.device_plan, worker, told.worker_plan))
+        faster = [forecast(figures.with_forward(ms / 1000), link, tokens) for ms in _SPEEDS]
+        others.append((name, *(f"{min(each.device, each.worker) / each.streamed:.2f}" for each in faster)))
     _table(("link", "streamed", "device", "plan", "worker", "plan"), rows)
     answer("the better of both, where the target takes so many ms for a token and the draft as here")
-    targets = [figures.with_forward(ms / 1000) for ms in _SPEEDS]
-    best = []
-    for name, link in LINKS.items():
-        others = [forecast(target, link, tokens) for target in targets]
-        best.append((name, *(other.share(other.best) for other in others)))
-    _table(("link", *(f"{ms:.0f}" for ms in _SPEEDS)), best)
+    _table(("link", *(f"{ms:.0f}" for ms in _SPEEDS)), others)
 
 
 def _tell_commands(draft: str, target: str, *, exported: bool) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.explain import nobody_drafts
 from flexspec_mq.controller.observation import PLACES, UNTRIED, Observation
 from flexspec_mq.controller.plan import Plan
 from schemas.messages import MAX_AHEAD
@@ -122,52 +123,47 @@ def runs(right: Sequence[bool], length: int) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """A way to write an answer.
+class Answer:
+    """Forecast of an answer over a link, in seconds.
 
     Attributes:
-        seconds: expected time of an answer.
-        plan: who drafts, and how.
+        streamed: time of the target alone.
+        device, worker: time with drafts of the device, and of the worker.
+        device_plan, worker_plan: plan of each, in words.
     """
 
-    seconds: float
-    plan: str
+    streamed: float
+    device: float
+    worker: float
+    device_plan: str
+    worker_plan: str
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Forecast of an answer over a link: the target alone, and with drafts of the device or beside the target."""
+def forecast(figures: Figures, link: Link, tokens: int, together: Figures | None = None) -> Answer:
+    """Forecast an answer of so many tokens.
 
-    streamed: Way
-    device: Way
-    beside: Way
-
-    def share(self, way: Way) -> str:
-        """Its seconds, as a share of streaming's, for people."""
-        return f"{way.seconds / self.streamed.seconds:.2f}"
-
-    @property
-    def best(self) -> Way:
-        """The fastest way."""
-        return min(self.streamed, self.device, self.beside, key=lambda way: way.seconds)
-
-
-def forecast(figures: Figures, link: Link, tokens: int) -> Answer:
-    """Forecast an answer of so many tokens."""
+    Args:
+        figures: figures of the pair, where each model has a machine.
+        link: link between device and broker.
+        tokens: length of the answer.
+        together: figures where both share one, and compute at the same time when the device drafts.
+    """
     alone, more = figures.forwards[0], max(0, tokens - 1)
-    began = link.seconds(_ROUND_BYTES[0] + _PROMPT_BYTES * figures.prompt, _ROUND_BYTES[1])
-    began += figures.target_reads + alone
+    first = link.seconds(_ROUND_BYTES[0] + _PROMPT_BYTES * figures.prompt, _ROUND_BYTES[1])
+    first += figures.target_reads + alone
     # The worker runs ahead while the device's draft still reads the prompt.
     late = min(more * alone, max(0.0, figures.draft_reads + figures.token - figures.target_reads))
-    per_token, plan = _device(figures, link, tokens)
-    length, beside = min(
-        ((length, _beside(figures, length)) for length in (0, *LENGTHS)), key=lambda each: each[1]
-    )
+    per_token, plan = _device(together or figures, link, tokens)
+    if plan == nobody_drafts(ahead=True):
+        per_token = alone
+    length = min((0, *LENGTHS), key=lambda length: _beside(figures, length))
     read = figures.draft_reads if length else 0.0
     return Answer(
-        Way(began + more * alone, "streaming"),
-        Way(began + late + (more - late / alone) * per_token, plan),
-        Way(began + read + more * beside, f"worker drafts K={length}" if length else "nobody drafts"),
+        streamed=first + more * alone,
+        device=first + late + (more - late / alone) * per_token,
+        worker=first + read + more * _beside(figures, length),
+        device_plan=plan,
+        worker_plan=f"worker drafts K={length}" if length else "nobody drafts",
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import inf
 from statistics import median
+from threading import Event
 from typing import TYPE_CHECKING
 
 from cloud_worker.pair.forecast import LENGTHS, Figures
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 _TIMED, _TURNS = 4, 4
 """Texts on which forwards are timed, and how often each is."""
+_OFTEN = 1000
+"""Times that the draft goes through all texts at most, while the target is timed beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,30 +71,32 @@ def measure(
 
     Texts that the draft does not come to in so many seconds are left out.
     """
-    right, draft_reads, token = _drafted(drafter, texts, tell, seconds)
+    ends = time.monotonic() + seconds
+    right, draft_reads, token = _drafted(drafter, texts, tell, lambda: time.monotonic() > ends)
     tell("timing the target")
-    forwards: dict[int, list[float]] = {rows: [] for rows in (0, *LENGTHS)}
-    timed = texts[:: -(-len(texts) // _TIMED)]
-    target_reads = [_timed(engine, number, text, forwards) for number, text in enumerate(timed)]
+    forwards, target_reads = _forwards(engine, texts)
     prompt = sum(len(text.prompt) for text in texts) / len(texts)
-    return Figures(
-        right,
-        prompt,
-        {rows: median(taken) for rows, taken in forwards.items()},
-        prompt * median(target_reads),
-        prompt * draft_reads,
-        token,
-    )
+    return Figures(right, prompt, forwards, prompt * target_reads, prompt * draft_reads, token)
+
+
+def measure_together(engine: Engine, drafter: Drafter, texts: Sequence[Text], figures: Figures) -> Figures:
+    """The same figures, with times of each model while the other one computes too."""
+    over = Event()
+    with ThreadPoolExecutor(1) as pool:
+        drafting = pool.submit(_drafted, drafter, [*texts] * _OFTEN, lambda _: None, over.is_set)
+        forwards, _ = _forwards(engine, texts)
+        over.set()
+    return replace(figures, forwards=forwards, token=drafting.result()[2])
 
 
 def _drafted(
-    drafter: Drafter, texts: Sequence[Text], tell: Callable[[str], None], most: float
+    drafter: Drafter, texts: Sequence[Text], tell: Callable[[str], None], over: Callable[[], bool]
 ) -> tuple[list[list[bool]], float, float]:
     """Whether each of the draft's tokens is right, and seconds of a token of a prompt and of a drafted one."""
     right: list[list[bool]] = []
     reads: list[float] = []
     tokens: list[float] = []
-    began = last = time.monotonic()
+    last = time.monotonic()
     for number, text in enumerate(texts):
         context = list(text.prompt)
         found: list[bool] = []
@@ -109,7 +115,7 @@ def _drafted(
                 tell(f"the draft drafts them: {(number + len(found) / len(text.answer)) / len(texts):.0%}")
         drafter.free(number)
         right.append(found)
-        if time.monotonic() > began + most:
+        if over():
             break
     return right, median(reads), median(tokens or reads)
 
@@ -124,16 +130,19 @@ def _ask(drafter: Drafter, number: int, context: Sequence[int], text: Text) -> S
     return proposals
 
 
-def _timed(engine: Engine, number: int, text: Text, forwards: dict[int, list[float]]) -> float:
-    """Time forwards in the middle of a text, with each number of drafted tokens in turn; seconds of a token read."""
-    middle = len(text.answer) // 2
-    read = _decide(engine, _item(number, text, middle, ())) / (len(text.prompt) + middle)
-    for _ in range(_TURNS):
-        for rows, seconds in forwards.items():
+def _forwards(engine: Engine, texts: Sequence[Text]) -> tuple[dict[int, float], float]:
+    """Seconds of a forward in the middle of a text, by drafted tokens, and of a token of a prompt."""
+    forwards: dict[int, list[float]] = {rows: [] for rows in (0, *LENGTHS)}
+    reads = []
+    for number, text in enumerate(texts[:: -(-len(texts) // _TIMED)]):
+        middle = len(text.answer) // 2
+        read = _decide(engine, _item(number, text, middle, ()))
+        reads.append(read / (len(text.prompt) + middle))
+        for rows in [*forwards] * _TURNS:
             draft = (text.answer * (rows + 1))[middle:][:rows]
-            seconds.append(_decide(engine, _item(number, text, middle, draft)))
-    engine.free(("pair", number))
-    return read
+            forwards[rows].append(_decide(engine, _item(number, text, middle, draft)))
+        engine.free(("pair", number))
+    return {rows: median(seconds) for rows, seconds in forwards.items()}, median(reads)
 
 
 def _decide(engine: Engine, item: WorkItem) -> float:

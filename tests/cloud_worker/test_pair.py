@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,18 +97,18 @@ def test_forecasts_by_hand() -> None:
     link = Link(trip=40.0, up=1e9, down=1e9)
     wrong = forecast(pair(right=False), link, 64)
     first = 0.0415 + 0.2 + 0.1  # round trip, prompt, forward
-    assert wrong.streamed.seconds == pytest.approx(first + 63 * 0.1)
-    assert wrong.device.seconds == pytest.approx(wrong.streamed.seconds)  # nobody drafts, here and below
-    assert wrong.beside.seconds == pytest.approx(wrong.streamed.seconds)
-    assert wrong.share(wrong.best) == "1.00"
+    assert wrong.streamed == pytest.approx(first + 63 * 0.1)
+    assert (wrong.device, wrong.worker) == pytest.approx((wrong.streamed, wrong.streamed))  # nobody drafts
+    slower = replace(pair(right=False), forwards={0: 0.2, 4: 0.3})
+    assert forecast(pair(right=False), link, 64, slower).device == pytest.approx(wrong.streamed)
     ideal = forecast(pair(right=True), link, 64)
     # Eight rounds of nine tokens at the most, behind a prompt that the worker's draft reads as well.
-    assert ideal.beside.seconds == pytest.approx(first + 0.5 + 63 * (0.08 + 0.132) / 8)
-    assert ideal.beside.plan == "worker drafts K=8"
+    assert ideal.worker == pytest.approx(first + 0.5 + 63 * (0.08 + 0.132) / 8)
+    assert ideal.worker_plan == "worker drafts K=8"
     # Until the device has read the prompt the worker writes alone; then forwards follow one another, each with a
     # batch that was drafted during the one before, or the worker waits for seventeen tokens a round.
     late = 0.5 + 0.01 - 0.2
-    rest = ideal.device.seconds - first - late
+    rest = ideal.device - first - late
     assert 0.164 / 17 <= rest / (63 - late / 0.1) <= (0.16 + 0.0415 + 0.164) / 17
 
 
