@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
         differs = _difference(args, text_of(choice(settings, args.draft), tell), target)
         prompts = _prompts(args.prompts, target)
         folder = _exported(args.draft, Path(scratch), tell)
-        draft = load_draft(replace(choice(settings, folder), lookup=False), tell)
+        drafts = replace(choice(settings, folder), lookup=False)
+        draft = load_draft(drafts, tell)
         engine = load_engine(settings, tell)
         identity = Identity(
             PROTOCOL_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
@@ -65,7 +66,10 @@ def run(args: argparse.Namespace) -> int:
             )
         assert draft.drafter is not None  # noqa: S101  it has a name
         figures = measure(engine, draft.drafter, texts, tell, seconds=_DRAFTING)
-        together = measure_together(engine, draft.drafter, texts, figures) if args.together else None
+        together = None
+        if args.together:
+            tell("timing both at once")
+            together = measure_together(engine, drafts, texts, figures)
     answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
     answer(f"target  {engine.facts.target}, {engine.facts.proof}")
     answer(f"draft   {draft.engine}")

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import inf
+from multiprocessing import get_context
 from statistics import median
-from threading import Event
 from typing import TYPE_CHECKING
 
 from cloud_worker.pair.forecast import LENGTHS, Figures
 from flexspec_mq.drafting.interface import DraftRequest
+from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.protocol.worker.types import WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
 
     from cloud_worker.engine.interface import Engine
     from flexspec_mq.drafting.interface import Drafter, DraftToken
+    from flexspec_mq.drafting.settings import DraftSettings
     from schemas.messages import Identity
 
 _TIMED, _TURNS = 4, 4
@@ -79,14 +81,29 @@ def measure(
     return Figures(right, prompt, forwards, prompt * target_reads, prompt * draft_reads, token)
 
 
-def measure_together(engine: Engine, drafter: Drafter, texts: Sequence[Text], figures: Figures) -> Figures:
-    """The same figures, with times of each model while the other one computes too."""
-    over = Event()
-    with ThreadPoolExecutor(1) as pool:
-        drafting = pool.submit(_drafted, drafter, [*texts] * _OFTEN, lambda _: None, over.is_set)
-        forwards, _ = _forwards(engine, texts)
-        over.set()
-    return replace(figures, forwards=forwards, token=drafting.result()[2])
+def measure_together(
+    engine: Engine, drafts: DraftSettings, texts: Sequence[Text], figures: Figures
+) -> Figures:
+    """The same figures, with times of each model while the other one computes too, in a process of its own."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_draft, args=(drafts, texts, theirs), daemon=True)
+    process.start()
+    theirs.close()
+    ours.recv()
+    forwards, _ = _forwards(engine, texts)
+    ours.send(None)
+    token = ours.recv()
+    process.join()
+    return replace(figures, forwards=forwards, token=token)
+
+
+def _draft(drafts: DraftSettings, texts: Sequence[Text], parent: Connection) -> None:
+    """Draft until the parent says something, and send it the seconds of a token."""
+    drafter = load_draft(drafts, lambda _: None).drafter
+    assert drafter is not None  # noqa: S101  the parent has it too
+    parent.send(None)
+    parent.send(_drafted(drafter, [*texts] * _OFTEN, lambda _: None, parent.poll)[2])
 
 
 def _drafted(
