@@ -20,8 +20,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description=__doc__,
         allow_abbrev=False,
     )
-    parser.add_argument("draft", metavar="DRAFT", help="draft: a folder, or 'default'")
-    parser.add_argument("target", metavar="TARGET", help="target: a folder, a name on the hub, or 'default'")
+    parser.add_argument("draft", metavar="DRAFT", help="draft: a folder, a GGUF file, or 'default'")
+    parser.add_argument("target", metavar="TARGET", help="target: the same, or a name on the hub")
     parser.add_argument(
         "--prompts",
         type=Path,

@@ -22,7 +22,7 @@ from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.settings import installed
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.fingerprint import other_vocabulary
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import load_text, resolve
 from flexspec_mq.models.onnx.folder import can_write, has_graphs
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
@@ -97,13 +97,12 @@ def _difference(args: argparse.Namespace, draft: LoadedText, target: LoadedText)
 
 def _exported(name: str, scratch: Path, tell: Callable[[str], None]) -> str:
     """The draft as a device runs it: exported where that is possible, or itself."""
-    folder = Path(name).expanduser()
-    can = can_write() and installed("onnxruntime")
-    if name == "default" or not can or not folder.is_dir() or has_graphs(folder):
+    source = name if name == "default" else resolve(name, progress=tell)
+    if isinstance(source, str) or has_graphs(source) or not (can_write() and installed("onnxruntime")):
         return name
     tell(f"exporting {name} in few bits, as devices run it")
     try:
-        return str(write_onnx(folder, scratch / "draft"))
+        return str(write_onnx(source, scratch / "draft"))
     except (ModelError, UsageError) as error:
         tell(f"it cannot be exported, so torch runs it: {error.message}")
         return name
