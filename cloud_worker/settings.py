@@ -81,8 +81,8 @@ class WorkerSettings(Section):
     engine: Annotated[
         str,
         Setting(
-            help="what runs the target: 'compact' is quick on a CPU and knows models like Llama, 'transformers' "
-            "knows all and runs on a GPU, 'auto' takes the first that can",
+            help="what runs the target: 'compact' is quick and knows models like Llama, 'transformers' knows all, "
+            "'auto' takes the first that can",
             choices=("auto", "compact", "transformers"),
         ),
     ] = "auto"

@@ -12,8 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-import numpy as np
-import numpy.typing as npt
+import torch
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine import engine
@@ -25,7 +24,7 @@ def slow_down(seconds: float) -> None:
     """Have every engine of this process take so much longer for a forward."""
 
     class SlowEngine(ModelEngine):
-        def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+        def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
             logits = super().forward(inputs)
             time.sleep(seconds)
             return logits

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.acceptance import decide
@@ -14,29 +13,27 @@ from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import DraftRows
-from flexspec_mq.sampling.noise import words
+from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.sampling.rows import Draw, choose_rows, needs_luck
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.scheduling.step_budget import StepBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Sequence
 
-    import numpy as np
-    import numpy.typing as npt
+    import torch
 
     from cloud_worker.engine.scheduler import Scheduled
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.invariance.target import TargetModel
+    from flexspec_mq.models.runner import ModelInput
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
-    from flexspec_mq.sampling.noise import Words
     from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 
 _LEAST = 256
@@ -143,7 +140,7 @@ class ModelEngine:
         forward = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
         fed = [len(share.model_input.tokens) for share in scheduled]
-        decided = self._postprocess(scheduled, *self._run(scheduled)) if scheduled else []
+        decided = self._postprocess(scheduled, self._run(scheduled)) if scheduled else []
         ended = time.perf_counter()
         if scheduled:
             verified = [
@@ -180,40 +177,45 @@ class ModelEngine:
         drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
         return drafts, changed
 
-    def _run(
-        self, scheduled: Sequence[Scheduled]
-    ) -> tuple[list[npt.NDArray[np.float32]], list[Future[Words] | None]]:
-        """Logits of a forward, and the noise of the first token that each item decides.
+    def _run(self, scheduled: Sequence[Scheduled]) -> Callable[[int], int]:
+        """Run a forward; from the index of a row of its logits to the token that the target chooses there.
 
-        Which noise that is depends on seed and position alone. Drawing it is most of what sampling costs, so that runs
-        beside the forward, on another core where there is one.
+        Which ids are lucky depends on seed and position alone. Finding them is most of what such a sampling costs, so
+        that runs beside the forward, on another core where there is one.
         """
-        noises = [
-            self._noise.submit(
-                words, share.item.identity.seed, len(share.item.context), self._model.vocab_size
-            )
-            if share.model_input.rows and share.item.identity.temperature != 0.0
-            else None
+        vocabulary = self._model.vocab_size
+        rows = [
+            (SamplingParams.of(share.item.identity), len(share.item.context) + place)
             for share in scheduled
+            for place in range(share.model_input.rows)
         ]
-        return self.forward([share.model_input for share in scheduled]), noises
+        lucky = [
+            self._noise.submit(lucky_words, params.seed, position, vocabulary)
+            if needs_luck(params, vocabulary)
+            else None
+            for params, position in rows
+        ]
+        logits = self.forward([share.model_input for share in scheduled])
+        return choose_rows(
+            logits,
+            [
+                Draw(params, position, None if few is None else few.result())
+                for (params, position), few in zip(rows, lucky, strict=True)
+            ],
+        )
 
     def _postprocess(
-        self,
-        scheduled: Sequence[Scheduled],
-        logits: Sequence[npt.NDArray[np.float32]],
-        noises: Sequence[Future[Words] | None],
+        self, scheduled: Sequence[Scheduled], chosen: Callable[[int], int]
     ) -> list[tuple[WorkItem, tuple[int, ...]]]:
         """Decide tokens; what they leave right of keys and values stays, and the drafts are judged by them."""
-        decided = []
-        for share, rows, noise in zip(scheduled, logits, noises, strict=True):
-            item = share.item
-            if not share.model_input.rows:
+        decided, end = [], 0
+        for share in scheduled:
+            item, begin = share.item, end
+            end += share.model_input.rows
+            if begin == end:
                 continue
-            params = SamplingParams.of(item.identity)
             eos = () if item.identity.ignore_eos else item.identity.eos
-            drawn = None if noise is None else noise.result()
-            tokens = decide(rows, share.draft, params, len(item.context), eos, drawn)
+            tokens = decide(map(chosen, range(begin, end)), share.draft, eos)
             draft = share.draft[: len(item.draft)]  # without our own behind it
             right = tokens_right(draft, tokens)
             wrong = right < min(len(draft), len(tokens))
@@ -222,18 +224,9 @@ class ModelEngine:
                 decided.append((item, tokens))
         return decided
 
-    def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
-        """Run one forward; the keys and values of each input then hold its tokens.
-
-        Args:
-            inputs: at most one per session, with room for its tokens.
-
-        Returns:
-            For each input, float32 logits of shape [its rows, vocabulary].
-        """
-        logits = to_numpy(self._model.forward(inputs))
-        ends = [0, *accumulate(model_input.rows for model_input in inputs)]
-        return [logits[begin:end] for begin, end in pairwise(ends)]
+    def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
+        """Run one forward; see `TargetModel.forward`."""
+        return self._model.forward(inputs)
 
 
 def build_engine(

@@ -15,7 +15,7 @@ from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.invariance.proof import Proof
 from flexspec_mq.models.invariance.proof_cache import Candidate, proved
 from flexspec_mq.models.invariance.target import TargetModel
-from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_dtype
+from flexspec_mq.models.load import LoadedText, load_target, load_text, torch_device, torch_dtype
 from flexspec_mq.models.memory import collapse, trim
 from flexspec_mq.models.shape import UnknownModel
 
@@ -97,8 +97,7 @@ def candidate_of(settings: WorkerSettings, say: Callable[[str], None]) -> tuple[
         except UnknownModel as error:
             if settings.engine == "compact" or settings.weights != "native":
                 raise
-            if settings.device == "cpu":
-                say(f"{error.message}; transformers runs the target")
+            say(f"{error.message}; transformers runs the target")
     # These import transformers' models, which the compact engine does without.
     from flexspec_mq.models.packed import candidate, register
 
@@ -113,13 +112,10 @@ def candidate_of(settings: WorkerSettings, say: Callable[[str], None]) -> tuple[
 
 
 def _compact(loaded: LoadedText, settings: WorkerSettings, dtype: torch.dtype) -> Candidate:
-    if settings.device != "cpu":
-        raise UnknownModel(
-            f"the compact engine runs on cpu, not on {settings.device}", hint="--engine transformers"
-        )
     if not isinstance(loaded.source, Path):
         raise UnknownModel(
             f"the compact engine reads folders, not the model hub's {loaded.source}",
             hint="download the target first, or use --engine transformers",
         )
-    return Checkpoint(loaded.source, loaded, dtype, settings.weights).candidate()
+    device = torch_device(settings.device)
+    return Checkpoint(loaded.source, loaded, dtype, settings.weights, device).candidate()

@@ -138,14 +138,14 @@ def load_target(
     """
     find_model(name_or_path, progress=progress)
     need_libraries()
-    weights_dtype, torch_device = torch_dtype(dtype), _device(device)
+    weights_dtype, where = torch_dtype(dtype), torch_device(device)
     text = load_text(name_or_path, progress=progress)
     model = _load_weights(text.source, weights_dtype, attn_implementation)
     try:
-        model = model.to(torch_device).eval().requires_grad_(False)
+        model = model.to(where).eval().requires_grad_(False)
     except RuntimeError as error:
         raise ModelError(
-            f"the model does not fit on {torch_device}: {first_line(error)}",
+            f"the model does not fit on {where}: {first_line(error)}",
             hint="use a smaller dtype or another device",
         ) from error
     return LoadedModel(model=model, **{field.name: getattr(text, field.name) for field in fields(text)})
@@ -241,7 +241,12 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
-def _device(name: str) -> torch.device:
+def torch_device(name: str) -> torch.device:
+    """The device of a name, such as ``cuda:0``.
+
+    Raises:
+        ModelError: there is no such device here, or it computes nothing.
+    """
     import torch
 
     try:

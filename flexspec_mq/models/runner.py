@@ -52,11 +52,13 @@ class DraftRunner(Protocol):
             inputs: at most one per session.
 
         Returns:
-            float32 logits of shape [sum of rows, columns], input by input; a column is a token id unless the runner
-            says which ids its columns are.
+            Logits of shape [sum of rows, columns], input by input; a column is a token id unless the runner says
+            which ids its columns are.
         """
 
 
 def to_numpy(logits: torch.Tensor | npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Logits as a numpy array on the host; shares memory where it can."""
-    return cast("npt.NDArray[np.float32]", logits.cpu().numpy() if hasattr(logits, "cpu") else logits)
+    if not hasattr(logits, "cpu"):
+        return logits
+    return cast("npt.NDArray[np.float32]", cast("torch.Tensor", logits).float().cpu().numpy())

@@ -166,7 +166,7 @@ class Turns:
         self._like = like
         self._straight = like.new_empty((0, 3, 1, half)), like.new_empty((0, 3, 2, half))
         counts = torch.tensor([shape.queries, shape.keys, shape.keys])
-        self._spread = torch.repeat_interleave(torch.arange(3), counts)
+        self._spread = torch.repeat_interleave(torch.arange(3), counts).to(like.device)
 
     def at(self, positions: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Factors c and s: [rows, heads, 1, half a head] and [rows, heads, 2, half a head]."""
@@ -178,7 +178,7 @@ class Turns:
         if count == 1:
             rows = cosines[first : first + count], sines[first : first + count]
         else:
-            index = torch.tensor(positions)
+            index = torch.tensor(positions, device=self._like.device)
             rows = cosines[index], sines[index]
         return rows[0].index_select(1, self._spread), rows[1].index_select(1, self._spread)
 

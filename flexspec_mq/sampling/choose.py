@@ -29,23 +29,20 @@ _ROUNDING = 1e-9
 """Bound on the relative rounding of a score, with room for libraries whose logarithm is off by some bits."""
 
 
-def choose(
-    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None = None
-) -> int:
+def choose(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> int:
     """Choose the token at `position`.
 
     Args:
         logits: float32 of shape [vocabulary].
         params: temperature, top-k, top-p and seed.
         position: index of the token in prompt + text.
-        drawn: `words` of the seed and this position, if they have been drawn already.
 
     Returns:
         The token's id.
     """
     if params.temperature == 0.0:
         return int(np.argmax(logits))
-    kept, scores = _perturbed(logits, params, position, drawn, _sure)
+    kept, scores = _perturbed(logits, params, position, None, _sure)
     return int(kept[np.argmax(scores)])
 
 
@@ -61,7 +58,7 @@ def choose_with_margin(
         logits: float32 of shape [vocabulary].
         params: temperature, top-k, top-p and seed.
         position: index of the token in prompt + text.
-        drawn: as for `choose`.
+        drawn: `words` of the seed and this position, if they have been drawn already.
 
     Returns:
         The token that `choose` chooses, and the margin in logits: temperature times the distance between the best

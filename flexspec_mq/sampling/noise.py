@@ -17,11 +17,18 @@ import numpy.typing as npt
 
 NOISE_VERSION = 1
 KEY_DOMAIN = 0x466C_6578_5370_6563  # "FlexSpec"
+FACTORS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
+"""Philox' factors of the counter's words 0 and 2, for whoever draws without numpy."""
+KEY_STEPS = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
+"""Numbers that are added to the key's two words between rounds."""
 _SMALLEST = 2.0**-54
+_LUCKY = np.uint64(2**64 - 2**55)
+"""The least word of one in 512; its noise is 6.24."""
 _UNUSED_BITS = np.uint64(11)
 
 Floats = npt.NDArray[np.float64]
 Words = npt.NDArray[np.uint64]
+Lucky = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 
 def words(seed: int, position: int, vocab_size: int) -> Words:
@@ -45,6 +52,13 @@ def words(seed: int, position: int, vocab_size: int) -> Words:
 def words_of(seed: int, position: int, ids: npt.NDArray[np.int64]) -> Words:
     """The words that `words` draws for some token ids, which must be ascending and not empty; uint64 [ids]."""
     return words(seed, position, int(ids[-1]) + 1)[ids]
+
+
+def lucky_words(seed: int, position: int, vocab_size: int) -> Lucky:
+    """Token ids, ascending, whose noise is at least 6.24: about one in 512, with their words' bits."""
+    drawn = words(seed, position, vocab_size)
+    ids = np.flatnonzero(drawn >= _LUCKY)
+    return ids, drawn[ids].view(np.int64)
 
 
 def uniforms_of(drawn: Words) -> Floats:

@@ -33,6 +33,7 @@ from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
@@ -119,7 +120,9 @@ class Verifier:
         logits = self._forward(ModelInput(text.kv, unread, len(message.tokens) + 1))
         eos = text.start.eos
         if text.params.temperature == 0.0 or not len(sent):
-            decided = decide(logits, message.tokens, text.params, len(text.context), eos)
+            at = len(text.context)
+            chosen = (choose(row, text.params, at + place) for place, row in enumerate(logits))
+            decided = decide(chosen, message.tokens, eos)
         else:
             q = [distribution(row) for row in sent]
             decided = verify(_Rows(logits, text.params), q, message.tokens, eos, text.rng)

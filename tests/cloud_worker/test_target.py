@@ -82,8 +82,8 @@ def test_what_was_asked_for_is_not_replaced(windowed: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what a machine without a GPU says")
-def test_another_device_is_for_transformers(llama: Path) -> None:
-    with pytest.raises(UnknownModel, match="runs on cpu, not on cuda"):
+def test_a_device_that_is_not_here_is_told(llama: Path) -> None:
+    with pytest.raises(ModelError, match="device 'cuda' cannot be used here"):
         load(llama, engine="compact", device="cuda")
 
 

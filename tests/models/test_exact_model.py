@@ -17,6 +17,7 @@ from flexspec_mq.models.invariance.proof import prove
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.runner import ModelInput
 from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_packed import read
@@ -53,6 +54,17 @@ def test_every_step_rounds_where_transformers_rounds(kind: str, dtype: str, fold
         assert torch.equal(found, wanted)
     else:
         assert (found - wanted).abs().max() < (1e-4 if dtype == "float32" else 2e-2)
+
+
+def test_all_of_a_model_lies_on_its_device(folders: dict[str, Path]) -> None:
+    """Asked without a GPU, on a device that computes nothing."""
+    meta = torch.device("meta")
+    checkpoint = Checkpoint(folders["qwen3"], load_text(folders["qwen3"]), torch.bfloat16, device=meta)
+    model = checkpoint.load(Shapes(2, 64, 4, 64, 128))
+    kvs = [model.new_kv(), model.new_kv()]
+    for text in (TEXT[:70], TEXT[:3]):
+        logits = model.forward([ModelInput(kv, text, 2) for kv in kvs])
+        assert (logits.shape, logits.device) == ((4, 320), meta)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])

@@ -1,4 +1,4 @@
-"""A target with Llama's layers on a CPU: few operations a layer, and the bits of transformers' own code.
+"""A target with Llama's layers: few operations a layer, and the bits of transformers' own code.
 
 Every step rounds where transformers rounds, so a row of logits is what `PackedModel` gives for the same products.
 It saves everything around it: joined matrices, weights in the order in which the processor's kernel reads them, and
@@ -94,7 +94,7 @@ class ExactModel(TargetModel):
         if isinstance(head, FullHead):
             self._check_names(head)
             layers = [
-                read_exact_layer(head, index, self.shape, self._make, self._like.dtype)
+                read_exact_layer(head, index, self.shape, self._make, self._like)
                 for index in range(head.floor, len(self._layers))
             ]
             self._upper_layers[name] = head.floor, layers
@@ -165,7 +165,7 @@ class ExactModel(TargetModel):
         """The last hidden state, [rows, width]."""
         heads, rows = self.heads, len(batch.ids)
         every = heads.queries + 2 * heads.keys
-        state = functional.embedding(torch.tensor(batch.ids), self._embedding)
+        state = functional.embedding(torch.tensor(batch.ids, device=self._like.device), self._embedding)
         cosines, sines = self._turns.at(batch.positions)
         packed = Packed(batch.segments, rows, heads, self.shapes, self._like, stride=every)
         for index in range(len(self._layers)):

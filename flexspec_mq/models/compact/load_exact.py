@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 
+CPU = torch.device("cpu")
 WEIGHTS = ("native", "int8", "int4")
 """Kinds of a target's weights; ``native`` is as the dtype says."""
 
@@ -46,18 +47,27 @@ class Checkpoint:
         text: configuration and tokenizer.
         dtype: dtype that it is computed in.
         weights: kind of the weights, one of `WEIGHTS`. In few bits it is another target, with texts of its own.
+        device: device that it is computed on; few bits are for a CPU.
 
     Raises:
         UnknownModel: a model that is not built like Llama.
         ModelError: damaged weights.
     """
 
-    def __init__(self, folder: Path, text: LoadedText, dtype: torch.dtype, weights: str = "native") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        text: LoadedText,
+        dtype: torch.dtype,
+        weights: str = "native",
+        device: torch.device = CPU,
+    ) -> None:
         self.shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
         self.dtype = dtype
         self.weights = weights
+        self.device = device
         if weights != "native":
-            _check_few_bits(weights, dtype)
+            _check_few_bits(weights, dtype, device)
         self._tensors = Tensors(folder)
         self._tensors.check(self.shape)
 
@@ -67,7 +77,7 @@ class Checkpoint:
             build=self.load,
             weights=self._tensors.digest(),
             architecture=f"{self.shape} {self.dtype} {self.weights}",
-            device=torch.device("cpu"),
+            device=self.device,
         )
 
     def load(self, shapes: Shapes | None = None) -> ExactModel:
@@ -80,28 +90,28 @@ class Checkpoint:
             ModelError: a tensor is missing, of another shape, or unreadable.
         """
         shape, tensors, dtype = self.shape, self._tensors, self.dtype
-        like = torch.empty(0, dtype=dtype)
+        like = torch.empty(0, dtype=dtype, device=self.device)
         kinds = self._kinds()
         reordered = False
-        if self.weights == "native":
+        if self.weights == "native" and self.device == CPU:
             reordered = _may_reorder(kinds, like) if shapes is None else shapes.reordered
         prepare = _prepare(self.weights, reordered=reordered)
         products = Products(kinds, prepare)
         shapes = shapes or Shapes.for_products(products, like, shape.head, reordered=reordered)
 
         def make(weight: torch.Tensor, bias: torch.Tensor | None, _coarse: bool) -> Matrix:
-            return prepare(weight.to(dtype), None if bias is None else bias.to(dtype))
+            return prepare(weight.to(like), None if bias is None else bias.to(like))
 
-        layers = [read_exact_layer(tensors, index, shape, make, dtype) for index in range(shape.layers)]
+        layers = [read_exact_layer(tensors, index, shape, make, like) for index in range(shape.layers)]
         whole = (shape.vocab_size, shape.width)
         # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
         last = tensors.read(EMBEDDING if shape.tied else HEAD, whole)
         # Plain weights are multiplied where they lie, and a file's pages begin at any byte of a line.
-        lm_head = make(last.clone() if prepare is Plain else last, None, True)
+        lm_head = make(last.to(like, copy=prepare is Plain), None, True)
         del last
-        # Of the embedding's mapping only the rows that are looked up take room.
-        embedding = tensors.read(EMBEDDING, whole).to(dtype)
-        norm = tensors.read(NORM, (shape.width,)).to(dtype, copy=True)
+        # On a CPU only the rows of the embedding's mapping that are looked up take room.
+        embedding = tensors.read(EMBEDDING, whole).to(like)
+        norm = tensors.read(NORM, (shape.width,)).to(like, copy=True)
 
         return ExactModel(
             shape, layers, embedding, norm, lm_head, products, shapes, make, self._tensors.names
@@ -133,7 +143,9 @@ def _four_bits(weight: torch.Tensor, bias: torch.Tensor | None) -> Matrix:
     return (FourBits if FourBits.fits(*weight.shape) else SteadyEightBits)(weight, bias)
 
 
-def _check_few_bits(weights: str, dtype: torch.dtype) -> None:
+def _check_few_bits(weights: str, dtype: torch.dtype, device: torch.device) -> None:
+    if device != CPU:
+        raise UsageError(f"{weights} weights are for a CPU, not for {device}", hint="--weights native")
     if dtype != torch.bfloat16:
         raise UsageError(
             f"{weights} weights are multiplied in bfloat16, not in {dtype}", hint="--dtype bfloat16"

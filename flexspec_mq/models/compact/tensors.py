@@ -198,16 +198,16 @@ def read_layer(tensors: Tensors | FullHead, index: int, shape: Shape, make: Make
 
 
 def read_exact_layer(
-    tensors: Tensors | FullHead, index: int, shape: Shape, make: Make, dtype: torch.dtype
+    tensors: Tensors | FullHead, index: int, shape: Shape, make: Make, like: torch.Tensor
 ) -> ExactLayer:
-    """Read a layer's matrices, as `read_layer`, and its norms.
+    """Read a layer's matrices, as `read_layer`, and its norms, on the device and in the dtype of `like`.
 
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.
     """
 
     def norm(name: str, width: int) -> torch.Tensor:
-        return tensors.read(f"{layer_prefix(index)}{name}", (width,)).to(dtype, copy=True)
+        return tensors.read(f"{layer_prefix(index)}{name}", (width,)).to(like, copy=True)
 
     layer = read_layer(tensors, index, shape, make, fold=False)
     head_norms = (norm(QUERY_NORM, shape.head), norm(KEY_NORM, shape.head)) if shape.head_norms else ()

@@ -59,7 +59,7 @@ def features_of(
         params: the session's.
         position: index of the token in prompt + text.
         accepted_run: see `COLUMNS`.
-        drawn: as for `choose`.
+        drawn: as for `choose_with_margin`.
 
     Returns:
         The token's id, and its features in the order of `COLUMNS`, float64 of shape [5].

@@ -142,7 +142,7 @@ class TargetModel(ABC):
             inputs: at most one per session.
 
         Returns:
-            float32 logits of shape [sum of rows, vocabulary], input by input, on the model's device.
+            Logits of shape [sum of rows, vocabulary], input by input, on the model's device and in its dtype.
 
         Raises:
             HeadError: an input names a head that is not held.
@@ -152,7 +152,7 @@ class TargetModel(ABC):
         logits = self._logits(batch)
         for model_input in inputs:
             model_input.kv.tokens += model_input.tokens
-        return logits[batch.kept].float()
+        return logits[batch.kept]
 
     @property
     def held(self) -> tuple[str, ...]:

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
+import torch
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine import engine
@@ -60,7 +59,7 @@ def trace_to(path: str) -> None:
     out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     class TracedEngine(ModelEngine):
-        def forward(self, inputs: Sequence[ModelInput]) -> list[npt.NDArray[np.float32]]:
+        def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
             cut = sum(not model_input.rows for model_input in inputs)
             drafted = sum(model_input.rows - 1 for model_input in inputs if model_input.rows)
             own = 0 if self.drafts is None else self.drafts.drafted

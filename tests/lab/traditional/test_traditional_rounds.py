@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from cloud_worker.engine.acceptance import decide
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.text import Turn, encode_turns
+from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from lab.traditional.channel import PACKET_BYTES
 from lab.traditional.device import Drafts, WriteOrder, Writer
@@ -98,7 +98,7 @@ def alone(target: PackedModel, loaded: LoadedText, params: SamplingParams, count
         len(context) == len(prompt) or context[-1] not in loaded.eos
     ):
         logits = to_numpy(target.forward([ModelInput(target.new_kv(), context)]))
-        context += decide(logits, (), params, len(context), ())
+        context.append(choose(logits[0], params, len(context)))
     return context[len(prompt) :]
 
 
