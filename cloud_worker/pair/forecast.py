@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
-from flexspec_mq.controller.explain import nobody_drafts
 from flexspec_mq.controller.observation import PLACES, UNTRIED, Observation
 from flexspec_mq.controller.plan import Plan
 from schemas.messages import MAX_AHEAD
@@ -153,9 +152,9 @@ def forecast(figures: Figures, link: Link, tokens: int, together: Figures | None
     first += figures.target_reads + alone
     # The worker runs ahead while the device's draft still reads the prompt.
     late = min(more * alone, max(0.0, figures.draft_reads + figures.token - figures.target_reads))
-    per_token, plan = _device(together or figures, link, tokens)
-    if plan == nobody_drafts(ahead=True):
-        per_token = alone
+    plans = [each for each in _plans(figures, link, tokens) if not _overlaps(each)]
+    plans += [each for each in _plans(together or figures, link, tokens) if _overlaps(each)]
+    per_token, plan = min(plans)
     length = min((0, *LENGTHS), key=lambda length: _beside(figures, length))
     read = figures.draft_reads if length else 0.0
     return Answer(
@@ -172,8 +171,13 @@ def _beside(figures: Figures, length: int) -> float:
     return (length * figures.token + figures.forwards[length]) / figures.tokens_per_round(length)
 
 
-def _device(figures: Figures, link: Link, tokens: int) -> tuple[float, str]:
-    """Seconds of a token where only the device may draft, and its plan."""
+def _overlaps(plan: tuple[float, str]) -> bool:
+    """Whether the target computes while the device drafts."""
+    return plan[1].startswith("device") and plan[1].endswith("ahead")
+
+
+def _plans(figures: Figures, link: Link, tokens: int) -> list[tuple[float, str]]:
+    """Seconds of a token where only the device may draft, and the plan: the fastest of each kind."""
     seen = Observation(
         rtt=link.seconds(*_ROUND_BYTES),
         forward=figures.forwards[0],
@@ -188,6 +192,4 @@ def _device(figures: Figures, link: Link, tokens: int) -> tuple[float, str]:
     )
     policy = ClosedFormPolicy(Plan(ahead=MAX_AHEAD))
     policy.plan(seen)
-    chosen = next(plan for plan in policy.alternatives() if plan.chosen)
-    assert chosen.ms_per_token is not None  # noqa: S101  all is known
-    return chosen.ms_per_token / 1000, chosen.name
+    return [((plan.ms_per_token or 0.0) / 1000, plan.name) for plan in policy.alternatives()]
