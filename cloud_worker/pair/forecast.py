@@ -155,12 +155,13 @@ def forecast(figures: Figures, link: Link, tokens: int, together: Figures | None
     plans = [each for each in _plans(figures, link, tokens) if not _overlaps(each)]
     plans += [each for each in _plans(together or figures, link, tokens) if _overlaps(each)]
     per_token, plan = min(plans)
-    length = min((0, *LENGTHS), key=lambda length: _beside(figures, length))
-    read = figures.draft_reads if length else 0.0
+    beside = {length: figures.draft_reads + more * _beside(figures, length) for length in LENGTHS}
+    beside[0] = more * alone
+    length = min(beside, key=lambda length: beside[length])
     return Answer(
         streamed=first + more * alone,
         device=first + late + (more - late / alone) * per_token,
-        worker=first + read + more * _beside(figures, length),
+        worker=first + beside[length],
         device_plan=plan,
         worker_plan=f"worker drafts K={length}" if length else "nobody drafts",
     )
