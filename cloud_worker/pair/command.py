@@ -151,7 +151,7 @@ def _tell_forecasts(figures: Figures, together: Figures | None) -> None:
 
 
 def _tell_commands(draft: str, target: str, *, exported: bool) -> None:
-    name = "base" if target == "default" else Path(target).name.lower()
+    name = "base" if target == "default" else Path(target).name.lower().removesuffix(".gguf")
     answer("to run them:")
     if exported:
         answer(f"  flexspec draft export --onnx --model {draft} --out draft")
