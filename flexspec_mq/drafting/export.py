@@ -36,7 +36,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     export.set_defaults(func=_export)
     which = export.add_mutually_exclusive_group(required=True)
-    about_model = "any decoder: a checkpoint folder, a name on the model hub, or 'default'"
+    about_model = "any decoder: a checkpoint folder, a GGUF file, a name on the model hub, or 'default'"
     which.add_argument("--model", metavar="FOLDER", help=about_model)
     about_base = "base of a trained delta: a checkpoint folder, or 'default'"
     which.add_argument("--base", metavar="FOLDER", help=about_base)

@@ -72,6 +72,9 @@ def read_tokenizer(facts: Mapping[str, Any]) -> PreTrainedTokenizerFast:
             hint="byte-level BPE and SentencePiece BPE are read; take a file with one, or the checkpoint folder",
         )
     tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
+    if kind == "llama":
+        # Newer files spell a token of blanks as blanks.
+        tokens = ["▁" * len(token) if set(token) == {" "} else token for token in tokens]
     # Ids that only fill up the matrix are no tokens of the makers' tokenizer.
     vocabulary = {token: index for index, token in enumerate(tokens) if token != f"[PAD{index}]"}
     backend = _bytes(vocabulary, facts, pre) if kind == "gpt2" else _pieces(vocabulary, facts)
@@ -128,12 +131,17 @@ def _bytes(vocabulary: dict[str, int], facts: Mapping[str, Any], pre: str) -> Ba
 
 
 def _pieces(vocabulary: dict[str, int], facts: Mapping[str, Any]) -> Backend:
-    """SentencePiece's BPE: of all pairs of pieces that make a piece, the one with the highest score is merged first."""
+    """SentencePiece's BPE: the pair of pieces that makes the one with the highest score is merged first.
+
+    Gemma's own tokenizer goes by the order of pieces instead.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers
 
-    scores = facts["tokenizer.ggml.scores"]
+    by_order = facts.get("general.architecture", "").startswith("gemma")
+    scores = [0.0] * len(facts["tokenizer.ggml.tokens"]) if by_order else facts["tokenizer.ggml.scores"]
+    ids = vocabulary.get
     pairs = [
-        (-scores[index], index, (token[:cut], token[cut:]))
+        (-scores[index], index, ids(token[:cut]), ids(token[cut:]), (token[:cut], token[cut:]))
         for token, index in vocabulary.items()
         for cut in range(1, len(token))
         if token[:cut] in vocabulary and token[cut:] in vocabulary
