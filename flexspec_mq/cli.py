@@ -116,18 +116,13 @@ def _elsewhere(name: str) -> Callable[[Sequence[str]], int]:
 
 
 def _add_model_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    model = commands.add_parser("model", help="prepare the default model, or look at any")
+    model = commands.add_parser("model", help="prepare the default model")
     actions = model.add_subparsers(dest="action", metavar="action", required=True)
     prepare = actions.add_parser(
         "prepare", help="convert the default model into the cache, unless it is there"
     )
     prepare.add_argument("--quiet", action="store_true", help="print nothing when there is nothing to do")
     prepare.set_defaults(func=_model_prepare)
-    info = actions.add_parser("info", help="load a model and print what matters for a target family")
-    info.add_argument(
-        "model", nargs="?", default="default", help="'default', a folder, or a name on the model hub"
-    )
-    info.set_defaults(func=_model_info)
 
 
 def _model_prepare(args: argparse.Namespace) -> None:
@@ -144,21 +139,6 @@ def _model_prepare(args: argparse.Namespace) -> None:
         path = default_model_path(tell)
     if worked or not args.quiet:
         answer(f"default model: {path}")
-
-
-def _model_info(args: argparse.Namespace) -> None:
-    from flexspec_mq.models.load import load_target
-
-    with stages() as tell:
-        loaded = load_target(args.model, progress=tell)
-    parameters = sum(parameter.numel() for parameter in loaded.model.parameters())
-    answer(f"name         {loaded.name}")
-    answer(f"architecture {type(loaded.model).__name__}, {parameters / 1e6:.1f} M parameters")
-    answer(f"fingerprint  {loaded.fingerprint.hex()}")
-    answer(f"vocabulary   {loaded.vocab_size}")
-    answer(f"context      {loaded.max_context} tokens")
-    answer(f"ends at      {', '.join(str(token) for token in loaded.eos) or 'no token of its own'}")
-    answer(f"template     {'chat' if loaded.tokenizer.chat_template else 'none: a base model'}")
 
 
 def _schema(args: argparse.Namespace) -> None:

@@ -174,7 +174,7 @@ async def load_model(
         report.fail("model missing", f"{what}: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001  whatever torch has to say; the other checks go on
         detail = f"{what} cannot be loaded: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-        report.fail("model missing", detail, "see `flexspec model info FOLDER` for all of it")
+        report.fail("model missing", detail, "see `flexspec pair FOLDER FOLDER` for all of it")
     else:
         report.ok(describe(model))
         return model

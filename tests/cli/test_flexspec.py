@@ -132,14 +132,6 @@ def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.model
-def test_the_default_model_is_described(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["model", "info"]) == 0
-    out = capsys.readouterr().out
-    for line in ("name         SmolLM2-135M-Instruct", "vocabulary   49152", "context      8192 tokens"):
-        assert line in out
-
-
-@pytest.mark.model
 def test_prepare_is_silent_when_there_is_nothing_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["model", "prepare"]) == 0
     path = capsys.readouterr().out.split("default model: ")[1].strip()

@@ -182,13 +182,7 @@ def run_without(folder: Path, left_out: tuple[str, ...], *command: str) -> subpr
     ("left_out", "command", "code", "said", "extra"),
     [
         (TORCH, ("cloud_worker",), 3, "running a target needs torch, transformers, safetensors", "models"),
-        (
-            TORCH,
-            ("flexspec_mq.cli", "model", "info", "HERE"),
-            3,
-            f"running a model needs {', '.join(TORCH)}",
-            "models",
-        ),
+        (TORCH, ("flexspec_mq.cli", "pair", "HERE", "HERE"), 3, "running a target needs torch", "models"),
         (("torch",), ("flexspec_mq.cli", "demo"), 3, "the demo needs torch", "models"),
         (("torch",), ("lab.demo.evolution",), 3, "the demo needs torch", "models"),
         (TORCH, ("flexspec_mq.cli", "bench"), 2, "flexspec bench needs torch, transformers", "models"),
