@@ -123,10 +123,7 @@ class Lookup:
         if older is not None and len(places) < _TRIES:
             places += older.places(tail, _ANY, _TRIES - len(places))
         if not places:
-            found = self.single(tail, end) or (older and older.single(tail, _ANY))
-            if not found:
-                return None
-            return Match(_after(*found, pending), 1, Support.SINGLE, found[0] is not self._tokens)
+            return self._single(tail, end, pending)
         best, most = places[0], 0
         for found in places:
             length = _common(*found, tail)
@@ -149,14 +146,14 @@ class Lookup:
             place = self._pair_before[place]
         return places
 
-    def single(self, tail: list[int], end: int) -> _Place | None:
-        """The place behind the newest occurrence of the last token of `tail` but for that at `end`."""
+    def _single(self, tail: list[int], end: int, pending: Sequence[int]) -> Match | None:
+        """Token behind the last one's newest occurrence in the text; in earlier answers that says nothing."""
         if not tail:
             return None
         place = self._singles.get(tail[-1], _NONE)
         if place == end:
             place = self._single_before[place]
-        return None if place == _NONE else (self._tokens, place)
+        return None if place == _NONE else Match(_after(self._tokens, place, pending), 1, Support.SINGLE)
 
 
 def _common(text: list[int], place: int, tail: list[int]) -> int:

@@ -45,7 +45,8 @@ def slow_find(
     places = [place for place in range(newest, 0, -1) if common(place) and whole[place] >= 0]
     pairs = [place for place in places if common(place) > 1][:24]
     if not pairs:
-        return Match(whole[places[0]], 1, Support.SINGLE, places[0] < begin) if places else None
+        own = places and places[0] >= begin  # one token in common with an earlier answer says nothing
+        return Match(whole[places[0]], 1, Support.SINGLE) if own else None
     best = max(pairs, key=common)  # the first, newest, of equals
     votes = sum(whole[place] == whole[best] for place in pairs)
     if len(pairs) == 1:

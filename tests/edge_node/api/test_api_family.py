@@ -17,6 +17,7 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
 from flexspec_mq.catalogue.refusals import Reason
 from flexspec_mq.catalogue.signing import PrivateKey
+from flexspec_mq.drafting.memory import AnswerMemory, listed, version_of
 from schemas.status import CatalogueStatus, EdgeStatus
 from tests.daemons import FakeEngine, until, worker_at
 from tests.edge_node.api.served import Served, alone, content, links_to, said, served
@@ -146,10 +147,16 @@ async def sides(api: Served, stable: str, canary: str) -> None:
 async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     family = Family()
     before, after = f"{family.name}-a", f"{family.name}-b"
-    engine = FakeEngine()
+    engine, memory = FakeEngine(), AnswerMemory(tmp_path / "answers", family.name, b"")
+
+    def remembered() -> set[str]:
+        return {version_of(path) for path, _ in listed(tmp_path / "answers")}
+
     async with (
         publisher(mosquitto, family) as publish,
-        served(mosquitto, version=before, engine=engine, family=family.followed(tmp_path)) as api,
+        served(
+            mosquitto, version=before, engine=engine, family=family.followed(tmp_path), memory=memory
+        ) as api,
     ):
         await publish.keys()
         await publish.catalogue(version(before, STABLE))
@@ -171,10 +178,12 @@ async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_p
             engine.gate.set()
             assert (await running)["model"] == (await early)["model"] == before
             assert (await wrote(api, model=before))["model"] == before
+            await until(lambda: remembered() == {before, after})
             await publish.catalogue(version(before, RETIRED), version(after, STABLE))
             await taken_up(api, family)
             retired = said(await api.chat(model=before), 404, "model_not_found")["message"]
             assert f"version {before} of {family.name} is retired" in retired
+            assert remembered() == {after}
             assert new.worker.machine.counters.opened == 2
         status = await told(mosquitto, api, lambda status: sum(one.answers for one in status.versions) >= 5)
         by_name = {one.name: one for one in status.versions}
