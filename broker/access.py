@@ -38,6 +38,7 @@ _SELF = (
 )
 _ALL = (
     AccessRule("read", "f1/w/+"),
+    AccessRule("read", "f1/t/+"),
     AccessRule("read", "f1/h/+"),
     AccessRule("read", "f1/k/+"),
     AccessRule("read", "f1/i"),
@@ -58,6 +59,7 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("read", "f1/d/{name}/+"),
         AccessRule("write", "f1/v/+"),
         AccessRule("write", "f1/w/{name}"),
+        AccessRule("write", "f1/t/{name}"),
         AccessRule("write", "f1/o/{version}/{name}"),  # the doctor writes to itself
         AccessRule("write", "f1/d/{name}/{name}"),
     ),

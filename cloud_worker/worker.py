@@ -168,7 +168,7 @@ class CloudWorker:
             admit=self.admission.admit,
             needs=FOR_SESSIONS,
             will=Outbound(topics.worker_status_topic(self.settings.worker), gone, 1, retain=True),
-            birth=self._birth,
+            birth=lambda: [*self._target_text(), *self._birth()],
             subscriptions=(
                 Subscription(topics.draft_filter(self.settings.worker)),
                 *self._wire.subscriptions,
@@ -418,6 +418,12 @@ class CloudWorker:
         if self._link is not None and self._link.is_up:
             for message in self._birth():
                 self._publish_queue.put(message)
+
+    def _target_text(self) -> Sequence[Outbound]:
+        if (text := self.engine.facts.text) is None:
+            return ()
+        topic = topics.target_text_topic(self.settings.worker)
+        return [Outbound(topic, self._codec.encode_target_text(text), 1, retain=True)]
 
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self.machine.draining else "online"

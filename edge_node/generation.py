@@ -16,6 +16,7 @@ from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from flexspec_mq.drafting.memory import Answers
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.edge.session import EdgeSession
 
 
@@ -37,6 +38,7 @@ class GenerationRequest:
         user: name that the API's client gives its user: answers to others are not drafted from.
         recommended: sampling where the target's makers recommend this; None where that is all the same. If its worker
             recommends other values than `sampling` came from, a text that has no token yet is cancelled.
+        text: whose ids these are, and how it ends; None is the node's own.
     """
 
     prompt: tuple[int, ...]
@@ -51,6 +53,7 @@ class GenerationRequest:
     prediction: tuple[int, ...] = ()
     user: bytes = b""
     recommended: Callable[[SamplingParams], SamplingParams] | None = None
+    text: LoadedText | None = None
 
 
 @dataclass(slots=True, eq=False)

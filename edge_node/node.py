@@ -42,7 +42,7 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.models.fingerprint import difference
+from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession, close_unknown
 from flexspec_mq.protocol.edge.types import SessionRequest
@@ -73,13 +73,14 @@ if TYPE_CHECKING:
 
     from edge_node.energy import EnergyMeter, TextEnergy
     from edge_node.fleet.catalogue import FamilyCatalogue
+    from edge_node.fleet.target_texts import TargetTexts
     from edge_node.limits import BatteryGauge
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.drafting.memory import AnswerMemory
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.link import Link, LinkFactory
-    from schemas.status import TokenizerStatus, WorkerStatus
 
 _log = logging.getLogger(__name__)
 
@@ -104,12 +105,13 @@ class EdgeNode:
         family: catalogue of the family that it follows, if it follows one.
         energy: tells what each text takes out of the device, if that is wanted.
         battery: tells its charge to policies, if they want to know.
-        tokenizer: the draft's tokenizer in short; tells workers what must agree where the fingerprints differ.
+        texts: tokenizers of targets; None where prompts are made elsewhere, for targets of this fingerprint.
         memory: earlier answers to draft from; None remembers none.
 
     Attributes:
         directory: which workers are online; to read.
         models: names that can be asked for.
+        texts: tokenizers of targets.
         link: the link to the broker; to read.
         status: the node's own status, with what was seen of each version; to read.
         failure: error that broke the node for good; None while it works.
@@ -126,7 +128,7 @@ class EdgeNode:
         family: FamilyCatalogue | None = None,
         energy: EnergyMeter | None = None,
         battery: BatteryGauge | None = None,
-        tokenizer: TokenizerStatus | None = None,
+        texts: TargetTexts | None = None,
         memory: AnswerMemory | None = None,
     ) -> None:
         self._settings = settings
@@ -137,7 +139,6 @@ class EdgeNode:
         self._drafts = DraftLoop(drafter, self._sessions, self._estimates, self._perform)
         self._prefixes = PrefixIndex(most=16 if settings.reuse else 0)
         self._fingerprint = fingerprint
-        self._vocabulary = b"" if tokenizer is None else bytes.fromhex(tokenizer.vocabulary)
         self._eos = eos
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  jitter and session names
         self._numbers = count(self._rng.randrange(_SESSIONS))
@@ -154,9 +155,11 @@ class EdgeNode:
         self._memory = memory
         if memory is not None and family is not None:
             family.on_versions(memory.keep)
-        self.directory = WorkerDirectory(
-            allowed=self._wire.allowed, compare=partial(difference, fingerprint, tokenizer)
-        )
+        compare = texts.difference if texts is not None else lambda _status: Difference()
+        self.directory = WorkerDirectory(allowed=self._wire.allowed, compare=compare)
+        self.texts = texts
+        if texts is not None:
+            texts.changed = self._texts_changed
         self.models = Models(self.directory, settings.version, family)
         self.link = LinkState()
         self.status = StatusPublisher(settings, self._sessions, family)
@@ -252,15 +255,16 @@ class EdgeNode:
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
         version = request.version or self.version
-        sampling = request.sampling
+        sampling, text = request.sampling, request.text
+        fingerprint = self._fingerprint if text is None else text.fingerprint
         identity = Identity(
             PROTOCOL_VERSION,
-            self._fingerprint,
+            fingerprint,
             sampling.temperature,
             sampling.top_k,
             sampling.top_p,
             sampling.seed,
-            self._eos,
+            self._eos if text is None else text.eos,
             request.ignore_eos,
             request.limit,
         )
@@ -278,8 +282,7 @@ class EdgeNode:
                 deadline=None if request.timeout is None else now + request.timeout,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
-                # Some bytes that an open of an ordinary pair, whose fingerprints are equal, goes without.
-                vocabulary=b"" if self.directory.all_have(version, self._fingerprint) else self._vocabulary,
+                vocabulary=self._vocabulary(version, text),
                 answers=None if answers is None else answers.recall,
             ),
             request.policy,
@@ -295,6 +298,19 @@ class EdgeNode:
             self._perform(generation, machine.link_down(now))
         self._perform(generation, machine.start(now))
         return generation
+
+    def _vocabulary(self, version: str, text: LoadedText | None) -> bytes:
+        """Digest of what ids mean; an open goes without these bytes where the fingerprints are equal."""
+        text = text or (None if self.texts is None else self.texts.own)
+        if text is None or self.directory.all_have(version, text.fingerprint):
+            return b""
+        return bytes.fromhex(text.tokenizer_status.vocabulary)
+
+    def _texts_changed(self) -> None:
+        """A worker has told how its target's texts are written."""
+        self.directory.changed()
+        for status in self.directory.online():
+            self.models.warn_of_difference(status)
 
     def _device_reading(self, energy: TextEnergy | None) -> DeviceReading:
         now = time.monotonic()
@@ -317,6 +333,8 @@ class EdgeNode:
             "publish": self._queue.run(link),
             "directory": self.directory.watch(link),
         }
+        if self.texts is not None:
+            named["texts"] = self.texts.run(link)
         if self._family is not None:
             named["family"] = self._family.run(link)
             named["status"] = self.status.run(self._family, self._queue.put)
@@ -360,6 +378,8 @@ class EdgeNode:
                 self._receive_message(inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound.payload, now)
+            elif self.texts is not None and self.texts.take(inbound.topic, inbound.payload):
+                pass
             elif not self._wire.take(inbound.topic, inbound.payload) and self._family is not None:
                 self._family.take(inbound.topic, inbound.payload)
         except KeysRefused as error:
@@ -411,6 +431,8 @@ class EdgeNode:
         self._estimates.stated(worker, _stated_times(status), now)
         if status.state == "gone":
             self._prefixes.forget(worker)
+        if self.texts is not None:
+            self.texts.heard(status, now)
         self.models.warn_of_difference(status)
         for generation in list(self._sessions.values()) if ended else ():
             if generation.machine.worker == worker:

@@ -1,8 +1,8 @@
 """Topic names. Short, because they are paid for on every publish.
 
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
-`f1/w/<worker>` worker status, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set,
-`f1/i` the deployment's statement of its keys.
+`f1/w/<worker>` worker status, `f1/t/<worker>` how its target's texts are written, `f1/e/<edge>` edge status,
+`f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys.
 """
 
 from __future__ import annotations
@@ -60,6 +60,11 @@ def worker_status_topic(worker: str) -> str:
     return f"{ROOT}/w/{worker}"
 
 
+def target_text_topic(worker: str) -> str:
+    """Retained description of how the texts of a worker's target are written and read."""
+    return f"{ROOT}/t/{worker}"
+
+
 def edge_status_topic(edge: str) -> str:
     """Retained status of an edge."""
     return f"{ROOT}/e/{edge}"
@@ -108,7 +113,7 @@ def version_of_opens(topic_filter: str) -> str | None:
     return parts[2] if len(parts) == 4 and parts[:2] == [ROOT, "o"] else None
 
 
-def worker_of_status(topic: str) -> str | None:
-    """The worker whose status a topic carries, or None for any other topic."""
+def worker_of_status(topic: str, letter: str = "w") -> str | None:
+    """The worker whose status a topic carries, or None for any other topic; with letter ``t`` of a target's text."""
     parts = topic.split("/", 3)
-    return parts[2] if len(parts) == 3 and parts[:2] == [ROOT, "w"] else None
+    return parts[2] if len(parts) == 3 and parts[:2] == [ROOT, letter] else None

@@ -10,7 +10,15 @@ from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.jsonschema import Json, described
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Identity, Open, Poll, Prefix, Verdict
 from schemas.statement import Statement
-from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
+from schemas.status import (
+    AddedToken,
+    CatalogueStatus,
+    EdgeStatus,
+    TargetText,
+    VersionFigures,
+    VersionStatus,
+    WorkerStatus,
+)
 
 PAYLOAD_TYPE = "application/vnd.flexspec-mq"
 _CONTENT_TYPES: dict[type[msgspec.Struct], str] = {
@@ -66,6 +74,15 @@ CHANNELS = (
         retained=True,
     ),
     _Channel(
+        "targetText",
+        "f1/t/{worker}",
+        "receive",
+        (TargetText,),
+        "How texts of a worker's target are written, for edges whose tokenizer has another fingerprint: JSON behind a "
+        "flag byte, compressed as session messages are.",
+        retained=True,
+    ),
+    _Channel(
         "edgeStatus",
         "f1/e/{edge}",
         "send",
@@ -105,7 +122,7 @@ MESSAGES = tuple(kind for channel in CHANNELS for kind in channel.messages)
 """Payloads of their own, a statement with its signature behind it."""
 BODIES = (KeySet, Catalogue)
 """Bodies that `Signed` holds."""
-_INNER = (CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Prefix)
+_INNER = (CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Prefix, AddedToken)
 """Records that payloads and bodies hold."""
 
 

@@ -1,4 +1,4 @@
-"""Retained status documents: JSON-like maps, because people and dashboards read them."""
+"""Retained documents of workers and edges: JSON-like maps, because people and dashboards read them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.catalogue import MAX_VERSIONS
-from schemas.messages import MAX_TOKEN_ID, Name
+from schemas.messages import MAX_TOKEN_ID, Name, TokenId
 from schemas.statement import MAX_CREDENTIAL
 
 Text = Annotated[str, Meta(max_length=256)]
@@ -31,6 +31,9 @@ MAX_MORE = 2048
 MAX_MS = 60_000.0
 """Longest time of a forward that a status may tell, in milliseconds."""
 Milliseconds = Annotated[float, Meta(ge=0.0, le=MAX_MS)]
+TokenIds = Annotated[tuple[TokenId, ...], Meta(max_length=32)]
+MAX_ADDED = 4096
+"""Added tokens of a tokenizer at most."""
 
 
 class VersionStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -72,12 +75,60 @@ class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         vocabulary: BLAKE2b-128 of what its ids mean, in hex: the token of each, and which of them texts do not show.
         eos: ids that end a text, ascending.
         template: the first 8 bytes of the BLAKE2b-128 of its chat template, in hex; empty without one.
+        rows: token ids that the model has, padding included. Who tells them tells a `TargetText` too; 0 is an older
+            worker.
     """
 
     tokens: Count
     vocabulary: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-    eos: Annotated[tuple[Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)], ...], Meta(max_length=32)] = ()
+    eos: TokenIds = ()
     template: Beginning = ""
+    rows: Count = 0
+
+
+class AddedToken(msgspec.Struct, frozen=True, array_like=True):
+    """A token that stands beside the vocabulary which a tokenizer was trained with, such as the end of a turn.
+
+    Attributes:
+        special: whether decoded texts leave it out.
+        normalized: whether it is looked for in the normalized text.
+        lstrip: whether it takes the blanks before it.
+        rstrip: whether it takes the blanks behind it.
+        single_word: whether it must not be part of a longer word.
+    """
+
+    id: TokenId
+    content: Annotated[str, Meta(min_length=1, max_length=1024)]
+    special: bool = True
+    normalized: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
+
+
+class TargetText(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How texts of a worker's target are written and read, on ``f1/t/<worker>``.
+
+    A device makes a tokenizer of its own one and this. The fingerprint of that must be the one of the worker's status,
+    so what is said here cannot be other than what the target has.
+
+    Attributes:
+        ordinary: ids of tokens that are not added ones are below this.
+        added: all added tokens, by ascending id.
+        special: role (``eos_token`` …) → token or tokens.
+        template: chat template, by name; the usual only one is named ``default``. Empty for a base model.
+        before: ids that the tokenizer puts before a text that is no conversation.
+        after: ids that it puts behind one.
+        context: positions, prompt and new tokens together.
+    """
+
+    ordinary: Count
+    added: Annotated[tuple[AddedToken, ...], Meta(max_length=MAX_ADDED)]
+    special: dict[str, str | tuple[str, ...]]
+    template: dict[str, str]
+    before: TokenIds = ()
+    after: TokenIds = ()
+    context: Count
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,9 +9,9 @@ from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.models.fingerprint import other_vocabulary
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.memory import trim
+from flexspec_mq.models.target_text import token_map
 from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.models.target_text import TokenMap
 
 _LOOKUP = "lookup"
 """Name of a draft that is no model."""
@@ -34,7 +35,7 @@ def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
     if settings.draft in ("auto", _LOOKUP, "none"):
         return
     found = text_of(choice(settings, settings.draft), say)
-    _refuse_other_vocabulary(settings, found, load_text(settings.target, progress=say))
+    _map_of(settings, found, load_text(settings.target, progress=say))
 
 
 def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None]) -> WorkerDrafter | None:
@@ -53,7 +54,7 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
         return lookups
     try:
         draft = load_draft(choice(settings, "default" if settings.draft == "auto" else settings.draft), say)
-        _refuse_other_vocabulary(settings, draft.loaded, target)
+        known = _map_of(settings, draft.loaded, target)
     except FlexSpecError as error:
         if settings.draft != "auto":
             raise
@@ -64,6 +65,7 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
         return None
     if draft.model is not None:
         draft.model.prefill = PREFILL
+        draft.model.token_map = lambda _fingerprint: known
     return WorkerDrafter(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
 
 
@@ -79,10 +81,12 @@ def choice(settings: WorkerSettings, draft: str) -> DraftSettings:
     )
 
 
-def _refuse_other_vocabulary(settings: WorkerSettings, draft: LoadedText, target: LoadedText) -> None:
+def _map_of(settings: WorkerSettings, draft: LoadedText, target: LoadedText) -> TokenMap:
     # Only ids pass between the two: how turns are written and where a text ends is none of the draft's business.
-    if other := other_vocabulary(target.tokenizer_status, draft.tokenizer_status):
+    tokens = token_map(draft, target)
+    if tokens.misfit:
         raise UsageError(
-            f"the draft {settings.draft} has another vocabulary than the target {settings.target}: {other}",
+            f"the draft {settings.draft} has another vocabulary than the target {settings.target}: {tokens.misfit}",
             hint="name a draft that has the target's vocabulary with --draft, or --draft none",
         )
+    return tokens

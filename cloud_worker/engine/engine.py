@@ -13,6 +13,7 @@ from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.target_text import target_text
 from flexspec_mq.protocol.worker.types import DraftRows
 from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.params import SamplingParams
@@ -264,6 +265,7 @@ def build_engine(
         keeps=True,
         recommended=Recommended.from_generation(loaded.generation),
         tokenizer=loaded.tokenizer_status,
+        text=target_text(loaded),
         timings=timings,
         target=loaded.name,
         proof=f"{proof}{'; proved at an earlier start' if target.remembered else ''}",

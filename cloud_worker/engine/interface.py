@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.timing import Timings
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
-    from schemas.status import TokenizerStatus
+    from schemas.status import TargetText, TokenizerStatus
 
 
 class Recommended(msgspec.Struct, frozen=True):
@@ -61,6 +61,7 @@ class Facts:
         recommended: how to sample.
         draft: name of the draft that it drafts with itself; empty without one.
         tokenizer: Summary of the tokenizer; None if nobody knows more than its fingerprint.
+        text: how its texts are written and read; None if nobody knows.
         timings: Times of target and draft, measured at the start; None where nobody timed them.
         target: name of the target, for people.
         proof: how exact it is, in words; empty where nothing was proved.
@@ -79,6 +80,7 @@ class Facts:
     recommended: Recommended = field(default_factory=Recommended)
     draft: str = ""
     tokenizer: TokenizerStatus | None = None
+    text: TargetText | None = None
     timings: Timings | None = None
     target: str = ""
     proof: str = ""

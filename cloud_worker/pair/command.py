@@ -21,10 +21,10 @@ from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.settings import installed
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
-from flexspec_mq.models.fingerprint import other_vocabulary
 from flexspec_mq.models.load import load_text, resolve
 from flexspec_mq.models.onnx.folder import can_write, has_graphs
 from flexspec_mq.models.onnx.write import write_onnx
+from flexspec_mq.models.target_text import token_map
 from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
 from schemas.messages import PROTOCOL_VERSION, Identity
 
@@ -54,6 +54,9 @@ def run(args: argparse.Namespace) -> int:
         folder = _exported(args.draft, Path(scratch), tell)
         drafts = replace(choice(settings, folder), lookup=False)
         draft = load_draft(drafts, tell)
+        if draft.model is not None:
+            tokens = token_map(draft.loaded, target)
+            draft.model.token_map = lambda _fingerprint: tokens
         engine = load_engine(settings, tell)
         identity = Identity(
             PROTOCOL_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
@@ -85,13 +88,17 @@ def _difference(args: argparse.Namespace, draft: LoadedText, target: LoadedText)
     Raises:
         FingerprintError: they cannot write a text together.
     """
-    ours, theirs = draft.tokenizer_status, target.tokenizer_status
-    if other := other_vocabulary(ours, theirs):
+    ours, theirs, tokens = draft.tokenizer_status, target.tokenizer_status, token_map(draft, target)
+    if tokens.misfit:
         raise FingerprintError(
-            f"{args.draft} cannot draft for {args.target}: {other}",
-            hint='"it" is the target, "we" the draft; docs/models.md says what must agree',
+            f"{args.draft} cannot draft for {args.target}: {tokens.misfit}",
+            hint="docs/models.md says what must agree",
         )
-    parts = ("chat templates", ours.template != theirs.template), ("ends of text", ours.eos != theirs.eos)
+    parts = (
+        ("chat templates", ours.template != theirs.template),
+        ("ends of text", ours.eos != theirs.eos),
+        ("added tokens", ours.vocabulary != theirs.vocabulary),
+    )
     return " and ".join(name for name, other in parts if other)
 
 

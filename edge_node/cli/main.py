@@ -173,6 +173,7 @@ def _main(argv: Sequence[str]) -> int:
     preflight(link, logs.tell, daemon=args.command == "serve")
     with logs.logged_stages() as tell:
         draft = _load(config.node, tell)
+    from edge_node.fleet.target_texts import TargetTexts
     from edge_node.node import EdgeNode
 
     node = EdgeNode(
@@ -183,8 +184,8 @@ def _main(argv: Sequence[str]) -> int:
         family=family,
         energy=energy,
         battery=battery,
-        tokenizer=draft.loaded.tokenizer_status,
         memory=_memory(config, link, draft.loaded.fingerprint),
+        texts=TargetTexts(draft),
     )
     spare_what_is_loaded()
     asyncio.run(run(node, draft.loaded, partial(config.plan.new_policy, limits), link))

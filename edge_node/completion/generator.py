@@ -116,9 +116,6 @@ class CompletionGenerator:
             NoCatalogue: there is no catalogue to look it up in.
         """
         began = time.monotonic()
-        encoded = await asyncio.get_running_loop().run_in_executor(
-            self._encoder, self._encoded, prompt, options
-        )
         # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
         # a user who has seen nothing yet can still go elsewhere.
         wait = options.wait if options.timeout is None else min(options.wait, options.timeout)
@@ -129,26 +126,36 @@ class CompletionGenerator:
             )
         key = options.key or conversation_key(prompt)
         service = Service(self.node, options.version, key, wait, waiting)
-        writing = Writing(self, encoded, options, began, service)
+        writing = Writing(self, prompt, options, began, service)
         await writing.begin()
         try:
             yield writing
         finally:
             self.node.cancel(writing.generation)
 
-    def _encoded(self, prompt: Prompt, options: CompletionOptions) -> _Encoded:
-        ids = encode(self.model, prompt)
-        room = self.model.max_context - len(ids)
+    async def encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions) -> _Encoded:
+        """A request in the tokens of a target.
+
+        Raises:
+            PromptError: the prompt cannot be taken.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._encoder, self._encoded, text, prompt, options)
+
+    def _encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions) -> _Encoded:
+        ids = encode(text, prompt)
+        room = text.max_context - len(ids)
         asked = self._default_limit if options.limit is None else options.limit
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit
-        prediction = encode_prediction(self.model, options.prediction, limit) if options.prediction else ()
-        return _Encoded(ids, limit, prediction, by_default)
+        prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()
+        return _Encoded(text, ids, limit, prediction, by_default)
 
 
 class _Encoded(NamedTuple):
-    """A request in tokens: the prompt, the limit, the predicted text, and whether the limit is the node's default."""
+    """A request in tokens: whose, the prompt, the limit, the predicted text, and whether the limit is the default."""
 
+    text: LoadedText
     prompt: tuple[int, ...]
     limit: int
     prediction: tuple[int, ...]
@@ -167,17 +174,18 @@ class Writing:
     generation: Generation
     finish: Finish
     tokens = 0
+    _encoded: _Encoded
 
     def __init__(
         self,
         by: CompletionGenerator,
-        encoded: _Encoded,
+        prompt: Prompt,
         options: CompletionOptions,
         began: float,
         service: Service,
     ) -> None:
         self._by = by
-        self._encoded = encoded
+        self._prompt = prompt
         self._options = options
         self._began = began
         self._first: float | None = None  # commit
@@ -188,8 +196,8 @@ class Writing:
 
     async def begin(self) -> None:
         """Open a session."""
-        await self._service.resolve(known=self._options.leaves_to_target)
-        self._open()
+        await self._service.resolve()
+        await self._open()
 
     @property
     def version(self) -> str:
@@ -244,8 +252,10 @@ class Writing:
         Raises:
             FlexSpecError: what made the text fail.
         """
-        decoder = PieceDecoder(self._by.model.tokenizer, self._options.stops)
+        decoder: PieceDecoder | None = None
         async for event in self._events():
+            if decoder is None:  # until something is committed, another target may take the text
+                decoder = PieceDecoder(self._encoded.text.tokenizer, self._options.stops)
             if isinstance(event, Commit):
                 if self._first is None:
                     self._first = time.monotonic()
@@ -274,13 +284,15 @@ class Writing:
             else:
                 self._by.node.cancel(self.generation)
                 await self._service.wait()
-            self._open()
+            await self._open()
         yield first.result()
         async for event in events:
             yield event
 
-    def _open(self) -> None:
-        options, encoded = self._options, self._encoded
+    async def _open(self) -> None:
+        options = self._options
+        text = await self._service.text(self._by.model)
+        encoded = self._encoded = await self._by.encoded(text, self._prompt, options)
         sampling = partial(options.sampling, self._drawn)
         self.generation = self._by.node.generate(
             GenerationRequest(
@@ -289,13 +301,14 @@ class Writing:
                 limit=encoded.limit,
                 policy=self._by.policy(),
                 ignore_eos=options.ignore_eos,
-                finish_at=StopFinder(self._by.model.tokenizer, options.stops) if options.stops else None,
+                finish_at=StopFinder(text.tokenizer, options.stops) if options.stops else None,
                 timeout=self._left,
                 version=self.version,
                 digest=self._service.target.digest,
                 prediction=encoded.prediction,
                 user=options.user,
                 recommended=sampling if options.leaves_to_target and not self._misled else None,
+                text=text,
             )
         )
         _log.info("session %d of version %s begins", self.generation.session, self.version)

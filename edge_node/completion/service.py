@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edge_node.fleet.directory import TargetVersion
@@ -17,6 +18,7 @@ from flexspec_mq.errors import WorkerError
 if TYPE_CHECKING:
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
+    from flexspec_mq.models.load import LoadedText
 
 Waiting = Callable[[str, list[str], float], None]
 """Told the version that no worker serves, versions that are online, and seconds that one is waited for."""
@@ -25,6 +27,8 @@ _SURE = 1.0
 """Seconds for which nobody must serve a version before that is said: a worker may just be starting again."""
 _STATUS = 0.3
 """Seconds that the retained status of a version's workers may take, once the link is up."""
+_TOLD = 10.0
+"""Seconds that a worker's document of its target may take: a few kB, once, that follow its status."""
 _LOOK = 0.05
 
 _log = logging.getLogger(__name__)
@@ -56,11 +60,8 @@ class Service:
         self._waiting = waiting
         self._until: float | None = None
 
-    async def resolve(self, *, known: bool) -> None:
-        """Look up what the text opens on.
-
-        Args:
-            known: wait for the status of a worker of it; not for long, as there may be none.
+    async def resolve(self) -> None:
+        """Look up what the text opens on, and wait for the status of a worker of it; not for long: there may be none.
 
         Raises:
             NoSuchVersion: nothing goes by the name that is asked for.
@@ -68,8 +69,23 @@ class Service:
         """
         await self._node.models.settled()
         self._look_up()
-        if (known or self._node.models.followed is not None) and not self._directory.blind:
+        if not self._directory.blind:
             await self._directory.wait_until(self._finds, _STATUS)
+
+    async def text(self, own: LoadedText) -> LoadedText:
+        """Whose ids the text is written in: the target's, once its worker has told.
+
+        Args:
+            own: the node's.
+
+        Raises:
+            WorkerError: the node's vocabulary is not the target's.
+        """
+        if (texts := self._node.texts) is None:
+            return own
+        statuses = partial(self._directory.statuses, self.target.version)
+        await self._directory.wait_until(lambda: texts.chosen(statuses()) is not None, _TOLD)
+        return texts.chosen(statuses()) or own
 
     def _look_up(self) -> TargetVersion:
         self.target = self._node.models.resolve(self._model, self._key)

@@ -11,7 +11,7 @@ from flexspec_mq import topics
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_port, connected, load_model
-from flexspec_mq.doctor.statuses import check_clock, check_tokenizer, check_workers
+from flexspec_mq.doctor.statuses import check_clock, check_workers
 from flexspec_mq.doctor.watch import LISTENING
 from flexspec_mq.drafting.settings import extra_of, wants_onnx
 from flexspec_mq.errors import ModelError, UsageError
@@ -147,8 +147,32 @@ class EdgeDoctor(DaemonDoctor):
         self._workers = check_workers(report, self.watch, self.version, self._listening)
 
     def _check_tokenizer(self, report: Report) -> None:
+        # It imports numpy, without which all else can be checked; here the draft is loaded already.
+        from edge_node.fleet.target_texts import OTHER_VOCABULARY, TargetTexts
+
         assert self.draft is not None  # noqa: S101  this check needs it
-        check_tokenizer(report, self._workers, self.draft.loaded)
+        texts = TargetTexts(self.draft)
+        short = self.draft.loaded.fingerprint.hex()[:12]
+        stated = [status for status in self._workers if status.fingerprint]
+        fatal, harmless = [], []
+        for status in stated:
+            if texts.of(status) is None and (told := self.watch.texts.get(status.worker)):
+                texts.read(status, told)
+            how = texts.difference(status)
+            if how.fatal:
+                fatal.append(f"worker {status.worker} has {status.fingerprint[:12]}…: {how.fatal}")
+            if how.harmless:
+                harmless.append(f"worker {status.worker}: {how.harmless}")
+        if not stated:
+            report.skip("no worker says which tokenizer its target has")
+        elif fatal:
+            report.fail("wrong tokenizer", f"ours is {short}…, and {', '.join(fatal)}", OTHER_VOCABULARY)
+        elif harmless:
+            report.warn(
+                f"token ids are the target's; {', '.join(harmless)}", "texts are the target's all the same"
+            )
+        else:
+            report.ok(f"that of the target ({short}…)")
 
     async def _check_text(self, report: Report) -> None:
         # It imports torch, without which all else can be checked; here the draft is loaded already.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from edge_node.api.client import ask
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
+from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
 from flexspec_mq import topics
 from flexspec_mq.doctor.checks import on_thread
@@ -54,8 +55,7 @@ async def check_text(
     """
     loaded = draft.loaded
     settings = replace(config.node, give_up=12.0, queue_patience=5.0, reuse=False)
-    tokenizer = loaded.tokenizer_status
-    node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, tokenizer=tokenizer)
+    node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
     options = CompletionOptions(
         temperature=0.0, seed=0, limit=_TOKENS, ignore_eos=True, timeout=_SECONDS, version=settings.version
     )

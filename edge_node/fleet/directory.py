@@ -185,13 +185,21 @@ class WorkerDirectory:
             )
         return False
 
+    def statuses(self, version: str) -> list[WorkerStatus]:
+        """Statuses of workers that take new sessions of a version, the newest last."""
+        return [status for status, _ in self._serving(version)]
+
+    def changed(self) -> None:
+        """Have what is waited for looked at again."""
+        self._news.set()
+
     def all_have(self, version: str, fingerprint: bytes) -> bool:
         """Whether all workers of a version, at least one, say that their tokenizer has this fingerprint."""
-        return {status.fingerprint for status, _ in self._serving(version)} == {fingerprint.hex()}
+        return {status.fingerprint for status in self.statuses(version)} == {fingerprint.hex()}
 
     def difference(self, version: str) -> Difference:
         """How the target's tokenizer differs from the draft's, at the worker of a version where it does the least."""
-        differences = [self.compare(status) for status, _ in self._serving(version)]
+        differences = [self.compare(status) for status in self.statuses(version)]
         return min(
             differences, key=lambda each: (bool(each.fatal), bool(each.harmless)), default=Difference()
         )

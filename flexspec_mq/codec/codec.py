@@ -17,7 +17,7 @@ from flexspec_mq.codec.limits import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, MAX_STAT
 from flexspec_mq.codec.wire import body_to_message, message_to_body
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
 from schemas.messages import MAX_PROMPT_TOKENS, PROTOCOL_VERSION, Message
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import EdgeStatus, TargetText, WorkerStatus
 
 StatusT = TypeVar("StatusT", WorkerStatus, EdgeStatus)
 
@@ -88,6 +88,25 @@ class Codec:
             return msgspec.json.decode(payload, type=kind)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise RemoteProtocolError(f"{kind.__name__}: {error}") from error
+
+    def encode_target_text(self, text: TargetText) -> bytes:
+        """Make the payload of a target's text: JSON, compressed as messages are."""
+        code, data = compress(msgspec.json.encode(text))
+        return flag_byte(code) + data
+
+    def decode_target_text(self, payload: bytes) -> TargetText:
+        """Read such a payload.
+
+        Raises:
+            RemoteProtocolError: as for a message.
+        """
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise RemoteProtocolError(f"the payload has {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}")
+        body = decompress(compression_of(payload), memoryview(payload)[1:])
+        try:
+            return msgspec.json.decode(body, type=TargetText)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise RemoteProtocolError(f"TargetText: {error}") from error
 
 
 def flag_byte(compression: int) -> bytes:

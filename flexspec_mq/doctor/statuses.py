@@ -1,4 +1,4 @@
-"""Checks of the statuses that a `Watch` has seen: clocks, workers, their tokenizers, and the daemon's name."""
+"""Checks of the statuses that a `Watch` has seen: clocks, workers, and the daemon's name."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import time
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
-from flexspec_mq.models.fingerprint import difference
 
 if TYPE_CHECKING:
     from flexspec_mq.doctor.checks import Report
     from flexspec_mq.doctor.watch import Seen, Watch
-    from flexspec_mq.models.load import LoadedText
     from schemas.status import WorkerStatus
 
 CLOCK_WARNING, CLOCK_FAILURE = 5.0, 60.0
@@ -101,37 +99,6 @@ def _why_not(status: WorkerStatus, seen: Seen) -> str:
         age = duration(abs(time.time() - status.at))
         return f"{status.worker} said 'online' {age} ago and has not renewed it: it is dead or cut off"
     return f"{status.worker} says 'online', but does not subscribe to what edges send"
-
-
-def check_tokenizer(report: Report, workers: list[WorkerStatus], ours: LoadedText) -> None:
-    """Check whether the draft's tokenizer is that of the workers' targets, as far as it must be."""
-    stated = [status for status in workers if status.fingerprint]
-    if not stated:
-        report.skip("no worker says which tokenizer its target has")
-        return
-    short = ours.fingerprint.hex()[:12]
-    fatal, harmless = [], []
-    for status in stated:
-        how = difference(ours.fingerprint, ours.tokenizer_status, status)
-        if how.fatal:
-            fatal.append(f"worker {status.worker} has {status.fingerprint[:12]}…: {how.fatal}")
-        if how.harmless:
-            harmless.append(f"worker {status.worker}: {how.harmless}")
-    if fatal:
-        report.fail(
-            "wrong tokenizer",
-            f"ours is {short}…, and {', '.join(fatal)}",
-            "the draft must have the target's vocabulary and end of text: give another --draft, or ask for another "
-            "--version; with --draft none, name the target's tokenizer with --tokenizer",
-        )
-    elif harmless:
-        report.warn(
-            f"ids and end of text are the target's; {', '.join(harmless)}",
-            "texts can be written; for prompts by the target's chat template put its chat_template.jinja and "
-            "tokenizer_config.json into the draft's folder",
-        )
-    else:
-        report.ok(f"that of the target ({short}…)")
 
 
 def check_name(report: Report, watch: Watch, here: str) -> None:

@@ -64,6 +64,7 @@ class Watch:
         takeovers: Processes that took the name over, while we watched, from one that had not ended.
         other: Given what is no status.
         blind: Filters that the broker refused.
+        texts: Documents of targets' texts, by worker.
     """
 
     def __init__(self, topic: str, seconds: float) -> None:
@@ -72,6 +73,7 @@ class Watch:
         self.seen: dict[str, Seen] = {}
         self.takeovers = 0
         self.blind: list[str] = []
+        self.texts: dict[str, bytes] = {}
         self.other: Callable[[Inbound], None] | None = None
         self.seconds = seconds
         self._began = time.monotonic()
@@ -80,7 +82,8 @@ class Watch:
         """Watch until cancelled, or until the link fails, which other checks then tell of."""
         self._began = time.monotonic()
         try:
-            for topic in dict.fromkeys((topics.worker_status_topic("+"), self.topic)):
+            every = (topics.target_text_topic("+"), topics.worker_status_topic("+"), self.topic)
+            for topic in dict.fromkeys(every):
                 if topics.worker_of_status(topic) not in (None, "+"):
                     continue  # it is among all workers'
                 try:
@@ -96,6 +99,9 @@ class Watch:
     def _take(self, inbound: Inbound) -> None:
         """Note a status; what is none, or is under another's name, is left to others to complain about."""
         status: WorkerStatus | EdgeStatus
+        if (worker := topics.worker_of_status(inbound.topic, "t")) is not None:
+            self.texts[worker] = inbound.payload
+            return
         try:
             if topics.worker_of_status(inbound.topic) is not None:
                 status = self.codec.decode_status(inbound.payload, WorkerStatus)

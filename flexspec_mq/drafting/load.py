@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +46,7 @@ class DraftModel:
         engine: name of what runs it, for people; empty without a model.
         network: runner that `model` drafts with, for those who want logits.
         ids: token id of each column of its logits, ascending; None when they are all ids.
+        own: the draft's own text part; None without a model.
     """
 
     loaded: LoadedText
@@ -54,6 +55,7 @@ class DraftModel:
     engine: str = ""
     network: DraftRunner | None = None
     ids: npt.NDArray[np.int64] | None = None
+    own: LoadedText | None = None
 
 
 def load(settings: DraftSettings, say: Say) -> DraftModel:
@@ -65,12 +67,8 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
 
     Raises:
         ModelError: it cannot be loaded, is not a causal language model, or none that the engine asked for knows.
-        UsageError: a draft and a tokenizer are named, or settings that do not go together.
+        UsageError: settings that do not go together.
     """
-    if settings.tokenizer is not None and settings.draft != "none":
-        raise UsageError(
-            "a draft brings its tokenizer; --tokenizer is for --draft none", hint="leave one of them out"
-        )
     if settings.draft == "none":
         text = text_of(settings, say)
         return DraftModel(
@@ -80,6 +78,8 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
     draft = _by_torch(settings, say) if graphs is None else _by_onnx(graphs, settings, say)
     if settings.device == "cpu":
         collapse()
+    if settings.tokenizer is not None:
+        draft = replace(draft, loaded=load_text(settings.tokenizer, progress=say))
     return draft
 
 
@@ -261,10 +261,9 @@ def _ready(
 ) -> DraftModel:
     """The drafter over a network whose columns are `ids`, as confident as its folder says."""
     calibration = read_calibration(loaded.source) if isinstance(loaded.source, Path) else None
-    model = ModelDrafter(
-        network, max_context=loaded.max_context, proposer=proposer_of(calibration, ids), pool=pool
-    )
+    proposer = proposer_of(calibration, ids)
+    model = ModelDrafter(network, max_context=loaded.max_context, proposer=proposer, pool=pool, ids=ids)
     drafter: PricedDrafter = model
     if settings.lookup:
         drafter = HybridDrafter(model, PromptLookupDrafter(max_context=loaded.max_context))
-    return DraftModel(loaded, drafter, model, engine, network, ids)
+    return DraftModel(loaded, drafter, model, engine, network, ids, loaded)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
 
 from flexspec_mq.drafting.interface import DraftToken
 from flexspec_mq.errors import ModelError
@@ -23,11 +25,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import numpy as np
     import numpy.typing as npt
 
     from flexspec_mq.drafting.interface import Drafted, DraftRequest
     from flexspec_mq.models.draft.confidence import Floats
+    from flexspec_mq.models.target_text import TokenMap
 
     Proposer = Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken]
     """Called with logits of shape [columns], sampling parameters, the token's position in prompt + text, and how many
@@ -228,15 +230,24 @@ class _Session:
         kv: keys and values of what was read, of the model's kind.
         params: the session's, the same for all of its tokens.
         run: how its drafted tokens fared.
+        tokens: how its ids are the draft's; None where they are the same.
+        never: columns of the logits that are no token of the session's target.
         device: whose text it is.
         read_at: forward that last read a piece of its prefix.
     """
 
     kv: Any
     params: SamplingParams
+    tokens: TokenMap | None
+    never: npt.NDArray[np.int64] | None
     device: str = ""
     run: AcceptedRun = field(default_factory=AcceptedRun)
     read_at: int = 0
+
+    @property
+    def misfit(self) -> bool:
+        """Whether the draft has nothing to say to its target."""
+        return self.tokens is not None and bool(self.tokens.misfit)
 
 
 class ModelDrafter:
@@ -250,10 +261,14 @@ class ModelDrafter:
         beside: the same while other sessions wait for a token of this forward, so that a long prompt does not
             hold them up.
         pool: tokens of ended texts whose keys and values are kept for a next turn.
+        ids: token id of each column of the logits; None when they are all ids.
 
     Attributes:
         prefill: tokens of unread prefixes that one forward may read.
+        token_map: given the fingerprint of a text's tokenizer, how its ids are the draft's; None if they are the same.
     """
+
+    token_map: Callable[[bytes], TokenMap | None]
 
     def __init__(
         self,
@@ -264,6 +279,7 @@ class ModelDrafter:
         prefill: int = 256,
         beside: int = 32,
         pool: int = 8192,
+        ids: npt.NDArray[np.int64] | None = None,
     ) -> None:
         self._model = model
         self._max_context = max_context
@@ -273,15 +289,26 @@ class ModelDrafter:
         self._sessions: dict[int, _Session] = {}
         self._pool = DraftKVPool(pool)
         self._forwards = 0
+        self._ids = ids
+        self.token_map = lambda _fingerprint: None
 
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """Run a forward over all that are ready, and over as much of the others' prefixes as it may read."""
         self._forwards += 1
         drafted: list[Drafted] = [None] * len(wanted)
         places, inputs = self._inputs(wanted)
+        for place, request in enumerate(wanted):
+            if self._sessions[request.session].misfit:
+                drafted[place] = ()
+        if not inputs:
+            return drafted
         logits = to_numpy(self._model.forward(inputs))
         row = 0
         for place, model_input in zip(places, inputs, strict=True):
+            kv = model_input.kv
+            if self._sessions[wanted[place].session].tokens is not None:  # noted as the draft's ids
+                read = kv.length - len(model_input.tokens)
+                kv.tokens[read:] = wanted[place].context[read : kv.length]
             if model_input.rows:
                 drafted[place] = (self._proposed(wanted[place], logits[row]),)
                 row += 1
@@ -312,7 +339,12 @@ class ModelDrafter:
         position = len(request.context)
         session = self._sessions[request.session]
         lasted = session.run.length(request.context, request.committed)
+        if session.never is not None:
+            logits[session.never] = -np.inf
         proposal = self._proposer(logits, session.params, position, lasted)
+        if session.tokens is not None:
+            token = session.tokens.writes.get(proposal.token, proposal.token)
+            proposal = replace(proposal, token=token)
         session.run.proposed(position, proposal.token)
         return proposal
 
@@ -324,7 +356,7 @@ class ModelDrafter:
             read = session.kv.match(context)
             session.run.keep(read)
             sessions.append(session)
-            unread.append(len(request.context) - read)
+            unread.append(0 if session.misfit else len(request.context) - read)
         shares = self._shares(sessions, unread)
         places = [place for place, share in enumerate(shares) if share]
         return places, [self._model_input(wanted[place], unread[place], shares[place]) for place in places]
@@ -333,8 +365,11 @@ class ModelDrafter:
         session = self._sessions.get(request.session)
         if session is None:
             kv = self._pool.take(context, request.device) or self._model.new_kv()
+            tokens = self.token_map(request.identity.fingerprint)
+            never = None if tokens is None else tokens.columns(self._ids)
             params = SamplingParams.of(request.identity)
-            session = self._sessions[request.session] = _Session(kv, params, request.device)
+            session = _Session(kv, params, tokens, never, request.device)
+            self._sessions[request.session] = session
         return session
 
     def _shares(self, sessions: Sequence[_Session], unread: Sequence[int]) -> list[int]:
@@ -353,7 +388,8 @@ class ModelDrafter:
         return shares
 
     def _model_input(self, request: DraftRequest, unread: int, share: int) -> ModelInput[Any]:
-        begin = len(request.context) - unread
-        return ModelInput(
-            self._sessions[request.session].kv, request.context[begin : begin + share], int(share == unread)
-        )
+        begin, session = len(request.context) - unread, self._sessions[request.session]
+        tokens = request.context[begin : begin + share]
+        if session.tokens is not None:
+            tokens = session.tokens.read(tokens)
+        return ModelInput(session.kv, tokens, int(share == unread))

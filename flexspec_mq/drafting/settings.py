@@ -27,7 +27,7 @@ class DraftSettings(Section):
     tokenizer: Annotated[
         str | None,
         Setting(
-            help="with draft 'none': model folder or hub name whose tokenizer the target has",
+            help="model folder or hub name whose tokenizer the target has, where the draft has another vocabulary",
             default="of the draft",
             path_unless=("default",),
         ),

@@ -3,8 +3,9 @@
 It is made from contents, never from sizes or names: a vocabulary of the same size with two tokens swapped has
 another fingerprint. Merges are left out: only ids travel, and one side alone turns text into ids.
 
-Two sides whose fingerprints differ can still write a text together. The meaning of the ids must agree, which has
-a digest of its own, and which of them end a text. The chat template and the roles of special tokens may differ.
+A device whose tokenizer has another fingerprint than the target's writes texts all the same where the two differ in
+added tokens, their roles or the chat template: the worker tells these, and the device speaks by them (`target_text.py`
+beside this). The meaning of the ids alone has a digest of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from schemas.status import DIGEST, TokenizerStatus
 
 if TYPE_CHECKING:
     from flexspec_mq.models.tokenizer import Tokenizer
-    from schemas.status import WorkerStatus
 
 FINGERPRINT_BYTES = 16
 
@@ -65,58 +65,37 @@ class TokenizerContents:
         """The vocabulary in its canonical form, which takes a while to make of a large one."""
         return _encoded(sorted(self.vocabulary.items()))
 
-    def status(self, eos: tuple[int, ...]) -> TokenizerStatus:
+    def status(self, eos: tuple[int, ...], rows: int = 0) -> TokenizerStatus:
         """The tokenizer in short, to say how another one differs.
 
         Args:
             eos: ids that end a text, ascending; the model decides them.
+            rows: token ids that the model has, padding included.
         """
         meaning = _digest(b"flexspec-ids", self._ids, _encoded(self.special.get("left out", [])))
         template = (
             _digest(b"flexspec-chat", _encoded(sorted(self.template.items()))) if self.template else b""
         )
         return TokenizerStatus(
-            tokens=len(self.vocabulary), vocabulary=meaning.hex(), eos=eos, template=template[:DIGEST].hex()
+            tokens=len(self.vocabulary),
+            vocabulary=meaning.hex(),
+            eos=eos,
+            template=template[:DIGEST].hex(),
+            rows=rows,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How a target's tokenizer differs from a device's, in words; empty where it does not.
+    """How a target's tokens differ from a device's, in words; empty where they do not.
 
     Attributes:
-        fatal: difference in what must agree, so that the two cannot write a text together.
-        harmless: difference in the rest.
+        fatal: the device cannot write its texts at all.
+        harmless: all else.
     """
 
     fatal: str = ""
     harmless: str = ""
-
-
-def difference(fingerprint: bytes, ours: TokenizerStatus | None, theirs: WorkerStatus) -> Difference:
-    """Compare a device's tokenizer with what the status of a worker says of its target's.
-
-    Args:
-        fingerprint: fingerprint of our tokenizer.
-        ours: our tokenizer in short; None if nobody knows more than the fingerprint.
-        theirs: the status; one that says nothing of its tokenizer does not differ.
-    """
-    same = theirs.fingerprint in ("", fingerprint.hex())
-    target = theirs.tokenizer
-    if ours is None or target is None:
-        return Difference() if same else Difference("the worker does not say in what it differs")
-    fatal, harmless = [], []
-    if other := other_vocabulary(ours, target):
-        fatal.append(other)
-    if target.eos != ours.eos:
-        fatal.append(f"it ends texts with {_ids(target.eos)} and we with {_ids(ours.eos)}")
-    if target.template != ours.template:
-        lacking = "" in (target.template, ours.template)
-        words = "only one has a chat template" if lacking else "the chat templates differ"
-        harmless.append(f"{words}; prompts are written by the device's")
-    elif not same and not fatal:
-        harmless.append("special tokens have other roles")
-    return Difference("; ".join(fatal), "; ".join(harmless))
 
 
 def other_vocabulary(ours: TokenizerStatus, theirs: TokenizerStatus) -> str:
@@ -126,10 +105,6 @@ def other_vocabulary(ours: TokenizerStatus, theirs: TokenizerStatus) -> str:
     if theirs.vocabulary != ours.vocabulary:
         return f"its vocabulary has {ours.tokens} tokens as ours, and some of them are others"
     return ""
-
-
-def _ids(ids: tuple[int, ...]) -> str:
-    return " or ".join(f"id {token}" for token in ids) or "no token"
 
 
 def _encoded(part: object) -> bytes:

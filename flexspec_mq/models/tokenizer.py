@@ -28,9 +28,11 @@ class PlainTokenizer:
         chat_template: source of the template; None for a base model.
         model_max_length: tokens of a text.
         backend_tokenizer: the same tokenizer in the tokenizers library.
+        around: ids that go before and behind a text; None leaves that to the library's tokenizer.
     """
 
-    def __init__(self, backend: Backend, special: dict[str, str], template: str | None, longest: int) -> None:
+    def __init__(self, backend: Backend, special: dict[str, Any], template: str | None, longest: int) -> None:
+        self.around: tuple[Sequence[int], Sequence[int]] | None = None
         self.special_tokens_map = special
         self.chat_template = template
         self.model_max_length = longest
@@ -68,7 +70,10 @@ class PlainTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Ids of a text; with what the tokenizer puts around each text, unless told otherwise."""
-        return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        if self.around is None or not add_special_tokens:
+            return list(self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        before, after = self.around
+        return [*before, *self.encode(text, add_special_tokens=False), *after]
 
     def decode(
         self,

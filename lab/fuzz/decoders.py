@@ -48,7 +48,15 @@ from schemas.messages import (
     Prefix,
     Verdict,
 )
-from schemas.status import CatalogueStatus, EdgeStatus, VersionFigures, VersionStatus, WorkerStatus
+from schemas.status import (
+    AddedToken,
+    CatalogueStatus,
+    EdgeStatus,
+    TargetText,
+    VersionFigures,
+    VersionStatus,
+    WorkerStatus,
+)
 
 CONTEXT = 8192
 """Tokens that the worker's target can hold: those of the default target."""
@@ -103,7 +111,12 @@ def decoders() -> list[Decoder]:
     session = Bound(400.0, 2.0)
     return [
         Decoder(
-            "message at a worker", lambda data: _message(worker, data), messages, MESSAGES, session, _long()
+            "message at a worker",
+            lambda data: _message(worker.decode, data),
+            messages,
+            MESSAGES,
+            session,
+            _long(),
         ),
         Decoder(
             "message at a fresh worker",
@@ -114,7 +127,12 @@ def decoders() -> list[Decoder]:
             _long(),
         ),
         Decoder(
-            "message at an edge", lambda data: _message(edge, data), messages, MESSAGES, session, _long()
+            "message at an edge",
+            lambda data: _message(edge.decode, data),
+            messages,
+            MESSAGES,
+            session,
+            _long(),
         ),
         Decoder(
             "status of a worker",
@@ -122,6 +140,23 @@ def decoders() -> list[Decoder]:
             _statuses(),
             DOCUMENTS,
             Bound(200.0, 0.2),
+        ),
+        Decoder(
+            "text of a target",
+            lambda data: _message(_CODEC.decode_target_text, data),
+            [
+                _CODEC.encode_target_text(
+                    TargetText(
+                        ordinary=9,
+                        added=(AddedToken(9, "<s>"),),
+                        special={"eos_token": "<s>"},
+                        template={"default": "{% for m in messages %}{{ m['content'] }}{% endfor %}"},
+                        context=2048,
+                    )
+                )
+            ],
+            MESSAGES,
+            session,
         ),
         Decoder(
             "status of an edge",
@@ -142,9 +177,9 @@ def decoders() -> list[Decoder]:
     ]
 
 
-def _message(codec: Codec, data: bytes) -> str:
+def _message(read: Callable[[bytes], object], data: bytes) -> str:
     try:
-        return type(codec.decode(data)).__name__
+        return type(read(data)).__name__
     except RemoteProtocolError as error:
         return f"refused: {error.message}"
 

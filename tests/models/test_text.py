@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken
+from tokenizers import AddedToken, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from flexspec_mq.errors import UsageError
+from flexspec_mq.codec import Codec
+from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.default import default_model_path
-from flexspec_mq.models.fingerprint import (
-    FINGERPRINT_BYTES,
-    Difference,
-    TokenizerContents,
-    difference,
-    left_out_ids,
-)
+from flexspec_mq.models.fingerprint import FINGERPRINT_BYTES, TokenizerContents, left_out_ids
+from flexspec_mq.models.load import LoadedText, load_text
+from flexspec_mq.models.target_text import as_told, target_text, token_map
 from flexspec_mq.models.text import StreamDecoder, Turn, decode, encode_turns, text_from_bytes
 from flexspec_mq.models.tokenizer import Tokenizer
-from schemas.status import TokenizerStatus, WorkerStatus
+from schemas.status import TokenizerStatus
 from tests.models.tiny_checkpoints import SPECIAL, TEMPLATE, byte_fallback_tokenizer, byte_level_tokenizer
 
 BYTE_LEVEL = byte_level_tokenizer(("cat", "Ġdog", "Ċ"), TEMPLATE)
 BASE = byte_level_tokenizer()
 FALLBACK = byte_fallback_tokenizer()
+CODEC = Codec()
 
 
 def stream(tokenizer: PreTrainedTokenizerFast, ids: Sequence[int], sizes: Sequence[int] = (1,)) -> list[str]:
@@ -233,78 +233,134 @@ def test_the_value_is_stable_across_releases() -> None:
     assert contents.digest().hex() == "c5ca58eb50aa8a3695208cd4b72fd8f9"
 
 
-# Parts of two tokenizers that must agree, and parts that need not
+# A target's texts with another tokenizer's vocabulary, and a draft that has yet another one
 
 
-def tokenizer_status(tokenizer: PreTrainedTokenizerFast, eos: tuple[int, ...] = (2,)) -> TokenizerStatus:
-    return TokenizerContents.from_tokenizer(tokenizer).status(eos)
-
-
-def compared(
-    ours: PreTrainedTokenizerFast,
-    theirs: PreTrainedTokenizerFast,
-    eos: tuple[tuple[int, ...], tuple[int, ...]] = ((2,), (2,)),
-) -> Difference:
-    """How a target's tokenizer differs from ours, as a status tells it; `eos` are of ours and of theirs."""
-    status = WorkerStatus(
-        state="online",
-        epoch=0,
-        at=0.0,
-        worker="w",
-        fingerprint=fingerprint(theirs).hex(),
-        tokenizer=tokenizer_status(theirs, eos[1]),
+def spoken(tokenizer: PreTrainedTokenizerFast, rows: int = 300, eos: tuple[int, ...] = (2,)) -> LoadedText:
+    """The text part of a model with so many rows."""
+    contents = TokenizerContents.from_tokenizer(tokenizer)
+    return LoadedText(
+        source="tiny",
+        config={},
+        generation={},
+        tokenizer=tokenizer,
+        fingerprint=contents.digest(),
+        tokenizer_status=contents.status(eos, rows),
+        eos=eos,
+        vocab_size=rows,
+        max_context=64,
+        name="tiny",
     )
-    return difference(fingerprint(ours), tokenizer_status(ours, eos[0]), status)
 
 
-def test_another_template_means_the_same_ids() -> None:
-    """As of two sizes of one model, whose templates differ by a brace."""
-    other = byte_level_tokenizer(("cat", "dog"), TEMPLATE + " ")
-    assert tokenizer_status(other).vocabulary == tokenizer_status(PLAIN).vocabulary
-    assert compared(PLAIN, other) == Difference(
-        harmless="the chat templates differ; prompts are written by the device's"
+def with_added(*tokens: AddedToken, template: str = TEMPLATE, **roles: str) -> PreTrainedTokenizerFast:
+    """`PLAIN` with more added tokens, another template, and tokens in other roles."""
+    made = byte_level_tokenizer(("cat", "dog"), template)
+    made.add_tokens(list(tokens))
+    for role, token in roles.items():
+        setattr(made, role, token)
+    return made
+
+
+THINK = AddedToken("<think>", special=False, normalized=False)
+TOOL = AddedToken("<tool>", special=True, normalized=False, lstrip=True)
+SHOWN = AddedToken("cat", special=True, normalized=False)
+BEGINS = with_added(template=TEMPLATE + " ")
+BEGINS.backend_tokenizer.post_processor = processors.TemplateProcessing(
+    single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+)
+TARGETS = {
+    "the same": PLAIN,
+    "another template": with_added(template="{{ bos_token }}{{ messages[0]['content'] | tojson }}<tool>"),
+    "no template": byte_level_tokenizer(("cat", "dog"), None),
+    "other roles": with_added(bos_token="<unk>", eos_token="<s>"),  # noqa: S106  no password
+    "more tokens at the end": with_added(THINK, TOOL),
+    "the same ones in another order": with_added(TOOL, THINK, template=TEMPLATE + "<think>"),
+    "an ordinary one that texts do not show": with_added(SHOWN, THINK),
+    "ids before and behind a text": BEGINS,
+}
+WRITTEN = st.lists(
+    st.sampled_from(["<think>", "<tool>", "<s>", "</s>", " ", "cat", "x"]) | st.text(max_size=4)
+).map("".join)
+DEVICES = {"plain": PLAIN, "two": with_added(TOOL, THINK), "one": with_added(THINK)}
+
+
+@pytest.mark.parametrize("theirs", TARGETS)
+@pytest.mark.parametrize("ours", DEVICES)
+@settings(max_examples=40, deadline=None)
+@given(text=WRITTEN, ids=st.lists(st.integers(0, 262), max_size=12))
+def test_a_device_writes_and_reads_as_the_target_does(
+    ours: str, theirs: str, text: str, ids: list[int]
+) -> None:
+    target, made = at_a_device(ours, theirs)
+    assert (made.fingerprint, made.eos, made.vocab_size) == (target.fingerprint, (1, 2), 300)
+    assert made.tokenizer_status == target.tokenizer_status
+    assert made.tokenizer.encode(text) == target.tokenizer.encode(text)
+    assert decode(made.tokenizer, ids) == decode(target.tokenizer, ids)
+    turns = [Turn("user", f"{text}.")]
+    assert encode_turns(made.tokenizer, turns, max_context=10_000) == encode_turns(
+        target.tokenizer, turns, max_context=10_000
     )
-    base = byte_level_tokenizer(("cat", "dog"), None)
-    assert compared(base, PLAIN).harmless.startswith("only one has a chat template")
-    assert compared(PLAIN, byte_level_tokenizer(("cat", "dog"), TEMPLATE)) == Difference()
 
 
-def test_a_special_token_in_another_role_means_the_same_ids() -> None:
-    other = byte_level_tokenizer(("cat", "dog"), TEMPLATE)
-    other.bos_token = SPECIAL[0]
-    assert compared(PLAIN, other) == Difference(harmless="special tokens have other roles")
+@cache
+def at_a_device(ours: str, theirs: str) -> tuple[LoadedText, LoadedText]:
+    """The text part of a target, and what a device makes of it."""
+    target = spoken(TARGETS[theirs], eos=(1, 2))
+    return target, told(spoken(DEVICES[ours]), target)
 
 
-def test_ids_that_mean_other_tokens() -> None:
-    swapped = byte_level_tokenizer(("dog", "cat"), TEMPLATE)
-    assert compared(PLAIN, swapped) == Difference(
-        "its vocabulary has 261 tokens as ours, and some of them are others"
-    )
-    larger = byte_level_tokenizer(("cat", "dog", "cow"), TEMPLATE + " ")
-    found = compared(PLAIN, larger)
-    assert found.fatal == "its vocabulary has 262 tokens and ours 261"
-    assert "templates differ" in found.harmless
+def told(ours: LoadedText, target: LoadedText) -> LoadedText:
+    """The target's text as it arrives at a device."""
+    payload = CODEC.encode_target_text(target_text(target))
+    return as_told(ours, CODEC.decode_target_text(payload), target.fingerprint.hex(), target.tokenizer_status)
 
 
-def test_ids_that_are_shown_by_one_side_alone_mean_other_things() -> None:
-    shown = byte_level_tokenizer(("cat", "dog"), TEMPLATE)
-    shown.add_tokens([AddedToken("cat", special=True, normalized=False)])
-    assert shown.get_vocab() == PLAIN.get_vocab()
-    assert compared(PLAIN, shown).fatal
+def test_the_real_target_tells_half_a_kilobyte() -> None:
+    real = load_text(default_model_path())
+    assert len(CODEC.encode_target_text(target_text(real))) < 500
+    assert told(real, real).tokenizer.encode("Hello<|im_end|>") == real.tokenizer.encode("Hello<|im_end|>")
 
 
-def test_texts_that_end_elsewhere() -> None:
-    found = compared(PLAIN, PLAIN, ((2,), (1, 2)))
-    assert found == Difference("it ends texts with id 1 or id 2 and we with id 2")
-    assert compared(PLAIN, PLAIN, ((), (2,))).fatal.endswith("and we with no token")
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (byte_level_tokenizer(("dog", "cat"), TEMPLATE), "261 tokens as ours, and some of them are others"),
+        (byte_level_tokenizer(("cat", "dog", "cow"), TEMPLATE), "has 262 tokens and ours 261"),
+        (byte_fallback_tokenizer(), "has 267 tokens and ours 261"),
+    ],
+    ids=["swapped", "one more that is no added one", "another kind"],
+)
+def test_a_truly_other_vocabulary_is_refused_by_device_and_draft(
+    theirs: PreTrainedTokenizerFast, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        told(spoken(PLAIN), spoken(theirs))
+    with pytest.raises(ModelError, match="is not true"):
+        as_told(spoken(PLAIN), target_text(spoken(PLAIN)), "00" * 16, spoken(PLAIN).tokenizer_status)
+    if len(theirs) != 262:  # that one lies behind all that the draft knows
+        assert "ids mean other tokens, such as" in token_map(spoken(PLAIN), spoken(theirs)).misfit
 
 
-@pytest.mark.parametrize(("of", "fits"), [(PLAIN, True), (byte_level_tokenizer(("cat", "dog"), None), False)])
-def test_an_older_worker_says_no_more_than_its_fingerprint(of: PreTrainedTokenizerFast, fits: bool) -> None:
-    """It takes sessions of that one alone."""
-    status = WorkerStatus(state="online", epoch=0, at=0.0, worker="w", fingerprint=fingerprint(of).hex())
-    found = difference(fingerprint(PLAIN), tokenizer_status(PLAIN), status)
-    assert found == (Difference() if fits else Difference("the worker does not say in what it differs"))
+@pytest.mark.parametrize("draft", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+@pytest.mark.parametrize(("rows", "most"), [(300, 300), (280, 320), (320, 280)])
+def test_a_drafts_ids_are_the_targets_by_their_tokens(
+    draft: PreTrainedTokenizerFast, target: PreTrainedTokenizerFast, rows: int, most: int
+) -> None:
+    """The same token is read and drafted wherever both have one; nothing else is ever drafted, and any id is read."""
+    found = token_map(spoken(draft, rows), spoken(target, most))
+    ours, theirs, never = draft.get_vocab(), target.get_vocab(), set(found.never.tolist())
+    assert not found.misfit
+    for token, each in theirs.items():
+        assert found.read([each]) == [ours.get(token, 0)]
+    assert all(0 <= each < rows for each in found.read(range(most)))
+    assert found.lacking == len(theirs.keys() - ours.keys())
+    for token, each in ours.items():
+        assert (each in never) == (token not in theirs)
+        assert each in never or found.writes.get(each, each) == theirs[token]
+    assert never >= {*range(most, rows)}
+    assert found.columns(np.array([5, most, rows])).tolist() == [1] * (most < rows)
 
 
 def test_what_ids_mean_has_a_digest_that_is_stable_across_releases() -> None:

@@ -119,6 +119,7 @@ def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
         "draft": topics.draft_topic(worker, edge),
         "verdict": topics.verdict_topic(edge),
         "workerStatus": topics.worker_status_topic(worker),
+        "targetText": topics.target_text_topic(worker),
         "edgeStatus": topics.edge_status_topic(edge),
         "statement": topics.statement_topic(),
         "keySet": topics.keys_topic(family),
@@ -135,6 +136,7 @@ def test_retained_topics_are_those_of_statuses_and_families() -> None:
     assert retained == {
         *(
             "receive-workerStatus",
+            "receive-targetText",
             "send-edgeStatus",
             "receive-statement",
             "receive-keySet",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, fields
 
+from edge_node.fleet.target_texts import TargetTexts
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
@@ -124,9 +125,7 @@ async def edge(
 ) -> AsyncIterator[StressedEdge]:
     """An edge node at a broker on this machine, with a real draft and weather on its link."""
     loaded = draft.loaded
-    node = EdgeNode(
-        settings, draft.drafter, loaded.fingerprint, loaded.eos, tokenizer=loaded.tokenizer_status
-    )
+    node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
     base = LinkSettings(port=port, client_id="e-exactness", give_up_after=30.0)
     async with node.running(stormy(mqtt_link, weather), base):
         yield StressedEdge(node, weather, rng)

@@ -27,10 +27,12 @@ from edge_node.api.server import serve
 from edge_node.api.settings import ApiSettings
 from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue
+from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.drafting.interface import Drafter
+from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.memory import AnswerMemory
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import LoadedText
@@ -262,8 +264,8 @@ async def served(
             (EOS,),
             family=family,
             energy=energy_meter(device),
-            tokenizer=speech().tokenizer_status,
             memory=memory,
+            texts=TargetTexts(DraftModel(speech(max_context), None)),
         )
         await stack.enter_async_context(node.running(mqtt_link, link_to(f"e-ae{number}")))
         policy = policy or partial(FixedPolicy, plan)

@@ -7,37 +7,63 @@ from dataclasses import replace
 
 import pytest
 from msgspec.structs import replace as replace_field
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts
 from edge_node.api.client import RunningNode, find_node
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.models.fingerprint import TokenizerContents
+from flexspec_mq.models.target_text import target_text
+from flexspec_mq.protocol.edge.types import SessionRequest
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB
+from schemas.messages import Identity
 from schemas.status import TokenizerStatus
-from tests.daemons import FakeEngine, until
-from tests.edge_node.api.served import Served, alone, content, said, served, speech
+from tests.daemons import TARGET, FakeEngine, until
+from tests.edge_node.api.served import (
+    END,
+    TEMPLATE,
+    UNKNOWN,
+    Served,
+    content,
+    said,
+    served,
+    shown,
+    speech,
+    tokenizer,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-OURS = speech().tokenizer_status
-OTHER_TEMPLATE = replace_field(OURS, template="00" * 8)
+OURS = replace_field(speech().tokenizer_status, rows=0)
+"""Our tokenizer in short, as an older worker tells it."""
+OTHER_TEMPLATE = replace_field(OURS, template="00" * 8, eos=(3, EOS))
 OTHER_IDS = replace_field(OURS, vocabulary="00" * 16)
-OTHER_END = replace_field(OURS, eos=(3, EOS))
-OTHERS = "the vocabularies differ by their contents"
-TEMPLATES = "the chat templates differ; prompts are written by the device's"
+ASKS = "{% for m in messages %}{{ '?' + m['content'] }}{% endfor %}!"
+ENDS = f"it ends texts with id 3 or id {EOS} and the draft with id {EOS}"
 
 
-class Another(FakeEngine):
-    """A target with another tokenizer; with None for its status, an older worker that tells a fingerprint alone."""
+def another(template: str, word: str = "er") -> Facts:
+    """A target with another template and maybe another word, which also ends texts with id 3, and tells all that."""
+    backend = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str().replace('"er"', f'"{word}"'))
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=UNKNOWN, eos_token=END)  # type: ignore[no-untyped-call]
+    made.chat_template = template
+    contents = TokenizerContents.from_tokenizer(made)
+    stated = contents.status((3, EOS), VOCAB)
+    told = target_text(speech(known=made))
+    return replace(FakeEngine().facts, fingerprint=contents.digest(), tokenizer=stated, text=told)
 
-    def __init__(self, tokenizer: TokenizerStatus | None, fingerprint: bytes = bytes(16)) -> None:
-        self._own = (tokenizer, fingerprint)
-        super().__init__()
 
-    @property
-    def facts(self) -> Facts:
-        tokenizer, fingerprint = self._own
-        return replace(super().facts, tokenizer=tokenizer, fingerprint=fingerprint)
+def older(tokenizer: TokenizerStatus | None, fingerprint: bytes = bytes(16)) -> Facts:
+    """A target of an older worker, which tells nothing more, or with None its fingerprint alone."""
+    return replace(FakeEngine().facts, tokenizer=tokenizer, fingerprint=fingerprint)
+
+
+def written(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
+    """The target's text that ends with id 3 too."""
+    identity = Identity(1, FINGERPRINT, 0.0, 0, 1.0, seed, (3, EOS), False, 40)
+    return TARGET.text(SessionRequest(session=1, version="base", identity=identity, prompt=prompt))[0]
 
 
 async def readiness(api: Served) -> tuple[int, dict[str, str]]:
@@ -45,60 +71,58 @@ async def readiness(api: Served) -> tuple[int, dict[str, str]]:
     return answer.status_code, answer.json()
 
 
-async def test_a_target_with_another_chat_template_is_asked_and_the_difference_is_said(
-    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("facts", "prompt", "words"),
+    [
+        (another(ASKS), "?hello!", f"prompts are written by the target's; {ENDS}"),
+        (older(OTHER_TEMPLATE), "user.hello,assistant.", f"prompts are written by the device's; {ENDS}"),
+    ],
+    ids=["told", "older worker"],
+)
+async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own(
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture, facts: Facts, prompt: str, words: str
 ) -> None:
-    async with served(mosquitto, engine=Another(OTHER_TEMPLATE)) as api:
-        assert await readiness(api) == (200, {"status": "ready", "reason": TEMPLATES})
+    words = f"the chat templates differ; {words}"
+    async with served(mosquitto, engine=FakeEngine(facts=facts)) as api:
+        ids = tuple(tokenizer().encode(prompt))
+        ended = ((seed, tokens) for seed in range(99) if (tokens := written(ids, seed))[-1] == 3)
+        seed, tokens = next(ended)
+        answer = await api.chat(seed=seed, max_tokens=40)
+        assert content(answer) == shown(tokens)
+        assert answer.json()["usage"]["prompt_tokens"] == len(ids)
+        assert await readiness(api) == (200, {"status": "ready", "reason": words})
         node = await asyncio.to_thread(find_node, "127.0.0.1", api.port)
         assert node == RunningNode("127.0.0.1", api.port, "")
-        answer = await api.chat(seed=3, max_tokens=40)
-        assert content(answer) == alone("hello", 3, 40)
-        assert answer.json()["usage"]["flexspec"]["accepted"] > 0
         # Statuses are renewed several times a second here; a warning comes once.
         first = api.node.directory.status(api.version)
         await until(lambda: api.node.directory.status(api.version) is not first)
         (warning,) = [one.getMessage() for one in caplog.records if one.name == "edge_node.fleet.models"]
-        assert warning.endswith(f"at worker {first and first.worker} is not quite the draft's: {TEMPLATES}")
+        assert warning.endswith(f"at worker {first and first.worker} is not quite the draft's: {words}")
 
 
 @pytest.mark.parametrize(
-    ("engine", "why", "refusal"),
+    ("facts", "why"),
     [
-        (
-            Another(OTHER_IDS),
-            f"its vocabulary has {VOCAB} tokens as ours, and some of them are others",
-            OTHERS,
-        ),
-        (
-            Another(replace_field(OTHER_IDS, tokens=9)),
-            f"its vocabulary has 9 tokens and ours {VOCAB}",
-            OTHERS,
-        ),
-        (
-            Another(OTHER_END, FINGERPRINT),
-            f"it ends texts with id 3 or id {EOS} and we with id {EOS}",
-            f"the target ends texts with token 3, {EOS}, the device with {EOS}",
-        ),
-        (Another(None), "the worker does not say in what it differs", OTHERS),
+        (another(TEMPLATE, "zz"), f"its vocabulary has {VOCAB} tokens as ours, and some of them are others"),
+        (older(OTHER_IDS), f"its vocabulary has {VOCAB} tokens as ours, and some of them are others"),
+        (older(None), "the worker does not say in what it differs"),
     ],
-    ids=["other tokens", "more tokens", "another end", "older worker"],
+    ids=["told", "older worker", "much older worker"],
 )
-async def test_a_target_whose_ids_mean_others_or_whose_texts_end_elsewhere_makes_the_node_not_ready(
-    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture, engine: Another, why: str, refusal: str
+async def test_a_target_whose_ids_mean_others_makes_the_node_not_ready(
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture, facts: Facts, why: str
 ) -> None:
-    async with served(mosquitto, engine=engine) as api:
+    async with served(mosquitto, engine=FakeEngine(facts=facts)) as api:
+        message = said(await api.chat(max_tokens=5), 503, "no_worker")["message"]
+        assert f"the tokenizer of this node is not the target's: {why}" in message
         reason = f"the draft is for another tokenizer than the target's: {why}"
         assert await readiness(api) == (503, {"status": "not ready", "reason": reason})
         assert f"{why}; no text of it can be written with this draft" in caplog.text
-        message = said(await api.chat(max_tokens=5), 503, "no_worker")["message"]
-        assert refusal in message
-        assert "`flexspec-edge doctor` says what differs" in message
 
 
 async def test_one_worker_that_fits_makes_the_node_ready(mosquitto: PrivateBroker) -> None:
     async with (
-        served(mosquitto, engine=Another(OTHER_IDS)) as other,
+        served(mosquitto, engine=FakeEngine(facts=older(OTHER_IDS))) as other,
         served(mosquitto, version=other.version) as api,
     ):
         await until(lambda: len(api.node.directory.online()) == 2)
@@ -108,14 +132,17 @@ async def test_one_worker_that_fits_makes_the_node_ready(mosquitto: PrivateBroke
 async def test_what_other_versions_have_concerns_nobody(
     mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with served(mosquitto) as api, served(mosquitto, engine=Another(OTHER_IDS)) as other:
+    async with (
+        served(mosquitto) as api,
+        served(mosquitto, engine=FakeEngine(facts=older(OTHER_IDS))) as other,
+    ):
         await until(lambda: other.version in api.node.directory.versions())
         assert await readiness(api) == (200, {"status": "ready"})
         assert f"the tokenizer of {other.version} at" in caplog.text
         assert caplog.text.count("is not quite the draft's") == 1, "the node that asks for it says so alone"
 
 
-async def test_an_open_is_no_longer_than_it_was_where_the_fingerprints_are_equal(
+async def test_an_open_is_no_longer_than_it_was_where_the_worker_tells_its_tokenizer(
     mosquitto: PrivateBroker,
 ) -> None:
     async def bytes_up(engine: FakeEngine) -> int:
@@ -123,6 +150,9 @@ async def test_an_open_is_no_longer_than_it_was_where_the_fingerprints_are_equal
             usage = (await api.chat(seed=3, max_tokens=1)).json()["usage"]["flexspec"]
             return int(usage["bytes_up"])
 
-    equal = [await bytes_up(Another(OURS, FINGERPRINT)), await bytes_up(FakeEngine())]
+    equal = [
+        await bytes_up(FakeEngine(facts=facts))
+        for facts in (older(OURS, FINGERPRINT), None, another(TEMPLATE))
+    ]
     # Names are drawn, and shorter ones take a few bytes less.
-    assert max(equal) + 12 <= await bytes_up(Another(OTHER_TEMPLATE)) <= min(equal) + 24
+    assert max(equal) + 12 <= await bytes_up(FakeEngine(facts=older(OTHER_TEMPLATE))) <= min(equal) + 24

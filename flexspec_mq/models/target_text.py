@@ -1,0 +1,192 @@
+"""A target's texts on a device that has another tokenizer, and drafts for them by a model that has yet another one.
+
+Only the meaning of token ids must be common. The rest is the target's: which tokens it has added to its vocabulary,
+which of them show, end a text or begin one, and how a conversation is written. A worker tells that (`target_text`), and
+a device makes a tokenizer of its own one and this (`as_told`). Where a draft has not quite these tokens, a `TokenMap`
+stands between the two.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from flexspec_mq.errors import ModelError
+from flexspec_mq.models.fingerprint import TokenizerContents, left_out_ids, other_vocabulary
+from flexspec_mq.models.tokenizer import PlainTokenizer
+from schemas.status import AddedToken, TargetText
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
+
+    from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.models.tokenizer import Tokenizer
+    from schemas.status import TokenizerStatus
+
+_LEFT_OUT = "left out"
+
+
+def target_text(text: LoadedText) -> TargetText:
+    """Describe how a target's texts are written and read."""
+    tokenizer = text.tokenizer
+    contents = TokenizerContents.from_tokenizer(tokenizer)
+    ordinary, added = _parts(tokenizer)
+    plain, whole = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
+    starts = (start for start in range(len(whole)) if whole[start : start + len(plain)] == plain)
+    begin = next(starts, 0)
+    return TargetText(
+        ordinary=ordinary,
+        added=added,
+        special={role: value for role, value in contents.special.items() if role != _LEFT_OUT},
+        template=contents.template,
+        before=tuple(whole[:begin]),
+        after=tuple(whole[begin + len(plain) :]),
+        context=text.max_context,
+    )
+
+
+def as_told(ours: LoadedText, told: TargetText, fingerprint: str, stated: TokenizerStatus) -> LoadedText:
+    """A target's texts by our vocabulary and all else of the target's. May take a second.
+
+    Args:
+        ours: whose vocabulary is taken.
+        told: the worker's document.
+        fingerprint: fingerprint of the target's tokenizer, in hex.
+        stated: the target's tokenizer in short.
+
+    Raises:
+        ModelError: the target's ids mean other tokens than ours.
+    """
+    from jinja2 import TemplateError
+
+    backend = getattr(ours.tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(f"the tokenizer of {ours.name} has no tokenizer.json, from which one could be made")
+    if _parts(ours.tokenizer) != (told.ordinary, told.added):
+        backend = _with_added(backend, told)
+    special = msgspec.to_builtins(told.special)
+    try:
+        tokenizer = PlainTokenizer(backend, special, told.template.get("default"), told.context)
+    except (TemplateError, RecursionError) as error:
+        raise ModelError(f"its chat template cannot be read: {error}") from error
+    tokenizer.around = told.before, told.after
+    roles = {**special, _LEFT_OUT: sorted(left_out_ids(tokenizer))}
+    contents = TokenizerContents(tokenizer.get_vocab(), roles, told.template)
+    if contents.digest().hex() != fingerprint:
+        other = other_vocabulary(ours.tokenizer_status, stated)
+        raise ModelError(other or "what its worker says of its added tokens is not true")
+    return replace(
+        ours,
+        tokenizer=tokenizer,
+        fingerprint=contents.digest(),
+        tokenizer_status=contents.status(stated.eos, stated.rows),
+        eos=stated.eos,
+        vocab_size=stated.rows,
+        max_context=told.context,
+    )
+
+
+def _parts(tokenizer: Tokenizer) -> tuple[int, tuple[AddedToken, ...]]:
+    """The id behind the last ordinary token, and the added tokens."""
+    added = tuple(
+        AddedToken(
+            token_id,
+            token.content,
+            token.special,
+            token.normalized,
+            token.lstrip,
+            token.rstrip,
+            token.single_word,
+        )
+        for token_id, token in sorted(tokenizer.added_tokens_decoder.items())
+    )
+    known = {token.id for token in added}
+    ordinary = 1 + max((each for each in tokenizer.get_vocab().values() if each not in known), default=-1)
+    return ordinary, added
+
+
+def _with_added(backend: Any, told: TargetText) -> Any:
+    """A tokenizer with the added tokens of another one, and no others.
+
+    Raises:
+        ModelError: its own vocabulary needs tokens that the other one has not.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    whole = json.loads(backend.to_str())
+    whole["added_tokens"] = [msgspec.structs.asdict(each) for each in told.added]
+    if isinstance(vocabulary := whole["model"].get("vocab"), dict):
+        added = {token.content: token.id for token in told.added}
+        others = {*range(told.ordinary)} - {*added.values()}
+        # The library numbers added tokens itself, but for those that the vocabulary has.
+        kept = {token: each for token, each in vocabulary.items() if each in others and token not in added}
+        whole["model"]["vocab"] = kept | added
+    try:
+        return Backend.from_str(json.dumps(whole))
+    except Exception as error:
+        # The tokenizers library has no error class: it raises Exception itself for what it cannot parse.
+        raise ModelError(f"its added tokens do not go with our vocabulary: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMap:
+    """Ids of a target as a draft's, and back.
+
+    Attributes:
+        rows: ids that the draft has, padding included.
+        target_rows: ids that the target has.
+        reads: draft's id of a target's, where it is another one.
+        writes: target's id of a draft's, where it is another one.
+        never: ids of the draft, ascending, that mean nothing to the target.
+        lacking: tokens of the target that the draft does not have.
+        misfit: why the draft cannot draft for this target; empty where it can.
+    """
+
+    rows: int
+    target_rows: int
+    reads: Mapping[int, int]
+    writes: Mapping[int, int]
+    never: npt.NDArray[np.int64]
+    lacking: int = 0
+    misfit: str = ""
+
+    def read(self, tokens: Sequence[int]) -> Sequence[int]:
+        """The draft's ids of a text; a token that it does not have is read as another one."""
+        if not self.reads and max(tokens, default=0) < self.rows:
+            return tokens
+        return [self.reads.get(token, token if token < self.rows else 0) for token in tokens]
+
+    def columns(self, ids: npt.NDArray[np.int64] | None) -> npt.NDArray[np.int64]:
+        """Columns of the draft's logits that must not be chosen; `ids` are those of the columns, None for all."""
+        return self.never if ids is None else np.flatnonzero(np.isin(ids, self.never))
+
+
+def token_map(draft: LoadedText, target: LoadedText) -> TokenMap:
+    """Compare the vocabularies of a draft and a target. May take some tenths of a second."""
+    rows, most = draft.vocab_size, target.vocab_size
+    if draft.tokenizer_status.vocabulary == target.tokenizer_status.vocabulary:
+        return TokenMap(rows, most, {}, {}, np.arange(most, rows))
+    ours, theirs = draft.tokenizer.get_vocab(), target.tokenizer.get_vocab()
+    added = {*draft.tokenizer.added_tokens_decoder, *target.tokenizer.added_tokens_decoder}
+    names = {each: token for token, each in ours.items()}
+    others = [
+        (each, token)
+        for token, each in theirs.items()
+        if each not in added and names.get(each, token) != token
+    ]
+    if others:
+        each, token = min(others)
+        example = f"{each}: {names[each]!r} in the draft and {token!r} in the target"
+        words = f"{len(others)} ids mean other tokens, such as {example}"
+        return TokenMap(rows, most, {}, {}, np.arange(0), misfit=words)
+    reads = {each: ours.get(token, 0) for token, each in theirs.items() if ours.get(token) != each}
+    writes = {each: theirs[token] for token, each in ours.items() if theirs.get(token, each) != each}
+    known = [each for token, each in ours.items() if theirs.get(token, most) < most]
+    lacking = sum(token not in ours for token in theirs)
+    return TokenMap(rows, most, reads, writes, np.setdiff1d(np.arange(rows), known), lacking)

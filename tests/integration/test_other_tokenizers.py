@@ -1,0 +1,169 @@
+"""Drafts that were not made for their target, over a real broker: what fits drafts, all else streams or is refused.
+
+The target has two tokens beside the vocabulary that it was trained with; its template writes one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+import pytest_asyncio
+import torch
+from transformers import AutoTokenizer
+
+from broker.launcher import PrivateBroker
+from flexspec_mq.models.text import decode
+from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.reference import Reference, Text
+from lab.testbed.process import Process
+from tests.integration.processes import ended, events_of, start, start_worker
+from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, edit, save, tiny_llama
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+
+TOKENS, EOS = 60, (2, 262)
+WORDS, OTHER_WORDS = ("the", "cat"), ("cat", "the")
+MISFIT = "2 ids mean other tokens, such as 259: 'cat' in the draft and 'the' in the target"
+
+
+def checkpoint(
+    folder: Path,
+    rows: int,
+    added: tuple[str, ...] = (),
+    template: str = TEMPLATE,
+    words: tuple[str, ...] = WORDS,
+) -> Path:
+    """A tiny model. All of them have the same weights, but for the rows that one lacks."""
+    tokenizer = byte_level_tokenizer(words, template)
+    tokenizer.add_tokens(list(added))
+    model = tiny_llama(280, max_position_embeddings=512)
+    model.resize_token_embeddings(rows)
+    with torch.no_grad():
+        model.lm_head.weight[len(tokenizer) :] = 0  # as of a trained model: padding is never written
+    save(folder, model, tokenizer)
+    edit("generation_config.json", eos_token_id=[2] if not added else [*EOS])(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    template = TEMPLATE.replace("<s>assistant:", "<think>")
+    return checkpoint(tmp_path_factory.mktemp("target"), 272, ("<think>", "<end>"), template)
+
+
+@pytest.fixture(scope="module")
+def alone(target: Path) -> list[int]:
+    """Text of the target alone, to the prompt that its own template makes, by transformers' own code."""
+    prompt = byte_level_tokenizer(WORDS).encode("<s>user:the cat</s>", add_special_tokens=False)
+    dice = Dice(0.0, 0, 1.0, 0)
+    return Reference(str(target), "bfloat16").write(Text(0, (*prompt, 261), dice, TOKENS, EOS)).tokens
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def broker(module_mosquitto: PrivateBroker, target: Path) -> AsyncIterator[PrivateBroker]:
+    """A broker with a worker on the target, whose own draft lacks the tokens at the end as well."""
+    own = checkpoint(target.parent / "own", 262)
+    flags = (
+        "--target",
+        str(target),
+        "--version",
+        "tiny",
+        "--draft",
+        str(own),
+        "--draft-engine",
+        "transformers",
+    )
+    worker = await start_worker(module_mosquitto, "w1", *flags)
+    await worker.event()
+    yield module_mosquitto
+    await worker.kill()
+
+
+async def asking(broker: PrivateBroker, draft: Path, *flags: str, command: tuple[str, ...] = ()) -> Process:
+    at = (
+        "--broker",
+        f"{broker.host}:{broker.port}",
+        "--version",
+        "tiny",
+        "--edge",
+        "e1",
+        "--draft",
+        str(draft),
+    )
+    plan = ("--policy", "fixed", "--no-lookup", "--draft-engine", "transformers")
+    ask = ("ask", "the cat", "--events", "--max-tokens", str(TOKENS))
+    return await start("edge_node", *(command or ask), *at, *plan, *flags)
+
+
+BY_DEVICE = ("--draft-length", "4", "--ahead", "0")
+BY_WORKER = ("--draft-length", "0", "--ahead", "64", "--worker-draft", "4")
+
+
+@pytest.mark.parametrize(
+    ("rows", "added", "plan"),
+    [
+        (272, ("<think>", "<end>"), BY_DEVICE),
+        (280, ("<more>", "<end>", "<think>"), BY_DEVICE),
+        (261, (), BY_DEVICE),
+        (261, (), BY_WORKER),
+    ],
+    ids=[
+        "another template",
+        "added tokens under other ids",
+        "fewer ids",
+        "fewer ids at both, the worker drafts",
+    ],
+)
+async def test_a_draft_of_nearly_the_same_tokens_drafts_the_targets_own_text(
+    broker: PrivateBroker,
+    alone: list[int],
+    tmp_path: Path,
+    rows: int,
+    added: tuple[str, ...],
+    plan: tuple[str, ...],
+) -> None:
+    events = await events_of(await asking(broker, checkpoint(tmp_path / "draft", rows, added), *plan))
+    assert events[-1]["tokens"] == alone
+    drafted = "worker_accepted" if plan is BY_WORKER else "accepted"
+    assert events[-1]["stats"][drafted] > len(alone) / 3
+
+
+async def test_a_draft_of_another_vocabulary_is_refused_with_what_differs(
+    broker: PrivateBroker, target: Path, tmp_path: Path
+) -> None:
+    draft = checkpoint(tmp_path / "draft", 272, ("<think>", "<end>"), words=OTHER_WORDS)
+    code, said = await ended(await asking(broker, draft))
+    assert code == 5
+    assert (
+        "the tokenizer of this node is not the target's: its vocabulary has 263 tokens as ours, and some"
+        in said
+    )
+    assert "name the target's tokenizer with --tokenizer, and the node streams" in said
+    worker = await start_worker(broker, "w2", "--target", str(target), "--draft", str(draft), "--prove")
+    code, said = await ended(worker)
+    assert code == 2
+    assert f"has another vocabulary than the target {target}: {MISFIT}" in said
+
+
+async def test_beside_the_targets_tokenizer_it_streams_and_says_why(
+    broker: PrivateBroker, alone: list[int], target: Path, tmp_path: Path
+) -> None:
+    draft = checkpoint(tmp_path / "draft", 272, ("<think>", "<end>"), words=OTHER_WORDS)
+    serve = ("serve", "--api-port", "0", "--ready-json")
+    node = await asking(broker, draft, "--tokenizer", str(target), command=serve)
+    port = (await node.event())["port"]
+    async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http:
+        ready = (await http.get("/readyz")).json()
+        assert ready == {"status": "ready", "reason": f"the draft drafts nothing for it: {MISFIT}"}
+        turn = {"role": "user", "content": "the cat"}
+        body = {"model": "tiny", "messages": [turn], "temperature": 0, "max_tokens": TOKENS}
+        answer = (await http.post("/v1/chat/completions", json=body)).json()
+    figures = answer["usage"]["flexspec"]
+    expected = decode(AutoTokenizer.from_pretrained(target), alone)
+    assert answer["choices"][0]["message"]["content"] == expected.rstrip("\N{REPLACEMENT CHARACTER}")
+    assert figures["proposed"] == figures["accepted"] == 0
+    await node.kill()
+    assert f"is not quite the draft's: the draft drafts nothing for it: {MISFIT}" in node.said
