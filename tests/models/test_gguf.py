@@ -105,6 +105,7 @@ def write(
         writer.add_rope_scaling_orig_ctx_len(config.original_max_position_embeddings)
     else:
         writer.add_key_length(size)
+        writer.add_value_length(size)
     if arch in ("gemma3", "phi3"):
         writer.add_sliding_window(config.sliding_window or 0)
     if rope["rope_type"] in ("linear", "yarn"):
