@@ -17,7 +17,7 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.link.profiles import built_in
 from schemas.messages import Identity
 from tests.lab.traditional.noisy_models import checkpoint, packed
-from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
+from tests.models.tiny_checkpoints import byte_fallback_tokenizer, save, tiny_llama
 
 
 def in_rounds(engine: ModelEngine, drafter: ModelDrafter, text: Text, k: int) -> tuple[tuple[int, ...], int]:
@@ -77,14 +77,12 @@ def test_misfits_are_told_before_anything_is_loaded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draft = save(tmp_path / "draft", tiny_llama())
-    save(tmp_path / "target", tiny_llama(), byte_level_tokenizer(("other",)))
+    save(tmp_path / "target", tiny_llama(), byte_fallback_tokenizer())
     (tmp_path / "target" / "model.safetensors").unlink()
     assert main(["pair", str(draft), str(tmp_path / "target")]) == 3
     out, err = capsys.readouterr()
     assert not out
-    assert f"error: {draft} cannot draft for" in err
-    assert "260" in err
-    assert "259" in err
+    assert f"error: {draft} cannot draft for {tmp_path / 'target'}: " in err
 
 
 def pair(*, right: bool) -> Figures:
