@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
+
+from cloud_worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
     import argparse
@@ -28,6 +30,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="FILE",
         help=f"JSON lines with `prompt` or `turns`, of which {MOST} are answered (default: plain questions)",
     )
+    choices = get_type_hints(WorkerSettings, include_extras=True)["weights"].__metadata__[0].choices
+    parser.add_argument("--weights", choices=choices, default="native", help="of the target, as a worker's")
     parser.add_argument(
         "--together",
         action="store_true",

@@ -46,7 +46,10 @@ _SPEEDS = 10.0, 30.0, 100.0
 def run(args: argparse.Namespace) -> int:
     """Compare, measure, forecast and print."""
     check_libraries()
-    settings = WorkerSettings(target=args.target, draft="none", worker="pair")
+    # Few bits are another version than the base; its name is of no account here.
+    settings = WorkerSettings(
+        target=args.target, weights=args.weights, draft="none", worker="pair", version="pair"
+    )
     with tempfile.TemporaryDirectory(prefix="flexspec-pair-") as scratch, stages() as tell:
         target = load_text(args.target, progress=tell)
         differs = _difference(args, text_of(choice(settings, args.draft), tell), target)
@@ -78,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     answer(f"draft   {draft.engine}")
     _tell_figures(figures, together)
     _tell_forecasts(figures, together)
-    _tell_commands(args.draft, args.target, exported=folder != args.draft)
+    _tell_commands(args, exported=folder != args.draft)
     return 0
 
 
@@ -157,8 +160,11 @@ def _tell_forecasts(figures: Figures, together: Figures | None) -> None:
     _table(("link", *(f"{ms:.0f}" for ms in _SPEEDS)), others)
 
 
-def _tell_commands(draft: str, target: str, *, exported: bool) -> None:
-    name = "base" if target == "default" else Path(target).name.lower().removesuffix(".gguf")
+def _tell_commands(args: argparse.Namespace, *, exported: bool) -> None:
+    name, draft = Path(args.target).name.lower().removesuffix(".gguf"), args.draft
+    target = args.target
+    if args.weights != "native":
+        name, target = f"{name}-{args.weights}", f"{target} --weights {args.weights}"
     answer("to run them:")
     if exported:
         answer(f"  flexspec draft export --onnx --model {draft} --out draft")
