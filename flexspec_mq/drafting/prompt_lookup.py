@@ -124,13 +124,15 @@ class Lookup:
             places += older.places(tail, _ANY, _TRIES - len(places))
         if not places:
             return self._single(tail, end, pending)
-        best, most = places[0], 0
+        best, most = places[0], 1
         for found in places:
-            length = _common(*found, tail)
-            if length > most:
-                best, most = found, length
-                if length == len(tail):
-                    break
+            text, place = found
+            if place > most and text[place - most - 1] == tail[-most - 1]:  # it may be longer
+                length = _common(text, place, tail)
+                if length > most:
+                    best, most = found, length
+                    if length == len(tail):
+                        break
         token = _after(*best, pending)
         return Match(token, most, _support(token, places, pending), best[0] is not self._tokens)
 
