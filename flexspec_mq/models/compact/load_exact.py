@@ -14,6 +14,7 @@ from flexspec_mq.models.compact.tensors import (
     MATRICES,
     NORM,
     Tensors,
+    joining_room,
     layer_prefix,
     read_exact_layer,
 )
@@ -102,13 +103,15 @@ class Checkpoint:
         def make(weight: torch.Tensor, bias: torch.Tensor | None, _coarse: bool) -> Matrix:
             return prepare(weight.to(like), None if bias is None else bias.to(like))
 
-        layers = [read_exact_layer(tensors, index, shape, make, like) for index in range(shape.layers)]
         whole = (shape.vocab_size, shape.width)
-        # A mapping of its own, though it be the embedding: the pages that are read for the head go with it.
+        # First, while there is little else: its pages are in memory beside what is made of them. And a mapping of its
+        # own, though it be the embedding: these pages go with it.
         last = tensors.read(EMBEDDING if shape.tied else HEAD, whole)
         # Plain weights are multiplied where they lie, and a file's pages begin at any byte of a line.
         lm_head = make(last.to(like, copy=prepare is Plain), None, True)
         del last
+        room = None if prepare is Plain else joining_room(shape, like)
+        layers = [read_exact_layer(tensors, index, shape, make, like, room) for index in range(shape.layers)]
         # On a CPU only the rows of the embedding's mapping that are looked up take room.
         embedding = tensors.read(EMBEDDING, whole).to(like)
         norm = tensors.read(NORM, (shape.width,)).to(like, copy=True)

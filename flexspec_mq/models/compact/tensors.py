@@ -17,7 +17,7 @@ from flexspec_mq.models.matrices import Matrix
 from flexspec_mq.models.shape import Shape, refused
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from flexspec_mq.models.head import FullHead
@@ -157,39 +157,66 @@ def _names(shape: Shape) -> Iterator[str]:
 
 
 def layer_weights(
-    tensors: Tensors | FullHead, index: int, shape: Shape
-) -> dict[str, tuple[torch.Tensor, torch.Tensor | None]]:
-    """Read weights and bias of each matrix of `Layer`, joined.
+    tensors: Tensors | FullHead, index: int, shape: Shape, room: torch.Tensor | None = None
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
+    """Read name, joined weights and bias of each matrix of `Layer`, one after another.
+
+    Args:
+        tensors: where they are.
+        index: which layer.
+        shape: shape of the model.
+        room: memory that the weights of one matrix after another are joined in, as `joining_room` makes it; new memory
+            for each without it.
 
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.
     """
     sizes = module_shapes(shape)
-
-    def joined(parts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    for matrix, parts in MATRICES.items():
         named = [(f"{layer_prefix(index)}{full_name(part)}", sizes[part]) for part in parts]
+        out = None
+        if room is not None:
+            rows, width = sum(size[0] for _, size in named), named[0][1][1]
+            out = room[: rows * width].view(rows, width)
         # A copy also of a single one: products from the file's own pages would start at any byte of a line.
-        weight = torch.cat([tensors.read(f"{name}.weight", size) for name, size in named])
-        if not any(f"{name}.bias" in tensors for name, _ in named):
-            return weight, None
+        weight = torch.cat([tensors.read(f"{name}.weight", size) for name, size in named], out=out)
         biases = [
             tensors.read(f"{name}.bias", size[:1]) if f"{name}.bias" in tensors else torch.zeros(size[0])
             for name, size in named
         ]
-        return weight, torch.cat(biases)
+        biased = any(f"{name}.bias" in tensors for name, _ in named)
+        yield matrix, weight, torch.cat(biases) if biased else None
 
-    return {matrix: joined(parts) for matrix, parts in MATRICES.items()}
+
+def joining_room(shape: Shape, like: torch.Tensor) -> torch.Tensor:
+    """Memory that holds the largest joined matrix of a layer, in the dtype of `like`.
+
+    Copies of their own, freed between matrices that stay, would leave holes: half a gigabyte for a model of three.
+    """
+    sizes = module_shapes(shape)
+    most = max(sum(sizes[part][0] for part in parts) * sizes[parts[0]][1] for parts in MATRICES.values())
+    return torch.empty(most, dtype=like.dtype)
 
 
-def read_layer(tensors: Tensors | FullHead, index: int, shape: Shape, make: Make, *, fold: bool) -> Layer:
+def read_layer(
+    tensors: Tensors | FullHead,
+    index: int,
+    shape: Shape,
+    make: Make,
+    *,
+    fold: bool,
+    room: torch.Tensor | None = None,
+) -> Layer:
     """Read a layer's matrices, joined; `fold` puts the weights of the norms into the matrices behind them.
+
+    With a `room` of `joining_room`, `make` has to copy what it keeps.
 
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.
     """
     norms = {"project": FIRST_NORM, "widen": SECOND_NORM} if fold else {}
     matrices = {}
-    for name, (weight, bias) in layer_weights(tensors, index, shape).items():
+    for name, weight, bias in layer_weights(tensors, index, shape, room):
         scaled = weight
         if name in norms:
             scaled = weight * tensors.read(f"{layer_prefix(index)}{norms[name]}", (shape.width,)).float()
@@ -198,7 +225,12 @@ def read_layer(tensors: Tensors | FullHead, index: int, shape: Shape, make: Make
 
 
 def read_exact_layer(
-    tensors: Tensors | FullHead, index: int, shape: Shape, make: Make, like: torch.Tensor
+    tensors: Tensors | FullHead,
+    index: int,
+    shape: Shape,
+    make: Make,
+    like: torch.Tensor,
+    room: torch.Tensor | None = None,
 ) -> ExactLayer:
     """Read a layer's matrices, as `read_layer`, and its norms, on the device and in the dtype of `like`.
 
@@ -209,7 +241,7 @@ def read_exact_layer(
     def norm(name: str, width: int) -> torch.Tensor:
         return tensors.read(f"{layer_prefix(index)}{name}", (width,)).to(like, copy=True)
 
-    layer = read_layer(tensors, index, shape, make, fold=False)
+    layer = read_layer(tensors, index, shape, make, fold=False, room=room)
     head_norms = (norm(QUERY_NORM, shape.head), norm(KEY_NORM, shape.head)) if shape.head_norms else ()
     return ExactLayer(
         layer.project, layer.merge, layer.widen, layer.narrow,
