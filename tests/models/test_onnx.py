@@ -107,16 +107,22 @@ def of(checkpoint: Path, weights: str) -> tuple[OnnxModel, Floats]:
 
 @pytest.mark.parametrize("kind", DECODERS)
 def test_graphs_compute_what_transformers_does(kind: str, tmp_path: Path) -> None:
-    """Far beyond the windows, in pieces and one by one; rounding of float32 is a distance of 1e-6."""
+    """Far beyond the windows, in pieces, and two sessions at once; rounding of float32 is a distance of 1e-6."""
     model = decoder(kind)
     folder = save(tmp_path / "model", model)
     with torch.inference_mode():
         wanted = model(torch.tensor([TEXT])).logits[0].numpy()
     for weights, most in {"float32": 1e-5, "int8": 0.05, "mixed": 0.3}.items():
         onnx = load_onnx(write_onnx(folder, tmp_path / weights, weights))
-        kv = onnx.new_kv()
-        alone = np.concatenate([onnx.forward([ModelInput(kv, [token])]) for token in TEXT])
-        assert distance(alone, wanted) < most
+        first, second = onnx.new_kv(), onnx.new_kv()
+        onnx.forward([ModelInput(first, TEXT[:50], 0)])
+        both = [
+            onnx.forward([ModelInput(second, [behind]), ModelInput(first, [ahead])])
+            for ahead, behind in zip(TEXT[50:], TEXT[:-50], strict=True)
+        ]
+        behind, ahead = (np.stack(rows) for rows in zip(*both, strict=True))
+        assert distance(ahead, wanted[50:]) < most
+        assert distance(behind, wanted[:-50]) < most
         assert distance(read(onnx, TEXT), wanted) < most
 
 

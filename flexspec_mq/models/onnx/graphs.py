@@ -175,23 +175,23 @@ def weights_of(name: str) -> str:
 class Backbone:
     """From embedded tokens to the last hidden state.
 
-    Inputs are `embedded` float32 [1, tokens, width], `last` int32 [1] and `total` int32 (the last position, and how
-    many there are with it), for each kind of rotary positions i `cosines.i` and `sines.i` float32 [positions, pairs
-    that turn], and for each layer i `k.i` and `v.i` float32 [1, heads of keys, capacity, head]. Outputs are `state`
-    float32 [1, tokens, width], behind the last norm, and `k.i.out` and `v.i.out`, which must be bound to the memory of
-    `k.i` and `v.i`.
+    Inputs are `embedded` float32 [sessions, tokens, width], of one session or one token of each, `last` int32
+    [sessions] and `total` int32 (the last position of each, and how many the longest has with it), for each kind of
+    rotary positions i `cosines.i` and `sines.i` float32 [positions, pairs that turn], and for each layer i `k.i` and
+    `v.i` float32 [sessions, heads of keys, capacity, head]. Outputs are `state` float32 [sessions, tokens, width],
+    behind the last norm, and `k.i.out` and `v.i.out`, which must be bound to the memory of `k.i` and `v.i`.
     """
 
     def __init__(self, decoder: Decoder) -> None:
         self.graph = Graph()
         self._decoder = decoder
-        self.graph.input("embedded", "float", [1, "tokens", decoder.width])
-        self.graph.input("last", "int32", [1])
+        self.graph.input("embedded", "float", ["sessions", "tokens", decoder.width])
+        self.graph.input("last", "int32", ["sessions"])
         self.graph.input("total", "int32", [])
         for index, rotary in enumerate(decoder.rotary):
             for name in ("cosines", "sines"):
                 self.graph.input(f"{name}.{index}", "float", ["positions", len(rotary.speeds)])
-        self.graph.output("state", [1, "tokens", decoder.width])
+        self.graph.output("state", ["sessions", "tokens", decoder.width])
         self._sum = "embedded"
 
     def normed(self, name: str, x: str, weight: Floats) -> str:
@@ -224,7 +224,7 @@ class Backbone:
             norms: weights of the norms of each head of queries and keys.
         """
         decoder, attention = self._decoder, self._decoder.layers[index]
-        sizes: list[int | str] = [1, decoder.keys, "capacity", decoder.head]
+        sizes: list[int | str] = ["sessions", decoder.keys, "capacity", decoder.head]
         names = [f"{part}.{index}" for part in "kv"]
         for name in names:
             self.graph.input(name, "float", sizes)

@@ -1,10 +1,12 @@
-"""Runs a draft's graphs with the interface of `CompactModel`, numpy's arrays instead of torch's."""
+"""Runs a draft's graphs as a `DraftRunner`, with numpy's arrays instead of torch's."""
 
 from __future__ import annotations
 
+import math
 import os
 import weakref
-from mmap import mmap
+from itertools import count, groupby
+from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, IDS, read_
 from flexspec_mq.models.read_tokens import ReadTokens
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -94,53 +96,77 @@ def _damaged(folder: Path, why: str) -> ModelError:
     )
 
 
-class OnnxKV(ReadTokens):
-    """Keys and values of the tokens that a draft has read in one session.
+class Memory:
+    """Keys and values of all sessions of a draft, each in a slot, so that neighbours can share a run.
 
-    Memory is one array of shape [layers, 2, kv heads, capacity, head size]; the graph writes behind what is held,
-    into the array itself. Memory beyond `length` is never read, so rolling back is forgetting tokens.
+    The array is float32 [layers, 2, slots, kv heads, capacity, head size]. The graph writes behind what is held, into
+    the array itself. Pages that nobody has written take no room.
 
     Args:
         shape: layers, heads of keys, width of a head.
-        bind: makes a binding of the backbone to such a memory.
     """
 
-    def __init__(self, shape: tuple[int, int, int], bind: Callable[[Floats], IOBinding]) -> None:
+    def __init__(self, shape: tuple[int, int, int]) -> None:
+        self._layers, self._heads, self._size = shape
+        self._held: dict[int, weakref.ref[OnnxKV]] = {}
+        self._pages, self.array = self._allocate(1, GRAIN)
+
+    @property
+    def _capacity(self) -> int:
+        return int(self.array.shape[4])
+
+    def take(self, kv: OnnxKV) -> int:
+        """The lowest slot that is free, until `kv` is."""
+        slot = next(slot for slot in count() if slot not in self._held)
+        if slot >= self.array.shape[2]:
+            self._grow(2 * slot, self._capacity)
+        self._held[slot] = weakref.ref(kv)
+        weakref.finalize(kv, self._give_back, slot).atexit = False
+        return slot
+
+    def reserve(self, length: int) -> None:
+        """Make room for texts of `length` tokens."""
+        if length > self._capacity:
+            wanted = -(-length // GRAIN) * GRAIN
+            usual = min(2 * self._capacity, self._capacity + 512)
+            self._grow(self.array.shape[2], max(wanted, usual))
+
+    def _grow(self, slots: int, capacity: int) -> None:
+        pages, grown = self._allocate(slots, capacity)
+        for slot, reference in self._held.items():
+            if (kv := reference()) is not None:
+                grown[:, :, slot, :, : kv.length] = self.array[:, :, slot, :, : kv.length]
+        self._pages, self.array = pages, grown
+
+    def _allocate(self, slots: int, capacity: int) -> tuple[mmap, Floats]:
+        shape = (self._layers, 2, slots, self._heads, capacity, self._size)
+        pages = mmap(-1, 4 * math.prod(shape), flags=MAP_PRIVATE | MAP_ANONYMOUS)
+        return pages, np.frombuffer(pages, dtype=np.float32).reshape(shape)
+
+    def _give_back(self, slot: int) -> None:
+        """Free a slot, and give its pages back to the system."""
+        bytes_ = self.array[0, 0, 0].nbytes
+        for part in range(2 * self._layers):
+            begin = (part * self.array.shape[2] + slot) * bytes_
+            if not begin % PAGESIZE:
+                self._pages.madvise(MADV_DONTNEED, begin, bytes_)
+        del self._held[slot]
+
+
+class OnnxKV(ReadTokens):
+    """Keys and values of the tokens that a draft has read in one session.
+
+    Memory beyond `length` is never read, so rolling back is forgetting tokens.
+
+    Attributes:
+        slot: place in the memory.
+        capacity: tokens that take room there.
+    """
+
+    def __init__(self, memory: Memory) -> None:
         super().__init__()
-        self._shape = shape
-        self._bind = bind
-        self._memory: Floats | None = None
-        self._binding: IOBinding | None = None
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that the memory has room for."""
-        return 0 if self._memory is None else self._memory.shape[3]
-
-    @property
-    def token_bytes(self) -> int:
-        """Bytes of the keys and values of one token."""
-        layers, heads, size = self._shape
-        return layers * 2 * heads * size * 4
-
-    def binding(self, length: int) -> IOBinding:
-        """A binding to memory that has room for `length` tokens, those that are held included."""
-        if self._binding is None or length > self.capacity:
-            self._grow(length)
-        assert self._binding is not None  # noqa: S101  for mypy: `_grow` has set it
-        return self._binding
-
-    def _grow(self, length: int) -> None:
-        layers, heads, size = self._shape
-        wanted = -(-length // GRAIN) * GRAIN
-        capacity = max(wanted, min(2 * self.capacity, self.capacity + 512))
-        # Pages of its own, which go back to the system when nobody holds them.
-        pages = mmap(-1, capacity * self.token_bytes)
-        grown = np.frombuffer(pages, dtype=np.float32).reshape((layers, 2, heads, capacity, size))
-        if self._memory is not None:
-            grown[:, :, :, : self.length] = self._memory[:, :, :, : self.length]
-        self._memory = grown
-        self._binding = self._bind(grown)
+        self.capacity = 0
+        self.slot = memory.take(self)
 
 
 class Embedding:
@@ -166,8 +192,9 @@ class Embedding:
 class OnnxModel:
     """A draft's backbone, from embeddings to the last hidden state, and its LM head, apart from it.
 
-    Sessions are read one behind the other: for one that writes, that costs nothing. Keys and values are float32, and
-    rows of logits may differ by rounding with the pieces that a text was read in.
+    Sessions that read one token each share a run where their slots are neighbours: eight of them take little more than
+    twice as long as one. Others are read one behind the other. Keys and values are float32, and rows of logits may
+    differ by rounding with the pieces that a text was read in and with what shares a run.
 
     Attributes:
         manifest: sizes, and the kind of the weights.
@@ -190,6 +217,8 @@ class OnnxModel:
         self._names = [
             (f"{part}.{layer}", f"{part}.{layer}.out") for layer in range(manifest.layers) for part in "kv"
         ]
+        self._memory = Memory((manifest.layers, manifest.keys, manifest.head))
+        self._bindings: dict[tuple[int, int], tuple[Floats, IOBinding]] = {}
         self._positions = 0
         self._turns: dict[str, Floats] = {}
 
@@ -200,15 +229,35 @@ class OnnxModel:
 
     def new_kv(self) -> OnnxKV:
         """Empty keys and values for a new session."""
-        sizes = self.manifest
-        return OnnxKV((sizes.layers, sizes.keys, sizes.head), self._bind)
+        return OnnxKV(self._memory)
 
     def forward(self, inputs: Sequence[ModelInput[OnnxKV]]) -> Floats:
         """Read the tokens of all inputs, as `DraftRunner` says; `ids` are the columns."""
-        states = [state for each in inputs if (state := self.states(each)) is not None]
+        together = self._together([each for each in inputs if len(each.tokens) == 1])
+        states = [
+            state
+            for each in inputs
+            if (state := together.get(each.kv.slot) if len(each.tokens) == 1 else self.states(each))
+            is not None
+            and each.rows
+        ]
         if not states:
             return np.empty((0, self.columns), dtype=np.float32)
         return self.logits(states[0] if len(states) == 1 else np.concatenate(states))
+
+    def _together(self, inputs: Sequence[ModelInput[OnnxKV]]) -> dict[int, Floats]:
+        """Read one token of each input; the hidden state, [1, width], by slot."""
+        found: dict[int, Floats] = {}
+        ordered = sorted(inputs, key=lambda each: each.kv.slot)
+        # The distance to the place in the order is the same for neighbours.
+        for _, run in groupby(enumerate(ordered), key=lambda pair: pair[1].kv.slot - pair[0]):
+            neighbours = [each for _, each in run]
+            kvs = [each.kv for each in neighbours]
+            read = self._read(kvs, [token for each in neighbours for token in each.tokens])
+            for each, state in zip(neighbours, read, strict=True):
+                each.kv.tokens += each.tokens
+                found[each.kv.slot] = state
+        return found
 
     def states(self, model_input: ModelInput[OnnxKV]) -> Floats | None:
         """Read the tokens of one input.
@@ -221,7 +270,7 @@ class OnnxModel:
         kept: list[Floats] = []
         for begin in range(0, len(tokens), PIECE):
             piece = tokens[begin : begin + PIECE]
-            state = self._read(kv, piece)
+            state = self._read([kv], piece)[0]
             kv.tokens += piece
             if model_input.rows > len(tokens) - begin - len(piece):
                 kept.append(state)
@@ -234,34 +283,54 @@ class OnnxModel:
         array: Floats = self._head.run(None, {"state": states})[0]
         return array
 
-    def _read(self, kv: OnnxKV, tokens: Sequence[int]) -> Floats:
-        """Keys and values of some tokens behind those that are held, and their last hidden state [tokens, width]."""
-        count, total = len(tokens), kv.length + len(tokens)
+    def _read(self, kvs: Sequence[OnnxKV], tokens: Sequence[int]) -> Floats:
+        """Keys and values of tokens behind those that are held, and their last hidden state.
+
+        Args:
+            kvs: keys and values of one session, or of some in neighbouring slots.
+            tokens: ids of the one, or one id of each.
+
+        Returns:
+            float32 [sessions, tokens of each, width].
+        """
+        each = len(tokens) // len(kvs)
+        lengths = [kv.length + each for kv in kvs]
+        total = max(lengths)
         if total > self._positions:
             self._positions = -(-total // _TABLE) * _TABLE
             self._turns = _turns(self.manifest.rotary, self._positions)
-        embedded = self._embedding.rows(tokens) * np.float32(self.manifest.embedding_scale)
-        state = np.empty((1, count, self.manifest.width), dtype=np.float32)
-        binding = kv.binding(total)
+        self._memory.reserve(total)
+        for kv, length in zip(kvs, lengths, strict=True):
+            kv.capacity = max(kv.capacity, -(-length // GRAIN) * GRAIN)
+        sizes = (len(kvs), each, self.manifest.width)
+        embedded = self._embedding.rows(tokens).reshape(sizes) * np.float32(self.manifest.embedding_scale)
+        state = np.empty(sizes, dtype=np.float32)
+        binding = self._binding(kvs[0].slot, kvs[-1].slot + 1)
         # These arrays outlive the run, which reads and writes them where they are.
-        last, length = np.array([total - 1], dtype=np.int32), np.array(total, dtype=np.int32)
-        binding.bind_cpu_input("embedded", embedded[None])
+        last, longest = np.array(lengths, dtype=np.int32) - 1, np.array(total, dtype=np.int32)
+        binding.bind_cpu_input("embedded", embedded)
         binding.bind_cpu_input("last", last)
-        binding.bind_cpu_input("total", length)
+        binding.bind_cpu_input("total", longest)
         for name, table in self._turns.items():
             binding.bind_cpu_input(name, table)
         binding.bind_output("state", "cpu", 0, np.float32, state.shape, state.ctypes.data)
         self._backbone.run_with_iobinding(binding)
-        array: Floats = state[0]
-        return array
+        return state
 
-    def _bind(self, memory: Floats) -> IOBinding:
-        """A binding whose keys and values are read from, and written to, one memory."""
+    def _binding(self, begin: int, end: int) -> IOBinding:
+        """A binding whose keys and values are read from, and written to, some slots of the memory."""
+        memory = self._memory.array
+        known = self._bindings.get((begin, end))
+        if known is not None and known[0] is memory:
+            return known[1]
         binding = self._backbone.io_binding()
-        views = (layer[part][None] for layer in memory for part in (0, 1))
+        views = (layer[part, begin:end] for layer in memory for part in (0, 1))
         for (name, out), view in zip(self._names, views, strict=True):
             binding.bind_cpu_input(name, view)
             binding.bind_output(out, "cpu", 0, np.float32, view.shape, view.ctypes.data)
+        # Those of an earlier memory would keep it.
+        self._bindings = {span: held for span, held in self._bindings.items() if held[0] is memory}
+        self._bindings[begin, end] = memory, binding
         return binding
 
 
