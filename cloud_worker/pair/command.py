@@ -14,10 +14,9 @@ from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import MOST
 from cloud_worker.pair.forecast import LENGTHS, LINKS, forecast
-from cloud_worker.pair.measure import Text, measure, measure_together, write
+from cloud_worker.pair.measure import Text, drafter_for, measure, measure_together, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import answer, stages
-from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.settings import installed
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
@@ -56,10 +55,7 @@ def run(args: argparse.Namespace) -> int:
         prompts = _prompts(args.prompts, target)
         folder = _exported(args.draft, Path(scratch), tell)
         drafts = replace(choice(settings, folder), lookup=False)
-        draft = load_draft(drafts, tell)
-        if draft.model is not None:
-            tokens = token_map(draft.loaded, target)
-            draft.model.token_map = lambda _fingerprint: tokens
+        draft = drafter_for(args.target, drafts, tell)
         engine = load_engine(settings, tell)
         identity = Identity(
             PROTOCOL_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
@@ -75,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         together = None
         if args.together:
             tell("timing both at once")
-            together = measure_together(engine, drafts, texts, figures)
+            together = measure_together(engine, args.target, drafts, texts, figures)
     answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
     answer(f"target  {engine.facts.target}, {engine.facts.proof}")
     answer(f"draft   {draft.engine}")

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from cloud_worker.pair.forecast import LENGTHS, Figures
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.target_text import token_map
 from flexspec_mq.protocol.worker.types import WorkItem
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.interface import Engine
     from flexspec_mq.drafting.interface import Drafter, DraftToken
+    from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.drafting.settings import DraftSettings
     from schemas.messages import Identity
 
@@ -81,13 +84,22 @@ def measure(
     return Figures(right, prompt, forwards, prompt * target_reads, prompt * draft_reads, token)
 
 
+def drafter_for(target: str, drafts: DraftSettings, tell: Callable[[str], None]) -> DraftModel:
+    """Load a draft that speaks the target's ids."""
+    draft = load_draft(drafts, tell)
+    if draft.model is not None:
+        tokens = token_map(draft.loaded, load_text(target))
+        draft.model.token_map = lambda _fingerprint: tokens
+    return draft
+
+
 def measure_together(
-    engine: Engine, drafts: DraftSettings, texts: Sequence[Text], figures: Figures
+    engine: Engine, target: str, drafts: DraftSettings, texts: Sequence[Text], figures: Figures
 ) -> Figures:
     """The same figures, with times of each model while the other one computes too, in a process of its own."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_draft, args=(drafts, texts, theirs), daemon=True)
+    process = context.Process(target=_draft, args=(target, drafts, texts, theirs), daemon=True)
     process.start()
     theirs.close()
     ours.recv()
@@ -98,9 +110,9 @@ def measure_together(
     return replace(figures, forwards=forwards, token=token)
 
 
-def _draft(drafts: DraftSettings, texts: Sequence[Text], parent: Connection) -> None:
+def _draft(target: str, drafts: DraftSettings, texts: Sequence[Text], parent: Connection) -> None:
     """Draft until the parent says something, and send it the seconds of a token."""
-    drafter = load_draft(drafts, lambda _: None).drafter
+    drafter = drafter_for(target, drafts, lambda _: None).drafter
     assert drafter is not None  # noqa: S101  the parent has it too
     parent.send(None)
     parent.send(_drafted(drafter, [*texts] * _OFTEN, lambda _: None, parent.poll)[2])
@@ -159,7 +171,9 @@ def _forwards(engine: Engine, texts: Sequence[Text]) -> tuple[dict[int, float], 
             draft = (text.answer * (rows + 1))[middle:][:rows]
             forwards[rows].append(_decide(engine, _item(number, text, middle, draft)))
         engine.free(("pair", number))
-    return {rows: median(seconds) for rows, seconds in forwards.items()}, median(reads)
+    took = {rows: median(seconds) for rows, seconds in forwards.items()}
+    # More rows take no less: where they seem to, something else had the processor.
+    return {rows: min(took[more] for more in took if more >= rows) for rows in took}, median(reads)
 
 
 def _decide(engine: Engine, item: WorkItem) -> float:
