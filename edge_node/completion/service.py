@@ -27,8 +27,8 @@ _SURE = 1.0
 """Seconds for which nobody must serve a version before that is said: a worker may just be starting again."""
 _STATUS = 0.3
 """Seconds that the retained status of a version's workers may take, once the link is up."""
-_TOLD = 10.0
-"""Seconds that a worker's document of its target may take: a few kB, once, that follow its status."""
+_TOLD = 20.0
+"""Seconds that a worker's document of its target may take, once: a few kB, and a tokenizer to be made of them."""
 _LOOK = 0.05
 
 _log = logging.getLogger(__name__)
@@ -84,7 +84,8 @@ class Service:
         if (texts := self._node.texts) is None:
             return own
         statuses = partial(self._directory.statuses, self.target.version)
-        await self._directory.wait_until(lambda: texts.chosen(statuses()) is not None, _TOLD)
+        if not await self._directory.wait_until(lambda: texts.chosen(statuses()) is not None, _TOLD):
+            texts.give_up(statuses())
         return texts.chosen(statuses()) or own
 
     def _look_up(self) -> TargetVersion:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.link import Link
-    from schemas.status import WorkerStatus
+    from schemas.status import TokenizerStatus, WorkerStatus
 
 _MOST = 32
 """Tokenizers that are kept."""
@@ -76,7 +76,7 @@ class TargetTexts:
         else:
             text = known.get(status.fingerprint, 0.0) or known.get(_name(status), 0.0)
             if text is None and (self._denied or not stated.rows):
-                text = other_vocabulary(self.own.tokenizer_status, stated) or self.own
+                text = self._untold(stated)
         if text is None or isinstance(text, str) or stated is None:
             return text
         return replace(text, eos=stated.eos, vocab_size=stated.rows or text.vocab_size)
@@ -97,6 +97,17 @@ class TargetTexts:
             f"the tokenizer of this node is not the target's: {texts[-1]}",
             hint=f"{OTHER_VOCABULARY}; `flexspec-edge doctor` says more",
         )
+
+    def give_up(self, statuses: Sequence[WorkerStatus]) -> None:
+        """Wait no longer for the documents of some workers."""
+        for status in statuses:
+            if self.of(status) is None and status.tokenizer is not None:
+                _log.warning("worker %s does not tell how its target's texts are written", status.worker)
+                self._known.put(_name(status), self._untold(status.tokenizer), 0.0)
+
+    def _untold(self, stated: TokenizerStatus) -> LoadedText | str:
+        """Text part of a target of which nothing is known but this: ours, if the ids mean the same."""
+        return other_vocabulary(self.own.tokenizer_status, stated) or self.own
 
     def difference(self, status: WorkerStatus) -> Difference:
         """How a worker's target differs from the node's draft, as far as that is known."""

@@ -366,6 +366,8 @@ class ModelDrafter:
         if session is None:
             kv = self._pool.take(context, request.device) or self._model.new_kv()
             tokens = self.token_map(request.identity.fingerprint)
+            if tokens is not None and tokens.same:
+                tokens = None
             never = None if tokens is None else tokens.columns(self._ids)
             params = SamplingParams.of(request.identity)
             session = _Session(kv, params, tokens, never, request.device)

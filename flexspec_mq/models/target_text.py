@@ -156,6 +156,12 @@ class TokenMap:
     lacking: int = 0
     misfit: str = ""
 
+    @property
+    def same(self) -> bool:
+        """Whether all ids that one side knows are the other's."""
+        known = self.rows == self.target_rows and not (self.reads or self.writes or len(self.never))
+        return known and not self.misfit
+
     def read(self, tokens: Sequence[int]) -> Sequence[int]:
         """The draft's ids of a text; a token that it does not have is read as another one."""
         if not self.reads and max(tokens, default=0) < self.rows:

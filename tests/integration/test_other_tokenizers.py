@@ -156,11 +156,11 @@ async def test_beside_the_targets_tokenizer_it_streams_and_says_why(
     node = await asking(broker, draft, "--tokenizer", str(target), command=serve)
     port = (await node.event())["port"]
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http:
-        ready = (await http.get("/readyz")).json()
-        assert ready == {"status": "ready", "reason": f"the draft drafts nothing for it: {MISFIT}"}
         turn = {"role": "user", "content": "the cat"}
         body = {"model": "tiny", "messages": [turn], "temperature": 0, "max_tokens": TOKENS}
         answer = (await http.post("/v1/chat/completions", json=body)).json()
+        ready = (await http.get("/readyz")).json()
+        assert ready == {"status": "ready", "reason": f"the draft drafts nothing for it: {MISFIT}"}
     figures = answer["usage"]["flexspec"]
     expected = decode(AutoTokenizer.from_pretrained(target), alone)
     assert answer["choices"][0]["message"]["content"] == expected.rstrip("\N{REPLACEMENT CHARACTER}")
