@@ -53,6 +53,8 @@ def _gguf(target: str, scratch: Path) -> Path:
     from flexspec_mq.models.load import resolve
     from lab.benchmarks.peers.gguf_file import write_gguf
 
+    if Path(target).is_file():
+        return Path(target)
     file = scratch / "target.gguf"
     write_gguf(Path(resolve(target)), file, "BF16")
     return file

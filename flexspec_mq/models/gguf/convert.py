@@ -63,7 +63,8 @@ def gguf_checkpoint(
         if missing:
             raise ModelError(
                 f"converting {file.name} needs {', '.join(missing)}",
-                hint=f"install them, {how_to_install('models,gguf')}",
+                hint=f"install them, {how_to_install('models,gguf')}; or copy here what another machine made of the "
+                "file: its folder in the cache of models, or a draft by `flexspec draft export --onnx`",
             )
         tell(f"converting {file.name}, once: reading it")
         with whole_folder(place) as work:
@@ -74,9 +75,8 @@ def gguf_checkpoint(
                 raise ModelError(f"cannot use {file}: {error.message}", hint=error.hint) from error
             except OSError:
                 raise
-            except (
-                Exception
-            ) as error:  # Three libraries meet what a damaged file says, each with errors of its own.
+            # Three libraries meet what a damaged file says, each with errors of its own.
+            except Exception as error:
                 what = f"it lacks {error}" if isinstance(error, KeyError) else first_line(error)
                 raise ModelError(f"cannot read {file}: {what}", hint=hint) from error
 
