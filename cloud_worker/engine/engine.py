@@ -17,7 +17,7 @@ from flexspec_mq.models.target_text import target_text
 from flexspec_mq.protocol.worker.types import DraftRows
 from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.sampling.rows import Draw, choose_rows, needs_luck
+from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.scheduling.step_budget import StepBudget
@@ -192,7 +192,7 @@ class ModelEngine:
         ]
         lucky = [
             self._noise.submit(lucky_words, params.seed, position, vocabulary)
-            if needs_luck(params, vocabulary)
+            if needs_luck(params, vocabulary) and not few(len(rows), vocabulary)
             else None
             for params, position in rows
         ]

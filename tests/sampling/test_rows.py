@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,13 @@ from tests.sampling.test_choose import TEMPERATURES, TOP_K, TOP_P
 
 SEEDS = st.integers(0, 2**64 - 1)
 PARAMS = st.builds(SamplingParams, TEMPERATURES, TOP_K, TOP_P, SEEDS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def none_is_few() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "_FEW", 0)
+        yield
 
 
 @settings(max_examples=300, deadline=None)
