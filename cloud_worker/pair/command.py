@@ -76,7 +76,9 @@ def run(args: argparse.Namespace) -> int:
     answer(f"target  {engine.facts.target}, {engine.facts.proof}")
     answer(f"draft   {draft.engine}")
     _tell_figures(figures, together)
-    _tell_forecasts(figures, together)
+    # Answers that were cut off would have gone on.
+    lengths = [len(text.answer) if text.answer[-1] in target.eos else _TOKENS for text in texts]
+    _tell_forecasts(figures, together, round(sum(lengths) / len(lengths)))
     _tell_commands(args, exported=folder != args.draft)
     return 0
 
@@ -141,8 +143,7 @@ def _tell_figures(figures: Figures, together: Figures | None) -> None:
     )
 
 
-def _tell_forecasts(figures: Figures, together: Figures | None) -> None:
-    tokens = round(sum(map(len, figures.right)) / len(figures.right))
+def _tell_forecasts(figures: Figures, together: Figures | None, tokens: int) -> None:
     answer(f"an answer of {tokens} tokens, as expected: seconds, and the share of them with drafts")
     rows, others = [], []
     for name, link in LINKS.items():
@@ -163,7 +164,7 @@ def _tell_commands(args: argparse.Namespace, *, exported: bool) -> None:
         name, target = f"{name}-{args.weights}", f"{target} --weights {args.weights}"
     answer("to run them:")
     if exported:
-        answer(f"  flexspec draft export --onnx --model {draft} --out draft")
+        answer(f"  flexspec draft export --onnx --model {draft} --target {args.target} --out draft")
         draft = "draft"
     answer(f"  flexspec-cloud --broker HOST:1883 --target {target} --draft {draft} --version {name}")
     answer(f"  flexspec-edge serve --broker HOST:1883 --draft {draft} --version {name}")
