@@ -14,8 +14,8 @@ from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.load import find_model, load_text, resolve
 from flexspec_mq.models.memory import collapse
-from flexspec_mq.models.onnx.folder import default_graphs_folder, has_graphs
-from flexspec_mq.models.onnx.write import default_graphs
+from flexspec_mq.models.onnx.folder import can_write, default_graphs_folder, has_graphs
+from flexspec_mq.models.onnx.write import cached_graphs, default_graphs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ def _graphs(settings: DraftSettings, say: Say) -> Path | None:
                 f"there is no folder {source}",
                 hint="graphs for ONNX Runtime lie in a folder, which flexspec draft export --onnx makes",
             )
-        folder = source if isinstance(source, Path) and has_graphs(source) else None
+        folder = _written(source, settings, say) if isinstance(source, Path) else None
     if folder is None and asked:
         raise ModelError(
             f"{settings.draft} has no graphs for ONNX Runtime, or nothing that runs or writes them",
@@ -134,6 +134,27 @@ def _graphs(settings: DraftSettings, say: Say) -> Path | None:
         )
     only = folder is not None and not (folder / "model.safetensors").exists()
     return folder if runs or asked or (only and settings.draft != "default") else None
+
+
+def _written(source: Path, settings: DraftSettings, say: Say) -> Path | None:
+    """Graphs of a folder, written into the cache where it is a checkpoint; None where nothing here writes or runs them.
+
+    Raises:
+        ModelError: ONNX Runtime is asked for, and graphs cannot be written of such a model; or its weights are damaged.
+    """
+    if has_graphs(source):
+        return source
+    if not (can_write() and installed("onnxruntime") and (source / "config.json").is_file()):
+        return None
+    from flexspec_mq.models.shape import UnknownModel
+
+    try:
+        return cached_graphs(source, say)
+    except UnknownModel as error:
+        if settings.draft_engine == "onnx":
+            raise
+        say(f"{error.message}; transformers runs the draft")
+        return None
 
 
 def _default_text(say: Say) -> Path:
@@ -164,18 +185,19 @@ def _by_torch(settings: DraftSettings, say: Say) -> DraftModel:
     need_libraries()
     import torch
 
-    from flexspec_mq.models.shape import UnknownModel
+    # These import transformers' models, which drafts by ONNX Runtime do without.
+    from flexspec_mq.models.load import load_target
+    from flexspec_mq.models.packed import PackedModel, register
 
     torch.set_num_threads(settings.threads)
-    path = _checkpoint(settings, say)
-    if _may_be_compact(settings):
-        try:
-            return _compact(path, settings, say)
-        except UnknownModel as error:
-            if _must_be_compact(settings):
-                raise
-            say(f"{error.message}; transformers runs the draft")
-    return _by_transformers(path, settings, say)
+    loaded = load_target(
+        _checkpoint(settings, say),
+        device=settings.device,
+        dtype=settings.dtype,
+        attn_implementation=register(),
+        progress=say,
+    )
+    return _ready(loaded, PackedModel(loaded.model), None, settings, "transformers")
 
 
 def _checkpoint(settings: DraftSettings, say: Say) -> str:
@@ -190,65 +212,9 @@ def _checkpoint(settings: DraftSettings, say: Say) -> str:
     if has_graphs(Path(path)):
         raise UsageError(
             f"{path} holds graphs for ONNX Runtime, with the weights and token ids that it was exported with",
-            hint="leave out --draft-engine, draft_weights, draft_ids, --device and --dtype, or name a checkpoint",
+            hint="leave out --draft-engine, --device and --dtype, or name a checkpoint",
         )
     return path
-
-
-def _must_be_compact(settings: DraftSettings) -> bool:
-    return (
-        settings.draft_engine == "compact"
-        or settings.draft_weights != "auto"
-        or settings.draft_ids is not None
-    )
-
-
-def _may_be_compact(settings: DraftSettings) -> bool:
-    """Whether the compact engine is to be tried.
-
-    Raises:
-        UsageError: it is asked for, and cannot be had with the other settings.
-    """
-    fits = (
-        settings.device == "cpu" and settings.dtype == "bfloat16" and settings.draft_engine != "transformers"
-    )
-    if not fits and _must_be_compact(settings):
-        raise UsageError(
-            "compact drafts, their weights and their ids, are for device cpu and dtype bfloat16 "
-            f"and not for {settings.device}, {settings.dtype}, engine {settings.draft_engine}",
-            hint="leave out draft_weights and draft_ids and say --draft-engine auto, or change the others",
-        )
-    return fits
-
-
-def _compact(path: str, settings: DraftSettings, say: Say) -> DraftModel:
-    from flexspec_mq.models.compact.model import load_compact
-    from flexspec_mq.models.shape import UnknownModel
-
-    text = load_text(path, progress=say)
-    if not isinstance(text.source, Path):
-        raise UnknownModel(
-            f"the compact draft engine reads folders, not the model hub's {text.source}",
-            hint="download the draft first, or use --draft-engine transformers",
-        )
-    model = load_compact(text.source, text, settings.draft_weights, settings.draft_ids)
-    engine = f"compact, {model.kind} weights, {model.columns:,} token ids"
-    return _ready(text, model, model.ids, settings, engine)
-
-
-def _by_transformers(path: str, settings: DraftSettings, say: Say) -> DraftModel:
-    # These import transformers' models, which a compact draft does without.
-    from flexspec_mq.models.load import load_target
-    from flexspec_mq.models.packed import PackedModel, register
-
-    loaded = load_target(
-        path,
-        device=settings.device,
-        dtype=settings.dtype,
-        attn_implementation=register(),
-        progress=say,
-    )
-    return _ready(loaded, PackedModel(loaded.model), None, settings, "transformers")
 
 
 def _ready(

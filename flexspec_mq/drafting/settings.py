@@ -9,8 +9,7 @@ from typing import Annotated
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Section, Setting
 
-ENGINES = ("auto", "onnx", "compact", "transformers")
-WEIGHTS = ("auto", "bf16", "int8", "mixed", "int4")
+ENGINES = ("auto", "onnx", "transformers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,27 +41,11 @@ class DraftSettings(Section):
     draft_engine: Annotated[
         str,
         Setting(
-            help="what runs the draft; onnx (ONNX Runtime) is for exports with --onnx, compact for models like Llama "
-            "on a CPU, auto the first that can",
+            help="what runs the draft; onnx (ONNX Runtime) takes what flexspec draft export --onnx wrote, or writes it "
+            "itself once; transformers runs any checkpoint, auto is the first that can",
             choices=ENGINES,
         ),
     ] = "auto"
-    draft_weights: Annotated[
-        str,
-        Setting(
-            help="of the compact engine; mixed is 4 bits in MLPs and LM head and 8 in the attention, auto is "
-            "mixed where that is quick",
-            choices=WEIGHTS,
-        ),
-    ] = "auto"
-    draft_ids: Annotated[
-        int | None,
-        Setting(
-            help="how many of the most frequent token ids the compact engine can draft; 0 is all",
-            least=0,
-            default="16384 if the draft says which are frequent",
-        ),
-    ] = None
 
 
 def installed(library: str) -> bool:
@@ -77,18 +60,17 @@ def wants_onnx(settings: DraftSettings) -> bool:
         UsageError: it is asked for, and cannot be had with the other settings.
     """
     fits = settings.device == "cpu" and settings.dtype == "bfloat16"
-    free = settings.draft_weights == "auto" and settings.draft_ids is None
-    if settings.draft_engine == "onnx" and not (fits and free):
+    if settings.draft_engine == "onnx" and not fits:
         raise UsageError(
-            "graphs of ONNX run on a cpu with the weights and token ids that they were exported with",
-            hint="leave out --device, --dtype, draft_weights and draft_ids; flexspec draft export chooses",
+            "graphs of ONNX run on a cpu with the weights that they were exported with",
+            hint="leave out --device and --dtype; flexspec draft export chooses",
         )
-    return settings.draft_engine in ("auto", "onnx") and fits and free
+    return settings.draft_engine in ("auto", "onnx") and fits
 
 
 def extra_of(settings: DraftSettings) -> str:
     """The extra of ours whose packages run this draft: `edge` or `models`."""
-    if settings.draft_engine in ("compact", "transformers"):
+    if settings.draft_engine == "transformers":
         return "models"
     if settings.draft_engine == "onnx" or installed("onnxruntime") or not installed("torch"):
         return "edge"

@@ -1,13 +1,10 @@
-"""Matrices that are quick for one row, which is bound by the bytes read: bfloat16, 8 bits or 4 bits a weight.
+"""Matrices of targets: weights as they are, in the processor's order, or of 8 or 4 bits.
 
 The kernels are torch's own and have no public names; `works` asks them before anybody relies on them.
 """
 
 from __future__ import annotations
 
-import time
-from copy import deepcopy
-from math import inf
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -16,21 +13,14 @@ from torch.nn import functional
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-KINDS = ("bf16", "int8", "int4", "mixed")
-"""Kinds of weights. ``mixed`` is 4 bits in MLPs and LM head, which hold most weights and bear it best, and 8 in
-the attention."""
 _VECTOR = 32
 """Weights of 8 bits that a kernel reads at a time, at most."""
-FEW_ROWS = 16
-"""Rows up to which the kernels for few bits are measured to beat widened weights and an ordinary product."""
 _USUAL_ROWS = 16
 """Rows that weights are reordered for; any number of them can be multiplied then."""
 _PIECE = 2048
 """Rows that are turned into 8 bits at a time."""
 GROUP = 32
 """Weights of one row that share a scale and a middle in 4 bits."""
-_SET = 16
-"""Matrices that are timed in turn: 18 MB in 4 bits, 28 in 8, 57 in bfloat16. More than caches of devices hold."""
 _SHRINKS = (1.0, 0.94, 0.88, 0.82, 0.76)
 """Shares of a group's range that its 16 steps may span; what lies outside is cut off. The one with the least square
 error is taken: a tenth fewer of the draft's choices change."""
@@ -76,10 +66,11 @@ class Reordered:
         return cast("torch.Tensor", self._weight.to_dense())
 
 
-class EightBits:
-    """Weights of 8 bits with a scale for each row, symmetric."""
+class SteadyEightBits:
+    """Weights of 8 bits with a scale for each row, symmetric.
 
-    few_rows: float = FEW_ROWS
+    All rows go through the kernel for few: a row's bits do not depend on how many there are.
+    """
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight = torch.empty(weight.shape, dtype=torch.int8)
@@ -94,21 +85,15 @@ class EightBits:
             self._scale[rows] = scale
         self._bias = None if bias is None else bias.to(torch.bfloat16)
         # The kernel for few rows reads whole vectors of weights, also past the end of narrower ones.
-        self._most_rows = self.few_rows if weight.shape[1] % _VECTOR == 0 else 0
+        self._by_kernel = weight.shape[1] % _VECTOR == 0
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
-        if x.shape[0] <= self._most_rows:
+        if self._by_kernel:
             out = torch._weight_int8pack_mm(x, self._weight, self._scale)  # noqa: SLF001
         else:
             out = functional.linear(x, self._weight.to(torch.bfloat16)).mul_(self._scale)
         return out if self._bias is None else out.add_(self._bias)
-
-
-class SteadyEightBits(EightBits):
-    """All rows through the kernel for few: a row's bits do not depend on how many there are."""
-
-    few_rows = inf
 
 
 class FourBits:
@@ -163,75 +148,19 @@ def _nearest(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return codes.view(rows, width), scales
 
 
-_MAKERS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], Matrix]] = {
-    "bf16": lambda weight, bias: Plain(
-        weight.to(torch.bfloat16), None if bias is None else bias.to(torch.bfloat16)
-    ),
-    "int8": EightBits,
-    "int4": FourBits,
-}
-
-
-def make(
-    kind: str, weight: torch.Tensor, bias: torch.Tensor | None = None, *, coarse: bool = False
-) -> Matrix:
-    """Prepare a matrix.
-
-    Args:
-        kind: kind of weights, one of `KINDS`; a matrix whose shape the kernel of 4 bits does not take gets 8.
-        coarse: whether the matrix is one that bears 4 bits well: an MLP's or the LM head.
-        weight: floating point [rows, width], left as it is.
-        bias: [rows].
-    """
-    if kind == "mixed":
-        kind = "int4" if coarse else "int8"
-    if kind == "int4" and not FourBits.fits(*weight.shape):
-        kind = "int8"
-    return _MAKERS[kind](weight, bias)
+_KINDS: dict[str, Callable[[torch.Tensor], Matrix]] = {"int8": SteadyEightBits, "int4": FourBits}
 
 
 @torch.inference_mode()
 def works(kind: str) -> bool:
     """Whether torch has the kernels here, and they compute what they should."""
-    if kind == "mixed":
-        return works("int8") and works("int4")
     drawn = torch.Generator().manual_seed(1)
     weight = torch.randn((64, 128), generator=drawn)
     x = torch.randn((3, 128), generator=drawn).to(torch.bfloat16)
     expected = x.float() @ weight.T
     try:
-        result = make(kind, weight)(x).float()
+        result = _KINDS[kind](weight)(x).float()
     except (RuntimeError, NotImplementedError, AttributeError):
         return False
     # Rounding to 4 bits leaves about a tenth; a kernel that means another layout leaves more than the whole.
     return bool((result - expected).norm() < 0.2 * expected.norm())
-
-
-@torch.inference_mode()
-def cheapest() -> str:
-    """Kind that ``auto`` means here: of ``mixed``, ``int8`` and ``bf16`` the first that works and saves time.
-
-    Asked with products of one row and `_SET` matrices in turn, as a draft runs them: a single small one would stay
-    in the processor's cache, where its bytes cost nothing. 4 bits everywhere are quicker still, and change a sixth of
-    the draft's choices.
-    """
-    weight = torch.randn((3072, 576), generator=torch.Generator().manual_seed(1))
-    x = torch.ones((1, 576), dtype=torch.bfloat16)
-    if not works("int8"):
-        return "bf16"
-    eight = _seconds(EightBits(weight), x)
-    if eight > _seconds(make("bf16", weight), x):
-        return "bf16"
-    return "mixed" if works("int4") and _seconds(FourBits(weight), x) <= eight else "int8"
-
-
-def _seconds(matrix: Matrix, x: torch.Tensor) -> float:
-    """The least time of a product with each of `_SET` copies, one behind the other."""
-    copies = [matrix, *(deepcopy(matrix) for _ in range(_SET - 1))]
-    times = []
-    for _ in range(6):
-        began = time.perf_counter()
-        for each in copies:
-            each(x)
-        times.append(time.perf_counter() - began)
-    return min(times)

@@ -40,7 +40,7 @@ class ModelInput(Generic[KV]):
 
 
 class DraftRunner(Protocol):
-    """Runner of a draft: `CompactModel`, `PackedModel`, or `OnnxModel`, whose keys, values and logits are numpy's."""
+    """Runner of a draft: `PackedModel`, or `OnnxModel`, whose keys, values and logits are numpy's."""
 
     def new_kv(self) -> Any:
         """Empty keys and values for a new session, a `ReadTokens` with a `capacity`."""

@@ -32,8 +32,8 @@ from tests.cloud_worker.test_engine import model_of
 from tests.cloud_worker.test_prefix_reuse import engine_of
 from tests.daemons import FakeEngine
 from tests.edge_node.api.served import speech
-from tests.models.test_compact import SIZES, built
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
+from tests.models.tiny_models import SIZES, built
 
 
 @pytest.fixture(scope="module")

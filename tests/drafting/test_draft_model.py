@@ -12,37 +12,44 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import BloomConfig, BloomForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting.interface import DraftRequest, DraftToken
 from flexspec_mq.drafting.load import load
 from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.model import RANKS
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of
 from flexspec_mq.models.onnx.folder import MANIFEST
+from flexspec_mq.models.onnx.trimming import RANKS
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import ConstantModel, asked, settings, silent, tokens
-from tests.models.test_compact import SIZES, drawn
 from tests.models.tiny_checkpoints import save, tiny_llama
+from tests.models.tiny_models import SIZES, drawn
 
 CONTEXT = tuple(range(10, 40))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    saved = save(tmp_path / "draft", tiny_llama())
+    saved = save(tmp_path / "draft", tiny_llama(head_dim=16))
     np.save(saved / RANKS, np.arange(299, 99, -1, dtype=np.int32))
     return saved
 
 
-def test_a_draft_like_llama_runs_compactly_with_its_frequent_ids(folder: Path) -> None:
-    found = load(settings(folder, draft_weights="int8", draft_ids=40), silent)
-    assert found.engine == "compact, int8 weights, 41 token ids"  # the end of a text is always in
+def test_a_checkpoint_is_written_for_onnx_once_with_its_frequent_ids(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    np.save(folder / RANKS, np.arange(299, 259, -1, dtype=np.int32))
+    said: list[str] = []
+    for _ in range(2):
+        found = load(settings(folder), said.append)
+        assert found.engine == "ONNX Runtime, mixed weights, 41 token ids"  # the end of a text is always in
+    assert sum("once" in line for line in said) == 1
     assert found.model is not None
     wanted = [asked(seed, CONTEXT, SamplingParams(1.0, 0, 1.0, seed)) for seed in range(8)]
     assert set(tokens(found.model.draft(wanted))) <= {2, *range(260, 300)}
@@ -53,28 +60,15 @@ def test_transformers_runs_it_where_asked_or_where_only_it_can(folder: Path, mor
     assert load(settings(folder, **more), silent).engine == "transformers"
 
 
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"draft_engine": "compact", "dtype": "float32"},
-        {"draft_weights": "int8", "draft_engine": "transformers"},
-        {"draft_ids": 5, "dtype": "float16"},
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(folder: Path, more: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="compact drafts"):
-        load(settings(folder, **more), silent)
-
-
 def test_a_model_that_only_transformers_knows(tmp_path: Path) -> None:
-    sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "vocab_size": 300}
-    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
-    folder = save(tmp_path, Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=1, **sizes, **heads)))
+    folder = save(
+        tmp_path, BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=16, n_layer=1, n_head=2))
+    )
     said: list[str] = []
     assert load(settings(folder), said.append).engine == "transformers"
-    assert any("qwen3" in line for line in said)
-    with pytest.raises(ModelError, match="qwen3"):
-        load(settings(folder, draft_engine="compact"), silent)
+    assert any("bloom" in line for line in said)
+    with pytest.raises(ModelError, match="bloom"):
+        load(settings(folder, draft_engine="onnx"), silent)
 
 
 @given(
@@ -173,10 +167,9 @@ def drafted(engine: ModelDrafter, request: DraftRequest) -> DraftToken:
     return run[0]
 
 
-def test_a_folder_with_graphs_is_run_by_onnx(graphs: Path, checkpoint: Path) -> None:
+def test_a_folder_with_graphs_is_run_by_onnx(graphs: Path) -> None:
     assert load(settings(graphs), silent).engine == "ONNX Runtime, int8 weights, 320 token ids"
     assert load(settings(graphs, draft_engine="onnx"), silent).engine.startswith("ONNX Runtime")
-    assert load(settings(checkpoint), silent).engine.startswith("compact")
 
 
 def test_engines_agree_on_what_to_draft_and_how_surely(graphs: Path, checkpoint: Path) -> None:
@@ -191,9 +184,7 @@ def test_engines_agree_on_what_to_draft_and_how_surely(graphs: Path, checkpoint:
         assert float(np.mean(apart)) < 0.02
 
 
-@pytest.mark.parametrize(
-    "more", [{"draft_weights": "int8"}, {"draft_ids": 5}, {"dtype": "float32"}, {"device": "cuda"}]
-)
+@pytest.mark.parametrize("more", [{"dtype": "float32"}, {"device": "cuda"}])
 def test_what_an_export_has_decided_cannot_be_chosen_again(graphs: Path, more: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="graphs of ONNX run on a cpu"):
         load(settings(graphs, draft_engine="onnx", **more), silent)
@@ -204,7 +195,7 @@ def test_what_an_export_has_decided_cannot_be_chosen_again(graphs: Path, more: d
 @pytest.mark.parametrize(
     ("missing", "what", "more", "why", "hint"),
     [
-        ("", "checkpoint", {"draft_engine": "onnx"}, "has no graphs", "flexspec draft export --onnx"),
+        ("onnx", "checkpoint", {"draft_engine": "onnx"}, "has no graphs", "flexspec draft export --onnx"),
         ("onnxruntime", "graphs", {}, "needs onnxruntime", "pip install '.[edge]'"),
         ("torch", "default", {}, "made with torch", "flexspec draft export --base default --onnx"),
     ],

@@ -25,9 +25,9 @@ from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
 from tests.integration.processes import edge_of, start_worker, status
 from tests.integration.test_family_versions import WARM, asking, publish, states, write
-from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full
+from tests.models.tiny_models import built
 
 FLOOR = 1
 PROMPT = tuple(range(3, 20))

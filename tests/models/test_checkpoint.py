@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -221,29 +219,6 @@ def test_recommendations_are_read_as_they_stand(tmp_path: Path) -> None:
     assert (found.eos, found.generation["temperature"], found.generation["top_k"]) == ((2, 9), 0.6, 20)
     (path / "generation_config.json").write_text("{")
     assert (load_text(path).eos, load_text(path).generation) == ((2,), {})
-
-
-CODE = """
-import sys
-from pathlib import Path
-from flexspec_mq.models.compact.model import load_compact
-from flexspec_mq.models.load import load_text
-text = load_text(sys.argv[1])
-load_compact(Path(sys.argv[1]), text, "bf16", 0)
-print(text.tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], return_dict=False))
-print([name for name in ("transformers", "huggingface_hub", "sympy") if name in sys.modules])
-"""
-
-
-def test_a_compact_draft_needs_no_import_of_transformers(folder: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", CODE, str(folder)], capture_output=True, text=True, timeout=100, check=True
-    )
-    ids, loaded = done.stdout.splitlines()
-    assert json.loads(ids) == load_text(folder).tokenizer.apply_chat_template(
-        [{"role": "user", "content": "hi"}]
-    )
-    assert loaded == "[]"
 
 
 @pytest.mark.model

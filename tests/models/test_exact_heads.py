@@ -26,9 +26,9 @@ from flexspec_mq.models.invariance.target import TargetModel, canary_share
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
-from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
 from tests.models.tiny_heads import save_full, save_lora, with_lora
+from tests.models.tiny_models import built
 from tests.models.tiny_packed import DTYPES, read
 
 T = TypeVar("T")

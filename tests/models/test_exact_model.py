@@ -18,8 +18,8 @@ from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
-from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
+from tests.models.tiny_models import built
 from tests.models.tiny_packed import read
 
 KINDS = ("llama", "tied, biases everywhere", "wide heads, all keys", "llama3", "linear", "qwen2", "qwen3")

@@ -23,9 +23,9 @@ from flexspec_mq.models.invariance.lora_bank import LoraBank
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.matrices import Plain
 from flexspec_mq.models.shape import Shape
-from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import edit, edit_tensors, save, write
 from tests.models.tiny_heads import save_full, save_lora
+from tests.models.tiny_models import built
 
 FLOOR = 1
 

@@ -50,7 +50,7 @@ def test_a_draft_is_asked_into_huge_pages(tmp_path: Path, monkeypatch: pytest.Mo
     asked: list[bool] = []
     monkeypatch.setattr(load, "collapse", lambda: asked.append(True))
     folder = save(tmp_path / "draft", tiny_llama())
-    load.load(DraftSettings(draft=str(folder), draft_engine="compact"), print)
+    load.load(DraftSettings(draft=str(folder), draft_engine="transformers"), print)
     assert asked == [True]
 
 

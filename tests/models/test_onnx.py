@@ -17,18 +17,19 @@ from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.compact.model import RANKS, load_compact
 from flexspec_mq.models.default import default_draft_path
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
 from flexspec_mq.models.onnx.graphs import BLOCK, round_to, weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
+from flexspec_mq.models.onnx.trimming import RANKS, frequent, read_ranks
 from flexspec_mq.models.onnx.write import default_graphs, write_onnx
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.models.text import Turn, encode_turns
-from tests.models.test_compact import LLAMA3, SIZES, built, check_any_walk, check_rows, drawn, walks
-from tests.models.tiny_checkpoints import save
+from tests.models.tiny_checkpoints import edit_tensors, save
+from tests.models.tiny_models import LLAMA3, SIZES, built, check_any_walk, check_rows, drawn, walks
 
 Floats = npt.NDArray[np.float32]
 
@@ -181,6 +182,43 @@ def test_a_trimmed_head_has_the_columns_of_its_ids(checkpoints: dict[str, Path],
     assert (usual.columns, whole.columns, whole.ids) == (129, 320, None)
 
 
+@pytest.mark.parametrize(
+    "ranks", [np.array([1, 1]), np.array([-1]), np.array([320]), np.array([0.5]), np.zeros((2, 2), np.int32)]
+)
+def test_strange_ranks_are_refused(ranks: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    np.save(tmp_path / RANKS, ranks)
+    with pytest.raises(ModelError, match=RANKS):
+        read_ranks(tmp_path, 320)
+    (tmp_path / RANKS).write_bytes(b"not numpy")
+    with pytest.raises(ModelError, match=RANKS):
+        read_ranks(tmp_path, 320)
+
+
+@given(st.permutations(range(40)), st.integers(1, 60), st.sets(st.integers(0, 39)))
+def test_the_most_frequent_ids_and_those_wanted_always_are_kept(
+    order: list[int], count: int, always: set[int]
+) -> None:
+    ids = frequent(np.array(order), count, always)
+    assert list(ids) == sorted({*order[:count], *always})
+
+
+def test_incomplete_and_damaged_weights_are_named(tmp_path: Path) -> None:
+    narrow, file = "model.layers.1.mlp.down_proj.weight", "model.safetensors"
+    changes: list[tuple[dict[str, torch.Tensor | None], str]] = [
+        ({narrow: None}, narrow),
+        ({narrow: torch.zeros(3, 3)}, narrow),
+        ({"model.layers.0.self_attn.q_norm.weight": torch.zeros(16)}, "q_norm"),
+    ]
+    for number, (change, named) in enumerate(changes):
+        folder = save(tmp_path / str(number), built("llama"))
+        edit_tensors(file, change)(folder)
+        with pytest.raises(ModelError, match=named):
+            write_onnx(folder, tmp_path / "out")
+    (folder / file).write_bytes((folder / file).read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot load the weights"):
+        write_onnx(folder, tmp_path / "out")
+
+
 def unpaired(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return np.stack((packed & 15, packed >> 4), axis=-1).reshape(*packed.shape[:-1], -1)
 
@@ -295,18 +333,17 @@ def test_the_real_draft_chooses_as_its_plain_weights_do() -> None:
     """Rounding to 4 bits changes 8 % of these choices; of 3,786 in the target's own answers it changes 9 %."""
     folder, graphs = default_draft_path(), default_graphs()
     assert graphs is not None
-    text = load_text(folder)
-    plain, onnx = load_compact(folder, text, "bf16"), load_onnx(graphs)
-    assert plain.ids is not None
+    loaded, onnx = load_target(folder, attn_implementation=register()), load_onnx(graphs)
+    plain = PackedModel(loaded.model)
     assert onnx.ids is not None
     same = total = 0
     for question in QUESTIONS:
-        prompt = encode_turns(text.tokenizer, [Turn("user", question)], max_context=text.max_context)
+        prompt = encode_turns(loaded.tokenizer, [Turn("user", question)], max_context=loaded.max_context)
         ids, kv = [*prompt], plain.new_kv()
         new = ids
         for _ in range(81):
             row = plain.forward([ModelInput(kv, new)])[0]
-            new = [int(plain.ids[int(row.argmax())])]
+            new = [int(row.argmax())]
             ids += new
         rows = onnx.forward([ModelInput(onnx.new_kv(), ids[:-1], 81)])
         same += int((onnx.ids[rows.argmax(axis=1)] == ids[-81:]).sum())

@@ -25,8 +25,8 @@ from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from lab.benchmarks.exact.reference import Reference
-from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
+from tests.models.tiny_models import built
 from tests.models.tiny_packed import DTYPES, HEADS, VOCABULARY, packed, read, tiny, token_by_token
 
 TEXT = random.Random(9).choices(range(VOCABULARY), k=150)

@@ -216,7 +216,7 @@ for draft in drafts:
 """
 
 
-@pytest.mark.parametrize("engine", ["auto", "onnx", "compact", "transformers"])
+@pytest.mark.parametrize("engine", ["auto", "onnx", "transformers"])
 @pytest.mark.parametrize("left_out", [(), TORCH], ids=["all packages", "no torch"])
 def test_a_draft_that_is_not_there_is_told_as_that(
     tmp_path: Path, left_out: tuple[str, ...], engine: str

@@ -1,1 +1,1 @@
-"""Models with Llama's layers on joined matrices: drafts in few bits (`model`), and exact targets (`exact`)."""
+"""Exact targets with Llama's layers, on joined matrices."""

@@ -88,7 +88,7 @@ class ExactModel(TargetModel):
         if head.norm is not None:
             self._norms[name] = head.norm.to(self._like, copy=True)
         if isinstance(head.lm_head, torch.Tensor):
-            self._lm_heads[name] = self._make(head.lm_head, None, True)
+            self._lm_heads[name] = self._make(head.lm_head, None)
         elif head.lm_head is not None:
             self._lm_head_bank.hold(name, {0: head.lm_head})
         if isinstance(head, FullHead):

@@ -100,7 +100,7 @@ class Checkpoint:
         products = Products(kinds, prepare)
         shapes = shapes or Shapes.for_products(products, like, shape.head, reordered=reordered)
 
-        def make(weight: torch.Tensor, bias: torch.Tensor | None, _coarse: bool) -> Matrix:
+        def make(weight: torch.Tensor, bias: torch.Tensor | None) -> Matrix:
             return prepare(weight.to(like), None if bias is None else bias.to(like))
 
         whole = (shape.vocab_size, shape.width)
@@ -108,7 +108,7 @@ class Checkpoint:
         # own, though it be the embedding: these pages go with it.
         last = tensors.read(EMBEDDING if shape.tied else HEAD, whole)
         # Plain weights are multiplied where they lie, and a file's pages begin at any byte of a line.
-        lm_head = make(last.to(like, copy=prepare is Plain), None, True)
+        lm_head = make(last.to(like, copy=prepare is Plain), None)
         del last
         room = None if prepare is Plain else joining_room(shape, like)
         layers = [read_exact_layer(tensors, index, shape, make, like, room) for index in range(shape.layers)]

@@ -28,38 +28,29 @@ QUERY_NORM, KEY_NORM = "self_attn.q_norm.weight", "self_attn.k_norm.weight"
 MATRICES = {"project": ("q", "k", "v"), "merge": ("o",), "widen": ("gate", "up"), "narrow": ("down",)}
 """A layer's matrices, and the modules whose outputs lie behind one another in each."""
 
-Make = Callable[[torch.Tensor, "torch.Tensor | None", bool], Matrix]
-"""Prepares a matrix from weights, bias, and whether it bears rounding well."""
+Make = Callable[[torch.Tensor, "torch.Tensor | None"], Matrix]
+"""Prepares a matrix from weights and bias."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """Decoder layer whose norms' weights are in the matrices behind them.
+class ExactLayer:
+    """Decoder layer with the weights of its RMS norms, in the dtype of the model.
 
     Attributes:
         project: matrix to queries, keys and values, one behind the other.
         merge: matrix from the heads back to the width.
         widen: matrix to gate and up, one behind the other.
         narrow: matrix back to the width.
-    """
-
-    project: Matrix
-    merge: Matrix
-    widen: Matrix
-    narrow: Matrix
-
-
-@dataclass(frozen=True, slots=True)
-class ExactLayer(Layer):
-    """Decoder layer with the weights of its RMS norms, in the dtype of the model.
-
-    Attributes:
         attention_norm: norm before the attention, [width].
         mlp_norm: norm before the MLP, [width].
         query_norm: norm of each head of queries, [head size]; None where the model has none.
         key_norm: norm of each head of keys.
     """
 
+    project: Matrix
+    merge: Matrix
+    widen: Matrix
+    narrow: Matrix
     attention_norm: torch.Tensor
     mlp_norm: torch.Tensor
     query_norm: torch.Tensor | None = None
@@ -159,7 +150,7 @@ def _names(shape: Shape) -> Iterator[str]:
 def layer_weights(
     tensors: Tensors | FullHead, index: int, shape: Shape, room: torch.Tensor | None = None
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor | None]]:
-    """Read name, joined weights and bias of each matrix of `Layer`, one after another.
+    """Read name, joined weights and bias of each of `MATRICES`, one after another.
 
     Args:
         tensors: where they are.
@@ -198,32 +189,6 @@ def joining_room(shape: Shape, like: torch.Tensor) -> torch.Tensor:
     return torch.empty(most, dtype=like.dtype)
 
 
-def read_layer(
-    tensors: Tensors | FullHead,
-    index: int,
-    shape: Shape,
-    make: Make,
-    *,
-    fold: bool,
-    room: torch.Tensor | None = None,
-) -> Layer:
-    """Read a layer's matrices, joined; `fold` puts the weights of the norms into the matrices behind them.
-
-    With a `room` of `joining_room`, `make` has to copy what it keeps.
-
-    Raises:
-        ModelError: a tensor is missing, of another shape, or unreadable.
-    """
-    norms = {"project": FIRST_NORM, "widen": SECOND_NORM} if fold else {}
-    matrices = {}
-    for name, weight, bias in layer_weights(tensors, index, shape, room):
-        scaled = weight
-        if name in norms:
-            scaled = weight * tensors.read(f"{layer_prefix(index)}{norms[name]}", (shape.width,)).float()
-        matrices[name] = make(scaled, bias, name in ("widen", "narrow"))
-    return Layer(**matrices)
-
-
 def read_exact_layer(
     tensors: Tensors | FullHead,
     index: int,
@@ -232,7 +197,9 @@ def read_exact_layer(
     like: torch.Tensor,
     room: torch.Tensor | None = None,
 ) -> ExactLayer:
-    """Read a layer's matrices, as `read_layer`, and its norms, on the device and in the dtype of `like`.
+    """Read a layer's matrices, joined, and its norms, on the device and in the dtype of `like`.
+
+    With a `room` of `joining_room`, `make` has to copy what it keeps.
 
     Raises:
         ModelError: a tensor is missing, of another shape, or unreadable.
@@ -241,9 +208,12 @@ def read_exact_layer(
     def norm(name: str, width: int) -> torch.Tensor:
         return tensors.read(f"{layer_prefix(index)}{name}", (width,)).to(like, copy=True)
 
-    layer = read_layer(tensors, index, shape, make, fold=False, room=room)
+    # A matrix is made before the next one is joined in the same room.
+    project, merge, widen, narrow = (
+        make(weight, bias) for _, weight, bias in layer_weights(tensors, index, shape, room)
+    )
     head_norms = (norm(QUERY_NORM, shape.head), norm(KEY_NORM, shape.head)) if shape.head_norms else ()
     return ExactLayer(
-        layer.project, layer.merge, layer.widen, layer.narrow,
+        project, merge, widen, narrow,
         norm(FIRST_NORM, shape.width), norm(SECOND_NORM, shape.width), *head_norms,
     )  # fmt: skip

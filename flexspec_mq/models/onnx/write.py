@@ -5,6 +5,7 @@ Only these two modules need torch and the onnx package.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
-from flexspec_mq.models.cache import Progress, made_once, whole_folder
+from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.onnx.folder import (
@@ -25,6 +26,7 @@ from flexspec_mq.models.onnx.folder import (
     IDS,
     KINDS,
     MANIFEST,
+    WRITER_VERSION,
     OnnxManifest,
     can_write,
     default_graphs_folder,
@@ -59,7 +61,7 @@ def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | N
     """Write a device's folder, which appears whole or not at all; one that is there is replaced.
 
     Args:
-        checkpoint: checkpoint of a model that the compact engine knows.
+        checkpoint: checkpoint of a model that `Decoder` knows.
         out: the folder to make.
         weights: kind of the weights, one of `KINDS`.
         ids: how many ids the LM head keeps; 0 is all, None is the usual number where the draft says which are
@@ -114,10 +116,36 @@ def default_graphs(say: Progress | None = None) -> Path | None:
     return made_once(folder, has_graphs, write, what=what, size=GRAPHS_BYTES, say=tell)
 
 
+def cached_graphs(checkpoint: Path, say: Progress) -> Path:
+    """Folder of a checkpoint's graphs in the cache, written if it is not there.
+
+    Args:
+        checkpoint: an ordinary checkpoint folder.
+        say: told what takes longer than a second.
+
+    Raises:
+        UnknownModel: graphs cannot be written of such a model.
+        ModelError: damaged weights, or the cache cannot be written.
+    """
+    files = [(file.name, file.stat()) for file in sorted(checkpoint.iterdir()) if file.is_file()]
+    seen = str([checkpoint.resolve(), *((name, facts.st_size, facts.st_mtime_ns) for name, facts in files)])
+    key = hashlib.blake2b(seen.encode(), digest_size=8).hexdigest()
+    folder = models_cache() / f"graphs-{key}-onnx{WRITER_VERSION}"
+
+    def write() -> None:
+        say(f"writing {checkpoint.name} for ONNX Runtime, once")
+        write_onnx(checkpoint, folder)
+
+    size = sum(facts.st_size for _, facts in files)
+    return made_once(
+        folder, has_graphs, write, what=f"{checkpoint.name} for ONNX Runtime", size=size, say=say
+    )
+
+
 def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> None:
-    from flexspec_mq.models.compact.model import head_ids
     from flexspec_mq.models.load import load_text
     from flexspec_mq.models.onnx.decoder import Decoder
+    from flexspec_mq.models.onnx.trimming import head_ids
 
     text = load_text(checkpoint)
     decoder = Decoder(checkpoint, text.config)
