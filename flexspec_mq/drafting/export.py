@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flexspec_mq.sampling.params import SamplingParams
 
 _TEMPERATURES = (0.0, 0.7, 1.0)
-_ANSWER = 96
+_ANSWER = 64
 """Tokens of an answer that the confidence is fitted to."""
 _PROMPTS = 12
 
