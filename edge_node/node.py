@@ -432,7 +432,7 @@ class EdgeNode:
         if status.state == "gone":
             self._prefixes.forget(worker)
         if self.texts is not None:
-            self.texts.heard(status, now)
+            self.texts.heard(status, now, wanted=bool(self.models.meant(status)))
         self.models.warn_of_difference(status)
         for generation in list(self._sessions.values()) if ended else ():
             if generation.machine.worker == worker:

@@ -103,7 +103,7 @@ class Models:
         """Say once how the tokenizer of a target that may be asked for differs from the draft's."""
         differs = self._directory.compare(status)
         words = differs.fatal or differs.harmless
-        names = [version.name for version in versions_of(status) if self._may_mean(version.name)]
+        names = self.meant(status)
         if not words or not names or status.state != "online" or not self._throttle.due("", words, 0.0):
             return
         what = (
@@ -131,6 +131,10 @@ class Models:
         """How the tokenizer of a target that can be asked for differs from the draft's; empty if it does not."""
         words = (differs.fatal or differs.harmless for differs in self._differences())
         return next((difference for difference in words if difference), "")
+
+    def meant(self, status: WorkerStatus) -> list[str]:
+        """Versions of a worker on which a text that asks for nothing could open."""
+        return [version.name for version in versions_of(status) if self._may_mean(version.name)]
 
     def _may_mean(self, version: str) -> bool:
         """Whether a text that asks for nothing could open on a version."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,8 @@ class TargetTexts:
     def chosen(self, statuses: Sequence[WorkerStatus]) -> LoadedText | None:
         """Text part by which a text is written that any of some workers may take; None while none of them has told.
 
+        They are asked for what they have not told.
+
         Raises:
             WorkerError: this node can write for none of them.
         """
@@ -92,6 +95,8 @@ class TargetTexts:
         if known:
             return next((text for text in known if text.fingerprint == self.own.fingerprint), known[-1])
         if None in texts:
+            for status in statuses:
+                self.heard(status, time.monotonic())
             return None
         raise WorkerError(
             f"the tokenizer of this node is not the target's: {texts[-1]}",
@@ -126,9 +131,9 @@ class TargetTexts:
             words.append(f"it ends texts with {_ids(text.eos)} and the draft with {_ids(self.own.eos)}")
         return Difference("", "; ".join(words))
 
-    def heard(self, status: WorkerStatus, now: float) -> None:
-        """Take a status: ask for the worker's document where it is news."""
-        if status.state == "gone":
+    def heard(self, status: WorkerStatus, now: float, *, wanted: bool = True) -> None:
+        """Take a status, and ask for the worker's document where it is news and wanted."""
+        if not wanted or status.state == "gone":
             return
         text = self.of(status)
         if text is None:

@@ -56,6 +56,8 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "f1/r/alice/7": (set(), set()),
     "f1/w/w1": ({"w1"}, set(READERS)),
     "f1/w/w3": (set(), set(READERS)),
+    "f1/t/w1": ({"w1"}, set(READERS)),
+    "f1/t/w3": (set(), set(READERS)),
     "f1/h/smol": ({"pub"}, set(READERS)),
     "f1/k/smol": ({"pub"}, set(READERS)),
     "f1/i": ({"own"}, set(READERS)),

@@ -31,7 +31,7 @@ from schemas.messages import (
     Open,
     Verdict,
 )
-from schemas.status import EdgeStatus, WorkerStatus
+from schemas.status import AddedToken, EdgeStatus, TargetText, WorkerStatus
 from tests.codec.samples import BY_TYPE, IDENTITY, SAMPLES, messages, pack
 
 CODEC = Codec()
@@ -283,6 +283,30 @@ def test_round_trip_and_readable_json() -> None:
     assert CODEC.decode_status(CODEC.encode_status(WORKER), WorkerStatus) == WORKER
     assert CODEC.decode_status(CODEC.encode_status(EDGE), EdgeStatus) == EDGE
     assert json.loads(CODEC.encode_status(WORKER))["flip_rate"] == 0.001
+
+
+def test_a_targets_text_is_read_compressed_or_not_and_from_a_newer_worker() -> None:
+    end, shown = AddedToken(9, "<s>"), AddedToken(10, "<é>", special=False, rstrip=True)
+    template = {"default": "{{ x }}"}
+    text = TargetText(
+        ordinary=9,
+        added=(end, shown),
+        special={"eos_token": "<s>"},
+        template=template,
+        before=(9,),
+        context=2048,
+    )
+    newer = (
+        '{"ordinary":9,"added":[[9,"<s>"],[10,"<é>",false,false,false,true,false,1]],"special":{"eos_token":"<s>"},'
+        '"template":{"default":"{{ x }}"},"before":[9],"context":2048,"newer":1}'
+    )
+    golden = (
+        "1220c34504004247191cb0b901cc0943ee2699651912e1da20591b4b1a5dd3a205f15f34392eb5208261ed4bfe30320693d1f9522b2001"
+        "94fe8bda79f3ef073dfecb752d7427be32a32f5dfbba611c9acb09550502e364be76ec917c5e641e8cad6dde5a2f1b6b27d9b069322e0d"
+        "0dfc8f015914f1f86027e297861eb4d2fb9733247ba1e55ebe63bbc8e766b809"
+    )
+    for payload in (b"\x10" + newer.encode(), bytes.fromhex(golden), CODEC.encode_target_text(text)):
+        assert CODEC.decode_target_text(payload) == text
 
 
 def test_fields_of_a_newer_peer_are_skipped_and_missing_ones_have_defaults() -> None:
