@@ -61,6 +61,13 @@ def _add_base(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    """``--device``."""
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help="torch device: cpu, cuda, cuda:1 (default: cpu)"
+    )
+
+
 def _add_delta(parser: argparse._ActionsContainer, *, required: bool = False) -> None:
     """``--delta``."""
     text = "a trained delta" if required else "a trained delta (default: the one that ships)"
@@ -85,6 +92,7 @@ def _add_collect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     collect.set_defaults(func=_collect)
     _add_base(collect)
+    _add_device(collect)
     about_head = "folder of a head: that version of the base writes"
     cli_common.add_path(collect, "--head", "FOLDER", about_head)
     about_prompts = "JSON lines with `prompt`, or `turns` (the first counts)"
@@ -114,6 +122,7 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     train.set_defaults(func=_train)
     _add_base(train)
+    _add_device(train)
     about_text = "target-written rows, as `flexspec draft collect` writes them; several files are joined"
     cli_common.add_path(train, "--text", "FILE", about_text, required=True, many=True)
     about_head = "folder of a head: the draft is for that version of the base, which wrote the text"
@@ -159,6 +168,7 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     )
     evaluate.set_defaults(func=_evaluate)
     _add_base(evaluate)
+    _add_device(evaluate)
     which = evaluate.add_mutually_exclusive_group()
     _add_delta(which)
     cli_common.add_path(which, "--draft", "FOLDER", "an exported draft, instead of a delta")
@@ -181,6 +191,7 @@ def _add_calibrate(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     calibrate.set_defaults(func=_calibrate)
     _add_base(calibrate)
+    _add_device(calibrate)
     _add_delta(calibrate, required=True)
     cli_common.add_path(calibrate, "--text", "FILE", _TEXT_HELP, required=True, many=True)
     cli_common.add_path(calibrate, "--out", "FILE", "the delta to write (default: in place of the old one)")
@@ -314,6 +325,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         exported=args.draft,
         limit=args.limit,
         k=args.draft_tokens,
+        device=args.device,
         temperatures=args.temperatures,
     )
     offline.print_figures(figures)
@@ -325,7 +337,7 @@ def _calibrate(args: argparse.Namespace) -> int:
 
     offline.prepare(args)
     reliable = calibrate_delta(
-        offline.base_path(args), args.delta, args.text, args.out or args.delta, args.limit
+        offline.base_path(args), args.delta, args.text, args.out or args.delta, args.limit, args.device
     )
     offline.print_figures(reliable.figures())
     return 0

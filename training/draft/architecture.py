@@ -72,6 +72,7 @@ def build_draft(base: PreTrainedModel, n: int, start: Sequence[int] | None = Non
         for renamed in draft_names(name, n, start):
             state[renamed] = tensor
     draft.load_state_dict(state)
+    draft.to(base.device)
     draft.requires_grad_(requires_grad=False)
     for _, parameter in trained_parameters(draft, n):
         parameter.requires_grad_()
@@ -183,7 +184,7 @@ def teacher_states(base: nn.Module, n: int, ids: torch.Tensor) -> tuple[torch.Te
     inner = _inner(base)
     hook = inner.layers[n - 1].register_forward_hook(keep)
     try:
-        final = inner(input_ids=ids, use_cache=False).last_hidden_state
+        final = inner(input_ids=ids.to(inner.device), use_cache=False).last_hidden_state
     finally:
         hook.remove()
     return kept[0], final

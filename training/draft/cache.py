@@ -88,7 +88,7 @@ class StateCache:
         for path, states in ((self._backbone, backbone), (self._final, final)):
             with path.open("r+b") as file:
                 file.seek(self._tokens * self.width * 2)
-                file.write(states.bfloat16().contiguous().view(torch.int16).numpy().tobytes())
+                file.write(states.bfloat16().cpu().contiguous().view(torch.int16).numpy().tobytes())
         self._first[key] = self._tokens
         self._new.append((key, self._tokens, len(backbone)))
         self._tokens += len(backbone)

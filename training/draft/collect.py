@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.packed import PackedModel
-from flexspec_mq.models.runner import ModelInput, to_numpy
-from flexspec_mq.sampling.choose import choose
+from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.sampling.rows import Draw, choose_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -103,9 +103,10 @@ def write_texts(
         if not active:
             return
         inputs, places = _inputs(active, head)
-        logits = to_numpy(model.forward(inputs))
+        logits = model.forward(inputs)
+        chosen = choose_rows(logits, [Draw(text.params, text.kv.length) for text in places])
         for row, text in enumerate(places):
-            text.tokens.append(choose(logits[row], text.params, text.kv.length))
+            text.tokens.append(chosen(row))
         for text in [text for text in places if _ended(text, eos)]:
             active.remove(text)
             on_text(text.order, tuple(text.tokens))

@@ -71,6 +71,7 @@ class CollectConfig:
         limit: Texts at most, those of earlier runs included; None for all.
         invent: Prompts that the target writes itself first, above those of the files.
         seed: seed of the dice.
+        device: torch device of the target.
     """
 
     temperatures: tuple[float, ...] = (0.0, 0.7, 1.0)
@@ -81,6 +82,7 @@ class CollectConfig:
     limit: int | None = None
     invent: int = 0
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be done.
@@ -119,7 +121,7 @@ def collect_text(
     """
     words = [prompt for path in files.prompts for _, prompt in read_prompts(path, may_be_blank=True)]
     had = load_rows(files.out) if files.out.exists() else None
-    model = load_target(files.base, attn_implementation=register())
+    model = load_target(files.base, device=config.device, attn_implementation=register())
     writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)
     if files.head is not None:
         version = read_version(files.head, files.base, model)

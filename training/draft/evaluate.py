@@ -53,7 +53,7 @@ class Replay:
 
     def teacher_logits(self, span: slice, weight: torch.Tensor) -> torch.Tensor:
         """The teacher's at some positions of the answer; ``weight`` is the draft's LM head."""
-        return self.final[span].to(weight.dtype) @ (weight if self.lm_head is None else self.lm_head).T
+        return self.final[span].to(weight) @ (weight if self.lm_head is None else self.lm_head).T
 
 
 def count_rounds(accepted: npt.NDArray[np.bool_], k: int) -> int:
@@ -132,7 +132,7 @@ def replay(
     weight = lm_head_weight(draft)
     for row in rows:
         first = len(row.backbone) - len(row.answer) - 1
-        student = run_head(draft, n, row.backbone.to(weight.dtype)[None])[0, first:-1]
+        student = run_head(draft, n, row.backbone.to(weight)[None])[0, first:-1]
         proposed = []
         for span in chunks(len(student)):
             z = student[span] @ weight.T
@@ -142,7 +142,7 @@ def replay(
             sums.overlap_sum += float(torch.minimum(z.float().softmax(-1), t.float().softmax(-1)).sum())
         sums.positions += len(student)
         if row.greedy:
-            accepted = (torch.cat(proposed) == row.answer).numpy()
+            accepted = (torch.cat(proposed).cpu() == row.answer).numpy()
             sums.rounds += count_rounds(accepted, k)
             sums.round_tokens += len(accepted)
     return sums
@@ -190,12 +190,12 @@ def coupled(
     weight = lm_head_weight(draft)
     for number, row in enumerate(rows, first_row):
         first = len(row.backbone) - len(row.answer)
-        student = run_head(draft, n, row.backbone.to(weight.dtype)[None])[0, first - 1 : -1]
+        student = run_head(draft, n, row.backbone.to(weight)[None])[0, first - 1 : -1]
         parts: dict[float, list[tuple[Floats, npt.NDArray[np.bool_]]]] = defaultdict(list)
         runs = dict.fromkeys(temperatures, 0)
         for span in chunks(len(student)):
-            mine = (student[span] @ weight.T).float().numpy()
-            theirs = row.teacher_logits(span, weight).float().numpy()
+            mine = (student[span] @ weight.T).float().cpu().numpy()
+            theirs = row.teacher_logits(span, weight).float().cpu().numpy()
             for temperature in temperatures:
                 params = SamplingParams(temperature, seed=number)
                 found = samples(mine, theirs, params, first + span.start, runs[temperature])

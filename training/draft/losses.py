@@ -80,7 +80,7 @@ def sampled_head(
     if len(drawn):
         bias[len(common) :] = math.log(len(others) / len(drawn))
     ids = torch.cat((common, drawn))
-    return LMHead(weight[ids], bias, temperature, None if teacher is None else teacher[ids])
+    return LMHead(weight[ids], bias.to(weight.device), temperature, None if teacher is None else teacher[ids])
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ def evaluate_draft(
     limit: int = 60,
     k: int = 4,
     temperatures: Sequence[float] = TEMPERATURES,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Measure a draft on text that it was not trained on.
 
@@ -59,6 +60,7 @@ def evaluate_draft(
         limit: Rows at most, evenly spread.
         k: Draft tokens per round, at most.
         temperatures: At which both models choose.
+        device: torch device of both.
 
     Returns:
         ``ReplayFigures.figures``, and under ``temperatures`` those of ``figures``.
@@ -66,7 +68,7 @@ def evaluate_draft(
     Raises:
         ModelError: A file is unreadable, or the draft belongs to another base.
     """
-    base, draft, meta = _load(base_path, delta, exported)
+    base, draft, meta = _load(base_path, delta, exported, device=device)
     sums = ReplayFigures()
     answers: list[Coupled] = []
     for number, row in enumerate(_replayed(base, meta.n, _held_out(texts, limit))):
@@ -76,7 +78,7 @@ def evaluate_draft(
 
 
 def calibrate_delta(
-    base_path: Path, delta_path: Path, texts: Sequence[Path], out: Path, limit: int
+    base_path: Path, delta_path: Path, texts: Sequence[Path], out: Path, limit: int, device: str = "cpu"
 ) -> Reliability:
     """Fit a confidence to a delta on held-out rows, and write the delta with it.
 
@@ -86,11 +88,12 @@ def calibrate_delta(
         texts: Target-written rows, of which those held out from training count.
         out: The delta to write; may be ``delta_path``.
         limit: Rows at most, evenly spread.
+        device: torch device of both models.
 
     Raises:
         ModelError: A file is unreadable, there are too few rows, or the delta belongs to another base.
     """
-    base, draft, meta = _load(base_path, delta_path)
+    base, draft, meta = _load(base_path, delta_path, device=device)
     text = _held_out(texts, limit)
     calibration, reliable = calibrate(
         list(coupled(draft, meta.n, _replayed(base, meta.n, text), TEMPERATURES))
@@ -108,15 +111,15 @@ def spread(items: list[_T], limit: int) -> list[_T]:
 
 
 def _load(
-    base_path: Path, delta_path: Path | None, exported: Path | None = None
+    base_path: Path, delta_path: Path | None, exported: Path | None = None, *, device: str
 ) -> tuple[PreTrainedModel, PreTrainedModel, DeltaMeta]:
     """Base, draft, and what the draft says about itself."""
     where = exported or delta_path or default_delta_path()
     meta = read_marker(where) if exported is not None else read_meta(where)
     check_fingerprint(meta.base_fingerprint, base_fingerprint(base_path, meta.n), where, base_path)
-    base = load_target(base_path).model
+    base = load_target(base_path, device=device).model
     if exported is not None:
-        return base, load_target(exported).model, meta
+        return base, load_target(exported, device=device).model, meta
     _, delta = load_delta(where, base_path)
     draft = build_draft(base, meta.n, meta.start)
     with torch.no_grad():

@@ -43,6 +43,7 @@ class TrainConfig:
         first_rows: Rows in the first pass; each later pass takes twice as many, as far as there are rows, so
             that training starts before all states are collected.
         seed: seed of the order of rows and of drawn ids.
+        device: torch device of both models.
     """
 
     n: int
@@ -59,6 +60,7 @@ class TrainConfig:
     extra_ids: int = 2048
     first_rows: int = 512
     seed: int = 0
+    device: str = "cpu"
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget that is used, 0 to 1."""

@@ -95,7 +95,7 @@ def train_draft(
         ModelError: A file is unreadable or does not belong to the others.
     """
     text = load_rows(*files.texts)
-    loaded = load_target(files.base)
+    loaded = load_target(files.base, device=config.device)
     check_llama_like(loaded.model)
     if int(text.ids.max()) >= loaded.vocab_size:
         raise ModelError(
@@ -121,7 +121,7 @@ def train_draft(
             run.save()
             saved, saved_step = time.monotonic(), progress.step
 
-    teacher = None if version is None else load_teacher(files.base, version)
+    teacher = None if version is None else load_teacher(files.base, version, config.device)
     trainer = Trainer(loaded.model, cache, config, on_progress, should_stop, teacher)
     if not len(trainer.held_out):
         log.warning(

@@ -172,8 +172,8 @@ class Trainer:
         self._publish()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Blocks and norm, float32, named as in the draft."""
-        return {name: p.detach() for name, p in self.master.items()}
+        """Blocks and norm on the host, float32, named as in the draft."""
+        return {name: p.detach().cpu() for name, p in self.master.items()}
 
     def save(self, path: Path) -> None:
         """Write all that is needed to resume; replaces the file atomically."""
@@ -187,7 +187,7 @@ class Trainer:
         Raises:
             ModelError: It was trained in another shape.
         """
-        state: dict[str, Any] = torch.load(path, weights_only=True)
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         before = state["config"]
         if (before["n"], tuple(before.get("start", ()))) != (self.config.n, self.config.start):
             raise ModelError(f"{path} was trained with other layers", hint="remove it to start anew")
@@ -247,11 +247,11 @@ class Trainer:
         states = torch.zeros(len(rows), max(length), self.cache.width, dtype=torch.bfloat16)
         for i, row in enumerate(rows):
             states[i, : length[i]] = self.cache.backbone(row)
-        student = run_head(self.draft, self.config.n, states.to(self.draft.dtype))[wanted]
+        student = run_head(self.draft, self.config.n, states.to(self._weight))[wanted]
         teacher = torch.cat(
             [self.cache.final(row, position) for row, position in zip(rows, first, strict=True)]
         )
-        return student, teacher.to(student.dtype)
+        return student, teacher.to(student)
 
     def _head(self, share: float) -> LMHead:
         temperatures = self.config.temperatures

@@ -70,7 +70,7 @@ def read_version(folder: Path, base: Path, text: LoadedText) -> HeadVersion:
     return HeadVersion(head, manifest.floor, name)
 
 
-def load_teacher(base: Path, version: HeadVersion) -> PreTrainedModel:
+def load_teacher(base: Path, version: HeadVersion, device: str = "cpu") -> PreTrainedModel:
     """The base with a head on it, for forwards over whole rows.
 
     Additions to layers are computed beside their matrices, as workers do. An addition to the LM head is added into
@@ -79,11 +79,12 @@ def load_teacher(base: Path, version: HeadVersion) -> PreTrainedModel:
     Args:
         base: checkpoint folder of the base.
         version: head that was read for it.
+        device: torch device of the model.
 
     Raises:
         ModelError: the base cannot be loaded.
     """
-    model = load_target(base).model
+    model = load_target(base, device=device).model
     if version.head is not None:
         _put(model, version.head)
     return model
@@ -103,14 +104,14 @@ def _put(model: Any, head: Head) -> None:
         for module, delta in modules.items():
             place = model.get_submodule(f"model.layers.{index}.{full_name(module)}")
             place.register_forward_hook(
-                partial(_add, delta.down.to(model.dtype), delta.up.to(model.dtype), delta.scale)
+                partial(_add, delta.down.to(place.weight), delta.up.to(place.weight), delta.scale)
             )
 
 
 def _lm_head(base: torch.Tensor, own: LoraDelta | torch.Tensor) -> torch.Tensor:
     if isinstance(own, LoraDelta):
-        own = base.float() + own.up.float() @ own.down.float() * own.scale
-    return own.to(base.dtype)
+        own = base.float() + (own.up.float() @ own.down.float()).to(base.device) * own.scale
+    return own.to(base)
 
 
 def _add(
