@@ -19,8 +19,6 @@ _ASKS = 4
 _TRIP_AGE = 2.0
 """Seconds after which the round trip is asked for where nothing tells it: a link changes within a second, and an
 answer costs as much as another verdict."""
-_BESIDE = 0.5
-"""Share of a drafted token's time that counts where the worker runs ahead: it is drafted while others are verified."""
 _LEAST, _MOST = 0.02, 0.3
 """Bounds of the threshold that ends a batch: a draft's confidence is no better than that."""
 _ACKNOWLEDGING = 108.0
@@ -55,15 +53,17 @@ def cheapest_qos(seen: Observation, now: int) -> int:
     return 1 if _CHEAPER * lost > acknowledging else now
 
 
-def token_worth(seen: Observation) -> float | None:
+def token_worth(seen: Observation, *, ahead: bool) -> float | None:
     """Tokens that are written elsewhere in the time of drafting and verifying one; None while that is not known.
+
+    Where the worker runs ahead, it is drafted while others are verified, and takes a row only.
 
     With λ tokens a second and c seconds for one drafted token more, that token must be of use with probability λ·c at
     least: the stopping rule of a ratio (renewal reward). A draft that doubts itself ends early.
     """
     if seen.rate is None or seen.draft_time is None or not seen.draft_timed:
         return None
-    return seen.rate * (seen.draft_time + (seen.row_cost or 0.0))
+    return seen.rate * ((0.0 if ahead else seen.draft_time) + (seen.row_cost or 0.0))
 
 
 class AdaptivePolicy:
@@ -128,8 +128,8 @@ class AdaptivePolicy:
         if not ahead and base.ahead and (cold or self._asks(seen)):
             ahead = True
         stop = base.confidence_threshold
-        if length and not stop and (worth := token_worth(seen)) is not None:
-            stop = min(max(_BESIDE * worth if ahead else worth, _LEAST), _MOST)
+        if length and not stop and (worth := token_worth(seen, ahead=ahead)) is not None:
+            stop = min(max(worth, _LEAST), _MOST)
         if seen.worker.granted is not None and length > seen.worker.granted:
             length = seen.worker.granted
         if not ahead:

@@ -25,8 +25,7 @@ from flexspec_mq.controller.round_model import (
     forecast,
     plan_space,
     round_times,
-    worker_reading,
-    worker_tokens,
+    worker_drafting,
 )
 from flexspec_mq.energy.model import OVERHEAD_DOWN, OVERHEAD_UP
 from schemas.plan import PlanAlternative
@@ -52,6 +51,9 @@ text would pay for a guess."""
 _OTHERS = 0.25
 """Share of a forward by which a session's turn comes later where the worker waits for it, from which on others wait
 there too: it had better be in their forwards. A crowded worker is full only while all sessions have work for it."""
+_DEAR = 0.2
+"""Share of a forward that a token of the worker's own draft takes, from which on it does not draft beside the device:
+meanwhile the device's tokens come, and a forward without any is over sooner."""
 _LOOKS = 24
 """Tokens that the device may draft only to see how it fares, of all texts that it writes at once: texts differ, and
 where nobody drafts nobody learns it. Beside a worker that runs ahead that takes no time to speak of."""
@@ -60,6 +62,8 @@ _HOPE, _DEARER = 4.0, 1.1
 _TOGETHER = 0.25
 """Share of a forward in which a drafter that several texts share has a token for each: beyond it is not only late, but
 takes time from the processor that reads their verdicts, or even verifies."""
+_READS = 0.5
+"""Share of the text's time by streaming in which its draft may read the prompt: the rest has to pay for that."""
 _UNTIMED = 2
 """Tokens of a batch, at most, of a draft that was never timed, where a limit depends on its time."""
 _CREDITS = 64
@@ -97,7 +101,8 @@ class ClosedFormPolicy(AdaptivePolicy):
             self._look_at_qos(seen)
             self._choose(seen)
         if self._chosen is not None:
-            return self._plan_of(self._chosen, seen)
+            dear = seen.worker.token > _DEAR * seen.forward
+            return self._plan_of(self._chosen, seen, worker=not (dear and self._chosen.length))
         crowded = self.base.ahead > 0 and self._crowded(seen)
         drafts = not crowded and (limits is None or limits.drafts_unknown(seen))
         return self._unknown(drafts=drafts)
@@ -164,14 +169,12 @@ class ClosedFormPolicy(AdaptivePolicy):
         nobody = NOBODY if base.ahead else ASKING
         own = self._may_draft and self.worker_alone
         if own:  # who drafts there is the worker's rule
-            tokens = worker_tokens(seen)
-            seconds = seen.forward / tokens + worker_reading(seen)
-            options = [self._option(nobody, Forecast(seconds, 0.0, 1.0 / tokens), times, own=True)]
+            options = [self._option(nobody, worker_drafting(seen), times, own=True)]
         else:
             options = [self._option(nobody, forecast(nobody, times), times)]
         if not base.draft_length or (limits is not None and not limits.device_may_draft(seen)):
             return options
-        if base.ahead and self._crowded(seen):
+        if base.ahead and (self._crowded(seen) or seen.reading > _READS * seen.remaining * seen.forward):
             return options
         if not base.ahead and limits is None:
             options = []

@@ -31,12 +31,14 @@ class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
         per_verdict: tokens that it lately drafted for each, smoothed.
         has_read: true once its draft has read this session's prompt.
         granted: drafted tokens of ours that a forward takes as it seems; None is all.
+        token: seconds of a token of its draft, as it says; 0 where it says nothing.
     """
 
     verdicts: int = 0
     per_verdict: float = 0.0
     has_read: bool = False
     granted: int | None = None
+    token: float = 0.0
 
 
 class Observation(msgspec.Struct, frozen=True):
@@ -52,6 +54,7 @@ class Observation(msgspec.Struct, frozen=True):
         draft_time: a token of the draft model where all texts of the node draft; before a measurement, as the
             worker says of its own.
         draft_timed: true if its time was measured here.
+        reading: time in which the device's draft will have read the prompt; 0 once it has, or before it ever read one.
         acceptance: probability that the i-th token of a batch is right, given that all before it are. The last entry
             stands for all later tokens too.
         judged: tries that the first of them rests on, older ones counting less.
@@ -75,6 +78,7 @@ class Observation(msgspec.Struct, frozen=True):
     queueing_delay: float = 0.0
     draft_time: float | None = None
     draft_timed: bool = False
+    reading: float = 0.0
     acceptance: tuple[float, ...] = (UNTRIED,) * PLACES
     judged: float = 0.0
     sessions: int = 1

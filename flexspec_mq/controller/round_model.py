@@ -17,7 +17,7 @@ import msgspec
 if TYPE_CHECKING:
     from flexspec_mq.controller.observation import Observation
 
-LENGTHS = 1, 2, 4, 8, 16
+LENGTHS = 1, 2, 3, 4, 8
 """K that are considered; finer steps change seconds by less than 1 % in simulated time."""
 WINDOWS = 1, 2, 3
 ROW = 0.01
@@ -196,3 +196,10 @@ def worker_reading(seen: Observation) -> float:
     if seen.worker.has_read:
         return 0.0
     return _READ * seen.prompt * seen.forward / max(1, min(seen.remaining, TEXT))
+
+
+def worker_drafting(seen: Observation) -> Forecast:
+    """Forecast of the worker's own drafts, as many as it makes."""
+    tokens, own = worker_tokens(seen), seen.worker
+    forward = seen.forward + own.per_verdict * (own.token + (seen.row_cost or 0.0))
+    return Forecast(forward / tokens + worker_reading(seen), 0.0, 1.0 / tokens)

@@ -81,6 +81,7 @@ class SessionController:
         self._name = version
         self._prompt = prompt
         self._reading = True  # the next forward for this session reads its prompt
+        self._unread = True  # the device's draft has not read the prompt
         self._drafting = False  # the worker has drafted for this session
         self._reads = 0  # verdicts without drafts of the worker's, that let it
         self._waited: int | None = None  # verdicts since the worker waits for drafts
@@ -138,8 +139,15 @@ class SessionController:
             self._measure(verdict, now, may=may)
 
     def drafted(self, seconds: float, now: float) -> None:
-        """The drafter's newest token took so long, from its request on."""
-        self.node.draft_time.update(seconds / self.node.drafting, now)
+        """The draft model's newest token took so long, in time or not; the first one, as the prompt was read for it."""
+        if self._unread:
+            self._unread, self.node.read_time = False, seconds / self._prompt
+        else:
+            self.node.draft_time.update(seconds / self.node.drafting, now)
+
+    def withheld(self, place: int, confidence: float, now: float) -> None:
+        """A drafted token at this place of its batch was too doubtful to be sent: it counts as likely as it seemed."""
+        self.version.acceptance.judged([(place, 1)], now, wrong=1.0 - confidence)
 
     def wants_trip(self, age: float, now: float) -> bool:
         """Whether to ask for an answer now, only to know the round trip; told so, it takes it for done.
@@ -182,6 +190,7 @@ class SessionController:
             worker.queueing.seconds,
             None if draft_time is None else sessions * draft_time,
             draft.mean is not None,
+            self._prompt * self.node.read_time if self._unread else 0.0,
             acceptance.places,
             acceptance.known[0],
             sessions,
@@ -196,6 +205,7 @@ class SessionController:
                 drafts.per_verdict,
                 self._drafting,
                 drafts.granted,
+                stated.token or 0.0,
             ),
             lost.rate + lost.error,
             self.node.up.per_second,

@@ -34,6 +34,10 @@ _NEXT = 16
 """Tokens that a draft has always to read: what was decided without it."""
 _USUAL = 64
 """Forwards of two tokens that a text is taken to have still, if its limit allows."""
+_FORGIVEN = 1 / 16
+"""Share of the way back to what is usual at which a session begins, from how the draft fared in the one before."""
+_BEGINS = 2.0
+"""Tokens that what a session begins with counts for."""
 PREFILL = 64
 """Tokens of prompts that one forward of a worker's draft reads, as all sessions wait for it."""
 
@@ -44,15 +48,22 @@ class _Session:
 
     Attributes:
         number: at the drafter.
+        strength: how likely tokens of the model were right lately, as far as it knew.
         tokens: length of its context, with room.
         read: how much of its context the model has read, as far as was asked.
-        strength: how likely tokens of the model were right lately, as far as it knew.
+        tries: tokens that its strength rests on.
     """
 
     number: int
+    strength: float
     tokens: int = 0
     read: int = 0
-    strength: float = PRIOR
+    tries: float = _BEGINS
+
+    def judge(self, confidence: float) -> None:
+        """The model has drafted a token: the first ones tell most."""
+        self.tries = min(self.tries + 1.0, 1.0 / LEARN)
+        self.strength += (confidence - self.strength) / self.tries
 
 
 @dataclass(slots=True)
@@ -135,6 +146,7 @@ class WorkerDrafter:
         self._most_tokens = most_tokens
         self._clock = clock
         self._numbers = itertools.count()
+        self._strength = PRIOR  # that a new session begins with
         self._known: dict[SessionKey, _Session] = {}
         """The newest drafted for at the end."""
 
@@ -166,6 +178,7 @@ class WorkerDrafter:
         """Forget a session; it need not be known."""
         known = self._known.pop(key, None)
         if known is not None and self.drafter is not None:
+            self._strength = known.strength + _FORGIVEN * (PRIOR - known.strength)
             self.drafter.free(known.number)
 
     def _drafted(
@@ -196,7 +209,7 @@ class WorkerDrafter:
     def _may_call(self, items: Sequence[WorkItem], rows: Allocation) -> bool:
         """Whether a forward of the draft would be worth it if it had nothing to read; looks at no context."""
         strengths = ((item.key, self._known.get(item.key)) for item in items)
-        wanted = {key: (PRIOR if known is None else known.strength, 0.0) for key, known in strengths}
+        wanted = {key: (self._strength if known is None else known.strength, 0.0) for key, known in strengths}
         return bool(rows.worth_calling(wanted))
 
     def _call(
@@ -239,7 +252,7 @@ class WorkerDrafter:
             _take(path, itertools.takewhile(lambda _: rows.bears, proposals), rows)
 
     def _path(self, item: WorkItem) -> _Path:
-        session = self._known.get(item.key) or _Session(next(self._numbers))
+        session = self._known.get(item.key) or _Session(next(self._numbers), self._strength)
         return _Path(item, session, [*item.context, *item.draft])
 
     def _hold(self, paths: Sequence[_Path]) -> None:
@@ -263,7 +276,7 @@ def _take(path: _Path, proposals: Iterable[DraftToken], rows: Allocation) -> Non
     for proposal in proposals:
         if proposal.origin == "model":
             path.session.read = len(path.context)
-            path.session.strength += LEARN * (proposal.confidence - path.session.strength)
+            path.session.judge(proposal.confidence)
         if not rows.worth(item.key, proposal.confidence):
             path.done = True
             return

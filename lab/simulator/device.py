@@ -45,6 +45,7 @@ class SimulatedDevice:
     Attributes:
         channel: channel to its worker; set before the first text.
         written: the newest text.
+        estimates: estimates of its node.
     """
 
     channel: DeviceChannel
@@ -70,13 +71,13 @@ class SimulatedDevice:
         self._pace = pace
         self._rng = rng
         self._request = request
-        self._estimates = NodeEstimates()
+        self.estimates = NodeEstimates()
         # As long as those of a node: numbers from a random start.
         self._sessions = rng.randrange(2**31, 2**32 - 2**16)
         self._machine: EdgeSession | None = None
         self._tokens: list[int] = []
         self._drafting = False
-        self._estimates.disconnects.link_up(clock.now)
+        self.estimates.disconnects.link_up(clock.now)
         self._alarm = Alarm(clock, self._tick)
         self._ended: Callable[[SimulatedText], None] = _nobody
 
@@ -104,7 +105,7 @@ class SimulatedDevice:
             identity=self._recording.identity(text),
             prompt=text.prompt,
         )
-        machine = EdgeSession(request, self._policies(), self._rng, estimates=self._estimates)
+        machine = EdgeSession(request, self._policies(), self._rng, estimates=self.estimates)
         self._machine = machine
         self._do(machine, machine.start(now))
 
@@ -112,7 +113,7 @@ class SimulatedDevice:
 
     def receive(self, message: Verdict | Error) -> None:
         """A message has come. Messages of earlier texts are of no concern any more."""
-        self._estimates.disconnects.received(self._clock.now)
+        self.estimates.disconnects.received(self._clock.now)
         machine = self._machine
         if machine is not None and message.session == self._sessions:
             self._do(machine, machine.receive(message, self._clock.now))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
+from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
@@ -17,10 +18,11 @@ from flexspec_mq.errors import FlexSpecError
 from lab.simulator.answers import Policies, Setting
 from lab.simulator.channel import SimulatedMqtt
 from lab.simulator.clock import SimulatedClock
+from lab.simulator.cost import TargetForward
 from lab.simulator.device import SimulatedDevice
 from lab.simulator.recording import RecordedText, SimulatedText
 from lab.simulator.replayed_drafter import Pace, ReplayedDrafter
-from lab.simulator.worker import SimulatedWorker
+from lab.simulator.worker import NAME, TIMED_ROWS, SimulatedWorker
 
 DEVICE_PREFILL = 256
 """Tokens of a prompt that one forward of a device's draft reads."""
@@ -46,7 +48,7 @@ def new_device(clock: SimulatedClock, setting: Setting, name: str, policies: Pol
         drafter = ReplayedDrafter(recording, pace.spend, prefill=DEVICE_PREFILL)
         if setting.lookup:
             drafter = HybridDrafter(drafter, PromptLookupDrafter(max_context=recording.max_context))
-    return SimulatedDevice(
+    device = SimulatedDevice(
         clock,
         name,
         recording,
@@ -56,6 +58,12 @@ def new_device(clock: SimulatedClock, setting: Setting, name: str, policies: Pol
         rng=random.Random(f"{setting.seed} {name}"),
         request=times.request / 1000,
     )
+    alone, eight = (times.forward(TargetForward(1, 1 + rows)) for rows in (0, TIMED_ROWS))
+    own = times.draft.token / 1000 if setting.worker.drafts else None
+    device.estimates.stated(
+        NAME, StatedTimes(alone / 1000, (eight - alone) / (1000 * TIMED_ROWS), own), clock.now
+    )
+    return device
 
 
 class Simulation:

@@ -28,6 +28,8 @@ from lab.simulator.replayed_drafter import ReplayedDrafter, by_seed
 from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 
 VERSION, NAME = "base", "worker"
+TIMED_ROWS = 8
+"""Drafted tokens of a forward that a worker times when it starts."""
 STEP_MS = 250.0
 """Milliseconds of a forward that only reads, as workers have it."""
 _EVERYBODY = 1_000_000
@@ -82,7 +84,13 @@ class SimulatedWorker:
         self._texts = by_seed(recording)
         self._answer = answer
         self._forwards = ForwardCost()
+        self._forwards.prime(
+            [(1, rows, cost.forward(TargetForward(1, 1 + rows))) for rows in (0, TIMED_ROWS)]
+        )
         self._budget = DraftBudget(self._forwards, rationed=kind.rationed)
+        if kind.drafts:
+            calls = [(sessions, cost.call(DraftForward(sessions))) for sessions in (1, 4)]
+            self._budget.prime(calls, cost.draft.read)
         self._drafting = 0.0  # seconds that the draft has taken, all together
         self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
         self._reading = Reading(StepBudget(self._forwards, target=STEP_MS))

@@ -122,7 +122,6 @@ def test_a_round_gives_a_sample_of_all_that_it_shows() -> None:
     assert script.worker.compute.mean == pytest.approx(0.04), (
         "the forward that read the prompt does not count"
     )
-    assert seen.draft_time == pytest.approx(0.01)
     told = script.machine._control.estimates()
     assert all((told[name].error or 0.0) > 0.0 for name in ("rtt", "queue_mean", "compute_mean"))
 
@@ -185,6 +184,23 @@ def test_texts_that_share_a_round_of_the_drafter_share_its_time() -> None:
     node.drafting = 2
     read(node, Plan(4)).draft(4, each=0.02)
     assert node.draft_time.mean == pytest.approx(0.01)
+
+
+def test_a_token_that_comes_too_late_tells_how_long_the_draft_takes() -> None:
+    """Else a draft of which each token is late would never be timed, and be asked for more for ever."""
+    node = NodeEstimates()
+    script, read_at = read(node, Plan(4, ahead=8)), 0.0
+    for late in (0.9, 0.1, 0.1):  # the first one, as the prompt is read for it, from the beginning on
+        asked = script.machine.draft_request()
+        assert asked is not None
+        began = script.now
+        script.decide(1, 0, 40)
+        script.now = began + late
+        script.take(script.machine.drafted(asked.start, asked.digest, DraftToken(WRONG), script.now))
+        read_at = read_at or script.now
+    assert script.machine.counters.stale == 3
+    assert node.draft_time.mean == pytest.approx(0.1)
+    assert Script(node, Plan(4), number=2).seen.reading == pytest.approx(read_at)
 
 
 def test_what_is_known_of_a_worker_and_of_a_version_is_theirs_alone() -> None:

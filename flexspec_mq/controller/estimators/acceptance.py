@@ -39,13 +39,13 @@ class Acceptance:
         self.places = (UNTRIED,) * PLACES
         self.known = (0.0,) * PLACES
 
-    def judged(self, batches: Sequence[tuple[int, int]], now: float, *, wrong: bool) -> None:
+    def judged(self, batches: Sequence[tuple[int, int]], now: float, *, wrong: float) -> None:
         """Drafted tokens were compared with what the target decided.
 
         Args:
             batches: place of the first one in its batch, from 0, and their number, for each batch.
             now: seconds.
-            wrong: whether the last one of all was.
+            wrong: 1 if the last one of all was, or how likely that is of one that nobody compared.
         """
         passed, self._at = now - self._at, now
         fades = exp(-passed / _LIFE) if passed > 0.0 else 1.0

@@ -39,6 +39,7 @@ class NodeEstimates:
 
     Attributes:
         draft_time: seconds of a drafted token, for a session whose drafts nobody shares the drafter with.
+        read_time: seconds of a token of the newest prompt that the draft has read; 0 before any.
         writing: texts that are being written.
         drafting: texts that share the drafter's newest round; at least 1.
         disconnects: lost connections to the broker.
@@ -47,6 +48,7 @@ class NodeEstimates:
 
     def __init__(self) -> None:
         self.draft_time = Average(life=120.0)
+        self.read_time = 0.0
         self.writing = 0
         self.drafting = 1
         self.disconnects = Disconnects()

@@ -85,11 +85,14 @@ class Sender:
             parts.append((0, end - start))
         return parts
 
+    @property
+    def drafted(self) -> int:
+        """Drafted tokens that wait to be sent."""
+        return self._text.tip - max(self._sent_to, self._text.have)
+
     def room(self, plan: Plan) -> int:
         """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
-        text = self._text
-        left = plan.draft_length - (text.tip - max(self._sent_to, text.have))
-        return min(left, text.limit - 1 - text.tip)
+        return min(plan.draft_length - self.drafted, self._text.limit - 1 - self._text.tip)
 
     # What happens
 
@@ -163,7 +166,7 @@ class Sender:
         if len(self.in_flight) >= plan.in_flight:
             return None
         have, sent_to = self._text.have, self._sent_to
-        drafted = self._text.tip - max(sent_to, have)
+        drafted = self.drafted
         if sent_to < have:
             return min(sent_to + MAX_DRAFT_TOKENS, have + min(drafted, plan.draft_length))
         if drafted and not drafting:

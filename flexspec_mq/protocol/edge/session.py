@@ -133,7 +133,7 @@ class EdgeSession:
         self.finished: FinishReason | None = None
         self._plan: Plan | None = None
         self._wanted: DraftRequest | None = None
-        self._wanted_since = 0.0
+        self._wanted_since = 0.0  # since the drafter's newest answer, or nothing was wanted
         self._quiet = False  # nothing has happened that makes anything due to be sent
         self._expecting = False  # the adopted worker owes us an answer
         self._stopped = False  # nothing is drafted at the tip until something new is committed
@@ -307,7 +307,7 @@ class EdgeSession:
         room = self._sender.room(plan)
         if room <= 0:
             return
-        if before is None or before.start != text.tip or before.digest != text.digest:
+        if before is None:
             self._wanted_since = now
         request, prompt = self._request, self._request.prompt
         self._wanted = DraftRequest(
@@ -385,23 +385,27 @@ class EdgeSession:
 
     def _drafted(self, now: float, start: int, digest: int, token: DraftToken) -> None:
         text, counters = self._text, self.counters
+        wanted, self._wanted = self._wanted, None
+        if (
+            token.origin == "model" and wanted is not None
+        ):  # a token that comes too late tells the time as well
+            self._control.drafted(now - self._wanted_since, now)
         if text.capped or start != text.tip or digest != text.digest:
             counters.stale += 1
             self._quiet = True
             return
-        # The first token is not timed: the draft read the prompt for it.
-        if token.origin == "model" and self._wanted is not None and counters.drafted:
-            self._control.drafted(now - self._wanted_since, now)
         plan = self._plan or self.plan
         if text.draft(token, plan.confidence_threshold):
             counters.drafted += 1
             self._stopped = False
-            self._quiet = self._wanted is not None and self._wanted.most > 1 and not text.capped
+            self._quiet = wanted is not None and wanted.most > 1 and not text.capped
         else:
             counters.withheld += 1
+            self._control.withheld(self._sender.drafted, token.confidence, now)
             self._stopped = True
 
     def _no_draft(self, now: float, start: int, digest: int) -> None:  # noqa: ARG002  the table's signature
+        self._wanted = None
         if (start, digest) == (self._text.tip, self._text.digest):
             self._stopped = True
 
