@@ -6,8 +6,8 @@ from flexspec_mq.errors import FlexSpecError, RemoteProtocolError, WorkerError
 from schemas.messages import Error, ErrorCode
 
 _OTHER_TOKENS = (
-    "the draft needs the target's vocabulary and end of text; `flexspec-edge doctor` says what differs. Name another "
-    "draft, or ask for another version"
+    "a node that cannot read what workers tell of their targets needs the target's vocabulary and end of text; "
+    "`flexspec-edge doctor` says what differs. Name another draft, or ask for another version"
 )
 
 
