@@ -58,7 +58,8 @@ class WorkerDoctor(DaemonDoctor):
     def table(self) -> Sequence[Check]:
         """The checks of a worker."""
         useful = {} if self.config.metrics.metrics_port is None else {"serve": "--metrics-port will not work"}
-        extras = ("models",) if self.family.family is None else ("models", "heads")
+        wanted = {"heads": self.family.family, "few-bits": self.config.worker.weights != "native"}
+        extras = ("models", *(extra for extra, needed in wanted.items() if needed))
         port = Check("metrics", self._check_metrics)
         model = Check("model", self._load_target, (), "the target cannot be loaded", "loading the target")
         return (

@@ -89,8 +89,9 @@ class WorkerSettings(Section):
     weights: Annotated[
         str,
         Setting(
-            help="of the compact engine; 'int8' and 'int4' take less memory and are quicker for one row, and are "
-            "another target with texts of its own, so they need a --version of their own",
+            help="of the compact engine; 'int8' and 'int4' take less memory and are quicker for large models, run by "
+            "OpenVINO (extra few-bits), and are another target with texts of its own, so they need a --version of "
+            "their own",
             choices=("native", "int8", "int4"),
         ),
     ] = "native"

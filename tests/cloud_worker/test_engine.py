@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,12 +15,16 @@ from hypothesis import strategies as st
 
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.engine import ModelEngine
+from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.models.load import load_text
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity
+from tests.models.test_compact import built
+from tests.models.tiny_checkpoints import save
 from tests.models.tiny_packed import VOCABULARY, packed
 
 LIMIT = 40
@@ -147,6 +152,17 @@ def with_room(number: int, start: int, room: int, draft: Sequence[int] = ()) -> 
 @given(st.integers(8, 150), st.integers(0, 2**32))
 def test_sessions_together_write_what_each_writes_alone(prefill: int, seed: int) -> None:
     write_all(ModelEngine(model_of(), prefill=prefill), random.Random(seed), jumps=0.05)
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_a_target_in_few_bits_writes_what_it_writes_alone(
+    weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = save(tmp_path / "model", built("llama"))
+    model = Checkpoint(folder, load_text(folder), torch.bfloat16, weights).load()
+    monkeypatch.setitem(globals(), "model_of", lambda: model)
+    monkeypatch.setitem(globals(), "written", cache(written.__wrapped__))
+    write_all(ModelEngine(model, prefill=40), random.Random(5), jumps=0.05)
 
 
 def test_an_end_of_text_ends_a_verdict_unless_it_is_ignored() -> None:

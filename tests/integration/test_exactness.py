@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -258,6 +259,31 @@ async def test_a_device_without_torch_writes_what_the_target_writes_without_draf
     drafted, undrafted = finishes
     assert drafted["tokens"] == undrafted["tokens"]
     assert drafted["stats"]["accepted"] > 0 == undrafted["stats"]["accepted"]
+
+
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+async def test_a_target_in_few_bits_goes_on_at_another_worker(
+    pool: Pool, draft: DraftModel, weights: str
+) -> None:
+    """Drafts and a worker that is killed change no token of what it streams."""
+    flags = ("--version", weights, "--weights", weights, "--lease", "6", "--draft", "none")
+    workers = {
+        name: await start_worker(pool.broker, name, *flags) for name in (f"{weights}-1", f"{weights}-2")
+    }
+    for name in workers:
+        await status(pool.broker, name, lambda found: found.weights == weights and found.exactness == "exact")
+    prompt, texts = prompt_of(draft, SKY), []
+    async with edge_of(pool.broker, "edge", draft.drafter, draft.loaded) as node:
+        for plan in (replace(PLAIN, draft_length=0), PLAIN):
+            generation = node.generate(replace(request(prompt, WARM, 40, plan), version=weights))
+            reading = await begun(generation, 8)
+            if plan == PLAIN:
+                await workers[generation.machine.worker].kill()
+            texts.append(await reading)
+    assert generation.machine.counters.reopens >= 1
+    assert texts[0] == texts[1]
+    for worker in workers.values():
+        await worker.kill()
 
 
 async def test_a_broker_and_a_worker_that_are_killed_in_mid_answer(pool: Pool, draft: DraftModel) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 import torch
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models import few_bits
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
@@ -22,7 +25,7 @@ from flexspec_mq.models.head import full_name, module_shapes
 from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
-from flexspec_mq.models.matrices import FourBits, Plain, Reordered, SteadyEightBits, works
+from flexspec_mq.models.matrices import Plain, Reordered
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
     Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 
 CPU = torch.device("cpu")
-WEIGHTS = ("native", "int8", "int4")
+_FEW_BITS: dict[str, Prepare] = {"int8": partial(few_bits.FewBits, 8), "int4": partial(few_bits.FewBits, 4)}
+WEIGHTS = ("native", *_FEW_BITS)
 """Kinds of a target's weights; ``native`` is as the dtype says."""
 
 
@@ -74,10 +78,11 @@ class Checkpoint:
 
     def candidate(self) -> Candidate:
         """The model, to be proved."""
+        library = "" if self.weights == "native" else f" openvino {metadata.version('openvino')}"
         return Candidate(
             build=self.load,
             weights=self._tensors.digest(),
-            architecture=f"{self.shape} {self.dtype} {self.weights}",
+            architecture=f"{self.shape} {self.dtype} {self.weights}{library}",
             device=self.device,
         )
 
@@ -96,7 +101,7 @@ class Checkpoint:
         reordered = False
         if self.weights == "native" and self.device == CPU:
             reordered = _may_reorder(kinds, like) if shapes is None else shapes.reordered
-        prepare = _prepare(self.weights, reordered=reordered)
+        prepare = _FEW_BITS.get(self.weights, Reordered if reordered else Plain)
         products = Products(kinds, prepare)
         shapes = shapes or Shapes.for_products(products, like, shape.head, reordered=reordered)
 
@@ -133,19 +138,6 @@ class Checkpoint:
         return tuple(sorted({*kinds, (self.shape.width, self.shape.vocab_size, False)}))
 
 
-def _prepare(weights: str, *, reordered: bool) -> Prepare:
-    if weights == "int8":
-        return SteadyEightBits
-    if weights == "int4":
-        return _four_bits
-    return Reordered if reordered else Plain
-
-
-def _four_bits(weight: torch.Tensor, bias: torch.Tensor | None) -> Matrix:
-    """8 bits where the kernel of 4 does not take the matrix."""
-    return (FourBits if FourBits.fits(*weight.shape) else SteadyEightBits)(weight, bias)
-
-
 def _check_few_bits(weights: str, dtype: torch.dtype, device: torch.device) -> None:
     if device != CPU:
         raise UsageError(f"{weights} weights are for a CPU, not for {device}", hint="--weights native")
@@ -153,11 +145,7 @@ def _check_few_bits(weights: str, dtype: torch.dtype, device: torch.device) -> N
         raise UsageError(
             f"{weights} weights are multiplied in bfloat16, not in {dtype}", hint="--dtype bfloat16"
         )
-    if not works(weights):
-        raise UsageError(
-            f"this build of torch cannot compute with {weights} weights on this processor",
-            hint="--weights native",
-        )
+    few_bits.check()
 
 
 def _may_reorder(kinds: tuple[Kind, ...], like: torch.Tensor) -> bool:

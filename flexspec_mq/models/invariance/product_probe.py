@@ -32,6 +32,9 @@ _WIDEST = 4096
 """Outputs up to which a choice is asked for; the proof then asks with all of them."""
 _HEADS = 3
 """Heads of keys in the products of attention."""
+_LEAST = 3
+"""Rows of a product of attention: with two, one of 300 products of heads of 16 rounds otherwise, which sums that cancel
+do not show."""
 _SESSIONS = 5
 """Sessions whose contexts are copied together for one product."""
 
@@ -201,7 +204,7 @@ def _attention_shapes(
         results = _attention_results(like, size, block, grain, 0)
         rows = _widest({edge for group in results for edge in _edges(group)})
         if rows is not None and rows[1] is None:
-            return rows[0], block
+            return max(rows[0], _LEAST), block
         if block <= grain:  # nothing is enough: the proof tells
             return 1, grain
         block = max(grain, block // 2)
