@@ -23,8 +23,8 @@ from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.messages import Identity
-from tests.models.test_compact import built
 from tests.models.tiny_checkpoints import save
+from tests.models.tiny_models import built
 from tests.models.tiny_packed import VOCABULARY, packed
 
 LIMIT = 40

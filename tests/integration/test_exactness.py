@@ -278,7 +278,7 @@ async def test_a_target_in_few_bits_goes_on_at_another_worker(
             generation = node.generate(replace(request(prompt, WARM, 40, plan), version=weights))
             reading = await begun(generation, 8)
             if plan == PLAIN:
-                await workers[generation.machine.worker].kill()
+                await workers[generation.machine.worker or ""].kill()
             texts.append(await reading)
     assert generation.machine.counters.reopens >= 1
     assert texts[0] == texts[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -39,9 +38,8 @@ if TYPE_CHECKING:
     Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 
 CPU = torch.device("cpu")
-_FEW_BITS: dict[str, Prepare] = {"int8": partial(few_bits.FewBits, 8), "int4": partial(few_bits.FewBits, 4)}
-WEIGHTS = ("native", *_FEW_BITS)
-"""Kinds of a target's weights; ``native`` is as the dtype says."""
+WEIGHTS = ("native", "int8", "int4")
+"""Kinds of a target's weights; ``native`` is as the dtype says, ``int4`` has 4 bits in MLPs and 8 elsewhere."""
 
 
 class Checkpoint:
@@ -101,7 +99,7 @@ class Checkpoint:
         reordered = False
         if self.weights == "native" and self.device == CPU:
             reordered = _may_reorder(kinds, like) if shapes is None else shapes.reordered
-        prepare = _FEW_BITS.get(self.weights, Reordered if reordered else Plain)
+        prepare = self._prepare(reordered=reordered)
         products = Products(kinds, prepare)
         shapes = shapes or Shapes.for_products(products, like, shape.head, reordered=reordered)
 
@@ -124,6 +122,14 @@ class Checkpoint:
         return ExactModel(
             shape, layers, embedding, norm, lm_head, products, shapes, make, self._tensors.names
         )
+
+    def _prepare(self, *, reordered: bool) -> Prepare:
+        if self.weights == "native":
+            return Reordered if reordered else Plain
+        sizes = module_shapes(self.shape)
+        outputs, width = sizes["gate"]
+        four = {(2 * outputs, width), sizes["down"]} if self.weights == "int4" else set()
+        return lambda weight, bias: few_bits.FewBits(4 if tuple(weight.shape) in four else 8, weight, bias)
 
     def _kinds(self) -> tuple[Kind, ...]:
         sizes = module_shapes(self.shape)
