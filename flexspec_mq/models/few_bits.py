@@ -44,6 +44,8 @@ def check() -> None:
 class FewBits:
     """A matrix in few bits: [n, width] → [n, rows], both bfloat16.
 
+    Inputs are rounded, and rows keep their bits, where the width is a multiple of `BLOCK`; the proof tells otherwise.
+
     Args:
         bits: 8, with a scale for each row; or 4, with a scale and a middle for each `BLOCK` of a row. A width that is
             not a multiple of it gets 8.
