@@ -36,6 +36,6 @@ def test_few_bits_are_near_and_a_row_keeps_its_bits(rows: int, width: int, count
 
 
 def test_what_runs_few_bits_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(few_bits.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ModelError, match="openvino, which is not installed"):
         few_bits.check()
