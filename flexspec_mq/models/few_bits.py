@@ -17,7 +17,7 @@ import torch
 
 from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.cache import models_cache
-from flexspec_mq.models.onnx.graphs import BLOCK, round_to
+from flexspec_mq.models.rounding import BLOCK, round_to
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,11 +20,12 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
-from flexspec_mq.models.onnx.graphs import BLOCK, round_to, weights_of
+from flexspec_mq.models.onnx.graphs import weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
 from flexspec_mq.models.onnx.trimming import RANKS, frequent, read_ranks
 from flexspec_mq.models.onnx.write import default_graphs, write_onnx
 from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.rounding import BLOCK, round_to
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.shape import UnknownModel
 from flexspec_mq.models.text import Turn, encode_turns
