@@ -60,7 +60,7 @@ class FewBits:
         self._ov = ov
         self._rows, width = weight.shape
         x = ops.parameter([-1, width], ov.Type.bf16)
-        decoded, pages = (_four if bits == 4 and width % BLOCK == 0 else _eight)(weight)
+        decoded, self._pages = (_four if bits == 4 and width % BLOCK == 0 else _eight)(weight)
         out = ops.matmul(ops.convert(x, ov.Type.f32), decoded, False, True)
         if bias is not None:
             out = ops.add(out, ops.constant(bias.float().numpy()))
@@ -73,7 +73,7 @@ class FewBits:
         }
         self._request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
         self(torch.zeros((1, width), dtype=torch.bfloat16))
-        pages.madvise(MADV_DONTNEED)
+        self._pages.madvise(MADV_DONTNEED)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply."""
@@ -125,7 +125,7 @@ def _times(steps: Any, scales: npt.NDArray[np.float32]) -> Any:
 
 
 def _in_file(codes: npt.NDArray[Any], kind: str, shape: Sequence[int]) -> tuple[Any, mmap]:
-    """Node of codes as float32, and the pages that hold them, which OpenVINO keeps.
+    """Node of codes as float32, and the pages that hold them, which must stay mapped as long as the node is used.
 
     Raises:
         ModelError: the folder of converted models cannot be written.
