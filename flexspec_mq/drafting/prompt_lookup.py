@@ -20,15 +20,11 @@ if TYPE_CHECKING:
 
 LONGEST = 32
 """Tokens of a match that are told apart; longer ones count as this."""
-OLDER = 3
-"""Tokens in common that a find in an earlier answer has at least: with two, mixed questions lost half a percent."""
 _TRIES = 24
 """Occurrences of a pair that are looked at, newest first."""
 _NONE = -1
 _END = -1
 """Stands behind each remembered answer."""
-_ANY = 2**62
-"""End of a text that is over: none of its places is that."""
 
 _Place = tuple[list[int], int]
 """Tokens, and a position in them or, of the session's own, in the pending draft behind them."""
@@ -121,9 +117,9 @@ class Lookup:
         """
         tail = [*self._tokens[-LONGEST:], *pending][-LONGEST:]
         end, older = len(self._tokens) + len(pending), self._older
-        places = self.places(tail, end, _TRIES)
-        if older is not None and len(places) < _TRIES:
-            places += older.places(tail, _ANY, _TRIES - len(places))
+        places = self._places(tail, end)
+        if older is not None:
+            places += older.remembered(tail, _TRIES - len(places))
         if not places:
             return self._single(tail, end, pending)
         best, most = places[0], 1
@@ -135,19 +131,27 @@ class Lookup:
                     best, most = found, length
                     if length == len(tail):
                         break
-        remembered = best[0] is not self._tokens
-        if remembered and most < OLDER:
-            return self._single(tail, end, pending)
         token = _after(*best, pending)
-        return Match(token, most, _support(token, places, pending), remembered)
+        return Match(token, most, _support(token, places, pending), best[0] is not self._tokens)
 
-    def places(self, tail: list[int], end: int, most: int) -> list[_Place]:
+    def remembered(self, tail: list[int], most: int) -> list[_Place]:
+        """Places behind occurrences of the last three tokens of `tail`, among `most` of the last two."""
+        places: list[_Place] = []
+        place = self._pairs.get((tail[-2], tail[-1]), _NONE) if len(tail) > 2 else _NONE
+        while place != _NONE and most:
+            if self._tokens[place - 3] == tail[-3]:
+                places.append((self._tokens, place))
+            place = self._pair_before[place]
+            most -= 1
+        return places
+
+    def _places(self, tail: list[int], end: int) -> list[_Place]:
         """Places behind occurrences of the last two tokens of `tail` but for that at `end`, the newest first."""
         if len(tail) < 2:
             return []
         places: list[_Place] = []
         place = self._pairs.get((tail[-2], tail[-1]), _NONE)
-        while place != _NONE and len(places) < most:
+        while place != _NONE and len(places) < _TRIES:
             if place < end:  # else it is the text's end itself
                 places.append((self._tokens, place))
             place = self._pair_before[place]

@@ -13,7 +13,6 @@ from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.prompt_lookup import (
     LEAST,
     LONGEST,
-    OLDER,
     Lookup,
     LookupRecord,
     Match,
@@ -45,8 +44,9 @@ def slow_find(
     newest = min(begin + len(text), len(whole) - 1)
     places = [place for place in range(newest, 0, -1) if common(place) and whole[place] >= 0]
     pairs = [place for place in places if common(place) > 1][:24]
+    pairs = [place for place in pairs if place >= begin or common(place) > 2]
     best = max(pairs, key=common, default=0)  # the first, newest, of equals
-    if not pairs or (best < begin and common(best) < OLDER):
+    if not pairs:
         own = places and places[0] >= begin
         return Match(whole[places[0]], 1, Support.SINGLE) if own else None
     votes = sum(whole[place] == whole[best] for place in pairs)
