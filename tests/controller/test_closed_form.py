@@ -43,6 +43,14 @@ def test_a_worker_that_drafts_is_left_to_it_unless_it_drafts_badly_or_has_a_long
     assert plan.worker_draft == 8, "what it looks up needs no reading, and reading is for the worker to weigh"
 
 
+def test_a_worker_whose_draft_is_slow_drafts_nothing_beside_a_draft_of_the_device() -> None:
+    slow = but(NEAR, worker_token=0.01, prompt=3000)
+    assert planned(slow).draft_length
+    assert planned(slow).worker_draft == 0
+    assert planned(but(slow, worker_token=0.005)).worker_draft == 8
+    assert planned(but(slow, draft_timed=False)).worker_draft == 8, "the device may have lookups alone"
+
+
 def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:
     bad = planned(but(NEAR, acceptance=(0.3, 0.3, 0.3)))
     good = planned(but(NEAR, acceptance=(0.9, 0.95, 0.95)))
