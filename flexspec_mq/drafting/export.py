@@ -134,9 +134,10 @@ def _calibrate(graphs: Path, target: str, prompts: Path | None, tell: Progress) 
     Raises:
         ModelError: the target cannot be loaded, or it answered too little.
     """
+    from flexspec_mq.drafting.model_drafter import read_calibration
     from flexspec_mq.models.draft.artifact import MARKER
     from flexspec_mq.models.draft.calibrate import calibrate
-    from flexspec_mq.models.draft.confidence import KEY
+    from flexspec_mq.models.draft.confidence import KEY, USUAL
     from flexspec_mq.models.onnx.model import load_onnx
 
     draft = load_onnx(graphs)
@@ -144,7 +145,8 @@ def _calibrate(graphs: Path, target: str, prompts: Path | None, tell: Progress) 
     tell("replaying the answers with the draft")
     # The target may have ids that the draft lacks.
     known = [text for text in texts if max(text.ids) < draft.manifest.vocab_size]
-    calibration, reliable = calibrate([_replay(draft, number, text) for number, text in enumerate(known)])
+    replayed = [_replay(draft, number, text) for number, text in enumerate(known)]
+    calibration, reliable = calibrate(replayed, read_calibration(graphs) or USUAL)
     path = graphs / MARKER
     marker: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
     training = {**marker.get("training", {}), "calibration": reliable.figures()}

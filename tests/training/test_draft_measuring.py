@@ -13,8 +13,8 @@ pytest.importorskip("transformers")
 
 import torch
 
-from flexspec_mq.models.draft.calibrate import Coupled, calibrate, calibrated, calibration_error
-from flexspec_mq.models.draft.confidence import ConfidenceCalibration, features_of
+from flexspec_mq.models.draft.calibrate import Coupled, calibrate, calibrated, calibration_error, fit
+from flexspec_mq.models.draft.confidence import USUAL, ConfidenceCalibration, features_of
 from flexspec_mq.models.draft.delta import DeltaMeta
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
@@ -123,3 +123,12 @@ def test_a_calibration_holds_on_answers_that_it_has_not_seen() -> None:
 def test_too_few_answers_are_not_calibrated_on(rows: int) -> None:
     with pytest.raises(ModelError, match="too few"):
         calibrate(some_answers(rows))
+
+
+def test_few_answers_leave_a_calibration_near_its_prior_and_many_do_not() -> None:
+    answers = some_answers(20)
+    features = np.concatenate([answer.features for answer in answers])
+    accepted = np.concatenate([answer.accepted for answer in answers])
+    near, far = fit(features[:3], accepted[:3], USUAL), fit(features, accepted, USUAL)
+    assert np.abs(near.probabilities(features) - USUAL.probabilities(features)).max() < 0.1
+    assert calibration_error(far.probabilities(features), accepted) < 0.03

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FOLDS = 2
 BINS = 10
 _ROUNDS = 50
+_RIDGE, _PRIOR_RIDGE = 1.0, 100.0
 _TOO_FEW, _MORE = "too few held-out answers to calibrate on", "give text of more prompts"
 
 
@@ -64,10 +65,13 @@ class Reliability:
         }
 
 
-def calibrate(answers: Sequence[Coupled]) -> tuple[ConfidenceCalibration, Reliability]:
+def calibrate(
+    answers: Sequence[Coupled], prior: ConfidenceCalibration | None = None
+) -> tuple[ConfidenceCalibration, Reliability]:
     """Fit a calibration to all answers, and say how reliable one is that has not seen the answers it judges.
 
-    For that, answers are dealt out by their row, and each part is judged by a calibration of the others.
+    For that, answers are dealt out by their row, and each part is judged by a calibration of the others. For `prior`,
+    see `fit`.
 
     Raises:
         ModelError: There are fewer answers than parts.
@@ -82,7 +86,7 @@ def calibrate(answers: Sequence[Coupled]) -> tuple[ConfidenceCalibration, Reliab
     judged = np.empty(len(accepted))
     for part in range(FOLDS):
         mine = parts == part
-        judged[mine] = fit(features[~mine], accepted[~mine]).probabilities(features[mine])
+        judged[mine] = fit(features[~mine], accepted[~mine], prior).probabilities(features[mine])
     temperature = np.concatenate([np.full(len(answer.accepted), answer.temperature) for answer in answers])
     by_temperature = {
         f"{t:g}": calibration_error(judged[temperature == t], accepted[temperature == t])
@@ -93,7 +97,7 @@ def calibrate(answers: Sequence[Coupled]) -> tuple[ConfidenceCalibration, Reliab
         calibration_error(judged, accepted),
         by_temperature,
     )
-    return fit(features, accepted), reliable
+    return fit(features, accepted, prior), reliable
 
 
 def calibration_error(judged: npt.NDArray[np.float64], accepted: npt.NDArray[np.bool_]) -> float:
@@ -108,14 +112,16 @@ def calibrated(meta: DeltaMeta, calibration: ConfidenceCalibration, reliable: Re
     return replace(meta, confidence=calibration.to_json(), training=training)
 
 
-def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -> ConfidenceCalibration:
+def fit(
+    features: Floats, accepted: npt.NDArray[np.bool_], prior: ConfidenceCalibration | None = None
+) -> ConfidenceCalibration:
     """Fit a calibration by Newton's method.
 
     Args:
         features: float64 of shape [n, 5], see `confidence.COLUMNS`; of all temperatures that will be served.
         accepted: whether the target took the token, shape [n].
-        ridge: strength of the penalty on squared weights, of functions scaled to a deviation of 1; as much as so
-            many observations.
+        prior: calibration of another draft, from which the weights are drawn away only as far as the outcomes want it:
+            what a dozen answers are enough for.
 
     Raises:
         UsageError: there is nothing to fit, or the shapes do not fit together.
@@ -129,7 +135,15 @@ def fit(features: Floats, accepted: npt.NDArray[np.bool_], ridge: float = 1.0) -
     mean[0] = 0.0
     scale[scale < 1e-9] = 1.0
     scaled = (basis - mean) / scale
-    weights = newton(scaled, accepted.astype(np.float64), ridge) / scale
+    # Of functions scaled to a deviation of 1; as much as so many observations.
+    penalty = np.full(len(scale), _RIDGE if prior is None else _PRIOR_RIDGE)
+    centre = np.zeros(len(scale))
+    if prior is None:
+        penalty[0] = 1e-6
+    else:
+        centre = np.array(prior.weights) * scale
+        centre[0] += mean @ np.array(prior.weights)
+    weights = newton(scaled, accepted.astype(np.float64), penalty, centre) / scale
     weights[0] -= float(mean @ weights)
     return ConfidenceCalibration(tuple(map(float, weights)))
 
@@ -144,24 +158,23 @@ def reliability(probabilities: Floats, accepted: npt.NDArray[np.bool_]) -> list[
     ]
 
 
-def newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
+def newton(basis: Floats, outcome: Floats, penalty: Floats, centre: Floats) -> Floats:
     """Weights of a logistic regression with the least penalised loss, by Newton's method with halved steps.
 
     Args:
-        basis: float64 of shape [n, functions]; the first function is the constant, which is not penalised.
+        basis: float64 of shape [n, functions].
         outcome: 0 or 1, float64 of shape [n].
-        ridge: strength of the penalty on squared weights.
+        penalty: strength of the penalty on the squared distance of each weight to the centre's.
+        centre: weights without any penalty.
     """
-    penalty = np.full(basis.shape[1], ridge)
-    penalty[0] = 1e-6
-    weights = np.zeros(basis.shape[1])
-    loss = _loss(basis, outcome, weights, penalty)
+    weights = centre
+    loss = _loss(basis, outcome, weights, penalty, centre)
     for _ in range(_ROUNDS):
         likely = sigmoid(basis @ weights)
-        slope = basis.T @ (likely - outcome) + penalty * weights
+        slope = basis.T @ (likely - outcome) + penalty * (weights - centre)
         curve = (basis * (likely * (1 - likely))[:, None]).T @ basis + np.diag(penalty)
         step = np.linalg.solve(curve, slope)
-        while (reached := _loss(basis, outcome, weights - step, penalty)) > loss and np.abs(
+        while (reached := _loss(basis, outcome, weights - step, penalty, centre)) > loss and np.abs(
             step
         ).max() > 1e-12:
             step /= 2
@@ -172,6 +185,8 @@ def newton(basis: Floats, outcome: Floats, ridge: float) -> Floats:
     return weights
 
 
-def _loss(basis: Floats, outcome: Floats, weights: Floats, penalty: Floats) -> float:
+def _loss(basis: Floats, outcome: Floats, weights: Floats, penalty: Floats, centre: Floats) -> float:
     scores = basis @ weights
-    return float((np.logaddexp(0.0, scores) - outcome * scores).sum() + 0.5 * (penalty * weights**2).sum())
+    return float(
+        (np.logaddexp(0.0, scores) - outcome * scores).sum() + 0.5 * (penalty * (weights - centre) ** 2).sum()
+    )
