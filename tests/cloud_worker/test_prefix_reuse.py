@@ -33,6 +33,7 @@ from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.daemons import PATIENCE, until
 from tests.keys.deployments_of_keys import KeyedDeployment
+from tests.models.tiny_checkpoints import byte_level_tokenizer
 from tests.models.tiny_packed import VOCABULARY, packed
 
 FINGERPRINT = bytes(range(16))
@@ -44,7 +45,7 @@ def engine_of(worker: str, generation: Mapping[str, Any] | None = None, **option
     """The real one, on a tiny model that was not loaded from anywhere."""
     loaded = SimpleNamespace(
         fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny",
-        generation=generation or {}, tokenizer_status=None,
+        generation=generation or {}, tokenizer_status=None, tokenizer=byte_level_tokenizer(),
     )  # fmt: skip
     target = Target(
         cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)
