@@ -83,7 +83,7 @@ def test_the_image_holds_what_the_project_needs() -> None:
         line for line in project["project"]["optional-dependencies"]["models"] if line.startswith("torch")
     ]
     assert f'"{torch}"' in dockerfile
-    (extras,) = re.findall(r'"/src\[([\w,]+)\]"', dockerfile)
+    (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', dockerfile)
     assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
     let_in = (ROOT / ".dockerignore").read_text().split()
     for name in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
