@@ -135,12 +135,11 @@ def fit(
     mean[0] = 0.0
     scale[scale < 1e-9] = 1.0
     scaled = (basis - mean) / scale
-    # Of functions scaled to a deviation of 1; as much as so many observations.
+    # Of functions scaled to a deviation of 1; as much as so many observations. The level is the outcomes' own.
     penalty = np.full(len(scale), _RIDGE if prior is None else _PRIOR_RIDGE)
+    penalty[0] = 1e-6
     centre = np.zeros(len(scale))
-    if prior is None:
-        penalty[0] = 1e-6
-    else:
+    if prior is not None:
         centre = np.array(prior.weights) * scale
         centre[0] += mean @ np.array(prior.weights)
     weights = newton(scaled, accepted.astype(np.float64), penalty, centre) / scale
