@@ -31,11 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     import torch
 
-    from flexspec_mq.models.default import default_model_path
-    from flexspec_mq.models.load import load_target
+    from flexspec_mq.models.load import load_target, resolve
 
     torch.set_num_threads(args.threads)
-    folder = str(default_model_path(_say))
+    folder = str(resolve(args.target, progress=_say))
     loaded = load_target(folder, progress=_say)
     prompts = _encode(loaded.tokenizer, [one.text for one in read_questions(args.prompts or OWN)])
     found = _stress(args, folder, prompts)
@@ -52,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _common.parser(__doc__ or "")
+    parser.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    parser.add_argument("--draft", default="default", help="folder of the draft, or 'default'")
     parser.add_argument(
         "--tokens", type=int, help="to compare at least, for each dtype (default: 20000; quick: 300)"
     )
@@ -96,7 +97,7 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
     from lab.benchmarks.exact.stress import Stress, StressLoad
     from lab.benchmarks.exact.texts import Shape
 
-    draft = load(EdgeSettings(edge="e", threads=args.threads), _say)
+    draft = load(EdgeSettings(edge="e", threads=args.threads, draft=args.draft), _say)
     newline = draft.loaded.tokenizer.encode("\n")[-1]
     stops = (newline, draft.loaded.tokenizer.encode(".")[-1])
     quick = args.quick
@@ -114,6 +115,7 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
         long=0 if quick else 2,
         seconds=60 * args.minutes,
         keys=args.keys,
+        draft=args.draft,
     )
     found = {}
     for dtype in _dtypes(args):

@@ -43,6 +43,7 @@ class StressLoad:
         long: texts with contexts above 1,024 positions.
         seconds: after which no new text is started.
         keys: "none", "tags" or "seals" on what travels.
+        draft: draft of the workers.
     """
 
     tokens: int
@@ -51,6 +52,7 @@ class StressLoad:
     long: int
     seconds: float
     keys: str = "none"
+    draft: str = "default"
 
 
 @dataclass(slots=True)
@@ -158,7 +160,7 @@ class Stress:
         solo = ReferencePool(folder, dtype, 1, "lab.benchmarks.exact.solo")
         with PrivateBroker(BrokerSettings(port=0)) as broker, tempfile.TemporaryDirectory() as place:
             arguments = ["--broker", f"127.0.0.1:{broker.port}", "--target", folder, "--dtype", dtype]
-            arguments += ["--threads", str(threads), "--give-up-after", "30", "--draft", "default"]
+            arguments += ["--threads", str(threads), "--give-up-after", "30", "--draft", self.load.draft]
             identities = None if self.load.keys == "none" else Identities()
             fleet = Fleet(arguments, Path(place), random.Random(self.rng.random()), self.say, identities)
             settings = EdgeSettings(edge="e", version="base", give_up=240.0)
