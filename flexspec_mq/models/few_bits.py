@@ -7,6 +7,7 @@ product and keeps those that it was given, so these lie in a deleted file, whose
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import util
 from mmap import ACCESS_WRITE, MADV_DONTNEED, mmap
 from tempfile import TemporaryFile
@@ -41,6 +42,18 @@ def check() -> None:
         )
 
 
+@cache
+def _core() -> Any:
+    """Start OpenVINO, once for the process.
+
+    Each instance gives the thread an alternate stack for signals, and takes back the one before it when it goes. If
+    that went first, the next signal would end the process.
+    """
+    import openvino as ov
+
+    return ov.Core()
+
+
 class FewBits:
     """A matrix in few bits: [n, width] → [n, rows], both bfloat16.
 
@@ -71,7 +84,7 @@ class FewBits:
             "INFERENCE_PRECISION_HINT": "f32",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": BLOCK,
         }
-        self._request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
+        self._request = _core().compile_model(model, "CPU", options).create_infer_request()
         self(torch.zeros((1, width), dtype=torch.bfloat16))
         self._pages.madvise(MADV_DONTNEED)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,3 +42,20 @@ def test_what_runs_few_bits_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ModelError, match="openvino, which is not installed"):
         few_bits.check()
+
+
+def test_signals_are_heard_after_matrices_are_gone_in_any_order() -> None:
+    script = (
+        "import signal, torch; from flexspec_mq.models.few_bits import FewBits; heard = [];"
+        "signal.signal(signal.SIGTERM, lambda *_: heard.append(1));"
+        "first, second = (FewBits(8, torch.ones(64, 64)) for _ in range(2));"
+        "del first; del second; signal.raise_signal(signal.SIGTERM); print(heard)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "[1]\n"), done.stderr
