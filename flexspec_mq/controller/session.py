@@ -27,6 +27,9 @@ _READ = 64
 """Tokens of a prompt that a worker's draft reads beside a forward, as `cloud_worker` does."""
 _PLAIN = 0.3
 """Share of a forward that one token alone takes at least."""
+_FADES = 0.9
+"""Share of the known time of reading that a text leaves whose prompt the draft did not read: one slow beginning, as of
+a device that was busy, would keep the draft away for good."""
 _SETTLED = 2
 """Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
 _SILENT = DeviceReading()
@@ -229,6 +232,8 @@ class SessionController:
     def ended(self, drafted: int, committed: int, remaining: int) -> None:
         """The text is over; arguments as of `observe`."""
         self.node.writing -= self._begun
+        if self._unread:
+            self.node.read_time *= _FADES
         self._begun = False
         if isinstance(self._policy, Explains):
             self._policy.ended(self.observe(drafted, committed, remaining))

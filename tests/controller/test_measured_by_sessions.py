@@ -201,6 +201,12 @@ def test_a_token_that_comes_too_late_tells_how_long_the_draft_takes() -> None:
     assert script.machine.counters.stale == 3
     assert node.draft_time.mean == pytest.approx(0.1)
     assert Script(node, Plan(4), number=2).seen.reading == pytest.approx(read_at)
+    unread = SessionController(node, FixedPolicy(Plan(4)), RoundTrip(), "v", 10)
+    unread.begin(None, script.now)
+    unread.ended(0, 1, 0)
+    assert Script(node, Plan(4), number=3).seen.reading == pytest.approx(0.9 * read_at), (
+        "not believed for good"
+    )
 
 
 def test_what_is_known_of_a_worker_and_of_a_version_is_theirs_alone() -> None:
