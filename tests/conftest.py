@@ -88,6 +88,8 @@ def no_settings_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterato
             ):
                 patch.delenv(name)
         patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        # Else nodes of tests would remember their answers where the user's own nodes keep theirs.
+        patch.setenv("FLEXSPEC_EDGE_REMEMBER", "false")
         yield
 
 

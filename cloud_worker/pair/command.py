@@ -119,8 +119,6 @@ def _exported(name: str, scratch: Path, tell: Callable[[str], None]) -> str:
 def _prompts(path: Path | None, target: LoadedText) -> list[tuple[int, ...]]:
     """Token ids of at most `MOST` prompts, evenly spaced."""
     found = list(PROMPTS) if path is None else [prompt for _, prompt in read_prompts(path)]
-    if not found:
-        raise UsageError(f"{path} holds no prompt")
     most = min(MOST, len(found))
     turns = [[Turn("user", found[place * len(found) // most])] for place in range(most)]
     return [encode_turns(target.tokenizer, turn, max_context=target.max_context - _TOKENS) for turn in turns]

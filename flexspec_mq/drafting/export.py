@@ -14,6 +14,8 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.onnx.folder import KINDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from flexspec_mq.models.cache import Progress
     from flexspec_mq.models.draft.calibrate import Coupled
     from flexspec_mq.models.kv import SessionKV
@@ -68,7 +70,10 @@ def _export(args: argparse.Namespace) -> int:
     _check(args)
     from flexspec_mq.models.draft.artifact import export
     from flexspec_mq.models.onnx.write import write_onnx
+    from flexspec_mq.models.text import PROMPTS, read_prompts
 
+    # Before anything that takes minutes.
+    prompts = PROMPTS if args.prompts is None else [prompt for _, prompt in read_prompts(args.prompts)]
     with stages() as tell, tempfile.TemporaryDirectory(prefix="flexspec-export-") as between:
         checkpoint = _folder(args.model or args.base, tell)
         if args.base is not None:
@@ -78,7 +83,7 @@ def _export(args: argparse.Namespace) -> int:
             tell(f"writing graphs of {checkpoint.name}")
             write_onnx(checkpoint, args.out, args.weights or "mixed", args.ids)
         if args.target is not None:
-            _calibrate(args.out, args.target, args.prompts, tell)
+            _calibrate(args.out, args.target, prompts, tell)
     answer(str(args.out))
     return 0
 
@@ -89,6 +94,8 @@ def _check(args: argparse.Namespace) -> None:
             "--weights, --ids and --target are for --onnx",
             hint="a checkpoint is rounded by the device that loads it",
         )
+    if args.prompts is not None and args.target is None:
+        raise UsageError("--prompts are for a target to answer", hint="name it with --target")
     if args.ids is not None and args.ids < 0:
         raise UsageError(f"--ids {args.ids} is less than none", hint="0 keeps all")
     if args.model is not None and (args.delta is not None or not args.onnx):
@@ -128,7 +135,7 @@ class _Text:
     kv: SessionKV
 
 
-def _calibrate(graphs: Path, target: str, prompts: Path | None, tell: Progress) -> None:
+def _calibrate(graphs: Path, target: str, prompts: Sequence[str], tell: Progress) -> None:
     """Fit the confidence of an exported draft to the target's own answers, and write it into the draft's folder.
 
     Raises:
@@ -153,22 +160,21 @@ def _calibrate(graphs: Path, target: str, prompts: Path | None, tell: Progress) 
     path.write_text(json.dumps({**marker, KEY: calibration.to_json(), "training": training}), "utf-8")
 
 
-def _answers(target: str, prompts: Path | None, tell: Progress) -> list[_Text]:
+def _answers(target: str, prompts: Sequence[str], tell: Progress) -> list[_Text]:
     """Answers of the target at all temperatures, written at once by its own dice."""
     from flexspec_mq.models.invariance.shapes import Shapes
     from flexspec_mq.models.load import load_target
     from flexspec_mq.models.packed import PackedModel, register
     from flexspec_mq.models.runner import ModelInput, to_numpy
-    from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
+    from flexspec_mq.models.text import Turn, encode_turns
     from flexspec_mq.sampling.choose import choose
     from flexspec_mq.sampling.params import SamplingParams
 
     loaded = load_target(target, attn_implementation=register(), progress=tell)
     # Nobody verifies these texts, so rows need no shapes that keep their bits.
     model = PackedModel(loaded.model, Shapes(1, None, 1, 64, 64))
-    asked = [prompt for _, prompt in read_prompts(prompts)] if prompts else PROMPTS
     texts: list[_Text] = []
-    for prompt in asked[:: -(-len(asked) // _PROMPTS)]:
+    for prompt in prompts[:: -(-len(prompts) // _PROMPTS)]:
         ids = encode_turns(loaded.tokenizer, [Turn("user", prompt)], max_context=loaded.max_context - _ANSWER)
         for temperature in _TEMPERATURES:
             params = SamplingParams(temperature, seed=len(texts))

@@ -93,6 +93,10 @@ def read_prompts(path: Path, *, may_be_blank: bool = False) -> list[tuple[str, s
         if not isinstance(prompt, str) or not (may_be_blank or prompt.strip()):
             raise UsageError(f"{path} line {number} has an empty prompt")
         prompts.append((name, prompt))
+    if not prompts:
+        raise UsageError(
+            f"{path} holds no prompt", hint='a line is for example {"prompt": "Why is the sky blue?"}'
+        )
     return prompts
 
 

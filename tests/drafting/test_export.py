@@ -88,6 +88,11 @@ def test_confidence_is_fitted_to_the_targets_own_answers(
         (["--model", "default", "--onnx", "--delta", "d"], "--model is exported as it is"),
         (["--base", "default", "--target", "default"], "are for --onnx"),
         (["--model", "default", "--onnx", "--ids", "-1"], "less than none"),
+        (["--model", "default", "--onnx", "--prompts", "/dev/null"], "--prompts are for a target"),
+        (
+            ["--model", "default", "--onnx", "--target", "d", "--prompts", "/dev/null"],
+            "/dev/null holds no prompt",
+        ),
         (["--model", "/nowhere", "--onnx"], "there is no folder /nowhere"),
     ],
 )

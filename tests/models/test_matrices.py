@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import ModelError
-from flexspec_mq.models import few_bits
-from flexspec_mq.models.few_bits import FewBits
+from flexspec_mq.models.compact import few_bits
+from flexspec_mq.models.compact.few_bits import FewBits
 
 
 @settings(max_examples=25, deadline=None)
@@ -46,7 +46,7 @@ def test_what_runs_few_bits_has_to_be_there(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_signals_are_heard_after_matrices_are_gone_in_any_order() -> None:
     script = (
-        "import signal, torch; from flexspec_mq.models.few_bits import FewBits; heard = [];"
+        "import signal, torch; from flexspec_mq.models.compact.few_bits import FewBits; heard = [];"
         "signal.signal(signal.SIGTERM, lambda *_: heard.append(1));"
         "first, second = (FewBits(8, torch.ones(64, 64)) for _ in range(2));"
         "del first; del second; signal.raise_signal(signal.SIGTERM); print(heard)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models import few_bits
+from flexspec_mq.models.compact import few_bits
 from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.compact.tensors import (
     EMBEDDING,
