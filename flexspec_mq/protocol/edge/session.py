@@ -386,9 +386,7 @@ class EdgeSession:
     def _drafted(self, now: float, start: int, digest: int, token: DraftToken) -> None:
         text, counters = self._text, self.counters
         wanted, self._wanted = self._wanted, None
-        if (
-            token.origin == "model" and wanted is not None
-        ):  # a token that comes too late tells the time as well
+        if token.origin == "model" and wanted is not None:  # one that comes too late tells the time as well
             self._control.drafted(now - self._wanted_since, now)
         if text.capped or start != text.tip or digest != text.digest:
             counters.stale += 1
