@@ -271,7 +271,7 @@ class EdgeNode:
         now = time.monotonic()
         energy = None if self._energy is None else self._energy.text(now)
         memory = self._memory
-        answers = None if memory is None else memory.of(version, request.digest, request.user)
+        answers = None if memory is None else memory.of(version, request.digest, request.user, fingerprint)
         machine = EdgeSession(
             SessionRequest(
                 session=session,

@@ -184,7 +184,7 @@ def _main(argv: Sequence[str]) -> int:
         family=family,
         energy=energy,
         battery=battery,
-        memory=_memory(config, link, draft.loaded.fingerprint),
+        memory=_memory(config, link),
         texts=TargetTexts(draft),
     )
     spare_what_is_loaded()
@@ -197,7 +197,7 @@ def _answers_folder(config: EdgeConfig) -> Path:
     return cache_folder("answers") if stated is None else stated / "answers"
 
 
-def _memory(config: EdgeConfig, link: LinkSettings, tokenizer: bytes) -> AnswerMemory | None:
+def _memory(config: EdgeConfig, link: LinkSettings) -> AnswerMemory | None:
     if not (config.node.remember and config.node.lookup):
         return None
     from flexspec_mq.drafting.memory import AnswerMemory
@@ -207,7 +207,7 @@ def _memory(config: EdgeConfig, link: LinkSettings, tokenizer: bytes) -> AnswerM
     except ModelError as error:  # there is neither a folder nor a home, which a node can do without
         logs.tell(f"no answers are remembered: {error.message}; --state-dir names a folder")
         return None
-    return AnswerMemory(folder, f"{link.address} {config.family.family or ''}".strip(), tokenizer)
+    return AnswerMemory(folder, f"{link.address} {config.family.family or ''}".strip())
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Self
 
 import msgspec
@@ -20,7 +21,7 @@ from flexspec_mq.daemon.files import alone, whole
 from flexspec_mq.drafting.prompt_lookup import Bins, Lookup, Support
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
 ANSWERS = 40
@@ -62,15 +63,17 @@ class Answers:
     Args:
         path: file that keeps them.
         new: contents of a file without answers.
+        wanted: whether its version is one of the family's still.
 
     Attributes:
         lookup: where to find what.
         bins: how often the target took what was found.
     """
 
-    def __init__(self, path: Path, new: Kept) -> None:
+    def __init__(self, path: Path, new: Kept, wanted: Callable[[Kept], bool]) -> None:
         self._path = path
         self._new = new
+        self._wanted = wanted
         self._stamp: tuple[int, ...] | None = ()  # nothing was read yet
         self._answers: deque[list[int]] = deque()
         self._told = False
@@ -93,11 +96,14 @@ class Answers:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with alone(self._path.parent / _LOCK):
                 self.recall()
+                began = self._stamp is None
                 self._take([*prompt[-LEAD:], *answer][:TOKENS])
                 self._write()
-                if self._stamp is None:
-                    prune(self._path.parent)
                 self._stamp = _stamp(self._path)
+                if not self._wanted(self._new):  # asked last: it may have been retired meanwhile
+                    self._path.unlink(missing_ok=True)
+            if began:
+                prune(self._path.parent)
         except OSError as error:
             level = logging.DEBUG if self._told else logging.WARNING
             _log.log(level, "answers are not kept: %s cannot be written: %s", self._path, error)
@@ -132,38 +138,45 @@ class AnswerMemory:
     Args:
         folder: folder that keeps them.
         place: broker and family: names of versions mean something there only.
-        tokenizer: fingerprint of the draft's tokenizer, by which token ids mean something.
     """
 
-    def __init__(self, folder: Path, place: str, tokenizer: bytes) -> None:
+    def __init__(self, folder: Path, place: str) -> None:
         self._folder = folder
         self._place = place
-        self._tokenizer = tokenizer
         self._known: dict[Path, Answers] = {}
+        self._versions: Collection[tuple[str, str]] | None = None
         prune(folder)
 
-    def of(self, version: str, digest: str, user: bytes) -> Answers:
+    def of(self, version: str, digest: str, user: bytes, fingerprint: bytes) -> Answers:
         """Answers of a version of which this user has asked it here.
 
         Args:
             version: name of the target version.
             digest: digest of its head in hex, where it is known.
             user: name that the API's client gives a user; empty is whoever has the node's key.
+            fingerprint: fingerprint of the text's tokenizer, by which token ids mean something.
         """
         new = Kept(version, digest, self._place)
-        name = hashlib.sha256(repr((digest, self._place, self._tokenizer, user)).encode()).hexdigest()[:16]
+        name = hashlib.sha256(repr((digest, self._place, fingerprint, user)).encode()).hexdigest()[:16]
         path = self._folder / f"{version}.{name}{_SUFFIX}"
-        answers = self._known.pop(path) if path in self._known else Answers(path, new)
+        answers = self._known.pop(path) if path in self._known else Answers(path, new, self._keeps)
         self._known[path] = answers
         if len(self._known) > _LOADED:
             del self._known[next(iter(self._known))]
         return answers
 
     def keep(self, versions: Collection[tuple[str, str]]) -> None:
-        """Forget all of the family's versions but these, each a name and a digest."""
-        for path, kept in listed(self._folder):
-            if kept and kept.place == self._place and (kept.version, kept.digest) not in versions:
-                path.unlink(missing_ok=True)
+        """Forget all of the family's versions but these, each a name and a digest, and what is yet to be written."""
+        self._versions = versions
+        gone = [
+            p
+            for p, kept in listed(self._folder)
+            if kept and kept.place == self._place and not self._keeps(kept)
+        ]
+        _remove(self._folder, gone)
+
+    def _keeps(self, kept: Kept) -> bool:
+        return self._versions is None or (kept.version, kept.digest) in self._versions
 
 
 def listed(folder: Path) -> list[tuple[Path, Kept | None]]:
@@ -173,12 +186,19 @@ def listed(folder: Path) -> list[tuple[Path, Kept | None]]:
 
 def forget(folder: Path, version: str | None) -> int:
     """Forget the answers of a version, or of all; how many files that were. A node that runs notices it."""
-    gone = [path for path in folder.glob(f"*{_SUFFIX}") if version in (None, version_of(path))]
-    if gone:
-        with alone(folder / _LOCK):
-            for path in gone:
+    found = [path for path in folder.glob(f"*{_SUFFIX}") if version in (None, version_of(path))]
+    _remove(folder, found)
+    return sum(not path.exists() for path in found)
+
+
+def _remove(folder: Path, paths: Sequence[Path]) -> None:
+    """Remove files, and what is left of one that a program was writing when it was killed."""
+    try:
+        with alone(folder / _LOCK) if folder.exists() else nullcontext():
+            for path in (*paths, *folder.glob(f".*{_SUFFIX}.*.part")):
                 path.unlink(missing_ok=True)
-    return len(gone)
+    except OSError as error:
+        _log.warning("answers that are to be forgotten stay in %s: %s", folder, error)
 
 
 def version_of(path: Path) -> str:
@@ -205,9 +225,8 @@ def prune(folder: Path) -> None:
     """Remove files that have not been written for `DAYS`, and the oldest beyond `FILES`."""
     stamps = {path: stamp[1] for path in folder.glob(f"*{_SUFFIX}") if (stamp := _stamp(path))}
     oldest = time.time_ns() - DAYS * 86_400 * 10**9
-    for place, path in enumerate(sorted(stamps, key=stamps.__getitem__, reverse=True)):
-        if place >= FILES or stamps[path] < oldest:
-            path.unlink(missing_ok=True)
+    newest = sorted(stamps, key=stamps.__getitem__, reverse=True)
+    _remove(folder, [path for place, path in enumerate(newest) if place >= FILES or stamps[path] < oldest])
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

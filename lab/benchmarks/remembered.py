@@ -169,10 +169,10 @@ def measure_memory(options: Namespace) -> int:
         prompts = [encode_turns(text.tokenizer, [Turn("user", one)], max_context=most) for one in asked]
         texts = write(engine, [Text(prompt, identity) for prompt in prompts], say)
         with tempfile.TemporaryDirectory() as place:
-            memory = AnswerMemory(Path(place), "bench", text.fingerprint)
+            memory = AnswerMemory(Path(place), "bench")
             ships, remembers = (
                 Replay(cast("Drafter", draft_model.load(device, say).drafter), answers)
-                for answers in (None, memory.of(name, "", b""))
+                for answers in (None, memory.of(name, "", b"", text.fingerprint))
             )
             for one in texts:  # in turns, so that whatever else runs slows both
                 ships.add(one, options.k)

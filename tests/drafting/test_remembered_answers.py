@@ -18,13 +18,13 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting import memory
 from flexspec_mq.drafting.memory import ANSWERS, FILES, LEAD, TOKENS, AnswerMemory
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
-from lab.simulator.world import FINGERPRINT
 from tests.edge_node.api.served import CONTEXT, alone, content, served
 
 OWNERS = st.tuples(
     st.sampled_from(["v1", "v1.2"]),
     st.sampled_from(["", "aa"]),
     st.sampled_from([b"", b"a"]),
+    st.sampled_from([b"t", b"u"]),
     st.sampled_from(["here", "there"]),
 )
 STEPS = st.one_of(
@@ -42,30 +42,37 @@ def test_each_user_of_each_version_has_the_newest_answers_and_nothing_else(steps
         folder = Path(name) / "answers"
 
         def start() -> list[dict[str, AnswerMemory]]:
-            return [{at: AnswerMemory(folder, at, b"t") for at in ("here", "there")} for _ in range(2)]
+            return [{at: AnswerMemory(folder, at) for at in ("here", "there")} for _ in range(2)]
 
         nodes, known = start(), dict[Any, list[list[int]]]()
+        serving = dict[str, tuple[str, str]]()
         for turn, (step, owner, size, times) in enumerate(steps):
             *who, at = owner
             answers = nodes[turn % 2][at].of(*who)
             for number in range(times):
                 answer = [1, 2, 3, 4, number, *range(size)]
                 answers.add((9, *answer[:LEAD]), answer[LEAD:])
+                if serving.get(at, owner[:2]) != owner[:2]:
+                    continue
                 kept = known.setdefault(owner, [])
                 kept.append(answer[:TOKENS])
                 while len(kept) > ANSWERS or sum(map(len, kept)) > TOKENS:
                     kept.pop(0)
             if step == "forget":
                 memory.forget(folder, who[0])
+                assert not list(folder.glob("*.part"))
                 known = {one: kept for one, kept in known.items() if one[0] != who[0]}
             elif step == "keep":
-                nodes[0][at].keep({(who[0], who[1])})
-                known = {one: kept for one, kept in known.items() if one[:2] == owner[:2] or one[3] != at}
+                serving[at] = owner[:2]
+                for node in nodes:
+                    node[at].keep({serving[at]})
+                known = {one: kept for one, kept in known.items() if one[:2] == owner[:2] or one[4] != at}
             elif step == "damage" and owner in known:
                 answers._path.write_bytes(answers._path.read_bytes()[:-1])
+                answers._path.with_name(f".{answers._path.name}.1.part").write_bytes(b"a program was killed")
                 del known[owner]
             elif step == "restart":
-                nodes = start()
+                nodes, serving = start(), {}
             for node in nodes:
                 found = node[at].of(*who).recall()
                 assert list(found._answers) == known.get(owner, [])
@@ -77,16 +84,16 @@ def test_each_user_of_each_version_has_the_newest_answers_and_nothing_else(steps
 def test_files_are_few_and_go_with_time_and_a_full_disk_or_damage_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    node = AnswerMemory(tmp_path, "here", b"t")
+    node = AnswerMemory(tmp_path, "here")
     for user in range(FILES + 3):
-        node.of("v", "", b"%d" % user).add((), (1, 2))
+        node.of("v", "", b"%d" % user, b"t").add((), (1, 2))
     assert len(memory.listed(tmp_path)) == FILES
     old, _ = memory.listed(tmp_path)[0]
     os.utime(old, (1e9, 1e9))
-    AnswerMemory(tmp_path, "here", b"t")
+    AnswerMemory(tmp_path, "here")
     assert len(memory.listed(tmp_path)) == FILES - 1
     with caplog.at_level(logging.WARNING):
-        AnswerMemory(Path("/proc/none"), "here", b"t").of("v", "", b"").add((), (1, 2))
+        AnswerMemory(Path("/proc/none"), "here").of("v", "", b"", b"t").add((), (1, 2))
         memory.listed(tmp_path)[0][0].write_bytes(b"x")
         assert memory.listed(tmp_path)[0][1] is None
     assert "answers are not kept" in caplog.text
@@ -101,7 +108,7 @@ async def test_an_answer_that_is_remembered_comes_in_fewer_rounds_to_its_user_un
         return capsys.readouterr().out
 
     drafter = PromptLookupDrafter(max_context=CONTEXT)
-    kept = AnswerMemory(tmp_path / "answers", "here", FINGERPRINT)
+    kept = AnswerMemory(tmp_path / "answers", "here")
     async with served(mosquitto, plan=Plan(8, 1, 1), drafter=drafter, memory=kept) as api:
 
         async def rounds(user: str) -> int:

@@ -147,7 +147,7 @@ async def sides(api: Served, stable: str, canary: str) -> None:
 async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     family = Family()
     before, after = f"{family.name}-a", f"{family.name}-b"
-    engine, memory = FakeEngine(), AnswerMemory(tmp_path / "answers", family.name, b"")
+    engine, memory = FakeEngine(), AnswerMemory(tmp_path / "answers", family.name)
 
     def remembered() -> set[str]:
         return {version_of(path) for path, _ in listed(tmp_path / "answers")}
