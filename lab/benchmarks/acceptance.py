@@ -13,6 +13,7 @@ from argparse import ArgumentParser, Namespace
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from lab.bench import bootstrap
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks._common import finish, parser, say, table
+from lab.benchmarks.remembered import measure_memory, put_head
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 BAR = 1.6
@@ -117,6 +119,12 @@ def build_parser() -> ArgumentParser:
         help="folders of drafts, or 'default'; several are compared",
     )
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument(
+        "--head",
+        type=Path,
+        metavar="FOLDER",
+        help="a head: that version of the target writes the texts (with --memory those to SQL prompts)",
+    )
     made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
     made.add_argument("--tokens", type=int, default=160, help="new tokens per answer at most")
     made.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7], metavar="T")
@@ -283,8 +291,6 @@ def run(options: Namespace) -> int:
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
     if options.memory:
-        from lab.benchmarks.remembered import measure_memory
-
         return measure_memory(options)
     read = read_questions(options.prompts or OWN)
     questions = spread(read, options.questions or len(read))
@@ -295,7 +301,9 @@ def run(options: Namespace) -> int:
     drafters = {name: load_drafter(name, options, target.loaded) for name in options.draft}
     jobs = make_jobs(questions, target.loaded, options)
     engine = ModelEngine(target.model, prefill=2**20)  # reads a prompt in one forward
-    jobs = write_all(engine, make_jobs(questions, target.loaded, options), options.at_once)
+    if options.head is not None:
+        put_head(engine, target, options.head)
+    jobs = write_all(engine, jobs, options.at_once)
     found = {
         name: measure(engine, drafter, [job.text for job in jobs], say) for name, drafter in drafters.items()
     }

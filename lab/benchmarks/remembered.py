@@ -38,18 +38,7 @@ QUESTIONS, QUICK = 48, 8
 SETTLED = 20
 """Answers beyond which no prefix may lose."""
 HEADS = Path(flexspec_mq.heads.__file__).with_name("examples")
-BASE, SQL = "base", "base, SQL"
-_TABLES = ("customers", "orders", "products", "employees", "invoices", "students", "flights", "payments")
-_COLUMNS = ("name", "price", "city", "date", "status", "amount", "country", "grade", "email")
-_STATEMENTS = (
-    "Write an SQL statement that shows the {0} and {1} of all {2} whose {3} is {4}.",
-    "Write an SQL query that counts the {2} for each {0}.",
-    "Write SQL that adds a row to the table {2} with {0} and {1}.",
-    "Write an SQL statement that deletes all {2} whose {0} is less than {4}.",
-    "Write an SQL statement that updates the {0} of the {2} with id {4}.",
-    "Write SQL that creates a table {2} with the columns {0}, {1} and {3}.",
-    "Write an SQL query for the ten {2} with the highest {0}.",
-)
+BASE, SQL = "base", "SQL"
 
 
 def questions(count: int, seed: int) -> dict[str, list[str]]:
@@ -73,16 +62,22 @@ def questions(count: int, seed: int) -> dict[str, list[str]]:
         "mathematics": [examples.problem(rng)[0] for _ in range(count)],
         "format": [examples.asking_json(prompt) for prompt in general],
         "reasoning": general,
-        SQL: [statement(rng) for _ in range(count)],
+        SQL: [examples.sql(rng)[0] for _ in range(count)],
     }
     halves = {name: list(chain(*zip(own, mixed, strict=False)))[:count] for name, own in kinds.items()}
     return {BASE: mixed, **halves}
 
 
-def statement(rng: random.Random) -> str:
-    """A prompt for an SQL statement."""
-    one, two, three = rng.sample(_COLUMNS, 3)
-    return rng.choice(_STATEMENTS).format(one, two, rng.choice(_TABLES), three, rng.randint(2, 90))
+def put_head(engine: ModelEngine, target: cloud_target.Target, folder: Path) -> None:
+    """Have the engine write as the version of a head.
+
+    Raises:
+        HeadError: the head is damaged.
+    """
+    manifest = read_head(folder)
+    shape = Shape.from_config(target.loaded.config, (*FAMILIES, *HEAD_NORMS))
+    target.model.hold(folder.name, read_weights(folder, manifest.kind, shape, manifest.floor))
+    engine.hold(BASE, folder.name)
 
 
 @dataclass(slots=True)
@@ -157,14 +152,11 @@ def measure_memory(options: Namespace) -> int:
     )
     rows: list[list[Any]] = []
     for name, asked in questions(QUICK if options.quick else QUESTIONS, options.seed).items():
-        folder = HEADS / name
-        if folder.exists():
-            manifest = read_head(folder)
-            shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
-            target.model.hold(name, read_weights(folder, manifest.kind, shape, manifest.floor))
-            engine.hold(BASE, name)
-        else:
+        folder = {BASE: None, SQL: options.head}.get(name, HEADS / name)
+        if folder is None:
             engine.drop(BASE)
+        else:
+            put_head(engine, target, folder)
         most = text.max_context - options.tokens
         prompts = [encode_turns(text.tokenizer, [Turn("user", one)], max_context=most) for one in asked]
         texts = write(engine, [Text(prompt, identity) for prompt in prompts], say)

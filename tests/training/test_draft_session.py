@@ -157,10 +157,10 @@ def test_a_training_begins_with_an_earlier_draft(
     first = json.loads(capsys.readouterr().out)
     asked[asked.index(tmp_path / "deep")] = tmp_path / "shallow"
     further = [*asked, "--from-delta", tmp_path / "a", "--learning-rate", 0.0]
-    assert run(*further, "--layers", 1, "--out", tmp_path / "b", "--steps", 1) == 0
+    assert run(*further, "--layers", 0, "--out", tmp_path / "b", "--steps", 1) == 0
     meta, tensors = read_delta(tmp_path / "b")
-    assert (meta.n, meta.start) == (1, (1, 3))
-    # Nothing was learned, and the layer that is trained now still is the base's: the same draft.
+    assert (meta.n, meta.start) == (0, (0, 1, 3))
+    # Nothing was learned, and the layers that are trained now still are the base's: the same draft.
     assert json.loads(capsys.readouterr().out)["overlap"] == pytest.approx(first["overlap"], abs=0.01)
     _, before = read_delta(tmp_path / "a")
     assert all(torch.equal(tensors[name], tensor) for name, tensor in before.items())

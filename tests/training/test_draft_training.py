@@ -81,16 +81,17 @@ def test_only_block_and_norm_change(tmp_path: Path) -> None:
     assert changed <= set(dict(trained_parameters(run.draft, N)))
 
 
-def test_padding_and_neighbours_do_not_reach_a_row() -> None:
+@pytest.mark.parametrize("n", [0, N])
+def test_padding_and_neighbours_do_not_reach_a_row(n: int) -> None:
     base = tiny_base(dtype=torch.float32)
-    draft = build_draft(base, N)
+    draft = build_draft(base, n)
     rows = [torch.randint(0, VOCABULARY, (length,)) for length in (5, 11, 8)]
     padded = torch.zeros(3, 11, dtype=torch.long)
     for i, row in enumerate(rows):
         padded[i, : len(row)] = row
-    backbone, final = teacher_states(base, N, padded)
+    backbone, final = teacher_states(base, n, padded)
     with torch.no_grad():
-        head = run_head(draft, N, backbone)
+        head = run_head(draft, n, backbone)
         for i, row in enumerate(rows):
             alone = draft(input_ids=row[None]).logits[0]
             torch.testing.assert_close(head[i, : len(row)] @ draft.lm_head.weight.T, alone)

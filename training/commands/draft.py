@@ -133,7 +133,8 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     cli_common.add_path(train, "--out", "FILE", about_out, required=True)
     add = train.add_argument
     about_layers = (
-        f"backbone layers kept from the base (default: {LAYERS}, with --from-delta the earlier draft's)"
+        "backbone layers kept from the base; with 0 all layers are trained "
+        f"(default: {LAYERS}, with --from-delta the earlier draft's)"
     )
     add("--layers", type=int, metavar="N", help=about_layers)
     add("--blocks", type=int, metavar="M", help=f"trained blocks on top of the backbone (default: {BLOCKS})")
@@ -306,10 +307,10 @@ def _shape_of_earlier(args: argparse.Namespace) -> tuple[int, tuple[int, ...]]:
         raise UsageError("--from-delta decides on the blocks", hint="leave out --blocks and --start-from")
     earlier = read_meta(args.from_delta)
     n = earlier.n if args.layers is None else args.layers
-    if not 0 < n <= earlier.n:
+    if not 0 <= n <= earlier.n:
         raise UsageError(
             f"{args.from_delta} has a backbone of {earlier.n} layers, not {n}",
-            hint=f"give --layers 1 to {earlier.n}",
+            hint=f"give --layers 0 to {earlier.n}",
         )
     return n, (*range(n, earlier.n), *earlier.start)
 

@@ -1,7 +1,7 @@
 """The draft's shape: the base's first ``n`` layers, trained blocks and norm, the base's own LM head.
 
 It is an ordinary causal LM of fewer layers, so whatever loads the base's architecture loads it too. The
-blocks start as copies of layers of the base.
+blocks start as copies of layers of the base. With ``n`` = 0 all layers are trained.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def check_start(n: int, start: Sequence[int], depth: int) -> None:
     Raises:
         ModelError: Says what would do.
     """
-    if not 0 < n < depth:
-        hint = f"choose 1 to {depth - 1}"
+    if not 0 <= n < depth:
+        hint = f"choose 0 to {depth - 1}"
         raise ModelError(f"a backbone of {n} layers does not fit a base of {depth}", hint=hint)
     if not start:
         raise ModelError(
@@ -150,7 +150,7 @@ def run_head(draft: nn.Module, n: int, states: torch.Tensor) -> torch.Tensor:
     Args:
         draft: From ``build_draft``.
         n: Number of its backbone layers.
-        states: Outputs of layer ``n - 1``, shape ``(rows, positions, width)``.
+        states: Outputs of layer ``n - 1``, or of the embedding, shape ``(rows, positions, width)``.
 
     Returns:
         Final hidden states before the LM head, of the same shape.
@@ -174,7 +174,8 @@ def teacher_states(base: nn.Module, n: int, ids: torch.Tensor) -> tuple[torch.Te
         ids: Shape ``(rows, positions)``.
 
     Returns:
-        Outputs of layer ``n - 1`` and final hidden states after the norm, each ``(rows, positions, width)``.
+        Outputs of layer ``n - 1``, of the embedding where ``n`` is 0, and final hidden states after the norm, each
+        ``(rows, positions, width)``.
     """
     kept: list[torch.Tensor] = []
 
@@ -182,7 +183,8 @@ def teacher_states(base: nn.Module, n: int, ids: torch.Tensor) -> tuple[torch.Te
         kept.append(out[0] if isinstance(out, tuple) else out)
 
     inner = _inner(base)
-    hook = inner.layers[n - 1].register_forward_hook(keep)
+    last = inner.layers[n - 1] if n else inner.embed_tokens
+    hook = last.register_forward_hook(keep)
     try:
         final = inner(input_ids=ids.to(inner.device), use_cache=False).last_hidden_state
     finally:

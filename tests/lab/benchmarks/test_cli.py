@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
+from flexspec_mq.heads.manifest import MANIFEST, Manifest, file_entry
+from flexspec_mq.models.head_files import FULL
 from lab.benchmarks import acceptance, engine, evolution
 from tests.lab.traditional.noisy_models import checkpoint as noisy_checkpoint
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
@@ -146,19 +149,23 @@ def test_acceptance_of_the_target_as_its_own_draft(
     assert results["bar"]["met"] is (results["bar"]["tokens_per_round"] >= acceptance.BAR)
 
 
-def test_acceptance_of_two_drafts_on_one_text(
-    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The target itself against a draft with other weights."""
-    other = str(noisy_checkpoint(tmp_path / "other", 1.0))
+def test_acceptance_of_two_drafts_on_one_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A head writes them: the target with its weights is right everywhere, the target alone is not."""
+    target, merged = (str(noisy_checkpoint(tmp_path / f"{noise}", noise)) for noise in (0.0, 1.0))
+    weights = load_file(f"{merged}/model.safetensors").items()
+    (head := tmp_path / "head").mkdir()
+    save_file({n: w for n, w in weights if n.startswith(("model.layers.1.", "lm_head"))}, head / FULL)
+    facts = {"kind": "full", "base": "0" * 32, "tokenizer": "0" * 32, "layers": 2, "floor": 1}
+    manifest = Manifest(files=(file_entry(head / FULL),), **facts)  # type: ignore[arg-type]
+    (head / MANIFEST).write_bytes(manifest.encode())
     path = tmp_path / "questions.jsonl"
     path.write_text("".join(f'{{"prompt": "Why is {word}?"}}\n' for word in "abcdef"), "utf-8")
-    flags = ["--target", checkpoint, "--dtype", "float32", "--prompts", str(path), "--tokens", "12"]
-    flags += ["--k", "3", "--temperatures", "0", "1", "--draft", checkpoint, other]
+    flags = ["--target", target, "--dtype", "float32", "--prompts", str(path), "--tokens", "12"]
+    flags += ["--k", "3", "--temperatures", "0", "1", "--draft", merged, target, "--head", str(head)]
     assert acceptance.main(flags) == 0
     drafts = last_json(capsys.readouterr().out)["results"]["drafts"]
     for temperature in ("0", "1"):
-        mine, theirs = drafts[checkpoint][temperature], drafts[other][temperature]
+        mine, theirs = drafts[merged][temperature], drafts[target][temperature]
         assert mine["acceptance"] == mine["of_first"] == [1.0, 1.0, 1.0]
         assert theirs["acceptance"][0] < 0.7
         assert theirs["of_first"][0] == pytest.approx(
