@@ -30,6 +30,8 @@ _PLAIN = 0.3
 _FADES = 0.9
 """Share of the known time of reading that a text leaves whose prompt the draft did not read: one slow beginning, as of
 a device that was busy, would keep the draft away for good."""
+_IDLE = 0.99
+"""Share of the known time of drafting that a verdict leaves of a text whose device does not draft, for the same."""
 _SETTLED = 2
 """Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
 _SILENT = DeviceReading()
@@ -136,6 +138,9 @@ class SessionController:
         """
         if added.tokens:
             self._rate.update(added.tokens, now)
+            draft_time = self.node.draft_time
+            if draft_time.mean is not None and self.planned is not None and not self.planned.plan.draft_length:
+                draft_time.mean *= _IDLE
             if added.batches:
                 self.version.acceptance.judged(added.batches, now, wrong=added.wrong)
         if mine and _of_a_forward(verdict):

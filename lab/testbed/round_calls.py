@@ -1,11 +1,12 @@
 """How many Python functions an edge node calls for one round: draft requests, a batch, its verdict, what is shown.
 
 A real node over a link that is none: the worker is a script, which answers each batch at once with what it decided, and
-says that its forward took 20 ms. The plan is fixed, or that of the default policy, which chooses every few rounds.
-Calls are counted by the interpreter's profiling hook, on the event loop's thread, from one batch sent to the next. A
-coroutine that goes on counts as a call. Ours are those of this project's packages and of the methods that dataclasses
-make; what the script does is left out. They are the same on every machine, unlike times; how often Python's own event
-loop goes round depends a little on when the drafter's thread answers.
+says that its forward took 20 ms. The plan is fixed, or that of the default policy, which chooses every few rounds; on
+a busy machine it may do without the device's draft for a while, and then the script decides on by itself, as a worker
+with credit does. Calls are counted by the interpreter's profiling hook, on the event loop's thread, from one batch
+sent, or decision without one, to the next. A coroutine that goes on counts as a call. Ours are those of this project's
+packages and of the methods that dataclasses make; what the script does is left out. They are the same on every machine,
+unlike times; how often Python's own event loop goes round depends a little on when the drafter's thread answers.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ WORKER = "w1"
 SKIPPED = 5
 """Rounds before the first one that is counted."""
 DRAFTED = 4
+_PATIENCE = 0.1
+"""Seconds without a batch after which the script decides a token without, if it may run ahead."""
 _TOKEN_S, _FORWARD_MS = 0.004, 20
 """Time of a drafted token and of a forward where a policy weighs them, so that batches of four are best."""
 
@@ -98,7 +101,7 @@ class ScriptedWorker:
 
     Attributes:
         meter: held while the worker is at work.
-        rounds: calls of ours and of all up to each batch.
+        rounds: calls of ours and of all up to each batch, or decision without one.
     """
 
     meter: Meter
@@ -110,6 +113,7 @@ class ScriptedWorker:
         self._events: asyncio.Queue[LinkEvent] = asyncio.Queue()
         self._events.put_nowait(LinkUpEvent(1))
         self._chain = chains.Chain(0)
+        self._ahead: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
     async def __call__(self, settings: LinkSettings) -> AsyncIterator[ScriptedWorker]:
@@ -136,10 +140,24 @@ class ScriptedWorker:
                 self._chain = chains.chain_for(message.identity, "base", message.prompt)
                 self._answer(message, (), WORKER)
                 self._answer(message, self._decided(()))
+                self._run_ahead(message)
             elif isinstance(message, Draft | Poll):
                 self.rounds.append((self.meter.ours.total(), self.meter.all))
+                self._run_ahead(message)
                 if message.start <= len(self._chain):
                     self._answer(message, self._decided(message.tokens[len(self._chain) - message.start :]))
+
+    def _run_ahead(self, message: Open | Draft | Poll, *, due: bool = False) -> None:
+        """Decide on without batches, until another message comes."""
+        with self.meter.held():
+            if due:
+                self.rounds.append((self.meter.ours.total(), self.meter.all))
+                self._answer(message, self._decided(()))
+            elif self._ahead is not None:
+                self._ahead.cancel()
+            if message.ahead:
+                again = partial(self._run_ahead, message, due=True)
+                self._ahead = asyncio.get_running_loop().call_later(_PATIENCE, again)
 
     def _decided(self, draft: Sequence[int]) -> tuple[int, ...]:
         """Tokens of the draft up to the first wrong one, and the one after them."""

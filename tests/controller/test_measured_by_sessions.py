@@ -7,11 +7,12 @@ import random
 import msgspec
 import pytest
 
+from edge_node.settings import PlanOptions
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.estimators.worker import StatedTimes, WorkerEstimates
 from flexspec_mq.controller.observation import Observation
-from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.controller.session import Added, SessionController
 from flexspec_mq.protocol.edge.session import EdgeSession
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
@@ -34,7 +35,7 @@ class Script:
     def __init__(
         self,
         estimates: NodeEstimates,
-        plan: Plan,
+        plan: Plan | Policy,
         *,
         way: float = 0.05,
         start: float = 0.0,
@@ -42,7 +43,8 @@ class Script:
         worker: str = "w",
     ) -> None:
         request = SessionRequest(session=number, version="v", identity=identity(limit=LIMIT), prompt=PROMPT)
-        self.machine = EdgeSession(request, FixedPolicy(plan), random.Random(1), estimates=estimates)
+        policy = FixedPolicy(plan) if isinstance(plan, Plan) else plan
+        self.machine = EdgeSession(request, policy, random.Random(1), estimates=estimates)
         self.now, self.way, self.number = start, way, number
         self.sent: list[Open | Draft | Poll] = []
         self.take(self.machine.start(start))
@@ -207,6 +209,30 @@ def test_a_token_that_comes_too_late_tells_how_long_the_draft_takes() -> None:
     assert Script(node, Plan(4), number=3).seen.reading == pytest.approx(0.9 * read_at), (
         "not believed for good"
     )
+
+
+def test_one_slow_moment_of_the_device_keeps_its_draft_away_for_a_while_only() -> None:
+    script = Script(NodeEstimates(), PlanOptions().new_policy(), way=0.001)
+    script.decide(1, 0, 900)
+
+    def idle() -> bool:
+        return script.machine.plan.draft_length == 0
+
+    def rounds(most: int, each: float) -> int:
+        """Rounds until the device stops or begins to draft."""
+        for count in range(most):
+            before = idle()
+            if not before:
+                script.draft(script.machine.plan.draft_length, each=each)
+            script.decide(1 if before else 5)
+            if idle() != before:
+                return count
+        return most
+
+    assert rounds(40, 0.004) == 40
+    assert rounds(8, 0.6) < 8, "the draft comes too late"
+    assert 10 < rounds(400, 0.004) < 400, "it is tried again"
+    assert rounds(40, 0.004) == 40
 
 
 def test_what_is_known_of_a_worker_and_of_a_version_is_theirs_alone() -> None:
