@@ -139,7 +139,8 @@ class SessionController:
         if added.tokens:
             self._rate.update(added.tokens, now)
             draft_time = self.node.draft_time
-            if draft_time.mean is not None and self.planned is not None and not self.planned.plan.draft_length:
+            idle = self.planned is not None and not self.planned.plan.draft_length
+            if idle and draft_time.mean is not None:
                 draft_time.mean *= _IDLE
             if added.batches:
                 self.version.acceptance.judged(added.batches, now, wrong=added.wrong)

@@ -215,18 +215,15 @@ def test_one_slow_moment_of_the_device_keeps_its_draft_away_for_a_while_only() -
     script = Script(NodeEstimates(), PlanOptions().new_policy(), way=0.001)
     script.decide(1, 0, 900)
 
-    def idle() -> bool:
-        return script.machine.plan.draft_length == 0
-
     def rounds(most: int, each: float) -> int:
         """Rounds until the device stops or begins to draft."""
+        begins = script.machine.plan.draft_length == 0
         for count in range(most):
-            before = idle()
-            if not before:
-                script.draft(script.machine.plan.draft_length, each=each)
-            script.decide(1 if before else 5)
-            if idle() != before:
+            length = script.machine.plan.draft_length
+            if (length == 0) != begins:
                 return count
+            script.draft(length, each=each)
+            script.decide(length + 1)
         return most
 
     assert rounds(40, 0.004) == 40
