@@ -17,7 +17,7 @@ from edge_node.generation import Generation, GenerationRequest
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
-from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest
+from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, PricedDrafter
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -87,6 +87,9 @@ class FakeEngine:
 
     def hold(self, version: str, head: str) -> None:
         self.heads[version] = head
+
+    def hold_drafter(self, version: str, drafter: PricedDrafter) -> None:
+        """Nothing drafts here."""
 
     def drop(self, version: str) -> str:
         return self.heads.pop(version, "")

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.drafting.load import load_for_version as load_draft_for_version
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.models.head_files import DRAFT_FILES
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.memory import trim
 from flexspec_mq.models.target_text import token_map
@@ -16,8 +18,11 @@ from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.drafting.interface import PricedDrafter
+    from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.target_text import TokenMap
 
@@ -50,23 +55,51 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
     if settings.draft == "none":
         return None
     lookups = WorkerDrafter(PromptLookupDrafter(max_context=target.max_context), _LOOKUP)
-    if settings.draft == _LOOKUP or (settings.draft == "auto" and settings.target != "default"):
+    model = _model_of(settings)
+    if model is None:
         return lookups
     try:
-        draft = load_draft(choice(settings, "default" if settings.draft == "auto" else settings.draft), say)
-        known = _map_of(settings, draft.loaded, target)
+        draft = load_draft(model, say)
+        drafter = _for_target(draft, settings, target)
     except FlexSpecError as error:
         if settings.draft != "auto":
             raise
         say(f"no draft beside the target, which is left to lookups: {error.message}")
         return lookups
     trim()
-    if draft.drafter is None:
+    return WorkerDrafter(drafter, f"{draft.loaded.name}, {draft.engine}")
+
+
+def load_for_version(
+    settings: WorkerSettings, target: LoadedText, head: Path, say: Callable[[str], None]
+) -> PricedDrafter | None:
+    """The draft of the settings with the LoRA that lies in a version's head; None where there is no draft or no LoRA.
+
+    Raises:
+        ModelError: the LoRA is damaged or not for this draft, or nothing here can merge the two.
+        UsageError: the draft has no checkpoint that could be merged, or does not run by ONNX Runtime.
+    """
+    model = _model_of(settings)
+    if model is None or not any((head / name).exists() for name in DRAFT_FILES):
         return None
-    if draft.model is not None:
-        draft.model.prefill = PREFILL
-        draft.model.token_map = lambda _fingerprint: known
-    return WorkerDrafter(draft.drafter, f"{draft.loaded.name}, {draft.engine}")
+    return _for_target(load_draft_for_version(model, head, say), settings, target)
+
+
+def _model_of(settings: WorkerSettings) -> DraftSettings | None:
+    """The model that the settings name as the draft; None for none."""
+    if settings.draft in (_LOOKUP, "none") or (settings.draft == "auto" and settings.target != "default"):
+        return None
+    return choice(settings, "default" if settings.draft == "auto" else settings.draft)
+
+
+def _for_target(draft: DraftModel, settings: WorkerSettings, target: LoadedText) -> PricedDrafter:
+    """The drafter of a model, for ids of the target."""
+    known = _map_of(settings, draft.loaded, target)
+    assert draft.model is not None  # noqa: S101  a model was named
+    assert draft.drafter is not None  # noqa: S101
+    draft.model.prefill = PREFILL
+    draft.model.token_map = lambda _fingerprint: known
+    return draft.drafter
 
 
 def choice(settings: WorkerSettings, draft: str) -> DraftSettings:

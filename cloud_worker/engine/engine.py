@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.models.invariance.target import TargetModel
     from flexspec_mq.models.runner import ModelInput
     from flexspec_mq.protocol.effects import SessionKey
@@ -102,8 +103,15 @@ class ModelEngine:
         """See `Engine`."""
         self.scheduler.heads[version] = head
 
+    def hold_drafter(self, version: str, drafter: PricedDrafter) -> None:
+        """See `Engine`."""
+        if self.drafts is not None:
+            self.drafts.hold(version, drafter)
+
     def drop(self, version: str) -> str:
         """See `Engine`."""
+        if self.drafts is not None:
+            self.drafts.drop(version)
         return self.scheduler.heads.pop(version, "")
 
     def free(self, key: SessionKey) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
+    from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
     from schemas.status import TargetText, TokenizerStatus
@@ -153,6 +154,10 @@ class Engine(Protocol):
 
     def hold(self, version: str, head: str) -> None:
         """From now on items of a version are of a head that the model holds; "" is the base."""
+        ...
+
+    def hold_drafter(self, version: str, drafter: PricedDrafter) -> None:
+        """From now on this drafts for sessions of a version, where the engine drafts with a model; until `drop`."""
         ...
 
     def drop(self, version: str) -> str:

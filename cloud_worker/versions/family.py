@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cloud_worker.engine.draft import load_for_version
 from cloud_worker.versions.follower import FamilyFollower
 from cloud_worker.versions.library import Library
 from cloud_worker.versions.loader import Base, HeadLoader
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from cloud_worker.settings import FamilySettings, WorkerSettings
     from cloud_worker.versions.library import Exactness
     from flexspec_mq.models.load import LoadedText
+
+_log = logging.getLogger(__name__)
 
 
 def family_follower(
@@ -48,7 +53,8 @@ def family_follower(
         )
     say("computing the fingerprint of the base")
     base = base_of(worker, model.loaded, engine.facts.exactness)
-    loader = HeadLoader(base, engine, model, settings.folder / "heads", again=worker.prove)
+    drafter = partial(load_for_version, worker, model.loaded, say=_log.info)
+    loader = HeadLoader(base, engine, model, settings.folder / "heads", drafter, again=worker.prove)
     library = Library(worker.version, engine.facts.exactness, base.id)
     return FamilyFollower(follower, store, library, loader, settings.heads or "")
 

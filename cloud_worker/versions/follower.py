@@ -67,6 +67,7 @@ class FamilyFollower:
         self._url = url
         self._wake = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, "heads")
+        self._drafts = ThreadPoolExecutor(1, "drafts")
         self._loading: asyncio.Task[None] | None = None
 
     @property
@@ -103,7 +104,8 @@ class FamilyFollower:
         except ExceptionGroup as died:
             raise died.exceptions[0] from None
         finally:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            for one in (self._thread, self._drafts):
+                one.shutdown(wait=False, cancel_futures=True)
 
     async def _judge_loop(self) -> None:
         family = self._follower.family
@@ -176,7 +178,9 @@ class FamilyFollower:
             _log.exception("version %s: refused", load.name)
             self._library.refused(load, f"{type(error).__name__}: {error}")
         else:
-            if not self._library.loaded(load, exactness):
+            if self._library.loaded(load, exactness):
+                self._drafts.submit(self._loader.load_drafter, load.name, load.digest, thread)
+            else:
                 await asyncio.to_thread(self._loader.drop, load.name, thread)
         finally:
             self._loading = None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
 from flexspec_mq.models.head_files import read_weights
@@ -20,19 +21,23 @@ from flexspec_mq.models.memory import trim
 from schemas.catalogue import BASE_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from cloud_worker.engine.interface import Engine
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.library import Exactness
+    from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.heads.manifest import Manifest
     from flexspec_mq.models.head import Head
     from flexspec_mq.models.invariance.proof import Proof
     from flexspec_mq.models.shape import Shape
 
 _log = logging.getLogger(__name__)
+
+MOST_DRAFTERS = 4
+"""Drafters of versions beside the worker's own: some 100 MB each of the default draft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +94,31 @@ class Base:
 
 
 class HeadLoader:
-    """Gets heads ready for an engine."""
+    """Gets heads ready for an engine.
+
+    Args:
+        base: base of the heads.
+        engine: Engine that serves them.
+        target: Target that holds them.
+        cache: Folder that they are fetched into.
+        drafter: Makes the drafter for a version of its head's folder; None where the head has no LoRA of the draft.
+        again: Whether heads are proved that have been.
+    """
 
     def __init__(
-        self, base: Base, engine: Engine, target: Target, cache: Path, *, again: bool = False
+        self,
+        base: Base,
+        engine: Engine,
+        target: Target,
+        cache: Path,
+        drafter: Callable[[Path], PricedDrafter | None] = lambda _: None,
+        *,
+        again: bool = False,
     ) -> None:
         self._base = base
+        self._drafter = drafter
+        self._held: dict[str, bytes] = {}
+        self._drafted: set[str] = set()
         self._target = target
         self._model = target.model
         self._engine = engine
@@ -114,13 +138,13 @@ class HeadLoader:
         self._base.check(name, manifest)
         if manifest.kind == "base":
             self._check_canaries("", manifest, thread)
-            thread.submit(partial(self._engine.hold, name, "")).result()
+            thread.submit(partial(self._hold, name, digest, "")).result()
             return self._base.exactness
         thread.submit(partial(self._model.hold, name, self._read(folder, manifest))).result()
         try:
             self._check_canaries(name, manifest, thread)
             exactness = self._prove(name, digest, thread)
-            thread.submit(partial(self._engine.hold, name, name)).result()
+            thread.submit(partial(self._hold, name, digest, name)).result()
         except BaseException:
             thread.submit(partial(self._model.drop, name)).result()
             raise
@@ -128,12 +152,44 @@ class HeadLoader:
             trim()
         return exactness
 
+    def load_drafter(self, name: str, digest: bytes, thread: EngineThread) -> None:
+        """Give a version that is held a drafter of its own, if its head has a LoRA of the draft.
+
+        Until then, and where the LoRA is of no use, which is logged, the worker's draft serves it as any other.
+        """
+        try:
+            if len(self._drafted) >= MOST_DRAFTERS:
+                _log.info("version %s: %d versions have drafters of their own already", name, MOST_DRAFTERS)
+                return
+            drafter = self._drafter(self._cache / digest.hex())
+            if drafter is not None:
+                thread.submit(partial(self._take_drafter, name, digest, drafter)).result()
+                trim()
+        except FlexSpecError as error:
+            _log.warning("version %s: its LoRA of the draft is not used: %s", name, error.message)
+        except Exception:  # noqa: BLE001  drafts are hints, and what runs goes on; logged
+            _log.exception("version %s: its LoRA of the draft is not used", name)
+
+    def _take_drafter(self, name: str, digest: bytes, drafter: PricedDrafter) -> None:
+        """On the engine's thread: the version may be gone, or be another head by now."""
+        if self._held.get(name) == digest:
+            self._engine.hold_drafter(name, drafter)
+            self._drafted.add(name)
+            _log.info("version %s: drafts by its own LoRA of the draft", name)
+
     def drop(self, name: str, thread: EngineThread) -> None:
         """Let go of the head of a version."""
         thread.submit(partial(self._drop, name)).result()
 
+    def _hold(self, name: str, digest: bytes, head: str) -> None:
+        """On the engine's thread."""
+        self._engine.hold(name, head)
+        self._held[name] = digest
+
     def _drop(self, name: str) -> None:
         """On the engine's thread."""
+        self._held.pop(name, None)
+        self._drafted.discard(name)
         if self._engine.drop(name):
             self._model.drop(name)
 

@@ -83,6 +83,25 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
     return draft
 
 
+def load_for_version(settings: DraftSettings, head: Path, say: Say) -> DraftModel:
+    """Load the draft with the LoRA of a version merged into it; graphs of it are written beside the version's head.
+
+    Args:
+        settings: which draft, and threads.
+        head: folder of the head.
+        say: told what takes long.
+
+    Raises:
+        ModelError: the LoRA is damaged or not for this draft, or graphs cannot be written or run here.
+        UsageError: settings that do not go together, or a draft without a checkpoint.
+    """
+    if not wants_onnx(settings):
+        raise UsageError(
+            "LoRAs of versions are for drafts that ONNX Runtime runs", hint="leave out --draft-engine"
+        )
+    return _by_onnx(cached_graphs(Path(_checkpoint(settings, say)), say, head), settings, say)
+
+
 def text_of(settings: DraftSettings, say: Say) -> LoadedText:
     """The draft's configuration and tokenizer, after all that can be complained about without its weights.
 

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 
+from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
 from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, Manifest, digest, read_head
 from flexspec_mq.models.checkpoint import weights_fingerprint
+from flexspec_mq.models.default import default_draft_path
+from flexspec_mq.models.draft.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
-from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL, read_weights
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT_FILES, FULL, read_weights
 from flexspec_mq.models.invariance.target import canary_share
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import load_text, resolve
+from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
     import argparse
-    from pathlib import Path
 
     from flexspec_mq.models.load import LoadedText
 
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
+"""Files of a head by its kind, beside those of a LoRA of the draft."""
 
 
 def check(args: argparse.Namespace) -> int:
     """``flexspec head check``: returns the exit code."""
     base = base_path(args)
     offline.prepare(args)
-    offline.print_figures(check_head(args.folder, base))
+    offline.print_figures(check_head(args.folder, base, args.draft))
+    return 0
+
+
+def add_draft(args: argparse.Namespace) -> int:
+    """``flexspec head add-draft``: returns the exit code."""
+    offline.print_figures({"head": str(args.out), "digest": add_draft_lora(args.folder, args.lora, args.out)})
     return 0
 
 
@@ -43,20 +54,22 @@ def base_path(args: argparse.Namespace) -> Path | None:
     return None if args.base == "none" else offline.base_path(args)
 
 
-def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
+def check_head(folder: Path, base: Path | None, draft: str = "default") -> dict[str, Any]:
     """Check a head in all ways.
 
     Args:
         folder: folder of the head.
         base: checkpoint folder; None leaves out what cannot be seen without it: shapes, fingerprints and canaries.
+        draft: checkpoint folder, or ``default``, of the draft that a LoRA in the head is for; ``none`` leaves it out.
 
     Returns:
         Figures for people: ``parameters`` is how many numbers the head's weights have, ``layers`` are those that it
         changes, ``others`` final norm and LM head as far as it changes them, by their names in the base, ``canaries``
-        and ``shuffled`` are shares of the canaries' tokens (0-1).
+        and ``shuffled`` are shares of the canaries' tokens (0-1), ``draft`` is how many numbers its LoRA of
+        the draft has.
 
     Raises:
-        HeadError: a worker would refuse this head, or nobody could tell it from a damaged one.
+        HeadError: a worker would refuse this head or the LoRA in it, or nobody could tell it from a damaged one.
         ModelError: the base cannot be read, or is built in a way that heads are not for.
     """
     manifest = read_head(folder)
@@ -71,6 +84,9 @@ def check_head(folder: Path, base: Path | None) -> dict[str, Any]:
         "digest": digest((folder / MANIFEST).read_bytes()).hex(),
         "bytes": sum(file.size for file in manifest.files),
     }
+    if draft != "none" and any((folder / name).exists() for name in DRAFT_FILES):
+        lora = read_draft_lora(folder, _draft_path(draft))
+        figures["draft"] = sum(tensor.numel() for tensor in _tensors(lora).values())
     if manifest.kind == "base":
         return {**figures, "parameters": 0, "layers": [], "others": []}
     shape = _unknown_shape(manifest.layers)
@@ -110,13 +126,29 @@ def _check_base(manifest: Manifest, text: LoadedText, base: Path) -> None:
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
     listed = {file.name for file in manifest.files}
-    if listed != FILES[manifest.kind]:
-        expected = " and ".join(sorted(FILES[manifest.kind])) or "no files"
-        wrong = ", ".join(sorted(listed ^ FILES[manifest.kind]))
+    wanted = FILES[manifest.kind] | (DRAFT_FILES if listed & DRAFT_FILES else set())
+    if listed != wanted:
+        expected = " and ".join(sorted(wanted)) or "no files"
+        wrong = ", ".join(sorted(listed ^ wanted))
         raise HeadError(f"a head of kind {manifest.kind} has {expected}; this one differs by {wrong}")
     strange = sorted(path.name for path in folder.iterdir() if path.name not in {*listed, MANIFEST})
     if strange:
         raise HeadError(f"{folder} holds {strange[0]}, which the manifest does not list", hint="remove it")
+
+
+def _draft_path(draft: str) -> Path:
+    """The checkpoint folder of a draft.
+
+    Raises:
+        UsageError: there is none.
+        ModelError: the default draft cannot be made.
+    """
+    source = default_draft_path() if draft == "default" else resolve(draft)
+    if not isinstance(source, Path) or has_graphs(source):
+        raise UsageError(
+            f"{draft} is no checkpoint folder of a draft", hint="name one with --draft, or 'none'"
+        )
+    return source
 
 
 class _AnySize(int):

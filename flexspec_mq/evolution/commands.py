@@ -35,6 +35,7 @@ def add_parser(commands: _Actions[argparse.ArgumentParser]) -> None:
     _add_base(actions)
     actions.add_parser("train", help="tune a head on chats (with flexspec-training)", add_help=False)
     _add_check(actions)
+    _add_draft(actions)
     _add_trust(actions)
     _add_publish(actions)
     about = "show versions, who holds them and how they are accepted"
@@ -122,9 +123,30 @@ def _add_check(actions: _Actions[argparse.ArgumentParser]) -> None:
     add_numbers(check)
 
 
+def _add_draft(actions: _Actions[argparse.ArgumentParser]) -> None:
+    add_draft = actions.add_parser(
+        "add-draft",
+        help="put a LoRA of the draft into a head, for workers that serve the version",
+        description="Write a head again with a LoRA of the draft in it. Workers that hold the version merge it into "
+        "their own draft; devices never see it. The head has another digest then: publish it as a new version.",
+    )
+    add_draft.set_defaults(func=_later("check", "add_draft"))
+    add_draft.add_argument("folder", type=Path, metavar="FOLDER", help="the head")
+    about = "directory that PEFT, or `flexspec draft train --head`, has saved"
+    add_draft.add_argument("lora", type=Path, metavar="LORA", help=about)
+    add_draft.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="the head to write; must not be there"
+    )
+
+
 def _add_base_flag(parser: argparse.ArgumentParser) -> None:
     about = "checkpoint folder of the base; 'none' leaves out what needs it (default: the default model)"
     parser.add_argument("--base", default="default", metavar="FOLDER", help=about)
+    about = (
+        "checkpoint folder of the draft that a LoRA in the head is for; 'none' leaves it out (default: the draft that "
+        "ships)"
+    )
+    parser.add_argument("--draft", default="default", metavar="FOLDER", help=about)
 
 
 def _add_trust(actions: _Actions[argparse.ArgumentParser]) -> None:

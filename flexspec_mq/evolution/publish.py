@@ -43,7 +43,7 @@ def publish(args: argparse.Namespace) -> int:
     if args.heads:
         check_heads_url(args.heads)
     signers = head_options(args).signers()
-    check_head(args.folder, base_path(args))
+    check_head(args.folder, base_path(args), args.draft)
     return connected(args, lambda client: _announce(client, args, signers))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 MODULES = ("q", "k", "v", "o", "gate", "up", "down")
 """A layer's matrices, each named ``…_proj``."""
 NORM, LM_HEAD = "model.norm.weight", "lm_head.weight"
+_IN_LAYER = re.compile(r"model\.layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)_proj\.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,11 @@ class LoraDelta:
         """Width between the two."""
         return self.down.shape[0]
 
+    def merged(self, weight: torch.Tensor) -> torch.Tensor:
+        """The matrix with the addition in it, in its own dtype."""
+        added = (self.up.float() @ self.down.float()).to(weight.device) * self.scale
+        return (weight.float() + added).to(weight.dtype)
+
 
 @dataclass(frozen=True, slots=True)
 class LoraHead:
@@ -53,6 +60,15 @@ class LoraHead:
     layers: Mapping[int, Mapping[str, LoraDelta]]
     norm: torch.Tensor | None = None
     lm_head: LoraDelta | torch.Tensor | None = None
+
+    def merged(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        """A tensor of the base with what the head has for its name."""
+        own = {NORM: self.norm, LM_HEAD: self.lm_head}.get(name)
+        if match := _IN_LAYER.fullmatch(name):
+            own = self.layers.get(int(match[1]), {}).get(match[2])
+        if isinstance(own, LoraDelta):
+            return own.merged(weight)
+        return weight if own is None else own.to(weight)
 
 
 @dataclass(frozen=True, slots=True)

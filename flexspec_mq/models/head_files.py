@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 
 CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FULL = "head.safetensors"
+DRAFT = "draft_"
+DRAFT_FILES = {f"{DRAFT}{CONFIG}", f"{DRAFT}{ADAPTER}"}
+"""Names of the LoRA of a draft for the version, beside the head."""
 MOST_RANK = 256
 """Largest rank of an addition. Kernels sum so many products in one order, wherever they stand."""
 
@@ -48,7 +51,7 @@ _NEUTRAL = {
 """Settings that change nothing of what is computed from the weights, or are computed here."""
 _STARTS = (True, False, "gaussian", "orthogonal", "eva")
 """Ways to draw the first weights that leave the base's alone."""
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _ADDED = re.compile(r"(.+)\.lora_([AB])\.weight")
 
@@ -62,13 +65,14 @@ def read_weights(folder: Path, kind: str, sizes: Shape, floor: int) -> LoraHead 
     return (read_lora if kind == "lora" else read_full)(folder, sizes, floor)
 
 
-def read_lora(folder: Path, sizes: Shape, floor: int) -> LoraHead:
+def read_lora(folder: Path, sizes: Shape, floor: int, before: str = "") -> LoraHead:
     """Read an adapter.
 
     Args:
         folder: folder with `CONFIG` and `ADAPTER`.
         sizes: sizes of the base.
         floor: the lowest layer that it may touch.
+        before: what is written before the files' names.
 
     Returns:
         The head, in the dtype in which it was saved. The LM head may have an addition, or be another one as a whole.
@@ -77,16 +81,17 @@ def read_lora(folder: Path, sizes: Shape, floor: int) -> LoraHead:
         HeadError: files are missing or damaged, or the adapter touches what a head must not, does not fit the base,
             or is of a kind that is not computed here.
     """
-    scale = _scale(_config(folder))
-    if not (folder / ADAPTER).is_file():
+    scale = _scale(read_config(folder / f"{before}{CONFIG}"))
+    path = folder / f"{before}{ADAPTER}"
+    if not path.is_file():
         raise HeadError(
-            f"{folder} has no {ADAPTER}",
+            f"{folder} has no {path.name}",
             hint="pickle files are never read: save the adapter with save_pretrained(…, safe_serialization=True)",
         )
     pairs: dict[str, dict[str, torch.Tensor]] = {}
     whole: dict[str, torch.Tensor] = {}
-    for name, tensor in read_safetensors(folder / ADAPTER).items():
-        ours = name.removeprefix(_PREFIX)
+    for name, tensor in read_safetensors(path).items():
+        ours = name.removeprefix(PREFIX)
         added = _ADDED.fullmatch(ours)
         if added is not None:
             pairs.setdefault(added[1], {})[added[2]] = tensor
@@ -97,7 +102,7 @@ def read_lora(folder: Path, sizes: Shape, floor: int) -> LoraHead:
         else:
             raise _stranger(name, ours)
     if not pairs and not whole:
-        raise HeadError(f"{folder / ADAPTER} has no weights", hint="train the adapter before you save it")
+        raise HeadError(f"{path} has no weights", hint="train the adapter before you save it")
     layers: dict[int, dict[str, LoraDelta]] = {}
     lm_head: LoraDelta | torch.Tensor | None = whole.get(LM_HEAD)
     shapes = module_shapes(sizes)
@@ -162,17 +167,20 @@ def read_full(folder: Path, sizes: Shape, floor: int) -> FullHead:
     return FullHead(floor, tensors)
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of an adapter.
+
+    Raises:
+        HeadError: it is missing, damaged, or of another kind of adapter.
+    """
     try:
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise HeadError(
-            f"cannot read {folder / CONFIG}: {error}", hint="a LoRA head is a directory that PEFT saved"
+            f"cannot read {path}: {error}", hint="a LoRA is a directory that PEFT saved"
         ) from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise HeadError(
-            f"{folder / CONFIG} is not of a LoRA adapter", hint="train one with peft's LoraConfig"
-        )
+        raise HeadError(f"{path} is not of a LoRA adapter", hint="train one with peft's LoraConfig")
     return config
 
 

@@ -47,6 +47,7 @@ class _Session:
     """State of a session between steps.
 
     Attributes:
+        drafter: drafter of its version.
         number: at the drafter.
         strength: how likely tokens of the model were right lately, as far as it knew.
         tokens: length of its context, with room.
@@ -54,6 +55,7 @@ class _Session:
         tries: tokens that its strength rests on.
     """
 
+    drafter: PricedDrafter
     number: int
     strength: float
     tokens: int = 0
@@ -121,7 +123,7 @@ class _Path:
 
 
 class WorkerDrafter:
-    """Drafts for the sessions of a worker, on the engine's thread.
+    """Drafts for the sessions of a worker, on the engine's thread: by one drafter, or that of a version.
 
     Drafts are hints: a drafter that raises is not asked again, and the texts go on without it. Beyond so many tokens of
     contexts, the sessions that were drafted for longest ago are forgotten.
@@ -142,6 +144,7 @@ class WorkerDrafter:
     ) -> None:
         self.drafter: PricedDrafter | None = drafter
         self.name = name
+        self._of_version: dict[str, PricedDrafter] = {}
         self.drafted = 0
         self._most_tokens = most_tokens
         self._clock = clock
@@ -164,22 +167,37 @@ class WorkerDrafter:
         wanted = [item for item in items if item.room and rows.granted.get(item.key) == len(item.draft)]
         if drafter is None or not wanted:
             return {}
+        of_drafter: dict[int, tuple[PricedDrafter, list[WorkItem]]] = {}
+        for item in wanted:
+            one = self._of_version.get(item.version, drafter)
+            of_drafter.setdefault(id(one), (one, []))[1].append(item)
+        own: dict[SessionKey, tuple[int, ...]] = {}
         try:
-            own = self._drafted(drafter, wanted, rows, budget)
+            for one, its in of_drafter.values():
+                own |= self._drafted(one, its, rows, budget)
         except Exception:  # noqa: BLE001  logged, and the target needs no drafts
             _log.exception("the worker's drafter failed; texts go on without its drafts")
             self.drafter, self.name = None, ""
             self._known.clear()
+            self._of_version.clear()
             return {}
         self.drafted = sum(map(len, own.values()))
         return own
 
+    def hold(self, version: str, drafter: PricedDrafter) -> None:
+        """From now on a drafter of its own drafts for a version."""
+        self._of_version[version] = drafter
+
+    def drop(self, version: str) -> None:
+        """Let go of a version's own drafter, if it has one; no session of the version is left."""
+        self._of_version.pop(version, None)
+
     def free(self, key: SessionKey) -> None:
         """Forget a session; it need not be known."""
         known = self._known.pop(key, None)
-        if known is not None and self.drafter is not None:
+        if known is not None:
             self._strength = known.strength + _FORGIVEN * (PRIOR - known.strength)
-            self.drafter.free(known.number)
+            known.drafter.free(known.number)
 
     def _drafted(
         self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
@@ -187,7 +205,7 @@ class WorkerDrafter:
         if not rows.bears and not self._may_call(items, rows):
             budget.call.fade()
             return {}
-        paths = {item.key: self._path(item) for item in items}
+        paths = {item.key: self._path(item, drafter) for item in items}
         called = False
         while open_ := {
             key: path for key, path in paths.items() if not path.done and drafter.fits(path.context)
@@ -251,8 +269,11 @@ class WorkerDrafter:
         for path, proposals in zip(paths.values(), found, strict=True):
             _take(path, itertools.takewhile(lambda _: rows.bears, proposals), rows)
 
-    def _path(self, item: WorkItem) -> _Path:
-        session = self._known.get(item.key) or _Session(next(self._numbers), self._strength)
+    def _path(self, item: WorkItem, drafter: PricedDrafter) -> _Path:
+        session = self._known.get(item.key) or _Session(drafter, next(self._numbers), self._strength)
+        if session.drafter is not drafter:  # the version has got one of its own meanwhile
+            session.drafter.free(session.number)
+            session.drafter, session.read = drafter, 0
         return _Path(item, session, [*item.context, *item.draft])
 
     def _hold(self, paths: Sequence[_Path]) -> None:

@@ -68,6 +68,9 @@ class SaltLoader:
         thread.submit(partial(self._engine.hold, name, salt)).result()
         return "exact"
 
+    def load_drafter(self, name: str, digest: bytes, thread: EngineThread) -> None:
+        """Nothing: salt is no LoRA."""
+
     def drop(self, name: str, thread: EngineThread) -> None:
         thread.submit(partial(self._engine.drop, name)).result()
 

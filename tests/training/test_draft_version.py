@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
+pytest.importorskip("onnxruntime")
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,13 +20,17 @@ from safetensors.torch import load_file, save_file
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, file_entry
 from flexspec_mq.models.checkpoint import weights_fingerprint
-from flexspec_mq.models.draft.delta import RANKS, DeltaMeta, base_fingerprint, read_delta
+from flexspec_mq.models.draft.artifact import export
+from flexspec_mq.models.draft.delta import DeltaMeta, base_fingerprint
+from flexspec_mq.models.draft.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.head_files import FULL
 from flexspec_mq.models.load import load_target
+from flexspec_mq.models.onnx.model import load_onnx
+from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
-from tests.models.tiny_heads import save_full, save_lora
+from tests.models.tiny_heads import save_full, save_lora, with_lora
 from tests.training.drafts import run_draft as run
 from training.draft.architecture import (
     build_draft,
@@ -77,7 +83,9 @@ def finish(folder: Path, kind: str, base: Path) -> Path:
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     root = tmp_path_factory.mktemp("version")
-    model = tiny_llama(num_hidden_layers=LAYERS, max_position_embeddings=256, initializer_range=0.3)
+    model = tiny_llama(
+        num_hidden_layers=LAYERS, num_attention_heads=1, max_position_embeddings=256, initializer_range=0.3
+    )
     torch.nn.Module.to(model, torch.bfloat16)
     base = save(root / "base", model, byte_level_tokenizer(template=TEMPLATE))
     full = save_full(base, root / "full", floor=FLOOR, ends=False)
@@ -133,13 +141,12 @@ def test_a_version_writes_the_text_of_a_checkpoint_with_the_head_in_it(
     assert len(written["head"]) == 6
 
 
-def earlier_draft(family: Family, path: Path) -> Path:
+def earlier_draft(family: Family, path: Path, n: int = FLOOR) -> Path:
     """A draft of the base, and of all that share its lower layers."""
-    draft = build_draft(load_target(family.base).model, FLOOR, (LAYERS - 1,))
-    tensors = {name: p.detach() for name, p in trained_parameters(draft, FLOOR)}
-    ranks = torch.tensor([7, 299, 5], dtype=torch.int32)
-    fingerprint = base_fingerprint(family.base, FLOOR)
-    return save_delta(path, {**tensors, RANKS: ranks}, DeltaMeta(fingerprint, FLOOR, (LAYERS - 1,)))
+    draft = build_draft(load_target(family.base).model, n, (LAYERS - 1,))
+    tensors = {name: p.detach() for name, p in trained_parameters(draft, n)}
+    fingerprint = base_fingerprint(family.base, n)
+    return save_delta(path, tensors, DeltaMeta(fingerprint, n, (LAYERS - 1,)))
 
 
 def text(path: Path) -> Path:
@@ -149,32 +156,35 @@ def text(path: Path) -> Path:
     return path
 
 
-def test_training_for_a_head_is_training_for_the_checkpoint_with_the_head_in_it(
-    family: Family, tmp_path: Path
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_a_lora_for_a_version_is_what_peft_computes_and_writes_more_as_the_version_does(
+    family: Family, tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weight by weight; and not what training for the base gives."""
-    shared = [
-        "--from-delta",
-        earlier_draft(family, tmp_path / "earlier"),
-        "--text",
-        text(tmp_path / "text.npz"),
-    ]
-    budget = ["--steps", 4, "--step-tokens", 200, "--common-ids", 100]
-    trained = {}
-    for name, base in family.teachers().items():
-        out, cache = tmp_path / f"{name}.safetensors", tmp_path / f"cache-{name}"
-        assert run("train", *base, "--out", out, "--cache", cache, *shared, *budget) == 0
-        trained[name] = read_delta(out)
-    meta, tensors = trained["head"]
-    assert meta.training["kl"] == trained["merged"][0].training["kl"] != trained["base"][0].training["kl"]
-    assert tensors.keys() == trained["merged"][1].keys()
-    for name, tensor in tensors.items():
-        assert torch.equal(tensor, trained["merged"][1][name]), name
-    assert meta.base_fingerprint == trained["base"][0].base_fingerprint
-    assert any(not torch.equal(tensor, trained["base"][1][name]) for name, tensor in tensors.items())
-    # An id that only the earlier draft's text had comes last, others once.
-    assert tensors[RANKS][-1] == 299
-    assert len(set(tensors[RANKS].tolist())) == len(tensors[RANKS])
+    """Through the folder of a head, as workers get it; the version has an LM head of its own, or the base's."""
+    earlier, head = earlier_draft(family, tmp_path / "earlier"), getattr(family, kind)
+    files = ["--from-delta", earlier, "--text", text(tmp_path / "text.npz"), "--cache", tmp_path / "cache"]
+    budget = ["--step-tokens", 200, "--common-ids", 0, "--learning-rate", 0.02, "--rank", 4]
+    overlap = {}
+    for steps in (1, 30):
+        out = tmp_path / f"lora{steps}"
+        asked = ["--base", family.base, "--head", head, "--out", out, *files, *budget, "--steps", steps]
+        assert run("train", *asked) == 0
+        overlap[steps] = json.loads(capsys.readouterr().out)["overlap"]
+    assert overlap[30] > overlap[1] + 0.01
+
+    with_draft, draft = tmp_path / "head", export(family.base, tmp_path / "draft", earlier)
+    add_draft_lora(head, out, with_draft)
+    lora = read_draft_lora(with_draft, draft)
+    graphs = load_onnx(write_onnx(draft, tmp_path / "graphs", "float32", lora=lora))
+    network = with_lora(load_target(draft, dtype="float32").model, out)
+    ids = [int(i) for i in np.random.default_rng(3).integers(3, 300, 40)]
+    ours = graphs.forward([ModelInput(graphs.new_kv(), ids, len(ids))])
+    with torch.no_grad():
+        theirs = network(torch.tensor([ids])).logits[0]
+    # Merged weights are bfloat16, as they were in the training.
+    assert np.abs(ours - theirs.numpy()).mean() < 0.01 * theirs.abs().mean()
+    with pytest.raises(HeadError, match="was trained on a draft with fingerprint"):
+        read_draft_lora(with_draft, family.base)
 
 
 def test_an_lm_head_of_the_version_decides_what_is_right(family: Family, tmp_path: Path) -> None:
@@ -204,12 +214,13 @@ def test_an_lm_head_of_the_version_decides_what_is_right(family: Family, tmp_pat
 
 def test_heads_that_do_not_fit_are_refused(family: Family, tmp_path: Path) -> None:
     files = ["--text", text(tmp_path / "text.npz"), "--cache", tmp_path / "cache", "--out", tmp_path / "out"]
-    more = ["--blocks", 1, "--steps", 1]
+    earlier = ["--steps", 1, "--from-delta", earlier_draft(family, tmp_path / "earlier")]
+    deeper = ["--steps", 1, "--from-delta", earlier_draft(family, tmp_path / "deeper", FLOOR + 1)]
     with pytest.raises(ModelError, match="may change layers from 2 on, and the draft keeps 3"):
-        run("train", "--base", family.base, *files, *more, "--layers", 3, "--head", family.full)
+        run("train", "--base", family.base, *files, *deeper, "--head", family.full)
     with pytest.raises(HeadError, match="its base is"):
-        run("train", "--base", family.merged, *files, *more, "--layers", 2, "--head", family.full)
-    assert run("train", "--base", family.base, *files, *more, "--layers", 2, "--head", family.full) == 0
+        run("train", "--base", family.merged, *files, *earlier, "--head", family.full)
+    assert run("train", "--base", family.base, *files, *earlier, "--head", family.full) == 0
     # States of one version are not another's.
     with pytest.raises(ModelError, match="holds states of another base"):
-        run("train", "--base", family.base, *files[:-1], tmp_path / "new", *more, "--layers", 2)
+        run("train", "--base", family.base, *files[:-1], tmp_path / "new", *earlier)

@@ -27,9 +27,18 @@ from safetensors.torch import load_file, save_file
 
 from flexspec_mq.evolution.canaries import greedy, load_base
 from flexspec_mq.evolution.check import check_head
-from flexspec_mq.models.head_files import ADAPTER, CONFIG, FULL
+from flexspec_mq.models.draft.lora import add_draft_lora
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, FULL, PREFIX
 from flexspec_mq.models.load import load_target, load_text
-from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
+from tests.models.tiny_checkpoints import (
+    TEMPLATE,
+    byte_level_tokenizer,
+    edit,
+    edit_tensors,
+    save,
+    tiny_llama,
+    write,
+)
 from tests.training.drafts import stop_after
 from training.draft.version import read_version
 from training.head.chats import read_chats, rows_of
@@ -39,6 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning", 
 
 WORDS = "abcdefgh"
 LAYERS, FLOOR = 4, 2
+OUTSIDE = f"{PREFIX}model.norm.weight"
 QUICK = TuneConfig(floor=FLOOR, rank=4, alpha=8, steps=40, step_tokens=256, learning_rate=3e-2)
 
 
@@ -125,9 +135,14 @@ def test_full_head_holds_the_upper_layers_with_the_bases_names(full: Path, folde
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_a_good_head_passes_and_its_shuffled_weights_do_not(
-    kind: str, folder: Path, request: pytest.FixtureRequest
+    kind: str, folder: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    figures = check_head(request.getfixturevalue(kind), folder / "base")
+    """With a LoRA of the draft beside it."""
+    head, draft = request.getfixturevalue(kind), str(folder / "base")
+    assert "draft" not in check_head(head, None, draft)
+    add_draft_lora(head, request.getfixturevalue("lora"), tmp_path / "head")
+    figures = check_head(tmp_path / "head", folder / "base", draft)
+    assert figures["draft"] == check_head(request.getfixturevalue("lora"), None)["parameters"]
     assert figures["layers"] == [2, 3]
     assert figures["others"] == ["lm_head.weight", "model.norm.weight"]
     assert figures["canaries"] == 1.0
@@ -174,6 +189,18 @@ def shuffled(weight: torch.Tensor) -> torch.Tensor:
     return weight.flatten()[torch.randperm(weight.numel())].view_as(weight)
 
 
+def drafted(*changes: Callable[[Path], object]) -> Callable[[Path], None]:
+    """Put the head's adapter into it as a LoRA of the draft too, which fits where the base is the draft."""
+
+    def apply(folder: Path) -> None:
+        for name in (CONFIG, ADAPTER):
+            shutil.copyfile(folder / name, folder / f"{DRAFT}{name}")
+        for change in changes:
+            change(folder)
+
+    return apply
+
+
 Bad = tuple[Callable[[Path], object], dict[str, Any], str]
 BAD: list[Bad] = [
     (adapter(torch.Tensor.half), {}, "float16"),
@@ -185,6 +212,10 @@ BAD: list[Bad] = [
     (id, {"dtype": "bfloat16"}, "float32"),
     (id, {"kind": "full"}, "of kind full has"),
     (id, {"canaries": (Canary((300,), (1,)),)}, "a canary has token 300"),
+    (drafted(lambda head: (head / f"{DRAFT}{CONFIG}").unlink()), {}, f"differs by {DRAFT}{CONFIG}"),
+    (drafted(write(f"{DRAFT}{ADAPTER}", b"?")), {}, "cannot read .*draft_adapter_model"),
+    (drafted(edit_tensors(f"{DRAFT}{ADAPTER}", {OUTSIDE: torch.zeros(15)})), {}, r"has shape \[15\]"),
+    (drafted(edit(f"{DRAFT}{CONFIG}", revision="0" * 32)), {}, "trained on a draft with fingerprint 0"),
 ]
 """Heads that the check refuses. Weights that no head may have are tested with their files, in tests/models."""
 
@@ -196,7 +227,7 @@ def test_a_bad_head_or_one_of_another_base_or_without_proof_is_refused(
     change, fields, message = bad
     head = altered(lora, tmp_path / "head", change, **fields)
     with pytest.raises(HeadError, match=message):
-        check_head(head, folder / "base")
+        check_head(head, folder / "base", str(folder / "base"))
 
 
 def test_a_file_that_the_manifest_does_not_name_is_refused(lora: Path, folder: Path, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ _NUMBERS: tuple[tuple[str, int | float, str, str], ...] = (
 )
 LAYERS, BLOCKS = 6, 8
 """The shape of a draft from nothing."""
+RANK = 32
+"""The rank of a draft's LoRA."""
 
 _TEXT_HELP = ".npz of target-written rows; those held out from training count"
 _LIMIT = ("--limit", 60, "ROWS", "rows at most, evenly spread")
@@ -125,11 +127,16 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_device(train)
     about_text = "target-written rows, as `flexspec draft collect` writes them; several files are joined"
     cli_common.add_path(train, "--text", "FILE", about_text, required=True, many=True)
-    about_head = "folder of a head: the draft is for that version of the base, which wrote the text"
+    about_head = (
+        "folder of a head: train a LoRA of a draft for that version of the base, which wrote the text"
+    )
     cli_common.add_path(train, "--head", "FOLDER", about_head)
     about_cache = "where the teacher's states go: 4 bytes x width per token (2.3 kB at width 576)"
     cli_common.add_path(train, "--cache", "FOLDER", about_cache, required=True)
-    about_out = "the delta to write (.safetensors); the state to resume from goes beside it"
+    about_out = (
+        "the delta to write (.safetensors), with --head the folder of the adapter; the state to resume from goes "
+        "beside it"
+    )
     cli_common.add_path(train, "--out", "FILE", about_out, required=True)
     add = train.add_argument
     about_layers = (
@@ -145,9 +152,12 @@ def _add_train(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--start-from", metavar="LIST", help=about_start)
     about_earlier = (
         "go on from an earlier draft of the same base, with another text or a smaller backbone: its blocks are "
-        "trained further, and below them the layers that --layers leaves out of its backbone"
+        "trained further, and below them the layers that --layers leaves out of its backbone (default with --head: the "
+        "one that ships)"
     )
     cli_common.add_path(train, "--from-delta", "FILE", about_earlier)
+    about_rank = f"with --head: rank of the LoRA (default: {RANK})"
+    add("--rank", type=int, metavar="N", help=about_rank)
     add("--minutes", type=float, metavar="MIN", help="time budget, collecting included, resumptions summed")
     add("--steps", type=int, metavar="N", help="budget in optimizer steps; makes the outcome reproducible")
     about_temperatures = (
@@ -245,11 +255,11 @@ def _train(args: argparse.Namespace) -> int:
     from training.draft.schedule import TrainConfig
     from training.draft.session import TrainFiles, train_draft
 
-    base = offline.base_path(args)
+    base, rank = offline.base_path(args), _rank(args)
     n, start = _shape(args, base)
     seconds = None if args.minutes is None else args.minutes * 60
     config = cli_common.from_flags(
-        TrainConfig, args, n=n, start=start, max_steps=args.steps, max_seconds=seconds
+        TrainConfig, args, n=n, start=start, rank=rank, max_steps=args.steps, max_seconds=seconds
     )
     files = TrainFiles(base, tuple(args.text), args.cache, args.out, args.from_delta, args.head)
     offline.prepare(args)
@@ -264,6 +274,28 @@ def _train(args: argparse.Namespace) -> int:
         return cli_common.stopped(args.out)
     offline.print_figures(result.figures())
     return 0
+
+
+def _rank(args: argparse.Namespace) -> int:
+    """Rank of the LoRA; 0 trains a whole draft. A LoRA without another draft is for the one that ships.
+
+    Raises:
+        UsageError: ``--rank`` does not fit ``--head``, or the folder holds something else.
+    """
+    if args.head is None:
+        if args.rank is not None:
+            raise UsageError("--rank is for the LoRA of a version", hint="name its head with --head")
+        return 0
+    from flexspec_mq.models.draft.artifact import default_delta_path
+    from flexspec_mq.models.head_files import ADAPTER, MOST_RANK
+
+    rank = RANK if args.rank is None else int(args.rank)
+    if not 0 < rank <= MOST_RANK:
+        raise UsageError(f"--rank {rank} is not between 1 and {MOST_RANK}")
+    if args.out.exists() and not (args.out / ADAPTER).exists():
+        raise UsageError(f"{args.out} is there, and no adapter", hint="name another folder, or remove it")
+    args.from_delta = args.from_delta or default_delta_path()
+    return rank
 
 
 def _shape(args: argparse.Namespace, base: Path) -> tuple[int, tuple[int, ...]]:

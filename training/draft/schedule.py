@@ -42,7 +42,8 @@ class TrainConfig:
         extra_ids: Others drawn anew in each step.
         first_rows: Rows in the first pass; each later pass takes twice as many, as far as there are rows, so
             that training starts before all states are collected.
-        seed: seed of the order of rows and of drawn ids.
+        rank: rank of LoRA on the blocks' matrices, which is trained instead of these; 0 trains them whole.
+        seed: seed of the order of rows, of drawn ids and of LoRA's first matrices.
         device: torch device of both models.
     """
 
@@ -59,6 +60,7 @@ class TrainConfig:
     common_ids: int = 8192
     extra_ids: int = 2048
     first_rows: int = 512
+    rank: int = 0
     seed: int = 0
     device: str = "cpu"
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.models.checkpoint import fingerprint_of
 from flexspec_mq.models.draft.calibrate import calibrate, calibrated
 from flexspec_mq.models.draft.delta import (
     RANKS,
@@ -18,12 +19,14 @@ from flexspec_mq.models.draft.delta import (
     base_fingerprint,
     check_fingerprint,
     load_delta,
+    read_shared,
 )
 from flexspec_mq.models.load import load_target
 from training.cli_common import progress_bar
 from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
 from training.draft.evaluate import TEMPERATURES, ReplayFigures, cached_rows, coupled, replay
+from training.draft.low_rank import write_adapter
 from training.draft.measuring import spread
 from training.draft.packing import save_delta
 from training.draft.rows import load_rows, token_ranks
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.load import LoadedModel
     from training.draft.evaluate import Replay
+    from training.draft.low_rank import LowRank
     from training.draft.schedule import TrainConfig
 
 log = logging.getLogger(__name__)
@@ -51,7 +55,8 @@ class TrainFiles:
         base: Checkpoint folder of the base.
         texts: Target-written rows, ``.npz``.
         cache: Folder for the teacher's states.
-        out: The delta. Beside it lies ``<out>.state``, what resuming needs.
+        out: The delta, or with a head the PEFT adapter directory. Beside it lies ``<out>.state``, what resuming
+            needs.
         earlier: A delta to begin with, of the same base and as many layers; None to begin with copies of the
             base's layers.
         head: Folder of a head: that version is the teacher, and wrote the text; None is the base.
@@ -128,14 +133,20 @@ def train_draft(
             "no row is held out, so nothing will be measured or calibrated and all figures are 0: one prompt in "
             "fifty is, so give text of more prompts"
         )
-    earlier = {} if files.earlier is None else _tensors_of(files.earlier, files.base)
+    earlier, own = ({}, "") if files.earlier is None else _tensors_of(files.earlier, files.base)
     known = earlier.pop(RANKS, torch.zeros(0, dtype=torch.int32))
+    if earlier:
+        trainer.begin(earlier)
     if files.state.exists():
         trainer.resume(files.state)
-    elif earlier:
-        trainer.begin(earlier)
-    meta = DeltaMeta(fingerprint, config.n, config.start)
-    run = _Run(files, trainer, meta, _ranks(trainer, loaded, known))
+    lm_head = None if version is None or version.head is None else version.head.lm_head
+    run = _Run(
+        files,
+        trainer,
+        DeltaMeta(fingerprint, config.n, config.start),
+        _ranks(trainer, loaded, known),
+        lambda lora: write_adapter(files.out, lora, lm_head, loaded.name, own),
+    )
     with progress_bar() as show:
         try:
             trainer.collect(spread(trainer.held_out, max(HELD_OUT_ROWS, calibration_rows)))
@@ -157,6 +168,7 @@ class _Run:
     trainer: Trainer
     meta: DeltaMeta
     ranks: torch.Tensor
+    write_lora: Callable[[LowRank], None]
 
     def keep(self, **figures: float) -> None:
         """The delta, with the figures that were measured."""
@@ -176,7 +188,9 @@ class _Run:
         return reached
 
     def calibrate(self, limit: int) -> None:
-        """Write the final delta again, with a confidence."""
+        """Write the final delta again, with a confidence; a LoRA goes by the draft's."""
+        if self.trainer.lora is not None:
+            return
         rows = _collected(self.trainer, limit)
         if len(rows) < 2:
             log.info("no calibrated confidence: %d held-out rows are too few", len(rows))
@@ -190,7 +204,10 @@ class _Run:
         return cached_rows(self.trainer.cache, rows, self.trainer.teacher_lm_head)
 
     def _write(self, meta: DeltaMeta) -> None:
-        save_delta(self.files.out, {**self.trainer.tensors(), RANKS: self.ranks}, meta)
+        if self.trainer.lora is not None:
+            self.write_lora(self.trainer.lora)
+        else:
+            save_delta(self.files.out, {**self.trainer.tensors(), RANKS: self.ranks}, meta)
 
 
 def describe(progress: Progress) -> str:
@@ -202,15 +219,17 @@ def describe(progress: Progress) -> str:
     )
 
 
-def _tensors_of(earlier: Path, base: Path) -> dict[str, torch.Tensor]:
-    """Blocks and norm of an earlier draft of this base, and `RANKS`.
+def _tensors_of(earlier: Path, base: Path) -> tuple[dict[str, torch.Tensor], str]:
+    """Blocks and norm of an earlier draft of this base, and `RANKS`; and the fingerprint of all its weights.
 
     Raises:
         ModelError: The file is unreadable, or belongs to another base.
     """
     meta, tensors = load_delta(earlier, base)
-    check_fingerprint(meta.base_fingerprint, base_fingerprint(base, meta.n), earlier, base)
-    return tensors
+    shared, fingerprint = read_shared(base, meta.n)
+    check_fingerprint(meta.base_fingerprint, fingerprint, earlier, base)
+    whole = {name: tensor for name, tensor in (shared | tensors).items() if name != RANKS}
+    return tensors, fingerprint_of(sorted(whole.items()))
 
 
 def _collected(trainer: Trainer, limit: int) -> list[int]:

@@ -15,6 +15,7 @@ from flexspec_mq.errors import ModelError
 from training.draft.architecture import build_draft, lm_head_weight, run_head, trained_parameters
 from training.draft.cache import StateCache, collect
 from training.draft.losses import LMHead, distil, hybrid_weight, sampled_head
+from training.draft.low_rank import LowRank
 from training.draft.schedule import TrainConfig, pass_batches, row_order
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class Trainer:
 
     Attributes:
         teacher_lm_head: Shape ``(vocabulary, width)``, if it is not the draft's; else None.
+        lora: What is trained instead of the weights themselves, where the configuration has a rank; the draft then
+            has the teacher's LM head.
 
     Raises:
         ModelError: There are no rows to train on.
@@ -100,12 +103,19 @@ class Trainer:
         if not self.train_rows:
             raise ModelError("no rows to train on", hint="the text needs more prompts")
         self.progress = Progress()
-        self._weight = lm_head_weight(self.draft)
         theirs = lm_head_weight(self.teacher)
+        if config.rank:
+            self.draft.lm_head.weight = torch.nn.Parameter(theirs, requires_grad=False)
+        self._weight = lm_head_weight(self.draft)
         self.teacher_lm_head = None if torch.equal(theirs, self._weight) else theirs
         self._common = common_ids(cache, config.common_ids)
         self._live = dict(trained_parameters(self.draft, config.n))
+        self.lora: LowRank | None = None
         self.master = {name: p.detach().float().clone().requires_grad_() for name, p in self._live.items()}
+        if config.rank:
+            adapted = {name: p for name, p in self._live.items() if p.ndim > 1}
+            self.lora = LowRank(adapted, config.rank, config.seed)
+            self.master = dict(self.lora.parameters())
         matrices = [p for p in self.master.values() if p.ndim > 1]
         vectors = [p for p in self.master.values() if p.ndim <= 1]
         decay = {"params": matrices, "weight_decay": WEIGHT_DECAY}
@@ -166,13 +176,16 @@ class Trainer:
         """
         with torch.no_grad():
             for name, tensor in tensors.items():
-                if name not in self.master or self.master[name].shape != tensor.shape:
+                if name not in self._live or self._live[name].shape != tensor.shape:
                     raise ModelError(f"the earlier draft's {name} has no place in this one")
-                self.master[name].copy_(tensor)
-        self._publish()
+                self._live[name].copy_(tensor)
+                if self.lora is None:
+                    self.master[name].copy_(tensor)
+        if self.lora is not None:
+            self.lora.begin()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Blocks and norm on the host, float32, named as in the draft."""
+        """What is trained on the host, float32: blocks and norm named as in the draft, or LoRA's A and B."""
         return {name: p.detach().cpu() for name, p in self.master.items()}
 
     def save(self, path: Path) -> None:
@@ -189,7 +202,8 @@ class Trainer:
         """
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
         before = state["config"]
-        if (before["n"], tuple(before.get("start", ()))) != (self.config.n, self.config.start):
+        shape = before["n"], tuple(before.get("start", ())), before.get("rank", 0)
+        if shape != (self.config.n, self.config.start, self.config.rank):
             raise ModelError(f"{path} was trained with other layers", hint="remove it to start anew")
         if before["seed"] != self.config.seed:
             raise ModelError(f"{path} was trained with another seed", hint="remove it to start anew")
@@ -221,9 +235,12 @@ class Trainer:
         student, teacher = self._final_states(rows)
         gradient, sums = distil(student.detach(), teacher, self._head(share), kl_share)
         student.backward(gradient / len(student))  # type: ignore[no-untyped-call]
-        for name, parameter in self.master.items():
-            live = self._live[name].grad
-            parameter.grad = None if live is None else live.float()
+        if self.lora is not None:
+            self.lora.backward()
+        else:
+            for name, parameter in self.master.items():
+                live = self._live[name].grad
+                parameter.grad = None if live is None else live.float()
         torch.nn.utils.clip_grad_norm_(self.master.values(), CLIP)
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(done.step, share)
@@ -265,6 +282,9 @@ class Trainer:
 
     @torch.no_grad()
     def _publish(self) -> None:
+        if self.lora is not None:
+            self.lora.publish()
+            return
         for name, parameter in self.master.items():
             self._live[name].copy_(parameter)
 

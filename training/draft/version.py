@@ -92,7 +92,8 @@ def load_teacher(base: Path, version: HeadVersion, device: str = "cpu") -> PreTr
 
 def _put(model: Any, head: Head) -> None:
     if head.lm_head is not None:
-        weight = _lm_head(model.lm_head.weight.detach(), head.lm_head)
+        weight, own = model.lm_head.weight.detach(), head.lm_head
+        weight = own.merged(weight) if isinstance(own, LoraDelta) else own.to(weight)
         model.lm_head.weight = nn.Parameter(weight, requires_grad=False)
     whole = dict(head.tensors) if isinstance(head, FullHead) else {NORM: head.norm}
     # The LM head is in place, and all else has the base's names.
@@ -106,12 +107,6 @@ def _put(model: Any, head: Head) -> None:
             place.register_forward_hook(
                 partial(_add, delta.down.to(place.weight), delta.up.to(place.weight), delta.scale)
             )
-
-
-def _lm_head(base: torch.Tensor, own: LoraDelta | torch.Tensor) -> torch.Tensor:
-    if isinstance(own, LoraDelta):
-        own = base.float() + (own.up.float() @ own.down.float()).to(base.device) * own.scale
-    return own.to(base)
 
 
 def _add(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import first_line, quiet_transformers
 from flexspec_mq.models.compact.tensors import Tensors
+from flexspec_mq.models.head import LM_HEAD
 from flexspec_mq.models.onnx.folder import Rotary
 from flexspec_mq.models.shape import UnknownModel
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import torch
+
+    from flexspec_mq.models.head import LoraHead
 
     Floats = npt.NDArray[np.float32]
 
@@ -65,13 +68,14 @@ class Decoder:
     Args:
         folder: an ordinary checkpoint, config.json and safetensors.
         config: configuration of the model.
+        lora: additions that are merged into its weights.
 
     Raises:
         UnknownModel: naming what graphs cannot be written of.
         ModelError: damaged weights.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any], lora: LoraHead | None = None) -> None:
         kind = str(config["model_type"])
         if kind not in FAMILIES:
             raise _unknown(f"models of type {kind!r}, only {', '.join(FAMILIES)}")
@@ -97,7 +101,7 @@ class Decoder:
                 raise _unknown(
                     f"heads of {self.head} numbers of which {2 * len(rotary.speeds)} turn: not in sixteens"
                 )
-        self._tensors = Tensors(folder)
+        self._tensors, self._lora = Tensors(folder), lora
         self._layers, self._outside = next(
             (names for names in _WITHIN if f"{names[0]}norm.weight" in self._tensors), _WITHIN[0]
         )
@@ -113,7 +117,8 @@ class Decoder:
         Raises:
             ModelError: it is missing, of another shape, or unreadable.
         """
-        return self._tensors.read(self._stored(name), tuple(self._model[name].shape))
+        weight = self._tensors.read(self._stored(name), tuple(self._model[name].shape))
+        return weight if self._lora is None else self._lora.merged(name, weight)
 
     def floats(self, *names: str) -> Floats:
         """Read tensors, joined along their first dimension."""
@@ -137,7 +142,9 @@ class Decoder:
 
     def head_rows(self, ids: npt.NDArray[np.int64] | None) -> Floats:
         """Rows of the LM head, all or those of some ids."""
-        head = self.tensor("model.embed_tokens.weight" if self._tied else "lm_head.weight")
+        head = self.tensor("model.embed_tokens.weight" if self._tied else LM_HEAD)
+        if self._tied and self._lora is not None:
+            head = self._lora.merged(LM_HEAD, head)
         array: Floats = (head if ids is None else head[ids]).float().numpy()
         return array
 

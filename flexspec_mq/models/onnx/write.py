@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import torch
 
+    from flexspec_mq.models.head import LoraHead
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.onnx.decoder import Decoder
 
@@ -57,7 +58,13 @@ _SANDWICH = (
 """Names of the norms behind the attention, before the MLP and behind it, in layers that norm what both of them give."""
 
 
-def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | None = None) -> Path:
+def write_onnx(
+    checkpoint: Path,
+    out: Path,
+    weights: str = "mixed",
+    ids: int | None = None,
+    lora: LoraHead | None = None,
+) -> Path:
     """Write a device's folder, which appears whole or not at all; one that is there is replaced.
 
     Args:
@@ -66,6 +73,7 @@ def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | N
         weights: kind of the weights, one of `KINDS`.
         ids: how many ids the LM head keeps; 0 is all, None is the usual number where the draft says which are
             frequent.
+        lora: additions that are merged into the model's weights.
 
     Returns:
         `out`.
@@ -86,7 +94,7 @@ def write_onnx(checkpoint: Path, out: Path, weights: str = "mixed", ids: int | N
         raise ModelError(f"{out} is not empty and holds no graphs of a draft", hint="give another folder")
     try:
         with whole_folder(out, replace=True) as work:
-            _write(checkpoint, work, weights, ids)
+            _write(checkpoint, work, weights, ids, lora)
     except OSError as error:
         raise ModelError(f"cannot write the graphs to {out}: {error}") from error
     return out
@@ -116,25 +124,29 @@ def default_graphs(say: Progress | None = None) -> Path | None:
     return made_once(folder, has_graphs, write, what=what, size=GRAPHS_BYTES, say=tell)
 
 
-def cached_graphs(checkpoint: Path, say: Progress) -> Path:
+def cached_graphs(checkpoint: Path, say: Progress, head: Path | None = None) -> Path:
     """Folder of a checkpoint's graphs in the cache, written if it is not there.
 
     Args:
         checkpoint: an ordinary checkpoint folder.
         say: told what takes longer than a second.
+        head: folder of a version's head whose LoRA is merged into the weights; the graphs are in it then.
 
     Raises:
         UnknownModel: graphs cannot be written of such a model.
-        ModelError: damaged weights, or the cache cannot be written.
+        ModelError: damaged weights, a LoRA that does not fit, or the cache cannot be written.
     """
     files = [(file.name, file.stat()) for file in sorted(checkpoint.iterdir()) if file.is_file()]
     seen = str([checkpoint.resolve(), *((name, facts.st_size, facts.st_mtime_ns) for name, facts in files)])
     key = hashlib.blake2b(seen.encode(), digest_size=8).hexdigest()
-    folder = models_cache() / f"graphs-{key}-onnx{WRITER_VERSION}"
+    folder = (head or models_cache()) / f"graphs-{key}-onnx{WRITER_VERSION}"
 
     def write() -> None:
+        from flexspec_mq.models.draft.lora import read_draft_lora
+
+        lora = None if head is None else read_draft_lora(head, checkpoint)
         say(f"writing {checkpoint.name} for ONNX Runtime, once")
-        write_onnx(checkpoint, folder)
+        write_onnx(checkpoint, folder, lora=lora)
 
     size = sum(facts.st_size for _, facts in files)
     return made_once(
@@ -142,13 +154,13 @@ def cached_graphs(checkpoint: Path, say: Progress) -> Path:
     )
 
 
-def _write(checkpoint: Path, work: Path, weights: str, count: int | None) -> None:
+def _write(checkpoint: Path, work: Path, weights: str, count: int | None, lora: LoraHead | None) -> None:
     from flexspec_mq.models.load import load_text
     from flexspec_mq.models.onnx.decoder import Decoder
     from flexspec_mq.models.onnx.trimming import head_ids
 
     text = load_text(checkpoint)
-    decoder = Decoder(checkpoint, text.config)
+    decoder = Decoder(checkpoint, text.config, lora)
     ids = head_ids(checkpoint, decoder.vocab_size, text.eos, count)
     attention, rest = KINDS[weights]
     _backbone(decoder, (attention, rest)).save(work / BACKBONE)

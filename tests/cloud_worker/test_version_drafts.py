@@ -1,0 +1,126 @@
+"""A version with a LoRA of the draft, on real tiny models: the worker drafts with it, and no text changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("peft")
+
+from cloud_worker.engine.draft import load_for_version
+from cloud_worker.engine.engine import ModelEngine
+from cloud_worker.engine.load import load_engine
+from cloud_worker.engine.thread import EngineThread
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.versions import loader as loading
+from cloud_worker.versions.family import base_of
+from flexspec_mq.evolution.canaries import greedy, load_base
+from flexspec_mq.heads.manifest import Canary
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_lora
+from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.scheduling.draft_budget import DraftBudget
+from schemas.messages import Identity
+from tests.families import Operator
+from tests.models.tiny_checkpoints import save
+from tests.models.tiny_heads import save_lora
+from tests.models.tiny_models import built
+
+PROMPT, TOKENS, ROOM, FLOOR = tuple(range(3, 20)), 48, 4, 1
+
+
+def write(
+    engine: ModelEngine, version: str, half: Callable[[], object] = lambda: None
+) -> tuple[tuple[int, ...], int]:
+    """Text of a version, and in how many rounds it was written; ``half`` is called in the middle."""
+    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (), True, TOKENS)
+    text: tuple[int, ...] = ()
+    rounds = 0
+    while len(text) < TOKENS:
+        if rounds == TOKENS // 4:
+            half()
+        engine.add(
+            WorkItem(
+                key=("edge", 1),
+                version=version,
+                start=len(text),
+                digest=0,
+                context=PROMPT + text,
+                prompt_length=len(PROMPT),
+                draft=(),
+                identity=identity,
+                seq=1,
+                waiting_since=0.0,
+                room=min(ROOM, TOKENS - len(text) - 1),
+            )
+        )
+        while not engine.idle():
+            for _, tokens in engine.step().decided:
+                text += tokens
+        rounds += 1
+    engine.free(("edge", 1))
+    return text, rounds
+
+
+def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base is its own draft, so what makes the version of the base makes the version's draft of the draft."""
+    monkeypatch.setattr(loading, "MOST_DRAFTERS", 1)
+    base = save(tmp_path / "base", built("llama"))
+    head = save_lora(base, tmp_path / "head", rank=8, floor=FLOOR, size=0.3)
+    settings = WorkerSettings(target=str(base), draft=str(base), worker="w", kv_mb=64, threads=1)
+    engine = load_engine(settings, lambda _: None)
+    assert isinstance(engine, ModelEngine)
+    engine.draft_budget = DraftBudget(rationed=False)  # whatever this machine's times are
+    target = engine.head_model
+    assert target is not None
+    facts = base_of(settings, target.loaded, "exact")
+    model = load_base(base, dtype="bfloat16")
+    model.hold("v", read_lora(head, facts.sizes, FLOOR))
+    truth = greedy(model, PROMPT, TOKENS, (), "v")
+    assert truth != greedy(model, PROMPT, TOKENS, ())
+
+    operator, plain = Operator(tmp_path / "heads"), {n: (head / n).read_bytes() for n in (CONFIG, ADAPTER)}
+    lora = {f"{DRAFT}{name}": data for name, data in plain.items()}
+    digests = {
+        name: operator.head(
+            plain | files,
+            kind="lora",
+            base=facts.weights_fingerprint,
+            tokenizer=facts.tokenizer,
+            layers=facts.sizes.layers,
+            floor=FLOOR,
+            canaries=(Canary(PROMPT, truth[:16]),),
+        )
+        for name, files in {"good": lora, "broken": {**lora, f"{DRAFT}{ADAPTER}": b"?"}, "plain": {}}.items()
+    }
+    digests["late"] = digests["good"]
+    drafter = partial(load_for_version, settings, target.loaded, say=lambda _: None)
+    loader = loading.HeadLoader(facts, engine, target, tmp_path / "cache", drafter)
+    thread = EngineThread(engine)
+    for name, digest in digests.items():
+        loader.load(name, digest, str(operator.heads), thread)
+    give = {name: partial(loader.load_drafter, name, digest, thread) for name, digest in digests.items()}
+    text, frozen = write(engine, "good")
+    assert text == truth
+    for name in ("broken", "plain"):
+        give[name]()
+        assert write(engine, name) == (truth, frozen)
+    (told,) = (record.getMessage() for record in caplog.records)
+    assert "version broken: its LoRA of the draft is not used: cannot read" in told
+
+    assert write(engine, "good", give["good"])[0] == truth
+    text, own = write(engine, "good")
+    assert text == truth
+    assert own < 0.8 * frozen  # in few bits the two are not quite one
+    give["late"]()  # one more than there is room for
+    assert write(engine, "late") == (truth, frozen)
+    loader.drop("good", thread)
+    give["good"]()  # too late: the version is gone
+    give["late"]()
+    assert write(engine, "late") == (truth, own)
+    thread.close()
