@@ -13,12 +13,12 @@ from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, HeadError, Manifest, digest, read_head
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.default import default_draft_path
-from flexspec_mq.models.draft.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT_FILES, FULL, read_weights
 from flexspec_mq.models.invariance.target import canary_share
 from flexspec_mq.models.load import load_text, resolve
 from flexspec_mq.models.onnx.folder import has_graphs
+from flexspec_mq.models.onnx.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:

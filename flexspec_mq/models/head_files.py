@@ -72,7 +72,7 @@ def read_lora(folder: Path, sizes: Shape, floor: int, before: str = "") -> LoraH
         folder: folder with `CONFIG` and `ADAPTER`.
         sizes: sizes of the base.
         floor: the lowest layer that it may touch.
-        before: what is written before the files' names.
+        before: beginning of the files' names.
 
     Returns:
         The head, in the dtype in which it was saved. The LM head may have an addition, or be another one as a whole.

@@ -8,7 +8,9 @@ and one more. Several drafts are compared on the same texts, with 95 % intervals
 from __future__ import annotations
 
 import random
+import shutil
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,6 +30,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting import load as draft_model
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.errors import FingerprintError, UsageError
+from flexspec_mq.models.head_files import DRAFT_FILES
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
@@ -40,7 +43,7 @@ from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 BAR = 1.6
 """Tokens per round at temperature 0 and K = 4 that the default draft is held to."""
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
-ALL, TARGET = "all", "target"
+ALL, TARGET, LORA = "all", "target", "with the head's LoRA"
 SHOWN = 4
 """Positions whose survival the table has; the JSON line has all."""
 
@@ -123,7 +126,8 @@ def build_parser() -> ArgumentParser:
         "--head",
         type=Path,
         metavar="FOLDER",
-        help="a head: that version of the target writes the texts (with --memory those to SQL prompts)",
+        help="a head: that version of the target writes the texts (with --memory those to SQL prompts); a LoRA of the "
+        "draft in it is measured beside the draft",
     )
     made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
     made.add_argument("--tokens", type=int, default=160, help="new tokens per answer at most")
@@ -200,8 +204,8 @@ def tallies_of(jobs: Sequence[Job], figures: Figures, k: int) -> Tallies:
     return tallies
 
 
-def load_drafter(name: str, options: Namespace, target: LoadedText) -> Drafter:
-    """A draft as an edge node runs it.
+def load_drafter(name: str, options: Namespace, target: LoadedText, head: Path | None = None) -> Drafter:
+    """A draft as an edge node runs it, or with the LoRA of a head as a worker does.
 
     Raises:
         FingerprintError: the target has another tokenizer.
@@ -209,7 +213,9 @@ def load_drafter(name: str, options: Namespace, target: LoadedText) -> Drafter:
     settings = EdgeSettings(
         edge="bench", draft=name, lookup=False, dtype=options.dtype, threads=options.threads
     )
-    draft = draft_model.load(settings, say)
+    draft = (
+        draft_model.load(settings, say) if head is None else draft_model.load_for_version(settings, head, say)
+    )
     if (
         draft.drafter is None
         or draft.loaded.tokenizer_status.vocabulary != target.tokenizer_status.vocabulary
@@ -303,6 +309,10 @@ def run(options: Namespace) -> int:
     engine = ModelEngine(target.model, prefill=2**20)  # reads a prompt in one forward
     if options.head is not None:
         put_head(engine, target, options.head)
+        if any((options.head / name).exists() for name in DRAFT_FILES):
+            with tempfile.TemporaryDirectory() as place:  # graphs are written into the head's folder
+                head = shutil.copytree(options.head, Path(place) / "head")
+                drafters[LORA] = load_drafter(options.draft[0], options, target.loaded, head)
     jobs = write_all(engine, jobs, options.at_once)
     found = {
         name: measure(engine, drafter, [job.text for job in jobs], say) for name, drafter in drafters.items()

@@ -22,9 +22,9 @@ from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, file_entry
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.draft.artifact import export
 from flexspec_mq.models.draft.delta import DeltaMeta, base_fingerprint
-from flexspec_mq.models.draft.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.head_files import FULL
 from flexspec_mq.models.load import load_target
+from flexspec_mq.models.onnx.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.onnx.model import load_onnx
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.packed import PackedModel, register

@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 
 from flexspec_mq.evolution.canaries import greedy, load_base
 from flexspec_mq.evolution.check import check_head
-from flexspec_mq.models.draft.lora import add_draft_lora
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, FULL, PREFIX
 from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.onnx.lora import add_draft_lora
 from tests.models.tiny_checkpoints import (
     TEMPLATE,
     byte_level_tokenizer,

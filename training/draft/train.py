@@ -80,8 +80,8 @@ class Trainer:
 
     Attributes:
         teacher_lm_head: Shape ``(vocabulary, width)``, if it is not the draft's; else None.
-        lora: What is trained instead of the weights themselves, where the configuration has a rank; the draft then
-            has the teacher's LM head.
+        lora: LoRA that is trained instead of the weights, where the configuration has a rank; the draft then has the
+            teacher's LM head.
 
     Raises:
         ModelError: There are no rows to train on.
@@ -185,7 +185,7 @@ class Trainer:
             self.lora.begin()
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What is trained on the host, float32: blocks and norm named as in the draft, or LoRA's A and B."""
+        """Trained tensors on the host, float32: blocks and norm named as in the draft, or LoRA's A and B."""
         return {name: p.detach().cpu() for name, p in self.master.items()}
 
     def save(self, path: Path) -> None:

@@ -142,7 +142,7 @@ def cached_graphs(checkpoint: Path, say: Progress, head: Path | None = None) -> 
     folder = (head or models_cache()) / f"graphs-{key}-onnx{WRITER_VERSION}"
 
     def write() -> None:
-        from flexspec_mq.models.draft.lora import read_draft_lora
+        from flexspec_mq.models.onnx.lora import read_draft_lora
 
         lora = None if head is None else read_draft_lora(head, checkpoint)
         say(f"writing {checkpoint.name} for ONNX Runtime, once")
