@@ -58,12 +58,6 @@ class EdgeSettings(DraftSettings):
             default="none: whoever may publish is believed",
         ),
     ] = None
-    seal: Annotated[
-        bool,
-        Setting(
-            help="with keys: whoever runs the broker reads nothing of a text, for some bytes a message more"
-        ),
-    ] = True
     give_up: Annotated[
         float,
         Setting(

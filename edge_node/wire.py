@@ -211,4 +211,4 @@ def wire_of(settings: EdgeSettings, publish: Callable[[Outbound], None] = lambda
     from flexspec_mq.keys.identity_file import read_identity
 
     identity = read_identity(settings.keys, KeyRole.EDGE, settings.edge)
-    return Wire(settings.edge, EdgeKeys(identity, seal=settings.seal), publish)
+    return Wire(settings.edge, EdgeKeys(identity), publish)

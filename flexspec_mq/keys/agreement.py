@@ -2,7 +2,7 @@
 
 Both are Diffie-Hellman over X25519 (RFC 7748), with HKDF-SHA256 (RFC 5869) over all shares. The meaning of a
 session goes into the derivation, so that keys differ where anything does: who they are, which session, version and
-credentials, and whether messages are sealed.
+credentials.
 
 The second is the triple Diffie-Hellman of X3DH without prekeys (Signal, 2016): a share of each long-term key with the
 other side's ephemeral one proves both identities, the share of both ephemeral keys keeps the text secret should
@@ -31,10 +31,12 @@ from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from schemas.statement import ANY
 
 KEY: Final = 32
-"""Bytes of a key that tags or seals."""
+"""Bytes of a key that seals."""
 
 _OPENING, _SESSION = "flexspec opening 1", "flexspec session 1"
 _OPENING_KEY = b"flexspec opening key 1\0"
+_SEALED = True
+"""Mode of protection in version 1; another one would give other keys."""
 
 
 def new_private_key() -> bytes:
@@ -57,7 +59,6 @@ class SessionContext:
         version: target version.
         number: number of the session, at that device.
         ephemeral: the device's X25519 public key for this session alone.
-        sealed: whether messages are sealed, or tagged only.
     """
 
     edge: str
@@ -65,7 +66,6 @@ class SessionContext:
     version: str
     number: int
     ephemeral: bytes
-    sealed: bool
 
     def opening_key(self, shares: tuple[bytes, bytes], opening: bytes) -> bytes:
         """Key of opens, device → workers of the version.
@@ -74,7 +74,7 @@ class SessionContext:
             shares: shares of the version's opening key with the device's ephemeral key, and with its long-term key.
             opening: public opening key of the version.
         """
-        return _derived(_OPENING, shares, (*astuple(self), opening), KEY)
+        return _derived(_OPENING, shares, (*astuple(self), _SEALED, opening), KEY)
 
     def session_keys(
         self, shares: tuple[bytes, bytes, bytes], worker: str, serial: bytes, ephemeral: bytes
@@ -87,7 +87,7 @@ class SessionContext:
             serial: serial of its credential.
             ephemeral: X25519 public key of the worker, for this session alone.
         """
-        keys = _derived(_SESSION, shares, (*astuple(self), worker, serial, ephemeral), 2 * KEY)
+        keys = _derived(_SESSION, shares, (*astuple(self), _SEALED, worker, serial, ephemeral), 2 * KEY)
         return keys[:KEY], keys[KEY:]
 
 

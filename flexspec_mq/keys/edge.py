@@ -13,11 +13,10 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import SessionContext, share
 from flexspec_mq.keys.documents import Credential, KeyRole
 from flexspec_mq.keys.envelope import (
-    Cipher,
     Envelope,
     Introduction,
     ReplayWindow,
-    cipher,
+    Sealer,
     enveloped,
     is_keyed,
     read_envelope,
@@ -47,8 +46,8 @@ class Peer:
 
     name: str
     serial: bytes
-    up: Cipher
-    down: Cipher
+    up: Sealer
+    down: Sealer
     replays: ReplayWindow = field(default_factory=ReplayWindow)
 
 
@@ -66,7 +65,7 @@ class Keyring:
 
     session: SessionContext
     private: X25519PrivateKey
-    opening: Cipher
+    opening: Sealer
     sent: int = 0
     peers: OrderedDict[bytes, Peer] = field(default_factory=OrderedDict)
     newest: tuple[str, Draft | Poll] | None = None
@@ -113,17 +112,15 @@ class EdgeKeys:
 
     Args:
         identity: identity of the device.
-        seal: whether to seal messages; else they are tagged only, and who runs the broker reads them.
 
     Attributes:
         trust: decides whom it believes.
     """
 
-    def __init__(self, identity: KeyIdentity, *, seal: bool = True) -> None:
+    def __init__(self, identity: KeyIdentity) -> None:
         self._identity = identity
         self._name = identity.credential.name
         self._private = X25519PrivateKey.from_private_bytes(identity.private)
-        self._seal = seal
         self._rings: dict[int, Keyring] = {}
         self._ended = ExpiringMap[int, Keyring](most=_MOST_ENDED, life=_AFTER_THE_END)
         self.trust = Trust(identity)
@@ -216,11 +213,6 @@ class EdgeKeys:
         ring = self._ring(envelope.session, now)
         if ring is None:
             raise KeysRefused(KeyReason.NO_KEY, f"session {envelope.session} is none of ours")
-        if envelope.sealed is not self._seal:
-            how = ("tagged", "sealed") if self._seal else ("sealed", "tagged")
-            raise KeysRefused(
-                KeyReason.FORGED, f"session {envelope.session}: it is {how[0]}, and ours are {how[1]}"
-            )
         peer, plain = self._opened(ring, envelope)
         peer.replays.take(envelope.counter)
         return FromWorker(plain, envelope.session, peer.name)
@@ -256,13 +248,12 @@ class EdgeKeys:
             version,
             session,
             private.public_key().public_bytes_raw(),
-            self._seal,
         )
         return Keyring(meant, private, self._opening(meant, private, opening))
 
-    def _opening(self, meant: SessionContext, private: X25519PrivateKey, opening: bytes) -> Cipher:
+    def _opening(self, meant: SessionContext, private: X25519PrivateKey, opening: bytes) -> Sealer:
         shares = share(private, opening), share(self._private, opening)
-        return cipher(meant.opening_key(shares, opening), sealed=self._seal)
+        return Sealer(meant.opening_key(shares, opening))
 
     def _introduced(self, ring: Keyring, plain: bytes) -> bytes:
         meant = ring.session
@@ -270,7 +261,7 @@ class EdgeKeys:
         return self._enveloped(ring, ring.opening, plain, introduction)
 
     def _enveloped(
-        self, ring: Keyring, key: Cipher, plain: bytes, introduction: Introduction | None = None
+        self, ring: Keyring, key: Sealer, plain: bytes, introduction: Introduction | None = None
     ) -> bytes:
         """Count on for all keys of a session: a key that is computed anew goes on where it was."""
         ring.sent += 1
@@ -307,9 +298,8 @@ class EdgeKeys:
                 return peer, envelope.opened(peer.down)
             except KeysRefused:
                 continue
-        kind = "seal" if envelope.sealed else "tag"
         raise KeysRefused(
-            KeyReason.FORGED, f"session {envelope.session}: its {kind} is none of a worker of this session"
+            KeyReason.FORGED, f"session {envelope.session}: its seal is none of a worker of this session"
         )
 
     def _met(self, ring: Keyring, credential: Credential, ephemeral: bytes) -> Peer:
@@ -319,7 +309,7 @@ class EdgeKeys:
             share(ring.private, ephemeral),
         )
         keys = ring.session.session_keys(shares, credential.name, credential.serial, ephemeral)
-        up, down = (cipher(key, sealed=self._seal) for key in keys)
+        up, down = (Sealer(key) for key in keys)
         return Peer(credential.name, credential.serial, up, down)
 
     def _take_up(self) -> None:

@@ -1,4 +1,4 @@
-"""How a payload travels under a key: tagged, so that all may read it, or sealed.
+"""How a payload travels under a key.
 
 ::
 
@@ -7,8 +7,7 @@
     kind         = SEALED | INTRODUCED | WANTED << 4, the plain payload's compression
     header       = le32 session, varint counter, introduction if INTRODUCED
     introduction = 32 bytes X25519 key, varint size, credential, byte size, version (of a device; empty of a worker)
-    content      = the plain payload without its flag byte, then 8 bytes keyed BLAKE2s over all before them (tagged)
-                 | ChaCha20-Poly1305 of the same, with marker, kind and header as associated data (sealed)
+    content      = ChaCha20-Poly1305 of the plain payload without its flag byte, with all before it as associated data
 
 A key is of one direction and one session, and its counter never comes twice, so the counter is the nonce. A payload
 of kind WANTED ends after the session: a worker asks for the key of a session that it does not know. Nothing vouches
@@ -18,10 +17,8 @@ for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from hashlib import blake2s
-from hmac import compare_digest
 from struct import Struct
-from typing import ClassVar, Final
+from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
@@ -32,8 +29,8 @@ from schemas.messages import KEYED, PROTOCOL_VERSION
 from schemas.statement import MAX_CREDENTIAL
 
 MARKER: Final = PROTOCOL_VERSION << 4 | KEYED
-TAG, SEAL = 8, 16
-"""Bytes behind a tagged and in a sealed content."""
+SEAL: Final = 16
+"""Bytes by which a content is longer than what is sealed in it."""
 MOST_COUNTED: Final = 2**32 - 1
 
 _SEALED, _INTRODUCED, _WANTED = 1, 2, 4
@@ -62,67 +59,27 @@ class Introduction:
     version: str = ""
 
 
-class Tagger:
-    """A key that tags: keyed BLAKE2s of 8 bytes (RFC 7693).
-
-    Attributes:
-        key: 32 bytes, of one direction of one session.
-        sealed: whether it seals.
-    """
-
-    sealed: ClassVar[bool] = False
-
-    def __init__(self, key: bytes) -> None:
-        self.key: Final = key
-        self._keyed = blake2s(key=key, digest_size=TAG)
-
-    def protected(self, head: bytes, body: bytes, counter: int) -> bytes:  # noqa: ARG002  it is in the head
-        """Make a payload: head, and content made of the body."""
-        return head + body + self._tag(head + body)
-
-    def body(self, payload: bytes, at: int, counter: int) -> bytes | None:  # noqa: ARG002  it is in the head
-        """Read what was protected, behind a head of `at` bytes; None if it was not under this key."""
-        right = compare_digest(payload[-TAG:], self._tag(payload[:-TAG]))
-        return payload[at:-TAG] if right else None
-
-    def _tag(self, data: bytes) -> bytes:
-        keyed = self._keyed.copy()
-        keyed.update(data)
-        return keyed.digest()
-
-
 class Sealer:
     """A key that seals: ChaCha20-Poly1305 (RFC 8439); the head is associated data, the counter the nonce.
 
     Attributes:
         key: 32 bytes, of one direction of one session.
-        sealed: whether it seals.
     """
-
-    sealed: ClassVar[bool] = True
 
     def __init__(self, key: bytes) -> None:
         self.key: Final = key
         self._aead = ChaCha20Poly1305(key)
 
-    def protected(self, head: bytes, body: bytes, counter: int) -> bytes:
-        """Make a payload: see `Tagger`."""
+    def sealed(self, head: bytes, body: bytes, counter: int) -> bytes:
+        """Make a payload: head, and content made of the body."""
         return head + self._aead.encrypt(counter.to_bytes(_NONCE, "little"), body, head)
 
     def body(self, payload: bytes, at: int, counter: int) -> bytes | None:
-        """Read what was protected: see `Tagger`."""
+        """Read what was sealed, behind a head of `at` bytes; None if it was not under this key."""
         try:
             return self._aead.decrypt(counter.to_bytes(_NONCE, "little"), payload[at:], payload[:at])
         except InvalidTag:
             return None
-
-
-Cipher = Tagger | Sealer
-
-
-def cipher(key: bytes, *, sealed: bool) -> Cipher:
-    """Make a key that seals or tags."""
-    return Sealer(key) if sealed else Tagger(key)
 
 
 @dataclass(slots=True)
@@ -132,7 +89,6 @@ class Envelope:
     Attributes:
         payload: bytes as they came.
         at: where its content begins.
-        sealed: whether it is sealed, and not tagged.
         compression: compression of the plain payload.
         session: number of the session that it claims.
         counter: counter of messages under its key.
@@ -141,31 +97,27 @@ class Envelope:
 
     payload: bytes
     at: int
-    sealed: bool
     compression: int
     session: int
     counter: int
     introduction: Introduction | None
 
-    def opened(self, key: Cipher) -> bytes:
+    def opened(self, key: Sealer) -> bytes:
         """The plain payload.
 
         Raises:
             KeysRefused: nobody made this with `key`.
         """
-        body = key.body(self.payload, self.at, self.counter) if key.sealed is self.sealed else None
+        body = key.body(self.payload, self.at, self.counter)
         if body is None:
-            kind = "seal" if self.sealed else "tag"
-            raise KeysRefused(
-                KeyReason.FORGED, f"session {self.session}: its {kind} is none of the session's"
-            )
+            raise KeysRefused(KeyReason.FORGED, f"session {self.session}: its seal is none of the session's")
         return _FLAGS[self.compression] + body
 
 
 def enveloped(
-    key: Cipher, plain: bytes, *, session: int, counter: int, introduction: Introduction | None = None
+    key: Sealer, plain: bytes, *, session: int, counter: int, introduction: Introduction | None = None
 ) -> bytes:
-    """Tag or seal a plain payload.
+    """Seal a plain payload.
 
     Args:
         key: key of one direction of one session.
@@ -174,13 +126,13 @@ def enveloped(
         counter: a number that is never the same twice under a key.
         introduction: goes where the other side may lack the key.
     """
-    kind = (_SEALED if key.sealed else 0) << 4 | plain[0] & 0x0F
+    kind = _SEALED << 4 | plain[0] & 0x0F
     if introduction is None:
         head = _HEAD.pack(MARKER, kind, session) + _varint(counter)
     else:
         start = _HEAD.pack(MARKER, kind | _INTRODUCED << 4, session)
         head = start + _varint(counter) + _introduction(introduction)
-    return key.protected(head, plain[1:], counter)
+    return key.sealed(head, plain[1:], counter)
 
 
 def is_keyed(payload: bytes) -> bool:
@@ -198,7 +150,7 @@ def read_envelope(payload: bytes) -> Envelope:
         raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
     marker, kind, session = _HEAD.unpack_from(payload)
     flags, compression = kind >> 4, kind & 0x0F
-    if marker != MARKER or flags & ~(_SEALED | _INTRODUCED) or compression == KEYED:
+    if marker != MARKER or flags & ~_INTRODUCED != _SEALED or compression == KEYED:
         raise KeysRefused(
             KeyReason.MALFORMED, f"a payload under keys of kind {kind:#x}", hint="update this program"
         )
@@ -206,10 +158,9 @@ def read_envelope(payload: bytes) -> Envelope:
     introduction = None
     if flags & _INTRODUCED:
         introduction, at = _introduced(payload, at)
-    sealed = bool(flags & _SEALED)
-    if len(payload) - at <= (SEAL if sealed else TAG):
+    if len(payload) - at <= SEAL:
         raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
-    return Envelope(payload, at, sealed, compression, session, counter, introduction)
+    return Envelope(payload, at, compression, session, counter, introduction)
 
 
 def key_wanted(session: int) -> bytes:

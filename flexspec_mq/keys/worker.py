@@ -12,11 +12,10 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.keys.agreement import SessionContext, public_key, share
 from flexspec_mq.keys.documents import Credential, KeyRole
 from flexspec_mq.keys.envelope import (
-    Cipher,
     Envelope,
     Introduction,
     ReplayWindow,
-    cipher,
+    Sealer,
     enveloped,
     is_keyed,
     key_wanted,
@@ -49,9 +48,9 @@ class _Keyring:
     """
 
     session: SessionContext
-    opening: Cipher
-    up: Cipher
-    down: Cipher
+    opening: Sealer
+    up: Sealer
+    down: Sealer
     ephemeral: bytes
     sent: int = 0
     introduced: bool = False
@@ -186,7 +185,7 @@ class WorkerKeys:
                 KeyReason.FORGED, f"an open for version {introduction.version} came to those of {version}"
             )
         meant = SessionContext(
-            edge, credential.serial, introduction.version, envelope.session, introduction.key, envelope.sealed
+            edge, credential.serial, introduction.version, envelope.session, introduction.key
         )
         if ring is not None:
             if ring.session != meant:
@@ -203,10 +202,10 @@ class WorkerKeys:
 
     def _opened(
         self, meant: SessionContext, credential: Credential, envelope: Envelope
-    ) -> tuple[Cipher, bytes]:
+    ) -> tuple[Sealer, bytes]:
         for private, public in self._openings_of(meant.version):
             shares = share(private, meant.ephemeral), share(private, credential.key)
-            opening = cipher(meant.opening_key(shares, public), sealed=meant.sealed)
+            opening = Sealer(meant.opening_key(shares, public))
             try:
                 return opening, envelope.opened(opening)
             except KeysRefused:
@@ -233,7 +232,7 @@ class WorkerKeys:
             self._openings.put(version, openings, 0.0)
         return openings
 
-    def _met(self, meant: SessionContext, credential: Credential, opening: Cipher) -> _Keyring:
+    def _met(self, meant: SessionContext, credential: Credential, opening: Sealer) -> _Keyring:
         """Compute the keys of a session, by an ephemeral key of its own, so that none is computed a second time."""
         private = X25519PrivateKey.generate()
         public = private.public_key().public_bytes_raw()
@@ -244,7 +243,7 @@ class WorkerKeys:
         )
         own = self._identity.credential
         keys = meant.session_keys(shares, own.name, own.serial, public)
-        up, down = (cipher(key, sealed=meant.sealed) for key in keys)
+        up, down = (Sealer(key) for key in keys)
         return _Keyring(meant, opening, up, down, public)
 
     def _forget_revoked(self) -> None:

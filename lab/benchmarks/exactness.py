@@ -60,12 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
     parser.add_argument("--sessions", type=int, default=16, help="texts at a time")
     parser.add_argument("--prompt-tokens", type=int, default=300, help="of longer prompts the end is kept")
-    parser.add_argument(
-        "--keys",
-        choices=("none", "tags", "seals"),
-        default="none",
-        help="of devices and workers: messages are tagged, or sealed",
-    )
+    parser.add_argument("--keys", action="store_true", help="give devices and workers keys")
     parser.add_argument(
         "--minutes", type=float, default=600.0, help="after which no new text is started, per dtype"
     )

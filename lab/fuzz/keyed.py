@@ -33,51 +33,42 @@ def readers() -> dict[str, Reader]:
     up: list[bytes] = []
     down: list[bytes] = [key_wanted(7)]
     identities = Identities()
-    sides: list[tuple[EdgeKeys, WorkerKeys]] = []
-    for seal in (False, True):
-        edge = EdgeKeys(identities.edge(_EDGE), seal=seal)
-        worker = WorkerKeys(identities.worker(_WORKER), lease=60, capacity=64)
-        edge.begin(7, _VERSION)
-        up.append(edge.wrap(_OPEN, None, _CODEC.encode(_OPEN), 0.0))
-        worker.unwrap(_EDGE, _VERSION, up[-1], 0.0)
-        down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
-        edge.unwrap(down[-1], 0.0)
-        up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
-        worker.unwrap(_EDGE, None, up[-1], 0.0)
-        # These have not come yet; all others would be copies.
-        up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
-        down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
-        sides.append((edge, worker))
+    edge = EdgeKeys(identities.edge(_EDGE))
+    worker = WorkerKeys(identities.worker(_WORKER), lease=60, capacity=64)
+    edge.begin(7, _VERSION)
+    up.append(edge.wrap(_OPEN, None, _CODEC.encode(_OPEN), 0.0))
+    worker.unwrap(_EDGE, _VERSION, up[-1], 0.0)
+    down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
+    edge.unwrap(down[-1], 0.0)
+    up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
+    worker.unwrap(_EDGE, None, up[-1], 0.0)
+    # These have not come yet; all others would be copies.
+    up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
+    down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
     trust = Trust(identities.edge(_EDGE))
     return {
-        "keys at a worker": Reader(lambda data: _at_worker([worker for _, worker in sides], data), up),
-        "keys at an edge": Reader(lambda data: _at_edge([edge for edge, _ in sides], data), down),
+        "keys at a worker": Reader(lambda data: _at_worker(worker, data), up),
+        "keys at an edge": Reader(lambda data: _at_edge(edge, data), down),
         "statement": Reader(lambda data: _statement(trust, data), [identities.statement]),
     }
 
 
-def _at_worker(workers: list[WorkerKeys], data: bytes) -> str:
-    said = []
-    for worker in workers:
-        try:
-            worker.unwrap(_EDGE, _VERSION, data, 0.0)
-            said.append("message")
-        except KeysRefused as error:
-            said.append(f"refused: {error.message}")
-    return "message" if "message" in said else said[0]
+def _at_worker(worker: WorkerKeys, data: bytes) -> str:
+    try:
+        worker.unwrap(_EDGE, _VERSION, data, 0.0)
+    except KeysRefused as error:
+        return f"refused: {error.message}"
+    return "message"
 
 
-def _at_edge(edges: list[EdgeKeys], data: bytes) -> str:
-    said = []
-    for edge in edges:
-        if edge.wanted(data) is not None:
-            return "key wanted"
-        try:
-            edge.unwrap(data, 0.0)
-            said.append("message")
-        except KeysRefused as error:
-            said.append(f"refused: {error.message}")
-    return "message" if "message" in said else said[0]
+def _at_edge(edge: EdgeKeys, data: bytes) -> str:
+    if edge.wanted(data) is not None:
+        return "key wanted"
+    try:
+        edge.unwrap(data, 0.0)
+    except KeysRefused as error:
+        return f"refused: {error.message}"
+    return "message"
 
 
 def _statement(trust: Trust, data: bytes) -> str:

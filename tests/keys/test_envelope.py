@@ -16,11 +16,10 @@ from flexspec_mq.keys.agreement import SessionContext, public_key, share
 from flexspec_mq.keys.envelope import (
     MARKER,
     SEAL,
-    TAG,
     WIDTH,
     Introduction,
     ReplayWindow,
-    cipher,
+    Sealer,
     enveloped,
     is_keyed,
     key_wanted,
@@ -42,21 +41,18 @@ KEY = bytes(range(32))
 INTRODUCTION = Introduction(bytes(range(32, 64)), b"a credential", "base")
 
 
-def made(*, sealed: bool, introduction: Introduction | None = None, counter: int = 300) -> bytes:
-    key = cipher(KEY, sealed=sealed)
-    return enveloped(key, VERDICT, session=7, counter=counter, introduction=introduction)
+def made(*, introduction: Introduction | None = None, counter: int = 300) -> bytes:
+    return enveloped(Sealer(KEY), VERDICT, session=7, counter=counter, introduction=introduction)
 
 
 def samples() -> dict[str, bytes]:
     mine, theirs = (bytes([first, *range(1, 32)]) for first in (1, 2))
-    session = SessionContext("kitchen", b"serial-1", "base", 7, public_key(mine), sealed=True)
+    session = SessionContext("kitchen", b"serial-1", "base", 7, public_key(mine))
     one = share(X25519PrivateKey.from_private_bytes(mine), public_key(theirs))
     keys = session.session_keys((one, one, one), "w1", b"serial-2", public_key(theirs))
     return {
-        "tagged": made(sealed=False),
-        "sealed": made(sealed=True),
-        "tagged-introduced": made(sealed=False, introduction=INTRODUCTION),
-        "sealed-introduced": made(sealed=True, introduction=INTRODUCTION),
+        "sealed": made(),
+        "sealed-introduced": made(introduction=INTRODUCTION),
         "key-wanted": key_wanted(0xDEADBEEF),
         "opening-key": session.opening_key((one, one), public_key(theirs)),
         "session-up": keys[0],
@@ -69,66 +65,59 @@ def test_bytes_of_version_1_do_not_change() -> None:
     assert samples() == {name: bytes.fromhex(digits) for name, digits in (line.split() for line in lines)}
 
 
-@given(KEYS, PLAIN, st.booleans(), NUMBERS, NUMBERS, st.none() | INTRODUCTIONS)
+@given(KEYS, PLAIN, NUMBERS, NUMBERS, st.none() | INTRODUCTIONS)
 def test_who_has_the_key_reads_what_was_meant(
-    key: bytes, plain: bytes, sealed: bool, session: int, counter: int, introduction: Introduction | None
+    key: bytes, plain: bytes, session: int, counter: int, introduction: Introduction | None
 ) -> None:
-    payload = enveloped(
-        cipher(key, sealed=sealed), plain, session=session, counter=counter, introduction=introduction
-    )
+    payload = enveloped(Sealer(key), plain, session=session, counter=counter, introduction=introduction)
     assert is_keyed(payload)
     assert wanted_session(payload) is None
     envelope = read_envelope(payload)
-    assert (envelope.session, envelope.counter) == (session, counter)
-    assert (envelope.sealed, envelope.introduction) == (sealed, introduction)
-    assert envelope.opened(cipher(key, sealed=sealed)) == plain
+    assert (envelope.session, envelope.counter, envelope.introduction) == (session, counter, introduction)
+    assert envelope.opened(Sealer(key)) == plain
     with pytest.raises(KeysRefused) as refused:
-        envelope.opened(cipher(bytes(32) if any(key) else bytes([1] * 32), sealed=sealed))
+        envelope.opened(Sealer(bytes(32) if any(key) else bytes([1] * 32)))
     assert refused.value.reason is KeyReason.FORGED
 
 
 @settings(max_examples=300)
-@given(st.booleans(), st.none() | st.just(INTRODUCTION), st.data())
-def test_no_changed_bit_is_believed(
-    sealed: bool, introduction: Introduction | None, data: st.DataObject
-) -> None:
-    payload = bytearray(made(sealed=sealed, introduction=introduction))
+@given(st.none() | st.just(INTRODUCTION), st.data())
+def test_no_changed_bit_is_believed(introduction: Introduction | None, data: st.DataObject) -> None:
+    payload = bytearray(made(introduction=introduction))
     place = data.draw(st.integers(0, len(payload) - 1))
     payload[place] ^= 1 << data.draw(st.integers(0, 7))
     with pytest.raises(KeysRefused):
-        read_envelope(bytes(payload)).opened(cipher(KEY, sealed=sealed))
+        read_envelope(bytes(payload)).opened(Sealer(KEY))
 
 
-@pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize("introduction", [None, INTRODUCTION])
-def test_no_piece_is_believed(sealed: bool, introduction: Introduction | None) -> None:
-    payload = made(sealed=sealed, introduction=introduction)
+def test_no_piece_is_believed(introduction: Introduction | None) -> None:
+    payload = made(introduction=introduction)
     for end in range(len(payload)):
         with pytest.raises(KeysRefused) as refused:
-            read_envelope(payload[:end]).opened(cipher(KEY, sealed=sealed))
+            read_envelope(payload[:end]).opened(Sealer(KEY))
         assert refused.value.reason in {KeyReason.MALFORMED, KeyReason.FORGED}
     with pytest.raises(KeysRefused):
-        read_envelope(payload + b"\0").opened(cipher(KEY, sealed=sealed))
+        read_envelope(payload + b"\0").opened(Sealer(KEY))
 
 
 @given(st.binary(max_size=400))
 def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
     for payload in (noise, bytes((MARKER,)) + noise):
         with pytest.raises(KeysRefused):
-            read_envelope(payload).opened(cipher(KEY, sealed=True))
+            read_envelope(payload).opened(Sealer(KEY))
 
 
 def test_what_it_costs() -> None:
-    """Marker and plain flag byte are one; the others are kind, session, counter and tag."""
+    """Marker and plain flag byte are one; the others are kind, session, counter and the tag of the seal."""
     for counter, more in ((1, 1), (127, 1), (128, 2), (16_383, 2)):
-        assert len(made(sealed=False, counter=counter)) == len(VERDICT) + 1 + 4 + more + TAG
-        assert len(made(sealed=True, counter=counter)) == len(VERDICT) + 1 + 4 + more + SEAL
+        assert len(made(counter=counter)) == len(VERDICT) + 1 + 4 + more + SEAL
 
 
 def test_a_side_without_keys_says_so() -> None:
     """The codec uses every compression code but the one that marks an envelope."""
     with pytest.raises(RemoteProtocolError, match="under keys") as refused:
-        Codec().decode(made(sealed=False))
+        Codec().decode(made())
     assert "--keys" in refused.value.hint
 
 
@@ -144,10 +133,9 @@ def test_a_key_is_wanted_for_a_session(session: int) -> None:
 
 
 def test_anything_that_differs_gives_other_keys() -> None:
-    base = SessionContext("kitchen", b"serial-1", "base", 7, bytes(32), sealed=True)
+    base = SessionContext("kitchen", b"serial-1", "base", 7, bytes(32))
     sessions = [
         base,
-        replace(base, sealed=False),
         replace(base, edge="cellar"),
         replace(base, device=b"serial-2"),
         replace(base, version="next"),
@@ -171,7 +159,7 @@ def test_a_key_of_small_order_is_refused() -> None:
 def test_impossible_uses_are_refused() -> None:
     for counter in (-1, 2**32):
         with pytest.raises(ValueError, match="is not between"):
-            made(sealed=True, counter=counter)
+            made(counter=counter)
 
 
 @given(st.lists(st.integers(0, 3 * WIDTH) | st.integers(0, 40), max_size=200))

@@ -12,7 +12,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import new_opening_secrets
 from flexspec_mq.keys.edge import EdgeKeys
-from flexspec_mq.keys.envelope import cipher, enveloped, read_envelope
+from flexspec_mq.keys.envelope import Sealer, enveloped, read_envelope
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
 from schemas.messages import Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict
@@ -20,7 +20,6 @@ from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
 IDENTITY = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
-MODES = pytest.mark.parametrize("seal", [False, True])
 
 
 def an_open(session: int = 7, attempt: int = 1) -> Open:
@@ -42,10 +41,9 @@ def a_verdict(session: int = 7, start: int = 0) -> bytes:
 class Ends:
     """A device and its workers, joined by whoever carries the payloads."""
 
-    def __init__(self, folder: Path, *, seal: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         self.keys = KeyedDeployment(folder)
-        self.seal = seal
-        self.edge = EdgeKeys(self.keys.edge("kitchen"), seal=seal)
+        self.edge = EdgeKeys(self.keys.edge("kitchen"))
         self.identities = {name: self.keys.worker(name) for name in ("w1", "w2")}
         self.workers = {name: self.restarted(name) for name in self.identities}
 
@@ -98,9 +96,8 @@ def reason(call: Callable[[], object]) -> KeyReason:
     return refused.value.reason
 
 
-@MODES
-def test_a_session_is_written_under_keys(tmp_path: Path, seal: bool) -> None:
-    ends = Ends(tmp_path, seal=seal)
+def test_a_session_is_written_under_keys(tmp_path: Path) -> None:
+    ends = Ends(tmp_path)
     opening = ends.send(an_open())
     assert ends.arrives("w1", opening, "base") == CODEC.encode(an_open())
     hello = ends.edge.unwrap(ends.answer("w1"), 0.0)
@@ -109,10 +106,9 @@ def test_a_session_is_written_under_keys(tmp_path: Path, seal: bool) -> None:
     assert ends.arrives("w1", poll) == CODEC.encode(a_poll())
     later = ends.answer("w1", start=2)
     assert ends.edge.unwrap(later, 0.0).plain == a_verdict(start=2)
-    assert (CODEC.encode(an_open())[1:] in opening) is not seal
-    more = 22 if seal else 14
-    assert len(poll) - len(CODEC.encode(a_poll())) == more
-    assert len(later) - len(a_verdict()) == more
+    assert CODEC.encode(an_open())[1:] not in opening
+    assert len(poll) - len(CODEC.encode(a_poll())) == 22
+    assert len(later) - len(a_verdict()) == 22
 
 
 def test_a_worker_is_introduced_until_its_device_has_the_key(ends: Ends) -> None:
@@ -128,14 +124,13 @@ def test_a_worker_is_introduced_until_its_device_has_the_key(ends: Ends) -> None
     assert read_envelope(ends.answer("w1")).introduction is not None
 
 
-@MODES
-def test_nobody_else_makes_a_verdict(tmp_path: Path, seal: bool) -> None:
+def test_nobody_else_makes_a_verdict(tmp_path: Path) -> None:
     """Neither a worker of another deployment, nor who turns a device's own messages round, nor who has no key."""
-    ends = Ends(tmp_path, seal=seal)
+    ends = Ends(tmp_path)
     hello = ends.opened("w1")
     ends.edge.unwrap(hello, 0.0)
     other = KeyedDeployment(tmp_path)
-    stranger = EdgeKeys(other.edge("kitchen"), seal=seal)
+    stranger = EdgeKeys(other.edge("kitchen"))
     stranger.begin(7, "base")
     forger = WorkerKeys(other.worker("w1"), lease=60, capacity=4)
     forger.unwrap("kitchen", "base", stranger.wrap(an_open(), None, CODEC.encode(an_open()), 0.0), 0.0)
@@ -144,9 +139,7 @@ def test_nobody_else_makes_a_verdict(tmp_path: Path, seal: bool) -> None:
     assert mine is not None
     for key in (bytes(32), mine.key):
         for introduction in (None, mine):
-            made = enveloped(
-                cipher(key, sealed=seal), a_verdict(), session=7, counter=9, introduction=introduction
-            )
+            made = enveloped(Sealer(key), a_verdict(), session=7, counter=9, introduction=introduction)
             assert ends.refused(made) is KeyReason.FORGED
     assert ends.refused(ends.send(a_poll(), "w1")) is KeyReason.FORGED
     assert ends.refused(ends.send(an_open(attempt=2))) is KeyReason.CREDENTIAL
@@ -283,23 +276,6 @@ def test_an_earlier_life_of_a_worker_does_not_come_back(ends: Ends) -> None:
     for copy in lives:
         assert ends.refused(copy) is KeyReason.REPLAYED
     ends.arrives("w1", ends.send(a_poll(), "w1"))
-
-
-@MODES
-def test_tags_are_no_seals(tmp_path: Path, seal: bool) -> None:
-    """Nobody can have one side send in the clear what the other wants sealed."""
-    ends = Ends(tmp_path, seal=seal)
-    ends.edge.unwrap(ends.opened(), 0.0)
-    other = EdgeKeys(ends.keys.edge("kitchen"), seal=not seal)
-    other.begin(7, "base")
-    poll = other.wrap(an_open(), None, CODEC.encode(an_open()), 0.0)
-    assert ends.refused_by("w1", poll, "base") is KeyReason.FORGED
-    for payload, refused in (
-        (ends.answer("w1"), ends.refused),
-        (ends.send(a_poll(), "w1"), lambda payload: ends.refused_by("w1", payload)),
-    ):
-        turned = bytes((payload[0], payload[1] ^ 0x10)) + payload[2:]
-        assert refused(turned) is KeyReason.FORGED
 
 
 def test_revoked_identities_are_refused(met: Ends) -> None:

@@ -119,15 +119,14 @@ async def operator(broker: PrivateBroker) -> AsyncIterator[Operator]:
             await asyncio.wait([task])
 
 
-@pytest.mark.parametrize("seal", [False, True])
 async def test_whoever_runs_the_broker_changes_no_token(
-    keys: KeyedDeployment, broker: PrivateBroker, seal: bool, caplog: pytest.LogCaptureFixture
+    keys: KeyedDeployment, broker: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = FakeEngine(before=lambda _: time.sleep(0.002))
     async with (
         operator(broker) as attacker,
         worker_at(mqtt_link, "w1", engine, at=at(broker, "w-1"), keys=keys.worker_file("w1")) as daemon,
-        edge_at(mqtt_link, at=at(broker, "e-1"), keys=keys.edge_file(), seal=seal) as node,
+        edge_at(mqtt_link, at=at(broker, "e-1"), keys=keys.edge_file()) as node,
     ):
         number, ends = 0, time.monotonic() + PATIENCE
         while not (set(node.refused) >= EDGE_REASONS and set(daemon.worker.refused) >= WORKER_REASONS):

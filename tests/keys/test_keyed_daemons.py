@@ -18,7 +18,7 @@ from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
 from flexspec_mq.errors import LinkRefused, WorkerError
 from flexspec_mq.keys.agreement import new_opening_secrets
-from flexspec_mq.keys.envelope import is_keyed, key_wanted, read_envelope
+from flexspec_mq.keys.envelope import is_keyed, key_wanted
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -35,15 +35,14 @@ def slow() -> FakeEngine:
     return FakeEngine(before=lambda _: time.sleep(0.003))
 
 
-@pytest.mark.parametrize("seal", [False, True])
 async def test_texts_are_the_same_and_all_of_them_is_under_keys(
-    keys: KeyedDeployment, broker: PrivateBroker, seal: bool
+    keys: KeyedDeployment, broker: PrivateBroker
 ) -> None:
     watching = LinkSettings(port=broker.port, client_id="watcher", subscriptions=(Subscription("f1/#"),))
     async with (
         linked(watching) as watcher,
         worker_at(mqtt_link, "w1", at=at(broker, "w-w1"), keys=keys.worker_file()),
-        edge_at(mqtt_link, at=at(broker, "e-edge"), keys=keys.edge_file(), seal=seal) as node,
+        edge_at(mqtt_link, at=at(broker, "e-edge"), keys=keys.edge_file()) as node,
     ):
         await check(node, [wanting(number) for number in range(8)])
         assert not node.refused
@@ -53,7 +52,6 @@ async def test_texts_are_the_same_and_all_of_them_is_under_keys(
                 kind = event.topic.split("/")[1] if isinstance(event, Inbound) else ""
                 if isinstance(event, Inbound) and kind in seen:
                     assert is_keyed(event.payload)
-                    assert read_envelope(event.payload).sealed is seal
                     seen[kind] += 1
                 if min(seen.values()) >= 8:
                     break
@@ -65,7 +63,7 @@ async def test_faults_change_no_text(keys: KeyedDeployment, memory: MemoryBroker
     async with (
         worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as first,
         worker_at(memory.link, "w2", keys=keys.worker_file("w2")) as second,
-        edge_at(memory.link, keys=keys.edge_file(), seal=bool(seed)) as node,
+        edge_at(memory.link, keys=keys.edge_file()) as node,
     ):
         memory.faults += [
             Drop(0.05, rng, Scope("f1/#")),

@@ -21,7 +21,7 @@ from flexspec_mq.keys import edge as edge_side
 from flexspec_mq.keys import envelope
 from flexspec_mq.keys import worker as worker_side
 from flexspec_mq.keys.edge import EdgeKeys
-from flexspec_mq.keys.envelope import Cipher
+from flexspec_mq.keys.envelope import Sealer
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
@@ -65,9 +65,9 @@ class Carrier(RuleBasedStateMachine):
         self.taken: dict[tuple[str, bytes], float] = {}
         USES.clear()
 
-    @initialize(seal=st.booleans())
-    def begin(self, seal: bool) -> None:
-        self.edge = EdgeKeys(self.device, seal=seal)
+    @initialize()
+    def begin(self) -> None:
+        self.edge = EdgeKeys(self.device)
         self.workers = {name: self._started(name) for name in self.identities}
 
     def _started(self, name: str) -> WorkerKeys:
@@ -198,7 +198,7 @@ class Carrier(RuleBasedStateMachine):
 
 
 def test_no_nonce_comes_twice_and_nothing_foreign_is_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def noted(key: Cipher, plain: bytes, **rest: object) -> bytes:
+    def noted(key: Sealer, plain: bytes, **rest: object) -> bytes:
         counter = rest["counter"]
         assert isinstance(counter, int)
         USES.append((key.key, counter))

@@ -42,7 +42,7 @@ class StressLoad:
         strike_every: committed tokens from one kill or hang to the next, on average.
         long: texts with contexts above 1,024 positions.
         seconds: after which no new text is started.
-        keys: "none", "tags" or "seals" on what travels.
+        keys: devices and workers have keys.
         draft: draft of the workers.
     """
 
@@ -51,7 +51,7 @@ class StressLoad:
     strike_every: int
     long: int
     seconds: float
-    keys: str = "none"
+    keys: bool = False
     draft: str = "default"
 
 
@@ -161,12 +161,12 @@ class Stress:
         with PrivateBroker(BrokerSettings(port=0)) as broker, tempfile.TemporaryDirectory() as place:
             arguments = ["--broker", f"127.0.0.1:{broker.port}", "--target", folder, "--dtype", dtype]
             arguments += ["--threads", str(threads), "--give-up-after", "30", "--draft", self.load.draft]
-            identities = None if self.load.keys == "none" else Identities()
+            identities = Identities() if self.load.keys else None
             fleet = Fleet(arguments, Path(place), random.Random(self.rng.random()), self.say, identities)
             settings = EdgeSettings(edge="e", version="base", give_up=240.0)
             if identities is not None:
                 file = identities.written(identities.edge(settings.edge), Path(place))
-                settings = replace(settings, keys=file, seal=self.load.keys == "seals")
+                settings = replace(settings, keys=file)
             pool.start()
             try:
                 self.say(f"{dtype}: {WORKERS} workers load the target and prove it")
