@@ -11,7 +11,7 @@ from cloud_worker.wire import keys_of
 from flexspec_mq import topics
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOBODY, NOT_A_SESSION, DaemonDoctor
-from flexspec_mq.doctor.machine import check_port, connected, load_model
+from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock
 from flexspec_mq.doctor.watch import LISTENING
 from flexspec_mq.errors import LinkError, LinkRefused
@@ -33,7 +33,6 @@ class WorkerDoctor(DaemonDoctor):
     """The doctor of a worker.
 
     Attributes:
-        figures: Description of the worker that serves figures at this one's port; empty if none does.
         target: The target, once it is loaded.
 
     Raises:
@@ -47,7 +46,6 @@ class WorkerDoctor(DaemonDoctor):
         topic = topics.worker_status_topic(worker.worker)
         super().__init__(worker.worker, settings, topic, worker.version, config.family, listening)
         self.config = config
-        self.figures = ""
         self.target: LoadedText | None = None
         self._load = load
         self._heard = asyncio.Queue[str](1000)
@@ -91,16 +89,10 @@ class WorkerDoctor(DaemonDoctor):
 
         def ours() -> str:
             if port and _serves_figures(host, port):
-                self.figures = f"a worker serves its figures at {host}:{port} here"
-            return self.figures
+                self.here = f"a worker serves its figures at {host}:{port} here"
+            return self.here
 
         await check_port(report, host, port, "figures and probes", "--metrics-port", ours)
-
-    def look_here(self) -> str:
-        """Describe the worker of this machine that may be the one that the broker knows. Blocks."""
-        names = ("cloud_worker", "flexspec-cloud")
-        processes = ", ".join(map(str, connected(self.settings.port, names, self.watch.born)))
-        return self.figures or (f"flexspec-cloud runs here (process {processes})" if processes else "")
 
     async def _check_access(self, report: Report) -> None:
         """Try to publish where a worker does, and to read what it reads by sending it something ourselves."""

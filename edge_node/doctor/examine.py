@@ -10,7 +10,7 @@ from edge_node.wire import wire_of
 from flexspec_mq import topics
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
-from flexspec_mq.doctor.machine import check_port, connected, load_model
+from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock, check_workers
 from flexspec_mq.doctor.watch import LISTENING
 from flexspec_mq.drafting.settings import extra_of, wants_onnx
@@ -103,17 +103,12 @@ class EdgeDoctor(DaemonDoctor):
                 )
                 report.warn(detail, "what is wrong is among the other findings")
                 return ""
-            return "" if self.node is None else f"an edge node serves {self.node.url}"
+            if self.node is None:
+                return ""
+            self.here = f"it is the one that serves {self.node.url} here"
+            return f"an edge node serves {self.node.url}"
 
         await check_port(report, host, port, "the API", "--api-port", ours)
-
-    def look_here(self) -> str:
-        """Describe the edge node of this machine that the broker knows. Blocks."""
-        if self.node is not None:
-            return f"it is the one that serves {self.node.url} here"
-        names = ("edge_node", "flexspec-edge")
-        processes = ", ".join(map(str, connected(self.settings.port, names, self.watch.born)))
-        return f"flexspec-edge runs here (process {processes})" if processes else ""
 
     async def _check_access(self, report: Report) -> None:
         """Try to publish where the edge does."""

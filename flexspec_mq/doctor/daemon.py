@@ -13,7 +13,7 @@ from flexspec_mq.catalogue import naming
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import statuses
-from flexspec_mq.doctor.checks import Check, Finding, on_thread, run_checks
+from flexspec_mq.doctor.checks import Check, Finding, run_checks
 from flexspec_mq.doctor.family import check_family
 from flexspec_mq.doctor.machine import check_cache, check_packages
 from flexspec_mq.doctor.qualities import reach
@@ -59,6 +59,7 @@ class DaemonDoctor:
         version: The stable one of the family, once its catalogue is known.
         keys: File with the daemon's keys, by which it knows whom it talks to.
         secrets: Other files that nobody else should read.
+        here: Description of the daemon of this machine; empty if none was found.
         public_group: This worker shares sessions in the group that any client may join.
     """
 
@@ -66,6 +67,7 @@ class DaemonDoctor:
     keys: Path | None = None
     secrets: tuple[Path | None, ...] = ()
     public_group = False
+    here = ""
 
     def __init__(
         self,
@@ -85,10 +87,6 @@ class DaemonDoctor:
 
     def table(self) -> Sequence[Check]:
         """The checks of this daemon."""
-        raise NotImplementedError
-
-    def look_here(self) -> str:
-        """Describe the daemon of this machine that may be the one that the broker knows. Blocks."""
         raise NotImplementedError
 
     async def examine(self, tell: Callable[[str], None], timeout: float) -> list[Finding]:
@@ -154,8 +152,7 @@ class DaemonDoctor:
 
     async def _check_name(self, report: Report) -> None:
         await self.watch.listen()
-        here = await on_thread(self.look_here) if self.watch.online else ""
-        statuses.check_name(report, self.watch, here)
+        statuses.check_name(report, self.watch, self.here)
 
     async def _check_catalogue(self, report: Report) -> None:
         catalogue = await check_family(report, self.family, self.watch, self.link, self.forbidden)

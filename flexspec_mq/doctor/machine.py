@@ -8,23 +8,20 @@ import platform
 import shutil
 import socket
 import tempfile
-import time
 from contextlib import closing
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flexspec_mq.daemon.children import started
 from flexspec_mq.doctor.checks import on_thread
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import models_cache
 from flexspec_mq.models.default import default_model_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterator
+    from collections.abc import Callable
 
     from flexspec_mq.doctor.checks import Report
 
@@ -32,9 +29,6 @@ T = TypeVar("T")
 
 _DISTRIBUTION = "flexspec-mq"
 _TAKEN = "taken"
-_ESTABLISHED, _LISTENS = "01", "0A"
-_LOADING = 600.0
-"""Seconds from the start of a process to that of its daemon, at most."""
 _PROBE_BYTES = 1_000_000
 _ROOM_BYTES = 1_000_000_000
 """Free space below which the cache has no room for the default model and draft, which need 0.6 GB."""
@@ -131,13 +125,11 @@ async def check_port(
     elif why != _TAKEN:
         advice = "give an address and a port that this user may have"
         report.fail("port taken", f"{what} cannot be served at {host}:{port}: {why}", advice)
-    else:
-        who = who_listens(port)
-        if running := await on_thread(ours):
-            report.ok(f"already running: {running}{f', {who}' if who else ''}")
-        elif not report.findings:
-            detail = f"{host}:{port}, where {what} is to be served, is taken{f' by {who}' if who else ''}"
-            report.fail("port taken", detail, f"stop that, or give another port: {flag} N")
+    elif running := await on_thread(ours):
+        report.ok(f"already running: {running}")
+    elif not report.findings:
+        detail = f"{host}:{port}, where {what} is to be served, is taken"
+        report.fail("port taken", detail, f"stop what has it (`ss -ltnp`), or give another port: {flag} N")
 
 
 def _bind(host: str, port: int) -> str:
@@ -179,69 +171,3 @@ async def load_model(
         report.ok(describe(model))
         return model
     return None
-
-
-def who_listens(port: int) -> str:
-    """The process that listens on a TCP port, for people; empty if it is not to be seen."""
-    links = {link for local, _, link in _sockets(_LISTENS) if local == port}
-    return next((f"{_command(number) or 'a process'} (process {number})" for number in _holders(links)), "")
-
-
-def connected(port: int, names: Container[str], born: float) -> list[int]:
-    """Daemons of this machine that are connected to a broker's port, and came up at a time: others have other names."""
-    links = {link for _, remote, link in _sockets(_ESTABLISHED) if remote == port}
-    others = (number for number in _holders(links) if number != os.getpid())
-    return [number for number in others if _runs(number, names) and _began_before(number, born)]
-
-
-def _runs(number: int, names: Container[str]) -> bool:
-    words = _words(number)
-    return "doctor" not in words and any(Path(word).name in names for word in words[:3])
-
-
-def _began_before(number: int, born: float) -> bool:
-    """Whether a process began before its daemon came up, and not long before, in seconds since the Unix epoch."""
-    if (ticks := started(number)) is None:
-        return False
-    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    return -2.0 < born - (time.time() - age) < _LOADING
-
-
-def _command(number: int) -> str:
-    """The beginning of a process's command line: arguments may hold what is nobody's business."""
-    words = _words(number)
-    if len(words) > 2 and words[1] == "-m":
-        return f"{Path(words[0]).name} -m {words[2]}"
-    script = len(words) > 1 and Path(words[0]).name.startswith("python")
-    return Path(words[script]).name if words else ""
-
-
-def _words(number: int) -> list[str]:
-    try:
-        line = Path(f"/proc/{number}/cmdline").read_bytes()
-    except OSError:  # it has ended
-        return []
-    return [word.decode(errors="replace") for word in line.split(b"\0") if word]
-
-
-def _holders(links: set[str]) -> Iterator[int]:
-    """Processes that have one of these sockets open, the oldest number first."""
-    for folder in sorted(Path("/proc").glob("[0-9]*"), key=lambda folder: int(folder.name)):
-        try:
-            if any(os.readlink(link) in links for link in (folder / "fd").iterdir()):  # noqa: PTH115  no path
-                yield int(folder.name)
-        except OSError:  # it has ended, or is another user's
-            continue
-
-
-def _sockets(state: str) -> Iterator[tuple[int, int, str]]:
-    """TCP sockets of this machine in a state: local port, remote port and the name of the link to them."""
-    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for fields in map(str.split, lines):
-            local, remote = (int(fields[at].rpartition(":")[2], 16) for at in (1, 2))
-            if fields[3] == state:
-                yield local, remote, f"socket:[{fields[9]}]"

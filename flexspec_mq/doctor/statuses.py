@@ -119,11 +119,11 @@ def check_name(report: Report, watch: Watch, here: str) -> None:
     elif here:
         report.ok(f"{name!r} is online since {since}; {here}")
     else:
-        report.fail(
-            fault,
-            f"{kind} {name!r} is online already since {since}, and it does not run here: one more with this name "
-            "would throw it out, and be thrown out by it",
+        report.warn(
+            f"{kind} {name!r} is online already since {since}: if that is not the one of this machine, one more with "
+            "this name throws it out, and is thrown out by it",
             f"{apart}; if none runs anywhere, the broker has missed its end: start ours, which renews the status",
+            fault,
         )
 
 

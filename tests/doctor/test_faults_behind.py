@@ -269,8 +269,10 @@ async def test_two_daemons_with_one_id_if_ours_were_started_too(own_mosquitto: P
         assert await retained(own_mosquitto, topics.edge_status_topic(EDGE)) == before
         assert node.malformed == 0  # and it was not disturbed
         assert node.failure is None
-    what = "edge node 'truck' is online already", "does not run here"
-    the_fault(findings, "two daemons with one id", *what, advice=["stop the one that is too many"])
+    name = named(findings, "name")
+    assert (name.state, name.fault) == (State.WARNING, "two daemons with one id")
+    assert "edge node 'truck' is online already" in name.detail
+    assert "stop the one that is too many" in name.advice
     assert named(findings, "text").state is State.SKIPPED
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -79,26 +75,8 @@ async def test_port_taken(own_mosquitto: PrivateBroker) -> None:
         async with worker(own_mosquitto):
             findings = await look(at(own_mosquitto), "--api-port", str(port))
         figures = await look_at_worker(at(own_mosquitto), "--metrics-port", str(port))
-    us = f"(process {os.getpid()})"
-    the_fault(findings, "port taken", f"127.0.0.1:{port}", us, advice=["--api-port"])
-    the_fault(figures, "port taken", us, advice=["--metrics-port"])
-
-
-def test_a_daemon_of_another_name_is_not_taken_for_ours(tmp_path: Path) -> None:
-    """Several may be connected from here; ours came up when its status says."""
-    script = tmp_path / "edge_node"
-    script.write_text("import socket, sys\nlink = socket.create_connection(sys.argv[1:])\nsys.stdin.read()\n")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        command = [sys.executable, str(script), "127.0.0.1", str(port)]
-        with subprocess.Popen(command, stdin=subprocess.PIPE) as process, server.accept()[0]:
-            now, ours = time.time(), ("edge_node",)
-            assert machine.connected(port, ours, now) == [process.pid]
-            assert (
-                machine.connected(port, ours, now - 60.0) == machine.connected(port, ours, now + 700.0) == []
-            )
-            assert machine.connected(port, ("cloud_worker",), now) == []
-            process.communicate()
+    the_fault(findings, "port taken", f"127.0.0.1:{port}", advice=["--api-port"])
+    the_fault(figures, "port taken", f"127.0.0.1:{port}", advice=["--metrics-port"])
 
 
 async def test_an_address_that_is_not_ours(mosquitto: PrivateBroker, tmp_path: Path) -> None:

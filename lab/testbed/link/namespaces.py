@@ -22,12 +22,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.testbed.link.profiles import MTU
 
 NETNS_FOLDER = Path("/run/netns")
 TUN_DEVICE = Path("/dev/net/tun")
+_START_FIELD = 19  # of /proc/<pid>/stat, counted after the command's name
 _NAME = re.compile(r"fmq-(\d+)-(\d+)-[0-9a-f]{6}-[ab]")
 _CLONE_NEWNET = 0x40000000
 _COMMAND_TIMEOUT = 20.0
@@ -203,3 +203,16 @@ def _make(address: str) -> int:
         os.close(tun)
         raise
     return tun
+
+
+def started(pid: int) -> int | None:
+    """Start time of a process in ticks since boot, which tells it from a later one of the same number.
+
+    None when there is none, or only a zombie.
+    """
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in {"Z", "X"} else int(fields[_START_FIELD])

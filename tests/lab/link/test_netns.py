@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from flexspec_mq.daemon.children import started
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.testbed.link import namespaces
 from lab.testbed.link.netns import NetnsLink, netns_link
@@ -41,7 +40,7 @@ def gone(*names: str) -> bool:
 
 
 def alive(pid: int) -> bool:
-    return started(pid) is not None
+    return namespaces.started(pid) is not None
 
 
 RECEIVE = """
