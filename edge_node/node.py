@@ -79,7 +79,6 @@ if TYPE_CHECKING:
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.drafting.memory import AnswerMemory
-    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.link import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
@@ -282,7 +281,6 @@ class EdgeNode:
                 deadline=None if request.timeout is None else now + request.timeout,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
-                vocabulary=self._vocabulary(version, text),
                 answers=None if answers is None else answers.recall,
             ),
             request.policy,
@@ -298,13 +296,6 @@ class EdgeNode:
             self._perform(generation, machine.link_down(now))
         self._perform(generation, machine.start(now))
         return generation
-
-    def _vocabulary(self, version: str, text: LoadedText | None) -> bytes:
-        """Digest of what ids mean; an open goes without these bytes where the fingerprints are equal."""
-        text = text or (None if self.texts is None else self.texts.own)
-        if text is None or self.directory.all_have(version, text.fingerprint):
-            return b""
-        return bytes.fromhex(text.tokenizer_status.vocabulary)
 
     def _texts_changed(self) -> None:
         """A worker has told how its target's texts are written."""

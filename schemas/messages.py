@@ -154,8 +154,6 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         draft: drafted tokens that follow `committed`.
         prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.
         worker_draft: tokens that the worker may draft itself for one forward, behind ours, out of the credit.
-        vocabulary: BLAKE2b-128 of what our token ids mean. A worker whose target agrees takes the session though the
-            fingerprints differ, as by another chat template. Empty where they are known to be equal.
     """
 
     session: U32
@@ -168,7 +166,6 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     draft: DraftTokens
     prefix: Prefix | None = None
     worker_draft: DraftLength = 0
-    vocabulary: Annotated[bytes, Meta(max_length=16)] = b""
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):

@@ -75,8 +75,7 @@ class TokenizerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         vocabulary: BLAKE2b-128 of what its ids mean, in hex: the token of each, and which of them texts do not show.
         eos: ids that end a text, ascending.
         template: the first 8 bytes of the BLAKE2b-128 of its chat template, in hex; empty without one.
-        rows: token ids that the model has, padding included. Who tells them tells a `TargetText` too; 0 is an older
-            worker.
+        rows: token ids that the model has, padding included; 0 of a worker that tells no `TargetText`.
     """
 
     tokens: Count

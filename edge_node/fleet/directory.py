@@ -193,10 +193,6 @@ class WorkerDirectory:
         """Have what is waited for looked at again."""
         self._news.set()
 
-    def all_have(self, version: str, fingerprint: bytes) -> bool:
-        """Whether all workers of a version, at least one, say that their tokenizer has this fingerprint."""
-        return {status.fingerprint for status in self.statuses(version)} == {fingerprint.hex()}
-
     def difference(self, version: str) -> Difference:
         """How the target's tokenizer differs from the draft's, at the worker of a version where it does the least."""
         differences = [self.compare(status) for status in self.statuses(version)]

@@ -107,12 +107,13 @@ class TargetTexts:
         """Wait no longer for the documents of some workers."""
         for status in statuses:
             if self.of(status) is None and status.tokenizer is not None:
-                _log.warning("worker %s does not tell how its target's texts are written", status.worker)
                 self._known.put(_name(status), self._untold(status.tokenizer), 0.0)
 
-    def _untold(self, stated: TokenizerStatus) -> LoadedText | str:
-        """Text part of a target of which nothing is known but this: ours, if the ids mean the same."""
-        return other_vocabulary(self.own.tokenizer_status, stated) or self.own
+    def _untold(self, stated: TokenizerStatus) -> str:
+        """Why there is no text part of a target whose worker tells nothing but this, or nothing that we may read."""
+        return (
+            other_vocabulary(self.own.tokenizer_status, stated) or "how its texts are written cannot be read"
+        )
 
     def difference(self, status: WorkerStatus) -> Difference:
         """How a worker's target differs from the node's draft, as far as that is known."""
@@ -124,9 +125,8 @@ class TargetTexts:
             words.append(f"the draft drafts nothing for it: {tokens.misfit}")
         elif tokens is not None and (tokens.lacking or tokens.writes):
             words.append(f"the draft lacks {tokens.lacking} of its tokens")
-        whose = "device" if text.fingerprint == self.own.fingerprint else "target"
         if status.tokenizer is not None and status.tokenizer.template != self.own.tokenizer_status.template:
-            words.append(f"the chat templates differ; prompts are written by the {whose}'s")
+            words.append("the chat templates differ; prompts are written by the target's")
         if text.eos != self.own.eos:
             words.append(f"it ends texts with {_ids(text.eos)} and the draft with {_ids(self.own.eos)}")
         return Difference("", "; ".join(words))

@@ -47,11 +47,10 @@ def opening(
     ident: Identity | None = None,
     prompt: tuple[int, ...] = PROMPT,
     worker_draft: int = 0,
-    vocabulary: bytes = b"",
 ) -> Open:
     """An open of session 1."""
     message = Open(session, attempt, ident or identity(), prompt, committed, ahead, 1, draft)
-    return replace(message, worker_draft=worker_draft, vocabulary=vocabulary)
+    return replace(message, worker_draft=worker_draft)
 
 
 def batch(

@@ -6,7 +6,7 @@ from flexspec_mq.errors import FlexSpecError, RemoteProtocolError, WorkerError
 from schemas.messages import Error, ErrorCode
 
 _OTHER_TOKENS = (
-    "a node that cannot read what workers tell of their targets needs the target's vocabulary and end of text; "
+    "a node that cannot read what workers tell of their targets needs the target's own tokenizer; "
     "`flexspec-edge doctor` says what differs. Name another draft, or ask for another version"
 )
 

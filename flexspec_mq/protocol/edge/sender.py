@@ -142,7 +142,6 @@ class Sender:
             text.chain.tokens(text.have, end),
             self._prefix(reuse.count) if reuse else None,
             worker_draft,
-            request.vocabulary,
         )
         qos = plan.qos if plan.open_qos is None else plan.open_qos
         return Send(reuse.worker if reuse else None, message, qos, expiry)

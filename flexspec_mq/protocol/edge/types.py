@@ -51,7 +51,6 @@ class SessionRequest:
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
         prediction: token ids that the text will probably have; for the drafter alone.
-        vocabulary: as an open tells it.
         answers: earlier answers that it may repeat, see `flexspec_mq.drafting.memory`; for the drafter alone.
     """
 
@@ -64,7 +63,6 @@ class SessionRequest:
     deadline: float | None = None
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
-    vocabulary: bytes = b""
     answers: Callable[[], Any] | None = None
 
 

@@ -69,10 +69,8 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
 def _check_tokenizer(message: Open, facts: VersionFacts) -> None:
     """Refuse a session whose token ids mean other tokens than the target's, or whose texts end elsewhere."""
     identity, ours = message.identity, facts.tokenizer
-    if identity.fingerprint != facts.fingerprint and (
-        ours is None or message.vocabulary.hex() != ours.vocabulary
-    ):
-        raise IllegalMessage(ErrorCode.FINGERPRINT, "the vocabularies differ by their contents")
+    if identity.fingerprint != facts.fingerprint:
+        raise IllegalMessage(ErrorCode.FINGERPRINT, "the tokenizers differ by their contents")
     if ours is not None and not identity.ignore_eos and set(identity.eos) != set(ours.eos):
         ends = [", ".join(map(str, sorted(ids))) or "nothing" for ids in (ours.eos, identity.eos)]
         raise IllegalMessage(

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerFast
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts
 from edge_node.api.client import RunningNode, find_node
-from flexspec_mq.controller.plan import Plan
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.target_text import target_text
 from flexspec_mq.protocol.edge.types import SessionRequest
@@ -36,10 +35,8 @@ from tests.edge_node.api.served import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-OURS = replace_field(speech().tokenizer_status, rows=0)
-"""Our tokenizer in short, as an older worker tells it."""
-OTHER_TEMPLATE = replace_field(OURS, template="00" * 8, eos=(3, EOS))
-OTHER_IDS = replace_field(OURS, vocabulary="00" * 16)
+OTHER_TEMPLATE = replace_field(speech().tokenizer_status, rows=0, template="00" * 8, eos=(3, EOS))
+OTHER_IDS = replace_field(OTHER_TEMPLATE, vocabulary="00" * 16)
 ASKS = "{% for m in messages %}{{ '?' + m['content'] }}{% endfor %}!"
 ENDS = f"it ends texts with id 3 or id {EOS} and the draft with id {EOS}"
 
@@ -55,9 +52,9 @@ def another(template: str, word: str = "er") -> Facts:
     return replace(FakeEngine().facts, fingerprint=contents.digest(), tokenizer=stated, text=told)
 
 
-def older(tokenizer: TokenizerStatus | None, fingerprint: bytes = bytes(16)) -> Facts:
-    """A target of an older worker, which tells nothing more, or with None its fingerprint alone."""
-    return replace(FakeEngine().facts, tokenizer=tokenizer, fingerprint=fingerprint)
+def silent(tokenizer: TokenizerStatus | None) -> Facts:
+    """A target whose worker tells its tokenizer in short and nothing more, or with None its fingerprint alone."""
+    return replace(FakeEngine().facts, tokenizer=tokenizer, fingerprint=bytes(16))
 
 
 def written(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
@@ -71,20 +68,12 @@ async def readiness(api: Served) -> tuple[int, dict[str, str]]:
     return answer.status_code, answer.json()
 
 
-@pytest.mark.parametrize(
-    ("facts", "prompt", "words"),
-    [
-        (another(ASKS), "?hello!", f"prompts are written by the target's; {ENDS}"),
-        (older(OTHER_TEMPLATE), "user.hello,assistant.", f"prompts are written by the device's; {ENDS}"),
-    ],
-    ids=["told", "older worker"],
-)
 async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own(
-    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture, facts: Facts, prompt: str, words: str
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = f"the chat templates differ; {words}"
-    async with served(mosquitto, engine=FakeEngine(facts=facts)) as api:
-        ids = tuple(tokenizer().encode(prompt))
+    words = f"the chat templates differ; prompts are written by the target's; {ENDS}"
+    async with served(mosquitto, engine=FakeEngine(facts=another(ASKS))) as api:
+        ids = tuple(tokenizer().encode("?hello!"))
         ended = ((seed, tokens) for seed in range(99) if (tokens := written(ids, seed))[-1] == 3)
         seed, tokens = next(ended)
         answer = await api.chat(seed=seed, max_tokens=40)
@@ -104,10 +93,11 @@ async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own
     ("facts", "why"),
     [
         (another(TEMPLATE, "zz"), f"its vocabulary has {VOCAB} tokens as ours, and some of them are others"),
-        (older(OTHER_IDS), f"its vocabulary has {VOCAB} tokens as ours, and some of them are others"),
-        (older(None), "the worker does not say in what it differs"),
+        (silent(OTHER_IDS), f"its vocabulary has {VOCAB} tokens as ours, and some of them are others"),
+        (silent(OTHER_TEMPLATE), "how its texts are written cannot be read"),
+        (silent(None), "the worker does not say in what it differs"),
     ],
-    ids=["told", "older worker", "much older worker"],
+    ids=["told", "ids", "template", "nothing"],
 )
 async def test_a_target_whose_ids_mean_others_makes_the_node_not_ready(
     mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture, facts: Facts, why: str
@@ -122,7 +112,7 @@ async def test_a_target_whose_ids_mean_others_makes_the_node_not_ready(
 
 async def test_one_worker_that_fits_makes_the_node_ready(mosquitto: PrivateBroker) -> None:
     async with (
-        served(mosquitto, engine=FakeEngine(facts=older(OTHER_IDS))) as other,
+        served(mosquitto, engine=FakeEngine(facts=silent(OTHER_IDS))) as other,
         served(mosquitto, version=other.version) as api,
     ):
         await until(lambda: len(api.node.directory.online()) == 2)
@@ -134,25 +124,9 @@ async def test_what_other_versions_have_concerns_nobody(
 ) -> None:
     async with (
         served(mosquitto) as api,
-        served(mosquitto, engine=FakeEngine(facts=older(OTHER_IDS))) as other,
+        served(mosquitto, engine=FakeEngine(facts=silent(OTHER_IDS))) as other,
     ):
         await until(lambda: other.version in api.node.directory.versions())
         assert await readiness(api) == (200, {"status": "ready"})
         assert f"the tokenizer of {other.version} at" in caplog.text
         assert caplog.text.count("is not quite the draft's") == 1, "the node that asks for it says so alone"
-
-
-async def test_an_open_is_no_longer_than_it_was_where_the_worker_tells_its_tokenizer(
-    mosquitto: PrivateBroker,
-) -> None:
-    async def bytes_up(engine: FakeEngine) -> int:
-        async with served(mosquitto, engine=engine, plan=Plan(draft_length=0, in_flight=1, qos=1)) as api:
-            usage = (await api.chat(seed=3, max_tokens=1)).json()["usage"]["flexspec"]
-            return int(usage["bytes_up"])
-
-    equal = [
-        await bytes_up(FakeEngine(facts=facts))
-        for facts in (older(OURS, FINGERPRINT), None, another(TEMPLATE))
-    ]
-    # Names are drawn, and shorter ones take a few bytes less.
-    assert max(equal) + 12 <= await bytes_up(FakeEngine(facts=older(OTHER_TEMPLATE))) <= min(equal) + 24
