@@ -16,7 +16,6 @@ from flexspec_mq import topics
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
-from flexspec_mq.drafting.settings import ENGINES
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
@@ -104,9 +103,6 @@ class WorkerSettings(Section):
             "is the default draft for the default target and lookup for others",
             path_unless=("default", "lookup", "none", "auto"),
         ),
-    ] = "auto"
-    draft_engine: Annotated[
-        str, Setting(help="what runs the draft: as --draft-engine of an edge", choices=ENGINES)
     ] = "auto"
     draft_rows: Annotated[
         str,

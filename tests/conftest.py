@@ -128,7 +128,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
-    model = tiny_llama(max_position_embeddings=2048)
+    model = tiny_llama(max_position_embeddings=2048, head_dim=16)
     return save(tmp_path_factory.mktemp("tiny"), model, byte_level_tokenizer())
 
 

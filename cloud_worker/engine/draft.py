@@ -39,8 +39,9 @@ def check(settings: WorkerSettings, say: Callable[[str], None]) -> None:
     """
     if settings.draft in ("auto", _LOOKUP, "none"):
         return
-    found = text_of(choice(settings, settings.draft), say)
+    found = load_text(settings.draft, progress=say)
     _map_of(settings, found, load_text(settings.target, progress=say))
+    text_of(choice(settings, settings.draft), say)  # graphs are written, where that is to be done
 
 
 def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None]) -> WorkerDrafter | None:
@@ -103,15 +104,8 @@ def _for_target(draft: DraftModel, settings: WorkerSettings, target: LoadedText)
 
 
 def choice(settings: WorkerSettings, draft: str) -> DraftSettings:
-    """The draft of a name, as the settings want it. On a CPU it is in few bits, whatever the target is."""
-    on_cpu = settings.device == "cpu"
-    return DraftSettings(
-        draft=draft,
-        device=settings.device,
-        dtype="bfloat16" if on_cpu else settings.dtype,
-        threads=settings.threads,
-        draft_engine=settings.draft_engine,
-    )
+    """The draft of a name, as the settings want it. It runs on a CPU in few bits, whatever the target does."""
+    return DraftSettings(draft=draft, threads=settings.threads)
 
 
 def _map_of(settings: WorkerSettings, draft: LoadedText, target: LoadedText) -> TokenMap:

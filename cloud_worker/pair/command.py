@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,19 +16,16 @@ from cloud_worker.pair.forecast import LENGTHS, LINKS, forecast
 from cloud_worker.pair.measure import Text, drafter_for, measure, measure_together, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import answer, stages
-from flexspec_mq.drafting.load import text_of
-from flexspec_mq.drafting.settings import installed
-from flexspec_mq.errors import FingerprintError, ModelError, UsageError
-from flexspec_mq.models.load import load_text, resolve
-from flexspec_mq.models.onnx.folder import can_write, has_graphs
-from flexspec_mq.models.onnx.write import write_onnx
+from flexspec_mq.errors import FingerprintError, UsageError
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.target_text import token_map
 from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
 from schemas.messages import PROTOCOL_VERSION, Identity
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from cloud_worker.pair.forecast import Figures
     from flexspec_mq.models.load import LoadedText
@@ -49,12 +45,11 @@ def run(args: argparse.Namespace) -> int:
     settings = WorkerSettings(
         target=args.target, weights=args.weights, draft="none", worker="pair", version="pair"
     )
-    with tempfile.TemporaryDirectory(prefix="flexspec-pair-") as scratch, stages() as tell:
+    with stages() as tell:
         target = load_text(args.target, progress=tell)
-        differs = _difference(args, text_of(choice(settings, args.draft), tell), target)
+        differs = _difference(args, load_text(args.draft, progress=tell), target)
         prompts = _prompts(args.prompts, target)
-        folder = _exported(args.draft, Path(scratch), tell)
-        drafts = replace(choice(settings, folder), lookup=False)
+        drafts = replace(choice(settings, args.draft), lookup=False)
         draft = drafter_for(args.target, drafts, tell)
         engine = load_engine(settings, tell)
         identity = Identity(
@@ -79,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     # Answers that were cut off would have gone on.
     lengths = [len(text.answer) if text.answer[-1] in target.eos else _TOKENS for text in texts]
     _tell_forecasts(figures, together, round(sum(lengths) / len(lengths)))
-    _tell_commands(args, exported=folder != args.draft)
+    _tell_commands(args)
     return 0
 
 
@@ -101,19 +96,6 @@ def _difference(args: argparse.Namespace, draft: LoadedText, target: LoadedText)
         ("added tokens", ours.vocabulary != theirs.vocabulary),
     )
     return " and ".join(name for name, other in parts if other)
-
-
-def _exported(name: str, scratch: Path, tell: Callable[[str], None]) -> str:
-    """The draft as a device runs it: exported where that is possible, or itself."""
-    source = name if name == "default" else resolve(name, progress=tell)
-    if isinstance(source, str) or has_graphs(source) or not (can_write() and installed("onnxruntime")):
-        return name
-    tell(f"exporting {name} in few bits, as devices run it")
-    try:
-        return str(write_onnx(source, scratch / "draft"))
-    except (ModelError, UsageError) as error:
-        tell(f"it cannot be exported, so torch runs it: {error.message}")
-        return name
 
 
 def _prompts(path: Path | None, target: LoadedText) -> list[tuple[int, ...]]:
@@ -155,13 +137,13 @@ def _tell_forecasts(figures: Figures, together: Figures | None, tokens: int) -> 
     _table(("link", *(f"{ms:.0f}" for ms in _SPEEDS)), others)
 
 
-def _tell_commands(args: argparse.Namespace, *, exported: bool) -> None:
+def _tell_commands(args: argparse.Namespace) -> None:
     name, draft = Path(args.target).name.lower().removesuffix(".gguf"), args.draft
     target = args.target
     if args.weights != "native":
         name, target = f"{name}-{args.weights}", f"{target} --weights {args.weights}"
     answer("to run them:")
-    if exported:
+    if draft != "default" and not has_graphs(Path(draft)):
         answer(f"  flexspec draft export --onnx --model {draft} --target {args.target} --out draft")
         draft = "draft"
     answer(f"  flexspec-cloud --broker HOST:1883 --target {target} --draft {draft} --version {name}")

@@ -13,8 +13,7 @@ from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock, check_workers
 from flexspec_mq.doctor.watch import LISTENING
-from flexspec_mq.drafting.settings import extra_of, wants_onnx
-from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.onnx.folder import default_graphs_folder, has_graphs
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
@@ -67,7 +66,7 @@ class EdgeDoctor(DaemonDoctor):
         port = Check("api", self._check_api, doing="looking at the API's port")
         model = Check("model", self._load_draft, (), "the draft cannot be loaded", "loading the draft")
         return (
-            *self.shared_rows((extra_of(self.config.node),), _NO_SERVER, port, model),
+            *self.shared_rows(("edge",), _NO_SERVER, port, model),
             Check("access", self._check_access, ("login", "catalogue"), _ABOVE, "trying the access rules"),
             Check("exposure", self.check_exposure, ("login",)),
             Check("worker", self._check_workers, ("login", "catalogue"), "no worker serves the version"),
@@ -82,14 +81,12 @@ class EdgeDoctor(DaemonDoctor):
         def describe(draft: DraftModel) -> str:
             if node.draft == "none":
                 return f"no draft; tokenizer of {draft.loaded.name}"
-            return f"draft {draft.loaded.name} on {node.device}, {node.dtype}, {draft.engine}"
+            return f"draft {draft.loaded.name}, {draft.engine}"
 
         def load() -> DraftModel:
             return self._load(node, lambda _text: None)
 
-        default = (
-            node.tokenizer is None and node.draft in ("default", "none") and not _has_default_graphs(node)
-        )
+        default = node.tokenizer is None and node.draft in ("default", "none") and not _has_default_graphs()
         self.draft = await load_model(report, f"the draft {node.draft}", load, describe, default=default)
 
     async def _check_api(self, report: Report) -> None:
@@ -184,9 +181,9 @@ class EdgeDoctor(DaemonDoctor):
             await check_text_over_api(report, self.node, self.config.api, asked)
 
 
-def _has_default_graphs(settings: EdgeSettings) -> bool:
-    """Whether the default draft's graphs are in the cache, and are what the daemon would use."""
+def _has_default_graphs() -> bool:
+    """Whether the default draft's graphs are in the cache."""
     try:
-        return wants_onnx(settings) and has_graphs(default_graphs_folder())
-    except (ModelError, UsageError):
+        return has_graphs(default_graphs_folder())
+    except ModelError:
         return False

@@ -24,10 +24,7 @@ HEAD_NORMS = ("qwen3",)
 """Model types that norm each head of queries and keys besides."""
 _ROTARY = ("default", "linear", "llama3")
 """Ways of stretching contexts, by transformers' names."""
-OTHERWISE = (
-    "--draft-engine transformers, of a worker --engine transformers, runs whatever transformers knows, "
-    "at its own cost"
-)
+OTHERWISE = "as a target, --engine transformers runs whatever transformers knows, at its own cost"
 
 
 @dataclass(frozen=True, slots=True)

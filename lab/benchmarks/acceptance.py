@@ -134,7 +134,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 0.7], metavar="T")
     made.add_argument("--questions", type=int, metavar="N", help="only N of the questions, evenly spaced")
     made.add_argument("--at-once", type=int, default=16, help="texts that share the forwards")
-    made.add_argument("--dtype", default="bfloat16", help="of draft and target")
+    made.add_argument("--dtype", default="bfloat16", help="of the target")
     made.add_argument("--threads", type=int, default=1, help="of torch")
     made.add_argument(
         "--memory",
@@ -210,9 +210,7 @@ def load_drafter(name: str, options: Namespace, target: LoadedText, head: Path |
     Raises:
         FingerprintError: the target has another tokenizer.
     """
-    settings = EdgeSettings(
-        edge="bench", draft=name, lookup=False, dtype=options.dtype, threads=options.threads
-    )
+    settings = EdgeSettings(edge="bench", draft=name, lookup=False, threads=options.threads)
     draft = (
         draft_model.load(settings, say) if head is None else draft_model.load_for_version(settings, head, say)
     )

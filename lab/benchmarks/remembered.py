@@ -146,7 +146,7 @@ def measure_memory(options: Namespace) -> int:
     )
     target = cloud_target.load(worker, say)
     engine, text = ModelEngine(target.model), target.loaded
-    device = EdgeSettings(edge="bench", dtype=options.dtype, threads=options.threads)
+    device = EdgeSettings(edge="bench", threads=options.threads)
     identity = Identity(
         PROTOCOL_VERSION, text.fingerprint, 0.0, 0, 1.0, options.seed, text.eos, False, options.tokens
     )

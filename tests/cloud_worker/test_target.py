@@ -130,9 +130,13 @@ def test_any_model_with_the_targets_vocabulary_drafts_whatever_its_chat_template
     target = load_text(
         save(tmp_path / "target", tiny_llama(), byte_level_tokenizer(("cat", "dog"), TEMPLATE))
     )
-    other = save(tmp_path / "other", tiny_llama(), byte_level_tokenizer(("cat", "dog"), TEMPLATE + " "))
+    other = save(
+        tmp_path / "other", tiny_llama(head_dim=16), byte_level_tokenizer(("cat", "dog"), TEMPLATE + " ")
+    )
     assert str(drafts_with("mine", str(other), [], target)).startswith("other, ")
-    swapped = save(tmp_path / "swapped", tiny_llama(), byte_level_tokenizer(("dog", "cat"), TEMPLATE))
+    swapped = save(
+        tmp_path / "swapped", tiny_llama(head_dim=16), byte_level_tokenizer(("dog", "cat"), TEMPLATE)
+    )
     with pytest.raises(UsageError, match="2 ids mean other tokens, such as 259"):
         drafts_with("mine", str(swapped), [], target)
 

@@ -23,6 +23,7 @@ from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
 from cloud_worker.doctor import WorkerDoctor
+from cloud_worker.engine.interface import Facts
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
 from edge_node.doctor.examine import EdgeDoctor
@@ -108,10 +109,11 @@ async def worker(
     name: str = WORKER,
     user: User | None = None,
     tokenizer: TokenizerStatus | None = None,
+    facts: Facts | None = None,
     **settings: Any,
 ) -> AsyncIterator[Daemon]:
     """A worker whose target is a pure function."""
-    engine = FakeEngine(tokenizer=tokenizer)
+    engine = FakeEngine(tokenizer=tokenizer, facts=facts)
     known = {"username": user.name, "password": f"secret-of-{user.name}"} if user else {}
     async with worker_at(links_to(where, **known), name, engine, **settings) as daemon:
         yield daemon

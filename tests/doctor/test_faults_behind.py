@@ -38,7 +38,7 @@ from tests.doctor.setups import (
     with_rules,
     worker,
 )
-from tests.edge_node.api.served import links_to, speech
+from tests.edge_node.api.served import another, links_to, speech
 from tests.integration.processes import PATIENCE
 from tests.keys.deployments_of_keys import KeyedDeployment
 
@@ -201,8 +201,9 @@ async def test_wrong_tokenizer(own_mosquitto: PrivateBroker) -> None:
 
 
 async def test_a_tokenizer_with_another_chat_template_is_a_warning(own_mosquitto: PrivateBroker) -> None:
-    async with worker(own_mosquitto, tokenizer=replace_field(speech().tokenizer_status, template="00" * 8)):
-        findings = await look(at(own_mosquitto), fingerprint=bytes(16))
+    asks = "{% for m in messages %}{{ '?' + m['content'] }}{% endfor %}!"
+    async with worker(own_mosquitto, facts=another(asks)):
+        findings = await look(at(own_mosquitto))
     assert faults(findings) == ["tokenizer"]
     tokenizer = named(findings, "tokenizer")
     assert tokenizer.state is State.WARNING

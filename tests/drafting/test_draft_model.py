@@ -6,7 +6,6 @@ import json
 import random
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,12 +17,14 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting.interface import DraftRequest, DraftToken
 from flexspec_mq.drafting.load import load
 from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
-from flexspec_mq.errors import ModelError, UsageError
+from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of
+from flexspec_mq.models.load import load_target
 from flexspec_mq.models.onnx.folder import MANIFEST
 from flexspec_mq.models.onnx.trimming import RANKS
 from flexspec_mq.models.onnx.write import write_onnx
+from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from tests.drafting.asking import ConstantModel, asked, settings, silent, tokens
@@ -55,20 +56,13 @@ def test_a_checkpoint_is_written_for_onnx_once_with_its_frequent_ids(
     assert set(tokens(found.model.draft(wanted))) <= {2, *range(260, 300)}
 
 
-@pytest.mark.parametrize("more", [{"draft_engine": "transformers"}, {"dtype": "float32"}])
-def test_transformers_runs_it_where_asked_or_where_only_it_can(folder: Path, more: dict[str, Any]) -> None:
-    assert load(settings(folder, **more), silent).engine == "transformers"
-
-
-def test_a_model_that_only_transformers_knows(tmp_path: Path) -> None:
+def test_a_model_that_no_graphs_can_be_written_of_is_refused(tmp_path: Path) -> None:
     folder = save(
         tmp_path, BloomForCausalLM(BloomConfig(vocab_size=300, hidden_size=16, n_layer=1, n_head=2))
     )
-    said: list[str] = []
-    assert load(settings(folder), said.append).engine == "transformers"
-    assert any("bloom" in line for line in said)
-    with pytest.raises(ModelError, match="bloom"):
-        load(settings(folder, draft_engine="onnx"), silent)
+    with pytest.raises(ModelError, match="bloom") as refused:
+        load(settings(folder), silent)
+    assert "--draft none" in refused.value.hint
 
 
 @given(
@@ -154,12 +148,6 @@ def graphs(checkpoint: Path) -> Path:
     return write_onnx(checkpoint, checkpoint.with_name("graphs"), "int8", 0)
 
 
-def drafter(folder: Path, **more: Any) -> ModelDrafter:
-    model = load(settings(folder, **more), silent).model
-    assert model is not None
-    return model
-
-
 def drafted(engine: ModelDrafter, request: DraftRequest) -> DraftToken:
     """The token of a short context, which is read at once."""
     (run,) = engine.draft([request])
@@ -169,11 +157,13 @@ def drafted(engine: ModelDrafter, request: DraftRequest) -> DraftToken:
 
 def test_a_folder_with_graphs_is_run_by_onnx(graphs: Path) -> None:
     assert load(settings(graphs), silent).engine == "ONNX Runtime, int8 weights, 320 token ids"
-    assert load(settings(graphs, draft_engine="onnx"), silent).engine.startswith("ONNX Runtime")
 
 
-def test_engines_agree_on_what_to_draft_and_how_surely(graphs: Path, checkpoint: Path) -> None:
-    engines = [drafter(graphs), drafter(checkpoint, dtype="float32")]
+def test_it_drafts_what_transformers_would_and_is_as_sure(graphs: Path, checkpoint: Path) -> None:
+    device = load(settings(graphs), silent).model
+    assert device is not None
+    model = PackedModel(load_target(checkpoint, dtype="float32", attn_implementation=register()).model)
+    engines = [device, ModelDrafter(model, max_context=512, proposer=proposer_of(None))]
     contexts = [TEXT[start : start + 20] for start in range(0, 400, 10)]
     for params in (SamplingParams(), SamplingParams(1.0, 0, 1.0, 77)):
         requests = [asked(session, context, params) for session, context in enumerate(contexts)]
@@ -184,26 +174,17 @@ def test_engines_agree_on_what_to_draft_and_how_surely(graphs: Path, checkpoint:
         assert float(np.mean(apart)) < 0.02
 
 
-@pytest.mark.parametrize("more", [{"dtype": "float32"}, {"device": "cuda"}])
-def test_what_an_export_has_decided_cannot_be_chosen_again(graphs: Path, more: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="graphs of ONNX run on a cpu"):
-        load(settings(graphs, draft_engine="onnx", **more), silent)
-    with pytest.raises(UsageError, match="holds graphs for ONNX Runtime"):
-        load(settings(graphs, **more), silent)
-
-
 @pytest.mark.parametrize(
-    ("missing", "what", "more", "why", "hint"),
+    ("missing", "what", "why", "hint"),
     [
-        ("onnx", "checkpoint", {"draft_engine": "onnx"}, "has no graphs", "flexspec draft export --onnx"),
-        ("onnxruntime", "graphs", {}, "needs onnxruntime", "pip install '.[edge]'"),
-        ("torch", "default", {}, "made with torch", "flexspec draft export --base default --onnx"),
+        ("onnx", "checkpoint", "has no graphs", "flexspec draft export --model"),
+        ("onnxruntime", "graphs", "is not installed", "pip install '.[edge]'"),
+        ("torch", "default", "has no graphs", "flexspec draft export --base default --onnx"),
     ],
 )
 def test_a_draft_that_nothing_here_runs_is_refused_with_a_way_out(
     missing: str,
     what: str,
-    more: dict[str, Any],
     why: str,
     hint: str,
     graphs: Path,
@@ -212,11 +193,10 @@ def test_a_draft_that_nothing_here_runs_is_refused_with_a_way_out(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    if missing:
-        monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setitem(sys.modules, missing, None)
     folders = {"checkpoint": str(checkpoint), "graphs": str(graphs), "default": "default"}
     with pytest.raises(ModelError, match=why) as caught:
-        load(EdgeSettings(edge="e", draft=folders[what], **more), silent)
+        load(EdgeSettings(edge="e", draft=folders[what]), silent)
     assert hint in caught.value.hint
 
 

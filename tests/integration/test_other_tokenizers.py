@@ -15,6 +15,7 @@ import torch
 from transformers import AutoTokenizer
 
 from broker.launcher import PrivateBroker
+from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.text import decode
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
@@ -39,13 +40,18 @@ def checkpoint(
     """A tiny model. All of them have the same weights, but for the rows that one lacks."""
     tokenizer = byte_level_tokenizer(words, template)
     tokenizer.add_tokens(list(added))
-    model = tiny_llama(280, max_position_embeddings=512)
+    model = tiny_llama(280, max_position_embeddings=512, head_dim=16)
     model.resize_token_embeddings(rows)
     with torch.no_grad():
         model.lm_head.weight[len(tokenizer) :] = 0  # as of a trained model: padding is never written
     save(folder, model, tokenizer)
     edit("generation_config.json", eos_token_id=[2] if not added else [*EOS])(folder)
     return folder
+
+
+def exported(folder: Path) -> Path:
+    """A checkpoint as a device runs it, with all of its bits, so that it drafts what it would write."""
+    return write_onnx(folder, folder.with_name(f"{folder.name}-graphs"), "float32", 0)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def alone(target: Path) -> list[int]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def broker(module_mosquitto: PrivateBroker, target: Path) -> AsyncIterator[PrivateBroker]:
     """A broker with a worker on the target, whose own draft lacks the tokens at the end as well."""
-    own = checkpoint(target.parent / "own", 262)
+    own = exported(checkpoint(target.parent / "own", 262))
     flags = (
         "--target",
         str(target),
@@ -73,8 +79,6 @@ async def broker(module_mosquitto: PrivateBroker, target: Path) -> AsyncIterator
         "tiny",
         "--draft",
         str(own),
-        "--draft-engine",
-        "transformers",
     )
     worker = await start_worker(module_mosquitto, "w1", *flags)
     await worker.event()
@@ -91,9 +95,9 @@ async def asking(broker: PrivateBroker, draft: Path, *flags: str, command: tuple
         "--edge",
         "e1",
         "--draft",
-        str(draft),
+        str(exported(draft)),
     )
-    plan = ("--policy", "fixed", "--no-lookup", "--draft-engine", "transformers")
+    plan = ("--policy", "fixed", "--no-lookup")
     ask = ("ask", "the cat", "--events", "--max-tokens", str(TOKENS))
     return await start("edge_node", *(command or ask), *at, *plan, *flags)
 

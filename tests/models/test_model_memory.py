@@ -49,8 +49,8 @@ def test_memory_moves_and_stays_what_it_was() -> None:
 def test_a_draft_is_asked_into_huge_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[bool] = []
     monkeypatch.setattr(load, "collapse", lambda: asked.append(True))
-    folder = save(tmp_path / "draft", tiny_llama())
-    load.load(DraftSettings(draft=str(folder), draft_engine="transformers"), print)
+    folder = save(tmp_path / "draft", tiny_llama(head_dim=16))
+    load.load(DraftSettings(draft=str(folder)), print)
     assert asked == [True]
 
 

@@ -172,8 +172,7 @@ class Decoder:
 def _unknown(what: str) -> UnknownModel:
     return UnknownModel(
         f"graphs for ONNX Runtime cannot be written of {what}",
-        hint="as a checkpoint, where torch and transformers are installed, the draft runs with "
-        "--draft-engine transformers",
+        hint="take another small model of the target's family as the draft, or --draft none, which drafts by lookups",
     )
 
 

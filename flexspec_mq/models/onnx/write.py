@@ -100,8 +100,8 @@ def write_onnx(
     return out
 
 
-def default_graphs(say: Progress | None = None) -> Path | None:
-    """Folder of the default draft's graphs in the cache, written if it is not there; None where neither can be had.
+def default_graphs(say: Progress | None = None) -> Path:
+    """Folder of the default draft's graphs in the cache, written if it is not there.
 
     Args:
         say: told what takes longer than a second.
@@ -112,8 +112,6 @@ def default_graphs(say: Progress | None = None) -> Path | None:
     folder = default_graphs_folder()
     if has_graphs(folder):
         return folder
-    if not can_write():
-        return None
     checkpoint, tell = default_draft_path(say), say or (lambda _: None)
 
     def write() -> None:

@@ -36,6 +36,7 @@ from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.memory import AnswerMemory
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import LoadedText
+from flexspec_mq.models.target_text import target_text
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.types import WorkItem
@@ -330,3 +331,14 @@ def text_at(temperature: float, seed: int, limit: int, prompt: str = "hello") ->
     identity = _drawn(Identity(1, FINGERPRINT, temperature, 0, 1.0, seed, (EOS,), True, limit))
     asked = SessionRequest(session=1, version="base", identity=identity, prompt=ids_of(prompt))
     return shown(TARGET.text(asked)[0])
+
+
+def another(template: str, word: str = "er") -> Facts:
+    """A target with another template and maybe another word, which also ends texts with id 3, and tells all that."""
+    backend = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str().replace('"er"', f'"{word}"'))
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=UNKNOWN, eos_token=END)  # type: ignore[no-untyped-call]
+    made.chat_template = template
+    contents = TokenizerContents.from_tokenizer(made)
+    stated = contents.status((3, EOS), VOCAB)
+    told = target_text(speech(known=made))
+    return replace(FakeEngine().facts, fingerprint=contents.digest(), tokenizer=stated, text=told)

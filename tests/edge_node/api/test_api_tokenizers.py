@@ -7,24 +7,19 @@ from dataclasses import replace
 
 import pytest
 from msgspec.structs import replace as replace_field
-from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts
 from edge_node.api.client import RunningNode, find_node
-from flexspec_mq.models.fingerprint import TokenizerContents
-from flexspec_mq.models.target_text import target_text
 from flexspec_mq.protocol.edge.types import SessionRequest
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB
 from schemas.messages import Identity
 from schemas.status import TokenizerStatus
 from tests.daemons import TARGET, FakeEngine, until
 from tests.edge_node.api.served import (
-    END,
     TEMPLATE,
-    UNKNOWN,
     Served,
+    another,
     content,
     said,
     served,
@@ -39,17 +34,6 @@ OTHER_TEMPLATE = replace_field(speech().tokenizer_status, rows=0, template="00" 
 OTHER_IDS = replace_field(OTHER_TEMPLATE, vocabulary="00" * 16)
 ASKS = "{% for m in messages %}{{ '?' + m['content'] }}{% endfor %}!"
 ENDS = f"it ends texts with id 3 or id {EOS} and the draft with id {EOS}"
-
-
-def another(template: str, word: str = "er") -> Facts:
-    """A target with another template and maybe another word, which also ends texts with id 3, and tells all that."""
-    backend = Tokenizer.from_str(tokenizer().backend_tokenizer.to_str().replace('"er"', f'"{word}"'))
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token=UNKNOWN, eos_token=END)  # type: ignore[no-untyped-call]
-    made.chat_template = template
-    contents = TokenizerContents.from_tokenizer(made)
-    stated = contents.status((3, EOS), VOCAB)
-    told = target_text(speech(known=made))
-    return replace(FakeEngine().facts, fingerprint=contents.digest(), tokenizer=stated, text=told)
 
 
 def silent(tokenizer: TokenizerStatus | None) -> Facts:

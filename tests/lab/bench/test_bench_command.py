@@ -135,7 +135,9 @@ def test_quick_shortens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asking_of_tiny_models(folder: Path, *prompts: str) -> list[str]:
     """Flags of a run with these prompts, answers of eight tokens, and a model of random weights as target and draft."""
-    model = str(save(folder / "model", tiny_llama(max_position_embeddings=512), byte_level_tokenizer()))
+    model = str(
+        save(folder / "model", tiny_llama(max_position_embeddings=512, head_dim=16), byte_level_tokenizer())
+    )
     file = folder / "questions.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), "utf-8")
     return ["--target", model, "--draft", model, "--prompts", str(file), "--tokens", "8"]

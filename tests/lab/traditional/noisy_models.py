@@ -11,9 +11,9 @@ from flexspec_mq.models.packed import PackedModel, register
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 
 
-def checkpoint(folder: Path, noise: float) -> Path:
+def checkpoint(folder: Path, noise: float, **sizes: int) -> Path:
     """The same random model, with noise in its head: sometimes right about the other, sometimes wrong."""
-    model = tiny_llama(max_position_embeddings=512)
+    model = tiny_llama(max_position_embeddings=512, **sizes)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
