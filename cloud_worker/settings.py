@@ -114,7 +114,9 @@ class WorkerSettings(Section):
     ] = "worth"
     prove: Annotated[
         bool,
-        Setting(help="prove shape-invariance anew at this start, though the proof is remembered"),
+        Setting(
+            help="prove shape-invariance anew at this start, though the proof is remembered, and go on to serve"
+        ),
     ] = False
     capacity: Annotated[int, Setting(help="live sessions", least=1)] = 64
     lease: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ def made_once(
     A folder that is there takes no lock, so that the cache may be read-only.
 
     Args:
-        folder: The folder.
+        folder: The folder; of a name that ends in the version of what makes it, earlier versions are removed.
         is_there: Whether all of a folder is there.
         make: Makes it, whole or not at all. It may work in folders beside it, ``.NAME.*``: what a killed one left
             of them is removed first.
@@ -126,9 +127,19 @@ def made_once(
                 for leftover in folder.parent.glob(f".{folder.name}.*/"):
                     shutil.rmtree(leftover)
                 make()
+                for earlier in _earlier(folder):
+                    shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:
         raise ModelError(
             f"cannot write {what} to {folder.parent}: {error}",
             hint=f"free some space ({size / 1e6:.0f} MB) or set XDG_CACHE_HOME to a folder that can be written",
         ) from error
     return folder
+
+
+def _earlier(folder: Path) -> list[Path]:
+    """Folders beside one that is called ``NAME-c3`` or ``NAME-onnx3``, which earlier versions of its maker made."""
+    if (name := re.fullmatch(r"(.+-(?:c|onnx))(\d+)", folder.name)) is None:
+        return []
+    earlier = (folder.with_name(f"{name[1]}{number}") for number in range(int(name[2])))
+    return [other for other in earlier if other.is_dir()]

@@ -20,6 +20,10 @@ ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 """Roles that a token may have, in transformers' order."""
 
 
+_ROUNDS, _LONGEST = 100_000, 2**23
+"""Rounds of a template's loops and macros, and characters that it writes, at most."""
+
+
 class PlainTokenizer:
     """A tokenizer with the part of transformers' interface that texts need, and the same ids and texts.
 
@@ -37,7 +41,8 @@ class PlainTokenizer:
         self.chat_template = template
         self.model_max_length = longest
         self.backend_tokenizer = backend
-        self._template = None if template is None else _environment().from_string(template)
+        self._rounds = _Rounds()
+        self._template = None if template is None else _compiled(template, self._rounds)
 
     def __len__(self) -> int:
         """Tokens of the vocabulary, added ones included."""
@@ -97,18 +102,61 @@ class PlainTokenizer:
         """Ids of a conversation, or its text.
 
         Raises:
-            jinja2.TemplateError: The template refuses the turns.
+            jinja2.TemplateError: The template refuses the turns, or writes or loops without end.
         """
         del return_dict
         assert self._template is not None  # noqa: S101  who asks has seen that there is one
-        text = self._template.render(
+        self._rounds.left, text = _ROUNDS, ""
+        pieces = self._template.generate(
             messages=conversation,
             add_generation_prompt=add_generation_prompt,
             tools=None,
             documents=None,
             **self.special_tokens_map,
         )
+        try:
+            for piece in pieces:
+                text += piece
+                if len(text) > _LONGEST:
+                    raise _endless(f"{_LONGEST:,} characters")
+        except RecursionError as error:
+            raise _endless("as many calls of itself as can be") from error
         return self.encode(text, add_special_tokens=False) if tokenize else text
+
+
+class _Rounds:
+    """Counter of the rounds that loops and macros of a template have left."""
+
+    left = 0
+
+    def __call__(self) -> None:
+        """Count one.
+
+        Raises:
+            jinja2.TemplateRuntimeError: There are no more.
+        """
+        self.left -= 1
+        if self.left < 0:
+            raise _endless(f"{_ROUNDS:,} rounds of its loops")
+
+
+def _endless(most: str) -> Exception:
+    from jinja2 import TemplateRuntimeError
+
+    return TemplateRuntimeError(f"it goes on after {most}")
+
+
+def _compiled(source: str, rounds: _Rounds) -> Any:
+    """A template, which may be a stranger's and have no end."""
+    from jinja2 import Template, nodes
+
+    environment = _environment()
+    environment.extend(rounds=rounds)
+    tree = environment.parse(source)
+    for block in tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock)):
+        count = nodes.Call(nodes.EnvironmentAttribute("rounds"), [], [], None, None)
+        block.body.insert(0, nodes.ExprStmt(count, lineno=block.lineno).set_environment(environment))
+    return Template.from_code(environment, environment.compile(tree), environment.make_globals(None))
 
 
 def _environment() -> Any:

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer
 
+from flexspec_mq.errors import UsageError
 from flexspec_mq.models.checkpoint import read_plainly
 from flexspec_mq.models.default import default_draft_path, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.shape import Shape
+from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
 from tests.models.tiny_checkpoints import (
     TEMPLATE,
@@ -105,6 +107,24 @@ def assert_same(ours: Tokenizer, theirs: Tokenizer) -> None:
 )
 def test_tiny_tokenizers_are_read_as_transformers_reads_them(made: Any, tmp_path: Path) -> None:
     assert_same(*both(save(tmp_path / "m", tiny_llama(), made)))
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}", "100,000 rounds"),
+        (
+            "{% set rounds = 1 %}{% for m in range(9999) %}{{ 'x' * 9999 }}{% endfor %}",
+            "8,388,608 characters",
+        ),
+        ("{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "calls of itself"),
+    ],
+)
+def test_a_template_without_an_end_is_refused(folder: Path, template: str, why: str) -> None:
+    backend = both(folder)[0].backend_tokenizer
+    tokenizer = PlainTokenizer(backend, {}, template, 100)
+    with pytest.raises(UsageError, match=why):
+        encode_turns(tokenizer, (Turn("user", "hello"),), max_context=100)
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -139,14 +139,16 @@ def test_a_relative_or_empty_cache_home_is_ignored(tmp_path: Path, monkeypatch: 
         assert models_cache() == tmp_path / ".cache" / "flexspec-mq" / "models"
 
 
-def test_what_a_killed_one_left_is_removed_and_other_folders_stay(tmp_path: Path) -> None:
-    for name in (".thing.abc", ".thing-onnx1.abc", "thing-onnx1"):
+def test_what_a_killed_one_or_an_earlier_version_left_is_removed_and_other_folders_stay(
+    tmp_path: Path,
+) -> None:
+    for name in (".thing-c3.abc", ".thing.abc", "thing", "thing-c2", "thing-c4", "thing-onnx1", "some-c2"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").write_text("x")
-    folder = tmp_path / "thing"
+    folder = tmp_path / "thing-c3"
     assert made_once(folder, Path.is_dir, folder.mkdir, what="it", size=1, say=print) == folder
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"thing", ".thing.lock", ".thing-onnx1.abc", "thing-onnx1"}
+    assert left == {"thing-c3", ".thing-c3.lock", ".thing.abc", "thing", "thing-c4", "thing-onnx1", "some-c2"}
 
 
 def test_a_cache_without_room_for_a_lock_serves_what_it_has(tmp_path: Path) -> None:
