@@ -15,7 +15,7 @@ from edge_node.completion.options import CompletionOptions
 from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
 from flexspec_mq import topics
-from flexspec_mq.doctor.checks import on_thread
+from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.errors import FlexSpecError, LinkError, PublishRefused, TimeIsOver, WorkerError
 from flexspec_mq.models.text import Turn
 from flexspec_mq.transport.base import NOT_AUTHORIZED, no_birth

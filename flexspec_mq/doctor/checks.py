@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import LinkError, ModelError, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
-
-T = TypeVar("T")
 
 _CODES = {
     UsageError.exit_code: ("settings", "port taken"),
@@ -159,22 +155,3 @@ async def _try(check: Check, report: Report, lost: dict[str, str]) -> None:
         lost |= dict.fromkeys(check.needs, "the broker stopped answering")
     if report.failed and check.without:
         lost[check.name] = check.without
-
-
-async def on_thread(work: Callable[[], T]) -> T:
-    """Call `work` on a thread of its own, which ends with the process at the latest.
-
-    Unlike the event loop's executor, neither cancellation nor the end of the program waits for it: a check that hangs
-    must not keep the doctor from ending.
-    """
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()  # a cancelled wait is not told to it: its result is dropped
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001  raised again where it is awaited
-            done.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name="doctor").start()
-    return await asyncio.wrap_future(done)

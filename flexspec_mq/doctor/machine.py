@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from flexspec_mq.doctor.checks import on_thread
+from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import models_cache
 from flexspec_mq.models.default import default_model_folder

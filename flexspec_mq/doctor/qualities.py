@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-from flexspec_mq.daemon.tasks import running
-from flexspec_mq.doctor.checks import Check, Report, on_thread
+from flexspec_mq.daemon.tasks import on_thread, running
+from flexspec_mq.doctor.checks import Check, Report
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.connection import MqttConnection
