@@ -44,9 +44,9 @@ demo: setup ## one answer over a mobile network that is cut, without drafts and 
 demo-evolution: setup ## publish a new version of the target while an answer streams
 	@$(BIN)/python -m lab.demo.evolution
 
+# Linters beside the tests, which wait for half of their time: mypy takes half a minute where it has no cache.
 test: setup ## ruff, mypy, import arrows, prose and the product's tests
-	@$(MAKE) --no-print-directory check-lint
-	@$(MAKE) --no-print-directory check-tests TESTS="$(PRODUCT_TESTS)"
+	@$(MAKE) --no-print-directory -j2 check-lint check-tests TESTS="$(PRODUCT_TESTS)"
 
 test-lab: setup ## tests of the laboratory and of training
 	@$(MAKE) --no-print-directory check-tests TESTS="tests/lab tests/training"

@@ -140,11 +140,13 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
             tried = series("refused_total", user="alice", kind="publish")
             assert refused(figures(port)) == {tried: 1}
             # Beside the edge node: through its API. Nobody is disturbed.
-            beside = await examined("edge", *of_edge)
+            beside, of_the_worker = await asyncio.gather(
+                examined("edge", *of_edge), examined("cloud", *watched)
+            )
             assert "already running" in beside["api"]
             assert f"it is the one that serves http://127.0.0.1:{api} here" in beside["name"]
             assert "from the running edge node" in beside["text"]
-            assert "already running" in (await examined("cloud", *watched))["metrics"]
+            assert "already running" in of_the_worker["metrics"]
             expected = {tried: 2, series("refused_total", user="w1", kind="publish"): 1}
             await until(lambda: refused(figures(port)) == expected)
             for process in (node, serving):

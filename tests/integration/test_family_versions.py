@@ -1,8 +1,10 @@
-"""A worker process that follows a family, with the default model and heads that peft made, behind a real broker."""
+"""A worker process that follows a family, with nine layers of the default model and heads that peft made."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from broker.launcher import PrivateBroker
 from edge_node.generation import GenerationRequest
@@ -41,19 +44,32 @@ from tests.integration.processes import PATIENCE, edge_of, start_worker, status
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
 
-FLOOR = 6
+FLOOR, LAYERS = 6, 9
 LENGTH = 16
 PROMPT = (1, 4093, 198, 19556, 314, 253, 4233, 30, 2)
 WARM = SamplingParams(0.8, 0, 1.0, 20_240_229)
 
 
-def save_adapters(folder: Path, *names: str, base: Path | None = None) -> None:
+def save_base(folder: Path, layers: int) -> Path:
+    """The lowest layers of the default model, with its tokenizer and template."""
+    whole = default_model_path()
+    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    upper = tuple(f"model.layers.{index}." for index in range(layers, 30))
+    tensors = load_file(whole / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(upper)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}), "utf-8")
+    return folder
+
+
+def save_adapters(folder: Path, *names: str, base: Path) -> None:
     """LoRAs whose weights are random, and large enough to change what is written."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_pretrained(base or default_model_path(), dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)
     config = LoraConfig(
         r=8,
         lora_alpha=16,
@@ -64,7 +80,7 @@ def save_adapters(folder: Path, *names: str, base: Path | None = None) -> None:
     for name in names:
         for weight, tensor in adapted.named_parameters():
             if ".lora_B." in weight:
-                torch.nn.init.normal_(tensor, std=0.08)
+                torch.nn.init.normal_(tensor, std=0.3)
         adapted.save_pretrained(folder / name, save_embedding_layers=False)
         (folder / name / "README.md").unlink(missing_ok=True)
 
@@ -85,6 +101,7 @@ def write(
 class Family:
     """A family that is served, and a local model that writes the reference text of each version."""
 
+    base: Path
     adapters: Path
     operator: Operator
     text: LoadedText
@@ -118,15 +135,16 @@ def on(base: Path, operator: Operator, adapters: Path) -> Family:
         "layers": model.shape.layers,
         "floor": FLOOR,
     }
-    return Family(adapters, operator, text, model, facts)
+    return Family(base, adapters, operator, text, model, facts)
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family:  # noqa: ARG001
     """v0 is the base and stable; v1 is a head that is published as well."""
     root = tmp_path_factory.mktemp("family")
-    save_adapters(root / "adapters", "v1", "v2", "v3", "v4")
-    family = on(default_model_path(), Operator(root / "heads"), root / "adapters")
+    base = save_base(root / "base", LAYERS)
+    save_adapters(root / "adapters", "v1", "v2", "v3", "v4", base=base)
+    family = on(base, Operator(root / "heads"), root / "adapters")
     family.begin()
     operator, first = family.operator, family.publish_head("v1")
     operator.catalogue = editing.publish(operator.current, time.time() - 90, name="v1", digest=first)
@@ -136,7 +154,7 @@ def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family
 @asynccontextmanager
 async def worker(broker: PrivateBroker, family: Family, state: Path) -> AsyncIterator[Process]:
     own = ("--family", FAMILY, "--root-key", family.operator.root.public.hex(), "--state-dir", str(state))
-    process = await start_worker(broker, "w1", *own)
+    process = await start_worker(broker, "w1", "--target", str(family.base), *own)
     try:
         yield process
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from broker.launcher import PrivateBroker
 from edge_node.fleet.catalogue import FamilyCatalogue
@@ -20,7 +18,6 @@ from edge_node.node import EdgeNode
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
 from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
-from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.status import WorkerStatus
@@ -30,6 +27,7 @@ from tests.families import FAMILY, Operator
 from tests.integration.processes import edge_of, start_worker, status
 from tests.integration.test_family_versions import (
     FLOOR,
+    LAYERS,
     PROMPT,
     WARM,
     Family,
@@ -37,26 +35,14 @@ from tests.integration.test_family_versions import (
     on,
     publish,
     save_adapters,
+    save_base,
     states,
 )
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240)]
 
-LAYERS, OTHER_LAYERS = 9, 8
-"""Layers of the family's base and of the other base, which write different texts."""
-
-
-def save_base(folder: Path, layers: int) -> Path:
-    """The lowest layers of the default model, with its tokenizer and template."""
-    whole = default_model_path()
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    upper = tuple(f"model.layers.{index}." for index in range(layers, 30))
-    tensors = load_file(whole / "model.safetensors")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(upper)}
-    save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": layers}), "utf-8")
-    return folder
+OTHER_LAYERS = 8
+"""Layers of the other base, which writes other texts."""
 
 
 @dataclass

@@ -5,6 +5,7 @@ The target has two tokens beside the vocabulary that it was trained with; its te
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,15 +16,16 @@ import torch
 from transformers import AutoTokenizer
 
 from broker.launcher import PrivateBroker
+from cloud_worker.__main__ import main as cloud
+from edge_node.cli.main import main as edge
 from flexspec_mq.models.onnx.write import write_onnx
 from flexspec_mq.models.text import decode
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
-from lab.testbed.process import Process
-from tests.integration.processes import ended, events_of, start, start_worker
+from tests.integration.processes import start, start_worker
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, edit, save, tiny_llama
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 TOKENS, EOS = 60, (2, 262)
 WORDS, OTHER_WORDS = ("the", "cat"), ("cat", "the")
@@ -86,7 +88,8 @@ async def broker(module_mosquitto: PrivateBroker, target: Path) -> AsyncIterator
     await worker.kill()
 
 
-async def asking(broker: PrivateBroker, draft: Path, *flags: str, command: tuple[str, ...] = ()) -> Process:
+def asking(broker: PrivateBroker, draft: Path, *command: str) -> list[str]:
+    """Arguments of an edge node with a draft, that takes no text from anywhere else."""
     at = (
         "--broker",
         f"{broker.host}:{broker.port}",
@@ -97,11 +100,10 @@ async def asking(broker: PrivateBroker, draft: Path, *flags: str, command: tuple
         "--draft",
         str(exported(draft)),
     )
-    plan = ("--policy", "fixed", "--no-lookup")
-    ask = ("ask", "the cat", "--events", "--max-tokens", str(TOKENS))
-    return await start("edge_node", *(command or ask), *at, *plan, *flags)
+    return [*command, *at, "--policy", "fixed", "--no-lookup"]
 
 
+ASK = ("ask", "the cat", "--events", "--max-tokens", str(TOKENS))
 BY_DEVICE = ("--draft-length", "4", "--ahead", "0")
 BY_WORKER = ("--draft-length", "0", "--ahead", "64", "--worker-draft", "4")
 
@@ -121,43 +123,42 @@ BY_WORKER = ("--draft-length", "0", "--ahead", "64", "--worker-draft", "4")
         "fewer ids at both, the worker drafts",
     ],
 )
-async def test_a_draft_of_nearly_the_same_tokens_drafts_the_targets_own_text(
+def test_a_draft_of_nearly_the_same_tokens_drafts_the_targets_own_text(
     broker: PrivateBroker,
     alone: list[int],
     tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
     rows: int,
     added: tuple[str, ...],
     plan: tuple[str, ...],
 ) -> None:
-    events = await events_of(await asking(broker, checkpoint(tmp_path / "draft", rows, added), *plan))
-    assert events[-1]["tokens"] == alone
+    assert edge([*asking(broker, checkpoint(tmp_path / "draft", rows, added), *ASK), *plan]) == 0
+    finish = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert finish["tokens"] == alone
     drafted = "worker_accepted" if plan is BY_WORKER else "accepted"
-    assert events[-1]["stats"][drafted] > len(alone) / 3
+    assert finish["stats"][drafted] > len(alone) / 3
 
 
-async def test_a_draft_of_another_vocabulary_is_refused_with_what_differs(
-    broker: PrivateBroker, target: Path, tmp_path: Path
+def test_a_draft_of_another_vocabulary_is_refused_with_what_differs(
+    broker: PrivateBroker, target: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draft = checkpoint(tmp_path / "draft", 272, ("<think>", "<end>"), words=OTHER_WORDS)
-    code, said = await ended(await asking(broker, draft))
-    assert code == 5
-    assert (
-        "the tokenizer of this node is not the target's: its vocabulary has 263 tokens as ours, and some"
-        in said
-    )
+    assert edge(asking(broker, draft, *ASK)) == 5
+    said = capsys.readouterr().err
+    why = "the tokenizer of this node is not the target's: its vocabulary has 263 tokens as ours, and some"
+    assert why in said
     assert "name the target's tokenizer with --tokenizer, and the node streams" in said
-    worker = await start_worker(broker, "w2", "--target", str(target), "--draft", str(draft), "--prove")
-    code, said = await ended(worker)
-    assert code == 2
-    assert f"has another vocabulary than the target {target}: {MISFIT}" in said
+    assert cloud(["--target", str(target), "--draft", str(draft), "--prove"]) == 2
+    assert f"has another vocabulary than the target {target}: {MISFIT}" in capsys.readouterr().err
 
 
+@pytest.mark.asyncio(loop_scope="module")
 async def test_beside_the_targets_tokenizer_it_streams_and_says_why(
     broker: PrivateBroker, alone: list[int], target: Path, tmp_path: Path
 ) -> None:
     draft = checkpoint(tmp_path / "draft", 272, ("<think>", "<end>"), words=OTHER_WORDS)
     serve = ("serve", "--api-port", "0", "--ready-json")
-    node = await asking(broker, draft, "--tokenizer", str(target), command=serve)
+    node = await start("edge_node", *asking(broker, draft, *serve), "--tokenizer", str(target))
     port = (await node.event())["port"]
     async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http:
         turn = {"role": "user", "content": "the cat"}

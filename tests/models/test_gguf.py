@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cloud_worker.engine.interface import Recommended
 from flexspec_mq.errors import ModelError
@@ -334,8 +334,7 @@ def test_the_default_models_tokenizer_is_its_makers() -> None:
     theirs.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    transformers = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    assert ours.get_vocab() == transformers.get_vocab()
+    assert ours.get_vocab() == {token: at for at, token in enumerate(facts["tokenizer.ggml.tokens"])}
     for text in (TEXT, Path(__file__).read_text("utf-8"), "<|im_start|>user\n 1\xb2\u0663<|im_end|>"):
         ids = ours(text)["input_ids"]
         assert ids == theirs.encode(text).ids

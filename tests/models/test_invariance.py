@@ -155,9 +155,8 @@ def test_what_is_said_of_an_exact_one() -> None:
 
 @pytest.mark.model
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_the_default_model_passes_padded_and_fails_unpadded(dtype: str) -> None:
-    model: Any = load_target(default_model_path(), dtype=dtype, attn_implementation=register()).model
+def test_the_default_model_passes_padded_and_fails_unpadded() -> None:
+    model: Any = load_target(default_model_path(), dtype="bfloat16", attn_implementation=register()).model
     good = prove(PackedModel(model))
     assert good.exact, str(good)
     # Matrix-vector kernels, softmax of short rows, and sums whose blocks depend on the length; four layers show it.

@@ -161,7 +161,7 @@ def test_draws_follow_the_distribution() -> None:
     assert ((counts - expected) ** 2 / expected).sum() < 40.5
 
 
-@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("case", range(2))
 def test_a_draft_is_accepted_as_often_as_gumbel_coupling_promises(case: int) -> None:
     """Σ_i 1 / Σ_j max(p_j/p_i, q_j/q_i), the exact probability; 20,000 positions, within 6 standard deviations."""
     rng = np.random.default_rng(case)
