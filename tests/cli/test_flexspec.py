@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -202,23 +203,20 @@ PARSERS = {
 _NAMED = re.compile(r"`(flexspec(?:-broker|-edge|-cloud)?)((?: [^`\s]+)+)`")
 
 
-def texts() -> Iterator[tuple[Path, str]]:
+@lru_cache
+def texts() -> tuple[tuple[Path, str], ...]:
     """Texts of the programs, and of documents about them."""
+    found: list[tuple[Path, str]] = []
     for folder in ("broker", "cloud_worker", "edge_node", "flexspec_mq", "lab", "training"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
                 if isinstance(node, ast.JoinedStr):
-                    yield (
-                        path,
-                        "".join(
-                            str(value.value) if isinstance(value, ast.Constant) else "X"
-                            for value in node.values
-                        ),
-                    )
+                    parts = [value.value if isinstance(value, ast.Constant) else "X" for value in node.values]
+                    found.append((path, "".join(map(str, parts))))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    yield path, node.value
-    for path in (ROOT / "README.md", ROOT / "lab" / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
-        yield path, path.read_text("utf-8")
+                    found.append((path, node.value))
+    documents = (ROOT / "README.md", ROOT / "lab" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    return (*found, *((path, path.read_text("utf-8")) for path in documents))
 
 
 def refused(parser: argparse.ArgumentParser, words: list[str]) -> str:
