@@ -8,21 +8,15 @@ thousand, without a clock.
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from flexspec_mq.codec import Codec
 from lab.fuzz import machines
 from lab.fuzz.decoders import Bound, Decoder, decoders
-from lab.fuzz.mutate import BYTES, MESSAGES, mutant
+from lab.fuzz.mutate import BYTES
 from lab.fuzz.run import FuzzRun, corpus
-from schemas.messages import Message
-from tests.codec.samples import messages
 
 DECODERS = decoders()
 LONG = int(os.environ.get("FLEXSPEC_FUZZ", "0"))
@@ -60,24 +54,6 @@ def test_both_machines_keep_their_texts_and_bounds_on_a_hostile_network() -> Non
 
 def test_a_case_is_the_same_each_time() -> None:
     assert machines.run(7, no_time) == machines.run(7, no_time)
-
-
-@given(message=messages, seed=st.integers(0, 2**32 - 1))
-@settings(deadline=None)
-def test_mutants_of_any_message(message: Message, seed: int) -> None:
-    payload, rng, run = Codec().encode(message), random.Random(seed), FuzzRun(DECODERS, no_time)
-    for decoder in DECODERS[:3]:
-        run.read(decoder.name, payload, decoder.read)
-        for _ in range(5):
-            run.read(decoder.name, mutant(rng, payload, [payload], MESSAGES), decoder.read)
-    assert not run.failures, run.failures[:3]
-
-
-@given(seed=st.integers(0, 2**32 - 1), data=st.binary(max_size=200))
-def test_any_bytes_can_be_changed(seed: int, data: bytes) -> None:
-    rng = random.Random(seed)
-    for mutators in (BYTES, MESSAGES, *(decoder.mutators for decoder in DECODERS)):
-        assert isinstance(mutant(rng, data, [data, b"x"], mutators), bytes)
 
 
 def ticking(*spans: int) -> Callable[[], int]:

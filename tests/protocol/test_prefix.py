@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,17 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol.digest import prefix_name
 from flexspec_mq.protocol.edge.prefix_index import PrefixIndex
 from flexspec_mq.protocol.edge.session import EdgeSession
-from flexspec_mq.protocol.edge.types import EdgeState, Reuse, SessionRequest, Written
+from flexspec_mq.protocol.edge.types import EdgeState, Reuse, Written
 from flexspec_mq.protocol.effects import Effect, Free, ReleaseToCache, Transfer, WorkerEffect
 from flexspec_mq.protocol.worker import prefix_store
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerState
-from lab.simulator.world import FINGERPRINT, FakeTarget, Link, World, held, identity
+from lab.simulator.world import FINGERPRINT, identity
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Identity, Open, Prefix, Verdict
 from tests.protocol.builders import CONFIG, answer, decide, digest, item, sent, session, started, verdict
 from tests.protocol.builders import PROMPT as EDGE_PROMPT
@@ -343,31 +341,3 @@ def test_a_text_of_one_version_is_no_use_to_another() -> None:
     index.remember("v1", Written("w", (1, 2, 3)), 0.0)
     assert index.offer("v2", (1, 2, 3, 4), 0.0) is None
     assert index.offer("v1", (1, 2, 3, 4), 0.0) == Reuse("w", 3)
-
-
-# Both
-
-
-def test_every_later_turn_sends_and_reads_only_what_is_new() -> None:
-    """A chat: each turn is all before it and one token more."""
-    rng = random.Random(1)
-    config = replace(KEEPING, versions=held(512), prefixes=4)
-    world = World(rng, FakeTarget(), Link(rng), 3, config, reading=64)
-    prompt = tuple(range(1, 30))
-    for number in range(1, 7):
-        request = SessionRequest(
-            session=number,
-            version="v",
-            identity=identity(seed=number, limit=10, ignore_eos=True),
-            prompt=prompt,
-            reuse=world.prefixes.offer("v", prompt, world.now),
-        )
-        cell = world.add(request, FixedPolicy(Plan(4, 1)), 0.7)
-        while not cell.finishes:
-            assert world.step(world.now + 60)
-        world.check(cell)
-        prompt = (*prompt, *cell.shown, number)
-    for cell in world.cells[1:]:
-        assert (cell.machine.counters.opens, cell.machine.counters.misses) == (1, 0)
-        assert len(cell.request.prompt) - (cell.request.reuse or Reuse("", 0)).count == 1
-    assert sum(host.machine.counters.inherited for host in world.hosts) == 5

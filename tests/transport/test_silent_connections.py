@@ -207,7 +207,7 @@ async def test_whoever_waits_has_the_next_attempt_soon(
 ) -> None:
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
     waits: list[Waiting] = []
-    patient = settings_for(own_mosquitto.port, "patient", backoff=3.0, backoff_max=60.0)
+    patient = settings_for(own_mosquitto.port, "patient", backoff=0.2, backoff_max=60.0)
     awaited = replace(patient, client_id="awaited", backoff_awaited=0.3, awaited=lambda: True)
     own_mosquitto.kill()
     async with mqtt_link(patient, on_wait=waits.append) as slow, mqtt_link(awaited) as quick:
