@@ -218,9 +218,7 @@ for draft in sys.argv[1:]:
 def test_a_draft_that_is_not_there_is_told_as_that_without_torch(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
-    done = run_without(
-        tmp_path, TORCH, "-c", _ASKS, f"{tmp_path}/gone", "./gone", "drafts/gone", str(empty)
-    )
+    done = run_without(tmp_path, TORCH, "-c", _ASKS, f"{tmp_path}/gone", "./gone", "drafts/gone", str(empty))
     assert done.stdout.split() == 4 * [str(ModelError.exit_code)]
     said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     missing = [f"{tmp_path}/gone", "gone", "drafts/gone"]
