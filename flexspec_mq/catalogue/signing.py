@@ -132,6 +132,21 @@ def seal(body: KeySet | Catalogue, keys: Sequence[PrivateKey]) -> bytes:
     return _signed(type(body), data, [_signature(key, DOMAINS[type(body)] + data) for key in keys])
 
 
+def cosigned(payload: bytes, kind: type[Body], family: str, keys: Sequence[PrivateKey]) -> bytes:
+    """Add signatures of more keys to a signed message.
+
+    Raises:
+        SignedRefused: it cannot be read.
+        UsageError: with them it would have too many, or be too long.
+    """
+    message = opened(payload, kind, family)
+    ours: dict[bytes, bytes] = {
+        key_id(key.public): _signature(key, DOMAINS[kind] + message.signed) for key in keys
+    }
+    others: list[bytes] = [signature for signature in message.signatures if signature[:KEY_ID] not in ours]
+    return _signed(kind, message.signed, [*others, *ours.values()])
+
+
 def _signature(key: PrivateKey, data: bytes) -> bytes:
     return key_id(key.public) + key.sign(data)
 

@@ -154,26 +154,39 @@ class CatalogueClient:
         """Whether there is no catalogue, as far as broker and this machine's record say."""
         return self.follower.catalogue is None and not self._arrived[self._topic]
 
-    def valid_signers(self, signers: Sequence[PrivateKey]) -> Sequence[PrivateKey]:
+    def valid_signers(
+        self, signers: Sequence[PrivateKey], *, others_sign: bool = False
+    ) -> Sequence[PrivateKey]:
         """The signers whose keys are in the present key set.
+
+        Args:
+            signers: all whose keys are here.
+            others_sign: whether one is enough, as others sign later.
 
         Raises:
             UsageError: they are less than it asks for.
         """
         keys = self.keys()
         valid = {signer.public: signer for signer in signers if signer.public in keys.keys}
-        if len(valid) < keys.threshold:
+        if len(valid) < (1 if others_sign else keys.threshold):
             raise UsageError(
                 f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
                 f"the keys given are {len(valid)} of them",
-                hint="give other keys, or more, with --key; `flexspec head list` shows the key set",
+                hint="give other keys, or more, with --key, or sign on several machines, with --out; "
+                "`flexspec head list` shows the key set",
             )
         return list(valid.values())
 
+    def sealed(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> bytes:
+        """A catalogue, signed under the present key set."""
+        return seal(msgspec.structs.replace(catalogue, key_set=self.keys().serial), signers)
+
     async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
-        """Sign an edit of `follower.catalogue`, or the first catalogue, publish it, and read it back."""
-        keys = self.valid_signers(signers)
-        payload = seal(msgspec.structs.replace(catalogue, key_set=self.keys().serial), keys)
+        """Sign an edit of `follower.catalogue`, or the first catalogue, and `send` it."""
+        await self.send(self.sealed(catalogue, self.valid_signers(signers)))
+
+    async def send(self, payload: bytes) -> None:
+        """Publish a signed catalogue, and read it back."""
         record = self.follower.record
         await self._write(self._topic, payload)
         await asyncio.sleep(SETTLE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +11,14 @@ import msgspec
 
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.refusals import SignedRefused
-from flexspec_mq.catalogue.signing import PrivateKey, open_signed, read_public, seal
+from flexspec_mq.catalogue.signing import Opened, PrivateKey, cosigned, open_signed, opened, read_public, seal
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
 from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.place import from_catalogue, scheme_of
-from schemas.catalogue import FORMAT, Catalogue, KeySet
+from schemas.catalogue import FORMAT, Catalogue, KeySet, Signed
 
 if TYPE_CHECKING:
     import argparse
@@ -43,8 +44,7 @@ def move(args: argparse.Namespace) -> int:
     async def edit(client: CatalogueClient) -> None:
         catalogue = _EDITS[args.action](client.catalogue(), client.clock(), args.name)
         words = f"{_states(catalogue)}; epoch {catalogue.epoch}"
-        await client.publish(catalogue, signers)
-        answer(words)
+        await publish_or_write(client, catalogue, signers, args.out, words)
 
     return connected(args, edit)
 
@@ -64,8 +64,7 @@ def renew(args: argparse.Namespace) -> int:
         catalogue = client.follower.catalogue or client.catalogue()
         catalogue = editing.renewed(msgspec.structs.replace(catalogue, **changes), client.clock())
         words = f"signed anew; epoch {catalogue.epoch}{warning}"
-        await client.publish(catalogue, signers)
-        answer(words)
+        await publish_or_write(client, catalogue, signers, args.out, words)
 
     return connected(args, sign_anew)
 
@@ -80,6 +79,37 @@ def check_heads_url(heads: str) -> str:
         return "; by http only workers fetch heads that have this URL as their own --heads"
     from_catalogue(heads)
     return ""
+
+
+async def publish_or_write(
+    client: CatalogueClient, catalogue: Catalogue, signers: Sequence[PrivateKey], out: Path | None, words: str
+) -> None:
+    """Publish a catalogue and say so, or with a file write it there.
+
+    Raises:
+        UsageError: no signer's key counts, or too few do and there is no file; or that cannot be written.
+        LinkError: as `CatalogueClient.publish` does.
+    """
+    if out is None:
+        await client.publish(catalogue, signers)
+        answer(words)
+        return
+    present = client.follower.catalogue
+    payload = client.sealed(catalogue, client.valid_signers(signers, others_sign=True))
+    _write(out, msgspec.msgpack.encode((0 if present is None else present.epoch, payload)))
+    how = "publish it with `flexspec head send`, once enough have signed"
+    answer(f"wrote {out}: {_described(catalogue)}; {how}")
+
+
+def sign(args: argparse.Namespace) -> int:
+    """``flexspec head sign``: returns the exit code."""
+    head = head_options(args)
+    keys, family = head.signers(), head.named_family()
+    before, change = _change(args.file, family)
+    signed = cosigned(change.payload, Catalogue, family, keys)
+    _write(args.file, msgspec.msgpack.encode((before, signed)), new=False)
+    answer(f"signed {args.file}: {_described(change.body)}")
+    return 0
 
 
 def trust(args: argparse.Namespace) -> int:
@@ -121,7 +151,16 @@ def send(args: argparse.Namespace) -> int:
     """``flexspec head send``: returns the exit code."""
     head = head_options(args)
     key_set = _key_set(args.file, head.named_family(), head.root())
-    return connected(args, lambda client: _send_keys(client, key_set))
+    if key_set is not None:
+        return connected(args, lambda client: _send_keys(client, key_set))
+    before, change = _change(args.file, head.named_family())
+
+    async def publish(client: CatalogueClient) -> None:
+        _check(client, before, change)
+        await client.send(change.payload)
+        answer(f"published {_described(change.body)}")
+
+    return connected(args, publish)
 
 
 async def _send_keys(client: CatalogueClient, payload: bytes) -> None:
@@ -133,26 +172,77 @@ async def _send_keys(client: CatalogueClient, payload: bytes) -> None:
         answer("the catalogue is still signed under the one before: now `flexspec head renew`")
 
 
+def _check(client: CatalogueClient, before: int, change: Opened[Catalogue]) -> None:
+    """Say what keeps a change from being taken up.
+
+    Raises:
+        UsageError: too few have signed it, or it comes too late.
+    """
+    again = "make the change again, with --out"
+    keys, body, present = client.keys(), change.body, client.follower.catalogue
+    if body.key_set != keys.serial:
+        raise UsageError(
+            f"the change was signed under key set {body.key_set}; key set {keys.serial} counts now",
+            hint=again,
+        )
+    epoch = 0 if present is None else present.epoch
+    if before != epoch:
+        what = "published already" if epoch == body.epoch else f"of epoch {before}, not of {epoch}"
+        raise UsageError(
+            f"the change is {what}, which is the newest catalogue of {keys.family}",
+            hint=f"look at `flexspec head list`; if the change is not in there, {again}",
+        )
+    late = client.clock() - body.epoch - body.lifetime
+    if late >= 0:
+        raise UsageError(
+            f"the change was issued {body.lifetime + late:.0f} s ago and holds for {body.lifetime} s",
+            hint=again,
+        )
+    if (count := change.signers(keys.keys)) < keys.threshold:
+        raise UsageError(
+            f"key set {keys.serial} of {keys.family} asks for {keys.threshold} signatures of its keys; "
+            f"the change has {count} of them",
+            hint="let another signer add one: `flexspec head sign FILE --key KEY`",
+        )
+
+
+def _described(catalogue: Catalogue) -> str:
+    expires = time.strftime("%Y-%m-%d %H:%M", time.localtime(catalogue.epoch + catalogue.lifetime))
+    return f"{catalogue.family}: {_states(catalogue)}; epoch {catalogue.epoch}, expires {expires}"
+
+
 def _states(catalogue: Catalogue) -> str:
     return ", ".join(f"{version.name} {version.state.name.lower()}" for version in catalogue.versions)
 
 
-def _key_set(path: Path, family: str, root: bytes) -> bytes:
-    """The key set in a file.
+def _key_set(path: Path, family: str, root: bytes) -> bytes | None:
+    """The key set in a file; None if it is none.
 
     Raises:
         UsageError: it is not one that readers of this family take up.
     """
     payload = _read(path)
     try:
+        msgspec.msgpack.decode(payload, type=Signed)
+    except msgspec.MsgspecError:
+        return None
+    try:
         open_signed(payload, KeySet, family, [root])
     except SignedRefused as error:
-        hint = (
-            error.hint
-            or "give what `flexspec head trust --out` has written, signed with the key of --root-key"
-        )
-        raise UsageError(f"{path}: {error.message}", hint=hint) from error
+        hint = error.hint or "sign it with the root key of --root-key"
+        raise UsageError(error.message, hint=hint) from error
     return payload
+
+
+def _change(path: Path, family: str) -> tuple[int, Opened[Catalogue]]:
+    """Epoch of the catalogue that was changed (0: none), and the next one, with the signatures so far."""
+    try:
+        before, payload = msgspec.msgpack.decode(_read(path), type=tuple[int, bytes])
+        return before, opened(payload, Catalogue, family)
+    except msgspec.MsgspecError as error:
+        raise UsageError(f"{path} holds no change: {error}", hint="give what --out has written") from error
+    except SignedRefused as error:
+        raise UsageError(f"{path}: {error.message}", hint="give what --out has written") from error
 
 
 def _read(path: Path) -> bytes:
@@ -168,13 +258,13 @@ def _read(path: Path) -> bytes:
         raise UsageError(f"{path} cannot be read: {error}", hint="give what --out has written") from error
 
 
-def _write(path: Path, data: bytes) -> None:
+def _write(path: Path, data: bytes, *, new: bool = True) -> None:
     """Write a file for ``--out``, whole or not at all.
 
     Raises:
-        UsageError: it is there already, or cannot be written.
+        UsageError: it is there already and should be new, or cannot be written.
     """
-    if path.exists():
+    if new and path.exists():
         raise UsageError(f"{path} is there already", hint="give another file")
     try:
         with whole(path) as part:

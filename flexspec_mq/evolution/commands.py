@@ -14,6 +14,8 @@ from flexspec_mq.evolution.settings import PROGRAM
 from flexspec_mq.models.load import DTYPES
 from flexspec_mq.settings.flags import add_flags, positive
 
+_OUT = "write the signed change instead of publishing it, for others to `sign` and to `send`"
+
 _Actions = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
 
 
@@ -48,14 +50,19 @@ def add_parser(commands: _Actions[argparse.ArgumentParser]) -> None:
     ):
         move = _add_at_broker(actions, name, _later("changes", "move"), about)
         move.add_argument("name", metavar="NAME", help="of the version")
+        move.add_argument("--out", type=Path, metavar="FILE", help=_OUT)
     about = "sign and publish the last catalogue anew, also where the broker lost it"
     renew = _add_at_broker(actions, "renew", _later("changes", "renew"), about)
     renew.add_argument("--heads", metavar="URL", help="another URL below which workers find heads")
     about = "days until a catalogue expires (default: as before; 7 at first)"
     renew.add_argument("--lifetime", type=positive, metavar="DAYS", help=about)
-    about = "publish a key set that `trust --out` has written"
+    renew.add_argument("--out", type=Path, metavar="FILE", help=_OUT)
+    about = "add signatures to a change that --out has written"
+    sign = _add_at_broker(actions, "sign", _later("changes", "sign"), about)
+    about = "publish a change that enough signers have signed, or a key set"
     send = _add_at_broker(actions, "send", _later("changes", "send"), about, without=("key",))
-    send.add_argument("file", type=Path, metavar="FILE", help="the key set")
+    for parser in (sign, send):
+        parser.add_argument("file", type=Path, metavar="FILE", help="what --out has written")
     _add_watch(actions)
 
 
@@ -170,6 +177,7 @@ def _add_publish(actions: _Actions[argparse.ArgumentParser]) -> None:
     _add_base_flag(publish)
     add("--first", action="store_true", help="begin the family's catalogue; the version is stable")
     add("--heads", metavar="URL", help="with --first: below which workers find heads")
+    add("--out", type=Path, metavar="FILE", help=_OUT)
 
 
 def _add_watch(actions: _Actions[argparse.ArgumentParser]) -> None:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 from flexspec_mq import topics
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey
-from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
-from flexspec_mq.evolution.changes import check_heads_url
+from flexspec_mq.evolution.changes import check_heads_url, publish_or_write
 from flexspec_mq.evolution.check import base_path, check_head
 from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.fetch import fetch_manifest
@@ -54,7 +53,7 @@ async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: 
             "this family has a catalogue already", hint="leave out --first; see `flexspec head list`"
         )
     keys = client.keys()
-    client.valid_signers(signers)
+    client.valid_signers(signers, others_sign=args.out is not None)
     base = b""
     if not args.first:
         base = await asyncio.to_thread(_other_base, args.folder, client.catalogue(), args.upload)
@@ -89,8 +88,7 @@ async def _announce(client: CatalogueClient, args: argparse.Namespace, signers: 
         words += check_heads_url(args.heads)
     if base:
         words += f"; it has another base than {keys.family}: drafts of devices are independent models to it"
-    await client.publish(catalogue, signers)
-    answer(words)
+    await publish_or_write(client, catalogue, signers, args.out, words)
 
 
 def _other_base(folder: Path, catalogue: Catalogue, upload: str | None) -> bytes:

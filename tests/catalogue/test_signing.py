@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.catalogue.refusals import Reason, SignedRefused
-from flexspec_mq.catalogue.signing import PrivateKey, encode, open_signed, read_public, seal
+from flexspec_mq.catalogue.signing import PrivateKey, cosigned, encode, open_signed, read_public, seal
 from flexspec_mq.errors import LocalProtocolError, UsageError
 from schemas.catalogue import MAX_KEYS, MAX_PAYLOAD, Catalogue, KeySet, Signed, VersionState
 from tests.catalogue.family import (
@@ -58,6 +58,21 @@ def test_golden_bytes_do_not_change_and_stay_readable(name: str) -> None:
     body, signer = BODIES[name]
     assert seal(body, [signer]) == GOLDEN[name]
     assert open_signed(GOLDEN[name], type(body), FAMILY, [signer.public]).body == body
+
+
+@given(st.lists(st.lists(st.sampled_from((ONLINE, SECOND, STRANGER)), max_size=3), max_size=4))
+def test_who_signs_one_after_another_signs_as_all_at_once(turns: list[list[PrivateKey]]) -> None:
+    """Whoever signs twice has signed once, and nobody's signature is lost."""
+    payload = seal(catalogue(), [ONLINE])
+    for keys in turns:
+        payload = cosigned(payload, Catalogue, FAMILY, keys)
+    signers = {ONLINE.public, *(key.public for keys in turns for key in keys)}
+    found = open_signed(payload, Catalogue, FAMILY, tuple(signers), len(signers))
+    assert len(found.signatures) == len(signers)
+    together = seal(catalogue(), [key for key in (ONLINE, SECOND, STRANGER) if key.public in signers])
+    wanted = msgspec.msgpack.decode(together, type=Signed)
+    assert found.signed == wanted.body
+    assert set(found.signatures) == set(wanted.signatures)
 
 
 def test_a_catalogue_of_four_versions_has_300_bytes_at_most() -> None:

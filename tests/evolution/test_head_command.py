@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -368,7 +369,6 @@ def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -
     both = ("--signer", begun.online, "--signer", second, "--threshold", "2")
     refused(run, "needs --serial", *offline, *both)
     ok(run, *offline, *both, "--serial", "2")
-    refused(run, "is there already", *offline, *both, "--serial", "2")
     said = ok(run, "send", out)
     assert "renew" in said
     refused(run, "asks for 2 signatures", "renew")
@@ -378,6 +378,67 @@ def test_key_sets_by_way_of_a_machine_without_a_network(begun: Site, run: Run) -
     payload = out.read_bytes()
     out.write_bytes(payload[:-1] + bytes([payload[-1] ^ 1]))
     assert run("send", out)[0] == 2
+
+
+@pytest.fixture
+def of_two(begun: Site, run: Run) -> Site:
+    """Two keys must sign; the second lies on another machine."""
+    second = ok(run, "keygen", begun.key("second")).strip()
+    both = ("--signer", begun.online, "--signer", second, "--threshold", "2")
+    ok(run, "trust", "--root", begun.key("root"), *both)
+    out = begun.folder / "renewed"
+    ok(run, "renew", "--out", out)
+    ok(run, "sign", out, "--key", begun.key("second"))
+    ok(run, "send", out)
+    return begun
+
+
+def test_signers_on_different_machines(of_two: Site, run: Run) -> None:
+    """Each edit is signed by one, then by the other, and is sent by somebody who holds no key."""
+    site = of_two
+    assert at_broker(site).key_set == 2
+    elsewhere = ("--state-dir", site.folder / "elsewhere")
+    ok(run, "keygen", site.key("stranger"))
+    publish = ("publish", str(site.head("two")), "--name", "v2")
+    edits = {publish: {"v1": STABLE, "v2": (CANARY, 10)}, **EDITS}
+    for number, (words, after) in enumerate(edits.items()):
+        before, file = at_broker(site), site.folder / f"change{number}"
+        assert "wrote" in ok(run, *words, "--out", file)
+        for name in ("online", "stranger"):
+            ok(run, "sign", file, "--key", site.key(name))
+            refused(run, "the change has 1 of them", "send", file, *elsewhere)
+        assert at_broker(site) == before
+        assert "v1" in ok(run, "sign", file, "--key", site.key("second"))
+        ok(run, "send", file, *elsewhere)
+        assert states(at_broker(site)) == after
+        refused(run, "published already", "send", file, *elsewhere)
+
+
+def test_a_change_that_comes_too_late_is_not_sent(of_two: Site, run: Run) -> None:
+    site = of_two
+    both = ("--key", site.key(), "--key", site.key("second"))
+    first, second = site.folder / "first", site.folder / "second"
+    ok(run, "publish", site.head("two"), "--name", "v2", *both, "--out", first)
+    ok(run, "publish", site.head("three"), "--name", "v3", *both, "--out", second)
+    ok(run, "send", first)
+    # Made of the same catalogue, newer, and signed by all: it would undo the first.
+    refused(run, "the newest catalogue", "send", second)
+    assert set(states(at_broker(site))) == {"v1", "v2"}
+    fresh = site.folder / "fresh"
+    said = ok(run, "renew", *both, "--out", fresh, "--lifetime", "0.00002")
+    # Edits of one second have epochs that run ahead of the clock.
+    epoch = re.search(r"epoch (\d+)", said)
+    assert epoch is not None
+    time.sleep(max(0.0, int(epoch[1]) + 2 - time.time()))
+    refused(run, "holds for 1 s", "send", fresh)
+    third = site.folder / "third"
+    ok(run, "promote", "v2", *both, "--out", third)
+    refused(run, "is there already", "promote", "v2", *both, "--out", third)
+    ok(run, "trust", "--root", site.key("root"), "--signer", site.online)
+    refused(run, "key set 3 counts now", "send", third)
+    third.write_bytes(b"noise")
+    refused(run, "holds no change", "send", third)
+    ok(run, "promote", "v2")
 
 
 def test_the_first_key_set_must_be_said_to_be_the_first(site: Site, run: Run) -> None:
