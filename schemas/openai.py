@@ -308,13 +308,11 @@ class Origin(msgspec.Struct, frozen=True):
     """Who wrote a chunk's text.
 
     Attributes:
-        pieces: parts of the text, in order; true was drafted on the device and accepted, false was not.
-        writers: who wrote each piece: a draft on the device, the worker's draft, or the target itself; ``cloud`` is one
-            of the last two, in what was sent again after a loss.
+        pieces: parts of the text, in order, and who wrote each: a draft on the device, the worker's draft, or the
+            target itself; ``cloud`` is one of the last two, in what was sent again after a loss.
     """
 
-    pieces: list[tuple[str, bool]]
-    writers: list[Writer] = []
+    pieces: list[tuple[str, Writer]]
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -77,8 +77,7 @@ class Chunks:
         more: dict[str, Any] = {}
         if self._wanted.include_origin:
             cut = self._text.origins.cut(piece, self._sent)
-            pieces = [(text, writer == "device") for text, writer in cut]
-            more = {"flexspec": openai.Origin(pieces, [writer for _, writer in cut])}
+            more = {"flexspec": openai.Origin(list(cut))}
         self._sent += len(piece)
         return self._chunk(openai.Delta(content=piece), **more)
 

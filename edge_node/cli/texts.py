@@ -6,7 +6,7 @@ Events while a text is written, as one JSON object a line, for programs that sho
 |---|---|
 | `start` | `prompt_tokens`, `seed` |
 | `no_worker` | `version` that nobody serves, versions that are `online`, `seconds` that a worker is waited for |
-| `text` | `pieces`: [text, accepted] pairs; accepted tokens were the device's; `writers` of the pieces |
+| `text` | `pieces`: [text, writer] pairs |
 | `stats` | live figures, see `Figures` |
 | `finish` | `reason`, `tokens` (ids), `text`, `stats`; with `error` and `hint` when it failed |
 | `error` | `error` and `hint` of a text of a batch that could not begin |
@@ -81,8 +81,7 @@ async def ask(by: CompletionGenerator, options: CompletionOptions, prompt: str, 
                 elif event["type"] == "start":
                     shown.enter_context(answer)
                 elif event["type"] == "text":
-                    parts = [text for text, _ in event["pieces"]]
-                    answer.text(zip(parts, event["writers"], strict=True))
+                    answer.text(event["pieces"])
                 elif event["type"] == "finish":  # also of a text that failed: it took its energy all the same
                     shown.close()
                     tell_finish(event, options)
@@ -176,11 +175,7 @@ async def events(
             async with aclosing(writing.pieces()) as parts:
                 async for pieces in parts:
                     text += "".join(piece for piece, _ in pieces)
-                    yield {
-                        "type": "text",
-                        "pieces": [(piece, writer == "device") for piece, writer in pieces],
-                        "writers": [writer for _, writer in pieces],
-                    }
+                    yield {"type": "text", "pieces": pieces}
                     yield {"type": "stats", **msgspec.to_builtins(writing.figures())}
         except FlexSpecError as error:
             over = isinstance(error, TimeIsOver)

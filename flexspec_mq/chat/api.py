@@ -21,7 +21,7 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from flexspec_mq.terminal.printable import printable
-from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Origin, Writer
+from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -230,11 +230,8 @@ def content(chunk: ChatCompletionChunk) -> str:
 
 def pieces(chunk: ChatCompletionChunk) -> list[tuple[str, Writer | None]]:
     """The text of a chunk in pieces by who wrote them; None where the API does not say."""
-    origin = Origin([]) if chunk.flexspec is UNSET else chunk.flexspec
-    parts, text = [piece for piece, _ in origin.pieces], content(chunk)
-    if "".join(parts) != text or len(origin.writers) != len(parts):
-        return [(text, None)]
-    return list(zip(parts, origin.writers, strict=True))
+    told, text = [] if chunk.flexspec is UNSET else chunk.flexspec.pieces, content(chunk)
+    return [*told] if "".join(piece for piece, _ in told) == text else [(text, None)]
 
 
 def refused(

@@ -60,7 +60,7 @@ class FakeEvents:
                 why = {"error": error.message, "hint": error.hint}
                 yield {**finish, "reason": "failed", "tokens": [], "text": "", **why}
                 raise error
-            yield {"type": "text", "pieces": [(said.upper(), True)], "writers": ["device"]}
+            yield {"type": "text", "pieces": [(said.upper(), "device")]}
             yield {**finish, "reason": "length", "tokens": [1, 2, 3], "text": said.upper()}
         finally:
             self._at_once -= 1
