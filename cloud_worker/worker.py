@@ -459,10 +459,11 @@ class CloudWorker:
             tokenizer=facts.tokenizer,
             forward_ms=None if timings is None else _bounded(timings.forward),
             row_ms=None if timings is None else _bounded(timings.row),
-            draft_ms=None if timings is None or timings.token is None else _bounded(timings.token),
+            draft_ms=None if timings is None else _bounded(timings.token),
+            draft_read_ms=None if timings is None else _bounded(timings.holds_up),
         )
 
 
-def _bounded(ms: float) -> float:
+def _bounded(ms: float | None) -> float | None:
     """As a status tells it, in as few digits as are of use."""
-    return round(min(ms, MAX_MS), 2)
+    return None if ms is None else round(min(ms, MAX_MS), 2)

@@ -523,7 +523,7 @@ class EdgeNode:
 
 def _stated_times(status: WorkerStatus) -> StatedTimes:
     """Convert the times in a worker's status to seconds; the schema bounds them."""
-    times = (status.forward_ms, status.row_ms, status.draft_ms)
+    times = (status.forward_ms, status.row_ms, status.draft_ms, status.draft_read_ms)
     return StatedTimes(*(None if ms is None else ms / 1000 for ms in times))
 
 

@@ -160,6 +160,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             was not. A node plans by it until it has measured its own.
         row_ms: time that one drafted token more added.
         draft_ms: time of a token of the worker's own draft; None without a model.
+        draft_read_ms: time by which a token of a prompt holds up forwards, as that draft reads it; 0 where it reads
+            beside them. None without a model, and of workers of an earlier release.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -188,6 +190,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     forward_ms: Milliseconds | None = None
     row_ms: Milliseconds | None = None
     draft_ms: Milliseconds | None = None
+    draft_read_ms: Milliseconds | None = None
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.load import load as load_draft
@@ -68,7 +69,8 @@ def load(settings: WorkerSettings, target: LoadedText, say: Callable[[str], None
         say(f"no draft beside the target, which is left to lookups: {error.message}")
         return lookups
     trim()
-    return WorkerDrafter(drafter, f"{draft.loaded.name}, {draft.engine}")
+    beside = settings.device == "cpu" and len(os.sched_getaffinity(0)) > settings.threads
+    return WorkerDrafter(drafter, f"{draft.loaded.name}, {draft.engine}", beside=beside)
 
 
 def load_for_version(

@@ -177,7 +177,10 @@ class ModelEngine:
         ready = self.scheduler.writing_items()
         given = {item.key: len(item.draft) for item in ready}
         rows = self.draft_budget.allocate(given, self.scheduler.sharing, self.scheduler.prompt_ms())
-        own = {} if self.drafts is None else self.drafts.draft(ready, rows, self.draft_budget)
+        own: dict[SessionKey, tuple[int, ...]] = {}
+        if self.drafts is not None:
+            own = self.drafts.draft(ready, rows, self.draft_budget)
+            self.drafts.read(self.scheduler.pending.values(), rows)
         changed = {
             key: DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
             for key, granted in rows.granted.items()

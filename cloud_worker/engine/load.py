@@ -41,7 +41,7 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
     draft.check(settings, tell)
     target = targets.load(settings, tell)
     drafts = draft.load(settings, target.loaded, tell)
-    timings = timed(target.model, None if drafts is None else drafts.drafter)
+    timings = timed(target.model, drafts)
     return build_engine(target, settings, drafts=drafts, timings=timings)
 
 

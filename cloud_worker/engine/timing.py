@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.models.invariance.target import TargetModel
+    from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 
 _log = logging.getLogger(__name__)
 
@@ -37,11 +38,18 @@ class Timings:
         forwards: Forwards of the target, by sessions that it decides and drafted tokens of theirs.
         calls: Forwards of the draft, by sessions; empty without a model.
         read: Time of the draft for a token of a prompt; None without a model.
+        beside: The draft reads prompts beside the target's forwards.
     """
 
     forwards: tuple[tuple[int, int, float], ...]
     calls: tuple[tuple[int, float], ...] = ()
     read: float | None = None
+    beside: bool = False
+
+    @property
+    def holds_up(self) -> float | None:
+        """The time by which forwards wait for a token of a prompt that the draft reads; None without a model."""
+        return 0.0 if self.beside else self.read
 
     @property
     def forward(self) -> float:
@@ -60,7 +68,7 @@ class Timings:
         return self.calls[0][1] if self.calls else None
 
 
-def timed(model: TargetModel, drafter: PricedDrafter | None) -> Timings:
+def timed(model: TargetModel, drafts: WorkerDrafter | None) -> Timings:
     """Time some forwards; a drafter that cannot run here is left to those who draft with it."""
     forwards = (
         (1, 0, _forward(model, 1, 0)),
@@ -68,14 +76,14 @@ def timed(model: TargetModel, drafter: PricedDrafter | None) -> Timings:
         (_SESSIONS, 0, _forward(model, _SESSIONS, 0)),
         (_SESSIONS, _SESSIONS * _ROWS, _forward(model, _SESSIONS, _ROWS)),
     )
-    if drafter is None:
+    if drafts is None or drafts.drafter is None:
         return Timings(forwards)
     try:
-        calls, read = _draft(drafter, model.vocab_size)
+        calls, read = _draft(drafts.drafter, model.vocab_size)
     except (RuntimeError, MemoryError, ValueError, OSError):  # of torch and ONNX Runtime; drafts are hints
         _log.exception("the worker's drafter could not be timed")
         return Timings(forwards)
-    return Timings(forwards, calls, read)
+    return Timings(forwards, calls, read, drafts.beside)
 
 
 def _forward(model: TargetModel, sessions: int, rows: int) -> float:

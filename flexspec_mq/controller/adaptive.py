@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.round_model import ASKS
 from schemas.messages import MAX_AHEAD
 
 if TYPE_CHECKING:
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 _ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the
 second the device drafts as well, since each of its tokens spares a worker with several sessions a forward's share."""
-_ASKS = 4
-"""Verdicts of a worker that may draft, until it is known whether it does."""
 _TRIP_AGE = 2.0
 """Seconds after which the round trip is asked for where nothing tells it: a link changes within a second, and an
 answer costs as much as another verdict."""
@@ -98,7 +97,7 @@ class AdaptivePolicy:
 
     def _asks(self, seen: Observation) -> bool:
         """Whether to let the worker draft only to see whether it does."""
-        return seen.worker.verdicts < _ASKS
+        return seen.worker.verdicts < ASKS and not seen.worker.token
 
     def _unknown(self, *, drafts: bool = True) -> Plan:
         """The plan while too little is known to choose: that of the user, with all run-ahead that there may be."""

@@ -51,9 +51,6 @@ text would pay for a guess."""
 _OTHERS = 0.25
 """Share of a forward by which a session's turn comes later where the worker waits for it, from which on others wait
 there too: it had better be in their forwards. A crowded worker is full only while all sessions have work for it."""
-_DEAR = 0.2
-"""Share of a forward that a token of the worker's own draft takes, from which on it does not draft beside the device's:
-meanwhile the device's tokens come, and a forward without any is over sooner. A device may have lookups alone."""
 _LOOKS = 24
 """Tokens that the device may draft only to see how it fares, of all texts that it writes at once: texts differ, and
 where nobody drafts nobody learns it. Beside a worker that runs ahead that takes no time to speak of."""
@@ -101,8 +98,9 @@ class ClosedFormPolicy(AdaptivePolicy):
             self._look_at_qos(seen)
             self._choose(seen)
         if self._chosen is not None:
-            dear = seen.draft_timed and seen.worker.token > _DEAR * seen.forward
-            return self._plan_of(self._chosen, seen, worker=not (dear and self._chosen.length))
+            # One model drafts at a time: the worker's would take its time before forwards that the device's fill.
+            alone = self._chosen.length > 0 and seen.draft_timed and seen.worker.token > 0.0
+            return self._plan_of(self._chosen, seen, worker=not alone)
         crowded = self.base.ahead > 0 and self._crowded(seen)
         drafts = not crowded and (limits is None or limits.drafts_unknown(seen))
         return self._unknown(drafts=drafts)
@@ -167,7 +165,7 @@ class ClosedFormPolicy(AdaptivePolicy):
         """All ways that come into question: first the one without drafts of the device, or the worker's own drafts."""
         base, limits = self.base, self._limits
         nobody = NOBODY if base.ahead else ASKING
-        own = self._may_draft and self.worker_alone
+        own = self._may_draft and (self.worker_alone or seen.worker.token > 0.0)
         if own:  # who drafts there is the worker's rule
             options = [self._option(nobody, worker_drafting(seen), times, own=True)]
         else:

@@ -10,6 +10,7 @@ tokens per second are the expected tokens of a cycle over its expected seconds.
 from __future__ import annotations
 
 from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,8 +26,10 @@ ROW = 0.01
 _LATE = 0.12
 """Share of a forward by which batches are taken to be late: one that would just come in time misses it where anything
 takes longer."""
+ASKS = 4
+"""Verdicts of a worker that may draft, until it is known how many tokens it does."""
 _READ = 1 / 40
-"""Share of a forward of the target that a token of a prompt is taken to cost the worker's draft."""
+"""Share of a forward of the target that a token of a prompt is taken to cost the worker's draft, if it says nothing."""
 TEXT = 128
 """Tokens that a text is taken to go on for, at most: longer forecasts are about other texts."""
 _LONGEST = 64
@@ -185,21 +188,35 @@ def drafting(times: RoundTimes, way: Drafting, *, late: float = 0.0) -> Forecast
     return Forecast(seconds / tokens, (min(most, drafted)) / tokens, verdicts / tokens)
 
 
-def worker_tokens(seen: Observation) -> float:
-    """Tokens of a forward where the worker drafts as it does, and has read the prompt for that."""
-    right = sum(seen.acceptance) / len(seen.acceptance)  # it has the device's draft
-    return 1.0 + right * seen.worker.per_verdict
+def worker_tokens(seen: Observation, length: float | None = None) -> float:
+    """Tokens of a forward with so many drafts of the worker's, or as many as it makes.
+
+    It has the device's draft, as far as anybody knows.
+    """
+    length = seen.worker.per_verdict if length is None else length
+    acceptance, last = seen.acceptance, len(seen.acceptance) - 1
+    tokens = alive = 1.0
+    for place in range(ceil(length)):
+        alive *= acceptance[min(last, place)]
+        tokens += alive * min(1.0, length - place)
+    return tokens
 
 
 def worker_reading(seen: Observation) -> float:
     """Seconds of a token that the worker's draft takes to read the prompt first, spread over the text."""
     if seen.worker.has_read:
         return 0.0
-    return _READ * seen.prompt * seen.forward / max(1, min(seen.remaining, TEXT))
+    read = _READ * seen.forward if seen.worker.read is None else seen.worker.read
+    return read * seen.prompt / max(1, min(seen.remaining, TEXT))
 
 
 def worker_drafting(seen: Observation) -> Forecast:
-    """Forecast of the worker's own drafts, as many as it makes."""
-    tokens, own = worker_tokens(seen), seen.worker
-    forward = seen.forward + own.per_verdict * (own.token + (seen.row_cost or 0.0))
-    return Forecast(forward / tokens + worker_reading(seen), 0.0, 1.0 / tokens)
+    """Forecast of the worker's own drafts: of as many as it makes, or as many as are best before that is known."""
+    own, row = seen.worker, seen.row_cost or 0.0
+    lengths = LENGTHS if own.token and own.verdicts < ASKS else (own.per_verdict,)
+    seconds, tokens = min(
+        ((seen.forward + length * (own.token + row)) / tokens, tokens)
+        for length in lengths
+        for tokens in (worker_tokens(seen, length),)
+    )
+    return Forecast(seconds + worker_reading(seen), 0.0, 1.0 / tokens)

@@ -144,6 +144,10 @@ class SessionController:
                 draft_time.mean *= _IDLE
             if added.batches:
                 self.version.acceptance.judged(added.batches, now, wrong=added.wrong)
+            elif self.worker.stated.token and 0 < added.tokens <= verdict.drafted + 1:
+                # It has the device's draft, as far as anybody knows: so the device's worth is known meanwhile.
+                wrong = added.tokens <= verdict.drafted
+                self.version.acceptance.judged([(0, min(added.tokens, verdict.drafted))], now, wrong=wrong)
         if mine and _of_a_forward(verdict):
             self._measure(verdict, now, may=may)
 
@@ -215,6 +219,7 @@ class SessionController:
                 self._drafting,
                 drafts.granted,
                 stated.token or 0.0,
+                stated.read,
             ),
             lost.rate + lost.error,
             self.node.up.per_second,
@@ -253,7 +258,7 @@ class SessionController:
         """Take the times of a forward, and what it says of drafts."""
         worker, trip, own = self.worker, self._round_trip, verdict.drafted
         offered = max(0, trip.arrived - verdict.start)
-        reading = may and not own and not self._drafting and self._reads < self._prompt // _READ
+        reading = may and not own and not self._drafting and self._reads < self._prompt // _READ + 2
         # A worker that drafts nothing says nothing by that while its draft may be reading the prompt.
         self._reads += reading
         worker.drafts.update(own, verdict.granted, may=may and not reading)
@@ -267,11 +272,13 @@ class SessionController:
         worker.compute.update(seconds, now)
         self._measure_wait(queued)
         rows = min(MAX_DRAFT_TOKENS, offered) if verdict.granted is None else verdict.granted
-        alone = max(_PLAIN * seconds, seconds - rows * (worker.stated.row or 0.0))
-        usual = worker.forward.value or alone
+        stated = worker.stated
+        drafting = rows * (stated.row or 0.0) + own * ((stated.row or 0.0) + (stated.token or 0.0))
+        alone = max(_PLAIN * seconds, seconds - drafting)
+        usual = worker.forward.value or stated.forward or alone
         if own:
             self._drafting = True
-            if alone < usual:  # a forward without drafts takes no longer than one with
+            if alone < usual or stated.token:  # a forward without drafts takes no longer than one with
                 worker.forward.update(alone)
             return
         if not reading or alone <= usual:  # a piece of the prompt is read beside each of many forwards

@@ -2,6 +2,9 @@
 
 Both sides throw the same dice, so who drafts a token changes nothing but the time. The target verifies these drafts
 with the edges' own, in the same forward.
+
+Where there is a core for it, prompts are read on a thread of the draft's own while the target computes: as a rule the
+draft has read one before the target has. Otherwise they are read before forwards, which takes their time.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
@@ -40,6 +44,8 @@ _BEGINS = 2.0
 """Tokens that what a session begins with counts for."""
 PREFILL = 64
 """Tokens of prompts that one forward of a worker's draft reads, as all sessions wait for it."""
+_FREE = 1e-9
+"""Tokens that are lost by reading beside the target."""
 
 
 @dataclass(slots=True)
@@ -128,10 +134,18 @@ class WorkerDrafter:
     Drafts are hints: a drafter that raises is not asked again, and the texts go on without it. Beyond so many tokens of
     contexts, the sessions that were drafted for longest ago are forgotten.
 
+    Args:
+        drafter: proposes tokens.
+        name: name of its draft, for people.
+        beside: see below.
+        most_tokens: tokens of contexts that it keeps keys and values of.
+        clock: seconds.
+
     Attributes:
         drafter: None once it has failed.
         name: empty once it has failed.
         drafted: tokens of the newest step.
+        beside: prompts are read beside the target's forwards.
     """
 
     def __init__(
@@ -139,6 +153,7 @@ class WorkerDrafter:
         drafter: PricedDrafter,
         name: str,
         *,
+        beside: bool = False,
         most_tokens: int = MOST_TOKENS,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -146,12 +161,36 @@ class WorkerDrafter:
         self.name = name
         self._of_version: dict[str, PricedDrafter] = {}
         self.drafted = 0
+        self.beside = beside
         self._most_tokens = most_tokens
         self._clock = clock
         self._numbers = itertools.count()
         self._strength = PRIOR  # that a new session begins with
         self._known: dict[SessionKey, _Session] = {}
         """The newest drafted for at the end."""
+        self._thread = ThreadPoolExecutor(1, "drafter") if beside else None
+        self._reading: Future[None] | None = None
+        self._halts = False
+        self._ended: list[_Session] = []  # sessions that are over since the thread has begun to read
+
+    def read(self, items: Iterable[WorkItem], rows: Allocation) -> None:
+        """Begin to read what the model has not of items that it will draft for, if it reads beside the target.
+
+        Args:
+            items: all that are under way.
+            rows: tells whether a forward of the draft would be worth it for each.
+        """
+        if self._thread is None or (self._reading and not self._reading.done()):
+            return
+        self._wait()
+        if (drafter := self.drafter) is None:
+            return
+        unread = [item for item in items if item.room and not self._has_read(item)]
+        paths = [self._path(item, self._of_version.get(item.version, drafter)) for item in unread]
+        paths = [path for path in paths if rows.worth_calling({path.item.key: (path.session.strength, 0.0)})]
+        if paths:
+            self._hold(paths)
+            self._reading = self._thread.submit(self._read, paths)
 
     def draft(
         self, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget
@@ -165,21 +204,23 @@ class WorkerDrafter:
         self.drafted = 0
         drafter = self.drafter
         wanted = [item for item in items if item.room and rows.granted.get(item.key) == len(item.draft)]
-        if drafter is None or not wanted:
+        if drafter is not None and self._thread is not None:
+            wanted = [item for item in wanted if self._has_read(item) or not drafter.fits(item.context)]
+        if not wanted:
+            return {}
+        self._wait()
+        if self.drafter is None:
             return {}
         of_drafter: dict[int, tuple[PricedDrafter, list[WorkItem]]] = {}
         for item in wanted:
-            one = self._of_version.get(item.version, drafter)
+            one = self._of_version.get(item.version, self.drafter)
             of_drafter.setdefault(id(one), (one, []))[1].append(item)
         own: dict[SessionKey, tuple[int, ...]] = {}
         try:
             for one, its in of_drafter.values():
                 own |= self._drafted(one, its, rows, budget)
         except Exception:  # noqa: BLE001  logged, and the target needs no drafts
-            _log.exception("the worker's drafter failed; texts go on without its drafts")
-            self.drafter, self.name = None, ""
-            self._known.clear()
-            self._of_version.clear()
+            self._fail()
             return {}
         self.drafted = sum(map(len, own.values()))
         return own
@@ -197,7 +238,50 @@ class WorkerDrafter:
         known = self._known.pop(key, None)
         if known is not None:
             self._strength = known.strength + _FORGIVEN * (PRIOR - known.strength)
-            known.drafter.free(known.number)
+            self._ended.append(known)
+            if self._reading is None:
+                self._wait()
+
+    def _wait(self) -> None:
+        """Wait for the piece that is being read, after which the drafter is ours."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            self._halts = True
+            try:
+                reading.result()
+            except Exception:  # noqa: BLE001  as above
+                self._fail()
+            self._halts = False
+        ended, self._ended = self._ended, []
+        for session in ended:
+            session.drafter.free(session.number)
+
+    def _fail(self) -> None:
+        _log.exception("the worker's drafter failed; texts go on without its drafts")
+        self.drafter, self.name = None, ""
+        self._known.clear()
+        self._of_version.clear()
+
+    def _read(self, paths: Sequence[_Path]) -> None:
+        """Read prompts, piece by piece, on the thread."""
+        for path in paths:
+            drafter = path.session.drafter
+            drafted: Sequence[DraftToken] | None = None
+            while (
+                drafted is None
+                and not self._halts
+                and path.item.key in self._known
+                and drafter.fits(path.context)
+            ):
+                (drafted,) = drafter.draft([path.request(1.0, _FREE)])
+            if drafted is not None:
+                path.session.read = len(path.context)
+
+    def _has_read(self, item: WorkItem) -> bool:
+        """Whether the model has read an item's context but for what was decided without it."""
+        known = self._known.get(item.key)
+        read = 0 if known is None else known.read
+        return len(item.context) + len(item.draft) - read <= _NEXT
 
     def _drafted(
         self, drafter: PricedDrafter, items: Sequence[WorkItem], rows: Allocation, budget: DraftBudget

@@ -59,10 +59,10 @@ def new_device(clock: SimulatedClock, setting: Setting, name: str, policies: Pol
         request=times.request / 1000,
     )
     alone, eight = (times.forward(TargetForward(1, 1 + rows)) for rows in (0, TIMED_ROWS))
-    own = times.draft.token / 1000 if setting.worker.drafts else None
-    device.estimates.stated(
-        NAME, StatedTimes(alone / 1000, (eight - alone) / (1000 * TIMED_ROWS), own), clock.now
-    )
+    row = (eight - alone) / TIMED_ROWS
+    own = (times.draft.token, times.draft.read) if setting.worker.drafts else ()
+    stated = StatedTimes(*(ms / 1000 for ms in (alone, row, *own)))
+    device.estimates.stated(NAME, stated, clock.now)
     return device
 
 

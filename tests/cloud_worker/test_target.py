@@ -26,6 +26,7 @@ from flexspec_mq.models.compact.exact import ExactModel
 from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.shape import UnknownModel
+from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 from flexspec_mq.transport.base import LinkSettings
 from schemas.status import MAX_MS, WorkerStatus
 from tests.cloud_worker.test_engine import model_of
@@ -174,7 +175,7 @@ def test_the_status_recommends_what_the_makers_do(
 
 def test_timings_are_told_within_bounds() -> None:
     status = told(timings=Timings(((1, 0, 40.123), (1, 8, 44.123), (4, 0, 50.0)), ((1, 4.0), (4, 1e9)), 1.0))
-    assert (status.forward_ms, status.row_ms, status.draft_ms) == (40.12, 0.5, 4.0)
+    assert (status.forward_ms, status.row_ms, status.draft_ms, status.draft_read_ms) == (40.12, 0.5, 4.0, 1.0)
     slow = told(timings=Timings(((1, 0, 1e9), (1, 8, 1.0))))
     assert (slow.forward_ms, slow.row_ms, slow.draft_ms) == (MAX_MS, 0.0, None)
     untimed = told()
@@ -191,17 +192,20 @@ def test_recommendations_are_those_of_the_target() -> None:
 
 def test_forwards_of_target_and_draft_are_timed_and_nothing_of_that_stays() -> None:
     model = ModelDrafter(model_of(), max_context=4096, prefill=16)
-    timings = timed(model_of(), HybridDrafter(model, PromptLookupDrafter(max_context=4096)))
+    drafter = HybridDrafter(model, PromptLookupDrafter(max_context=4096))
+    timings = timed(model_of(), WorkerDrafter(drafter, "draft"))
     assert [(sessions, rows) for sessions, rows, _ in timings.forwards] == [(1, 0), (1, 8), (4, 0), (4, 32)]
     assert [sessions for sessions, _ in timings.calls] == [1, 4]
     assert min(ms for *_, ms in (*timings.forwards, *timings.calls)) > 0
     assert timings.read is not None
     assert timings.read > 0
+    assert timings.holds_up == timings.read
     assert not model._sessions
+    assert timed(model_of(), WorkerDrafter(drafter, "draft", beside=True)).holds_up == 0.0
 
 
 def test_lookups_alone_take_no_forward_of_a_draft() -> None:
-    timings = timed(model_of(), PromptLookupDrafter(max_context=4096))
+    timings = timed(model_of(), WorkerDrafter(PromptLookupDrafter(max_context=4096), "lookup"))
     assert (timings.calls, timings.read, timings.token) == ((), None, None)
     assert timed(model_of(), None).calls == ()
 
@@ -215,6 +219,6 @@ def test_a_draft_that_fails_is_left_to_those_who_use_it(caplog: pytest.LogCaptur
             raise MemoryError("no room")
 
     with caplog.at_level(logging.ERROR):
-        timings = timed(model_of(), Broken(max_context=4096))
+        timings = timed(model_of(), WorkerDrafter(Broken(max_context=4096), "draft"))
     assert (len(timings.forwards), timings.calls) == (4, ())
     assert "no room" in caplog.text

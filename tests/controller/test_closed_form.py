@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from msgspec import structs
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.estimators.worker import WorkerDrafts
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.rl import RlPolicy
-from flexspec_mq.controller.round_model import Drafting, RoundTimes, drafting
+from flexspec_mq.controller.round_model import ASKS, Drafting, RoundTimes, drafting
 from schemas.messages import MAX_AHEAD
 from tests.controller.observed import BASE, NEAR, but
 
@@ -43,12 +44,27 @@ def test_a_worker_that_drafts_is_left_to_it_unless_it_drafts_badly_or_has_a_long
     assert plan.worker_draft == 8, "what it looks up needs no reading, and reading is for the worker to weigh"
 
 
-def test_a_worker_whose_draft_is_slow_drafts_nothing_beside_a_draft_of_the_device() -> None:
-    slow = but(NEAR, worker_token=0.01, prompt=3000)
-    assert planned(slow).draft_length
-    assert planned(slow).worker_draft == 0
-    assert planned(but(slow, worker_token=0.005)).worker_draft == 8
+def test_one_model_drafts_at_a_time() -> None:
+    slow = but(NEAR, worker_token=0.01, worker_per_verdict=2.0)
+    assert (planned(slow).draft_length > 0, planned(slow).worker_draft) == (True, 0)
+    assert planned(but(slow, worker_token=0.001, worker_has_read=True)).draft_length == 0
     assert planned(but(slow, draft_timed=False)).worker_draft == 8, "the device may have lookups alone"
+    assert planned(but(slow, worker_token=0.0)).worker_draft == 8, "or the worker"
+
+
+def test_a_worker_is_known_by_what_it_says_until_it_has_drafted() -> None:
+    """Nothing is tried only to see whether it drafts; what it makes tells more, and is forgotten while it may not."""
+    quick = but(NEAR, worker_token=0.002, worker_read=0.0, worker_verdicts=0, rtt=0.06)
+    assert planned(quick).draft_length == 0
+    assert planned(but(quick, worker_verdicts=9, worker_per_verdict=0.1)).draft_length > 0, "it is crowded"
+    assert planned(but(quick, worker_read=0.01)).draft_length > 0, "reading holds up forwards"
+    drafts = WorkerDrafts()
+    for _ in range(100):
+        drafts.update(0, None)
+    assert drafts.verdicts >= ASKS
+    for _ in range(100):
+        drafts.update(0, None, may=False)
+    assert drafts.verdicts < ASKS
 
 
 def test_a_good_draft_is_drafted_further_than_a_bad_one() -> None:

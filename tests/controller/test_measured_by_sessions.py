@@ -262,7 +262,7 @@ async def test_a_node_counts_the_connections_that_it_loses() -> None:
 
 
 def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_prompt() -> None:
-    """Ten pieces of 64 tokens ride along with as many forwards."""
+    """Eleven pieces ride along with as many forwards, the last one to its end: twelve say nothing."""
 
     def asked(*drafted: int) -> int:
         control = SessionController(NodeEstimates(), FixedPolicy(Plan(4)), RoundTrip(), "v", 650)
@@ -271,8 +271,8 @@ def test_that_a_worker_drafts_nothing_says_nothing_while_its_draft_reads_the_pro
             control.took(told, Added(), 0.0, mine=True, may=True)
         return control.worker.drafts.verdicts
 
-    assert asked(*[0] * 10) == 0
-    assert asked(*[0] * 12) == 2
+    assert asked(*[0] * 12) == 0
+    assert asked(*[0] * 14) == 2
     assert asked(0, 0, 3) == 1
 
 

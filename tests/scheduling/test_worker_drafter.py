@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -103,12 +104,17 @@ def drafter_of(kind: str, rng: random.Random) -> PricedDrafter:
     return HybridDrafter(model, PromptLookupDrafter(max_context=4096))
 
 
-@pytest.mark.parametrize("kind", ["scripted", "model and lookup", "lookup"])
+@pytest.mark.parametrize(
+    ("kind", "beside"),
+    [("scripted", False), ("model and lookup", False), ("lookup", False), ("model and lookup", True)],
+)
 @settings(max_examples=3, deadline=None)
 @given(st.integers(8, 150), st.integers(0, 2**32))
-def test_sessions_write_what_they_write_alone_whoever_drafts(kind: str, prefill: int, seed: int) -> None:
+def test_sessions_write_what_they_write_alone_whoever_drafts(
+    kind: str, beside: bool, prefill: int, seed: int
+) -> None:
     rng = random.Random(seed)
-    drafts = WorkerDrafter(drafter_of(kind, rng), "draft", most_tokens=400)
+    drafts = WorkerDrafter(drafter_of(kind, rng), "draft", beside=beside, most_tokens=400)
     engine = ModelEngine(model_of(), prefill=prefill, drafts=drafts, draft_budget=Whimsical(rng))
     own = write_all(engine, rng, texts=(0, 2, 3), limit=16, rooms=(0, 1, 4, 8), jumps=0.05)
     assert own > 0 or kind == "lookup"
@@ -264,6 +270,42 @@ def test_a_prompt_is_read_to_its_end_or_not_begun(prompt: int, begun: bool) -> N
         assert [step(text) for text in range(1, 41)] == [()] * 40
         assert drafter.forwards == 0
         assert sum(budget.allocate({("edge", 1): 0}, 1).call[:2]) == pytest.approx(4.0, rel=0.1)
+
+
+def test_a_prompt_is_read_beside_forwards_piece_by_piece_and_others_wait_for_one_piece_at_most() -> None:
+    """A step begins to read, which goes on until somebody wants drafts; what failed on the thread is left alone."""
+    begun, goes_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    class Slow(Priced):
+        def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
+            if threading.current_thread() is not threading.main_thread():
+                begun.release()
+                goes_on.acquire()
+            return super().draft(wanted)
+
+    drafter, budget = Slow(300), DraftBudget(rationed=False)
+    drafts = WorkerDrafter(drafter, "draft", beside=True)
+    long, short = work(range(300), 299, 4), work(range(12), 10, 4, number=2)
+
+    def step(*items: WorkItem) -> Mapping[SessionKey, tuple[int, ...]]:
+        rows = budget.allocate({each.key: 0 for each in items}, len(items))
+        own = drafts.draft(items, rows, budget)
+        drafts.read(items, rows)
+        return own
+
+    assert step(long) == {}
+    begun.acquire()
+    assert step(long) == {}, "it does not wait for its prompt"
+    goes_on.release()
+    begun.acquire()
+    goes_on.release()  # the piece that a session waits for
+    drafter.unread_tokens = 1
+    assert step(short)[short.key] == (9,) * 4
+    assert drafter.forwards == 2 + 4
+    goes_on.release(1000)
+    step(long)
+    drafts.free(long.key)
+    assert drafts.name == "draft"
 
 
 def test_lookups_do_not_pass_for_what_the_model_has_read() -> None:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 _MOST = 8.0
 """Tokens of a draft that a worker takes, as far as is known before it says otherwise: what a plan drafts at most."""
 
+_KNOWN, _UNKNOWN = 16.0, 64.0
+"""Verdicts that tell what a worker drafts, at most, and verdicts that do not let it in which that fades to 1/e."""
+
 
 class Expectile:
     """The expectile of a third (W. Newey and J. Powell, Asymmetric least squares, 1987).
@@ -70,15 +73,18 @@ class WorkerDrafts:
 
     Attributes:
         per_verdict: tokens that it drafted itself for one verdict, smoothed over about four that let it.
-        verdicts: verdicts that let it draft.
     """
 
-    __slots__ = ("_granted", "per_verdict", "verdicts")
+    __slots__ = ("_granted", "_known", "per_verdict")
 
     def __init__(self) -> None:
-        self.per_verdict = 0.0
-        self.verdicts = 0
+        self.per_verdict = self._known = 0.0
         self._granted = _MOST
+
+    @property
+    def verdicts(self) -> int:
+        """Verdicts that let it draft, fewer again while none does."""
+        return round(self._known)
 
     @property
     def granted(self) -> int | None:
@@ -94,8 +100,10 @@ class WorkerDrafts:
             may: the edge lets it draft.
         """
         if may or drafted:
-            self.verdicts += 1
+            self._known = min(self._known + 1.0, _KNOWN)
             self.per_verdict += (drafted - self.per_verdict) / 4
+        else:
+            self._known -= self._known / _UNKNOWN
         if granted is not None:
             self._granted = (self._granted + min(_MOST, granted)) / 2
         elif self._granted < _MOST:
@@ -109,11 +117,13 @@ class StatedTimes(NamedTuple):
         forward: time of one token of one session.
         row: time that one drafted token adds to it.
         token: time of a token of its own draft.
+        read: time by which a token of a prompt that this draft reads holds up forwards.
     """
 
     forward: float | None = None
     row: float | None = None
     token: float | None = None
+    read: float | None = None
 
 
 class WorkerEstimates:

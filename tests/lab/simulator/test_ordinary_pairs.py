@@ -80,3 +80,13 @@ def test_a_prompt_is_read_where_the_rest_of_the_text_pays_for_it() -> None:
     long, short = (written(pair(12.0, 0.9, prompt=prompt), device=True) for prompt in (2000, 400))
     assert not any(text.counters.proposed for text in long[1:])
     assert all(text.counters.accepted for text in short)
+
+
+@pytest.mark.parametrize(("token", "round_trip"), [(5.0, 60.0), (15.0, 5.0), (15.0, 600.0), (30.0, 60.0)])
+def test_drafts_on_both_sides_are_as_good_as_the_better_side(token: float, round_trip: float) -> None:
+    setting = pair(token, 0.65, round_trip, prompt=270)
+    both, *either = (
+        sum(text.seconds for text in written(setting, device=device, worker=worker))
+        for device, worker in ((True, True), (True, False), (False, True))
+    )
+    assert both <= 1.03 * min(either)
