@@ -77,7 +77,7 @@ class Answers:
         self._stamp: tuple[int, ...] | None = ()  # nothing was read yet
         self._answers: deque[list[int]] = deque()
         self._told = False
-        self.lookup = Lookup()
+        self.lookup = Lookup(newest=False)
         self.bins: Bins = {}
 
     def recall(self) -> Self:
@@ -117,7 +117,7 @@ class Answers:
 
     def _index(self) -> None:
         """Build it anew, which takes some ms: texts that are under way go on with what they found."""
-        self.lookup = Lookup()
+        self.lookup = Lookup(newest=False)
         for answer in self._answers:
             self.lookup.add(answer)
 

@@ -139,7 +139,7 @@ def build_parser() -> ArgumentParser:
     made.add_argument(
         "--memory",
         action="store_true",
-        help="instead: what remembered answers gain on the base and the heads that ship (greedy)",
+        help="instead: what remembered answers gain on the base and the heads that ship",
     )
     return made
 

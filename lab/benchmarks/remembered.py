@@ -1,6 +1,6 @@
 """Gain by remembered answers: ``python -m lab.benchmarks.acceptance --memory``.
 
-The target writes 48 answers of each version, greedily: half of the questions are of the head's kind, half are mixed.
+The target writes 48 answers of each version: questions of the head's kind and mixed ones in turn.
 Then the device's draft replays them one after the other, as it ships without a memory and with one, by the product's
 own lookups and fusion.
 """
@@ -14,7 +14,7 @@ from argparse import Namespace
 from dataclasses import dataclass, field
 from itertools import accumulate, chain, takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import flexspec_mq.heads
 from cloud_worker.engine import target as cloud_target
@@ -34,7 +34,10 @@ from lab.bench.questions import OWN, read_questions
 from lab.benchmarks._common import finish, say, table
 from schemas.messages import PROTOCOL_VERSION, Identity
 
-QUESTIONS, QUICK = 48, 8
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+QUESTIONS = 48
 SETTLED = 20
 """Answers beyond which no prefix may lose."""
 HEADS = Path(flexspec_mq.heads.__file__).with_name("examples")
@@ -139,6 +142,32 @@ class Replay:
         return draft
 
 
+def replay(texts: Sequence[Text], fingerprint: bytes, device: EdgeSettings, k: int) -> list[float | None]:
+    """Figures of a version's texts.
+
+    Returns:
+        Tokens a round without and with a memory, the share of the former that the latter is, for all texts, for those
+        of the version's kind and the least of a prefix, and ms a drafted token of both.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        answers = AnswerMemory(Path(place), "bench").of("version", "", b"", fingerprint)
+        ships, remembers = (
+            Replay(cast("Drafter", draft_model.load(device, say).drafter), each) for each in (None, answers)
+        )
+        for one in texts:  # in turns, so that whatever else runs slows both
+            ships.add(one, k)
+            remembers.add(one, k)
+    share = [a / b for a, b in zip(accumulate(ships.rounds), accumulate(remembers.rounds), strict=True)]
+    tokens = sum(len(one.answer) for one in texts)
+    return [
+        *(tokens / sum(each.rounds) for each in (ships, remembers)),
+        share[-1],
+        sum(ships.rounds[::2]) / sum(remembers.rounds[::2]),
+        min(share[SETTLED:], default=None),
+        *(1e3 * each.seconds / max(1, each.tokens) for each in (ships, remembers)),
+    ]
+
+
 def measure_memory(options: Namespace) -> int:
     """Measure and print."""
     worker = WorkerSettings(
@@ -147,11 +176,8 @@ def measure_memory(options: Namespace) -> int:
     target = cloud_target.load(worker, say)
     engine, text = ModelEngine(target.model), target.loaded
     device = EdgeSettings(edge="bench", threads=options.threads)
-    identity = Identity(
-        PROTOCOL_VERSION, text.fingerprint, 0.0, 0, 1.0, options.seed, text.eos, False, options.tokens
-    )
     rows: list[list[Any]] = []
-    for name, asked in questions(QUICK if options.quick else QUESTIONS, options.seed).items():
+    for name, asked in questions(options.questions or QUESTIONS, options.seed).items():
         folder = {BASE: None, SQL: options.head}.get(name, HEADS / name)
         if folder is None:
             engine.drop(BASE)
@@ -159,31 +185,23 @@ def measure_memory(options: Namespace) -> int:
             put_head(engine, target, folder)
         most = text.max_context - options.tokens
         prompts = [encode_turns(text.tokenizer, [Turn("user", one)], max_context=most) for one in asked]
-        texts = write(engine, [Text(prompt, identity) for prompt in prompts], say)
-        with tempfile.TemporaryDirectory() as place:
-            memory = AnswerMemory(Path(place), "bench")
-            ships, remembers = (
-                Replay(cast("Drafter", draft_model.load(device, say).drafter), answers)
-                for answers in (None, memory.of(name, "", b"", text.fingerprint))
-            )
-            for one in texts:  # in turns, so that whatever else runs slows both
-                ships.add(one, options.k)
-                remembers.add(one, options.k)
-        share = [a / b for a, b in zip(accumulate(ships.rounds), accumulate(remembers.rounds), strict=True)]
-        tokens = sum(len(one.answer) for one in texts)
-        rows.append([
-            name,
-            *(tokens / sum(each.rounds) for each in (ships, remembers)),
-            share[-1],
-            min(share[SETTLED:], default=None),
-            *(1e3 * each.seconds / max(1, each.tokens) for each in (ships, remembers)),
-        ])  # fmt: skip
-        say(" ".join(map(str, rows[-1])))
+        for temperature in options.temperatures:
+            identities = [
+                Identity(
+                    PROTOCOL_VERSION, text.fingerprint, temperature, 0, 1.0, seed, text.eos, False, options.tokens
+                )
+                for seed in range(options.seed, options.seed + len(prompts))
+            ]  # fmt: skip
+            texts = write(engine, list(map(Text, prompts, identities)), say)
+            rows.append([name, temperature, *replay(texts, text.fingerprint, device, options.k)])
+            say(" ".join(map(str, rows[-1])))
     headers = (
         "version",
+        "T",
         "ships",
         "memory",
         "share",
+        "of its kind",
         f"least beyond {SETTLED}",
         "ms/token",
         "ms/token, memory",

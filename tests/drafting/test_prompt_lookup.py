@@ -13,9 +13,12 @@ from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.prompt_lookup import (
     LEAST,
     LONGEST,
+    PRIOR,
+    REMEMBERED,
     Lookup,
     LookupRecord,
     Match,
+    Prior,
     PromptLookupDrafter,
     SessionLookup,
     Support,
@@ -28,35 +31,32 @@ BRANCHES = st.lists(st.integers(0, 3), max_size=6)
 
 
 def slow_find(
-    text: Sequence[int], branch: Sequence[int], older: Sequence[Sequence[int]] = ()
+    whole: Sequence[int], newest: int, tail: Sequence[int], least: int = 2, *, vote: bool = False
 ) -> Match | None:
-    """By comparing the end of the text with every place in it, and in older answers before it."""
-    answers = [token for number, answer in enumerate(older, 1) for token in (*answer, -number)]
-    whole, begin = [*answers, *text, *branch], len(answers)
+    """By comparing the end of `tail` with what stands before every place up to `newest`."""
 
     def common(place: int) -> int:
-        """Tokens before `place` that are those before the end."""
-        length = 0
-        while length < min(place, LONGEST) and whole[place - length - 1] == whole[len(whole) - length - 1]:
-            length += 1
-        return length
+        """Tokens before `place` that are those at the end of `tail`."""
+        most = min(place, len(tail), LONGEST)
+        differ = (length for length in range(most) if whole[place - length - 1] != tail[-length - 1])
+        return next(differ, most)
 
-    newest = min(begin + len(text), len(whole) - 1)
-    places = [place for place in range(newest, 0, -1) if common(place) and whole[place] >= 0]
-    pairs = [place for place in places if common(place) > 1][:24]
-    pairs = [place for place in pairs if place >= begin or common(place) > 2]
-    best = max(pairs, key=common, default=0)  # the first, newest, of equals
-    if not pairs:
-        own = places and places[0] >= begin
-        return Match(whole[places[0]], 1, Support.SINGLE) if own else None
-    votes = sum(whole[place] == whole[best] for place in pairs)
-    if len(pairs) == 1:
+    places = [place for place in range(newest, 0, -1) if common(place) >= least and whole[place] >= 0][:24]
+    if not places:
+        return None
+    if least == 1:
+        return Match(whole[places[0]], 1, Support.SINGLE)
+    most = max(map(common, places))
+    likely = [whole[place] for place in places if common(place) == most]
+    token = max(likely, key=likely.count) if vote else likely[0]  # the newest of equals
+    votes = sum(whole[place] == token for place in places)
+    if len(places) == 1:
         support = Support.ALONE
-    elif votes == len(pairs):
+    elif votes == len(places):
         support = Support.ALL
     else:
-        support = Support.MOST if 2 * votes >= len(pairs) else Support.FEW
-    return Match(whole[best], common(best), support, best < begin)
+        support = Support.MOST if 2 * votes >= len(places) else Support.FEW
+    return Match(token, most, support)
 
 
 @settings(max_examples=500)
@@ -64,14 +64,17 @@ def slow_find(
 def test_a_lookup_finds_what_a_slow_search_finds(
     text: list[int], branch: list[int], cut: int, answers: list[list[int]]
 ) -> None:
-    older = Lookup()
+    lookup, older = Lookup(), Lookup(newest=False)
     for answer in answers:
         older.add(answer)
-    lookup = Lookup(older=older)
     lookup.extend(text[:cut])
     lookup.find(branch)  # asking leaves nothing behind
     lookup.extend(text[cut:])
-    assert lookup.find(branch) == slow_find(text, branch, answers)
+    whole = [*text, *branch]
+    newest = min(len(text), len(whole) - 1)
+    assert lookup.find(branch) == (slow_find(whole, newest, whole) or slow_find(whole, newest, whole, 1))
+    held = [token for number, answer in enumerate(answers, 1) for token in (*answer, -number)]
+    assert older.longest(lookup.tail(branch)) == slow_find(held, len(held) - 1, whole, vote=True)
 
 
 def test_what_comes_after_the_bound_is_matched_and_not_found() -> None:
@@ -83,13 +86,18 @@ def test_what_comes_after_the_bound_is_matched_and_not_found() -> None:
     assert lookup.find() is None
 
 
-@given(st.sampled_from(Support), st.integers(1, LONGEST - 1), st.floats(0, 2))
+@given(
+    st.sampled_from([(table, support) for table in (PRIOR, REMEMBERED) for support in table]),
+    st.integers(1, LONGEST - 1),
+    st.floats(0, 2),
+)
 def test_the_prior_rises_with_length_and_falls_with_temperature(
-    support: Support, length: int, temperature: float
+    row: tuple[Prior, Support], length: int, temperature: float
 ) -> None:
+    table, support = row
     found, longer = Match(1, length, support), Match(1, length + 1, support)
-    assert prior(found, temperature) <= prior(longer, temperature)
-    assert prior(found, temperature + 0.5) < prior(found, temperature)
+    assert prior(found, temperature, table) <= prior(longer, temperature, table)
+    assert prior(found, temperature + 0.5, table) < prior(found, temperature, table)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
