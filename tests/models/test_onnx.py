@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxruntime import InferenceSession
 from transformers import AutoConfig, AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 from flexspec_mq.errors import ModelError, UsageError
@@ -23,7 +24,7 @@ from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, 
 from flexspec_mq.models.onnx.graphs import weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
 from flexspec_mq.models.onnx.trimming import RANKS, frequent, read_ranks
-from flexspec_mq.models.onnx.write import default_graphs, write_onnx
+from flexspec_mq.models.onnx.write import WIDE, default_graphs, lm_head, write_onnx
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.rounding import BLOCK, round_to
 from flexspec_mq.models.runner import ModelInput
@@ -183,6 +184,24 @@ def test_a_trimmed_head_has_the_columns_of_its_ids(checkpoints: dict[str, Path],
     assert (usual.columns, whole.columns, whole.ids) == (129, 320, None)
 
 
+@pytest.mark.parametrize("softcap", [0.0, 30.0])
+def test_a_wide_head_is_precise_in_the_likeliest_ids(softcap: float, tmp_path: Path) -> None:
+    dice = np.random.default_rng(5)
+    weight = dice.standard_normal((WIDE, 96)).astype(np.float32)
+    likeliest = dice.integers(WIDE, size=40)
+    states = weight[likeliest] + 0.5 * dice.standard_normal((40, 96)).astype(np.float32)
+    lm_head(weight, 4, softcap).save(tmp_path / HEAD)
+    session = InferenceSession(tmp_path / HEAD, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"state": states})
+    wanted = states @ weight.T
+    if softcap:
+        wanted = softcap * np.tanh(wanted / softcap)
+    assert (found.argmax(axis=1) == likeliest).all()
+    best = wanted.max(axis=1)
+    assert np.abs(found.max(axis=1) - best).max() < 0.01 * best.min()
+    assert distance(found, wanted) < 0.6
+
+
 @pytest.mark.parametrize(
     "ranks", [np.array([1, 1]), np.array([-1]), np.array([320]), np.array([0.5]), np.zeros((2, 2), np.int32)]
 )
@@ -220,8 +239,9 @@ def test_incomplete_and_damaged_weights_are_named(tmp_path: Path) -> None:
         write_onnx(folder, tmp_path / "out")
 
 
-def unpaired(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return np.stack((packed & 15, packed >> 4), axis=-1).reshape(*packed.shape[:-1], -1)
+def unpacked(packed: npt.NDArray[np.uint8], bits: int) -> npt.NDArray[np.uint8]:
+    parts = [packed >> shift & 2**bits - 1 for shift in range(0, 8, bits)]
+    return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], -1)
 
 
 @settings(max_examples=25, deadline=None)
@@ -234,12 +254,12 @@ def unpaired(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
 def test_few_bits_are_near(rows: int, width: int, seed: int, shift: float) -> None:
     drawn_ = np.random.default_rng(seed)
     weight = (drawn_.standard_normal((rows, width)) + shift).astype(np.float32)
-    for bits, most in ((8, 0.01), (4, 0.13)):
+    for bits, most in ((8, 0.01), (4, 0.13), (2, 0.7)):
         codes, scales, packed = round_to(bits, weight)
-        middles: Any = 128
+        middles: Any = 2 ** (bits - 1)
         if packed is not None:
-            codes, middles = unpaired(codes), unpaired(packed)[:, : scales.shape[1], None]
-        found = (codes.astype(np.float32) - middles) * scales[..., None]
+            middles = unpacked(packed, bits)[:, : scales.shape[1], None]
+        found = (unpacked(codes, bits).astype(np.float32) - middles) * scales[..., None]
         assert distance(found.reshape(rows, -1)[:, :width], weight) < most
 
 

@@ -25,7 +25,7 @@ KINDS = {"mixed": (8, 4), "int8": (8, 8), "int4": (4, 4), "float32": (32, 32)}
 """Bits of a weight in the attention, and in MLPs and LM head, by the kind of a folder's weights."""
 GRAPHS_BYTES = 110_000_000
 """Room that the graphs need in the cache beside the default draft's checkpoint, rounded up."""
-WRITER_VERSION = 3
+WRITER_VERSION = 4
 """Part of the name of the graphs' folder. Raise it whenever writing them would give others."""
 
 _Count = Annotated[int, msgspec.Meta(gt=0)]

@@ -30,6 +30,12 @@ _INLINE = 256
 """Bytes up to which a constant stands in the graph's own file."""
 
 
+_PRECISE = 128
+"""Columns of a row that a screened product computes in 8 bits."""
+_BLOCKS = {8: BLOCK, 4: BLOCK, 2: 128}
+"""Weights of a row that share a scale, by their bits."""
+
+
 class Graph:
     """A graph under construction; every method adds to it and gives the name of what it computes."""
 
@@ -68,7 +74,7 @@ class Graph:
         return outputs[0]
 
     def product(self, name: str, x: str, weight: Floats, bits: int, bias: Floats | None = None) -> str:
-        """Product of `x` [.., width] and the transposed weight [rows, width], rounded to 4 or 8 bits, or not for 32."""
+        """Product of `x` [.., width] and the transposed weight [rows, width], in 2, 4 or 8 bits, or 32."""
         if bits == 32:
             plain = self.node(
                 "MatMul",
@@ -81,7 +87,7 @@ class Graph:
                 if bias is None
                 else self.node("Add", [plain, self.constant(f"{name}.bias", bias)], [name], domain="")
             )
-        codes, scales, middles = round_to(bits, weight)
+        codes, scales, middles = round_to(bits, weight, _BLOCKS[bits])
         inputs = [x, self.constant(f"{name}.codes", codes), self.constant(f"{name}.scales", scales)]
         if middles is not None:
             inputs.append(self.constant(f"{name}.middles", middles))
@@ -95,9 +101,31 @@ class Graph:
             K=width,
             N=rows,
             bits=bits,
-            block_size=BLOCK,
+            block_size=_BLOCKS[bits],
             accuracy_level=_ACCURACY,
         )
+
+    def screened_product(self, name: str, x: str, weight: Floats) -> str:
+        """Product of `x` [rows, width] and a transposed weight [columns, width], precise in a row's largest columns.
+
+        A product in 2 bits estimates all columns. The largest by it are computed in 8 bits, by weights that are read
+        from the mapped file as they are wanted.
+        """
+
+        def plain(kind: str, inputs: list[str], output: str, **facts: Any) -> str:
+            return self.node(kind, inputs, [f"{name}.{output}"], domain="", **facts)
+
+        rough = self.product(f"{name}.rough", x, weight, 2)
+        most, last = self.constant("most", np.array([_PRECISE])), self.constant("last", np.array([-1]))
+        self.node("TopK", [rough, most], ["largest", "places"], domain="", axis=-1, sorted=0)
+        codes, scales, _ = round_to(8, weight, weight.shape[1])
+        signed = np.bitwise_xor(codes[:, 0], 128).view(np.int8)
+        rows = plain("Gather", [self.constant(f"{name}.codes", signed), "places"], "rows")
+        scale = plain("Gather", [self.constant(f"{name}.scales", scales[:, 0]), "places"], "scale")
+        floats = plain("Cast", [rows], "floats", to=self._types["float"])
+        products = plain("MatMul", [floats, plain("Unsqueeze", [x, last], "upright")], "products")
+        precise = plain("Mul", [plain("Squeeze", [products, last], "flat"), scale], "precise")
+        return self.node("ScatterElements", [rough, "places", precise], [name], domain="", axis=-1)
 
     def save(self, path: Path) -> None:
         """Write the graph, and its weights beside it in a file of their own, which is mapped when it is loaded."""

@@ -58,6 +58,10 @@ _SANDWICH = (
 """Names of the norms behind the attention, before the MLP and behind it, in layers that norm what both of them give."""
 
 
+WIDE = 32_768
+"""Columns from which an LM head is a screened product; that of fewer takes no longer as it is."""
+
+
 def write_onnx(
     checkpoint: Path,
     out: Path,
@@ -164,7 +168,7 @@ def _write(checkpoint: Path, work: Path, weights: str, count: int | None, lora: 
     _backbone(decoder, (attention, rest)).save(work / BACKBONE)
     _halves(decoder.tensor("model.embed_tokens.weight")).tofile(work / EMBEDDING)
     rows = decoder.head_rows(ids)
-    _head(rows, rest, decoder.logits_softcap).save(work / HEAD)
+    lm_head(rows, rest, decoder.logits_softcap).save(work / HEAD)
     if ids is not None:
         np.save(work / IDS, ids.astype(np.int32))
     _write_text(text, work)
@@ -251,17 +255,21 @@ def _backbone(decoder: Decoder, bits: tuple[int, int]) -> Graph:
     return backbone.graph
 
 
-def _head(rows: Floats, bits: int, softcap: float) -> Graph:
+def lm_head(rows: Floats, bits: int, softcap: float) -> Graph:
+    """From the last hidden state to logits; with many columns those are precise for a row's likeliest ids only."""
     graph = Graph()
     columns, width = rows.shape
     graph.input("state", "float", ["rows", width])
+    name = "uncapped" if softcap else "logits"
+    weight = rows / softcap if softcap else rows
+    if columns >= WIDE and bits < 32:
+        graph.screened_product(name, "state", weight)
+    else:
+        graph.product(name, "state", weight, bits)
     if softcap:
-        graph.product("uncapped", "state", rows / softcap, bits)
-        graph.node("Tanh", ["uncapped"], ["share"], domain="")
+        graph.node("Tanh", [name], ["share"], domain="")
         bound = graph.constant("softcap", np.array(softcap, dtype=np.float32))
         graph.node("Mul", ["share", bound], ["logits"], domain="")
-    else:
-        graph.product("logits", "state", rows, bits)
     graph.output("logits", ["rows", columns])
     return graph
 
