@@ -51,7 +51,7 @@ def peak_of_refusal(payload: bytes) -> int:
 
 
 @given(flag=st.integers(0x10, 0x1F), kind=st.integers(0, 8), rest=st.binary(max_size=200))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_random_bytes_behind_a_good_beginning(flag: int, kind: int, rest: bytes) -> None:
     outcome(bytes((flag, 0x99, kind)) + rest)
 
@@ -71,7 +71,7 @@ values = st.recursive(
 
 
 @given(kind=st.integers(1, 6), fields=st.lists(values, max_size=14))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_wrong_types(kind: int, fields: list[object]) -> None:
     outcome(pack(kind, *fields))
 

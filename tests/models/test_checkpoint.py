@@ -127,7 +127,7 @@ def test_a_template_without_an_end_is_refused(folder: Path, template: str, why: 
         encode_turns(tokenizer, (Turn("user", "hello"),), max_context=100)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=40), ids=st.lists(st.integers(0, 259), max_size=20))
 def test_any_text_and_any_ids(folder: Path, text: str, ids: list[int]) -> None:
     ours, theirs = both(folder)

@@ -67,7 +67,7 @@ def near_the_border(logits: Logits, params: SamplingParams) -> bool:
     return bool((np.abs(reached - params.top_p) < 1e-9).any())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(LOGITS, TEMPERATURES, TOP_K, TOP_P, st.integers(0, 2**64 - 1), st.integers(0, 5000))
 def test_it_chooses_what_a_full_sort_chooses(
     logits: Logits, temperature: float, top_k: int, top_p: float, seed: int, position: int
@@ -78,7 +78,7 @@ def test_it_chooses_what_a_full_sort_chooses(
     assert choose(logits, params, position) == slow_choose(logits, params, position)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(LOGITS, TEMPERATURES.filter(bool), TOP_K, TOP_P)
 def test_top_k_and_top_p_keep_what_a_full_sort_keeps(
     logits: Logits, temperature: float, top_k: int, top_p: float
@@ -188,7 +188,7 @@ def test_noise_that_was_drawn_before_gives_the_same_choice(position: int) -> Non
             assert choose_with_margin(logits, params, position, drawn)[0] == wanted
 
 
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(LOGITS, TEMPERATURES, TOP_K, TOP_P, st.integers(0, 2**64 - 1), st.integers(0, 5000))
 def test_the_margin_is_that_of_the_token_that_is_chosen(
     logits: Logits, temperature: float, top_k: int, top_p: float, seed: int, position: int
