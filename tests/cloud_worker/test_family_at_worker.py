@@ -184,7 +184,7 @@ async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> No
     """v2 takes v1's place, v1 is retired while it writes, and comes again while it drains."""
     operator = place.operator
     async with serving(place) as (broker, link, daemon, node):
-        running = node.generate(of("v1", limit=2000))
+        running = node.generate(of("v1", limit=1000))
         await until(lambda: daemon.worker.machine.sessions_of("v1"))
         second = place.salted("2000")
         place.publish("v2", second, 50)
@@ -208,7 +208,7 @@ async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> No
 async def test_what_is_retired_leaves_its_share_and_its_head_after_its_last_text(place: Place) -> None:
     operator = place.operator
     async with serving(place) as (broker, link, daemon, node):
-        running = node.generate(of("v1", limit=2000))
+        running = node.generate(of("v1", limit=1000))
         await until(lambda: daemon.worker.machine.sessions_of("v1"))
         place.publish("v2", place.salted("7"), 50)
         operator.catalogue = editing.retire(operator.current, time.time() - 40, name="v1")
@@ -227,7 +227,7 @@ async def test_what_is_retired_leaves_its_share_and_its_head_after_its_last_text
 async def test_a_bad_head_is_refused_and_changes_nothing(place: Place, harm: str) -> None:
     operator = place.operator
     async with serving(place) as (broker, link, daemon, node):
-        running = node.generate(of("v1", limit=2000))
+        running = node.generate(of("v1", limit=1000))
         digest = place.salted("no number" if harm == "bad" else "5")
         if harm == "damaged":
             (operator.heads / digest.hex() / SALT).write_text("6")
