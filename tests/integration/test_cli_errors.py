@@ -29,7 +29,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A draft with another tokenizer; the model is the same."""
     return save(
         tmp_path_factory.mktemp("stranger"),
-        tiny_llama(max_position_embeddings=CONTEXT),
+        tiny_llama(max_position_embeddings=CONTEXT, head_dim=16),
         byte_fallback_tokenizer(),
     )
 

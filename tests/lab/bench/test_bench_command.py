@@ -16,6 +16,7 @@ from edge_node.config import from_arguments
 from flexspec_mq import cli
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.models.onnx.write import write_onnx
 from lab.bench import main as bench
 from lab.bench import options
 from lab.bench.strategies import (
@@ -135,12 +136,12 @@ def test_quick_shortens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asking_of_tiny_models(folder: Path, *prompts: str) -> list[str]:
     """Flags of a run with these prompts, answers of eight tokens, and a model of random weights as target and draft."""
-    model = str(
-        save(folder / "model", tiny_llama(max_position_embeddings=512, head_dim=16), byte_level_tokenizer())
-    )
+    network = tiny_llama(max_position_embeddings=512, head_dim=16).bfloat16()
+    model = save(folder / "model", network, byte_level_tokenizer())
+    draft = write_onnx(model, folder / "draft", "float32", 0)
     file = folder / "questions.jsonl"
     file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts), "utf-8")
-    return ["--target", model, "--draft", model, "--prompts", str(file), "--tokens", "8"]
+    return ["--target", str(model), "--draft", str(draft), "--prompts", str(file), "--tokens", "8"]
 
 
 @pytest.mark.usefixtures("in_checkout")
@@ -170,8 +171,8 @@ def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert one["answers"] == 2
         assert one["energy_j_per_100"][0] > 0
         assert one["ip_up"] is None
-    # The target as its own draft: all is accepted, and a forward decides several tokens.
-    assert found["traditional"]["acceptance"] == found["fixed"]["acceptance"] == 1.0
+    # The target as its own draft: all is accepted but for rounding, and a forward decides several tokens.
+    assert min(found[name]["acceptance"] for name in ("traditional", "fixed")) > 0.8
     assert found["traditional-ids"]["forwards_per_token"] < found["streaming"]["forwards_per_token"]
     assert found["streaming"]["forwards_per_token"] >= 1.0
     assert found["on-device"]["forwards_per_token"] == 0.0
