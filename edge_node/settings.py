@@ -36,6 +36,7 @@ class EdgeSettings(DraftSettings):
 
     Attributes:
         session_expiry: seconds that the broker keeps verdicts for us while we are away.
+        reuse: name the beginning of a prompt that a worker has read, instead of sending it.
         ephemeral: the name was drawn for this run, so nothing retained is left under it.
     """
 
@@ -70,9 +71,6 @@ class EdgeSettings(DraftSettings):
             help="seconds that a text waits while all workers have too much to do", unit="seconds", above=0
         ),
     ] = 900.0
-    reuse: Annotated[
-        bool, Setting(help="name the beginning of a prompt that a worker has read, instead of sending it")
-    ] = True
     remember: Annotated[
         bool,
         Setting(
@@ -97,6 +95,7 @@ class EdgeSettings(DraftSettings):
         ),
     ] = None
     session_expiry: int = 300
+    reuse: bool = True
     ephemeral: bool = False
 
 

@@ -26,7 +26,12 @@ def _url(value: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatOptions(Section):
-    """Where the API is; `Setting.help` has the words."""
+    """Where the API is; `Setting.help` has the words for most.
+
+    Attributes:
+        timeout: seconds that the API may be silent.
+        patience: seconds to try again while it cannot be reached.
+    """
 
     url: Annotated[str, Setting(help="address of the API", check=_url)] = "http://127.0.0.1:8080"
     api_key: Annotated[str | None, Setting(help="key of the API; file and environment only", secret=True)] = (
@@ -39,13 +44,6 @@ class ChatOptions(Section):
         Path | None, Setting(help="certificate authority to trust for https", default="the system's")
     ] = None
     model: Annotated[str | None, Setting(help="target version to ask for", default="the node's")] = None
-    timeout: Annotated[float, Setting(help="seconds that the API may be silent", unit="seconds", above=0)] = (
-        960.0
-    )
-    patience: Annotated[
-        float,
-        Setting(help="seconds to try again while the API cannot be reached", unit="seconds", above=0),
-    ] = 5.0
     history: Annotated[
         str,
         Setting(
@@ -54,6 +52,8 @@ class ChatOptions(Section):
             path_unless=("none",),
         ),
     ] = ""
+    timeout: float = 960.0
+    patience: float = 5.0
 
     @property
     def base(self) -> str:
