@@ -32,7 +32,7 @@ class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
         has_read: true once its draft has read this session's prompt.
         granted: drafted tokens of ours that a forward takes as it seems; None is all.
         token: seconds of a token of its draft, as it says; 0 where it says nothing.
-        read: seconds by which a token of a prompt that it reads holds up forwards, as it says.
+        read: seconds by which a token of a prompt that it reads holds up forwards, as it says; 0 where it reads none.
     """
 
     verdicts: int = 0
@@ -40,7 +40,7 @@ class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
     has_read: bool = False
     granted: int | None = None
     token: float = 0.0
-    read: float | None = None
+    read: float = 0.0
 
 
 class Observation(msgspec.Struct, frozen=True):

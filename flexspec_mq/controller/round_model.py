@@ -28,8 +28,6 @@ _LATE = 0.12
 takes longer."""
 ASKS = 4
 """Verdicts of a worker that may draft, until it is known how many tokens it does."""
-_READ = 1 / 40
-"""Share of a forward of the target that a token of a prompt is taken to cost the worker's draft, if it says nothing."""
 TEXT = 128
 """Tokens that a text is taken to go on for, at most: longer forecasts are about other texts."""
 _LONGEST = 64
@@ -206,8 +204,7 @@ def worker_reading(seen: Observation) -> float:
     """Seconds of a token that the worker's draft takes to read the prompt first, spread over the text."""
     if seen.worker.has_read:
         return 0.0
-    read = _READ * seen.forward if seen.worker.read is None else seen.worker.read
-    return read * seen.prompt / max(1, min(seen.remaining, TEXT))
+    return seen.worker.read * seen.prompt / max(1, min(seen.remaining, TEXT))
 
 
 def worker_drafting(seen: Observation) -> Forecast:

@@ -219,7 +219,7 @@ class SessionController:
                 self._drafting,
                 drafts.granted,
                 stated.token or 0.0,
-                stated.read,
+                stated.read or 0.0,
             ),
             lost.rate + lost.error,
             self.node.up.per_second,

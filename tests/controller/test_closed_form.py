@@ -39,7 +39,7 @@ def test_a_worker_that_drafts_is_left_to_it_unless_it_drafts_badly_or_has_a_long
     plan = planned(DRAFTS)
     assert (plan.draft_length, plan.worker_draft) == (0, 8)
     assert planned(but(DRAFTS, worker_per_verdict=0.1)).draft_length > 0
-    plan = planned(but(DRAFTS, worker_has_read=False, prompt=3000))
+    plan = planned(but(DRAFTS, worker_has_read=False, worker_read=0.001, prompt=3000))
     assert plan.draft_length > 0
     assert plan.worker_draft == 8, "what it looks up needs no reading, and reading is for the worker to weigh"
 
