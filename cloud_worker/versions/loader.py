@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 MOST_DRAFTERS = 4
-"""Drafters of versions beside the worker's own: some 100 MB each of the default draft."""
+"""Drafters of versions beside the worker's own: some 65 MB each of the default draft."""
 
 
 @dataclass(frozen=True, slots=True)
