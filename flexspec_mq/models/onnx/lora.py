@@ -32,7 +32,13 @@ def read_draft_lora(head: Path, draft: Path) -> LoraHead:
         UnknownModel: the draft is built in a way that LoRA is not for.
     """
     sizes = Shape.from_config(load_text(draft).config, (*FAMILIES, *HEAD_NORMS))
-    lora = read_lora(head, sizes, 0, DRAFT)
+    try:
+        lora = read_lora(head, sizes, 0, DRAFT)
+    except HeadError as error:
+        raise HeadError(
+            f"its LoRA is not for the draft {draft.name}: {error.message}",
+            hint="name the draft that it was trained on with --draft, or save it again",
+        ) from error
     trained_on = read_config(head / f"{DRAFT}{CONFIG}").get("revision")
     if trained_on and trained_on != (ours := weights_fingerprint(draft)):
         raise HeadError(
