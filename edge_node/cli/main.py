@@ -223,7 +223,7 @@ def _doctor(args: argparse.Namespace) -> int:
 def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     """Load the draft; call it outside of the event loop, where Ctrl-C ends it.
 
-    It imports torch: only when nothing is left to complain about, and on the thread that waits for it.
+    It imports much: only when nothing is left to complain about, and on the thread that waits for it.
     """
     from flexspec_mq.drafting.load import load
 

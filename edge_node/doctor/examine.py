@@ -167,7 +167,7 @@ class EdgeDoctor(DaemonDoctor):
             report.ok(f"that of the target ({short}…)")
 
     async def _check_text(self, report: Report) -> None:
-        # It imports torch, without which all else can be checked; here the draft is loaded already.
+        # It imports what runs models, without which all else can be checked; here the draft is loaded already.
         from edge_node.doctor.text import check_text, check_text_over_api
 
         assert self.draft is not None  # noqa: S101  this check needs it
