@@ -21,7 +21,7 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, MANIFEST, read_manifest
-from flexspec_mq.models.onnx.graphs import weights_of
+from flexspec_mq.models.onnx.graphs import Graph, weights_of
 from flexspec_mq.models.onnx.model import PIECE, OnnxModel, load_onnx
 from flexspec_mq.models.onnx.trimming import RANKS, frequent, read_ranks
 from flexspec_mq.models.onnx.write import WIDE, default_graphs, lm_head, write_onnx
@@ -340,6 +340,21 @@ def test_strange_manifests_are_refused(change: dict[str, Any], named: str, hint:
     with pytest.raises(ModelError, match=named) as caught:
         read_manifest(written)
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("width", [100, 1000])
+def test_products_are_near_with_blocks_that_are_not_full(width: int, tmp_path: Path) -> None:
+    dice = np.random.default_rng(width)
+    weight, x = (dice.standard_normal((rows, width)).astype(np.float32) for rows in (48, 7))
+    bias = dice.standard_normal(48).astype(np.float32)
+    for bits, most in ((32, 1e-5), (8, 0.03), (4, 0.13), (2, 0.7)):
+        graph = Graph(width)
+        graph.input("x", "float", ["rows", width])
+        graph.product("y", "x", weight, bits, bias)
+        graph.output("y", ["rows", 48])
+        graph.save(tmp_path / f"{bits}.onnx")
+        session = InferenceSession(tmp_path / f"{bits}.onnx", providers=["CPUExecutionProvider"])
+        assert distance(session.run(None, {"x": x})[0], x @ weight.T + bias) < most
 
 
 QUESTIONS = (

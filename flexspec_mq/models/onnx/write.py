@@ -257,8 +257,8 @@ def _backbone(decoder: Decoder, bits: tuple[int, int]) -> Graph:
 
 def lm_head(rows: Floats, bits: int, softcap: float) -> Graph:
     """From the last hidden state to logits; with many columns those are precise for a row's likeliest ids only."""
-    graph = Graph()
     columns, width = rows.shape
+    graph = Graph(width)
     graph.input("state", "float", ["rows", width])
     name = "uncapped" if softcap else "logits"
     weight = rows / softcap if softcap else rows
