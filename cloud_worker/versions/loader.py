@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
@@ -175,7 +176,7 @@ class HeadLoader:
         if self._held.get(name) == digest:
             self._engine.hold_drafter(name, drafter)
             self._drafted.add(name)
-            _log.info("version %s: drafts by its own LoRA of the draft", name)
+            logs.tell(f"version {name} has a draft of its own")
 
     def drop(self, name: str, thread: EngineThread) -> None:
         """Let go of the head of a version."""

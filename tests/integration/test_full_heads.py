@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from pathlib import Path
 
@@ -14,19 +15,19 @@ from flexspec_mq.catalogue import editing
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.head_files import read_full
+from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_full
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.catalogue import VersionState
-from tests.daemons import read
+from tests.daemons import read, until
 from tests.drafting.simulated import SimulatedDrafter
 from tests.families import FAMILY, Operator
 from tests.integration.processes import edge_of, start_worker, status
 from tests.integration.test_family_versions import WARM, asking, publish, states, write
 from tests.models.tiny_checkpoints import save
-from tests.models.tiny_heads import save_full
+from tests.models.tiny_heads import save_full, save_lora
 from tests.models.tiny_models import built
 
 FLOOR = 1
@@ -46,8 +47,12 @@ def model_of(engine: str, base: Path) -> TargetModel:
 async def test_a_full_head_is_followed_proved_and_served(
     own_mosquitto: PrivateBroker, tmp_path: Path, engine: str
 ) -> None:
+    """With a LoRA of the draft, by which the worker drafts for it; the base is the draft too."""
     base = save(tmp_path / "base", built("llama"))
     head = save_full(base, tmp_path / "head", floor=FLOOR)
+    lora = save_lora(base, tmp_path / "lora", rank=4, floor=0)
+    for name in (CONFIG, ADAPTER):
+        shutil.copyfile(lora / name, head / f"{DRAFT}{name}")
     model, text, operator = model_of(engine, base), load_text(base), Operator(tmp_path / "heads")
     layers = text.config["num_hidden_layers"]
     sizes = Checkpoint(base, text, torch.bfloat16).shape
@@ -74,7 +79,17 @@ async def test_a_full_head_is_followed_proved_and_served(
 
     family = ("--family", FAMILY, "--root-key", operator.root.public.hex(), "--state-dir", str(tmp_path))
     worker = await start_worker(
-        own_mosquitto, "w1", "--target", str(base), "--engine", engine, "--kv-mb", "64", *family
+        own_mosquitto,
+        "w1",
+        "--target",
+        str(base),
+        "--draft",
+        str(base),
+        "--engine",
+        engine,
+        "--kv-mb",
+        "64",
+        *family,
     )
     drafter = SimulatedDrafter(lambda _seed, context: len(context) % 300, 320)
     try:
@@ -86,6 +101,7 @@ async def test_a_full_head_is_followed_proved_and_served(
         assert {one.name: one.exactness or said.exactness for one in said.versions} == dict.fromkeys(
             ("base", "v0", "v1"), "exact"
         )
+        await until(lambda: "version v1 has a draft of its own" in worker.said)
         async with edge_of(own_mosquitto, "e1", drafter, text) as node:
             # All at once, so that they share forwards.
             written = await asyncio.gather(*(read(node.generate(asking(*which, PROMPT))) for which in texts))
