@@ -226,7 +226,7 @@ def by_category(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
     """Sums by temperature and category, `ALL` included, as the JSON line gives them."""
     sums: dict[str, dict[str, RoundTally]] = defaultdict(lambda: defaultdict(RoundTally))
     for job, tally in tallies.items():
-        for name in (job.name, ALL):
+        for name in dict.fromkeys((job.name, ALL)):
             sums[f"{job.temperature:g}"][name].add(tally)
     return {
         temperature: {
