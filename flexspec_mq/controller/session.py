@@ -30,7 +30,7 @@ _PLAIN = 0.3
 _FADES = 0.9
 """Share of the known time of reading that a text leaves whose prompt the draft did not read: one slow beginning, as of
 a device that was busy, would keep the draft away for good."""
-_IDLE = 0.99
+_IDLE = 0.996
 """Share of the known time of drafting that a verdict leaves of a text whose device does not draft, for the same."""
 _SETTLED = 2
 """Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""

@@ -109,7 +109,9 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     assert text == truth
     for name in ("broken", "plain"):
         give[name]()
-        assert write(engine, name) == (truth, frozen)
+        text, rounds = write(engine, name)
+        assert text == truth
+        assert rounds > 0.9 * frozen
     (told,) = (record.getMessage() for record in caplog.records)
     assert (
         "version broken: its LoRA of the draft is not used: its LoRA is not for the draft base: cannot"
@@ -121,9 +123,13 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     assert text == truth
     assert own < 0.8 * frozen  # in few bits the two are not quite one
     give["late"]()  # one more than there is room for
-    assert write(engine, "late") == (truth, frozen)
+    text, rounds = write(engine, "late")
+    assert text == truth
+    assert rounds > 0.9 * frozen
     loader.drop("good", thread)
     give["good"]()  # too late: the version is gone
     give["late"]()
-    assert write(engine, "late") == (truth, own)
+    text, rounds = write(engine, "late")
+    assert text == truth
+    assert rounds < 0.8 * frozen
     thread.close()

@@ -228,7 +228,7 @@ def test_one_slow_moment_of_the_device_keeps_its_draft_away_for_a_while_only() -
 
     assert rounds(40, 0.004) == 40
     assert rounds(8, 0.6) < 8, "the draft comes too late"
-    assert 10 < rounds(400, 0.004) < 400, "it is tried again"
+    assert 10 < rounds(1000, 0.004) < 1000, "it is tried again"
     assert rounds(40, 0.004) == 40
 
 

@@ -184,7 +184,7 @@ async def test_limits_are_told_by_an_answer_the_plan_the_command_the_metrics_and
         ours = (await api.chat(max_tokens=60, ignore_eos=True)).json()["usage"]["flexspec"]
         (told,) = ours["limits"]
         assert (told["name"], told["limit"], told["state"]) == ("energy_budget", budget, state)
-        assert told["value"] == pytest.approx(ours["energy_j"] / 60, rel=0.02)
+        assert told["value"] == pytest.approx(ours["energy_j"] / 60, rel=0.05)
         (found,) = await plans(api)
         assert found["limits"] == [told]
         assert all(one["j_per_token"] > 0 for one in found["alternatives"])
