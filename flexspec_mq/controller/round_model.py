@@ -193,6 +193,8 @@ def worker_tokens(seen: Observation, length: float | None = None) -> float:
     """
     length = seen.worker.per_verdict if length is None else length
     acceptance, last = seen.acceptance, len(seen.acceptance) - 1
+    if not seen.worker.token:  # it stops where its draft doubts, and goes on where it does not
+        return 1.0 + length * sum(acceptance) / len(acceptance)
     tokens = alive = 1.0
     for place in range(ceil(length)):
         alive *= acceptance[min(last, place)]

@@ -32,6 +32,9 @@ _FADES = 0.9
 a device that was busy, would keep the draft away for good."""
 _IDLE = 0.996
 """Share of the known time of drafting that a verdict leaves of a text whose device does not draft, for the same."""
+_CHEAP = 0.005
+"""Seconds below which a token of the worker's own draft counts as free: sooner than a round trip brings the device's.
+Such a worker drafts beside the device as well, and is asked to before anything is known."""
 _SETTLED = 2
 """Verdicts after a plan without run-ahead that may still be of a worker that ran ahead."""
 _SILENT = DeviceReading()
@@ -144,12 +147,18 @@ class SessionController:
                 draft_time.mean *= _IDLE
             if added.batches:
                 self.version.acceptance.judged(added.batches, now, wrong=added.wrong)
-            elif self.worker.stated.token and 0 < added.tokens <= verdict.drafted + 1:
+            elif self._dear and 0 < added.tokens <= verdict.drafted + 1:
                 # It has the device's draft, as far as anybody knows: so the device's worth is known meanwhile.
                 wrong = added.tokens <= verdict.drafted
                 self.version.acceptance.judged([(0, min(added.tokens, verdict.drafted))], now, wrong=wrong)
         if mine and _of_a_forward(verdict):
             self._measure(verdict, now, may=may)
+
+    @property
+    def _dear(self) -> float:
+        """Seconds of a token of the worker's own draft; 0 where that is not worth counting, or it says nothing."""
+        token = self.worker.stated.token or 0.0
+        return token if token >= _CHEAP else 0.0
 
     def drafted(self, seconds: float, now: float) -> None:
         """The draft model's newest token took so long, in time or not; the first one, as the prompt was read for it."""
@@ -218,7 +227,7 @@ class SessionController:
                 drafts.per_verdict,
                 self._drafting,
                 drafts.granted,
-                stated.token or 0.0,
+                self._dear,
                 stated.read or 0.0,
             ),
             lost.rate + lost.error,
@@ -273,12 +282,12 @@ class SessionController:
         self._measure_wait(queued)
         rows = min(MAX_DRAFT_TOKENS, offered) if verdict.granted is None else verdict.granted
         stated = worker.stated
-        drafting = rows * (stated.row or 0.0) + own * ((stated.row or 0.0) + (stated.token or 0.0))
+        drafting = (rows + own * bool(self._dear)) * (stated.row or 0.0) + own * self._dear
         alone = max(_PLAIN * seconds, seconds - drafting)
         usual = worker.forward.value or stated.forward or alone
         if own:
             self._drafting = True
-            if alone < usual or stated.token:  # a forward without drafts takes no longer than one with
+            if alone < usual or self._dear:  # a forward without drafts takes no longer than one with
                 worker.forward.update(alone)
             return
         if not reading or alone <= usual:  # a piece of the prompt is read beside each of many forwards
