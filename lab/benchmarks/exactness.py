@@ -89,6 +89,7 @@ def _dtypes(args: argparse.Namespace) -> tuple[str, ...]:
 def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]]) -> dict[str, Any]:
     from edge_node.settings import EdgeSettings
     from flexspec_mq.drafting.load import load
+    from flexspec_mq.models.load import load_text
     from lab.benchmarks.exact.stress import Stress, StressLoad
     from lab.benchmarks.exact.texts import Shape
 
@@ -100,7 +101,7 @@ def _stress(args: argparse.Namespace, folder: str, prompts: list[tuple[int, ...]
         most_prompt=80 if quick else args.prompt_tokens,
         least=16 if quick else 40,
         most=48 if quick else 200,
-        eos=draft.loaded.eos,
+        eos=load_text(folder).eos,
         stops=stops,
     )
     work = StressLoad(

@@ -16,6 +16,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from edge_node.settings import EdgeSettings
 from flexspec_mq.drafting.load import DraftModel
+from flexspec_mq.models.load import load_text
 from lab.benchmarks.exact.faults import Weather
 from lab.benchmarks.exact.fleet import Fleet
 from lab.benchmarks.exact.identities import Identities
@@ -172,7 +173,7 @@ class Stress:
                 self.say(f"{dtype}: {WORKERS} workers load the target and prove it")
                 await asyncio.gather(*(fleet.start() for _ in range(WORKERS)))
                 rng = random.Random(self.rng.random())
-                async with edge(settings, draft, broker.port, weather, rng) as node:
+                async with edge(settings, draft, broker.port, weather, rng, load_text(folder)) as node:
                     if self.load.long:
                         solo.start()
                         for _ in range(self.load.long):

@@ -14,6 +14,7 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.load import DraftModel
+from flexspec_mq.models.load import LoadedText
 from flexspec_mq.protocol.edge.types import EdgeCounters
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
@@ -73,6 +74,7 @@ class StressedEdge:
         node: edge node that runs.
         weather: weather of its link.
         rng: random numbers of the plans.
+        text: tokenizer and ends of text of the target.
         totals: counters of finished sessions, added up.
         plan_changes: changes of plan in mid-session, in a list of one.
         committed: tokens so far, of unfinished texts too.
@@ -81,6 +83,7 @@ class StressedEdge:
     node: EdgeNode
     weather: Weather
     rng: random.Random
+    text: LoadedText
     totals: EdgeCounters = field(default_factory=EdgeCounters)
     plan_changes: list[int] = field(default_factory=lambda: [0])
     committed: int = 0
@@ -94,6 +97,7 @@ class StressedEdge:
             policy=RandomPolicy(random.Random(self.rng.getrandbits(64)), self.plan_changes),
             ignore_eos=not text.eos,
             finish_at=_stop(text),
+            text=self.text,
         )
         generation = self.node.generate(request)
         outcome = Outcome(text, [], "", 0, None)
@@ -121,11 +125,16 @@ def _stop(text: Text) -> Callable[[Sequence[int]], int | None] | None:
 
 @asynccontextmanager
 async def edge(
-    settings: EdgeSettings, draft: DraftModel, port: int, weather: Weather, rng: random.Random
+    settings: EdgeSettings,
+    draft: DraftModel,
+    port: int,
+    weather: Weather,
+    rng: random.Random,
+    text: LoadedText,
 ) -> AsyncIterator[StressedEdge]:
     """An edge node at a broker on this machine, with a real draft and weather on its link."""
     loaded = draft.loaded
     node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
     base = LinkSettings(port=port, client_id="e-exactness", give_up_after=30.0)
     async with node.running(stormy(mqtt_link, weather), base):
-        yield StressedEdge(node, weather, rng)
+        yield StressedEdge(node, weather, rng, text)
