@@ -161,7 +161,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         row_ms: time that one drafted token more added.
         draft_ms: time of a token of the worker's own draft; None without a model.
         draft_read_ms: time by which a token of a prompt holds up forwards, as that draft reads it; 0 where it reads
-            beside them. None without a model, and of workers of an earlier release.
+            beside them. None without a model.
     """
 
     state: Literal["online", "draining", "gone"]

@@ -80,7 +80,7 @@ def load_for_version(
 
     Raises:
         ModelError: the LoRA is damaged or not for this draft, or nothing here can merge the two.
-        UsageError: the draft has no checkpoint that could be merged, or does not run by ONNX Runtime.
+        UsageError: the draft has no checkpoint that could be merged, or another vocabulary than the target.
     """
     model = _model_of(settings)
     if model is None or not any((head / name).exists() for name in DRAFT_FILES):

@@ -20,11 +20,6 @@ _TRIP_AGE = 2.0
 answer costs as much as another verdict."""
 _LEAST, _MOST = 0.02, 0.3
 """Bounds of the threshold that ends a batch: a draft's confidence is no better than that."""
-_EXPOSED = 0.25
-"""Share of a drafted token's time that counts where the worker runs ahead: a device that is drafting what is hardly
-ever right begins anew a token after it hears of a correction. In simulated time over four links, a token of an ordinary
-pair takes 0.87 to 0.94 of what it takes with a share of 0, and as much with 0.5 and 1; one of the default 0.97 to 1.02,
-and 0.99 to 1.05 with 1."""
 _ACKNOWLEDGING = 108.0
 """IP bytes that QoS 1 adds to a round each way, TCP's own included, by ``python -m lab.benchmarks.transport``."""
 _VERDICT = 150.0
@@ -60,14 +55,14 @@ def cheapest_qos(seen: Observation, now: int) -> int:
 def token_worth(seen: Observation, *, ahead: bool) -> float | None:
     """Tokens that are written elsewhere in the time of drafting and verifying one; None while that is not known.
 
-    Where the worker runs ahead, most of the drafting is done beside forwards, see `_EXPOSED`.
+    Where the worker runs ahead, it is drafted while others are verified, and takes a row only.
 
     With λ tokens a second and c seconds for one drafted token more, that token must be of use with probability λ·c at
     least: the stopping rule of a ratio (renewal reward). A draft that doubts itself ends early.
     """
     if seen.rate is None or seen.draft_time is None or not seen.draft_timed:
         return None
-    return seen.rate * ((_EXPOSED if ahead else 1.0) * seen.draft_time + (seen.row_cost or 0.0))
+    return seen.rate * ((0.0 if ahead else seen.draft_time) + (seen.row_cost or 0.0))
 
 
 class AdaptivePolicy:

@@ -31,7 +31,7 @@ class WorkerDraftsView(msgspec.Struct, frozen=True, gc=False):
         per_verdict: tokens that it lately drafted for each, smoothed.
         has_read: true once its draft has read this session's prompt.
         granted: drafted tokens of ours that a forward takes as it seems; None is all.
-        token: seconds of a token of its draft, as it says; 0 where it says nothing.
+        token: seconds of a token of its draft, as it says; 0 where that counts as free, or it says nothing.
         read: seconds by which a token of a prompt that it reads holds up forwards, as it says; 0 where it reads none.
     """
 

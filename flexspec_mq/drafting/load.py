@@ -90,7 +90,7 @@ def load_for_version(settings: DraftSettings, head: Path, say: Say) -> DraftMode
 
     Raises:
         ModelError: the LoRA is damaged or not for this draft, or graphs cannot be written or run here.
-        UsageError: settings that do not go together, or a draft without a checkpoint.
+        UsageError: the draft is an exported folder, or a name on the model hub.
     """
     default = settings.draft == "default"
     checkpoint = default_draft_path(say) if default else find_model(settings.draft, progress=say)

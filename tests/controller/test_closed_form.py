@@ -187,11 +187,11 @@ def test_the_dearer_a_token_is_the_surer_it_has_to_be(rate: float, times: float)
     assert 0.02 <= before <= planned(but(seen, rate=times * rate)).confidence_threshold <= 0.3
 
 
-def test_drafting_beside_forwards_costs_a_quarter_of_it_and_a_threshold_of_the_user_is_kept() -> None:
+def test_drafting_beside_forwards_costs_rows_only_and_a_threshold_of_the_user_is_kept() -> None:
     waiting, ahead = (planned(but(SLOW, rate=40.0, drafted=drafted)) for drafted in (1, 0))
     assert (waiting.ahead, ahead.ahead) == (0, MAX_AHEAD)
     assert waiting.confidence_threshold == pytest.approx(40.0 * 0.0055)
-    assert ahead.confidence_threshold == pytest.approx(40.0 * (0.0045 / 4 + 0.001))
+    assert ahead.confidence_threshold == pytest.approx(40.0 * 0.001)
     assert planned(SLOW).confidence_threshold == 0.0, "the rate is not known"
     assert planned(but(SLOW, rate=20.0, draft_timed=False)).confidence_threshold == 0.0
     user = planned(but(SLOW, rate=20.0), replace(BASE, confidence_threshold=0.6))
