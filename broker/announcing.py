@@ -18,12 +18,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from broker.settings import Role, User, hashed
+from flexspec_mq import waiting
 from flexspec_mq.errors import BrokerError
 
 OWN_NAME = "flexspec-broker"
 """No client may have it."""
-_PATIENCE = 5.0
-"""Seconds for Mosquitto to take one message."""
 
 
 class Announcer:
@@ -76,7 +75,7 @@ class Announcer:
             answers.append(code)
 
         client.on_connect, client.on_publish = connected, published
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + waiting.MOSQUITTO_TAKES
         try:
             self._connect(client, end)
             up = MQTTErrorCode.MQTT_ERR_SUCCESS

@@ -20,6 +20,7 @@ from typing import IO, Self
 from broker.config import render, render_users
 from broker.settings import BrokerSettings, User
 from broker.watching.rates import PUBLISHED
+from flexspec_mq import waiting
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import BrokerError
 
@@ -89,7 +90,7 @@ class PrivateBroker:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def start(self, *, timeout: float = 10.0) -> None:
+    def start(self, *, timeout: float = waiting.MOSQUITTO_STARTS) -> None:
         """Start Mosquitto and wait until it answers.
 
         Raises:
@@ -116,7 +117,7 @@ class PrivateBroker:
                 self._any_port = False  # clients know the port now
                 return
 
-    def stop(self, *, timeout: float = 5.0) -> None:
+    def stop(self, *, timeout: float = waiting.MOSQUITTO_STOPS) -> None:
         """End it in order; its files stay for `start`. Killed if it takes longer than `timeout` seconds."""
         if self._process is None:
             return
@@ -195,7 +196,7 @@ class PrivateBroker:
     def last_words(self) -> str:
         """The end of the log of a Mosquitto that has ended, for the hint of an error; empty if it said nothing."""
         if self._listener is not None:
-            self._listener.join(1.0)  # the pipe is closed, so it reads what is left
+            self._listener.join(waiting.FAREWELL)  # the pipe is closed, so it reads what is left
         last = "; ".join(self._last)
         return f"it said: {last}" if last else ""
 
@@ -249,7 +250,7 @@ def free_port(host: str) -> int:
 def _answers(host: str, port: int) -> bool:
     where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  compared, not bound
     try:
-        with socket.create_connection((where, port), timeout=1.0):
+        with socket.create_connection((where, port), timeout=waiting.PREFLIGHT):
             return True
     except OSError:
         return False

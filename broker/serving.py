@@ -23,7 +23,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ClientLimits, Listener, User
 from broker.watching.rates import Guard, Published
 from broker.watching.refusals import MosquittoLog
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.daemon import logs, systemd
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.daemon.streams import never_fails
@@ -38,14 +38,9 @@ _log = logging.getLogger(__name__)
 _mosquitto = logging.getLogger("mosquitto")
 
 _LEVELS = ((("Error", "OpenSSL Error"), logging.ERROR), ("Warning", logging.WARNING))
-_LOOK_EVERY = 0.25
-"""Seconds between two looks at a deployment's clients."""
 _RELOADS = "Reloading config."
 _OF_THE_SOCKET = "Warning: Unable to set TCP_NODELAY."
 """Said of the Unix socket, which has no such option."""
-_RELOAD_PATIENCE = 5.0
-_AGAIN = 5.0
-"""Seconds after which a statement that Mosquitto did not take is published again."""
 
 
 class PrivateServer:
@@ -105,7 +100,7 @@ class DeploymentServer:
         try:
             self._publish()
         except BrokerError as error:
-            self._again = time.monotonic() + _AGAIN
+            self._again = time.monotonic() + waiting.MOSQUITTO_TAKES
             _log.error("the statement is not published: %s", error)
             return
         self._deployment.applied.note(self._known.revision)
@@ -127,7 +122,7 @@ class DeploymentServer:
                 return
             self._deployment.applied.note(self._known.revision)
         except (BrokerError, OSError) as error:
-            self._again = time.monotonic() + _AGAIN
+            self._again = time.monotonic() + waiting.MOSQUITTO_TAKES
             _log.error("a change of the clients was not taken up: %s", error)
             return
         _log.info("revision %d of the clients is in force", self._known.revision)
@@ -162,7 +157,7 @@ class DeploymentServer:
     def _let_in(self) -> None:
         self._reloaded.clear()
         self.broker.let_in(self._users())
-        if not self._reloaded.wait(_RELOAD_PATIENCE):
+        if not self._reloaded.wait(waiting.MOSQUITTO_STOPS):
             raise BrokerError("Mosquitto did not read its files again")
 
     def _put_out(self) -> None:
@@ -215,7 +210,7 @@ def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, 
         try:
             server.begin()
             _say_ready(broker, as_json=ready_json)
-            while (code := broker.wait(_LOOK_EVERY)) is None:
+            while (code := broker.wait(waiting.LOOK_DEPLOYMENT)) is None:
                 server.look()
         except KeyboardInterrupt:
             systemd.stopping("ending")

@@ -8,12 +8,11 @@ import http.client
 from typing import TYPE_CHECKING
 
 from cloud_worker.wire import keys_of
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOBODY, NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock
-from flexspec_mq.doctor.watch import LISTENING
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
@@ -39,7 +38,9 @@ class WorkerDoctor(DaemonDoctor):
         UsageError: the settings cannot be used: a file that cannot be read.
     """
 
-    def __init__(self, config: CloudConfig, load: Load | None = None, listening: float = LISTENING) -> None:
+    def __init__(
+        self, config: CloudConfig, load: Load | None = None, listening: float = waiting.DOCTOR_LISTENS
+    ) -> None:
         link, worker = config.link, config.worker
         settings = link_settings(link, f"w-{worker.worker}")
         keys_of(worker)
@@ -128,7 +129,7 @@ class WorkerDoctor(DaemonDoctor):
             return False
         try:
             if await self.may_publish(topic, NOT_A_SESSION) != NOT_AUTHORIZED:
-                async with asyncio.timeout(2.0):
+                async with asyncio.timeout(waiting.RETAINED):
                     while await self._heard.get() != topic:
                         pass
         except TimeoutError:
@@ -162,7 +163,7 @@ class WorkerDoctor(DaemonDoctor):
 
 
 def _serves_figures(host: str, port: int) -> bool:
-    connection = http.client.HTTPConnection(host, port, timeout=3.0)
+    connection = http.client.HTTPConnection(host, port, timeout=waiting.ASK_API)
     try:
         connection.request("GET", "/metrics")
         return b"flexspec_worker_" in connection.getresponse().read(65_536)

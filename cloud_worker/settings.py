@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
@@ -122,7 +122,7 @@ class WorkerSettings(Section):
     lease: Annotated[
         int,
         Setting(help="seconds of silence that end a session", unit="seconds", least=1, most=MAX_LEASE),
-    ] = 60
+    ] = waiting.LEASE
     prefill: Annotated[int, Setting(help="prompt tokens that one forward may read", least=2)] = 128
     device_prefill: Annotated[
         int,
@@ -161,13 +161,13 @@ class WorkerSettings(Section):
     ] = None
     drain: Annotated[
         float, Setting(help="seconds for sessions to end on SIGTERM", unit="seconds", least=0)
-    ] = 30.0
+    ] = waiting.DRAIN
     status_every: Annotated[
         float,
         Setting(
             help="seconds between two status documents while no version changes", unit="seconds", least=0.1
         ),
-    ] = 10.0
+    ] = waiting.STATUS_EVERY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

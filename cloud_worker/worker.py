@@ -20,7 +20,7 @@ from cloud_worker.admission import MessageAdmission
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.tasks import endless
@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_FAREWELL = 1.0
-"""Seconds for the last messages to go out when the worker leaves."""
 _ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 
 
@@ -223,7 +221,7 @@ class CloudWorker:
         except TimeoutError:
             _log.warning("%d sessions did not end in time and go to other workers", len(self.machine))
         self._do(self.machine.release(time.monotonic()))
-        if not await self._publish_queue.flush(_FAREWELL):
+        if not await self._publish_queue.flush(waiting.FAREWELL):
             _log.warning("left with %d messages unpublished", len(self._publish_queue))
 
     async def open_version(self, version: str) -> None:

@@ -26,7 +26,7 @@ from edge_node.generation import Generation, GenerationRequest
 from edge_node.link_state import LinkState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.controller.observation import DeviceReading
@@ -85,8 +85,6 @@ _log = logging.getLogger(__name__)
 
 _SESSIONS = 2**32 - 1
 """Numbers that a session can have: 1 and up, as the worker's errors about no session at all name 0."""
-_FAREWELL = 1.0
-"""Seconds for the last messages to go out when the node stops."""
 _TELL_EVERY = 10.0
 """Seconds from one warning of messages that cannot be read to the next."""
 _FINAL_REFUSALS = (0x87, 0x90, 0x95)
@@ -239,7 +237,7 @@ class EdgeNode:
                     finally:
                         for generation in list(self._sessions.values()):
                             self.cancel(generation)
-                        if not await self._queue.flush(_FAREWELL):
+                        if not await self._queue.flush(waiting.FAREWELL):
                             _log.info("left with %d messages unpublished", len(self._queue))
 
     def generate(self, request: GenerationRequest) -> Generation:

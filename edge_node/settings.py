@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.controller.policies import DEFAULT, POLICIES
@@ -64,13 +64,13 @@ class EdgeSettings(DraftSettings):
         Setting(
             help="seconds without an answer from any worker before a text fails", unit="seconds", above=0
         ),
-    ] = 30.0
+    ] = waiting.GIVE_UP
     queue_patience: Annotated[
         float,
         Setting(
             help="seconds that a text waits while all workers have too much to do", unit="seconds", above=0
         ),
-    ] = 900.0
+    ] = waiting.QUEUE_PATIENCE
     remember: Annotated[
         bool,
         Setting(
@@ -94,7 +94,7 @@ class EdgeSettings(DraftSettings):
             default="of the preset",
         ),
     ] = None
-    session_expiry: int = 300
+    session_expiry: int = waiting.SESSION_EXPIRY
     reuse: bool = True
     ephemeral: bool = False
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.daemon.tasks import any_of, running
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from edge_node.generation import Generation
     from edge_node.settings import EdgeSettings
 
-_EVERY = 2.0
-"""Seconds from one status to the next at least, on a node that follows a family and has news."""
 _SUMMED = ("answers", "errors", "drafted", "accepted", "tokens", "seconds")
 _COMPLETE = (FinishReason.EOS, FinishReason.STOP, FinishReason.LENGTH)
 
@@ -129,7 +127,7 @@ class StatusPublisher:
                 await any_of(news, tally)
             self._tallied.clear()
             publish(self.message())
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(waiting.DEVICE_STATUS_EVERY)
 
     def _status(self, state: Literal["online", "gone"]) -> bytes:
         family = self._family

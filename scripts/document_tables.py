@@ -1,4 +1,4 @@
-"""Write the transition tables into docs/protocol.md, or print the presets of docs/energy.md.
+"""Write tables of the code into docs/protocol.md and docs/operators.md, or print the presets of docs/energy.md.
 
 ``python scripts/document_tables.py [--check] docs/protocol.md``, and ``--presets`` in place of both.
 """
@@ -6,40 +6,71 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from flexspec_mq import waiting
 from flexspec_mq.energy.presets import Device, Figure, Presets, Radio, built_in, figures_of
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge import session
 from flexspec_mq.protocol.table import TransitionTable
 from flexspec_mq.protocol.worker import machine
 
-TABLES: Mapping[str, TransitionTable[Any, Any]] = {"edge": session.TABLE, "worker": machine.TABLE}
-"""Tables of both sides, by the name of their place in the document."""
+TABLES: Mapping[str, TransitionTable[Any, Any] | None] = {
+    "edge": session.TABLE,
+    "worker": machine.TABLE,
+    "waiting": None,
+}
+"""Transition tables of both sides, and the table of waits, by the name of their place in a document."""
 
 
 def rendered(document: str) -> str:
     """A document with the tables and state diagrams of the code in place of those that it has.
 
-    Each stands between ``<!-- table: SIDE -->`` and ``<!-- end -->``.
+    Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
     Raises:
-        UsageError: it has no place for a table.
+        UsageError: it has no place for any table.
     """
-    for side, table in TABLES.items():
-        begin, end = f"<!-- table: {side} -->\n", "<!-- end -->"
-        before, found, rest = document.partition(begin)
-        if not found or end not in rest:
-            raise UsageError(
-                f"the document has no place for the table of the {side}", hint=f"add {begin.strip()} {end}"
-            )
-        after = rest[rest.index(end) :]
-        document = f"{before}{begin}\n{markdown(table)}\n\n```mermaid\n{mermaid(table)}\n```\n\n{after}"
+    end, places = "<!-- end -->", 0
+    for name, table in TABLES.items():
+        begin = f"<!-- table: {name} -->\n"
+        before, _, rest = document.partition(begin)
+        if end not in rest:
+            continue
+        places += 1
+        diagram = "" if table is None else f"```mermaid\n{mermaid(table)}\n```\n\n"
+        rows = waits() if table is None else markdown(table)
+        document = f"{before}{begin}\n{rows}\n\n{diagram}{rest[rest.index(end) :]}"
+    if not places:
+        raise UsageError(
+            f"the document has no place for a table: {', '.join(TABLES)}",
+            hint=f"add <!-- table: NAME --> {end}",
+        )
     return document
+
+
+def waits() -> str:
+    """The constants of `flexspec_mq.waiting` as a Markdown table, by the headings that stand above them."""
+    source = Path(waiting.__file__).read_text(encoding="utf-8")
+    lines, body = source.splitlines(), ast.parse(source).body
+    rows = [_row("name", "seconds", "what for"), "|---|---|---|"]
+    for statement, about in pairwise(body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(about, ast.Expr):
+            continue
+        heading = lines[statement.lineno - 3]
+        if heading.startswith("# "):
+            rows.append(_row(f"**{heading.removeprefix('# ')}**", "", ""))
+        name, text = ast.unparse(statement.target), ast.literal_eval(about.value)
+        value = getattr(waiting, name)
+        seconds = ", ".join(f"{each:g}" for each in (value if isinstance(value, tuple) else (value,)))
+        rows.append(_row(f"`{name}`", seconds, " ".join(text.split())))
+    return "\n".join(rows)
 
 
 def markdown(table: TransitionTable[Any, Any]) -> str:

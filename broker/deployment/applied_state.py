@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import IO
 
 from broker.files import private_folder, read_text, rewrite_private
+from flexspec_mq import waiting
 from flexspec_mq.errors import BrokerError
 
 RUN = "run"
 _RUNNING, _APPLIED = "running.lock", "applied"
-_PATIENCE = 10.0
-"""Seconds for a running broker to take up a change; it does so in one."""
-_LOOKS = 0.5
-"""Seconds for commands that look whether a broker runs, each for a moment, to get out of its way."""
 
 
 class AppliedState:
@@ -36,7 +33,7 @@ class AppliedState:
         """
         private_folder(self._directory / RUN)
         with (self._directory / _RUNNING).open("ab") as file:
-            end = time.monotonic() + _LOOKS
+            end = time.monotonic() + waiting.FOLDER_BUSY
             while not _locked(file, fcntl.LOCK_EX):
                 if time.monotonic() > end:
                     raise BrokerError(
@@ -57,13 +54,13 @@ class AppliedState:
         Raises:
             BrokerError: it has not within ten seconds.
         """
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + waiting.APPLIED
         while self._is_running():
             if self._applied.exists() and int(read_text(self._applied)) >= revision:
                 return True
             if time.monotonic() > end:
                 raise BrokerError(
-                    f"the broker that runs has not taken up the change within {_PATIENCE:g} s",
+                    f"the broker that runs has not taken up the change within {waiting.APPLIED:g} s",
                     hint="restart it; look into its log",
                 )
             time.sleep(0.05)

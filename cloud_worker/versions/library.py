@@ -12,13 +12,12 @@ from enum import StrEnum
 from math import inf
 from typing import Literal
 
+from flexspec_mq import waiting
 from schemas.catalogue import CatalogueVersion, VersionState
 from schemas.status import DIGEST, MAX_MORE, MAX_WHY, VersionStatus
 
 Exactness = Literal["exact", "exact up to ties", "unknown"]
 
-RETRY, RETRY_MOST = 1.0, 60.0
-"""Seconds until a head is asked for again that could not be had, at first and at most."""
 NO_CATALOGUE = "no catalogue of the family has come yet"
 _ORDER = (VersionState.STABLE, VersionState.CANARY, VersionState.DRAINING)
 
@@ -47,7 +46,7 @@ class VersionEntry:
     stage: Stage
     exactness: Exactness = "unknown"
     why: str = ""
-    retry: tuple[float, float] = (-inf, RETRY)
+    retry: tuple[float, float] = (-inf, waiting.HEAD_RETRY[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +207,7 @@ class Library:
         """A head could not be had, which may pass."""
         if self._is_current(load):
             pause = self._entries[load.name].retry[1]
-            self._set(load.name, retry=(now + pause, min(2 * pause, RETRY_MOST)), why=why)
+            self._set(load.name, retry=(now + pause, min(2 * pause, waiting.HEAD_RETRY[1])), why=why)
 
     def _is_wanted(self, known: VersionEntry) -> bool:
         one = self._wanted.get(known.name)

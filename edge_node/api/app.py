@@ -30,6 +30,7 @@ from edge_node.completion.generator import CompletionGenerator, plan_told
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
+from flexspec_mq import waiting
 from schemas.openai import Health, Model, ModelList, ModelVersion
 from schemas.openapi import document
 from schemas.plan import PlanList, VersionPlan
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 _JSON = "application/json"
 MAX_KEY = 255
 """Characters of an idempotency key."""
-_ONE_TRY = 0.5
-"""Seconds for an attempt to connect, which a new text brings about while the link is down: the broker may be back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +268,7 @@ def create_app(
 
     def link_patience() -> float:
         """An outage is told at once when it has lasted; one that began just now may end as soon."""
-        return max(settings.link_patience - node.link.down_for, _ONE_TRY)
+        return max(settings.link_patience - node.link.down_for, waiting.ONE_TRY)
 
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, link_patience, limit)

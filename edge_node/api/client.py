@@ -6,7 +6,8 @@ import http.client
 import json
 from typing import Any, NamedTuple
 
-_SECONDS = 3.0
+from flexspec_mq import waiting
+
 _MOST = 2**22
 """Bytes of an answer that are read."""
 
@@ -48,7 +49,13 @@ def find_node(host: str, port: int) -> RunningNode | None:
 
 
 def ask(
-    host: str, port: int, path: str, body: Any = None, *, key: str | None = None, timeout: float = _SECONDS
+    host: str,
+    port: int,
+    path: str,
+    body: Any = None,
+    *,
+    key: str | None = None,
+    timeout: float = waiting.ASK_API,
 ) -> tuple[int, dict[str, Any]]:
     """Status and JSON object of a GET, or of a POST where there is a body.
 

@@ -15,6 +15,7 @@ import uvicorn
 
 from edge_node.api.app import create_app
 from edge_node.api.connections import ApiConnection, ApiConnections
+from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import FlexSpecError, UsageError
 
@@ -88,11 +89,11 @@ async def serve(app: Starlette, started: Callable[[int], None]) -> None:
 
 async def _stop(server: _Server, serving: asyncio.Task[None], grace: float) -> None:
     server.should_exit = True
-    done, _ = await asyncio.wait([serving], timeout=grace + 2.0)
+    done, _ = await asyncio.wait([serving], timeout=grace + waiting.FAREWELL)
     if not done:
-        _log.warning("the API server did not end within %.0f s; it is cut off", grace + 2.0)
+        _log.warning("the API server did not end within %.0f s; it is cut off", grace + waiting.FAREWELL)
         serving.cancel()
-        await asyncio.wait([serving], timeout=1.0)
+        await asyncio.wait([serving], timeout=waiting.FAREWELL)
     elif not serving.cancelled() and (error := serving.exception()) is not None:
         _log.error("the API server failed", exc_info=error)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Self
 
 from edge_node.completion.store import CompletionLimits
+from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting, verify
 from flexspec_mq.settings.values import is_loopback, read_api_key
@@ -78,7 +79,7 @@ class ApiSettings(CompletionLimits):
     ] = False
     api_timeout: Annotated[
         float, Setting(help="seconds for a whole text, waiting included", unit="seconds", above=0)
-    ] = 600.0
+    ] = waiting.API_TEXT
     api_wait: Annotated[
         float,
         Setting(
@@ -90,10 +91,10 @@ class ApiSettings(CompletionLimits):
     ] = 0.0
     max_body: int = 4 * 2**20
     max_bodies: int = 64 * 2**20
-    send_timeout: float = 60.0
-    head_timeout: float = 10.0
-    body_timeout: float = 30.0
-    heartbeat: float = 15.0
+    send_timeout: float = waiting.SEND
+    head_timeout: float = waiting.HEAD
+    body_timeout: float = waiting.BODY
+    heartbeat: float = waiting.HEARTBEAT
 
     def __post_init__(self) -> None:
         """Refuse what no API can be made of.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge_node.config import add_address_arguments, add_arguments, from_arguments
 from edge_node.energy import energy_meter
+from flexspec_mq import waiting
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
@@ -45,11 +46,6 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.base import LinkSettings
     from flexspec_mq.transport.link import Link
-
-PATIENCE = 3.0
-"""Seconds that `ask` and `batch` try to reach the broker, unless told otherwise; the API says so as soon."""
-_RECONNECTS = 10.0
-"""Seconds that a text of `ask` or `batch` waits for the link when it is lost."""
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -169,7 +165,7 @@ def _main(argv: Sequence[str]) -> int:
 
         run = partial(_write, prepare(args), options)
         if config.link.give_up_after is None:
-            link = replace(link, give_up_after=max(PATIENCE, options.wait))
+            link = replace(link, give_up_after=max(waiting.COMMAND_LINK, options.wait))
     preflight(link, logs.tell, daemon=args.command == "serve")
     with logs.logged_stages() as tell:
         draft = _load(config.node, tell)
@@ -285,14 +281,16 @@ async def _write(
     from edge_node.completion.generator import CompletionGenerator
     from flexspec_mq.transport.mqtt import mqtt_link
 
-    def waiting(waits: Waiting) -> None:
+    def told(waits: Waiting) -> None:
         if waits.attempt == 1:
             reason = str(waits.error).partition("\n")[0]
             logs.tell(f"{waits.what}: {reason}")
 
     def connect(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
-        return mqtt_link(settings, on_wait=waiting)
+        return mqtt_link(settings, on_wait=told)
 
-    with contextlib.closing(CompletionGenerator(node, text, policy, lambda: _RECONNECTS)) as generator:
+    with contextlib.closing(
+        CompletionGenerator(node, text, policy, lambda: waiting.COMMAND_RELINK)
+    ) as generator:
         async with stoppable(), node.running(connect, link):
             await command(generator, options)

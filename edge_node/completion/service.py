@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge_node.fleet.directory import TargetVersion
 from flexspec_mq.errors import WorkerError
+from flexspec_mq.waiting import LOOK_UNSERVED, STATUS_RETAINED, TARGET_TEXT, UNSERVED
 
 if TYPE_CHECKING:
     from edge_node.generation import Generation
@@ -23,13 +24,6 @@ if TYPE_CHECKING:
 Waiting = Callable[[str, list[str], float], None]
 """Told the version that no worker serves, versions that are online, and seconds that one is waited for."""
 
-_SURE = 1.0
-"""Seconds for which nobody must serve a version before that is said: a worker may just be starting again."""
-_STATUS = 0.3
-"""Seconds that the retained status of a version's workers may take, once the link is up."""
-_TOLD = 20.0
-"""Seconds that a worker's document of its target may take, once: a few kB, and a tokenizer to be made of them."""
-_LOOK = 0.05
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +64,7 @@ class Service:
         await self._node.models.settled()
         self._look_up()
         if not self._directory.blind:
-            await self._directory.wait_until(self._finds, _STATUS)
+            await self._directory.wait_until(self._finds, STATUS_RETAINED)
 
     async def text(self, own: LoadedText) -> LoadedText:
         """Whose ids the text is written in: the target's, once its worker has told.
@@ -84,7 +78,7 @@ class Service:
         if (texts := self._node.texts) is None:
             return own
         statuses = partial(self._directory.statuses, self.target.version)
-        if not await self._directory.wait_until(lambda: texts.chosen(statuses()) is not None, _TOLD):
+        if not await self._directory.wait_until(lambda: texts.chosen(statuses()) is not None, TARGET_TEXT):
             texts.give_up(statuses())
         return texts.chosen(statuses()) or own
 
@@ -99,8 +93,8 @@ class Service:
     async def unserved(self, generation: Generation) -> None:
         """Return as soon as it is certain that nobody serves a session; to be cancelled when it begins."""
         since = time.monotonic()
-        while time.monotonic() - since < _SURE:
-            await asyncio.sleep(_LOOK)
+        while time.monotonic() - since < UNSERVED:
+            await asyncio.sleep(LOOK_UNSERVED)
             if not self._nobody_serves(generation):
                 since = time.monotonic()
 

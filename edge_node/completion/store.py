@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from edge_node.completion.completion import Completion, End, EndReason
 from edge_node.completion.options import SEED_BITS
+from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver
@@ -59,11 +60,11 @@ class CompletionLimits:
         ),
     ] = 1024
     max_readers: int = 16
-    link_patience: float = 3.0
+    link_patience: float = waiting.LINK_DOWN
     keep_for: float = 600.0
     keep_texts: int = 256
     keep_bytes: int = 16 * 2**20
-    grace: float = 5.0
+    grace: float = waiting.GRACE
 
 
 class TooManyTexts(FlexSpecError):

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from edge_node.api.client import find_node, reached_at
 from edge_node.wire import wire_of
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock, check_workers
-from flexspec_mq.doctor.watch import LISTENING
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.onnx.folder import default_graphs_folder, has_graphs
 from flexspec_mq.transport.arguments import link_settings
@@ -46,7 +45,7 @@ class EdgeDoctor(DaemonDoctor):
         UsageError: the settings cannot be used: a file that cannot be read, an API open to the world.
     """
 
-    def __init__(self, config: EdgeConfig, load: Load, listening: float = LISTENING) -> None:
+    def __init__(self, config: EdgeConfig, load: Load, listening: float = waiting.DOCTOR_LISTENS) -> None:
         link, edge = config.link, config.node
         settings = link_settings(link, f"e-{edge.edge}")
         wire_of(edge)

@@ -14,7 +14,7 @@ from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
 from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.errors import FlexSpecError, LinkError, PublishRefused, TimeIsOver, WorkerError
 from flexspec_mq.models.text import Turn
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _PROMPT = "Say hello."
 _TOKENS = 4
-_SECONDS = 20.0
 
 
 async def check_text(
@@ -54,12 +53,19 @@ async def check_text(
         UsageError: the file with its keys cannot be used.
     """
     loaded = draft.loaded
-    settings = replace(config.node, give_up=12.0, queue_patience=5.0, reuse=False)
+    settings = replace(
+        config.node, give_up=waiting.DOCTOR_GIVE_UP, queue_patience=waiting.DOCTOR_QUEUE, reuse=False
+    )
     node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
     options = CompletionOptions(
-        temperature=0.0, seed=0, limit=_TOKENS, ignore_eos=True, timeout=_SECONDS, version=settings.version
+        temperature=0.0,
+        seed=0,
+        limit=_TOKENS,
+        ignore_eos=True,
+        timeout=waiting.DOCTOR_TEXT,
+        version=settings.version,
     )
-    generator = CompletionGenerator(node, loaded, config.plan.new_policy, lambda: _SECONDS)
+    generator = CompletionGenerator(node, loaded, config.plan.new_policy, lambda: waiting.DOCTOR_TEXT)
 
     def connect(given: LinkSettings) -> AbstractAsyncContextManager[Link]:  # without a status of ours
         bare = replace(given, will=None, birth=no_birth, session_expiry=0)
@@ -85,7 +91,7 @@ async def check_text(
 def _report(report: Report, figures: Figures, worker: str) -> None:
     if figures.first_token is None or figures.tokens < _TOKENS:
         raise WorkerError(
-            f"only {figures.tokens} of {_TOKENS} tokens came within {_SECONDS:g} s",
+            f"only {figures.tokens} of {_TOKENS} tokens came within {waiting.DOCTOR_TEXT:g} s",
             hint="the worker is very slow, or its answers get lost: look into its log",
         )
     rtt = "" if figures.rtt_ms is None else f", round trip {figures.rtt_ms:.0f} ms"
@@ -118,12 +124,16 @@ async def check_text_over_api(report: Report, node: RunningNode, api: ApiSetting
     key = api.for_serving().api_key
     began = time.monotonic()
     try:
-        async with asyncio.timeout(_SECONDS):
+        async with asyncio.timeout(waiting.DOCTOR_TEXT):
             status, answer = await on_thread(
-                lambda: ask(node.host, node.port, "/v1/chat/completions", body, key=key, timeout=_SECONDS)
+                lambda: ask(
+                    node.host, node.port, "/v1/chat/completions", body, key=key, timeout=waiting.DOCTOR_TEXT
+                )
             )
     except (OSError, http.client.HTTPException, ValueError) as error:
-        detail = f"the running edge node at {node.url} did not answer within {_SECONDS:g} s: {error}"
+        detail = (
+            f"the running edge node at {node.url} did not answer within {waiting.DOCTOR_TEXT:g} s: {error}"
+        )
         report.fail("no text", detail, "look into its log, and start it again")
         return
     milliseconds = 1000 * (time.monotonic() - began)

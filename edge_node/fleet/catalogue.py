@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from flexspec_mq import waiting
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.link import Link
     from schemas.catalogue import Catalogue
 
-_RETAINED = 1.0
-"""Seconds after subscribing within which a retained catalogue comes, if the broker has one."""
 _TEXT = 256
 
 _log = logging.getLogger(__name__)
@@ -126,7 +125,7 @@ class FamilyCatalogue:
     async def settled(self) -> None:
         """Wait until what the broker keeps of the family has come, if it keeps anything; not for long."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_RETAINED):
+            async with asyncio.timeout(waiting.CATALOGUE_RETAINED):
                 await self._heard.wait()
                 await self._known.wait()
 
@@ -143,7 +142,7 @@ class FamilyCatalogue:
         """
         for topic in self._driver.topics:
             await self._subscribe(link, topic)
-        timer = asyncio.get_running_loop().call_later(_RETAINED, self._heard.set)
+        timer = asyncio.get_running_loop().call_later(waiting.CATALOGUE_RETAINED, self._heard.set)
         was_expired = False
         try:
             while True:

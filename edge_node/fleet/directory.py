@@ -12,7 +12,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
@@ -30,13 +30,8 @@ if TYPE_CHECKING:
 
 MAX_WORKERS = 1024
 """Workers known at most; of more, the one that has been silent for longest is forgotten."""
-STALE = 60.0
-"""Seconds without news after which a worker counts as gone; workers renew their status every few seconds. Ages are
-measured here, since the clocks of two machines differ."""
 MAX_TEMPERATURE = 2.0
 """Highest temperature that a worker may recommend; a user may ask for more."""
-_LOOK = 0.25
-"""Seconds from one look at what is waited for to the next: catalogues change it as well."""
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +82,7 @@ class WorkerDirectory:
         self._allowed = allowed
         self.compare = compare
         self._codec = Codec()
-        self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=STALE)
+        self._known: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=MAX_WORKERS, life=waiting.STALE)
         self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
         self._told: ExpiringMap[str, SamplingParams] = ExpiringMap(most=MAX_VERSIONS)
         self._throttle = LogThrottle()
@@ -211,7 +206,7 @@ class WorkerDirectory:
                 return False
             self._news.clear()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _LOOK)):
+                async with asyncio.timeout(min(left, waiting.LOOK_DIRECTORY)):
                     await self._news.wait()
         return True
 

@@ -12,7 +12,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, WorkerError
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 _MOST = 32
 """Tokenizers that are kept."""
-_AGAIN = 5.0
-"""Seconds after which another worker is asked for what one has not told."""
 
 OTHER_VOCABULARY = (
     "give another --draft, or ask for another --version; or name the target's tokenizer with --tokenizer, and the node "
@@ -58,7 +56,7 @@ class TargetTexts:
         self._codec = Codec()
         self._known: ExpiringMap[str, LoadedText | str] = ExpiringMap(most=_MOST)
         self._maps: ExpiringMap[bytes, TokenMap] = ExpiringMap(most=_MOST)
-        self._asked: ExpiringMap[str, float] = ExpiringMap(most=_MOST, life=_AGAIN)
+        self._asked: ExpiringMap[str, float] = ExpiringMap(most=_MOST, life=waiting.TARGET_TEXT_AGAIN)
         self._stated: ExpiringMap[str, WorkerStatus] = ExpiringMap(most=_MOST)
         self._work: asyncio.Queue[tuple[str, bytes | None]] = asyncio.Queue()
         self._denied = False

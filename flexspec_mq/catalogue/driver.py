@@ -11,13 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue.follower import Accepted, Follower, Unchanged
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.catalogue.store import Store
 
-LOOK: Final = 10.0
-"""Seconds from one look at the clock and the disk to the next."""
 _WAITING: Final = 64
 """Messages that may wait to be judged; of more the oldest are dropped, as a newer one of its topic says all."""
 
@@ -56,9 +54,9 @@ class Driver:
         return True
 
     async def turn(self) -> Sequence[tuple[str, Outcome]]:
-        """Judge the next message, or after `LOOK` seconds without one what waits; the outcomes, by topic."""
+        """Judge the next message, or without one for a while what waits; the outcomes, by topic."""
         try:
-            async with asyncio.timeout(LOOK):
+            async with asyncio.timeout(waiting.LOOK_CATALOGUE):
                 topic, payload = await self._inbox.get()
         except TimeoutError:
             return await self.again()

@@ -10,6 +10,7 @@ import httpx2
 import msgspec
 from msgspec import UNSET
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.errors import (
     FlexSpecError,
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECT_TIMEOUT = 5.0
-"""Seconds."""
 MAX_EVENT = 64 * 2**20
 """Bytes of one event; a client that lags gets all that it missed in one."""
 MAX_REFUSAL = 2**20
@@ -110,7 +109,7 @@ class ApiClient:
                 self._http.build_request("POST", path, json=asked, headers={"idempotency-key": key})
             )
 
-        backoff = Backoff(first=0.2, top=2.0, give_up_after=self._patience)
+        backoff = Backoff(*waiting.CHAT_RETRY, give_up_after=self._patience)
         answer = await retrying(ask, what="the API", on=NotReached, backoff=backoff, on_wait=on_wait)
         try:
             async with aclosing(self._events(answer)) as events:
@@ -203,7 +202,7 @@ async def api_at(options: ChatOptions) -> AsyncIterator[ApiClient]:
             verify = ssl.create_default_context(cafile=options.tls_ca)
         except (OSError, ssl.SSLError) as error:
             raise UsageError(f"--tls-ca {options.tls_ca} cannot be used: {error}") from error
-    timeout = httpx2.Timeout(options.timeout, connect=CONNECT_TIMEOUT)
+    timeout = httpx2.Timeout(options.timeout, connect=waiting.CHAT_CONNECT)
     # The environment's proxies are for the web; this API is on loopback, or behind an address of its own.
     async with httpx2.AsyncClient(headers=headers, timeout=timeout, verify=verify, trust_env=False) as http:
         yield ApiClient(http, options.base, options.patience)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
+from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Program, Section, Setting
 from flexspec_mq.settings.values import is_loopback, read_api_key
@@ -52,8 +53,8 @@ class ChatOptions(Section):
             path_unless=("none",),
         ),
     ] = ""
-    timeout: float = 960.0
-    patience: float = 5.0
+    timeout: float = waiting.CHAT_SILENCE
+    patience: float = waiting.CHAT_CONNECT
 
     @property
     def base(self) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, NamedTuple
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Section, Setting
@@ -23,8 +24,6 @@ _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 8192
 """Bytes of a request's head."""
-_MOST_SECONDS = 5.0
-"""Seconds for a request to arrive and its answer to leave."""
 _MOST_AT_ONCE = 16
 """Connections; further ones are closed at once."""
 
@@ -104,7 +103,7 @@ class _Probes:
             return
         self.open.add(task)
         try:
-            async with asyncio.timeout(_MOST_SECONDS):
+            async with asyncio.timeout(waiting.PROBE):
                 head = await reader.readuntil(b"\r\n\r\n")
                 writer.write(self._answer(head))
                 await writer.drain()

@@ -14,6 +14,8 @@ from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_before_delay, stop_never
 
+from flexspec_mq import waiting
+
 T = TypeVar("T")
 
 
@@ -50,11 +52,11 @@ class Backoff:
         awaited_top: upper bound of a wait in seconds then.
     """
 
-    first: float = 0.2
-    top: float = 15.0
+    first: float = waiting.RETRY[0]
+    top: float = waiting.RETRY[1]
     give_up_after: float | None = None
     awaited: Callable[[], bool] | None = None
-    awaited_top: float = 2.0
+    awaited_top: float = waiting.RETRY_AWAITED
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the `attempt`-th failure, from 1: uniform below the bound."""

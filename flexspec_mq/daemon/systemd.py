@@ -13,10 +13,9 @@ import logging
 import os
 import socket
 
-_log = logging.getLogger(__name__)
+from flexspec_mq import waiting
 
-_SECONDS = 1.0
-"""For a manager that is too busy to take a datagram. It does so at once otherwise."""
+_log = logging.getLogger(__name__)
 
 
 def ready(status: str) -> bool:
@@ -37,7 +36,7 @@ def _send(message: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
-            manager.settimeout(_SECONDS)
+            manager.settimeout(waiting.SYSTEMD)
             manager.sendto(message.encode(), address)
     except OSError as error:
         _log.warning("the service manager at NOTIFY_SOCKET could not be told: %s", error)

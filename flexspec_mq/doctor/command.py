@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.progress import stages
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.errors import UsageError
@@ -26,8 +27,6 @@ _MARKS = {
     State.WARNING: ("!", "yellow"),
     State.FAILED: ("✗", "bold red"),
 }
-_TIMEOUT = 60.0
-"""Seconds for one daemon's setup, unless told otherwise."""
 
 
 def add_doctor_command(
@@ -49,9 +48,9 @@ def add_doctor_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--within",
         type=positive,
-        default=_TIMEOUT,
+        default=waiting.DOCTOR,
         metavar="SECONDS",
-        help=f"seconds for all checks of one daemon (default: {_TIMEOUT:g})",
+        help=f"seconds for all checks of one daemon (default: {waiting.DOCTOR:g})",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a list")
 

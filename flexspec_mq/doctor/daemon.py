@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue import naming
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
@@ -39,8 +39,6 @@ NOBODY = "flexspec-doctor"
 """An edge that nobody is: what is sent to it disturbs nobody."""
 _OPEN = "open deployment"
 _DEPLOY = "`flexspec-broker init` makes a broker with TLS and users"
-_PATIENCE = 5.0
-"""Seconds for one answer of the broker."""
 
 
 class DaemonDoctor:
@@ -119,7 +117,7 @@ class DaemonDoctor:
         ]
         return rows if self.family.family is not None else rows[:-1]
 
-    def settings_beside(self, patience: float = _PATIENCE) -> LinkSettings:
+    def settings_beside(self, patience: float = waiting.DOCTOR_BROKER) -> LinkSettings:
         """Settings of a link beside the daemon's: with an id of its own, and nothing that stays at the broker."""
         return replace(
             self.settings,
@@ -137,7 +135,7 @@ class DaemonDoctor:
         link = mqtt_link(self.settings_beside(), on_wait=lambda _waiting: None)
         try:
             self.link = await self._stack.enter_async_context(link)
-            await self.link.wait_up(2 * _PATIENCE)
+            await self.link.wait_up(2 * waiting.DOCTOR_BROKER)
         except LinkError as error:
             refused = isinstance(error, LinkRefused)
             advice = error.hint or "look into the broker's log"

@@ -6,6 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
+from flexspec_mq import waiting
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Follower, Record
 from flexspec_mq.catalogue.refusals import RecordError, Refused
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from flexspec_mq.transport.link import Link
     from schemas.catalogue import Catalogue
 
-_WAIT = 2.0
-"""Seconds that retained messages may take."""
 _PUBLISH = "ask who publishes the family; `flexspec head list` shows what is published"
 
 
@@ -101,7 +100,7 @@ async def _judged(driver: Driver, inbox: asyncio.Queue[Inbound]) -> list[Refused
     missing = set(driver.topics)
     outcomes: dict[str, object] = {}
     try:
-        async with asyncio.timeout(_WAIT):
+        async with asyncio.timeout(waiting.RETAINED):
             while missing:
                 inbound = await inbox.get()
                 if inbound.topic in driver.topics:

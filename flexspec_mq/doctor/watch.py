@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
     from flexspec_mq.transport.link import Link
 
-LISTENING = 11.0
-"""Seconds for which statuses are listened to: workers renew theirs every 10 s."""
 _RENEWED = 30.0
 """Seconds within which a retained status counts as that of a living worker."""
 _TAKEOVER = 1.0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from flexspec_mq import waiting
 from flexspec_mq.catalogue.driver import Driver, topics_of
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
@@ -37,12 +38,6 @@ from schemas.catalogue import Catalogue, KeySet
 if TYPE_CHECKING:
     import argparse
 
-LOOK = 2.0
-"""Seconds for what the broker holds to arrive, once we have subscribed."""
-PATIENCE = 5.0
-"""Seconds for what we publish to come back."""
-SETTLE = 0.5
-"""Seconds after our catalogue came back in which another publisher's would come."""
 
 _log = logging.getLogger(__name__)
 
@@ -128,7 +123,7 @@ class CatalogueClient:
     async def look(self) -> None:
         """Wait for what the broker holds on both topics; it may hold nothing."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(LOOK):
+            async with asyncio.timeout(waiting.RETAINED):
                 while not all(self._arrived.values()):
                     await self.change()
 
@@ -189,7 +184,7 @@ class CatalogueClient:
         """Publish a signed catalogue, and read it back."""
         record = self.follower.record
         await self._write(self._topic, payload)
-        await asyncio.sleep(SETTLE)
+        await asyncio.sleep(waiting.PUBLISHED_SETTLES)
         known = (payload, b"" if record is None else record.catalogue)
         last = self._arrived[self._topic][-1]
         if last != payload or any(arrived not in known for arrived in self._arrived[self._topic]):
@@ -210,12 +205,12 @@ class CatalogueClient:
         self._arrived[topic].clear()
         await self._link.publish(topic, payload, qos=1, retain=True)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(waiting.PUBLISHED):
                 while payload not in self._arrived[topic]:
                     await self.change()
         except TimeoutError:
             raise LinkDown(
-                f"the broker took the message on {topic} and did not give it back within {PATIENCE:g} s",
+                f"the broker took the message on {topic} and did not give it back within {waiting.PUBLISHED:g} s",
                 hint="look at `flexspec head list` before you try again",
             ) from None
         refused = self._refused[topic]
@@ -278,7 +273,7 @@ async def catalogue_client(
         subscriptions=tuple(Subscription(topic) for topic in (*topics_of(family), *filters)),
     )
     async with mqtt_link(settings) as link:
-        await link.wait_up(2 * PATIENCE if settings.give_up_after is None else None)
+        await link.wait_up(2 * waiting.PUBLISHED if settings.give_up_after is None else None)
         client = CatalogueClient(link, follower, store, clock, others)
         async with running(client.listen(), "catalogue client"):
             yield client

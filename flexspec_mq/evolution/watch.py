@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from flexspec_mq import waiting
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.naming import stable
 from flexspec_mq.catalogue.signing import PrivateKey
@@ -28,8 +29,6 @@ _log = logging.getLogger(__name__)
 
 RENEW_AFTER = 2 / 3
 """Share of a catalogue's lifetime."""
-_REPAIR_EVERY = 60.0
-"""Seconds, at least, between two catalogues that replace one that is no good."""
 _SERVES = ("ready", "draining")
 _TELL_EVERY = 60.0
 """Seconds between two words on a canary that nothing is decided about."""
@@ -121,7 +120,7 @@ class Watcher:
     judge: Judge
     say: Callable[[str], None]
     _told: dict[str, float] = field(default_factory=dict)
-    _repaired: float = -_REPAIR_EVERY
+    _repaired: float = -waiting.REPAIR_EVERY
 
     async def run(self, pause: float = 1.0) -> None:
         """Look every `pause` seconds and act, until cancelled.
@@ -176,7 +175,7 @@ class Watcher:
         if now >= catalogue.epoch + RENEW_AFTER * catalogue.lifetime:
             return f"it would expire in {max(0.0, catalogue.epoch + catalogue.lifetime - now):.0f} s"
         fault = self.client.fault()
-        if fault and now - self._repaired >= _REPAIR_EVERY:
+        if fault and now - self._repaired >= waiting.REPAIR_EVERY:
             self._repaired = now
             return fault
         return ""

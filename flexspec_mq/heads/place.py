@@ -13,12 +13,11 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
+from flexspec_mq import waiting
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, HeadFile
 
 _PIECE: Final = 1 << 20
-_SILENCE: Final = 30.0
-"""Seconds without a byte after which a server counts as gone."""
 _ON_A_HOST: Final = re.compile(
     r"(?P<user>[^@/\\?#\s]*@)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:[0-9]+)?(?P<path>/[^\\?#\x00-\x1f\x7f]*)?"
 )
@@ -99,7 +98,9 @@ class Place:
         if scheme in ("http", "https"):
             import aiohttp
 
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_SILENCE, sock_read=_SILENCE)
+            timeout = aiohttp.ClientTimeout(
+                total=None, sock_connect=waiting.HEAD_SERVER, sock_read=waiting.HEAD_SERVER
+            )
             client = {"timeout": timeout, "raise_for_status": _refuse_redirect}
             self._options = {"client_kwargs": client, "block_size": 0, "allow_redirects": False}
         try:

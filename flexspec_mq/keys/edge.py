@@ -8,6 +8,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import SessionContext, share
@@ -31,8 +32,6 @@ _AFTER_THE_END: Final = 60.0
 """Seconds that the keys of a session are kept when it is over, so that late workers can be told."""
 _MOST_ENDED: Final = 256
 _BATCHES: Final = (Draft, Poll)
-_SPACING: Final = 0.25
-"""Seconds from one answer to a worker that wants the key, to the next of that session."""
 
 _MOST_WORKERS, _MOST_LIVES = 8, 2
 """Workers of a session whose keys are kept, and lives of each; the oldest goes first."""
@@ -191,7 +190,7 @@ class EdgeKeys:
         ring = self._rings.get(session)
         if ring is None or ring.newest is None or now < ring.asked_at:
             return None
-        ring.asked_at = now + _SPACING
+        ring.asked_at = now + waiting.KEY_ASKED
         (worker, newest), ring.newest = ring.newest, None
         have, ahead = newest.have, newest.ahead
         poll = Poll(session, newest.attempt, newest.seq, have, -have, 0, (), ahead, newest.worker_draft)

@@ -8,6 +8,7 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.keys.agreement import SessionContext, public_key, share
 from flexspec_mq.keys.documents import Credential, KeyRole
@@ -34,8 +35,8 @@ _LEAST_SESSIONS: Final = 128
 """Sessions of a device whose keys are kept, or twice as many as the worker takes on; the most silent goes first."""
 _MOST_VERSIONS: Final = 64
 """Versions whose opening keys are kept at hand."""
-_ASKED, _SPACING = 4096, 0.25
-"""Sessions that are remembered as asked for their key, and seconds from one such answer to the next."""
+_ASKED: Final = 4096
+"""Sessions that are remembered as asked for their key."""
 
 
 @dataclass(slots=True)
@@ -80,7 +81,7 @@ class WorkerKeys:
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
         self._devices = ExpiringMap[str, ExpiringMap[int, _Keyring]](most=_MOST_DEVICES, life=self._life)
         self._openings = ExpiringMap[str, tuple[tuple[X25519PrivateKey, bytes], ...]](most=_MOST_VERSIONS)
-        self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=_SPACING)
+        self._asked = ExpiringMap[tuple[str, int], bool](most=_ASKED, life=waiting.KEY_ASKED)
         self.trust = Trust(identity)
         self.trust.on_change = self._forget_revoked
 

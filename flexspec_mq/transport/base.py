@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.needs import NOTHING, BrokerLimits
 
@@ -136,7 +137,7 @@ class LinkSettings:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     tls: TlsSettings | None = None
-    keepalive: int = 30
+    keepalive: int = waiting.KEEPALIVE
     session_expiry: int = 0
     will: Outbound | None = None
     birth: Callable[[], Sequence[Outbound]] = no_birth
@@ -146,11 +147,11 @@ class LinkSettings:
     admit: Callable[[str, int], bool] | None = None
     outbound_queue: int = 256
     receive_maximum: int = 200
-    connect_timeout: float = 5.0
-    publish_timeout: float = 10.0
-    backoff: float = 0.2
-    backoff_max: float = 15.0
-    backoff_awaited: float = 2.0
+    connect_timeout: float = waiting.CONNECT
+    publish_timeout: float = waiting.ACKNOWLEDGE
+    backoff: float = waiting.RETRY[0]
+    backoff_max: float = waiting.RETRY[1]
+    backoff_awaited: float = waiting.RETRY_AWAITED
     awaited: Callable[[], bool] | None = None
     give_up_after: float | None = None
     needs: BrokerLimits = NOTHING

@@ -26,6 +26,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import any_of, on_thread
 from flexspec_mq.errors import LinkDown, LinkRefused, PublishRefused
 from flexspec_mq.transport.base import QUOTA_EXCEEDED, Inbound, LinkSettings, Outbound
@@ -49,9 +50,6 @@ from flexspec_mq.transport.sockets import open_socket
 
 _FAILURE = 0x80
 _DISCONNECT_WITH_WILL = 0x04
-_CLOSE_TIMEOUT = 1.0
-_PAUSE = 0.004
-"""Seconds in which nothing is read, after messages that were not wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,11 +228,11 @@ class MqttConnection(aiomqtt.Client):
             if self.settings.will is not None:
                 reason = ReasonCode(PacketTypes.DISCONNECT, identifier=_DISCONNECT_WITH_WILL)
             if self._client.disconnect(reasoncode=reason) == MQTTErrorCode.MQTT_ERR_SUCCESS:
-                await asyncio.wait({self.lost}, timeout=_CLOSE_TIMEOUT)
+                await asyncio.wait({self.lost}, timeout=waiting.FAREWELL)
         self._note_lost("the link was closed")
         if not self._disconnected.done() and (current := self._client.socket()) is not None:
             _shut_down(current)
-            await asyncio.wait({self._disconnected}, timeout=_CLOSE_TIMEOUT)
+            await asyncio.wait({self._disconnected}, timeout=waiting.FAREWELL)
         self._client._sock_close()  # type: ignore[no-untyped-call,unused-ignore]  # noqa: SLF001
         if self._socket is not None:
             self._socket.close()
@@ -378,7 +376,7 @@ class MqttConnection(aiomqtt.Client):
     def _pause_reading(self, sock: Any) -> None:
         """Let what nobody wants come together, as each call of the event loop costs more than a message."""
         self._loop.remove_reader(sock.fileno())
-        self._loop.call_later(_PAUSE, self._read_again, sock)
+        self._loop.call_later(waiting.READ_AGAIN, self._read_again, sock)
 
     def _read_again(self, sock: Any) -> None:
         current: Any = self._client.socket()

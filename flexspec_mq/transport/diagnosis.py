@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from paho.mqtt.properties import VariableByteIntegers
 
+from flexspec_mq import waiting
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.certificates import complaint_about
 from flexspec_mq.transport.needs import FOR_SESSIONS
@@ -35,7 +36,6 @@ CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))
 CONNECT_5 = bytes((0x10, 13, 0, 4)) + b"MQTT" + bytes((5, 2, 0, 10, 0, 0, 0))
 DISCONNECT = bytes((0xE0, 0))
 _USERNAME, _PASSWORD = 0x80, 0x40
-_PREFLIGHT_SECONDS = 2.0
 _TLS_ALERT = b"\x15\x03"
 _NO_SUCH_NAME = (socket.EAI_NONAME, socket.EAI_NODATA)
 """Errors of a server of names that has answered; EAI_AGAIN is that none could be asked."""
@@ -104,12 +104,12 @@ def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bo
     """
     causes: list[Cause | None] = []
     quick = replace(
-        settings, connect_timeout=min(_PREFLIGHT_SECONDS, settings.connect_timeout), needs=FOR_SESSIONS
+        settings, connect_timeout=min(waiting.PREFLIGHT, settings.connect_timeout), needs=FOR_SESSIONS
     )
     # A thread, since name resolution has no bound of its own; it ends with the process at the latest.
     look = threading.Thread(target=lambda: causes.append(diagnose(quick)), daemon=True, name="preflight")
     look.start()
-    look.join(_PREFLIGHT_SECONDS)
+    look.join(waiting.PREFLIGHT)
     cause = causes[0] if causes else None
     if cause is None or (not cause.final and cause.fault == "broker down"):
         return

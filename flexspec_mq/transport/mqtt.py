@@ -9,6 +9,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
@@ -32,10 +33,6 @@ _log = logging.getLogger(__name__)
 _FAILURE = 0x80
 _HEADERS = 32
 """Bytes of a PUBLISH beside topic and payload, at most: fixed header, ids, the properties we use."""
-_BETWEEN = 1.0
-"""Seconds from one attempt to have another connection than one that is silent to the next, at least."""
-_STEADY = 5.0
-"""Seconds; a connection that lives shorter does not reset the back-off."""
 
 
 def log_waiting(waiting: Waiting) -> None:
@@ -119,7 +116,7 @@ class MqttLink(Link):
                 return
             if self._reached is not None:
                 continue  # `Silence` sees to it that this becomes rarer
-            flaps = 0 if lived > _STEADY else flaps + 1
+            flaps = 0 if lived > waiting.STEADY else flaps + 1
             if flaps:
                 await self._pause(self._backoff.delay(flaps))
 
@@ -199,7 +196,7 @@ class MqttLink(Link):
                 reached = await connect(self.settings)
             except LinkDown as error:
                 _log.info("%s, and nothing comes any more over the connection that there is", error.message)
-                await asyncio.sleep(began + _BETWEEN - loop.time())
+                await asyncio.sleep(began + waiting.REPLACE_EVERY - loop.time())
                 continue
             if connection.silent.is_set():
                 self._reached = reached

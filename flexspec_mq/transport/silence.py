@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from math import inf
 
-LEAST, MOST = 1.0, 5.0
-"""Bounds of the timeout before it is doubled, in seconds. TCP has repaired a packet or two by the lower one."""
+from flexspec_mq.waiting import SILENCE
+
+LEAST, MOST = SILENCE
+"""Bounds of the timeout before it is doubled, in seconds."""
 _DOUBLED = 4
 """Times that it doubles; then it is longer than any message may wait for its acknowledgement."""
 _ANOTHER = 5

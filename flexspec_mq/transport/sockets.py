@@ -10,6 +10,7 @@ import ssl
 import sys
 from collections.abc import Callable
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.settings.values import is_loopback
@@ -18,10 +19,10 @@ from flexspec_mq.transport.certificates import complaint_about
 
 TCP_RTO_MAX_MS = 44
 """Option of Linux since 6.15, for which Python has no name."""
-RETRY_MS = 2000
+RETRY_MS = round(1000 * waiting.TCP_RETRY)
 """Between two attempts of TCP to send what is not acknowledged, at most."""
-_GIVES_UP_MS = 900_000
-"""Until TCP gives up, about as Linux does by itself: how often it tried decides that, and it tries more often."""
+_GIVES_UP_MS = round(1000 * waiting.TCP_GIVES_UP)
+"""How often it tried decides when it gives up by itself, and it tries more often."""
 
 
 async def open_socket(settings: LinkSettings, plain: socket.socket | None = None) -> socket.socket:

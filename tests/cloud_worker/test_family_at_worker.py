@@ -319,7 +319,7 @@ async def test_what_is_not_signed_or_older_changes_nothing(
 async def test_a_store_that_cannot_be_written_takes_nothing_up_until_it_can(
     place: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flexspec_mq.catalogue.driver.LOOK", 0.2)
+    monkeypatch.setattr("flexspec_mq.waiting.LOOK_CATALOGUE", 0.2)
     in_the_way = place.folder / "w1" / f"{FAMILY}.lock"
     in_the_way.mkdir(parents=True)
     async with published(place) as (broker, _), place.worker(broker):

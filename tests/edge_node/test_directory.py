@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_node.fleet.directory import STALE, TargetVersion, WorkerDirectory
+from edge_node.fleet.directory import TargetVersion, WorkerDirectory
 from edge_node.fleet.models import Models, NoCatalogue
 from edge_node.settings import EdgeSettings
 from edge_node.status import VersionTally
@@ -24,6 +24,7 @@ from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.waiting import STALE
 from schemas.catalogue import MAX_VERSIONS, CatalogueVersion, VersionState
 from schemas.messages import Sampling
 from schemas.status import VersionFigures, VersionStatus, WorkerStatus

@@ -102,8 +102,8 @@ class Site:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The broker is on this machine."""
-    monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.LOOK", 0.4)
-    monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.SETTLE", 0.1)
+    monkeypatch.setattr("flexspec_mq.waiting.RETAINED", 0.4)
+    monkeypatch.setattr("flexspec_mq.waiting.PUBLISHED_SETTLES", 0.1)
 
 
 @pytest.fixture
@@ -502,7 +502,7 @@ async def published(site: Site, number: int, both_read: asyncio.Barrier) -> None
 
 def test_two_publishers_at_once_are_both_told(begun: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either write may be lost, so neither publisher may think that all is well."""
-    monkeypatch.setattr("flexspec_mq.evolution.catalogue_client.SETTLE", 1.0)
+    monkeypatch.setattr("flexspec_mq.waiting.PUBLISHED_SETTLES", 1.0)
 
     async def publish(*numbers: int) -> list[BaseException | None]:
         barrier = asyncio.Barrier(len(numbers))

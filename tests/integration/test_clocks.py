@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from edge_node.fleet.directory import STALE
 from flexspec_mq.errors import LinkRefused
+from flexspec_mq.waiting import STALE
 from tests.daemons import PATIENCE, alone, check, edge_at, read, until, wanting, worker_at
 from tests.edge_node.api.served import links_to
 

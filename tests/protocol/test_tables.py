@@ -45,7 +45,8 @@ def test_the_document_shows_the_tables_of_the_code_and_the_command_writes_what_i
     assert main([str(copy)]) == 0
     assert main([str(copy), "--check"]) == 0
     assert copy.read_text(encoding="utf-8") == text
-    with pytest.raises(UsageError, match="no place for the table of the edge"):
+    assert text.count("<!-- table: ") == 2
+    with pytest.raises(UsageError, match="no place for a table: edge, worker, waiting"):
         rendered("# Nothing\n")
 
 

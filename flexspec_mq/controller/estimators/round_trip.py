@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from math import inf
 
+from flexspec_mq import waiting
+
 _MAX_OUTSTANDING = 64
-_INITIAL = 1.0
-"""Timeout before the worker's compute time is known, in seconds."""
-_LEAST, MOST = 0.15, 5.0
-"""Bounds of the timeout."""
 
 
 class RoundTrip:
@@ -136,10 +134,10 @@ class RoundTrip:
 
     def _timeout(self) -> float:
         if self.smoothed is None:
-            return _INITIAL
+            return waiting.RTO_UNKNOWN
         # On a link without jitter the deviation tends to 0, and the next forward may still be a little longer.
         margin = max(4 * self.deviation, self.smoothed / 4, 0.05)
         # A batch may arrive just after another forward began, hence one more compute time.
         total = self.smoothed + margin + self._service + self.compute
-        low = _LEAST if self._computed else max(_LEAST, _INITIAL)
-        return min(MOST, max(low, total))
+        low = waiting.RTO[0] if self._computed else max(waiting.RTO[0], waiting.RTO_UNKNOWN)
+        return min(waiting.RTO[1], max(low, total))

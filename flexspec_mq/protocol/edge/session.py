@@ -10,6 +10,7 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
+from flexspec_mq import waiting
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.session import Added, SessionController
@@ -109,8 +110,8 @@ class EdgeSession:
         estimates: NodeEstimates | None = None,
         device: Callable[[], DeviceReading] | None = None,
         *,
-        give_up: float = 30.0,
-        queue_timeout: float = 900.0,
+        give_up: float = waiting.GIVE_UP,
+        queue_timeout: float = waiting.QUEUE_PATIENCE,
     ) -> None:
         if not request.prompt or request.identity.limit < 1:
             raise LocalProtocolError("a session needs a prompt and a limit of at least 1")

@@ -5,21 +5,9 @@ from __future__ import annotations
 import random
 from math import inf
 
-from flexspec_mq.controller.estimators.round_trip import MOST, RoundTrip
+from flexspec_mq import waiting
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
-
-_SILENCE = (1, 1, 2)
-"""Timeouts from one sign of silence to the next: polls after 1 and 2 of them, a re-open after 4."""
-_LINKED = 0.2
-"""Seconds within which an open follows a link that comes up, at random."""
-_OPEN_CAP = 8.0
-"""Longest back-off between opens, before jitter doubles it at most, in seconds."""
-_STALL = 20.0
-"""Seconds without a new token, although answers come, after which a session is opened elsewhere."""
-_PROGRESS = 120.0
-"""Seconds without a new token while the link is up and nobody says that the session waits for its turn: it fails."""
-_LEAST_LEASE = 1.0
-"""Seconds that a lease is taken to last at least: one of 0 would have the edge poll without end."""
 
 
 class SessionTimers:
@@ -60,7 +48,7 @@ class SessionTimers:
 
     def next_open(self, now: float) -> float:
         """Arm the back-off after an open; return its length, which is also the open's expiry."""
-        delay = min(_OPEN_CAP, self._rtt.timeout * 2.0**self._backoff) * (1 + self._rng.random())
+        delay = min(waiting.REOPEN_MOST, self._rtt.timeout * 2.0**self._backoff) * (1 + self._rng.random())
         self._backoff = min(self._backoff + 1, 16)
         self._open_at = now + delay
         return delay
@@ -73,7 +61,7 @@ class SessionTimers:
 
     def delay_open(self, now: float, failures: int) -> None:
         """Space out opens that workers keep undoing: the `failures`-th in a row."""
-        self._open_at = now + min(_OPEN_CAP, self._rtt.timeout * 2.0**failures)
+        self._open_at = now + min(waiting.REOPEN_MOST, self._rtt.timeout * 2.0**failures)
 
     def reopening(self, now: float) -> None:
         """No worker holds the session now. Whoever may answer gets the full time to do so."""
@@ -86,7 +74,7 @@ class SessionTimers:
         self._heard_at = self._progress_at = self._stall_from = now
         self._queued_from = inf
         self._silent_from = inf
-        self._open_at = min(self._open_at, now + self._rng.random() * _LINKED)
+        self._open_at = min(self._open_at, now + self._rng.random() * waiting.LINKED)
 
     def heard(self, now: float) -> None:
         """Any answer of any worker."""
@@ -95,7 +83,7 @@ class SessionTimers:
 
     def adopted(self, lease: float, now: float) -> None:
         """A worker holds the session for `lease` seconds after our last message."""
-        self._lease = max(lease, _LEAST_LEASE)
+        self._lease = max(lease, waiting.LEASE_LEAST)
         self._sent_at = self._stall_from = now
         self._silent_from = inf
         self._patience = 1
@@ -127,7 +115,7 @@ class SessionTimers:
     def answered(self, *, progress: bool) -> None:
         """The adopted worker spoke. Answers without new tokens make us ask less often, not more."""
         if not progress and self._polls:
-            self._patience = min(2 * self._patience, 32)
+            self._patience = min(2 * self._patience, waiting.POLLS_ANSWERED)
         self._silent_from = inf
 
     def expect(self, now: float, *, expecting: bool) -> None:
@@ -152,7 +140,7 @@ class SessionTimers:
     @property
     def exhausted(self) -> bool:
         """Whether the next silence must be answered by a re-open."""
-        return self._polls >= len(_SILENCE) - 1
+        return self._polls >= len(waiting.POLLS) - 1
 
     def _times(self, state: EdgeState, *, online: bool) -> dict[EdgeEvent, float]:
         if state in (EdgeState.NEW, EdgeState.DONE):
@@ -161,15 +149,17 @@ class SessionTimers:
         if not online:
             return times
         times[EdgeEvent.HOPELESS] = min(
-            self._progress_at + _PROGRESS, self._queued_from + self._queue_timeout
+            self._progress_at + waiting.PROGRESS, self._queued_from + self._queue_timeout
         )
         if state is EdgeState.OPENING:
             times[EdgeEvent.HOPELESS] = min(times[EdgeEvent.HOPELESS], self._heard_at + self._give_up)
             times[EdgeEvent.OPEN_DUE] = self._open_at
             return times
-        wait = min(MOST, self._rtt.timeout * self._patience)
-        times[EdgeEvent.STALLED] = self._stall_from + _STALL
-        times[EdgeEvent.SILENT] = self._silent_from + wait * _SILENCE[min(self._polls, len(_SILENCE) - 1)]
+        wait = min(waiting.RTO[1], self._rtt.timeout * self._patience)
+        times[EdgeEvent.STALLED] = self._stall_from + waiting.STALLED
+        times[EdgeEvent.SILENT] = (
+            self._silent_from + wait * waiting.POLLS[min(self._polls, len(waiting.POLLS) - 1)]
+        )
         times[EdgeEvent.LEASE_DUE] = self._sent_at + self._lease / 3
         return times
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from flexspec_mq import waiting
 from flexspec_mq.protocol.effects import SessionKey
 from schemas.messages import Identity, Sampling
 from schemas.status import TokenizerStatus
@@ -67,20 +68,20 @@ class WorkerConfig:
     room: int | None = None
     device_sessions: int = 2**31
     device_tokens: int = 2**31
-    poll_gap: float = 0.005
-    lease: int = 60
+    poll_gap: float = waiting.SHARED
+    lease: int = waiting.LEASE
     max_held: int = 8
     max_draft: int = 128
     prefixes: int = 0
     prefix_life: float = 600.0
     tombstones: int = 256
     tombstone_life: float = 60.0
-    busy_retry: float = 0.5
-    busy_least: float = 0.05
-    busy_most: float = 5.0
-    elsewhere_retry: float = 0.05
-    stream_gap: float = 0.005
-    step_bound: float = 10.0
+    busy_retry: float = waiting.BUSY_UNKNOWN
+    busy_least: float = waiting.BUSY[0]
+    busy_most: float = waiting.BUSY[1]
+    elsewhere_retry: float = waiting.BUSY_ELSEWHERE
+    stream_gap: float = waiting.SHARED
+    step_bound: float = waiting.STUCK
 
 
 class WorkerState(StrEnum):

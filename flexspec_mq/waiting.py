@@ -1,0 +1,193 @@
+"""How long anything of ours waits: timeouts, back-offs, patience. The only place for these numbers, on both sides.
+
+A number that says how long to wait for somebody else, when to try again or when to take silence for an end stands here,
+with its reason; rates, memories of estimates and lifetimes of caches do not. All are seconds unless they say otherwise.
+`docs/operators.md` has the table, made of the headings, names and docstrings below.
+
+Three rules tie them together. Tries follow each other with exponential back-off and full jitter, whose upper bound is
+small while a user waits. Whoever is silent is asked before it is given up. A wait for a user ends by that user's
+patience, and by nothing shorter.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+# Link to the broker, every daemon and command
+
+CONNECT: Final = 5.0
+"""Each of name resolution with TCP connect, TLS handshake, CONNACK and SUBACK."""
+ACKNOWLEDGE: Final = 10.0
+"""Acknowledgement of a publish; then the connection is taken for dead."""
+KEEPALIVE: Final = 30
+"""Silence after which both sides probe; a dead peer is noticed after up to twice this."""
+SILENCE: Final = (1.0, 5.0)
+"""Bounds of the time without an answer after which another connection is tried beside the one that is silent. TCP has
+repaired a packet or two by the lower one."""
+REPLACE_EVERY: Final = 1.0
+"""Between two such tries, at least."""
+RETRY: Final = (0.2, 15.0)
+"""Upper bound of the first wait before another try to connect, and of any; it doubles in between."""
+RETRY_AWAITED: Final = 2.0
+"""Upper bound of a wait before another try to connect while a text waits for the link."""
+STEADY: Final = 5.0
+"""Life of a connection below which the back-off is not reset."""
+TCP_RETRY: Final = 2.0
+"""Between two attempts of TCP to send what is not acknowledged, at most, where the system can be told so."""
+TCP_GIVES_UP: Final = 900.0
+"""Until TCP gives up, about as Linux does by itself."""
+READ_AGAIN: Final = 0.004
+"""Until a socket is read again whose messages nobody had room for."""
+SESSION_EXPIRY: Final = 300
+"""For which the broker keeps verdicts for a device that is away."""
+PREFLIGHT: Final = 2.0
+"""Look at the broker before a model is loaded."""
+FAREWELL: Final = 1.0
+"""Last messages of a daemon that leaves, and then DISCONNECT."""
+
+# Session, at the device
+
+RTO_UNKNOWN: Final = 1.0
+"""Answer timeout (RTO) at least, until the worker's time for a forward is known."""
+RTO: Final = (0.15, 5.0)
+"""Bounds of the answer timeout, which follows the measured round trip."""
+POLLS: Final = (1, 1, 2)
+"""Answer timeouts from one sign of silence to the next: polls after 1 and 2 of them, another open after 4."""
+POLLS_ANSWERED: Final = 32
+"""Factor up to which the wait for the next poll doubles while polls are answered without a new token."""
+REOPEN_MOST: Final = 8.0
+"""Back-off between opens, which doubles from the answer timeout: upper bound, before jitter doubles it at most."""
+LINKED: Final = 0.2
+"""Within which a session opens, at random, once the link is up again."""
+STALLED: Final = 20.0
+"""Without a new token, although answers come and nobody says that the session waits for its turn: opens elsewhere."""
+PROGRESS: Final = 120.0
+"""Without a new token while the link is up and nobody says that the session waits for its turn: fails."""
+GIVE_UP: Final = 30.0
+"""Without an answer of any worker before a text fails (`give_up`)."""
+QUEUE_PATIENCE: Final = 900.0
+"""For which a text waits while all workers have too much to do (`queue_patience`)."""
+LEASE_LEAST: Final = 1.0
+"""For which a lease is taken to last at least; one of 0 would have a device poll without end."""
+KEY_ASKED: Final = 0.25
+"""Between two answers to `key wanted` of one session."""
+
+# Session, at the worker
+
+LEASE: Final = 60
+"""Silence of a device that ends a session (`lease`)."""
+STUCK: Final = 10.0
+"""Without a new step, or four times the longest forward if that is more: sessions are no longer said to be queued."""
+BUSY_UNKNOWN: Final = 0.5
+"""Until a device comes back that a full worker refused which knows nothing of how long its sessions live."""
+BUSY: Final = (0.05, 5.0)
+"""Bounds of that time otherwise."""
+BUSY_ELSEWHERE: Final = 0.05
+"""The same where another worker will answer: this one drains, or does not hold the version."""
+SHARED: Final = 0.005
+"""For which tokens decoded unasked, and answers to further polls, may share a verdict."""
+DRAIN: Final = 30.0
+"""For sessions to end on SIGTERM (`drain`)."""
+
+# Statuses and catalogues
+
+STATUS_EVERY: Final = 10.0
+"""Between two statuses of a worker (`status_every`)."""
+STALE: Final = 60.0
+"""Without a status after which a worker counts as gone. Ages are measured at the reader: clocks of two machines
+differ."""
+DEVICE_STATUS_EVERY: Final = 2.0
+"""Between two statuses of a device that follows a family and has news, at least."""
+STATUS_RETAINED: Final = 0.3
+"""For retained statuses of a version's workers to come, once the link is up."""
+CATALOGUE_RETAINED: Final = 1.0
+"""For a retained catalogue to come after subscribing."""
+UNSERVED: Final = 1.0
+"""For which nobody must serve a version before that is said: a worker may just be starting again."""
+LOOK_UNSERVED: Final = 0.05
+"""Between two looks whether somebody serves a version that nobody served."""
+LOOK_DIRECTORY: Final = 0.25
+"""Between two looks at what the statuses do not tell: catalogues and ages."""
+LOOK_CATALOGUE: Final = 10.0
+"""Between two looks of a catalogue's follower at clock and disk."""
+TARGET_TEXT: Final = 20.0
+"""For a worker's document of its target's texts to come, and a tokenizer to be made of it."""
+TARGET_TEXT_AGAIN: Final = 5.0
+"""After which another worker is asked for what one has not told."""
+HEAD_SERVER: Final = 30.0
+"""Without a byte of a head's file after which its server counts as gone."""
+HEAD_RETRY: Final = (1.0, 60.0)
+"""Until a worker asks again for a head that could not be had: at first, and at most; it doubles in between."""
+REPAIR_EVERY: Final = 60.0
+"""Between two catalogues of `flexspec head watch` that replace one that is no good, at least."""
+
+# HTTP API
+
+API_TEXT: Final = 600.0
+"""For a whole text, waiting included (`api_timeout`)."""
+LINK_DOWN: Final = 3.0
+"""For which the link may be down before new texts are refused."""
+ONE_TRY: Final = 0.5
+"""For one attempt to connect, which a new text brings about while the link is down."""
+HEAD: Final = 10.0
+"""For a request's head to arrive, idle time between two requests included."""
+BODY: Final = 30.0
+"""For a request's body to arrive."""
+SEND: Final = 60.0
+"""For a client to take one part of an answer."""
+HEARTBEAT: Final = 15.0
+"""Silence in a stream after which an SSE comment is sent."""
+GRACE: Final = 5.0
+"""For texts to end when the server of the API stops."""
+PROBE: Final = 5.0
+"""For a request to `/healthz` or `/metrics` of a worker or broker to arrive and its answer to leave."""
+SYSTEMD: Final = 1.0
+"""For systemd to take a datagram."""
+
+# Commands
+
+COMMAND_LINK: Final = 3.0
+"""For the broker to answer `flexspec-edge ask` and `batch`, unless `--wait` is longer."""
+COMMAND_RELINK: Final = 10.0
+"""For it to come back between two texts of `batch`."""
+ASK_API: Final = 3.0
+"""For the API of a device to answer `flexspec-edge plan` and the doctor."""
+CHAT_CONNECT: Final = 5.0
+"""For the API to take a connection of `flexspec chat`; it tries again for as long, with waits of 2 s at most."""
+CHAT_RETRY: Final = (0.2, 2.0)
+"""Bounds of these waits."""
+CHAT_SILENCE: Final = 960.0
+"""For which the API may say nothing to `flexspec chat`."""
+PUBLISHED: Final = 5.0
+"""For a catalogue to come back from the broker that `flexspec head` has published."""
+PUBLISHED_SETTLES: Final = 0.5
+"""After that, in which another publisher's would come."""
+RETAINED: Final = 2.0
+"""For what the broker retains to arrive, for `flexspec head` and the doctors."""
+DOCTOR: Final = 60.0
+"""For all checks of one daemon's setup (`flexspec doctor --within`)."""
+DOCTOR_BROKER: Final = 5.0
+"""For one answer of the broker to a doctor."""
+DOCTOR_LISTENS: Final = 11.0
+"""For which a doctor listens to statuses: workers renew theirs every 10 s."""
+DOCTOR_TEXT: Final = 20.0
+"""For the doctor's four tokens of text."""
+DOCTOR_GIVE_UP: Final = 12.0
+"""Without an answer of any worker after which that text fails."""
+DOCTOR_QUEUE: Final = 5.0
+"""For which it waits while workers have too much to do."""
+
+# Broker
+
+MOSQUITTO_STARTS: Final = 10.0
+"""For Mosquitto to answer once it was started."""
+MOSQUITTO_STOPS: Final = 5.0
+"""For it to end on SIGTERM before it is killed, or to read its configuration again."""
+MOSQUITTO_TAKES: Final = 5.0
+"""For it to take a statement over its own socket; after as long again it is published again."""
+APPLIED: Final = 10.0
+"""For a broker that runs to take up a change of its deployment."""
+FOLDER_BUSY: Final = 0.5
+"""For commands that look whether a broker runs to get out of the way of one that starts."""
+LOOK_DEPLOYMENT: Final = 0.25
+"""Between two looks of a broker at its deployment's clients."""
