@@ -43,7 +43,7 @@ class Wire:
         self._edge = edge
         self._keys = keys
         self._reply = publish
-        self._codec = Codec(MAX_VERDICT_TOKENS)
+        self._codec = Codec(MAX_VERDICT_TOKENS, compresses=keys is None)
         self._newest = -inf, ""  # when something was refused that could have been an answer, and why
         self.subscriptions = () if keys is None else (Subscription(topics.statement_topic()),)
         self.refusals = KeyRefusals()

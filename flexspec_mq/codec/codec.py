@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import msgspec
 
-from flexspec_mq.codec.compression import compress, decompress
+from flexspec_mq.codec.compression import PLAIN, compress, decompress
 from flexspec_mq.codec.limits import MAX_BODY_BYTES, MAX_PAYLOAD_BYTES, MAX_STATUS_BYTES
 from flexspec_mq.codec.wire import body_to_message, message_to_body
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
@@ -27,10 +27,13 @@ class Codec:
 
     Args:
         most_tokens: bound of a message that is read; a longer one is refused before its tokens are read.
+        compresses: whether messages that are written are compressed; not under a seal, where sizes would tell how much
+            of what one author wrote is in what another one did (CRIME).
     """
 
-    def __init__(self, most_tokens: int = MAX_PROMPT_TOKENS) -> None:
+    def __init__(self, most_tokens: int = MAX_PROMPT_TOKENS, *, compresses: bool = True) -> None:
         self._most_tokens = min(most_tokens, MAX_PROMPT_TOKENS)
+        self._compresses = compresses
 
     def encode(self, message: Message) -> bytes:
         """Make the payload of a message.
@@ -41,7 +44,7 @@ class Codec:
             LocalProtocolError: a field is out of bounds.
         """
         body = message_to_body(message)
-        code, data = compress(body)
+        code, data = compress(body) if self._compresses else (PLAIN, body)
         if len(body) > MAX_BODY_BYTES or len(data) >= MAX_PAYLOAD_BYTES:
             raise UsageError(
                 f"{type(message).__name__} takes {len(data) + 1} bytes, more than {MAX_PAYLOAD_BYTES}",

@@ -45,6 +45,7 @@ class _Keyring:
 
     Attributes:
         introduced: whether the device has shown that it knows the key.
+        padded: whether the device pads, and so can read what is padded; earlier releases do not.
         kept_until: time at which it is forgotten, if nothing comes.
     """
 
@@ -55,6 +56,7 @@ class _Keyring:
     ephemeral: bytes
     sent: int = 0
     introduced: bool = False
+    padded: bool = True
     kept_until: float = -inf
     opens: ReplayWindow = field(default_factory=ReplayWindow)
     others: ReplayWindow = field(default_factory=ReplayWindow)
@@ -119,6 +121,7 @@ class WorkerKeys:
             plain = envelope.opened(ring.up)
             ring.others.take(envelope.counter)
             ring.introduced = True
+        ring.padded = envelope.padded
         self._keep(edge, ring, now)
         return plain, envelope.session
 
@@ -138,6 +141,7 @@ class WorkerKeys:
             session=session,
             counter=ring.sent,
             introduction=None if ring.introduced else Introduction(ring.ephemeral, self.credential),
+            padded=ring.padded,
         )
 
     def wanted(self, edge: str, payload: bytes, now: float) -> bytes | None:
