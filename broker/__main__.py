@@ -18,7 +18,7 @@ from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.doctor.checks import run_checks
 from flexspec_mq.doctor.command import print_findings
-from flexspec_mq.errors import BrokerError
+from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings import add_flags, add_show_command, load, show
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
 
@@ -90,6 +90,11 @@ def _run(options: argparse.Namespace) -> int:
         deployment.load()  # or there is none
         options.config = options.config or deployment.settings_file
     config = load(PROGRAM, options).settings
+    if deployment is None and config.listener.persistence:
+        raise UsageError(
+            "--persistence needs a folder, in which things are kept",
+            hint="`flexspec-broker init DIR --host 127.0.0.1`, and `flexspec-broker run DIR`",
+        )
     logs.configure(config.log)
     if deployment is None:
         return serve(PrivateServer(config.listener), config.metrics, ready_json=options.ready_json)

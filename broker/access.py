@@ -24,7 +24,8 @@ from flexspec_mq.transport.filters import covers, split_share
 class AccessRule(NamedTuple):
     """A permission of a role; a will is a write.
 
-    The topic is a filter with ``{name}`` of the user, and ``{version}`` and ``{worker}`` for each of them.
+    The topic is a filter with ``{name}`` of the user, and ``{version}`` and ``{worker}`` for each of them; ``{family}``
+    is any, for who is bound to no version.
     """
 
     verb: Literal["read", "write", "readwrite"]
@@ -62,15 +63,18 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("write", "f1/t/{name}"),
         AccessRule("write", "f1/o/{version}/{name}"),  # the doctor writes to itself
         AccessRule("write", "f1/d/{name}/{name}"),
+        AccessRule("write", "f1/h/{family}"),  # to put back what the broker lost
+        AccessRule("write", "f1/k/{family}"),
     ),
     Role.PUBLISHER: (
         *_ALL,
-        AccessRule("write", "f1/h/+"),
-        AccessRule("write", "f1/k/+"),
+        AccessRule("write", "f1/h/{family}"),
+        AccessRule("write", "f1/k/{family}"),
+        AccessRule("read", "f1/s"),
         AccessRule("read", "f1/e/+"),
     ),
     Role.OPERATOR: (*_ALL, AccessRule("read", "f1/e/+"), AccessRule("read", "$SYS/#")),
-    Role.DEPLOYMENT: (AccessRule("write", "f1/i"),),
+    Role.DEPLOYMENT: (AccessRule("write", "f1/i"), AccessRule("write", "f1/s")),
 }
 """Whatever is not in it is forbidden."""
 
@@ -88,8 +92,9 @@ def rules_of(user: User, users: Iterable[User]) -> list[AccessRule]:
         versions = tuple(sorted({version for worker in workers for version in worker.versions}))
     names = sorted(worker.name for worker in workers)
     return [
-        AccessRule(rule.verb, rule.topic.format(name=user.name, version=version, worker=worker))
+        AccessRule(rule.verb, rule.topic.format(name=user.name, version=version, worker=worker, family="+"))
         for rule in RULES[user.role]
+        if not (user.versions and "{family}" in rule.topic)
         for version in ((versions or ("+",)) if "{version}" in rule.topic else ("",))
         for worker in ((names or ("+",)) if "{worker}" in rule.topic else ("",))
     ]

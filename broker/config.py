@@ -15,6 +15,8 @@ CONFIG = "mosquitto.conf"
 ACCESS = "access"
 PASSWORDS = "passwords"
 DATA = "data"
+DATABASE = Path(DATA, "mosquitto.db")
+"""Everything that Mosquitto keeps on the disk, below the directory of its files."""
 
 
 def config_text(settings: BrokerSettings, directory: Path) -> str:

@@ -17,9 +17,11 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from broker.announcing import Announcer
+from broker.config import DATABASE
 from broker.deployment.applied_state import RUN
 from broker.deployment.folder import Deployment
 from broker.launcher import PrivateBroker
+from broker.saving import Saving
 from broker.settings import BrokerSettings, ClientLimits, Listener, User
 from broker.watching.rates import Guard, Published
 from broker.watching.refusals import MosquittoLog
@@ -88,16 +90,21 @@ class DeploymentServer:
             own_socket=announcer.socket,
             **asdict(listener),
         )
+        directory = deployment.directory / RUN
         self.broker = PrivateBroker(
-            settings,
-            heard=self._mosquitto_log.line,
-            published=self._traffic.line,
-            directory=deployment.directory / RUN,
+            settings, heard=self._mosquitto_log.line, published=self._taken, directory=directory
+        )
+        self._saving = Saving(
+            directory / DATABASE,
+            lambda: self.broker.signal(signal.SIGUSR1),
+            lambda said: announcer.publish(topics.saved_topic(), said),
         )
 
     def begin(self) -> None:
         """Publish the statement once the broker answers; if it does not take it, `look` tries again."""
         try:
+            if self.broker.settings.persistence:
+                self._saving.begin()
             self._publish()
         except BrokerError as error:
             self._again = time.monotonic() + waiting.MOSQUITTO_TAKES
@@ -111,6 +118,8 @@ class DeploymentServer:
         Who went beyond a limit is put out, and let in again when its time is over.
         """
         try:
+            if self.broker.settings.persistence:
+                self._saving.look()
             self._put_out()
             stamp = self._deployment.stamp()
             if stamp != self._stamp:
@@ -188,6 +197,10 @@ class DeploymentServer:
             *(user for user in self._known.users if user.name not in self._guard.out),
             self._announcer.user,
         )
+
+    def _taken(self, line: bytes) -> None:
+        self._traffic.line(line)
+        self._saving.line(line)
 
     def _heard(self, line: str) -> None:
         if line == _RELOADS:

@@ -105,7 +105,10 @@ class Listener:
         False
     )
     persistence: Annotated[
-        bool, Setting(help="keep sessions across Mosquitto's crashes, written every 5 s")
+        bool,
+        Setting(
+            help="keep sessions and what is retained across crashes: written every 5 s, catalogues and key sets at once"
+        ),
     ] = False
     max_inflight: Annotated[int, Setting(help="unacknowledged messages per client", least=1, most=65535)] = (
         200

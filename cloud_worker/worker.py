@@ -263,6 +263,8 @@ class CloudWorker:
                 self._receive(event)
             else:
                 _log.info("%s", event)
+                if self.family is not None:
+                    self.family.upkeep.linked(up=isinstance(event, LinkUpEvent))
                 if isinstance(event, LinkUpEvent):
                     self.ready.set()
 
@@ -416,6 +418,12 @@ class CloudWorker:
         if self._link is not None and self._link.is_up:
             for message in self._birth():
                 self._publish_queue.put(message)
+
+    async def retain(self, topic: str, payload: bytes) -> None:
+        """Have the broker keep a message of the family."""
+        if self._link is None:
+            raise LinkDown("the worker has no link")
+        await self._link.publish(topic, payload, qos=1, retain=True)
 
     def _target_text(self) -> Sequence[Outbound]:
         if (text := self.engine.facts.text) is None:

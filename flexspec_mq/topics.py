@@ -2,7 +2,8 @@
 
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
 `f1/w/<worker>` worker status, `f1/t/<worker>` how its target's texts are written, `f1/e/<edge>` edge status,
-`f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys.
+`f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys, `f1/s` what the
+broker has on its disk.
 """
 
 from __future__ import annotations
@@ -83,6 +84,16 @@ def keys_topic(family: str) -> str:
 def statement_topic() -> str:
     """Retained statement of a deployment on its keys."""
     return f"{ROOT}/i"
+
+
+def saved_topic() -> str:
+    """Retained word of whoever runs the broker: which catalogue or key set is on its disk now, as `saved` has it."""
+    return f"{ROOT}/s"
+
+
+def saved(topic: bytes, client: bytes) -> bytes:
+    """Payload on `saved_topic`: a message on `topic` that the client with this id published."""
+    return topic + b" " + client
 
 
 class TopicSender(NamedTuple):

@@ -118,6 +118,9 @@ HEAD_SERVER: Final = 30.0
 """Without a byte of a head's file after which its server counts as gone."""
 HEAD_RETRY: Final = (1.0, 60.0)
 """Until a worker asks again for a head that could not be had: at first, and at most; it doubles in between."""
+RESTORE: Final = (1.0, 30.0)
+"""Until a worker puts back what a broker lost of a family, or twice as long: at first, and at most; it doubles while
+that does not stay."""
 REPAIR_EVERY: Final = 60.0
 """Between two catalogues of `flexspec head watch` that replace one that is no good, at least."""
 
@@ -162,6 +165,8 @@ PUBLISHED: Final = 5.0
 """For a catalogue to come back from the broker that `flexspec head` has published."""
 PUBLISHED_SETTLES: Final = 0.5
 """After that, in which another publisher's would come."""
+SAVED: Final = 5.0
+"""For a broker that tells what is on its disk to have written it there."""
 RETAINED: Final = 2.0
 """For what the broker retains to arrive, for `flexspec head` and the doctors."""
 DOCTOR: Final = 60.0
@@ -191,3 +196,7 @@ FOLDER_BUSY: Final = 0.5
 """For commands that look whether a broker runs to get out of the way of one that starts."""
 LOOK_DEPLOYMENT: Final = 0.25
 """Between two looks of a broker at its deployment's clients."""
+SAVE_EVERY: Final = 1.0
+"""Between two writings of Mosquitto's database for a catalogue or key set, at least."""
+SAVE: Final = 30.0
+"""For such a writing to end; then the next message causes another."""

@@ -17,6 +17,7 @@ from cloud_worker.versions.library import DropVersion, Library, LoadHead, OpenVe
 from flexspec_mq.catalogue.driver import Driver
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import RecordError, Refused
+from flexspec_mq.catalogue.upkeep import Upkeep
 from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.heads.place import FetchError, from_catalogue
@@ -53,15 +54,24 @@ class VersionHost(Protocol):
         """Renew the status."""
         ...
 
+    async def retain(self, topic: str, payload: bytes) -> None:
+        """Have the broker keep a message."""
+        ...
+
 
 class FamilyFollower:
-    """Keeps a worker's versions those of its family's catalogue; heads are at `url`, or where the catalogue says."""
+    """Keeps a worker's versions those of its family's catalogue; heads are at `url`, or where the catalogue says.
+
+    Attributes:
+        upkeep: puts the catalogue back where the broker lost it.
+    """
 
     def __init__(
         self, follower: Follower, store: Store, library: Library, loader: HeadLoader, url: str = ""
     ) -> None:
         self._follower = follower
         self._driver = Driver(follower, store)
+        self.upkeep = Upkeep(follower)
         self._library = library
         self._loader = loader
         self._url = url
@@ -88,7 +98,10 @@ class FamilyFollower:
 
     def receive(self, topic: str, payload: bytes) -> bool:
         """Take a message; whether it is of the family."""
-        return self._driver.take(topic, payload)
+        if not self._driver.take(topic, payload):
+            return False
+        self.upkeep.saw(topic, payload)
+        return True
 
     def ended(self) -> None:
         """A session may have ended."""
@@ -100,6 +113,7 @@ class FamilyFollower:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._judge_loop(), name="judge")
+                group.create_task(self.upkeep.run(host.retain), name="upkeep")
                 group.create_task(self._work_loop(host, thread), name="versions")
         except ExceptionGroup as died:
             raise died.exceptions[0] from None

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
-from flexspec_mq.catalogue.signing import Opened, open_signed, opened
+from flexspec_mq.catalogue.signing import Opened, open_signed, opened, signed_later
 from flexspec_mq.errors import LocalProtocolError
 from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet, Second
 
@@ -124,6 +124,42 @@ class Follower:
         """Whether the catalogue should have been signed anew by now. It counts all the same."""
         catalogue = self.catalogue
         return catalogue is not None and _expires(catalogue) <= now
+
+    def rightful_keys(self, standing: bytes) -> bytes:
+        """Payload of the adopted key set if it should stand on its topic instead of `standing`, else nothing.
+
+        It should where that is empty, signed by nobody who counts, or older.
+        """
+        if self._state is None or signed_later(standing, KeySet, [self._root], 1):
+            return b""
+        try:
+            serial = open_signed(standing, KeySet, self.family, [self._root]).body.serial
+        except SignedRefused:
+            serial = 0
+        return self._state.record.keys if serial < self._state.record.serial else b""
+
+    def rightful_catalogue(self, standing: bytes, keys: bytes) -> bytes:
+        """The same of the catalogue, where `keys` stand on the key set's topic.
+
+        A catalogue that the root took back, or whose signers count no more, should stand nowhere. A later key set
+        that it claims is believed where we may lack that.
+        """
+        state = self._state
+        if state is None or state.catalogue is None:
+            return b""
+        ours, counts = state.catalogue, state.keys.body
+        if ours.body.epoch != state.record.epoch or ours.signers(counts.keys) < counts.threshold:
+            return b""
+        if signed_later(standing, Catalogue, counts.keys, counts.threshold):
+            return b""
+        try:
+            other = opened(standing, Catalogue, self.family)
+        except SignedRefused:
+            return ours.payload
+        if other.body.key_set > counts.serial and keys != state.record.keys:
+            return b""
+        valid = other.signers(counts.keys) >= counts.threshold
+        return b"" if valid and other.body.epoch >= ours.body.epoch else ours.payload
 
     def receive_keys(self, payload: bytes, now: float) -> Accepted | Refused | Unchanged:
         """Judge a message on ``f1/k/<family>``, and with new keys a catalogue that waited for them."""

@@ -179,14 +179,28 @@ class Opened(Generic[Body]):
 
     def signers(self, keys: Iterable[bytes]) -> int:
         """How many of these public keys have signed it, each counted once."""
-        data = DOMAINS[type(self.body)] + self.signed
-        by_id = {key_id(key): key for key in keys}
-        valid = set()
-        for signature in self.signatures:
-            key = by_id.get(signature[:KEY_ID])
-            if key is not None and key not in valid and verifies(key, signature[KEY_ID:], data):
-                valid.add(key)
-        return len(valid)
+        return _signers(type(self.body), Signed(self.signed, self.signatures), keys)
+
+
+def signed_later(payload: bytes, kind: type[Body], keys: Iterable[bytes], threshold: int) -> bool:
+    """Whether this is a message of a format that only later programs read, which enough of these keys have signed."""
+    try:
+        signed = msgspec.msgpack.decode(payload, type=Signed)
+        beginning = msgspec.msgpack.decode(signed.body, type=_Beginning)
+    except _UNREADABLE:
+        return False
+    return beginning.format > FORMAT and _signers(kind, signed, keys) >= threshold
+
+
+def _signers(kind: type, message: Signed, keys: Iterable[bytes]) -> int:
+    data = DOMAINS[kind] + message.body
+    by_id = {key_id(key): key for key in keys}
+    valid = set()
+    for signature in message.signatures:
+        key = by_id.get(signature[:KEY_ID])
+        if key is not None and key not in valid and verifies(key, signature[KEY_ID:], data):
+            valid.add(key)
+    return len(valid)
 
 
 def opened(payload: bytes, kind: type[Body], family: str) -> Opened[Body]:

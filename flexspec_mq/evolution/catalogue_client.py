@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from flexspec_mq import waiting
+from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue.driver import Driver, topics_of
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
@@ -38,6 +38,11 @@ from schemas.catalogue import Catalogue, KeySet
 if TYPE_CHECKING:
     import argparse
 
+
+_UNKNOWN = (
+    "this broker does not say when it is on its disk, as one of `flexspec-broker run DIR` does: should it lose it, "
+    "workers of the family put it back, or `flexspec head renew`"
+)
 
 _log = logging.getLogger(__name__)
 
@@ -80,6 +85,7 @@ class CatalogueClient:
         self._keys_topic, self._topic = self._driver.topics
         self._arrived: dict[str, deque[bytes]] = {topic: deque(maxlen=64) for topic in self._driver.topics}
         self._refused: dict[str, Refused | None] = dict.fromkeys(self._driver.topics)
+        self._saved: set[bytes] | None = None
         self._changed = asyncio.Event()
         self._failure: FlexSpecError | None = None
 
@@ -91,6 +97,9 @@ class CatalogueClient:
                     continue
                 if event.topic in self._driver.topics:
                     await self._take(event.topic, event.payload)
+                elif event.topic == topics.saved_topic():
+                    ours = set(map(self._saved_word, self._driver.topics))
+                    self._saved = (self._saved or set()) | (ours & {event.payload})
                 elif self._others is not None:
                     self._others(event)
                 self._changed.set()
@@ -176,12 +185,16 @@ class CatalogueClient:
         """A catalogue, signed under the present key set."""
         return seal(msgspec.structs.replace(catalogue, key_set=self.keys().serial), signers)
 
-    async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> None:
+    async def publish(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> str:
         """Sign an edit of `follower.catalogue`, or the first catalogue, and `send` it."""
-        await self.send(self.sealed(catalogue, self.valid_signers(signers)))
+        return await self.send(self.sealed(catalogue, self.valid_signers(signers)))
 
-    async def send(self, payload: bytes) -> None:
-        """Publish a signed catalogue, and read it back."""
+    async def send(self, payload: bytes) -> str:
+        """Publish a signed catalogue, read it back, and wait until the broker has it on its disk.
+
+        Returns:
+            What to tell people of a broker that does not say what is on its disk; empty of one that does.
+        """
         record = self.follower.record
         await self._write(self._topic, payload)
         await asyncio.sleep(waiting.PUBLISHED_SETTLES)
@@ -189,10 +202,12 @@ class CatalogueClient:
         last = self._arrived[self._topic][-1]
         if last != payload or any(arrived not in known for arrived in self._arrived[self._topic]):
             raise self._lost_race("stands" if last == payload else "does not stand")
+        return await self._wait_saved(self._topic)
 
-    async def trust(self, payload: bytes) -> None:
-        """Publish a signed key set, and read it back."""
+    async def trust(self, payload: bytes) -> str:
+        """Publish a signed key set, as `send` does a catalogue."""
         await self._write(self._keys_topic, payload)
+        return await self._wait_saved(self._keys_topic)
 
     async def restore_keys(self) -> None:
         """Publish the key set that this machine remembers, if the broker holds none or an older one; see `trust`."""
@@ -200,9 +215,29 @@ class CatalogueClient:
         if record is not None and self._lacks(self._keys_topic):
             await self.trust(record.keys)
 
+    def _saved_word(self, topic: str) -> bytes:
+        """Payload by which the broker tells that what we published is on its disk."""
+        return topics.saved(topic.encode(), self._link.settings.client_id.encode())
+
+    async def _wait_saved(self, topic: str) -> str:
+        if self._saved is None:
+            return _UNKNOWN
+        try:
+            async with asyncio.timeout(waiting.SAVED):
+                while self._saved_word(topic) not in self._saved:
+                    await self.change()
+        except TimeoutError:
+            raise LinkDown(
+                f"the broker holds the message on {topic}, and has not written it to its disk in {waiting.SAVED:g} s",
+                hint="look at the log and the disk of the broker; then `flexspec head renew`, or `trust` again",
+            ) from None
+        return ""
+
     async def _write(self, topic: str, payload: bytes) -> None:
         """Publish, wait until the broker has given it back, and until it is taken up."""
         self._arrived[topic].clear()
+        if self._saved is not None:
+            self._saved.discard(self._saved_word(topic))
         await self._link.publish(topic, payload, qos=1, retain=True)
         try:
             async with asyncio.timeout(waiting.PUBLISHED):
@@ -270,7 +305,9 @@ async def catalogue_client(
     follower = Follower(family, root, store.load(), renews=True)
     settings = replace(
         link_settings(config.link, f"flexspec-head-{secrets.token_hex(4)}"),
-        subscriptions=tuple(Subscription(topic) for topic in (*topics_of(family), *filters)),
+        subscriptions=tuple(
+            Subscription(topic) for topic in (topics.saved_topic(), *topics_of(family), *filters)
+        ),
     )
     async with mqtt_link(settings) as link:
         await link.wait_up(2 * waiting.PUBLISHED if settings.give_up_after is None else None)

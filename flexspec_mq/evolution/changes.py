@@ -91,8 +91,9 @@ async def publish_or_write(
         LinkError: as `CatalogueClient.publish` does.
     """
     if out is None:
-        await client.publish(catalogue, signers)
+        unknown = await client.publish(catalogue, signers)
         answer(words)
+        _tell(unknown)
         return
     present = client.follower.catalogue
     payload = client.sealed(catalogue, client.valid_signers(signers, others_sign=True))
@@ -157,19 +158,26 @@ def send(args: argparse.Namespace) -> int:
 
     async def publish(client: CatalogueClient) -> None:
         _check(client, before, change)
-        await client.send(change.payload)
+        unknown = await client.send(change.payload)
         answer(f"published {_described(change.body)}")
+        _tell(unknown)
 
     return connected(args, publish)
 
 
 async def _send_keys(client: CatalogueClient, payload: bytes) -> None:
-    await client.trust(payload)
+    unknown = await client.trust(payload)
     keys, catalogue = client.keys(), client.follower.catalogue
     signers = f"{keys.threshold} of {len(keys.keys)} keys sign"
     answer(f"published key set {keys.serial} of {keys.family}: {signers}")
     if catalogue is not None and catalogue.key_set != keys.serial:
         answer("the catalogue is still signed under the one before: now `flexspec head renew`")
+    _tell(unknown)
+
+
+def _tell(words: str) -> None:
+    if words:
+        answer(words)
 
 
 def _check(client: CatalogueClient, before: int, change: Opened[Catalogue]) -> None:

@@ -62,6 +62,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "f1/k/smol": ({"pub"}, set(READERS)),
     "f1/i": ({"own"}, set(READERS)),
     "f1/i/more": (set(), set()),
+    "f1/s": ({"own"}, {"pub"}),
     "f1/r/own/check": (set(), set()),
     "f1/h/smol/more": (set(), set()),
     "f1/check/x": (set(), set()),

@@ -112,6 +112,7 @@ def test_check_of_a_secured_broker_passes_for_each_role(tmp_path: Path, role: st
         (("check", "127.0.0.1:1", "--ca", "/does/not/exist"), "/does/not/exist", 4),
         (("init", "/proc/no-folder", "--name", "a"), "/proc/no-folder", 4),
         (("check", "a..b:1883"), "✗  broker", 1),
+        (("run", "--persistence"), "needs a folder", 2),
     ],
 )
 def test_bad_input_is_named(arguments: tuple[str, ...], said: str, code: int) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,17 +26,20 @@ from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.follower import Follower
-from flexspec_mq.catalogue.signing import PrivateKey
+from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import PublishRefused
 from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.protocol.worker.types import WorkItem
-from flexspec_mq.transport.link import Link
+from flexspec_mq.transport.base import Inbound, LinkSettings
+from flexspec_mq.transport.link import Link, LinkFactory
+from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.catalogue import VersionState
+from schemas.catalogue import FORMAT, Signed, VersionState
 from schemas.status import VersionStatus, WorkerStatus
+from tests.broker.deployments import as_client, good, made, running
 from tests.daemons import PATIENCE, TARGET, Daemon, FakeEngine, alone, edge_at, link_to, read, until, wanting
 from tests.families import FAMILY, Operator, simple
 
@@ -95,8 +98,11 @@ class Place:
         )
 
     @asynccontextmanager
-    async def worker(self, broker: MemoryBroker, name: str = "w1") -> AsyncIterator[Daemon]:
+    async def worker(
+        self, broker: MemoryBroker | LinkFactory, name: str = "w1", at: LinkSettings | None = None
+    ) -> AsyncIterator[Daemon]:
         """Run a worker; on leaving it is killed, as far as a task can be."""
+        connect = broker.link if isinstance(broker, MemoryBroker) else broker
         engine = HeadedEngine()
         store = Store(self.folder / name, FAMILY)
         family = FamilyFollower(
@@ -106,7 +112,7 @@ class Place:
             cast(HeadLoader, SaltLoader(engine, self.folder / "cache")),
         )
         worker = CloudWorker(WorkerSettings(worker=name, drain=PATIENCE, status_every=60.0), engine, family)
-        run = asyncio.create_task(worker.run(broker.link, link_to(f"w-{name}")))
+        run = asyncio.create_task(worker.run(connect, at or link_to(f"w-{name}")))
         await asyncio.wait_for(worker.ready.wait(), PATIENCE)
         daemon = Daemon(worker, engine, run)
         try:
@@ -327,3 +333,82 @@ async def test_a_store_that_cannot_be_written_takes_nothing_up_until_it_can(
         assert states(broker) == {"base": "loading"}
         in_the_way.rmdir()
         await until(lambda: states(broker) == {"base": "ready", "v1": "ready"})
+
+
+async def test_workers_bring_a_broker_back_that_lost_all(place: Place, tmp_path: Path) -> None:
+    """On a deployment as `init` makes it; a device that starts afterwards reads all that is signed."""
+    directory = made(tmp_path / "deployment", "--keys")
+    good("add-worker", directory, "w1", "w2")
+    good("add-publisher", directory, "release")
+    good("add-device", directory, "alice")
+    at = {path.name: as_client(path) for path in (directory / "hand-out").glob("*/*")}
+    async with AsyncExitStack() as stack:
+        with running(directory, tmp_path / "log"):
+            publisher = await stack.enter_async_context(mqtt_link(at["release"]))
+            await publisher.wait_up(PATIENCE)
+            await place.operator.publish(publisher)
+            workers = [
+                await stack.enter_async_context(place.worker(mqtt_link, one, at[one])) for one in ("w1", "w2")
+            ]
+            await until(lambda: all(one.engine.heads for one in workers))
+        shutil.rmtree(directory / "run")
+        with running(directory, tmp_path / "log"):
+            began = time.monotonic()
+            kept = await standing(at["alice"], f"f1/h/{FAMILY}", f"f1/k/{FAMILY}", "f1/i")
+            assert kept[f"f1/h/{FAMILY}"] == place.operator.sealed()
+            assert kept[f"f1/k/{FAMILY}"] == place.operator.keys()
+            assert kept["f1/i"]
+            assert time.monotonic() - began < 10
+
+
+async def standing(at: LinkSettings, *topics: str) -> dict[str, bytes]:
+    """Messages retained on topics, once it is on all of them."""
+    found: dict[str, bytes] = {}
+    async with mqtt_link(at) as link, asyncio.timeout(PATIENCE):
+        for topic in topics:
+            await link.subscribe(topic)
+        async for event in link.events():
+            if isinstance(event, Inbound):
+                found[event.topic] = event.payload
+            if found.keys() == set(topics):
+                return found
+    raise AssertionError(found)
+
+
+async def test_what_a_malicious_worker_retains_is_replaced_and_believed_by_nobody(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older, forged, cleared, or of a key set or format that is said to come: the newest stands again, each time after
+    a message of one of the workers."""
+    monkeypatch.setattr("flexspec_mq.waiting.RESTORE", (0.2, 5.0))
+    operator = place.operator
+    catalogue, keys = f"f1/h/{FAMILY}", f"f1/k/{FAMILY}"
+    older = operator.sealed()
+    place.publish("v2", place.salted("2"), 50)
+    forged = dataclasses.replace(operator, online=PrivateKey.generate(), root=PrivateKey.generate())
+    forged.catalogue = editing.retire(operator.current, time.time() - 40, name="v1")
+    later = msgspec.structs.replace(forged.current, key_set=9)
+    body = msgspec.msgpack.decode(forged.sealed(), type=Signed)
+    fields = [FORMAT + 1, *msgspec.msgpack.decode(body.body)[1:]]
+    another = msgspec.msgpack.encode(msgspec.structs.replace(body, body=msgspec.msgpack.encode(fields)))
+    lies = [
+        *(
+            (catalogue, lie)
+            for lie in (older, b"", b"noise", forged.sealed(), seal(later, [forged.online]), another)
+        ),
+        *((keys, lie) for lie in (b"", b"noise", forged.keys())),
+    ]
+    rightful = {catalogue: operator.sealed(), keys: operator.keys()}
+    async with published(place) as (broker, link), place.worker(broker), place.worker(broker, "w2"):
+        await until(lambda: all("v2" in states(broker, one) for one in ("w1", "w2")))
+        for topic in rightful:
+            await link.subscribe(topic)
+        for topic, lie in lies:
+            await link.publish(topic, lie, qos=1, retain=True)
+            assert broker.retained(topic) != rightful[topic]
+            await until(lambda topic=topic: broker.retained(topic) == rightful[topic])  # type: ignore[misc]
+        await asyncio.sleep(1.0)
+        assert {topic: broker.retained(topic) for topic in rightful} == rightful
+        assert states(broker) == states(broker, "w2") == {"base": "ready", "v1": "ready", "v2": "ready"}
+        put_back = link.counters.received - len(rightful) - len(lies)
+        assert len(lies) <= put_back <= 2 * len(lies)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import re
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
+from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
@@ -46,6 +48,8 @@ import torch
 from safetensors.torch import save_file
 
 from flexspec_mq.models.head_files import ADAPTER, CONFIG
+from tests.broker.deployments import as_client, good, made
+from tests.broker.deployments import running as broker_running
 from tests.evolution.statuses import edge_status, figures
 from tests.families import simple
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
@@ -172,9 +176,9 @@ async def cleared(site: Site, *cleared: str) -> None:
             await link.publish(topic, b"", qos=1, retain=True)
 
 
-async def retained(site: Site, topic: str, *publish: bytes) -> bytes:
+async def retained(site: Site | LinkSettings, topic: str, *publish: bytes) -> bytes:
     """Payload that the broker retains on a topic, after these were published there."""
-    async with mqtt_link(reader(site)) as link:
+    async with mqtt_link(reader(site) if isinstance(site, Site) else site) as link:
         await link.wait_up(5)
         for payload in publish:
             await link.publish(topic, payload, qos=1, retain=True)
@@ -609,3 +613,35 @@ def test_to_end_watch_is_no_error(begun: Site, ends: signal.Signals) -> None:
 def test_a_broker_that_is_not_there_is_an_error_of_the_link(run: Run) -> None:
     gone = ("--broker", "127.0.0.1:1", "--give-up-after", "0.2")
     refused(run, "127.0.0.1:1", "list", *gone, code=LinkError.exit_code)
+
+
+def test_what_was_called_done_survives_a_kill_of_the_broker(
+    site: Site, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a deployment as `init` makes it: Mosquitto and what runs it are killed as soon as a command has returned."""
+    directory = made(tmp_path / "deployment", "--keys")
+    good("add-publisher", directory, "release")
+    link = as_client(directory / "hand-out" / "publisher" / "release")
+    monkeypatch.delenv("FLEXSPEC_HEAD_BROKER")
+    monkeypatch.setenv(
+        "FLEXSPEC_HEAD_CONFIG", str(directory / "hand-out" / "publisher" / "release" / "head.toml")
+    )
+    commands = (
+        ("trust", "--root", site.key("root"), "--signer", site.online, "--serial", "1"),
+        ("publish", site.head("one"), "--name", "v1", "--first", "--heads", site.heads),
+        ("publish", site.head("two"), "--name", "v2"),
+        ("promote", "v2"),
+        ("renew",),
+    )
+    for words in commands:
+        with broker_running(directory, tmp_path / "log") as (process, ready):
+            assert "does not say when it is on its disk" not in ok(run, *words)
+            for pid in (ready["pid"], process.pid):
+                os.kill(pid, signal.SIGKILL)
+        record = Store(tmp_path / "state", site.family).load()
+        assert record is not None
+        with broker_running(directory, tmp_path / "log"):
+            kept = asyncio.run(retained(link, topics.keys_topic(site.family)))
+            assert kept == record.keys
+            if record.catalogue:
+                assert asyncio.run(retained(link, topics.catalogue_topic(site.family))) == record.catalogue
