@@ -11,7 +11,7 @@ from flexspec_mq.keys.envelope import key_wanted
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.keys.trust import Trust
 from flexspec_mq.keys.worker import WorkerKeys
-from lab.benchmarks.exact.identities import Identities
+from lab.fuzz.identities import Identities
 from schemas.messages import Fin, Identity, Open, Poll, Verdict
 
 _CODEC = Codec()

@@ -1,1 +1,1 @@
-"""The parts of the exactness benchmark; `lab.benchmarks.exactness` runs them."""
+"""The target alone, by code that shares nothing with the system: what texts are compared with."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from flexspec_mq.daemon.tasks import ended
@@ -18,7 +18,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.values import is_loopback
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.impairment import SEGMENT, Impairment
-from lab.testbed.link.profiles import LinkPlan, built_in
+from lab.testbed.link.profiles import WAYS, LinkPlan, Way, built_in
 
 Address = tuple[str, int]
 _LARGEST_CHUNK = 16_384
@@ -43,11 +43,11 @@ class ProxyLink:
         self.host, self.port = "", 0
         self.connections = 0
         self._target = target
-        self._ways = {way: Impairment(plan, way) for way in ("up", "down")}
+        self._ways = {way: Impairment(plan, way) for way in WAYS}
         self._handlers: set[asyncio.Task[None]] = set()
         self._counters = LinkCounters(self._ways["up"].counters, self._ways["down"].counters, unit="payload")
         self._start = time.monotonic()
-        self._stalled_until = 0.0
+        self._stalled_until = dict.fromkeys(WAYS, 0.0)
 
     @property
     def counters(self) -> LinkCounters:
@@ -55,9 +55,14 @@ class ProxyLink:
         self._counters.seconds = self._now() - self.plan.begins_s
         return self._counters
 
-    def stall(self, seconds: float) -> None:
-        """Carry nothing for a while, both ways; what is under way arrives after it, and connections stay."""
-        self._stalled_until = self._now() + seconds
+    def stall(self, seconds: float, ways: Sequence[Way] = WAYS) -> None:
+        """Carry nothing for a while, one way or both; what is under way arrives after it, and connections stay."""
+        self._stalled_until |= dict.fromkeys(ways, self._now() + seconds)
+
+    def cut(self) -> None:
+        """End all connections at once, as a machine does that has lost them."""
+        for task in self._handlers:
+            task.cancel()
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve a connection in a task of ours; one that `asyncio.start_server` makes complains when cancelled."""
@@ -95,13 +100,11 @@ class ProxyLink:
     ) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                for way, ends in (("up", up), ("down", down)):
+                for way, ends in zip(WAYS, (up, down), strict=True):
                     waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_MAX_WAITING)
                     impairment = self._ways[way]
                     tasks.create_task(self._read_loop(impairment, ends[0], waiting), name=f"link-{way}-read")
-                    tasks.create_task(
-                        self._write_loop(impairment, ends[1], waiting), name=f"link-{way}-write"
-                    )
+                    tasks.create_task(self._write_loop(way, ends[1], waiting), name=f"link-{way}-write")
         except* OSError:  # one side broke the connection; both lose it
             for _, writer in (up, down):
                 writer.transport.abort()
@@ -120,11 +123,11 @@ class ProxyLink:
                 return
 
     async def _write_loop(
-        self, way: Impairment, writer: asyncio.StreamWriter, waiting: asyncio.Queue[tuple[float, bytes]]
+        self, way: Way, writer: asyncio.StreamWriter, waiting: asyncio.Queue[tuple[float, bytes]]
     ) -> None:
         while True:
             due, chunk = await waiting.get()
-            while (due := max(due, self._stalled_until)) > self._now():  # noqa: ASYNC110  a stall may come meanwhile
+            while (due := max(due, self._stalled_until[way])) > self._now():  # noqa: ASYNC110  a stall may come meanwhile
                 await asyncio.sleep(due - self._now())
             if not chunk:
                 if writer.can_write_eof():
@@ -133,7 +136,7 @@ class ProxyLink:
             late = self._now() - due
             writer.write(chunk)
             await writer.drain()
-            self._counters.went_out(way.counters, len(chunk), late)
+            self._counters.went_out(self._ways[way].counters, len(chunk), late)
 
     def _now(self) -> float:
         return time.monotonic() - self._start + self.plan.begins_s

@@ -1,0 +1,319 @@
+"""Rules that a history proves: answers complete, exact, once; failures typed, in time; nothing foreign; all given back.
+
+Nothing but the history is looked at. A rule that is broken is a `Violation`; figures say how much there was to break.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from itertools import pairwise
+
+from lab.chaos.history import (
+    Asked,
+    Began,
+    Committed,
+    Ended,
+    Finished,
+    Healed,
+    Judged,
+    Left,
+    Opened,
+    Piece,
+    Record,
+    Session,
+    Struck,
+    Wanted,
+)
+
+TYPED = frozenset(
+    (
+        "workers_busy",
+        "too_many_texts",
+        "no_worker",
+        "broker_unreachable",
+        "stopping",
+        "deadline",
+        "overloaded",
+    )
+)
+"""Codes that a failure may have; others are faults of ours, or of what was asked."""
+_BREAKS = frozenset(("kill", "stop", "blackhole", "up", "down", "cut"))
+"""Kinds of faults during which a daemon or its link does not work; all others are to be borne."""
+_SETTLES = 5.0
+"""Seconds after a fault within which a daemon is not called healthy yet."""
+_HEALTHY = 10.0
+"""Seconds for which a device, the broker and one worker were healthy together: then no text may fail."""
+
+Span = tuple[float, float]
+
+
+class Broken(StrEnum):
+    """Rule that is broken."""
+
+    LOST = "lost"
+    DOUBLED = "doubled"
+    INEXACT = "inexact"
+    FOREIGN = "foreign"
+    UNTYPED = "untyped"
+    IMPATIENT = "falsely ended"
+    HEALTHY = "failed beside a healthy worker"
+    LATE = "late"
+    SILENT = "silent"
+    KEPT = "not given back"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that is broken, and by what."""
+
+    rule: Broken
+    what: str
+
+
+@dataclass(slots=True)
+class Judgement:
+    """Outcome of a check.
+
+    Attributes:
+        violations: rules that are broken.
+        figures: how much there was.
+        silences: seconds without a piece while a device, the broker and a worker were healthy, the longest of each
+            answer.
+    """
+
+    violations: list[Violation] = field(default_factory=list)
+    figures: Counter[str] = field(default_factory=Counter)
+    silences: list[float] = field(default_factory=list)
+
+    def broken(self, rule: Broken, what: str) -> None:
+        """Note a broken rule."""
+        self.violations.append(Violation(rule, what))
+
+
+@dataclass(slots=True)
+class _Attempt:
+    began: float
+    pieces: list[tuple[float, str]] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "".join(piece for _, piece in self.pieces)
+
+
+@dataclass(slots=True)
+class _Session:
+    name: str
+    text: Wanted
+    had: int = 0
+    over: bool = False
+
+
+def check(history: Sequence[Record]) -> Judgement:
+    """Judge a history, whose records are in the order of their times."""
+    began = next(record for record in history if isinstance(record, Began))
+    found = Judgement()
+    wanted = {record.text: record for record in history if isinstance(record, Wanted)}
+    spans = _spans(history, began)
+    edges = {one.edge for one in wanted.values()}
+    broken = {edge: _joined([*spans[edge], *spans["broker"], *_all(spans, began.workers)]) for edge in edges}
+    attempts = _attempts(history, wanted, found)
+    for text, tries in attempts.items():
+        _check_text(found, wanted[text], tries, wanted)
+        for number, attempt in tries.items():
+            name = f"text {text}, attempt {number}"
+            edge = wanted[text].edge
+            _check_end(found, name, attempt, began, broken[edge], spans[edge])
+    for text in wanted.keys() - attempts.keys():
+        found.broken(Broken.LOST, f"text {text} was never asked for")
+    _check_sessions(history, wanted, found)
+    for record in history:
+        if isinstance(record, Left) and record.value > record.most:
+            what = f"{record.daemon}: {record.figure} is {record.value:g}, at most {record.most:g}"
+            found.broken(Broken.KEPT, what)
+    return found
+
+
+def _attempts(
+    history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement
+) -> dict[int, dict[int, _Attempt]]:
+    attempts: dict[int, dict[int, _Attempt]] = defaultdict(dict)
+    for record in history:
+        if isinstance(record, Asked) and record.text in wanted:
+            attempts[record.text][record.attempt] = _Attempt(record.at)
+        elif isinstance(record, Asked | Piece | Ended):
+            attempt = attempts.get(record.text, {}).get(record.attempt)
+            if attempt is None:
+                found.broken(Broken.FOREIGN, f"an answer to text {record.text}, which nobody wanted")
+            elif isinstance(record, Piece):
+                attempt.pieces.append((record.at, record.piece))
+                if attempt.ended:
+                    found.broken(Broken.DOUBLED, f"text {record.text}: a piece after the end")
+            elif isinstance(record, Ended):
+                attempt.ended.append(record)
+    return attempts
+
+
+def _check_text(
+    found: Judgement, wanted: Wanted, tries: dict[int, _Attempt], others: dict[int, Wanted]
+) -> None:
+    """A text is answered once; what came of it in failed attempts is how it begins."""
+    name = f"text {wanted.text}"
+    whole = [
+        (attempt, end) for attempt in tries.values() for end in attempt.ended if end.reason or not end.code
+    ]
+    found.figures.update(answers=bool(whole), attempts=len(tries), failed_attempts=len(tries) - len(whole))
+    if not whole:
+        last = max(tries.items())[1].ended
+        found.broken(Broken.LOST, f"{name}: {f'{last[-1].code}, {last[-1].why}' if last else 'no end'}")
+    if len(whole) > 1:
+        found.broken(Broken.DOUBLED, f"{name} was answered {len(whole)} times")
+    for attempt in tries.values():
+        ends = [end for tried, end in whole if tried is attempt]
+        if attempt.text == wanted.written if ends else wanted.written.startswith(attempt.text):
+            continue
+        _name_difference(found, f"{name}: {attempt.text[-60:]!r}", attempt.text, wanted, others)
+    for _, end in whole:
+        found.figures.update(tokens=end.tokens)
+        if (end.reason, end.tokens) != (wanted.reason, len(wanted.tokens)):
+            right = f"{wanted.reason} after {len(wanted.tokens)}"
+            found.broken(Broken.INEXACT, f"{name} ended with {end.reason} after {end.tokens}, not {right}")
+
+
+def _name_difference(
+    found: Judgement, what: str, text: str, wanted: Wanted, others: dict[int, Wanted]
+) -> None:
+    """Name what differs: the text is another's, or lacks its end, or is a wrong one."""
+    if any(text and other.written.startswith(text) for other in others.values() if other is not wanted):
+        found.broken(Broken.FOREIGN, what)
+    elif wanted.written.startswith(text):
+        found.broken(Broken.LOST, what)
+    else:
+        found.broken(Broken.INEXACT, what)
+
+
+def _check_end(
+    found: Judgement, name: str, attempt: _Attempt, began: Began, broken: list[Span], device: list[Span]
+) -> None:
+    """An attempt ends, typed, not before its patience is over, nor long after it; and is never silent for long."""
+    end = attempt.ended[0] if attempt.ended else None
+    if len(attempt.ended) > 1:
+        found.broken(Broken.DOUBLED, f"{name} ended {len(attempt.ended)} times")
+    if end is None:
+        return  # told as lost, where no other attempt answered
+    times = [attempt.began, *(at for at, _ in attempt.pieces), end.at]
+    silence = max(
+        (later - earlier - _overlap(broken, (earlier, later)) for earlier, later in pairwise(times))
+    )
+    found.silences.append(max(0.0, silence))
+    if silence > began.grace:
+        found.broken(Broken.SILENT, f"{name}: {silence:.1f} s")
+    if end.reason or not end.code:
+        return
+    said = f"{name}: {end.code} after {end.at - attempt.began:.1f} s ({end.why})"
+    found.figures.update({f"ended with {end.code}": 1})
+    if end.code == "connection" and any(begin <= end.at <= over for begin, over in device):
+        return  # its device was restarted
+    if end.code not in TYPED:
+        found.broken(Broken.UNTYPED, said)
+    seconds = end.at - attempt.began
+    if seconds < began.patience:
+        found.broken(Broken.IMPATIENT, said)
+    if seconds > began.patience + began.grace:
+        found.broken(Broken.LATE, said)
+    if any(b - a >= _HEALTHY for a, b in _between(broken, (attempt.began, end.at))):
+        found.broken(Broken.HEALTHY, said)
+
+
+def _check_sessions(history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement) -> None:
+    """A device's sessions commit the text of their seed, token by token, and hear of nobody else's."""
+    texts = {one.seed: one for one in wanted.values()}
+    sessions: dict[tuple[str, int, int], _Session] = {}
+    for record in history:
+        if not isinstance(record, Session | Opened | Judged | Committed | Finished):
+            continue
+        key = record.edge, record.life, record.session
+        name = f"session {record.session} of {record.edge} ({record.life})"
+        if isinstance(record, Session):
+            text = texts.get(record.seed)
+            if key in sessions:
+                found.broken(Broken.DOUBLED, f"{name} was begun twice")
+            elif text is None or text.edge != record.edge:
+                found.broken(Broken.FOREIGN, f"{name}: nobody wants this text there")
+            else:
+                sessions[key] = _Session(name, text)
+        elif key not in sessions:
+            found.broken(Broken.FOREIGN, f"{name} was never begun: {type(record).__name__.lower()}")
+        else:
+            _check_session(found, sessions[key], record)
+
+
+def _check_session(found: Judgement, session: _Session, record: Record) -> None:
+    name, right = f"{session.name}, text {session.text.text}", session.text.tokens
+    if isinstance(record, Opened):
+        found.figures.update(opens=1)
+    elif isinstance(record, Judged):
+        found.figures.update(verdicts=1)
+        if record.start + record.count > len(right):
+            found.broken(Broken.FOREIGN, f"{name}: a verdict beyond its end")
+    elif isinstance(record, Finished):
+        session.over = True
+    elif isinstance(record, Committed):
+        end, at = record.start + len(record.tokens), f"{name}: tokens from {record.start} on"
+        if record.start < session.had or session.over:
+            found.broken(Broken.DOUBLED, f"{at}, after {'its end' if session.over else session.had}")
+        elif record.start > session.had:
+            found.broken(Broken.LOST, f"{at}, after {session.had}")
+        elif record.tokens != right[record.start : end]:
+            found.broken(Broken.INEXACT, f"{at} are others")
+        session.had = end
+        found.figures.update(committed=len(record.tokens))
+
+
+def _spans(history: Iterable[Record], began: Began) -> dict[str, list[Span]]:
+    """Spans in which a daemon or its link did not work, or not yet again, by daemon."""
+    open_, spans = {}, defaultdict[str, list[Span]](list)
+    last = began.at
+    for record in history:
+        last = record.at
+        if isinstance(record, Struck) and record.kind in _BREAKS:
+            open_[record.fault] = record
+        elif isinstance(record, Healed) and (struck := open_.pop(record.fault, None)) is not None:
+            spans[struck.target].append((struck.at, record.at + _SETTLES))
+    for struck in open_.values():
+        spans[struck.target].append((struck.at, last))
+    return spans
+
+
+def _all(spans: dict[str, list[Span]], daemons: Sequence[str]) -> list[Span]:
+    """When none of the daemons worked."""
+    nobody = _joined(spans[daemons[0]])
+    for daemon in daemons[1:]:
+        met = [(max(a, c), min(b, d)) for a, b in nobody for c, d in _joined(spans[daemon])]
+        nobody = _joined([(a, b) for a, b in met if a < b])
+    return nobody
+
+
+def _joined(spans: Iterable[Span]) -> list[Span]:
+    joined: list[Span] = []
+    for begin, end in sorted(spans):
+        if joined and begin <= joined[-1][1]:
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def _overlap(spans: Iterable[Span], within: Span) -> float:
+    return sum(max(0.0, min(end, within[1]) - max(begin, within[0])) for begin, end in spans)
+
+
+def _between(spans: Sequence[Span], within: Span) -> list[Span]:
+    """Parts of `within` that are in none of the spans, which are joined."""
+    ends = [within[0], *(end for _, end in spans)]
+    begins = [*(begin for begin, _ in spans), within[1]]
+    cut = ((max(a, within[0]), min(b, within[1])) for a, b in zip(ends, begins, strict=True))
+    return [(a, b) for a, b in cut if a < b]

@@ -1,0 +1,188 @@
+"""The history of a run: one JSON line for each thing that happened, whoever saw it.
+
+Times are of the machine's monotonic clock, which all processes share and no fault moves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+
+class _Record(msgspec.Struct, frozen=True, tag_field="is", tag=str.lower, omit_defaults=True):
+    at: float
+
+
+class Began(_Record, frozen=True):
+    """The run begins.
+
+    Attributes:
+        seed: seed of the schedule.
+        patience: seconds for which a request waits for a worker or the broker.
+        grace: seconds more within which a failure has to be told.
+        workers: names of those that serve from the beginning.
+    """
+
+    seed: int
+    patience: float
+    grace: float
+    workers: tuple[str, ...]
+
+
+class Wanted(_Record, frozen=True):
+    """Text of the target alone, computed apart.
+
+    Attributes:
+        text: number of it.
+        seed: names it in the traces of daemons.
+        edge: device that is asked.
+        tokens: token ids.
+        written: the same as a user sees it.
+        reason: ``stop`` or ``length``.
+    """
+
+    text: int
+    seed: int
+    edge: str
+    tokens: tuple[int, ...]
+    written: str
+    reason: str
+
+
+class Asked(_Record, frozen=True):
+    """A user asks a device; the second attempt has the same idempotency key as the first."""
+
+    text: int
+    attempt: int
+
+
+class Piece(_Record, frozen=True):
+    """A user got a piece of an answer."""
+
+    text: int
+    attempt: int
+    piece: str
+
+
+class Ended(_Record, frozen=True):
+    """An attempt is over.
+
+    Attributes:
+        reason: ``stop`` or ``length``; empty where it failed.
+        tokens: as the API counts them.
+        code: error's word for programs; ``connection`` where the device broke it off.
+        why: words for people.
+        figures: the API's, of who drafted what.
+    """
+
+    text: int
+    attempt: int
+    reason: str = ""
+    tokens: int = 0
+    code: str = ""
+    why: str = ""
+    figures: dict[str, float] = {}
+
+
+class Struck(_Record, frozen=True):
+    """A fault begins. `lane`, `kind` and `target` are those of the schedule."""
+
+    fault: int
+    kind: str
+    target: str
+
+
+class Healed(_Record, frozen=True):
+    """A fault is over: what it hit works again, or is ready again."""
+
+    fault: int
+    skipped: str = ""
+
+
+class Session(_Record, frozen=True):
+    """A device begins a text in a session. `life` tells its processes apart."""
+
+    edge: str
+    life: int
+    session: int
+    seed: int
+
+
+class Opened(_Record, frozen=True):
+    """A device opens a session; `worker` where it is one that it knows already."""
+
+    edge: str
+    life: int
+    session: int
+    worker: str = ""
+
+
+class Judged(_Record, frozen=True):
+    """A verdict came to a device, and was believed."""
+
+    edge: str
+    life: int
+    session: int
+    worker: str
+    start: int
+    count: int
+
+
+class Committed(_Record, frozen=True):
+    """A device commits tokens."""
+
+    edge: str
+    life: int
+    session: int
+    start: int
+    tokens: tuple[int, ...]
+
+
+class Finished(_Record, frozen=True):
+    """A session of a device is over."""
+
+    edge: str
+    life: int
+    session: int
+    reason: str
+
+
+class Left(_Record, frozen=True):
+    """A figure of a daemon when all was over, and what it should be at most."""
+
+    daemon: str
+    figure: str
+    value: float
+    most: float
+
+
+Record = (
+    Began | Wanted | Asked | Piece | Ended | Struck | Healed
+    | Session | Opened | Judged | Committed | Finished | Left
+)  # fmt: skip
+_DECODER = msgspec.json.Decoder(Record)
+_ENCODER = msgspec.json.Encoder()
+
+
+class HistoryFile:
+    """A file that records are added to; each reaches the kernel at once, so it survives SIGKILL."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def add(self, record: Record) -> None:
+        """Add a record."""
+        os.write(self._file, _ENCODER.encode(record) + b"\n")
+
+
+def read_history(paths: Iterable[Path]) -> list[Record]:
+    """Records of all files by their time; the last line of a file may be torn, as its writer may have been killed."""
+
+    def records(path: Path) -> Iterator[Record]:
+        lines = path.read_bytes().split(b"\n")
+        yield from map(_DECODER.decode, filter(None, lines[:-1]))
+
+    return sorted((record for path in paths for record in records(path)), key=lambda record: record.at)

@@ -1,0 +1,213 @@
+"""A run of a schedule: texts are asked for over HTTP while faults happen, and all of it goes into the history."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from flexspec_mq.models.text import decode
+from lab.bench.client import unbounded
+from lab.benchmarks.exact.pool import ReferencePool
+from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText, Text
+from lab.chaos.history import Asked, Began, Ended, HistoryFile, Piece, Wanted
+from lab.chaos.schedule import WORKERS, Ask, Fault, Schedule, Sizes, schedule
+from lab.chaos.site import LEASE, PATIENCE, Site, site
+
+GRACE = 30.0
+FIGURES = ("proposed", "drafted", "accepted", "worker_accepted", "looked_up", "rounds")
+"""The API's, of who drafted what."""
+_AGAIN = 0.5
+_HANGS = 900.0
+"""Seconds for one attempt, after which it counts as hung: beyond the API's own bound."""
+_SAY_EVERY = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A target and its draft.
+
+    Attributes:
+        target: checkpoint of the target, also for the reference.
+        draft: draft of the workers: a checkpoint, ``default`` or ``none``.
+        graphs: draft of the devices.
+        dtype: number format of the target.
+        prompts: token ids.
+        eos: ids that end a text.
+        tokenizer: tokenizer of the target.
+    """
+
+    target: str
+    draft: str
+    graphs: str
+    dtype: str
+    prompts: Sequence[Sequence[int]]
+    eos: tuple[int, ...]
+    tokenizer: Any
+
+
+@dataclass(slots=True)
+class Run:
+    """A run.
+
+    Attributes:
+        pair: target and draft.
+        sizes: how much.
+        seed: seed of all that is drawn.
+        threads: threads of each worker.
+        say: told of progress.
+    """
+
+    pair: Pair
+    sizes: Sizes
+    seed: int
+    threads: int
+    say: Callable[[str], None]
+    _done: int = 0
+    _faults: int = 0
+    _answers: HistoryFile = field(init=False)
+    _references: list[asyncio.Task[tuple[tuple[int, ...], ReferenceText]]] = field(default_factory=list)
+
+    async def happen(self, scratch: Path) -> None:
+        """Let it happen in an empty folder, where the history lies then.
+
+        Raises:
+            FlexSpecError: a daemon did not come up (again), or the reference failed.
+        """
+        plan = schedule(self.seed, self.sizes, self.pair.prompts)
+        self._answers = HistoryFile(scratch / "answers.jsonl")
+        self._answers.add(Began(time.monotonic(), self.seed, PATIENCE, GRACE, WORKERS))
+        pair, pool = self.pair, ReferencePool(self.pair.target, self.pair.dtype, 1)
+        pool.start()
+        try:
+            for ask in plan.asks:
+                self._references.append(asyncio.create_task(self._reference(pool, ask)))
+            worker = ("--target", pair.target, "--dtype", pair.dtype, "--draft", pair.draft)
+            async with site(
+                scratch,
+                self.sizes.edges,
+                self.sizes.ways,
+                worker_flags=(
+                    *worker,
+                    "--threads",
+                    str(self.threads),
+                    "--lease",
+                    f"{LEASE:g}",
+                    "--kv-mb",
+                    "192",
+                ),
+                edge_flags=("--draft", pair.graphs, "--api-wait", f"{PATIENCE:g}", "--threads", "1"),
+                seed=self.seed,
+            ) as made:
+                self.say("all daemons serve; it begins")
+                await self._happen(made, plan)
+                await made.given_back()
+        finally:
+            await pool.end()
+
+    async def _reference(self, pool: ReferencePool, ask: Ask) -> tuple[tuple[int, ...], ReferenceText]:
+        prompt = ask.prompt
+        if ask.after is not None:
+            earlier, text = await self._references[ask.after]
+            if len(earlier) + len(text.tokens) + len(prompt) + ask.limit <= MAX_CONTEXT:
+                prompt = (*earlier, *text.tokens, *prompt)
+        eos = () if ask.ignores_eos else self.pair.eos
+        written = await pool.write(Text(ask.number, prompt, ask.dice, ask.limit, eos))
+        shown = decode(self.pair.tokenizer, written.tokens).rstrip("\N{REPLACEMENT CHARACTER}")
+        reason = "length" if written.reason == "length" else "stop"
+        tokens = tuple(written.tokens)
+        self._answers.add(
+            Wanted(time.monotonic(), ask.number, ask.dice.seed, ask.edge, tokens, shown, reason)
+        )
+        return prompt, written
+
+    async def _happen(self, made: Site, plan: Schedule) -> None:
+        lanes: dict[str, list[Fault]] = {}
+        for fault in plan.faults:
+            lanes.setdefault(fault.lane, []).append(fault)
+        began = time.monotonic()
+        async with unbounded(kept=0) as http, asyncio.TaskGroup() as group:
+            beside = [group.create_task(made.watch()), group.create_task(self._progress(plan, began))]
+            async with asyncio.TaskGroup() as all_of_it:
+                for lane in lanes.values():
+                    all_of_it.create_task(self._lane(made, lane, began))
+                for ask in plan.asks:
+                    all_of_it.create_task(self._answer(http, made.daemons[ask.edge].port, ask, began))
+            for task in beside:
+                task.cancel()
+
+    async def _lane(self, made: Site, faults: Sequence[Fault], began: float) -> None:
+        for fault in faults:
+            await asyncio.sleep(began + fault.at - time.monotonic())
+            await made.inflict(fault)
+            self._faults += 1
+
+    async def _progress(self, plan: Schedule, began: float) -> None:
+        while True:
+            await asyncio.sleep(_SAY_EVERY)
+            answers = f"{self._done} of {len(plan.asks)} answers"
+            faults = f"{self._faults} of {len(plan.faults)} faults"
+            self.say(f"{time.monotonic() - began:.0f} s: {answers}, {faults}")
+
+    async def _answer(self, http: httpx2.AsyncClient, port: int, ask: Ask, began: float) -> None:
+        """Ask, and again where that fails, as OpenAI's client does, for as long as a request has patience."""
+        await asyncio.sleep(began + ask.at - time.monotonic())
+        prompt, _ = await self._references[ask.number]
+        body = {
+            "prompt": list(prompt), "max_tokens": ask.limit, "temperature": ask.dice.temperature,
+            "top_k": ask.dice.top_k, "top_p": ask.dice.top_p, "seed": ask.dice.seed,
+            "ignore_eos": ask.ignores_eos, "stream": True, "stream_options": {"include_usage": True},
+        }  # fmt: skip
+        asked = time.monotonic()
+        for attempt in count(1):
+            self._answers.add(Asked(time.monotonic(), ask.number, attempt))
+            end = await self._attempt(http, port, body, ask.number, attempt)
+            self._answers.add(end)
+            if not end.code or end.at - asked > PATIENCE + GRACE:
+                break
+            await asyncio.sleep(_AGAIN)
+        self._done += 1
+
+    async def _attempt(
+        self, http: httpx2.AsyncClient, port: int, body: dict[str, Any], text: int, attempt: int
+    ) -> Ended:
+        reason, code, why = "", "", ""
+        usage: dict[str, Any] = {}
+        headers = {"Idempotency-Key": f"{self.seed}-{text}"}
+        url = f"http://127.0.0.1:{port}/v1/completions"
+        try:
+            async with (
+                asyncio.timeout(_HANGS),
+                http.stream("POST", url, json=body, headers=headers) as response,
+            ):
+                if response.status_code != 200:
+                    code, why = _error(json.loads(await response.aread()))
+                async for line in response.aiter_lines():
+                    event = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
+                    if "error" in event:
+                        code, why = _error(event)
+                    usage = event.get("usage") or usage
+                    for choice in event.get("choices", ()):
+                        if choice["text"]:
+                            self._answers.add(Piece(time.monotonic(), text, attempt, choice["text"]))
+                        reason = choice["finish_reason"] or reason
+                if not (code or usage):
+                    code, why = "connection", "the stream ended without its figures"
+        except (httpx2.TransportError, ValueError) as error:
+            code, why = "connection", repr(error)
+        except TimeoutError:
+            code, why = "hung", f"no end within {_HANGS:g} s"
+        tokens = usage.get("completion_tokens", 0)
+        ours = {name: float(usage.get("flexspec", {}).get(name, 0)) for name in FIGURES}
+        return Ended(time.monotonic(), text, attempt, "" if code else reason, tokens, code, why, ours)
+
+
+def _error(body: dict[str, Any]) -> tuple[str, str]:
+    return body["error"]["code"] or "none", body["error"]["message"]
