@@ -7,7 +7,7 @@ import contextlib
 import http.client
 from typing import TYPE_CHECKING
 
-from cloud_worker.wire import keys_of
+from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.doctor.checks import Check
 from flexspec_mq.doctor.daemon import NOBODY, NOT_A_SESSION, DaemonDoctor
@@ -43,7 +43,7 @@ class WorkerDoctor(DaemonDoctor):
     ) -> None:
         link, worker = config.link, config.worker
         settings = link_settings(link, f"w-{worker.worker}")
-        keys_of(worker)
+        self._wire = WorkerWire(worker, 0)
         topic = topics.worker_status_topic(worker.worker)
         super().__init__(worker.worker, settings, topic, worker.version, config.family, listening)
         self.config = config
@@ -99,7 +99,7 @@ class WorkerDoctor(DaemonDoctor):
         """Try to publish where a worker does, and to read what it reads by sending it something ourselves."""
         watch, user = self.watch, self.settings.username
         gone = WorkerStatus(state="gone", epoch=0, at=0, worker=self.name)
-        status = watch.codec.encode_status(gone) if watch.newest is None else watch.newest.payload
+        status = self._wire.status(gone) if watch.newest is None else watch.newest.payload
         if await self.may_publish(watch.topic, status) == NOT_AUTHORIZED:
             loss = "the worker could not tell its status, and would refuse to start"
             self.forbidden(report, f"publish on {watch.topic}", loss)

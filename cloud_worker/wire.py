@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap
@@ -15,8 +17,10 @@ from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, P
 if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.keys.worker import WorkerKeys
+    from schemas.status import WorkerStatus
 
 
+NEW_FILE = "`flexspec-broker rotate` makes a new one"
 _TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
 """Edges that are remembered as told what cannot be read, or that they need keys, and seconds from one such answer to
 the next: two daemons must not answer each other's noise for ever. On overflow the one told longest ago is forgotten."""
@@ -62,6 +66,13 @@ class WorkerWire:
         if message.session != session:
             raise KeysRefused(KeyReason.FORGED, f"it speaks of session {message.session} under another's key")
         return message
+
+    def status(self, status: WorkerStatus) -> bytes:
+        """The payload of a status of this worker, signed where it has keys."""
+        if self.keys is None:
+            return self._codec.encode_status(status)
+        status = msgspec.structs.replace(status, credential=self.keys.status_credential)
+        return self.keys.signed_status(self._codec.encode_status(status))
 
     def encode(self, edge: str, message: Verdict | Error, now: float) -> bytes | None:
         """The payload of an answer; None if the key of its session has gone, so that nobody would believe it.

@@ -113,6 +113,7 @@ class CloudWorker:
         )
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
+        self._told_at = 0.0
         self._work = asyncio.Event()
         self._timer = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -157,7 +158,7 @@ class CloudWorker:
 
         Drafts are subscribed before the share, so that an answered open can always be followed by a draft.
         """
-        gone = self._codec.encode_status(self._status("gone"))
+        gone = self._wire.status(self._status("gone"))
         return replace(
             base,
             session_expiry=0,
@@ -434,15 +435,18 @@ class CloudWorker:
     def _birth(self) -> Sequence[Outbound]:
         state: Literal["online", "draining"] = "draining" if self.machine.draining else "online"
         topic = topics.worker_status_topic(self.settings.worker)
-        return [Outbound(topic, self._codec.encode_status(self._status(state)), 1, retain=True)]
+        return [Outbound(topic, self._wire.status(self._status(state)), 1, retain=True)]
 
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         settings, facts = self.settings, self.engine.facts
         timings = facts.timings
+        self._told_at = max(
+            time.time(), self._told_at + 0.001
+        )  # later than before, also when clocks are set back
         return WorkerStatus(
             state=state,
             epoch=self._epoch,
-            at=time.time(),
+            at=self._told_at,
             worker=settings.worker,
             version=next(iter(self.machine.versions), ""),
             protocol=PROTOCOL_VERSION,
@@ -461,7 +465,6 @@ class CloudWorker:
             draft=facts.draft,
             versions=() if self.family is None else self.family.statuses(),
             life=self._life,
-            credential=b"" if self._wire.keys is None else self._wire.keys.credential,
             tokenizer=facts.tokenizer,
             forward_ms=None if timings is None else _bounded(timings.forward),
             row_ms=None if timings is None else _bounded(timings.row),

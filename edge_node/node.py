@@ -153,7 +153,8 @@ class EdgeNode:
         if memory is not None and family is not None:
             family.on_versions(memory.keep)
         compare = texts.difference if texts is not None else lambda _status: Difference()
-        self.directory = WorkerDirectory(allowed=self._wire.allowed, compare=compare)
+        allowed = None if settings.keys is None else self._wire.allowed
+        self.directory = WorkerDirectory(allowed=allowed, compare=compare)
         self.texts = texts
         if texts is not None:
             texts.changed = self._texts_changed

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from math import inf
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkRefused, RemoteProtocolError, UsageError, WorkerError
 from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
+from flexspec_mq.protocol.lives import Life, life_of
 from flexspec_mq.transport.base import Outbound, Subscription
 from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from flexspec_mq.keys.edge import EdgeKeys, FromWorker
     from flexspec_mq.protocol.effects import Send
     from schemas.status import WorkerStatus
+
+_MOST_WORKERS = 1024
+"""Workers of which it is remembered when they signed their newest status."""
 
 _log = logging.getLogger(__name__)
 
@@ -33,14 +39,23 @@ class Wire:
         edge: name of the device on topics.
         keys: keys of the device; None without any.
         publish: sends the answer to a worker that lacks a session's key.
+        clock: seconds since the Unix epoch.
 
     Attributes:
         subscriptions: topics that the keys need, beside that of verdicts.
         refusals: messages that were not believed.
     """
 
-    def __init__(self, edge: str, keys: EdgeKeys | None, publish: Callable[[Outbound], None]) -> None:
+    def __init__(
+        self,
+        edge: str,
+        keys: EdgeKeys | None,
+        publish: Callable[[Outbound], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._edge = edge
+        self._clock = clock
+        self._statuses = ExpiringMap[str, tuple[Life, float]](most=_MOST_WORKERS)
         self._keys = keys
         self._reply = publish
         self._codec = Codec(MAX_VERDICT_TOKENS, compresses=keys is None)
@@ -127,16 +142,26 @@ class Wire:
                 )
         return True
 
-    def allowed(self, status: WorkerStatus, now: float) -> WorkerStatus:
-        """Drop the versions of a worker's status that its credential does not name.
+    def allowed(self, status: WorkerStatus, payload: bytes, now: float) -> WorkerStatus | None:
+        """Drop the versions of a worker's status that its credential does not name; None if it has come before.
 
         Raises:
-            KeysRefused: it shows no credential of this worker.
+            KeysRefused: its worker has not signed it, or long ago.
         """
-        if self._keys is None:
-            return status
+        assert self._keys is not None  # noqa: S101  without keys nobody asks
         worker = status.worker
-        serves = self._keys.credential_of(worker, status.credential).serves
+        serves = self._keys.signer_of(status, payload).serves
+        if status.state == "gone":  # signed when its worker connected
+            return status
+        if (age := self._clock() - status.at) > waiting.STATUS_OLD:
+            why = f"the status of worker {worker} is {age:.0f} s old, by the clocks of the two machines"
+            raise KeysRefused(KeyReason.REPLAYED, why)
+        life, newest = self._statuses.get(worker, 0.0) or (life_of(status), -inf)
+        if life == life_of(status) and status.at <= newest:
+            if status.at == newest:
+                return None
+            raise KeysRefused(KeyReason.REPLAYED, f"worker {worker} has told a newer status before")
+        self._statuses.put(worker, (life_of(status), status.at), 0.0)
         ready = {version.name for version in status.versions if version.state == "ready"} | {status.version}
         foreign = sorted(version for version in ready if version and not serves(version))
         if foreign:

@@ -96,6 +96,9 @@ STATUS_EVERY: Final = 10.0
 STALE: Final = 60.0
 """Without a status after which a worker counts as gone. Ages are measured at the reader: clocks of two machines
 differ."""
+STATUS_OLD: Final = 3600.0
+"""Age, by the clocks of both machines, from which a device with keys takes a worker's status for a copy of an earlier
+one; one whose own clock is behind takes none for that."""
 DEVICE_STATUS_EVERY: Final = 2.0
 """Between two statuses of a device that follows a family and has news, at least."""
 STATUS_RETAINED: Final = 0.3

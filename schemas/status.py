@@ -152,9 +152,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             which is ready.
         life: drawn at random by this process, and in its will too: tells it from others of its name, whatever their
             clocks say.
-        credential: signed by the deployment, of a worker with keys. A device with keys takes from the status only the
-            versions that this names, and without it only that the worker is gone. It is no secret and does not prove
-            who wrote the status; the broker's access rules bind the topic to the name.
+        credential: signed by the deployment, of a worker with keys: the versions that it may serve, and the key that
+            signs its statuses. A device with keys takes from a status only those versions.
         tokenizer: the target's, in short; `fingerprint` covers all of it.
         forward_ms: time of a forward of one token of one session, taken when the worker started; None where it
             was not. A node plans by it until it has measured its own.
@@ -162,6 +161,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         draft_ms: time of a token of the worker's own draft; None without a model.
         draft_read_ms: time by which a token of a prompt holds up forwards, as that draft reads it; 0 where it reads
             beside them. None without a model.
+        signature: Ed25519, of a worker with keys, over the document as it travels without this field, which is the
+            last. A device with keys takes no status without it.
     """
 
     state: Literal["online", "draining", "gone"]
@@ -191,6 +192,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     row_ms: Milliseconds | None = None
     draft_ms: Milliseconds | None = None
     draft_read_ms: Milliseconds | None = None
+    signature: Annotated[bytes, Meta(max_length=64)] = b""
 
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -65,7 +65,8 @@ class WorkerDirectory:
 
     Args:
         clock: seconds.
-        allowed: given a status and the time, what of it its worker may say; None is all of it.
+        allowed: given a status, as read and as it came, and the time, what of it its worker may say, or None if it
+            is no news; None is all of it. Where it is given, nobody clears a status either: that is not signed.
         compare: says how the tokenizer of a worker's target differs from the draft's.
 
     Attributes:
@@ -75,7 +76,7 @@ class WorkerDirectory:
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
-        allowed: Callable[[WorkerStatus, float], WorkerStatus] | None = None,
+        allowed: Callable[[WorkerStatus, bytes, float], WorkerStatus | None] | None = None,
         compare: Callable[[WorkerStatus], Difference] = lambda _: Difference(),
     ) -> None:
         self._clock = clock
@@ -221,6 +222,8 @@ class WorkerDirectory:
             RemoteProtocolError: it cannot be read, or is that of another worker, or not believed.
         """
         if not payload:
+            if self._allowed is not None:
+                return None
             self._known.pop(worker)
             self._lives.pop(worker)
             return None
@@ -233,8 +236,10 @@ class WorkerDirectory:
         if status.worker != worker:
             raise RemoteProtocolError(f"the status of worker {worker} is that of {status.worker}")
         now = self._clock()
-        if self._allowed is not None and status.state != "gone":
-            status = self._allowed(status, now)
+        if self._allowed is not None:
+            if (allowed := self._allowed(status, payload, now)) is None:
+                return None
+            status = allowed
         lives = self._lives.get(worker, now) or Lives()
         life, before = life_of(status), lives.current
         if not lives.take(status, silent=self._known.get(worker, now) is None):

@@ -22,10 +22,12 @@ from dataclasses import astuple, dataclass, field
 from typing import Final
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from flexspec_mq.ed25519 import SigningKey
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from schemas.statement import ANY
@@ -34,7 +36,7 @@ KEY: Final = 32
 """Bytes of a key that seals."""
 
 _OPENING, _SESSION = "flexspec opening 1", "flexspec session 1"
-_OPENING_KEY = b"flexspec opening key 1\0"
+_OPENING_KEY, _STATUS_KEY = b"flexspec opening key 1\0", b"flexspec status key 1\0"
 _SEALED = True
 """Mode of protection in version 1; another one would give other keys."""
 
@@ -47,6 +49,12 @@ def new_private_key() -> bytes:
 def public_key(private: bytes) -> bytes:
     """The public key of an X25519 private key, both 32 bytes."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def status_key(private: bytes) -> SigningKey:
+    """The key with which the owner of an X25519 private key signs its statuses: one file holds one secret."""
+    kdf = HKDF(SHA256(), length=32, salt=None, info=_STATUS_KEY)
+    return SigningKey(Ed25519PrivateKey.from_private_bytes(kdf.derive(private)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Ed25519 over a domain and the exact bytes that travel, ``body || signature``. Th
 being taken for a statement.
 
 A credential has no last day: devices have no clock that they could trust. The statement revokes it, by its serial.
-It is public; each side sends it once to the other for a session. The statement is retained on
+It is public; each side sends it once to the other for a session. A worker has a second one of the same serial, whose
+key signs its statuses and which travels with these only. The statement is retained on
 `topics.statement_topic`: whoever runs the broker can withhold a newer one, and no more than that.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -39,7 +40,6 @@ MAX_VERSIONS: Final = 32
 MAX_STATEMENT: Final = 256 * 1024
 """Bytes of a statement with its signature: what the broker takes as one message."""
 _SIGNATURE: Final = 64
-_CREDENTIAL: Final = b"flexspec credential 1\0"
 _STATEMENT: Final = b"flexspec statement 1\0"
 _CREDENTIAL_FORMAT: Final = 1
 
@@ -53,6 +53,13 @@ class KeyRole(StrEnum):
     WORKER = "worker"
 
 
+class Use(Enum):
+    """Use of a credential's key, by the domain under which the deployment signs it."""
+
+    SESSIONS = b"flexspec credential 1\0"
+    STATUSES = b"flexspec status credential 1\0"
+
+
 class Credential(msgspec.Struct, frozen=True, array_like=True):
     """A deployment's word on an identity.
 
@@ -60,7 +67,7 @@ class Credential(msgspec.Struct, frozen=True, array_like=True):
         format: format of this array; 1 is the one that is read here.
         name: as on topics.
         versions: versions that a worker may serve; empty is any, and for a device.
-        key: X25519 public key of the identity.
+        key: X25519 public key of the identity; to sign statuses, an Ed25519 one.
         serial: serial number by which it is revoked.
     """
 
@@ -85,9 +92,16 @@ class DeploymentKey(SigningKey):
 
 
 def issue(
-    deployment: DeploymentKey, role: KeyRole, name: str, public: bytes, versions: tuple[str, ...] = ()
+    deployment: DeploymentKey,
+    role: KeyRole,
+    name: str,
+    public: bytes,
+    versions: tuple[str, ...] = (),
+    *,
+    use: Use = Use.SESSIONS,
+    serial: bytes | None = None,
 ) -> bytes:
-    """Make a credential with a new serial.
+    """Make a credential, with a new serial unless one is given.
 
     A worker without `versions` may serve any.
 
@@ -105,20 +119,20 @@ def issue(
     if versions and role is not KeyRole.WORKER:
         raise UsageError("a device serves no versions")
     credential = Credential(
-        _CREDENTIAL_FORMAT, role, name, tuple(versions), public, secrets.token_bytes(SERIAL)
+        _CREDENTIAL_FORMAT, role, name, tuple(versions), public, serial or secrets.token_bytes(SERIAL)
     )
     body = msgspec.msgpack.encode(credential)
     msgspec.msgpack.decode(body, type=Credential)
-    return deployment.signed(_CREDENTIAL, body)
+    return deployment.signed(use.value, body)
 
 
-def read_credential(data: bytes, deployment: bytes) -> Credential:
+def read_credential(data: bytes, deployment: bytes, use: Use = Use.SESSIONS) -> Credential:
     """Read a credential of a deployment. Whether it was revoked, the statement says.
 
     Raises:
-        KeysRefused: the deployment has not signed it, or it is none that this program reads.
+        KeysRefused: the deployment has not signed it for that use, or it is none that this program reads.
     """
-    return _read_signed(Credential, data, deployment, _CREDENTIAL, KeyReason.CREDENTIAL, MAX_CREDENTIAL)
+    return _read_signed(Credential, data, deployment, use.value, KeyReason.CREDENTIAL, MAX_CREDENTIAL)
 
 
 def sign_statement(

@@ -12,7 +12,7 @@ from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import SessionContext, share
-from flexspec_mq.keys.documents import Credential, KeyRole
+from flexspec_mq.keys.documents import Credential, KeyRole, Use
 from flexspec_mq.keys.envelope import (
     Envelope,
     Introduction,
@@ -25,8 +25,10 @@ from flexspec_mq.keys.envelope import (
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
+from flexspec_mq.keys.signed_status import is_signed
 from flexspec_mq.keys.trust import Trust
 from schemas.messages import Close, Draft, Open, Poll
+from schemas.status import WorkerStatus
 
 _AFTER_THE_END: Final = 60.0
 """Seconds that the keys of a session are kept when it is over, so that late workers can be told."""
@@ -216,18 +218,25 @@ class EdgeKeys:
         peer.replays.take(envelope.counter)
         return FromWorker(plain, envelope.session, peer.name)
 
-    def credential_of(self, worker: str, shown: bytes) -> Credential:
-        """The credential that a worker shows in its status.
+    def signer_of(self, status: WorkerStatus, payload: bytes) -> Credential:
+        """The credential of the worker that signed its status; of one that is gone, a revoked one will do.
 
         Raises:
-            KeysRefused: it is none of this worker that the deployment has signed and not revoked.
+            KeysRefused: it is none of this worker that the deployment has signed, or it did not sign the status.
         """
-        if not shown:
-            raise KeysRefused(KeyReason.CREDENTIAL, f"the status of worker {worker} shows no credential")
-        credential = self.trust.believed(shown, KeyRole.WORKER)
+        worker, gone = status.worker, status.state == "gone"
+        if not status.signature:
+            raise KeysRefused(
+                KeyReason.CREDENTIAL,
+                f"the status of worker {worker} is not signed: either somebody else wrote it, or its keys are of an "
+                "earlier release, and `flexspec-broker rotate` makes new ones",
+            )
+        credential = self.trust.believed(status.credential, KeyRole.WORKER, Use.STATUSES, revoked_too=gone)
         if credential.name != worker:
             why = f"the status of worker {worker} shows the credential of {credential.name}"
             raise KeysRefused(KeyReason.CREDENTIAL, why)
+        if not is_signed(payload, credential.key):
+            raise KeysRefused(KeyReason.FORGED, f"the status of worker {worker} is not signed by it")
         return credential
 
     def _ring(self, session: int, now: float) -> Keyring | None:

@@ -11,12 +11,13 @@ from msgspec import Meta
 
 from flexspec_mq.daemon.files import read_private
 from flexspec_mq.errors import UsageError
-from flexspec_mq.keys.agreement import OpeningSecrets, new_private_key, public_key
+from flexspec_mq.keys.agreement import OpeningSecrets, new_private_key, public_key, status_key
 from flexspec_mq.keys.documents import (
     MAX_STATEMENT,
     Credential,
     DeploymentKey,
     KeyRole,
+    Use,
     issue,
     read_credential,
     read_statement,
@@ -32,7 +33,7 @@ _HINT = (
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file as it is; bytes are base64."""
+    """The file as it is; bytes are base64. Files of devices, and of releases that signed no statuses, lack `status`."""
 
     format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
     deployment: Key
@@ -40,6 +41,7 @@ class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     private: Key
     statement: bytes
     opening: dict[Version, Key] = {}
+    status: bytes | msgspec.UnsetType = msgspec.UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class KeyIdentity:
         signed_statement: the newest one when this was made.
         statement: the same, read.
         opening: private opening keys that a worker knows.
+        status_credential: signed, of the key that signs a worker's statuses; empty in files of an earlier release.
     """
 
     deployment: bytes
@@ -63,6 +66,7 @@ class KeyIdentity:
     signed_statement: bytes
     statement: Statement
     opening: OpeningSecrets = field(default=OpeningSecrets(), repr=False)
+    status_credential: bytes = b""
 
     @classmethod
     def make(
@@ -90,21 +94,33 @@ class KeyIdentity:
         """
         private = new_private_key()
         signed = issue(deployment, role, name, public_key(private), versions)
+        credential = read_credential(signed, deployment.public)
+        status = b""
+        if role is KeyRole.WORKER:
+            own = status_key(private).public
+            status = issue(deployment, role, name, own, versions, use=Use.STATUSES, serial=credential.serial)
         return cls(
             deployment.public,
             signed,
-            read_credential(signed, deployment.public),
+            credential,
             private,
             signed_statement,
             read_statement(signed_statement, deployment.public),
             OpeningSecrets() if opening is None else opening.only(versions),
+            status,
         )
 
     def text(self) -> str:
         """As a file."""
         opening = {ANY: self.opening.master} if self.opening.master else dict(self.opening.keys)
         document = _Document(
-            FORMAT, self.deployment, self.signed_credential, self.private, self.signed_statement, opening
+            FORMAT,
+            self.deployment,
+            self.signed_credential,
+            self.private,
+            self.signed_statement,
+            opening,
+            self.status_credential or msgspec.UNSET,
         )
         return msgspec.json.format(msgspec.json.encode(document), indent=1).decode() + "\n"
 
@@ -143,6 +159,13 @@ def _identity(data: bytes) -> KeyIdentity:
     credential = read_credential(document.credential, document.deployment)
     if public_key(document.private) != credential.key:
         raise ValueError("the private key is none of the credential")
+    status = document.status or b""
+    if (
+        status
+        and read_credential(status, document.deployment, Use.STATUSES).key
+        != status_key(document.private).public
+    ):
+        raise ValueError("the private key is none of the credential for statuses")
     keys = dict(document.opening)
     master = keys.pop(ANY, b"")
     return KeyIdentity(
@@ -153,4 +176,5 @@ def _identity(data: bytes) -> KeyIdentity:
         document.statement,
         read_statement(document.statement, document.deployment),
         OpeningSecrets(master) if master else OpeningSecrets(b"", keys),
+        status,
     )

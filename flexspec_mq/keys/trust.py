@@ -7,7 +7,7 @@ from math import inf
 from typing import Final
 
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.keys.documents import Credential, KeyRole, read_credential, read_statement
+from flexspec_mq.keys.documents import Credential, KeyRole, Use, read_credential, read_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from schemas.statement import Statement
@@ -28,7 +28,7 @@ class Trust:
         self._deployment = identity.deployment
         self._signed = identity.signed_statement
         self._own = identity.credential.serial
-        self._seen = ExpiringMap[bytes, Credential](most=_REMEMBERED)
+        self._seen = ExpiringMap[tuple[bytes, Use], Credential](most=_REMEMBERED)
         self.statement: Statement = identity.statement
         self.on_change: Callable[[], None] = lambda: None
 
@@ -56,20 +56,22 @@ class Trust:
         self.on_change()
         return True
 
-    def believed(self, data: bytes, role: KeyRole) -> Credential:
+    def believed(
+        self, data: bytes, role: KeyRole, use: Use = Use.SESSIONS, *, revoked_too: bool = False
+    ) -> Credential:
         """The credential that somebody shows.
 
         Raises:
-            KeysRefused: it is none of this deployment or role, or revoked.
+            KeysRefused: it is none of this deployment, role or use, or revoked.
         """
-        credential = self._seen.get(data, -inf)
+        credential = self._seen.get((data, use), -inf)
         if credential is None:
-            credential = read_credential(data, self._deployment)
-            self._seen.put(data, credential, 0.0)
+            credential = read_credential(data, self._deployment, use)
+            self._seen.put((data, use), credential, 0.0)
         if credential.role is not role:
             raise KeysRefused(
                 KeyReason.CREDENTIAL, f"the credential of the {credential.role} {credential.name}"
             )
-        if credential.serial in self.statement.revoked:
+        if credential.serial in self.statement.revoked and not revoked_too:
             raise KeysRefused(KeyReason.REVOKED, f"the credential of {credential.name} was revoked")
         return credential

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.keys.agreement import SessionContext, public_key, share
+from flexspec_mq.keys.agreement import SessionContext, public_key, share, status_key
 from flexspec_mq.keys.documents import Credential, KeyRole
 from flexspec_mq.keys.envelope import (
     Envelope,
@@ -24,6 +24,7 @@ from flexspec_mq.keys.envelope import (
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
+from flexspec_mq.keys.signed_status import sign_status
 from flexspec_mq.keys.trust import Trust
 
 _AFTER_THE_LEASE: Final = 120.0
@@ -73,11 +74,15 @@ class WorkerKeys:
     Attributes:
         trust: decides whom it believes.
         credential: credential of the worker, signed.
+        signs: whether its file has a credential to sign statuses with; one of an earlier release has not.
+        status_credential: the one that its statuses show; that of sessions where none is in its file.
     """
 
     def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
         self._identity = identity
         self.credential = identity.signed_credential
+        self.signs = bool(identity.status_credential)
+        self.status_credential = identity.status_credential or self.credential
         self._private = X25519PrivateKey.from_private_bytes(identity.private)
         self._life = lease + _AFTER_THE_LEASE
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
@@ -151,6 +156,10 @@ class WorkerKeys:
             return None
         self._asked.put((edge, session), True, now)
         return key_wanted(session)
+
+    def signed_status(self, document: bytes) -> bytes:
+        """A status of this worker with its signature; without one where its file is of an earlier release."""
+        return sign_status(document, status_key(self._identity.private)) if self.signs else document
 
     def outdated(self, version: str) -> bool:
         """Whether opens of a version are made for an opening key that this worker does not hold, by the statement."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from flexspec_mq.codec import Codec
+from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import key_wanted
 from flexspec_mq.keys.refusals import KeysRefused
@@ -13,6 +14,7 @@ from flexspec_mq.keys.trust import Trust
 from flexspec_mq.keys.worker import WorkerKeys
 from lab.fuzz.identities import Identities
 from schemas.messages import Fin, Identity, Open, Poll, Verdict
+from schemas.status import WorkerStatus
 
 _CODEC = Codec()
 _EDGE, _WORKER, _VERSION = "edge", "w1", "v"
@@ -29,7 +31,7 @@ class Reader(NamedTuple):
 
 
 def readers() -> dict[str, Reader]:
-    """A worker, a device, and either of them when a statement comes."""
+    """A worker, a device, a device when a status comes, and either of them when a statement does."""
     up: list[bytes] = []
     down: list[bytes] = [key_wanted(7)]
     identities = Identities()
@@ -46,10 +48,16 @@ def readers() -> dict[str, Reader]:
     up.append(edge.wrap(_POLL, _WORKER, _CODEC.encode(_POLL), 0.0))
     down.append(worker.wrap(_EDGE, 7, _CODEC.encode(_VERDICT), 0.0))
     trust = Trust(identities.edge(_EDGE))
+    status = WorkerStatus(
+        state="online", epoch=1, at=1.0, worker=_WORKER, version=_VERSION, credential=worker.status_credential
+    )
     return {
         "keys at a worker": Reader(lambda data: _at_worker(worker, data), up),
         "keys at an edge": Reader(lambda data: _at_edge(edge, data), down),
         "statement": Reader(lambda data: _statement(trust, data), [identities.statement]),
+        "signed status": Reader(
+            lambda data: _signed_status(edge, data), [worker.signed_status(_CODEC.encode_status(status))]
+        ),
     }
 
 
@@ -69,6 +77,13 @@ def _at_edge(edge: EdgeKeys, data: bytes) -> str:
     except KeysRefused as error:
         return f"refused: {error.message}"
     return "message"
+
+
+def _signed_status(edge: EdgeKeys, data: bytes) -> str:
+    try:
+        return f"of {edge.signer_of(_CODEC.decode_status(data, WorkerStatus), data).name}"
+    except RemoteProtocolError as error:
+        return f"refused: {error.message}"
 
 
 def _statement(trust: Trust, data: bytes) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,13 +17,15 @@ from edge_node.fleet.directory import TargetVersion, WorkerDirectory
 from edge_node.fleet.models import Models, NoCatalogue
 from edge_node.settings import EdgeSettings
 from edge_node.status import VersionTally
-from edge_node.wire import wire_of
+from edge_node.wire import Wire, wire_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import RemoteProtocolError
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.waiting import STALE
@@ -30,7 +34,7 @@ from schemas.messages import Sampling
 from schemas.status import VersionFigures, VersionStatus, WorkerStatus
 from tests.daemons import PATIENCE
 from tests.edge_node.families import CANARY, DRAINING, RETIRED, STABLE, Family, digest, version
-from tests.keys.deployments_of_keys import KeyedDeployment
+from tests.keys.deployments_of_keys import KeyedDeployment, status_by
 
 CODEC = Codec()
 
@@ -120,11 +124,16 @@ def test_a_status_counts_for_what_its_credential_names(tmp_path: Path) -> None:
     keys = KeyedDeployment(tmp_path)
     wire = wire_of(EdgeSettings(edge="edge", keys=keys.edge_file()))
     workers = WorkerDirectory(allowed=wire.allowed)
-    pinned, free = (keys.worker(*whom).signed_credential for whom in (("w", "v1", "v2"), ("w",)))
+    foreign = keys.worker("w2"), keys.edge("w"), KeyedDeployment(tmp_path).worker("w")
+    pinned, free = keys.worker("w", "v1", "v2"), keys.worker("w")
+    at = count(time.time())
 
-    def says(credential: bytes, version: str, *versions: str) -> set[str]:
+    def says(identity: KeyIdentity, version: str, *versions: str, credential: bytes = b"") -> set[str]:
         served = tuple(VersionStatus(name=name) for name in versions)
-        workers.take("w", status(version=version, credential=credential, versions=served))
+        said = WorkerStatus(
+            state="online", epoch=5, at=next(at), worker="w", version=version, versions=served
+        )
+        workers.take("w", status_by(identity, said, credential))
         return set(workers.versions())
 
     assert says(pinned, "v1") == {"v1"}
@@ -134,18 +143,48 @@ def test_a_status_counts_for_what_its_credential_names(tmp_path: Path) -> None:
     assert says(pinned, "v1", "base") == set()  # it says that it is not ready for the one that it may serve
     assert wire.refusals.counts == {KeyReason.CREDENTIAL: 3}
     assert says(free, "base", "v1", "base") == {"v1", "base"}
-    for credential in (
-        b"",
-        b"noise",
-        keys.worker("w2").signed_credential,
-        keys.edge("w").signed_credential,
-        KeyedDeployment(tmp_path).worker("w").signed_credential,
-    ):
+    for other, credential in ((free, b"noise"), *((one, b"") for one in foreign)):
         with pytest.raises(KeysRefused):
-            says(credential, "ghost")
+            says(other, "ghost", credential=credential)
+    assert workers.take("w", b"") is None
     wire.take(topics.statement_topic(), keys.revoke("w").payload)
-    workers.take("w", status("gone"))  # as the broker says of one that it has put out
+    with pytest.raises(KeysRefused):
+        workers.take("w", status("gone"))
+    assert set(workers.versions()) == {"v1", "base"}
+    # As the broker says of one that it has put out.
+    workers.take("w", status_by(free, WorkerStatus(state="gone", epoch=5, at=0.0, worker="w")))
     assert workers.versions() == {}
+
+
+def test_an_earlier_status_comes_back_for_nothing(tmp_path: Path) -> None:
+    """Whoever runs the broker keeps statuses: nobody lives longer by them, and none is believed an hour later."""
+    keys, now = KeyedDeployment(tmp_path), 0.0
+    wire = Wire("edge", EdgeKeys(keys.edge()), lambda _: None, lambda: 1e9)
+    workers = WorkerDirectory(lambda: now, wire.allowed)
+    worker = keys.worker("w")
+    kept = [
+        status_by(worker, WorkerStatus(state="online", epoch=5, at=1e9 + late, worker="w", version=name))
+        for late, name in enumerate(("v1", "v2"))
+    ]
+    assert workers.take("w", kept[0])
+    assert workers.take("w", kept[1])
+    with pytest.raises(KeysRefused, match="has told a newer status before") as refused:
+        workers.take("w", kept[0])
+    assert refused.value.reason is KeyReason.REPLAYED
+    now = STALE - 1
+    assert workers.take("w", kept[1]) is None
+    assert set(workers.versions()) == {"v2"}
+    now = STALE + 1
+    assert workers.take("w", kept[1]) is None
+    assert not workers.versions()
+
+    def at_a_device_that_starts(clock: float) -> object:
+        wire = Wire("edge", EdgeKeys(keys.edge()), lambda _: None, lambda: clock)
+        return WorkerDirectory(allowed=wire.allowed).take("w", kept[1])
+
+    assert all(map(at_a_device_that_starts, (0.0, 1e9 + 3500)))  # of 1970 it knows no better
+    with pytest.raises(KeysRefused, match="is 3699 s old, by the clocks of the two machines"):
+        at_a_device_that_starts(1e9 + 3700)
 
 
 async def waits_for(workers: WorkerDirectory, seconds: float) -> bool:

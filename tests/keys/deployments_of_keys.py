@@ -5,17 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
+from flexspec_mq.codec import Codec
 from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets
 from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
+from flexspec_mq.keys.worker import WorkerKeys
 from flexspec_mq.transport.base import LinkSettings, Outbound
+from schemas.status import WorkerStatus
 
 
 def at(broker: PrivateBroker, client_id: str) -> LinkSettings:
     """Settings of a client that soon tries again."""
     return LinkSettings(port=broker.port, client_id=client_id, backoff=0.01, backoff_max=0.05)
+
+
+def status_by(identity: KeyIdentity, status: WorkerStatus, credential: bytes = b"") -> bytes:
+    """A status that the owner of some keys signs, with its credential or another one."""
+    keys = WorkerKeys(identity, lease=1.0, capacity=1)
+    shown = msgspec.structs.replace(status, credential=credential or keys.status_credential)
+    return keys.signed_status(Codec().encode_status(shown))
 
 
 @dataclass

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from flexspec_mq.codec import Codec
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import RemoteProtocolError, UsageError
 from flexspec_mq.keys import edge as edge_side
 from flexspec_mq.keys.agreement import new_opening_secrets
+from flexspec_mq.keys.documents import Credential
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.envelope import SEAL, STEP, Sealer, enveloped, read_envelope
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
 from flexspec_mq.keys.worker import WorkerKeys
 from schemas.messages import Close, CloseReason, Draft, Fin, Identity, Open, Poll, Verdict
-from tests.keys.deployments_of_keys import KeyedDeployment
+from schemas.status import WorkerStatus
+from tests.keys.deployments_of_keys import KeyedDeployment, status_by
 
 CODEC = Codec()
 IDENTITY = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
@@ -178,11 +182,40 @@ def test_a_worker_is_believed_for_its_versions_only(ends: Ends) -> None:
     assert ends.refused(ends.opened("w3")) is KeyReason.CREDENTIAL
 
 
-def test_a_status_shows_the_credential_of_its_own_worker(ends: Ends) -> None:
-    shown = ends.workers["w2"].credential
-    assert ends.edge.credential_of("w2", shown).name == "w2"
-    for credential in (shown, b""):
-        assert reason(partial(ends.edge.credential_of, "w1", credential)) is KeyReason.CREDENTIAL
+def believed_status(edge: EdgeKeys, payload: bytes) -> Credential:
+    return edge.signer_of(CODEC.decode_status(payload, WorkerStatus), payload)
+
+
+def test_a_status_is_its_workers_word_to_the_byte(ends: Ends) -> None:
+    """Copied, cut, changed in any byte or under another's credential it counts for nothing."""
+    said = WorkerStatus(state="online", epoch=1, at=2.0, worker="w1", version="base", load=3)
+    own, other = ends.identities["w1"], ends.identities["w2"]
+    signed = status_by(own, said)
+    assert believed_status(ends.edge, signed).name == "w1"
+    plain = CODEC.encode_status(msgspec.structs.replace(said, credential=own.status_credential))
+    of_earlier = dataclasses.replace(own, status_credential=b"")
+    field = signed[len(plain) - 1 : -1]
+    for payload, why in (
+        (plain, KeyReason.CREDENTIAL),
+        (status_by(of_earlier, said), KeyReason.CREDENTIAL),
+        (status_by(own, said, own.signed_credential), KeyReason.CREDENTIAL),
+        (status_by(own, said, ends.keys.edge("kitchen").signed_credential), KeyReason.CREDENTIAL),
+        (status_by(other, said), KeyReason.CREDENTIAL),
+        (status_by(other, said, own.status_credential), KeyReason.FORGED),
+        (signed[:-1] + b',"load":0}', KeyReason.FORGED),
+        (plain[:-1] + b',"load":0' + field + b"}", KeyReason.FORGED),
+        (signed[:-1] + field + b"}", KeyReason.FORGED),
+    ):
+        assert reason(partial(believed_status, ends.edge, payload)) is why
+    for place in range(len(signed)):
+        changed = bytearray(signed)
+        changed[place] ^= 1
+        with pytest.raises((KeysRefused, RemoteProtocolError)):
+            believed_status(ends.edge, bytes(changed))
+    ends.edge.trust.take(ends.keys.revoke("w1").payload)
+    assert reason(partial(believed_status, ends.edge, signed)) is KeyReason.REVOKED
+    gone = status_by(own, msgspec.structs.replace(said, state="gone"))
+    assert believed_status(ends.edge, gone).name == "w1"
 
 
 def test_a_session_belongs_to_who_opened_it(met: Ends) -> None:
