@@ -122,7 +122,7 @@ class MessageAdmission:
 
         Args:
             topic: Topic on which it came; others than those of opens and drafts are none of a device, and free.
-            size: Bytes of its payload.
+            size: Bytes of its payload and of its MQTT properties.
         """
         now = self._clock()
         payer = self._by_topic.get(topic)

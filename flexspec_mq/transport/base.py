@@ -117,9 +117,9 @@ class LinkSettings:
         inbound_queue: messages that may wait for the consumer of `events`; beyond it the oldest of the topic that has
             the most is dropped and counted in `LinkCounters.inbound_dropped`.
         inbound_bytes: bytes of payload that may wait, likewise.
-        admit: asked by topic and size of the payload whether a message is wanted, before it is taken apart; one that
-            is not is counted in `LinkCounters.inbound_refused`, and acknowledged. Called on the event loop, for every
-            message. None wants all.
+        admit: asked by topic and size, properties and payload, whether a message is wanted, before more of it is read;
+            one that is not is counted in `LinkCounters.inbound_refused`, and acknowledged. Called on the event loop,
+            for every message. None wants all.
         outbound_queue: calls of `publish` that may wait at a time; beyond it `publish` refuses with 0x97.
         receive_maximum: messages of QoS ≥ 1 that the broker may have in flight to us.
         connect_timeout: bound for each of name resolution with TCP connect, TLS handshake, CONNACK and SUBACK.

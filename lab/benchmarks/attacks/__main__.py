@@ -43,13 +43,15 @@ _STREAMING = (
 """The worker drafts, as it does by default where it has time; what costs others their drafts shows."""
 _DEVELOPS = 1.5
 """Seconds from the beginning of an attack to the first measured text."""
+_BASELINE = 6.0
+"""Seconds for which streams without attack are measured, before it and after it."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags."""
     made = _common.parser(__doc__.partition("\n")[0])
     made.add_argument("--attacks", nargs="+", choices=list(WAYS), default=list(WAYS), help="in this order")
-    made.add_argument("--rate", type=float, default=1e6, help="bytes a second of the attacker")
+    made.add_argument("--rate", type=float, default=1.9e6, help="bytes a second of the attacker")
     made.add_argument(
         "--messages",
         type=float,
@@ -63,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 async def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All attacks, one after the other; each with the streams before and after it."""
-    tokens, rounds = (32, 1) if options.quick else (64, 4)
+    tokens, scale = (32, 0.5) if options.quick else (64, 1.0)
     found: dict[str, Any] = {}
     began = time.monotonic()
     say("a deployment with TLS, keys and seals is made, and the worker loads its model")
@@ -79,9 +81,10 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         unbounded(kept=0) as http,
     ):
 
-        async def ask() -> Streams:
+        async def ask(seconds: float = _BASELINE) -> Streams:
+            patience = options.patience
             return await streams(
-                http, deployed.edges, tokens=tokens, rounds=rounds, patience=options.patience
+                http, deployed.edges, tokens=tokens, seconds=scale * seconds, patience=patience
             )
 
         await ask()
@@ -89,7 +92,7 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         for number, way in enumerate(options.attacks, 1):
             attacker = await _attack(deployed, way, options)
             await asyncio.sleep(_DEVELOPS)
-            beside = await ask()
+            beside = await ask(WAYS[way].seconds)
             await attacker.send(b"")
             report = msgspec.json.decode(await attacker.line(60.0), type=AttackReport)
             await _rest(deployed)
@@ -115,6 +118,7 @@ async def _attack(deployed: SecuredDeployment, way: str, options: argparse.Names
         victim=HONEST[0],
         rate=options.rate,
         messages=options.messages,
+        seed=options.seed,
     )
     command = python("lab.benchmarks.attacks.attacker", msgspec.json.encode(order).decode())
     attacker = await deployed.processes.start(_name(way), pinned(deployed.cores.device, command))
@@ -134,6 +138,8 @@ def _row(without: Streams, beside: Streams, report: AttackReport) -> dict[str, A
         "first_s": without.first,
         "failed": beside.failed,
         "why": beside.why,
+        "texts": len(beside.speeds),
+        "cpu": report.cpu,
         "sent_per_s": report.sent / max(1e-9, report.seconds),
         "messages_per_s": report.messages / max(1e-9, report.seconds),
         "told": report.told,
@@ -167,6 +173,7 @@ def show(found: dict[str, Any]) -> None:
             row["failed"],
             row["sent_per_s"] / 1e3,
             row["messages_per_s"],
+            row["cpu"],
             ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
             row["hung_up"],
             row["retry_ms"],
@@ -180,6 +187,7 @@ def show(found: dict[str, Any]) -> None:
         "failed",
         "kB/s",
         "messages/s",
+        "own cpu",
         "told",
         "hung up on",
         "retry ms",

@@ -12,6 +12,8 @@ import os
 import sys
 import threading
 import time
+from collections import deque
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -51,6 +53,7 @@ class AttackOrder(msgspec.Struct, frozen=True):
         victim: an honest device.
         rate: bytes a second, headers of MQTT included.
         messages: a second, where the broker counts them.
+        seed: seed of all that is drawn at random.
     """
 
     way: str
@@ -61,6 +64,7 @@ class AttackOrder(msgspec.Struct, frozen=True):
     victim: str
     rate: float = 1e6
     messages: float = 1900.0
+    seed: int = 0
 
     @property
     def user(self) -> str:
@@ -74,14 +78,16 @@ class AttackOrder(msgspec.Struct, frozen=True):
             return None
         return EdgeKeys(read_identity(Path(self.folder) / IDENTITY, KeyRole.EDGE, self.user))
 
-    def connected(self) -> MqttLine:
-        """A connection of the attacker.
+    def connected(self, client: str = "") -> MqttLine:
+        """A connection of the attacker, under its own name or another client id.
 
         Raises:
             ConnectionError: the broker let nobody in.
         """
         folder = Path(self.folder)
-        return MqttLine(self.port, folder / CA, self.user, (folder / LOGIN).read_text("utf-8").strip())
+        return MqttLine(
+            self.port, folder / CA, self.user, (folder / LOGIN).read_text("utf-8").strip(), client
+        )
 
 
 class AttackReport(msgspec.Struct):
@@ -89,6 +95,7 @@ class AttackReport(msgspec.Struct):
 
     Attributes:
         seconds: seconds that it took.
+        cpu: share of one core that the attacker itself took meanwhile.
         sent: bytes.
         messages: number of them.
         told: answers by kind.
@@ -98,6 +105,7 @@ class AttackReport(msgspec.Struct):
     """
 
     seconds: float = 0.0
+    cpu: float = 0.0
     sent: int = 0
     messages: int = 0
     told: dict[str, int] = msgspec.field(default_factory=dict)
@@ -119,23 +127,27 @@ class Attack:
         way = WAYS[order.way]
         known = _look_around(order) if way.worker is None else b""  # a worker may not read others' statuses
         self._keys = order.keys
-        self._way = way(Target(order.user, order.worker, order.version, known, order.victim, self._keys))
+        target = Target(order.user, order.worker, order.version, known, order.victim, self._keys)
+        self._way = way(target, order.seed)
+        self._beside: deque[MqttLine] = deque()
+        self._numbers = count()
         self._bytes = self._messages = 0.0
         self._at = time.monotonic()
 
     def run(self, over: threading.Event) -> None:
         """Do it."""
-        began = time.monotonic()
+        began, computed = time.monotonic(), time.process_time()
         while not over.is_set():
             try:
                 with self._connected() as line:
                     while not over.is_set() and not self._way.twice:
                         self._send(line)
                         self._listen(line, TICK)
+                        self._come_and_go()
                     if not over.is_set():
                         self._again()
                         continue
-                    self.report.seconds = time.monotonic() - began
+                    self._took(began, computed)
                     self._listen(line, _PAUSE)
                     line.send(b"".join(self._way.farewell()))
                     self._listen(line, 0.2)
@@ -143,7 +155,11 @@ class Attack:
             except OSError:
                 self.report.hung_up += 1
                 over.wait(_AGAIN)
+        self._took(began, computed)
+
+    def _took(self, began: float, computed: float) -> None:
         self.report.seconds = time.monotonic() - began
+        self.report.cpu = (time.process_time() - computed) / self.report.seconds
 
     def _connected(self) -> MqttLine:
         line = self._order.connected()
@@ -159,11 +175,20 @@ class Attack:
             self._listen(line, 0.0)
         _count(self.report.told, "connections")
 
+    def _come_and_go(self) -> None:
+        """End the oldest of the connections beside the own one, and make another."""
+        ends = time.monotonic() + TICK
+        while self._way.connections and time.monotonic() < ends:
+            if len(self._beside) >= self._way.connections:
+                self._beside.popleft().__exit__()
+            self._beside.append(self._order.connected(f"{self._order.user}-{next(self._numbers)}"))
+            _count(self.report.told, "connections")
+
     def _send(self, line: MqttLine) -> None:
         now, order = time.monotonic(), self._order
         passed, self._at = now - self._at, now
-        self._bytes = min(order.rate / 2, self._bytes + passed * order.rate)
-        self._messages = min(order.messages / 2, self._messages + passed * order.messages)
+        self._bytes = min(order.rate * self._way.burst, self._bytes + passed * order.rate)
+        self._messages = min(order.messages * self._way.burst, self._messages + passed * order.messages)
         packets: list[bytes] = []
         for packet in self._way.packets(now) if self._may() else ():
             packets.append(packet)
@@ -235,7 +260,8 @@ def _await_the_end(over: threading.Event) -> None:
 
 def main() -> None:
     """Entry point."""
-    os.nice(10)  # in life it computes elsewhere
+    # In life it computes elsewhere: here it has what others leave, and its rate says whether that was enough.
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     order = msgspec.json.decode(sys.argv[1], type=AttackOrder)
     over = threading.Event()
     threading.Thread(target=_await_the_end, args=(over,), daemon=True).start()

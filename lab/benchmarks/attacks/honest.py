@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
@@ -71,19 +72,20 @@ class Streams:
 
 
 async def streams(
-    http: httpx2.AsyncClient, devices: Sequence[Daemon], *, tokens: int, rounds: int, patience: float
+    http: httpx2.AsyncClient, devices: Sequence[Daemon], *, tokens: int, seconds: float, patience: float
 ) -> Streams:
-    """Have each device ask for a text, all at once, so many times.
+    """Have each device ask for a text, all at once, and again until the time is over.
 
     Args:
         http: a client.
         devices: edge nodes.
         tokens: tokens of a text.
-        rounds: texts of each, one after the other.
+        seconds: time after which no other texts are asked for.
         patience: seconds that a text is waited for.
     """
     found = Streams()
-    for _ in range(rounds):
+    ends = time.monotonic() + seconds
+    while not found.speeds or time.monotonic() < ends:
         answers = [StreamedAnswer() for _ in devices]
         await asyncio.gather(
             *(

@@ -11,7 +11,7 @@ from flexspec_mq.transport.base import TlsSettings
 from flexspec_mq.transport.sockets import tls_context
 
 _HOST = "127.0.0.1"
-_CONNECT, _PUBLISH, _SUBSCRIBE, _PING = 0x10, 0x30, 0x82, b"\xc0\x00"
+_CONNECT, _PUBLISH, _SUBSCRIBE, PING = 0x10, 0x30, 0x82, b"\xc0\x00"
 _PATIENCE = 10.0
 """Seconds for the broker to let a client in."""
 _QUIET = 20.0
@@ -26,6 +26,7 @@ class MqttLine:
         ca: certificate authority of the broker, whose certificate is for 127.0.0.1.
         user: name of the client, who logs in with it.
         password: password of the user.
+        client: client id; empty is the user's name.
 
     Attributes:
         heard: messages that came, as topic and payload, until somebody takes them.
@@ -34,7 +35,7 @@ class MqttLine:
         ConnectionError: the broker let nobody in.
     """
 
-    def __init__(self, port: int, ca: Path, user: str, password: str) -> None:
+    def __init__(self, port: int, ca: Path, user: str, password: str, client: str = "") -> None:
         self.heard: list[tuple[str, bytes]] = []
         plain = socket.create_connection((_HOST, port), timeout=_PATIENCE)
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -44,7 +45,7 @@ class MqttLine:
         self._pinged = time.monotonic()
         flags = 0xC2  # user, password, clean start
         body = b"\x00\x04MQTT\x05" + bytes((flags,)) + b"\x00\x3c\x00"
-        self._socket.sendall(_packet(_CONNECT, body + _text(user) + _text(user) + _text(password)))
+        self._socket.sendall(_packet(_CONNECT, body + _text(client or user) + _text(user) + _text(password)))
         ends = time.monotonic() + _PATIENCE
         while not self._codes:
             if time.monotonic() > ends:
@@ -61,7 +62,7 @@ class MqttLine:
 
     def subscribe(self, topic_filter: str) -> None:
         """Ask for messages; the answer is not waited for."""
-        self._socket.sendall(_packet(_SUBSCRIBE, b"\x00\x01\x00" + _text(topic_filter) + b"\x00"))
+        self._socket.sendall(subscribe(topic_filter))
 
     def send(self, packets: bytes) -> None:
         """Send packets that `publish` made; waits while the broker takes no more."""
@@ -76,7 +77,7 @@ class MqttLine:
         """
         now = time.monotonic()
         if now - self._pinged > _QUIET:
-            self._socket.sendall(_PING)
+            self._socket.sendall(PING)
             self._pinged = now
         self._socket.settimeout(max(0.001, seconds))
         try:
@@ -111,19 +112,28 @@ class MqttLine:
             raise ConnectionError(f"the broker ended the connection with code {body[:1].hex()}")
 
 
-def publish(topic: str, payload: bytes, *, retain: bool = False, number: int = 0) -> bytes:
+def publish(
+    topic: str, payload: bytes, *, retain: bool = False, number: int = 0, properties: bytes = b""
+) -> bytes:
     """A packet at QoS 0, or with a number at QoS 1."""
     numbered = number.to_bytes(2, "big") if number else b""
-    return _packet(_PUBLISH | bool(number) << 1 | retain, _text(topic) + numbered + b"\x00" + payload)
+    body = _text(topic) + numbered + _size(len(properties)) + properties + payload
+    return _packet(_PUBLISH | bool(number) << 1 | retain, body)
+
+
+def subscribe(topic_filter: str) -> bytes:
+    """A packet that asks for messages at QoS 0."""
+    return _packet(_SUBSCRIBE, b"\x00\x01\x00" + _text(topic_filter) + b"\x00")
 
 
 def _packet(first: int, body: bytes) -> bytes:
-    size, length = len(body), b""
-    while True:
-        size, low = size >> 7, size & 127
-        length += bytes((low | (128 if size else 0),))
-        if not size:
-            return bytes((first,)) + length + body
+    return bytes((first,)) + _size(len(body)) + body
+
+
+def _size(size: int) -> bytes:
+    """A variable byte integer."""
+    low, rest = size & 127, size >> 7
+    return bytes((low | 128,)) + _size(rest) if rest else bytes((low,))
 
 
 def _text(text: str) -> bytes:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count
+from itertools import chain, count, cycle
 from typing import ClassVar
 
 import msgspec
@@ -22,13 +22,15 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.protocol.digest import chain_for
-from lab.benchmarks.attacks.line import publish
+from lab.benchmarks.attacks.line import PING, publish, subscribe
 from schemas.messages import (
     MAX_AHEAD,
+    MAX_DRAFT_TOKENS,
     MAX_PROMPT_TOKENS,
     PROTOCOL_VERSION,
     Close,
     CloseReason,
+    Draft,
     Error,
     Fin,
     Identity,
@@ -72,6 +74,7 @@ class Way:
 
     Args:
         target: whom it is about.
+        seed: seed of all that is drawn at random.
     """
 
     name: ClassVar[str] = "nothing"
@@ -79,13 +82,21 @@ class Way:
     worker: ClassVar[str | None] = None
     """Version of which it is a worker; None is a device."""
     bounded: ClassVar[bool] = True
-    """A broker puts out who publishes so many of these messages: one that it takes, and of a device."""
+    """A broker puts out who sends so many of these packets: a device."""
+    sealed: ClassVar[bool] = True
+    """Its messages are under keys, where there are some."""
     twice: ClassVar[bool] = False
     """It connects under one name again and again, beside itself."""
+    connections: ClassVar[int] = 0
+    """Connections that it has beside, of which the oldest ends and another one begins as often as it can."""
+    burst: ClassVar[float] = 0.5
+    """Seconds of silence of which it sends the messages afterwards, at once."""
+    seconds: ClassVar[float] = 8.0
+    """Time for which it is measured at least."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, seed: int = 0) -> None:
         self.target = target
-        self.dice = random.Random(1)
+        self.dice = random.Random(f"{self.name} {seed}")
         self.opens = topics.open_topic(target.version, target.edge)
         self.drafts = topics.draft_topic(target.worker, target.edge)
         self._begun: list[int] = []
@@ -119,13 +130,13 @@ class Way:
                 packets.append(publish(self.drafts, self.payload(close)))
         return packets
 
-    def payload(self, message: Open | Poll | Close, plain: bytes = b"") -> bytes:
+    def payload(self, message: Open | Draft | Poll | Close, plain: bytes = b"") -> bytes:
         """A message as the daemon of a device would send it, or other bytes in its place."""
         plain = plain or _CODEC.encode(message)
-        if self.target.keys is None:
+        if self.target.keys is None or not self.sealed:
             return plain
         keys, now = self.target.keys, time.monotonic()
-        if isinstance(message, Poll):
+        if isinstance(message, Draft | Poll):
             with suppress(KeysRefused):  # before its worker has answered
                 return keys.wrap(message, self.target.worker, plain, now)
             return keys.introduced(message.session, plain)
@@ -178,6 +189,12 @@ class Unpacks(Way):
             yield publish(self.opens, self.payload(message, body))
 
 
+class Bombs(Unpacks):
+    """The same without keys."""
+
+    name, says, sealed = "bombs", "the same without keys", False
+
+
 class Malformed(Way):
     """Messages that nobody can read."""
 
@@ -194,14 +211,67 @@ class Acknowledged(Way):
 
     name, says = "acknowledged", "8 bytes of noise at QoS 1, as many times as fit"
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
         self._numbers = count()
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Other noise each time."""
         while True:
             yield publish(self.drafts, self.dice.randbytes(8), number=1 + next(self._numbers) % 65_535)
+
+
+class Properties(Malformed):
+    """Messages that paho would take 3 ms for, as it reads their properties."""
+
+    name, says = "properties", "8 bytes of noise with 200 user properties, as many times as fit"
+    pairs: ClassVar[int] = 200
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """The same noise each time."""
+        properties = b"\x26\x00\x01a\x00\x01b" * self.pairs
+        packet = publish(self.drafts, self.dice.randbytes(8), properties=properties)
+        while True:
+            yield packet
+
+
+class Headers(Properties):
+    """Messages as large as a broker takes, of next to no payload."""
+
+    name, says, pairs = (
+        "headers",
+        "8 bytes of noise with 36,000 user properties, as many times as fit",
+        36_000,
+    )
+
+
+class Unknown(Way):
+    """Messages of sessions that nobody opened."""
+
+    name, says = "unknown", "sealed messages of sessions without a key, as many as fit"
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Another session each time."""
+        while True:
+            session = self.dice.randbytes(4)
+            yield publish(self.drafts, b"\x1f\x10" + session + b"\x01" + self.dice.randbytes(40))
+
+
+class Introduced(Way):
+    """Polls, each of a session of its own, for which a worker computes keys."""
+
+    name, says = "introduced", "polls of new sessions with keys of their own, as many as fit"
+    different: ClassVar[int] = 512
+    """Sessions, more than those whose keys a worker keeps for a device."""
+
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
+        opened = (self.opening(1, 1).session for _ in range(self.different))
+        self._packets = cycle([self.poll(session, 1, 0, 0) for session in opened])
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """One after the other, and again."""
+        return self._packets
 
 
 class Large(Way):
@@ -221,8 +291,8 @@ class Polls(Way):
 
     name, says = "polls", "polls of one session, as many as fit"
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
         self._numbers = count(1)
         self._opened: Open | None = None
 
@@ -243,8 +313,8 @@ class Sessions(Way):
     name, says = "sessions", "opens until no session is given any more, and holds them"
     each, prompt, limit, ahead, wanted = 0.02, 16, 512, 0, 64
 
-    def __init__(self, target: Target) -> None:
-        super().__init__(target)
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
         self._opened_at = self._polled_at = float("-inf")
 
     def packets(self, now: float) -> Iterator[bytes]:
@@ -280,6 +350,61 @@ class Prompts(Sessions):
     each, prompt, limit, ahead, wanted = 0.0, 7800, 1, 1, 10**9
 
 
+class Forty(Sessions):
+    """Long prompts at once."""
+
+    name, says = "forty", "40 opens of 7,800 tokens at once"
+    each, prompt, limit, ahead, wanted = 0.0, 7800, 256, MAX_AHEAD, 40
+
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
+        self._left = self.wanted
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """All of them as soon as there is room, and then polls."""
+        while self._left:
+            self._left -= 1
+            yield self.open(self.prompt, self.limit, self.ahead)
+        yield from super().packets(now)
+
+
+class Drafts(Sessions):
+    """Sessions that have the worker verify what is wrong."""
+
+    name, says = (
+        "drafts",
+        f"60 sessions with drafts of {MAX_DRAFT_TOKENS} random tokens, as soon as there is an answer",
+    )
+    each, limit, wanted = 0.005, 4000, 60
+
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
+        self._seq = count(2)
+        self._answers: list[Verdict] = []
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """A draft for each answer."""
+        yield from super().packets(now)
+        answers, self._answers = self._answers, []
+        for verdict in answers:
+            at = self.dice.randrange(_WORDS)
+            words = tuple(self._words[at : at + MAX_DRAFT_TOKENS])
+            have = verdict.start + len(verdict.tokens)
+            draft = Draft(verdict.session, 1, next(self._seq), have, 0, verdict.digest, words, 0)
+            yield publish(self.drafts, self.payload(draft))
+
+    def heard(self, message: Verdict | Error) -> None:
+        """An answer is gone on from."""
+        super().heard(message)
+        if isinstance(message, Verdict):
+            self._answers.append(message)
+
+    def touch(self, session: int, verdict: Verdict) -> bytes:
+        """Say what has come, so that what was lost comes again."""
+        have = verdict.start + len(verdict.tokens)
+        return self.poll(session, next(self._seq), have, verdict.digest)
+
+
 class Opens(Sessions):
     """Opens that mean something, without end."""
 
@@ -290,6 +415,63 @@ class Opens(Sessions):
         """Nothing but opens."""
         while True:
             yield self.open(self.prompt, self.limit)
+
+
+class Bare(Opens):
+    """The same without keys."""
+
+    name, says, sealed = "bare", "the same without keys", False
+
+
+class Bursts(Polls):
+    """As many at once as a broker bears."""
+
+    name, says = "bursts", "polls of one session, those of ten seconds at once"
+    burst, seconds = 9.5, 20.0
+
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
+        self._at = float("-inf")
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """Nothing, until there is room for them."""
+        if now - self._at < self.burst:
+            return iter(())
+        self._at = now
+        return super().packets(now)
+
+
+class Subscribes(Way):
+    """Subscriptions of what it may read, and of what it may not."""
+
+    name, says = "subscribes", "subscriptions, as many as fit"
+    bounded = False
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """Others each time."""
+        while True:
+            yield subscribe(f"f1/v/{self.dice.randrange(1000)}")
+
+
+class Pings(Way):
+    """Packets of no use."""
+
+    name, says = "pings", "PINGREQ, as many as fit"
+    bounded = False
+
+    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+        """The same for ever."""
+        return cycle((PING,))
+
+
+class Connects(Way):
+    """Connections, of which each costs the broker a handshake."""
+
+    name, says, connections = (
+        "connects",
+        "30 connections beside its own, of which the oldest ends for another",
+        30,
+    )
 
 
 class Share(Way):
@@ -362,13 +544,55 @@ class Twins(Way):
     twice = True
 
 
+class Mixture(Way):
+    """Several ways at a time, others every few seconds."""
+
+    name, says, seconds = "mixture", "three ways at a time, drawn anew every ten seconds", 40.0
+    _EVERY, _AT_ONCE = 10.0, 3
+
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
+        self._parts = [way(target, seed) for way in _MIXED]
+        self._now: list[Way] = []
+        self._until = float("-inf")
+
+    @property
+    def filters(self) -> tuple[str, ...]:
+        """Topic filters of all."""
+        return tuple(chain.from_iterable(part.filters for part in self._parts))
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """One of each in turn."""
+        if now >= self._until:
+            self._until = now + self._EVERY
+            self._now = self.dice.sample(self._parts, self._AT_ONCE)
+        ways = [part.packets(now) for part in self._now]
+        while ways:
+            for way in tuple(ways):
+                packet = next(way, None)
+                if packet is None:
+                    ways.remove(way)
+                else:
+                    yield packet
+
+    def heard(self, message: Verdict | Error) -> None:
+        """Tell the one whose session it is."""
+        for part in self._parts:
+            if message.session in part._begun:  # noqa: SLF001  a way like this one
+                part.heard(message)
+
+    def farewell(self) -> list[bytes]:
+        """End what any of them holds."""
+        return list(chain.from_iterable(part.farewell() for part in self._parts))
+
+
+_MIXED = (
+    Unpacks, Bombs, Sessions, Opens, Bare, Polls, Introduced, Unknown, Ahead, Drafts, Malformed, Properties,
+    Acknowledged, Large, Prompts, Forty, Retained, Denied, Subscribes, Pings,
+)  # fmt: skip
 WAYS: dict[str, type[Way]] = {
-    way.name: way
-    for way in (
-        Unpacks, Sessions, Opens, Polls, Ahead, Malformed, Acknowledged, Large, Prompts, Share, Retained, Denied,
-        Forges, Twins,
-    )
-}  # fmt: skip
+    way.name: way for way in (*_MIXED, Headers, Bursts, Connects, Share, Forges, Twins, Mixture)
+}
 """By name."""
 SAYS = {name: way.says for name, way in WAYS.items()}
 """Description of each in a few words."""
