@@ -19,7 +19,7 @@ from typing import IO, Self
 
 from broker.config import render, render_users
 from broker.settings import BrokerSettings, User
-from broker.watching.rates import PUBLISHED
+from broker.watching.rates import PACKETS
 from flexspec_mq import waiting
 from flexspec_mq.daemon.children import end_with_parent
 from flexspec_mq.errors import BrokerError
@@ -43,7 +43,7 @@ class PrivateBroker:
         settings: port 0 finds a free one, and keeps it across `kill` and `start`.
         heard: called with each line of Mosquitto's log that does not come with every message, on a thread of its
             own.
-        published: called with the lines that say that a message was taken, on the same thread.
+        packets: called with the lines that say that a packet came, on the same thread.
         directory: folder for its files, which then stay; None is a temporary one.
 
     Attributes:
@@ -55,13 +55,13 @@ class PrivateBroker:
         settings: BrokerSettings | None = None,
         *,
         heard: Callable[[str], None] | None = None,
-        published: Callable[[bytes], None] | None = None,
+        packets: Callable[[bytes], None] | None = None,
         directory: Path | None = None,
     ) -> None:
         self.settings = settings or BrokerSettings()
         self._any_port = self.settings.port == 0
         self._heard = heard
-        self._published = published
+        self._packets = packets
         self._last: deque[str] = deque(maxlen=_LAST_LINES)
         self._listener: threading.Thread | None = None
         self._kept = directory
@@ -205,13 +205,13 @@ class PrivateBroker:
             for line in pipe:
                 # Each begins with the second of its time; whoever hears it has a clock.
                 message = line.partition(b": ")[2].rstrip()
+                if self._packets is not None and message.startswith(PACKETS):
+                    self._packets(message)
                 if not message.startswith(_CHATTER):
                     text = message.decode("utf-8", "replace")
                     self._last.append(text)
                     if self._heard is not None:
                         self._heard(text)
-                elif self._published is not None and message.startswith(PUBLISHED):
-                    self._published(message)
 
     def _remove(self) -> None:
         if self._directory is not None:

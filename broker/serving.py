@@ -23,7 +23,7 @@ from broker.deployment.folder import Deployment
 from broker.launcher import PrivateBroker
 from broker.saving import Saving
 from broker.settings import BrokerSettings, ClientLimits, Listener, User
-from broker.watching.rates import Guard, Published
+from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import MosquittoLog
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon import logs, systemd
@@ -81,7 +81,7 @@ class DeploymentServer:
         self._reloaded = threading.Event()
         self._mosquitto_log = MosquittoLog(self._heard)
         connections = self._mosquitto_log.connections
-        self._traffic = Published(connections)
+        self._traffic = Traffic(connections)
         self._guard = Guard(limits, self._traffic, connections, time.monotonic())
         self._know()
         settings = BrokerSettings(
@@ -92,7 +92,7 @@ class DeploymentServer:
         )
         directory = deployment.directory / RUN
         self.broker = PrivateBroker(
-            settings, heard=self._mosquitto_log.line, published=self._taken, directory=directory
+            settings, heard=self._mosquitto_log.line, packets=self._taken, directory=directory
         )
         self._saving = Saving(
             directory / DATABASE,

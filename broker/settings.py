@@ -145,7 +145,8 @@ class ClientLimits(Section):
     client_messages: Annotated[
         int,
         Setting(
-            help="messages a second that a client which is no worker may publish, in the mean of 10 s; 0 is no bound",
+            help="messages a second that a client which is no worker may publish, in the mean of 10 s, and as many "
+            "other packets; 0 is no bound",
             least=0,
         ),
     ] = 2000

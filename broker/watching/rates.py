@@ -1,6 +1,6 @@
 """Rates of users, by Mosquitto's log, and who goes beyond the limits.
 
-Mosquitto itself bounds neither messages nor bytes a second of a client, nor the connections of a user. Who goes
+Mosquitto itself bounds neither packets nor bytes a second of a client, nor the connections of a user. Who goes
 beyond is not known to it as a user for a while: that ends all its connections, and it is not let in.
 """
 
@@ -12,42 +12,54 @@ from collections.abc import Iterable
 from broker.settings import ClientLimits, Role, User
 from broker.watching.refusals import ClientConnections
 
-PUBLISHED = b"Received PUBLISH from "
-"""Beginning of the line that Mosquitto logs for a message that it takes: client id, ``(d0, q1, r0, m7, 'TOPIC', ...
-(N bytes))``."""
-_PARTS = b" (d"
-_BYTES = len(" bytes))")
+PACKETS = (b"Received ", b"Denied PUBLISH from ")
+"""Beginnings of the lines that Mosquitto logs for a packet: kind, client id, and for a message that it takes or denies
+``(d0, q1, r0, m7, 'TOPIC', ... (N bytes))``."""
+_TAKEN, _FROM = b"Received PUBLISH", b" from "
+_PARTS, _DETAILS = b" (d", b" ("
+_BYTES = b" bytes))"
+_UNKNOWN_SIZE = 262_144
+"""Bytes that a message counts for whose line Mosquitto cut off, as it does after 1,000: no client of ours has topics as
+long."""
 _MEAN_OF = 10.0
-"""Seconds at its rate that a user may publish at once."""
+"""Seconds at its rate that a user may send at once."""
 
 
-class Published:
-    """Counts what each user publishes.
+class Traffic:
+    """Counts what each user sends.
 
     Attributes:
-        messages: messages of each user, since the start.
+        messages: messages of each user that were taken, since the start.
         payload: bytes of their payloads.
+        others: other packets of each user: subscriptions, acknowledgements, pings, and messages that were denied.
     """
 
     def __init__(self, connections: ClientConnections) -> None:
         self.messages = Counter[str]()
         self.payload = Counter[str]()
+        self.others = Counter[str]()
         self._connections = connections
 
     def line(self, line: bytes) -> None:
-        """Read a line that begins with `PUBLISHED`."""
-        head, _, tail = line.rpartition(_PARTS)
-        size = int(tail[tail.rindex(b"(") + 1 : -_BYTES])
-        user = None
+        """Read a line that begins with one of `PACKETS`."""
+        kind, _, client = line.partition(_FROM)
+        size = None
+        if kind == _TAKEN:
+            client, _, tail = client.rpartition(_PARTS)
+            size = int(tail[tail.rindex(b"(") + 1 : -len(_BYTES)]) if tail.endswith(_BYTES) else _UNKNOWN_SIZE
         # A client id, and where any version may be asked for a topic, may hold what stands between the parts.
-        while head and (user := self._user(head)) is None:
-            head = head.rpartition(_PARTS)[0]
-        if user is not None:
+        while client and (user := self._user(client)) is None:
+            client = client.rpartition(_DETAILS)[0]
+        if not client or user is None:
+            return
+        if size is None:
+            self.others[user] += 1
+        else:
             self.messages[user] += 1
             self.payload[user] += size
 
-    def _user(self, head: bytes) -> str | None:
-        return self._connections.user_of(head[len(PUBLISHED) :].decode("utf-8", "replace"))
+    def _user(self, client: bytes) -> str | None:
+        return self._connections.user_of(client.decode("utf-8", "replace"))
 
 
 class Guard:
@@ -58,7 +70,7 @@ class Guard:
     """
 
     def __init__(
-        self, limits: ClientLimits, published: Published, connections: ClientConnections, now: float
+        self, limits: ClientLimits, traffic: Traffic, connections: ClientConnections, now: float
     ) -> None:
         self.out: dict[str, float] = {}
         self._limits = limits
@@ -66,8 +78,9 @@ class Guard:
         self._buckets = [
             _Buckets(totals, float(rate), unit, now)
             for totals, rate, unit in (
-                (published.messages, limits.client_messages, "messages"),
-                (published.payload, 1000 * limits.client_kb, "bytes"),
+                (traffic.messages, limits.client_messages, "messages"),
+                (traffic.others, limits.client_messages, "other packets"),
+                (traffic.payload, 1000 * limits.client_kb, "bytes"),
             )
             if rate
         ]
@@ -102,7 +115,7 @@ class Guard:
 
 
 class _Buckets:
-    """Leaky buckets: how much each user has published beyond its rate, and has still to wait for."""
+    """Leaky buckets: how much each user has sent beyond its rate, and has still to wait for."""
 
     def __init__(self, totals: Counter[str], rate: float, unit: str, now: float) -> None:
         self.unit = unit

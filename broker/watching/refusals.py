@@ -29,6 +29,8 @@ _SOMEBODY = "unknown"
 _MOST_CLIENTS = 20_000
 """Client ids that are remembered."""
 _CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k\d+, u'([^']*)'\)\.")
+_NAMELESS = re.compile(r"New client connected from (\S+) as (?!.* \(p\d+, c\d, k\d+, u'[^']*'\)\.$)")
+"""A client id of some 900 characters or more: Mosquitto cuts the line off before the user."""
 _ENDED = re.compile(
     r"Client (.*) (?:closed its connection\.|disconnected(?:: .*| due to .*|\.)|has exceeded timeout, disconnecting\."
     r"|been disconnected by administrative action\.)|Bad socket read/write on client (.*): .*"
@@ -105,6 +107,12 @@ class MosquittoLog:
             self.refused(_SOMEBODY, "login", f"as client {match[1]!r}, whose name or password is wrong")
         elif (subscribed := self._subscription(line)) is not None:
             self._subscribed(*subscribed)
+        elif match := _NAMELESS.match(line):
+            self.refused(
+                _SOMEBODY,
+                "client id",
+                f"from {match[1]}: it is too long, so nothing of that client can be counted",
+            )
         elif not line.startswith(_CHATTER):
             self.connections.line(line)
             self._heard(line)

@@ -172,7 +172,7 @@ def _split(data: bytes, at: int, end: int) -> tuple[str, bytes, int, int, int] |
 def _number(data: bytes, at: int, end: int) -> tuple[int, int]:
     """The variable byte integer at `at`, and where it ends: behind `end` if that has not come.
 
-    One of more than four bytes ends nowhere.
+    Four bytes are the most; a longer one ends nowhere.
     """
     number = shift = 0
     while at < end and shift < 28:

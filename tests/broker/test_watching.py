@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -14,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from broker.settings import ClientLimits, Role, User, hashed
 from broker.watching.figures import shown
-from broker.watching.rates import Guard, Published
+from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import ClientConnections, MosquittoLog
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import LinkError, PublishRefused, UsageError
@@ -131,30 +132,48 @@ def message(client: str, size: int, topic: str = "f1/d/w1/alice") -> bytes:
     ],
 )
 def test_a_message_is_its_users_whatever_names_hold(client: str, topic: str) -> None:
-    published = Published(connected((client, "alice"), ("e-bob", "bob")))
+    published = Traffic(connected((client, "alice"), ("e-bob", "bob")))
     published.line(message(client, 60, topic))
     published.line(message("e-bob", 5))
     published.line(message("nobody", 7))
     assert published.messages == {"alice": 1, "bob": 1}
     assert published.payload == {"alice": 60, "bob": 5}
+    published.line(f"Received PUBACK from {client} (Mid: 7, RC:0)".encode())
+    assert published.others == {"alice": 1}
 
 
-def guard(limits: ClientLimits, connections: ClientConnections) -> tuple[Guard, Published]:
-    published = Published(connections)
+def test_a_line_that_mosquitto_cut_off_counts_as_much_as_there_may_be() -> None:
+    published = Traffic(connected(("e-alice", "alice")))
+    published.line(message("e-alice", 5, "f1/o/" + 2000 * "x")[:1000])
+    published.line(message(2000 * "x", 5)[:1000])
+    assert published.messages == {"alice": 1}
+    assert published.payload == {"alice": 262_144}
+
+
+def guard(limits: ClientLimits, connections: ClientConnections) -> tuple[Guard, Traffic]:
+    published = Traffic(connections)
     made = Guard(limits, published, connections, 0.0)
     made.know((*USERS, User("bob", Role.EDGE, hashed("x"))))
     return made, published
 
 
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=60))
-def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(each: list[int]) -> None:
+PACKETS = (
+    message("a", 1).decode(),
+    "Received SUBSCRIBE from a",
+    "Received PINGREQ from a",
+    "Denied PUBLISH from a (d0, q0, r0, m0, 'f1/v/bob', ... (8 bytes))",
+)
+
+
+@given(st.sampled_from(PACKETS), st.lists(st.integers(0, 100), min_size=1, max_size=60))
+def test_who_keeps_to_the_rate_stays_and_who_does_not_goes(packet: str, each: list[int]) -> None:
     """Messages by second, against the rule itself: ten seconds' worth at once, and the rate from then on."""
     limits = ClientLimits(client_messages=20, client_kb=0, client_connections=0, put_out=1e9)
     watching, published = guard(limits, connected(("a", "alice"), ("w", "w1")))
     level, over = 0.0, False
     for second, number in enumerate(each, 1):
         for _ in range(number):
-            published.line(message("a", 1))
+            published.line(packet.encode())
             published.line(message("w", 1))
         said = [user for user, _, _ in watching.look(float(second))]
         level = max(0.0, level - 20.0) + number
@@ -203,6 +222,10 @@ async def test_a_flood_is_cut_off_and_nobody_else_notices(tmp_path: Path) -> Non
     with running(directory, log):
         async with mqtt_link(bob) as other:
             await other.wait_up(20)
+            # Mosquitto cuts lines off behind 1,000 bytes, so before the user of a client with such an id.
+            async with mqtt_link(replace(alice, client_id=2000 * "x")) as link:
+                await link.wait_up(20)
+                await link.publish("f1/e/alice", b"x", qos=1, retain=True)
             async with asyncio.timeout(30):
                 with pytest.raises(LinkError):
                     await flood()
@@ -217,6 +240,7 @@ async def test_a_flood_is_cut_off_and_nobody_else_notices(tmp_path: Path) -> Non
                     except LinkError:
                         await asyncio.sleep(0.1)
     told = [json.loads(line)["message"] for line in log.read_text().splitlines()]
+    assert any(text.startswith("user unknown was refused: client id from 127.0.0.1:") for text in told)
     (line,) = [text for text in told if text.startswith("user alice was refused")]
     assert "rate of" in line
     assert "messages a second; it is put out for 0.5 s" in line

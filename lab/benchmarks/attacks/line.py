@@ -50,7 +50,7 @@ class MqttLine:
         while not self._codes:
             if time.monotonic() > ends:
                 raise ConnectionError(f"the broker said nothing to {user} for {_PATIENCE:g} s")
-            self.listen(0.02)
+            self.listen(0.002)
         if self._codes[0]:
             raise ConnectionError(f"the broker refused {user} with code {self._codes[0]:#x}")
 

@@ -270,7 +270,7 @@ class Introduced(Way):
         self._packets = cycle([self.poll(session, 1, 0, 0) for session in opened])
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """One after the other, and again."""
+        """Each of them, and again."""
         return self._packets
 
 
@@ -562,7 +562,7 @@ class Mixture(Way):
         return tuple(chain.from_iterable(part.filters for part in self._parts))
 
     def packets(self, now: float) -> Iterator[bytes]:
-        """One of each in turn."""
+        """A packet of each in turn."""
         if now >= self._until:
             self._until = now + self._EVERY
             self._now = self.dice.sample(self._parts, self._AT_ONCE)
