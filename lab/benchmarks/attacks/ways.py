@@ -82,7 +82,7 @@ class Way:
     worker: ClassVar[str | None] = None
     """Version of which it is a worker; None is a device."""
     bounded: ClassVar[bool] = True
-    """A broker puts out who sends so many of these packets: a device."""
+    """A broker puts out who sends so many of these packets, as it does a device."""
     sealed: ClassVar[bool] = True
     """Its messages are under keys, where there are some."""
     twice: ClassVar[bool] = False
@@ -192,7 +192,7 @@ class Unpacks(Way):
 class Bombs(Unpacks):
     """The same without keys."""
 
-    name, says, sealed = "bombs", "the same without keys", False
+    name, says, sealed = "bombs", "opens without keys that unpack to 131,000 tokens", False
 
 
 class Malformed(Way):
@@ -420,7 +420,7 @@ class Opens(Sessions):
 class Bare(Opens):
     """The same without keys."""
 
-    name, says, sealed = "bare", "the same without keys", False
+    name, says, sealed = "bare", "opens of 16 tokens without keys, as many as fit", False
 
 
 class Bursts(Polls):
@@ -445,7 +445,6 @@ class Subscribes(Way):
     """Subscriptions of what it may read, and of what it may not."""
 
     name, says = "subscribes", "subscriptions, as many as fit"
-    bounded = False
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """Others each time."""
@@ -457,7 +456,6 @@ class Pings(Way):
     """Packets of no use."""
 
     name, says = "pings", "PINGREQ, as many as fit"
-    bounded = False
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """The same for ever."""
@@ -508,7 +506,6 @@ class Denied(Way):
     """Publishes that the broker refuses: what the broker itself costs, as no worker hears of them."""
 
     name, says = "denied", "8 bytes to an honest device, which the broker refuses"
-    bounded = False
 
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
         """The same packet for ever."""
