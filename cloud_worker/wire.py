@@ -51,8 +51,8 @@ class WorkerWire:
 
     def decode(
         self, edge: str, version: str | None, payload: bytes, now: float
-    ) -> Open | Draft | Poll | Close:
-        """The message in a payload.
+    ) -> tuple[Open | Draft | Poll | Close, str | None]:
+        """The message in a payload, and the version that it is for; None where nobody says that.
 
         Raises:
             KeysRefused: it is not believed.
@@ -60,12 +60,12 @@ class WorkerWire:
             RemoteProtocolError: it cannot be read, or is none that edges send.
         """
         if self.keys is None:
-            return self._read(payload)
+            return self._read(payload), version
         plain, session = self.keys.unwrap(edge, version, payload, now)
         message = self._read(plain)
         if message.session != session:
             raise KeysRefused(KeyReason.FORGED, f"it speaks of session {message.session} under another's key")
-        return message
+        return message, version or self.keys.version_of(edge, session, now)
 
     def status(self, status: WorkerStatus) -> bytes:
         """The payload of a status of this worker, signed where it has keys."""

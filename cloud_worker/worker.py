@@ -282,7 +282,7 @@ class CloudWorker:
         edge, version = sender
         now = time.monotonic()
         try:
-            message = self._wire.decode(edge, version, inbound.payload, now)
+            message, version = self._wire.decode(edge, version, inbound.payload, now)
         except TooManyTokens as error:
             code, qos = ErrorCode.CONTEXT, inbound.qos
             self._do(self.machine.refuse(edge, error.session, error.attempt, code, error.message, qos))

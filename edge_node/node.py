@@ -278,6 +278,7 @@ class EdgeNode:
                 prompt=request.prompt,
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
+                keyed=self._wire.keyed,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
                 answers=None if answers is None else answers.recall,

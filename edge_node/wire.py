@@ -63,6 +63,11 @@ class Wire:
         self.subscriptions = () if keys is None else (Subscription(topics.statement_topic()),)
         self.refusals = KeyRefusals()
 
+    @property
+    def keyed(self) -> bool:
+        """Whether messages travel under keys."""
+        return self._keys is not None
+
     def begin(self, session: int, version: str) -> None:
         """Begin a session.
 

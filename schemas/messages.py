@@ -154,6 +154,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         draft: drafted tokens that follow `committed`.
         prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.
         worker_draft: tokens that the worker may draft itself for one forward, behind ours, out of the credit.
+        resumes: committed tokens that the edge has and tells in its next open, to the worker that answers.
     """
 
     session: U32
@@ -166,6 +167,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     draft: DraftTokens
     prefix: Prefix | None = None
     worker_draft: DraftLength = 0
+    resumes: Position = 0
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):

@@ -138,9 +138,10 @@ class EdgeKeys:
     def wrap(
         self, message: Open | Draft | Poll | Close, worker: str | None, plain: bytes, now: float
     ) -> bytes:
-        """Put a message under the session's key with a worker, or an open under the opening key of its version.
+        """Put a message under the session's key with a worker; without one, under the opening key of the version.
 
-        A close to a worker whose key is not known goes under the opening key too: it holds nothing of the text.
+        The latter is for opens to whoever may answer, and for closes, which hold nothing of the text. Anybody who comes
+        to know a worker's file may read these for ever, so nothing that was generated goes there.
 
         Args:
             message: the message.
@@ -149,22 +150,24 @@ class EdgeKeys:
             now: seconds.
 
         Raises:
-            KeysRefused: the session never began, or ended long ago; or the worker was revoked, or a draft or poll
-                is for one whose key is not known.
+            KeysRefused: the session never began, or ended long ago; or the worker was revoked, or its key is not known
+                and the message holds what was generated.
         """
         ring = self._ring(message.session, now)
         if ring is None:
             raise KeysRefused(KeyReason.NO_KEY, f"session {message.session} is none of ours")
-        peer = None if worker is None or isinstance(message, Open) else ring.with_worker(worker)
+        peer = None if worker is None else ring.with_worker(worker)
         if peer is None and worker in ring.revoked:
             raise KeysRefused(KeyReason.REVOKED, f"worker {worker} was revoked")
-        if isinstance(message, _BATCHES) and worker is not None:
-            if peer is None:
-                raise KeysRefused(
-                    KeyReason.NO_KEY, f"session {message.session} has no key with worker {worker}"
-                )
-            ring.newest = (worker, message)
-        return self._introduced(ring, plain) if peer is None else self._enveloped(ring, peer.up, plain)
+        batch = message if isinstance(message, _BATCHES) else None
+        if peer is None:
+            if batch or (isinstance(message, Open) and (message.committed or message.draft)):
+                why = f"session {message.session} has no key with {f'worker {worker}' if worker else 'any worker'}"
+                raise KeysRefused(KeyReason.NO_KEY, why)
+            return self._introduced(ring, plain)
+        if batch is not None:
+            ring.newest = peer.name, batch
+        return self._enveloped(ring, peer.up, plain)
 
     def ended(self, session: int, now: float) -> None:
         """Note that a session is over. Its keys are kept a while, for workers that still hold it."""

@@ -149,6 +149,11 @@ class WorkerKeys:
             padded=ring.padded,
         )
 
+    def version_of(self, edge: str, session: int, now: float) -> str | None:
+        """Version of a session as its device told it; None if the key is not here any more."""
+        ring = self._ring(edge, session, now)
+        return None if ring is None else ring.session.version
+
     def wanted(self, edge: str, payload: bytes, now: float) -> bytes | None:
         """The answer to a payload that was refused for want of a key; None if that was said a moment ago."""
         session = read_envelope(payload).session

@@ -36,6 +36,7 @@ SAMPLES: dict[str, Message] = {
     "open-greedy": Open(0, 1, Identity(1, bytes(16), 0.0, 0, 1.0, 0, (), True, 2**20), (0,), (), 0, 0, ()),
     "open-prefix": Open(8, 1, IDENTITY, (30, 216), (), 16, 1, (), Prefix(300, bytes(range(16, 32)))),
     "open-worker-draft": Open(9, 1, IDENTITY, (30, 216), (), 16, 1, (), None, 4),
+    "open-resumes": Open(9, 2, IDENTITY, (30, 216), (), 0, 7, (), resumes=300),
     "draft": Draft(0xDEADBEEF, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16383, 16384), 16),
     "draft-empty": Draft(1, 1, 1, 0, 0, 0, (), 0),
     "draft-behind": Draft(1, 3, 200, 300, -40, 2**32 - 1, (49151,), 0),

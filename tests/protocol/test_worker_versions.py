@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 
 from flexspec_mq import topics
 from flexspec_mq.errors import LocalProtocolError
@@ -90,12 +91,14 @@ def test_a_retired_version_goes_on_with_texts_that_have_begun_and_no_others() ->
     (item,) = worker.take_work(0.2, 9)
     assert item.version == "large"
     assert code(worker.result(item, (9,), 0, 1, 0.2)) is None
-    # The same text once more, and one that began at another worker.
-    for session, attempt in ((1, 2), (3, 1)):
-        again = opening(session=session, attempt=attempt, committed=(9,))
+    # The same text once more, and two that began at another worker, one of which tells its tokens later.
+    for session, attempt, resumes in ((1, 2, 0), (3, 1, 0), (5, 1, 1)):
+        again = structs.replace(
+            opening(session=session, attempt=attempt, committed=(9,) * (1 - resumes)), resumes=resumes
+        )
         assert code(worker.receive("e", again, 0.3, 0, "large")) is None
-    assert worker.sessions_of("large") == 2
-    for session in (1, 3):
+    assert worker.sessions_of("large") == 3
+    for session in (1, 3, 5):
         worker.receive("e", Close(session, 2, 1, CloseReason.CANCELLED), 0.4)
     assert worker.sessions_of("large") == worker.prefixes == 0
     assert code(worker.receive("e", opening(session=4, committed=(9,)), 0.5, 0, "large")) is ErrorCode.BUSY

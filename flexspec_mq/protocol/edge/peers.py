@@ -32,6 +32,11 @@ class Peers:
         self.attempt += 1
         return self.attempt
 
+    def resumes(self) -> int:
+        """An open goes to the adopted worker, which holds less than we have; returns its attempt."""
+        self.current = self.opens()
+        return self.current
+
     def met(self, worker: str, attempt: int) -> None:
         """A worker says that it holds the session."""
         self._known[worker] = max(attempt, self._known.get(worker, 0))

@@ -123,28 +123,54 @@ class Sender:
 
     # What goes out
 
-    def open(self, plan: Plan, attempt: int, now: float, expiry: float, *, named: bool) -> Send:
-        """An attempt, with what is committed and drafted; `named`: to the worker that knows the prompt's start."""
+    def open(
+        self,
+        plan: Plan,
+        attempt: int,
+        now: float,
+        expiry: float,
+        *,
+        named: bool = False,
+        to: str | None = None,
+    ) -> Send:
+        """An attempt, with what is committed and drafted.
+
+        Under keys only a worker that has answered is told these: any other open is sealed for whoever may answer it.
+
+        Args:
+            plan: plan for it.
+            attempt: number of it.
+            now: seconds.
+            expiry: seconds after which nobody need read it.
+            named: whether it is for the worker that knows the prompt's start.
+            to: adopted worker, if that holds less than is committed; None is any, or the one that `named` means.
+        """
         request, text = self._request, self._text
         reuse = request.reuse if named else None
-        end = min(text.tip, text.have + MAX_DRAFT_TOKENS)
-        self._with_open = Span(text.have, end)
+        bare = request.keyed and to is None
+        have = 0 if bare else text.have
+        end = have if bare else min(text.tip, have + MAX_DRAFT_TOKENS)
+        resumes = text.have - have
+        self._with_open = None if resumes else Span(have, end)
         self._restart(self._with_open)
-        ahead, worker_draft = _grant(plan)
+        if to is not None:
+            self._attempt = attempt
+        ahead, worker_draft = (0, 0) if resumes else _grant(plan)
         message = Open(
             request.session,
             attempt,
             request.identity,
             request.prompt[reuse.count :] if reuse else request.prompt,
-            text.committed,
+            text.chain.tokens(0, have),
             ahead,
             self._stamp(plan, now, end, question=True),
-            text.chain.tokens(text.have, end),
+            text.chain.tokens(have, end),
             self._prefix(reuse.count) if reuse else None,
             worker_draft,
+            resumes,
         )
         qos = plan.qos if plan.open_qos is None else plan.open_qos
-        return Send(reuse.worker if reuse else None, message, qos, expiry)
+        return Send(reuse.worker if reuse else to, message, qos, expiry)
 
     def batch(self, plan: Plan, now: float, *, drafting: bool) -> Send | None:
         """The batch that is due, if one is; `drafting`: the drafter is expected to add more tokens."""

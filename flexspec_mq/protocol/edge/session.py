@@ -367,11 +367,19 @@ class EdgeSession:
         self._named = attempt == 1 and self._request.reuse is not None
         counters.named += self._named
         counters.opens += 1
-        counters.reopens += counters.opens > 1
+        counters.reopens += attempt > 1
         counters.batches += 1
         expiry = self._timers.next_open(now)
         self._plan = None
         self._out.append(self._sender.open(plan, attempt, now, expiry, named=self._named))
+
+    def _resume(self, worker: str, now: float) -> None:
+        """Tell a worker, whose own key is known now, what the open that it answered did not say of the text."""
+        attempt, plan = self._peers.resumes(), self.plan
+        self._named, self._plan = False, None
+        self.counters.opens += 1
+        self.counters.batches += 1
+        self._out.append(self._sender.open(plan, attempt, now, 2 * self._rtt.timeout, to=worker))
 
     def _start(self, now: float) -> None:
         self._state = EdgeState.OPENING
@@ -449,6 +457,8 @@ class EdgeSession:
             self._asked = False
             self._timers.adopted(verdict.lease, now)
             self._control.adopted(worker, now)
+            if self._request.keyed and verdict.start + len(verdict.tokens) < self._text.have:
+                self._resume(worker, now)
         elif peers.worker is not None and worker != peers.worker:
             self._close(worker, verdict.attempt, CloseReason.ELSEWHERE)
 

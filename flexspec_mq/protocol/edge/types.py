@@ -49,6 +49,8 @@ class SessionRequest:
         finish_at: stop strings. Called with the committed tokens after each new one; anything but None ends the
             text right there (its value should be that length; a shorter one cannot take back what was shown).
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
+        keyed: messages are under keys, those of opens to any worker less secret than a worker's own: such opens hold
+            nothing but the prompt, and the worker that answers is told the rest.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
         prediction: token ids that the text will probably have; for the drafter alone.
         answers: earlier answers that it may repeat, see `flexspec_mq.drafting.memory`; for the drafter alone.
@@ -61,6 +63,7 @@ class SessionRequest:
     committed: tuple[int, ...] = ()
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     deadline: float | None = None
+    keyed: bool = False
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
     answers: Callable[[], Any] | None = None
@@ -137,7 +140,7 @@ class EdgeCounters:
 
     Attributes:
         opens: published, re-opens included.
-        reopens: opens after the first.
+        reopens: opens after the first, without those that tell a worker which has answered what is committed.
         polls: published.
         batches: draft messages published, those that came with an open included.
         acks: drafts without tokens that only return run-ahead credit or change it.

@@ -289,7 +289,9 @@ class WorkerMachine:
             return
         message, version, source = whole
         facts, known = self._versions.get(version), key in self._sessions
-        if facts is None or (version in self._retired and not (known or message.committed)):
+        if facts is None or (
+            version in self._retired and not (known or message.committed or message.resumes)
+        ):
             detail = f"version {version} is not held here"
             self._busy(key, message, self._config.elsewhere_retry, detail)
             return
@@ -317,7 +319,7 @@ class WorkerMachine:
             self._busy(key, message, self._config.elsewhere_retry)
             return
         live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
-        tokens = len(message.prompt) + len(message.committed) + 1
+        tokens = len(message.prompt) + len(message.committed) + message.resumes + 1
         why = self._admission.over_quota(key[0], live, tokens)
         missing = 1 if why else self._places_missing(key[0], live, tokens, now)
         if missing:
