@@ -192,7 +192,10 @@ def _check_dtypes(tensors: dict[str, torch.Tensor], dtype: str) -> None:
     for name, tensor in tensors.items():
         if tensor.dtype != getattr(torch, dtype):
             actual = str(tensor.dtype).removeprefix("torch.")
-            raise HeadError(f"{name} is of {actual}, the manifest says {dtype}", hint="convert the head")
+            raise HeadError(
+                f"{name} is of {actual}, the manifest says {dtype}",
+                hint=f"`flexspec head import FOLDER --dtype {dtype}` converts what PEFT has saved",
+            )
 
 
 def _check_canaries(
@@ -214,6 +217,7 @@ def _check_canaries(
         raise HeadError(
             f"{shuffled:.0%} of the canaries' tokens come out with the head's weights in a random order, so that "
             "they prove nothing",
-            hint="train the head for longer, or on more that the base would write otherwise",
+            hint="train the head for longer, or on more that the base would write otherwise; name to `import` "
+            "with --prompt what it was trained on",
         )
     return {"canaries": whole, "shuffled": shuffled}

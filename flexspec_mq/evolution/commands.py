@@ -16,6 +16,9 @@ from flexspec_mq.settings.flags import add_flags, positive
 
 _OUT = "write the signed change instead of publishing it, for others to `sign` and to `send`"
 
+_DTYPE = "that workers compute it in (default: bfloat16)"
+_FLOOR = "lowest layer that heads may touch: the depth of the family's backbone"
+
 _Actions = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
 
 
@@ -34,6 +37,7 @@ def add_parser(commands: _Actions[argparse.ArgumentParser]) -> None:
     keygen.add_argument("file", type=Path, metavar="FILE", help=about)
     _add_base(actions)
     actions.add_parser("train", help="tune a head on chats (with flexspec-training)", add_help=False)
+    _add_import(actions)
     _add_check(actions)
     _add_draft(actions)
     _add_trust(actions)
@@ -103,11 +107,33 @@ def _add_base(actions: _Actions[argparse.ArgumentParser]) -> None:
     base.add_argument("--base", default="default", metavar="FOLDER", help=about)
     about = "to write; it must not be there yet"
     base.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=about)
-    about = "that workers compute it in (default: bfloat16)"
-    base.add_argument("--dtype", choices=DTYPES, default="bfloat16", help=about)
-    add_numbers(
-        base, ("--floor", 6, "LAYER", "lowest layer that heads may touch: the depth of the family's backbone")
+    base.add_argument("--dtype", choices=DTYPES, default="bfloat16", help=_DTYPE)
+    add_numbers(base, ("--floor", 6, "LAYER", _FLOOR))
+
+
+def _add_import(actions: _Actions[argparse.ArgumentParser]) -> None:
+    importing = actions.add_parser(
+        "import",
+        help="make a head of an adapter that PEFT has saved",
+        description="Read a LoRA as PEFT saves it, convert it to the dtype of a version, write its manifest with "
+        "canaries, and check it. It may touch what heads may: layers from the floor on, final norm and LM head.",
     )
+    importing.set_defaults(func=_later("importing", "import_adapter"))
+    add = importing.add_argument
+    add("folder", type=Path, metavar="ADAPTER", help="directory that save_pretrained has written")
+    about = "checkpoint folder of the base that it was trained on (default: the default model)"
+    add("--base", default="default", metavar="FOLDER", help=about)
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="the head to write; it must not be there yet",
+    )
+    add("--dtype", choices=DTYPES, default="bfloat16", help=_DTYPE)
+    about = "question to which the head answers otherwise than the base, for a canary; once for each"
+    add("--prompt", action="append", default=[], metavar="TEXT", help=about)
+    add_numbers(importing, ("--floor", 6, "LAYER", _FLOOR))
 
 
 def _add_check(actions: _Actions[argparse.ArgumentParser]) -> None:

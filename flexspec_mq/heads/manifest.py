@@ -137,6 +137,7 @@ def read_head(folder: Path, expected: bytes | None = None) -> Manifest:
     except OSError as error:
         raise HeadError(
             f"the head in {folder} cannot be read: {error}",
-            hint="give a folder that `flexspec head train` or `flexspec head base` has written",
+            hint="give a folder that `flexspec head train`, `base` or `import` has written; `import` makes one of an "
+            "adapter that PEFT has saved",
         ) from error
     return manifest

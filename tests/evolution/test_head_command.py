@@ -304,6 +304,13 @@ def test_a_head_is_checked_with_its_base(site: Site, run: Run) -> None:
     refused(run, "of the canaries' tokens", "publish", head, "--name", "v2", "--base", base, code=3)
     assert at_broker(site) == before
     assert "checked without its base" in ok(run, "publish", head, "--name", "v2")
+    trained = lambda t: t.update(  # noqa: E731
+        {f"{LAYER_6}.lora_A.weight": torch.randn(1, 16), f"{LAYER_6}.lora_B.weight": torch.randn(16, 1)}
+    )
+    (adapter := site.head("as peft saves it", trained)).joinpath(MANIFEST).unlink()
+    refused(run, "`import` makes one", "publish", adapter, "--name", "v3", "--base", base, code=3)
+    ok(run, "import", adapter, "--base", base, "--out", site.folder / "imported")
+    ok(run, "publish", site.folder / "imported", "--name", "v3", "--base", base)
 
 
 def test_a_url_to_which_no_worker_goes_is_not_announced(begun: Site, run: Run) -> None:

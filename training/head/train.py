@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.daemon.main import run_subcommand
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
-from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, digest, file_entry
+from flexspec_mq.heads.manifest import Canary, Manifest, digest
 from training import cli_common
 
 if TYPE_CHECKING:
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CANARIES, CANARY_TOKENS = 6, 24
-"""Prompts and texts by which a worker tells that the head is whole, and tokens of each text."""
 SAVE_SECONDS = 120.0
 LONGEST_CANARY_PROMPT = 256
 _CANDIDATES = 3
@@ -206,26 +204,23 @@ def _write(
     fingerprint: str,
 ) -> Manifest:
     """Weights first, then canaries from what was written, then the manifest; the folder appears whole."""
+    from flexspec_mq.evolution.canaries import write_manifest
     from flexspec_mq.models.cache import whole_folder
     from flexspec_mq.models.load import torch_dtype
 
     config = tuner.config
     with whole_folder(options.out) as part:
         save_weights(part, tuner, torch_dtype(options.dtype), text.name)
-        depth = len(tuner.model.model.layers)
         canaries = _canaries(part, text, config, options, rows)
-        manifest = Manifest(
+        return write_manifest(
+            part,
+            text,
+            fingerprint,
             kind=config.kind,
-            base=fingerprint,
-            tokenizer=text.fingerprint.hex(),
-            layers=depth,
             floor=config.floor,
-            dtype=options.dtype,  # type: ignore[arg-type]
-            files=tuple(file_entry(path) for path in sorted(part.iterdir())),
+            dtype=options.dtype,
             canaries=canaries,
         )
-        (part / MANIFEST).write_bytes(manifest.encode())
-    return manifest
 
 
 def save_weights(folder: Path, tuner: Tuner, dtype: torch.dtype, base_name: str) -> None:
@@ -261,9 +256,8 @@ def _canaries(
     head: Path, text: LoadedText, config: TuneConfig, options: TrainOptions, rows: Sequence[ChatRow]
 ) -> tuple[Canary, ...]:
     """Texts of the head on prompts of the data, where the base would write another text the most."""
-    from flexspec_mq.evolution.canaries import greedy, load_base
+    from flexspec_mq.evolution.canaries import CANARIES, head_canaries, load_base
     from flexspec_mq.models.head_files import read_weights
-    from flexspec_mq.models.invariance.target import canary_share
     from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
     prompts = sorted({row.ids[: row.prompt] for row in rows if row.prompt <= LONGEST_CANARY_PROMPT})
@@ -273,9 +267,7 @@ def _canaries(
         raise UsageError(f"the data has no prompt of at most {LONGEST_CANARY_PROMPT} tokens for the canaries")
     shape = Shape.from_config(text.config, (*FAMILIES, *HEAD_NORMS))
     model = load_base(options.base, dtype=options.dtype, device=options.device)
-    model.hold("head", read_weights(head, config.kind, shape, config.floor))
-    tried = [Canary(prompt, greedy(model, prompt, CANARY_TOKENS, text.eos, "head")) for prompt in prompts]
-    return tuple(sorted(tried, key=lambda canary: canary_share(model, "", [canary]))[:CANARIES])
+    return head_canaries(model, read_weights(head, config.kind, shape, config.floor), prompts, text.eos)
 
 
 def _train(args: argparse.Namespace) -> int:
