@@ -30,7 +30,7 @@ from lab.benchmarks.attacks.ways import WAYS
 from lab.chaos.checker import Judgement, check
 from lab.chaos.history import Ended, Healed, Record, Struck, read_history
 from lab.chaos.run import Pair, Run
-from lab.chaos.schedule import EDGES, Sizes
+from lab.chaos.schedule import EDGES, KINDS, Sizes
 
 _TINY = Sizes(answers=0, faults=0, least=24, most=120, most_prompt=300)
 _REAL = Sizes(answers=0, faults=0, least=16, most=60, most_prompt=80)
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", default="bfloat16", help="number format of --target")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each worker")
     parser.add_argument("--edges", type=int, default=len(EDGES), help="devices, 1 to 3")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=[], help="of faults (default: all)")
     parser.add_argument("--attacks", nargs="*", choices=list(WAYS), default=list(WAYS), help="ways to attack")
     parser.add_argument("--history", type=Path, help="new folder for it (default: one of its own)")
     return parser
@@ -104,8 +105,8 @@ def _runs(args: argparse.Namespace) -> dict[str, Sizes]:
 
 
 def _sizes(args: argparse.Namespace, of: Sizes, answers: int, faults: int) -> Sizes:
-    ways = tuple(args.attacks)
-    return replace(of, answers=answers, faults=faults, edges=EDGES[: args.edges], ways=ways)
+    chosen: dict[str, Any] = {"ways": tuple(args.attacks), "kinds": tuple(args.kinds)}
+    return replace(of, answers=answers, faults=faults, edges=EDGES[: args.edges], **chosen)
 
 
 def _tiny(scratch: Path) -> Pair:
@@ -134,7 +135,7 @@ def _pair(args: argparse.Namespace, name: str) -> Pair:
     )  # fmt: skip
 
 
-def _figures(history: Sequence[Record], judged: Judgement, seconds: float) -> dict[str, Any]:
+def _figures(history: Sequence[Record], judged: Judgement, took: float) -> dict[str, Any]:
     struck = Counter(record.kind for record in history if isinstance(record, Struck))
     skipped = {record.skipped for record in history if isinstance(record, Healed) and record.skipped}
     of_drafts = Counter[str]()
@@ -149,9 +150,14 @@ def _figures(history: Sequence[Record], judged: Judgement, seconds: float) -> di
         **{f"fault {kind}": many for kind, many in sorted(struck.items())},
         **{f"skipped: {why}": 1 for why in skipped},
         **{f"silence beside a healthy worker, p{q}, s": _common.percentile(silences, q / 100) for q in (50, 99, 100)},
+        **{
+            f"back after {fault}, p{q}, s": _common.percentile(seconds, q / 100)
+            for fault, seconds in sorted(judged.back.items())
+            for q in (50, 100)
+        },
         **{f"broken: {rule}": many for rule, many in broken.items()},
         "broken rules": sum(broken.values()),
-        "seconds": round(seconds, 1),
+        "seconds": round(took, 1),
     }  # fmt: skip
 
 

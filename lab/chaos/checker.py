@@ -42,7 +42,7 @@ TYPED = frozenset(
 """Codes that a failure may have; others are faults of ours, or of what was asked."""
 _BREAKS = frozenset(("kill", "stop", "blackhole", "up", "down", "cut"))
 """Kinds of faults during which a daemon or its link does not work; all others are to be borne."""
-_SETTLES = 5.0
+_SETTLES = 2.0
 """Seconds after a fault within which a daemon is not called healthy yet."""
 _HEALTHY = 10.0
 """Seconds for which a device, the broker and one worker were healthy together: then no text may fail."""
@@ -82,11 +82,14 @@ class Judgement:
         figures: how much there was.
         silences: seconds without a piece while a device, the broker and a worker were healthy, the longest of each
             answer.
+        back: seconds from the end of a fault of the broker or a device to the next piece of each answer under way,
+            by fault.
     """
 
     violations: list[Violation] = field(default_factory=list)
     figures: Counter[str] = field(default_factory=Counter)
     silences: list[float] = field(default_factory=list)
+    back: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def broken(self, rule: Broken, what: str) -> None:
         """Note a broken rule."""
@@ -130,6 +133,7 @@ def check(history: Sequence[Record]) -> Judgement:
     for text in wanted.keys() - attempts.keys():
         found.broken(Broken.LOST, f"text {text} was never asked for")
     _check_sessions(history, wanted, found)
+    _measure_back(found, history, attempts, wanted)
     for record in history:
         if isinstance(record, Left) and record.value > record.most:
             what = f"{record.daemon}: {record.figure} is {record.value:g}, at most {record.most:g}"
@@ -295,6 +299,28 @@ def _all(spans: dict[str, list[Span]], daemons: Sequence[str]) -> list[Span]:
         met = [(max(a, c), min(b, d)) for a, b in nobody for c, d in _joined(spans[daemon])]
         nobody = _joined([(a, b) for a, b in met if a < b])
     return nobody
+
+
+def _measure_back(
+    found: Judgement,
+    history: Iterable[Record],
+    attempts: dict[int, dict[int, _Attempt]],
+    wanted: dict[int, Wanted],
+) -> None:
+    """Measure what came next of each answer that a fault met, unless another fault met it before that."""
+    struck = {one.fault: one for one in history if isinstance(one, Struck) and one.kind in _BREAKS}
+    for healed in (one for one in history if isinstance(one, Healed) and one.fault in struck):
+        fault = struck[healed.fault]
+        target = "device" if fault.target.startswith("e") else fault.target
+        for text, tries in attempts.items() if target in {"device", "broker"} else ():
+            edge = wanted[text].edge
+            hit = [one.at for one in struck.values() if one.target in {edge, "broker"} and one is not fault]
+            for attempt in tries.values() if target == "broker" or edge == fault.target else ():
+                times = [*(at for at, _ in attempt.pieces), *(end.at for end in attempt.ended)]
+                after = min((at for at in times if at > healed.at), default=None)
+                if attempt.began > fault.at or after is None or any(fault.at < at < after for at in hit):
+                    continue
+                found.back[f"{target} {fault.kind}"].append(after - healed.at)
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:

@@ -28,18 +28,22 @@ _QUESTION = 24
 """Tokens of a question that goes on from an earlier answer."""
 
 _HOST = {"kill": 2.0, "stop": 12.0, "cut": 0.0, "blackhole": 10.0, "up": 8.0, "down": 8.0, "clock": 6.0}
+_DEVICE = {"kill": 1.0, "stop": 5.0, "cut": 0.0, "blackhole": 6.0, "up": 4.0, "down": 4.0, "clock": 6.0}
 _LANES = {
-    "worker": (0.3, {**_HOST, "join": 6.0}),
-    "edge": (0.42, {**_HOST, "storm": 10.0}),
+    "worker": (0.34, {**_HOST, "join": 6.0}),
+    "edge": (0.36, {**_DEVICE, "storm": 10.0}),
     "broker": (0.08, {"kill": 8.0, "stop": 6.0}),
     "disk": (0.04, {"full": 8.0}),
-    "attack": (0.16, {}),
+    "attack": (0.18, {"attack": 8.0}),
 }
 """Share of all faults, and the longest time of each kind in seconds: until it is mended, not until that shows.
 
 Kinds: ``kill -9`` and a start after it, SIGSTOP, all connections cut, nothing carried either way, or one way only; the
 clock moved by a day; a worker more, which drains at the end; messages dropped, doubled and late at a device.
 """
+
+KINDS = tuple(sorted({kind for _, kinds in _LANES.values() for kind in kinds}))
+"""Names of all kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ class Sizes:
         least, most: bounds of the texts' limits.
         most_prompt: tokens of a prompt; of longer ones the end is kept.
         edges: devices.
-        ways: attacks.
+        kinds: kinds of faults; none are all.
+        ways: ways of attacks.
     """
 
     answers: int
@@ -107,6 +112,7 @@ class Sizes:
     most: int
     most_prompt: int
     edges: tuple[str, ...] = EDGES
+    kinds: tuple[str, ...] = ()
     ways: tuple[str, ...] = ()
 
     @property
@@ -151,16 +157,18 @@ def _asks(rng: random.Random, sizes: Sizes, prompts: Sequence[Sequence[int]]) ->
 def _faults(rng: random.Random, sizes: Sizes) -> Iterator[Fault]:
     """Each kind of a lane comes once before any comes twice, as do workers, devices and ways of attack."""
     drawn: list[tuple[float, str, str, str, float]] = []
-    shares = {lane: share for lane, (share, _) in _LANES.items() if lane != "attack" or sizes.ways}
+    kinds = {lane: [kind for kind in _LANES[lane][1] if kind in (sizes.kinds or (kind,))] for lane in _LANES}
+    kinds["attack"] = kinds["attack"] if sizes.ways else []
+    shares = {lane: share for lane, (share, _) in _LANES.items() if kinds[lane]}
     whole, left = sum(shares.values()), sizes.faults
     for lane, share in shares.items():
         many = left if lane == list(shares)[-1] else min(left, round(sizes.faults * share / whole))
         left -= many
         longest = _LANES[lane][1]
         targets = {"worker": WORKERS, "edge": sizes.edges, "attack": sizes.ways}.get(lane, (lane,))
-        chosen = zip(_bag(rng, tuple(longest) or ("attack",)), _bag(rng, targets), strict=False)
+        chosen = zip(_bag(rng, kinds[lane]), _bag(rng, targets), strict=False)
         for kind, target in islice(chosen, many):
-            most = min(longest.get(kind, 8.0), sizes.seconds / 4)
+            most = min(longest[kind], sizes.seconds / 4)
             place = f"{lane} {target}" if lane == "edge" else lane
             at = rng.uniform(_FIRST, sizes.seconds)
             drawn.append((at, place, kind, EXTRA if kind == "join" else target, rng.uniform(0.2, 1.0) * most))

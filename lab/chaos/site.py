@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -132,7 +133,9 @@ class Daemon:
         """Set its clock, and the weather on its link."""
         if self.control is None:
             return
-        self.control.write_text(json.dumps({"clock": clock, "rate": rate}), "utf-8")
+        orders = self.control.with_suffix(".new")
+        orders.write_text(json.dumps({"clock": clock, "rate": rate}), "utf-8")
+        orders.replace(self.control)
         if not self.down:
             self.process.send_signal(signal.SIGUSR1)
 
@@ -362,7 +365,7 @@ def _traced(
     role, kind = (Role.EDGE, "edge") if edge else (Role.WORKER, "cloud")
     config = made.deployment.bundles.folder(role, name) / SETTINGS[role]
     control, port = made.scratch / f"{name}.control", free_port()
-    at = ("--config", str(config), "--broker", f"127.0.0.1:{link.port}", "--ready-json")
+    at = ("--config", str(config), "--broker", f"127.0.0.1:{link.port}", "--ready-json", "--verbose")
     own = ("serve", *at, "--api-port", str(port)) if edge else (*at, "--metrics-port", str(port))
 
     def command(life: int) -> list[str]:
@@ -380,6 +383,7 @@ async def _end(made: Site) -> None:
         if daemon.life:
             daemon.process.resume()
             await daemon.process.kill()
+            shutil.copy(daemon.log, made.scratch)  # the disk goes with the run
 
 
 async def _broker(*arguments: str) -> None:

@@ -199,6 +199,21 @@ def test_one_thing_that_is_wrong_is_found_by_its_rule(wrong: str, seed: int) -> 
     assert rule in {violation.rule for violation in check(history).violations}
 
 
+@pytest.mark.parametrize(("target", "measured"), [("broker", [3.0]), ("e2", [3.0]), ("e1", []), ("w1", [])])
+def test_time_from_a_fault_to_the_next_piece_is_measured(target: str, measured: list[float]) -> None:
+    history: list[Record] = [
+        Began(0.0, 0, PATIENCE, GRACE, WORKERS),
+        Wanted(0.0, 0, 77, "e2", (5, 6), "5 6 ", "length"),
+        Asked(1.0, 0, 1), Piece(1.5, 0, 1, "5 "), Struck(2.0, 0, "stop", target), Healed(4.0, 0),
+        Piece(7.0, 0, 1, "6 "), Ended(7.5, 0, 1, "length", 2),
+    ]  # fmt: skip
+    judged = check(history)
+    assert judged.violations == []
+    assert [seconds for each in judged.back.values() for seconds in each] == measured
+    history[6:6] = [Struck(6.0, 1, "cut", "broker"), Healed(6.0, 1)]
+    assert [seconds for each in check(history).back.values() for seconds in each] == [1.0]
+
+
 @given(st.integers(0, 2**32))
 def test_a_failure_is_borne_where_nobody_could_be_reached_for_its_patience(seed: int) -> None:
     history = drawn(seed)
