@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import pairwise
+from math import inf
 
 from lab.chaos.history import (
     Asked,
@@ -133,7 +134,7 @@ def check(history: Sequence[Record]) -> Judgement:
     for text in wanted.keys() - attempts.keys():
         found.broken(Broken.LOST, f"text {text} was never asked for")
     _check_sessions(history, wanted, found)
-    _measure_back(found, history, attempts, wanted)
+    _measure_back(found, history, attempts, {text: one.edge for text, one in wanted.items()})
     for record in history:
         if isinstance(record, Left) and record.value > record.most:
             what = f"{record.daemon}: {record.figure} is {record.value:g}, at most {record.most:g}"
@@ -141,10 +142,11 @@ def check(history: Sequence[Record]) -> Judgement:
     return found
 
 
-def _attempts(
-    history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement
-) -> dict[int, dict[int, _Attempt]]:
-    attempts: dict[int, dict[int, _Attempt]] = defaultdict(dict)
+Attempts = dict[int, dict[int, _Attempt]]
+
+
+def _attempts(history: Iterable[Record], wanted: dict[int, Wanted], found: Judgement) -> Attempts:
+    attempts: Attempts = defaultdict(dict)
     for record in history:
         if isinstance(record, Asked) and record.text in wanted:
             attempts[record.text][record.attempt] = _Attempt(record.at)
@@ -302,25 +304,30 @@ def _all(spans: dict[str, list[Span]], daemons: Sequence[str]) -> list[Span]:
 
 
 def _measure_back(
-    found: Judgement,
-    history: Iterable[Record],
-    attempts: dict[int, dict[int, _Attempt]],
-    wanted: dict[int, Wanted],
+    found: Judgement, history: Sequence[Record], attempts: Attempts, edges: dict[int, str]
 ) -> None:
-    """Measure what came next of each answer that a fault met, unless another fault met it before that."""
+    """Measure what came next of each answer that a fault of broker or device met, unless another was there by then."""
     struck = {one.fault: one for one in history if isinstance(one, Struck) and one.kind in _BREAKS}
-    for healed in (one for one in history if isinstance(one, Healed) and one.fault in struck):
-        fault = struck[healed.fault]
-        target = "device" if fault.target.startswith("e") else fault.target
-        for text, tries in attempts.items() if target in {"device", "broker"} else ():
-            edge = wanted[text].edge
-            hit = [one.at for one in struck.values() if one.target in {edge, "broker"} and one is not fault]
-            for attempt in tries.values() if target == "broker" or edge == fault.target else ():
-                times = [*(at for at, _ in attempt.pieces), *(end.at for end in attempt.ended)]
-                after = min((at for at in times if at > healed.at), default=None)
-                if attempt.began > fault.at or after is None or any(fault.at < at < after for at in hit):
-                    continue
-                found.back[f"{target} {fault.kind}"].append(after - healed.at)
+    ends = {one.fault: one.at for one in history if isinstance(one, Healed)}
+    tried = [(edges[text], one) for text, tries in attempts.items() for one in tries.values()]
+    for fault in struck.values():
+        end = ends.get(fault.fault, inf)
+        for edge, attempt in tried if fault.target in {"broker", *edges.values()} else ():
+            times = [*(at for at, _ in attempt.pieces), *(ended.at for ended in attempt.ended)]
+            after = min((at for at in times if at > end), default=None)
+            others = (
+                one for one in struck.values() if one.target not in edges.values() or one.target == edge
+            )
+            if (
+                after is not None
+                and attempt.began < fault.at
+                and fault.target in {"broker", edge}
+                and not any(
+                    one.at < after and ends.get(one.fault, inf) > end for one in others if one is not fault
+                )
+            ):
+                target = "broker" if fault.target == "broker" else "device"
+                found.back[f"{target} {fault.kind}"].append(after - end)
 
 
 def _joined(spans: Iterable[Span]) -> list[Span]:

@@ -17,14 +17,7 @@ class _Record(msgspec.Struct, frozen=True, tag_field="is", tag=str.lower, omit_d
 
 
 class Began(_Record, frozen=True):
-    """The run begins.
-
-    Attributes:
-        seed: seed of the schedule.
-        patience: seconds for which a request waits for a worker or the broker.
-        grace: seconds more within which a failure has to be told.
-        workers: names of those that serve from the beginning.
-    """
+    """The run begins: its workers, seconds that a request waits for one, and seconds more for a failure to be told."""
 
     seed: int
     patience: float
@@ -33,16 +26,7 @@ class Began(_Record, frozen=True):
 
 
 class Wanted(_Record, frozen=True):
-    """Text of the target alone, computed apart.
-
-    Attributes:
-        text: number of it.
-        seed: names it in the traces of daemons.
-        edge: device that is asked.
-        tokens: token ids.
-        written: the same as a user sees it.
-        reason: ``stop`` or ``length``.
-    """
+    """Text of the target alone, computed apart: its tokens, what a user sees of them, and ``stop`` or ``length``."""
 
     text: int
     seed: int
@@ -68,15 +52,7 @@ class Piece(_Record, frozen=True):
 
 
 class Ended(_Record, frozen=True):
-    """An attempt is over.
-
-    Attributes:
-        reason: ``stop`` or ``length``; empty where it failed.
-        tokens: as the API counts them.
-        code: error's word for programs; ``connection`` where the device broke it off.
-        why: words for people.
-        figures: the API's, of who drafted what.
-    """
+    """An attempt is over: with a reason, tokens and the API's figures, or with a code and words for people."""
 
     text: int
     attempt: int
@@ -88,7 +64,7 @@ class Ended(_Record, frozen=True):
 
 
 class Struck(_Record, frozen=True):
-    """A fault begins. `lane`, `kind` and `target` are those of the schedule."""
+    """A fault of the schedule begins."""
 
     fault: int
     kind: str
