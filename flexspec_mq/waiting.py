@@ -194,6 +194,6 @@ FOLDER_BUSY: Final = 0.5
 LOOK_DEPLOYMENT: Final = 0.25
 """Between two looks of a broker at its deployment's clients."""
 SAVE_EVERY: Final = 1.0
-"""Between two writings of Mosquitto's database for a catalogue or key set, at least."""
+"""From one writing of Mosquitto's database for a catalogue or key set to the next, at least."""
 SAVE: Final = 30.0
 """For such a writing to end; then the next message causes another."""

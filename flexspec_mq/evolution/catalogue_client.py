@@ -27,7 +27,7 @@ from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.tasks import running
-from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, UsageError
+from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, LinkRefused, UsageError
 from flexspec_mq.evolution.settings import HeadConfig, head_config
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import Inbound, Subscription
@@ -305,12 +305,14 @@ async def catalogue_client(
     follower = Follower(family, root, store.load(), renews=True)
     settings = replace(
         link_settings(config.link, f"flexspec-head-{secrets.token_hex(4)}"),
-        subscriptions=tuple(
-            Subscription(topic) for topic in (topics.saved_topic(), *topics_of(family), *filters)
-        ),
+        subscriptions=tuple(Subscription(topic) for topic in (*topics_of(family), *filters)),
     )
     async with mqtt_link(settings) as link:
         await link.wait_up(2 * waiting.PUBLISHED if settings.give_up_after is None else None)
+        with contextlib.suppress(
+            LinkRefused
+        ):  # a broker with other rules, which does not say what is on its disk
+            await link.subscribe(topics.saved_topic())
         client = CatalogueClient(link, follower, store, clock, others)
         async with running(client.listen(), "catalogue client"):
             yield client
