@@ -59,16 +59,18 @@ class EdgeSettings(DraftSettings):
             default="none: whoever may publish is believed",
         ),
     ] = None
-    wait: Annotated[
+    give_up: Annotated[
         float,
         Setting(
-            help="patience of requests that name none: seconds without a token after which one fails while the broker "
-            "is away, no worker serves the version or all have too much to do",
-            unit="seconds",
-            least=0,
-            default=f"{waiting.PATIENCE:g} for a text that could begin, none for one that cannot",
+            help="seconds without an answer from any worker before a text fails", unit="seconds", above=0
         ),
-    ] = 0.0
+    ] = waiting.GIVE_UP
+    queue_patience: Annotated[
+        float,
+        Setting(
+            help="seconds that a text waits while all workers have too much to do", unit="seconds", above=0
+        ),
+    ] = waiting.QUEUE_PATIENCE
     remember: Annotated[
         bool,
         Setting(

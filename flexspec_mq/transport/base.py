@@ -50,7 +50,7 @@ class LinkUpEvent:
 
 @dataclass(frozen=True, slots=True)
 class LinkDownEvent:
-    """The connection is gone; the link is already trying for the next one."""
+    """The connection is gone, or nothing comes over it any more; the link is already trying for the next one."""
 
     reason: str
 

@@ -77,6 +77,7 @@ class MqttConnection(aiomqtt.Client):
         taken_over: another connection with our client id replaced this one.
         limits: limits of the broker.
         silent: set as long as nothing has come for too long.
+        speaks: set as long as `silent` is not.
     """
 
     def __init__(
@@ -115,7 +116,8 @@ class MqttConnection(aiomqtt.Client):
         self._acks: dict[int, _Ack] = {}
         self._plain = plain
         self._socket: socket.socket | None = None
-        self.silent = asyncio.Event()
+        self.silent, self.speaks = asyncio.Event(), asyncio.Event()
+        self.speaks.set()
         self._silence = silence
         silence.begin(self._loop.time())
         self._looks: asyncio.TimerHandle | None = None
@@ -352,6 +354,7 @@ class MqttConnection(aiomqtt.Client):
         now = self._loop.time()
         if now >= self._silence.over_at:
             self.silent.set()
+            self.speaks.clear()
             return
         if now >= self._silence.ping_at:
             self._client._send_pingreq()  # noqa: SLF001  paho sends one by itself only when the keepalive is over
@@ -363,6 +366,7 @@ class MqttConnection(aiomqtt.Client):
             self._silence.heard(self._loop.time())
         if self.silent.is_set():
             self.silent.clear()
+            self.speaks.set()
             self._watch()
         try:
             self._reader.read()

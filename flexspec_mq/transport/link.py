@@ -185,19 +185,20 @@ class Link(ABC):
         if not self.is_up:
             raise LinkDown(f"no connection to the broker at {self.settings.address}: {self._down_reason}")
 
-    def _mark_up(self) -> None:
+    def _mark_up(self, *, anew: bool = True) -> None:
+        """Announce that messages pass: over another connection, or again over the one that there is."""
         self.is_up = True
-        self.counters.connects += 1
+        self.counters.connects += anew
         self._inbox.put_change(LinkUpEvent(self.counters.connects))
         self._settled.set()
 
-    def _mark_down(self, reason: str) -> None:
-        """Note why there is no connection; announce it if there was one."""
+    def _mark_down(self, reason: str, *, lost: bool = True) -> None:
+        """Note why no messages pass, and announce it if they did; the connection is lost, or silent."""
         self._down_reason = reason
         if not self.is_up:
             return
         self.is_up = False
-        self.counters.disconnects += 1
+        self.counters.disconnects += lost
         self._settled.clear()
         self._inbox.put_change(LinkDownEvent(reason))
 

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 from flexspec_mq import waiting
+from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.retry import Backoff, Waiting, retrying
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
@@ -35,14 +37,9 @@ _HEADERS = 32
 """Bytes of a PUBLISH beside topic and payload, at most: fixed header, ids, the properties we use."""
 
 
-def log_waiting(waiting: Waiting) -> None:
-    """Say in the log what the link waits for."""
-    _log.warning("%s", waiting)
-
-
 @asynccontextmanager
 async def mqtt_link(
-    settings: LinkSettings, *, on_wait: Callable[[Waiting], None] = log_waiting
+    settings: LinkSettings, *, on_wait: Callable[[Waiting], None] | None = None
 ) -> AsyncIterator[Link]:
     """Run a link to a broker until the body ends. Has the shape of `LinkFactory`.
 
@@ -50,7 +47,8 @@ async def mqtt_link(
 
     Args:
         settings: settings of the link.
-        on_wait: called before each wait for another attempt to connect.
+        on_wait: called before each wait for another attempt to connect; without it the log has each reason once a
+            minute.
 
     Raises:
         LinkError: the link failed for good and the body was not told: the broker refused us, or
@@ -64,9 +62,10 @@ async def mqtt_link(
 class MqttLink(Link):
     """A link over MQTT 5. Made by `mqtt_link`."""
 
-    def __init__(self, settings: LinkSettings, on_wait: Callable[[Waiting], None]) -> None:
+    def __init__(self, settings: LinkSettings, on_wait: Callable[[Waiting], None] | None) -> None:
         super().__init__(settings)
         self._on_wait = on_wait
+        self._throttle = LogThrottle()
         self._connection: MqttConnection | None = None
         self._publishing = 0
         self._reached: socket.socket | None = None
@@ -186,33 +185,54 @@ class MqttLink(Link):
     async def _replace_when_silent(self, connection: MqttConnection) -> None:
         """Give `connection` up when it has been silent for too long and another one can be had.
 
-        As long as none can, the old one may come back just as well.
+        As long as none can, the old one may come back just as well. Until either happens the link is down: what would
+        be sent meanwhile would come late, and all at once.
         """
-        loop = asyncio.get_running_loop()
         while True:
             await connection.silent.wait()
-            began = loop.time()
-            try:
-                reached = await connect(self.settings)
-            except LinkDown as error:
-                _log.info("%s, and nothing comes any more over the connection that there is", error.message)
-                await asyncio.sleep(began + waiting.REPLACE_EVERY - loop.time())
-                continue
-            if connection.silent.is_set():
-                self._reached = reached
+            self._mark_down("nothing comes any more over the connection that there is", lost=False)
+            self._reached = await self._reach_beside(connection)
+            if self._reached is not None:
                 self._silence.given_up()
                 connection.abort("nothing came any more, and the broker can be reached anew")
                 return
-            reached.close()
+            if not connection.lost.done():
+                self._mark_up(anew=False)
+
+    async def _reach_beside(self, connection: MqttConnection) -> socket.socket | None:
+        """Another connected socket; None if the connection that there is speaks again first."""
+        loop = asyncio.get_running_loop()
+        async with running(connection.speaks.wait(), "speaks again") as speaks:
+            while not speaks.done():
+                began = loop.time()
+                async with running(self._reach(), "reach the broker") as reaching:
+                    await any_of(reaching, speaks)
+                    if reaching.done() and (reached := reaching.result()) is not None:
+                        if not speaks.done():
+                            return reached
+                        reached.close()
+                await asyncio.wait({speaks}, timeout=began + waiting.REPLACE_EVERY - loop.time())
+        return None
+
+    async def _reach(self) -> socket.socket | None:
+        try:
+            return await connect(self.settings)
+        except LinkDown as error:
+            _log.info("%s, and nothing comes any more over the connection that there is", error.message)
+            return None
 
     def _lose(self, reason: str) -> None:
         self._connection = None
+        self.counters.disconnects += not self.is_up  # it was silent before
         self._mark_down(reason)
 
     def _note_waiting(self, waiting: Waiting) -> None:
         self.counters.attempts_failed += 1
         self._mark_down(str(waiting.error).partition("\n")[0])
-        self._on_wait(waiting)
+        if self._on_wait is not None:
+            self._on_wait(waiting)
+        elif self._throttle.due("", str(waiting.error), time.monotonic()):
+            _log.warning("%s", waiting)
 
     async def _send(self, message: Outbound) -> None:
         connection = self._connection
@@ -265,5 +285,5 @@ class MqttLink(Link):
     def reconnect(self, reason: str) -> None:
         """Have a new connection at once; see `Link.reconnect`."""
         self._at_once.set()
-        if self._connection is not None:
+        if self._connection is not None and self.is_up:  # a silent one is being replaced
             self._connection.abort(reason)

@@ -1,10 +1,14 @@
-"""A deployment as `flexspec-broker init` makes it for others, with TLS and keys, on this machine's loopback."""
+"""A deployment as `flexspec-broker init` makes it for others, with TLS and keys: on loopback, or over a link."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import socket
+import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,12 +17,18 @@ from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.errors import FlexSpecError
-from lab.testbed.deployment import Cores, Daemon, free_port
+from lab.testbed.deployment import Cores, Daemon, Side, free_port
+from lab.testbed.link.namespaces import inside
+from lab.testbed.link.netns import NetnsLink, netns_link
+from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.metrics import until_ready
-from lab.testbed.process import Processes, pinned, python
+from lab.testbed.process import Process, Processes, pinned, python
 
 WORKER, VERSION = "w1", "base"
 _BROKER_WITHIN = 30.0
+_LOOK = 0.005
+_STARTS = 0.7
+"""Seconds that ``flexspec-broker run`` takes until it listens, about."""
 
 
 @dataclass(slots=True)
@@ -30,6 +40,9 @@ class SecuredDeployment:
         port: the broker's.
         processes: ended with the deployment.
         cores: the worker has one, all else the other.
+        link: between the devices and all else, if there is one; we are on the devices' side then.
+        broker: process of ``flexspec-broker run``.
+        mosquitto: number of its Mosquitto's process.
         worker: the one worker.
         edges: edge nodes, one a device.
     """
@@ -38,63 +51,111 @@ class SecuredDeployment:
     port: int
     processes: Processes
     cores: Cores
-    worker: Daemon
+    link: NetnsLink | None
+    broker: Process = field(init=False)
+    mosquitto: int = field(default=0, init=False)
+    worker: Daemon = field(init=False)
     edges: list[Daemon] = field(default_factory=list)
 
     def bundle(self, role: Role, name: str) -> Path:
         """Folder that the operator hands out to a worker or a device."""
         return Deployment(self.folder).bundles.folder(role, name)
 
+    def on(self, side: Side, command: Sequence[str]) -> list[str]:
+        """The command that runs `command` on a side and its core."""
+        if side == "device":
+            return pinned(self.cores.device, command)
+        return pinned(self.cores.cloud, command if self.link is None else self.link.inside("b", command))
+
+    async def start_broker(self) -> None:
+        """Start the broker and wait until it answers. It has the device's core, as the worker computes on the other."""
+        command = python("broker", "run", str(self.folder), "--ready-json")
+        if self.link is not None:
+            command = self.link.inside("b", command)
+        log = self.folder.with_suffix(".log")
+        self.broker = await self.processes.start("broker", pinned(self.cores.device, command), log=log)
+        self.mosquitto = (await self.broker.event(lambda event: "pid" in event, _BROKER_WITHIN))["pid"]
+
+    async def broker_away(self, seconds: float) -> float:
+        """Kill Mosquitto as a crash would, and have it listen again after about so long. Only without a link.
+
+        Returns:
+            When it listened again, on the clock of `time.perf_counter`.
+        """
+        os.kill(self.mosquitto, signal.SIGKILL)
+        until = time.perf_counter() + seconds - _STARTS
+        await self.broker.wait()
+        await asyncio.sleep(until - time.perf_counter())
+        starting = asyncio.create_task(self.start_broker())
+        while not _listens(self.port):  # noqa: ASYNC110  another process does
+            await asyncio.sleep(_LOOK)
+        back = time.perf_counter()
+        await starting
+        return back
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
 
 @asynccontextmanager
 async def secured_deployment(
     devices: Sequence[str],
     *,
-    worker_flags: Sequence[str] = (),
+    worker_flags: Sequence[str] | None = (),
     edge_flags: Sequence[str] = (),
     more_devices: Sequence[str] = (),
     more_workers: Sequence[tuple[str, str]] = (),
+    link: LinkPlan | None = None,
 ) -> AsyncIterator[SecuredDeployment]:
     """Make a deployment with TLS and keys, start its daemons, and end them on leaving.
 
     Args:
         devices: names of those that edge nodes run for.
-        worker_flags: flags of ``flexspec-cloud``.
+        worker_flags: flags of ``flexspec-cloud``; None starts no worker.
         edge_flags: flags of every ``flexspec-edge serve``.
         more_devices: names of those that only get what is handed out.
         more_workers: names and versions of workers that only get what is handed out.
+        link: emulated between the devices and all else; the thread that calls is on the devices' side inside. None is
+            loopback.
 
     Raises:
         FlexSpecError: a command failed, or a daemon did not start; says why.
+        UsageError: no root or no TUN device for a link.
     """
-    cores = Cores.of_this_process()
-    with TemporaryDirectory(prefix="flexspec-secured-") as scratch:
-        folder, port = Path(scratch) / "broker", free_port()
-        await _command("init", str(folder), "--host", "127.0.0.1", "--port", str(port), "--tls", "--keys")
+    async with AsyncExitStack() as stack:
+        scratch = Path(stack.enter_context(TemporaryDirectory(prefix="flexspec-secured-")))
+        between = None if link is None else stack.enter_context(netns_link(link))
+        if between is not None:
+            stack.enter_context(inside(between.name_a))
+        host = "127.0.0.1" if between is None else between.address_b
+        folder, port = scratch / "broker", free_port()
+        await _command(
+            "init", str(folder), "--host", host, "--port", str(port), "--tls", "--keys", "--name", host
+        )
         for name, version in ((WORKER, VERSION), *more_workers):
             await _command("add-worker", str(folder), name, "--version", version)
         await _command("add-device", str(folder), *devices, *more_devices)
-        bundles = Deployment(folder).bundles
-        async with Processes() as processes:
-            command = pinned(cores.device, python("broker", "run", str(folder), "--ready-json"))
-            broker = await processes.start("broker", command, log=folder.with_suffix(".log"))
-            await broker.event(lambda event: "pid" in event, _BROKER_WITHIN)
+        processes = await stack.enter_async_context(Processes())
+        made = SecuredDeployment(folder, port, processes, Cores.of_this_process(), between)
+        await made.start_broker()
+        if worker_flags is not None:
             metrics = free_port()
-            config = str(bundles.folder(Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
+            config = str(made.bundle(Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
             flags = ("--config", config, "--ready-json", "--metrics-port", str(metrics), *worker_flags)
-            command = pinned(cores.cloud, python("cloud_worker", *flags))
-            process = await processes.start(WORKER, command, log=Path(scratch) / f"{WORKER}.log")
-            worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
-            made = SecuredDeployment(folder, port, processes, cores, worker)
-            for name in devices:
-                config = str(bundles.folder(Role.EDGE, name) / SETTINGS[Role.EDGE])
-                flags = ("--config", config, "--api-port", "0", "--ready-json", *edge_flags)
-                command = pinned(cores.device, python("edge_node", "serve", *flags))
-                process = await processes.start(name, command, log=Path(scratch) / f"{name}.log")
-                ready = await process.event(lambda event: "port" in event)
-                await until_ready(name, ready["port"])
-                made.edges.append(Daemon(process, ready["port"], ready))
-            yield made
+            command = made.on("cloud", python("cloud_worker", *flags))
+            process = await processes.start(WORKER, command, log=scratch / f"{WORKER}.log")
+            made.worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
+        for name in devices:
+            config = str(made.bundle(Role.EDGE, name) / SETTINGS[Role.EDGE])
+            flags = ("--config", config, "--api-port", "0", "--ready-json", *edge_flags)
+            command = made.on("device", python("edge_node", "serve", *flags))
+            process = await processes.start(name, command, log=scratch / f"{name}.log")
+            ready = await process.event(lambda event: "port" in event)
+            await until_ready(name, ready["port"])
+            made.edges.append(Daemon(process, ready["port"], ready))
+        yield made
 
 
 async def _command(*arguments: str) -> None:

@@ -216,7 +216,8 @@ async def served(
     *,
     workers: int = 1,
     engine: FakeEngine | None = None,
-    wait: float = 0.0,
+    give_up: float = PATIENCE,
+    queue_patience: float = 900.0,
     plan: Plan = PLAN,
     max_context: int = CONTEXT,
     worker: dict[str, Any] | None = None,
@@ -256,7 +257,7 @@ async def served(
                 )
             )
         asked: dict[str, Any] = {"edge": f"ae{number}", "version": version, "energy": energy, **(edge or {})}
-        device = EdgeSettings(wait=wait, **asked)
+        device = EdgeSettings(give_up=give_up, queue_patience=queue_patience, **asked)
         node = EdgeNode(
             device,
             drafter or FakeDrafter(),

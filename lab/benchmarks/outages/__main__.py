@@ -1,0 +1,272 @@
+"""Waits after an outage: of a text under way for its next token, of a request that came meanwhile for its first.
+
+In a deployment as ``flexspec-broker init`` makes it, with TLS and keys, Mosquitto is killed and comes back after so
+many seconds; or the link of three devices, an emulated one, carries nothing for so long (root, Linux). Seconds count
+from the moment at which the broker listens again, or the link carries. All texts of a row meet the same outage.
+
+With ``--crowd`` so many devices, without models, have no text to write or each one that waits, and all come back to the
+broker when it listens again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx2
+import msgspec
+
+from flexspec_mq import waiting
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.errors import FlexSpecError, UsageError
+from lab.bench.client import StreamedAnswer, ask, unbounded
+from lab.benchmarks._common import finish, parser, percentile, say, table
+from lab.benchmarks.outages.crowd import Crowd, Return
+from lab.testbed.link.profiles import LinkPlan, Outage, built_in
+from lab.testbed.secured import SecuredDeployment, secured_deployment
+
+DEVICES = ("d1", "d2", "d3")
+P50_S, MOST_S = 1.5, 3.0
+"""Bounds that are to hold."""
+FAULTS = ("broker", "link")
+_BEGINS_S = 0.3
+"""Seconds from where the link is set to, to where the outage begins."""
+_APART = 1000.0
+"""Seconds of the channel from one outage to the next."""
+_LOOK = 0.02
+_SUBJECTS = ("lighthouse", "river", "mountain", "library", "harbour", "railway", "garden", "island")
+
+
+@dataclass(slots=True)
+class Waits:
+    """Seconds from an outage's end, of one length.
+
+    Attributes:
+        next: waits for the next piece of a text that was under way.
+        first: waits for the first piece of a text that was asked for meanwhile.
+        early: texts that were over before the outage was.
+        failed: reasons of those that came to no end.
+    """
+
+    next: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
+    early: int = 0
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def kept(self) -> bool:
+        """Whether what is to hold does."""
+        every = self.next + self.first
+        return not self.failed and percentile(every, 0.5) <= P50_S and max(every) <= MOST_S
+
+
+def build_parser() -> ArgumentParser:
+    """The command's flags."""
+    made = parser(__doc__ or "")
+    made.add_argument("--fault", choices=FAULTS, default="broker", help="what is away")
+    made.add_argument("--lengths", type=float, nargs="+", default=[1.0, 5.0, 20.0, 60.0], help="in s")
+    made.add_argument("--streams", type=int, default=15, help="texts under way in one outage")
+    made.add_argument("--meanwhile", type=int, default=6, help="requests that come during one")
+    made.add_argument("--tokens", type=int, default=768, help="of a text that is under way")
+    made.add_argument("--crowd", type=int, default=0, help="devices that come back, instead of texts")
+    made.add_argument("--profile", default="4g", help="of the link; its own outages are left out")
+    made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
+    made.add_argument("--draft", default="default", help="of the devices")
+    made.add_argument("--edge-flags", default="", help="of flexspec-edge")
+    return made
+
+
+def plan_of(profile: str, lengths: Sequence[float], seed: int) -> LinkPlan:
+    """The link with an outage of each length, one a thousand seconds after the other, and no others.
+
+    Raises:
+        UsageError: no such profile, or a length that is none.
+    """
+    if not all(0.0 < length < _APART / 2 for length in lengths):
+        raise UsageError(f"give lengths above 0 and below {_APART / 2:.0f} s")
+    calm = msgspec.structs.replace(built_in().get(profile), outages=None)
+    begins = [(number * _APART + _BEGINS_S, length) for number, length in enumerate(lengths, 1)]
+    outages = tuple(Outage(begin, begin + length) for begin, length in begins)
+    lasts = _APART * (len(lengths) + 2)
+    return LinkPlan(profile, calm, seed, lasts_s=(lasts,) * len(calm.states), outages=outages)
+
+
+async def measure(args: Namespace) -> dict[str, Waits]:
+    """Waits by length."""
+    link = plan_of(args.profile, args.lengths, args.seed) if args.fault == "link" else None
+    found: dict[str, Waits] = {}
+    say("a deployment with TLS and keys is made, and its daemons load their models")
+    async with (
+        secured_deployment(
+            DEVICES,
+            worker_flags=("--target", args.target, "--draft", "none"),
+            edge_flags=("--draft", args.draft, "--api-wait", "120", *shlex.split(args.edge_flags)),
+            link=link,
+        ) as here,
+        unbounded(kept=0) as http,
+    ):
+        for one in here.edges:
+            await ask(http, one.url, body(0, 8))
+        for number, length in enumerate(args.lengths, 1):
+            name = f"{args.fault} {length:g} s"
+            found[name] = waits = await meet(here, http, number, length, args)
+            say(
+                f"{name}: next {_span(waits.next)}, first {_span(waits.first)}, {waits.early} over early, "
+                f"{len(waits.failed)} failed {waits.failed[:2]}"
+            )
+    return found
+
+
+async def come_back(devices: int, lengths: Sequence[float]) -> dict[str, Return]:
+    """Returns of a crowd, of devices without a text and with one that waits, by outages of the broker.
+
+    Raises:
+        FlexSpecError: not all of them are back in time.
+    """
+    names = [f"c{number:04}" for number in range(devices)]
+    found: dict[str, Return] = {}
+    for awaited in (False, True):
+        async with secured_deployment((), worker_flags=None, more_devices=names) as here:
+            say(f"{devices} devices connect")
+            crowd = Crowd(here, names, awaited=awaited)
+            await crowd.start()
+            await asyncio.sleep(waiting.STEADY)
+            for length in lengths:
+                name = f"{'waited for' if awaited else 'idle'}, {length:g} s"
+                found[name] = each = await crowd.come_back(length)
+                say(f"{name}: {_span(each.back)}, {each.rate:.0f} a second, {each.failed} attempts failed")
+                await asyncio.sleep(waiting.STEADY)
+    return found
+
+
+async def meet(
+    here: SecuredDeployment, http: httpx2.AsyncClient, number: int, length: float, args: Namespace
+) -> Waits:
+    """Have texts written at all devices, and the outage begin when each has begun.
+
+    Args:
+        here: the deployment.
+        http: without bounds on its connections.
+        number: number of the outage, from 1.
+        length: seconds.
+        args: how many texts of how many tokens.
+    """
+    under_way = [StreamedAnswer() for _ in range(args.streams)]
+    meanwhile = [StreamedAnswer() for _ in range(args.meanwhile)]
+    urls = [one.url for one in here.edges]
+    async with asyncio.TaskGroup() as group:
+        for index, answer in enumerate(under_way):
+            asked = body(number * 1000 + index, args.tokens)
+            group.create_task(ask(http, urls[index % len(urls)], asked, answer=answer))
+        while not all(answer.times or answer.ended for answer in under_way):  # noqa: ASYNC110  other tasks write them
+            await asyncio.sleep(_LOOK)
+        for index, answer in enumerate(meanwhile):
+            later = length * (index + 0.5) / len(meanwhile)
+            asked = body(number * 1000 + 500 + index, 16)
+            group.create_task(_ask_later(later, http, urls[index % len(urls)], asked, answer))
+        back = await _outage(here, number, length)
+    return _judge(under_way, meanwhile, back)
+
+
+async def _outage(here: SecuredDeployment, number: int, length: float) -> float:
+    """Have the outage; when it ended, on the clock of `time.perf_counter`."""
+    if here.link is None:
+        return await here.broker_away(length)
+    here.link.seek(number * _APART)
+    back = time.perf_counter() + _BEGINS_S + length
+    await asyncio.sleep(_BEGINS_S + length)
+    return back
+
+
+async def _ask_later(
+    seconds: float, http: httpx2.AsyncClient, url: str, asked: dict[str, Any], answer: StreamedAnswer
+) -> None:
+    await asyncio.sleep(seconds)
+    await ask(http, url, asked, answer=answer)
+
+
+def _judge(under_way: Sequence[StreamedAnswer], meanwhile: Sequence[StreamedAnswer], back: float) -> Waits:
+    found = Waits()
+    for answers, waits in ((under_way, found.next), (meanwhile, found.first)):
+        for answer in answers:
+            after = [at for at in answer.times if at > back]
+            if answer.error:
+                found.failed.append(answer.error)
+            elif not after or (waits is found.first and after[0] > answer.times[0]):
+                found.early += 1
+            else:
+                waits.append(after[0] - back)
+    return found
+
+
+def body(number: int, tokens: int) -> dict[str, Any]:
+    """A request that no other one has read before, for so many tokens."""
+    asked = f"Story {number}: write a long story about a {_SUBJECTS[number % len(_SUBJECTS)]}."
+    return {
+        "messages": [{"role": "user", "content": asked}],
+        "max_tokens": tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
+
+
+def _span(waits: Sequence[float]) -> str:
+    return f"{percentile(waits, 0.5):.2f} / {max(waits):.2f} s ({len(waits)})" if waits else "none"
+
+
+def _measure(argv: Sequence[str]) -> int:
+    args = build_parser().parse_args(argv)
+    if args.quick:
+        args.lengths, args.streams, args.meanwhile = [2.0], 3, 3
+    return _show_crowd(args) if args.crowd else _show_texts(args)
+
+
+def _show_crowd(args: Namespace) -> int:
+    found = asyncio.run(come_back(args.crowd, args.lengths))
+    rows = [
+        (name, len(each.back), percentile(each.back, 0.5), max(each.back), each.rate, each.failed, each.cpu)
+        for name, each in found.items()
+    ]
+    print(table(("crowd", "devices", "back p50 s", "most", "a second", "failed", "cpu s"), rows))
+    finish("outages", {name: msgspec.to_builtins(each) for name, each in found.items()}, quick=args.quick)
+    return 0
+
+
+def _show_texts(args: Namespace) -> int:
+    found = asyncio.run(measure(args))
+    rows = [
+        (
+            name,
+            len(waits.next),
+            percentile(waits.next, 0.5),
+            max(waits.next),
+            len(waits.first),
+            percentile(waits.first, 0.5) if waits.first else None,
+            max(waits.first, default=None),
+            len(waits.failed),
+        )
+        for name, waits in found.items()
+        if waits.next
+    ]
+    print(table(("outage", "texts", "next p50 s", "most", "asked", "first p50 s", "most", "failed"), rows))
+    finish("outages", {name: msgspec.to_builtins(waits) for name, waits in found.items()}, quick=args.quick)
+    if not all(waits.kept for waits in found.values()):
+        raise FlexSpecError(
+            f"not within {P50_S:g} s in the median and {MOST_S:g} s at most, or a text failed"
+        )
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    return run_main(_measure, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
