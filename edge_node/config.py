@@ -35,7 +35,7 @@ class EdgeConfig:
 
 
 _FILE_ONLY = """
-    give_up queue_patience in_flight qos stop policy_weights
+    in_flight qos stop policy_weights
     api_texts api_client_connections lenient
 """
 """Settings that are seldom changed, and then for good."""

@@ -32,6 +32,7 @@ class GenerationRequest:
         ignore_eos: go on to the limit.
         finish_at: see `SessionRequest.finish_at`.
         timeout: seconds for the whole text; None is no bound.
+        wait: patience: seconds without a new token after which it fails; 0 is the node's.
         version: target version to ask for; None is the node's.
         digest: digest of the head that the catalogue gives this version, in hex; for the node's figures.
         prediction: token ids that the text will probably have; drafted from, and never more than that.
@@ -48,6 +49,7 @@ class GenerationRequest:
     ignore_eos: bool = False
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     timeout: float | None = None
+    wait: float = 0.0
     version: str | None = None
     digest: str = ""
     prediction: tuple[int, ...] = ()
@@ -124,6 +126,14 @@ class Generation:
         else:
             self._spent = self.spent()
         self._events.put_nowait(event)
+
+    async def event(self, timeout: float) -> Commit | Finish | None:
+        """The next event; None where none comes for so many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._events.get()
+        except TimeoutError:
+            return None
 
     async def __aiter__(self) -> AsyncIterator[Commit | Finish]:
         """Commits as they come, then one `Finish`."""

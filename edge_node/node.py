@@ -190,6 +190,11 @@ class EdgeNode:
         return self._settings.edge
 
     @property
+    def wait(self) -> float:
+        """Patience of a request that names none, in seconds; 0 is the default's."""
+        return self._settings.wait
+
+    @property
     def version(self) -> str:
         """Target version of a text that asks for none."""
         return self._settings.version
@@ -210,15 +215,19 @@ class EdgeNode:
             raise self.failure
 
     @asynccontextmanager
-    async def running(self, connect: LinkFactory, base: LinkSettings) -> AsyncIterator[Self]:
+    async def running(
+        self, connect: LinkFactory, base: LinkSettings, within: float | None = None
+    ) -> AsyncIterator[Self]:
         """Run the node inside the block; leaving cancels the texts that are still being written.
 
         Args:
             connect: makes the link.
             base: where and as whom to connect.
+            within: seconds in which the link must come up for the first time; None waits for as long as it tries.
 
         Raises:
             LinkError: the broker refused, or could not be reached within `base.give_up_after`.
+            LinkDown: it could not be reached `within` that time.
         """
         ours = replace(
             base,
@@ -233,6 +242,8 @@ class EdgeNode:
             with closing(self._drafts), self.link.using(link):
                 async with running(self._loops(link), "edge node"):
                     try:
+                        if within is not None:
+                            await link.wait_up(within)
                         await self.link.settled()
                         yield self
                     finally:
@@ -279,6 +290,7 @@ class EdgeNode:
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
                 keyed=self._wire.keyed,
+                patience=request.wait or self.wait or None,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
                 answers=None if answers is None else answers.recall,
@@ -287,8 +299,6 @@ class EdgeNode:
             self._rng,
             self._estimates,
             partial(self._device_reading, energy) if energy or self._battery else None,
-            give_up=self._settings.give_up,
-            queue_timeout=self._settings.queue_patience,
         )
         self._wire.begin(session, version)
         generation = self._sessions[session] = Generation(session, request, machine, energy, answers)
@@ -418,17 +428,20 @@ class EdgeNode:
         news = self.directory.take(worker, payload)
         if news is None:
             return
-        status, ended = news
+        status = news.status
         self._estimates.stated(worker, _stated_times(status), now)
         if status.state == "gone":
             self._prefixes.forget(worker)
         if self.texts is not None:
             self.texts.heard(status, now, wanted=bool(self.models.meant(status)))
         self.models.warn_of_difference(status)
-        for generation in list(self._sessions.values()) if ended else ():
-            if generation.machine.worker == worker:
+        for generation in list(self._sessions.values()) if news.ended or news.begins else ():
+            machine = generation.machine
+            if news.ended and machine.worker == worker:
                 _log.info("session %d: worker %s is %s; asking it", generation.session, worker, status.state)
-                self._perform(generation, generation.machine.worker_gone(worker, now))
+                self._perform(generation, machine.worker_gone(worker, now))
+            elif machine.version in news.begins:
+                self._perform(generation, machine.worker_online(now))
 
     def _perform(self, generation: Generation, effects: Iterable[Effect]) -> None:
         """Carry out what a machine wants, in order, and note what it waits for."""

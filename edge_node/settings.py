@@ -59,18 +59,16 @@ class EdgeSettings(DraftSettings):
             default="none: whoever may publish is believed",
         ),
     ] = None
-    give_up: Annotated[
+    wait: Annotated[
         float,
         Setting(
-            help="seconds without an answer from any worker before a text fails", unit="seconds", above=0
+            help="patience of requests that name none: seconds without a token after which one fails while the broker "
+            "is away, no worker serves the version or all have too much to do",
+            unit="seconds",
+            least=0,
+            default=f"{waiting.PATIENCE:g} for a text that could begin, none for one that cannot",
         ),
-    ] = waiting.GIVE_UP
-    queue_patience: Annotated[
-        float,
-        Setting(
-            help="seconds that a text waits while all workers have too much to do", unit="seconds", above=0
-        ),
-    ] = waiting.QUEUE_PATIENCE
+    ] = 0.0
     remember: Annotated[
         bool,
         Setting(

@@ -61,12 +61,11 @@ LINKED: Final = 0.2
 """Within which a session opens, at random, once the link is up again."""
 STALLED: Final = 20.0
 """Without a new token, although answers come and nobody says that the session waits for its turn: opens elsewhere."""
-PROGRESS: Final = 120.0
-"""Without a new token while the link is up and nobody says that the session waits for its turn: fails."""
-GIVE_UP: Final = 30.0
-"""Without an answer of any worker before a text fails (`give_up`)."""
-QUEUE_PATIENCE: Final = 900.0
-"""For which a text waits while all workers have too much to do (`queue_patience`)."""
+PATIENCE: Final = 120.0
+"""Patience of a request that names none: without a new token, for whatever reason, after which it fails (`wait`)."""
+QUEUED: Final = 900.0
+"""The same while living workers say that it waits for its turn or for a place; of a request that names its patience
+that is the bound of both."""
 LEASE_LEAST: Final = 1.0
 """For which a lease is taken to last at least; one of 0 would have a device poll without end."""
 KEY_ASKED: Final = 0.25
@@ -106,9 +105,8 @@ STATUS_RETAINED: Final = 0.3
 CATALOGUE_RETAINED: Final = 1.0
 """For a retained catalogue to come after subscribing."""
 UNSERVED: Final = 1.0
-"""For which nobody must serve a version before that is said: a worker may just be starting again."""
-LOOK_UNSERVED: Final = 0.05
-"""Between two looks whether somebody serves a version that nobody served."""
+"""For which the broker must be away, or nobody serve a version, before a new request that names no patience is refused:
+either may just be starting again."""
 LOOK_DIRECTORY: Final = 0.25
 """Between two looks at what the statuses do not tell: catalogues and ages."""
 LOOK_CATALOGUE: Final = 10.0
@@ -131,8 +129,6 @@ REPAIR_EVERY: Final = 60.0
 
 API_TEXT: Final = 600.0
 """For a whole text, waiting included (`api_timeout`)."""
-LINK_DOWN: Final = 3.0
-"""For which the link may be down before new texts are refused."""
 ONE_TRY: Final = 0.5
 """For one attempt to connect, which a new text brings about while the link is down."""
 HEAD: Final = 10.0
@@ -141,6 +137,8 @@ BODY: Final = 30.0
 """For a request's body to arrive."""
 SEND: Final = 60.0
 """For a client to take one part of an answer."""
+SILENT_TEXT: Final = 2.0
+"""Without a token after which whoever reads the text is told what it waits for, if it does."""
 HEARTBEAT: Final = 15.0
 """Silence in a stream after which an SSE comment is sent."""
 GRACE: Final = 5.0
@@ -153,9 +151,7 @@ SYSTEMD: Final = 1.0
 # Commands
 
 COMMAND_LINK: Final = 3.0
-"""For the broker to answer `flexspec-edge ask` and `batch`, unless `--wait` is longer."""
-COMMAND_RELINK: Final = 10.0
-"""For it to come back between two texts of `batch`."""
+"""For the broker to answer `flexspec-edge ask` and `batch` at first, unless `--wait` is longer."""
 ASK_API: Final = 3.0
 """For the API of a device to answer `flexspec-edge plan` and the doctor."""
 CHAT_CONNECT: Final = 5.0
@@ -180,10 +176,8 @@ DOCTOR_LISTENS: Final = 11.0
 """For which a doctor listens to statuses: workers renew theirs every 10 s."""
 DOCTOR_TEXT: Final = 20.0
 """For the doctor's four tokens of text."""
-DOCTOR_GIVE_UP: Final = 12.0
-"""Without an answer of any worker after which that text fails."""
-DOCTOR_QUEUE: Final = 5.0
-"""For which it waits while workers have too much to do."""
+DOCTOR_PATIENCE: Final = 12.0
+"""Without a token after which that text fails."""
 
 # Broker
 

@@ -108,6 +108,8 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
         seed: the same seed gives the same text; without it one is drawn.
         stop: strings that end the text and are not shown.
         ignore_eos: not OpenAI's; go on to the limit.
+        wait: not OpenAI's; the request's patience: seconds without a token after which it fails while the broker is
+            away, no worker serves the model or all have too much to do. 0, or without it, as the node's ``wait`` says.
         user: whose remembered answers are drafted from, unless safety_identifier says it. In a family it decides
             whether a canary answers, unless prompt_cache_key or safety_identifier does. The other fields without
             bounds are accepted without effect.
@@ -125,6 +127,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     seed: Seed | None = None
     stop: Stops | None = None
     ignore_eos: bool = False
+    wait: Annotated[float, Meta(ge=0, le=86_400)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     prediction: Prediction | None = None

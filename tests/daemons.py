@@ -209,12 +209,12 @@ async def edge_at(
     connect: LinkFactory,
     name: str = "edge",
     drafter: Drafter | None = None,
-    give_up: float = PATIENCE,
+    wait: float = PATIENCE,
     at: LinkSettings | None = None,
     **settings: Any,
 ) -> AsyncIterator[EdgeNode]:
     """Run an edge node."""
-    asked = EdgeSettings(edge=name, give_up=give_up, **settings)
+    asked = EdgeSettings(edge=name, wait=wait, **settings)
     node = EdgeNode(asked, drafter or FakeDrafter(), FINGERPRINT, (EOS,))
     async with node.running(connect, at or link_to(f"e-{name}")):
         yield node

@@ -30,7 +30,6 @@ from edge_node.completion.generator import CompletionGenerator, plan_told
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
-from flexspec_mq import waiting
 from schemas.openai import Health, Model, ModelList, ModelVersion
 from schemas.openapi import document
 from schemas.plan import PlanList, VersionPlan
@@ -147,7 +146,7 @@ async def _text(
     body = parse_object(await api.bodies.read(request))
     key = _key(request, body)
     wanted = parse(body, api.settings.lenient)
-    options = wanted.options(api.version(wanted.model), api.settings.api_timeout, api.settings.api_wait)
+    options = wanted.options(api.version(wanted.model), api.settings.api_timeout)
     with ExitStack() as reading:
         text = reading.enter_context(api.texts.reading(wanted.prompt, options, key))
         await reply(text, wanted, api.settings, request.receive, send, reading.close)
@@ -265,13 +264,8 @@ def create_app(
         The app; `app.state.api` is its `Api`.
     """
     metrics = Metrics(node)
-
-    def link_patience() -> float:
-        """An outage is told at once when it has lasted; one that began just now may end as soon."""
-        return max(settings.link_patience - node.link.down_for, waiting.ONE_TRY)
-
     limit = settings.api_max_tokens or WHOLE_CONTEXT
-    generator = CompletionGenerator(node, model, policy, link_patience, limit)
+    generator = CompletionGenerator(node, model, policy, limit)
     texts = CompletionStore(generator, settings, metrics)
     refusals = ClientRefusals(metrics.refused)
     api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))

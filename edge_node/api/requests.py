@@ -51,11 +51,9 @@ class TextRequest:
         """Field of the request that holds the prompt."""
         return "messages" if self.chat else "prompt"
 
-    def options(
-        self, version: str | None, timeout: float | None = None, wait: float = 0.0
-    ) -> CompletionOptions:
+    def options(self, version: str | None, timeout: float | None = None) -> CompletionOptions:
         """How the text is to be written, with what the node decides."""
-        return replace(self.asked, version=version, timeout=timeout, wait=wait)
+        return replace(self.asked, version=version, timeout=timeout)
 
 
 def chat_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
@@ -108,6 +106,7 @@ def _request(
             limit=limit,
             stops=tuple(stop for stop in stops if stop),
             ignore_eos=asked.ignore_eos,
+            wait=asked.wait,
             prediction=None if asked.prediction is None else _joined(asked.prediction.content),
             user=_name(asked.safety_identifier, asked.user),
             key=_name(asked.prompt_cache_key, asked.safety_identifier, asked.user),

@@ -26,6 +26,7 @@ _JSON = "application/json"
 _STREAM = "text/event-stream; charset=utf-8"
 DONE = b"data: [DONE]\n\n"
 HEARTBEAT = b": still writing\n\n"
+"""A comment, where nothing is waited for."""
 
 
 def event(body: msgspec.Struct) -> bytes:
@@ -141,7 +142,7 @@ async def _whole(text: Completion, wanted: TextRequest, sender: _Sender) -> None
 
 
 async def _stream(text: Completion, wanted: TextRequest, settings: ApiSettings, sender: _Sender) -> None:
-    """The status is chosen when the first text is there, so that what fails before has a status of its own."""
+    """The status is chosen when the first text is there, or something is waited for: what fails before has its own."""
     await text.begun()
     if text.end is not None and text.end.error is not None and not text.size:
         raise api_error(text.end.error, wanted.prompt_field)
@@ -150,7 +151,8 @@ async def _stream(text: Completion, wanted: TextRequest, settings: ApiSettings, 
     if first := chunks.first():
         await sender.body(first)
     async for piece in text.read(settings.heartbeat):
-        await sender.body(chunks.piece(piece) if piece else HEARTBEAT)
+        silent = HEARTBEAT if text.waits is None else f": {text.waits}\n\n".encode()
+        await sender.body(chunks.piece(piece) if piece else silent)
     end = await text.ended()
     last = chunks.last(end) if end.error is None else event(api_error(end.error).body())
     await sender.body(last, more=False)

@@ -80,15 +80,6 @@ class ApiSettings(CompletionLimits):
     api_timeout: Annotated[
         float, Setting(help="seconds for a whole text, waiting included", unit="seconds", above=0)
     ] = waiting.API_TEXT
-    api_wait: Annotated[
-        float,
-        Setting(
-            help="seconds that a text waits for the broker while it is away, and for a worker while none serves its "
-            "version; 0 says so at once",
-            unit="seconds",
-            least=0,
-        ),
-    ] = 0.0
     max_body: int = 4 * 2**20
     max_bodies: int = 64 * 2**20
     send_timeout: float = waiting.SEND

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import json
 import sys
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.doctor import command as doctor
 from flexspec_mq.doctor.command import add_doctor_command
-from flexspec_mq.errors import Cancelled, ModelError
+from flexspec_mq.errors import Cancelled, LinkDown, ModelError
 from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.transport.arguments import link_settings
@@ -107,14 +106,6 @@ def _add_options(command: argparse.ArgumentParser) -> None:
     text.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
     text.add_argument("--ignore-eos", action="store_true", help="always write up to --max-tokens")
     text.add_argument("--timeout", type=float, help="seconds for one text (default: none)")
-    text.add_argument(
-        "--wait",
-        type=float,
-        default=0.0,
-        metavar="SECONDS",
-        help="wait for the broker while it is away, and for a worker while none serves the version "
-        "(default: 0, say so at once)",
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,12 +151,10 @@ def _main(argv: Sequence[str]) -> int:
         never_fails("stdout")
         run = partial(_serve, config.api.for_serving(), ready_json=args.ready_json)
     else:
-        options = _options(args)
+        options = _options(args, config.node.wait)
         from edge_node.cli.texts import prepare
 
         run = partial(_write, prepare(args), options)
-        if config.link.give_up_after is None:
-            link = replace(link, give_up_after=max(waiting.COMMAND_LINK, options.wait))
     preflight(link, logs.tell, daemon=args.command == "serve")
     with logs.logged_stages() as tell:
         draft = _load(config.node, tell)
@@ -226,7 +215,7 @@ def _load(settings: EdgeSettings, tell: Callable[[str], None]) -> DraftModel:
     return load(settings, tell)
 
 
-def _options(args: argparse.Namespace) -> CompletionOptions:
+def _options(args: argparse.Namespace, wait: float) -> CompletionOptions:
     from edge_node.completion.options import CompletionOptions
 
     return CompletionOptions(
@@ -237,7 +226,7 @@ def _options(args: argparse.Namespace) -> CompletionOptions:
         limit=args.max_tokens,
         ignore_eos=args.ignore_eos,
         timeout=args.timeout,
-        wait=args.wait,
+        wait=wait,
     )
 
 
@@ -281,7 +270,13 @@ async def _write(
     from edge_node.completion.generator import CompletionGenerator
     from flexspec_mq.transport.mqtt import mqtt_link
 
+    failed: BaseException | None = None
+    began = False
+    within = None if link.give_up_after else max(waiting.COMMAND_LINK, node.wait)
+
     def told(waits: Waiting) -> None:
+        nonlocal failed
+        failed = waits.error
         if waits.attempt == 1:
             reason = str(waits.error).partition("\n")[0]
             logs.tell(f"{waits.what}: {reason}")
@@ -289,8 +284,12 @@ async def _write(
     def connect(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
         return mqtt_link(settings, on_wait=told)
 
-    with contextlib.closing(
-        CompletionGenerator(node, text, policy, lambda: waiting.COMMAND_RELINK)
-    ) as generator:
-        async with stoppable(), node.running(connect, link):
-            await command(generator, options)
+    try:
+        with contextlib.closing(CompletionGenerator(node, text, policy)) as generator:
+            async with stoppable(), node.running(connect, link, within):
+                began = True
+                await command(generator, options)
+    except LinkDown as error:
+        if began or not isinstance(failed, LinkDown):
+            raise
+        raise LinkDown(f"gave up after {within:g} s: {failed.message}", hint=failed.hint) from error

@@ -5,7 +5,7 @@ Events while a text is written, as one JSON object a line, for programs that sho
 | type | fields |
 |---|---|
 | `start` | `prompt_tokens`, `seed` |
-| `no_worker` | `version` that nobody serves, versions that are `online`, `seconds` that a worker is waited for |
+| `waiting` | `for` whom the text waits, in words, and `seconds` after which it fails |
 | `text` | `pieces`: [text, writer] pairs |
 | `stats` | live figures, see `Figures` |
 | `finish` | `reason`, `tokens` (ids), `text`, `stats`; with `error` and `hint` when it failed |
@@ -19,11 +19,13 @@ import json
 import os
 import sys
 from contextlib import ExitStack, aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
 
+from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
     from edge_node.completion.generator import CompletionGenerator, Writing
     from edge_node.completion.options import CompletionOptions, Prompt
+    from edge_node.completion.service import Wait
 
     Event = dict[str, Any]
     Command = Callable[[CompletionGenerator, CompletionOptions], Awaitable[None]]
@@ -108,15 +111,21 @@ async def batch(
         FlexSpecError: some failed; as the first did.
     """
     slots = asyncio.Semaphore(at_once)
+    served = replace(options, wait=options.wait or waiting.PATIENCE)
+    complete = 0
     failures: list[FlexSpecError] = []
 
     async def write(name: str, prompt: str) -> None:
+        nonlocal complete
         async with slots:
             last: Event = {}
+            # Once texts could be written, none is left out because the broker or a worker is away for a while.
+            how = served if complete else options
             try:
-                async with aclosing(events(by, (Turn("user", prompt),), options, _nothing)) as happens:
+                async with aclosing(events(by, (Turn("user", prompt),), how, _nothing)) as happens:
                     async for last in happens:  # noqa: B007  the one after which it ends, or fails
                         pass
+                complete += 1
             except FlexSpecError as error:
                 failures.append(error)
                 if last.get("type") != "finish":
@@ -156,7 +165,7 @@ async def events(
         generator: writes it.
         prompt: beginning of the text.
         options: how.
-        tell: given a `no_worker` event, before any other.
+        tell: given `waiting` events, at any time.
 
     Raises:
         UsageError: the prompt is empty, or leaves no room in the context.
@@ -164,10 +173,10 @@ async def events(
         FlexSpecError: what made it fail, after its `finish` event.
     """
 
-    def waiting(version: str, online: list[str], seconds: float) -> None:
-        tell({"type": "no_worker", "version": version, "online": online, "seconds": seconds})
+    def told(wait: Wait) -> None:
+        tell({"type": "waiting", "for": wait.what, "seconds": round(wait.left, 1)})
 
-    async with generator.writing(prompt, options, waiting) as writing:
+    async with generator.writing(prompt, options, told) as writing:
         figures = writing.figures()
         yield {"type": "start", "prompt_tokens": figures.prompt_tokens, "seed": figures.seed}
         text = ""

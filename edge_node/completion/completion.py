@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edge_node.completion.decoding import Piece
     from edge_node.completion.generator import Figures
     from edge_node.completion.options import CompletionOptions, Prompt
+    from edge_node.completion.service import Wait
     from flexspec_mq.errors import FlexSpecError
 
 EndReason = Literal["stop", "length"]
@@ -66,6 +67,7 @@ class Completion:
         origins: who wrote which character.
         readers: number of clients that read it now.
         size: characters.
+        waits: whom it waits for; None while it goes on.
         end: None while it is being written.
     """
 
@@ -80,6 +82,7 @@ class Completion:
         self.origins = Origins()
         self.readers = 0
         self.size = 0
+        self.waits: Wait | None = None
         self.end: End | None = None
         self._parts: list[str] = []
         self._news = asyncio.Event()
@@ -87,11 +90,17 @@ class Completion:
     def add(self, pieces: Sequence[Piece]) -> None:
         """Append to the text."""
         part = "".join(piece for piece, _ in pieces)
+        self.waits = None
         if part and self.end is None:
             self.origins.add(pieces)
             self._parts.append(part)
             self.size += len(part)
             self._tell()
+
+    def wait(self, wait: Wait) -> None:
+        """Have its readers told whom it waits for."""
+        self.waits = wait
+        self._tell()
 
     def finish(self, end: End) -> None:
         """End it; the first end counts."""
@@ -109,8 +118,8 @@ class Completion:
         self._parts = ["".join(self._parts)]
 
     async def begun(self) -> None:
-        """Wait until there is something to show, or the text is over."""
-        while self.end is None and not self.size:
+        """Wait until there is something to show or to tell, or the text is over."""
+        while self.end is None and not self.size and self.waits is None:
             await self._news.wait()
 
     async def ended(self) -> End:
@@ -128,9 +137,9 @@ class Completion:
         """The text as it comes, until its end; a reader that lags behind gets all that it missed at once.
 
         Args:
-            patience: seconds of silence after which an empty part comes.
+            patience: seconds of silence after which an empty part comes; it comes at once when the text begins to wait.
         """
-        at = 0
+        at, told = 0, None
         while True:
             if at < len(self._parts):
                 part = "".join(self._parts[at:])
@@ -138,6 +147,10 @@ class Completion:
                 yield part
             elif self.end is not None:
                 return
+            elif self.waits is not told:
+                told = self.waits
+                if told is not None:
+                    yield ""
             else:
                 try:
                     async with asyncio.timeout(patience):

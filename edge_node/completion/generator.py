@@ -8,7 +8,9 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.completion.decoding import PieceDecoder, StopFinder
@@ -21,11 +23,11 @@ from edge_node.completion.options import (
 )
 from edge_node.completion.service import Service
 from edge_node.generation import GenerationRequest
+from flexspec_mq import waiting
 from flexspec_mq.controller.explain import in_words
 from flexspec_mq.controller.policies import name_of
-from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.energy.model import per_hundred
-from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, TimeIsOver, WorkerError, WorkersBusy
+from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver, WorkerError, WorkersBusy
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from schemas.openai import FlexspecUsage
 from schemas.plan import Plan
@@ -35,12 +37,15 @@ if TYPE_CHECKING:
 
     from edge_node.completion.decoding import Piece
     from edge_node.completion.options import CompletionOptions, Prompt
-    from edge_node.completion.service import Waiting
+    from edge_node.completion.service import Wait
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.controller.plan import Policy
     from flexspec_mq.models.load import LoadedText
+
+_LOOK = 0.05
+"""Seconds between two looks whether somebody serves a text that has not begun."""
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +80,6 @@ class CompletionGenerator:
         node: runs.
         model: whose tokenizer prompts and answers go through.
         policy: makes the policy of each session.
-        link_patience: seconds that a text which begins now waits for the broker; it waits longer if it asks to wait.
         default_limit: tokens of a text whose request names no limit.
     """
 
@@ -84,13 +88,11 @@ class CompletionGenerator:
         node: EdgeNode,
         model: LoadedText,
         policy: Callable[[], Policy],
-        link_patience: Callable[[], float],
         default_limit: int = WHOLE_CONTEXT,
     ) -> None:
         self.node = node
         self.model = model
         self.policy = policy
-        self._link_patience = link_patience
         self._default_limit = default_limit
         self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
 
@@ -100,14 +102,14 @@ class CompletionGenerator:
 
     @asynccontextmanager
     async def writing(
-        self, prompt: Prompt, options: CompletionOptions, waiting: Waiting | None = None
+        self, prompt: Prompt, options: CompletionOptions, told: Callable[[Wait], None] = lambda _wait: None
     ) -> AsyncIterator[Writing]:
         """Begin a text; it is cancelled at the end of the block, up to the worker.
 
         Args:
             prompt: beginning of the text.
             options: how.
-            waiting: told that no worker serves the version, before one is waited for.
+            told: told whom the text waits for, each time that it begins to.
 
         Raises:
             PromptError: the prompt cannot be taken.
@@ -116,16 +118,11 @@ class CompletionGenerator:
             NoCatalogue: there is no catalogue to look it up in.
         """
         began = time.monotonic()
-        # A session would wait for the link as long as its deadline allows. That is right for one that is under way;
-        # a user who has seen nothing yet can still go elsewhere.
-        wait = options.wait if options.timeout is None else min(options.wait, options.timeout)
-        if not await self.node.link.wait_up(max(wait, self._link_patience())):
-            raise LinkDown(
-                f"the edge node has had no link to its broker for {self.node.link.down_for:.0f} s",
-                hint="is the broker running? the node's log has the reason, `flexspec doctor` looks for it",
-            )
+        options = replace(options, wait=options.wait or self.node.wait)
         key = options.key or conversation_key(prompt)
-        service = Service(self.node, options.version, key, wait, waiting)
+        patience = min(options.wait or 0.0, inf if options.timeout is None else options.timeout)
+        service = Service(self.node, options.version, key, patience, told)
+        await service.linked()
         writing = Writing(self, prompt, options, began, service)
         await writing.begin()
         try:
@@ -270,24 +267,26 @@ class Writing:
 
     async def _events(self) -> AsyncIterator[Commit | Finish]:
         """Commits of the session and its finish, unless nobody serves its version."""
+        begun, heard = False, time.monotonic()
         while True:
-            events = aiter(self.generation)
-            async with (
-                running(_next(events), "first event") as first,
-                running(self._service.unserved(self.generation), "unserved") as unserved,
-            ):
-                await any_of(first, unserved)
-                if first.done() and not self.generation.misled:
-                    break
-            if self.generation.misled:
+            event = await self.generation.event(waiting.SILENT_TEXT if begun else _LOOK)
+            if event is None:
+                if not begun and self._service.unserved(self.generation):
+                    self._by.node.cancel(self.generation)
+                    await self._service.wait()
+                    await self._open()
+                elif time.monotonic() - heard >= waiting.SILENT_TEXT:
+                    self._service.tell(self.generation)
+                continue
+            if not begun and self.generation.misled:
                 self._misled = True
-            else:
-                self._by.node.cancel(self.generation)
-                await self._service.wait()
-            await self._open()
-        yield first.result()
-        async for event in events:
+                await self._open()
+                continue
+            begun, heard = True, time.monotonic()
+            self._service.goes_on()
             yield event
+            if isinstance(event, Finish):
+                return
 
     async def _open(self) -> None:
         options = self._options
@@ -303,6 +302,7 @@ class Writing:
                 ignore_eos=options.ignore_eos,
                 finish_at=StopFinder(text.tokenizer, options.stops) if options.stops else None,
                 timeout=self._left,
+                wait=options.wait or 0.0,
                 version=self.version,
                 digest=self._service.target.digest,
                 prediction=encoded.prediction,
@@ -333,10 +333,6 @@ class Writing:
         if isinstance(error, WorkerError) and machine.counters.busy and not machine.observation.committed:
             return WorkersBusy(error.message, hint=error.hint)
         return error
-
-
-async def _next(events: AsyncIterator[Commit | Finish]) -> Commit | Finish:
-    return await anext(events)
 
 
 def plan_told(planned: Planned) -> Plan:

@@ -47,7 +47,8 @@ class CompletionOptions:
         version: target version, or with a family what stands for one; None is the node's.
         user: name that the client gives its user: answers to others are not drafted from.
         key: names the conversation, which decides its side of a canary; empty takes its beginning.
-        wait: seconds to wait for the link to the broker, and then for a worker while none serves the version.
+        wait: patience: seconds without a token after which the text fails while the broker is away, no worker serves
+            the version or all have too much to do; 0 and None are the node's.
         prediction: a text that much of this one will probably be. It speeds the text up and never changes it.
     """
 
@@ -62,7 +63,7 @@ class CompletionOptions:
     version: str | None = None
     user: bytes = b""
     key: bytes = b""
-    wait: float = 0.0
+    wait: float | None = None
     prediction: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,31 +1,49 @@
-"""Which version writes a text, and whether anybody serves it.
+"""Which version writes a text, whether anybody serves it, and what its user is told while nobody does.
 
-The latter is known long before a session gives up, so that the user is told at once.
+A request that names no patience is refused at once where the node knows that it cannot begin: the broker is away, or
+nobody serves the version. Once it could begin, it waits out what happens.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.fleet.directory import TargetVersion
-from flexspec_mq.errors import WorkerError
-from flexspec_mq.waiting import LOOK_UNSERVED, STATUS_RETAINED, TARGET_TEXT, UNSERVED
+from flexspec_mq import waiting
+from flexspec_mq.errors import LinkDown, WorkerError
+from flexspec_mq.protocol.edge.types import EdgeState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.models.load import LoadedText
 
-Waiting = Callable[[str, list[str], float], None]
-"""Told the version that no worker serves, versions that are online, and seconds that one is waited for."""
-
-
 _log = logging.getLogger(__name__)
+
+
+class Wait(NamedTuple):
+    """Somebody whom a text waits for.
+
+    Attributes:
+        what: who, in words.
+        until: when the text fails if nobody comes, on `time.monotonic`.
+    """
+
+    what: str
+    until: float
+
+    @property
+    def left(self) -> float:
+        """Seconds until then."""
+        return max(self.until - time.monotonic(), 0.0)
+
+    def __str__(self) -> str:
+        return f"waiting for {self.what}, up to {self.left:.{0 if self.left >= 10 else 1}f} s more"
 
 
 class Service:
@@ -35,24 +53,44 @@ class Service:
         node: a node that runs.
         model: name that is asked for.
         key: names the text's conversation.
-        patience: seconds to wait for a worker when there is none.
-        waiting: told before that.
+        patience: seconds that the request says it waits; 0 where it does not say.
+        told: told whom the text waits for, each time that it begins to.
 
     Attributes:
         target: version that the text opens on; see `resolve`.
     """
 
     def __init__(
-        self, node: EdgeNode, model: str | None, key: bytes, patience: float, waiting: Waiting | None
+        self, node: EdgeNode, model: str | None, key: bytes, patience: float, told: Callable[[Wait], None]
     ) -> None:
         self._node = node
         self._directory = node.directory
         self._model = model
         self._key = key
         self.target = TargetVersion(model or node.models.default)
-        self._patience = patience
-        self._waiting = waiting
-        self._until: float | None = None
+        self._told = told
+        self._until = time.monotonic() + patience
+        self._waits_for = ""
+        self._unserved_since: float | None = None
+
+    async def linked(self) -> None:
+        """Wait for the link to the broker.
+
+        Raises:
+            LinkDown: there is none, and the request does not say that it waits, or has waited.
+        """
+        link = self._node.link
+        if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)):
+            return
+        left = self._until - time.monotonic()
+        if left > 0:
+            self._tell("the broker", self._until)
+        if left <= 0 or not await link.wait_up(left):
+            raise LinkDown(
+                f"the edge node has had no link to its broker for {link.down_for:.0f} s",
+                hint="is the broker running? the node's log has the reason, `flexspec doctor` looks for it; "
+                "a request with `wait` waits for it",
+            )
 
     async def resolve(self) -> None:
         """Look up what the text opens on, and wait for the status of a worker of it; not for long: there may be none.
@@ -63,8 +101,11 @@ class Service:
         """
         await self._node.models.settled()
         self._look_up()
-        if not self._directory.blind:
-            await self._directory.wait_until(self._finds, STATUS_RETAINED)
+        if not self._directory.blind and await self._directory.wait_until(
+            self._finds, waiting.STATUS_RETAINED
+        ):
+            # A worker was there when the request came, so losing it is a fault during the text.
+            self._until = max(self._until, time.monotonic() + waiting.PATIENCE)
 
     async def text(self, own: LoadedText) -> LoadedText:
         """Whose ids the text is written in: the target's, once its worker has told.
@@ -78,7 +119,9 @@ class Service:
         if (texts := self._node.texts) is None:
             return own
         statuses = partial(self._directory.statuses, self.target.version)
-        if not await self._directory.wait_until(lambda: texts.chosen(statuses()) is not None, TARGET_TEXT):
+        if not await self._directory.wait_until(
+            lambda: texts.chosen(statuses()) is not None, waiting.TARGET_TEXT
+        ):
             texts.give_up(statuses())
         return texts.chosen(statuses()) or own
 
@@ -90,38 +133,61 @@ class Service:
         """Whether what the text would open on now has a worker."""
         return self._node.models.is_online(self._look_up())
 
-    async def unserved(self, generation: Generation) -> None:
-        """Return as soon as it is certain that nobody serves a session; to be cancelled when it begins."""
-        since = time.monotonic()
-        while time.monotonic() - since < UNSERVED:
-            await asyncio.sleep(LOOK_UNSERVED)
-            if not self._nobody_serves(generation):
-                since = time.monotonic()
+    def unserved(self, generation: Generation) -> bool:
+        """Whether it is certain that nobody serves a session which has not begun; to be asked again and again."""
+        now = time.monotonic()
+        if not self._nobody_serves(generation):
+            self._unserved_since = None
+        elif self._unserved_since is None:
+            self._unserved_since = now
+        return self._unserved_since is not None and now - self._unserved_since >= waiting.UNSERVED
 
     async def wait(self) -> None:
-        """Wait for a worker for as long as was asked for.
+        """Wait for a worker for as long as the request does.
 
         Raises:
             WorkerError: there is none, or the time is over.
         """
+        self._unserved_since = None
         if self._node.models.followed is not None and self._finds():
             return
-        now = time.monotonic()
-        versions = sorted(self._directory.versions())
-        if self._until is None:
-            self._until = now + self._patience
-            if self._patience > 0:
-                online = ", ".join(versions) or "none"
-                what = f"no worker serves {self.target.version}; waiting up to {self._patience:g} s for one"
-                _log.warning("%s (versions online: %s)", what, online)
-                if self._waiting is not None:
-                    self._waiting(self.target.version, versions, self._patience)
-        left = max(self._until - now, 0.0)
+        left = max(self._until - time.monotonic(), 0.0)
+        if left:
+            self._tell(self._worker, self._until)
         if not (self._directory.blind and left) and not await self._directory.wait_until(self._finds, left):
+            versions = sorted(self._directory.versions())
             others = (
                 f"ask for one that is online: {', '.join(versions)}" if versions else "no version is online"
             )
             raise WorkerError(f"no worker serves {self.target.version}", hint=f"start one; {others}")
+
+    def tell(self, generation: Generation) -> None:
+        """Tell whom a session that is silent waits for, if it waits for anybody."""
+        machine = generation.machine
+        if not self._node.link.is_up:
+            what = "the broker"
+        elif machine.state is not EdgeState.OPENING:
+            return
+        elif not self._is_online:
+            what = self._worker
+        else:
+            what = f"{'a place at' if machine.counters.busy else 'an answer of'} a worker of {self.target.version}"
+        self._tell(what, machine.gives_up_at)
+
+    def goes_on(self) -> None:
+        """The text waits for nobody any more."""
+        self._waits_for = ""
+
+    @property
+    def _worker(self) -> str:
+        online = ", ".join(sorted(self._directory.versions())) or "none"
+        return f"a worker of {self.target.version} (versions online: {online})"
+
+    def _tell(self, what: str, until: float) -> None:
+        if what != self._waits_for:
+            self._waits_for, wait = what, Wait(what, until)
+            _log.warning("%s", wait)
+            self._told(wait)
 
     def _nobody_serves(self, generation: Generation) -> bool:
         """Whether nobody serves the version now, as far as anybody can know.

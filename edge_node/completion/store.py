@@ -45,7 +45,6 @@ class CompletionLimits:
         api_texts: texts that are written or read at a time.
         api_max_tokens: most tokens of a text whose request names no limit; 0 is what the context leaves.
         max_readers: readers of one text at a time, by the same idempotency key.
-        link_patience: seconds that the link to the broker may be down before new texts are refused.
         keep_for: seconds that a complete text stays under its idempotency key.
         keep_texts: complete texts kept at most.
         keep_bytes: characters of them, taken together, at most.
@@ -60,7 +59,6 @@ class CompletionLimits:
         ),
     ] = 1024
     max_readers: int = 16
-    link_patience: float = waiting.LINK_DOWN
     keep_for: float = 600.0
     keep_texts: int = 256
     keep_bytes: int = 16 * 2**20
@@ -202,7 +200,7 @@ class CompletionStore:
 
     async def _write(self, text: Completion) -> End:
         last, tokens = text.began, 0
-        async with self._generator.writing(text.prompt, text.options) as writing:
+        async with self._generator.writing(text.prompt, text.options, text.wait) as writing:
             _log.info("text %s is session %d", text.id, writing.generation.session)
             self._metrics.began(writing.figures().prompt_tokens)
             try:

@@ -53,9 +53,7 @@ async def check_text(
         UsageError: the file with its keys cannot be used.
     """
     loaded = draft.loaded
-    settings = replace(
-        config.node, give_up=waiting.DOCTOR_GIVE_UP, queue_patience=waiting.DOCTOR_QUEUE, reuse=False
-    )
+    settings = replace(config.node, wait=waiting.DOCTOR_PATIENCE, reuse=False)
     node = EdgeNode(settings, draft.drafter, loaded.fingerprint, loaded.eos, texts=TargetTexts(draft))
     options = CompletionOptions(
         temperature=0.0,
@@ -65,7 +63,7 @@ async def check_text(
         timeout=waiting.DOCTOR_TEXT,
         version=settings.version,
     )
-    generator = CompletionGenerator(node, loaded, config.plan.new_policy, lambda: waiting.DOCTOR_TEXT)
+    generator = CompletionGenerator(node, loaded, config.plan.new_policy)
 
     def connect(given: LinkSettings) -> AbstractAsyncContextManager[Link]:  # without a status of ours
         bare = replace(given, will=None, birth=no_birth, session_expiry=0)

@@ -48,12 +48,32 @@ class TargetVersion(NamedTuple):
     digest: str = ""
 
 
+class News(NamedTuple):
+    """A status that was taken.
+
+    Attributes:
+        ended: true if the process of that name before it is over, or has only lost its connection for a moment, so
+            that its sessions ask it again, and do not give it up.
+        begins: versions of which this worker takes new sessions, and did not before.
+    """
+
+    status: WorkerStatus
+    ended: bool
+    begins: frozenset[str]
+
+
 def versions_of(status: WorkerStatus) -> list[VersionStatus]:
     """The versions of which a worker that is online takes new sessions."""
     if not status.versions:
         alone = VersionStatus(name=status.version)
         return [alone] if status.version else []
     return [version for version in status.versions if version.state == "ready"]
+
+
+def _served(status: WorkerStatus | None) -> frozenset[str]:
+    if status is None or status.state != "online":
+        return frozenset()
+    return frozenset(version.name for version in versions_of(status))
 
 
 def _params(sampling: Sampling) -> SamplingParams:
@@ -211,12 +231,8 @@ class WorkerDirectory:
                     await self._news.wait()
         return True
 
-    def take(self, worker: str, payload: bytes) -> tuple[WorkerStatus, bool] | None:
+    def take(self, worker: str, payload: bytes) -> News | None:
         """Take a retained status as it came; None if it was cleared, or is a late one of an earlier process.
-
-        Returns:
-            The status, and whether it says that the process of that name before it is over. It may only have lost
-            its connection for a moment: its sessions ask it again, and do not give it up.
 
         Raises:
             RemoteProtocolError: it cannot be read, or is that of another worker, or not believed.
@@ -242,12 +258,14 @@ class WorkerDirectory:
             status = allowed
         lives = self._lives.get(worker, now) or Lives()
         life, before = life_of(status), lives.current
-        if not lives.take(status, silent=self._known.get(worker, now) is None):
+        known = self._known.get(worker, now)
+        if not lives.take(status, silent=known is None):
             return None
         self._known.put(worker, status, now)
         self._lives.put(worker, lives, now)
         self._news.set()
-        return status, status.state == "gone" or before not in (None, life)
+        ended = status.state == "gone" or before not in (None, life)
+        return News(status, ended, _served(status) - (frozenset() if ended else _served(known)))
 
     async def watch(self, link: Link) -> None:
         """Subscribe to the statuses of all workers.

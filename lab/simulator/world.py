@@ -477,11 +477,17 @@ class World:
         for cell in self.cells:
             if cell.machine.worker == host.name and self.rng.random() < 0.7:
                 self.at(0.3, partial(self.gone, cell, host.name))
+            self.at(0.4, partial(self.back, cell))
 
     def gone(self, cell: Cell, name: str) -> None:
         """The worker's will reaches an edge."""
         if self.online:
             self.edge(cell, cell.machine.worker_gone(name, self.now))
+
+    def back(self, cell: Cell) -> None:
+        """The first status of a worker that serves again reaches an edge."""
+        if self.online and cell.machine.state is not EdgeState.NEW:
+            self.edge(cell, cell.machine.worker_online(self.now))
 
     def hang(self, host: Host, seconds: float) -> None:
         """Nothing goes in or out for a while; what is computed comes late."""

@@ -175,7 +175,7 @@ async def test_refusals_take_the_question_back(mosquitto: PrivateBroker, capsys:
         assert session.exchanges == []
         await session.take("/retry")
         assert capsys.readouterr().out.endswith(answer("hello", 5, 20) + "\n")
-    async with served(mosquitto, workers=0, give_up=0.3) as api, chat(api.url) as session:
+    async with served(mosquitto, workers=0, wait=0.3) as api, chat(api.url) as session:
         with pytest.raises(WorkerError, match="503") as raised:
             await session.take("hello")
         assert "in 5 s" in raised.value.hint

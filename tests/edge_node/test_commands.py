@@ -162,7 +162,7 @@ async def generator(
     node = EdgeNode(EdgeSettings(edge="edge"), drafter, FINGERPRINT, (EOS,), energy=energy)
     async with node.running(broker.link, link_to("e-edge")):
         policy = partial(FixedPolicy, Plan(8, 1, 1))
-        with closing(CompletionGenerator(node, speech(), policy, lambda: 5.0)) as by:
+        with closing(CompletionGenerator(node, speech(), policy)) as by:
             yield by
         assert not node.sessions
 
@@ -207,9 +207,10 @@ async def test_a_text_that_fails_finishes_with_what_made_it_fail() -> None:
     found: list[dict[str, Any]] = []
     async with generator(broker) as by:
         with pytest.raises(WorkerError, match="no worker serves base"):
-            await written(by, found=found, **WHOLE, wait=0.5)
-    assert [one["type"] for one in found] == ["start", "no_worker", "finish"]
-    assert found[1] == {"type": "no_worker", "version": "base", "online": [], "seconds": 0.5}
+            await written(by, found=found, **WHOLE, wait=1.5)
+    assert [one["type"] for one in found] == ["start", "waiting", "finish"]
+    assert found[1]["for"] == "a worker of base (versions online: none)"
+    assert 0 < found[1]["seconds"] <= 0.5, "it takes a second to be sure"
     assert (found[2]["reason"], found[2]["error"]) == ("failed", "no worker serves base")
     assert found[2]["stats"]["seconds"] < 2.5
 

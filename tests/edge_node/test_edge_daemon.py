@@ -323,11 +323,11 @@ async def test_a_worker_that_is_told_to_leave_while_its_link_is_down_takes_nothi
 async def test_that_nobody_serves_a_version_is_told_to_the_texts_that_ask_for_it() -> None:
     """A message that is lost belongs to one text, whichever topic it was for."""
     broker = MemoryBroker()
-    async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link, give_up=0.3) as node:
+    async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
         daemon.engine.gate.clear()
         here = node.generate(wanting(1))
         await until(lambda: here.machine.worker == "w1")
-        elsewhere = node.generate(replace(wanting(2), version="other"))
+        elsewhere = node.generate(replace(wanting(2), version="other", wait=0.3))
         _, finish = await read(elsewhere)
         assert isinstance(finish.error, WorkerError)
         assert finish.error.message == "no worker serves other"

@@ -170,7 +170,7 @@ def test_a_broker_that_refuses(capsys: pytest.CaptureFixture[str], tiny: Path, t
 def test_nobody_is_waited_for_unless_that_is_asked_for(
     capsys: pytest.CaptureFixture[str], tiny: Path, mosquitto: PrivateBroker
 ) -> None:
-    """Long before give_up, which is 30 s."""
+    """Long before the default patience is over, which is two minutes."""
     ask = ["ask", "hi", "--draft", str(tiny), *at(mosquitto), "--version", "nobodys", "--events"]
     for wait in (None, 2.5):
         code = edge(ask if wait is None else [*ask, "--wait", str(wait)])
@@ -180,9 +180,9 @@ def test_nobody_is_waited_for_unless_that_is_asked_for(
         events = [json.loads(line) for line in said.out.splitlines()]
         assert (events[-1]["type"], events[-1]["reason"]) == ("finish", "failed")
         assert events[-1]["error"] == "no worker serves nobodys"
-        told = [(event["version"], event["seconds"]) for event in events if event["type"] == "no_worker"]
-        assert told == ([] if wait is None else [("nobodys", wait)])
-        assert ("no worker serves nobodys; waiting up to 2.5 s" in said.err) == (wait is not None)
+        told = [event["for"] for event in events if event["type"] == "waiting"]
+        assert told == ([] if wait is None else ["a worker of nobodys (versions online: none)"])
+        assert ("waiting for a worker of nobodys" in said.err) == (wait is not None)
         assert (wait or 0.0) < events[-1]["stats"]["seconds"] < (wait or 0.0) + 2.0
 
 
@@ -231,7 +231,7 @@ async def test_a_worker_that_goes_in_mid_answer(
     tiny_worker: Process, mosquitto: PrivateBroker, tiny: Path
 ) -> None:
     """The last test of this module: the worker is gone after it."""
-    asked = await streaming(mosquitto, tiny, FLEXSPEC_EDGE_GIVE_UP="1")
+    asked = await streaming(mosquitto, tiny, FLEXSPEC_EDGE_WAIT="1")
     await tiny_worker.kill()
     finish = await asked.event(lambda event: event["type"] == "finish")
     assert finish["reason"] == "failed"

@@ -162,7 +162,7 @@ async def test_a_revoked_device_is_refused(
     keys.serial = 1
     async with (
         worker_at(mqtt_link, "w1", at=at(broker, "w-d"), keys=keys.worker_file("w1")) as daemon,
-        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=of_later, give_up=1.0) as bad,
+        edge_at(mqtt_link, "bad", at=at(broker, "e-b"), keys=of_later, wait=1.0) as bad,
         edge_at(mqtt_link, "good", at=at(broker, "e-g"), keys=keys.edge_file("good")) as good,
         linked(at(broker, "statements")) as link,
     ):
@@ -182,7 +182,7 @@ async def test_a_worker_whose_opening_keys_are_of_before_says_so(
 ) -> None:
     async with (
         worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as daemon,
-        edge_at(memory.link, keys=keys.edge_file(), give_up=0.5) as node,
+        edge_at(memory.link, keys=keys.edge_file(), wait=0.5) as node,
     ):
         await check(node, [wanting(1)])
         keys.opening, keys.serial = new_opening_secrets(), 2
@@ -210,7 +210,7 @@ async def test_a_device_without_keys_is_told_at_once(keys: KeyedDeployment, memo
 async def test_a_device_with_keys_says_why_a_worker_without_is_none(
     keys: KeyedDeployment, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with worker_at(memory.link, "w1"), edge_at(memory.link, keys=keys.edge_file(), give_up=0.5) as node:
+    async with worker_at(memory.link, "w1"), edge_at(memory.link, keys=keys.edge_file(), wait=0.5) as node:
         _, finish = await read(node.generate(wanting(1)))
         assert isinstance(finish.error, WorkerError)
         assert "in the name of w1: 'the payload is under keys" in finish.error.hint
@@ -252,7 +252,7 @@ async def test_what_is_not_believed_is_counted_by_reason(
         edge_at(memory.link, "keyed", keys=keys.edge_file("keyed")) as keyed,
         edge_at(memory.link, "bare") as bare,
         edge_at(
-            memory.link, "strange", keys=KeyedDeployment(tmp_path).edge_file("strange"), give_up=0.3
+            memory.link, "strange", keys=KeyedDeployment(tmp_path).edge_file("strange"), wait=0.3
         ) as strange,
     ):
         await check(keyed, [wanting(1)])

@@ -94,7 +94,13 @@ def test_what_a_driver_may_still_say_after_the_end_changes_nothing() -> None:
     before = machine.committed
     assert machine.drafted(0, 0, DraftToken(1), 0.3) == []
     assert machine.draft_stopped(0, 0, 0.3) == []
-    assert machine.no_worker(0.3) == machine.prefix_lost(0.3) == machine.cancel(0.3) == []
+    assert (
+        machine.worker_online(0.3)
+        == machine.no_worker(0.3)
+        == machine.prefix_lost(0.3)
+        == machine.cancel(0.3)
+        == []
+    )
     assert machine.link_down(0.4) == machine.link_up(0.5) == []
     assert (machine.committed, machine.state) == (before, EdgeState.DONE)
     assert len(sent(machine.receive(verdict((), (), worker="w"), 0.6), Close)) == 1

@@ -273,7 +273,7 @@ def test_sections_made_by_hand_keep_the_same_rules() -> None:
         lambda: EdgeSettings(edge="a/b"),
         lambda: EdgeSettings(edge="a", version=""),
         lambda: EdgeSettings(edge="a", threads=0),
-        lambda: EdgeSettings(edge="a", give_up=float("nan")),
+        lambda: EdgeSettings(edge="a", wait=float("nan")),
         lambda: WorkerSettings(worker="a b"),
         lambda: WorkerSettings(worker="a", lease=86_401),
         lambda: WorkerSettings(worker="a", prefill=1),
@@ -319,9 +319,9 @@ def test_help_explains_each_setting(daemon: str, monkeypatch: pytest.MonkeyPatch
 
 def test_a_setting_without_a_flag_names_its_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        run_edge(["serve", "--queue-patience", "5"])
-    where = "set queue_patience in edge.toml, or FLEXSPEC_EDGE_QUEUE_PATIENCE in the environment"
-    assert f"argument --queue-patience: there is no such flag; {where}" in capsys.readouterr().err
+        run_edge(["serve", "--in-flight", "5"])
+    where = "set in_flight in edge.toml, or FLEXSPEC_EDGE_IN_FLIGHT in the environment"
+    assert f"argument --in-flight: there is no such flag; {where}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexspec_mq.errors import FlexSpecError, RemoteProtocolError, WorkerError
+from flexspec_mq.errors import FlexSpecError, LinkDown, RemoteProtocolError, WorkerError
 from schemas.messages import Error, ErrorCode
 
 _OTHER_TOKENS = (
@@ -11,14 +11,20 @@ _OTHER_TOKENS = (
 )
 
 
-def hopeless(version: str, *, nobody: bool, queued: bool) -> WorkerError:
-    """No worker came to this text in time.
+def hopeless(version: str, *, linked: bool, nobody: bool, queued: bool) -> FlexSpecError:
+    """The request's patience is over.
 
     Args:
         version: asked for.
+        linked: there is a link to the broker.
         nobody: the broker knows nobody who serves it.
         queued: workers have said that they have too much to do.
     """
+    if not linked:
+        return LinkDown(
+            "the broker was away for longer than this text waits",
+            hint="is it running? the log has the reason, `flexspec doctor` looks for it; a longer wait waits longer",
+        )
     if nobody:
         return WorkerError(f"no worker serves {version}", hint="start one, or ask for another version")
     if queued:

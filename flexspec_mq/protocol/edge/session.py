@@ -1,7 +1,8 @@
 """The edge's machine of one session: opens, adopts a worker, sends drafts, commits verdicts, finishes.
 
 No I/O and no clock: every call takes `now` in seconds and returns effects. `TABLE`, at the end, says what happens in
-which state and where it leads; being offline is a flag beside the state, under which nothing is sent and timers wait.
+which state and where it leads; being offline is a flag beside the state, under which nothing is sent and only deadline
+and patience run.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import random
 from collections import Counter
 from typing import TYPE_CHECKING, ClassVar
 
-from flexspec_mq import waiting
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.session import Added, SessionController
@@ -59,6 +59,7 @@ _ERROR_EVENTS = (*_ERRORS.values(), EdgeEvent.REFUSED)
 _LATE_EVENTS = (
     EdgeEvent.DRAFTED,
     EdgeEvent.NO_DRAFT,
+    EdgeEvent.ONLINE,
     EdgeEvent.NO_WORKER,
     EdgeEvent.PREFIX_LOST,
     EdgeEvent.CANCEL,
@@ -89,7 +90,6 @@ class EdgeSession:
         rng: jitter.
         estimates: knowledge of the node from other sessions; None when there is none.
         device: reads energy and battery of the device; None where nothing tells.
-        give_up, queue_timeout: see `SessionTimers`.
 
     Attributes:
         counters: counts since it began, to read.
@@ -109,9 +109,6 @@ class EdgeSession:
         rng: random.Random,
         estimates: NodeEstimates | None = None,
         device: Callable[[], DeviceReading] | None = None,
-        *,
-        give_up: float = waiting.GIVE_UP,
-        queue_timeout: float = waiting.QUEUE_PATIENCE,
     ) -> None:
         if not request.prompt or request.identity.limit < 1:
             raise LocalProtocolError("a session needs a prompt and a limit of at least 1")
@@ -126,7 +123,7 @@ class EdgeSession:
         )
         self._text = SessionText(request)
         self._peers = Peers()
-        self._timers = SessionTimers(self._rtt, rng, request.deadline, give_up, queue_timeout)
+        self._timers = SessionTimers(self._rtt, rng, request.deadline, request.patience)
         self._sender = Sender(request, self._rtt, self._text)
         self._out: list[Effect] = []
         self._state = EdgeState.NEW
@@ -193,6 +190,11 @@ class EdgeSession:
         """Request for the next draft, or None when enough is drafted for now. Ask again after every call."""
         return self._wanted
 
+    @property
+    def gives_up_at(self) -> float:
+        """When it ends if nothing is heard until then, on the clock of `now`; `inf` is never."""
+        return self._timers.gives_up_at
+
     def next_tick(self) -> float | None:
         """When `tick` wants to be called, on the clock of `now`; None is never. Ask anew after every call."""
         return self._timers.next(self._state, online=self._online)
@@ -258,6 +260,10 @@ class EdgeSession:
     def worker_gone(self, worker: str, now: float) -> list[Effect]:
         """A worker's will says gone, of the life that we knew."""
         return self._event(EdgeEvent.GONE, now) if worker == self._peers.worker else []
+
+    def worker_online(self, now: float) -> list[Effect]:
+        """A worker of the version takes new sessions, which did not before."""
+        return self._event(EdgeEvent.ONLINE, now)
 
     def no_worker(self, now: float) -> list[Effect]:
         """The broker knows nobody who subscribes to the version's open topic. The back-off runs on."""
@@ -385,7 +391,7 @@ class EdgeSession:
         self._state = EdgeState.OPENING
         reuse = self._request.reuse
         self._control.begin(None if reuse is None else reuse.worker, now)
-        self._timers.reopening(now)
+        self._timers.reopening()
         self._timers.progressed(now)
         if self._text.reason is not None:
             self._finish(self._text.reason)
@@ -417,7 +423,7 @@ class EdgeSession:
             self._stopped = True
 
     def _verdict(self, now: float, verdict: Verdict) -> None:
-        self._timers.heard(now)
+        self._timers.heard()
         self.nobody = False
         may = self._sender.lets_draft
         self._control.echoed(verdict, now)
@@ -509,7 +515,7 @@ class EdgeSession:
             self.counters.ignored += 1
 
     def _busy(self, now: float, error: Error) -> None:
-        self._timers.heard(now)
+        self._timers.heard()
         self.counters.busy += 1
         self.nobody = False
         if error.attempt != self._peers.attempt:
@@ -521,7 +527,7 @@ class EdgeSession:
 
     def _open_in_full(self, now: float, error: Error) -> None:
         """The worker cannot use the name of a prefix: open with the whole prompt, at any worker."""
-        self._timers.heard(now)
+        self._timers.heard()
         if error.attempt == self._peers.attempt and self._named:
             self.counters.misses += 1
             self._open_again(now)
@@ -529,19 +535,19 @@ class EdgeSession:
             self.counters.ignored += 1
 
     def _unknown(self, now: float, error: Error) -> None:
-        self._timers.heard(now)
+        self._timers.heard()
         self.counters.unknown += 1
         if (error.worker, error.attempt) == (self._peers.worker, self._peers.current):
             self._undone += 1
             self._reopen(now, raise_floor=True, hold_back=self._undone > 1)
 
     def _internal(self, now: float, error: Error) -> None:
-        self._timers.heard(now)
+        self._timers.heard()
         if self._concerns_us(error):
             self._fail_attempt(f"worker {error.worker} failed: {error.detail or 'internal error'}", now)
 
-    def _refused(self, now: float, error: Error) -> None:
-        self._timers.heard(now)
+    def _refused(self, now: float, error: Error) -> None:  # noqa: ARG002  the table's signature
+        self._timers.heard()
         if self._concerns_us(error):
             self._finish(FinishReason.FAILED, failures.refused(error))
         else:
@@ -569,7 +575,7 @@ class EdgeSession:
     def _reopen(self, now: float, *, raise_floor: bool, hold_back: bool = False) -> None:
         self._peers.leave(raise_floor=raise_floor)
         self._state = EdgeState.OPENING
-        self._timers.reopening(now)
+        self._timers.reopening()
         self._timers.delay_open(now, max(self._failures, self._undone) if hold_back else 0)
         if self._online and not hold_back:
             self._open(now)
@@ -593,6 +599,9 @@ class EdgeSession:
             self._poll(now)
             self._timers.suspect(now)
 
+    def _worker_online(self, now: float) -> None:
+        self._timers.wake(now, nobody=self.nobody)
+
     def _no_worker(self, now: float) -> None:  # noqa: ARG002  the table's signature
         self.nobody = True
 
@@ -611,7 +620,9 @@ class EdgeSession:
         self._online = False
 
     def _hopeless(self, now: float) -> None:  # noqa: ARG002  the table's signature
-        why = failures.hopeless(self.version, nobody=self.nobody, queued=self._timers.queued)
+        why = failures.hopeless(
+            self.version, linked=self._online, nobody=self.nobody, queued=self._timers.queued
+        )
         self._finish(FinishReason.FAILED, why)
 
     def _cancel(self, now: float) -> None:  # noqa: ARG002  the table's signature
@@ -669,12 +680,15 @@ class EdgeSession:
         ((_ACTIVE,), (EdgeEvent.LEASE_DUE,), _poll, (), "", "poll"),
         ((_ACTIVE,), (EdgeEvent.GONE,), _gone, (), "linked", "poll; the next silence opens again"),
         (_LIVE, (EdgeEvent.NO_WORKER,), _no_worker, (), "", "remember it for what the user is told"),
+        ((_OPENING,), (EdgeEvent.ONLINE,), _worker_online, (),
+         "nobody got the newest open; else", "open within a random part of 0.2 s; once that is overdue"),
+        ((_ACTIVE,), (EdgeEvent.ONLINE,), _nothing, (), "", "nothing: a worker is adopted"),
         ((_OPENING,), (EdgeEvent.PREFIX_LOST,), _prefix_lost, (),
          "the newest open named a prefix", "open in full, at any worker"),
         ((_ACTIVE,), (EdgeEvent.PREFIX_LOST,), _nothing, (), "", "nothing: a worker is adopted"),
         (_ALL, (EdgeEvent.LINK_UP,), _link_up, (),
          "opening; active", "open within a random part of 0.2 s, back-off afresh; poll"),
-        (_ALL, (EdgeEvent.LINK_DOWN,), _link_down, (), "", "send nothing, timers wait"),
+        (_ALL, (EdgeEvent.LINK_DOWN,), _link_down, (), "", "send nothing, timers wait but for deadline and patience"),
         (_LIVE, (EdgeEvent.HOPELESS,), _hopeless, (_DONE,), "", "fail"),
         (_LIVE, (EdgeEvent.DEADLINE,), _deadline, (_DONE,), "", "close all known workers"),
         ((_NEW, *_LIVE), (EdgeEvent.CANCEL,), _cancel, (_DONE,), "", "close all known workers"),

@@ -17,26 +17,24 @@ class SessionTimers:
         rtt: estimate of the round trip, whose answer timeout is read here.
         rng: jitter of opens.
         deadline: the request's.
-        give_up: seconds without any answer, of any worker, while the link is up, after which the session fails.
-        queue_timeout: seconds without a new token, although workers say that they have too much to do, likewise.
+        patience: the request's; see `SessionRequest`.
     """
 
     def __init__(
         self,
         rtt: RoundTrip,
         rng: random.Random,
-        deadline: float | None,
-        give_up: float,
-        queue_timeout: float,
+        deadline: float | None = None,
+        patience: float | None = None,
     ) -> None:
         self._rtt = rtt
         self._rng = rng
         self._deadline = inf if deadline is None else deadline
-        self._give_up = give_up
-        self._queue_timeout = queue_timeout
+        self._unwritten = waiting.PATIENCE if patience is None else patience
+        self._unserved = waiting.QUEUED if patience is None else patience
         self._open_at = inf
+        self._answered_by = 0.0
         self._backoff = 0
-        self._heard_at = inf
         self._progress_at = inf
         self._queued_from = inf
         self._stall_from = inf
@@ -51,34 +49,37 @@ class SessionTimers:
         delay = min(waiting.REOPEN_MOST, self._rtt.timeout * 2.0**self._backoff) * (1 + self._rng.random())
         self._backoff = min(self._backoff + 1, 16)
         self._open_at = now + delay
+        self._answered_by = now + self._rtt.timeout
         return delay
 
     def open_after(self, now: float, wait: float) -> None:
         """Open again after `wait` seconds, and start the back-off afresh after that."""
         self._backoff = 0
-        self._open_at = self._heard_at = now + wait
+        self._open_at = now + wait
         self._queued(now)
 
     def delay_open(self, now: float, failures: int) -> None:
         """Space out opens that workers keep undoing: the `failures`-th in a row."""
         self._open_at = now + min(waiting.REOPEN_MOST, self._rtt.timeout * 2.0**failures)
 
-    def reopening(self, now: float) -> None:
-        """No worker holds the session now. Whoever may answer gets the full time to do so."""
-        self._heard_at = now
+    def reopening(self) -> None:
+        """No worker holds the session now."""
         self._silent_from = inf
 
     def linked(self, now: float) -> None:
-        """The link is up (again): ask soon. A broker that comes back has its edges one after the other already."""
-        self._backoff = 0
-        self._heard_at = self._progress_at = self._stall_from = now
-        self._queued_from = inf
+        """The link is up (again): ask soon."""
+        self._stall_from = now
         self._silent_from = inf
-        self._open_at = min(self._open_at, now + self._rng.random() * waiting.LINKED)
+        self.wake(now)
 
-    def heard(self, now: float) -> None:
+    def wake(self, now: float, *, nobody: bool = True) -> None:
+        """There is somebody to ask again: do it soon, or once the newest open is overdue that somebody got."""
+        self._backoff = 0
+        at = now if nobody else max(now, self._answered_by)
+        self._open_at = min(self._open_at, at + self._rng.random() * waiting.LINKED)
+
+    def heard(self) -> None:
         """Any answer of any worker."""
-        self._heard_at = now
         self._backoff = 0
 
     def adopted(self, lease: float, now: float) -> None:
@@ -142,17 +143,22 @@ class SessionTimers:
         """Whether the next silence must be answered by a re-open."""
         return self._polls >= len(waiting.POLLS) - 1
 
+    @property
+    def _hopeless_at(self) -> float:
+        return min(self._progress_at + self._unwritten, self._queued_from + self._unserved)
+
+    @property
+    def gives_up_at(self) -> float:
+        """When the session ends if nothing is heard until then, by its patience or its deadline."""
+        return min(self._deadline, self._hopeless_at)
+
     def _times(self, state: EdgeState, *, online: bool) -> dict[EdgeEvent, float]:
         if state in (EdgeState.NEW, EdgeState.DONE):
             return {}
-        times = {EdgeEvent.DEADLINE: self._deadline}
+        times = {EdgeEvent.DEADLINE: self._deadline, EdgeEvent.HOPELESS: self._hopeless_at}
         if not online:
             return times
-        times[EdgeEvent.HOPELESS] = min(
-            self._progress_at + waiting.PROGRESS, self._queued_from + self._queue_timeout
-        )
         if state is EdgeState.OPENING:
-            times[EdgeEvent.HOPELESS] = min(times[EdgeEvent.HOPELESS], self._heard_at + self._give_up)
             times[EdgeEvent.OPEN_DUE] = self._open_at
             return times
         wait = min(waiting.RTO[1], self._rtt.timeout * self._patience)

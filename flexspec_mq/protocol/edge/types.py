@@ -51,6 +51,8 @@ class SessionRequest:
         deadline: on the clock of `now`; then the session finishes with `DEADLINE`.
         keyed: messages are under keys, those of opens to any worker less secret than a worker's own: such opens hold
             nothing but the prompt, and the worker that answers is told the rest.
+        patience: seconds without a new token, whatever the reason, after which the session fails. None: those of
+            `flexspec_mq.waiting`, which are longer while workers say that they have too much to do.
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
         prediction: token ids that the text will probably have; for the drafter alone.
         answers: earlier answers that it may repeat, see `flexspec_mq.drafting.memory`; for the drafter alone.
@@ -64,6 +66,7 @@ class SessionRequest:
     finish_at: Callable[[Sequence[int]], int | None] | None = None
     deadline: float | None = None
     keyed: bool = False
+    patience: float | None = None
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
     answers: Callable[[], Any] | None = None
@@ -225,6 +228,7 @@ class EdgeEvent(StrEnum):
     LINK_UP = "link up"
     LINK_DOWN = "link down"
     GONE = "worker gone"
+    ONLINE = "worker online"
     NO_WORKER = "nobody subscribes"
     PREFIX_LOST = "named worker gone"
     CANCEL = "cancel"

@@ -216,8 +216,7 @@ async def served(
     *,
     workers: int = 1,
     engine: FakeEngine | None = None,
-    give_up: float = PATIENCE,
-    queue_patience: float = 900.0,
+    wait: float = 0.0,
     plan: Plan = PLAN,
     max_context: int = CONTEXT,
     worker: dict[str, Any] | None = None,
@@ -257,7 +256,7 @@ async def served(
                 )
             )
         asked: dict[str, Any] = {"edge": f"ae{number}", "version": version, "energy": energy, **(edge or {})}
-        device = EdgeSettings(give_up=give_up, queue_patience=queue_patience, **asked)
+        device = EdgeSettings(wait=wait, **asked)
         node = EdgeNode(
             device,
             drafter or FakeDrafter(),

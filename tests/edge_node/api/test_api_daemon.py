@@ -33,7 +33,7 @@ async def served_at(
     """Run a node and its API: what runs, and the API's address."""
     node = EdgeNode(EdgeSettings(edge=name, version=name), FakeDrafter(), FINGERPRINT, (EOS,))
     link = replace(link_to(f"e-{name}"), port=broker_port, give_up_after=give_up_after)
-    settings = ApiSettings(api_port=port, grace=2.0, link_patience=0.1)
+    settings = ApiSettings(api_port=port, grace=2.0)
     listens: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     policy = partial(FixedPolicy, PLAN)
     serving = serve_node(

@@ -147,7 +147,7 @@ async def test_an_outage_that_lasts_is_told_at_once(own_mosquitto: PrivateBroker
 
 @pytest.mark.parametrize(
     ("settings", "seconds"),
-    [({}, 0.5), ({"link_patience": 0.1, "api_wait": 30.0}, 2.0)],
+    [({}, 0.5), ({"wait": 30.0}, 2.0)],
     ids=["briefly", "asked to"],
 )
 async def test_a_text_waits_for_the_broker(

@@ -88,7 +88,7 @@ async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: Pr
 
 @pytest.mark.parametrize("blind", [False, True])
 async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: PrivateBroker, blind: bool) -> None:
-    async with served(mosquitto, workers=0, api_wait=20.0) as api:
+    async with served(mosquitto, workers=0, wait=20.0) as api:
         api.node.directory.blind = blind
         asking = asyncio.create_task(api.chat(seed=3, max_tokens=20))
         await asyncio.sleep(SOON + 0.5)
@@ -98,13 +98,13 @@ async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: Private
 
 
 async def test_the_wait_for_a_worker_ends(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0, api_wait=1.0) as api:
+    async with served(mosquitto, workers=0, wait=1.0) as api:
         took = (await refused(api))[1]
         assert 1.0 < took < 1.0 + SOON
 
 
 async def test_a_busy_worker_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, queue_patience=SOON + 0.5) as api:
+    async with served(mosquitto, wait=SOON + 0.5) as api:
         api.daemons[0].worker.machine.drain(time.monotonic())  # to an edge the same as full
         began = time.monotonic()
         answer = await api.chat()
@@ -196,7 +196,7 @@ async def test_a_chat_that_names_no_limit_has_the_nodes_and_is_told_so(
 
 
 async def test_the_model_names_the_version(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, give_up=0.3) as api:
+    async with served(mosquitto, wait=0.3) as api:
         own = api.daemons[0].worker.machine.counters
         assert (await api.chat(model="av-other")).status_code == 404
         async with worker_at(links_to(mosquitto), "av-w", FakeEngine(), version="av-other") as other:
