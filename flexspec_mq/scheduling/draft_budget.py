@@ -9,7 +9,8 @@ target decides itself is never at stake.
 
 A draft of the worker's own is worth a forward of the draft model by the same rules, so a worker stops drafting for
 others long before it stops verifying for them. How a session's drafts fared so far says what the next one is worth, as
-in vLLM's adaptive verification; what rows cost is measured.
+in vLLM's adaptive verification, and how its device's did what its first one is: who drafts at random has no new session
+believed. The cost of a row is measured.
 
 Pure: it is told milliseconds, and measures nothing.
 """
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.effects import SessionKey
 
 PRIOR = 0.6
-"""How likely a drafted token is right before any of its session was judged."""
+"""How likely a drafted token is right before any of its device was judged."""
+_MOST_DEVICES = 4096
+"""Devices whose drafts are remembered, those that were judged last."""
 _LOOKUPS_GIVE = 0.01
 """Share of its speed that a session may lose by what the worker looks up for others: nobody's device asked for that."""
 _CALL, _IN_CALL = 0.15, (0.1, 0.05)
@@ -216,6 +219,7 @@ class DraftBudget:
         self._cost = cost or ForwardCost()
         self._rationed = rationed
         self._acceptance: dict[SessionKey, float] = {}
+        self._by_device: dict[str, float] = {}
         self._got: dict[SessionKey, float] = {}
         self._offered: dict[SessionKey, float] = {}
         self._alike = 0
@@ -249,20 +253,27 @@ class DraftBudget:
         self._alike = self._alike + 1 if (len(drafts), granted_rows) == self._newest else 0
         self._newest = len(drafts), granted_rows
         for key, granted in rows.granted.items():
-            if drafts[key] and not granted and key in self._acceptance:
+            if drafts[key] and not granted:
                 # Little by little it is forgotten why, so that a draft of it is tried again some day.
-                self._acceptance[key] = _newer(self._acceptance[key], PRIOR)
+                if key in self._acceptance:
+                    self._acceptance[key] = _newer(self._acceptance[key], PRIOR)
+                elif key[0] in self._by_device:
+                    self._by_device[key[0]] = _newer(self._by_device[key[0]], PRIOR)
         return rows
 
     def acceptance(self, key: SessionKey) -> float:
         """How likely a drafted token of a session's edge is right, if all before it are."""
-        return self._acceptance.get(key, PRIOR)
+        return self._acceptance.get(key, self._by_device.get(key[0], PRIOR))
 
     def decided(self, key: SessionKey, tokens: int, accepted: int, *, wrong: bool) -> None:
         """A forward decided tokens of a session, some drafted by the edge; the next of its draft was wrong or not."""
         self._got[key] = _newer(self._got.get(key), float(tokens))
         for right in [1.0] * accepted + [0.0] * wrong:
             self._acceptance[key] = _newer(self.acceptance(key), right)
+            mean = self._by_device.pop(key[0], PRIOR)
+            self._by_device[key[0]] = _newer(mean, right)
+            if len(self._by_device) > _MOST_DEVICES:
+                del self._by_device[next(iter(self._by_device))]
 
     def forget(self, key: SessionKey) -> None:
         """A session is over; it need not be known."""

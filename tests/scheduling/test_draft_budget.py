@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.scheduling.costs import ForwardCost, LinearCost
-from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
+from flexspec_mq.scheduling.draft_budget import PRIOR, Allocation, DraftBudget
 from flexspec_mq.scheduling.step_budget import GIVES
 
 
@@ -111,6 +111,24 @@ def test_drafts_that_are_never_right_are_not_verified_but_tried_again_some_day()
     assert tried[0] == 0
     assert budget.cut == 4 - tried[-1]
     assert any(tried)
+
+
+def test_a_device_that_drafts_at_random_gets_few_rows_however_many_sessions_it_opens() -> None:
+    budget = learned(20.0, 4.0, 2.0)
+    honest = {("good", n): 0 for n in range(3)}
+    for mine in honest:
+        for _ in range(40):
+            budget.decided(mine, 3, 0, wrong=False)
+    rows = []
+    for number in range(600):
+        evil = ("evil", number // 2)
+        granted = budget.allocate({**honest, evil: 64}, 4).granted[evil]
+        budget.decided(evil, 1, 0, wrong=granted > 0)
+        rows.append(granted)
+    assert rows[0] > 1
+    assert sum(rows[-300:]) < 300
+    assert any(rows[-300:])
+    assert budget.acceptance(("good", 9)) == PRIOR
 
 
 def test_the_draft_stops_for_others_before_rows_do() -> None:
