@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
+import signal
 import ssl
 import stat
+import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from broker.config import DATABASE
+from broker.deployment.applied_state import RUN
 from flexspec_mq.errors import LinkError
 from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.base import Inbound, LinkDownEvent
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.broker.deployments import as_client, good, made, run, run_apart, running
+from tests.daemons import until
 
 
 def client(directory: Path, role: str, name: str) -> Path:
@@ -85,6 +92,36 @@ async def test_from_nothing_to_a_message_and_out_again(tmp_path: Path, flags: tu
         "carol": "edge",
         "w1": "worker",
     }
+
+
+async def test_a_kill_takes_nothing_that_is_older_than_the_last_writing(tmp_path: Path) -> None:
+    """By `persistence`, as `init` has it: the session of an absent device, what waits for it, and what is retained."""
+    directory = made(tmp_path / "d")
+    good("add-device", directory, "alice")
+    good("add-worker", directory, "w1")
+    device = replace(as_client(client(directory, "edge", "alice")), session_expiry=300)
+    with running(directory, tmp_path / "log") as (process, ready):
+        async with mqtt_link(device) as link:
+            await link.wait_up(20)
+            await link.subscribe("f1/v/alice", 1)
+        async with mqtt_link(as_client(client(directory, "worker", "w1"))) as worker:
+            await worker.wait_up(20)
+            await worker.publish("f1/v/alice", b"verdict", qos=1)
+            await worker.publish("f1/w/w1", b"status", qos=1, retain=True)
+        sent, database = time.time(), directory / RUN / DATABASE
+        await until(lambda: database.exists() and database.stat().st_mtime > sent)
+        for pid in (ready["pid"], process.pid):
+            os.kill(pid, signal.SIGKILL)
+    with running(directory, tmp_path / "log"):
+        async with mqtt_link(device) as link:
+            await link.subscribe("f1/w/w1", 1)
+            kept = set[bytes]()
+            async with asyncio.timeout(20):
+                async for event in link.events():
+                    if isinstance(event, Inbound):
+                        kept.add(event.payload)
+                    if kept == {b"status", b"verdict"}:
+                        break
 
 
 @pytest.mark.parametrize("flags", [(), ("--client-certificates",)], ids=["passwords", "certificates"])
