@@ -34,6 +34,8 @@ def _main(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(argv)
     try:
         code: int = options.run(options)
+        if (directory := getattr(options, "directory", None)) is not None:
+            commands.tell_expiry(directory)
     except OSError as error:  # a folder or a file that the user named, or a full disk
         raise BrokerError(str(error)) from error
     return code

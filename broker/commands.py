@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 from broker.deployment.folder import KEYS, Deployment
 from broker.deployment.identities import Identities, PublicKeys
 from broker.settings import Role
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.dated import last_day, warning
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.values import is_loopback
@@ -70,6 +73,10 @@ def add_commands(subparsers: Any) -> None:
     ):
         command.add_argument(flag, action="store_true", help=about)
     command.set_defaults(run=_rotate)
+
+    words = "sign the deployment's statement anew: it holds for half a year, and commands that sign renew it as well"
+    command = _command(subparsers, "renew", words)
+    command.set_defaults(run=_renew)
 
     command = _command(subparsers, "list", "who may connect, and what the deployment signs")
     command.add_argument("--json", action="store_true", help="one JSON object")
@@ -227,6 +234,24 @@ def _rotate(options: argparse.Namespace) -> int:
     return 0
 
 
+def _renew(options: argparse.Namespace) -> int:
+    deployment = Deployment(options.directory)
+    shown = deployment.renew()
+    keys = deployment.load().keys
+    assert keys is not None  # noqa: S101  or it was no use
+    statement = keys.read()
+    where = "and the broker shows it" if shown else "and no broker runs from this folder now"
+    answer(f"statement {statement.serial} holds until {last_day(statement)}, {where}")
+    return 0
+
+
+def tell_expiry(directory: Path) -> None:
+    """Tell people on standard error that the statement expires soon, or has expired."""
+    keys = Deployment(directory).load().keys
+    if keys is not None and (words := warning("the statement", keys.read(), time.time())):
+        logs.tell(f"{words}: `flexspec-broker renew {directory}` with the key that signs")
+
+
 def _list(options: argparse.Namespace) -> int:
     deployment = Deployment(options.directory)
     known = deployment.load()
@@ -251,7 +276,9 @@ def _list(options: argparse.Namespace) -> int:
         where = "is here" if keys["signs_here"] else "is kept elsewhere"
         revoked = len(keys["revoked"])
         answer(f"keys       of deployment {keys['deployment'][:8]}: the one that signs {where}")
-        answer(f"statement  {keys['statement']}, revokes {revoked} credential{'s' * (revoked != 1)}")
+        until = time.strftime("%Y-%m-%d", time.gmtime(keys["expires"]))
+        gone = f"revokes {revoked} credential{'s' * (revoked != 1)}"
+        answer(f"statement  {keys['statement']}, holds until {until}, {gone}")
         if unsigned := ", ".join(keys["unsigned"]):
             answer(f"unsigned   {unsigned}, to be revoked: `flexspec-broker revoke DIR` with that key")
     return 0
@@ -264,6 +291,7 @@ def _keys(deployment: Deployment, known: Identities) -> dict[str, Any] | None:
     return {
         "deployment": known.keys.deployment.hex(),
         "statement": statement.serial,
+        "expires": statement.expires,
         "versions": sorted(statement.opening),
         "revoked": sorted(serial.hex() for serial in statement.revoked),
         "signs_here": deployment.keys.signing_path(known.keys.deployment).exists(),

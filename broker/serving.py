@@ -27,6 +27,7 @@ from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import MosquittoLog
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon import logs, systemd
+from flexspec_mq.daemon.dated import ExpiryLog
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.errors import BrokerError, UsageError, how_to_install
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.watching.figures import Figures
+    from schemas.statement import Statement
 
 _log = logging.getLogger(__name__)
 _mosquitto = logging.getLogger("mosquitto")
@@ -78,6 +80,8 @@ class DeploymentServer:
         self._known = deployment.load()
         self._published = b""
         self._again = 0.0
+        self._statement: Statement | None = None
+        self._dates = ExpiryLog()
         self._reloaded = threading.Event()
         self._mosquitto_log = MosquittoLog(self._heard)
         connections = self._mosquitto_log.connections
@@ -117,6 +121,8 @@ class DeploymentServer:
 
         Who went beyond a limit is put out, and let in again when its time is over.
         """
+        if self._statement is not None:
+            self._dates.look("the statement", self._statement, time.time(), "`flexspec-broker renew DIR`")
         try:
             if self.broker.settings.persistence:
                 self._saving.look()
@@ -147,6 +153,7 @@ class DeploymentServer:
             "clients": len(self._known.clients),
             "revision": self._known.revision,
             "statement": statement.serial if statement else 0,
+            "statement_expires_seconds": statement.expires if statement else 0,
             "revoked_credentials": len(statement.revoked) if statement else 0,
             "put_out": len(self._guard.out),
         }
@@ -185,7 +192,7 @@ class DeploymentServer:
         keys = self._known.keys
         if keys is None or not self._unpublished:
             return
-        statement = keys.read()
+        self._statement = statement = keys.read()
         self._announcer.publish(topics.statement_topic(), keys.statement)
         self._published = keys.statement
         _log.info(

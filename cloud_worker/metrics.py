@@ -147,6 +147,9 @@ class WorkerMetrics(Collector):
             yield _now(
                 "family_alarm", "1 if the family's catalogue has expired or is disputed", bool(family.alarm)
             )
+        if ends := [document.expires for _, document, _ in worker.dated]:
+            what = "When the first of the signed documents expires that it goes by"
+            yield _now("documents_expire_seconds", what, min(ends))
         if (memory := worker.engine.memory) is not None:
             yield _now("kv_bytes", "Keys and values held", memory.nbytes)
             if memory.limit is not None:

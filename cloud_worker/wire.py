@@ -17,6 +17,7 @@ from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, P
 if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.keys.worker import WorkerKeys
+    from schemas.statement import Statement
     from schemas.status import WorkerStatus
 
 
@@ -66,6 +67,11 @@ class WorkerWire:
         if message.session != session:
             raise KeysRefused(KeyReason.FORGED, f"it speaks of session {message.session} under another's key")
         return message, version or self.keys.version_of(edge, session, now)
+
+    @property
+    def statement(self) -> Statement | None:
+        """The newest statement of the deployment; None without keys."""
+        return None if self.keys is None else self.keys.trust.statement
 
     def status(self, status: WorkerStatus) -> bytes:
         """The payload of a status of this worker, signed where it has keys."""

@@ -22,10 +22,11 @@ from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec, TooManyTokens
+from flexspec_mq.daemon.dated import ExpiryLog, over
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
-from flexspec_mq.keys.refusals import KeysRefused
+from flexspec_mq.keys.refusals import RENEW, STATEMENT, KeysRefused
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.interface import Engine, StepResult
     from cloud_worker.settings import WorkerSettings
     from cloud_worker.versions.follower import FamilyFollower
+    from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.keys.refusals import KeyReason
     from flexspec_mq.protocol.effects import WorkerEffect
     from flexspec_mq.transport.link import Link, LinkFactory
@@ -114,6 +116,9 @@ class CloudWorker:
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
         self._told_at = 0.0
+        self._linked: float | None = None
+        self._dates = ExpiryLog()
+        self._lapsed = ""
         self._work = asyncio.Event()
         self._timer = asyncio.Event()
         self._emptied = asyncio.Event()
@@ -137,7 +142,7 @@ class CloudWorker:
         """Why it takes no new sessions now; empty if it does, as far as there is room."""
         if self._link is None or not self._link.is_up:
             return "not connected to the broker"
-        return "draining" if self.machine.draining else ""
+        return self._lapsed or ("draining" if self.machine.draining else "")
 
     @property
     def refused(self) -> Mapping[KeyReason, int]:
@@ -225,6 +230,33 @@ class CloudWorker:
         if not await self._publish_queue.flush(waiting.FAREWELL):
             _log.warning("left with %d messages unpublished", len(self._publish_queue))
 
+    async def _look_at_dates(self, now: float) -> None:
+        """Take no new sessions while a signed document that says whom to believe has expired; those here go on."""
+        if self._linked is None or now < self._linked + waiting.RETAINED or self._stopping.is_set():
+            return
+        held, self._lapsed = not self._lapsed, ""
+        for name, document, advice in self.dated:
+            self._dates.look(name, document, time.time(), advice)
+            self._lapsed = self._lapsed or over(name, document, time.time())
+        if held == (not self._lapsed):
+            return
+        if self._lapsed:
+            self._do(self.machine.drain(now))
+            for version in self._shares.copy():
+                await self.leave_version(version)
+        else:
+            self.machine.resume()
+            for version in tuple(self.machine.versions):
+                await self.open_version(version)
+        self.publish_status()
+
+    @property
+    def dated(self) -> Sequence[tuple[str, Dated, str]]:
+        """Signed documents that this worker goes by: what each is, itself, and what to do once it expires."""
+        family = () if self.family is None else self.family.dated
+        statement = self._wire.statement
+        return family if statement is None else ((STATEMENT, statement, RENEW), *family)
+
     async def open_version(self, version: str) -> None:
         """Take new sessions of a version that the engine holds; not while the worker drains."""
         self.machine.hold(version, self._facts)
@@ -267,6 +299,7 @@ class CloudWorker:
                 if self.family is not None:
                     self.family.upkeep.linked(up=isinstance(event, LinkUpEvent))
                 if isinstance(event, LinkUpEvent):
+                    self._linked = self._linked or time.monotonic()
                     self.ready.set()
 
     def _receive(self, inbound: Inbound) -> None:
@@ -314,6 +347,7 @@ class CloudWorker:
             self._wire.refusals.refused(f"on {topics.statement_topic()}", error, time.monotonic())
             return
         _log.info("statement %d of the deployment is in force", keys.trust.statement.serial)
+        self._timer.set()
         if keys.trust.revoked:
             _log.error("this worker was revoked: no device believes it any more")
         for version in filter(keys.outdated, sorted(self._shares)):
@@ -404,6 +438,7 @@ class CloudWorker:
             if due is not None and due <= now:
                 self._do(self.machine.tick(now))
                 due = self.machine.next_tick()
+            await self._look_at_dates(now)
             if now >= status_due:
                 status_due = now + self.settings.status_every
                 self.publish_status()

@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.transport.link import Link, LinkFactory
+    from schemas.statement import Statement
 
 _log = logging.getLogger(__name__)
 
@@ -200,6 +201,16 @@ class EdgeNode:
         return self._settings.version
 
     @property
+    def statement(self) -> Statement | None:
+        """The newest statement of the deployment; None without keys."""
+        return self._wire.statement
+
+    @property
+    def lapsed(self) -> str:
+        """Why no new text may be begun, though workers may be online; empty where one may."""
+        return self._wire.lapsed
+
+    @property
     def refused(self) -> Mapping[KeyReason, int]:
         """Messages that were not believed, by reason."""
         return self._wire.refusals.counts
@@ -258,6 +269,7 @@ class EdgeNode:
         Raises:
             FlexSpecError: the node is broken: one of its loops died of this.
             UsageError: the deployment has no opening key for the version.
+            WorkerError: the deployment's statement has expired.
         """
         if self.failure is not None:
             raise self.failure
@@ -334,6 +346,8 @@ class EdgeNode:
             "publish": self._queue.run(link),
             "directory": self.directory.watch(link),
         }
+        if self._wire.statement is not None:
+            named["statement"] = self._wire.watch()
         if self.texts is not None:
             named["texts"] = self.texts.run(link)
         if self._family is not None:

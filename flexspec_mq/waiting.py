@@ -109,6 +109,8 @@ UNSERVED: Final = 1.0
 either may just be starting again."""
 LOOK_DIRECTORY: Final = 0.25
 """Between two looks at what the statuses do not tell: catalogues and ages."""
+LOOK_DATES: Final = 10.0
+"""Between two looks of a device with keys whether the deployment's statement has expired."""
 LOOK_CATALOGUE: Final = 10.0
 """Between two looks of a catalogue's follower at clock and disk."""
 TARGET_TEXT: Final = 20.0

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.messages import Name
+from schemas.statement import UNDATED, Second
 
 FORMAT = 1
 
@@ -31,8 +32,6 @@ KEY_ID = 4
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 KeySignature = Annotated[bytes, Meta(min_length=KEY_ID + 64, max_length=KEY_ID + 64)]
 """Id of the key, and its signature behind it."""
-Second = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-"""Since the Unix epoch."""
 Serial = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 
 
@@ -103,6 +102,7 @@ class KeySet(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         keys: Ed25519 public keys.
         reset: catalogues with an epoch above this that were seen before this key set do not count any more; 0 resets
             nothing.
+        expires: second from which it counts no more: a later one may be withheld.
     """
 
     format: Annotated[int, Meta(ge=0, le=255)]
@@ -111,6 +111,7 @@ class KeySet(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     threshold: Annotated[int, Meta(ge=1, le=MAX_KEYS)]
     keys: Annotated[tuple[PublicKey, ...], Meta(min_length=1, max_length=MAX_KEYS)]
     reset: Second = 0
+    expires: Second = UNDATED
 
 
 class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):

@@ -19,9 +19,13 @@ KEY, SERIAL = 32, 8
 MAX_OPENING, MAX_REVOKED = 256, 16_384
 MAX_CREDENTIAL: Final = 4096
 """Bytes of a credential with its signature."""
+UNDATED: Final = 1_811_808_000
+"""The second at which documents without a date expire, which earlier releases signed: 1 June 2027."""
 
 Key = Annotated[bytes, Meta(min_length=KEY, max_length=KEY)]
 Serial = Annotated[bytes, Meta(min_length=SERIAL, max_length=SERIAL)]
+Second = Annotated[int, Meta(ge=0, le=2**32 - 1)]
+"""Since the Unix epoch."""
 Version = Annotated[str, Meta(pattern=r"^([A-Za-z0-9._-]{1,64}|\*)$(?!\n)")]
 
 
@@ -33,12 +37,14 @@ class Statement(msgspec.Struct, frozen=True, array_like=True):
         serial: higher than of any earlier one.
         opening: version, or ``*`` for those that are not named → X25519 public key of its opens.
         revoked: serials of credentials that nobody may believe any more.
+        expires: second from which nothing new is begun by it: a newer one may be withheld.
     """
 
     format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
     serial: Annotated[int, Meta(ge=1, le=2**53)]
     opening: Annotated[dict[Version, Key], Meta(max_length=MAX_OPENING)]
     revoked: Annotated[frozenset[Serial], Meta(max_length=MAX_REVOKED)]
+    expires: Second = UNDATED
 
     def opening_of(self, version: str) -> bytes | None:
         """The public key to which opens of a version are sealed; None if there is none."""

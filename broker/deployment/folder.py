@@ -8,6 +8,7 @@ Mosquitto read its files again and publishes the statement.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -44,10 +45,10 @@ class Deployment:
         applied: state that a running broker has applied.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.directory = directory.resolve()
         self.settings_file = self.directory / SETTINGS
-        self.keys = SecretKeys(self.directory / KEYS)
+        self.keys = SecretKeys(self.directory / KEYS, clock)
         self.applied = AppliedState(self.directory)
         self.bundles = ClientBundles(self.directory / HAND_OUT, self.directory / TLS, self.keys)
 
@@ -226,6 +227,10 @@ class Deployment:
             self.keys.signing_path(before.deployment).unlink(missing_ok=True)
             self.keys.opening_path(before.read().opening[ANY]).unlink(missing_ok=True)
         return self._folders(lambda _, client: client.role in KEY_ROLES)
+
+    def renew(self) -> bool:
+        """Sign the statement anew, so that it holds for longer; tells whether a running broker shows it."""
+        return self.applied.wait_for(self._change(self.keys.renewed))
 
     def _change(self, change: Callable[[Identities], Identities]) -> int:
         """Change the file, and return its new revision."""

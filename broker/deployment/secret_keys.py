@@ -7,7 +7,8 @@ named by what it holds, so that a change of the deployment takes up a new one at
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -15,7 +16,8 @@ from msgspec.structs import replace
 from broker.deployment.identities import Client, Identities, PublicKeys
 from broker.files import private_folder, read_text, write_private
 from broker.settings import Role
-from flexspec_mq.errors import BrokerError
+from flexspec_mq.daemon.dated import LIFETIME, wants_renewal
+from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets, public_key
 from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
@@ -32,14 +34,15 @@ class KeptElsewhere(BrokerError):
 
 
 class SecretKeys:
-    """Secrets of a deployment, in files of a folder.
+    """Secrets of a deployment, in files of a folder; `clock` gives seconds since the Unix epoch.
 
     Methods that sign raise `KeptElsewhere` where a secret that is needed is not here, and those that make secrets
     `OSError` where none can be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
         self.folder = folder
+        self._clock = clock
 
     def with_new_keys(self, known: Identities) -> Identities:
         """The same with keys that nobody has yet: all credentials are void, and so nothing need be revoked."""
@@ -47,7 +50,8 @@ class SecretKeys:
         private_folder(self.folder)
         write_private(self.signing_path(key.public), key.pem().decode())
         serial = known.keys.read().serial + 1 if known.keys else 1
-        statement = sign_statement(key, serial, self._new_opening().public(known.versions), ())
+        opening = self._new_opening().public(known.versions)
+        statement = sign_statement(key, serial, opening, (), self._until())
         clients = {name: replace(client, credentials=()) for name, client in known.clients.items()}
         return replace(known, clients=clients, keys=PublicKeys(key.public, statement))
 
@@ -60,6 +64,8 @@ class SecretKeys:
 
     def restated(self, known: Identities, revoked: Iterable[str] = ()) -> Identities:
         """The same with a new statement, if there is anything new to say, or anything left unsigned.
+
+        A statement that was signed more than a day ago is signed anew as well, where the key that signs is here.
 
         Args:
             known: the identities, with all clients as they are to be.
@@ -77,6 +83,19 @@ class SecretKeys:
         else:
             opening = self._opening(present[ANY]).public(known.versions)
         return self._stated(known, known.keys, opening, revoked)
+
+    def renewed(self, known: Identities) -> Identities:
+        """The same with a statement that says what the present one does, and holds for longer.
+
+        Raises:
+            UsageError: the deployment has no keys.
+        """
+        if known.keys is None:
+            raise UsageError(
+                "this broker has no keys, so there is nothing that expires",
+                hint="`flexspec-broker rotate DIR --keys` makes some",
+            )
+        return self._stated(known, known.keys, known.keys.read().opening, (), again=True)
 
     def issued(self, known: Identities, name: str, client: Client) -> KeyIdentity | None:
         """A new credential for a client, with a key pair of its own; None for who needs none.
@@ -104,14 +123,26 @@ class SecretKeys:
         """Path of the secrets from which opening keys follow, here or not, by the public opening key of `ANY`."""
         return self.folder / f"opening-{public.hex()[:_NAMED_BY]}.key"
 
+    def _until(self) -> int:
+        return int(self._clock()) + LIFETIME
+
     def _stated(
-        self, known: Identities, keys: PublicKeys, opening: dict[str, bytes], void: Iterable[str]
+        self,
+        known: Identities,
+        keys: PublicKeys,
+        opening: dict[str, bytes],
+        void: Iterable[str],
+        *,
+        again: bool = False,
     ) -> Identities:
         present = keys.read()
         revoked = present.revoked | {bytes.fromhex(serial) for serial in (*void, *keys.unsigned)}
-        if (opening, revoked) == (present.opening, present.revoked):
-            return known
-        signed = sign_statement(self._signing(keys.deployment), present.serial + 1, opening, revoked)
+        if (opening, revoked) == (present.opening, present.revoked) and not again:
+            here = self.signing_path(keys.deployment).exists()
+            if not (here and wants_renewal(present, self._clock())):
+                return known
+        signer = self._signing(keys.deployment)
+        signed = sign_statement(signer, present.serial + 1, opening, revoked, self._until())
         return replace(known, keys=PublicKeys(keys.deployment, signed))
 
     def _new_opening(self) -> OpeningSecrets:

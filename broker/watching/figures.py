@@ -30,6 +30,12 @@ _FAMILIES = (
     (GaugeMetricFamily, "clients", (), "Users that may connect"),
     (GaugeMetricFamily, "revision", (), "Revision of the clients that is in force"),
     (GaugeMetricFamily, "statement", (), "Number of the signed statement that is published; 0 without keys"),
+    (
+        GaugeMetricFamily,
+        "statement_expires_seconds",
+        (),
+        "When the statement expires, since the Unix epoch; 0 without keys",
+    ),
     (GaugeMetricFamily, "revoked_credentials", (), "Credentials that the statement revokes"),
     (GaugeMetricFamily, "put_out", (), "Users that went beyond a limit and are not let in now"),
 )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cloud_worker.engine.thread import EngineThread
     from cloud_worker.versions.loader import HeadLoader
     from flexspec_mq.catalogue.store import Store
+    from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.protocol.worker.machine import WorkerMachine
     from schemas.status import VersionStatus
 
@@ -84,6 +85,11 @@ class FamilyFollower:
     def subscriptions(self) -> tuple[Subscription, ...]:
         """Topics of the family."""
         return tuple(map(Subscription, self._driver.topics))
+
+    @property
+    def dated(self) -> tuple[tuple[str, Dated, str], ...]:
+        """The family's key set, as `Follower.dated`."""
+        return self._follower.dated
 
     @property
     def alarm(self) -> str:

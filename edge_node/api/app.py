@@ -113,7 +113,7 @@ class Api:
         """Why no text can be written now; empty when it can."""
         if not self.node.link.is_up:
             return "the edge node has no link to its broker"
-        return self.node.models.not_ready()
+        return self.node.lapsed or self.node.models.not_ready()
 
 
 def _unknown(asked: str, known: list[str]) -> ApiError:

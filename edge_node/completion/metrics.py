@@ -127,6 +127,9 @@ class _Node(Collector):
         what = "Messages that no worker's keys vouch for"
         refused = self._node.refused
         yield _labelled("unbelieved", what, {reason: refused.get(reason, 0) for reason in NotBelieved})
+        if (statement := self._node.statement) is not None:
+            what = "When the deployment's statement expires"
+            yield GaugeMetricFamily("flexspec_edge_statement_expires_seconds", what, value=statement.expires)
         if (family := self._node.models.followed) is not None:
             yield from _family(family)
             yield from _versions(self._node.status.tally.figures())
@@ -144,6 +147,11 @@ def _family(family: FamilyCatalogue) -> Iterator[Metric]:
     for name, about, value in (
         ("epoch_seconds", "When it was issued; 0 without any", status.epoch),
         ("expires_seconds", "When it expires; 0 without any", status.expires),
+        (
+            "keys_expire_seconds",
+            "When its key set expires; 0 without any",
+            family.keys.expires if family.keys else 0,
+        ),
         ("expired", "1 past its expiry", status.state == "expired"),
         ("alarm", "1 once two signed messages had one number", bool(status.alarm)),
     ):

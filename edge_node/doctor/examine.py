@@ -48,7 +48,7 @@ class EdgeDoctor(DaemonDoctor):
     def __init__(self, config: EdgeConfig, load: Load, listening: float = waiting.DOCTOR_LISTENS) -> None:
         link, edge = config.link, config.node
         settings = link_settings(link, f"e-{edge.edge}")
-        wire_of(edge)
+        self.trust = wire_of(edge).trust
         config.api.for_serving()
         topic = topics.edge_status_topic(edge.edge)
         super().__init__(edge.edge, settings, topic, edge.version, config.family, listening)

@@ -19,6 +19,7 @@ from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
+from flexspec_mq.daemon.dated import ExpiryLog
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.models.cache import families_folder
 from schemas.catalogue import VersionState
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from flexspec_mq.catalogue.driver import Outcome
     from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.transport.link import Link
-    from schemas.catalogue import Catalogue
+    from schemas.catalogue import Catalogue, KeySet
 
 _TEXT = 256
 
@@ -75,6 +76,7 @@ class FamilyCatalogue:
         self.refused: Counter[Reason] = Counter()
         self.why = ""
         self._disk = ""
+        self._dates = ExpiryLog()
         self._follower = Follower(family, root, store.load())
         self._driver = Driver(self._follower, store, clock)
         self._clock = clock
@@ -94,6 +96,16 @@ class FamilyCatalogue:
     def expired(self) -> bool:
         """Whether it should have been signed anew by now."""
         return self._follower.expired(self._clock())
+
+    @property
+    def lapsed(self) -> str:
+        """Why no new text goes by the catalogue: its key set has expired; empty while that holds."""
+        return self._follower.lapsed(self._clock())
+
+    @property
+    def keys(self) -> KeySet | None:
+        """The key set that counts; None before the first."""
+        return self._follower.keys
 
     def status(self) -> CatalogueStatus:
         """As the edge's status tells it."""
@@ -148,6 +160,8 @@ class FamilyCatalogue:
             while True:
                 for topic, outcome in await self._driver.turn():
                     self._note(topic, outcome)
+                for name, keys, advice in self._follower.dated:
+                    self._dates.look(name, keys, self._clock(), advice)
                 if self.expired and not was_expired:
                     _log.warning("the catalogue of %s has expired; what it says goes on", self.family)
                 if self.expired != was_expired:

@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class NoCatalogue(WorkerError):
-    """The family's catalogue has not come yet."""
+    """The family's catalogue has not come yet, or its key set has expired."""
 
 
 class Models:
@@ -86,7 +86,7 @@ class Models:
 
         None without a family or catalogue.
         """
-        if self.followed is None or (catalogue := self.followed.catalogue) is None:
+        if self.followed is None or self.followed.lapsed or (catalogue := self.followed.catalogue) is None:
             return []
         names: list[tuple[str, int, CatalogueVersion]] = []
         for name in naming.names(catalogue):
@@ -120,6 +120,8 @@ class Models:
         if self.followed is None:
             if self._own not in self._directory.versions():
                 return f"no worker of {self._own} is known to be online"
+        elif lapsed := self.followed.lapsed:
+            return lapsed
         elif self.followed.catalogue is None:
             return f"no catalogue of the family {self.followed.family} has come"
         elif not self.listed():
@@ -149,6 +151,11 @@ class Models:
         return [self._directory.difference(version) for version in versions]
 
     def _catalogue(self, followed: FamilyCatalogue) -> Catalogue:
+        if lapsed := followed.lapsed:
+            raise NoCatalogue(
+                f"{lapsed}, so its catalogue is not believed for a new text",
+                hint="the owner of the root key signs a later one with `flexspec head trust`",
+            )
         if followed.catalogue is None:
             raise NoCatalogue(
                 f"no catalogue of the family {followed.family} has come"

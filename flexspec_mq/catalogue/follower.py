@@ -15,8 +15,10 @@ from msgspec import Meta
 
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
 from flexspec_mq.catalogue.signing import Opened, open_signed, opened, signed_later
+from flexspec_mq.daemon.dated import over
 from flexspec_mq.errors import LocalProtocolError
-from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet, Second
+from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet
+from schemas.statement import Second
 
 AHEAD: Final = 300
 """Seconds by which a catalogue may have been issued later than our clock says."""
@@ -125,6 +127,18 @@ class Follower:
         catalogue = self.catalogue
         return catalogue is not None and _expires(catalogue) <= now
 
+    @property
+    def dated(self) -> tuple[tuple[str, KeySet, str], ...]:
+        """The key set, if there is one: its name for people, itself, and what to do once it expires."""
+        return () if self.keys is None else ((self._keys_name(self.keys), self.keys, _RENEW),)
+
+    def lapsed(self, now: float) -> str:
+        """Why the catalogue is not to be believed for anything new: its key set has expired; empty while it holds."""
+        return "" if self.keys is None else over(self._keys_name(self.keys), self.keys, now)
+
+    def _keys_name(self, keys: KeySet) -> str:
+        return f"key set {keys.serial} of {self.family}"
+
     def rightful_keys(self, standing: bytes) -> bytes:
         """Payload of the adopted key set if it should stand on its topic instead of `standing`, else nothing.
 
@@ -164,7 +178,7 @@ class Follower:
     def receive_keys(self, payload: bytes, now: float) -> Accepted | Refused | Unchanged:
         """Judge a message on ``f1/k/<family>``, and with new keys a catalogue that waited for them."""
         try:
-            state = self._with_keys(payload)
+            state = self._with_keys(payload, now)
         except SignedRefused as error:
             return self._refused(error)
         if state is None:
@@ -209,7 +223,7 @@ class Follower:
         self._waits_no_more(record.catalogue)
         self._state, self._offered = self._offered, None
 
-    def _with_keys(self, payload: bytes) -> _State | None:
+    def _with_keys(self, payload: bytes, now: float) -> _State | None:
         """The state after a key set; None if it is the one that we have."""
         old = self._state
         message = opened(payload, KeySet, self.family)
@@ -217,6 +231,8 @@ class Follower:
             return None
         message = open_signed(payload, KeySet, self.family, [self._root])
         serial = message.body.serial
+        if not self._renews and (why := over(self._keys_name(message.body), message.body, now)):
+            raise SignedRefused(Reason.EXPIRED, why, hint=_RENEW)
         if old is None:
             return _State(Record(serial, 0, payload), message, None)
         if serial == old.record.serial:
@@ -240,7 +256,7 @@ class Follower:
         current = state.catalogue
         if current is not None and message.signed == current.signed:
             return None
-        self._check_signers(state, message)
+        self._check_signers(state, message, now)
         epoch, highest = body.epoch, state.record.epoch
         if current is not None and epoch == highest == current.body.epoch:
             raise SignedRefused(
@@ -265,9 +281,11 @@ class Follower:
         record = Record(state.record.serial, epoch, state.record.keys, payload, state.record.keys)
         return _State(record, state.keys, message)
 
-    def _check_signers(self, state: _State, message: Opened[Catalogue]) -> None:
+    def _check_signers(self, state: _State, message: Opened[Catalogue], now: float) -> None:
         """Whether enough keys of the key set that counts have signed a catalogue."""
         keys, serial = state.keys.body, message.body.key_set
+        if not self._renews and (why := over(self._keys_name(keys), keys, now)):
+            raise _Waits(Reason.EXPIRED, f"no catalogue is taken up: {why}", hint=_RENEW)
         if serial > keys.serial:
             raise _Waits(
                 Reason.KEY_SET,
@@ -327,6 +345,7 @@ class Follower:
 
 _CALL = "somebody else may hold the key: ask who publishes this family, and trust another key"
 _TRUST = "`flexspec head trust` publishes it"
+_RENEW = "`flexspec head trust` signs a later one; where that was done, somebody on the way withholds it"
 
 
 def _expires(catalogue: Catalogue) -> int:

@@ -19,7 +19,7 @@ _CODES = {
         *("broker down", "wrong port", "3.1.1 only", "TLS mismatch", "login refused", "ACL refusal"),
         *("broker lacking", "link lost"),
     ),
-    WorkerError.exit_code: ("no worker", "no text"),
+    WorkerError.exit_code: ("no worker", "no text", "expired"),
 }
 _CODE_OF = {fault: code for code, faults in _CODES.items() for fault in faults}
 

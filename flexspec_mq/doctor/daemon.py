@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import time
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue import naming
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.dated import last_day, over, warning
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import statuses
 from flexspec_mq.doctor.checks import Check, Finding, run_checks
@@ -19,6 +22,7 @@ from flexspec_mq.doctor.machine import check_cache, check_packages
 from flexspec_mq.doctor.qualities import reach
 from flexspec_mq.doctor.watch import Watch
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
+from flexspec_mq.keys.refusals import RENEW, STATEMENT, KeysRefused
 from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.doctor.checks import Report
+    from flexspec_mq.keys.trust import Trust
     from flexspec_mq.transport.base import LinkSettings
     from flexspec_mq.transport.link import Link
 
@@ -56,6 +61,7 @@ class DaemonDoctor:
         link: Connection of the doctor's own, once it has logged in.
         version: The stable one of the family, once its catalogue is known.
         keys: File with the daemon's keys, by which it knows whom it talks to.
+        trust: Whom the daemon believes by that file; None without one.
         secrets: Other files that nobody else should read.
         here: Description of the daemon of this machine; empty if none was found.
         public_group: This worker shares sessions in the group that any client may join.
@@ -63,6 +69,7 @@ class DaemonDoctor:
 
     link: Link
     keys: Path | None = None
+    trust: Trust | None = None
     secrets: tuple[Path | None, ...] = ()
     public_group = False
     here = ""
@@ -105,6 +112,7 @@ class DaemonDoctor:
         looking = f"looking for the broker at {self.settings.address}"
         needs = replace(self.settings, needs=FOR_SESSIONS)
         lost = "no version of the family is known"
+        keys = () if self.trust is None else (Check("keys", self._check_keys, ("login",)),)
         rows = [
             Check("packages", partial(check_packages, needed=extras, useful=useful)),
             Check("cache", check_cache),
@@ -112,6 +120,7 @@ class DaemonDoctor:
             Check("broker", partial(reach, needs), (), "the broker cannot be used", looking),
             Check("login", self._log_in, ("broker",), "the broker does not let us in", "logging in"),
             model,
+            *keys,
             Check("name", self._check_name, ("login",), doing="listening for other daemons"),
             Check("catalogue", self._check_catalogue, ("login",), lost),
         ]
@@ -151,6 +160,43 @@ class DaemonDoctor:
     async def _check_name(self, report: Report) -> None:
         await self.watch.listen()
         statuses.check_name(report, self.watch, self.here)
+
+    async def _check_keys(self, report: Report) -> None:
+        """Check whether the deployment's statement is at the broker, and for how long the newest one holds."""
+        assert self.trust is not None  # noqa: S101  or there is no such check
+        heard = asyncio.Queue[bytes]()
+        topic = topics.statement_topic()
+        before, self.watch.other = (
+            self.watch.other,
+            lambda inbound: heard.put_nowait(inbound.payload) if inbound.topic == topic else None,
+        )
+        why = "no statement of the deployment came from the broker"
+        try:
+            await self.link.subscribe(topic)
+            async with asyncio.timeout(waiting.RETAINED):
+                payload = await heard.get()
+            self.trust.take(payload)
+            why = ""
+        except LinkRefused:
+            self.forbidden(report, f"read {topic}", "nobody would learn who was revoked")
+            return
+        except KeysRefused as error:
+            why = error.message
+        except TimeoutError:
+            pass
+        finally:
+            self.watch.other = before
+        statement, now = self.trust.statement, time.time()
+        if lapsed := over(STATEMENT, statement, now):
+            report.fail("expired", lapsed, RENEW)
+            return
+        if words := why or warning(STATEMENT, statement, now):
+            advice = (
+                RENEW if not why else "what the file says goes on; does `flexspec-broker run DIR` run there?"
+            )
+            report.warn(words, advice)
+            return
+        report.ok(f"statement {statement.serial} holds until {last_day(statement)}")
 
     async def _check_catalogue(self, report: Report) -> None:
         catalogue = await check_family(report, self.family, self.watch, self.link, self.forbidden)

@@ -12,6 +12,7 @@ from flexspec_mq.catalogue.follower import Follower, Record
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
+from flexspec_mq.daemon.dated import over, warning
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import LinkRefused, UsageError
 from flexspec_mq.models.cache import families_folder
@@ -82,7 +83,14 @@ async def check_family(
         detail = f"no catalogue of the family {family} can be taken up, so no version of it is known"
         report.fail("no worker", "; ".join([detail, *notes]), _PUBLISH)
         return None
-    left = catalogue.epoch + catalogue.lifetime - time.time()
+    now = time.time()
+    for name, keys, advice in follower.dated:
+        if lapsed := over(name, keys, now):
+            report.fail("expired", lapsed, advice)
+            return catalogue
+        if soon := warning(name, keys, now):
+            notes.append(soon)
+    left = catalogue.epoch + catalogue.lifetime - now
     expiry = f"expires in {duration(left)}" if left > 0 else f"expired {duration(-left)} ago"
     versions = ", ".join(f"{version.name} {version.state.name.lower()}" for version in catalogue.versions)
     detail = f"{family} has epoch {catalogue.epoch}, {expiry}; {versions}"

@@ -25,6 +25,8 @@ from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.dated import warning
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, LinkRefused, UsageError
@@ -171,6 +173,11 @@ class CatalogueClient:
             UsageError: they are less than it asks for.
         """
         keys = self.keys()
+        if lapsed := self.follower.lapsed(self.clock()):
+            raise UsageError(
+                f"{lapsed}: nobody takes up a catalogue under it",
+                hint="the owner of the root key signs a later one: `flexspec head trust --root FILE`",
+            )
         valid = {signer.public: signer for signer in signers if signer.public in keys.keys}
         if len(valid) < (1 if others_sign else keys.threshold):
             raise UsageError(
@@ -333,6 +340,9 @@ def connected(
     async def run() -> None:
         async with stoppable(), catalogue_client(config, root_key, filters, others) as client:
             await client.look()
+            for name, keys, advice in client.follower.dated:
+                if words := warning(name, keys, client.clock()):
+                    logs.tell(f"{words}: {advice}")
             await work(client)
 
     asyncio.run(run())

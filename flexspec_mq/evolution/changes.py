@@ -12,6 +12,7 @@ import msgspec
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.refusals import SignedRefused
 from flexspec_mq.catalogue.signing import Opened, PrivateKey, cosigned, open_signed, opened, read_public, seal
+from flexspec_mq.daemon.dated import LIFETIME, last_day
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
@@ -122,28 +123,34 @@ def trust(args: argparse.Namespace) -> int:
             f"{args.root} is another key than --root-key", hint="give the one that belongs to it"
         )
 
-    def key_set(serial: int) -> bytes:
-        keys = tuple(read_public(signer) for signer in args.signer)
-        reset = int(time.time()) if args.reset else 0
-        return seal(KeySet(FORMAT, family, serial, args.threshold, keys, reset), [root])
+    given = tuple(read_public(signer) for signer in args.signer or ())
+
+    def key_set(serial: int, keys: tuple[bytes, ...], threshold: int) -> bytes:
+        now = int(time.time())
+        reset = now if args.reset else 0
+        return seal(KeySet(FORMAT, family, serial, threshold, keys, reset, now + LIFETIME), [root])
 
     if args.out is not None:
-        if args.serial is None:
-            hint = "the first key set has 1, each later one a higher one"
-            raise UsageError("--out needs --serial", hint=hint)
-        _write(args.out, key_set(args.serial))
+        if args.serial is None or not given:
+            hint = "the first key set has the serial 1, each later one a higher one"
+            raise UsageError("--out needs --serial and --signer", hint=hint)
+        _write(args.out, key_set(args.serial, given, args.threshold or 1))
         how = "publish it with `flexspec head send`"
         answer(f"wrote {args.out}: key set {args.serial} of {family}; {how}")
         return 0
 
     async def sign_and_send(client: CatalogueClient) -> None:
-        serial = args.serial
-        if serial is None:
+        serial, keys, threshold = args.serial, given, args.threshold or 1
+        if serial is None or not keys:
             try:
-                serial = client.keys().serial + 1
+                present = client.keys()
             except UsageError as error:
-                raise UsageError(error.message, hint="give --serial; the first key set has 1") from error
-        await _send_keys(client, key_set(serial))
+                hint = "give --serial and --signer; the first key set has the serial 1"
+                raise UsageError(error.message, hint=hint) from error
+            serial = serial or present.serial + 1
+            if not keys:
+                keys, threshold = present.keys, args.threshold or present.threshold
+        await _send_keys(client, key_set(serial, keys, threshold))
 
     return connected(args, sign_and_send, root=root.public)
 
@@ -169,7 +176,7 @@ async def _send_keys(client: CatalogueClient, payload: bytes) -> None:
     unknown = await client.trust(payload)
     keys, catalogue = client.keys(), client.follower.catalogue
     signers = f"{keys.threshold} of {len(keys.keys)} keys sign"
-    answer(f"published key set {keys.serial} of {keys.family}: {signers}")
+    answer(f"published key set {keys.serial} of {keys.family}: {signers}, until {last_day(keys)}")
     if catalogue is not None and catalogue.key_set != keys.serial:
         answer("the catalogue is still signed under the one before: now `flexspec head renew`")
     _tell(unknown)

@@ -181,8 +181,14 @@ def _add_trust(actions: _Actions[argparse.ArgumentParser]) -> None:
     about = "private root key, which can stay on a machine without a network"
     add("--root", type=Path, required=True, metavar="FILE", help=about)
     about = "public key that may sign; once for each"
-    add("--signer", action="append", required=True, metavar="KEY", help=about)
-    add("--threshold", type=int, default=1, metavar="N", help="keys that must sign a catalogue (default: 1)")
+    about = f"{about} (default: those of the present key set, so that it only holds for longer)"
+    add("--signer", action="append", metavar="KEY", help=about)
+    add(
+        "--threshold",
+        type=int,
+        metavar="N",
+        help="keys that must sign a catalogue (default: 1, or as before)",
+    )
     add("--serial", type=int, metavar="N", help="of this key set (default: one above the present one's)")
     add("--reset", action="store_true", help="forget catalogues that were issued later than now")
     about = "write the signed key set instead of publishing it, for somebody to `send`"

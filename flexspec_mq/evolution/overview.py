@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,7 @@ def report(catalogue: Catalogue, keys: KeySet, statuses: Statuses, now: float) -
         "heads": catalogue.heads,
         "key_set": {
             "serial": keys.serial,
+            "expires": keys.expires,
             "threshold": keys.threshold,
             "keys": [key.hex() for key in keys.keys],
         },
@@ -109,7 +111,8 @@ def table(listed: dict[str, Any], now: float) -> Iterator[str]:
     keys = listed["key_set"]
     age = duration(max(0.0, now - listed["epoch"]))
     yield f"{listed['family']}: issued {age} ago, {until}; heads at {listed['heads']}"
-    yield f"key set {keys['serial']}: {keys['threshold']} of {len(keys['keys'])} keys sign"
+    until = time.strftime("%Y-%m-%d", time.gmtime(keys["expires"]))
+    yield f"key set {keys['serial']}: {keys['threshold']} of {len(keys['keys'])} keys sign, until {until}"
     rows = [_HEADINGS, *(_row(version) for version in listed["versions"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     for row in rows:

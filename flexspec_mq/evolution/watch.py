@@ -13,6 +13,7 @@ from flexspec_mq import waiting
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.naming import stable
 from flexspec_mq.catalogue.signing import PrivateKey
+from flexspec_mq.daemon.dated import ExpiryLog
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import Cancelled, LinkError, LinkRefused, PublishRefused, UsageError
 from flexspec_mq.evolution.analysis import CanaryRule, Decision, Judgement, judge
@@ -120,6 +121,7 @@ class Watcher:
     judge: Judge
     say: Callable[[str], None]
     _told: dict[str, float] = field(default_factory=dict)
+    _dates: ExpiryLog = field(default_factory=ExpiryLog)
     _repaired: float = -waiting.REPAIR_EVERY
 
     async def run(self, pause: float = 1.0) -> None:
@@ -154,6 +156,8 @@ class Watcher:
     def _next(self) -> tuple[Catalogue, str] | None:
         """The next catalogue, and why; None if nothing is to be done."""
         now, catalogue = self.client.clock(), self.client.follower.catalogue
+        for name, keys, advice in self.client.follower.dated:
+            self._dates.look(name, keys, now, advice)
         if catalogue is None:
             raise UsageError("there is no catalogue any more", hint="look at `flexspec head list`")
         for canary, (decision, why) in self.judge.verdicts(catalogue):

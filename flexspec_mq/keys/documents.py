@@ -3,10 +3,11 @@
 Ed25519 over a domain and the exact bytes that travel, ``body || signature``. The domain keeps a credential from ever
 being taken for a statement.
 
-A credential has no last day: devices have no clock that they could trust. The statement revokes it, by its serial.
-It is public; each side sends it once to the other for a session. A worker has a second one of the same serial, whose
-key signs its statuses and which travels with these only. The statement is retained on
-`topics.statement_topic`: whoever runs the broker can withhold a newer one, and no more than that.
+A credential has no last day: the statement revokes it, by its serial, and that has one, so that a newer statement
+cannot be withheld for ever. It is public; each side sends it once to the other for a session. A worker has a second one
+of the same serial, whose key signs its statuses and which travels with these only. The statement is retained on
+`topics.statement_topic`: whoever runs the broker can withhold a newer one until the older one expires, and no more than
+that.
 """
 
 from __future__ import annotations
@@ -136,7 +137,11 @@ def read_credential(data: bytes, deployment: bytes, use: Use = Use.SESSIONS) -> 
 
 
 def sign_statement(
-    deployment: DeploymentKey, serial: int, opening: Mapping[str, bytes], revoked: Iterable[bytes]
+    deployment: DeploymentKey,
+    serial: int,
+    opening: Mapping[str, bytes],
+    revoked: Iterable[bytes],
+    expires: int,
 ) -> bytes:
     """Make a statement.
 
@@ -145,6 +150,7 @@ def sign_statement(
         serial: higher than of any earlier one.
         opening: as `OpeningSecrets.public` gives them.
         revoked: serials of credentials.
+        expires: seconds since the Unix epoch.
 
     Raises:
         UsageError: there is too much in it.
@@ -156,7 +162,7 @@ def sign_statement(
             f" not {len(opening)} and {len(gone)}",
             hint="make a new deployment key and hand out all identities again: then nothing need be revoked",
         )
-    body = msgspec.msgpack.encode([FORMAT, serial, dict(sorted(opening.items())), gone])
+    body = msgspec.msgpack.encode([FORMAT, serial, dict(sorted(opening.items())), gone, expires])
     msgspec.msgpack.decode(body, type=Statement)
     return deployment.signed(_STATEMENT, body)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from flexspec_mq.keys.agreement import new_opening_secrets
 from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
+from schemas.statement import UNDATED
 
 
 class Identities:
@@ -19,7 +20,7 @@ class Identities:
     def __init__(self) -> None:
         self._key = DeploymentKey.generate()
         self._opening = new_opening_secrets()
-        self.statement = sign_statement(self._key, 1, self._opening.public(()), ())
+        self.statement = sign_statement(self._key, 1, self._opening.public(()), (), UNDATED)
 
     def edge(self, name: str) -> KeyIdentity:
         """Identity of a device."""

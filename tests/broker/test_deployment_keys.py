@@ -11,17 +11,23 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
+from broker.deployment.folder import Deployment
+from broker.settings import Role
 from flexspec_mq import topics
+from flexspec_mq.daemon.dated import DAY, LIFETIME
 from flexspec_mq.errors import PublishRefused
 from flexspec_mq.keys.documents import KeyRole, read_statement
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
 from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.deployment import free_port
 from schemas.statement import ANY, Statement
 from tests.broker.deployments import as_client, good, made, run, running
+from tests.daemons import until
 
 PATIENCE = 20.0
 
@@ -284,6 +290,51 @@ async def test_who_runs_the_broker_need_hold_no_secret_of_the_deployment(keyed: 
             second = await statement(link, bob.deployment)
     assert not first.revoked
     assert second.revoked == {alice.credential.serial}
+
+
+@pytest.mark.parametrize(
+    ("ago", "words"),
+    [
+        (149, ""),
+        (155, "in 25 days: `flexspec-broker renew"),
+        (200, "by this machine's clock: `flexspec-broker renew"),
+    ],
+)
+async def test_a_statement_that_expires_is_told_and_renewed(tmp_path: Path, ago: int, words: str) -> None:
+    """By every command, by the broker that runs in its log and figures; by those that sign, and on purpose."""
+    directory = tmp_path / "d"
+    made(directory, "--keys")
+    past = Deployment(directory, lambda: time.time() - ago * DAY)
+    past.rotate_keys()
+    past.add(Role.EDGE, ["alice"], ())
+    (directory / "keys").rename(tmp_path / "safe")
+    expires = listed(directory)["keys"]["expires"]
+    assert f"holds until {time.strftime('%Y-%m-%d', time.gmtime(expires))}" in good("list", directory)
+    for command in (("list", directory), ("revoke", directory, "alice")):
+        told = run(*command).stderr
+        assert words in told
+        assert bool(told) == bool(words)
+    refused = run("renew", directory)
+    assert refused.returncode == 4
+    assert "is not here, which signs" in refused.stderr
+    figures = free_port()
+    with running(directory, tmp_path / "log", "--metrics-port", str(figures)):
+        page = httpx2.get(f"http://127.0.0.1:{figures}/metrics").text
+        (shown,) = (
+            line for line in page.splitlines() if line.startswith("flexspec_broker_statement_expires")
+        )
+        assert float(shown.rpartition(" ")[2]) == expires
+        await until(lambda: words.partition(":")[0] in (tmp_path / "log").read_text())
+        (tmp_path / "safe").rename(directory / "keys")
+        said = good("renew", directory)
+        assert f"statement {past.load().keys.read().serial} holds until" in said  # type: ignore[union-attr]
+        assert "and the broker shows it" in said
+    assert listed(directory)["keys"]["expires"] >= int(time.time()) + LIFETIME - 60
+    assert run("list", directory).stderr == ""
+    assert ("expires on" in (tmp_path / "log").read_text()) == (ago == 155)
+    past.renew()
+    good("add-operator", directory, "ops")
+    assert listed(directory)["keys"]["expires"] >= int(time.time()) + LIFETIME - 60
 
 
 def test_a_key_of_another_deployment_signs_nothing(keyed: Path, tmp_path: Path) -> None:

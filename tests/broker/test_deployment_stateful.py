@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from broker.deployment.folder import Deployment
 from broker.deployment.secret_keys import KEY_ROLES
 from broker.settings import Role
+from flexspec_mq.daemon.dated import DAY, LIFETIME
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.documents import read_statement
 from flexspec_mq.keys.identity_file import KeyIdentity, read_identity
@@ -29,12 +30,13 @@ class Changes(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.deployment = Deployment(self.folder / "d")
+        self.now = 1.8e9
+        self.deployment = Deployment(self.folder / "d", lambda: self.now)
         self.handed: dict[str, KeyIdentity] = {}
         """By serial."""
         self.void: set[str] = set()
         """Serials that must not hold any more."""
-        self.serial = 0
+        self.serial = self.expires = 0
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -45,7 +47,7 @@ class Changes(RuleBasedStateMachine):
 
     @rule(role=ROLES, name=NAMES, versions=VERSIONS)
     def add(self, role: Role, name: str, versions: tuple[str, ...]) -> None:
-        before = self.deployment.load().clients.get(name)
+        before, said = self.deployment.load().clients.get(name), self.statement()
         versions = versions if role is Role.WORKER else ()
         try:
             self.deployment.add(role, [name], versions)
@@ -55,14 +57,48 @@ class Changes(RuleBasedStateMachine):
             return
         if before is not None and not covers(versions, before.versions):
             self.void.update(before.credentials)
+        self.renewed(said)
 
     @precondition(lambda self: self.deployment.load().clients)
     @rule(data=st.data(), how=st.sampled_from(["revoke", "rotate"]))
     def out(self, data: st.DataObject, how: str) -> None:
-        clients = self.deployment.load().clients
+        clients, said = self.deployment.load().clients, self.statement()
         name = data.draw(st.sampled_from(sorted(clients)))
         getattr(self.deployment, how)([name])
         self.void.update(clients[name].credentials)
+        self.renewed(said)
+
+    @rule(away=st.booleans())
+    def out_without_the_key(self, away: bool) -> None:
+        """Where the key that signs is kept elsewhere nothing is renewed, and a client is out all the same."""
+        keys, safe, said = self.deployment.keys.folder, self.folder / "safe", self.statement()
+        self.deployment.add(Role.PUBLISHER, ["z"], ())
+        if away:
+            said = self.statement()
+            keys.rename(safe)
+        self.deployment.revoke(["z"])
+        if away:
+            safe.rename(keys)
+            assert self.statement() == said
+        else:
+            self.renewed(said)
+
+    @rule(days=st.sampled_from((0.5, 1.5, 100, 200)))
+    def time_passes(self, days: float) -> None:
+        self.now += days * DAY
+
+    @rule()
+    def renew(self) -> None:
+        said = self.statement()
+        self.deployment.renew()
+        assert (self.statement().opening, self.statement().revoked) == (said.opening, said.revoked)
+        assert self.statement().expires == int(self.now) + LIFETIME
+
+    def renewed(self, before: Statement) -> None:
+        """Whatever a command with the key does, its statement holds for the whole time then, but for a day."""
+        assert self.statement().expires >= int(self.now) + LIFETIME - DAY
+        if before.expires >= int(self.now) + LIFETIME - DAY and self.statement().opening == before.opening:
+            assert self.statement() == before or self.statement().revoked != before.revoked
 
     @rule()
     def rotate_groups(self) -> None:
@@ -83,7 +119,8 @@ class Changes(RuleBasedStateMachine):
         if self.deployment.exists:
             said = self.statement()
             assert said.serial >= self.serial
-            self.serial = said.serial
+            assert said.expires == self.expires or (said.serial, said.expires) > (self.serial, self.expires)
+            self.serial, self.expires = said.serial, said.expires
             pinned = {v for one in self.deployment.load().clients.values() for v in one.versions}
             assert set(said.opening) == {*pinned, ANY}
 

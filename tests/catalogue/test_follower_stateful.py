@@ -46,11 +46,11 @@ class Known:
     epoch: int = 0
     catalogue: Catalogue | None = None
 
-    def after_keys(self, sent: Sent) -> Known | None:
+    def after_keys(self, sent: Sent, now: float) -> Known | None:
         body = sent.body
         if not isinstance(body, KeySet) or ROOT.public not in sent.signers:
             return None
-        if self.keys is not None and body.serial <= self.keys.serial:
+        if body.expires <= now or (self.keys is not None and body.serial <= self.keys.serial):
             return None
         epoch = min(self.epoch, body.reset) if body.reset else self.epoch
         return Known(body, epoch, self.catalogue)
@@ -61,6 +61,7 @@ class Known:
             return None
         good = (
             self._signed(sent)
+            and keys.expires > now
             and body.epoch > self.epoch
             and body.epoch <= now + AHEAD
             and body.epoch + body.lifetime > now
@@ -73,7 +74,7 @@ class Known:
         assert isinstance(body, Catalogue)
         if self.keys is None or body == self.catalogue:
             return self.keys is None
-        if body.key_set > self.keys.serial:
+        if body.key_set > self.keys.serial or self.keys.expires <= now:
             return True
         return self._signed(sent) and body.epoch > self.epoch and body.epoch > now + AHEAD
 
@@ -121,17 +122,27 @@ class Plug(RuleBasedStateMachine):
         keys=st.lists(st.sampled_from((ONLINE, SECOND)), min_size=1, max_size=2, unique=True),
         threshold=st.integers(1, 2),
         reset=st.sampled_from((0, 0, 30, 5000)),
+        holds=st.sampled_from((10**7, 3000, 3000, 0)),
         forged=st.booleans(),
         fate=FATES,
     )
     def keys(
-        self, serial: int, keys: list[PrivateKey], threshold: int, reset: int, *, forged: bool, fate: str
+        self,
+        serial: int,
+        keys: list[PrivateKey],
+        threshold: int,
+        reset: int,
+        holds: int = 3000,
+        *,
+        forged: bool,
+        fate: str,
     ) -> None:
         body = key_set(
             max(1, self._serial() + serial),
             keys,
             threshold=min(threshold, len(keys)),
             reset=max(0, int(self.now) - reset) if reset else 0,
+            expires=int(self.now) + holds,
         )
         self._keys(self._send(body, [STRANGER, ONLINE] if forged else [ROOT]), fate)
 
@@ -211,7 +222,7 @@ class Plug(RuleBasedStateMachine):
         return sent
 
     def _keys(self, sent: Sent, fate: str) -> None:
-        expected, waited = self.known.after_keys(sent), self.waits
+        expected, waited = self.known.after_keys(sent, self.now), self.waits
         if expected is not None and waited is not None:
             together = expected.after_catalogue(waited, self.now)
             if together is not None:
@@ -267,6 +278,13 @@ class Plug(RuleBasedStateMachine):
         self.follower = Follower(FAMILY, ROOT.public, self.store.load())
         self.waits = None
 
+    @invariant()
+    def an_expired_key_set_is_believed_for_nothing_new(self) -> None:
+        keys = self.known.keys
+        lapsed = keys is not None and keys.expires <= self.now
+        assert bool(self.follower.lapsed(self.now)) == lapsed
+        SEEN["a key set expired"] += lapsed
+
     def _compare(self, follower: Follower) -> None:
         assert follower.catalogue == self.known.catalogue
         assert follower.keys == self.known.keys
@@ -287,5 +305,14 @@ def test_whatever_comes_and_whenever_the_plug_is_pulled() -> None:
     )
     attacks = {Reason.SIGNATURE, Reason.KEY_SET, Reason.ROLLBACK, Reason.EQUIVOCATION}
     clocks = {Reason.EXPIRED, Reason.FUTURE}
-    wanted = {*attacks, *clocks, "adopt", "before", "while", "after", "a catalogue had waited"}
+    wanted = {
+        *attacks,
+        *clocks,
+        "adopt",
+        "before",
+        "while",
+        "after",
+        "a catalogue had waited",
+        "a key set expired",
+    }
     assert {name for name in wanted if not SEEN[name]} == set()

@@ -15,6 +15,7 @@ from msgspec.structs import replace as replace_field
 from broker.launcher import PrivateBroker
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.dated import DAY
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor.checks import State
 from flexspec_mq.errors import LinkRefused, UsageError
@@ -152,6 +153,34 @@ async def test_files_of_another_are_refused_before_anything_is_tried(tmp_path: P
         await look("127.0.0.1:1", "--keys", str(keys.edge_file("other")))
     with pytest.raises(UsageError, match="those of the worker other"):
         await look_at_worker("127.0.0.1:1", "--keys", str(keys.worker_file("other")))
+
+
+@pytest.mark.parametrize(
+    ("days", "state", "words"),
+    [
+        (100, State.OK, "statement 1 holds until 20"),
+        (20, State.WARNING, "the deployment's statement expires on 20"),
+        (-1, State.FAILED, "the deployment's statement expired on 20"),
+        (None, State.WARNING, "no statement of the deployment came from the broker"),
+    ],
+)
+@pytest.mark.parametrize("part", [look, look_at_worker])
+async def test_how_long_the_deployments_statement_holds(
+    tmp_path: Path, own_mosquitto: PrivateBroker, days: int | None, state: State, words: str, part: Any
+) -> None:
+    keys = KeyedDeployment(tmp_path, expires=time.time() + DAY * (days or 0))
+    if days is not None:
+        async with mqtt_link(LinkSettings(port=own_mosquitto.port, client_id="statements")) as link:
+            await link.wait_up()
+            await link.publish(topics.statement_topic(), keys.statement(), qos=1, retain=True)
+    else:
+        keys.expires = time.time() + 100 * DAY
+    file = keys.edge_file(EDGE) if part is look else keys.worker_file(WORKER)
+    found = named(await part(at(own_mosquitto), "--keys", str(file)), "keys")
+    assert found.state is state
+    assert words in found.detail
+    assert found.exit_code == (5 if state is State.FAILED else 0)
+    assert bool(found.advice) == (state is not State.OK)
 
 
 # Workers

@@ -45,8 +45,9 @@ class Family:
     online: PrivateKey = field(default_factory=PrivateKey.generate)
     epoch: int = field(default_factory=lambda: int(time.time()) - 1000)
 
-    def keys(self, serial: int = 1) -> bytes:
-        return seal(KeySet(FORMAT, self.name, serial, 1, (self.online.public,)), [self.root])
+    def keys(self, serial: int = 1, expires: float = 2e9) -> bytes:
+        body = KeySet(FORMAT, self.name, serial, 1, (self.online.public,), expires=int(expires))
+        return seal(body, [self.root])
 
     def catalogue(
         self, *versions: CatalogueVersion, epoch: int | None = None, by: PrivateKey | None = None
@@ -87,8 +88,8 @@ class Publisher:
     family: Family
     link: Link
 
-    async def keys(self, serial: int = 1) -> None:
-        await self.put(topics.keys_topic(self.family.name), self.family.keys(serial))
+    async def keys(self, serial: int = 1, expires: float = 2e9) -> None:
+        await self.put(topics.keys_topic(self.family.name), self.family.keys(serial, expires))
 
     async def catalogue(self, *versions: CatalogueVersion) -> None:
         await self.raw(self.family.catalogue(*versions))

@@ -27,6 +27,7 @@ from flexspec_mq.catalogue.signing import PrivateKey, opened, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.cli import main
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.dated import DAY, LIFETIME
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkError, UsageError
 from flexspec_mq.evolution.analysis import DEFAULT_RULE, LEAST, PROMOTE_AFTER
@@ -39,7 +40,7 @@ from flexspec_mq.heads.manifest import MANIFEST, Canary, Manifest, file_entry
 from flexspec_mq.transport.arguments import LinkOptions
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
-from schemas.catalogue import Catalogue, VersionState
+from schemas.catalogue import Catalogue, KeySet, VersionState
 from schemas.status import VersionStatus, WorkerStatus
 
 pytest.importorskip("transformers")
@@ -457,6 +458,31 @@ def test_the_first_key_set_must_be_said_to_be_the_first(site: Site, run: Run) ->
     refused(run, "--serial", *words)
     ok(run, *words, "--serial", "1")
     assert "key set 2" in run(*words)[1]
+
+
+def test_a_key_set_holds_for_half_a_year_and_is_renewed_by_the_root_key_alone(begun: Site, run: Run) -> None:
+    """It is told from 30 days before on; once it is over nothing is published under it."""
+
+    def listed() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(ok(run, "list", "--json"))["key_set"]
+        return found
+
+    first = listed()
+    assert time.time() + LIFETIME - 300 < first["expires"] <= time.time() + LIFETIME
+    root, topic = PrivateKey.load(begun.key("root")), topics.keys_topic(begun.family)
+    words = "expires on", "expired on"
+    for serial, days, told in ((2, 31, ()), (3, 25, words[:1]), (4, -1, words[1:])):
+        keys = tuple(map(bytes.fromhex, first["keys"]))
+        body = KeySet(1, begun.family, serial, 1, keys, expires=int(time.time() + days * DAY))
+        asyncio.run(retained(begun, topic, seal(body, [root])))
+        said = run("list")[2]
+        assert tuple(word for word in words if f"key set {serial} of {begun.family} {word}" in said) == told
+    refused(run, "nobody takes up a catalogue under it", "renew")
+    assert "until" in ok(run, "trust", "--root", begun.key("root"))
+    after = listed()
+    assert (after["serial"], after["keys"], after["threshold"]) == (5, first["keys"], first["threshold"])
+    assert after["expires"] >= first["expires"]
+    ok(run, "renew")
 
 
 def test_a_cleared_or_replayed_catalogue_is_not_edited_and_renew_brings_it_back(

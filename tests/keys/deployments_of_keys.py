@@ -41,9 +41,11 @@ class KeyedDeployment:
     serial: int = 1
     revoked: list[bytes] = field(default_factory=list)
     serials: dict[str, bytes] = field(default_factory=dict)
+    expires: float = 2e9
 
     def statement(self) -> bytes:
-        return sign_statement(self.key, self.serial, self.opening.public(self.versions), self.revoked)
+        opening = self.opening.public(self.versions)
+        return sign_statement(self.key, self.serial, opening, self.revoked, int(self.expires))
 
     def edge(self, name: str = "edge") -> KeyIdentity:
         return self._noted(KeyIdentity.make(self.key, KeyRole.EDGE, name, self.statement()))

@@ -26,6 +26,7 @@ from schemas.statement import ANY
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 OURS, OTHERS = DeploymentKey.generate(), DeploymentKey.generate()
 PUBLIC = public_key(new_private_key())
+UNTIL = 2_000_000_000
 
 
 @given(NAMES, st.lists(NAMES, max_size=32))
@@ -70,7 +71,7 @@ def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
 
 def test_another_deployment_or_another_kind_is_not_believed() -> None:
     credential = issue(OURS, KeyRole.EDGE, "d", PUBLIC)
-    statement = sign_statement(OURS, 1, {}, ())
+    statement = sign_statement(OURS, 1, {}, (), UNTIL)
     for read, payload, key in (
         (read_credential, credential, OTHERS),
         (read_statement, statement, OTHERS),
@@ -92,9 +93,9 @@ def test_a_later_format_says_to_update() -> None:
 def test_a_statement_says_what_was_signed(serial: int, revoked: set[bytes]) -> None:
     secrets = new_opening_secrets()
     statement = read_statement(
-        sign_statement(OURS, serial, secrets.public(["v1", "v2"]), revoked), OURS.public
+        sign_statement(OURS, serial, secrets.public(["v1", "v2"]), revoked, UNTIL), OURS.public
     )
-    assert statement.serial == serial
+    assert (statement.serial, statement.expires) == (serial, UNTIL)
     assert statement.revoked == revoked
     for version, named in (("v1", "v1"), ("v2", "v2"), ("v3", ANY)):
         private = secrets.private_key(named)
@@ -117,7 +118,7 @@ def test_a_worker_of_some_versions_knows_no_key_of_others() -> None:
 def test_a_deployment_key_is_itself_after_pem() -> None:
     again = DeploymentKey.from_pem(OURS.pem())
     assert again.public == OURS.public
-    assert read_statement(sign_statement(again, 1, {}, ()), OURS.public).serial == 1
+    assert read_statement(sign_statement(again, 1, {}, (), UNTIL), OURS.public).serial == 1
     with pytest.raises(ValueError, match="PEM"):
         DeploymentKey.from_pem(b"no key")
 
@@ -125,7 +126,7 @@ def test_a_deployment_key_is_itself_after_pem() -> None:
 @pytest.mark.parametrize("versions", [(), ("v1", "v2")])
 def test_a_file_holds_all_that_a_client_needs(tmp_path: Path, versions: tuple[str, ...]) -> None:
     secrets = new_opening_secrets()
-    statement = sign_statement(OURS, 4, secrets.public(versions), ())
+    statement = sign_statement(OURS, 4, secrets.public(versions), (), UNTIL)
     made = KeyIdentity.make(OURS, KeyRole.WORKER, "w1", statement, versions=versions, opening=secrets)
     path = _written(tmp_path, made.text())
     assert read_identity(path, KeyRole.WORKER) == made
@@ -135,17 +136,17 @@ def test_a_file_holds_all_that_a_client_needs(tmp_path: Path, versions: tuple[st
 
 
 def test_a_file_of_a_device_holds_no_opening_secret(tmp_path: Path) -> None:
-    made = KeyIdentity.make(OURS, KeyRole.EDGE, "d", sign_statement(OURS, 1, {}, ()))
+    made = KeyIdentity.make(OURS, KeyRole.EDGE, "d", sign_statement(OURS, 1, {}, (), UNTIL))
     found = read_identity(_written(tmp_path, made.text()), KeyRole.EDGE)
     assert found.opening == OpeningSecrets()
     assert json.loads(made.text())["opening"] == {}
 
 
 def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
-    made = KeyIdentity.make(OURS, KeyRole.EDGE, "d", sign_statement(OURS, 1, {}, ()))
-    other = KeyIdentity.make(OURS, KeyRole.EDGE, "e", sign_statement(OURS, 1, {}, ()))
+    made = KeyIdentity.make(OURS, KeyRole.EDGE, "d", sign_statement(OURS, 1, {}, (), UNTIL))
+    other = KeyIdentity.make(OURS, KeyRole.EDGE, "e", sign_statement(OURS, 1, {}, (), UNTIL))
     swapped = json.loads(made.text()) | {"private": json.loads(other.text())["private"]}
-    theirs = KeyIdentity.make(OTHERS, KeyRole.EDGE, "d", sign_statement(OTHERS, 1, {}, ()))
+    theirs = KeyIdentity.make(OTHERS, KeyRole.EDGE, "d", sign_statement(OTHERS, 1, {}, (), UNTIL))
     foreign = json.loads(made.text()) | {"deployment": json.loads(theirs.text())["deployment"]}
     for text, why in (
         ("", "holds no keys"),

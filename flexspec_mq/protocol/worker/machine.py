@@ -241,6 +241,10 @@ class WorkerMachine:
         self.draining = True
         return self.tick(now)
 
+    def resume(self) -> None:
+        """Take new sessions again."""
+        self.draining = False
+
     def release(self, now: float) -> list[WorkerEffect]:
         """Let go of every session; their edges are told, so that they open elsewhere at once. Then leave."""
         for key in list(self._sessions):
