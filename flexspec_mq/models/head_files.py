@@ -234,8 +234,8 @@ def _stranger(name: str, ours: str) -> HeadError:
         )
     if ours.startswith(("lm_head.base_layer", "model.embed_tokens")):
         return HeadError(
-            f"the adapter brings {name}, a copy of the base's embedding",
-            hint="save it with save_pretrained(…, save_embedding_layers=False)",
+            f"the adapter brings {name}, which belongs to the base",
+            hint="`flexspec head import` leaves a copy of it out; no head may have one that was trained",
         )
     return HeadError(
         f"the adapter brings {name}, which no head may change",

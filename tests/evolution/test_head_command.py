@@ -213,6 +213,7 @@ EDITS: dict[tuple[str, ...], dict[str, object]] = {
 def test_a_life_of_versions(begun: Site, run: Run) -> None:
     out = ok(run, "publish", begun.head("two"), "--name", "v2", "--share", "20")
     assert "copied" in out
+    assert "does not say when it is on its disk" in out
     first = at_broker(begun)
     assert states(first) == {"v1": STABLE, "v2": (CANARY, 20)}
     lies = begun.heads / first.versions[1].digest.hex()
@@ -678,3 +679,7 @@ def test_what_was_called_done_survives_a_kill_of_the_broker(
             assert kept == record.keys
             if record.catalogue:
                 assert asyncio.run(retained(link, topics.catalogue_topic(site.family))) == record.catalogue
+    monkeypatch.setattr("flexspec_mq.waiting.SAVED", 1.5)
+    with broker_running(directory, tmp_path / "log"):
+        (directory / "run" / "data" / "mosquitto.db.new").mkdir()  # so it cannot be written
+        refused(run, "has not written it to its disk", "renew", code=LinkError.exit_code)

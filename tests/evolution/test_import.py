@@ -119,7 +119,7 @@ def too_large(base: Path, folder: Path) -> None:
         (below, "the layers below 2 are the family's backbone"),
         (dora, "use_dora=True, which is not computed here"),
         (pickled, "pickle files are never read"),
-        (trained_embedding, "brings base_model.model.model.embed_tokens.weight"),
+        (trained_embedding, "no head may have one that was trained"),
         (too_large, "give --dtype bfloat16"),
     ],
 )

@@ -90,10 +90,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "every norm": ({"modules_to_save": ["norm"]}, "norm inside of a layer", r"\['model\.norm'\]"),
     "a copy of the embedding": (
         {"target_modules": ["q_proj", "lm_head"]},
-        "copy of the base's embedding",
-        "save_embedding_layers=False",
+        "which belongs to the base",
+        "`flexspec head import` leaves a copy",
     ),
-    "an embedding": ({"modules_to_save": ["embed_tokens"]}, "embed", "save_embedding_layers=False"),
+    "an embedding": ({"modules_to_save": ["embed_tokens"]}, "embed", "no head may have one that was trained"),
     "DoRA": ({"use_dora": True}, "use_dora=True", "plain LoRA"),
     "biases": ({"bias": "all"}, "bias='all'", "plain LoRA"),
     "biases of additions": ({"lora_bias": True}, "lora_bias=True", "plain LoRA"),
