@@ -76,6 +76,15 @@ class SecuredDeployment:
         self.broker = await self.processes.start("broker", pinned(self.cores.device, command), log=log)
         self.mosquitto = (await self.broker.event(lambda event: "pid" in event, _BROKER_WITHIN))["pid"]
 
+    async def start_worker(self, *flags: str) -> None:
+        """Start the worker and wait until it serves, at first or after its process was killed."""
+        metrics = free_port()
+        config = str(self.bundle(Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
+        own = ("--config", config, "--ready-json", "--metrics-port", str(metrics))
+        command = self.on("cloud", python("cloud_worker", *own, *flags))
+        process = await self.processes.start(WORKER, command, log=self.folder.with_name(f"{WORKER}.log"))
+        self.worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
+
     async def broker_away(self, seconds: float) -> float:
         """Kill Mosquitto as a crash would, and have it listen again after about so long. Only without a link.
 
@@ -141,12 +150,7 @@ async def secured_deployment(
         made = SecuredDeployment(folder, port, processes, Cores.of_this_process(), between)
         await made.start_broker()
         if worker_flags is not None:
-            metrics = free_port()
-            config = str(made.bundle(Role.WORKER, WORKER) / SETTINGS[Role.WORKER])
-            flags = ("--config", config, "--ready-json", "--metrics-port", str(metrics), *worker_flags)
-            command = made.on("cloud", python("cloud_worker", *flags))
-            process = await processes.start(WORKER, command, log=scratch / f"{WORKER}.log")
-            made.worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
+            await made.start_worker(*worker_flags)
         for name in devices:
             config = str(made.bundle(Role.EDGE, name) / SETTINGS[Role.EDGE])
             flags = ("--config", config, "--api-port", "0", "--ready-json", *edge_flags)
