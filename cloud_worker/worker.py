@@ -401,6 +401,7 @@ class CloudWorker:
             self.window.took(items)
             done = await thread.round(changes, items)
             now = time.monotonic()
+            self.machine.stepped(now - began)
             if done.results:
                 self.window.stepped(now - began)
             for result in done.results:

@@ -311,6 +311,7 @@ class EdgeNode:
             self._rng,
             self._estimates,
             partial(self._device_reading, energy) if energy or self._battery else None,
+            partial(self.directory.elsewhere, version),
         )
         self._wire.begin(session, version)
         generation = self._sessions[session] = Generation(session, request, machine, energy, answers)

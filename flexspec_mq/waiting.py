@@ -51,14 +51,26 @@ RTO_UNKNOWN: Final = 1.0
 """Answer timeout (RTO) at least, until the worker's time for a forward is known."""
 RTO: Final = (0.15, 5.0)
 """Bounds of the answer timeout, which follows the measured round trip."""
+RTO_PEAK: Final = 1.0
+"""By which a peak of the worker's own time makes the answer timeout longer than its newest does, at most."""
+REPLY: Final = 0.75
+"""Answer timeout at least where an answer waits for no forward, as that to an open or a poll. A worker that leaves a
+poll unanswered for so long beside others of the version is opened elsewhere; each time without a new token after twice
+the time, as texts that go from one busy worker to the next are written by none."""
 POLLS: Final = (1, 1, 2)
-"""Answer timeouts from one sign of silence to the next: polls after 1 and 2 of them, another open after 4."""
+"""Answer timeouts from one sign of silence to the next where no other worker serves the version: polls after 1 and 2 of
+them, another open after 4."""
+POLLS_BESIDE: Final = 0.75
+"""Between two polls without a new token beside other workers of the version, at most; or a quarter of the time since
+the last token."""
 POLLS_ANSWERED: Final = 32
 """Factor up to which the wait for the next poll doubles while polls are answered without a new token."""
 REOPEN_MOST: Final = 8.0
-"""Back-off between opens, which doubles from the answer timeout: upper bound, before jitter doubles it at most."""
+"""Back-off between opens, which doubles from the timeout of replies: upper bound, before jitter doubles it at most."""
 LINKED: Final = 0.2
 """Within which a session opens, at random, once the link is up again."""
+IDLE: Final = 0.5
+"""Without a new token beside other workers, until the next answer which says that no work waits: opens elsewhere."""
 STALLED: Final = 20.0
 """Without a new token, although answers come and nobody says that the session waits for its turn: opens elsewhere."""
 PATIENCE: Final = 120.0
@@ -75,8 +87,8 @@ KEY_ASKED: Final = 0.25
 
 LEASE: Final = 60
 """Silence of a device that ends a session (`lease`)."""
-STUCK: Final = 10.0
-"""Without a new step, or four times the longest forward if that is more: sessions are no longer said to be queued."""
+STUCK: Final = 1.25
+"""Without a new step, or four times the longest of late if that is more: sessions are no longer said to be queued."""
 BUSY_UNKNOWN: Final = 0.5
 """Until a device comes back that a full worker refused which knows nothing of how long its sessions live."""
 BUSY: Final = (0.05, 5.0)

@@ -205,6 +205,11 @@ class WorkerDirectory:
         """Statuses of workers that take new sessions of a version, the newest last."""
         return [status for status, _ in self._serving(version)]
 
+    def elsewhere(self, version: str, worker: str | None) -> bool:
+        """Whether another worker than this takes texts of a version, as far as is known; for None, more than one."""
+        serving = {status.worker for status in self.statuses(version)} - {worker}
+        return self.blind or len(serving) > (worker is None)
+
     def changed(self) -> None:
         """Have what is waited for looked at again."""
         self._news.set()

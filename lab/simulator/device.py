@@ -105,7 +105,9 @@ class SimulatedDevice:
             identity=self._recording.identity(text),
             prompt=text.prompt,
         )
-        machine = EdgeSession(request, self._policies(), self._rng, estimates=self.estimates)
+        machine = EdgeSession(
+            request, self._policies(), self._rng, estimates=self.estimates, others=lambda _: False
+        )
         self._machine = machine
         self._do(machine, machine.start(now))
 

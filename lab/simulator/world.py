@@ -161,13 +161,14 @@ class Link:
 
 @dataclass
 class Cell:
-    """An edge session with its drafter and what it gave to the user."""
+    """An edge session with its drafter and what it gave to the user: tokens, and the time of each."""
 
     request: SessionRequest
     machine: EdgeSession
     accuracy: float
     draft_time: float
     shown: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
     finishes: list[Finish] = field(default_factory=list)
     finished_at: float | None = None
     drafting: bool = False
@@ -289,7 +290,8 @@ class World:
         draft_time: float = 0.008,
     ) -> Cell:
         """Begin a session."""
-        machine = EdgeSession(request, policy, random.Random(self.rng.random()))
+        jitter = random.Random(self.rng.random())
+        machine = EdgeSession(request, policy, jitter, others=lambda _: len(self.hosts) > 1)
         cell = Cell(request, machine, accuracy, draft_time, list(machine.committed))
         self.cells.append(cell)
         if not self.online:
@@ -309,6 +311,7 @@ class World:
                     assert len(accepted) == len(tokens) > 0
                     assert not cell.finishes
                     cell.shown.extend(tokens)
+                    cell.times += [self.now] * len(tokens)
                 case Finish():
                     cell.finishes.append(effect)
                     cell.finished_at = self.now
@@ -488,6 +491,11 @@ class World:
         """The first status of a worker that serves again reaches an edge."""
         if self.online and cell.machine.state is not EdgeState.NEW:
             self.edge(cell, cell.machine.worker_online(self.now))
+
+    def stick(self, host: Host) -> None:
+        """A forward does not come back: its loop answers, and nothing is decided any more."""
+        host.busy = True
+        host.life += 1
 
     def hang(self, host: Host, seconds: float) -> None:
         """Nothing goes in or out for a while; what is computed comes late."""

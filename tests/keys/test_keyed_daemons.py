@@ -108,7 +108,31 @@ async def test_a_worker_that_restarts_asks_for_the_keys_of_its_sessions(
             for number in (generation.session, 99):  # for nothing now, and no fault of anybody
                 await link.publish("f1/v/restarts", key_wanted(number), qos=1)
             await check(node, [wanting(2)])
-            assert not node.refused
+            assert set(node.refused) <= {KeyReason.REPLAYED}, "the broker sends again what the cut met"
+
+
+async def test_a_worker_whose_forward_hangs_is_left_for_another_within_three_seconds(
+    keys: KeyedDeployment, broker: PrivateBroker
+) -> None:
+    device = edge_at(mqtt_link, "hangs", at=at(broker, "e-h"), keys=keys.edge_file("hangs"))
+    async with (
+        worker_at(mqtt_link, "w1", slow(), at=at(broker, "w-h1"), keys=keys.worker_file("w1")) as first,
+        worker_at(mqtt_link, "w2", slow(), at=at(broker, "w-h2"), keys=keys.worker_file("w2")) as second,
+        device as node,
+    ):
+        await until(lambda: len(node.directory.online()) == 2)
+        generation = node.generate(wanting(1, limit=300))
+        machine = generation.machine
+        await until(lambda: len(machine.committed) >= 20)
+        stuck, other = (first, second) if machine.worker == "w1" else (second, first)
+        stuck.engine.gate.clear()  # its loop answers, and its engine does not come back
+        began, have = time.monotonic(), len(machine.committed) + 10
+        await until(lambda: len(machine.committed) > have)
+        assert time.monotonic() - began <= 3.0
+        assert machine.worker == other.worker.settings.worker
+        await until(lambda: not stuck.kept)
+        stuck.engine.gate.set()
+        assert (await read(generation))[0] == alone(generation.request)
 
 
 async def test_a_revoked_worker_is_left_for_another(

@@ -122,18 +122,22 @@ def verdict(
 
 
 def session(
-    plan: Plan | None = None, estimates: NodeEstimates | None = None, **changes: object
+    plan: Plan | None = None,
+    estimates: NodeEstimates | None = None,
+    *,
+    others: bool = True,
+    **changes: object,
 ) -> EdgeSession:
-    """A session that has not begun."""
+    """A session that has not begun; `others`: more than one worker may take it."""
     fields: dict[str, object] = {"session": 1, "version": "v", "identity": identity(), "prompt": PROMPT}
     request = SessionRequest(**(fields | changes))  # type: ignore[arg-type]
     policy = FixedPolicy(plan or Plan(2, 1))
-    return EdgeSession(request, policy, random.Random(1), estimates=estimates)
+    return EdgeSession(request, policy, random.Random(1), estimates, others=lambda _: others)
 
 
-def started(plan: Plan | None = None, **changes: object) -> EdgeSession:
+def started(plan: Plan | None = None, *, others: bool = True, **changes: object) -> EdgeSession:
     """Opened at 0 and adopted by `w` at 0.1 with no token decided."""
-    machine = session(plan, **changes)  # type: ignore[arg-type]
+    machine = session(plan, others=others, **changes)  # type: ignore[arg-type]
     machine.start(0.0)
     machine.receive(verdict((), (), worker="w"), 0.1)
     assert machine.state is EdgeState.ACTIVE

@@ -47,17 +47,24 @@ def test_a_verdict_beyond_our_chain_asks_once_until_there_is_progress() -> None:
     assert committed(machine.receive(verdict((), (7, 8, 9, 4)), 0.3)) == (7, 8, 9, 4)
 
 
-@pytest.mark.parametrize("attempt", [1, 2])
-def test_any_attempt_may_commit_but_only_the_adopted_one_is_believed_to_hold(attempt: int) -> None:
-    """After silence the first hello is adopted, also a late one of the attempt before."""
-    machine = started(Plan(0, 2))
-    for at in (1.2, 2.2, 4.3):
-        machine.tick(at)
-    assert machine.state is EdgeState.OPENING
-    assert committed(machine.receive(verdict((), (7,), attempt=1), 4.4)) == (7,)
-    assert machine.state is EdgeState.OPENING
-    effects = machine.receive(verdict((), (), attempt=attempt, worker="x"), 4.5)
-    assert batches(effects) == [(0, (7,))]
+@pytest.mark.parametrize("attempt", [2, 3])
+def test_after_silence_who_speaks_first_is_adopted_and_any_attempt_may_commit(attempt: int) -> None:
+    """The worker that was silent by a word of its attempt; another by its hello, also a late one."""
+    for returns in (True, False):
+        machine = started(Plan(0, 2))
+        opened = [send for at in (1.2, 2.3) for send in sent(machine.tick(at), Open)]
+        assert (machine.state, len(opened)) == (EdgeState.OPENING, 2)
+        if returns:
+            effects = machine.receive(verdict((), (7,), attempt=1), 2.4)
+            assert (committed(effects), machine.worker) == ((7,), "w")
+            late = machine.receive(verdict((), (), attempt=attempt, worker="x"), 2.5)
+            assert [send.to_worker for send in sent(late, Close)] == ["x"]
+        else:
+            effects = machine.receive(verdict((), (), attempt=attempt, worker="x"), 2.4)
+            assert [send.to_worker for send in sent(effects, Close)] == ["w"]
+            effects = machine.receive(verdict((), (7,), attempt=1), 2.5)
+            assert (committed(effects), machine.worker) == ((7,), "x")
+            assert batches(effects) == [(0, (7,))], "it is not believed to hold what the other one decided"
     assert sent(effects, Draft)[0].to_worker == "x"
 
 
@@ -134,8 +141,11 @@ def test_the_first_hello_is_adopted_and_others_are_closed() -> None:
     assert (close.to_worker, machine.worker) == ("other", "w")
 
 
-def test_silence_polls_twice_and_then_opens_again() -> None:
-    machine = started(Plan(0, 1))
+def test_silence_polls_and_then_opens_at_two_workers_or_polls_twice_where_there_is_one() -> None:
+    machine = started(Plan(0, 1), others=True)
+    assert len(sent(machine.tick(machine.next_tick() or 0), Poll)) == 1
+    assert len(sent(machine.tick(machine.next_tick() or 0), Open)) == 2
+    machine = started(Plan(0, 1), others=False)
     kinds: list[tuple[float, str]] = []
     while len(kinds) < 3:
         now = machine.next_tick()

@@ -247,7 +247,8 @@ def test_a_worker_that_cannot_use_the_name_makes_us_open_in_full_at_once(code: E
 def test_silence_or_a_worker_without_a_subscription_makes_us_open_in_full() -> None:
     machine = reusing()
     machine.start(0.0)
-    assert opens(machine.tick(machine.next_tick() or 0.0)) == IN_FULL
+    first, second = opens(machine.tick(machine.next_tick() or 0.0))
+    assert ([first], second[2]) == (IN_FULL, first[2]), "two workers are asked"
     machine = reusing()
     machine.start(0.0)
     assert opens(machine.prefix_lost(0.1)) == IN_FULL

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from unittest.mock import Mock
 
 import pytest
@@ -168,19 +169,43 @@ def test_a_prompt_that_waits_behind_others_is_never_opened_again() -> None:
         assert cell.machine.counters.polls <= 6 + (cell.finished_at or 0.0) / 4, "waiting costs few questions"
 
 
-def test_a_worker_whose_forward_hangs_is_left_although_it_answers() -> None:
-    world = overloaded(1, workers=2)
-    while world.cells[0].machine.worker is None:
-        world.step(10)
-    (stuck,) = (host for host in world.hosts if host.name == world.cells[0].machine.worker)
-    stuck.busy = True  # for ever: its loop answers, its engine does not come back
-    stuck.life += 1
-    run_to_the_end(world, 400)
-    cell = world.cells[0]
-    assert cell.machine.finished is FinishReason.LENGTH
-    assert cell.machine.counters.reopens >= 1
-    # Ten seconds until the worker says no more that it is at work, and twenty without a token after that.
-    assert 30 < (cell.finished_at or 0.0) < 60
+PLANS = (Plan(4, 1), Plan(4, 2, ahead=16), Plan(0, 1, ahead=64))
+
+
+@pytest.mark.parametrize("hangs", ["process", "forward"])
+def test_no_text_is_silent_for_long_beside_a_healthy_worker(hangs: str) -> None:
+    """A worker of two hangs for 40 s, while texts are written and others are asked for."""
+    worst = 0.0
+    for seed in range(20):
+        rng = random.Random(seed)
+        link = Link(rng, delay=rng.choice((0.005, 0.04, 0.1)))
+        config = WorkerConfig(worker="w", versions=held(512), capacity=256)
+        world = World(rng, FakeTarget(eos_every=10**9), link, 2, config)
+        began: dict[int, float] = {}
+
+        def add(world: World = world, rng: random.Random = rng, began: dict[int, float] = began) -> None:
+            number = len(world.cells) + 1
+            asked = identity(seed=number, limit=60)
+            began[number] = world.now
+            request = SessionRequest(
+                session=number, version="v", identity=asked, prompt=(1, 2, number), keyed=number % 2 == 0
+            )
+            world.add(request, FixedPolicy(rng.choice(PLANS)), 0.6)
+
+        for at in (*(rng.uniform(0, 2) for _ in range(4)), *(rng.uniform(2, 40) for _ in range(12))):
+            world.at(at, add)
+        world.run(rng.uniform(1, 3))
+        stuck = world.hosts[seed % 2]
+        if hangs == "process":
+            world.hang(stuck, 40.0)
+        else:
+            world.stick(stuck)
+        run_to_the_end(world, 60)
+        for cell in world.cells:
+            assert cell.machine.finished is FinishReason.LENGTH
+            moments = [began[cell.request.session], *cell.times]
+            worst = max(worst, *(later - now for now, later in pairwise(moments)))
+    assert worst <= 3.0
 
 
 def test_waiting_for_a_turn_has_an_end_and_says_what_it_waited_for() -> None:

@@ -30,6 +30,7 @@ class RoundTrip:
         arrived: position after the last token of the newest message that the worker is known to have, 0 if these were
             drafted in vain.
         timeout: seconds after which silence is worth a question.
+        reply_timeout: seconds after which an answer that waits for no forward, as that to an open or a poll, is late.
     """
 
     def __init__(self) -> None:
@@ -47,7 +48,8 @@ class RoundTrip:
         self.queue = 0.0
         self.compute = 0.0
         self.arrived = 0
-        self.timeout = self._timeout()
+        self.timeout = self.reply_timeout = waiting.RTO_UNKNOWN
+        self._set_timeouts()
 
     def assume(self, known: RoundTrip) -> None:
         """Begin with what an earlier session measured. The first sample replaces it, as if it had not been there.
@@ -55,7 +57,7 @@ class RoundTrip:
         The first timeout can only get longer by it: how long the worker computes is still unknown.
         """
         self.smoothed, self.deviation, self.unstalled = known.smoothed, known.deviation, known.unstalled
-        self.timeout = self._timeout()
+        self._set_timeouts()
 
     def sent(self, seq: int, now: float, end: int = 0, *, question: bool = False) -> None:
         """Remember when `seq` went out; the oldest of too many is forgotten and gives no sample.
@@ -117,7 +119,7 @@ class RoundTrip:
             else:
                 self._doubt(now)
             self._sample(elapsed, now)
-        self.timeout = self._timeout()
+        self._set_timeouts()
         return sample
 
     def _doubt(self, now: float) -> None:
@@ -132,12 +134,14 @@ class RoundTrip:
         self.deviation += (abs(self.smoothed - elapsed) - self.deviation) / 4
         self.smoothed += (elapsed - self.smoothed) / 8
 
-    def _timeout(self) -> float:
+    def _set_timeouts(self) -> None:
         if self.smoothed is None:
-            return waiting.RTO_UNKNOWN
+            return
         # On a link without jitter the deviation tends to 0, and the next forward may still be a little longer.
-        margin = max(4 * self.deviation, self.smoothed / 4, 0.05)
+        trip = self.smoothed + max(4 * self.deviation, self.smoothed / 4, 0.05)
+        service = min(self._service, self.queue + self.compute + waiting.RTO_PEAK)
+        unknown = 0.0 if self._computed else waiting.RTO_UNKNOWN
+        least, most = waiting.RTO
         # A batch may arrive just after another forward began, hence one more compute time.
-        total = self.smoothed + margin + self._service + self.compute
-        low = waiting.RTO[0] if self._computed else max(waiting.RTO[0], waiting.RTO_UNKNOWN)
-        return min(waiting.RTO[1], max(low, total))
+        self.timeout = min(most, max(least, unknown, trip + service + self.compute))
+        self.reply_timeout = min(most, max(waiting.REPLY, unknown, trip))

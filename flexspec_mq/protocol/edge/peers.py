@@ -18,6 +18,8 @@ class Peers:
         floor: hellos of lower attempts are not adopted: their chain is known to be another than ours.
         worker: adopted worker, if any.
         current: the attempt that it holds.
+        former: worker that was left because it was silent, or stuck: it holds that attempt still, as far as we know.
+        stuck: whether it was left although it answered; then only new tokens count as a sign of life.
     """
 
     def __init__(self) -> None:
@@ -26,6 +28,8 @@ class Peers:
         self.floor = 1
         self.worker: str | None = None
         self.current = 0
+        self.former: str | None = None
+        self.stuck = False
 
     def opens(self) -> int:
         """The next open goes out; returns its attempt."""
@@ -43,17 +47,28 @@ class Peers:
         if len(self._known) > _MOST:
             self._known.popitem(last=False)
 
-    def adopts(self, verdict: Verdict) -> bool:
-        """Whether a hello is to be adopted: the first one at or above the floor, or that worker's next."""
-        if verdict.worker is None or verdict.attempt < self.floor:
+    def speaker(self, verdict: Verdict) -> str | None:
+        """The worker that a verdict shows to hold the session: the one that it names, or one that comes back."""
+        returns = self.worker is None and verdict.attempt == self.current
+        return self.former if verdict.worker is None and returns else verdict.worker
+
+    def adopts(self, worker: str, verdict: Verdict, *, news: bool) -> bool:
+        """Whether a worker that speaks is to be adopted: the first at or above the floor, or the same one's next.
+
+        Args:
+            worker: the worker.
+            verdict: verdict of it.
+            news: whether that ends beyond what is committed.
+        """
+        if verdict.attempt < self.floor:
             return False
         if self.worker is None:
-            return True
-        return verdict.worker == self.worker and verdict.attempt > self.current
+            return news or not self.stuck or worker != self.former
+        return worker == self.worker and verdict.attempt > self.current
 
     def adopt(self, worker: str, attempt: int) -> list[tuple[str, int]]:
         """Adopt, forget all others, and return these with their attempts, to be closed."""
-        self.worker, self.current = worker, attempt
+        self.worker, self.current, self.former, self.stuck = worker, attempt, None, False
         others = [(name, known) for name, known in self._known.items() if name != worker]
         self._known = OrderedDict({worker: attempt})
         return others
@@ -63,8 +78,9 @@ class Peers:
         named = verdict.worker is None or verdict.worker == self.worker
         return self.worker is not None and verdict.attempt == self.current and named
 
-    def leave(self, *, raise_floor: bool) -> None:
-        """Give up the adopted worker; with `raise_floor`, only an open to come can be adopted."""
+    def leave(self, *, raise_floor: bool, stuck: bool) -> None:
+        """Look for another worker than the adopted one; with `raise_floor`, only an open to come can be adopted."""
+        self.former, self.stuck = None if raise_floor else self.worker, stuck
         self.worker = None
         if raise_floor:
             self.floor = self.attempt + 1

@@ -90,6 +90,7 @@ class EdgeSession:
         rng: jitter.
         estimates: knowledge of the node from other sessions; None when there is none.
         device: reads energy and battery of the device; None where nothing tells.
+        others: given a worker, whether another one may take the text as well; given None, whether more than one may.
 
     Attributes:
         counters: counts since it began, to read.
@@ -109,6 +110,7 @@ class EdgeSession:
         rng: random.Random,
         estimates: NodeEstimates | None = None,
         device: Callable[[], DeviceReading] | None = None,
+        others: Callable[[str | None], bool] = lambda _: True,
     ) -> None:
         if not request.prompt or request.identity.limit < 1:
             raise LocalProtocolError("a session needs a prompt and a limit of at least 1")
@@ -123,6 +125,7 @@ class EdgeSession:
         )
         self._text = SessionText(request)
         self._peers = Peers()
+        self._others = others
         self._timers = SessionTimers(self._rtt, rng, request.deadline, request.patience)
         self._sender = Sender(request, self._rtt, self._text)
         self._out: list[Effect] = []
@@ -228,7 +231,7 @@ class EdgeSession:
         peers = self._peers
         if message.worker is not None:
             return message.worker == worker
-        return peers.worker in {None, worker} or message.attempt != peers.current
+        return (peers.worker or peers.former) in {None, worker} or message.attempt != peers.current
 
     def drafted(self, start: int, digest: int, token: DraftToken, now: float) -> list[Effect]:
         """Take one token from the drafter, drafted after the prefix that (start, digest) names.
@@ -366,18 +369,24 @@ class EdgeSession:
         self.counters.closes += 1
         self._out.append(self._sender.close(worker, attempt, reason))
 
-    def _open(self, now: float) -> None:
-        """Publish the next attempt; the first one to the worker that knows the prompt's start, if there is one."""
+    def _open(self, now: float, *, silent: bool = False) -> None:
+        """Publish the next attempt; the first one to the worker that knows the prompt's start, if there is one.
+
+        Brokers hand opens to the workers in turn. So where a worker is silent that may get them still, two attempts go
+        out at once: they reach two workers.
+        """
         counters, plan = self.counters, self.plan
-        attempt = self._peers.opens()
-        self._named = attempt == 1 and self._request.reuse is not None
-        counters.named += self._named
-        counters.opens += 1
-        counters.reopens += attempt > 1
-        counters.batches += 1
+        twice = silent and not self.nobody and self._others(None)
         expiry = self._timers.next_open(now)
         self._plan = None
-        self._out.append(self._sender.open(plan, attempt, now, expiry, named=self._named))
+        for _ in range(1 + twice):
+            attempt = self._peers.opens()
+            self._named = attempt == 1 and self._request.reuse is not None
+            counters.named += self._named
+            counters.opens += 1
+            counters.reopens += attempt > 1
+            counters.batches += 1
+            self._out.append(self._sender.open(plan, attempt, now, expiry, named=self._named))
 
     def _resume(self, worker: str, now: float) -> None:
         """Tell a worker, whose own key is known now, what the open that it answered did not say of the text."""
@@ -427,8 +436,9 @@ class EdgeSession:
         self.nobody = False
         may = self._sender.lets_draft
         self._control.echoed(verdict, now)
-        if verdict.worker is not None:
-            self._hello(verdict.worker, verdict, now)
+        speaker = self._peers.speaker(verdict)
+        if speaker is not None:
+            self._hello(speaker, verdict, now)
         mine = self._peers.spoke(verdict)
         agreement = self._text.judge(verdict)
         added = self._text.commit(verdict) if agreement is Agreement.AGREED else None
@@ -455,13 +465,14 @@ class EdgeSession:
     def _hello(self, worker: str, verdict: Verdict, now: float) -> None:
         peers = self._peers
         peers.met(worker, verdict.attempt)
-        if peers.adopts(verdict):
+        news = verdict.start + len(verdict.tokens) > self._text.have
+        if peers.adopts(worker, verdict, news=news):
             for other, attempt in peers.adopt(worker, verdict.attempt):
                 self._close(other, attempt, CloseReason.ELSEWHERE)
             self._sender.adopted(worker, verdict.attempt, newest=verdict.attempt == peers.attempt)
             self._state = EdgeState.ACTIVE
             self._asked = False
-            self._timers.adopted(verdict.lease, now)
+            self._timers.adopted(None if verdict.worker is None else verdict.lease, now)
             self._control.adopted(worker, now)
             if self._request.keyed and verdict.start + len(verdict.tokens) < self._text.have:
                 self._resume(worker, now)
@@ -489,6 +500,8 @@ class EdgeSession:
             )
         elif mine and verdict.fin is Fin.GAP and end == self._sender.held:
             self._ask(now)
+        elif mine and not (verdict.tokens or verdict.queue) and self._timers.stuck(now):
+            self._stalled(now)
 
     def _progress(self, now: float, added: Committed) -> None:
         self.counters.rounds += 1
@@ -572,32 +585,36 @@ class EdgeSession:
         else:
             self._reopen(now, raise_floor=True, hold_back=self._failures > 1)
 
-    def _reopen(self, now: float, *, raise_floor: bool, hold_back: bool = False) -> None:
-        self._peers.leave(raise_floor=raise_floor)
+    def _reopen(self, now: float, *, raise_floor: bool, hold_back: bool = False, stuck: bool = False) -> None:
+        self._peers.leave(raise_floor=raise_floor, stuck=stuck)
         self._state = EdgeState.OPENING
         self._timers.reopening()
         self._timers.delay_open(now, max(self._failures, self._undone) if hold_back else 0)
         if self._online and not hold_back:
-            self._open(now)
+            self._open(now, silent=not raise_floor)
 
-    def _open_again(self, now: float) -> None:
+    def _open_due(self, now: float) -> None:
+        self._peers.stuck = False  # nobody else has answered
+        self._open_again(now, silent=self._timers.unanswered)
+
+    def _open_again(self, now: float, *, silent: bool = False) -> None:
         if self._online:
-            self._open(now)
+            self._open(now, silent=silent)
 
     def _silent(self, now: float) -> None:
         if self._timers.exhausted:
             self._reopen(now, raise_floor=False)
         else:
             self._poll(now)
-            self._timers.polled(now)
+            self._timers.polled(now, elsewhere=self._others(self._peers.worker))
 
     def _stalled(self, now: float) -> None:
-        self._reopen(now, raise_floor=True)
+        self._reopen(now, raise_floor=False, stuck=True)
 
     def _gone(self, now: float) -> None:
         if self._online:
             self._poll(now)
-            self._timers.suspect(now)
+            self._timers.suspect(now, elsewhere=self._others(self._peers.worker))
 
     def _worker_online(self, now: float) -> None:
         self._timers.wake(now, nobody=self.nobody)
@@ -648,10 +665,10 @@ class EdgeSession:
         ((_NEW,), (EdgeEvent.START,), _start, (_OPENING, _DONE),
          "linked", "open, with the draft if there is any; a resumed text that has ended finishes"),
         ((_OPENING,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
-         "hello at or above the floor; new tokens; diverged",
+         "hello at or above the floor, or a word of the worker that was left for its silence; new tokens; diverged",
          "adopt the worker, close all others; commit, finish where the text ends; ignore"),
         ((_ACTIVE,), (EdgeEvent.VERDICT,), _verdict, _BEGUN,
-         "new tokens; a gap, or a start beyond `have`; diverged; hello of another worker",
+         "new tokens; a gap, or a start beyond `have`; diverged, or stuck; hello of another worker",
          "commit, send what is ready, finish where the text ends; poll; open again; close that one"),
         ((_DONE,), (EdgeEvent.VERDICT,), _late_verdict, (), "names its worker", "close that worker"),
         ((_OPENING,), (EdgeEvent.BUSY,), _busy, (),
@@ -673,10 +690,10 @@ class EdgeSession:
         (_LIVE, (EdgeEvent.DRAFTED,), _drafted, (),
          "at the tip, and above the threshold; below it", "append, send when a batch is full; send what there is"),
         (_LIVE, (EdgeEvent.NO_DRAFT,), _no_draft, (), "at the tip", "send what there is"),
-        ((_OPENING,), (EdgeEvent.OPEN_DUE,), _open_again, (), "linked", "open, with back-off"),
+        ((_OPENING,), (EdgeEvent.OPEN_DUE,), _open_due, (), "linked", "open, with back-off"),
         ((_ACTIVE,), (EdgeEvent.SILENT,), _silent, _LIVE,
-         "less than 2 polls unanswered; else", "poll; open again, floor unchanged"),
-        ((_ACTIVE,), (EdgeEvent.STALLED,), _stalled, (_OPENING,), "", "open again with a new floor"),
+         "less polls unanswered than 2, or 1 if there are other workers; else", "poll; open again, floor unchanged"),
+        ((_ACTIVE,), (EdgeEvent.STALLED,), _stalled, (_OPENING,), "", "open again, floor unchanged"),
         ((_ACTIVE,), (EdgeEvent.LEASE_DUE,), _poll, (), "", "poll"),
         ((_ACTIVE,), (EdgeEvent.GONE,), _gone, (), "linked", "poll; the next silence opens again"),
         (_LIVE, (EdgeEvent.NO_WORKER,), _no_worker, (), "", "remember it for what the user is told"),

@@ -41,16 +41,25 @@ class SessionTimers:
         self._silent_from = inf
         self._polls = 0
         self._patience = 1
+        self._elsewhere = False  # as of the newest poll, another worker may take the text
+        self._token_at = inf
+        self._left = 0  # workers that were left since the newest token
         self._lease = inf
         self._sent_at = inf
 
     def next_open(self, now: float) -> float:
         """Arm the back-off after an open; return its length, which is also the open's expiry."""
-        delay = min(waiting.REOPEN_MOST, self._rtt.timeout * 2.0**self._backoff) * (1 + self._rng.random())
+        delay = min(waiting.REOPEN_MOST, self._rtt.reply_timeout * 2.0**self._backoff)
+        delay *= 1 + self._rng.random()
         self._backoff = min(self._backoff + 1, 16)
         self._open_at = now + delay
         self._answered_by = now + self._rtt.timeout
         return delay
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether nobody has answered anything since the newest open."""
+        return self._backoff > 0
 
     def open_after(self, now: float, wait: float) -> None:
         """Open again after `wait` seconds, and start the back-off afresh after that."""
@@ -65,6 +74,7 @@ class SessionTimers:
     def reopening(self) -> None:
         """No worker holds the session now."""
         self._silent_from = inf
+        self._left = min(self._left + 1, 8)
 
     def linked(self, now: float) -> None:
         """The link is up (again): ask soon."""
@@ -82,9 +92,10 @@ class SessionTimers:
         """Any answer of any worker."""
         self._backoff = 0
 
-    def adopted(self, lease: float, now: float) -> None:
-        """A worker holds the session for `lease` seconds after our last message."""
-        self._lease = max(lease, waiting.LEASE_LEAST)
+    def adopted(self, lease: float | None, now: float) -> None:
+        """A worker holds the session for `lease` seconds after our last message; None for as long as it did before."""
+        if lease is not None:
+            self._lease = max(lease, waiting.LEASE_LEAST)
         self._sent_at = self._stall_from = now
         self._silent_from = inf
         self._patience = 1
@@ -95,9 +106,10 @@ class SessionTimers:
 
     def progressed(self, now: float) -> None:
         """New tokens were committed, by whichever worker."""
-        self._progress_at = self._stall_from = now
+        self._progress_at = self._stall_from = self._token_at = now
         self._queued_from = inf
         self._patience = 1
+        self._left = 0
 
     def waits_its_turn(self, now: float) -> None:
         """The adopted worker is at work and has not come to this session yet: elsewhere it would start afresh."""
@@ -128,20 +140,45 @@ class SessionTimers:
             self._silent_from = now
             self._polls = 0
 
-    def polled(self, now: float) -> None:
-        """Silence was answered by a poll: wait on from here."""
+    def stuck(self, now: float) -> bool:
+        """Whether an answer without tokens, and without work that waits, shows that the worker had better be left."""
+        return (
+            self._elsewhere
+            and self._patience > 1
+            and now - self._stall_from >= waiting.IDLE * 2.0**self._left
+        )
+
+    def polled(self, now: float, *, elsewhere: bool) -> None:
+        """Silence was answered by a poll: wait on from here; `elsewhere`: another worker may take the text."""
         self._polls += 1
         self._silent_from = now
+        self._elsewhere = elsewhere
 
-    def suspect(self, now: float) -> None:
+    def suspect(self, now: float, *, elsewhere: bool) -> None:
         """The adopted worker is said to be gone and was polled: a second sign of silence is enough."""
         self._polls = max(self._polls, 1)
         self._silent_from = now
+        self._elsewhere = elsewhere
 
     @property
     def exhausted(self) -> bool:
         """Whether the next silence must be answered by a re-open."""
-        return self._polls >= len(waiting.POLLS) - 1
+        return self._polls >= (1 if self._elsewhere else len(waiting.POLLS) - 1)
+
+    @property
+    def _wait(self) -> float:
+        """Seconds from the last sign of silence to the next."""
+        rtt = self._rtt
+        if self._elsewhere and self._polls:
+            return rtt.reply_timeout * 2.0**self._left
+        wait = (
+            min(waiting.RTO[1], rtt.timeout * self._patience)
+            * waiting.POLLS[min(self._polls, len(waiting.POLLS) - 1)]
+        )
+        if self._elsewhere and self._patience > 1:
+            waited = self._silent_from - self._token_at
+            wait = min(wait, max(rtt.timeout, waiting.POLLS_BESIDE, waited / 4))
+        return wait
 
     @property
     def _hopeless_at(self) -> float:
@@ -161,11 +198,8 @@ class SessionTimers:
         if state is EdgeState.OPENING:
             times[EdgeEvent.OPEN_DUE] = self._open_at
             return times
-        wait = min(waiting.RTO[1], self._rtt.timeout * self._patience)
         times[EdgeEvent.STALLED] = self._stall_from + waiting.STALLED
-        times[EdgeEvent.SILENT] = (
-            self._silent_from + wait * waiting.POLLS[min(self._polls, len(waiting.POLLS) - 1)]
-        )
+        times[EdgeEvent.SILENT] = self._silent_from + self._wait
         times[EdgeEvent.LEASE_DUE] = self._sent_at + self._lease / 3
         return times
 

@@ -178,6 +178,10 @@ class WorkerMachine:
         turns = by_device(session.key for session in ready)[:most]
         return [self._sessions[key].next_item(now) for key in turns]
 
+    def stepped(self, seconds: float) -> None:
+        """Note how long a step took, whether it decided anything or read only: others may take four times that."""
+        self._longest = max(0.98 * self._longest, seconds)
+
     def result(
         self,
         item: WorkItem,
@@ -410,6 +414,7 @@ class WorkerMachine:
             self.counters.ignored += 1
         kept = session.hold(batch)
         if isinstance(message, Poll):
+            self._note_ready(session, now)
             session.ask_again()
             self._answer_poll(session, now)
         elif kept and session.gap_before(batch):

@@ -1,4 +1,4 @@
-"""A worker that goes while texts are being written: asked to, or killed."""
+"""A worker that goes while texts are being written: asked to, killed, or stopped for a while."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from lab.benchmarks.serve.crowd import QUICK_STATUS, CrowdOutcome, with_broker
 from lab.benchmarks.serve.texts import Asked
 from lab.testbed.deployment import Daemon, LocalDeployment
 
+_HANGS = 40.0
 END_WITHIN = 90.0
 """Seconds for a worker with sessions to end in order."""
 WAYS: dict[str, tuple[signal.Signals, tuple[str, ...]]] = {
     "SIGTERM, time to finish": (signal.SIGTERM, ("--drain", "60")),
     "SIGTERM, no time": (signal.SIGTERM, ("--drain", "0.5")),
     "SIGKILL": (signal.SIGKILL, ()),
+    "SIGSTOP, 40 s": (signal.SIGSTOP, ()),
 }
 """How a worker goes, and the flags of workers that go so."""
 
@@ -29,7 +31,7 @@ class Stop:
     Attributes:
         verdict: outcome of all texts that were under way, or began afterwards.
         held: sessions that it held when it was told.
-        code: exit code.
+        code: exit code; 0 of one that goes on.
         longest: gap between two pieces of a text, seconds.
     """
 
@@ -79,7 +81,13 @@ async def _stop(
         if early.done():
             raise SystemExit(f"the texts were over before a worker could go; see {here.folder}")
         late = group.create_task(ask_all(http, [edge.url], [one.body() for one in asked[half:]]))
-        code = await victim.process.end(number, END_WITHIN)
+        if number is signal.SIGSTOP:
+            victim.process.pause()
+            await asyncio.sleep(_HANGS)
+            victim.process.resume()
+            code = 0
+        else:
+            code = await victim.process.end(number, END_WITHIN)
         answers: list[StreamedAnswer] = [*await early, *await late]
     gaps = [gap for answer in answers for gap in answer.gaps(0.0, float("inf"))]
     return Stop(CrowdOutcome.compared(asked, answers, references), held, code, max(gaps))
