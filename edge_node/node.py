@@ -384,6 +384,7 @@ class EdgeNode:
             else:
                 self._estimates.disconnects.link_down(now)
                 self.link.down(now)
+                self.directory.link_lost()
             for generation in list(self._sessions.values()):
                 machine = generation.machine
                 self._perform(generation, machine.link_up(now) if up else machine.link_down(now))
@@ -393,7 +394,7 @@ class EdgeNode:
             if inbound.topic == self._verdicts:
                 self._receive_message(inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
-                self._receive_status(worker, inbound.payload, now)
+                self._receive_status(worker, inbound, now)
             elif self.texts is not None and self.texts.take(inbound.topic, inbound.payload):
                 pass
             elif not self._wire.take(inbound.topic, inbound.payload) and self._family is not None:
@@ -439,8 +440,8 @@ class EdgeNode:
         self.cancel(generation)
         return True
 
-    def _receive_status(self, worker: str, payload: bytes, now: float) -> None:
-        news = self.directory.take(worker, payload)
+    def _receive_status(self, worker: str, inbound: Inbound, now: float) -> None:
+        news = self.directory.take(worker, inbound.payload, retained=inbound.retain)
         if news is None:
             return
         status = news.status
@@ -455,7 +456,7 @@ class EdgeNode:
             if news.ended and machine.worker == worker:
                 _log.info("session %d: worker %s is %s; asking it", generation.session, worker, status.state)
                 self._perform(generation, machine.worker_gone(worker, now))
-            elif machine.version in news.begins:
+            elif machine.version in news.begins and machine.worker in {None, worker}:
                 self._perform(generation, machine.worker_online(now))
 
     def _perform(self, generation: Generation, effects: Iterable[Effect]) -> None:

@@ -54,7 +54,8 @@ class News(NamedTuple):
     Attributes:
         ended: true if the process of that name before it is over, or has only lost its connection for a moment, so
             that its sessions ask it again, and do not give it up.
-        begins: versions of which this worker takes new sessions, and did not before.
+        begins: versions of which this worker takes new sessions, and did not before; or has not said so since our link
+            came up, as it may have come back after us.
     """
 
     status: WorkerStatus
@@ -107,6 +108,7 @@ class WorkerDirectory:
         self._lives: ExpiringMap[str, Lives] = ExpiringMap(most=MAX_WORKERS)
         self._told: ExpiringMap[str, SamplingParams] = ExpiringMap(most=MAX_VERSIONS)
         self._throttle = LogThrottle()
+        self._linked: ExpiringMap[str, None] = ExpiringMap(most=MAX_WORKERS)
         self._news = asyncio.Event()
         self.blind = False
 
@@ -236,8 +238,17 @@ class WorkerDirectory:
                     await self._news.wait()
         return True
 
-    def take(self, worker: str, payload: bytes) -> News | None:
-        """Take a retained status as it came; None if it was cleared, or is a late one of an earlier process.
+    def link_lost(self) -> None:
+        """Note that our link is lost; theirs may be, too."""
+        self._linked = ExpiringMap(most=MAX_WORKERS)
+
+    def take(self, worker: str, payload: bytes, *, retained: bool = True) -> News | None:
+        """Take a status as it came; None if it was cleared, or is a late one of an earlier process.
+
+        Args:
+            worker: name on its topic.
+            payload: the message.
+            retained: the broker had kept it, so that the worker may be gone since.
 
         Raises:
             RemoteProtocolError: it cannot be read, or is that of another worker, or not believed.
@@ -270,7 +281,10 @@ class WorkerDirectory:
         self._lives.put(worker, lives, now)
         self._news.set()
         ended = status.state == "gone" or before not in (None, life)
-        return News(status, ended, _served(status) - (frozenset() if ended else _served(known)))
+        back = not retained and worker not in self._linked
+        if not retained:
+            self._linked.put(worker, None, now)
+        return News(status, ended, _served(status) - (frozenset() if ended or back else _served(known)))
 
     async def watch(self, link: Link) -> None:
         """Subscribe to the statuses of all workers.

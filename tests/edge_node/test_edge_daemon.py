@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from flexspec_mq.errors import (
 )
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
+from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT, draft_token
 from lab.testbed.faults import Delay, Scope
 from lab.testbed.memory_broker import MemoryBroker
@@ -38,6 +40,7 @@ from tests.daemons import (
     PATIENCE,
     TARGET,
     FakeDrafter,
+    FakeEngine,
     alone,
     check,
     edge_at,
@@ -50,6 +53,7 @@ from tests.daemons import (
 )
 from tests.edge_node.api.served import links_to
 from tests.hostile import hostile
+from tests.transport.proxy import proxy_to
 
 CODEC = Codec()
 
@@ -59,6 +63,38 @@ PLANS = [Plan(0, 1, 0), Plan(1, 1, 1), Plan(8, 4, 1), Plan(4, 2, 0, 16), Plan(0,
 async def test_different_plans_at_once_write_the_same() -> None:
     async with world(["w1", "w2"]) as (_, _daemons, node):
         await check(node, [wanting(number, plan=plan) for number in range(4) for plan in PLANS])
+
+
+async def test_a_worker_that_comes_back_after_the_device_is_asked_at_once(
+    own_mosquitto: PrivateBroker,
+) -> None:
+    """A poll that went out before met nobody, and the next one is due after twice the time of a forward."""
+    slow, port = FakeEngine(before=lambda _: time.sleep(1.0)), own_mosquitto.port
+    async with proxy_to("127.0.0.1", port) as at_worker, proxy_to("127.0.0.1", port) as at_edge:
+        links = [
+            replace(link_to(name), host="127.0.0.1", port=proxy.port)
+            for name, proxy in (("w-late", at_worker), ("e-late", at_edge))
+        ]
+        async with (
+            worker_at(mqtt_link, "late", slow, links[0], status_every=60.0),
+            edge_at(mqtt_link, "late", at=links[1]) as node,
+        ):
+            generation = node.generate(wanting(1, limit=40, plan=Plan(0, 1, 0, 4)))
+            await until(lambda: len(generation.machine.committed) >= 3)
+            at_worker.stall()
+            at_edge.stall()
+            own_mosquitto.kill()
+            await asyncio.to_thread(own_mosquitto.start)
+            await asyncio.sleep(5.0)  # the worker has nothing more to write of its own accord
+            at_edge.resume()
+            await until(lambda: node.link.is_up)
+            await asyncio.sleep(0.3)
+            had = len(generation.machine.committed)
+            at_worker.resume()
+            began = time.monotonic()
+            await until(lambda: len(generation.machine.committed) > had)
+            assert time.monotonic() - began < 1.0
+            node.cancel(generation)
 
 
 async def test_without_a_drafter_the_target_is_asked_for_each_token() -> None:

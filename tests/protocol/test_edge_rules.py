@@ -208,6 +208,9 @@ def test_offline_sends_nothing_and_link_up_polls() -> None:
     assert machine.tick(100.0) == []
     assert len(sent(machine.link_up(100.0), Poll)) == 1
     assert machine.state is EdgeState.ACTIVE
+    assert len(sent(machine.worker_online(100.1), Poll)) == 1, "the worker may have come back after the poll"
+    machine.receive(verdict((), (7,)), 100.2)
+    assert machine.worker_online(100.3) == []
 
 
 def test_started_offline_opens_soon_after_the_link_is_up() -> None:

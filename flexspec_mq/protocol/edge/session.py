@@ -265,7 +265,10 @@ class EdgeSession:
         return self._event(EdgeEvent.GONE, now) if worker == self._peers.worker else []
 
     def worker_online(self, now: float) -> list[Effect]:
-        """A worker of the version takes new sessions, which did not before."""
+        """A worker of the version takes new sessions, which did not before or spoke over no connection since ours.
+
+        Where the session has a worker it is this one.
+        """
         return self._event(EdgeEvent.ONLINE, now)
 
     def no_worker(self, now: float) -> list[Effect]:
@@ -619,6 +622,10 @@ class EdgeSession:
     def _worker_online(self, now: float) -> None:
         self._timers.wake(now, nobody=self.nobody)
 
+    def _holder_online(self, now: float) -> None:
+        if self._online and self._timers.unheard:
+            self._poll(now)
+
     def _no_worker(self, now: float) -> None:  # noqa: ARG002  the table's signature
         self.nobody = True
 
@@ -699,7 +706,8 @@ class EdgeSession:
         (_LIVE, (EdgeEvent.NO_WORKER,), _no_worker, (), "", "remember it for what the user is told"),
         ((_OPENING,), (EdgeEvent.ONLINE,), _worker_online, (),
          "nobody got the newest open; else", "open within a random part of 0.2 s; once that is overdue"),
-        ((_ACTIVE,), (EdgeEvent.ONLINE,), _nothing, (), "", "nothing: a worker is adopted"),
+        ((_ACTIVE,), (EdgeEvent.ONLINE,), _holder_online, (),
+         "linked, and nothing came since the link did", "poll: what was sent until then met nobody"),
         ((_OPENING,), (EdgeEvent.PREFIX_LOST,), _prefix_lost, (),
          "the newest open named a prefix", "open in full, at any worker"),
         ((_ACTIVE,), (EdgeEvent.PREFIX_LOST,), _nothing, (), "", "nothing: a worker is adopted"),

@@ -18,6 +18,9 @@ class SessionTimers:
         rng: jitter of opens.
         deadline: the request's.
         patience: the request's; see `SessionRequest`.
+
+    Attributes:
+        unheard: no worker has answered anything since the link came up again.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class SessionTimers:
         self._left = 0  # workers that were left since the newest token
         self._lease = inf
         self._sent_at = inf
+        self.unheard = False
 
     def next_open(self, now: float) -> float:
         """Arm the back-off after an open; return its length, which is also the open's expiry."""
@@ -78,6 +82,7 @@ class SessionTimers:
 
     def linked(self, now: float) -> None:
         """The link is up (again): ask soon."""
+        self.unheard = True
         self._stall_from = now
         self._silent_from = inf
         self.wake(now)
@@ -90,6 +95,7 @@ class SessionTimers:
 
     def heard(self) -> None:
         """Any answer of any worker."""
+        self.unheard = False
         self._backoff = 0
 
     def adopted(self, lease: float | None, now: float) -> None:
