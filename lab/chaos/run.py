@@ -103,7 +103,7 @@ class Run:
                     "--kv-mb",
                     "192",
                 ),
-                edge_flags=("--draft", pair.graphs, "--api-wait", f"{PATIENCE:g}", "--threads", "1"),
+                edge_flags=("--draft", pair.graphs, "--wait", f"{PATIENCE:g}", "--threads", "1"),
                 seed=self.seed,
             ) as made:
                 self.say("all daemons serve; it begins")

@@ -16,8 +16,11 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from broker.deployment.bundles import SETTINGS
+from broker.settings import Role
 from lab.testbed.secured import SecuredDeployment, secured_deployment
 from tests.daemons import until
+from tests.integration.processes import events_of, start
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
@@ -32,7 +35,8 @@ ASKED = {"prompt": "hello", "max_tokens": 1200, "ignore_eos": True, "temperature
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def deployed(tiny: Path) -> AsyncIterator[SecuredDeployment]:
     edge = ("--draft", str(tiny), "--policy", "fixed", "--draft-length", "2", "--ahead", "0")
-    async with secured_deployment(["truck"], worker_flags=worker(tiny), edge_flags=edge) as made:
+    more = {"worker_flags": worker(tiny), "edge_flags": edge, "more_devices": ["phone"]}
+    async with secured_deployment(["truck"], **more) as made:  # type: ignore[arg-type]
         yield made
 
 
@@ -134,3 +138,23 @@ async def test_without_the_broker_a_text_is_refused_at_once_or_waits_as_it_says(
     answer, took = waits.result()
     assert answer.status_code == 200
     assert took > 3.0
+
+
+async def test_a_command_outlives_an_outage_of_the_broker(deployed: SecuredDeployment, tiny: Path) -> None:
+    """It is longer than the three seconds that the command waits for its first connection."""
+    config = str(deployed.bundle(Role.EDGE, "phone") / SETTINGS[Role.EDGE])
+    flags = ("--draft", str(tiny), "--ignore-eos", "--max-tokens", "1500", "--seed", "7", "--ahead", "0")
+    said: list[list[dict[str, Any]]] = []
+    for away in (False, True):
+        asked = await start("edge_node", "ask", "hello", "--config", config, "--events", *flags)
+        events = [await asked.event(lambda event: event["type"] == "text")]
+        if away:
+            os.kill(deployed.mosquitto, signal.SIGKILL)
+            await deployed.broker.wait()
+            await asyncio.sleep(5.0)
+            await deployed.start_broker()
+        said.append(events + await events_of(asked))
+    (*_, alone), (*others, finish) = said
+    assert finish["tokens"] == alone["tokens"]
+    (wait,) = (event for event in others if event["type"] == "waiting")
+    assert (wait["for"], 110 < wait["seconds"] < 120) == ("the broker", True)

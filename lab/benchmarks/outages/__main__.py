@@ -106,7 +106,7 @@ async def measure(args: Namespace) -> dict[str, Waits]:
         secured_deployment(
             DEVICES,
             worker_flags=("--target", args.target, "--draft", "none"),
-            edge_flags=("--draft", args.draft, "--api-wait", "120", *shlex.split(args.edge_flags)),
+            edge_flags=("--draft", args.draft, "--wait", "120", *shlex.split(args.edge_flags)),
             link=link,
         ) as here,
         unbounded(kept=0) as http,
