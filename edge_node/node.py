@@ -314,11 +314,16 @@ class EdgeNode:
             partial(self.directory.elsewhere, version),
         )
         self._wire.begin(session, version)
+        self.directory.used()
         generation = self._sessions[session] = Generation(session, request, machine, energy, answers)
         if not self.link.is_up:
             self._perform(generation, machine.link_down(now))
         self._perform(generation, machine.start(now))
         return generation
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is being written, and could be at once if it were asked for, as far as anybody knows."""
+        return not self._sessions and self.link.is_up and not self.models.not_ready()
 
     def _texts_changed(self) -> None:
         """A worker has told how its target's texts are written."""
@@ -345,7 +350,7 @@ class EdgeNode:
             "draft": self._drafts.run(),
             "timer": self._timer_loop(),
             "publish": self._queue.run(link),
-            "directory": self.directory.watch(link),
+            "directory": self.directory.watch(link, self._is_idle),
         }
         if self._wire.statement is not None:
             named["statement"] = self._wire.watch()

@@ -116,6 +116,10 @@ STATUS_RETAINED: Final = 0.3
 """For retained statuses of a version's workers to come, once the link is up."""
 CATALOGUE_RETAINED: Final = 1.0
 """For a retained catalogue to come after subscribing."""
+FOLLOWED: Final = 30.0
+"""For which a device that writes nothing goes on following the statuses of workers; an idle one saves their bytes."""
+FOLLOW_AFTER: Final = 1.0
+"""Until a device that did not follow them does, once it writes."""
 UNSERVED: Final = 1.0
 """For which the broker must be away, or nobody serve a version, before a new request that names no patience is refused:
 either may just be starting again."""

@@ -94,7 +94,7 @@ class Api:
             for name, since, version in self.node.models.listed()
         }
 
-    def version(self, asked: str | None) -> str | None:
+    async def version(self, asked: str | None) -> str | None:
         """The version that a request means; with a family what it asks for, which means one when its text opens.
 
         Raises:
@@ -104,6 +104,8 @@ class Api:
             return asked
         if asked is None:
             return self.node.version
+        if asked not in self.versions():
+            await self.node.directory.refreshed()
         known = self.versions()
         if asked not in known:
             raise _unknown(asked, sorted(known))
@@ -146,7 +148,8 @@ async def _text(
     body = parse_object(await api.bodies.read(request))
     key = _key(request, body)
     wanted = parse(body, api.settings.lenient)
-    options = wanted.options(api.version(wanted.model), api.settings.api_timeout)
+    version = await api.version(wanted.model)
+    options = wanted.options(version, api.settings.api_timeout)
     with ExitStack() as reading:
         text = reading.enter_context(api.texts.reading(wanted.prompt, options, key))
         await reply(text, wanted, api.settings, request.receive, send, reading.close)
@@ -168,10 +171,12 @@ def _json(body: msgspec.Struct, status: int = 200) -> Response:
 
 
 async def _models(api: Api, _request: Request, _send: Send) -> Response:
+    await api.node.directory.refreshed()
     return _json(ModelList(data=list(api.models().values())))
 
 
 async def _model(api: Api, request: Request, _send: Send) -> Response:
+    await api.node.directory.refreshed()
     asked, known = request.path_params["model"], api.models()
     if asked not in known:
         raise _unknown(asked, sorted(known))

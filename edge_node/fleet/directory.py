@@ -84,6 +84,8 @@ def _params(sampling: Sampling) -> SamplingParams:
 class WorkerDirectory:
     """Which workers are online, and which have ended.
 
+    A device that does nothing does not follow the statuses: what was known stays, and ages of it stand still.
+
     Args:
         clock: seconds.
         allowed: given a status, as read and as it came, and the time, what of it its worker may say, or None if it
@@ -110,6 +112,8 @@ class WorkerDirectory:
         self._throttle = LogThrottle()
         self._linked: ExpiringMap[str, None] = ExpiringMap(most=MAX_WORKERS)
         self._news = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._left_at: float | None = None  # when the statuses were followed no more
         self.blind = False
 
     @property
@@ -128,7 +132,7 @@ class WorkerDirectory:
 
     def online(self) -> list[WorkerStatus]:
         """Statuses of workers that take new sessions, the newest last."""
-        now = self._clock()
+        now = self._clock() if self._left_at is None else self._left_at
         known = [self._known.get(worker, now) for worker in self._known]
         return [status for status in known if status is not None and status.state == "online"]
 
@@ -230,6 +234,7 @@ class WorkerDirectory:
         """
         ends = time.monotonic() + timeout
         while not condition():
+            self._wanted.set()
             if (left := ends - time.monotonic()) <= 0:
                 return False
             self._news.clear()
@@ -286,16 +291,48 @@ class WorkerDirectory:
             self._linked.put(worker, None, now)
         return News(status, ended, _served(status) - (frozenset() if ended or back else _served(known)))
 
-    async def watch(self, link: Link) -> None:
-        """Subscribe to the statuses of all workers.
+    def used(self) -> None:
+        """Follow the statuses from in a moment on; until then an answer that comes soon has the link for itself."""
+        if self._left_at is not None:
+            asyncio.get_running_loop().call_later(waiting.FOLLOW_AFTER, self._wanted.set)
+
+    async def refreshed(self) -> None:
+        """Wait for what the broker retains, if the statuses were not followed; not for long."""
+        if self._left_at is not None:
+            self._wanted.set()
+            await asyncio.sleep(waiting.STATUS_RETAINED)
+
+    async def watch(self, link: Link, idle: Callable[[], bool]) -> None:
+        """Subscribe to the statuses of all workers, but for the time in which the node is idle.
 
         Raises:
             LinkError: the link failed for good.
         """
-        try:
-            await link.subscribe(topics.worker_status_topic("+"))
-        except LinkDown:  # the link remembers it
+        statuses = topics.worker_status_topic("+")
+        while True:
+            try:
+                await link.subscribe(statuses)
+            except LinkDown:  # the link remembers it
+                pass
+            except LinkRefused as error:
+                self.blind = True
+                _log.warning("which workers are online cannot be watched: %s", error.message)
+                return
+            self._follow()
+            while not idle() or self._wanted.is_set():
+                self._wanted.clear()
+                await asyncio.sleep(waiting.FOLLOWED)
+            with contextlib.suppress(LinkDown):
+                await link.unsubscribe(statuses)
+            self._left_at = self._clock()
+            await self._wanted.wait()
+
+    def _follow(self) -> None:
+        """Go on with what is known as if no time had passed since the statuses were left."""
+        left, self._left_at = self._left_at, None
+        if left is None:
             return
-        except LinkRefused as error:
-            self.blind = True
-            _log.warning("which workers are online cannot be watched: %s", error.message)
+        for worker in list(self._known):
+            status = self._known.get(worker, left)
+            if status is not None:
+                self._known.put(worker, status, self._clock())

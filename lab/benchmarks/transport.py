@@ -1,49 +1,73 @@
 """Cost of the transport: a draft → verdict round through Mosquitto on loopback, with a model that takes no time.
 
-Two cases in the same run, in turns: our link with our codec (K = 8 up, 9 tokens down), and a bare aiomqtt echo of as
-many bytes. Nagle's algorithm is off everywhere. Edge and worker share one process and event loop.
+Cases in the same run, in turns: a bare aiomqtt echo of as many bytes, our link with our codec (K = 8 up, 9 tokens
+down), the same over TLS with the access rules of a deployment that `flexspec-broker init` made, under keys there, and
+padded as well, as daemons do. Nagle's algorithm is off everywhere. Edge and worker share one process and event loop.
 
 IP bytes are those of the edge's connection, TCP acknowledgements and headers included, with rounds spaced so that no
 acknowledgement can ride on the next packet, as over a real distance.
+
+``--idle SECONDS`` measures an edge node instead that writes nothing, beside workers whose statuses it could follow.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import dataclasses
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
-from typing import Any, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import aiomqtt
 
+from broker.deployment.bundles import IDENTITY, LOGIN
+from broker.deployment.certificates import CA
+from broker.deployment.folder import Deployment
 from broker.launcher import PrivateBroker
+from broker.settings import Role
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
+from flexspec_mq.keys import edge as edge_side
+from flexspec_mq.keys import envelope
+from flexspec_mq.keys.documents import KeyRole
+from flexspec_mq.keys.edge import EdgeKeys
+from flexspec_mq.keys.identity_file import read_identity
+from flexspec_mq.keys.worker import WorkerKeys
 from flexspec_mq.topics import draft_filter, draft_topic, verdict_topic
+from flexspec_mq.transport.arguments import LinkOptions, link_settings
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.benchmarks._common import finish, parser, percentile, table
+from lab.benchmarks._common import finish, parser, percentile, say, table
 from lab.testbed.packet_counter import PacketCounter, packet_counter
-from schemas.messages import Draft, Fin, Verdict
+from lab.testbed.secured import VERSION, WORKER, secured_deployment
+from schemas.messages import Draft, Fin, Identity, Open, Verdict
+from schemas.status import TokenizerStatus, WorkerStatus
 
-_CODEC = Codec()
-
-EDGE, WORKER = "edge01", "wk01"
+EDGE = "edge01"
+SESSION = 0xCAFEBABE
 K = 8
+PROMPT = 200
+WORKERS = 10
 BLOCK = 50
 EXPIRY = 2.0
 SPACING = 0.06
+DAY = 86_400
 Block = Callable[[int, int], Awaitable[list[float]]]
 
 
 def draft_message(seq: int, rng: random.Random) -> Draft:
     """A draft of K tokens, ids as spread as in SmolLM2's vocabulary."""
     tokens = tuple(rng.randrange(49_152) for _ in range(K))
-    return Draft(rng.getrandbits(32), 1, seq, 100 + seq % 100, 0, rng.getrandbits(32), tokens, 0)
+    return Draft(SESSION, 1, seq, 100 + seq % 100, 0, rng.getrandbits(32), tokens, 0)
 
 
 def verdict_for(draft: Draft) -> Verdict:
@@ -54,6 +78,60 @@ def verdict_for(draft: Draft) -> Verdict:
     )
 
 
+class Wire:
+    """Messages to payloads and back, at both ends."""
+
+    def __init__(self) -> None:
+        self._codec = Codec()
+
+    def up(self, message: Open | Draft) -> bytes:
+        """A payload of the device."""
+        return self._codec.encode(message)
+
+    def arrives(self, payload: bytes) -> Draft:
+        """Read it at the worker."""
+        message = self._codec.decode(payload)
+        assert isinstance(message, Draft)
+        return message
+
+    def down(self, message: Verdict) -> bytes:
+        """A payload of the worker."""
+        return self._codec.encode(message)
+
+    def comes_back(self, payload: bytes) -> Verdict:
+        """Read it at the device."""
+        message = self._codec.decode(payload)
+        assert isinstance(message, Verdict)
+        return message
+
+
+class KeyedWire(Wire):
+    """The same under the keys of a session, which begins here."""
+
+    def __init__(self, edge: EdgeKeys, worker: WorkerKeys, *, padded: bool) -> None:
+        super().__init__()
+        self._codec = Codec(compresses=False)
+        self._edge, self._worker, self._padded = edge, worker, padded
+        edge.begin(SESSION, VERSION)
+        opened = Open(SESSION, 1, Identity(1, bytes(16), 0.0, 0, 1.0, 1, (), True, 64), (1,), (), 0, 1, ())
+        worker.unwrap(EDGE, VERSION, self.up(opened), 0.0)
+        self.comes_back(self.down(verdict_for(Draft(SESSION, 1, 1, 0, 0, 0, (), 0))))
+
+    def up(self, message: Open | Draft) -> bytes:  # noqa: D102  as of the base
+        vars(edge_side)["enveloped"] = partial(envelope.enveloped, padded=self._padded)
+        to = WORKER if isinstance(message, Draft) else None
+        return self._edge.wrap(message, to, super().up(message), 0.0)
+
+    def arrives(self, payload: bytes) -> Draft:  # noqa: D102
+        return super().arrives(self._worker.unwrap(EDGE, None, payload, 0.0)[0])
+
+    def down(self, message: Verdict) -> bytes:  # noqa: D102
+        return self._worker.wrap(EDGE, SESSION, super().down(message), 0.0)
+
+    def comes_back(self, payload: bytes) -> Verdict:  # noqa: D102
+        return super().comes_back(self._edge.unwrap(payload, 0.0).plain)
+
+
 async def next_message(link: Link) -> Inbound:
     """The next message of a link."""
     async for event in link.events():
@@ -62,34 +140,35 @@ async def next_message(link: Link) -> Inbound:
     raise RuntimeError("the link ended")
 
 
-async def serve_link(link: Link, qos: list[int], spacing: list[float]) -> None:
-    """Answer drafts with verdicts; `qos` and `spacing` hold the current values."""
+async def serve_link(link: Link, qos: list[int], spacing: list[float], wire: list[Wire]) -> None:
+    """Answer drafts with verdicts; the lists hold the current values."""
     async for event in link.events():
         if isinstance(event, Inbound):
-            draft = cast("Draft", _CODEC.decode(event.payload))
+            draft = wire[0].arrives(event.payload)
             if spacing[0]:
                 await asyncio.sleep(spacing[0])
-            await link.publish(verdict_topic(EDGE), _CODEC.encode(verdict_for(draft)), qos=qos[0])
+            await link.publish(verdict_topic(EDGE), wire[0].down(verdict_for(draft)), qos=qos[0])
 
 
 class LinkCase:
-    """Our link and codec."""
+    """Our link, and a wire, which the worker that answers is told of."""
 
-    def __init__(self, edge: Link, qos: list[int], rng: random.Random) -> None:
-        self._edge, self._qos, self._rng, self._seq = edge, qos, rng, 0
+    def __init__(self, edge: Link, qos: list[int], wires: list[Wire], wire: Wire, rng: random.Random) -> None:
+        self._edge, self._qos, self._wires, self._wire, self._rng = edge, qos, wires, wire, rng
+        self._seq = 0
 
     async def block(self, qos: int, rounds: int) -> list[float]:
         """Seconds of each round."""
-        self._qos[0] = qos
+        self._qos[0], self._wires[0] = qos, self._wire
         times = []
         for _ in range(rounds):
             self._seq += 1
             draft = draft_message(self._seq, self._rng)
             start = time.perf_counter()
-            await self._edge.publish(draft_topic(WORKER, EDGE), _CODEC.encode(draft), qos=qos, expiry=EXPIRY)
-            verdict = _CODEC.decode((await next_message(self._edge)).payload)
+            await self._edge.publish(draft_topic(WORKER, EDGE), self._wire.up(draft), qos=qos, expiry=EXPIRY)
+            verdict = self._wire.comes_back((await next_message(self._edge)).payload)
             times.append(time.perf_counter() - start)
-            if not isinstance(verdict, Verdict) or verdict.echo != self._seq:
+            if verdict.echo != self._seq:
                 raise RuntimeError(f"the verdict for {self._seq} is {verdict}")
         return times
 
@@ -118,55 +197,172 @@ async def serve_bare(worker: aiomqtt.Client, down: bytes) -> None:
         await worker.publish("b/v", down, qos=message.qos)
 
 
-async def measure(options: argparse.Namespace, port: int) -> dict[str, Any]:
-    """Run all cases against the broker on `port`."""
+def sizes(wire: Wire, rng: random.Random) -> dict[str, int]:
+    """Payload bytes of a first open, a draft and its verdict."""
+    prompt = tuple(rng.randrange(49_152) for _ in range(PROMPT))
+    opened = Open(
+        SESSION, 1, Identity(1, bytes(16), 0.7, 40, 0.95, 1, (2,), False, 256), prompt, (), 0, 1, ()
+    )
+    opening, drafted = wire.up(opened), wire.up(draft_message(1, rng))
+    verdict = wire.down(verdict_for(wire.arrives(drafted)))
+    return {"open": len(opening), "draft": len(drafted), "verdict": len(verdict)}
+
+
+def keyed_wire(folder: Path, *, padded: bool) -> Wire:
+    """A wire with what a deployment handed out to a device and a worker."""
+    bundles = Deployment(folder).bundles
+    edge = read_identity(bundles.folder(Role.EDGE, EDGE) / IDENTITY, KeyRole.EDGE, EDGE)
+    worker = read_identity(bundles.folder(Role.WORKER, WORKER) / IDENTITY, KeyRole.WORKER, WORKER)
+    return KeyedWire(EdgeKeys(edge), WorkerKeys(worker, lease=60, capacity=8), padded=padded)
+
+
+def reach(folder: Path, role: Role, name: str, port: int, *subscriptions: Subscription) -> LinkSettings:
+    """Settings of a link with what a deployment handed out."""
+    bundle = Deployment(folder).bundles.folder(role, name)
+    at = LinkOptions(
+        broker=f"127.0.0.1:{port}", username=name, password_file=bundle / LOGIN, tls_ca=bundle / CA
+    )
+    settings = link_settings(at, f"{'e' if role is Role.EDGE else 'w'}-{name}")
+    return dataclasses.replace(settings, subscriptions=subscriptions)
+
+
+@asynccontextmanager
+async def up(settings: LinkSettings) -> AsyncIterator[Link]:
+    """A link that is up."""
+    async with mqtt_link(settings) as link:
+        await link.wait_up(10)
+        yield link
+
+
+async def measure(options: argparse.Namespace, plain: int, folder: Path, secured: int) -> dict[str, Any]:
+    """Run all cases against the brokers on two ports; the second one is that of the deployment in `folder`."""
     rng = random.Random(options.seed)
     qos, spacing = [0], [0.0]
-    draft = draft_message(1, rng)
-    sizes = len(_CODEC.encode(draft)), len(_CODEC.encode(verdict_for(draft)))
+    wires = {
+        "link + codec": (False, Wire()),
+        "with TLS": (True, Wire()),
+        "with TLS, keys": (True, keyed_wire(folder, padded=False)),
+        "with TLS, keys, padding": (True, keyed_wire(folder, padded=True)),
+    }
+    current = [wires["link + codec"][1]]
+    answers, drafts = Subscription(verdict_topic(EDGE), 2), Subscription(draft_filter(WORKER), 2)
+
+    def edge_settings(port: int, *, secured: bool) -> LinkSettings:
+        if secured:
+            return reach(folder, Role.EDGE, EDGE, port, answers)
+        return LinkSettings(port=port, client_id="e", subscriptions=(answers,))
+
+    payloads: list[dict[str, Any]] = [{"case": name, **sizes(wire, rng)} for name, (_, wire) in wires.items()]
     async with AsyncExitStack() as stack:
-        edge = await stack.enter_async_context(
-            mqtt_link(
-                LinkSettings(port=port, client_id="e", subscriptions=(Subscription(verdict_topic(EDGE), 2),))
+        workers = [
+            await stack.enter_async_context(up(at))
+            for at in (
+                LinkSettings(port=plain, client_id="w", subscriptions=(drafts,)),
+                reach(folder, Role.WORKER, WORKER, secured, drafts),
             )
-        )
-        worker = await stack.enter_async_context(
-            mqtt_link(
-                LinkSettings(port=port, client_id="w", subscriptions=(Subscription(draft_filter(WORKER), 2),))
-            )
-        )
-        bare_edge, bare_worker = [await stack.enter_async_context(bare(port)) for _ in range(2)]
+        ]
+        bare_edge, bare_worker = [await stack.enter_async_context(bare(plain)) for _ in range(2)]
         await bare_edge.subscribe("b/v", qos=2)
         for level in range(3):
             await bare_worker.subscribe(f"b/d{level}", qos=2)
-        await edge.wait_up(10)
-        await worker.wait_up(10)
-        serving = [
-            asyncio.create_task(serve_link(worker, qos, spacing)),
-            asyncio.create_task(serve_bare(bare_worker, bytes(sizes[1]))),
-        ]
-        link_case = LinkCase(edge, qos, rng)
-        cases: dict[str, Block] = {
-            "link + codec": link_case.block,
-            "bare aiomqtt": BareCase(bare_edge, sizes).block,
-        }
-        rows = await rounds_in_turns(cases, 4 if options.quick else 20, rng)
-        spacing[0] = SPACING
-        counter = await stack.enter_async_context(packet_counter(port))
-        counted = await stack.enter_async_context(
-            mqtt_link(
-                LinkSettings(
-                    port=counter.port, client_id="c", subscriptions=(Subscription(verdict_topic(EDGE), 2),)
+        bytes_of = payloads[0]
+        serving = [asyncio.create_task(serve_link(link, qos, spacing, current)) for link in workers]
+        serving.append(asyncio.create_task(serve_bare(bare_worker, bytes(bytes_of["verdict"]))))
+        async with AsyncExitStack() as timed:
+            links = {
+                tls: await timed.enter_async_context(
+                    up(edge_settings(secured if tls else plain, secured=tls))
                 )
-            )
-        )
-        await counted.wait_up(10)
-        counted_case = LinkCase(counted, qos, rng)
-        wire = await bytes_per_round(counted_case, counter, 10 if options.quick else 50)
+                for tls in (False, True)
+            }
+            cases: dict[str, Block] = {
+                "bare aiomqtt": BareCase(bare_edge, (bytes_of["draft"], bytes_of["verdict"])).block,
+                **{
+                    name: LinkCase(links[tls], qos, current, wire, rng).block
+                    for name, (tls, wire) in wires.items()
+                },
+            }
+            rows = await rounds_in_turns(cases, 4 if options.quick else 20, rng)
+        spacing[0] = SPACING
+        wire_rows = []
+        for tls, port in ((False, plain), (True, secured)):
+            counter = await stack.enter_async_context(packet_counter(port))
+            async with up(edge_settings(counter.port, secured=tls)) as counted:
+                for name, (wants, wire) in wires.items():
+                    if wants is tls:
+                        case = LinkCase(counted, qos, current, wire, rng)
+                        found = await bytes_per_round(case, counter, 10 if options.quick else 50)
+                        wire_rows += [{"case": name, **row} for row in found]
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-    return {"payload_bytes": {"draft": sizes[0], "verdict": sizes[1]}, "rounds": rows, "ip_bytes": wire}
+    return {"payload_bytes": payloads, "rounds": rows, "ip_bytes": wire_rows}
+
+
+async def idle(options: argparse.Namespace, folder: Path, port: int, names: Sequence[str]) -> dict[str, Any]:
+    """Bytes of a day of an edge node that writes nothing, as of some seconds after it came to rest."""
+    bundle = Deployment(folder).bundles.folder(Role.EDGE, EDGE)
+    settings = EdgeSettings(edge=EDGE, version=VERSION, keys=bundle / IDENTITY)
+    node = EdgeNode(settings, None, bytes(16), (2,))
+    async with AsyncExitStack() as stack:
+        for name in names:
+            link = await stack.enter_async_context(up(reach(folder, Role.WORKER, name, port)))
+            telling = asyncio.create_task(tell_statuses(link, folder, name))
+            stack.callback(telling.cancel)
+        counter = await stack.enter_async_context(packet_counter(port))
+        base = reach(folder, Role.EDGE, EDGE, counter.port)
+        await stack.enter_async_context(node.running(mqtt_link, base))
+        began = counter.received()
+        await asyncio.sleep(waiting.STATUS_EVERY + 1)
+        awake = counter.received() - began
+        say(f"{len(node.directory.online())} workers are known")
+        await asyncio.sleep(waiting.FOLLOWED)
+        before, since = counter.received(), time.monotonic()
+        await asyncio.sleep(options.idle)
+        carried, seconds = counter.received() - before, time.monotonic() - since
+    day = DAY / seconds * (carried.ip_up + carried.ip_down)
+    return {
+        "workers": len(names),
+        "first_ip_bytes": awake.ip_up + awake.ip_down,
+        "seconds": seconds,
+        "up": carried.ip_up,
+        "down": carried.ip_down,
+        "mb_a_day": day / 1e6,
+    }
+
+
+async def tell_statuses(link: Link, folder: Path, name: str) -> None:
+    """Say for ever what a worker says of itself, with its signature."""
+    bundle = Deployment(folder).bundles.folder(Role.WORKER, name)
+    keys = WorkerKeys(read_identity(bundle / IDENTITY, KeyRole.WORKER, name), lease=60, capacity=8)
+    while True:
+        status = WorkerStatus(
+            state="online",
+            epoch=time.time_ns() // 1_000_000,
+            at=time.time(),
+            worker=name,
+            version=VERSION,
+            fingerprint=bytes(16).hex(),
+            exactness="exact",
+            device="cpu",
+            dtype="bfloat16",
+            weights="native",
+            load=3,
+            capacity=16,
+            lease=60,
+            temperature=0.2,
+            top_p=0.9,
+            draft="flexspec-draft",
+            life=1,
+            credential=keys.status_credential,
+            tokenizer=TokenizerStatus(tokens=49_152, vocabulary=bytes(16).hex(), eos=(2,), rows=49_152),
+            forward_ms=41.37,
+            row_ms=0.52,
+            draft_ms=3.14,
+        )
+        payload = keys.signed_status(Codec().encode_status(status))
+        await link.publish(topics.worker_status_topic(name), payload, qos=1, retain=True)
+        await asyncio.sleep(waiting.STATUS_EVERY)
 
 
 def bare(port: int) -> aiomqtt.Client:
@@ -216,19 +412,36 @@ async def bytes_per_round(case: LinkCase, counter: PacketCounter, rounds: int) -
     return rows
 
 
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what is asked for, with the brokers that it takes."""
+    names = [WORKER, *(f"w{number}" for number in range(2, WORKERS + 1))] if options.idle else [WORKER]
+    more = [(name, VERSION) for name in names[1:]]
+    async with secured_deployment((), worker_flags=None, more_devices=[EDGE], more_workers=more) as made:
+        if options.idle:
+            return await idle(options, made.folder, made.port, names)
+        with PrivateBroker() as broker:
+            return await measure(options, broker.port, made.folder, made.port)
+
+
 def main() -> None:
     """Measure and print."""
-    options = parser(__doc__ or "").parse_args()
-    with PrivateBroker() as broker:
-        results = asyncio.run(measure(options, broker.port))
-    headers = ("case", "QoS", "p50 ms", "p95 ms", "rounds/s", "of bare")
-    fields = ("case", "qos", "p50_ms", "p95_ms", "rounds_per_s", "of_bare")
-    print(table(headers, [[row[field] for field in fields] for row in results["rounds"]]))
-    print()
-    sizes = results["payload_bytes"]
-    print(f"payload bytes: draft {sizes['draft']}, verdict {sizes['verdict']} (K = {K})")
-    wire = [[row[name] for name in ("qos", "up", "down")] for row in results["ip_bytes"]]
-    print(table(("IP per round, QoS", "bytes up", "bytes down"), wire))
+    arguments = parser(__doc__ or "")
+    arguments.add_argument(
+        "--idle", type=float, metavar="SECONDS", help="measure an idle edge node for so long"
+    )
+    options = arguments.parse_args()
+    results = asyncio.run(run(options))
+    if options.idle:
+        print(table(tuple(results), [list(results.values())]))
+    else:
+        for title, name in (
+            ("rounds", "rounds"),
+            ("payload bytes", "payload_bytes"),
+            ("IP bytes", "ip_bytes"),
+        ):
+            print(f"{title} (K = {K}, a prompt of {PROMPT} tokens)")
+            print(table(tuple(results[name][0]), [list(row.values()) for row in results[name]]))
+            print()
     finish("transport", results, quick=options.quick)
 
 

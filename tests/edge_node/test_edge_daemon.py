@@ -15,7 +15,7 @@ from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq import topics
+from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
@@ -95,6 +95,38 @@ async def test_a_worker_that_comes_back_after_the_device_is_asked_at_once(
             await until(lambda: len(generation.machine.committed) > had)
             assert time.monotonic() - began < 1.0
             node.cancel(generation)
+
+
+async def test_an_idle_node_does_not_pay_for_statuses_and_knows_who_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "FOLLOWED", 0.1)
+    monkeypatch.setattr(waiting, "FOLLOW_AFTER", 0.02)
+    monkeypatch.setattr(waiting, "STALE", 0.5)
+    broker = MemoryBroker()
+
+    async def told(seconds: float) -> set[float]:
+        """Times of statuses that come meanwhile."""
+        seen, ends = set[float](), time.monotonic() + seconds
+        while time.monotonic() < ends:
+            seen |= {status.at for status in node.directory.online()}
+            await asyncio.sleep(0.01)
+        return seen
+
+    async with edge_at(broker.link) as node:
+        async with worker_at(broker.link, "w1", status_every=0.1):
+            await until(node.directory.versions)
+            await asyncio.sleep(0.3)
+            assert len(await told(1.0)) == 1  # longer than what is known would live
+            generation = node.generate(wanting(1))
+            assert len(await told(0.5)) > 1
+            assert (await read(generation))[0] == alone(generation.request)
+            await asyncio.sleep(0.3)
+        async with worker_at(broker.link, "w2", version="next"):
+            assert list(node.directory.versions()) == ["base"]  # as it was
+            await node.directory.refreshed()
+            assert list(node.directory.versions()) == ["next"]
+            assert len(await told(0.5)) > 1  # no worker of the node's own version is known: it is not idle
 
 
 async def test_without_a_drafter_the_target_is_asked_for_each_token() -> None:
