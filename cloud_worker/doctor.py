@@ -52,7 +52,8 @@ class WorkerDoctor(DaemonDoctor):
         self._heard = asyncio.Queue[str](1000)
         self.watch.other = self._note
         self.keys, self.secrets = worker.keys, (link.password_file, link.tls_key, worker.share_groups)
-        self.trust = None if self._wire.keys is None else self._wire.keys.trust
+        if (keys := self._wire.keys) is not None:
+            self.trust, self.unsigned = keys.trust, not keys.signs
         self.public_group = worker.share_groups is None
 
     def table(self) -> Sequence[Check]:

@@ -59,9 +59,11 @@ class Operator:
         assert self.catalogue is not None
         return self.catalogue
 
-    def keys(self) -> bytes:
+    def keys(self, serial: int = 1, expires: float = 2e9) -> bytes:
         """The key set, sealed."""
-        return seal(KeySet(FORMAT, FAMILY, 1, 1, (self.online.public,)), [self.root])
+        return seal(
+            KeySet(FORMAT, FAMILY, serial, 1, (self.online.public,), expires=int(expires)), [self.root]
+        )
 
     def sealed(self) -> bytes:
         """The catalogue, sealed."""

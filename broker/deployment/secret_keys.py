@@ -141,8 +141,10 @@ class SecretKeys:
             here = self.signing_path(keys.deployment).exists()
             if not (here and wants_renewal(present, self._clock())):
                 return known
-        signer = self._signing(keys.deployment)
-        signed = sign_statement(signer, present.serial + 1, opening, revoked, self._until())
+        signer, until = self._signing(keys.deployment), self._until()
+        if not again:  # nor for a clock that was set back
+            until = max(until, present.expires)
+        signed = sign_statement(signer, present.serial + 1, opening, revoked, until)
         return replace(known, keys=PublicKeys(keys.deployment, signed))
 
     def _new_opening(self) -> OpeningSecrets:

@@ -63,6 +63,7 @@ class DaemonDoctor:
         keys: File with the daemon's keys, by which it knows whom it talks to.
         trust: Whom the daemon believes by that file; None without one.
         secrets: Other files that nobody else should read.
+        unsigned: Lack of a key to sign statuses with, in a worker's file of an earlier release.
         here: Description of the daemon of this machine; empty if none was found.
         public_group: This worker shares sessions in the group that any client may join.
     """
@@ -71,6 +72,7 @@ class DaemonDoctor:
     keys: Path | None = None
     trust: Trust | None = None
     secrets: tuple[Path | None, ...] = ()
+    unsigned = False
     public_group = False
     here = ""
 
@@ -190,13 +192,18 @@ class DaemonDoctor:
         if lapsed := over(STATEMENT, statement, now):
             report.fail("expired", lapsed, RENEW)
             return
+        if self.unsigned:
+            report.warn(
+                f"{self.keys} is of a release that signed no statuses: no device lists this worker",
+                "give it a new one: `flexspec-broker rotate`",
+            )
         if words := why or warning(STATEMENT, statement, now):
             advice = (
                 RENEW if not why else "what the file says goes on; does `flexspec-broker run DIR` run there?"
             )
             report.warn(words, advice)
-            return
-        report.ok(f"statement {statement.serial} holds until {last_day(statement)}")
+        elif not self.unsigned:
+            report.ok(f"statement {statement.serial} holds until {last_day(statement)}")
 
     async def _check_catalogue(self, report: Report) -> None:
         catalogue = await check_family(report, self.family, self.watch, self.link, self.forbidden)

@@ -173,11 +173,7 @@ class CatalogueClient:
             UsageError: they are less than it asks for.
         """
         keys = self.keys()
-        if lapsed := self.follower.lapsed(self.clock()):
-            raise UsageError(
-                f"{lapsed}: nobody takes up a catalogue under it",
-                hint="the owner of the root key signs a later one: `flexspec head trust --root FILE`",
-            )
+        self._check_date()
         valid = {signer.public: signer for signer in signers if signer.public in keys.keys}
         if len(valid) < (1 if others_sign else keys.threshold):
             raise UsageError(
@@ -187,6 +183,13 @@ class CatalogueClient:
                 "`flexspec head list` shows the key set",
             )
         return list(valid.values())
+
+    def _check_date(self) -> None:
+        if lapsed := self.follower.lapsed(self.clock()):
+            raise UsageError(
+                f"{lapsed}: nobody takes up a catalogue under it",
+                hint="the owner of the root key signs a later one: `flexspec head trust --root FILE`",
+            )
 
     def sealed(self, catalogue: Catalogue, signers: Sequence[PrivateKey]) -> bytes:
         """A catalogue, signed under the present key set."""
@@ -202,6 +205,7 @@ class CatalogueClient:
         Returns:
             What to tell people of a broker that does not say what is on its disk; empty of one that does.
         """
+        self._check_date()
         record = self.follower.record
         await self._write(self._topic, payload)
         await asyncio.sleep(waiting.PUBLISHED_SETTLES)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from broker import announcing
 from broker.announcing import Announcer
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
+from flexspec_mq import waiting
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.transport.base import Inbound, LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -130,14 +130,14 @@ async def test_what_it_publishes_is_kept(monkeypatch: pytest.MonkeyPatch) -> Non
                 announcer.publish("f1/i", bytes(2000))
             assert "max_packet" in too_large.value.hint
             assert time.monotonic() - began < 4  # and it is not waited for
-        monkeypatch.setattr(announcing, "_PATIENCE", 0.1)
+        monkeypatch.setattr(waiting, "MOSQUITTO_TAKES", 0.1)
         with pytest.raises(BrokerError, match="cannot be reached"):
             announcer.publish("f1/i", b"third")
     assert not announcer.socket.parent.exists()
 
 
 def test_a_mosquitto_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(announcing, "_PATIENCE", 0.3)
+    monkeypatch.setattr(waiting, "MOSQUITTO_TAKES", 0.3)
     with Announcer() as announcer, socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(announcer.socket))
         silent.listen()

@@ -24,6 +24,7 @@ from cloud_worker.versions.loader import HeadLoader
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
+from flexspec_mq import topics
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.follower import Follower
 from flexspec_mq.catalogue.signing import PrivateKey, seal
@@ -99,7 +100,11 @@ class Place:
 
     @asynccontextmanager
     async def worker(
-        self, broker: MemoryBroker | LinkFactory, name: str = "w1", at: LinkSettings | None = None
+        self,
+        broker: MemoryBroker | LinkFactory,
+        name: str = "w1",
+        at: LinkSettings | None = None,
+        status_every: float = 60.0,
     ) -> AsyncIterator[Daemon]:
         """Run a worker; on leaving it is killed, as far as a task can be."""
         connect = broker.link if isinstance(broker, MemoryBroker) else broker
@@ -111,7 +116,9 @@ class Place:
             Library("base", "exact"),
             cast(HeadLoader, SaltLoader(engine, self.folder / "cache")),
         )
-        worker = CloudWorker(WorkerSettings(worker=name, drain=PATIENCE, status_every=60.0), engine, family)
+        worker = CloudWorker(
+            WorkerSettings(worker=name, drain=PATIENCE, status_every=status_every), engine, family
+        )
         run = asyncio.create_task(worker.run(connect, at or link_to(f"w-{name}")))
         await asyncio.wait_for(worker.ready.wait(), PATIENCE)
         daemon = Daemon(worker, engine, run)
@@ -209,6 +216,31 @@ async def test_an_update_and_a_rollback_move_no_running_text(place: Place) -> No
             assert (await read(text))[0] == by(1000, text.request)
         assert running.machine.counters.reopens == 0
         assert daemon.worker.machine.counters.opened == 2
+
+
+async def test_by_a_key_set_that_expired_no_session_is_taken_until_a_later_one_comes(place: Place) -> None:
+    """Its versions stay, and the text that is under way ends as it should."""
+    keys, ends = topics.keys_topic(FAMILY), time.time() + 4
+    async with (
+        published(place) as (broker, link),
+        place.worker(broker, status_every=0.2) as daemon,
+        edge_at(broker.link) as node,
+    ):
+        await link.publish(keys, place.operator.keys(2, ends), qos=1, retain=True)
+        await until(lambda: states(broker).get("v1") == "ready")
+        daemon.engine.before = lambda _: time.sleep(0.01)
+        running = node.generate(of("v1", limit=700))
+        await until(lambda: daemon.worker.not_ready)
+        assert time.time() >= int(ends)
+        assert daemon.worker.not_ready.startswith(f"key set 2 of {FAMILY} expired on")
+        assert not daemon.worker.machine.counters.busy
+        assert (await read(running))[0] == by(1000, running.request)
+        waits = node.generate(of("v1", 2))
+        await asyncio.sleep(0.5)
+        assert daemon.worker.machine.counters.opened == 1
+        await link.publish(keys, place.operator.keys(3), qos=1, retain=True)
+        assert (await read(waits))[0] == by(1000, waits.request)
+        assert states(broker) == {"base": "ready", "v1": "ready"}
 
 
 async def test_what_is_retired_leaves_its_share_and_its_head_after_its_last_text(place: Place) -> None:
