@@ -12,15 +12,17 @@ from collections.abc import Iterable
 from broker.settings import ClientLimits, Role, User
 from broker.watching.refusals import ClientConnections
 
-PACKETS = (b"Received ", b"Denied PUBLISH from ")
+PACKETS = (b"Received ", b"Denied PUBLISH from ", b"\t")
 """Beginnings of the lines that Mosquitto logs for a packet: kind, client id, and for a message that it takes or denies
-``(d0, q1, r0, m7, 'TOPIC', ... (N bytes))``."""
-_TAKEN, _FROM = b"Received PUBLISH", b" from "
+``(d0, q1, r0, m7, 'TOPIC', ... (N bytes))``; and of one for each filter that it subscribes to or leaves."""
+_TAKEN, _FROM, _FILTER = b"Received PUBLISH", b" from ", b"\t"
 _PARTS, _DETAILS = b" (d", b" ("
 _BYTES = b" bytes))"
-_UNKNOWN_SIZE = 262_144
-"""Bytes that a message counts for whose line Mosquitto cut off, as it does after 1,000: no client of ours has topics as
-long."""
+_CUT_OFF, _UNKNOWN_SIZE = 950, 262_144
+"""Bytes of a line that Mosquitto may have cut off, as it does after 1,000 with the time, and bytes that it then counts
+for: no client of ours has topics as long."""
+_FILTER_COUNTS = 20
+"""Packets that a filter counts for: it is logged twice, has retained messages sent, and takes memory."""
 _MEAN_OF = 10.0
 """Seconds at its rate that a user may send at once."""
 
@@ -31,7 +33,7 @@ class Traffic:
     Attributes:
         messages: messages of each user that were taken, since the start.
         payload: bytes of their payloads.
-        others: other packets of each user: subscriptions, acknowledgements, pings, and messages that were denied.
+        others: other packets of each user: filters, acknowledgements, pings, and messages that were denied.
     """
 
     def __init__(self, connections: ClientConnections) -> None:
@@ -39,18 +41,26 @@ class Traffic:
         self.payload = Counter[str]()
         self.others = Counter[str]()
         self._connections = connections
+        self._newest: str | None = None
 
     def line(self, line: bytes) -> None:
         """Read a line that begins with one of `PACKETS`."""
+        if line.startswith(_FILTER):
+            if self._newest is not None:
+                self.others[self._newest] += _FILTER_COUNTS
+                self.payload[self._newest] += len(line) if len(line) < _CUT_OFF else _UNKNOWN_SIZE
+            return
         kind, _, client = line.partition(_FROM)
         size = None
         if kind == _TAKEN:
             client, _, tail = client.rpartition(_PARTS)
             size = int(tail[tail.rindex(b"(") + 1 : -len(_BYTES)]) if tail.endswith(_BYTES) else _UNKNOWN_SIZE
+        user = None
         # A client id, and where any version may be asked for a topic, may hold what stands between the parts.
         while client and (user := self._user(client)) is None:
             client = client.rpartition(_DETAILS)[0]
-        if not client or user is None:
+        self._newest = user
+        if user is None:
             return
         if size is None:
             self.others[user] += 1
