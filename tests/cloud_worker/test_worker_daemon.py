@@ -18,6 +18,7 @@ from cloud_worker.settings import WorkerSettings
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import Generation
 from edge_node.node import EdgeNode
+from flexspec_mq import waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.retry import Waiting
@@ -397,10 +398,11 @@ async def test_a_worker_is_back_soon_after_its_broker(
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
     waits: list[Waiting] = []
     connect = partial(mqtt_link, on_wait=waits.append)
-    at = LinkSettings(port=own_mosquitto.port, client_id="w-w1", backoff=1.0)
+    at = LinkSettings(port=own_mosquitto.port, client_id="w-w1", backoff=waiting.RETRY_AWAITED / 2)
     async with worker_at(connect, "w1", at=at) as daemon:
         own_mosquitto.kill()
         await until(lambda: len(waits) >= 3)
-        assert [waiting.delay for waiting in waits[:3]] == [1.0, 2.0, 2.0]
+        first, *later = (wait.delay / waiting.RETRY_AWAITED for wait in waits[:3])
+        assert (first, later) == (0.5, [1.0, 1.0])
         await asyncio.to_thread(own_mosquitto.start)
         await until(lambda: not daemon.worker.not_ready)
