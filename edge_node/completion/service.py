@@ -69,6 +69,7 @@ class Service:
         self._key = key
         self.target = TargetVersion(model or node.models.default)
         self._told = told
+        self._patience = patience
         self._until = time.monotonic() + patience
         self._waits_for = ""
         self._unserved_since: float | None = None
@@ -82,7 +83,7 @@ class Service:
         link = self._node.link
         if await link.wait_up(max(waiting.UNSERVED - link.down_for, waiting.ONE_TRY)):
             return
-        left = self._until - time.monotonic()
+        left = self._until - time.monotonic() if self._patience else 0.0
         if left > 0:
             self._tell("the broker", self._until)
         if left <= 0 or not await link.wait_up(left):
@@ -137,7 +138,13 @@ class Service:
         return self._node.models.is_online(self._look_up())
 
     def unserved(self, generation: Generation) -> bool:
-        """Whether it is certain that nobody serves a session which has not begun; to be asked again and again."""
+        """Whether it is certain that nobody serves a session which has not begun; to be asked again and again.
+
+        Without a patience that includes a broker that turned out to be away before any worker has answered.
+        """
+        counters, link = generation.machine.counters, self._node.link
+        if not (link.is_up or self._patience or counters.verdicts or counters.busy):
+            return link.down_for >= waiting.UNSERVED
         now = time.monotonic()
         if not self._nobody_serves(generation):
             self._unserved_since = None
@@ -150,8 +157,10 @@ class Service:
 
         Raises:
             WorkerError: there is none, or the time is over.
+            LinkDown: there is no link either.
         """
         self._unserved_since = None
+        await self.linked()
         if self._node.models.followed is not None and self._finds():
             return
         left = max(self._until - time.monotonic(), 0.0)

@@ -140,6 +140,21 @@ async def test_without_the_broker_a_text_is_refused_at_once_or_waits_as_it_says(
     assert took > 3.0
 
 
+async def test_the_request_that_finds_out_that_the_broker_hangs_is_refused_too(
+    deployed: SecuredDeployment,
+) -> None:
+    """The link says nothing of it until something is sent."""
+    os.kill(deployed.mosquitto, signal.SIGSTOP)
+    try:
+        answer, took = await refused(deployed)
+    finally:
+        os.kill(deployed.mosquitto, signal.SIGCONT)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unreachable")
+    assert took < 2 * SOON
+    answer, _ = await refused(deployed, wait=10.0)
+    assert answer.status_code == 200
+
+
 async def test_a_command_outlives_an_outage_of_the_broker(deployed: SecuredDeployment, tiny: Path) -> None:
     """It is longer than the three seconds that the command waits for its first connection."""
     config = str(deployed.bundle(Role.EDGE, "phone") / SETTINGS[Role.EDGE])

@@ -75,7 +75,7 @@ async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: Pr
     """At QoS 0 the broker does not say who listens."""
     engine = waiting_engine()
     async with served(mosquitto, workers=0, plan=Plan(4, 1, 0)) as api:
-        api.node.directory.take = lambda *_: None  # type: ignore[method-assign]
+        api.node.directory.take = lambda *_, **__: None  # type: ignore[method-assign]
         async with worker_at(links_to(mosquitto), "asn-w", engine, version=api.version) as daemon:
             asking = asyncio.create_task(api.chat(seed=3, max_tokens=20))
             await asyncio.sleep(SOON + 0.5)
