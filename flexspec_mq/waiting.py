@@ -66,7 +66,7 @@ the last token."""
 POLLS_ANSWERED: Final = 32
 """Factor up to which the wait for the next poll doubles while polls are answered without a new token."""
 REOPEN_MOST: Final = 8.0
-"""Back-off between opens, which doubles from the timeout of replies: upper bound, before jitter doubles it at most."""
+"""Back-off between opens, which doubles from the timeout of replies: upper bound, before jitter adds up to a half."""
 LINKED: Final = 0.2
 """Within which a session opens, at random, once the link is up again."""
 IDLE: Final = 0.5

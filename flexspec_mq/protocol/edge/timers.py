@@ -54,7 +54,7 @@ class SessionTimers:
     def next_open(self, now: float) -> float:
         """Arm the back-off after an open; return its length, which is also the open's expiry."""
         delay = min(waiting.REOPEN_MOST, self._rtt.reply_timeout * 2.0**self._backoff)
-        delay *= 1 + self._rng.random()
+        delay *= 1 + self._rng.random() / 2
         self._backoff = min(self._backoff + 1, 16)
         self._open_at = now + delay
         self._answered_by = now + self._rtt.timeout
