@@ -26,7 +26,7 @@ from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from flexspec_mq import topics
 from flexspec_mq.catalogue import editing
-from flexspec_mq.catalogue.follower import Follower
+from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.codec import Codec
@@ -393,6 +393,13 @@ async def test_workers_bring_a_broker_back_that_lost_all(place: Place, tmp_path:
             assert time.monotonic() - began < 10
 
 
+def see(follower: Follower, topic: str, payload: bytes) -> None:
+    """A message comes to a device."""
+    receive = follower.receive_keys if topic == f"f1/k/{FAMILY}" else follower.receive_catalogue
+    if isinstance(outcome := receive(payload, time.time()), Accepted):
+        follower.adopt(outcome.record)
+
+
 async def standing(at: LinkSettings, *topics: str) -> dict[str, bytes]:
     """Messages retained on topics, once it is on all of them."""
     found: dict[str, bytes] = {}
@@ -435,10 +442,15 @@ async def test_what_a_malicious_worker_retains_is_replaced_and_believed_by_nobod
         await until(lambda: all("v2" in states(broker, one) for one in ("w1", "w2")))
         for topic in rightful:
             await link.subscribe(topic)
+        device = Follower(FAMILY, operator.root.public)
+        see(device, keys, rightful[keys])
         for topic, lie in lies:
             await link.publish(topic, lie, qos=1, retain=True)
             assert broker.retained(topic) != rightful[topic]
+            see(device, topic, lie)  # the older one it takes, as it has seen no other yet
             await until(lambda topic=topic: broker.retained(topic) == rightful[topic])  # type: ignore[misc]
+            see(device, topic, rightful[topic])
+            assert device.catalogue == operator.current
         await asyncio.sleep(1.0)
         assert {topic: broker.retained(topic) for topic in rightful} == rightful
         assert states(broker) == states(broker, "w2") == {"base": "ready", "v1": "ready", "v2": "ready"}
