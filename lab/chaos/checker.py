@@ -43,6 +43,8 @@ TYPED = frozenset(
 """Codes that a failure may have; others are faults of ours, or of what was asked."""
 _BREAKS = frozenset(("kill", "stop", "blackhole", "up", "down", "cut"))
 """Kinds of faults during which a daemon or its link does not work; all others are to be borne."""
+_REFUSED = frozenset(("no_worker", "broker_unreachable"))
+"""Codes of requests that cannot begin and name no patience."""
 _SETTLES = 2.0
 """Seconds after a fault within which a daemon is not called healthy yet."""
 _HEALTHY = 10.0
@@ -99,7 +101,7 @@ class Judgement:
 
 @dataclass(slots=True)
 class _Attempt:
-    began: float
+    asked: Asked
     pieces: list[tuple[float, str]] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
 
@@ -149,7 +151,7 @@ def _attempts(history: Iterable[Record], wanted: dict[int, Wanted], found: Judge
     attempts: Attempts = defaultdict(dict)
     for record in history:
         if isinstance(record, Asked) and record.text in wanted:
-            attempts[record.text][record.attempt] = _Attempt(record.at)
+            attempts[record.text][record.attempt] = _Attempt(record)
         elif isinstance(record, Asked | Piece | Ended):
             attempt = attempts.get(record.text, {}).get(record.attempt)
             if attempt is None:
@@ -210,7 +212,7 @@ def _check_end(
         found.broken(Broken.DOUBLED, f"{name} ended {len(attempt.ended)} times")
     if end is None:
         return  # told as lost, where no other attempt answered
-    times = [attempt.began, *(at for at, _ in attempt.pieces), end.at]
+    times = [attempt.asked.at, *(at for at, _ in attempt.pieces), end.at]
     silence = max(
         (later - earlier - _overlap(broken, (earlier, later)) for earlier, later in pairwise(times))
     )
@@ -219,18 +221,20 @@ def _check_end(
         found.broken(Broken.SILENT, f"{name}: {silence:.1f} s")
     if end.reason or not end.code:
         return
-    said = f"{name}: {end.code} after {end.at - attempt.began:.1f} s ({end.why})"
+    said = f"{name}: {end.code} after {end.at - attempt.asked.at:.1f} s ({end.why})"
     found.figures.update({f"ended with {end.code}": 1})
-    if end.code == "connection" and any(begin <= end.at <= over for begin, over in device):
+    if end.code == "connection" and _holds(device, end.at):
         return  # its device was restarted
     if end.code not in TYPED:
         found.broken(Broken.UNTYPED, said)
-    seconds = end.at - attempt.began
-    if seconds < began.patience:
+    waited, asked = end.at - times[-2], attempt.asked
+    refused = not (asked.named or attempt.pieces) and end.code in _REFUSED
+    if not refused and waited < asked.patience:
         found.broken(Broken.IMPATIENT, said)
-    if seconds > began.patience + began.grace:
+    if waited > (0.0 if refused else asked.patience) + began.grace:
         found.broken(Broken.LATE, said)
-    if any(b - a >= _HEALTHY for a, b in _between(broken, (attempt.began, end.at))):
+    healthy = [b - a for a, b in _between(broken, (attempt.asked.at, end.at))]
+    if not _holds(broken, end.at) if refused else any(seconds >= _HEALTHY for seconds in healthy):
         found.broken(Broken.HEALTHY, said)
 
 
@@ -320,7 +324,7 @@ def _measure_back(
             )
             if (
                 after is not None
-                and attempt.began < fault.at
+                and attempt.asked.at < fault.at
                 and fault.target in {"broker", edge}
                 and not any(
                     one.at < after and ends.get(one.fault, inf) > end for one in others if one is not fault
@@ -338,6 +342,10 @@ def _joined(spans: Iterable[Span]) -> list[Span]:
         else:
             joined.append((begin, end))
     return joined
+
+
+def _holds(spans: Iterable[Span], at: float) -> bool:
+    return any(begin <= at <= end for begin, end in spans)
 
 
 def _overlap(spans: Iterable[Span], within: Span) -> float:

@@ -17,10 +17,9 @@ class _Record(msgspec.Struct, frozen=True, tag_field="is", tag=str.lower, omit_d
 
 
 class Began(_Record, frozen=True):
-    """The run begins: its workers, seconds that a request waits for one, and seconds more for a failure to be told."""
+    """The run begins: its workers, and seconds beyond a request's patience in which a failure is to be told."""
 
     seed: int
-    patience: float
     grace: float
     workers: tuple[str, ...]
 
@@ -37,10 +36,17 @@ class Wanted(_Record, frozen=True):
 
 
 class Asked(_Record, frozen=True):
-    """A user asks a device; the second attempt has the same idempotency key as the first."""
+    """A user asks a device; the second attempt has the same idempotency key as the first.
+
+    Attributes:
+        patience: seconds without a token before it may fail.
+        named: whether the request says so; otherwise one that cannot begin is refused at once.
+    """
 
     text: int
     attempt: int
+    patience: float
+    named: bool = True
 
 
 class Piece(_Record, frozen=True):

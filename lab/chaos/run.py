@@ -14,12 +14,13 @@ from typing import Any
 import httpx2
 
 from flexspec_mq.models.text import decode
+from flexspec_mq.waiting import PATIENCE
 from lab.bench.client import unbounded
 from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText, Text
 from lab.chaos.history import Asked, Began, Ended, HistoryFile, Piece, Wanted
 from lab.chaos.schedule import WORKERS, Ask, Fault, Schedule, Sizes, schedule
-from lab.chaos.site import LEASE, PATIENCE, Site, site
+from lab.chaos.site import LEASE, Site, site
 
 GRACE = 30.0
 FIGURES = ("proposed", "drafted", "accepted", "worker_accepted", "looked_up", "rounds")
@@ -83,7 +84,7 @@ class Run:
         """
         plan = schedule(self.seed, self.sizes, self.pair.prompts)
         self._answers = HistoryFile(scratch / "answers.jsonl")
-        self._answers.add(Began(time.monotonic(), self.seed, PATIENCE, GRACE, WORKERS))
+        self._answers.add(Began(time.monotonic(), self.seed, GRACE, WORKERS))
         pair, pool = self.pair, ReferencePool(self.pair.target, self.pair.dtype, 1)
         pool.start()
         try:
@@ -103,7 +104,7 @@ class Run:
                     "--kv-mb",
                     "192",
                 ),
-                edge_flags=("--draft", pair.graphs, "--wait", f"{PATIENCE:g}", "--threads", "1"),
+                edge_flags=("--draft", pair.graphs, "--threads", "1"),
                 seed=self.seed,
             ) as made:
                 self.say("all daemons serve; it begins")
@@ -165,9 +166,11 @@ class Run:
             "top_k": ask.dice.top_k, "top_p": ask.dice.top_p, "seed": ask.dice.seed,
             "ignore_eos": ask.ignores_eos, "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
+        if ask.patient:
+            body["wait"] = PATIENCE
         asked = time.monotonic()
         for attempt in count(1):
-            self._answers.add(Asked(time.monotonic(), ask.number, attempt))
+            self._answers.add(Asked(time.monotonic(), ask.number, attempt, PATIENCE, ask.patient))
             end = await self._attempt(http, port, body, ask.number, attempt)
             self._answers.add(end)
             if not end.code or end.at - asked > PATIENCE + GRACE:

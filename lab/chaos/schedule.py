@@ -80,6 +80,7 @@ class Ask:
         dice: sampling parameters; no two texts have the same seed.
         limit: tokens at most.
         ignores_eos: goes on to the limit.
+        patient: names its patience.
     """
 
     number: int
@@ -90,6 +91,7 @@ class Ask:
     dice: Dice
     limit: int
     ignores_eos: bool
+    patient: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,7 @@ def _asks(rng: random.Random, sizes: Sizes, prompts: Sequence[Sequence[int]]) ->
             dice=Dice(*rng.choice(_SAMPLING), rng.getrandbits(40) << 20 | number),
             limit=rng.randint(sizes.least, sizes.most),
             ignores_eos=rng.random() < 0.5,
+            patient=rng.random() < 0.7,
         )
 
 

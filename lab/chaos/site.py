@@ -33,7 +33,6 @@ from lab.testbed.metrics import figures, until_ready
 from lab.testbed.process import Process, python
 from lab.testbed.secured import VERSION
 
-PATIENCE = 120.0
 LEASE = 15.0
 """Seconds after which a worker gives the place of a device up that says nothing."""
 _DAY = 86_400.0

@@ -61,13 +61,13 @@ def drawn(seed: int) -> list[Record]:
     """A right history, of two texts at least."""
     rng = random.Random(seed)
     made = Drawn(rng)
-    made.add(Began, seed, PATIENCE, GRACE, WORKERS)
+    made.add(Began, seed, GRACE, WORKERS)
     for text in range(rng.randint(2, 4)):
         edge, many = rng.choice(("e1", "e2")), rng.randint(2, 9)
         tokens = tuple(1000 * text + number for number in range(many))
         words = [f"{token} " for token in tokens]
         made.add(Wanted, text, 77 + text, edge, tokens, "".join(words), "length")
-        made.add(Asked, text, 1)
+        made.add(Asked, text, 1, PATIENCE)
         session, attempt = 10 * text, 1
         if rng.random() < 0.5:  # its device is killed in the middle
             made.session(edge, session, 77 + text, tokens[: rng.randrange(many)])
@@ -76,7 +76,7 @@ def drawn(seed: int) -> list[Record]:
             made.add(Ended, text, 1, "", 0, "connection", "refused")
             made.add(Healed, 100 + text, after=9.0)
             session, attempt = session + 1, 2
-            made.add(Asked, text, 2)
+            made.add(Asked, text, 2, PATIENCE)
         made.add(Struck, text, rng.choice(("stop", "storm", "clock")), rng.choice((*WORKERS, "broker")))
         made.session(edge, session, 77 + text, tokens)
         for word in words:
@@ -110,12 +110,14 @@ def twice(kind: type[Record]) -> Callable[[list[Record]], None]:
     return lambda history: history.insert(last(history, kind), history[last(history, kind)])
 
 
-def failed(code: str, seconds: float, *, struck: str = "") -> Callable[[list[Record]], None]:
+def failed(
+    code: str, seconds: float, *, struck: str = "", named: bool = True
+) -> Callable[[list[Record]], None]:
     """Let the last answer fail after some seconds, maybe with something broken meanwhile."""
 
     def change(history: list[Record]) -> None:
-        at = last(history, Ended)
-        del history[at:]
+        del history[last(history, Ended) :]
+        swap(Asked, named=named)(history)
         asked = history[last(history, Asked)]
         assert isinstance(asked, Asked)
         history[:] = [one for one in history if not (isinstance(one, Piece) and one.text == asked.text)]
@@ -178,6 +180,8 @@ WRONG: dict[str, tuple[Broken, Callable[[list[Record]], None]]] = {
     "a failure after its time": (Broken.LATE, failed("no_worker", 151.0, struck="broker")),
     "a failure beside a healthy worker": (Broken.HEALTHY, failed("no_worker", 125.0, struck="w1")),
     "a failure while workers hang in turn": (Broken.HEALTHY, apart),
+    "a refusal beside a healthy worker": (Broken.HEALTHY, failed("no_worker", 9.0, struck="w1", named=False)),
+    "a refusal that takes its time": (Broken.LATE, failed("no_worker", 40.0, struck="broker", named=False)),
     "silence": (Broken.SILENT, swap(Ended, at=lambda at: at + GRACE + 20)),
     "a place that is kept": (Broken.KEPT, swap(Left, value=1.0)),
 }  # fmt: skip
@@ -202,9 +206,9 @@ def test_one_thing_that_is_wrong_is_found_by_its_rule(wrong: str, seed: int) -> 
 @pytest.mark.parametrize(("target", "measured"), [("broker", [3.0]), ("e2", [3.0]), ("e1", []), ("w1", [])])
 def test_time_from_a_fault_to_the_next_piece_is_measured(target: str, measured: list[float]) -> None:
     history: list[Record] = [
-        Began(0.0, 0, PATIENCE, GRACE, WORKERS),
+        Began(0.0, 0, GRACE, WORKERS),
         Wanted(0.0, 0, 77, "e2", (5, 6), "5 6 ", "length"),
-        Asked(1.0, 0, 1), Piece(1.5, 0, 1, "5 "), Struck(2.0, 0, "stop", target), Healed(4.0, 0),
+        Asked(1.0, 0, 1, PATIENCE), Piece(1.5, 0, 1, "5 "), Struck(2.0, 0, "stop", target), Healed(4.0, 0),
         Piece(7.0, 0, 1, "6 "), Ended(7.5, 0, 1, "length", 2),
     ]  # fmt: skip
     judged = check(history)
@@ -214,8 +218,11 @@ def test_time_from_a_fault_to_the_next_piece_is_measured(target: str, measured: 
     assert [seconds for each in check(history).back.values() for seconds in each] == [1.0]
 
 
+@pytest.mark.parametrize(("seconds", "named"), [(125.0, True), (2.0, False)])
 @given(st.integers(0, 2**32))
-def test_a_failure_is_borne_where_nobody_could_be_reached_for_its_patience(seed: int) -> None:
+def test_a_failure_is_borne_where_nobody_could_be_reached_for_its_patience(
+    seconds: float, named: bool, seed: int
+) -> None:
     history = drawn(seed)
-    failed("no_worker", 125.0, struck="broker")(history)
+    failed("no_worker", seconds, struck="broker", named=named)(history)
     assert {violation.rule for violation in check(history).violations} == {Broken.LOST}
