@@ -26,9 +26,8 @@ from edge_node.settings import PlanOptions
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.effects import Commit, Finish, Send
-from flexspec_mq.transport import mqtt
 from lab.chaos.history import Committed, Finished, HistoryFile, Judged, Opened, Session
-from lab.chaos.weather import Weather, stormy
+from lab.chaos.weather import Weather
 from schemas.messages import Open, Verdict
 
 _NEW_PLAN = 0.15
@@ -140,7 +139,7 @@ def main() -> int:
         return cloud(arguments)
     from edge_node.cli.main import main as edge
 
-    vars(mqtt)["mqtt_link"] = stormy(mqtt.mqtt_link, weather)
+    weather.begin()
     trace_edge(_Trace(Path(history).name.partition("-")[0], HistoryFile(Path(history))))
     if int(seed):
         policies = random.Random(int(seed))

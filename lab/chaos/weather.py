@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
-from flexspec_mq.errors import FlexSpecError, LinkDown, PublishRefused
-from flexspec_mq.transport.base import Inbound, LinkCounters, LinkEvent, LinkSettings
-from flexspec_mq.transport.link import Link, LinkFactory
+from flexspec_mq.errors import LinkDown, PublishRefused
+from flexspec_mq.transport.base import Inbound
+from flexspec_mq.transport.inbox import Inbox
+from flexspec_mq.transport.mqtt import MqttLink
 
-_MOST_UNDERWAY = 4096
 _NEAR, _FAR = 0.3, 8.0
 """Seconds within which a copy comes after the message: of most, and of a quarter as many."""
 _LATE = 0.4
@@ -32,6 +31,7 @@ class Weather:
     def __init__(self, rng: random.Random) -> None:
         self.rate = 0.0
         self._rng = rng
+        self._underway: set[asyncio.Task[None]] = set()
 
     def arrivals(self) -> list[float]:
         """Seconds after which each copy of a message arrives; none at all is a loss."""
@@ -45,91 +45,30 @@ class Weather:
         copies += [rng.uniform(0.0, _FAR)] if rng.random() < rate / 4 else []
         return sorted(at + (rng.uniform(0.0, _LATE) if rng.random() < 2 * rate else 0.0) for at in copies)
 
+    def begin(self) -> None:
+        """Have all links of this process go through it."""
+        put, publish = Inbox.put_message, MqttLink.publish
 
-def stormy(connect: LinkFactory, weather: Weather) -> LinkFactory:
-    """A factory of links that go through `weather`."""
+        def receive(inbox: Inbox, message: Inbound) -> None:
+            for after in self.arrivals():
+                if after:
+                    asyncio.get_running_loop().call_later(after, put, inbox, message)
+                else:
+                    put(inbox, message)
 
-    @asynccontextmanager
-    async def run(settings: LinkSettings) -> AsyncIterator[Link]:
-        async with connect(settings) as inner, asyncio.TaskGroup() as group:
-            link = _StormyLink(inner, weather, group)
-            try:
-                yield cast("Link", link)  # as far as daemons use one
-            finally:
-                link.end()
+        async def send(link: MqttLink, *message: Any, **how: Any) -> None:
+            for after in self.arrivals():
+                if not after:
+                    await publish(link, *message, **how)
+                    continue
+                task = asyncio.create_task(late(after, link, *message, **how))
+                self._underway.add(task)
+                task.add_done_callback(self._underway.discard)
 
-    def make(settings: LinkSettings) -> AbstractAsyncContextManager[Link]:
-        return run(settings)
+        async def late(after: float, link: MqttLink, *message: Any, **how: Any) -> None:
+            await asyncio.sleep(after)
+            with contextlib.suppress(LinkDown, PublishRefused):  # nobody is told of a copy that is lost
+                await publish(link, *message, **how)
 
-    return make
-
-
-class _StormyLink:
-    """A `Link` around another."""
-
-    def __init__(self, inner: Link, weather: Weather, group: asyncio.TaskGroup) -> None:
-        self._link = inner
-        self._weather = weather
-        self._group = group
-        self._inbound: asyncio.Queue[LinkEvent | FlexSpecError] = asyncio.Queue()
-        self._underway: set[asyncio.Task[None]] = set()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._link, name)
-
-    @property
-    def counters(self) -> LinkCounters:
-        """Counters of the link itself."""
-        return self._link.counters
-
-    async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
-        """Publish it, or not, or twice; late copies are lost where the link is down."""
-        for after in self._weather.arrivals():
-            if after > 0.0:
-                self._later(self._publish_late(after, topic, payload, how))
-            else:
-                await self._link.publish(topic, payload, **how)
-
-    async def events(self) -> AsyncIterator[LinkEvent]:
-        """Events of the link; messages among them as the weather has it."""
-        self._later(self._read())
-        while True:
-            event = await self._inbound.get()
-            if isinstance(event, FlexSpecError):
-                raise event
-            yield event
-
-    def end(self) -> None:
-        """Give up what is still under way."""
-        for task in self._underway:
-            task.cancel()
-
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        if len(self._underway) >= _MOST_UNDERWAY:
-            work.close()
-            return
-        task = self._group.create_task(work)
-        self._underway.add(task)
-        task.add_done_callback(self._underway.discard)
-
-    async def _publish_late(self, after: float, topic: str, payload: bytes, how: dict[str, Any]) -> None:
-        await asyncio.sleep(after)
-        try:
-            await self._link.publish(topic, payload, **how)
-        except (LinkDown, PublishRefused):
-            return
-
-    async def _read(self) -> None:
-        try:
-            async for event in self._link.events():
-                for after in self._weather.arrivals() if isinstance(event, Inbound) else (0.0,):
-                    if after > 0.0:
-                        self._later(self._deliver_late(after, event))
-                    else:
-                        self._inbound.put_nowait(event)
-        except FlexSpecError as error:  # handed to whoever reads the events
-            self._inbound.put_nowait(error)
-
-    async def _deliver_late(self, after: float, event: LinkEvent) -> None:
-        await asyncio.sleep(after)
-        self._inbound.put_nowait(event)
+        for holder, name, ours in ((Inbox, "put_message", receive), (MqttLink, "publish", send)):
+            setattr(holder, name, ours)

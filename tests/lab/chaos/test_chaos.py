@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
 from collections import defaultdict
@@ -11,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from lab.benchmarks.attacks.ways import WAYS
 from lab.chaos.__main__ import main
 from lab.chaos.history import Struck, read_history
 from lab.chaos.schedule import Sizes, schedule
-from lab.chaos.weather import Weather, stormy
-from lab.testbed.memory_broker import MemoryBroker
+from lab.chaos.weather import Weather
 
 SIZES = Sizes(answers=80, faults=150, least=3, most=9, most_prompt=30, ways=tuple(WAYS))
 PROMPTS = [range(length) for length in range(1, 60)]
@@ -48,37 +45,16 @@ def test_a_schedule_is_its_seeds_alone() -> None:
     assert len({fault.lane for fault in made.faults if fault.target in {"w1", "w2"}}) == 1
 
 
-async def test_a_storm_loses_doubles_and_reorders() -> None:
-    weather, broker = Weather(random.Random(4)), MemoryBroker()
-    listening = LinkSettings(client_id="wet", subscriptions=(Subscription("t", 0),))
-    seen: list[int] = []
-    async with (
-        broker.link(LinkSettings(client_id="calm")) as calm,
-        stormy(broker.link, weather)(listening) as wet,
-    ):
-        await calm.wait_up(5)
-        await wet.wait_up(5)
-
-        async def read() -> None:
-            async for event in wet.events():
-                seen.extend([int(event.payload)] if isinstance(event, Inbound) else [])
-
-        reader = asyncio.create_task(read())
-        for rate, first in ((0.0, 0), (0.1, 100)):
-            weather.rate = rate
-            for number in range(first, 4 * first + 100):
-                await calm.publish("t", str(number).encode())
-                if number % 20 == 0:
-                    await asyncio.sleep(0.01)
-            await asyncio.sleep(0.5)
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
-    assert seen[:100] == list(range(100))
-    late = seen[100:]
-    # Binomial around 40 of 400 with standard deviation 6: from 10 to 70 is five of them.
-    assert 330 <= len(set(late)) < 390
-    assert len(late) > len(set(late))
-    assert late != sorted(late)
+def test_a_storm_loses_doubles_and_reorders() -> None:
+    weather = Weather(random.Random(4))
+    assert [weather.arrivals() for _ in range(99)] == [[0.0]] * 99
+    weather.rate = 0.1
+    copies = [weather.arrivals() for _ in range(4000)]
+    # Binomial around 400 of 4,000 with standard deviation 19: 100 is five of them.
+    assert abs(sum(not arrivals for arrivals in copies) - 400) < 100
+    assert abs(sum(len(arrivals) > 1 for arrivals in copies) - 440) < 100
+    assert abs(sum(0.0 < arrivals[0] < 0.4 for arrivals in copies if arrivals) - 700) < 150
+    assert all(arrivals == sorted(arrivals) for arrivals in copies)
 
 
 @pytest.mark.timeout(120)
