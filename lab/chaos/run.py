@@ -29,6 +29,7 @@ _AGAIN = 0.5
 _HANGS = 900.0
 """Seconds for one attempt, after which it counts as hung: beyond the API's own bound."""
 _SAY_EVERY = 15.0
+_KV_MB = "192"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,23 +91,12 @@ class Run:
         try:
             for ask in plan.asks:
                 self._references.append(asyncio.create_task(self._reference(pool, ask)))
-            worker = ("--target", pair.target, "--dtype", pair.dtype, "--draft", pair.draft)
-            async with site(
-                scratch,
-                self.sizes.edges,
-                self.sizes.ways,
-                worker_flags=(
-                    *worker,
-                    "--threads",
-                    str(self.threads),
-                    "--lease",
-                    f"{LEASE:g}",
-                    "--kv-mb",
-                    "192",
-                ),
-                edge_flags=("--draft", pair.graphs, "--threads", "1"),
-                seed=self.seed,
-            ) as made:
+            worker = [
+                "--target", pair.target, "--dtype", pair.dtype, "--draft", pair.draft,
+                "--threads", str(self.threads), "--lease", f"{LEASE:g}", "--kv-mb", _KV_MB,
+            ]  # fmt: skip
+            edge = ["--draft", pair.graphs, "--threads", "1"]
+            async with site(scratch, self.sizes, worker, edge, self.seed) as made:
                 self.say("all daemons serve; it begins")
                 await self._happen(made, plan)
                 await made.given_back()
@@ -123,10 +113,8 @@ class Run:
         written = await pool.write(Text(ask.number, prompt, ask.dice, ask.limit, eos))
         shown = decode(self.pair.tokenizer, written.tokens).rstrip("\N{REPLACEMENT CHARACTER}")
         reason = "length" if written.reason == "length" else "stop"
-        tokens = tuple(written.tokens)
-        self._answers.add(
-            Wanted(time.monotonic(), ask.number, ask.dice.seed, ask.edge, tokens, shown, reason)
-        )
+        of = ask.number, ask.dice.seed, ask.edge
+        self._answers.add(Wanted(time.monotonic(), *of, tuple(written.tokens), shown, reason))
         return prompt, written
 
     async def _happen(self, made: Site, plan: Schedule) -> None:

@@ -24,7 +24,7 @@ from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks.attacks.attacker import AttackOrder
 from lab.benchmarks.attacks.ways import WAYS
 from lab.chaos.history import Healed, HistoryFile, Left, Struck
-from lab.chaos.schedule import EXTRA, WORKERS, Fault
+from lab.chaos.schedule import EXTRA, WORKERS, Fault, Sizes
 from lab.testbed.deployment import free_port
 from lab.testbed.link.profiles import WAYS as BOTH
 from lab.testbed.link.profiles import LinkPlan, Way, built_in
@@ -303,22 +303,16 @@ def evil(way: str) -> str:
 
 @asynccontextmanager
 async def site(
-    scratch: Path,
-    edges: Sequence[str],
-    ways: Sequence[str],
-    *,
-    worker_flags: Sequence[str],
-    edge_flags: Sequence[str],
-    seed: int,
+    scratch: Path, sizes: Sizes, worker: Sequence[str], edge: Sequence[str], seed: int
 ) -> AsyncIterator[Site]:
     """Make a deployment, start two workers and the edge nodes, and end all of them on leaving.
 
     Args:
         scratch: an empty folder.
-        edges: names of devices. The first plans as it does by default, the others at random.
-        ways: attacks for which somebody is handed out what a device or worker has.
-        worker_flags: flags of ``flexspec-cloud``.
-        edge_flags: flags of ``flexspec-edge serve``.
+        sizes: names of devices, of which the first plans as it does by default and the others at random; and of
+            attacks, for each of which somebody is handed out what a device or worker has.
+        worker: flags of ``flexspec-cloud``.
+        edge: flags of ``flexspec-edge serve``.
         seed: seed of random plans.
 
     Raises:
@@ -334,9 +328,9 @@ async def site(
         folder = str(disk / "broker")
         await _broker("init", folder, "--host", "127.0.0.1", "--port", str(made.port), "--tls", "--keys")
         await _broker("add-worker", folder, *WORKERS, EXTRA, "--version", VERSION)
-        of_devices = [evil(way) for way in ways if WAYS[way].worker is None]
-        await _broker("add-device", folder, *edges, *of_devices)
-        for way in ways:
+        of_devices = [evil(way) for way in sizes.ways if WAYS[way].worker is None]
+        await _broker("add-device", folder, *sizes.edges, *of_devices)
+        for way in sizes.ways:
             if (version := WAYS[way].worker) is not None:
                 await _broker("add-worker", folder, evil(way), "--version", version)
         made.daemons["broker"] = Daemon(
@@ -345,12 +339,12 @@ async def site(
         stack.push_async_callback(_end, made)
         await made.daemons["broker"].start()
         plan = LinkPlan("wifi", built_in().get("wifi"), seed)
-        for number, name in enumerate((*WORKERS, EXTRA, *edges)):
+        for number, name in enumerate((*WORKERS, EXTRA, *sizes.edges)):
             link = await stack.enter_async_context(proxy_link(plan, ("127.0.0.1", made.port)))
-            flags = edge_flags if name in edges else worker_flags
-            plans = seed + number + 1 if name in edges[1:] else 0
-            made.daemons[name] = _traced(made, name, link, flags, plans, edge=name in edges)
-        first = [made.daemons[name] for name in (*WORKERS, *edges)]
+            flags = edge if name in sizes.edges else worker
+            plans = seed + number + 1 if name in sizes.edges[1:] else 0
+            made.daemons[name] = _traced(made, name, link, flags, plans, edge=name in sizes.edges)
+        first = [made.daemons[name] for name in (*WORKERS, *sizes.edges)]
         await asyncio.gather(*(daemon.start() for daemon in first))
         for daemon in first:
             await until_ready(daemon.name, daemon.port)
