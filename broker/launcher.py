@@ -21,7 +21,7 @@ from broker.config import render, render_users
 from broker.settings import BrokerSettings, User
 from broker.watching.rates import PACKETS
 from flexspec_mq import waiting
-from flexspec_mq.daemon.children import end_with_parent
+from flexspec_mq.daemon.children import end_connection, end_with_parent
 from flexspec_mq.errors import BrokerError
 
 _PORTS = range(20_000, 32_000)
@@ -140,6 +140,10 @@ class PrivateBroker:
         """Send it a signal, such as SIGSTOP for a broker that hangs."""
         if self._process is not None:
             self._process.send_signal(number)
+
+    def end_connection(self, host: str, port: int) -> bool:
+        """End the connection from an address, as Mosquitto does for users only; see `children.end_connection`."""
+        return self._process is not None and end_connection(self._process.pid, host, port)
 
     def close(self) -> None:
         """Stop it and remove its directory."""

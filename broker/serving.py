@@ -83,7 +83,7 @@ class DeploymentServer:
         self._statement: Statement | None = None
         self._dates = ExpiryLog()
         self._reloaded = threading.Event()
-        self._mosquitto_log = MosquittoLog(self._heard)
+        self._mosquitto_log = MosquittoLog(self._heard, end_connection=self._end_connection)
         connections = self._mosquitto_log.connections
         self._traffic = Traffic(connections)
         self._guard = Guard(limits, self._traffic, connections, time.monotonic())
@@ -208,6 +208,9 @@ class DeploymentServer:
     def _taken(self, line: bytes) -> None:
         self._traffic.line(line)
         self._saving.line(line)
+
+    def _end_connection(self, host: str, port: int) -> bool:
+        return self.broker.end_connection(host, port)
 
     def _heard(self, line: str) -> None:
         if line == _RELOADS:

@@ -29,7 +29,7 @@ _SOMEBODY = "unknown"
 _MOST_CLIENTS = 20_000
 """Client ids that are remembered."""
 _CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k\d+, u'([^']*)'\)\.")
-_NAMELESS = re.compile(r"New client connected from (\S+) as (?!.* \(p\d+, c\d, k\d+, u'[^']*'\)\.$)")
+_NAMELESS = re.compile(r"New client connected from (\S+):(\d+) as (?!.* \(p\d+, c\d, k\d+, u'[^']*'\)\.$)")
 """A client id of some 900 characters or more: Mosquitto cuts the line off before the user."""
 _ENDED = re.compile(
     r"Client (.*) (?:closed its connection\.|disconnected(?:: .*| due to .*|\.)|has exceeded timeout, disconnecting\."
@@ -75,6 +75,7 @@ class MosquittoLog:
     Args:
         heard: called with what is no chatter, as Mosquitto said it.
         clock: gives seconds.
+        end_connection: ends the connection from a host and port.
 
     Attributes:
         counts: refusals since the start by user and kind: ``publish``, ``subscribe``, ``login``, and those that
@@ -82,11 +83,17 @@ class MosquittoLog:
         connections: who is connected.
     """
 
-    def __init__(self, heard: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        heard: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        end_connection: Callable[[str, int], bool] = lambda _host, _port: False,
+    ) -> None:
         self.counts = Counter[tuple[str, str]]()
         self.connections = ClientConnections()
         self._heard = heard
         self._clock = clock
+        self._end_connection = end_connection
         self._rules: dict[str, list[AccessRule]] = {}
         self._workers: set[str] = set()
         self._groups = ShareGroups()
@@ -108,14 +115,18 @@ class MosquittoLog:
         elif (subscribed := self._subscription(line)) is not None:
             self._subscribed(*subscribed)
         elif match := _NAMELESS.match(line):
-            self.refused(
-                _SOMEBODY,
-                "client id",
-                f"from {match[1]}: it is too long, so nothing of that client can be counted",
-            )
+            self._end_nameless(match[1], int(match[2]))
         elif not line.startswith(_CHATTER):
             self.connections.line(line)
             self._heard(line)
+
+    def _end_nameless(self, host: str, port: int) -> None:
+        """End the connection of a client whose id keeps its user from being told: nothing of it could be counted."""
+        try:
+            done = "its connection was ended" if self._end_connection(host, port) else "it has gone"
+        except OSError as error:
+            done = f"its connection could not be ended ({error.strerror}), and nothing of it is counted"
+        self.refused(_SOMEBODY, "client id", f"of some 900 characters, from {host}:{port}; {done}")
 
     def _subscription(self, line: str) -> tuple[str, str] | None:
         """User and filter of a line ``CLIENT QOS FILTER``, of which both may hold blanks."""

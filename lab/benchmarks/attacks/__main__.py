@@ -101,7 +101,8 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             row = found[way] = _row(before + after, beside, report)
             say(
                 f"{time.monotonic() - began:4.0f} s, {number} of {len(options.attacks)}, {way}: "
-                f"speed {row['speed']:.2f}, first token {row['first']:.2f}, failed {row['failed']}"
+                f"speed {row['speed']:.2f}, first token {row['first']:.2f}, failed {row['failed']}, "
+                f"{row['messages_per_s']:.0f} packets a second"
             )
             before = after
     return found
