@@ -154,7 +154,11 @@ class ClientLimits(Section):
         int, Setting(help="kB a second that such a client may publish, in the same way", unit="kB", least=0)
     ] = 2000
     client_connections: Annotated[
-        int, Setting(help="connections that such a client may have at a time; 0 is no bound", least=0)
+        int,
+        Setting(
+            help="connections that such a client may have at a time, and make a second in the same mean; 0 is no bound",
+            least=0,
+        ),
     ] = 32
     put_out: Annotated[
         float,

@@ -91,6 +91,7 @@ class Guard:
                 (traffic.messages, limits.client_messages, "messages"),
                 (traffic.others, limits.client_messages, "other packets"),
                 (traffic.payload, 1000 * limits.client_kb, "bytes"),
+                (connections.made, limits.client_connections, "new connections"),
             )
             if rate
         ]

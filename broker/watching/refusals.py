@@ -38,9 +38,14 @@ _ENDED = re.compile(
 
 
 class ClientConnections:
-    """Which user a client id is, and how many connections each user has."""
+    """Which user a client id is, and how many connections each user has.
+
+    Attributes:
+        made: connections of each user since the start, those that ended included.
+    """
 
     def __init__(self) -> None:
+        self.made = Counter[str]()
         self._users: dict[str, str] = {}
         self._now: set[str] = set()
 
@@ -63,6 +68,7 @@ class ClientConnections:
         self._users.pop(client, None)  # the newest come last
         self._users[client] = user
         self._now.add(client)
+        self.made[user] += 1
         if len(self._users) > _MOST_CLIENTS:
             oldest = next(iter(self._users))
             del self._users[oldest]

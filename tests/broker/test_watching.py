@@ -206,6 +206,12 @@ def test_bytes_and_connections_are_bounded_too_and_time_heals() -> None:
     assert set(watching.out) == {"alice", "bob"}
     assert watching.look(6.5) == []
     assert watching.out == {}
+    for _ in range(
+        27
+    ):  # and not often one after the other: 20 in the mean of ten seconds, and 10 s passed for two
+        connections.line(new("b0", "bob"))
+        connections.line("Client b0 disconnected.")
+    assert watching.look(7.0) == [("bob", "rate", "of 54 new connections a second; it is put out for 5 s")]
 
 
 def test_nobody_is_put_out_without_a_bound() -> None:
