@@ -79,7 +79,7 @@ async def edge(
     settings = EdgeSettings(edge=name, version=version, keys=keys, reuse=reuse)
     node = EdgeNode(settings, None, FINGERPRINT, ())
     if deaf:
-        node.directory.take = lambda *_: None  # type: ignore[method-assign]
+        node.directory.take = lambda *_, **_more: None  # type: ignore[method-assign]
     async with node.running(
         mqtt_link, LinkSettings(host=broker.host, port=broker.port, client_id=f"e-{name}")
     ):

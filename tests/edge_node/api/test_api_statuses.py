@@ -89,7 +89,7 @@ async def test_what_another_worker_recommends_changes_no_text(
 
 async def test_a_broker_that_shows_no_status_hides_no_recommendation(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, workers=0) as api:
-        api.node.directory.take = lambda *_: None  # type: ignore[method-assign]
+        api.node.directory.take = lambda *_, **_more: None  # type: ignore[method-assign]
         engine = Opinionated(RECOMMENDED)
         async with worker_at(links_to(mosquitto), "hidden", engine, version=api.version):
             assert await written(api, 1) == (text_at(0.25, 1, 30), 0.25)
