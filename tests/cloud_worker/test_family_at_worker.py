@@ -233,7 +233,7 @@ async def test_by_a_key_set_that_expired_no_session_is_taken_until_a_later_one_c
         await until(lambda: daemon.worker.not_ready)
         assert time.time() >= int(ends)
         assert daemon.worker.not_ready.startswith(f"key set 2 of {FAMILY} expired on")
-        assert not daemon.worker.machine.counters.busy
+        await until(lambda: b'"state":"draining"' in (broker.retained("f1/w/w1") or b""))
         assert (await read(running))[0] == by(1000, running.request)
         waits = node.generate(of("v1", 2))
         await asyncio.sleep(0.5)
