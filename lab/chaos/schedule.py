@@ -18,7 +18,7 @@ EDGES = ("e1", "e2", "e3")
 WORKERS = ("w1", "w2")
 EXTRA = "w3"
 """The worker that joins and leaves."""
-SECONDS_A_FAULT = 2.2
+SECONDS_A_FAULT = 1.7
 _LEAST_SECONDS = 10.0
 _FIRST = 1.0
 _GREEDY = (0.0, 0, 1.0)
@@ -30,11 +30,11 @@ _QUESTION = 24
 _HOST = {"kill": 2.0, "stop": 12.0, "cut": 0.0, "blackhole": 10.0, "up": 8.0, "down": 8.0, "clock": 6.0}
 _DEVICE = {"kill": 1.0, "stop": 5.0, "cut": 0.0, "blackhole": 6.0, "up": 4.0, "down": 4.0, "clock": 6.0}
 _LANES = {
-    "worker": (0.34, {**_HOST, "join": 6.0}),
-    "edge": (0.36, {**_DEVICE, "storm": 10.0}),
+    "worker": (0.28, {**_HOST, "join": 6.0}),
+    "edge": (0.4, {**_DEVICE, "storm": 10.0}),
     "broker": (0.08, {"kill": 8.0, "stop": 6.0}),
     "disk": (0.04, {"full": 8.0}),
-    "attack": (0.18, {"attack": 8.0}),
+    "attack": (0.2, {"attack": 8.0}),
 }
 """Share of all faults, and the longest time of each kind in seconds: until it is mended, not until that shows.
 
