@@ -19,7 +19,7 @@ WORKERS = ("w1", "w2")
 EXTRA = "w3"
 """The worker that joins and leaves."""
 SECONDS_A_FAULT = 1.7
-_LEAST_SECONDS = 10.0
+_LEAST_SECONDS = 6.0
 _FIRST = 1.0
 _GREEDY = (0.0, 0, 1.0)
 _SAMPLING = (_GREEDY, _GREEDY, (0.7, 0, 1.0), (0.7, 50, 0.95), (1.0, 0, 1.0), (1.0, 0, 0.95), (1.0, 50, 1.0))
