@@ -149,7 +149,7 @@ class WorkerMetrics(Collector):
             )
         if ends := [document.expires for _, document, _ in worker.dated]:
             what = "When the first of the signed documents expires that it goes by"
-            yield _now("documents_expire_seconds", what, min(ends))
+            yield _now("signed_expires_seconds", what, min(ends))
         if (memory := worker.engine.memory) is not None:
             yield _now("kv_bytes", "Keys and values held", memory.nbytes)
             if memory.limit is not None:

@@ -148,7 +148,7 @@ def _family(family: FamilyCatalogue) -> Iterator[Metric]:
         ("epoch_seconds", "When it was issued; 0 without any", status.epoch),
         ("expires_seconds", "When it expires; 0 without any", status.expires),
         (
-            "keys_expire_seconds",
+            "keys_expires_seconds",
             "When its key set expires; 0 without any",
             family.keys.expires if family.keys else 0,
         ),
