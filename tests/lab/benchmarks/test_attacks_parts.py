@@ -50,6 +50,17 @@ def test_each_way_says_what_it_does() -> None:
     assert len(set(SAYS.values())) == len(SAYS)
 
 
+def test_a_mixture_replays_by_its_seed_and_changes_every_ten_seconds() -> None:
+    def packets(seed: int) -> list[list[bytes]]:
+        mixture = WAYS["mixture"](TARGET, seed)
+        return [list(islice(mixture.packets(now), 60)) for now in (0.0, 5.0, 10.0, 20.0)]
+
+    assert packets(1) == packets(1) != packets(2)
+    kinds = [{packet[:20] for packet in some} for some in packets(1)]
+    assert kinds[0] & kinds[1]
+    assert kinds[0] != kinds[2] != kinds[3]
+
+
 @pytest.mark.parametrize("way", ["malformed", "large", "unpacks"])
 def test_what_cannot_be_read_is_refused(way: str, tls_mosquitto: PrivateBroker) -> None:
     arrived = sent(way, 3, tls_mosquitto)
@@ -76,7 +87,7 @@ def test_opens_and_polls_are_real_ones(tls_mosquitto: PrivateBroker) -> None:
     assert len(message.prompt) == 7800
 
 
-@pytest.mark.parametrize("way", ["polls", "unpacks"])
+@pytest.mark.parametrize("way", ["polls", "introduced", "unpacks"])
 def test_what_it_says_under_keys_is_believed(way: str, tls_mosquitto: PrivateBroker, tmp_path: Path) -> None:
     deployment = KeyedDeployment(tmp_path)
     target = Target("evil", "w1", "base", FINGERPRINT, "good", EdgeKeys(deployment.edge("evil")))
@@ -87,7 +98,7 @@ def test_what_it_says_under_keys_is_believed(way: str, tls_mosquitto: PrivateBro
         sender = topics.sender_of(topic)
         assert sender is not None
         plain, _ = worker.unwrap("evil", sender.version, payload, 0.0)  # no copies: their counters differ
-        if way == "polls":
+        if way != "unpacks":
             assert isinstance(CODEC.decode(plain), Open | Poll)
         else:
             assert len(plain) < 200
