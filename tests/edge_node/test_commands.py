@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from edge_node.cli import texts
@@ -20,6 +21,7 @@ from edge_node.completion.options import CompletionOptions
 from edge_node.energy import EnergyMeter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
+from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerError
@@ -213,6 +215,29 @@ async def test_a_text_that_fails_finishes_with_what_made_it_fail() -> None:
     assert 0 < found[1]["seconds"] <= 0.5, "it takes a second to be sure"
     assert (found[2]["reason"], found[2]["error"]) == ("failed", "no worker serves base")
     assert found[2]["stats"]["seconds"] < 2.5
+
+
+async def test_a_batch_that_could_begin_waits_for_the_next_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only one is gone between two texts."""
+    broker, said = MemoryBroker(), list[dict[str, Any]]()
+    async with generator(broker) as by, worker_at(broker.link, "w1") as only:
+
+        def say(line: dict[str, Any]) -> None:
+            said.append(line)
+            if len(said) == 1:
+                only.run.cancel()
+                (status,) = by.node.directory.statuses("base")
+                gone = msgspec.structs.replace(status, state="gone")
+                by.node.directory.take("w1", Codec().encode_status(gone))
+
+        monkeypatch.setattr(texts, "_line", say)
+        prompts = [("1", "hello"), ("2", "hello")]
+        running = asyncio.create_task(texts.batch(by, CompletionOptions(**WHOLE), prompts, 1))
+        await asyncio.sleep(2.5)
+        assert (len(said), running.done()) == (1, False)
+        async with worker_at(broker.link, "w2"):
+            await running
+    assert said[0]["tokens"] == said[1]["tokens"]
 
 
 async def test_a_text_whose_time_is_over_says_so() -> None:
