@@ -17,6 +17,9 @@ from typing import Final
 
 CONNECT: Final = 5.0
 """Each of name resolution with TCP connect, TLS handshake, CONNACK and SUBACK."""
+CONNECT_DOUBLES: Final = 3
+"""Times that these double, but for the first, while the broker's machine is reached and they do not suffice: a crowd
+whose devices give up too soon starves itself."""
 ACKNOWLEDGE: Final = 10.0
 """Acknowledgement of a publish; then the connection is taken for dead."""
 KEEPALIVE: Final = 30

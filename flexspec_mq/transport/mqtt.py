@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import LogThrottle
@@ -69,6 +70,7 @@ class MqttLink(Link):
         self._connection: MqttConnection | None = None
         self._publishing = 0
         self._reached: socket.socket | None = None
+        self._late = 0  # attempts in a row that came to nothing although the broker's machine was reached
         self._silence = Silence(0.0)
         self._at_once = asyncio.Event()
         self._backoff = Backoff(
@@ -130,9 +132,12 @@ class MqttLink(Link):
 
     async def _connect(self) -> MqttConnection:
         reached, self._reached = self._reached, None
-        connection = MqttConnection(
-            self.settings, self._inbox.wants, self._inbox.put_message, self._silence, reached
-        )
+        late, self._late = self._late, 0
+        plain = reached or await connect(self.settings)
+        # A broker to which a thousand come at once serves each a little: who gives up too soon has it begin anew.
+        self._late = min(late + 1, waiting.CONNECT_DOUBLES)
+        patient = replace(self.settings, connect_timeout=self.settings.connect_timeout * 2**late)
+        connection = MqttConnection(patient, self._inbox.wants, self._inbox.put_message, self._silence, plain)
         try:
             await connection.open()
             subscribed = dict(self.wanted)
@@ -142,6 +147,7 @@ class MqttLink(Link):
         except BaseException:
             await connection.close()
             raise
+        self._late = 0
         return connection
 
     async def _catch_up(self, connection: MqttConnection, subscribed: Mapping[str, int]) -> None:

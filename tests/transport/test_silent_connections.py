@@ -125,8 +125,8 @@ async def test_a_connection_that_speaks_while_another_is_made_stays(
             raise
         return reached[-1]
 
-    monkeypatch.setattr("flexspec_mq.transport.mqtt.connect", slowly)
     async with linked(settings_for(proxy.port, "speaks")) as link:
+        monkeypatch.setattr("flexspec_mq.transport.mqtt.connect", slowly)
         for count in (1, 2):  # what was silent once is watched as before
             proxy.freeze()
             await link.publish("speaks/x", b"x", qos=1, retain=True)
@@ -155,6 +155,14 @@ async def test_a_slow_connack_is_a_slow_broker(proxy: Proxy) -> None:
     proxy.delay = 0.3
     async with linked(settings_for(proxy.port, "connack")) as link:
         assert cast("MqttLink", link)._silence.timeout > 2 * LEAST
+
+
+async def test_a_broker_that_is_slow_to_let_us_in_has_twice_the_time_at_each_try(proxy: Proxy) -> None:
+    """Where a thousand come at once and none waits for long enough, none gets in."""
+    proxy.delay = 0.2
+    async with mqtt_link(settings_for(proxy.port, "twice", connect_timeout=0.15)) as link:
+        await link.wait_up(PATIENCE)
+        assert link.counters.attempts_failed == 2
 
 
 async def test_a_socket_that_was_reset_since_it_was_connected_is_no_failure_for_good(tmp_path: Path) -> None:
