@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from dataclasses import replace
@@ -215,6 +216,21 @@ async def test_a_worker_whose_opening_keys_are_of_before_says_so(
         _, finish = await read(node.generate(wanting(2)))
         assert isinstance(finish.error, WorkerError)
         assert set(daemon.worker.refused) == {KeyReason.OPENING}
+
+
+async def test_a_worker_whose_file_is_of_an_earlier_release_serves_and_is_not_listed(
+    keys: KeyedDeployment, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = keys.worker_file("w1")
+    file.write_text(
+        json.dumps({key: of for key, of in json.loads(file.read_text()).items() if key != "status"})
+    )
+    async with worker_at(memory.link, "w1", keys=file), edge_at(memory.link, keys=keys.edge_file()) as node:
+        await until(lambda: node.refused.get(KeyReason.CREDENTIAL))
+        await check(node, [wanting(1)])
+        assert not node.directory.online()
+    assert "the status of worker w1 is not signed" in caplog.text
+    assert "`flexspec-broker rotate` makes new ones" in caplog.text
 
 
 async def test_a_device_without_keys_is_told_at_once(keys: KeyedDeployment, memory: MemoryBroker) -> None:
