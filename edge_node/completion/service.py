@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
 from edge_node.fleet.directory import TargetVersion
@@ -55,13 +56,20 @@ class Service:
         key: names the text's conversation.
         patience: seconds that the request says it waits; 0 where it does not say.
         told: told whom the text waits for, each time that it begins to.
+        timeout: seconds for the whole text.
 
     Attributes:
         target: version that the text opens on; see `resolve`.
     """
 
     def __init__(
-        self, node: EdgeNode, model: str | None, key: bytes, patience: float, told: Callable[[Wait], None]
+        self,
+        node: EdgeNode,
+        model: str | None,
+        key: bytes,
+        patience: float,
+        told: Callable[[Wait], None],
+        timeout: float = inf,
     ) -> None:
         self._node = node
         self._directory = node.directory
@@ -70,7 +78,8 @@ class Service:
         self.target = TargetVersion(model or node.models.default)
         self._told = told
         self._patience = patience
-        self._until = time.monotonic() + patience
+        self._deadline = time.monotonic() + timeout
+        self._until = min(time.monotonic() + patience, self._deadline)
         self._waits_for = ""
         self._unserved_since: float | None = None
 
@@ -109,7 +118,8 @@ class Service:
             self._finds, waiting.STATUS_RETAINED
         ):
             # A worker was there when the request came, so losing it is a fault during the text.
-            self._until = max(self._until, time.monotonic() + waiting.PATIENCE)
+            patience = self._patience or waiting.PATIENCE
+            self._until = min(time.monotonic() + patience, self._deadline)
 
     async def text(self, own: LoadedText) -> LoadedText:
         """Whose ids the text is written in: the target's, once its worker has told.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import Any
 
 import pytest
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Recommended
+from edge_node.completion.service import Service, Wait
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import WorkerError
 from flexspec_mq.models.text import decode
 from tests.daemons import FakeEngine, until, worker_at
 from tests.edge_node.api.served import (
@@ -101,6 +104,24 @@ async def test_the_wait_for_a_worker_ends(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, workers=0, wait=1.0) as api:
         took = (await refused(api))[1]
         assert 1.0 < took < 1.0 + SOON
+
+
+@pytest.mark.parametrize(("patience", "timeout"), [(0.5, inf), (0.0, 1.0)], ids=["named", "deadline"])
+async def test_a_worker_that_goes_before_it_has_answered_is_waited_for_and_no_longer(
+    mosquitto: PrivateBroker, patience: float, timeout: float
+) -> None:
+    """A request that names no patience has two minutes then, and none that names it has more than that."""
+    async with served(mosquitto) as api:
+        told: list[Wait] = []
+        service = Service(api.node, api.version, b"", patience, told.append, timeout)
+        await service.resolve()
+        await api.daemons[0].kill()
+        await until(lambda: not api.node.directory.online())
+        began = time.monotonic()
+        with pytest.raises(WorkerError, match="no worker serves"):
+            await service.wait()
+        assert time.monotonic() - began < 1.2
+        assert f"a worker of {api.version}" in told[0].what
 
 
 async def test_a_busy_worker_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
