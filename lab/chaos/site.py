@@ -45,6 +45,8 @@ _FINAL = (2, 3, 4)
 """Exit codes with which the units of deploy/systemd start nothing again."""
 _FORGETS = 60.0
 """Seconds beside the lease within which all is given back."""
+_RSS, _MEMORY = "process_resident_memory_bytes", 400e6
+"""Bytes that a daemon may take beyond those at its beginning: a worker's keys and values are half of it."""
 _RATE, _MESSAGES = 300e3, 600.0
 """Bytes and messages a second of an attacker."""
 
@@ -289,6 +291,7 @@ class Site:
             f"flexspec_{kind}_surprises_total": 0.0,
             f"flexspec_{kind}_tasks": daemon.idle.get(f"flexspec_{kind}_tasks", 0.0) + 3,
             "process_open_fds": daemon.idle.get("process_open_fds", 0.0) + 12,
+            _RSS: daemon.idle.get(_RSS, 0.0) + _MEMORY,
         }  # fmt: skip
 
 
