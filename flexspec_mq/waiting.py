@@ -88,8 +88,8 @@ KEY_ASKED: Final = 0.25
 
 # Session, at the worker
 
-LEASE: Final = 60
-"""Silence of a device that ends a session (`lease`)."""
+LEASE: Final = 90
+"""Silence of a device that ends a session (`lease`): after an outage of a minute texts are not read anew."""
 STUCK: Final = 1.25
 """Without a new step, or four times the longest of late if that is more: sessions are no longer said to be queued."""
 BUSY_UNKNOWN: Final = 0.5
