@@ -4,15 +4,15 @@
 
     payload      = marker, kind, header, content
     marker       = flag byte with compression 15, which no codec uses
-    kind         = (SEALED | INTRODUCED | WANTED | PADDED) << 4, the plain payload's compression
+    kind         = (SEALED | INTRODUCED | WANTED) << 4, the plain payload's compression
     header       = le32 session, varint counter, introduction if INTRODUCED
     introduction = 32 bytes X25519 key, varint size, credential, byte size, version (of a device; empty of a worker)
     content      = ChaCha20-Poly1305 of the plain payload without its flag byte, with all before it as associated data;
-                   if PADDED with 0x80 and zeros behind it, up to a size that `bucket` gives
+                   padded with 0x80 and zeros, up to a size that `bucket` gives
 
 A key is of one direction and one session, and its counter never comes twice, so the counter is the nonce. A payload
 of kind WANTED ends after the session: a worker asks for the key of a session that it does not know. Nothing vouches
-for it. All that is sealed here is padded; earlier releases neither padded nor can read what is.
+for it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_COUNTED: Final = 2**32 - 1
 STEP: Final = 64
 """Least difference of two sizes of padded contents: more than a draft or verdict of a dozen tokens has."""
 
-_SEALED, _INTRODUCED, _WANTED, _PADDED = 1, 2, 4, 8
+_SEALED, _INTRODUCED, _WANTED = 9, 2, 4
 _END = b"\x80"
 _NONCE = 12
 _HEAD = Struct("<BBI")  # marker, kind, session
@@ -95,7 +95,6 @@ class Envelope:
         payload: bytes as they came.
         at: where its content begins.
         compression: compression of the plain payload.
-        padded: whether its content is padded.
         session: number of the session that it claims.
         counter: counter of messages under its key.
         introduction: introduction of the sender that it claims.
@@ -104,7 +103,6 @@ class Envelope:
     payload: bytes
     at: int
     compression: int
-    padded: bool
     session: int
     counter: int
     introduction: Introduction | None
@@ -118,11 +116,10 @@ class Envelope:
         body = key.body(self.payload, self.at, self.counter)
         if body is None:
             raise KeysRefused(KeyReason.FORGED, f"session {self.session}: its seal is none of the session's")
-        if self.padded:
-            body, end = (unpadded := body.rstrip(b"\0"))[:-1], unpadded[-1:]
-            if end != _END:
-                raise KeysRefused(KeyReason.MALFORMED, f"session {self.session}: its padding is none")
-        return _FLAGS[self.compression] + body
+        unpadded = body.rstrip(b"\0")
+        if not unpadded.endswith(_END):
+            raise KeysRefused(KeyReason.MALFORMED, f"session {self.session}: its padding is none")
+        return _FLAGS[self.compression] + unpadded[:-1]
 
 
 def bucket(size: int) -> int:
@@ -136,13 +133,7 @@ def bucket(size: int) -> int:
 
 
 def enveloped(
-    key: Sealer,
-    plain: bytes,
-    *,
-    session: int,
-    counter: int,
-    introduction: Introduction | None = None,
-    padded: bool = True,
+    key: Sealer, plain: bytes, *, session: int, counter: int, introduction: Introduction | None = None
 ) -> bytes:
     """Seal a plain payload.
 
@@ -152,12 +143,9 @@ def enveloped(
         session: number of the session.
         counter: a number that is never the same twice under a key.
         introduction: goes where the other side may lack the key.
-        padded: whether its size is hidden; not to a peer of an earlier release.
     """
-    kind = (_SEALED | _PADDED * padded) << 4 | plain[0] & 0x0F
-    body = plain[1:]
-    if padded:
-        body = (body + _END).ljust(bucket(len(plain)), b"\0")
+    kind = _SEALED << 4 | plain[0] & 0x0F
+    body = (plain[1:] + _END).ljust(bucket(len(plain)), b"\0")
     if introduction is None:
         head = _HEAD.pack(MARKER, kind, session) + _varint(counter)
     else:
@@ -181,7 +169,7 @@ def read_envelope(payload: bytes) -> Envelope:
         raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
     marker, kind, session = _HEAD.unpack_from(payload)
     flags, compression = kind >> 4, kind & 0x0F
-    if marker != MARKER or flags & ~(_INTRODUCED | _PADDED) != _SEALED or compression == KEYED:
+    if marker != MARKER or flags & ~_INTRODUCED != _SEALED or compression == KEYED:
         raise KeysRefused(
             KeyReason.MALFORMED, f"a payload under keys of kind {kind:#x}", hint="update this program"
         )
@@ -191,7 +179,7 @@ def read_envelope(payload: bytes) -> Envelope:
         introduction, at = _introduced(payload, at)
     if len(payload) - at <= SEAL:
         raise KeysRefused(KeyReason.MALFORMED, _CUT_OFF)
-    return Envelope(payload, at, compression, bool(flags & _PADDED), session, counter, introduction)
+    return Envelope(payload, at, compression, session, counter, introduction)
 
 
 def key_wanted(session: int) -> bytes:

@@ -46,7 +46,6 @@ class _Keyring:
 
     Attributes:
         introduced: whether the device has shown that it knows the key.
-        padded: whether the device pads, and so can read what is padded; earlier releases do not.
         kept_until: time at which it is forgotten, if nothing comes.
     """
 
@@ -57,7 +56,6 @@ class _Keyring:
     ephemeral: bytes
     sent: int = 0
     introduced: bool = False
-    padded: bool = True
     kept_until: float = -inf
     opens: ReplayWindow = field(default_factory=ReplayWindow)
     others: ReplayWindow = field(default_factory=ReplayWindow)
@@ -126,7 +124,6 @@ class WorkerKeys:
             plain = envelope.opened(ring.up)
             ring.others.take(envelope.counter)
             ring.introduced = True
-        ring.padded = envelope.padded
         self._keep(edge, ring, now)
         return plain, envelope.session
 
@@ -140,14 +137,8 @@ class WorkerKeys:
         if ring is None:
             raise KeysRefused(KeyReason.NO_KEY, f"session {session} has no key here any more")
         ring.sent += 1
-        return enveloped(
-            ring.down,
-            plain,
-            session=session,
-            counter=ring.sent,
-            introduction=None if ring.introduced else Introduction(ring.ephemeral, self.credential),
-            padded=ring.padded,
-        )
+        introduction = None if ring.introduced else Introduction(ring.ephemeral, self.credential)
+        return enveloped(ring.down, plain, session=session, counter=ring.sent, introduction=introduction)
 
     def version_of(self, edge: str, session: int, now: float) -> str | None:
         """Version of a session as its device told it; None if the key is not here any more."""

@@ -20,7 +20,6 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
-from flexspec_mq.keys import edge as edge_side
 from flexspec_mq.keys import envelope
 from flexspec_mq.keys.documents import KeyRole
 from flexspec_mq.keys.edge import EdgeKeys
@@ -54,6 +52,7 @@ from schemas.status import TokenizerStatus, WorkerStatus
 
 EDGE = "edge01"
 SESSION = 0xCAFEBABE
+BUCKET = envelope.bucket
 K = 8
 PROMPT = 200
 WORKERS = 10
@@ -106,7 +105,7 @@ class Wire:
 
 
 class KeyedWire(Wire):
-    """The same under the keys of a session, which begins here."""
+    """The same under the keys of a session, which begins here; where it is not padded, but for its end byte."""
 
     def __init__(self, edge: EdgeKeys, worker: WorkerKeys, *, padded: bool) -> None:
         super().__init__()
@@ -118,7 +117,7 @@ class KeyedWire(Wire):
         self.comes_back(self.down(verdict_for(Draft(SESSION, 1, 1, 0, 0, 0, (), 0))))
 
     def up(self, message: Open | Draft) -> bytes:  # noqa: D102  as of the base
-        vars(edge_side)["enveloped"] = partial(envelope.enveloped, padded=self._padded)
+        vars(envelope)["bucket"] = BUCKET if self._padded else int  # for both sides, until another wire sends
         to = WORKER if isinstance(message, Draft) else None
         return self._edge.wrap(message, to, super().up(message), 0.0)
 

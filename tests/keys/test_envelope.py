@@ -43,15 +43,8 @@ KEY = bytes(range(32))
 INTRODUCTION = Introduction(bytes(range(32, 64)), b"a credential", "base")
 
 
-def made(
-    *,
-    introduction: Introduction | None = None,
-    counter: int = 300,
-    plain: bytes = VERDICT,
-    padded: bool = True,
-) -> bytes:
-    key = Sealer(KEY)
-    return enveloped(key, plain, session=7, counter=counter, introduction=introduction, padded=padded)
+def made(*, introduction: Introduction | None = None, counter: int = 300, plain: bytes = VERDICT) -> bytes:
+    return enveloped(Sealer(KEY), plain, session=7, counter=counter, introduction=introduction)
 
 
 def samples() -> dict[str, bytes]:
@@ -60,10 +53,8 @@ def samples() -> dict[str, bytes]:
     one = share(X25519PrivateKey.from_private_bytes(mine), public_key(theirs))
     keys = session.session_keys((one, one, one), "w1", b"serial-2", public_key(theirs))
     return {
-        "sealed": made(padded=False),
-        "sealed-introduced": made(introduction=INTRODUCTION, padded=False),
-        "padded": made(),
-        "padded-introduced": made(introduction=INTRODUCTION),
+        "sealed": made(),
+        "sealed-introduced": made(introduction=INTRODUCTION),
         "key-wanted": key_wanted(0xDEADBEEF),
         "opening-key": session.opening_key((one, one), public_key(theirs)),
         "session-up": keys[0],
@@ -76,15 +67,13 @@ def test_bytes_of_version_1_do_not_change() -> None:
     assert samples() == {name: bytes.fromhex(digits) for name, digits in (line.split() for line in lines)}
 
 
-@given(KEYS, PLAIN, NUMBERS, NUMBERS, st.none() | INTRODUCTIONS, st.booleans())
-@example(bytes(32), b"\x10" + bytes(STEP - 1), 7, 1, None, True)
-@example(bytes(32), b"\x10\x80\x00", 7, 1, None, True)
+@given(KEYS, PLAIN, NUMBERS, NUMBERS, st.none() | INTRODUCTIONS)
+@example(bytes(32), b"\x10" + bytes(STEP - 1), 7, 1, None)
+@example(bytes(32), b"\x10\x80\x00", 7, 1, None)
 def test_who_has_the_key_reads_what_was_meant(
-    key: bytes, plain: bytes, session: int, counter: int, introduction: Introduction | None, padded: bool
+    key: bytes, plain: bytes, session: int, counter: int, introduction: Introduction | None
 ) -> None:
-    payload = enveloped(
-        Sealer(key), plain, session=session, counter=counter, introduction=introduction, padded=padded
-    )
+    payload = enveloped(Sealer(key), plain, session=session, counter=counter, introduction=introduction)
     assert is_keyed(payload)
     assert wanted_session(payload) is None
     envelope = read_envelope(payload)
@@ -123,12 +112,6 @@ def test_noise_is_refused_and_nothing_else_happens(noise: bytes) -> None:
             read_envelope(payload).opened(Sealer(KEY))
 
 
-def test_what_it_costs() -> None:
-    """Marker and plain flag byte are one; the others are kind, session, counter and the tag of the seal."""
-    for counter, more in ((1, 1), (127, 1), (128, 2), (16_383, 2)):
-        assert len(made(counter=counter, padded=False)) == len(VERDICT) + 1 + 4 + more + SEAL
-
-
 @given(st.integers(1, MAX_PAYLOAD_BYTES))
 @example(STEP)
 @example(STEP + 1)
@@ -138,8 +121,9 @@ def test_sizes_are_few_and_cost_little(size: int) -> None:
     assert bucket(padded) == padded
     exponent = size.bit_length() - 1  # PADMÉ: of a size's bits no more count than its exponent has
     assert padded % max(STEP, 2 ** (exponent - exponent.bit_length())) == 0
-    head = 1 + 1 + 4 + 2
-    assert len(made(plain=b"\x10" + bytes(size - 1))) == head + padded + SEAL
+    for counter, varint in ((1, 1), (127, 1), (128, 2), (16_383, 2)):
+        head = 1 + 1 + 4 + varint  # marker, kind, session, counter
+        assert len(made(counter=counter, plain=b"\x10" + bytes(size - 1))) == head + padded + SEAL
 
 
 @pytest.mark.parametrize("content", [bytes(STEP), b"\x01".ljust(STEP, b"\0"), b""], ids=len)
@@ -148,6 +132,10 @@ def test_padding_that_is_none_is_refused(content: bytes) -> None:
     with pytest.raises(KeysRefused) as refused:
         read_envelope(Sealer(KEY).sealed(head, content, 300)).opened(Sealer(KEY))
     assert refused.value.reason is KeyReason.MALFORMED
+    without = bytes((head[0], head[1] ^ 0x80)) + head[2:]  # a kind that said so, once
+    with pytest.raises(KeysRefused) as refused:
+        read_envelope(Sealer(KEY).sealed(without, content, 300))
+    assert refused.value.hint == "update this program"
 
 
 def test_a_side_without_keys_says_so() -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.errors import RemoteProtocolError, UsageError
-from flexspec_mq.keys import edge as edge_side
 from flexspec_mq.keys.agreement import new_opening_secrets
 from flexspec_mq.keys.documents import Credential
 from flexspec_mq.keys.edge import EdgeKeys
@@ -113,19 +112,6 @@ def test_a_session_is_written_under_keys(tmp_path: Path) -> None:
     assert ends.edge.unwrap(later, 0.0).plain == a_verdict(start=2)
     assert CODEC.encode(an_open())[1:] not in opening
     assert len(poll) == len(later) == 1 + 1 + 4 + 1 + STEP + SEAL  # marker, kind, session, counter
-
-
-def test_a_device_of_an_earlier_release_is_answered_as_it_can_read(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It does not pad, and says of what is padded that it is of a kind that is unknown there."""
-    monkeypatch.setattr(edge_side, "enveloped", partial(enveloped, padded=False))
-    hello = ends.opened()
-    assert not read_envelope(hello).padded
-    assert ends.edge.unwrap(hello, 0.0).plain == a_verdict()
-    monkeypatch.undo()
-    ends.arrives("w1", ends.send(a_poll(), "w1"))
-    assert read_envelope(ends.answer("w1")).padded
 
 
 def test_a_worker_is_introduced_until_its_device_has_the_key(ends: Ends) -> None:
