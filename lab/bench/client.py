@@ -60,11 +60,6 @@ class StreamedAnswer:
         """Seconds to the first piece; infinite if none came."""
         return self.times[0] - self.began if self.times else float("inf")
 
-    def gaps(self, begin: float, end: float) -> list[float]:
-        """Seconds between pieces, of those of which the later one came between two moments."""
-        pairs = zip(self.times, self.times[1:], strict=False)
-        return [later - earlier for earlier, later in pairs if begin <= later < end]
-
 
 async def ask(
     http: httpx2.AsyncClient, url: str, body: Mapping[str, object], *, answer: StreamedAnswer | None = None

@@ -30,14 +30,15 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.drafting import load as draft_model
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.errors import FingerprintError, UsageError
-from flexspec_mq.models.head_files import DRAFT_FILES
+from flexspec_mq.heads.manifest import read_head
+from flexspec_mq.models.head_files import DRAFT_FILES, read_weights
 from flexspec_mq.models.load import LoadedText
+from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.params import SamplingParams
 from lab.bench import bootstrap
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks._common import finish, parser, say, table
-from lab.benchmarks.remembered import measure_memory, put_head
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
 
 BAR = 1.6
@@ -126,8 +127,8 @@ def build_parser() -> ArgumentParser:
         "--head",
         type=Path,
         metavar="FOLDER",
-        help="a head: that version of the target writes the texts (with --memory those to SQL prompts); a LoRA of the "
-        "draft in it is measured beside the draft",
+        help="a head: that version of the target writes the texts; a LoRA of the draft in it is measured beside the "
+        "draft",
     )
     made.add_argument("--k", type=int, default=4, help="tokens drafted per round")
     made.add_argument("--tokens", type=int, default=160, help="new tokens per answer at most")
@@ -136,11 +137,6 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--at-once", type=int, default=16, help="texts that share the forwards")
     made.add_argument("--dtype", default="bfloat16", help="of the target")
     made.add_argument("--threads", type=int, default=1, help="of torch")
-    made.add_argument(
-        "--memory",
-        action="store_true",
-        help="instead: what remembered answers gain on the base and the heads that ship",
-    )
     return made
 
 
@@ -222,6 +218,18 @@ def load_drafter(name: str, options: Namespace, target: LoadedText, head: Path |
     return draft.drafter
 
 
+def put_head(engine: ModelEngine, target: cloud_target.Target, folder: Path) -> None:
+    """Have the engine write as the version of a head.
+
+    Raises:
+        HeadError: the head is damaged.
+    """
+    manifest = read_head(folder)
+    shape = Shape.from_config(target.loaded.config, (*FAMILIES, *HEAD_NORMS))
+    target.model.hold(folder.name, read_weights(folder, manifest.kind, shape, manifest.floor))
+    engine.hold("base", folder.name)
+
+
 def by_category(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
     """Sums by temperature and category, `ALL` included, as the JSON line gives them."""
     sums: dict[str, dict[str, RoundTally]] = defaultdict(lambda: defaultdict(RoundTally))
@@ -294,8 +302,6 @@ def run(options: Namespace) -> int:
     if options.quick:
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
-    if options.memory:
-        return measure_memory(options)
     read = read_questions(options.prompts or OWN)
     questions = spread(read, options.questions or len(read))
     worker = WorkerSettings(

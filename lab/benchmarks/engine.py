@@ -19,7 +19,7 @@ from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.load import load_text
 from lab.bench.questions import OWN, read_questions
 from lab.benchmarks._common import finish, parser
-from lab.benchmarks.peers.compare import CLOCKS, GROWTH, PREFILL, PeerTexts, chosen, compare
+from lab.benchmarks.peers.compare import GROWTH, PREFILL, PeerTexts, chosen, compare
 
 
 def build_parser() -> ArgumentParser:
@@ -29,9 +29,6 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--gguf", type=Path, nargs="+", default=[], metavar="FILE", help="of the same target")
     made.add_argument("--context", type=int, default=128, help="tokens that every session holds")
     made.add_argument("--dtype", default="bfloat16", help="of the weights and the forward")
-    made.add_argument(
-        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu where others use the machine"
-    )
     made.add_argument("--turns", type=int, default=10, help="measurements of each case")
     return made
 

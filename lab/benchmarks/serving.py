@@ -1,4 +1,4 @@
-"""Load: what users of the API see of streams with drafts and without, of thousands of requests, and of workers that go.
+"""Load: what users of the API see of streams with drafts and without, and of thousands of requests.
 
 Everything runs as users run it: Mosquitto, ``flexspec-cloud`` and ``flexspec-edge serve`` as processes with the
 default model, asked over HTTP. Texts are compared with what the target alone writes.
@@ -20,13 +20,12 @@ from flexspec_mq.errors import UsageError
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks import _common
 from lab.benchmarks.serve.crowd import soak
-from lab.benchmarks.serve.stops import stops
 from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
 from lab.benchmarks.serve.texts import Tokens, references
 
-SECTIONS = ("streams", "soak", "stop")
+SECTIONS = ("streams", "soak")
 QUICK_SECTIONS = ("soak",)
-"""The others take longer than a minute, most of it for daemons to start."""
+"""The other one takes longer than a minute, most of it for daemons to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,6 @@ class Sizes:
     Attributes:
         streams_rounds, streams_tokens: turns of each number of streams, tokens of a text.
         soak, soak_texts, soak_tokens: requests, different ones among them, tokens of a text at most.
-        stop, stop_tokens: texts around a worker that goes, tokens of each at most.
     """
 
     streams_rounds: int = 4
@@ -44,11 +42,9 @@ class Sizes:
     soak: int = 2000
     soak_texts: int = 96
     soak_tokens: int = 8
-    stop: int = 32
-    stop_tokens: int = 64
 
 
-QUICK = Sizes(1, 16, 64, 8, 4, 12, 24)
+QUICK = Sizes(1, 16, 64, 8, 4)
 
 
 class _Run:
@@ -88,29 +84,6 @@ class _Run:
         print(_common.table(headers, [list(asdict(found).values())]))
         return asdict(found)
 
-    async def stop(self) -> dict[str, Any]:
-        size = self._size
-        asked = self._asked(size.stop, size.stop_tokens)
-        self.say(f"stop: the target alone writes {len(asked)} texts")
-        own = await references(self._tokens, asked, 2)
-        found = await stops(asked, own, self.say)
-        print(f"\none of two workers goes, {size.stop} texts")
-        rows = [
-            [
-                name,
-                one.held,
-                one.code,
-                one.verdict.requests,
-                one.verdict.failed,
-                one.verdict.wrong,
-                one.longest,
-            ]
-            for name, one in found.items()
-        ]
-        headers = ["", "held", "exit code", "texts", "failed", "wrong", "longest gap, s"]
-        print(_common.table(headers, rows))
-        return {name: asdict(one) for name, one in found.items()}
-
     def _asked(self, count: int, limit: int) -> list[Any]:
         questions = self._questions[:count]
         rounds = -(-count // len(questions))
@@ -144,7 +117,6 @@ def _main(argv: Sequence[str]) -> int:
     sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
         "streams": run.streams,
         "soak": run.soak,
-        "stop": run.stop,
     }
     chosen = getattr(args, "sections", QUICK_SECTIONS if args.quick else SECTIONS)
     results = {name: asyncio.run(sections[name]()) for name in chosen}

@@ -40,12 +40,7 @@ PLANS = [
 class ScheduleTally:
     """Counts over a number of runs, to prove that they saw something."""
 
-    runs: int = 0
-    tokens: int = 0
     crashes: int = 0
-    slowest: float = 0.0
-    slowest_seed: int = -1
-    most_held: int = 0
     finishes: Counter[str] = field(default_factory=Counter)
     edge: Counter[str] = field(default_factory=Counter)
     worker: Counter[str] = field(default_factory=Counter)
@@ -213,7 +208,7 @@ def run(seed: int, tally: ScheduleTally, *, flips: float = 0.0) -> World:
         world.check(cell)
     assert world.drained(), "a worker still holds something"
     assert world.most_held <= world.config.max_held
-    count(world, seed, tally)
+    count(world, tally)
     return world
 
 
@@ -237,18 +232,12 @@ def _check_finish(cell: Cell) -> None:
     assert (finish.error is not None) == (finish.reason is FinishReason.FAILED)
 
 
-def count(world: World, seed: int, tally: ScheduleTally) -> None:
+def count(world: World, tally: ScheduleTally) -> None:
     """Add what happened in a world to a tally."""
-    tally.runs += 1
     tally.crashes += world.crashes
-    tally.most_held = max(tally.most_held, world.most_held)
     for cell in world.cells:
-        tally.tokens += len(cell.shown)
         tally.finishes[str(cell.finishes[0].reason)] += 1
         counters = cell.machine.counters
         tally.edge.update({name: getattr(counters, name) for name in counters.__slots__})
-        after = (cell.finished_at or 0.0) - FAULTS_END
-        if after > tally.slowest:
-            tally.slowest, tally.slowest_seed = after, seed
     for machine in (*world.retired, *(host.machine for host in world.hosts)):
         tally.worker.update({name: getattr(machine.counters, name) for name in machine.counters.__slots__})

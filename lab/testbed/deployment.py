@@ -172,8 +172,7 @@ class LocalDeployment:
 @asynccontextmanager
 async def local_deployment(
     *,
-    link: str | LinkPlan | None = None,
-    seed: int = 0,
+    link: LinkPlan | None = None,
     cores: Cores | None = None,
     logs: bool = False,
     with_us: signal.Signals = signal.SIGKILL,
@@ -181,18 +180,17 @@ async def local_deployment(
     """A place for a broker and daemons; ends all that was started there, the newest first.
 
     Args:
-        link: a built-in profile between device and cloud, or a plan; None and `LOOPBACK` are none.
-        seed: the link's; a plan has its own.
+        link: between device and cloud; None is none.
         cores: cores of each side.
         logs: true if words of processes go to files of a folder that is removed in the end.
         with_us: signal that they receive when the thread that started them ends (Linux).
 
     Raises:
-        UsageError: no such profile, no root, no TUN device.
+        UsageError: no root, no TUN device.
     """
     async with AsyncExitStack() as stack:
         # The link goes last: its end would take the processes on it along, without a word.
-        made = None if link in (None, LOOPBACK) else stack.enter_context(netns_link(link, seed))
+        made = None if link is None else stack.enter_context(netns_link(link))
         temporary = partial(tempfile.TemporaryDirectory, prefix="flexspec-site-")
         folder = Path(stack.enter_context(temporary())) if logs else None
         yield LocalDeployment(await stack.enter_async_context(Processes()), made, cores, folder, with_us)

@@ -242,7 +242,7 @@ class Schedule(RuleBasedStateMachine):
         assert all(cell.finishes for cell in world.cells), "unfinished"
         world.run(80)
         assert world.drained(), "a worker still holds something"
-        count(self.world, 0, self.tally)
+        count(self.world, self.tally)
 
     def _finish_all(self) -> None:
         end = self.world.now + 90

@@ -19,17 +19,13 @@ class ReferencePool:
         folder: checkpoint of the target.
         dtype: number format of it.
         processes: how many, of one thread each.
-        module: the program that writes: `reference`, or `solo` for contexts that are too long for it.
         head: PEFT adapter directory that `reference` puts into the target; empty is none.
-        backlog: texts that are asked for and not answered.
     """
 
     folder: str
     dtype: str
     processes: int
-    module: str = "lab.benchmarks.exact.reference"
     head: str = ""
-    backlog: int = 0
     _queue: asyncio.Queue[tuple[Text, asyncio.Future[ReferenceText]]] = field(default_factory=asyncio.Queue)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -44,12 +40,8 @@ class ReferencePool:
             FlexSpecError: the process ended.
         """
         answer: asyncio.Future[ReferenceText] = asyncio.get_running_loop().create_future()
-        self.backlog += 1
-        try:
-            await self._queue.put((text, answer))
-            return await answer
-        finally:
-            self.backlog -= 1
+        await self._queue.put((text, answer))
+        return await answer
 
     async def end(self) -> None:
         """Kill them."""
@@ -58,7 +50,9 @@ class ReferencePool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _serve(self) -> None:
-        command = python(self.module, self.folder, self.dtype, *([self.head] if self.head else []))
+        command = python(
+            "lab.benchmarks.exact.reference", self.folder, self.dtype, *([self.head] if self.head else [])
+        )
         env = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         async with running("reference process", command, env=env) as process:
             while True:

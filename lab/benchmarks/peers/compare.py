@@ -15,8 +15,6 @@ from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks._common import percentile, say, table
 from lab.testbed.process import Process, Processes, pinned, python
 
-CLOCKS = {"wall": "ms", "cpu": "cpu_ms"}
-"""Clocks: the time that passes, or the processor's, where others use the machine."""
 GROWTH = 9
 """Tokens that follow a context, at most."""
 MOST = 16
@@ -106,12 +104,10 @@ class Peer:
 
     Args:
         process: runs `lab.benchmarks.peers.child`.
-        clock: which time of an `Answer` counts.
     """
 
-    def __init__(self, process: Process, clock: str) -> None:
+    def __init__(self, process: Process) -> None:
         self._process = process
-        self._clock = clock
         self.measured = Measured()
 
     async def prepare(self, texts: PeerTexts) -> list[int]:
@@ -137,7 +133,7 @@ class Peer:
             sessions, count = _FORWARDS[name]
             await self._ask("forward", sessions=sessions, rows=count)
             spent = await self._ask("forward", sessions=sessions, rows=count)
-        self.measured.times.setdefault(name, []).append(spent[self._clock])
+        self.measured.times.setdefault(name, []).append(spent["ms"])
 
     async def _ask(self, what: str, **given: Any) -> Any:
         await self._process.send({"do": what, "with": given})
@@ -170,7 +166,7 @@ async def compare(
                 continue
             say(f"loading {name}")
             command = pinned(bench_core(), python("lab.benchmarks.peers.child", kind, form, str(path)))
-            peer = Peer(await processes.start(name, command, env=_ENV), CLOCKS[options.clock])
+            peer = Peer(await processes.start(name, command, env=_ENV))
             found[name] = peer.measured
             try:
                 best[name] = await peer.prepare(texts)
@@ -184,7 +180,7 @@ async def compare(
     ours = next(iter(found))
     for name, ids in best.items():
         found[name].agreement = agreement(best[ours], ids)
-    return _report(found, ours, options.clock)
+    return _report(found, ours)
 
 
 async def _in_turns(peers: dict[str, Peer], texts: PeerTexts, turns: int, seed: int) -> None:
@@ -223,8 +219,8 @@ def ratios(found: Mapping[str, Measured], ours: str) -> dict[str, dict[str, floa
     }
 
 
-def _report(found: Mapping[str, Measured], ours: str, clock: str) -> dict[str, Any]:
-    print(f"one thread{', processor time' if clock == 'cpu' else ''}; milliseconds\n")
+def _report(found: Mapping[str, Measured], ours: str) -> dict[str, Any]:
+    print("one thread; milliseconds\n")
     rows = [
         [name, *map(one.ms, CASES), one.weight_bytes / 1e6, one.agreement]
         for name, one in found.items()
@@ -238,7 +234,6 @@ def _report(found: Mapping[str, Measured], ours: str, clock: str) -> dict[str, A
     print("\nours over theirs, in time")
     print(table(("engine", *CASES), [[name, *by_case.values()] for name, by_case in shares.items()]))
     return {
-        "clock": clock,
         "engines": {
             name: {
                 "weight_bytes": one.weight_bytes,

@@ -27,12 +27,10 @@ class TimedForward:
 
     Attributes:
         ms: time until the logits are at hand.
-        cpu_ms: milliseconds of the processor, which strangers on the machine change less.
         best: the most likely id of every row that was asked for.
     """
 
     ms: float
-    cpu_ms: float
     best: list[int]
 
 
@@ -40,11 +38,11 @@ class Stopwatch:
     """Starts when it is made."""
 
     def __init__(self) -> None:
-        self._wall, self._cpu = time.perf_counter(), time.process_time()
+        self._began = time.perf_counter()
 
-    def stop(self) -> tuple[float, float]:
-        """Milliseconds since, by the clock and of this process' processor time."""
-        return 1e3 * (time.perf_counter() - self._wall), 1e3 * (time.process_time() - self._cpu)
+    def stop(self) -> float:
+        """Milliseconds since."""
+        return 1e3 * (time.perf_counter() - self._began)
 
 
 class Engine(Protocol):
@@ -116,7 +114,7 @@ class Ours:
     def _timed(self, inputs: list[ModelInput]) -> TimedForward:
         watch = Stopwatch()
         logits = self._runner.forward(inputs)
-        return TimedForward(*watch.stop(), logits.argmax(-1).tolist())
+        return TimedForward(watch.stop(), logits.argmax(-1).tolist())
 
 
 class Transformers:
@@ -146,11 +144,11 @@ class Transformers:
             logits = self._model(texts[:, length : length + rows], cache=cache, use_cache=True).logits
             spent = watch.stop()
             cache.crop(-rows)
-        return TimedForward(*spent, logits.argmax(-1).flatten().tolist())
+        return TimedForward(spent, logits.argmax(-1).flatten().tolist())
 
     def read(self, ids: Sequence[int], rows: int) -> TimedForward:
         """See `Engine`."""
         with torch.inference_mode():
             watch = Stopwatch()
             logits = self._model(torch.tensor([list(ids)]), use_cache=True, logits_to_keep=rows).logits
-            return TimedForward(*watch.stop(), logits[0].argmax(-1).tolist())
+            return TimedForward(watch.stop(), logits[0].argmax(-1).tolist())

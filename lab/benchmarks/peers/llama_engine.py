@@ -116,7 +116,7 @@ class LlamaCpp:
         spent = watch.stop()
         best += [self._best(context, row) for row in asked[1:]]
         self._lib.llama_batch_free(batch)
-        return TimedForward(*spent, best)
+        return TimedForward(spent, best)
 
     def _best(self, context: Any, row: int) -> int:
         logits = self._lib.llama_get_logits_ith(context, row)

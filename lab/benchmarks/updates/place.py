@@ -105,19 +105,14 @@ class BenchTestbed:
     async def worker(self, name: str, *flags: str) -> Daemon:
         """Start a worker that follows, and wait until it serves `v0`."""
         found = await self.here.worker(name, *self.operator.follow(name), *flags)
-        await self.holds([name], "v0")
+        await self.witness.until(
+            lambda: self.witness.states(name).get("v0") == "ready", f"v0 is ready at {name}"
+        )
         return found
 
     async def edge(self, name: str, *flags: str) -> Daemon:
         """Start an edge that follows."""
         return await self.here.edge(name, *self.operator.follow(name), *flags)
-
-    async def holds(self, workers: list[str], version: str, state: str = "ready") -> None:
-        """Wait until workers say that of a version."""
-        await self.witness.until(
-            lambda: all(self.witness.states(one).get(version) == state for one in workers),
-            f"{version} is {state} at {', '.join(workers)}",
-        )
 
 
 @asynccontextmanager

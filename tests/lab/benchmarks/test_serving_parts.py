@@ -23,14 +23,6 @@ def answer(text: str, seconds: float, error: str = "") -> StreamedAnswer:
     return StreamedAnswer(text=text, began=1.0, ended=1.0 + seconds, error=error)
 
 
-def test_gaps_are_those_that_end_between_two_moments() -> None:
-    found = StreamedAnswer(times=[1.0, 2.0, 4.0, 7.0], began=0.5)
-    assert found.gaps(0.0, 9.0) == [1.0, 2.0, 3.0]
-    assert found.gaps(2.0, 7.0) == [1.0, 2.0]
-    assert found.first == 0.5
-    assert StreamedAnswer().first == float("inf")
-
-
 def test_a_verdict_counts_what_failed_and_what_is_wrong() -> None:
     ask_for = [asked(n) for n in range(4)]
     own = {one: f"text {n}" for n, one in enumerate(ask_for)}
