@@ -277,7 +277,11 @@ class Site:
                 )
             if not daemon.port or daemon.down:
                 continue
-            found = await figures(daemon.port)
+            try:
+                found = await figures(daemon.port)
+            except (OSError, TimeoutError) as error:
+                left.append(Left(now, daemon.name, f"does not answer, {error!r}", 1.0, 0.0))
+                continue
             for name, most in self._bounds(daemon).items():
                 if (value := found.get(name, 0.0)) > most:
                     left.append(Left(now, daemon.name, name, value, most))

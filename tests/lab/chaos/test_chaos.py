@@ -59,7 +59,7 @@ def test_a_storm_loses_doubles_and_reorders() -> None:
 
 @pytest.mark.timeout(120)
 def test_a_small_run_of_real_daemons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--answers", "8", "--faults", "5", "--edges", "1", "--attacks", "polls", "--seed", "11"]
+    flags = ["--answers", "8", "--faults", "4", "--edges", "1", "--attacks", "polls", "--seed", "269"]
     code = main([*flags, "--history", str(tmp_path / "h")])
     printed = capsys.readouterr().out
     assert code == 0, printed
@@ -67,4 +67,4 @@ def test_a_small_run_of_real_daemons(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert (found["answers"], found["broken rules"]) == (8, 0)
     assert found["committed"] >= found["tokens"] > 100
     history = read_history((tmp_path / "h" / "tiny").glob("*.jsonl"))
-    assert sum(isinstance(record, Struck) for record in history) == 5
+    assert sum(isinstance(record, Struck) for record in history) == 4
