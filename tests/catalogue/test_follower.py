@@ -12,7 +12,7 @@ from flexspec_mq.catalogue.follower import AHEAD, Accepted, Follower, Unchanged
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import seal
 from flexspec_mq.errors import LocalProtocolError
-from schemas.catalogue import Catalogue, KeySet
+from schemas.catalogue import KeySet
 from tests.catalogue.family import (
     ATTACKS,
     DAY,
@@ -21,7 +21,6 @@ from tests.catalogue.family import (
     NOW,
     ONLINE,
     ROOT,
-    SECOND,
     STRANGER,
     catalogue,
     following,
@@ -102,18 +101,6 @@ def test_what_cannot_be_read_takes_no_place_from_what_waits() -> None:
     assert follower.catalogue == catalogue()
 
 
-def test_a_clock_that_is_set_later_turns_the_future_into_now() -> None:
-    """A device without a clock of its own begins in 1970, and is told the retained catalogue once."""
-    follower = following(now=0)
-    assert refused(follower.receive_catalogue(FIRST, 60)) is Reason.FUTURE
-    assert refused(follower.again(70)) is Reason.FUTURE
-    answer = follower.again(NOW + 5)
-    assert isinstance(answer, Accepted)
-    follower.adopt(answer.record)
-    assert follower.catalogue == catalogue()
-    assert follower.again(NOW + 6) is None
-
-
 def test_the_bound_ahead_is_exact() -> None:
     assert isinstance(following().receive_catalogue(FIRST, NOW - AHEAD), Accepted)
     assert refused(following().receive_catalogue(FIRST, NOW - AHEAD - 0.01)) is Reason.FUTURE
@@ -130,43 +117,6 @@ def test_past_expiry_what_runs_goes_on_and_says_so() -> None:
     publisher = Follower(FAMILY, ROOT.public, follower.record, renews=True)
     assert isinstance(publisher.receive_catalogue(late, NOW + 10 + DAY), Accepted)
     assert not Follower(FAMILY, ROOT.public).expired(NOW)
-
-
-def test_a_key_set_that_drops_a_key_leaves_what_runs_and_wants_new_signatures() -> None:
-    follower = following(FIRST)
-    give_keys(follower, seal(key_set(2, keys=[SECOND]), [ROOT]))
-    assert follower.catalogue == catalogue()
-    assert refused(follower.receive_catalogue(sealed(ONLINE), LATER)) is Reason.KEY_SET
-    assert refused(follower.receive_catalogue(sealed(ONLINE, key_set=2), LATER)) is Reason.SIGNATURE
-    assert not follower.waiting
-    again = Follower(FAMILY, ROOT.public, follower.record)
-    assert again.catalogue == catalogue()
-    give(again, sealed(SECOND, key_set=2), LATER)
-
-
-def test_the_root_resets_the_epoch_once() -> None:
-    """A publisher whose clock ran ahead has locked itself out of catalogues of now."""
-    follower = following(sealed(epoch=NOW + 200))
-    assert refused(follower.receive_catalogue(sealed(epoch=NOW + 10), LATER)) is Reason.ROLLBACK
-    give_keys(follower, seal(key_set(2, reset=NOW), [ROOT]), LATER)
-    assert follower.catalogue == catalogue(NOW + 200)
-    assert refused(follower.receive_catalogue(sealed(epoch=NOW), LATER)) is Reason.ROLLBACK
-    give(follower, sealed(epoch=NOW + 10), LATER)
-    assert refused(follower.receive_keys(seal(key_set(1), [ROOT]), LATER)) is Reason.ROLLBACK
-    assert refused(follower.receive_catalogue(sealed(epoch=NOW + 5), LATER)) is Reason.ROLLBACK
-    assert follower.alarm is None
-
-
-def test_nothing_is_acted_on_before_it_is_adopted() -> None:
-    follower = following()
-    answer = follower.receive_catalogue(FIRST, NOW)
-    assert isinstance(answer, Accepted)
-    before: Catalogue | None = follower.catalogue
-    assert before is None
-    after_a_crash = Follower(FAMILY, ROOT.public, answer.record)
-    follower.adopt(answer.record)
-    assert follower.catalogue == after_a_crash.catalogue == catalogue()
-    assert follower.record == after_a_crash.record == answer.record
 
 
 def test_only_what_was_accepted_last_can_be_adopted() -> None:

@@ -126,35 +126,6 @@ def test_a_head_that_cannot_be_had_is_asked_for_again_ever_more_rarely() -> None
     assert library.statuses()[1].why == ""
 
 
-def test_the_workers_own_version_is_the_familys_once_its_manifest_is_the_bases() -> None:
-    library = Library("base", "exact")
-    library.follow([version("base", digest=BASE)])
-    load = LoadHead("base", BASE)
-    assert steps(library) == [load]
-    assert library.statuses()[0].state == "loading"
-    assert library.loaded(load, "exact")
-    assert steps(library) == [OpenVersion("base")]
-    library.follow([version("base", VersionState.RETIRED, BASE), version("v1")])
-    assert steps(library) == [RetireVersion("base"), DropVersion("base"), LoadHead("v1", DIGESTS[1])]
-
-
-def test_a_worker_of_another_base_than_the_familys_has_the_versions_of_its_own() -> None:
-    library = Library("mine", "exact", OURS)
-    ours = CatalogueVersion("v2", VersionState.CANARY, DIGESTS[2], base=OURS)
-    third = CatalogueVersion("v3", VersionState.DRAINING, DIGESTS[0], base=THIRD)
-    library.follow([version("v1"), ours, third])
-    load = LoadHead("v2", DIGESTS[2])
-    assert steps(library) == [OpenVersion("mine"), load]
-    assert library.loaded(load, "exact")
-    assert steps(library) == [OpenVersion("v2")]
-    assert [one.name for one in library.statuses()] == ["mine", "v2"]
-    library.follow([version("v1"), third])  # ours is forgotten; the family's base did not become ours
-    assert steps(library) == [RetireVersion("v2"), DropVersion("v2")]
-    # A version of another base that bears our own version's name would get its sessions.
-    library.follow([version("mine")])
-    assert steps(library) == [RetireVersion("mine"), DropVersion("mine")]
-
-
 class Following(RuleBasedStateMachine):
     """A worker that does what the library says, beside a catalogue and sessions that do what they like."""
 

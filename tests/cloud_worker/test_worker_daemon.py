@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import signal
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -20,14 +19,12 @@ from edge_node.generation import Generation
 from edge_node.node import EdgeNode
 from flexspec_mq import waiting
 from flexspec_mq.codec import Codec
-from flexspec_mq.controller.plan import Plan
 from flexspec_mq.daemon.retry import Waiting
 from flexspec_mq.errors import Cancelled
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.transport.base import Inbound, LinkEvent, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.faults import Cut, Delay, Direction, Drop, Duplicate, Scope
 from lab.testbed.memory_broker import MemoryBroker
 from schemas.messages import MAX_DRAFT_TOKENS, Error, ErrorCode, Verdict
 from schemas.status import WorkerStatus
@@ -88,25 +85,6 @@ async def test_many_sessions_leave_nothing_behind() -> None:
         assert sum(daemon.worker.machine.counters.opened for daemon in daemons) == 40
 
 
-@pytest.mark.parametrize("qos", [0, 1])
-async def test_faults_change_no_text(qos: int) -> None:
-    rng = random.Random(qos)
-    async with world(["w1", "w2"]) as (broker, daemons, node):
-        broker.faults += [
-            Drop(0.05, rng, Scope("f1/#")),
-            Duplicate(0.1, rng, within=0.1),
-            Delay(0.004, rng, jitter=0.004),
-            Cut(90, Scope("f1/v/+", Direction.DOWN)),
-            Cut(150, Scope("f1/d/+/+", Direction.DOWN)),
-        ]
-        await check(node, [wanting(n, plan=Plan(4, 2, qos)) for n in range(6)])
-        assert all(fault.hits for fault in broker.faults[:4])  # type: ignore[attr-defined]
-        broker.faults.clear()
-        # A close may have been lost; then the lease ends the session, and a new one is not disturbed by it.
-        await check(node, [wanting(999)])
-        assert all(daemon.worker.machine.counters.failed == 0 for daemon in daemons)
-
-
 async def test_cancel_reaches_the_worker_while_a_forward_runs() -> None:
     async with world() as (_, (daemon,), node):
         daemon.engine.gate.clear()
@@ -120,21 +98,6 @@ async def test_cancel_reaches_the_worker_while_a_forward_runs() -> None:
         await until(lambda: not daemon.engine.held)
         assert daemon.worker.machine.counters.dropped == 1
         await check(node, [wanting(2)])
-
-
-async def test_an_edge_that_vanishes_costs_its_lease() -> None:
-    broker = MemoryBroker()
-    async with (
-        worker_at(broker.link, "w1", lease=1) as daemon,
-        broker.link(link_to("ghost")) as ghost,
-        edge_at(broker.link) as node,
-    ):
-        await ghost.wait_up()
-        await ghost.publish("f1/o/base/ghost", CODEC.encode(opening()), qos=1)
-        await until(lambda: daemon.kept == 1)
-        await check(node, [wanting(1)])
-        await until(lambda: daemon.kept == 0 and not daemon.engine.held)
-        assert daemon.worker.machine.counters.expired == 1
 
 
 # Drain
@@ -369,20 +332,6 @@ async def test_an_idle_worker_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(machine, "next_tick", counted)
         await asyncio.sleep(0.3)  # the window of the measurement
         assert looks <= 2
-
-
-async def test_the_status_tells_load_and_state(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-    async with world() as (broker, (daemon,), node):
-        assert status_of(broker, "w1").state == "online"
-        daemon.engine.gate.clear()
-        generation = node.generate(wanting(1))
-        await until(lambda: status_of(broker, "w1").load == 1)
-        daemon.engine.gate.set()
-        await read(generation)
-        await until(lambda: status_of(broker, "w1").load == 0)
-    assert status_of(broker, "w1").state == "gone"
-    assert f"session edge/{generation.session}: open, attempt 1" in caplog.text
 
 
 def status_of(broker: MemoryBroker, worker: str) -> WorkerStatus:

@@ -29,12 +29,11 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import EOS, FINGERPRINT, draft_token
 from lab.testbed.faults import Delay, Scope
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason, Fin, Verdict
+from schemas.messages import MAX_PROMPT_TOKENS, Close, CloseReason
 from schemas.status import EdgeStatus
 from tests.daemons import (
     PATIENCE,
@@ -191,39 +190,7 @@ async def test_leaving_tells_the_workers() -> None:
         assert daemon.worker.machine.counters.closed == 3
 
 
-async def test_a_deadline_ends_one_text() -> None:
-    async with world() as (_, (daemon,), node):
-        daemon.engine.gate.clear()
-        late, patient = node.generate(wanting(1, timeout=0.1)), node.generate(wanting(2))
-        assert (await read(late))[1].reason is FinishReason.DEADLINE
-        daemon.engine.gate.set()
-        assert (await read(patient))[0] == alone(patient.request)
-
-
 # Workers that go
-
-
-async def test_another_worker_takes_over_from_one_that_is_killed() -> None:
-    broker = MemoryBroker()
-    async with edge_at(broker.link) as node, worker_at(broker.link, "w1") as first:
-        await check(node, [wanting(0)])  # so that the round trip is known
-        generations = [node.generate(wanting(number, limit=400)) for number in range(1, 5)]
-
-        def hang(_: object) -> None:
-            if all(len(generation.machine.committed) >= 20 for generation in generations):
-                first.engine.gate.clear()
-
-        first.engine.before = hang
-        await until(lambda: not first.engine.gate.is_set())
-        assert not any(generation.machine.finished for generation in generations)
-        async with worker_at(broker.link, "w2"):
-            began = asyncio.get_running_loop().time()
-            await first.kill()
-            for generation in generations:
-                assert (await read(generation))[0] == alone(generation.request)
-                assert generation.machine.counters.reopens == 1
-            assert asyncio.get_running_loop().time() - began < PATIENCE / 3
-        first.engine.gate.set()
 
 
 async def test_a_worker_whose_will_is_heard_is_asked_again_and_goes_on() -> None:
@@ -260,23 +227,6 @@ async def test_texts_that_begin_with_the_link_open_once() -> None:
             assert generation.machine.counters.opens == 1
 
 
-@pytest.mark.parametrize("forget", [False, True])
-async def test_a_broker_that_goes_and_comes_back_changes_no_text(forget: bool) -> None:
-    async with world(["w1", "w2"]) as (broker, daemons, node):
-        for daemon in daemons:
-            daemon.engine.gate.clear()
-        generations = [node.generate(wanting(number)) for number in range(6)]
-        await until(lambda: sum(daemon.kept for daemon in daemons) == 6)
-        broker.stop(forget=forget)
-        await until(lambda: not broker.connected())
-        offline = node.generate(wanting(77))
-        for daemon in daemons:
-            daemon.engine.gate.set()
-        broker.start()
-        for generation in (*generations, offline):
-            assert (await read(generation))[0] == alone(generation.request)
-
-
 async def test_a_link_that_fails_for_good_fails_every_text() -> None:
     broker = MemoryBroker()
     async with worker_at(broker.link, "w1") as daemon, edge_at(broker.link) as node:
@@ -292,14 +242,6 @@ async def test_a_link_that_fails_for_good_fails_every_text() -> None:
         assert node.sessions == 0
         with pytest.raises(LinkRefused, match="took over the client id"):
             node.generate(wanting(9))
-
-
-async def test_a_broker_that_refuses_is_an_error_before_anything_is_written() -> None:
-    broker = MemoryBroker()
-    broker.refused.add("e-edge")
-    with pytest.raises(LinkRefused):
-        async with edge_at(broker.link):
-            pytest.fail("the node must not run")
 
 
 # Other people's messages
@@ -321,22 +263,6 @@ async def test_garbage_from_workers_disturbs_nobody() -> None:
         daemon.engine.gate.set()
         assert (await read(generation))[0] == alone(generation.request)
         assert generation.machine.counters.reopens == 0
-
-
-async def test_a_forged_verdict_for_nobody_is_answered_by_a_close_once() -> None:
-    settings = LinkSettings(client_id="w-zombie", subscriptions=(Subscription("f1/d/zombie/+"),))
-    async with world() as (broker, _daemons, node), broker.link(settings) as zombie:
-        await zombie.wait_up()
-        verdict = Verdict(4242, 3, 0, 5, (), 0, Fin.NONE, 0, 0, "zombie", 60)
-        await zombie.publish("f1/v/edge", CODEC.encode(verdict), qos=1)
-        async with asyncio.timeout(PATIENCE):
-            async for event in zombie.events():
-                if isinstance(event, Inbound):
-                    message = CODEC.decode(event.payload)
-                    break
-        assert isinstance(message, Close)
-        assert (message.session, message.attempt) == (4242, 3)
-        assert node.sessions == 0
 
 
 # Texts that cannot go on, which cost no other text anything

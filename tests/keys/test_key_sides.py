@@ -297,19 +297,6 @@ def test_a_worker_pushes_no_other_workers_keys_out(ends: Ends) -> None:
     assert ends.edge.unwrap(ends.answer("w1"), 0.0).worker == "w1"
 
 
-def test_an_earlier_life_of_a_worker_does_not_come_back(ends: Ends) -> None:
-    opening = ends.send(an_open())
-    lives = []
-    for _ in range(4):
-        ends.workers["w1"] = ends.restarted("w1")
-        ends.arrives("w1", opening, "base")
-        lives.append(ends.answer("w1"))
-        ends.edge.unwrap(lives[-1], 0.0)
-    for copy in lives:
-        assert ends.refused(copy) is KeyReason.REPLAYED
-    ends.arrives("w1", ends.send(a_poll(), "w1"))
-
-
 def test_revoked_identities_are_refused(met: Ends) -> None:
     late = met.answer("w1")
     revocation = met.keys.revoke("w1").payload

@@ -17,6 +17,7 @@ from cloud_worker.__main__ import main as cloud
 from cloud_worker.metrics import WorkerMetrics
 from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkRefused, WorkerError
 from flexspec_mq.keys.agreement import new_opening_secrets
 from flexspec_mq.keys.envelope import is_keyed, key_wanted
@@ -58,9 +59,9 @@ async def test_texts_are_the_same_and_all_of_them_is_under_keys(
                     break
 
 
-@pytest.mark.parametrize("seed", range(2))
-async def test_faults_change_no_text(keys: KeyedDeployment, memory: MemoryBroker, seed: int) -> None:
-    rng = random.Random(seed)
+@pytest.mark.parametrize("qos", [0, 1])
+async def test_faults_change_no_text(keys: KeyedDeployment, memory: MemoryBroker, qos: int) -> None:
+    rng = random.Random(qos)
     async with (
         worker_at(memory.link, "w1", keys=keys.worker_file("w1")) as first,
         worker_at(memory.link, "w2", keys=keys.worker_file("w2")) as second,
@@ -71,9 +72,11 @@ async def test_faults_change_no_text(keys: KeyedDeployment, memory: MemoryBroker
             Duplicate(0.1, rng, within=0.1),
             Delay(0.004, rng, jitter=0.004),
             Cut(90, Scope("f1/v/+", Direction.DOWN)),
+            Cut(150, Scope("f1/d/+/+", Direction.DOWN)),
         ]
-        await check(node, [wanting(100 * seed + number) for number in range(6)])
-        assert all(fault.hits for fault in memory.faults)  # type: ignore[attr-defined]
+        await check(node, [wanting(100 * qos + number, plan=Plan(4, 2, qos)) for number in range(6)])
+        assert all(fault.hits for fault in memory.faults[:4])  # type: ignore[attr-defined]
+        assert first.worker.machine.counters.failed == second.worker.machine.counters.failed == 0
         for refused in (node.refused, first.worker.refused, second.worker.refused):
             assert set(refused) <= {KeyReason.REPLAYED, KeyReason.NO_KEY}
 

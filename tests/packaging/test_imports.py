@@ -39,8 +39,12 @@ class Block:
 sys.meta_path.insert(0, Block())
 """
 
-SUBMODULES = """
-import importlib, pkgutil
+FRESH = """
+import importlib, pkgutil, sys
+def forget():
+    '''So that the next import begins with none of our modules.'''
+    for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
+        del sys.modules[name]
 def import_all(name):
     package = importlib.import_module(name)
     names = [name + "." + module.name for module in pkgutil.iter_modules(package.__path__)]
@@ -48,6 +52,7 @@ def import_all(name):
     for each in names:
         importlib.import_module(each)
 """
+OURS = ("flexspec_mq", "edge_node", "cloud_worker", "broker", "schemas", "lab", "training")
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -62,12 +67,20 @@ def test_the_block_blocks() -> None:
     assert "blocked by the test: numpy" in done.stderr
 
 
-@pytest.mark.parametrize("module", LIGHT)
-def test_imports_without_heavy_libraries(module: str) -> None:
-    """A module, or with a dot at the end all of a package."""
-    code = f"import_all({module[:-1]!r})" if module.endswith(".") else f"import {module}"
-    done = run(BLOCK + SUBMODULES + code)
+def test_imports_without_heavy_libraries() -> None:
+    """Each module begins with none of ours loaded; with a dot at the end all of a package."""
+    code = f"""
+{BLOCK}
+OURS = {OURS!r}
+{FRESH}
+for module in {LIGHT!r}:
+    forget()
+    print(module, flush=True)
+    import_all(module[:-1]) if module.endswith(".") else importlib.import_module(module)
+"""
+    done = run(code)
     assert done.returncode == 0, done.stderr
+    assert tuple(done.stdout.split()) == LIGHT
 
 
 def test_importing_the_package_loads_nothing_else() -> None:
@@ -77,28 +90,29 @@ def test_importing_the_package_loads_nothing_else() -> None:
     assert run(code).stdout.strip() == "['flexspec_mq']"
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments"),
-    [
-        *(
-            ("flexspec_mq.cli", [*words, "--help"])
-            for words in ([], ["chat"], ["draft"], ["head"], ["model"])
-        ),
-        ("flexspec_mq.cli", ["version"]),
-        ("flexspec_mq.cli", ["schema"]),
-        ("flexspec_mq.cli", ["chat", "config", "show"]),
-        *((daemon, ["--help"]) for daemon in DAEMONS),
-        *((daemon, ["config", "show"]) for daemon in DAEMONS),
-        ("cloud_worker.__main__", ["--capacity", "0"]),
-    ],
-)
-def test_what_needs_no_model_loads_nothing_heavy(module: str, arguments: list[str]) -> None:
-    code = (
-        f"import sys; from {module} import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
-        f"print('loaded', sorted(set({(*HEAVY, *SLOW)!r}) & set(sys.modules)))"
-    )
-    done = run(code, *arguments)
-    assert done.stdout.splitlines()[-1] == "loaded []", done.stdout + done.stderr
+COMMANDS = [
+    *(("flexspec_mq.cli", [*words, "--help"]) for words in ([], ["chat"], ["draft"], ["head"], ["model"])),
+    *(("flexspec_mq.cli", words) for words in (["version"], ["schema"], ["chat", "config", "show"])),
+    *((daemon, words) for daemon in DAEMONS for words in (["--help"], ["config", "show"])),
+    ("cloud_worker.__main__", ["--capacity", "0"]),
+]
+
+
+def test_what_needs_no_model_loads_nothing_heavy() -> None:
+    code = f"""
+OURS = {OURS!r}
+{FRESH}
+for module, arguments in {COMMANDS!r}:
+    forget()
+    try:
+        importlib.import_module(module).main(arguments)
+    except SystemExit:
+        pass
+    print("loaded", sorted(set({(*HEAVY, *SLOW)!r}) & set(sys.modules)), module, arguments)
+"""
+    done = run(code)
+    loaded = [line for line in done.stdout.splitlines() if line.startswith("loaded [")]
+    assert loaded == [f"loaded [] {module} {arguments}" for module, arguments in COMMANDS], done.stderr
 
 
 def test_daemons_load_neither_laboratory_nor_training() -> None:

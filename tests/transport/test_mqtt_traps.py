@@ -14,9 +14,9 @@ from typing import Any, cast
 import pytest
 
 from broker.launcher import PrivateBroker
-from broker.settings import BrokerSettings, Role, User, hashed
+from broker.settings import BrokerSettings
 from flexspec_mq.daemon.retry import Waiting
-from flexspec_mq.errors import LinkDown, LinkError, LinkRefused, PublishRefused
+from flexspec_mq.errors import LinkDown, LinkError, PublishRefused
 from flexspec_mq.transport.base import (
     QUOTA_EXCEEDED,
     Inbound,
@@ -236,20 +236,6 @@ async def test_keepalive_notices_a_black_hole(proxy: Proxy) -> None:
         await reader.wait_for(LinkUpEvent)
 
 
-async def test_an_unreachable_broker_is_named_and_given_up_on_request() -> None:
-    port = free_port()
-    waits: list[Waiting] = []
-    settings = settings_for(port, "nobody", give_up_after=0.2)
-    async with mqtt_link(settings, on_wait=waits.append) as link:
-        with pytest.raises(LinkError, match=f"127.0.0.1:{port}") as failed:
-            await link.wait_up(PATIENCE)
-        assert "flexspec-broker run" in failed.value.hint
-        with pytest.raises(LinkError):
-            await Reader(link).next()
-    assert waits
-    assert link.counters.attempts_failed == len(waits)
-
-
 async def test_a_failure_that_nobody_met_is_raised_on_leaving() -> None:
     port = free_port()
 
@@ -302,21 +288,3 @@ async def test_messages_and_acknowledgements_survive_a_thousand_cuts(
         assert set(acknowledged) <= set(got)
         assert writing.counters.connects >= 10
         assert len(acknowledged) >= 300
-
-
-async def test_wrong_credentials_are_final() -> None:
-    mine = BrokerSettings(port=0, users=(User("alice", Role.EDGE, hashed("right")),))
-    with PrivateBroker(mine) as closed:
-        for login in ({}, {"username": "alice", "password": "wrong"}):
-            async with mqtt_link(settings_for(closed.port, "alice", **login)) as link:
-                with pytest.raises(LinkRefused, match="refuses") as refused:
-                    await link.wait_up(PATIENCE)
-                assert "password" in refused.value.hint
-                assert link.counters.attempts_failed == 0
-        good = settings_for(closed.port, "alice", username="alice", password="right")  # noqa: S106
-        async with linked(good) as link:
-            for qos in (1, 2):
-                with pytest.raises(PublishRefused) as forbidden:
-                    await link.publish("f1/v/bob", b"x", qos=qos)
-                assert forbidden.value.reason_code == 0x87
-            assert link.is_up

@@ -100,12 +100,6 @@ async def test_a_worker_is_waited_for_where_that_is_asked_for(mosquitto: Private
             assert content(await asking) == alone("hello", 3, 20)
 
 
-async def test_the_wait_for_a_worker_ends(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0, wait=1.0) as api:
-        took = (await refused(api))[1]
-        assert 1.0 < took < 1.0 + SOON
-
-
 @pytest.mark.parametrize(("patience", "timeout"), [(0.5, inf), (0.0, 1.0)], ids=["named", "deadline"])
 async def test_a_worker_that_goes_before_it_has_answered_is_waited_for_and_no_longer(
     mosquitto: PrivateBroker, patience: float, timeout: float

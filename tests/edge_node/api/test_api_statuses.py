@@ -87,14 +87,6 @@ async def test_what_another_worker_recommends_changes_no_text(
         await link.publish(topic, b"", qos=1, retain=True)
 
 
-async def test_a_broker_that_shows_no_status_hides_no_recommendation(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto, workers=0) as api:
-        api.node.directory.take = lambda *_, **_more: None  # type: ignore[method-assign]
-        engine = Opinionated(RECOMMENDED)
-        async with worker_at(links_to(mosquitto), "hidden", engine, version=api.version):
-            assert await written(api, 1) == (text_at(0.25, 1, 30), 0.25)
-
-
 async def test_a_text_is_begun_again_once_where_workers_disagree(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, workers=0) as api:
         link, version = links_to(mosquitto), api.version
