@@ -12,7 +12,7 @@ from broker.deployment.folder import KEYS, Deployment
 from broker.deployment.identities import Identities, PublicKeys
 from broker.settings import Role
 from flexspec_mq.daemon import logs
-from flexspec_mq.daemon.dated import last_day, warning
+from flexspec_mq.daemon.dated import Dated, day
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.values import is_loopback
@@ -241,15 +241,18 @@ def _renew(options: argparse.Namespace) -> int:
     assert keys is not None  # noqa: S101  or it was no use
     statement = keys.read()
     where = "and the broker shows it" if shown else "and no broker runs from this folder now"
-    answer(f"statement {statement.serial} holds until {last_day(statement)}, {where}")
+    answer(f"statement {statement.serial} holds until {day(statement.expires)}, {where}")
     return 0
 
 
 def tell_expiry(directory: Path) -> None:
     """Tell people on standard error that the statement expires soon, or has expired."""
     keys = Deployment(directory).load().keys
-    if keys is not None and (words := warning("the statement", keys.read(), time.time())):
-        logs.tell(f"{words}: `flexspec-broker renew {directory}` with the key that signs")
+    if keys is None:
+        return
+    advice = f"`flexspec-broker renew {directory}` with the key that signs"
+    if words := Dated("the statement", keys.read().expires, advice).warning(time.time()):
+        logs.tell(f"{words}: {advice}")
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -276,9 +279,8 @@ def _list(options: argparse.Namespace) -> int:
         where = "is here" if keys["signs_here"] else "is kept elsewhere"
         revoked = len(keys["revoked"])
         answer(f"keys       of deployment {keys['deployment'][:8]}: the one that signs {where}")
-        until = time.strftime("%Y-%m-%d", time.gmtime(keys["expires"]))
         gone = f"revokes {revoked} credential{'s' * (revoked != 1)}"
-        answer(f"statement  {keys['statement']}, holds until {until}, {gone}")
+        answer(f"statement  {keys['statement']}, holds until {day(keys['expires'])}, {gone}")
         if unsigned := ", ".join(keys["unsigned"]):
             answer(f"unsigned   {unsigned}, to be revoked: `flexspec-broker revoke DIR` with that key")
     return 0

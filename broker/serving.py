@@ -27,7 +27,7 @@ from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import MosquittoLog
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon import logs, systemd
-from flexspec_mq.daemon.dated import ExpiryLog
+from flexspec_mq.daemon.dated import Dated, ExpiryLog
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.errors import BrokerError, UsageError, how_to_install
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from broker.watching.figures import Figures
-    from schemas.statement import Statement
 
 _log = logging.getLogger(__name__)
 _mosquitto = logging.getLogger("mosquitto")
@@ -80,7 +79,7 @@ class DeploymentServer:
         self._known = deployment.load()
         self._published = b""
         self._again = 0.0
-        self._statement: Statement | None = None
+        self._dated: tuple[Dated, ...] = ()
         self._dates = ExpiryLog()
         self._reloaded = threading.Event()
         self._mosquitto_log = MosquittoLog(self._heard, end_connection=self._end_connection)
@@ -121,8 +120,7 @@ class DeploymentServer:
 
         Who went beyond a limit is put out, and let in again when its time is over.
         """
-        if self._statement is not None:
-            self._dates.look("the statement", self._statement, time.time(), "`flexspec-broker renew DIR`")
+        self._dates.look(self._dated, time.time())
         try:
             if self.broker.settings.persistence:
                 self._saving.look()
@@ -192,7 +190,8 @@ class DeploymentServer:
         keys = self._known.keys
         if keys is None or not self._unpublished:
             return
-        self._statement = statement = keys.read()
+        statement = keys.read()
+        self._dated = (Dated("the statement", statement.expires, "`flexspec-broker renew DIR`"),)
         self._announcer.publish(topics.statement_topic(), keys.statement)
         self._published = keys.statement
         _log.info(

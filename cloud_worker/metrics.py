@@ -147,7 +147,7 @@ class WorkerMetrics(Collector):
             yield _now(
                 "family_alarm", "1 if the family's catalogue has expired or is disputed", bool(family.alarm)
             )
-        if ends := [document.expires for _, document, _ in worker.dated]:
+        if ends := [document.expires for document in worker.dated]:
             what = "When the first of the signed documents expires that it goes by"
             yield _now("signed_expires_seconds", what, min(ends))
         if (memory := worker.engine.memory) is not None:

@@ -16,8 +16,8 @@ from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, P
 
 if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.keys.worker import WorkerKeys
-    from schemas.statement import Statement
     from schemas.status import WorkerStatus
 
 
@@ -69,9 +69,9 @@ class WorkerWire:
         return message, version or self.keys.version_of(edge, session, now)
 
     @property
-    def statement(self) -> Statement | None:
-        """The newest statement of the deployment; None without keys."""
-        return None if self.keys is None else self.keys.trust.statement
+    def dated(self) -> tuple[Dated, ...]:
+        """The deployment's statement, as a document that expires; nothing without keys."""
+        return () if self.keys is None else (self.keys.trust.dated,)
 
     def status(self, status: WorkerStatus) -> bytes:
         """The payload of a status of this worker, signed where it has keys."""

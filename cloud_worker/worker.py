@@ -22,11 +22,11 @@ from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec, TooManyTokens
-from flexspec_mq.daemon.dated import ExpiryLog, over
+from flexspec_mq.daemon.dated import ExpiryLog, lapsed
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
-from flexspec_mq.keys.refusals import RENEW, STATEMENT, KeysRefused
+from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
@@ -234,11 +234,9 @@ class CloudWorker:
         """Take no new sessions while a signed document that says whom to believe has expired; those here go on."""
         if self._linked is None or now < self._linked + waiting.RETAINED or self._stopping.is_set():
             return
-        held, self._lapsed = not self._lapsed, ""
-        for name, document, advice in self.dated:
-            self._dates.look(name, document, time.time(), advice)
-            self._lapsed = self._lapsed or over(name, document, time.time())
-        if held == (not self._lapsed):
+        self._dates.look(self.dated, time.time())
+        before, self._lapsed = self._lapsed, lapsed(self.dated, time.time())
+        if bool(before) == bool(self._lapsed):
             return
         if self._lapsed:
             self._do(self.machine.drain(now))
@@ -251,11 +249,9 @@ class CloudWorker:
         self.publish_status()
 
     @property
-    def dated(self) -> Sequence[tuple[str, Dated, str]]:
-        """Signed documents that this worker goes by: what each is, itself, and what to do once it expires."""
-        family = () if self.family is None else self.family.dated
-        statement = self._wire.statement
-        return family if statement is None else ((STATEMENT, statement, RENEW), *family)
+    def dated(self) -> tuple[Dated, ...]:
+        """Signed documents that this worker goes by, which expire."""
+        return (*self._wire.dated, *(() if self.family is None else self.family.dated))
 
     async def open_version(self, version: str) -> None:
         """Take new sessions of a version that the engine holds; not while the worker drains."""

@@ -77,10 +77,10 @@ if TYPE_CHECKING:
     from edge_node.limits import BatteryGauge
     from edge_node.settings import EdgeSettings
     from flexspec_mq.controller.explain import Planned
+    from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.transport.link import Link, LinkFactory
-    from schemas.statement import Statement
 
 _log = logging.getLogger(__name__)
 
@@ -201,9 +201,9 @@ class EdgeNode:
         return self._settings.version
 
     @property
-    def statement(self) -> Statement | None:
-        """The newest statement of the deployment; None without keys."""
-        return self._wire.statement
+    def dated(self) -> tuple[Dated, ...]:
+        """The deployment's statement, as `Wire.dated`."""
+        return self._wire.dated
 
     @property
     def lapsed(self) -> str:
@@ -352,7 +352,7 @@ class EdgeNode:
             "publish": self._queue.run(link),
             "directory": self.directory.watch(link, self._is_idle),
         }
-        if self._wire.statement is not None:
+        if self._wire.keyed:
             named["statement"] = self._wire.watch()
         if self.texts is not None:
             named["texts"] = self.texts.run(link)

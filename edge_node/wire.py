@@ -13,10 +13,10 @@ import msgspec
 
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
-from flexspec_mq.daemon.dated import ExpiryLog, over
+from flexspec_mq.daemon.dated import ExpiryLog, lapsed
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkRefused, RemoteProtocolError, UsageError, WorkerError
-from flexspec_mq.keys.refusals import RENEW, STATEMENT, KeyReason, KeyRefusals, KeysRefused
+from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
 from flexspec_mq.protocol.lives import Life, life_of
 from flexspec_mq.transport.base import Outbound, Subscription
 from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
@@ -24,10 +24,10 @@ from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
 if TYPE_CHECKING:
     from edge_node.generation import Generation
     from edge_node.settings import EdgeSettings
+    from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.keys.edge import EdgeKeys, FromWorker
     from flexspec_mq.keys.trust import Trust
     from flexspec_mq.protocol.effects import Send
-    from schemas.statement import Statement
     from schemas.status import WorkerStatus
 
 _MOST_WORKERS = 1024
@@ -73,27 +73,26 @@ class Wire:
         return self._keys is not None
 
     @property
-    def statement(self) -> Statement | None:
-        """The newest statement of the deployment; None without keys."""
-        return None if self.trust is None else self.trust.statement
-
-    @property
     def trust(self) -> Trust | None:
         """Whom the device believes; None without keys."""
         return None if self._keys is None else self._keys.trust
 
     @property
+    def dated(self) -> tuple[Dated, ...]:
+        """The deployment's statement, as a document that expires; nothing without keys."""
+        return () if self.trust is None else (self.trust.dated,)
+
+    @property
     def lapsed(self) -> str:
         """Why no new text may be begun; empty while the deployment's statement holds, and without keys."""
-        return "" if self.statement is None else over(STATEMENT, self.statement, self._clock())
+        return lapsed(self.dated, self._clock())
 
     async def watch(self) -> None:
         """Log, until cancelled, that the statement expires soon or has expired."""
         dates = ExpiryLog()
         await asyncio.sleep(waiting.RETAINED)  # for a newer one than that of the file
         while True:
-            if self.statement is not None:
-                dates.look(STATEMENT, self.statement, self._clock(), RENEW)
+            dates.look(self.dated, self._clock())
             await asyncio.sleep(waiting.LOOK_DATES)
 
     def begin(self, session: int, version: str) -> None:
@@ -104,8 +103,9 @@ class Wire:
             WorkerError: its statement has expired.
         """
         if self._keys is not None:
-            if lapsed := self.lapsed:
-                raise WorkerError(f"{lapsed}, so no worker is believed for a new text", hint=RENEW)
+            if why := self.lapsed:
+                hint = self._keys.trust.dated.advice
+                raise WorkerError(f"{why}, so no worker is believed for a new text", hint=hint)
             self._keys.begin(session, version)
 
     def ended(self, session: int, now: float) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from broker.deployment.identities import Client, Identities, PublicKeys
 from broker.files import private_folder, read_text, write_private
 from broker.settings import Role
-from flexspec_mq.daemon.dated import LIFETIME, wants_renewal
+from flexspec_mq.daemon.dated import DAY, LIFETIME
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.keys.agreement import OpeningSecrets, new_opening_secrets, public_key
 from flexspec_mq.keys.documents import DeploymentKey, KeyRole, sign_statement
@@ -138,8 +138,8 @@ class SecretKeys:
         present = keys.read()
         revoked = present.revoked | {bytes.fromhex(serial) for serial in (*void, *keys.unsigned)}
         if (opening, revoked) == (present.opening, present.revoked) and not again:
-            here = self.signing_path(keys.deployment).exists()
-            if not (here and wants_renewal(present, self._clock())):
+            signed_of_late = present.expires >= self._until() - DAY
+            if signed_of_late or not self.signing_path(keys.deployment).exists():
                 return known
         signer, until = self._signing(keys.deployment), self._until()
         if not again:  # nor for a clock that was set back

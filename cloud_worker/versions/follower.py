@@ -87,7 +87,7 @@ class FamilyFollower:
         return tuple(map(Subscription, self._driver.topics))
 
     @property
-    def dated(self) -> tuple[tuple[str, Dated, str], ...]:
+    def dated(self) -> tuple[Dated, ...]:
         """The family's key set, as `Follower.dated`."""
         return self._follower.dated
 

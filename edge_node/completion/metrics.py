@@ -127,7 +127,7 @@ class _Node(Collector):
         what = "Messages that no worker's keys vouch for"
         refused = self._node.refused
         yield _labelled("unbelieved", what, {reason: refused.get(reason, 0) for reason in NotBelieved})
-        if (statement := self._node.statement) is not None:
+        for statement in self._node.dated:
             what = "When the deployment's statement expires"
             yield GaugeMetricFamily("flexspec_edge_statement_expires_seconds", what, value=statement.expires)
         if (family := self._node.models.followed) is not None:
@@ -147,11 +147,7 @@ def _family(family: FamilyCatalogue) -> Iterator[Metric]:
     for name, about, value in (
         ("epoch_seconds", "When it was issued; 0 without any", status.epoch),
         ("expires_seconds", "When it expires; 0 without any", status.expires),
-        (
-            "keys_expires_seconds",
-            "When its key set expires; 0 without any",
-            family.keys.expires if family.keys else 0,
-        ),
+        ("keys_expires_seconds", "When its key set expires; 0 without any", family.keys_expire),
         ("expired", "1 past its expiry", status.state == "expired"),
         ("alarm", "1 once two signed messages had one number", bool(status.alarm)),
     ):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flexspec_mq.catalogue.driver import Outcome
     from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.transport.link import Link
-    from schemas.catalogue import Catalogue, KeySet
+    from schemas.catalogue import Catalogue
 
 _TEXT = 256
 
@@ -103,9 +103,9 @@ class FamilyCatalogue:
         return self._follower.lapsed(self._clock())
 
     @property
-    def keys(self) -> KeySet | None:
-        """The key set that counts; None before the first."""
-        return self._follower.keys
+    def keys_expire(self) -> int:
+        """Second since the Unix epoch at which the key set expires; 0 before the first."""
+        return 0 if self._follower.keys is None else self._follower.keys.expires
 
     def status(self) -> CatalogueStatus:
         """As the edge's status tells it."""
@@ -160,8 +160,7 @@ class FamilyCatalogue:
             while True:
                 for topic, outcome in await self._driver.turn():
                     self._note(topic, outcome)
-                for name, keys, advice in self._follower.dated:
-                    self._dates.look(name, keys, self._clock(), advice)
+                self._dates.look(self._follower.dated, self._clock())
                 if self.expired and not was_expired:
                     _log.warning("the catalogue of %s has expired; what it says goes on", self.family)
                 if self.expired != was_expired:

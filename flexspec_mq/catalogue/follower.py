@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused, SignedRefused
 from flexspec_mq.catalogue.signing import Opened, open_signed, opened, signed_later
-from flexspec_mq.daemon.dated import over
+from flexspec_mq.daemon.dated import Dated, lapsed
 from flexspec_mq.errors import LocalProtocolError
 from schemas.catalogue import MAX_PAYLOAD, Catalogue, KeySet
 from schemas.statement import Second
@@ -128,16 +128,13 @@ class Follower:
         return catalogue is not None and _expires(catalogue) <= now
 
     @property
-    def dated(self) -> tuple[tuple[str, KeySet, str], ...]:
-        """The key set, if there is one: its name for people, itself, and what to do once it expires."""
-        return () if self.keys is None else ((self._keys_name(self.keys), self.keys, _RENEW),)
+    def dated(self) -> tuple[Dated, ...]:
+        """The key set, if there is one, as a document that expires."""
+        return () if self.keys is None else (_dated(self.keys),)
 
     def lapsed(self, now: float) -> str:
         """Why the catalogue is not to be believed for anything new: its key set has expired; empty while it holds."""
-        return "" if self.keys is None else over(self._keys_name(self.keys), self.keys, now)
-
-    def _keys_name(self, keys: KeySet) -> str:
-        return f"key set {keys.serial} of {self.family}"
+        return lapsed(self.dated, now)
 
     def rightful_keys(self, standing: bytes) -> bytes:
         """Payload of the adopted key set if it should stand on its topic instead of `standing`, else nothing.
@@ -231,7 +228,7 @@ class Follower:
             return None
         message = open_signed(payload, KeySet, self.family, [self._root])
         serial = message.body.serial
-        if not self._renews and (why := over(self._keys_name(message.body), message.body, now)):
+        if not self._renews and (why := _dated(message.body).over(now)):
             raise SignedRefused(Reason.EXPIRED, why, hint=_RENEW)
         if old is None:
             return _State(Record(serial, 0, payload), message, None)
@@ -284,7 +281,7 @@ class Follower:
     def _check_signers(self, state: _State, message: Opened[Catalogue], now: float) -> None:
         """Whether enough keys of the key set that counts have signed a catalogue."""
         keys, serial = state.keys.body, message.body.key_set
-        if not self._renews and (why := over(self._keys_name(keys), keys, now)):
+        if not self._renews and (why := _dated(keys).over(now)):
             raise _Waits(Reason.EXPIRED, f"no catalogue is taken up: {why}", hint=_RENEW)
         if serial > keys.serial:
             raise _Waits(
@@ -346,6 +343,10 @@ class Follower:
 _CALL = "somebody else may hold the key: ask who publishes this family, and trust another key"
 _TRUST = "`flexspec head trust` publishes it"
 _RENEW = "`flexspec head trust` signs a later one; where that was done, somebody on the way withholds it"
+
+
+def _dated(keys: KeySet) -> Dated:
+    return Dated(f"key set {keys.serial} of {keys.family}", keys.expires, _RENEW)
 
 
 def _expires(catalogue: Catalogue) -> int:

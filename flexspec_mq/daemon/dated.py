@@ -7,8 +7,9 @@ set it into the time in which the document held.
 from __future__ import annotations
 
 import logging
-import time
-from typing import Final, Protocol
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
 from flexspec_mq.daemon.expiring import LogThrottle
 
@@ -21,46 +22,46 @@ _SOON: Final = 30 * DAY
 _log = logging.getLogger(__name__)
 
 
-class Dated(Protocol):
-    """A document with its last second, since the Unix epoch."""
+class Dated(NamedTuple):
+    """A document that holds until a date.
+
+    Attributes:
+        name: Name for people.
+        expires: Second since the Unix epoch from which it holds no more.
+        advice: Remedy once it has expired.
+    """
+
+    name: str
+    expires: int
+    advice: str
 
     @property
-    def expires(self) -> int:
-        """The second from which it holds no more."""
-        ...
+    def last_day(self) -> str:
+        """The date of the end."""
+        return day(self.expires)
+
+    def over(self, now: float) -> str:
+        """Say that it holds no more, `now` in seconds since the Unix epoch; empty as long as it does."""
+        if now < self.expires:
+            return ""
+        return f"{self.name} expired on {self.last_day}, and it is {day(now)} by this machine's clock"
+
+    def warning(self, now: float) -> str:
+        """Say that it holds no more, or not for much longer; empty of one that holds for 30 days."""
+        left = self.expires - now
+        if left > _SOON:
+            return ""
+        return self.over(now) or f"{self.name} expires on {self.last_day}, in {left / DAY:.0f} days"
 
 
-def last_day(document: Dated) -> str:
-    """The date of the end, for people."""
-    return time.strftime("%Y-%m-%d", time.gmtime(document.expires))
+def day(second: float) -> str:
+    """The date of a second since the Unix epoch, in UTC."""
+    return f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d}"
 
 
-def over(name: str, document: Dated, now: float) -> str:
-    """Say that a document holds no more; empty as long as it does.
-
-    Args:
-        name: the document, for people.
-        document: the document.
-        now: seconds since the Unix epoch.
-    """
-    if now < document.expires:
-        return ""
-    today = time.strftime("%Y-%m-%d", time.gmtime(now))
-    return f"{name} expired on {last_day(document)}, and it is {today} by this machine's clock"
-
-
-def warning(name: str, document: Dated, now: float) -> str:
-    """Say that a document holds no more, or not for much longer; empty of one that holds for 30 days."""
-    left = document.expires - now
-    if left > _SOON:
-        return ""
-    soon = f"{name} expires on {last_day(document)}, in {max(left, 0) / DAY:.0f} days"
-    return over(name, document, now) or soon
-
-
-def wants_renewal(document: Dated, now: float) -> bool:
-    """Whether a command that signs anyway should sign it anew: it was signed more than a day ago."""
-    return document.expires < now + LIFETIME - DAY
+def lapsed(documents: Iterable[Dated], now: float) -> str:
+    """Say which document holds no more; empty as long as all do."""
+    return next(filter(None, (document.over(now) for document in documents)), "")
 
 
 class ExpiryLog:
@@ -69,10 +70,10 @@ class ExpiryLog:
     def __init__(self) -> None:
         self._throttle = LogThrottle(every=DAY)
 
-    def look(self, name: str, document: Dated, now: float, advice: str) -> None:
-        """Look at a document, and log what is to be told of it with what to do."""
-        words, level = warning(name, document, now), logging.WARNING
-        if over(name, document, now):
-            level = logging.ERROR
-        if words and self._throttle.due(name, str(level), now):
-            _log.log(level, "%s: %s", words, advice)
+    def look(self, documents: Iterable[Dated], now: float) -> None:
+        """Look at documents, and log what is to be told of them with what to do."""
+        for document in documents:
+            level = logging.ERROR if document.over(now) else logging.WARNING
+            words = document.warning(now)
+            if words and self._throttle.due(document.name, str(level), now):
+                _log.log(level, "%s: %s", words, document.advice)

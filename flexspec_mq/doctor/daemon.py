@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue import naming
 from flexspec_mq.codec import Codec
-from flexspec_mq.daemon.dated import last_day, over, warning
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import statuses
 from flexspec_mq.doctor.checks import Check, Finding, run_checks
@@ -22,7 +21,7 @@ from flexspec_mq.doctor.machine import check_cache, check_packages
 from flexspec_mq.doctor.qualities import reach
 from flexspec_mq.doctor.watch import Watch
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
-from flexspec_mq.keys.refusals import RENEW, STATEMENT, KeysRefused
+from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.settings.values import is_loopback
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -188,22 +187,21 @@ class DaemonDoctor:
             pass
         finally:
             self.watch.other = before
-        statement, now = self.trust.statement, time.time()
-        if lapsed := over(STATEMENT, statement, now):
-            report.fail("expired", lapsed, RENEW)
+        statement, now = self.trust.dated, time.time()
+        if lapsed := statement.over(now):
+            report.fail("expired", lapsed, statement.advice)
             return
         if self.unsigned:
             report.warn(
                 f"{self.keys} is of a release that signed no statuses: no device lists this worker",
                 "give it a new one: `flexspec-broker rotate`",
             )
-        if words := why or warning(STATEMENT, statement, now):
-            advice = (
-                RENEW if not why else "what the file says goes on; does `flexspec-broker run DIR` run there?"
-            )
-            report.warn(words, advice)
+        if why:
+            report.warn(why, "what the file says goes on; does `flexspec-broker run DIR` run there?")
+        elif words := statement.warning(now):
+            report.warn(words, statement.advice)
         elif not self.unsigned:
-            report.ok(f"statement {statement.serial} holds until {last_day(statement)}")
+            report.ok(f"statement {self.trust.statement.serial} holds until {statement.last_day}")
 
     async def _check_catalogue(self, report: Report) -> None:
         catalogue = await check_family(report, self.family, self.watch, self.link, self.forbidden)

@@ -12,7 +12,6 @@ from flexspec_mq.catalogue.follower import Follower, Record
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
-from flexspec_mq.daemon.dated import over, warning
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import LinkRefused, UsageError
 from flexspec_mq.models.cache import families_folder
@@ -84,11 +83,11 @@ async def check_family(
         report.fail("no worker", "; ".join([detail, *notes]), _PUBLISH)
         return None
     now = time.time()
-    for name, keys, advice in follower.dated:
-        if lapsed := over(name, keys, now):
-            report.fail("expired", lapsed, advice)
+    for keys in follower.dated:
+        if lapsed := keys.over(now):
+            report.fail("expired", lapsed, keys.advice)
             return catalogue
-        if soon := warning(name, keys, now):
+        if soon := keys.warning(now):
             notes.append(soon)
     left = catalogue.epoch + catalogue.lifetime - now
     expiry = f"expires in {duration(left)}" if left > 0 else f"expired {duration(-left)} ago"

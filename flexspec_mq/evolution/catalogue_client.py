@@ -26,7 +26,6 @@ from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import PrivateKey, seal
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon import logs
-from flexspec_mq.daemon.dated import warning
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, LinkRefused, UsageError
@@ -344,9 +343,9 @@ def connected(
     async def run() -> None:
         async with stoppable(), catalogue_client(config, root_key, filters, others) as client:
             await client.look()
-            for name, keys, advice in client.follower.dated:
-                if words := warning(name, keys, client.clock()):
-                    logs.tell(f"{words}: {advice}")
+            for keys in client.follower.dated:
+                if words := keys.warning(client.clock()):
+                    logs.tell(f"{words}: {keys.advice}")
             await work(client)
 
     asyncio.run(run())

@@ -12,7 +12,7 @@ import msgspec
 from flexspec_mq.catalogue import editing
 from flexspec_mq.catalogue.refusals import SignedRefused
 from flexspec_mq.catalogue.signing import Opened, PrivateKey, cosigned, open_signed, opened, read_public, seal
-from flexspec_mq.daemon.dated import LIFETIME, last_day
+from flexspec_mq.daemon.dated import LIFETIME, day
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.errors import UsageError
@@ -176,7 +176,7 @@ async def _send_keys(client: CatalogueClient, payload: bytes) -> None:
     unknown = await client.trust(payload)
     keys, catalogue = client.keys(), client.follower.catalogue
     signers = f"{keys.threshold} of {len(keys.keys)} keys sign"
-    answer(f"published key set {keys.serial} of {keys.family}: {signers}, until {last_day(keys)}")
+    answer(f"published key set {keys.serial} of {keys.family}: {signers}, until {day(keys.expires)}")
     if catalogue is not None and catalogue.key_set != keys.serial:
         answer("the catalogue is still signed under the one before: now `flexspec head renew`")
     _tell(unknown)

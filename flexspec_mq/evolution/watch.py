@@ -156,8 +156,7 @@ class Watcher:
     def _next(self) -> tuple[Catalogue, str] | None:
         """The next catalogue, and why; None if nothing is to be done."""
         now, catalogue = self.client.clock(), self.client.follower.catalogue
-        for name, keys, advice in self.client.follower.dated:
-            self._dates.look(name, keys, now, advice)
+        self._dates.look(self.client.follower.dated, now)
         if catalogue is None:
             raise UsageError("there is no catalogue any more", hint="look at `flexspec head list`")
         for canary, (decision, why) in self.judge.verdicts(catalogue):

@@ -5,16 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from enum import StrEnum
-from typing import Final
 
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import RemoteProtocolError
-
-STATEMENT: Final = "the deployment's statement"
-RENEW: Final = (
-    "`flexspec-broker renew` signs a new one; where that was done, somebody on the way withholds it"
-)
-"""Advice where the newest statement that has come expires."""
 
 _log = logging.getLogger(__name__)
 

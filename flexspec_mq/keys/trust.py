@@ -6,6 +6,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final
 
+from flexspec_mq.daemon.dated import Dated
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.keys.documents import Credential, KeyRole, Use, read_credential, read_statement
 from flexspec_mq.keys.identity_file import KeyIdentity
@@ -14,6 +15,9 @@ from schemas.statement import Statement
 
 _REMEMBERED: Final = 4096
 """Credentials whose signature need not be looked at again. The one that was first seen longest ago goes first."""
+_RENEW: Final = (
+    "`flexspec-broker renew` signs a new one; where that was done, somebody on the way withholds it"
+)
 
 
 class Trust:
@@ -31,6 +35,11 @@ class Trust:
         self._seen = ExpiringMap[tuple[bytes, Use], Credential](most=_REMEMBERED)
         self.statement: Statement = identity.statement
         self.on_change: Callable[[], None] = lambda: None
+
+    @property
+    def dated(self) -> Dated:
+        """The newest statement, as a document that expires."""
+        return Dated("the deployment's statement", self.statement.expires, _RENEW)
 
     @property
     def revoked(self) -> bool:
