@@ -114,7 +114,6 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
     return {
         "answers": len(samples),
         "tokens": tokens,
-        "median_s": float(np.median(seconds)),
         "mean_s": float(seconds.mean()),
         "worst_tenth_s": float(_worst_tenth(seconds)),
         "median_first_s": float(np.median(first)) if first else None,
@@ -156,18 +155,10 @@ def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict
     if set(ours) != set(theirs) or len(ours) != len(one) or len(theirs) != len(other):
         raise ValueError("not one answer of each side to each question")
     pairs = np.array([[ours[question], theirs[question]] for question in sorted(ours)])
-    total = bootstrap.of_sums(pairs, lambda sums: sums[..., 0] / sums[..., 1], seed=seed)
     return {
-        "total": total,
-        "median": bootstrap.of_units(pairs, _of_medians, seed=seed),
+        "total": bootstrap.of_sums(pairs, lambda sums: sums[..., 0] / sums[..., 1], seed=seed),
         "worst_tenth": bootstrap.of_units(pairs, _of_worst_tenths, seed=seed),
-        "verdict": verdict(total),
     }
-
-
-def _of_medians(drawn: Floats) -> Floats:
-    middle: Floats = np.median(drawn, axis=-2)
-    return middle[..., 0] / middle[..., 1]
 
 
 def _of_worst_tenths(drawn: Floats) -> Floats:
@@ -179,14 +170,6 @@ def _worst_tenth(rows: Floats) -> Floats:
     most = math.ceil(rows.shape[-1] / 10)
     worst: Floats = np.sort(rows, axis=-1)[..., -most:].mean(axis=-1)
     return worst
-
-
-def verdict(ratio: Ends) -> str:
-    """Whether seconds as a share of another's are a win, a loss, or neither for sure."""
-    _, low, high = ratio
-    if high is not None and high < 1.0:
-        return "win"
-    return "loss" if low is not None and low > 1.0 else "even"
 
 
 def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[int]:

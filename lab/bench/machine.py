@@ -7,7 +7,6 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,7 +14,9 @@ from typing import Any
 
 import flexspec_mq
 
-LIBRARIES = ("torch", "transformers", "numpy", "aiomqtt", "paho-mqtt", "msgspec", "zstandard")
+_LIBRARIES = (
+    *("torch", "transformers", "numpy", "aiomqtt", "paho-mqtt", "msgspec", "zstandard", "llama-cpp-python"),
+)
 _PACKAGES = ("flexspec_mq", "schemas", "broker", "edge_node", "cloud_worker")
 _SBIN = ("/usr/sbin", "/usr/local/sbin")
 _DIGEST = 12
@@ -32,10 +33,10 @@ def processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def installed(names: Iterable[str]) -> dict[str, str]:
-    """Versions of those libraries that are installed."""
+def installed() -> dict[str, str]:
+    """Versions of libraries that are installed."""
     found = {}
-    for name in names:
+    for name in _LIBRARIES:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -50,7 +51,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "mosquitto": _mosquitto(),
         "kernel": platform.release(),
-        **installed(LIBRARIES),
+        **installed(),
     }
 
 

@@ -6,9 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from flexspec_mq.errors import UsageError
+from typing import TypeVar
 
 OWN = Path(__file__).with_name("prompts.jsonl")
 """Questions that come with the package."""
@@ -31,29 +29,14 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         UsageError: the file cannot be read or holds none, or a line is no question; says which.
     """
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"questions cannot be read: {error}") from error
-    questions = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record: Any = json.loads(line)
-            name, category = str(record.get("question_id", number)), str(record.get("category", "all"))
-            text = record["turns"][0] if "turns" in record else record["prompt"]
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise UsageError(
-                f"{path} line {number} is no JSON object with `turns` or `prompt`",
-                hint='for example {"category": "qa", "turns": ["Why is the sky blue?"]}',
-            ) from error
-        if not isinstance(text, str) or not text.strip():
-            raise UsageError(f"{path} line {number} asks nothing")
-        questions.append(Question(name, category, text))
-    if not questions:
-        raise UsageError(f"{path} holds no question")
-    return questions
+    from flexspec_mq.models.text import read_prompts
+
+    prompts = read_prompts(path)
+    lines = (line for line in path.read_text("utf-8-sig").split("\n") if line.strip())
+    return [
+        Question(name, str(json.loads(line).get("category", "all")), text)
+        for (name, text), line in zip(prompts, lines, strict=True)
+    ]
 
 
 def spread(items: Sequence[T], most: int) -> list[T]:

@@ -17,17 +17,6 @@ from typing import Any
 
 from lab.bench import machine
 
-_LIBRARIES = (
-    "torch",
-    "transformers",
-    "numpy",
-    "aiomqtt",
-    "paho-mqtt",
-    "msgspec",
-    "zstandard",
-    "llama-cpp-python",
-)
-
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Make the parser that all benchmarks start from.
@@ -59,15 +48,14 @@ def say(text: str) -> None:
 def environment() -> dict[str, Any]:
     """Facts without which a figure means little: processor, cores, threads, load, versions."""
     facts: dict[str, Any] = {
-        "cpu": machine.processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        **machine.machine(),
         "load": round(os.getloadavg()[0], 2),
         "kernel": platform.release(),
         "python": platform.python_version(),
     }
     if "torch" in sys.modules:
         facts["torch_threads"] = sys.modules["torch"].get_num_threads()
-    return facts | machine.installed(_LIBRARIES)
+    return facts | machine.installed()
 
 
 def percentile(values: Sequence[float], share: float) -> float:

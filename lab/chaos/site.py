@@ -30,8 +30,8 @@ from lab.testbed.link.profiles import WAYS as BOTH
 from lab.testbed.link.profiles import LinkPlan, Way, built_in
 from lab.testbed.link.proxy import ProxyLink, proxy_link
 from lab.testbed.metrics import figures, until_ready
-from lab.testbed.process import Process, python
-from lab.testbed.secured import VERSION
+from lab.testbed.process import Process, output, python
+from lab.testbed.secured import VERSION, operator
 
 LEASE = 15.0
 """Seconds after which a worker gives the place of a device up that says nothing."""
@@ -328,18 +328,20 @@ async def site(
     disk = scratch / "disk"
     disk.mkdir()
     async with AsyncExitStack() as stack:
-        size = f"size={_DISK}"
-        if full := not (await _done("mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk))).returncode:
+        full = False
+        with contextlib.suppress(FlexSpecError):  # mount needs root
+            await output("mount", ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", str(disk)])
+            full = True
             stack.callback(subprocess.check_call, ["umount", "--lazy", str(disk)])
         made = Site(scratch, disk, full, HistoryFile(scratch / "faults.jsonl"), free_port())
         folder = str(disk / "broker")
-        await _broker("init", folder, "--host", "127.0.0.1", "--port", str(made.port), "--tls", "--keys")
-        await _broker("add-worker", folder, *WORKERS, EXTRA, "--version", VERSION)
+        await operator("init", folder, "--host", "127.0.0.1", "--port", str(made.port), "--tls", "--keys")
+        await operator("add-worker", folder, *WORKERS, EXTRA, "--version", VERSION)
         of_devices = [evil(way) for way in sizes.ways if WAYS[way].worker is None]
-        await _broker("add-device", folder, *sizes.edges, *of_devices)
+        await operator("add-device", folder, *sizes.edges, *of_devices)
         for way in sizes.ways:
             if (version := WAYS[way].worker) is not None:
-                await _broker("add-worker", folder, evil(way), "--version", version)
+                await operator("add-worker", folder, evil(way), "--version", version)
         made.daemons["broker"] = Daemon(
             "broker", lambda _life: python("broker", "run", folder, "--ready-json"), disk / "broker.log"
         )
@@ -384,13 +386,3 @@ async def _end(made: Site) -> None:
             daemon.process.resume()
             await daemon.process.kill()
             shutil.copy(daemon.log, made.scratch)  # the disk goes with the run
-
-
-async def _broker(*arguments: str) -> None:
-    done = await _done(*python("broker", *arguments))
-    if done.returncode:
-        raise FlexSpecError(f"flexspec-broker {arguments[0]} failed", hint=done.stderr)
-
-
-async def _done(*command: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)

@@ -61,11 +61,6 @@ class Daemon:
     ready: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def name(self) -> str:
-        """On topics."""
-        return self.process.name
-
-    @property
     def url(self) -> str:
         """Address of its HTTP server."""
         return f"http://127.0.0.1:{self.port}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.errors import FlexSpecError
-from lab.testbed.process import environment, python
+from lab.testbed.process import output, python
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +15,6 @@ if TYPE_CHECKING:
 
     from lab.testbed.deployment import LocalDeployment
 
-_WITHIN = 300.0
 _NO_FILE = ("--config", os.devnull)
 
 
@@ -102,23 +99,4 @@ class Operator:
 
 async def _head(deployment: LocalDeployment, action: str, *arguments: str) -> str:
     command = deployment.on("cloud", python("flexspec_mq.cli", "head", action, *arguments))
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment(),
-    )
-    try:
-        async with asyncio.timeout(_WITHIN):
-            said, errors = await process.communicate()
-    except BaseException:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        raise
-    if process.returncode:
-        raise FlexSpecError(
-            f"flexspec head {action} ended with code {process.returncode}", hint=errors.decode().strip()
-        )
-    return said.decode()
+    return await output(f"flexspec head {action}", command)

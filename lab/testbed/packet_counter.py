@@ -72,7 +72,7 @@ class Publishes:
     def feed(self, data: bytes) -> None:
         """Take what comes next."""
         self._left += data
-        while (head := _header(self._left)) is not None and len(self._left) >= sum(head):
+        while (head := body_of(self._left)) is not None and len(self._left) >= sum(head):
             start, length = head
             packet, self._left = self._left[: start + length], self._left[start + length :]
             if packet[0] >> 4 == _PUBLISH:
@@ -155,11 +155,11 @@ async def packet_counter(target: int) -> AsyncIterator[PacketCounter]:
         await found.close()
 
 
-def _header(data: bytes) -> tuple[int, int] | None:
-    """Length of a packet's fixed header, and of what follows; None before all of it is here."""
+def body_of(data: bytes | bytearray, at: int = 0) -> tuple[int, int] | None:
+    """Where the body of the packet at `at` begins, and its length; None before that has come."""
     length = 0
-    for place in range(1, min(len(data), 5)):
-        length |= (data[place] & 0x7F) << 7 * (place - 1)
+    for place in range(at + 1, min(len(data), at + 5)):
+        length |= (data[place] & 0x7F) << 7 * (place - at - 1)
         if data[place] < 0x80:
             return place + 1, length
     return None

@@ -40,14 +40,19 @@ def environment() -> dict[str, str]:
     return {**ours, "FLEXSPEC_EDGE_REMEMBER": "false"}
 
 
-def cpu_seconds(pid: int) -> float | None:
-    """Seconds of the processor that a process has taken, its threads' included; None when there is none (Linux)."""
+def stat_of(pid: int) -> list[str]:
+    """Fields of ``/proc/<pid>/stat`` behind the command's name; none when there is no such process (Linux)."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
     except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")  # in user and in kernel mode
+        return []
+    return text.rpartition(")")[2].split()
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Seconds of the processor that a process has taken, its threads' included; None when there is none (Linux)."""
+    in_modes = stat_of(pid)[11:13]  # in user and in kernel mode
+    return sum(map(int, in_modes)) / os.sysconf("SC_CLK_TCK") if in_modes else None
 
 
 def as_child(number: signal.Signals) -> Callable[[], None]:
@@ -201,11 +206,6 @@ class Process:
             raise await self._ended()
         return found
 
-    async def events(self, within: float = READY_WITHIN) -> AsyncIterator[dict[str, Any]]:
-        """JSON objects from its standard output, for ever; see `line`."""
-        while True:
-            yield json.loads(await self.line(within))
-
     async def event(
         self, wanted: Callable[[dict[str, Any]], bool] = bool, within: float = READY_WITHIN
     ) -> dict[str, Any]:
@@ -274,6 +274,33 @@ class Process:
             self._last.append(line.decode("utf-8", "replace").rstrip())
             if say is not None:
                 say(self._last[-1])
+
+
+async def output(name: str, command: Sequence[str]) -> str:
+    """Standard output of a program that ends, which is killed with us and after five minutes.
+
+    Raises:
+        FlexSpecError: it failed; says why.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(),
+        preexec_fn=as_child(signal.SIGKILL),
+    )
+    try:
+        async with asyncio.timeout(READY_WITHIN):
+            said, errors = await process.communicate()
+    except BaseException:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        raise
+    if process.returncode:
+        raise FlexSpecError(f"{name} ended with code {process.returncode}", hint=errors.decode().strip())
+    return said.decode()
 
 
 class Processes:

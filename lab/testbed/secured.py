@@ -16,13 +16,12 @@ from tempfile import TemporaryDirectory
 from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
-from flexspec_mq.errors import FlexSpecError
 from lab.testbed.deployment import Cores, Daemon, Side, free_port
 from lab.testbed.link.namespaces import inside
 from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.metrics import until_ready
-from lab.testbed.process import Process, Processes, pinned, python
+from lab.testbed.process import Process, Processes, output, pinned, python
 
 WORKER, VERSION = "w1", "base"
 _BROKER_WITHIN = 30.0
@@ -103,6 +102,11 @@ class SecuredDeployment:
         return back
 
 
+async def operator(*arguments: str) -> str:
+    """Output of a command of ``flexspec-broker``; errors as of `output`."""
+    return await output(f"flexspec-broker {arguments[0]}", python("broker", *arguments))
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -140,12 +144,12 @@ async def secured_deployment(
             stack.enter_context(inside(between.name_a))
         host = "127.0.0.1" if between is None else between.address_b
         folder, port = scratch / "broker", free_port()
-        await _command(
+        await operator(
             "init", str(folder), "--host", host, "--port", str(port), "--tls", "--keys", "--name", host
         )
         for name, version in ((WORKER, VERSION), *more_workers):
-            await _command("add-worker", str(folder), name, "--version", version)
-        await _command("add-device", str(folder), *devices, *more_devices)
+            await operator("add-worker", str(folder), name, "--version", version)
+        await operator("add-device", str(folder), *devices, *more_devices)
         processes = await stack.enter_async_context(Processes())
         made = SecuredDeployment(folder, port, processes, Cores.of_this_process(), between)
         await made.start_broker()
@@ -160,12 +164,3 @@ async def secured_deployment(
             await until_ready(name, ready["port"])
             made.edges.append(Daemon(process, ready["port"], ready))
         yield made
-
-
-async def _command(*arguments: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *python("broker", *arguments), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-    )
-    _, said = await process.communicate()
-    if process.returncode:
-        raise FlexSpecError(f"flexspec-broker {arguments[0]} failed", hint=said.decode())

@@ -9,6 +9,7 @@ from typing import Self
 
 from flexspec_mq.transport.base import TlsSettings
 from flexspec_mq.transport.sockets import tls_context
+from lab.testbed.packet_counter import body_of
 
 _HOST = "127.0.0.1"
 _CONNECT, _PUBLISH, _SUBSCRIBE, PING = 0x10, 0x30, 0x82, b"\xc0\x00"
@@ -93,7 +94,7 @@ class MqttLine:
 
     def _split(self) -> None:
         at = 0
-        while (found := _length(self._buffer, at)) is not None and found[0] + found[1] <= len(self._buffer):
+        while (found := body_of(self._buffer, at)) is not None and found[0] + found[1] <= len(self._buffer):
             begin, size = found
             self._take(self._buffer[at], bytes(self._buffer[begin : begin + size]))
             at = begin + size
@@ -105,7 +106,7 @@ class MqttLine:
             self._codes.append(body[1])
         elif kind == _PUBLISH >> 4:
             end = 2 + int.from_bytes(body[:2], "big")
-            found = _length(body, end - 1)
+            found = body_of(body, end - 1)
             assert found is not None
             self.heard.append((body[2:end].decode(), body[found[0] + found[1] :]))
         elif kind == 14:  # DISCONNECT
@@ -138,14 +139,3 @@ def _size(size: int) -> bytes:
 
 def _text(text: str) -> bytes:
     return len(text.encode()).to_bytes(2, "big") + text.encode()
-
-
-def _length(data: bytes | bytearray, at: int) -> tuple[int, int] | None:
-    """Where the body of the packet at `at` begins, and its length; None while that has not come."""
-    size = shift = 0
-    for place in range(at + 1, min(at + 5, len(data))):
-        size |= (data[place] & 127) << shift
-        shift += 7
-        if data[place] < 128:
-            return place + 1, size
-    return None

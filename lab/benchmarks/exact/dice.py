@@ -93,14 +93,6 @@ def kept(logits: npt.NDArray[np.float32], dice: Dice) -> npt.NDArray[np.bool_]:
     return keep
 
 
-def distribution(logits: npt.NDArray[np.float32], dice: Dice) -> Floats:
-    """Distribution that `choose` draws from: softmax of the tempered logits over the kept ids, in float64."""
-    scores = logits.astype(np.float64) / dice.temperature
-    mass: Floats = np.where(kept(logits, dice), np.exp(scores - scores.max()), 0.0)
-    mass /= mass.sum()
-    return mass
-
-
 def choose(logits: npt.NDArray[np.float32], dice: Dice, position: int) -> int:
     """The token at `position` of prompt + text."""
     if dice.temperature == 0.0:

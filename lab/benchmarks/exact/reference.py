@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -51,7 +52,6 @@ class Text:
         dice: sampling parameters.
         limit: tokens at most.
         eos: ids that end the text; none when it shall go on to the limit.
-        stop: (token id, least length): the text ends behind this token, from that length on.
     """
 
     number: int
@@ -59,33 +59,17 @@ class Text:
     dice: Dice
     limit: int
     eos: tuple[int, ...]
-    stop: tuple[int, int] | None = None
 
     def finish(self, tokens: Sequence[int]) -> str | None:
-        """Why the text ends with its last token; None while it goes on. End of text, then stop, then length."""
+        """Why the text ends with its last token; None while it goes on. End of text, then length."""
         if tokens[-1] in self.eos:
             return "eos"
-        if self.stop is not None and tokens[-1] == self.stop[0] and len(tokens) >= self.stop[1]:
-            return "stop"
         return "length" if len(tokens) >= self.limit else None
-
-    @classmethod
-    def from_object(cls, found: dict[str, Any]) -> Text:
-        """From what JSON made of `asdict`."""
-        stop = found["stop"]
-        return cls(
-            number=found["number"],
-            prompt=tuple(found["prompt"]),
-            dice=Dice(**found["dice"]),
-            limit=found["limit"],
-            eos=tuple(found["eos"]),
-            stop=None if stop is None else (stop[0], stop[1]),
-        )
 
 
 @dataclass(slots=True)
 class ReferenceText:
-    """A written text; `reason` is ``eos``, ``stop`` or ``length``, and empty while it is written."""
+    """A written text; `reason` is ``eos`` or ``length``, and empty while it is written."""
 
     number: int
     tokens: list[int]
@@ -264,7 +248,7 @@ def main() -> None:
     torch.set_num_threads(1)
     reference = Reference(folder, dtype, *head)
     for line in sys.stdin:
-        written = reference.write(Text.from_object(json.loads(line)))
+        written = reference.write(msgspec.json.decode(line, type=Text))
         sys.stdout.write(json.dumps(asdict(written)) + "\n")
         sys.stdout.flush()
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.testbed.link.profiles import MTU
+from lab.testbed.process import stat_of
 
 NETNS_FOLDER = Path("/run/netns")
 TUN_DEVICE = Path("/dev/net/tun")
@@ -210,9 +211,5 @@ def started(pid: int) -> int | None:
 
     None when there is none, or only a zombie.
     """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text("utf-8", errors="replace")
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()
-    return None if fields[0] in {"Z", "X"} else int(fields[_START_FIELD])
+    fields = stat_of(pid)
+    return int(fields[_START_FIELD]) if fields and fields[0] not in {"Z", "X"} else None

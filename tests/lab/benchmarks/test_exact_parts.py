@@ -10,12 +10,12 @@ import torch
 
 from flexspec_mq.heads.manifest import Canary, read_head
 from flexspec_mq.models.default import default_model_path
-from lab.benchmarks.exact.dice import Dice, distribution, gumbel, kept, philox
+from lab.benchmarks.exact.dice import Dice, gumbel, kept, philox
 from lab.benchmarks.exact.reference import Reference, Text, fixed_order_attention
 from lab.benchmarks.updates.place import EXAMPLES, HEADS
 
 DICE = Dice(1.0, 0, 1.0, 3)
-TEXT = Text(0, (5, 6), DICE, 4, (2,), stop=(9, 2))
+TEXT = Text(0, (5, 6), DICE, 4, (2,))
 
 
 def words(*values: int) -> list[np.ndarray[tuple[int], np.dtype[np.uint64]]]:
@@ -37,20 +37,17 @@ def test_noise_depends_on_seed_position_and_token() -> None:
     assert not np.isin(gumbel(2, 2, 50), base).any()
 
 
-def test_kept_and_distribution() -> None:
+def test_kept_ids() -> None:
     logits = np.log(np.array([0.1, 0.4, 0.2, 0.2, 0.1], dtype=np.float32))
     assert kept(logits, Dice(1.0, 2, 1.0, 0)).tolist() == [False, True, True, True, False]
     assert kept(logits, Dice(1.0, 0, 0.5, 0)).tolist() == [False, True, True, False, False]
-    found = distribution(logits, Dice(0.5, 0, 0.5, 0))
-    assert found.tolist() == pytest.approx([0.0, 1.0, 0.0, 0.0, 0.0])
-    assert distribution(logits, Dice(1.0, 2, 1.0, 0)).tolist() == pytest.approx([0.0, 0.5, 0.25, 0.25, 0.0])
 
 
 @pytest.mark.parametrize(
     ("tokens", "reason"),
-    [([1, 2], "eos"), ([9], None), ([1, 9], "stop"), ([1, 1, 1], None), ([1] * 4, "length")],
+    [([1, 2], "eos"), ([1, 1, 1], None), ([1] * 4, "length")],
 )
-def test_a_text_ends_with_end_of_text_stop_or_length(tokens: list[int], reason: str | None) -> None:
+def test_a_text_ends_with_end_of_text_or_length(tokens: list[int], reason: str | None) -> None:
     assert TEXT.finish(tokens) == reason
 
 
