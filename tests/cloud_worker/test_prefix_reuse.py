@@ -174,19 +174,6 @@ async def test_a_prompt_that_leaves_the_text_early_uses_what_agrees(mosquitto: P
         assert daemon.machine.counters.inherited == 2
 
 
-async def test_another_edge_finds_nothing(mosquitto: PrivateBroker) -> None:
-    async with serving(mosquitto, "pc0") as daemon, edge(mosquitto, "pc0") as node:
-        await turn(node, START, 1)
-        settings = EdgeSettings(edge="stranger", version="pc0")
-        stranger = EdgeNode(settings, None, FINGERPRINT, ())
-        stranger._prefixes = node._prefixes  # whatever it knows
-        link = LinkSettings(host=mosquitto.host, port=mosquitto.port, client_id="e-stranger")
-        async with stranger.running(mqtt_link, link):
-            generation = await turn(stranger, (*START, 1), 2)
-        assert (generation.machine.counters.named, generation.machine.counters.misses) == (1, 1)
-        assert (daemon.machine.counters.inherited, daemon.machine.counters.need_prefix) == (0, 1)
-
-
 @pytest.mark.parametrize("deaf", [False, True])
 async def test_a_worker_that_is_gone_costs_nothing_and_a_restarted_one_asks_unless_that_is_heard(
     mosquitto: PrivateBroker, deaf: bool

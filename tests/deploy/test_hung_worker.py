@@ -16,7 +16,7 @@ from lab.testbed.process import Process
 from tests.broker.deployments import good, made, running
 from tests.integration.processes import ended, start
 
-HANGS = float(os.environ.get("FLEXSPEC_WORKER_HANGS", "12"))
+HANGS = float(os.environ.get("FLEXSPEC_WORKER_HANGS", "6"))
 """Seconds for which a worker hangs: beyond that of its connection's keep-alive where it is set so."""
 SILENCE = 3.0
 """Seconds that a text or a request may be silent at most."""

@@ -77,7 +77,19 @@ def test_a_manager_that_is_gone_stops_nobody(
     assert "could not be told" in caplog.text
 
 
-SHARED = ("packages", "cache", "broker", "login", "model", "name", "access", "exposure", "tokenizer", "clock")
+SHARED = (
+    "packages",
+    "cache",
+    "broker",
+    "login",
+    "model",
+    "name",
+    "access",
+    "exposure",
+    "keys",
+    "tokenizer",
+    "clock",
+)
 CHECKS = {"edge": {*SHARED, "api", "worker", "text"}, "cloud": {*SHARED, "metrics"}}
 
 
@@ -169,10 +181,9 @@ async def test_a_healthy_start_is_no_intruder_and_a_wrong_password_is_told_befor
     [
         (("--keys",), "this device was revoked", "this client was revoked"),
         ((), "this client was revoked", "this client was revoked"),
-        (("--keys", "--client-certificates"), "this device was revoked", "client.crt was revoked"),
         (("--client-certificates",), "client.crt was revoked", "client.crt was revoked"),
     ],
-    ids=["keys", "passwords", "keys and certificates", "certificates"],
+    ids=["keys", "passwords", "certificates"],
 )
 async def test_a_revoked_device_is_told_so(
     tmp_path: Path, tiny: Path, flags: tuple[str, ...], while_it_runs: str, when_it_starts: str

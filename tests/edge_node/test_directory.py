@@ -14,13 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_node.fleet.directory import TargetVersion, WorkerDirectory
-from edge_node.fleet.models import Models, NoCatalogue
+from edge_node.fleet.models import Models
 from edge_node.settings import EdgeSettings
 from edge_node.status import VersionTally
 from edge_node.wire import Wire, wire_of
 from flexspec_mq import topics
 from flexspec_mq.catalogue import naming
-from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.estimators.wilson import wilson
 from flexspec_mq.errors import RemoteProtocolError
@@ -324,18 +323,3 @@ def test_a_worker_serves_a_version_only_with_its_head() -> None:
     assert asked.is_online(target)
     online(directory, "w", ready("v1", digest("another")))
     assert Models(directory, "v1", None).is_online(TargetVersion("v1"))  # we follow none
-
-
-def test_names_that_mean_nothing() -> None:
-    asked = models(WorkerDirectory(), version("v1", STABLE), version("v0", RETIRED))
-    with pytest.raises(NoSuchVersion, match="is retired"):
-        asked.resolve("v0", b"")
-    with pytest.raises(NoSuchVersion, match="no canary"):
-        asked.resolve("smol:canary", b"")
-    with pytest.raises(NoSuchVersion, match="'base' is no version of smol"):
-        asked.resolve("base", b"")
-    with TemporaryDirectory() as folder:
-        family = Family()
-        nothing = Models(WorkerDirectory(), "base", family.followed(Path(folder)))
-        with pytest.raises(NoCatalogue, match=f"no catalogue of the family {family.name}"):
-            nothing.resolve(None, b"")

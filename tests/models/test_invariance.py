@@ -156,12 +156,12 @@ def test_what_is_said_of_an_exact_one() -> None:
 @pytest.mark.model
 @pytest.mark.timeout(300)
 def test_the_default_model_passes_padded_and_fails_unpadded() -> None:
+    """By matrix-vector kernels, softmax of short rows, and sums whose blocks depend on the length: in four layers."""
     model: Any = load_target(default_model_path(), dtype="bfloat16", attn_implementation=register()).model
-    good = prove(PackedModel(model))
-    assert good.exact, str(good)
-    # Matrix-vector kernels, softmax of short rows, and sums whose blocks depend on the length; four layers show it.
     model.model.layers = model.model.layers[:4]
     model.config.num_hidden_layers = 4
+    good = prove(PackedModel(model))
+    assert good.exact, str(good)
     bad = prove(
         PackedModel(
             model, Shapes(min_rows=1, max_rows=None, attention_rows=1, context_grain=1, value_block=10**9)
