@@ -16,6 +16,7 @@ from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError
 from flexspec_mq.protocol.edge.session import close_unknown
 from flexspec_mq.protocol.edge.types import EdgeState, SessionRequest
 from flexspec_mq.protocol.effects import Reply, Send
+from flexspec_mq.protocol.worker.session import MOST_HELD
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from lab.fuzz.mutate import MESSAGES, mutant
 from lab.simulator.world import EDGE, VOCAB, ChangingPolicy, FakeTarget, Link, World, held, identity
@@ -105,7 +106,7 @@ class HostileWorld(World):
         for what, count, most in (
             ("sessions", len(machine.sessions), 2 * self.config.capacity),
             ("texts", machine.prefixes, self.config.prefixes),
-            ("batches of a session", held_back, self.config.max_held),
+            ("batches of a session", held_back, MOST_HELD),
         ):
             if count > most:
                 raise LocalProtocolError(f"{count} {what} are held, more than {most}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.protocol.worker.session import MOST_HELD
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from lab.simulator.world import (
     VOCAB,
@@ -207,7 +208,7 @@ def run(seed: int, tally: ScheduleTally, *, flips: float = 0.0) -> World:
     for cell in world.cells:
         world.check(cell)
     assert world.drained(), "a worker still holds something"
-    assert world.most_held <= world.config.max_held
+    assert world.most_held <= MOST_HELD
     count(world, tally)
     return world
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flexspec_mq import waiting
 from flexspec_mq.protocol.effects import Free, Reply
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.turns import by_device, to_go
@@ -106,8 +108,9 @@ def test_sessions_that_live_longer_than_those_before_lengthen_the_hint() -> None
     assert hint(machine, 4, 3.0) == 1000
 
 
-def test_who_waits_already_goes_first_and_is_counted_once() -> None:
-    machine = worker(2, busy_most=60.0)
+def test_who_waits_already_goes_first_and_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "BUSY", (0.05, 60.0))
+    machine = worker(2)
     asked(machine, 1, 0.0)
     asked(machine, 2, 0.0, edge="f")
     hints = [hint(machine, session, 2.0, edge=f"e{session}") for session in range(3, 9)]
@@ -117,18 +120,21 @@ def test_who_waits_already_goes_first_and_is_counted_once() -> None:
     assert hint(machine, 99, 20.0) == 10_000
 
 
-def test_hints_are_bounded_and_the_configured_one_where_nothing_is_known() -> None:
-    machine = worker(1, busy_retry=0.7)
+def test_hints_are_bounded_and_a_fixed_one_where_nothing_is_known() -> None:
+    machine = worker(1)
     asked(machine, 1, 0.0)
-    assert hint(machine, 2, 0.0) == 700
+    assert hint(machine, 2, 0.0) == 1000 * waiting.BUSY_UNKNOWN
     assert hint(machine, 2, 0.001) == 50
     assert hint(machine, 2, 1000.0) == 5000
     hints = [hint(machine, 2, now) for now in (1.0, 2.0, 3.0)]
     assert all(before <= after for before, after in pairwise(hints))
 
 
-def test_many_sessions_of_one_device_lengthen_the_hint_of_others_by_one_place() -> None:
-    machine = worker(2, busy_most=1000.0)
+def test_many_sessions_of_one_device_lengthen_the_hint_of_others_by_one_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "BUSY", (0.05, 1000.0))
+    machine = worker(2)
     for edge in ("a", "b"):
         asked(machine, 1, edge=edge)
     hints = [hint(machine, 1 + session, 10.0, "evil") for session in range(30)]

@@ -16,6 +16,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_as_test
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import SessionRequest
+from flexspec_mq.protocol.worker.session import MOST_HELD
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from lab.simulator.schedules import ScheduleTally, count
 from lab.simulator.world import Cell, FakeTarget, Link, World, held, identity
@@ -211,7 +212,7 @@ class Schedule(RuleBasedStateMachine):
     @invariant()
     def nothing_grows_without_bound(self) -> None:
         world = self.world
-        assert world.most_held <= world.config.max_held
+        assert world.most_held <= MOST_HELD
         for host in world.hosts:
             assert len(host.machine.sessions) <= 2 * world.config.capacity
             assert host.machine.prefixes <= world.config.prefixes

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.session import WorkerSession
@@ -33,7 +34,7 @@ class Admission:
     """Decides whether a worker takes a session on, by what it knows of its load.
 
     Args:
-        config: capacity, room, and bounds of the hint.
+        config: capacity and room.
     """
 
     def __init__(self, config: WorkerConfig) -> None:
@@ -69,8 +70,9 @@ class Admission:
         before = self._before(key)
         ages = [now - session.opened_at for session in live]
         life = max(self._life or 0.0, sum(ages) / len(ages)) if ages else 0.0
-        hint = (places + before) * life / len(ages) if life else self._config.busy_retry
-        hint = max(self._config.busy_least, min(self._config.busy_most, hint))
+        hint = (places + before) * life / len(ages) if life else waiting.BUSY_UNKNOWN
+        least, most = waiting.BUSY
+        hint = max(least, min(most, hint))
         if key in self._refused or self._waiting[key[0]] < _MOST_REFUSED_OF_DEVICE:
             self._waiting[key[0]] += key not in self._refused
             for (edge, _), _ in self._refused.put(key, True, now, life=hint):

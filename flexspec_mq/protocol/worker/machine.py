@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from math import inf
 from typing import ClassVar
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol.effects import (
@@ -51,6 +52,9 @@ from schemas.messages import (
     Poll,
 )
 
+_CLOSED, _CLOSED_LIFE = 256, 60.0
+"""Closed sessions that are remembered, the oldest forgotten first, and for how many seconds."""
+
 _E, _S = WorkerEvent, WorkerState
 _GONE, _HERE = (_S.ABSENT, _S.TOMB), (_S.LIVE, _S.FINISHED)
 # Conditions and what is done, case by case.
@@ -77,7 +81,7 @@ class WorkerMachine:
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
         self._sessions: dict[SessionKey, WorkerSession] = {}
-        self._closed_at = ExpiringMap[SessionKey, int](most=config.tombstones, life=config.tombstone_life)
+        self._closed_at = ExpiringMap[SessionKey, int](most=_CLOSED, life=_CLOSED_LIFE)
         self._admission = Admission(config)
         self._prefixes = PrefixStore(config)
         self._versions = dict(config.versions)
@@ -301,7 +305,7 @@ class WorkerMachine:
             version in self._retired and not (known or message.committed or message.resumes)
         ):
             detail = f"version {version} is not held here"
-            self._busy(key, message, self._config.elsewhere_retry, detail)
+            self._busy(key, message, waiting.BUSY_ELSEWHERE, detail)
             return
         check_open(message, facts, self._config.room)
         self._happen(WorkerEvent.OPEN, key, now, message, version)
@@ -324,7 +328,7 @@ class WorkerMachine:
 
     def _create(self, key: SessionKey, now: float, message: Open, version: str) -> None:
         if self.draining:
-            self._busy(key, message, self._config.elsewhere_retry)
+            self._busy(key, message, waiting.BUSY_ELSEWHERE)
             return
         live = [session for session in self._sessions.values() if session.ended is Fin.NONE]
         tokens = len(message.prompt) + len(message.committed) + message.resumes + 1
@@ -397,7 +401,7 @@ class WorkerMachine:
     def _waits(self, session: WorkerSession, now: float) -> tuple[int, int]:
         """Times for an answer without a forward: a queue above 0 says that work of the session waits its turn."""
         since = session.owes_since
-        if since is None or now - self._stepped_at > max(self._config.step_bound, 4 * self._longest):
+        if since is None or now - self._stepped_at > max(waiting.STUCK, 4 * self._longest):
             return 0, 0
         return min(max(1, int(1000 * (now - since))), MAX_MILLIS), 0
 
@@ -424,7 +428,7 @@ class WorkerMachine:
 
     def _answer_poll(self, session: WorkerSession, now: float) -> None:
         """Answer at once, but one that follows on another one's heels a moment later, together with the next."""
-        due = session.polled_at + self._config.poll_gap
+        due = session.polled_at + waiting.SHARED
         if now >= due:
             session.polled_at = now
             self._reply(session, now)
@@ -512,9 +516,9 @@ class WorkerMachine:
         if session.ended is not Fin.NONE:
             self._admission.ended(session, now)
             self._out.append(ReleaseToCache(session.key) if self._config.prefixes else Free(session.key))
-        elif not item.seq and now < session.verdict_at + self._config.stream_gap:
+        elif not item.seq and now < session.verdict_at + waiting.SHARED:
             if session.flush_at is None:
-                session.flush_at = session.verdict_at + self._config.stream_gap
+                session.flush_at = session.verdict_at + waiting.SHARED
             return
         verdict = session.verdict(now, echo=item.seq, times=times)
         self._out.append(Reply(session.key[0], verdict, session.qos))

@@ -12,6 +12,11 @@ from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows, WorkerConfig, WorkerCounters, WorkItem
 from schemas.messages import MAX_DRAFT_TOKENS, MAX_VERDICT_TOKENS, Draft, Fin, Open, Poll, Sampling, Verdict
 
+MOST_HELD = 8
+"""Batches kept per session until usable; on overflow the one with the lowest `have` goes, then the farthest."""
+_MOST_DRAFTED = 128
+"""Drafted tokens that go into one forward of one session."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -151,7 +156,7 @@ class WorkerSession:
         if self.ended is not Fin.NONE or not self._fits(batch):
             return False
         self.held.append(batch)
-        if len(self.held) > self._config.max_held:
+        if len(self.held) > MOST_HELD:
             self._counters.held_dropped += 1
             self.held.remove(min(self.held, key=lambda held: (held.have, -held.start)))
         return True
@@ -231,7 +236,7 @@ class WorkerSession:
         """
         credit = self.have + self._ahead - end - 1
         before_limit = self.identity.limit - end - 1
-        return max(0, min(self._worker_draft, credit, before_limit, self._config.max_draft - drafted))
+        return max(0, min(self._worker_draft, credit, before_limit, _MOST_DRAFTED - drafted))
 
     def _merged(self, n: int) -> tuple[tuple[int, ...], list[Batch]]:
         """Drafted tokens from position `n` on out of all held batches that join up; where two fit, the newest."""
@@ -239,7 +244,7 @@ class WorkerSession:
         used: list[Batch] = []
         digests = [self.chain.digest(n)]
         for first in sorted((b for b in self.held if b.start <= n), key=lambda b: b.order, reverse=True)[:1]:
-            draft = first.tokens[n - first.start :][: self._config.max_draft]
+            draft = first.tokens[n - first.start :][:_MOST_DRAFTED]
             used.append(first)
         for token in draft:
             digests.append(chains.after(digests[-1], token))
@@ -250,7 +255,7 @@ class WorkerSession:
             if not joins or batch.tokens[: len(overlap)] != overlap:
                 continue
             fresh = batch.tokens[len(overlap) :]
-            if len(draft) + len(fresh) > self._config.max_draft:
+            if len(draft) + len(fresh) > _MOST_DRAFTED:
                 break
             draft += fresh
             used.append(batch)

@@ -44,22 +44,9 @@ class WorkerConfig:
             may outgrow it later, as what does not fit is read again when its turn comes.
         device_sessions: live sessions of one device.
         device_tokens: tokens of one device's live sessions, with which no further one is taken.
-        poll_gap: least seconds between two answers without news to polls of a session; those in between share one.
         lease: whole seconds of silence after which a session is freed.
-        max_held: batches kept per session until usable; on overflow the one with the lowest `have` goes, then
-            the farthest.
-        max_draft: drafted tokens that go into one forward of one session.
         prefixes, prefix_life: texts of sessions that are over, kept so that their edge can go on from them, the
             oldest dropped first, and for how many seconds. 0 keeps none, and no prefix is ever known.
-        tombstones, tombstone_life: closed sessions remembered, the oldest forgotten first, and for how many
-            seconds.
-        busy_retry: seconds that an edge is told to wait when the worker is full and knows nothing about how long its
-            sessions live.
-        busy_least, busy_most: bounds of what it is told otherwise; see `Admission`.
-        elsewhere_retry: the same when another worker will answer, as this one drains or does not hold the version.
-        stream_gap: least seconds between verdicts of pure run-ahead; tokens in between share a verdict.
-        step_bound: seconds without a new step, or four times the longest forward so far if that is more, after
-            which the engine counts as stuck: edges are no longer told that their work waits its turn.
     """
 
     worker: str
@@ -68,20 +55,9 @@ class WorkerConfig:
     room: int | None = None
     device_sessions: int = 2**31
     device_tokens: int = 2**31
-    poll_gap: float = waiting.SHARED
     lease: int = waiting.LEASE
-    max_held: int = 8
-    max_draft: int = 128
     prefixes: int = 0
     prefix_life: float = 600.0
-    tombstones: int = 256
-    tombstone_life: float = 60.0
-    busy_retry: float = waiting.BUSY_UNKNOWN
-    busy_least: float = waiting.BUSY[0]
-    busy_most: float = waiting.BUSY[1]
-    elsewhere_retry: float = waiting.BUSY_ELSEWHERE
-    stream_gap: float = waiting.SHARED
-    step_bound: float = waiting.STUCK
 
 
 class WorkerState(StrEnum):
