@@ -198,7 +198,7 @@ class Wire:
                 return None
             raise KeysRefused(KeyReason.REPLAYED, f"worker {worker} has told a newer status before")
         self._statuses.put(worker, (life_of(status), status.at), 0.0)
-        ready = {version.name for version in status.versions if version.state == "ready"} | {status.version}
+        ready = {version.name for version in status.ready} | {status.version}
         foreign = sorted(version for version in ready if version and not serves(version))
         if foreign:
             why = f"worker {worker} may not serve what it says it does: {', '.join(foreign)}"

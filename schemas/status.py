@@ -194,6 +194,13 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     draft_read_ms: Milliseconds | None = None
     signature: Annotated[bytes, Meta(max_length=64)] = b""
 
+    @property
+    def ready(self) -> tuple[VersionStatus, ...]:
+        """Versions of which it takes new sessions while it is online."""
+        if self.versions:
+            return tuple(version for version in self.versions if version.state == "ready")
+        return (VersionStatus(name=self.version),) if self.version else ()
+
 
 class CatalogueStatus(msgspec.Struct, frozen=True, kw_only=True):
     """State of a family's catalogue at an edge node.

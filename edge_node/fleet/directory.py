@@ -63,18 +63,10 @@ class News(NamedTuple):
     begins: frozenset[str]
 
 
-def versions_of(status: WorkerStatus) -> list[VersionStatus]:
-    """The versions of which a worker that is online takes new sessions."""
-    if not status.versions:
-        alone = VersionStatus(name=status.version)
-        return [alone] if status.version else []
-    return [version for version in status.versions if version.state == "ready"]
-
-
 def _served(status: WorkerStatus | None) -> frozenset[str]:
     if status is None or status.state != "online":
         return frozenset()
-    return frozenset(version.name for version in versions_of(status))
+    return frozenset(version.name for version in status.ready)
 
 
 def _params(sampling: Sampling) -> SamplingParams:
@@ -124,10 +116,7 @@ class WorkerDirectory:
     def _serving(self, version: str) -> list[tuple[WorkerStatus, VersionStatus]]:
         """Statuses of workers that take new sessions of a version, and what they say of it, the newest last."""
         return [
-            (status, known)
-            for status in self.online()
-            for known in versions_of(status)
-            if known.name == version
+            (status, known) for status in self.online() for known in status.ready if known.name == version
         ]
 
     def online(self) -> list[WorkerStatus]:
@@ -140,7 +129,7 @@ class WorkerDirectory:
         """Versions that have a worker online, and since when: ms since the Unix epoch."""
         since: dict[str, int] = {}
         for status in self.online():
-            for version in versions_of(status):
+            for version in status.ready:
                 since[version.name] = min(status.epoch, since.get(version.name, status.epoch))
         return since
 

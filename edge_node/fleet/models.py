@@ -10,7 +10,7 @@ import logging
 from math import inf
 from typing import TYPE_CHECKING
 
-from edge_node.fleet.directory import TargetVersion, versions_of
+from edge_node.fleet.directory import TargetVersion
 from flexspec_mq.catalogue import naming
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import WorkerError
@@ -136,7 +136,7 @@ class Models:
 
     def meant(self, status: WorkerStatus) -> list[str]:
         """Versions of a worker on which a text that asks for nothing could open."""
-        return [version.name for version in versions_of(status) if self._may_mean(version.name)]
+        return [version.name for version in status.ready if self._may_mean(version.name)]
 
     def _may_mean(self, version: str) -> bool:
         """Whether a text that asks for nothing could open on a version."""

@@ -48,21 +48,19 @@ class Backoff:
         first: upper bound of the first wait in seconds, which doubles with each attempt.
         top: upper bound of any wait in seconds.
         give_up_after: seconds after which no further attempt begins; None never gives up.
-        awaited: tells before each wait whether somebody waits for the outcome. None: nobody does.
-        awaited_top: upper bound of a wait in seconds then.
+        awaited: tells before each wait whether somebody waits for the outcome, and so less long. None: nobody does.
     """
 
     first: float = waiting.RETRY[0]
     top: float = waiting.RETRY[1]
     give_up_after: float | None = None
     awaited: Callable[[], bool] | None = None
-    awaited_top: float = waiting.RETRY_AWAITED
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after the `attempt`-th failure, from 1: uniform below the bound."""
         top = self.top
         if self.awaited is not None and self.awaited():
-            top = min(top, self.awaited_top)
+            top = min(top, waiting.RETRY_AWAITED)
         return random.uniform(0.0, min(top, self.first * 2.0 ** min(attempt - 1, 30)))  # noqa: S311
 
 

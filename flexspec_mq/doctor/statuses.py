@@ -86,10 +86,7 @@ def check_workers(report: Report, watch: Watch, version: str, listening: bool | 
 
 
 def _versions(status: WorkerStatus) -> list[str]:
-    """Versions for which a worker takes sessions."""
-    return [version.name for version in status.versions if version.state == "ready"] or [status.version] * (
-        not status.versions
-    )
+    return [version.name for version in status.ready]
 
 
 def _why_not(status: WorkerStatus, seen: Seen) -> str:

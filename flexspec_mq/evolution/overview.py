@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.dated import day
 from flexspec_mq.daemon.progress import answer
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import RemoteProtocolError
@@ -111,7 +111,7 @@ def table(listed: dict[str, Any], now: float) -> Iterator[str]:
     keys = listed["key_set"]
     age = duration(max(0.0, now - listed["epoch"]))
     yield f"{listed['family']}: issued {age} ago, {until}; heads at {listed['heads']}"
-    until = time.strftime("%Y-%m-%d", time.gmtime(keys["expires"]))
+    until = day(keys["expires"])
     yield f"key set {keys['serial']}: {keys['threshold']} of {len(keys['keys'])} keys sign, until {until}"
     rows = [_HEADINGS, *(_row(version) for version in listed["versions"])]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]

@@ -125,8 +125,8 @@ class LinkSettings:
         connect_timeout: bound for each of name resolution with TCP connect, TLS handshake, CONNACK and SUBACK.
         publish_timeout: bound for an acknowledgement of a publish; then the connection is taken for dead.
         backoff: longest wait before the first retry of a connection; doubles with each, up to `backoff_max`.
-        backoff_awaited: longest wait while somebody waits for the link.
-        awaited: asked after each attempt that failed whether somebody waits for the link. None: nobody does.
+        awaited: asked after each attempt that failed whether somebody waits for the link, which shortens the wait.
+            None: nobody does.
         give_up_after: seconds without a connection after which the link fails; None tries for ever.
         needs: a broker that says that it can do less is refused.
     """
@@ -151,7 +151,6 @@ class LinkSettings:
     publish_timeout: float = waiting.ACKNOWLEDGE
     backoff: float = waiting.RETRY[0]
     backoff_max: float = waiting.RETRY[1]
-    backoff_awaited: float = waiting.RETRY_AWAITED
     awaited: Callable[[], bool] | None = None
     give_up_after: float | None = None
     needs: BrokerLimits = NOTHING

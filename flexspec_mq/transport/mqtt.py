@@ -78,7 +78,6 @@ class MqttLink(Link):
             settings.backoff_max,
             settings.give_up_after,
             settings.awaited,
-            settings.backoff_awaited,
         )
 
     async def connect_loop(self) -> None:

@@ -16,6 +16,7 @@ import pytest
 from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
+from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Waiting
 from flexspec_mq.errors import LinkDown
 from flexspec_mq.transport.base import (
@@ -230,7 +231,8 @@ async def test_whoever_waits_has_the_next_attempt_soon(
     monkeypatch.setattr(random, "uniform", lambda _low, high: high)
     waits: list[Waiting] = []
     patient = settings_for(own_mosquitto.port, "patient", backoff=0.2, backoff_max=60.0)
-    awaited = replace(patient, client_id="awaited", backoff_awaited=0.3, awaited=lambda: True)
+    monkeypatch.setattr(waiting, "RETRY_AWAITED", 0.3)
+    awaited = replace(patient, client_id="awaited", awaited=lambda: True)
     own_mosquitto.kill()
     async with mqtt_link(patient, on_wait=waits.append) as slow, mqtt_link(awaited) as quick:
         async with asyncio.timeout(PATIENCE):
