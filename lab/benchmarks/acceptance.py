@@ -1,4 +1,4 @@
-"""Acceptance: tokens per round by category, survival by position, and the time of a drafted token.
+"""Acceptance: tokens per round by category, and the time of a drafted token.
 
 Draft and target run in this process, without a network. The target answers the first turn of each question, the draft
 names its token at each place, and rounds are those of one batch in flight: a verification commits the accepted tokens
@@ -12,9 +12,9 @@ import shutil
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,6 @@ BAR = 1.6
 """Tokens per round at temperature 0 and K = 4 that the default draft is held to."""
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
 ALL, TARGET, LORA = "all", "target", "with the head's LoRA"
-SHOWN = 4
-"""Positions whose survival the table has; the JSON line has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +68,15 @@ class RoundTally:
         texts: written to their end.
         tokens: committed.
         rounds: verifications.
-        offered: rounds whose draft was at least that long, by position in the draft.
-        reached: rounds whose draft was accepted up to and including it, by position.
+        drafted: tokens that were verified.
+        accepted: tokens, of these, that are the target's, up to the first of their round that is not.
     """
 
     texts: int = 0
     tokens: int = 0
     rounds: int = 0
-    offered: Counter[int] = field(default_factory=Counter)
-    reached: Counter[int] = field(default_factory=Counter)
+    drafted: int = 0
+    accepted: int = 0
 
     def count(self, right: Sequence[bool], k: int) -> None:
         """Add a text with the verdict on the draft's token at each place."""
@@ -86,8 +84,8 @@ class RoundTally:
         place = 0
         for run in runs(right, k):
             self.rounds += 1
-            self.offered.update(range(min(k, len(right) - place - 1)))
-            self.reached.update(range(run))
+            self.drafted += min(k, len(right) - place - 1)
+            self.accepted += run
             place += run + 1
         self.tokens += len(right)
 
@@ -96,18 +94,13 @@ class RoundTally:
         self.texts += other.texts
         self.tokens += other.tokens
         self.rounds += other.rounds
-        self.offered.update(other.offered)
-        self.reached.update(other.reached)
+        self.drafted += other.drafted
+        self.accepted += other.accepted
 
     @property
     def tokens_per_round(self) -> float:
         """Committed tokens per verification."""
         return self.tokens / max(1, self.rounds)
-
-    @property
-    def survival(self) -> list[float]:
-        """S_k by position: share of the drafts that reached it which were accepted that far."""
-        return [self.reached[position] / self.offered[position] for position in sorted(self.offered)]
 
 
 Tallies = dict[Job, RoundTally]
@@ -243,10 +236,9 @@ def by_category(tallies: Tallies) -> dict[str, dict[str, dict[str, Any]]]:
                 "tokens": tally.tokens,
                 "rounds": tally.rounds,
                 "tokens_per_round": tally.tokens_per_round,
-                "survival": tally.survival,
-                "drafted": tally.offered.total(),
-                "accepted": tally.reached.total(),
-                "acceptance": tally.reached.total() / max(1, tally.offered.total()),
+                "drafted": tally.drafted,
+                "accepted": tally.accepted,
+                "acceptance": tally.accepted / max(1, tally.drafted),
             }
             for name, tally in by_category.items()
         }
@@ -261,7 +253,7 @@ def intervals(tallies: Tallies, first: Tallies, seed: int) -> dict[str, dict[str
         rows = np.array(
             [
                 [
-                    *(one.tokens, one.rounds, one.reached.total(), one.offered.total()),
+                    *(one.tokens, one.rounds, one.accepted, one.drafted),
                     *(first[job].tokens, first[job].rounds),
                 ]
                 for job, one in tallies.items()
@@ -280,19 +272,16 @@ def intervals(tallies: Tallies, first: Tallies, seed: int) -> dict[str, dict[str
     return found
 
 
-def show(by_temperature: Mapping[str, Mapping[str, Mapping[str, Any]]], k: int) -> None:
+def show(by_temperature: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
     """Print one table per temperature."""
-    shown = min(k, SHOWN)
     headers = ("category", "texts", "tokens", "tokens/round", "accepted/drafted")
     for temperature, by_category in by_temperature.items():
         rows: list[list[Any]] = []
         for name in [*sorted(name for name in by_category if name != ALL), ALL]:
             one = by_category[name]
-            survival = [*one["survival"][:shown], *[None] * (shown - len(one["survival"]))]
-            row = [name, *(one[key] for key in ("texts", "tokens", "tokens_per_round", "acceptance"))]
-            rows.append([*row, *survival])
+            rows.append([name, *(one[key] for key in ("texts", "tokens", "tokens_per_round", "acceptance"))])
         print(f"T = {temperature}")
-        print(table((*headers, *(f"S{position + 1}" for position in range(shown))), rows))
+        print(table(headers, rows))
         print()
 
 
@@ -328,7 +317,7 @@ def run(options: Namespace) -> int:
     drafts = {name: intervals(one, first, options.seed) for name, one in tallies.items()}
     for name, one in tallies.items():
         print(f"draft {name}")
-        show(by_category(one), options.k)
+        show(by_category(one))
     rows = [
         [name, temperature, *map(bootstrap.shown, ends.values()), times.get(name)]
         for name, by_temperature in drafts.items()

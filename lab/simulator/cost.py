@@ -1,10 +1,9 @@
-"""Costs of forwards in milliseconds, as they were measured on a processor."""
+"""Costs of forwards in milliseconds."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -16,14 +15,10 @@ class DraftForward(NamedTuple):
     Attributes:
         sessions: sessions that share it.
         read: tokens of prompts that it reads, beyond one for each session that it gives a token.
-        context: tokens that all sessions have behind them.
-        reach: sum over these tokens of prompts, of how many tokens stand before their piece.
     """
 
     sessions: int
     read: int = 0
-    context: int = 0
-    reach: int = 0
 
 
 class TargetForward(NamedTuple):
@@ -33,15 +28,11 @@ class TargetForward(NamedTuple):
         sessions: sessions that it decides.
         rows: rows of these: one each, and one for each drafted token.
         read: tokens of prompts that it reads beside.
-        context: tokens that the sessions which it decides have behind them.
-        reach: sum over the tokens of prompts that it reads, of how many tokens stand before their piece.
     """
 
     sessions: int
     rows: int
     read: int = 0
-    context: int = 0
-    reach: int = 0
 
 
 class CostCurve(msgspec.Struct, frozen=True):
@@ -80,20 +71,15 @@ class DraftTimes(msgspec.Struct, frozen=True, kw_only=True):
         token: a token of one session, behind a short context.
         session: time that each further session adds.
         read: time that each further token that it reads adds.
-        context: time that each token of a context adds.
-        reach: time that a token of a context adds to each token of a piece that is read behind it.
     """
 
     token: float
     session: float = 0.0
     read: float = 0.0
-    context: float = 0.0
-    reach: float = 0.0
 
     def call(self, one: DraftForward) -> float:
         """Milliseconds of a forward."""
-        ms = self.token + (one.sessions - 1) * self.session + one.read * self.read
-        return ms + one.context * self.context + one.reach * self.reach
+        return self.token + (one.sessions - 1) * self.session + one.read * self.read
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,10 +90,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         rows: a forward over each such number of sessions, by rows of each session, without their contexts.
         read: a forward that reads so many tokens of one prompt and decides nothing.
         beside: a forward that decides some sessions and reads a prompt beside them, by the rows of both together.
-        context: time that a token of a context adds to a forward behind it, by sessions: keys and values of
-            one may be near the processor from forward to forward, those of many are not.
-        behind: time that it adds for each drafted token that is verified behind it.
-        reach: time that a token of a context adds to each token of a piece that is read behind it.
         delay: on top of each forward, as a bigger target has it.
         step: time that a worker spends on a step beside the forwards.
         draft: beside the target.
@@ -122,9 +104,6 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     beside: CostCurve
     draft: DraftTimes
     device: DraftTimes
-    context: CostCurve = CostCurve((1.0,), (0.0,))
-    behind: float = 0.0
-    reach: float = 0.0
     delay: float = 0.0
     step: float = 0.0
     request: float = 0.0
@@ -141,16 +120,14 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 
     def forward(self, one: TargetForward) -> float:
         """A forward of the target."""
-        ms = self.delay + one.reach * self.reach
         if not one.sessions:
-            return ms + self.read(one.read)
+            return self.delay + self.read(one.read)
         low, share = _between(self.sessions, one.sessions)
         each = one.rows / one.sessions
-        ms += one.context * (self.context(one.sessions) + (each - 1) * self.behind)
         here = self.rows[low](each)
         if share:
             here += share * (self.rows[low + 1](each) - here)
-        return ms + here + max(0.0, self.beside(one.rows + one.read) - self.beside(one.rows))
+        return self.delay + here + max(0.0, self.beside(one.rows + one.read) - self.beside(one.rows))
 
     def call(self, one: DraftForward) -> float:
         """A forward of the draft beside the target."""
@@ -163,8 +140,3 @@ def _between(places: Sequence[float], place: float) -> tuple[int, float]:
         return 0, 0.0
     low = min(bisect_right(places, place), len(places) - 1) - 1
     return low, (place - places[low]) / (places[low + 1] - places[low])
-
-
-def epyc_times() -> Measured:
-    """Times of two cores of an AMD EPYC, with the default models."""
-    return msgspec.json.decode(Path(__file__).with_name("times.json").read_bytes(), type=Measured)

@@ -22,14 +22,12 @@ class Share:
         draft: tokens that it verifies, if it decides.
         decides: whether its prefix is read to its end.
         read: tokens of its prefix that it reads, the last one apart where it decides.
-        behind: tokens that stand before these.
     """
 
     item: WorkItem
     draft: tuple[int, ...]
     decides: bool
     read: int = 0
-    behind: int = 0
 
 
 class Reading:
@@ -95,8 +93,7 @@ class Reading:
             item = self.pending[key]
             whole = share >= wanted[key]
             read = unread[key] - 1 if whole else min(share, unread[key] - 1)
-            behind = len(item.context) - unread[key]
-            shares.append(Share(item, item.draft if whole else (), whole, read, behind))
+            shares.append(Share(item, item.draft if whole else (), whole, read))
             self._served[key] = self._steps
             if not whole:
                 self._read[key] = self._read.get(key, 0) + read

@@ -36,14 +36,13 @@ class ReplayedDrafter:
     def draft(self, wanted: Sequence[DraftRequest]) -> list[Drafted]:
         """The recorded token for each whose prompt is read."""
         found: list[Drafted] = [None] * len(wanted)
-        read = reach = context = 0
+        read = 0
         left = self._prefill
         for place, one in enumerate(wanted):
             unread = self.unread(one)
             if unread > _WRITING:
                 share = min(unread, left)
                 left -= share
-                reach += share * (len(one.context) - unread)
                 self._goes_on(one, share - unread)
                 read += share
                 if share < unread:
@@ -52,10 +51,9 @@ class ReplayedDrafter:
             else:
                 self._goes_on(one, 0)
                 read += unread - 1
-            context += len(one.context)
             text = self._texts[one.identity.seed, one.identity.temperature]
             found[place] = (text.proposal(place_of(one)),)
-        self._spend(DraftForward(len(wanted), read, context, reach))
+        self._spend(DraftForward(len(wanted), read))
         return found
 
     def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:

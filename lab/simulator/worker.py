@@ -218,6 +218,4 @@ def _forward(shares: Sequence[Share]) -> TargetForward:
         len(deciding),
         sum(1 + len(share.draft) for share in deciding),
         sum(share.read for share in shares),
-        sum(len(share.item.context) for share in deciding),
-        sum(share.read * share.behind for share in shares),
     )
