@@ -27,15 +27,8 @@ _FULL, _QUICK = (10, 16, 12, 40), (1, 4, 3, 16)
 
 def _show_updates(found: Rolled, sessions: int) -> None:
     print(f"\n{len(found.updates)} updates under {sessions} sessions over 2 workers")
-    rows = [
-        [
-            f"{one.version} {one.head}",
-            *one.ready,
-            *one.payload,
-        ]
-        for one in found.updates
-    ]
-    print(_common.table(["", "ready, s", "all", "payload, B", "versions"], rows))
+    rows = [[f"{one.version} {one.head}", *one.ready] for one in found.updates]
+    print(_common.table(["", "ready, s", "all"], rows))
     print(f"{found.texts} texts, {found.failed} failed, {found.inexact} inexact")
     for error in found.errors:
         print(f"  {error}")

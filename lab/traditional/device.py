@@ -231,7 +231,7 @@ class Writer:
     Args:
         loaded: the draft's text part.
         drafts: the draft.
-        channels: ways to the target, by transport.
+        channel: way to the target.
         compute: thread of the draft, so that messages flow while it works.
         energy: powers of the device; None where nobody wants to know.
     """
@@ -277,7 +277,7 @@ class Writer:
         if SCHEMES[order.scheme].alone:
             await self._alone(text)
         else:
-            await self._together(text, self._channel)
+            await self._together(text)
         return text.answer()
 
     async def _alone(self, text: _Text) -> None:
@@ -287,7 +287,7 @@ class Writer:
             )
             text.add((token,))
 
-    async def _together(self, text: _Text, channel: MessageChannel) -> None:
+    async def _together(self, text: _Text) -> None:
         order, params = text.order, text.params
         start = Start(
             order.scheme,
@@ -300,11 +300,11 @@ class Writer:
             self._loaded.eos,
         )
         # The target reads the prompt while the first guesses are drafted.
-        self._send(text, channel, encode(start))
+        self._send(text, encode(start))
         while not self._ended(text):
             payload, tokens = await self._run(text, lambda: self._round(text))
-            self._send(text, channel, payload)
-            verdict = await self._verdict(text, channel)
+            self._send(text, payload)
+            verdict = await self._verdict(text)
             kept = len(verdict.tokens) - 1
             if kept < len(tokens) and verdict.tokens[kept] == tokens[kept]:
                 kept += 1  # an end of text that was guessed
@@ -322,9 +322,9 @@ class Writer:
         tokens, sent = self._drafts.guess(order.scheme, text.context, count, text.params, scheme, text.rng)
         return encode(Guesses.made(self._texts, text.rounds, tokens, sent)), tokens
 
-    async def _verdict(self, text: _Text, channel: MessageChannel) -> RoundVerdict:
+    async def _verdict(self, text: _Text) -> RoundVerdict:
         while True:
-            payload = await channel.receive()
+            payload = await self._channel.receive()
             text.received(payload)
             message = decode(payload)
             if not isinstance(message, RoundVerdict):
@@ -336,10 +336,9 @@ class Writer:
     def _ended(self, text: _Text) -> bool:
         return text.written >= text.limit or (text.written > 0 and text.context[-1] in self._loaded.eos)
 
-    @staticmethod
-    def _send(text: _Text, channel: MessageChannel, payload: bytes) -> None:
+    def _send(self, text: _Text, payload: bytes) -> None:
         text.sent(payload)
-        channel.send(payload)
+        self._channel.send(payload)
 
     async def _run(self, text: _Text, work: Callable[[], T]) -> T:
         def timed() -> tuple[T, float]:

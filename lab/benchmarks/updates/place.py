@@ -35,12 +35,12 @@ class Witness:
     """Notes what comes on the topics of a family and of workers.
 
     Attributes:
-        payloads: payloads of catalogues, with the moment at which each came.
+        catalogues: when each catalogue came.
         ready: when a worker first said that it serves a version, by both names.
         workers: the last status of each.
     """
 
-    payloads: list[tuple[float, bytes]] = field(default_factory=list)
+    catalogues: list[float] = field(default_factory=list)
     ready: dict[tuple[str, str], float] = field(default_factory=dict)
     workers: dict[str, WorkerStatus] = field(default_factory=dict)
     _codec: Codec = field(default_factory=Codec)
@@ -78,7 +78,7 @@ class Witness:
     def _note(self, event: Inbound) -> None:
         now = time.perf_counter()
         if event.topic == topics.catalogue_topic(FAMILY):
-            self.payloads.append((now, event.payload))
+            self.catalogues.append(now)
             return
         status = self._codec.decode_status(event.payload, WorkerStatus)
         self.workers[status.worker] = status

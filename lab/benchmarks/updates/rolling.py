@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 
 import httpx2
 
-from flexspec_mq.catalogue.signing import opened
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.benchmarks.serve.texts import Asked, Tokens, references
 from lab.benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, BenchTestbed, place
-from schemas.catalogue import Catalogue
 
 WORKERS = ("w1", "w2")
 KEPT = 4
@@ -29,13 +27,11 @@ class Update:
     Attributes:
         version, head: what was published.
         ready: seconds from then until the first worker served it, and until all did.
-        payload: bytes of the catalogue, and how many versions it names.
     """
 
     version: str
     head: str
     ready: tuple[float, float]
-    payload: tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -81,10 +77,7 @@ async def updates(
             for number in range(1, count + 1):
                 one = await _update(here, number)
                 rolled.updates.append(one)
-                say(
-                    f"{one.version} ({one.head}): ready after {one.ready[0]:.1f} and {one.ready[1]:.1f} s, "
-                    f"{one.payload[0]} B of catalogue with {one.payload[1]} versions"
-                )
+                say(f"{one.version} ({one.head}): ready after {one.ready[0]:.1f} and {one.ready[1]:.1f} s")
                 if number >= KEPT:
                     await here.operator.head("retire", f"v{number - KEPT}")
                 await asyncio.sleep(_SETTLE)
@@ -132,14 +125,13 @@ async def _warm(load: _Load, sessions: int) -> None:
 async def _update(here: BenchTestbed, number: int) -> Update:
     version, head = f"v{number}", HEADS[(number - 1) % len(HEADS)]
     witness = here.witness
-    known = len(witness.payloads)
+    known = len(witness.catalogues)
     command = asyncio.create_task(here.operator.publish(version, EXAMPLES / head, "--state", "stable"))
-    await witness.until(lambda: len(witness.payloads) > known or command.done(), "a catalogue comes")
-    if len(witness.payloads) == known:
+    await witness.until(lambda: len(witness.catalogues) > known or command.done(), "a catalogue comes")
+    if len(witness.catalogues) == known:
         await command
         raise FlexSpecError(f"{version} was published and no catalogue came")
-    published, payload = witness.payloads[-1]
-    named = len(opened(payload, Catalogue, FAMILY).body.versions)
+    published = witness.catalogues[-1]
 
     def ready() -> list[float]:
         return [witness.ready[worker, version] for worker in WORKERS if (worker, version) in witness.ready]
@@ -147,7 +139,7 @@ async def _update(here: BenchTestbed, number: int) -> Update:
     await witness.until(lambda: len(ready()) == len(WORKERS), f"{version} is ready everywhere")
     await command
     times = min(ready()) - published, max(ready()) - published
-    return Update(version, head, times, (len(payload), named))
+    return Update(version, head, times)
 
 
 async def _judge(tokens: Tokens, load: _Load, rolled: Rolled, say: Callable[[str], None]) -> None:
