@@ -15,7 +15,7 @@ from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock
 from flexspec_mq.errors import LinkError, LinkRefused
 from flexspec_mq.transport.arguments import link_settings
-from flexspec_mq.transport.base import NOT_AUTHORIZED, Inbound
+from flexspec_mq.transport.base import NOT_AUTHORIZED
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ class WorkerDoctor(DaemonDoctor):
         self.config = config
         self.target: LoadedText | None = None
         self._load = load
-        self._heard = asyncio.Queue[str](1000)
-        self.watch.other = self._note
         self.keys, self.secrets = worker.keys, (link.password_file, link.tls_key, worker.share_groups)
         if (keys := self._wire.keys) is not None:
             self.trust, self.unsigned = keys.trust, not keys.signs
@@ -119,10 +117,6 @@ class WorkerDoctor(DaemonDoctor):
             reads = f"f1/o/{self.version}/+ and f1/d/{self.name}/+"
             report.ok(f"may publish on {watch.topic} and f1/v/+, and read {reads}")
 
-    def _note(self, inbound: Inbound) -> None:
-        if not self._heard.full():
-            self._heard.put_nowait(inbound.topic)
-
     async def _reaches_us(self, topic: str) -> bool:
         """Whether what is sent on a topic is delivered to us, or we may not send there."""
         try:
@@ -132,8 +126,7 @@ class WorkerDoctor(DaemonDoctor):
         try:
             if await self.may_publish(topic, NOT_A_SESSION) != NOT_AUTHORIZED:
                 async with asyncio.timeout(waiting.RETAINED):
-                    while await self._heard.get() != topic:
-                        pass
+                    await self.watch.next_of(topic)
         except TimeoutError:
             return False
         finally:

@@ -165,28 +165,18 @@ class DaemonDoctor:
     async def _check_keys(self, report: Report) -> None:
         """Check whether the deployment's statement is at the broker, and for how long the newest one holds."""
         assert self.trust is not None  # noqa: S101  or there is no such check
-        heard = asyncio.Queue[bytes]()
-        topic = topics.statement_topic()
-        before, self.watch.other = (
-            self.watch.other,
-            lambda inbound: heard.put_nowait(inbound.payload) if inbound.topic == topic else None,
-        )
-        why = "no statement of the deployment came from the broker"
+        topic, why = topics.statement_topic(), ""
         try:
             await self.link.subscribe(topic)
             async with asyncio.timeout(waiting.RETAINED):
-                payload = await heard.get()
-            self.trust.take(payload)
-            why = ""
+                self.trust.take((await self.watch.next_of(topic)).payload)
         except LinkRefused:
             self.forbidden(report, f"read {topic}", "nobody would learn who was revoked")
             return
         except KeysRefused as error:
             why = error.message
         except TimeoutError:
-            pass
-        finally:
-            self.watch.other = before
+            why = "no statement of the deployment came from the broker"
         statement, now = self.trust.dated, time.time()
         if lapsed := statement.over(now):
             report.fail("expired", lapsed, statement.advice)

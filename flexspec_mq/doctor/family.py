@@ -15,7 +15,6 @@ from flexspec_mq.catalogue.store import Store
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import LinkRefused, UsageError
 from flexspec_mq.models.cache import families_folder
-from flexspec_mq.transport.base import Inbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,15 +66,13 @@ async def check_family(
     except (RecordError, UsageError) as error:
         report.fail("settings", error.message, error.hint)
         return None
-    driver, inbox = Driver(follower, store), asyncio.Queue[Inbound]()
-    before, watch.other = watch.other, inbox.put_nowait
+    driver = Driver(follower, store)
     for topic in driver.topics:
         try:
             await link.subscribe(topic)
         except LinkRefused:
             forbidden(report, f"read {topic}", "new versions of the family would never be learnt")
-    refused = await _judged(driver, inbox)
-    watch.other = before
+    refused = await _judged(driver, watch)
     notes = [f"{refusal.reason}: {refusal.detail}" for refusal in refused]
     catalogue = follower.catalogue
     if catalogue is None:
@@ -102,17 +99,16 @@ async def check_family(
     return catalogue
 
 
-async def _judged(driver: Driver, inbox: asyncio.Queue[Inbound]) -> list[Refused]:
+async def _judged(driver: Driver, watch: Watch) -> list[Refused]:
     """Judge what the broker keeps of the family; return what is refused of it."""
     missing = set(driver.topics)
     outcomes: dict[str, object] = {}
     try:
         async with asyncio.timeout(waiting.RETAINED):
             while missing:
-                inbound = await inbox.get()
-                if inbound.topic in driver.topics:
-                    missing.discard(inbound.topic)
-                    outcomes |= dict(await driver.judge(inbound.topic, inbound.payload))
+                inbound = await watch.next_of(*driver.topics)
+                missing.discard(inbound.topic)
+                outcomes |= dict(await driver.judge(inbound.topic, inbound.payload))
     except TimeoutError:
         pass
     return [outcome for outcome in outcomes.values() if isinstance(outcome, Refused)]

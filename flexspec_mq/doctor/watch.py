@@ -18,8 +18,6 @@ from flexspec_mq.transport.base import Inbound
 from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flexspec_mq.transport.link import Link
 
 _RENEWED = 30.0
@@ -29,6 +27,8 @@ _TAKEOVER = 1.0
 up before the first one ended: a daemon that is started again needs longer to load its model."""
 _MOST = 10_000
 """Statuses that are kept."""
+_WAITING = 64
+"""Other messages that are kept until somebody wants them, the newest."""
 
 
 class Seen(NamedTuple):
@@ -60,7 +60,6 @@ class Watch:
     Attributes:
         seen: Last status by topic.
         takeovers: Processes that took the name over, while we watched, from one that had not ended.
-        other: Given what is no status.
         blind: Filters that the broker refused.
         texts: Documents of targets' texts, by worker.
     """
@@ -72,7 +71,7 @@ class Watch:
         self.takeovers = 0
         self.blind: list[str] = []
         self.texts: dict[str, bytes] = {}
-        self.other: Callable[[Inbound], None] | None = None
+        self._others = asyncio.Queue[Inbound](_WAITING)
         self.seconds = seconds
         self._began = time.monotonic()
 
@@ -108,8 +107,9 @@ class Watch:
                 status = self.codec.decode_status(inbound.payload, EdgeStatus)
                 name = status.edge
             else:
-                if self.other is not None:
-                    self.other(inbound)
+                if self._others.full():
+                    self._others.get_nowait()
+                self._others.put_nowait(inbound)
                 return
         except RemoteProtocolError:
             return
@@ -121,6 +121,12 @@ class Watch:
         ahead = None if inbound.retain else time.time() - status.at
         after = self.seen[inbound.topic] = Seen(time.monotonic(), status, inbound.payload, ahead)
         self.takeovers += inbound.topic == self.topic and _took_over(before, after)
+
+    async def next_of(self, *wanted: str) -> Inbound:
+        """The next message on one of these topics, which are none of statuses; what came on others is dropped."""
+        while (inbound := await self._others.get()).topic not in wanted:
+            pass
+        return inbound
 
     async def listen(self) -> None:
         """Wait until there was time enough for fresh statuses, and for a fight for the name."""
