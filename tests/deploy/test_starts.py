@@ -77,7 +77,7 @@ def test_a_manager_that_is_gone_stops_nobody(
     assert "could not be told" in caplog.text
 
 
-SHARED = (
+SHARED = [
     "packages",
     "cache",
     "broker",
@@ -89,7 +89,7 @@ SHARED = (
     "keys",
     "tokenizer",
     "clock",
-)
+]
 CHECKS = {"edge": {*SHARED, "api", "worker", "text"}, "cloud": {*SHARED, "metrics"}}
 
 

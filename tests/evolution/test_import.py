@@ -62,17 +62,14 @@ def imported(folder: Path, base: Path, out: Path, *flags: str) -> int:
     return main(["head", "import", str(folder), "--base", str(base), "--out", str(out), *floor, *flags])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("saved", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    "changes",
+    ("saved", "dtype", "changes"),
     [
-        {},
-        {"target_modules": ["q_proj", "lm_head"]},
-        {"modules_to_save": ["model.norm"]},
-        {"use_rslora": True},
+        *((saved, dtype, {}) for saved in ("float32", "bfloat16") for dtype in ("float32", "bfloat16")),
+        ("float32", "bfloat16", {"target_modules": ["q_proj", "lm_head"]}),
+        ("bfloat16", "float32", {"modules_to_save": ["model.norm"]}),
+        ("float32", "bfloat16", {"use_rslora": True}),
     ],
-    ids=["plain", "lm_head", "norm", "rslora"],
 )
 def test_what_peft_saves_becomes_a_head(
     base: Path, tmp_path: Path, saved: str, dtype: str, changes: dict[str, Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -13,8 +12,8 @@ from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.batching_window import SHARE, BatchingWindow
+from lab.simulator.world import identity
 from lab.testbed.memory_broker import MemoryBroker
-from tests.cloud_worker.test_engine import item as work_item
 from tests.daemons import FakeEngine, check, edge_at, until, wanting, worker_at
 
 pytestmark = pytest.mark.alone
@@ -24,7 +23,16 @@ STEP = 0.3
 
 
 def item(key: SessionKey, since: float) -> WorkItem:
-    return replace(work_item(0, 0), key=key, waiting_since=since)
+    work = {
+        "version": "v",
+        "start": 0,
+        "digest": 0,
+        "context": (1,),
+        "prompt_length": 1,
+        "draft": (),
+        "seq": 1,
+    }
+    return WorkItem(key=key, identity=identity(), waiting_since=since, **work)  # type: ignore[arg-type]
 
 
 def knowing(**takes: float) -> BatchingWindow:
