@@ -321,6 +321,7 @@ async def test_a_statement_that_expires_is_told_and_renewed(tmp_path: Path, ago:
     assert run("list", directory).stderr == ""
     assert ("expires on" in (tmp_path / "log").read_text()) == (ago == 155)
     past.renew()
+    assert listed(directory)["keys"]["expires"] <= int(time.time()) + LIFETIME - ago * DAY
     good("add-operator", directory, "ops")
     assert listed(directory)["keys"]["expires"] >= int(time.time()) + LIFETIME - 60
 
