@@ -472,9 +472,8 @@ class CloudWorker:
     def _status(self, state: Literal["online", "draining", "gone"]) -> WorkerStatus:
         settings, facts = self.settings, self.engine.facts
         timings = facts.timings
-        self._told_at = max(
-            time.time(), self._told_at + 0.001
-        )  # later than before, also when clocks are set back
+        # A device takes no status that is not later than the last, and clocks are set back.
+        self._told_at = max(time.time(), self._told_at + 0.001)
         return WorkerStatus(
             state=state,
             epoch=self._epoch,

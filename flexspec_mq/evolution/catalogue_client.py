@@ -319,9 +319,8 @@ async def catalogue_client(
     )
     async with mqtt_link(settings) as link:
         await link.wait_up(2 * waiting.PUBLISHED if settings.give_up_after is None else None)
-        with contextlib.suppress(
-            LinkRefused
-        ):  # a broker with other rules, which does not say what is on its disk
+        # A broker with other rules does not say what is on its disk.
+        with contextlib.suppress(LinkRefused):
             await link.subscribe(topics.saved_topic())
         client = CatalogueClient(link, follower, store, clock, others)
         async with running(client.listen(), "catalogue client"):

@@ -231,13 +231,13 @@ class MqttLink(Link):
         self.counters.disconnects += not self.is_up  # it was silent before
         self._mark_down(reason)
 
-    def _note_waiting(self, waiting: Waiting) -> None:
+    def _note_waiting(self, wait: Waiting) -> None:
         self.counters.attempts_failed += 1
-        self._mark_down(str(waiting.error).partition("\n")[0])
+        self._mark_down(str(wait.error).partition("\n")[0])
         if self._on_wait is not None:
-            self._on_wait(waiting)
-        elif self._throttle.due("", str(waiting.error), time.monotonic()):
-            _log.warning("%s", waiting)
+            self._on_wait(wait)
+        elif self._throttle.due("", str(wait.error), time.monotonic()):
+            _log.warning("%s", wait)
 
     async def _send(self, message: Outbound) -> None:
         connection = self._connection
