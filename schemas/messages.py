@@ -26,6 +26,8 @@ MAX_AHEAD = 256
 MAX_IN_FLIGHT = 8
 MAX_TOKEN_ID = 2**24 - 1
 MAX_MILLIS = 10_000_000
+MAX_GRAMMAR = 65_536
+"""Bytes of a grammar, compressed."""
 
 U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 # msgspec has no bounds above 2**63; msgpack integers end at 2**64 - 1 anyway.
@@ -63,7 +65,8 @@ class CloseReason(IntEnum):
 class ErrorCode(IntEnum):
     """Typed errors from a worker.
 
-    `BUSY` carries a retry hint; `UNKNOWN` means: re-open; `NEED_PREFIX`: open with the whole prompt, anywhere.
+    `BUSY` carries a retry hint; `UNKNOWN` means: re-open; `NEED_PREFIX`: open in full, anywhere; `GRAMMAR`: the
+    grammar cannot be used, and the detail says why.
     """
 
     BUSY = 1
@@ -74,6 +77,7 @@ class ErrorCode(IntEnum):
     MALFORMED = 6
     INTERNAL = 7
     NEED_PREFIX = 8
+    GRAMMAR = 9
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
@@ -89,6 +93,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         eos: token ids that end the text.
         ignore_eos: go on to `limit`.
         limit: absolute generated length at which the text ends.
+        grammar: BLAKE2b-128 of its grammar's source and of what reads it, see `flexspec_mq.grammar`; None without one.
     """
 
     protocol: Counter
@@ -100,6 +105,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     eos: Annotated[tuple[TokenId, ...], Meta(max_length=32)]
     ignore_eos: bool
     limit: Position
+    grammar: Annotated[bytes, Meta(min_length=16, max_length=16)] | None = None
 
     def __post_init__(self) -> None:
         """Make equal numbers equal bytes, since both sides hash them: 1 becomes 1.0 and -0.0 becomes 0.0."""
@@ -155,6 +161,8 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         prefix: how the prompt begins, if that is left out. Only in opens to one worker's own topic.
         worker_draft: tokens that the worker may draft itself for one forward, behind ours, out of the credit.
         resumes: committed tokens that the edge has and tells in its next open, to the worker that answers.
+        grammar: source of the identity's grammar, compressed; empty without one, and in opens to the own topic of a
+            worker that has had it.
     """
 
     session: U32
@@ -168,6 +176,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     prefix: Prefix | None = None
     worker_draft: DraftLength = 0
     resumes: Position = 0
+    grammar: Annotated[bytes, Meta(max_length=MAX_GRAMMAR)] = b""
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -245,6 +254,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
         granted: how many of the edge's drafted tokens the newest forward verified, if others had to wait for their
             turn, and no more than a batch has; None if none had to.
         recommended: beside `worker`, where the session's identity has other values; an edge may have left them open.
+        forced: tokens behind which the grammar left no choice, since the last verdict with tokens; nobody drafted them.
     """
 
     session: U32
@@ -261,6 +271,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
     drafted: Counter = 0
     granted: DraftLength | None = None
     recommended: Sampling | None = None
+    forced: Counter = 0
 
 
 class Error(msgspec.Struct, frozen=True, array_like=True, tag=6):

@@ -161,6 +161,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
         draft_ms: time of a token of the worker's own draft; None without a model.
         draft_read_ms: time by which a token of a prompt holds up forwards, as that draft reads it; 0 where it reads
             beside them. None without a model.
+        grammar: name and version of what reads grammars there, as it goes into their digests; empty where nothing does.
         signature: Ed25519, of a worker with keys, over the document as it travels without this field, which is the
             last. A device with keys takes no status without it.
     """
@@ -192,6 +193,7 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     row_ms: Milliseconds | None = None
     draft_ms: Milliseconds | None = None
     draft_read_ms: Milliseconds | None = None
+    grammar: Annotated[str, Meta(max_length=64)] = ""
     signature: Annotated[bytes, Meta(max_length=64)] = b""
 
     @property

@@ -11,6 +11,7 @@ from flexspec_mq.models.text import Turn, encode_turns, render_turns
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
+    from flexspec_mq.grammar.grammar import Grammar
     from flexspec_mq.models.load import LoadedText
 
 WHOLE_CONTEXT = -1
@@ -50,6 +51,7 @@ class CompletionOptions:
         wait: patience: seconds without a token after which the text fails while the broker is away, no worker serves
             the version or all have too much to do; 0 and None are the node's.
         prediction: a text that much of this one will probably be. It speeds the text up and never changes it.
+        grammar: the texts that are allowed; None allows all.
     """
 
     temperature: float | None = None
@@ -65,6 +67,7 @@ class CompletionOptions:
     key: bytes = b""
     wait: float | None = None
     prediction: str | None = None
+    grammar: Grammar | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no text can be written with.

@@ -17,7 +17,7 @@ import msgspec
 
 from flexspec_mq.codec.tokens import count_tokens, pack_tokens, unpack_tokens
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError, UsageError
-from schemas.messages import MAX_PROMPT_TOKENS, MAX_TOKEN_ID, Message
+from schemas.messages import MAX_PROMPT_TOKENS, MAX_TOKEN_ID, Message, Open
 
 
 class TooManyTokens(RemoteProtocolError):
@@ -116,6 +116,8 @@ def message_to_body(message: Message) -> bytes:
     """
     shape = _BY_MESSAGE[type(message)]
     values = list(msgspec.structs.astuple(message))
+    if isinstance(message, Open) and message.identity.grammar is None:
+        values[shape.names.index("identity")] = msgspec.structs.astuple(message.identity)[:-1]
     total = sum(len(values[field.index]) for field in shape.tokens)
     if total > MAX_PROMPT_TOKENS:
         raise UsageError(

@@ -39,7 +39,7 @@ def root(identity: Identity, version: str) -> int:
     """Digest of what determines the text beside prompt and tokens, made from the caller's own parsed values.
 
     Args:
-        identity: sampling parameters, seed, end-of-text ids, limit and vocabulary fingerprint.
+        identity: sampling parameters, seed, end-of-text ids, limit, vocabulary fingerprint and grammar.
         version: target version that decides the tokens.
     """
     fields = [
@@ -54,6 +54,8 @@ def root(identity: Identity, version: str) -> int:
         identity.ignore_eos,
         identity.limit,
     ]
+    if identity.grammar is not None:
+        fields.append(identity.grammar)
     return crc32(msgspec.msgpack.encode(fields))
 
 

@@ -29,6 +29,7 @@ from schemas.messages import (
 )
 
 IDENTITY = Identity(1, bytes(range(16)), 0.7, 40, 0.95, 2**64 - 1, (2, 0), False, 512)
+GRAMMAR = msgspec.structs.replace(IDENTITY, grammar=bytes(range(32, 48)))
 PROMPT = (1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 34519, 28, 7018, 411, 407, 19712)
 SAMPLES: dict[str, Message] = {
     "open": Open(0xDEADBEEF, 1, IDENTITY, PROMPT, (), 0, 1, (30, 216, 34)),
@@ -37,6 +38,8 @@ SAMPLES: dict[str, Message] = {
     "open-prefix": Open(8, 1, IDENTITY, (30, 216), (), 16, 1, (), Prefix(300, bytes(range(16, 32)))),
     "open-worker-draft": Open(9, 1, IDENTITY, (30, 216), (), 16, 1, (), None, 4),
     "open-resumes": Open(9, 2, IDENTITY, (30, 216), (), 0, 7, (), resumes=300),
+    "open-grammar": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), grammar=bytes(range(40))),
+    "open-grammar-known": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), Prefix(300, bytes(range(16, 32)))),
     "draft": Draft(0xDEADBEEF, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16383, 16384), 16),
     "draft-empty": Draft(1, 1, 1, 0, 0, 0, (), 0),
     "draft-behind": Draft(1, 3, 200, 300, -40, 2**32 - 1, (49151,), 0),
@@ -50,12 +53,14 @@ SAMPLES: dict[str, Message] = {
     "verdict-finish": Verdict(3, 1, 40, 511, (2,), 1, Fin.EOS, 10_000_000, 300, None, 1),
     "verdict-drafted": Verdict(3, 1, 40, 12, (7, 8), 1, Fin.NONE, 4, 61, drafted=5),
     "verdict-granted": Verdict(3, 1, 40, 12, (7, 8), 1, Fin.NONE, 4, 61, drafted=0, granted=2),
+    "verdict-forced": Verdict(3, 1, 40, 12, (7, 8, 9), 1, Fin.NONE, 4, 61, drafted=0, forced=2),
     "verdict-recommended": Verdict(
         3, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w1", 30, recommended=Sampling(0.2, 0, 0.9)
     ),
     "verdict-gap": Verdict(3, 1, 40, 12, (), 1, Fin.GAP, 0, 0),
     "error": Error(0xDEADBEEF, 4, ErrorCode.BUSY, 1500, "w1"),
     "error-prefix": Error(0xDEADBEEF, 1, ErrorCode.NEED_PREFIX, 0, "w1"),
+    "error-grammar": Error(9, 1, ErrorCode.GRAMMAR, 0, "w1", "Unknown format: zzz"),
     "error-detail": Error(9, 1, ErrorCode.FINGERPRINT, 0, "w1", "the tokenizers differ: é"),
 }
 

@@ -1,0 +1,1 @@
+"""Grammars: which tokens a text may go on with."""

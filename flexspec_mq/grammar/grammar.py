@@ -1,0 +1,104 @@
+"""A grammar as it travels: llguidance's source, its digest, and the makers of the usual ones. Needs no llguidance."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Self
+
+import zstandard
+
+from flexspec_mq.errors import RemoteProtocolError, UsageError
+from schemas.messages import MAX_GRAMMAR
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+MAX_SOURCE = 1_000_000
+"""Bytes of a source, unpacked."""
+JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+"""How JSON is written: on one line, as chat templates write it. With free white space some models write newlines
+without end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """The texts that are allowed.
+
+    Attributes:
+        source: llguidance's JSON of grammars, of which the first is the text's.
+    """
+
+    source: str
+
+    @classmethod
+    def from_lark(cls, lark: str) -> Self:
+        """Texts of a grammar in llguidance's variant of Lark, with the rule ``start``."""
+        return cls(_compact({"grammars": [{"lark_grammar": lark}]}))
+
+    @classmethod
+    def from_json_schema(cls, schema: Mapping[str, Any]) -> Self:
+        """JSON on one line, its properties in the schema's order."""
+        return cls(_compact({"grammars": [{"json_schema": {**schema, "x-guidance": JSON_STYLE}}]}))
+
+    @classmethod
+    def from_regex(cls, regex: str) -> Self:
+        """Texts that a regular expression, in Rust's syntax, matches from beginning to end."""
+        return cls.from_lark(f"start: /{_escaped(regex)}/")
+
+    @classmethod
+    def from_choice(cls, choices: Sequence[str]) -> Self:
+        """Any of these texts."""
+        return cls.from_lark("start: " + " | ".join(json.dumps(choice) for choice in choices))
+
+    def digest(self, engine: str) -> bytes:
+        """BLAKE2b-128 of the source and of what reads it, as another version of that may read it otherwise.
+
+        Args:
+            engine: name and version, as a worker's status tells it.
+        """
+        return blake2b(f"{engine}\n{self.source}".encode(), digest_size=16).digest()
+
+    def pack(self) -> bytes:
+        """The source as an open carries it.
+
+        Raises:
+            UsageError: It is too long.
+        """
+        source = self.source.encode()
+        packed = zstandard.ZstdCompressor(level=9).compress(source)
+        if len(source) > MAX_SOURCE or len(packed) > MAX_GRAMMAR:
+            raise UsageError(
+                f"a grammar of {len(source)} bytes, {len(packed)} compressed, beyond {MAX_SOURCE} or {MAX_GRAMMAR}",
+                hint="use a smaller schema, or fewer tools",
+            )
+        return packed
+
+    @classmethod
+    def unpack(cls, packed: bytes) -> Self:
+        """Read what `pack` gave, which a stranger may have made.
+
+        Raises:
+            RemoteProtocolError: It is nothing that `pack` gives.
+        """
+        try:
+            size = zstandard.frame_content_size(packed)
+            if not 0 < size <= MAX_SOURCE:
+                raise RemoteProtocolError(f"a grammar of {size} bytes, not of 1 to {MAX_SOURCE}")
+            return cls(zstandard.ZstdDecompressor().decompress(packed, max_output_size=size).decode())
+        except (zstandard.ZstdError, UnicodeDecodeError) as error:
+            raise RemoteProtocolError(f"a grammar cannot be unpacked: {error}") from error
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _escaped(regex: str) -> str:
+    """A regular expression as it stands between slashes."""
+    out, escaped = "", False
+    for character in regex:
+        out += "\\/" if character == "/" and not escaped else "\\n" if character == "\n" else character
+        escaped = character == "\\" and not escaped
+    return out
