@@ -256,19 +256,39 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     flexspec: FlexspecUsage = FlexspecUsage()
 
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A tool that is called, and with what.
+
+    Attributes:
+        arguments: a JSON object; cut where the finish reason is ``length``.
+    """
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a tool."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: FunctionCall
 
 
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     """An answer."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The one answer to a chat."""
+    """An answer to a chat."""
 
     index: int = 0
     message: AssistantMessage
@@ -276,15 +296,32 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None
 
 
+class FunctionDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """How a call goes on: its name first, then its arguments."""
+
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """How one of an answer's calls goes on."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+    function: FunctionDelta
+
+
 class Delta(msgspec.Struct, frozen=True, kw_only=True):
     """How an answer goes on."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of the one answer to a chat."""
+    """A part of an answer to a chat."""
 
     index: int = 0
     delta: Delta

@@ -3,9 +3,10 @@
 | module | holds |
 |---|---|
 | `settings` | what the API is told when it starts |
-| `errors` | errors in OpenAI's shape, and which status each of ours gets |
+| `errors` | errors in each API's shape, and which status each of ours gets |
 | `bodies`, `requests` | from bytes, by the types of `schemas.openai`, to a `TextRequest` |
-| `responses` | OpenAI's response objects, of the same types; a text on its way to a client, who may go away |
+| `chat` | completions and chat completions in OpenAI's shapes, of the same types |
+| `sending` | texts on their way to a client, who may go away, in the `Form` of any API |
 | `auth` | the key, the host's name, the bound of requests, errors in one shape, an `x-request-id` on every answer |
 | `app` | what each path does |
 | `client` | one request to such an API, for commands on the same machine |

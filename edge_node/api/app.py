@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -24,23 +26,24 @@ from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestId
 from edge_node.api.bodies import Bodies, canonical, parse_object
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.responses import reply
+from edge_node.api.sending import IGNORED, reply
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.generator import CompletionGenerator, plan_told
 from edge_node.completion.metrics import Metrics
-from edge_node.completion.options import WHOLE_CONTEXT
+from edge_node.completion.options import SEED_BITS, WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
 from schemas.openai import Health, Model, ModelList, ModelVersion
 from schemas.openapi import document
 from schemas.plan import PlanList, VersionPlan
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from starlette.types import Receive, Scope, Send
 
-    from edge_node.api.requests import TextRequest
+    from edge_node.api.sending import TextRequest
     from edge_node.api.settings import ApiSettings
+    from edge_node.completion.options import CompletionOptions
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy
     from flexspec_mq.models.load import LoadedText
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
 
 _JSON = "application/json"
+_log = logging.getLogger(__name__)
 MAX_KEY = 255
 """Characters of an idempotency key."""
 
@@ -146,13 +150,45 @@ async def _text(
     parse: Callable[[dict[str, Any], bool], TextRequest], api: Api, request: Request, send: Send
 ) -> None:
     body = parse_object(await api.bodies.read(request))
+    await serve_text(api, parse(body, api.settings.lenient), body, request, send)
+
+
+async def serve_text(
+    api: Api, wanted: TextRequest, body: dict[str, Any], request: Request, send: Send
+) -> None:
+    """Write the texts that a request asks for, and send them.
+
+    Raises:
+        ApiError: nothing was sent.
+    """
     key = _key(request, body)
-    wanted = parse(body, api.settings.lenient)
+    if wanted.ignored:
+        _log.warning(
+            "fields of a request to %s were ignored: %s", request.url.path, ", ".join(wanted.ignored)
+        )
     version = await api.version(wanted.model)
     options = wanted.options(version, api.settings.api_timeout)
     with ExitStack() as reading:
-        text = reading.enter_context(api.texts.reading(wanted.prompt, options, key))
-        await reply(text, wanted, api.settings, request.receive, send, reading.close)
+        texts = [
+            reading.enter_context(api.texts.reading(wanted.prompt, each, name))
+            for each, name in _choices(options, wanted.choices, key)
+        ]
+        await reply(texts, wanted, api.settings, request.receive, send, reading.close)
+
+
+def _choices(
+    options: CompletionOptions, count: int, key: IdempotencyKey | None
+) -> Iterator[tuple[CompletionOptions, IdempotencyKey | None]]:
+    """Options and key of each text of a request; their seeds follow each other."""
+    if count == 1:
+        yield options, key
+        return
+    seed = options.seed
+    if seed is None:
+        seed = secrets.randbits(SEED_BITS) if key is None else key.seed
+    for at in range(count):
+        name = None if key is None else IdempotencyKey(f"{key.key}\0{at}", key.digest)
+        yield replace(options, seed=(seed + at) % 2**64), name
 
 
 def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
@@ -293,6 +329,6 @@ def _cors(settings: ApiSettings) -> list[Middleware]:
         allow_origins=settings.api_cors_origins,
         allow_methods=("GET", "POST"),
         allow_headers=("*",),
-        expose_headers=(HEADER.decode(), "retry-after"),
+        expose_headers=(HEADER.decode(), "retry-after", IGNORED),
     )
     return [cors]

@@ -128,12 +128,12 @@ class AuthMiddleware:
             if error.status == CLIENT_GONE:
                 status = CLIENT_GONE
             elif not status:
-                await error.response()(scope, receive, counted)
+                await error.response(scope["path"])(scope, receive, counted)
         except Exception:  # noqa: BLE001  the top of a request; logged with its traceback
             _log.exception("request %s to %s failed", scope[LOGGED], self._label(scope))
             if not status:
                 error = ApiError(500, "the edge node failed; its log says how", code="internal")
-                await error.response()(scope, receive, counted)
+                await error.response(scope["path"])(scope, receive, counted)
         finally:
             self._asking -= asks
             self._metrics.requests.labels(self._label(scope), str(status or CLIENT_GONE)).inc()

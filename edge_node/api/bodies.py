@@ -122,14 +122,14 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON number")
 
 
-def read(kind: type[S], body: dict[str, Any], where: str = "", *, lenient: bool = False) -> S:
+def read(kind: type[S], body: dict[str, Any], where: str = "", *, ignored: list[str] | None = None) -> S:
     """Read an object. A field that is null counts as absent.
 
     Args:
         kind: a request, or an object within one.
         body: the object.
         where: put before names in errors, ``messages[3].``.
-        lenient: ignore fields that are unknown or not supported.
+        ignored: takes the names of fields that ask for what is unknown or not supported; without it they are refused.
 
     Raises:
         ApiError: 400, naming the field.
@@ -139,13 +139,15 @@ def read(kind: type[S], body: dict[str, Any], where: str = "", *, lenient: bool 
     for field in fields.values():
         value, name = body.get(field.name), f"{where}{field.name}"
         if value is not None:
-            values[field.name] = _value(field.type, value, name, lenient=lenient)
+            values[field.name] = _value(field.type, value, name, ignored=ignored)
         elif field.required:
             raise bad(name, f"{name} is missing")
     for field_name in body:
-        if field_name not in fields and not lenient:
+        if field_name not in fields:
             name = f"{where}{field_name}"
-            raise bad(name, f"{name} is not known here", code="unknown_parameter")
+            if ignored is None:
+                raise bad(name, f"{name} is not known here", code="unknown_parameter")
+            ignored.append(name)
     return kind(**values)
 
 
@@ -154,11 +156,11 @@ def _fields(kind: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo]:
     return {field.name: field for field in msgspec.structs.fields(kind)}
 
 
-def _value(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
+def _value(kind: Any, value: Any, name: str, *, ignored: list[str] | None) -> Any:
     for branch, metas in _branches(kind):
         for meta in metas:
             if meta.extra and NEUTRAL in meta.extra:
-                return _neutral(meta.extra, value, name, lenient=lenient)
+                return _neutral(meta.extra, value, name, ignored=ignored)
         origin = typing.get_origin(branch)
         if origin is typing.Literal and isinstance(value, str):
             allowed = typing.get_args(branch)
@@ -167,10 +169,10 @@ def _value(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
         if branch is int and isinstance(value, float) and value.is_integer():
             value = int(value)
         if _is_struct(branch) and isinstance(value, dict):
-            return read(branch, value, f"{name}.", lenient=lenient)
+            return read(branch, value, f"{name}.", ignored=ignored)
         if origin is list and isinstance(value, list) and _is_struct(item := typing.get_args(branch)[0]):
             _convert(typing.Annotated[(list[Any], *metas)] if metas else list[Any], value, name)
-            return [_value(item, each, f"{name}[{at}]", lenient=lenient) for at, each in enumerate(value)]
+            return [_value(item, each, f"{name}[{at}]", ignored=ignored) for at, each in enumerate(value)]
     return _convert(kind, value, name)
 
 
@@ -190,12 +192,15 @@ def _is_struct(kind: Any) -> bool:
     return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
 
 
-def _neutral(extra: dict[str, Any], value: Any, name: str, *, lenient: bool) -> None:
+def _neutral(extra: dict[str, Any], value: Any, name: str, *, ignored: list[str] | None) -> None:
     """Refuse a value of an unsupported field that asks for something."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not lenient and canonical(value) not in extra[NEUTRAL]:
+    if canonical(value) in extra[NEUTRAL]:
+        return
+    if ignored is None:
         raise bad(name, f"{name} is not supported: {extra[WHY]}", code="unsupported_parameter")
+    ignored.append(name)
 
 
 def _convert(kind: Any, value: Any, name: str) -> Any:

@@ -1,6 +1,8 @@
-"""Errors in OpenAI's shape, and which HTTP status each error of ours gets."""
+"""Errors in the shape of each API, and which HTTP status each error of ours gets."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import msgspec
 from starlette.responses import Response
@@ -51,20 +53,27 @@ class ApiError(FlexSpecError):
         self.param = param
         self.retry_after = retry_after
 
+    @property
+    def words(self) -> str:
+        """Event and advice in one line."""
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
     def body(self) -> ErrorBody:
         """The object that OpenAI's clients expect."""
-        message = f"{self.message} ({self.hint})" if self.hint else self.message
         kind = _KINDS.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return ErrorBody(Error(message=message, type=kind, param=self.param, code=self.code))
+        return ErrorBody(Error(message=self.words, type=kind, param=self.param, code=self.code))
 
-    def response(self) -> Response:
-        """The answer in place of one that cannot be given."""
+    def response(self, path: str) -> Response:
+        """The answer in place of one that cannot be given, in the form of the path's API."""
         headers = {} if self.retry_after is None else {"retry-after": str(self.retry_after)}
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
-        return Response(msgspec.json.encode(self.body()), self.status, headers, "application/json")
+        shape = next((shape for prefix, shape in _SHAPES.items() if path.startswith(prefix)), ApiError.body)
+        return Response(msgspec.json.encode(shape(self)), self.status, headers, "application/json")
 
 
+_SHAPES: dict[str, Callable[[ApiError], object]] = {"/api/": lambda error: {"error": error.words}}
+"""The body of an error, by the beginning of the path; all others are OpenAI's."""
 _KINDS = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
 
 

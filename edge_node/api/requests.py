@@ -1,12 +1,12 @@
-"""From a JSON body to a `TextRequest`."""
+"""From a JSON body to an `OpenAIRequest`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from edge_node.api.bodies import read
+from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import bad
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
@@ -24,39 +24,7 @@ _ROLES: dict[str, Role] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextRequest:
-    """A text that a client asks for.
-
-    Attributes:
-        chat: a request to the chat endpoint.
-        model: a target version, or with a family what stands for one; None is the node's.
-        prompt: text, token ids, or the turns of a conversation.
-        asked: how it is to be written, as far as the client says.
-        stream: answer with server-sent events.
-        include_usage: end the stream with a chunk of figures.
-        include_origin: say in each chunk which parts of it were drafted on the device.
-    """
-
-    chat: bool
-    model: str | None
-    prompt: Prompt
-    asked: CompletionOptions
-    stream: bool
-    include_usage: bool
-    include_origin: bool
-
-    @property
-    def prompt_field(self) -> str:
-        """Field of the request that holds the prompt."""
-        return "messages" if self.chat else "prompt"
-
-    def options(self, version: str | None, timeout: float | None = None) -> CompletionOptions:
-        """How the text is to be written, with what the node decides."""
-        return replace(self.asked, version=version, timeout=timeout)
-
-
-def chat_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
+def chat_request(body: dict[str, Any], lenient: bool = False) -> OpenAIRequest:
     """Read the body of a chat completion.
 
     Args:
@@ -66,21 +34,23 @@ def chat_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
     Raises:
         ApiError: 400, naming the field.
     """
-    asked = read(openai.ChatCompletionRequest, body, lenient=lenient)
+    ignored: list[str] | None = [] if lenient else None
+    asked = read(openai.ChatCompletionRequest, body, ignored=ignored)
     turns = tuple(Turn(_ROLES[message.role], _joined(message.content)) for message in asked.messages)
     limit = _limit({"max_tokens": asked.max_tokens, "max_completion_tokens": asked.max_completion_tokens})
-    return _request(asked, turns, limit, chat=True, lenient=lenient)
+    return _request(asked, turns, limit, chat=True, ignored=ignored)
 
 
-def completion_request(body: dict[str, Any], lenient: bool = False) -> TextRequest:
+def completion_request(body: dict[str, Any], lenient: bool = False) -> OpenAIRequest:
     """Read the body of a completion; see `chat_request`.
 
     Raises:
         ApiError: 400, naming the field.
     """
-    asked = read(openai.CompletionRequest, body, lenient=lenient)
+    ignored: list[str] | None = [] if lenient else None
+    asked = read(openai.CompletionRequest, body, ignored=ignored)
     limit = COMPLETION_TOKENS if asked.max_tokens is None else _limit({"max_tokens": asked.max_tokens})
-    return _request(asked, _prompt(asked.prompt), limit, chat=False, lenient=lenient)
+    return _request(asked, _prompt(asked.prompt), limit, chat=False, ignored=ignored)
 
 
 def _request(
@@ -89,9 +59,9 @@ def _request(
     limit: int | None,
     *,
     chat: bool,
-    lenient: bool,
-) -> TextRequest:
-    if asked.stream_options is not None and not asked.stream and not lenient:
+    ignored: list[str] | None,
+) -> OpenAIRequest:
+    if asked.stream_options is not None and not asked.stream and ignored is None:
         raise bad("stream_options", "stream_options needs stream")
     if asked.seed is not None and not -(2**63) <= asked.seed < 2**64:
         raise bad("seed", "seed has more than 64 bits")
@@ -113,7 +83,7 @@ def _request(
         )
     except UsageError as error:
         raise bad(None, error.message) from error
-    return TextRequest(
+    return OpenAIRequest(
         chat=chat,
         model=asked.model,
         prompt=prompt,
@@ -121,6 +91,7 @@ def _request(
         stream=asked.stream,
         include_usage=shown.include_usage,
         include_origin=shown.include_origin,
+        ignored=tuple(ignored or ()),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from edge_node.completion.decoding import Origins
 from edge_node.completion.options import SEED_BITS
+from flexspec_mq.grammar.tools import HERMES, CallParser
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -62,6 +63,7 @@ class Completion:
         options: how it is written.
         key: mark of requests that ask for it; None without one.
         version: target version that writes it, once it has begun.
+        form: how that writes calls of tools; see `parser`.
         id: random, for people and programs.
         created: seconds since the Unix epoch.
         origins: who wrote which character.
@@ -76,6 +78,7 @@ class Completion:
         self.options = options
         self.key = key
         self.version = options.version or ""
+        self.form = HERMES
         self.id = secrets.token_hex(12)
         self.created = int(time.time())
         self.began = time.monotonic()
@@ -107,6 +110,10 @@ class Completion:
         if self.end is None:
             self.end = end
             self._tell()
+
+    def parser(self) -> CallParser:
+        """Reader of the calls in it, from its beginning; to be made when the text has begun."""
+        return CallParser(self.form, self.options.tools)
 
     @property
     def complete(self) -> bool:

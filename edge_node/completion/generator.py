@@ -28,6 +28,7 @@ from flexspec_mq.controller.explain import in_words
 from flexspec_mq.controller.policies import name_of
 from flexspec_mq.energy.model import per_hundred
 from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver, WorkerError, WorkersBusy
+from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from schemas.openai import FlexspecUsage
 from schemas.plan import Plan
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.grammar.grammar import Grammar
+    from flexspec_mq.grammar.tools import ToolFormat
     from flexspec_mq.models.load import LoadedText
 
 _LOOK = 0.05
@@ -139,23 +142,35 @@ class CompletionGenerator:
         return await loop.run_in_executor(self._encoder, self._encoded, text, prompt, options)
 
     def _encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions) -> _Encoded:
-        ids = encode(text, prompt)
+        tools, grammar, form = options.tools, options.grammar, format_of(text.tokenizer)
+        ids = encode(text, prompt, tools)
+        if tools is not None:
+            grammar = tools.grammar(form, grammar)
         room = text.max_context - len(ids)
         asked = self._default_limit if options.limit is None else options.limit
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit
         prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()
-        return _Encoded(text, ids, limit, prediction, by_default)
+        return _Encoded(text, ids, limit, prediction, by_default, form, grammar)
 
 
 class _Encoded(NamedTuple):
-    """A request in tokens: whose, the prompt, the limit, the predicted text, and whether the limit is the default."""
+    """A request in the terms of a target.
+
+    Attributes:
+        text: the target's.
+        by_default: whether the limit is the node's.
+        form: how calls of tools are written.
+        grammar: texts that are allowed, those with calls among them.
+    """
 
     text: LoadedText
     prompt: tuple[int, ...]
     limit: int
     prediction: tuple[int, ...]
     by_default: bool
+    form: ToolFormat
+    grammar: Grammar | None
 
 
 class Writing:
@@ -199,6 +214,11 @@ class Writing:
     def version(self) -> str:
         """Target version that writes it."""
         return self._service.target.version
+
+    @property
+    def form(self) -> ToolFormat:
+        """How its target writes calls of tools."""
+        return self._encoded.form
 
     def figures(self) -> Figures:
         """Figures of the text until now."""

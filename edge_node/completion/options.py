@@ -12,6 +12,7 @@ from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from flexspec_mq.grammar.grammar import Grammar
+    from flexspec_mq.grammar.tools import ToolUse
     from flexspec_mq.models.load import LoadedText
 
 WHOLE_CONTEXT = -1
@@ -52,6 +53,7 @@ class CompletionOptions:
             the version or all have too much to do; 0 and None are the node's.
         prediction: a text that much of this one will probably be. It speeds the text up and never changes it.
         grammar: the texts that are allowed; None allows all.
+        tools: tools that it may call, in place of such a text.
     """
 
     temperature: float | None = None
@@ -68,6 +70,7 @@ class CompletionOptions:
     wait: float | None = None
     prediction: str | None = None
     grammar: Grammar | None = None
+    tools: ToolUse | None = None
 
     def __post_init__(self) -> None:
         """Refuse what no text can be written with.
@@ -80,6 +83,10 @@ class CompletionOptions:
             raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
         if self.timeout is not None and not self.timeout > 0:  # nan is not either
             raise UsageError(f"a timeout of {self.timeout} s is over before it begins")
+        if self.ignore_eos and (self.grammar is not None or self.tools is not None):
+            raise UsageError(
+                "a text of a grammar, or with tools, ends by itself", hint="leave ignore_eos out"
+            )
 
     @property
     def leaves_to_target(self) -> bool:
@@ -114,8 +121,13 @@ class PromptTooLong(PromptError):
     """The prompt leaves no room in the context."""
 
 
-def encode(model: LoadedText, prompt: Prompt) -> tuple[int, ...]:
+def encode(model: LoadedText, prompt: Prompt, tools: ToolUse | None = None) -> tuple[int, ...]:
     """The token ids of a prompt, at least one, with room for one more in the context. May take a while.
+
+    Args:
+        model: whose tokenizer to use.
+        prompt: beginning of the text.
+        tools: tools that the prompt of a conversation describes.
 
     Raises:
         PromptError: it is empty, too long, names what is no token, or the chat template refuses it.
@@ -130,7 +142,7 @@ def encode(model: LoadedText, prompt: Prompt) -> tuple[int, ...]:
                 f"token id {max(ids)} is not below {model.vocab_size}, the size of the vocabulary"
             )
     else:
-        ids = _turns(model, [turn for turn in prompt if isinstance(turn, Turn)])
+        ids = _turns(model, [turn for turn in prompt if isinstance(turn, Turn)], tools)
     if not ids:
         raise PromptError("the prompt is empty")
     if len(ids) >= model.max_context:
@@ -166,11 +178,11 @@ def _too_long(model: LoadedText, count: str) -> PromptTooLong:
     )
 
 
-def _turns(model: LoadedText, turns: list[Turn]) -> tuple[int, ...]:
+def _turns(model: LoadedText, turns: list[Turn], tools: ToolUse | None) -> tuple[int, ...]:
     try:
-        _check_length(model, render_turns(model.tokenizer, turns))
+        _check_length(model, render_turns(model.tokenizer, turns, tools))
         # The length in tokens is checked by the caller, for all kinds of prompts.
-        return encode_turns(model.tokenizer, turns, max_context=2**62)
+        return encode_turns(model.tokenizer, turns, tools, max_context=2**62)
     except PromptTooLong:
         raise
     except UsageError as error:

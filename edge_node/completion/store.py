@@ -209,7 +209,7 @@ class CompletionStore:
                     if seen > tokens:
                         self._metrics.committed(seen - tokens, now - last, first=not tokens)
                         last, tokens = now, seen
-                    text.version = writing.version
+                    text.version, text.form = writing.version, writing.form
                     text.add(pieces)
             finally:
                 self._took(writing.figures())

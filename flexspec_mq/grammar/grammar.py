@@ -33,14 +33,24 @@ class Grammar:
     source: str
 
     @classmethod
+    def from_parts(cls, parts: Sequence[Mapping[str, Any]]) -> Self:
+        """Texts of the first of several grammars, which may name others: ``@other``."""
+        return cls(_compact({"grammars": parts}))
+
+    def parts(self, name: str) -> list[dict[str, Any]]:
+        """Its grammars as parts of another one, the first of them by a name."""
+        first, *others = json.loads(self.source)["grammars"]
+        return [{**first, "name": name}, *others]
+
+    @classmethod
     def from_lark(cls, lark: str) -> Self:
         """Texts of a grammar in llguidance's variant of Lark, with the rule ``start``."""
-        return cls(_compact({"grammars": [{"lark_grammar": lark}]}))
+        return cls.from_parts([{"lark_grammar": lark}])
 
     @classmethod
     def from_json_schema(cls, schema: Mapping[str, Any]) -> Self:
         """JSON on one line, its properties in the schema's order."""
-        return cls(_compact({"grammars": [{"json_schema": {**schema, "x-guidance": JSON_STYLE}}]}))
+        return cls.from_parts([json_part(schema)])
 
     @classmethod
     def from_regex(cls, regex: str) -> Self:
@@ -89,6 +99,11 @@ class Grammar:
             return cls(zstandard.ZstdDecompressor().decompress(packed, max_output_size=size).decode())
         except (zstandard.ZstdError, UnicodeDecodeError) as error:
             raise RemoteProtocolError(f"a grammar cannot be unpacked: {error}") from error
+
+
+def json_part(schema: Mapping[str, Any], **more: str) -> dict[str, Any]:
+    """JSON by a schema, as a part of a grammar."""
+    return {**more, "json_schema": {**schema, "x-guidance": JSON_STYLE}}
 
 
 def _compact(value: object) -> str:

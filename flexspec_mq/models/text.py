@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.grammar.tools import ToolCall, ToolFormat, ToolUse, tool_format
 from flexspec_mq.models.fingerprint import left_out_ids
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from flexspec_mq.models.tokenizer import Tokenizer
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 
 PROMPTS = (
     "Why is the sky blue?",
@@ -43,10 +44,17 @@ _CONTEXT_TOKENS = 4
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Turn of a conversation."""
+    """Turn of a conversation.
+
+    Attributes:
+        calls: calls of tools that the assistant made behind its content.
+        tool: name of the tool whose result a turn of a tool is.
+    """
 
     role: Role
     content: str
+    calls: tuple[ToolCall, ...] = ()
+    tool: str = ""
 
 
 def text_from_bytes(data: bytes, *, source: str = "the prompt") -> str:
@@ -100,7 +108,9 @@ def read_prompts(path: Path, *, may_be_blank: bool = False) -> list[tuple[str, s
     return prompts
 
 
-def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: int) -> tuple[int, ...]:
+def encode_turns(
+    tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | None = None, *, max_context: int
+) -> tuple[int, ...]:
     """Turn a conversation into the token ids that the target continues.
 
     With a chat template the ids end where the assistant's next turn begins. A base model has no template: the
@@ -109,6 +119,7 @@ def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: in
     Args:
         tokenizer: The target's.
         turns: At least one; the last is usually the user's.
+        tools: Tools that the prompt describes.
         max_context: Positions that the model has; one must be left for the first new token.
 
     Raises:
@@ -116,7 +127,9 @@ def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: in
             the turns, or the prompt does not fit.
     """
     # A template writes the special tokens itself.
-    ids = tokenizer.encode(render_turns(tokenizer, turns), add_special_tokens=not tokenizer.chat_template)
+    ids = tokenizer.encode(
+        render_turns(tokenizer, turns, tools), add_special_tokens=not tokenizer.chat_template
+    )
     if not ids:
         raise UsageError("the prompt is empty", hint="write something to continue")
     if len(ids) >= max_context:
@@ -127,27 +140,72 @@ def encode_turns(tokenizer: Tokenizer, turns: Sequence[Turn], *, max_context: in
     return tuple(ids)
 
 
-def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn]) -> str:
+def format_of(tokenizer: Tokenizer) -> ToolFormat:
+    """The form in which a target writes calls of tools."""
+    template = tokenizer.chat_template
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return tool_format(template if isinstance(template, str) else None, added)
+
+
+def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | None = None) -> str:
     """The text of a conversation whose tokens `encode_turns` gives.
 
     Raises:
         UsageError: No turns, the last one is blank, a text is not UTF-8, or the template refuses their order.
     """
     _check(turns)
+    form = format_of(tokenizer)
+    if not form.native:
+        turns = _plain(turns, form, tools)
     if not tokenizer.chat_template:
         return "\n\n".join(turn.content for turn in turns)
     from jinja2 import TemplateError
 
-    messages: Any = [{"role": turn.role, "content": turn.content} for turn in turns]
+    messages: Any = [_message(turn) for turn in turns]
+    told: Any = [tool.as_told() for tool in tools.tools] if tools is not None and form.native else None
     try:
         return cast(
-            "str", tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            "str",
+            tokenizer.apply_chat_template(messages, tools=told, add_generation_prompt=True, tokenize=False),
         )
     except TemplateError as error:
         raise UsageError(
             f"the model's chat template refuses these turns: {error}",
             hint="most templates want user and assistant in turn, with the user's turn last",
         ) from error
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    """A turn as chat templates take it."""
+    message: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.calls:
+        message["tool_calls"] = [
+            {"type": "function", "function": {"name": call.name, "arguments": json.loads(call.arguments)}}
+            for call in turn.calls
+        ]
+    return message | ({"name": turn.tool} if turn.tool else {})
+
+
+def _plain(turns: Sequence[Turn], form: ToolFormat, tools: ToolUse | None) -> list[Turn]:
+    """A conversation with tools for a template that knows none: all of them in the contents of other turns."""
+    plain: list[Turn] = []
+    results: list[str] = []
+    for turn in turns:
+        if turn.role == "tool":
+            if results:
+                plain.pop()
+            results.append(f"<tool_response>\n{turn.content}\n</tool_response>")
+            plain.append(Turn("user", "\n".join(results)))
+            continue
+        results = []
+        calls = [form.call(call) for call in turn.calls]
+        plain.append(
+            Turn(turn.role, "\n".join([*([turn.content] if turn.content or not calls else []), *calls]))
+        )
+    if tools is not None:
+        own = [plain.pop(0).content] if plain[0].role == "system" else []
+        plain.insert(0, Turn("system", "\n\n".join([*own, tools.prompt()])))
+    return plain
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
@@ -207,7 +265,7 @@ class StreamDecoder:
 
 
 def _check(turns: Sequence[Turn]) -> None:
-    if not turns or not turns[-1].content.strip():
+    if not turns or not (turns[-1].content.strip() or turns[-1].calls or turns[-1].role == "tool"):
         raise UsageError("the prompt is empty", hint="write something to continue")
     for turn in turns:
         try:

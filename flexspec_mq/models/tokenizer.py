@@ -93,7 +93,8 @@ class PlainTokenizer:
 
     def apply_chat_template(
         self,
-        conversation: Sequence[Mapping[str, str]],
+        conversation: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
         *,
         add_generation_prompt: bool = False,
         return_dict: bool = False,
@@ -110,7 +111,7 @@ class PlainTokenizer:
         pieces = self._template.generate(
             messages=conversation,
             add_generation_prompt=add_generation_prompt,
-            tools=None,
+            tools=tools,
             documents=None,
             **self.special_tokens_map,
         )

@@ -10,7 +10,7 @@ import pytest
 
 from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
-from edge_node.api.responses import reply
+from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import Completion, End
 from tests.daemons import FakeEngine, until
@@ -160,7 +160,7 @@ async def test_a_reader_that_never_reads_is_taken_for_gone() -> None:
 
     text.add([("a", "device")])
     with pytest.raises(Exception, match="went away"):
-        await asyncio.wait_for(reply(text, wanted(), ApiSettings(send_timeout=0.05), never, send), 10)
+        await asyncio.wait_for(reply([text], wanted(), ApiSettings(send_timeout=0.05), never, send), 10)
 
 
 async def test_a_silent_stream_shows_that_it_lives() -> None:
@@ -170,7 +170,7 @@ async def test_a_silent_stream_shows_that_it_lives() -> None:
     async def send(message: Any) -> None:
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply(text, wanted(), ApiSettings(heartbeat=0.02), never, send))
+    replying = asyncio.create_task(reply([text], wanted(), ApiSettings(heartbeat=0.02), never, send))
     text.add([("a", "device")])
     await until(lambda: sum(part.startswith(b":") for part in sent) >= 2)
     text.add([("b", "device")])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
-from edge_node.api.responses import reply
+from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import Completion, End
 from edge_node.completion.decoding import Origins, PieceDecoder, StopFilter
@@ -125,7 +125,7 @@ async def test_a_late_reader_gets_all_origins_in_one_chunk() -> None:
         await may.acquire()
         sent.append(message.get("body", b""))
 
-    replying = asyncio.create_task(reply(text, wanted, ApiSettings(), never, send))
+    replying = asyncio.create_task(reply([text], wanted, ApiSettings(), never, send))
     writers: tuple[Writer, ...] = "target", "device", "worker"
     for number in range(100):
         piece = f"<{number}>"

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from edge_node.api.bodies import parse_object
+from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
-from edge_node.api.requests import TextRequest, chat_request, completion_request
+from edge_node.api.requests import chat_request, completion_request
 from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.models.text import Turn
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
 
 
-def chat(**more: Any) -> TextRequest:
+def chat(**more: Any) -> OpenAIRequest:
     return chat_request({**HELLO, **more})
 
 
@@ -178,10 +180,12 @@ def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() 
     odd = {"tempreature": 1, "n": 3, "logit_bias": {"5": 1}, "logprobs": True, "guided_regex": "x"}
     message = {"role": "user", "content": "hello", "colour": "red", "tool_calls": [{}]}
     asked = {"messages": [message], **odd, "stream_options": {"what": 1}}
-    assert chat_request(asked, lenient=True) == chat()
+    took = chat_request(asked, lenient=True)
+    assert replace(took, ignored=()) == chat()
+    assert {*took.ignored} == {*odd, "stream_options.what", "messages[0].tool_calls", "messages[0].colour"}
     assert refused(chat_request, asked).param is not None
 
-    def leniently(body: dict[str, Any]) -> TextRequest:
+    def leniently(body: dict[str, Any]) -> OpenAIRequest:
         return chat_request(body, lenient=True)
 
     assert refused(leniently, {**HELLO, "temperature": 9}).param == "temperature"

@@ -1,0 +1,199 @@
+"""Completions and chat completions in OpenAI's shapes, of the types of `schemas.openai`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from edge_node.api.sending import Form, TextRequest
+from flexspec_mq.grammar.tools import CallArguments, CallBegins, Content
+from schemas import openai
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edge_node.api.errors import ApiError
+    from edge_node.completion.completion import Completion, End
+    from flexspec_mq.grammar.tools import CallEvent, CallParser
+
+DONE = b"data: [DONE]\n\n"
+_SUMMED = (
+    "proposed", "drafted", "accepted", "looked_up", "worker_accepted", "rounds", "bytes_up", "bytes_down",
+)  # fmt: skip
+"""Figures that several texts have together."""
+
+
+def event(body: msgspec.Struct) -> bytes:
+    """A server-sent event; JSON has no line break, so it is one line."""
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+def usage(ends: Sequence[End]) -> openai.Usage | msgspec.UnsetType:
+    """`usage` of the texts of a request, with ours in an object of its own."""
+    figures = [end.figures for end in ends if end.figures is not None]
+    if not figures:
+        return UNSET
+    first, tokens = figures[0], sum(each.tokens for each in figures)
+    ours = msgspec.convert(first, openai.FlexspecUsage, from_attributes=True)
+    if len(figures) > 1:
+        together = {name: sum(getattr(each, name) for each in figures) for name in _SUMMED}
+        if first.energy_j is not None:
+            joules = together["energy_j"] = sum(each.energy_j or 0.0 for each in figures)
+            together["energy_j_per_100"] = 100 * joules / max(tokens, 1)
+        ours = msgspec.structs.replace(ours, **together)
+    return openai.Usage(
+        prompt_tokens=first.prompt_tokens,
+        completion_tokens=tokens,
+        total_tokens=first.prompt_tokens + tokens,
+        flexspec=ours,
+    )
+
+
+def call_id(text: Completion, index: int) -> str:
+    """The id of a call; the same for all who read the text."""
+    return f"call_{text.id}{index}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAIRequest(TextRequest):
+    """A request for completions or chat completions.
+
+    Attributes:
+        chat: a request to the chat endpoint.
+        include_usage: end the stream with a chunk of figures.
+        include_origin: say in each chunk which parts of it were drafted on the device.
+    """
+
+    chat: bool
+    include_usage: bool
+    include_origin: bool
+
+    @property
+    def prompt_field(self) -> str:
+        """Field of the request that holds the prompt."""
+        return "messages" if self.chat else "prompt"
+
+    def form(self, texts: Sequence[Completion]) -> OpenAIForm:
+        """OpenAI's objects."""
+        return OpenAIForm(texts, self)
+
+
+class OpenAIForm(Form):
+    """A completion, or a chat completion."""
+
+    def __init__(self, texts: Sequence[Completion], wanted: OpenAIRequest) -> None:
+        super().__init__(texts, wanted.prompt_field)
+        self._wanted = wanted
+        self.name = ("chatcmpl-" if wanted.chat else "cmpl-") + texts[0].id
+        self._parsers: dict[int, CallParser] = {}
+
+    def whole(self, ends: Sequence[End]) -> bytes:
+        """A single object."""
+        took = usage(ends)
+        if self._wanted.chat:
+            chosen = [self._choice(at, end) for at, end in enumerate(ends)]
+            return msgspec.json.encode(openai.ChatCompletion(**self._head, choices=chosen, usage=took))
+        choices = [
+            openai.TextChoice(index=at, text=text.whole, finish_reason=end.reason)
+            for at, (text, end) in enumerate(zip(self.texts, ends, strict=True))
+        ]
+        return msgspec.json.encode(openai.TextCompletion(**self._head, choices=choices, usage=took))
+
+    def _choice(self, at: int, end: End) -> openai.ChatChoice:
+        text, parser = self.texts[at], self.texts[at].parser()
+        events = parser.push(text.whole) + parser.finish()
+        content = "".join(event.text for event in events if isinstance(event, Content))
+        calls = [
+            openai.ToolCall(
+                id=call_id(text, index),
+                function=openai.FunctionCall(name=call.name, arguments=call.arguments),
+            )
+            for index, call in enumerate(parser.calls)
+        ]
+        message = openai.AssistantMessage(
+            content=content if content or not calls else None, tool_calls=calls or UNSET
+        )
+        return openai.ChatChoice(index=at, message=message, finish_reason=_reason(end, parser))
+
+    def first(self) -> bytes:
+        """The role of each answer to a chat, before any text."""
+        if not self._wanted.chat:
+            return b""
+        begun = openai.Delta(role="assistant", content="")
+        return b"".join(self._chunk(at, begun) for at in range(len(self.texts)))
+
+    def piece(self, at: int, piece: str) -> bytes:
+        """An event, or one for each part of a call."""
+        return self._events(at, self._parser(at).push(piece))
+
+    def ended(self, at: int, end: End) -> bytes:
+        """The event that says why."""
+        rest = self._events(at, self._parser(at).finish())
+        return rest + self._chunk(at, openai.Delta(), _reason(end, self._parser(at)))
+
+    def last(self, ends: Sequence[End]) -> bytes:
+        """Figures, if they are asked for, and the mark of the end."""
+        took = usage(ends)
+        if self._wanted.include_usage and took is not UNSET:
+            return self._event([], usage=took) + DONE
+        return DONE
+
+    def broken(self, error: ApiError) -> bytes:
+        """An event in place of the mark of the end; OpenAI's client raises it."""
+        return event(error.body())
+
+    def _parser(self, at: int) -> CallParser:
+        if at not in self._parsers:
+            self._parsers[at] = self.texts[at].parser()
+        return self._parsers[at]
+
+    def _events(self, at: int, events: Sequence[CallEvent]) -> bytes:
+        return b"".join(self._told(at, event) for event in events)
+
+    def _told(self, at: int, event: CallEvent) -> bytes:
+        text = self.texts[at]
+        if isinstance(event, Content):
+            more: dict[str, Any] = {}
+            if self._wanted.include_origin:
+                more = {"flexspec": openai.Origin(list(text.origins.cut(event.text, event.at)))}
+            return self._chunk(at, openai.Delta(content=event.text), **more)
+        if isinstance(event, CallBegins):
+            call = openai.ToolCallDelta(
+                index=event.number,
+                id=call_id(text, event.number),
+                type="function",
+                function=openai.FunctionDelta(name=event.name, arguments=""),
+            )
+        elif isinstance(event, CallArguments):
+            call = openai.ToolCallDelta(
+                index=event.number, function=openai.FunctionDelta(arguments=event.text)
+            )
+        else:
+            return b""
+        return self._chunk(at, openai.Delta(tool_calls=[call]))
+
+    def _chunk(
+        self, at: int, delta: openai.Delta, reason: openai.FinishReason | None = None, **more: Any
+    ) -> bytes:
+        choice: openai.ChunkChoice | openai.TextChoice
+        if self._wanted.chat:
+            choice = openai.ChunkChoice(index=at, delta=delta, finish_reason=reason)
+        else:
+            choice = openai.TextChoice(index=at, text=delta.content or "", finish_reason=reason)
+        return self._event([choice], usage=None if self._wanted.include_usage else UNSET, **more)
+
+    def _event(self, choices: list[Any], **more: Any) -> bytes:
+        kind = openai.ChatCompletionChunk if self._wanted.chat else openai.TextCompletion
+        return event(kind(**self._head, choices=choices, **more))
+
+    @property
+    def _head(self) -> dict[str, Any]:
+        text = self.texts[0]
+        return {"id": self.name, "created": text.created, "model": text.version}
+
+
+def _reason(end: End, parser: CallParser) -> openai.FinishReason | None:
+    return "tool_calls" if end.reason == "stop" and parser.calls else end.reason
