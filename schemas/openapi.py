@@ -1,12 +1,13 @@
-"""The OpenAPI 3.1 document of the edge node's HTTP API, made from the types of `schemas.openai`."""
+"""The OpenAPI 3.1 document of the edge node's HTTP API, made from the types of `schemas.openai` and its like."""
 
 from __future__ import annotations
 
+import re
 from typing import Literal, NamedTuple
 
 import msgspec
 
-from schemas import openai, plan
+from schemas import openai, plan, responses
 from schemas.jsonschema import Json, described
 
 
@@ -19,7 +20,7 @@ class _Endpoint(NamedTuple):
         locked: true where it asks for the key, if there is one.
     """
 
-    method: Literal["get", "post"]
+    method: Literal["get", "post", "delete"]
     path: str
     summary: str
     gives: type[msgspec.Struct] | None
@@ -45,6 +46,16 @@ ENDPOINTS = (
         openai.CompletionRequest,
         openai.TextCompletion,
     ),
+    _Endpoint(
+        "post",
+        "/v1/responses",
+        "Answer, or call tools, and maybe keep that for later.",
+        responses.Response,
+        responses.ResponsesRequest,
+        responses.ResponseEvent,
+    ),
+    _Endpoint("get", "/v1/responses/{response}", "A response that the node keeps.", responses.Response),
+    _Endpoint("delete", "/v1/responses/{response}", "Forget a response.", responses.ResponseDeleted),
     _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
     _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
     _Endpoint("get", "/v1/plan", "How drafts are planned now, by version, and why.", plan.PlanList),
@@ -57,7 +68,7 @@ ENDPOINTS = (
 )
 TYPES: tuple[type[msgspec.Struct], ...] = tuple(
     kind
-    for name, kind in (vars(openai) | vars(plan)).items()
+    for name, kind in (vars(openai) | vars(plan) | vars(responses)).items()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not name.startswith("_")
 )
 
@@ -99,8 +110,8 @@ def _operation(endpoint: _Endpoint) -> Json:
     if endpoint.takes is not None:
         operation["requestBody"] = {"required": True, "content": _json(endpoint.takes)}
         operation["parameters"] = [_text("header", "Idempotency-Key", required=False)]
-    if "{model}" in endpoint.path:
-        operation["parameters"] = [_text("path", "model", required=True)]
+    if names := re.findall(r"\{(\w+)\}", endpoint.path):
+        operation["parameters"] = [_text("path", name, required=True) for name in names]
     return operation
 
 
@@ -112,7 +123,8 @@ def _content(endpoint: _Endpoint) -> Json:
         return {media: {"schema": {"type": kind}}}
     content = _json(endpoint.gives)
     if endpoint.chunk is not None:
-        words = f"Each event's data is one {endpoint.chunk.__name__}, at the end [DONE]; or an ErrorBody."
+        end = "" if endpoint.chunk is responses.ResponseEvent else ", at the end [DONE]; or an ErrorBody"
+        words = f"Each event's data is one {endpoint.chunk.__name__}{end}."
         content["text/event-stream"] = {"schema": {"type": "string", "description": words}}
     return content
 

@@ -26,6 +26,7 @@ from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestId
 from edge_node.api.bodies import Bodies, canonical, parse_object
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.requests import chat_request, completion_request
+from edge_node.api.responses import ResponseStore, client_of, responses_request
 from edge_node.api.sending import IGNORED, reply
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.generator import CompletionGenerator, plan_told
@@ -35,6 +36,7 @@ from edge_node.completion.store import CompletionStore
 from schemas.openai import Health, Model, ModelList, ModelVersion
 from schemas.openapi import document
 from schemas.plan import PlanList, VersionPlan
+from schemas.responses import ResponseDeleted
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -62,6 +64,7 @@ class Api:
 
     Attributes:
         bodies: bodies of the requests that are being read.
+        responses: responses that later ones may go on from.
         since: seconds since the Unix epoch at which the app was made.
     """
 
@@ -71,6 +74,7 @@ class Api:
     metrics: Metrics
     refusals: ClientRefusals
     bodies: Bodies
+    responses: ResponseStore
     since: int
 
     def versions(self) -> dict[str, int]:
@@ -151,6 +155,22 @@ async def _text(
 ) -> None:
     body = parse_object(await api.bodies.read(request))
     await serve_text(api, parse(body, api.settings.lenient), body, request, send)
+
+
+async def _respond(api: Api, request: Request, send: Send) -> None:
+    parse = partial(responses_request, store=api.responses, client=client_of(request))
+    await _text(parse, api, request, send)
+
+
+async def _response(api: Api, request: Request, _send: Send) -> Response:
+    kept = api.responses.get(client_of(request), request.path_params["response"])
+    return _json(kept.response)
+
+
+async def _delete_response(api: Api, request: Request, _send: Send) -> Response:
+    name = request.path_params["response"]
+    api.responses.delete(client_of(request), name)
+    return _json(ResponseDeleted(id=name))
 
 
 async def serve_text(
@@ -274,6 +294,9 @@ def _refuse(_request: Request, error: Exception) -> Response:
 _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/chat/completions", "POST", partial(_text, chat_request)),
     ("/v1/completions", "POST", partial(_text, completion_request)),
+    ("/v1/responses", "POST", _respond),
+    ("/v1/responses/{response}", "GET", _response),
+    ("/v1/responses/{response}", "DELETE", _delete_response),
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),
     ("/v1/plan", "GET", _plan),
@@ -309,7 +332,9 @@ def create_app(
     generator = CompletionGenerator(node, model, policy, limit)
     texts = CompletionStore(generator, settings, metrics)
     refusals = ClientRefusals(metrics.refused)
-    api = Api(settings, texts, node, metrics, refusals, Bodies(settings), int(time.time()))
+    api = Api(
+        settings, texts, node, metrics, refusals, Bodies(settings), ResponseStore(settings), int(time.time())
+    )
     routes = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]
     gate = Middleware(AuthMiddleware, settings=settings, metrics=metrics, refusals=refusals, paths=PATHS)
     app = Starlette(
@@ -327,7 +352,7 @@ def _cors(settings: ApiSettings) -> list[Middleware]:
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.api_cors_origins,
-        allow_methods=("GET", "POST"),
+        allow_methods=("GET", "POST", "DELETE"),
         allow_headers=("*",),
         expose_headers=(HEADER.decode(), "retry-after", IGNORED),
     )

@@ -12,6 +12,7 @@ from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import Role, Turn
 from schemas import openai
+from schemas.responses import ResponsesRequest
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion that names no limit, as OpenAI's."""
@@ -36,8 +37,8 @@ def chat_request(body: dict[str, Any], lenient: bool = False) -> OpenAIRequest:
     """
     ignored: list[str] | None = [] if lenient else None
     asked = read(openai.ChatCompletionRequest, body, ignored=ignored)
-    turns = tuple(Turn(_ROLES[message.role], _joined(message.content)) for message in asked.messages)
-    limit = _limit({"max_tokens": asked.max_tokens, "max_completion_tokens": asked.max_completion_tokens})
+    turns = tuple(Turn(_ROLES[message.role], joined(message.content)) for message in asked.messages)
+    limit = limit_of({"max_tokens": asked.max_tokens, "max_completion_tokens": asked.max_completion_tokens})
     return _request(asked, turns, limit, chat=True, ignored=ignored)
 
 
@@ -49,7 +50,7 @@ def completion_request(body: dict[str, Any], lenient: bool = False) -> OpenAIReq
     """
     ignored: list[str] | None = [] if lenient else None
     asked = read(openai.CompletionRequest, body, ignored=ignored)
-    limit = COMPLETION_TOKENS if asked.max_tokens is None else _limit({"max_tokens": asked.max_tokens})
+    limit = COMPLETION_TOKENS if asked.max_tokens is None else limit_of({"max_tokens": asked.max_tokens})
     return _request(asked, _prompt(asked.prompt), limit, chat=False, ignored=ignored)
 
 
@@ -63,36 +64,49 @@ def _request(
 ) -> OpenAIRequest:
     if asked.stream_options is not None and not asked.stream and ignored is None:
         raise bad("stream_options", "stream_options needs stream")
-    if asked.seed is not None and not -(2**63) <= asked.seed < 2**64:
-        raise bad("seed", "seed has more than 64 bits")
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     shown = asked.stream_options or openai.StreamOptions()
-    try:
-        options = CompletionOptions(
-            temperature=asked.temperature,
-            top_k=asked.top_k,
-            top_p=asked.top_p,
-            seed=None if asked.seed is None else asked.seed % 2**64,
-            limit=limit,
-            stops=tuple(stop for stop in stops if stop),
-            ignore_eos=asked.ignore_eos,
-            wait=asked.wait,
-            prediction=None if asked.prediction is None else _joined(asked.prediction.content),
-            user=_name(asked.safety_identifier, asked.user),
-            key=_name(asked.prompt_cache_key, asked.safety_identifier, asked.user),
-        )
-    except UsageError as error:
-        raise bad(None, error.message) from error
     return OpenAIRequest(
         chat=chat,
         model=asked.model,
         prompt=prompt,
-        asked=options,
+        asked=options_of(
+            asked,
+            limit=limit,
+            stops=tuple(stop for stop in stops if stop),
+            prediction=None if asked.prediction is None else joined(asked.prediction.content),
+        ),
         stream=asked.stream,
         include_usage=shown.include_usage,
         include_origin=shown.include_origin,
         ignored=tuple(ignored or ()),
     )
+
+
+def options_of(
+    asked: openai.ChatCompletionRequest | openai.CompletionRequest | ResponsesRequest, **more: Any
+) -> CompletionOptions:
+    """How a request says that its text is to be written, by fields that all requests have, and `more`.
+
+    Raises:
+        ApiError: 400.
+    """
+    if asked.seed is not None and not -(2**63) <= asked.seed < 2**64:
+        raise bad("seed", "seed has more than 64 bits")
+    try:
+        return CompletionOptions(
+            temperature=asked.temperature,
+            top_k=asked.top_k,
+            top_p=asked.top_p,
+            seed=None if asked.seed is None else asked.seed % 2**64,
+            ignore_eos=asked.ignore_eos,
+            wait=asked.wait,
+            user=_name(asked.safety_identifier, asked.user),
+            key=_name(asked.prompt_cache_key, asked.safety_identifier, asked.user),
+            **more,
+        )
+    except UsageError as error:
+        raise bad(None, error.message) from error
 
 
 def _name(*fields: Any) -> bytes:
@@ -101,11 +115,12 @@ def _name(*fields: Any) -> bytes:
     return name.encode("utf-8", "surrogatepass")
 
 
-def _joined(content: str | Sequence[openai.TextPart]) -> str:
+def joined(content: str | list[Any]) -> str:
+    """The text of a message: a string, or parts."""
     return content if isinstance(content, str) else "".join(part.text for part in content)
 
 
-def _limit(stated: dict[str, int | None]) -> int | None:
+def limit_of(stated: dict[str, int | None]) -> int | None:
     """Tokens at most, from fields of which each may say it; None if none does."""
     given = {name: value for name, value in stated.items() if value is not None}
     for name, value in given.items():

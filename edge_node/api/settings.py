@@ -38,6 +38,9 @@ class ApiSettings(CompletionLimits):
         head_timeout: for a request's head to arrive, idle time between two requests included.
         body_timeout: for a request's body to arrive.
         heartbeat: silence in a stream after which an SSE comment is sent.
+        keep_responses: responses that later ones may go on from, at most.
+        keep_responses_for: how long one is kept.
+        keep_response_bytes: of all of them, with their conversations.
     """
 
     api_host: Annotated[str, Setting(help="address that the API listens on")] = "127.0.0.1"
@@ -86,6 +89,9 @@ class ApiSettings(CompletionLimits):
     head_timeout: float = waiting.HEAD
     body_timeout: float = waiting.BODY
     heartbeat: float = waiting.HEARTBEAT
+    keep_responses: int = 1024
+    keep_responses_for: float = 86_400.0
+    keep_response_bytes: int = 16 * 2**20
 
     def __post_init__(self) -> None:
         """Refuse what no API can be made of.

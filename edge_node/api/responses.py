@@ -1,0 +1,524 @@
+"""OpenAI's ``/v1/responses``: items to turns and back, responses that are kept for later ones, and their events."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edge_node.api.bodies import parse_object, read
+from edge_node.api.chat import event
+from edge_node.api.errors import ApiError, bad
+from edge_node.api.requests import joined, limit_of, options_of
+from edge_node.api.sending import Form, TextRequest
+from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.errors import UsageError
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, Content, Tool, ToolCall, ToolUse
+from flexspec_mq.models.text import Turn
+from schemas import responses as types
+from schemas.openai import FlexspecUsage
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from edge_node.api.settings import ApiSettings
+    from edge_node.completion.completion import Completion, End
+    from edge_node.completion.generator import Figures
+    from flexspec_mq.grammar.tools import CallParser
+
+Item = types.ResponseOutputMessage | types.ResponseFunctionCall
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResponse:
+    """A response that later ones may go on from.
+
+    Attributes:
+        turns: turns of the conversation, answer included, instructions left out.
+    """
+
+    turns: tuple[Turn, ...]
+    response: types.Response
+
+    @property
+    def size(self) -> int:
+        """Bytes, about; what responses of one conversation share is counted for each."""
+        return len(msgspec.json.encode([self.response, self.turns]))
+
+
+class ResponseStore:
+    """Responses in memory: a client finds its own by their ids, until they are too old or too many.
+
+    Args:
+        settings: bounds.
+    """
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._kept = ExpiringMap[tuple[bytes, str], KeptResponse](
+            most=settings.keep_responses,
+            life=settings.keep_responses_for,
+            most_weight=settings.keep_response_bytes,
+            weigh=lambda kept: kept.size,
+        )
+
+    def put(self, client: bytes, kept: KeptResponse) -> None:
+        """Keep a response."""
+        now = time.monotonic()
+        self._kept.expire(now)
+        self._kept.put((client, kept.response.id), kept, now)
+
+    def get(self, client: bytes, name: str, param: str | None = None) -> KeptResponse:
+        """A response by its id.
+
+        Args:
+            client: who asks.
+            name: id of a response.
+            param: field of the request that has the id; None if its path has.
+
+        Raises:
+            ApiError: there is none, or it is another client's.
+        """
+        kept = self._kept.get((client, name), time.monotonic())
+        if kept is None:
+            raise ApiError(
+                404 if param is None else 400,
+                f"response {name[:80]!r} is not here",
+                param=param,
+                code="not_found" if param is None else "previous_response_not_found",
+                hint="the node forgets old ones, those of `store` false and, when it starts anew, all",
+            )
+        return kept
+
+    def delete(self, client: bytes, name: str) -> None:
+        """Forget a response.
+
+        Raises:
+            ApiError: 404.
+        """
+        self.get(client, name)
+        self._kept.pop((client, name))
+
+    def item(self, client: bytes, name: str, param: str) -> Item:
+        """An item of a response's output by its own id.
+
+        Raises:
+            ApiError: there is none.
+        """
+        _, _, rest = name.partition("_")
+        response = self.get(client, f"resp_{rest.partition('_')[0]}", param).response
+        for item in response.output:
+            if item.id == name:
+                return item
+        raise bad(param, f"{param} names no item of response {response.id}")
+
+
+def client_of(request: Request) -> bytes:
+    """Who asks, as far as can be told: by the bearer token."""
+    return blake2b(request.headers.get("authorization", "").encode(), digest_size=16).digest()
+
+
+_KINDS: dict[str, type[msgspec.Struct]] = {
+    "message": types.ResponseInputMessage,
+    "function_call": types.ResponseInputCall,
+    "function_call_output": types.ResponseCallOutput,
+    "item_reference": types.ResponseItemReference,
+}
+
+
+class Conversation:
+    """Turns that items are made into.
+
+    Args:
+        turns: earlier turns.
+    """
+
+    def __init__(self, turns: tuple[Turn, ...] = ()) -> None:
+        self.turns = [*turns]
+        self._calls = {call.id: call.name for turn in turns for call in turn.calls}
+        self._answers = False  # the last turn is an answer that calls may be added to
+
+    def add(self, item: msgspec.Struct, where: str) -> None:
+        """Append an item.
+
+        Raises:
+            ApiError: 400, naming the field.
+        """
+        match item:
+            case types.ResponseInputMessage(role="assistant") | types.ResponseOutputMessage():
+                self.turns.append(Turn("assistant", joined(item.content)))
+                self._answers = True
+            case types.ResponseInputMessage():
+                role = "system" if item.role == "developer" else item.role
+                self.turns.append(Turn(role, joined(item.content)))
+                self._answers = False
+            case types.ResponseInputCall() | types.ResponseFunctionCall():
+                self._call(ToolCall(item.name, item.arguments, item.call_id), where)
+            case types.ResponseCallOutput():
+                if item.call_id not in self._calls:
+                    raise bad(f"{where}.call_id", f"no call before {where} has the id {item.call_id[:80]!r}")
+                self.turns.append(Turn("tool", joined(item.output), tool=self._calls[item.call_id]))
+                self._answers = False
+
+    def _call(self, call: ToolCall, where: str) -> None:
+        try:
+            parse_object(call.arguments.encode())
+        except ApiError as error:
+            raise bad(f"{where}.arguments", f"{where}.arguments is no JSON object") from error
+        self._calls[call.id] = call.name
+        if not self._answers:
+            self.turns.append(Turn("assistant", ""))
+            self._answers = True
+        self.turns[-1] = replace(self.turns[-1], calls=(*self.turns[-1].calls, call))
+
+
+def read_input(
+    given: str | list[dict[str, Any]],
+    before: tuple[Turn, ...],
+    referred: Callable[[str, str], Item],
+    *,
+    ignored: list[str] | None,
+) -> tuple[Turn, ...]:
+    """The turns of a request's input, behind those that it goes on from.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    made = Conversation(before)
+    if not given:
+        raise bad("input", "input is empty")
+    if isinstance(given, str):
+        given = [{"role": "user", "content": given}]
+    for at, item in enumerate(given):
+        where = f"input[{at}]"
+        kind = item.get("type") or ("message" if "role" in item else "item_reference")
+        if kind == "reasoning":
+            continue
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise bad(f"{where}.type", f"{where}.type is {str(kind)[:60]!r}, not one of {', '.join(_KINDS)}")
+        got = read(_KINDS[kind], item, f"{where}.", ignored=ignored)
+        if isinstance(got, types.ResponseItemReference):
+            got = referred(got.id, f"{where}.id")
+        made.add(got, where)
+    return tuple(made.turns)
+
+
+def tool_use(
+    asked: types.ResponsesRequest, *, ignored: list[str] | None
+) -> tuple[list[types.ResponseTool], ToolUse | None]:
+    """Tools of a request as OpenAI has them, and what the text may do with them.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    tools = []
+    for at, tool in enumerate(asked.tools or []):
+        if tool.get("type") != "function":
+            message = (
+                f"tools[{at}] is {str(tool.get('type'))[:60]!r}; this node hosts no tools, send functions"
+            )
+            raise bad(f"tools[{at}].type", message, code="unsupported_parameter")
+        tools.append(read(types.ResponseTool, tool, f"tools[{at}].", ignored=ignored))
+    choice, only = asked.tool_choice, None
+    if isinstance(choice, types.ResponseToolChoice):
+        named = (
+            [choice.name] if choice.type == "function" else [tool.get("name") for tool in choice.tools or []]
+        )
+        only = frozenset(str(name) for name in named)
+        choice = "required" if choice.type == "function" else choice.mode or "auto"
+    if choice == "none" or not tools:
+        if choice == "required":
+            raise bad("tool_choice", "tool_choice asks for a call, and there are no tools")
+        return tools, None
+    try:
+        use = ToolUse(
+            tools=tuple(Tool(tool.name, tool.description or "", tool.parameters) for tool in tools),
+            only=only,
+            required=choice == "required",
+            parallel=asked.parallel_tool_calls,
+        )
+    except UsageError as error:
+        raise bad("tools" if only is None else "tool_choice", error.message) from error
+    return tools, use
+
+
+class Output:
+    """The items of a response as its text comes, and the events that tell of them.
+
+    Args:
+        name: id of the text.
+
+    Attributes:
+        items: complete items, and the one that is written.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.items: list[Item] = []
+        self._name = name
+        self._parts: list[str] = []
+        self._open = False
+        self._numbered = 0
+
+    def event(self, kind: str, **fields: Any) -> types.ResponseEvent:
+        """The next event."""
+        self._numbered += 1
+        return types.ResponseEvent(type=f"response.{kind}", sequence_number=self._numbered - 1, **fields)
+
+    def take(self, told: CallEvent) -> Iterator[types.ResponseEvent]:
+        """The events of a part of the text."""
+        match told:
+            case Content():
+                if not (self._open and isinstance(self.items[-1], types.ResponseOutputMessage)):
+                    yield from self._begin(
+                        types.ResponseOutputMessage(id=self._id("msg"), status="in_progress", content=[])
+                    )
+                    yield self._of_text("content_part.added", part=types.ResponseOutputText(text=""))
+                self._parts.append(told.text)
+                if told.text:
+                    yield self._of_text("output_text.delta", delta=told.text, logprobs=[])
+            case CallBegins():
+                yield from self._begin(
+                    types.ResponseFunctionCall(
+                        id=self._id("fc"),
+                        status="in_progress",
+                        call_id=self._id("call"),
+                        name=told.name,
+                        arguments="",
+                    )
+                )
+            case CallArguments():
+                self._parts.append(told.text)
+                yield self._of_item("function_call_arguments.delta", delta=told.text)
+            case _:
+                yield from self._end()
+
+    def finish(self, status: types.Status) -> Iterator[types.ResponseEvent]:
+        """The text is over; one without any item is an empty message."""
+        if not self.items:
+            yield from self.take(Content("", 0))
+        yield from self._end(status)
+
+    def _end(self, status: types.Status = "completed") -> Iterator[types.ResponseEvent]:
+        """End the item that is written, if there is one."""
+        if not self._open:
+            return
+        self._open, text = False, "".join(self._parts)
+        item = self.items[-1]
+        if isinstance(item, types.ResponseOutputMessage):
+            part = types.ResponseOutputText(text=text)
+            item = msgspec.structs.replace(item, status=status, content=[part])
+            yield self._of_text("output_text.done", text=text, logprobs=[])
+            yield self._of_text("content_part.done", part=part)
+        else:
+            item = msgspec.structs.replace(item, status=status, arguments=text)
+            yield self._of_item("function_call_arguments.done", name=item.name, arguments=text)
+        self.items[-1] = item
+        yield self.event("output_item.done", output_index=len(self.items) - 1, item=item)
+
+    def _begin(self, item: Item) -> Iterator[types.ResponseEvent]:
+        yield from self._end()
+        self.items.append(item)
+        self._parts, self._open = [], True
+        yield self.event("output_item.added", output_index=len(self.items) - 1, item=item)
+
+    def _id(self, kind: str) -> str:
+        return f"{kind}_{self._name}_{len(self.items)}"
+
+    def _of_item(self, kind: str, **fields: Any) -> types.ResponseEvent:
+        index = len(self.items) - 1
+        return self.event(kind, item_id=self.items[-1].id, output_index=index, **fields)
+
+    def _of_text(self, kind: str, **fields: Any) -> types.ResponseEvent:
+        return self._of_item(kind, content_index=0, **fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponsesTextRequest(TextRequest):
+    """A request for a response.
+
+    Attributes:
+        said: the request.
+        tools: functions that it names.
+        turns: turns of the conversation, without instructions.
+        keep: keeps the response.
+    """
+
+    said: types.ResponsesRequest
+    tools: list[types.ResponseTool]
+    turns: tuple[Turn, ...]
+    keep: Callable[[KeptResponse], None]
+
+    def form(self, texts: Sequence[Completion]) -> ResponsesForm:
+        """OpenAI's objects."""
+        return ResponsesForm(texts, self)
+
+
+def responses_request(
+    body: dict[str, Any], lenient: bool = False, *, store: ResponseStore, client: bytes
+) -> ResponsesTextRequest:
+    """Read the body of a request for a response; see `chat_request`.
+
+    Args:
+        body: JSON object of the request.
+        lenient: ignore fields that are unknown or not supported.
+        store: responses that it may go on from.
+        client: who asks.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    ignored: list[str] | None = [] if lenient else None
+    asked = read(types.ResponsesRequest, body, ignored=ignored)
+    if any("logprobs" in each for each in asked.include or []):
+        raise bad("include", "include asks for log-probabilities, which are not available")
+    before: tuple[Turn, ...] = ()
+    if asked.previous_response_id is not None:
+        before = store.get(client, asked.previous_response_id, "previous_response_id").turns
+    turns = read_input(asked.input, before, partial(store.item, client), ignored=ignored)
+    tools, use = tool_use(asked, ignored=ignored)
+    instructions = (Turn("system", asked.instructions),) if asked.instructions else ()
+    return ResponsesTextRequest(
+        model=asked.model,
+        prompt=(*instructions, *turns),
+        asked=options_of(
+            asked,
+            limit=limit_of({"max_output_tokens": asked.max_output_tokens}),
+            tools=use,
+            grammar=_grammar(asked),
+        ),
+        stream=asked.stream,
+        ignored=tuple(ignored or ()),
+        said=asked,
+        tools=tools,
+        turns=turns,
+        keep=partial(store.put, client),
+    )
+
+
+def _grammar(asked: types.ResponsesRequest) -> Grammar | None:
+    """Texts that ``text.format`` allows."""
+    shape = asked.text.format
+    if shape.type == "text":
+        return None
+    if shape.type == "json_schema" and shape.schema is None:
+        raise bad("text.format.schema", "text.format.schema is missing")
+    return Grammar.from_json_schema(shape.schema or {"type": "object"})
+
+
+class ResponsesForm(Form):
+    """A text as a response, or as its events."""
+
+    def __init__(self, texts: Sequence[Completion], wanted: ResponsesTextRequest) -> None:
+        super().__init__(texts, "input")
+        (self._text,) = texts
+        self._wanted = wanted
+        self._output = Output(self._text.id)
+        self._parser: CallParser | None = None
+        self.name = f"resp_{self._text.id}"
+
+    def whole(self, ends: Sequence[End]) -> bytes:
+        """The response as an object."""
+        self._read(self._text.whole, ends[0])
+        return msgspec.json.encode(self._over(ends[0]))
+
+    def first(self) -> bytes:
+        """The events before any text."""
+        begun = self._response("in_progress")
+        return b"".join(
+            _sent(self._output.event(kind, response=begun)) for kind in ("created", "in_progress")
+        )
+
+    def piece(self, at: int, piece: str) -> bytes:
+        """Events of what the text adds."""
+        del at
+        return self._read(piece)
+
+    def ended(self, at: int, end: End) -> bytes:
+        """Events that end its items."""
+        del at
+        return self._read("", end)
+
+    def last(self, ends: Sequence[End]) -> bytes:
+        """The event that has all of it."""
+        response = self._over(ends[0])
+        return _sent(self._output.event(response.status, response=response))
+
+    def broken(self, error: ApiError) -> bytes:
+        """The event of a response that failed."""
+        code = {400: "invalid_prompt", 429: "rate_limit_exceeded"}.get(error.status, "server_error")
+        told = msgspec.convert(
+            {"code": code, "message": error.words, "type": error.code}, types.ResponseError
+        )
+        return _sent(self._output.event("failed", response=self._response("failed", error=told)))
+
+    def _read(self, piece: str, end: End | None = None) -> bytes:
+        if self._parser is None:
+            self._parser = self._text.parser()
+        told = self._parser.push(piece)
+        if end is not None:
+            told += self._parser.finish()
+        events = [event for each in told for event in self._output.take(each)]
+        if end is not None:
+            events += self._output.finish("incomplete" if end.reason == "length" else "completed")
+        return b"".join(map(_sent, events))
+
+    def _over(self, end: End) -> types.Response:
+        """The response to a text that is complete, or cut; it is kept before its client can ask for it."""
+        figures, cut = end.figures, end.reason == "length"
+        response = self._response(
+            "incomplete" if cut else "completed",
+            completed_at=None if cut or figures is None else self._text.created + round(figures.seconds),
+            incomplete_details=types.ResponseIncompleteDetails() if cut else None,
+            output=self._output.items,
+            **({} if figures is None else _used(figures)),
+        )
+        if self._wanted.said.store:
+            answer = Conversation(self._wanted.turns)
+            for item in self._output.items:
+                if item.status == "completed" or isinstance(item, types.ResponseOutputMessage):
+                    answer.add(item, "output")
+            self._wanted.keep(KeptResponse(tuple(answer.turns), response))
+        return response
+
+    def _response(self, status: types.Status, **more: Any) -> types.Response:
+        said = self._wanted.said
+        known = {name: getattr(said, name) for name in _ECHOED}
+        return types.Response(
+            id=self.name,
+            created_at=self._text.created,
+            status=status,
+            model=self._text.version or said.model or "",
+            tools=self._wanted.tools,
+            **{**known, **more},
+        )
+
+
+def _used(figures: Figures) -> dict[str, Any]:
+    """Fields of a response that only its text has."""
+    return {
+        "temperature": figures.temperature,
+        "top_p": figures.top_p,
+        "usage": types.ResponseUsage(
+            input_tokens=figures.prompt_tokens,
+            output_tokens=figures.tokens,
+            total_tokens=figures.prompt_tokens + figures.tokens,
+            flexspec=msgspec.convert(figures, FlexspecUsage, from_attributes=True),
+        ),
+    }
+
+
+_ECHOED = (
+    "instructions", "max_output_tokens", "max_tool_calls", "parallel_tool_calls", "previous_response_id", "reasoning",
+    "store", "temperature", "text", "tool_choice", "top_p", "truncation", "metadata",
+)  # fmt: skip
+"""Fields of a response that say what the request said."""
+
+
+def _sent(made: types.ResponseEvent) -> bytes:
+    """A server-sent event with its name."""
+    return f"event: {made.type}\n".encode() + event(made)
