@@ -17,7 +17,7 @@ from schemas.plan import LimitReport, Plan
 NEUTRAL, WHY = "neutral", "why"
 """Keys of `Meta.extra`: values that ask for nothing, each as JSON, and why others are refused."""
 
-_NO_LOGPROBS = "log-probabilities are not available"
+NO_LOGPROBS = "log-probabilities are not available"
 _EMPTY: tuple[object, ...] = (False, 0, "", [], {})
 
 
@@ -171,8 +171,8 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     functions: Empty = None
     function_call: Annotated[Any, unsupported("none", "auto")] = None
     response_format: Annotated[Any, unsupported({"type": "text"})] = None
-    logprobs: Annotated[Any, unsupported(False, why=_NO_LOGPROBS)] = None
-    top_logprobs: Annotated[Any, unsupported(0, why=_NO_LOGPROBS)] = None
+    logprobs: Annotated[Any, unsupported(False, why=NO_LOGPROBS)] = None
+    top_logprobs: Annotated[Any, unsupported(0, why=NO_LOGPROBS)] = None
     modalities: Annotated[Any, unsupported(["text"], [])] = None
     audio: Empty = None
     web_search_options: Annotated[Any, unsupported()] = None
@@ -192,7 +192,7 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
     best_of: Neutral1 = None
     echo: Empty = None
     suffix: Empty = None
-    logprobs: Annotated[Any, unsupported(False, why=_NO_LOGPROBS)] = None  # 0 asks for that of each token
+    logprobs: Annotated[Any, unsupported(False, why=NO_LOGPROBS)] = None  # 0 asks for that of each token
     add_special_tokens: On = None
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the edge node's HTTP API, made from the types of `schemas.openai` and its like."""
+"""The OpenAPI 3.1 document of the edge node's HTTP API, made from the types of its requests and answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from schemas import openai, plan, responses
+from schemas import ollama, openai, plan, responses
 from schemas.jsonschema import Json, described
 
 
@@ -56,6 +56,28 @@ ENDPOINTS = (
     ),
     _Endpoint("get", "/v1/responses/{response}", "A response that the node keeps.", responses.Response),
     _Endpoint("delete", "/v1/responses/{response}", "Forget a response.", responses.ResponseDeleted),
+    _Endpoint(
+        "post",
+        "/api/chat",
+        "The next turn of a conversation, by Ollama's API.",
+        ollama.OllamaChatAnswer,
+        ollama.OllamaChatRequest,
+        ollama.OllamaChatAnswer,
+    ),
+    _Endpoint(
+        "post",
+        "/api/generate",
+        "A single turn, or go on with a text, by Ollama's API.",
+        ollama.OllamaGenerateAnswer,
+        ollama.OllamaGenerateRequest,
+        ollama.OllamaGenerateAnswer,
+    ),
+    _Endpoint("get", "/api/tags", "Target versions that can be asked for.", ollama.OllamaModels),
+    _Endpoint("get", "/api/ps", "The same; all of them are loaded.", ollama.OllamaModels),
+    _Endpoint("post", "/api/show", "One of them.", ollama.OllamaShown, ollama.OllamaModelRequest),
+    _Endpoint("post", "/api/pull", "Whether it is there.", ollama.OllamaStatus, ollama.OllamaModelRequest),
+    _Endpoint("get", "/api/version", "Version of Ollama whose API this is.", ollama.OllamaVersion),
+    _Endpoint("get", "/", "Whether Ollama is running, as its clients ask.", None, locked=False),
     _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
     _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
     _Endpoint("get", "/v1/plan", "How drafts are planned now, by version, and why.", plan.PlanList),
@@ -68,7 +90,7 @@ ENDPOINTS = (
 )
 TYPES: tuple[type[msgspec.Struct], ...] = tuple(
     kind
-    for name, kind in (vars(openai) | vars(plan) | vars(responses)).items()
+    for name, kind in (vars(openai) | vars(ollama) | vars(plan) | vars(responses)).items()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not name.startswith("_")
 )
 
@@ -83,7 +105,7 @@ def document() -> Json:
         "info": {
             "title": "FlexSpec MQ, edge node",
             "version": "1.0.0",
-            "description": "OpenAI's HTTP API, served by an edge node on loopback; docs/api.md has the rest.",
+            "description": "HTTP APIs of OpenAI and Ollama, served by an edge node; docs/api.md has the rest.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
         "servers": [{"url": "http://127.0.0.1:8080"}],
@@ -96,13 +118,14 @@ def document() -> Json:
 
 
 def _operation(endpoint: _Endpoint) -> Json:
+    error = ollama.OllamaError if endpoint.path.startswith("/api/") else openai.ErrorBody
     operation: Json = {
         "summary": endpoint.summary,
         # Without a key of the API, which is the default, anybody may ask.
         "security": [{"key": []}, {}] if endpoint.locked else [],
         "responses": {
             "200": {"description": "Done.", "content": _content(endpoint)},
-            "default": {"description": "An error.", "content": _json(openai.ErrorBody)},
+            "default": {"description": "An error.", "content": _json(error)},
         },
     }
     if endpoint.path == "/readyz":
@@ -122,7 +145,10 @@ def _content(endpoint: _Endpoint) -> Json:
         )
         return {media: {"schema": {"type": kind}}}
     content = _json(endpoint.gives)
-    if endpoint.chunk is not None:
+    if endpoint.chunk is not None and endpoint.path.startswith("/api/"):
+        words = f"Each line is one {endpoint.chunk.__name__}; or an OllamaError, which is the last."
+        content["application/x-ndjson"] = {"schema": {"type": "string", "description": words}}
+    elif endpoint.chunk is not None:
         end = "" if endpoint.chunk is responses.ResponseEvent else ", at the end [DONE]; or an ErrorBody"
         words = f"Each event's data is one {endpoint.chunk.__name__}{end}."
         content["text/event-stream"] = {"schema": {"type": "string", "description": words}}

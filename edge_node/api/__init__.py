@@ -1,4 +1,4 @@
-"""An HTTP API in OpenAI's shapes, served by an edge node on loopback. `docs/api.md` says how to use it.
+"""HTTP APIs in OpenAI's and Ollama's shapes, served by an edge node on loopback. `docs/api.md` says how to use it.
 
 | module | holds |
 |---|---|
@@ -6,6 +6,7 @@
 | `errors` | errors in each API's shape, and which status each of ours gets |
 | `bodies`, `requests` | from bytes, by the types of `schemas.openai`, to a `TextRequest` |
 | `chat` | completions and chat completions in OpenAI's shapes, of the same types |
+| `ollama` | Ollama's API, by the types of `schemas.ollama` |
 | `sending` | texts on their way to a client, who may go away, in the `Form` of any API |
 | `auth` | the key, the host's name, the bound of requests, errors in one shape, an `x-request-id` on every answer |
 | `app` | what each path does |

@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edge_node.api import ollama
 from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.bodies import Bodies, canonical, parse_object
 from edge_node.api.errors import ApiError, bad
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
+    from edge_node.api.ollama import OllamaRequest
     from edge_node.api.sending import TextRequest
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.options import CompletionOptions
@@ -109,15 +111,27 @@ class Api:
             ApiError: 404.
         """
         if self.node.models.followed is not None:
-            return asked
+            return asked and asked.removesuffix(ollama.LATEST)
         if asked is None:
             return self.node.version
         if asked not in self.versions():
             await self.node.directory.refreshed()
         known = self.versions()
-        if asked not in known:
+        if asked not in known and (asked := asked.removesuffix(ollama.LATEST)) not in known:
             raise _unknown(asked, sorted(known))
         return asked
+
+    async def model(self, asked: str) -> Model:
+        """A name that can be asked for, and its meaning.
+
+        Raises:
+            ApiError: 404.
+        """
+        await self.node.directory.refreshed()
+        known = self.models()
+        if asked not in known and (asked := asked.removesuffix(ollama.LATEST)) not in known:
+            raise _unknown(asked, sorted(known))
+        return known[asked]
 
     def not_ready(self) -> str:
         """Why no text can be written now; empty when it can."""
@@ -171,6 +185,18 @@ async def _delete_response(api: Api, request: Request, _send: Send) -> Response:
     name = request.path_params["response"]
     api.responses.delete(client_of(request), name)
     return _json(ResponseDeleted(id=name))
+
+
+async def _ollama_text(
+    parse: Callable[[dict[str, Any], bool], OllamaRequest], api: Api, request: Request, send: Send
+) -> Response | None:
+    body = parse_object(await api.bodies.read(request, typed=False))
+    wanted = parse(body, api.settings.lenient)
+    if wanted.loads is None:
+        await serve_text(api, wanted, body, request, send)
+        return None
+    await api.model(wanted.asked_model)
+    return Response(wanted.encoded(done=True, done_reason=wanted.loads), media_type=_JSON)
 
 
 async def serve_text(
@@ -232,11 +258,7 @@ async def _models(api: Api, _request: Request, _send: Send) -> Response:
 
 
 async def _model(api: Api, request: Request, _send: Send) -> Response:
-    await api.node.directory.refreshed()
-    asked, known = request.path_params["model"], api.models()
-    if asked not in known:
-        raise _unknown(asked, sorted(known))
-    return _json(known[asked])
+    return _json(await api.model(request.path_params["model"]))
 
 
 async def _plan(api: Api, _request: Request, _send: Send) -> Response:
@@ -280,12 +302,14 @@ async def _metrics(api: Api, _request: Request, _send: Send) -> Response:
     return Response(api.metrics.page(), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
-def _refuse(_request: Request, error: Exception) -> Response:
+def _refuse(request: Request, error: Exception) -> Response:
     """Refuse what the router could not find, in the shape of all errors.
 
     Raises:
-        ApiError: 404 or 405.
+        ApiError: 404, 405 or 501.
     """
+    if advice := ollama.LACKING.get(request.url.path.removeprefix("/api/")):
+        raise ApiError(501, f"{request.url.path} is not done here", code="not_implemented", hint=advice)
     status = getattr(error, "status_code", 404)
     message = "this path is for another method" if status == 405 else "there is no such path"
     raise ApiError(status, message, code="not_found" if status == 404 else "method_not_allowed")
@@ -297,6 +321,9 @@ _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/responses", "POST", _respond),
     ("/v1/responses/{response}", "GET", _response),
     ("/v1/responses/{response}", "DELETE", _delete_response),
+    ("/api/chat", "POST", partial(_ollama_text, ollama.chat_request)),
+    ("/api/generate", "POST", partial(_ollama_text, ollama.generate_request)),
+    *ollama.TABLE,
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),
     ("/v1/plan", "GET", _plan),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 PROBES = ("/healthz", "/readyz")
 """Paths that are answered however many requests are under way."""
-OPEN = (*PROBES, "/openapi.json")
+OPEN = (*PROBES, "/openapi.json", "/")
 """Paths that need no key: they tell nothing but whether the node works, and what everybody may know of the API."""
 
 HEADER = b"x-request-id"

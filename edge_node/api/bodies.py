@@ -41,8 +41,12 @@ class Bodies:
         self._settings = settings
         self.held = 0
 
-    async def read(self, request: Request) -> bytes:
+    async def read(self, request: Request, *, typed: bool = True) -> bytes:
         """The body of a request that says to be JSON.
+
+        Args:
+            request: the request.
+            typed: whether it must say so; where not, pages in a browser are known by their origin alone.
 
         Raises:
             ApiError: 415, another type; 413, too long; 408, too slow; 503, too many at a time; 499, the client went
@@ -50,7 +54,7 @@ class Bodies:
         """
         settings = self._settings
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # a page in a browser cannot send this type to us unasked
+        if typed and kind != "application/json":  # a page in a browser cannot send this type to us unasked
             raise ApiError(
                 415,
                 f"the body is of type {kind or 'none'}, not application/json",

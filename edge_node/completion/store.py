@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edge_node.completion.generator import CompletionGenerator, Figures
     from edge_node.completion.metrics import Metrics
     from edge_node.completion.options import CompletionOptions, Prompt
+    from flexspec_mq.models.load import LoadedText
 
 _REASONS: dict[FinishReason, EndReason] = {
     FinishReason.EOS: "stop",
@@ -109,6 +110,11 @@ class CompletionStore:
     def __len__(self) -> int:
         """Texts being written or read."""
         return len(self._active)
+
+    @property
+    def model(self) -> LoadedText:
+        """The node's own; whose tokenizer is the targets', unless they tell of others."""
+        return self._generator.model
 
     @property
     def kept(self) -> int:

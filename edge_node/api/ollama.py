@@ -1,0 +1,377 @@
+"""Ollama's API, by the types of `schemas.ollama`: its requests, its answers by lines, and what it tells of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET
+from starlette.responses import PlainTextResponse, Response
+
+from edge_node.api.bodies import parse_object, read
+from edge_node.api.chat import call_id
+from edge_node.api.errors import ApiError, bad
+from edge_node.api.sending import Form, TextRequest
+from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions
+from edge_node.completion.service import Service
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.tools import CallEnds, Content, Tool, ToolCall, ToolUse, as_written
+from flexspec_mq.models.text import Turn
+from schemas import ollama
+from schemas.openai import FlexspecUsage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from starlette.requests import Request
+    from starlette.types import Send
+
+    from edge_node.api.app import Api, Handler
+    from edge_node.completion.completion import Completion, End
+    from edge_node.completion.generator import Figures
+    from edge_node.completion.service import Wait
+    from flexspec_mq.grammar.tools import CallEvent, CallParser
+    from schemas.openai import Model
+
+VERSION = "0.13.0"
+"""Version of Ollama whose API this is; clients ask whether it is new enough for tools and schemas."""
+_LATEST = ":latest"
+LATEST = ":latest"
+"""Ending by which clients name a model whose name has none."""
+_FOR_EVER = "9999-12-31T23:59:59Z"
+_JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OllamaRequest(TextRequest):
+    """A request to ``/api/chat`` or ``/api/generate``.
+
+    Attributes:
+        chat: a request to the first.
+        asked_model: model as the client names it.
+        loads: where nothing is to be written, whether Ollama would load or unload the model.
+    """
+
+    chat: bool
+    asked_model: str
+    loads: ollama.DoneReason | None = None
+
+    def form(self, texts: Sequence[Completion]) -> OllamaForm:
+        """Ollama's objects, a line each."""
+        return OllamaForm(texts, self)
+
+    def encoded(self, **more: Any) -> bytes:
+        """An answer, or a line of it."""
+        kind = ollama.OllamaChatAnswer if self.chat else ollama.OllamaGenerateAnswer
+        return msgspec.json.encode(kind(model=self.asked_model, created_at=_rfc3339(), **more))
+
+
+def chat_request(body: dict[str, Any], lenient: bool = False) -> OllamaRequest:
+    """Read the body of ``POST /api/chat``.
+
+    Args:
+        body: JSON object of the request.
+        lenient: ignore fields that are unknown or not supported.
+
+    Raises:
+        ApiError: 400, naming the field.
+        UsageError: a tool or a value that cannot be used.
+    """
+    ignored: list[str] | None = [] if lenient else None
+    asked = read(ollama.OllamaChatRequest, body, ignored=ignored)
+    tools = tuple(
+        Tool(each.function.name, each.function.description, _arguments(each.function.parameters))
+        for each in asked.tools
+    )
+    return _request(
+        asked, _turns(asked.messages), ToolUse(tools=tools) if tools else None, chat=True, ignored=ignored
+    )
+
+
+def generate_request(body: dict[str, Any], lenient: bool = False) -> OllamaRequest:
+    """Read the body of ``POST /api/generate``; see `chat_request`.
+
+    Raises:
+        ApiError: 400, naming the field.
+        UsageError: a value that cannot be used.
+    """
+    ignored: list[str] | None = [] if lenient else None
+    asked = read(ollama.OllamaGenerateRequest, body, ignored=ignored)
+    if asked.raw and asked.system:
+        raise bad("system", "raw mode does not support template, system, or context")
+    system = (Turn("system", asked.system),) if asked.system else ()
+    prompt = asked.prompt if asked.raw or not asked.prompt else (*system, Turn("user", asked.prompt))
+    return _request(asked, prompt, None, chat=False, ignored=ignored)
+
+
+def _request(
+    asked: ollama.OllamaChatRequest | ollama.OllamaGenerateRequest,
+    prompt: str | tuple[Turn, ...],
+    tools: ToolUse | None,
+    *,
+    chat: bool,
+    ignored: list[str] | None,
+) -> OllamaRequest:
+    if asked.think and ignored is None:
+        raise bad("think", f"{asked.model!r} does not support thinking", code="unsupported_parameter")
+    given = asked.options or ollama.OllamaOptions()
+    stops = [given.stop] if isinstance(given.stop, str) else given.stop or []
+    limit = given.num_predict
+    options = CompletionOptions(
+        temperature=given.temperature,
+        top_k=None if given.top_k is None else max(given.top_k, 0),
+        top_p=given.top_p,
+        seed=None if given.seed is None or given.seed < 0 else given.seed,
+        limit=WHOLE_CONTEXT if limit is not None and limit <= 0 else limit,
+        stops=tuple(stop for stop in stops if stop),
+        grammar=_grammar(asked.format),
+        tools=tools,
+    )
+    loads: ollama.DoneReason = "unload" if asked.keep_alive in (0, "0", "0s") else "load"
+    return OllamaRequest(
+        chat=chat,
+        model=asked.model,
+        asked_model=asked.model,
+        prompt=prompt,
+        asked=options,
+        stream=asked.stream,
+        loads=None if prompt else loads,
+        ignored=(*(ignored or ()), *(["think"] if asked.think else [])),
+    )
+
+
+def _grammar(form: str | dict[str, Any] | None) -> Grammar | None:
+    if not form:
+        return None
+    if isinstance(form, str):
+        if form != "json":
+            raise bad("format", f'invalid format: {form[:60]!r}; expected "json" or a JSON schema')
+        form = {"type": "object"}
+    return Grammar.from_json_schema(form)
+
+
+def _arguments(parameters: dict[str, Any]) -> dict[str, Any]:
+    """A tool's parameters, with types as JSON schema has them: Ollama's Python client joins several by commas."""
+    given = parameters.get("properties") or {}
+    properties = {
+        name: {**schema, "type": schema["type"].split(", ")}
+        if isinstance(schema, dict) and isinstance(schema.get("type"), str) and "," in schema["type"]
+        else schema
+        for name, schema in given.items()
+    }
+    return {"type": "object", **parameters, "properties": properties}
+
+
+def _turns(messages: Sequence[ollama.OllamaMessage]) -> tuple[Turn, ...]:
+    """Turns of a conversation; the result of a call whose tool is not named has the name of the call's id."""
+    names = {call.id: call.function.name for message in messages for call in message.tool_calls if call.id}
+    return tuple(
+        Turn(
+            message.role,
+            message.content,
+            tuple(
+                ToolCall(call.function.name, as_written(call.function.arguments), call.id)
+                for call in message.tool_calls
+            ),
+            message.tool_name or names.get(message.tool_call_id, ""),
+        )
+        for message in messages
+    )
+
+
+class OllamaForm(Form):
+    """An answer, or one by lines: text as it comes, each call when it is complete, and figures at the end."""
+
+    kind: ClassVar[str] = "application/x-ndjson"
+
+    def __init__(self, texts: Sequence[Completion], wanted: OllamaRequest) -> None:
+        super().__init__(texts, "messages" if wanted.chat else "prompt")
+        self._text, self._wanted = texts[0], wanted
+        self.name = self._text.id
+        self._parser: CallParser | None = None
+
+    def whole(self, ends: Sequence[End]) -> bytes:
+        """A single object."""
+        parser = self._text.parser()
+        events = parser.push(self._text.whole) + parser.finish()
+        return self._wanted.encoded(**self._said(events, parser), **_ended(ends[0]))
+
+    def piece(self, at: int, piece: str) -> bytes:
+        """A line, where it has text or completes a call."""
+        del at
+        if self._parser is None:
+            self._parser = self._text.parser()
+        return self._told(self._parser.push(piece), self._parser)
+
+    def ended(self, at: int, end: End) -> bytes:
+        """The rest of the text, and the line that says why it ended."""
+        del at
+        rest = b"" if self._parser is None else self._told(self._parser.finish(), self._parser)
+        return rest + self._wanted.encoded(**_ended(end)) + b"\n"
+
+    def broken(self, error: ApiError) -> bytes:
+        """A line that clients raise."""
+        return msgspec.json.encode(ollama.OllamaError(error=error.words)) + b"\n"
+
+    def silence(self, waits: Wait | None) -> bytes:
+        """A line without text; others are not allowed for here."""
+        del waits
+        return self._wanted.encoded(done=False) + b"\n"
+
+    def _told(self, events: Sequence[CallEvent], parser: CallParser) -> bytes:
+        said = self._said(events, parser)
+        return self._wanted.encoded(done=False, **said) + b"\n" if said else b""
+
+    def _said(self, events: Sequence[CallEvent], parser: CallParser) -> dict[str, Any]:
+        """The part of an answer that is new; empty if there is none."""
+        content = "".join(event.text for event in events if isinstance(event, Content))
+        if not self._wanted.chat:
+            return {"response": content} if content else {}
+        calls = [self._call(parser, event.number) for event in events if isinstance(event, CallEnds)]
+        if not content and not calls:
+            return {}
+        return {"message": ollama.OllamaAssistantMessage(content=content, tool_calls=calls or UNSET)}
+
+    def _call(self, parser: CallParser, number: int) -> ollama.OllamaToolCall:
+        call = parser.calls[number]
+        function = ollama.OllamaFunctionCall(
+            index=number, name=call.name, arguments=msgspec.json.decode(call.arguments)
+        )
+        return ollama.OllamaToolCall(id=call_id(self._text, number), function=function)
+
+
+def _ended(end: End) -> dict[str, Any]:
+    """How a text ended, and its figures."""
+    told = {"done": True, "done_reason": end.reason}
+    return told if end.figures is None else told | _figures(end.figures)
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    first = figures.seconds if figures.first_token is None else figures.first_token
+    return {
+        "total_duration": _ns(figures.seconds),
+        "load_duration": 0,
+        "prompt_eval_count": figures.prompt_tokens,
+        "prompt_eval_duration": _ns(first),
+        "eval_count": figures.tokens,
+        "eval_duration": _ns(figures.seconds) - _ns(first),
+        "flexspec": msgspec.convert(figures, FlexspecUsage, from_attributes=True),
+    }
+
+
+def _ns(seconds: float) -> int:
+    return round(1e9 * seconds)
+
+
+def _rfc3339(seconds: float | None = None) -> str:
+    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
+def _listed(api: Api, name: str, model: Model, **more: Any) -> ollama.OllamaModel:
+    version, digest = (
+        (name, "") if model.flexspec is UNSET else (model.flexspec.version, model.flexspec.digest)
+    )
+    tagged = name if ":" in name else name + LATEST
+    return ollama.OllamaModel(
+        name=tagged,
+        model=tagged,
+        modified_at=_rfc3339(model.created),
+        digest=digest,
+        details=_details(api, version),
+        **more,
+    )
+
+
+def _details(api: Api, version: str) -> ollama.OllamaDetails:
+    return ollama.OllamaDetails(quantization_level=api.node.directory.described(version)[1])
+
+
+async def _models(more: dict[str, Any], api: Api, _request: Request, _send: Send) -> Response:
+    await api.node.directory.refreshed()
+    return _json(
+        ollama.OllamaModels(
+            models=[_listed(api, name, model, **more) for name, model in api.models().items()]
+        )
+    )
+
+
+async def _asked(api: Api, request: Request) -> tuple[ollama.OllamaModelRequest, Model]:
+    """A request for a model that is there.
+
+    Raises:
+        ApiError: 404, or 400.
+    """
+    ignored: list[str] | None = [] if api.settings.lenient else None
+    body = parse_object(await api.bodies.read(request, typed=False))
+    asked = read(ollama.OllamaModelRequest, body, ignored=ignored)
+    if not (name := asked.model or asked.name):
+        raise bad("model", "model is required")
+    return asked, await api.model(name)
+
+
+async def _show(api: Api, request: Request, _send: Send) -> Response:
+    _, model = await _asked(api, request)
+    version = model.id if model.flexspec is UNSET else model.flexspec.version
+    directory = api.node.directory
+    text = await Service(api.node, version, b"", 0.0, lambda _wait: None).text(api.texts.model)
+    template, params = text.tokenizer.chat_template, directory.recommended(version)
+    tools = any(status.grammar for status in directory.statuses(version))
+    return _json(
+        ollama.OllamaShown(
+            modelfile=f"FROM {model.id}\n",
+            parameters=f"temperature {params.temperature:g}\ntop_k {params.top_k}\ntop_p {params.top_p:g}",
+            template=template if isinstance(template, str) else "",
+            details=_details(api, version),
+            model_info={
+                "general.architecture": "flexspec",
+                "general.basename": model.id,
+                "flexspec.context_length": text.max_context,
+            },
+            capabilities=["completion", *(["tools"] if tools else [])],
+            modified_at=_rfc3339(model.created),
+        )
+    )
+
+
+async def _pull(api: Api, request: Request, _send: Send) -> Response:
+    asked, _ = await _asked(api, request)
+    done = msgspec.json.encode(ollama.OllamaStatus(status="success"))
+    return Response(done + b"\n", media_type=OllamaForm.kind if asked.stream else _JSON)
+
+
+async def _version(_api: Api, _request: Request, _send: Send) -> Response:
+    return _json(ollama.OllamaVersion(version=VERSION))
+
+
+async def _root(_api: Api, _request: Request, _send: Send) -> Response:
+    return PlainTextResponse("Ollama is running")
+
+
+def _json(body: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(body), media_type=_JSON)
+
+
+_EMBED = "the node makes no embeddings; name another server for them"
+_MAKE = "models are at workers: start one with `flexspec-cloud serve`"
+LACKING = {
+    "embed": _EMBED,
+    "embeddings": _EMBED,
+    "create": _MAKE,
+    "copy": _MAKE,
+    "push": _MAKE,
+    "delete": _MAKE,
+}
+"""Advice in place of what the node does not do, by the end of the path."""
+TABLE: tuple[tuple[str, str, Handler], ...] = (
+    ("/", "GET", _root),
+    ("/api/tags", "GET", partial(_models, {})),
+    ("/api/ps", "GET", partial(_models, {"expires_at": _FOR_EVER, "size_vram": 0})),
+    ("/api/show", "POST", _show),
+    ("/api/pull", "POST", _pull),
+    ("/api/version", "GET", _version),
+)
+"""Paths, methods and handlers, but for those of texts."""

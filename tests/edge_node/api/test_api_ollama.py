@@ -1,0 +1,195 @@
+"""Ollama's API, asked by its makers' own client, and what clients send to it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import ollama
+import pytest
+
+from broker.launcher import PrivateBroker
+from edge_node.api.errors import ApiError
+from edge_node.api.ollama import chat_request, generate_request
+from edge_node.completion.options import WHOLE_CONTEXT
+from flexspec_mq.errors import UsageError
+from flexspec_mq.grammar.tools import ToolCall
+from flexspec_mq.models.text import Turn
+from tests.edge_node.api.served import Served, alone, served, tokenizer
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def client(api: Served) -> ollama.AsyncClient:
+    return ollama.AsyncClient(api.url, headers=api.key, trust_env=False, timeout=30)
+
+
+async def lines(stream: Any) -> list[Any]:
+    return [line async for line in stream]
+
+
+async def test_texts_are_the_target_s_own(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, client(api) as ask:
+        asked: dict[str, Any] = {"model": f"{api.version}:latest", "options": {"seed": 7, "num_predict": 40}}
+        text = alone("hello", 7, 40)
+        whole = await ask.chat(messages=HELLO, **asked)
+        assert (whole.message.role, whole.message.content, whole.message.tool_calls) == (
+            "assistant",
+            text,
+            None,
+        )
+        assert (whole.model, whole.done) == (asked["model"], True)
+        stream = await lines(await ask.chat(messages=HELLO, stream=True, **asked))
+        assert "".join(line.message.content for line in stream) == text
+        assert [line.done for line in stream] == [False] * (len(stream) - 1) + [True]
+        generated = await ask.generate(prompt="hello", **asked)
+        stream += (parts := await lines(await ask.generate(prompt="hello", stream=True, **asked)))
+        assert (generated.response, "".join(part.response for part in parts)) == (text, text)
+        for end in (whole, generated, stream[-1], parts[-1]):
+            assert (end.done_reason, end.eval_count) == (whole.done_reason, whole.eval_count)
+            assert end.prompt_eval_count == len(tokenizer().encode("user.hello,assistant."))
+            assert end.total_duration == end.prompt_eval_duration + end.eval_duration > 0
+            assert end.load_duration == 0
+        raw = await ask.generate(**{**asked, "model": api.version}, prompt="user.hello,assistant.", raw=True)
+        assert raw.response == text
+
+
+async def test_what_is_told_of_models(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, client(api) as ask:
+        name = f"{api.version}:latest"
+        for told in (await ask.list(), await ask.ps()):
+            assert [model.model for model in told.models] == [name]
+        loaded = (await ask.ps()).models[0]
+        assert (loaded.name, loaded.expires_at.year if loaded.expires_at else 0) == (name, 9999)
+        for asked in (name, api.version):
+            shown = await ask.show(asked)
+            assert shown.capabilities == ["completion"]  # the fake target reads no grammars
+            assert shown.modelinfo is not None
+            assert shown.modelinfo["flexspec.context_length"] == 50_000
+            assert (shown.template or "").startswith("{% for m in messages %}")
+            assert (await ask.pull(asked)).status == "success"
+            assert [part.status async for part in await ask.pull(asked, stream=True)] == ["success"]
+            assert (await ask.generate(asked)).done_reason == "load"
+            assert (await ask.chat(asked, keep_alive=0)).done_reason == "unload"
+        assert (await api.get("/api/version")).json().keys() == {"version"}
+        assert (await api.get("/")).text == "Ollama is running"
+        assert (await api.http.head(api.url)).status_code == 200
+
+
+WRONG: list[tuple[str, dict[str, Any], int, str]] = [
+    ("chat", {"model": "none", "messages": HELLO}, 404, "no model 'none'"),
+    ("show", {"model": "none"}, 404, "no model 'none'"),
+    ("pull", {"name": "none", "stream": False}, 404, "no model 'none'"),
+    ("generate", {"model": "none"}, 404, "no model 'none'"),
+    ("chat", {"messages": HELLO}, 400, "model is missing"),
+    ("show", {}, 400, "model is required"),
+    ("chat", {"model": "m", "messages": HELLO, "think": True}, 400, "does not support thinking"),
+    ("chat", {"model": "m", "messages": HELLO, "format": "xml"}, 400, "invalid format"),
+    ("chat", {"model": "m", "messages": [{"role": "bot"}]}, 400, "messages[0].role"),
+    ("chat", {"model": "m", "messages": [{"role": "user", "images": ["AA"]}]}, 400, "text only"),
+    ("chat", {"model": "m", "messages": HELLO, "options": {"mirostat": 2}}, 400, "options.mirostat"),
+    ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, 400, "repeat_penalty"),
+    ("chat", {"model": "m", "messages": HELLO, "options": {"top_p": 0}}, 400, "options.top_p"),
+    ("chat", {"model": "m", "messages": HELLO, "options": {"surprise": 1}}, 400, "options.surprise"),
+    ("chat", {"model": "m", "messages": HELLO, "tools": [{"function": {"name": "a b"}}]}, 400, "'a b'"),
+    ("generate", {"model": "m", "prompt": "a", "suffix": "b"}, 400, "suffix"),
+    ("generate", {"model": "m", "prompt": "a", "context": [1]}, 400, "/api/chat"),
+    ("generate", {"model": "m", "prompt": "a", "template": "b"}, 400, "chat template"),
+    ("generate", {"model": "m", "prompt": "a", "raw": True, "system": "b"}, 400, "raw mode"),
+    ("embed", {"model": "m", "input": "a"}, 501, "embeddings"),
+    ("create", {"model": "m"}, 501, "flexspec-cloud serve"),
+    ("nothing", {}, 404, "no such path"),
+]
+
+
+async def test_errors(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, api_key="secret") as api:
+        for path, body, status, words in WRONG:
+            answer = await api.http.post(f"{api.url}/api/{path}", json=body, headers=api.key)
+            assert (answer.status_code, [*answer.json()]) == (status, ["error"]), answer.text
+            assert words in answer.json()["error"]
+        async with ollama.AsyncClient(api.url, trust_env=False) as stranger:
+            with pytest.raises(ollama.ResponseError, match="API key") as raised:
+                await stranger.list()
+        assert raised.value.status_code == 401
+        assert (await api.get("/")).status_code == 200
+        assert (await api.http.request("DELETE", f"{api.url}/api/chat", headers=api.key)).status_code == 405
+        # As `curl -d` sends it, with its own type.
+        data = json.dumps({"model": api.version, "messages": HELLO, "stream": False})
+        form = {**api.key, "content-type": "application/x-www-form-urlencoded"}
+        assert (await api.http.post(f"{api.url}/api/chat", content=data, headers=form)).status_code == 200
+        page = {**form, "origin": "http://page.example"}
+        assert (await api.http.post(f"{api.url}/api/chat", content=data, headers=page)).status_code == 403
+
+
+async def test_a_failure_within_a_stream(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api, client(api) as ask:
+        long = {"num_predict": 40_000}
+        stream = await ask.chat(api.version, HELLO, stream=True, options=long)
+        assert (await anext(stream)).message.content
+        api.run.cancel()
+        with pytest.raises(ollama.ResponseError, match="stopping"):
+            await lines(stream)
+
+
+def test_requests() -> None:
+    options = {
+        "temperature": 0,
+        "top_k": -1,
+        "top_p": 1,
+        "seed": -1,
+        "num_predict": -2,
+        "stop": ["\n", ""],
+        "num_ctx": 8192.0,
+    }
+    call = {"id": "c1", "function": {"name": "f", "arguments": {"a": [1], "b": "é"}}}
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "u", "images": []},
+        {"role": "assistant", "content": None, "tool_calls": [call], "thinking": "hm"},
+        {"role": "tool", "content": "r", "tool_call_id": "c1"},
+        {"role": "tool", "content": "q", "tool_name": "g"},
+    ]
+    wanted = chat_request(
+        {"model": "m", "messages": messages, "options": options, "think": False, "format": ""}
+    )
+    assert wanted.prompt == (
+        Turn("system", "s"),
+        Turn("user", "u"),
+        Turn("assistant", "", (ToolCall("f", '{"a": [1], "b": "é"}', "c1"),)),
+        Turn("tool", "r", tool="f"),
+        Turn("tool", "q", tool="g"),
+    )
+    asked = wanted.asked
+    assert (asked.temperature, asked.top_k, asked.top_p, asked.seed) == (0, 0, 1, None)
+    assert (asked.limit, asked.stops, asked.grammar, asked.tools) == (WHOLE_CONTEXT, ("\n",), None, None)
+    assert wanted.stream
+
+    def add(a: int | list[str], b: int = 1) -> str:
+        """Add.
+
+        Args:
+            a: first
+            b: second
+        """
+        return f"{a}{b}"
+
+    # As the client's makers describe a function of Python, with types that no JSON schema has.
+    told = ollama._utils.convert_function_to_tool(add).model_dump(exclude_none=True)
+    tools = chat_request({"model": "m", "messages": messages, "tools": [told]}).asked.tools
+    assert tools is not None
+    assert set(tools.tools[0].schema["properties"]["a"]["type"]) == {"integer", "array"}
+    assert tools.tools[0].schema["properties"]["b"]["type"] == "integer"
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    for form, source in (("json", '{"type":"object"'), (schema, '"a":{"type":"integer"}')):
+        grammar = generate_request({"model": "m", "prompt": "p", "format": form}).asked.grammar
+        assert grammar is not None
+        assert source in grammar.source
+    lenient = chat_request(
+        {"model": "m", "messages": messages, "think": True, "x": 1, "options": {"mirostat": 1}}, True
+    )
+    assert set(lenient.ignored) == {"think", "x", "options.mirostat"}
+    with pytest.raises(UsageError, match="two tools"):
+        chat_request({"model": "m", "messages": messages, "tools": [told, told]})
+    with pytest.raises(ApiError, match=r"tools\[0\].function"):
+        chat_request({"model": "m", "messages": messages, "tools": [{"type": "function"}]})
