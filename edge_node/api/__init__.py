@@ -9,6 +9,7 @@
 | `ollama` | Ollama's API, by the types of `schemas.ollama` |
 | `sending` | texts on their way to a client, who may go away, in the `Form` of any API |
 | `auth` | the key, the host's name, the bound of requests, errors in one shape, an `x-request-id` on every answer |
+| `serving` | the state that all paths share; texts that requests ask for |
 | `app` | what each path does |
 | `client` | one request to such an API, for commands on the same machine |
 | `connections` | how many connections, and how long each may take to ask for something |

@@ -15,6 +15,7 @@ from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import call_id
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.sending import Form, TextRequest
+from edge_node.api.serving import LATEST, json_answer, serve_text
 from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions
 from edge_node.completion.service import Service
 from flexspec_mq.grammar.grammar import Grammar
@@ -24,12 +25,12 @@ from schemas import ollama
 from schemas.openai import FlexspecUsage
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from starlette.requests import Request
     from starlette.types import Send
 
-    from edge_node.api.app import Api, Handler
+    from edge_node.api.serving import Api, Handler
     from edge_node.completion.completion import Completion, End
     from edge_node.completion.generator import Figures
     from edge_node.completion.service import Wait
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
 VERSION = "0.13.0"
 """Version of Ollama whose API this is; clients ask whether it is new enough for tools and schemas."""
 _LATEST = ":latest"
-LATEST = ":latest"
-"""Ending by which clients name a model whose name has none."""
 _FOR_EVER = "9999-12-31T23:59:59Z"
 _JSON = "application/json"
 
@@ -271,6 +270,18 @@ def _rfc3339(seconds: float | None = None) -> str:
     return moment.isoformat().replace("+00:00", "Z")
 
 
+async def _text(
+    parse: Callable[[dict[str, Any], bool], OllamaRequest], api: Api, request: Request, send: Send
+) -> Response | None:
+    body = parse_object(await api.bodies.read(request, typed=False))
+    wanted = parse(body, api.settings.lenient)
+    if wanted.loads is None:
+        await serve_text(api, wanted, body, request, send)
+        return None
+    await api.model(wanted.asked_model)
+    return Response(wanted.encoded(done=True, done_reason=wanted.loads), media_type=_JSON)
+
+
 def _listed(api: Api, name: str, model: Model, **more: Any) -> ollama.OllamaModel:
     version, digest = (
         (name, "") if model.flexspec is UNSET else (model.flexspec.version, model.flexspec.digest)
@@ -292,7 +303,7 @@ def _details(api: Api, version: str) -> ollama.OllamaDetails:
 
 async def _models(more: dict[str, Any], api: Api, _request: Request, _send: Send) -> Response:
     await api.node.directory.refreshed()
-    return _json(
+    return json_answer(
         ollama.OllamaModels(
             models=[_listed(api, name, model, **more) for name, model in api.models().items()]
         )
@@ -320,7 +331,7 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     text = await Service(api.node, version, b"", 0.0, lambda _wait: None).text(api.texts.model)
     template, params = text.tokenizer.chat_template, directory.recommended(version)
     tools = any(status.grammar for status in directory.statuses(version))
-    return _json(
+    return json_answer(
         ollama.OllamaShown(
             modelfile=f"FROM {model.id}\n",
             parameters=f"temperature {params.temperature:g}\ntop_k {params.top_k}\ntop_p {params.top_p:g}",
@@ -344,15 +355,11 @@ async def _pull(api: Api, request: Request, _send: Send) -> Response:
 
 
 async def _version(_api: Api, _request: Request, _send: Send) -> Response:
-    return _json(ollama.OllamaVersion(version=VERSION))
+    return json_answer(ollama.OllamaVersion(version=VERSION))
 
 
 async def _root(_api: Api, _request: Request, _send: Send) -> Response:
     return PlainTextResponse("Ollama is running")
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type=_JSON)
 
 
 _EMBED = "the node makes no embeddings; name another server for them"
@@ -368,10 +375,12 @@ LACKING = {
 """Advice in place of what the node does not do, by the end of the path."""
 TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/", "GET", _root),
+    ("/api/chat", "POST", partial(_text, chat_request)),
+    ("/api/generate", "POST", partial(_text, generate_request)),
     ("/api/tags", "GET", partial(_models, {})),
     ("/api/ps", "GET", partial(_models, {"expires_at": _FOR_EVER, "size_vram": 0})),
     ("/api/show", "POST", _show),
     ("/api/pull", "POST", _pull),
     ("/api/version", "GET", _version),
 )
-"""Paths, methods and handlers, but for those of texts."""
+"""Paths, methods and handlers."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from starlette.applications import Starlette
 
-    from edge_node.api.app import Api
+    from edge_node.api.serving import Api
     from edge_node.api.settings import ApiSettings
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.plan import Policy

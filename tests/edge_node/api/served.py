@@ -22,8 +22,9 @@ from transformers import PreTrainedTokenizerFast
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.interface import Facts, Recommended
-from edge_node.api.app import Api, create_app
+from edge_node.api.app import create_app
 from edge_node.api.server import serve
+from edge_node.api.serving import Api
 from edge_node.api.settings import ApiSettings
 from edge_node.energy import energy_meter
 from edge_node.fleet.catalogue import FamilyCatalogue

@@ -1,0 +1,190 @@
+"""State that all paths share, and the texts that requests ask for, from any API."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edge_node.api.bodies import canonical
+from edge_node.api.errors import ApiError, bad
+from edge_node.api.sending import reply
+from edge_node.completion.completion import IdempotencyKey
+from edge_node.completion.options import SEED_BITS
+from schemas.openai import Model, ModelVersion
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from starlette.types import Send
+
+    from edge_node.api.auth import ClientRefusals
+    from edge_node.api.bodies import Bodies
+    from edge_node.api.responses import ResponseStore
+    from edge_node.api.sending import TextRequest
+    from edge_node.api.settings import ApiSettings
+    from edge_node.completion.metrics import Metrics
+    from edge_node.completion.options import CompletionOptions
+    from edge_node.completion.store import CompletionStore
+    from edge_node.node import EdgeNode
+
+    Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
+    """Answers a request, or has sent its answer by itself."""
+
+_log = logging.getLogger(__name__)
+LATEST = ":latest"
+"""Ending by which Ollama's clients name a model whose name has none."""
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """State that the routes share.
+
+    Attributes:
+        bodies: bodies of the requests that are being read.
+        responses: responses that later ones may go on from.
+        since: seconds since the Unix epoch at which the app was made.
+    """
+
+    settings: ApiSettings
+    texts: CompletionStore
+    node: EdgeNode
+    metrics: Metrics
+    refusals: ClientRefusals
+    bodies: Bodies
+    responses: ResponseStore
+    since: int
+
+    def versions(self) -> dict[str, int]:
+        """Versions that can be asked for, and since when; the node's own also while no worker is known."""
+        own = self.node.version
+        online = {version: epoch // 1000 for version, epoch in self.node.directory.versions().items()}
+        return {own: online.get(own, self.since)} | online
+
+    def models(self) -> dict[str, Model]:
+        """All that can be asked for now, by id."""
+        if self.node.models.followed is None:
+            return {name: Model(id=name, created=since) for name, since in sorted(self.versions().items())}
+        return {
+            name: Model(
+                id=name,
+                created=since // 1000,
+                flexspec=ModelVersion(
+                    version=version.name,
+                    state=version.state.name.lower(),
+                    digest=version.digest.hex(),
+                    share=version.share,
+                    draft="independent" if version.base else "shared",
+                ),
+            )
+            for name, since, version in self.node.models.listed()
+        }
+
+    async def version(self, asked: str | None) -> str | None:
+        """The version that a request means; with a family what it asks for, which means one when its text opens.
+
+        Raises:
+            ApiError: 404.
+        """
+        if self.node.models.followed is not None:
+            return asked and asked.removesuffix(LATEST)
+        if asked is None:
+            return self.node.version
+        if asked not in self.versions():
+            await self.node.directory.refreshed()
+        known = self.versions()
+        if asked not in known and (asked := asked.removesuffix(LATEST)) not in known:
+            raise _unknown(asked, sorted(known))
+        return asked
+
+    async def model(self, asked: str) -> Model:
+        """A name that can be asked for, and its meaning.
+
+        Raises:
+            ApiError: 404.
+        """
+        await self.node.directory.refreshed()
+        known = self.models()
+        if asked not in known and (asked := asked.removesuffix(LATEST)) not in known:
+            raise _unknown(asked, sorted(known))
+        return known[asked]
+
+    def not_ready(self) -> str:
+        """Why no text can be written now; empty when it can."""
+        if not self.node.link.is_up:
+            return "the edge node has no link to its broker"
+        return self.node.lapsed or self.node.models.not_ready()
+
+
+def _unknown(asked: str, known: list[str]) -> ApiError:
+    return ApiError(
+        404,
+        f"there is no model {asked!r} here",
+        code="model_not_found",
+        param="model",
+        hint=f"there is {', '.join(known) or 'none now'}",
+    )
+
+
+async def serve_text(
+    api: Api, wanted: TextRequest, body: dict[str, Any], request: Request, send: Send
+) -> None:
+    """Write the texts that a request asks for, and send them.
+
+    Raises:
+        ApiError: nothing was sent.
+    """
+    key = _key(request, body)
+    if wanted.ignored:
+        _log.warning(
+            "fields of a request to %s were ignored: %s", request.url.path, ", ".join(wanted.ignored)
+        )
+    version = await api.version(wanted.model)
+    options = wanted.options(version, api.settings.api_timeout)
+    with ExitStack() as reading:
+        texts = [
+            reading.enter_context(api.texts.reading(wanted.prompt, each, name))
+            for each, name in _choices(options, wanted.choices, key)
+        ]
+        await reply(texts, wanted, api.settings, request.receive, send, reading.close)
+
+
+def _choices(
+    options: CompletionOptions, count: int, key: IdempotencyKey | None
+) -> Iterator[tuple[CompletionOptions, IdempotencyKey | None]]:
+    """Options and key of each text of a request; their seeds follow each other."""
+    if count == 1:
+        yield options, key
+        return
+    seed = options.seed
+    if seed is None:
+        seed = secrets.randbits(SEED_BITS) if key is None else key.seed
+    for at in range(count):
+        name = None if key is None else IdempotencyKey(f"{key.key}\0{at}", key.digest)
+        yield replace(options, seed=(seed + at) % 2**64), name
+
+
+def _key(request: Request, body: dict[str, Any]) -> IdempotencyKey | None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY:
+        raise bad(
+            None, f"the Idempotency-Key has not 1 to {MAX_KEY} characters", code="invalid_idempotency_key"
+        )
+    return IdempotencyKey(key, blake2b(canonical([request.url.path, body])).digest())
+
+
+def json_answer(body: msgspec.Struct, status: int = 200) -> Response:
+    """An answer of one object."""
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
