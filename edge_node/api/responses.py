@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -142,6 +143,7 @@ class Conversation:
         self.turns = [*turns]
         self._calls = {call.id: call.name for turn in turns for call in turn.calls}
         self._answers = False  # the last turn is an answer that calls may be added to
+        self._results: list[int] = []  # numbers of the calls whose results are the last turns
 
     def add(self, item: msgspec.Struct, where: str) -> None:
         """Append an item.
@@ -149,6 +151,8 @@ class Conversation:
         Raises:
             ApiError: 400, naming the field.
         """
+        if not isinstance(item, types.ResponseCallOutput):
+            self._results = []
         match item:
             case types.ResponseInputMessage(role="assistant") | types.ResponseOutputMessage():
                 self.turns.append(Turn("assistant", joined(item.content)))
@@ -160,10 +164,19 @@ class Conversation:
             case types.ResponseInputCall() | types.ResponseFunctionCall():
                 self._call(ToolCall(item.name, item.arguments, item.call_id), where)
             case types.ResponseCallOutput():
-                if item.call_id not in self._calls:
-                    raise bad(f"{where}.call_id", f"no call before {where} has the id {item.call_id[:80]!r}")
-                self.turns.append(Turn("tool", joined(item.output), tool=self._calls[item.call_id]))
-                self._answers = False
+                self._result(item, where)
+
+    def _result(self, item: types.ResponseCallOutput, where: str) -> None:
+        """Results stand in the order of their calls: templates do not say which is whose."""
+        call = next((at for at, name in enumerate(self._calls) if name == item.call_id), None)
+        if call is None or call in self._results:
+            message = f"no call before {where} waits for a result by the id {item.call_id[:80]!r}"
+            raise bad(f"{where}.call_id", message)
+        at = bisect(self._results, call)
+        turn = Turn("tool", joined(item.output), tool=self._calls[item.call_id])
+        self.turns.insert(len(self.turns) - len(self._results) + at, turn)
+        self._results.insert(at, call)
+        self._answers = False
 
     def _call(self, call: ToolCall, where: str) -> None:
         try:
@@ -390,6 +403,7 @@ def responses_request(
             limit=limit_of({"max_output_tokens": asked.max_output_tokens}),
             tools=use,
             grammar=_grammar(asked),
+            truncate=asked.truncation == "auto",
         ),
         stream=asked.stream,
         ignored=tuple(ignored or ()),

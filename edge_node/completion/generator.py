@@ -143,11 +143,13 @@ class CompletionGenerator:
 
     def _encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions) -> _Encoded:
         tools, grammar, form = options.tools, options.grammar, format_of(text.tokenizer)
-        ids = encode(text, prompt, tools)
+        asked = self._default_limit if options.limit is None else options.limit
+        longest = text.max_context // 2
+        answer = longest if asked == WHOLE_CONTEXT else min(asked, longest)
+        ids = encode(text, prompt, tools, answer if options.truncate else None)
         if tools is not None:
             grammar = tools.grammar(form, grammar)
         room = text.max_context - len(ids)
-        asked = self._default_limit if options.limit is None else options.limit
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit
         prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -53,6 +54,7 @@ class CompletionOptions:
             the version or all have too much to do; 0 and None are the node's.
         prediction: a text that much of this one will probably be. It speeds the text up and never changes it.
         grammar: the texts that are allowed; None allows all.
+        truncate: leave out the oldest turns of a conversation that is too long for the context.
         tools: tools that it may call, in place of such a text.
     """
 
@@ -71,6 +73,7 @@ class CompletionOptions:
     prediction: str | None = None
     grammar: Grammar | None = None
     tools: ToolUse | None = None
+    truncate: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no text can be written with.
@@ -121,13 +124,16 @@ class PromptTooLong(PromptError):
     """The prompt leaves no room in the context."""
 
 
-def encode(model: LoadedText, prompt: Prompt, tools: ToolUse | None = None) -> tuple[int, ...]:
+def encode(
+    model: LoadedText, prompt: Prompt, tools: ToolUse | None = None, room: int | None = None
+) -> tuple[int, ...]:
     """The token ids of a prompt, at least one, with room for one more in the context. May take a while.
 
     Args:
         model: whose tokenizer to use.
         prompt: beginning of the text.
         tools: tools that the prompt of a conversation describes.
+        room: positions for the answer where the prompt is too long without its oldest turns; None leaves out none.
 
     Raises:
         PromptError: it is empty, too long, names what is no token, or the chat template refuses it.
@@ -142,7 +148,8 @@ def encode(model: LoadedText, prompt: Prompt, tools: ToolUse | None = None) -> t
                 f"token id {max(ids)} is not below {model.vocab_size}, the size of the vocabulary"
             )
     else:
-        ids = _turns(model, [turn for turn in prompt if isinstance(turn, Turn)], tools)
+        turns = [turn for turn in prompt if isinstance(turn, Turn)]
+        ids = _turns(model, turns, tools) if room is None else _newest(model, turns, tools, room)
     if not ids:
         raise PromptError("the prompt is empty")
     if len(ids) >= model.max_context:
@@ -187,3 +194,24 @@ def _turns(model: LoadedText, turns: list[Turn], tools: ToolUse | None) -> tuple
         raise
     except UsageError as error:
         raise PromptError(error.message, hint=error.hint) from error
+
+
+def _newest(model: LoadedText, turns: list[Turn], tools: ToolUse | None, room: int) -> tuple[int, ...]:
+    """The token ids of a conversation, without its oldest turns if it is too long.
+
+    The rest begins with a question, and with all that the system said before, and leaves room for an answer.
+    """
+    starts = [at for at, turn in enumerate(turns) if turn.role == "user"]
+
+    def since(start: int) -> tuple[int, ...]:
+        return _turns(model, [turn for turn in turns[:start] if turn.role == "system"] + turns[start:], tools)
+
+    def fits(start: int, room: int = room) -> bool:
+        try:
+            return len(since(start)) < model.max_context - room
+        except PromptTooLong:
+            return False
+
+    if not starts or fits(0, 0):
+        return since(0)
+    return since(starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)])

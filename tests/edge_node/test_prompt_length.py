@@ -74,3 +74,27 @@ def test_megabytes_are_refused_by_their_first_part(monkeypatch: pytest.MonkeyPat
         with pytest.raises(PromptTooLong, match=r"at least \d+ tokens"):
             encode(model, prompt)
     assert read == [16 * 8192, 16 * 8192]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["system", "user", "assistant"]), st.integers(1, 30)), min_size=1))
+def test_the_newest_turns_that_fit_are_kept(said: list[tuple[Any, int]]) -> None:
+    model, room = speech(60), 20
+    turns = [*(Turn(role, "a" * size) for role, size in said), Turn("user", "end")]
+    starts = [at for at, turn in enumerate(turns) if turn.role == "user"]
+    shorter = [[turn for turn in turns[:at] if turn.role == "system"] + turns[at:] for at in starts]
+    sizes = [len(_ids(kept)) for kept in shorter]
+    if len(_ids(turns)) < 60:
+        expected = turns
+    else:
+        expected = next(
+            (kept for kept, size in zip(shorter, sizes, strict=True) if size < 60 - room), shorter[-1]
+        )
+    if len(_ids(expected)) >= 60:
+        with pytest.raises(PromptTooLong):
+            encode(model, tuple(turns), None, room)
+    else:
+        assert encode(model, tuple(turns), None, room) == _ids(expected)
+
+
+def _ids(turns: list[Turn]) -> tuple[int, ...]:
+    return encode(speech(100_000), tuple(turns))

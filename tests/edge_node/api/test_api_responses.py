@@ -100,8 +100,8 @@ def test_items_become_turns() -> None:
         ("system", "be brief", [], ""),
         ("user", "a", [], ""),
         ("assistant", "b", ["f", "g"], ""),
-        ("tool", "two", [], "g"),
         ("tool", "one", [], "f"),
+        ("tool", "two", [], "g"),
         ("assistant", "", ["f"], ""),
         ("tool", "three", [], "f"),
     ]
