@@ -153,7 +153,9 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
         format: ``json`` for any object, or a JSON schema.
         think: true is refused, since targets do not think aloud apart from their answer.
         keep_alive: accepted, without effect: workers keep their targets.
-        truncate: accepted, without effect: a prompt that does not fit is refused; so is shift.
+        truncate: leave out the oldest turns of a conversation that is too long for the context, but for those of the
+            system; false refuses it.
+        shift: accepted, without effect: a text ends with the context.
     """
 
     model: Annotated[str, Meta(min_length=1)]
@@ -162,7 +164,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     options: OllamaOptions | None = None
     think: bool | str = False
     keep_alive: Any = None
-    truncate: Any = None
+    truncate: bool = True
     shift: Any = None
     metadata: Any = None
     logprobs: Annotated[Any, unsupported(False, why=NO_LOGPROBS)] = None

@@ -128,6 +128,7 @@ def _request(
         stops=tuple(stop for stop in stops if stop),
         grammar=_grammar(asked.format),
         tools=tools,
+        truncate=asked.truncate,
     )
     loads: ollama.DoneReason = "unload" if asked.keep_alive in (0, "0", "0s") else "load"
     return OllamaRequest(
@@ -363,7 +364,7 @@ async def _root(_api: Api, _request: Request, _send: Send) -> Response:
 
 
 _EMBED = "the node makes no embeddings; name another server for them"
-_MAKE = "models are at workers: start one with `flexspec-cloud serve`"
+_MAKE = "models are at workers: start one with `flexspec-cloud`"
 LACKING = {
     "embed": _EMBED,
     "embeddings": _EMBED,

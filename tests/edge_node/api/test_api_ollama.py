@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from itertools import pairwise
 from typing import Any
 
 import ollama
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
 from edge_node.api.errors import ApiError
 from edge_node.api.ollama import chat_request, generate_request
+from edge_node.api.sending import reply
+from edge_node.api.settings import ApiSettings
+from edge_node.completion.completion import Completion, End
 from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
-from tests.edge_node.api.served import Served, alone, served, tokenizer
+from tests.edge_node.api.served import Served, alone, never, served, tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
 
@@ -97,7 +104,7 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("generate", {"model": "m", "prompt": "a", "template": "b"}, 400, "chat template"),
     ("generate", {"model": "m", "prompt": "a", "raw": True, "system": "b"}, 400, "raw mode"),
     ("embed", {"model": "m", "input": "a"}, 501, "embeddings"),
-    ("create", {"model": "m"}, 501, "flexspec-cloud serve"),
+    ("create", {"model": "m"}, 501, "flexspec-cloud"),
     ("nothing", {}, 404, "no such path"),
 ]
 
@@ -130,6 +137,59 @@ async def test_a_failure_within_a_stream(mosquitto: PrivateBroker) -> None:
         api.run.cancel()
         with pytest.raises(ollama.ResponseError, match="stopping"):
             await lines(stream)
+
+
+def read(data: bytes) -> list[dict[str, Any]]:
+    """Objects of an answer, as the client's types read them."""
+    return [ollama.ChatResponse(**json.loads(line)).model_dump() for line in data.splitlines()]
+
+
+CALLS = (
+    'Yes.\n<tool_call>\n{"name": "f", "arguments": {"a": {"b": "}\\""}}}\n</tool_call>'
+    '\n<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+)
+TOOLS = [{"type": "function", "function": {"name": name}} for name in "fg"]
+
+
+@given(st.lists(st.integers(0, len(CALLS)), max_size=8), st.booleans())
+def test_calls_are_whole_however_the_text_came(cuts: list[int], cut_off: bool) -> None:
+    wanted = chat_request({"model": "m", "messages": HELLO, "tools": TOOLS})
+    text, end = Completion(wanted.prompt, wanted.asked), End("length" if cut_off else "stop")
+    shown = CALLS[: -20 if cut_off else None]
+    text.add([(shown, "device")])
+    whole, *_ = read(wanted.form([text]).whole([end]))
+    form = wanted.form([text])
+    pieces = [form.piece(0, shown[start:stop]) for start, stop in pairwise([0, *sorted(cuts), len(CALLS)])]
+    *parts, last = read(b"".join([*pieces, form.ended(0, end)]))
+    assert "".join(part["message"]["content"] for part in parts) == whole["message"]["content"] == "Yes."
+    calls = [call for part in parts for call in part["message"]["tool_calls"] or []]
+    assert calls == (whole["message"]["tool_calls"])
+    made = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+    assert made == [("f", {"a": {"b": '}"'}}), ("g", {})][: 1 if cut_off else 2]
+    assert (last["done_reason"], last["message"]["content"]) == ("length" if cut_off else "stop", "")
+
+
+async def test_a_silent_stream_has_lines_without_text() -> None:
+    wanted = chat_request({"model": "m", "messages": HELLO})
+    text = Completion(wanted.prompt, wanted.asked)
+    text.add([("a", "device")])
+    asyncio.get_running_loop().call_later(0.2, text.finish, End("stop"))
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    await asyncio.wait_for(reply([text], wanted, ApiSettings(heartbeat=0.02), never, send), 10)
+    assert [line["message"]["content"] for line in read(b"".join(sent))][:3] == ["a", "", ""]
+
+
+async def test_a_conversation_that_is_too_long(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, max_context=100) as api, client(api) as ask:
+        asked: dict[str, Any] = {"model": api.version, "options": {"seed": 7, "num_predict": 9}}
+        turns = [{"role": "user", "content": "hello " * 30}, {"role": "assistant", "content": "yes"}, *HELLO]
+        assert (await ask.chat(messages=turns, **asked)).message.content == alone("hello", 7, 9)
+        refused = await api.post("/api/chat", {**asked, "messages": turns, "truncate": False})
+        assert (refused.status_code, "shorten" in refused.json()["error"]) == (400, True)
 
 
 def test_requests() -> None:
