@@ -257,6 +257,9 @@ class ResponseFunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag="funct
     arguments: str
 
 
+ResponseItem = ResponseOutputMessage | ResponseFunctionCall
+
+
 class ResponseInputDetails(msgspec.Struct, frozen=True):
     """Tokens of the prompt that OpenAI tells apart, and the node does not."""
 
@@ -315,7 +318,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
     max_output_tokens: int | None = None
     max_tool_calls: int | None = None
     model: str
-    output: list[ResponseOutputMessage | ResponseFunctionCall] = []
+    output: list[ResponseItem] = []
     parallel_tool_calls: bool
     previous_response_id: str | None = None
     reasoning: Any = None
@@ -351,7 +354,7 @@ class ResponseEvent(msgspec.Struct, frozen=True, kw_only=True):
     item_id: str | UnsetType = UNSET
     output_index: int | UnsetType = UNSET
     content_index: int | UnsetType = UNSET
-    item: ResponseOutputMessage | ResponseFunctionCall | UnsetType = UNSET
+    item: ResponseItem | UnsetType = UNSET
     part: ResponseOutputText | UnsetType = UNSET
     delta: str | UnsetType = UNSET
     text: str | UnsetType = UNSET

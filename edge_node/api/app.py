@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edge_node.api import ollama
+from edge_node.api import ollama, responses
 from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.bodies import Bodies, parse_object
 from edge_node.api.errors import ApiError
+from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.responses import ResponseStore, client_of, responses_request
 from edge_node.api.sending import IGNORED
 from edge_node.api.serving import Api, json_answer, serve_text
 from edge_node.completion.generator import CompletionGenerator, plan_told
@@ -33,7 +33,6 @@ from edge_node.completion.store import CompletionStore
 from schemas.openai import Health, ModelList
 from schemas.openapi import document
 from schemas.plan import PlanList, VersionPlan
-from schemas.responses import ResponseDeleted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,22 +68,6 @@ async def _text(
 ) -> None:
     body = parse_object(await api.bodies.read(request))
     await serve_text(api, parse(body, api.settings.lenient), body, request, send)
-
-
-async def _respond(api: Api, request: Request, send: Send) -> None:
-    parse = partial(responses_request, store=api.responses, client=client_of(request))
-    await _text(parse, api, request, send)
-
-
-async def _response(api: Api, request: Request, _send: Send) -> Response:
-    kept = api.responses.get(client_of(request), request.path_params["response"])
-    return json_answer(kept.response)
-
-
-async def _delete_response(api: Api, request: Request, _send: Send) -> Response:
-    name = request.path_params["response"]
-    api.responses.delete(client_of(request), name)
-    return json_answer(ResponseDeleted(id=name))
 
 
 async def _models(api: Api, _request: Request, _send: Send) -> Response:
@@ -153,9 +136,7 @@ def _refuse(request: Request, error: Exception) -> Response:
 _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/chat/completions", "POST", partial(_text, chat_request)),
     ("/v1/completions", "POST", partial(_text, completion_request)),
-    ("/v1/responses", "POST", _respond),
-    ("/v1/responses/{response}", "GET", _response),
-    ("/v1/responses/{response}", "DELETE", _delete_response),
+    *responses.TABLE,
     *ollama.TABLE,
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),
@@ -193,7 +174,14 @@ def create_app(
     texts = CompletionStore(generator, settings, metrics)
     refusals = ClientRefusals(metrics.refused)
     api = Api(
-        settings, texts, node, metrics, refusals, Bodies(settings), ResponseStore(settings), int(time.time())
+        settings,
+        texts,
+        node,
+        metrics,
+        refusals,
+        Bodies(settings),
+        ResponseStore(settings),
+        int(time.time()),
     )
     routes = [Route(path, Endpoint(api, handler), methods=[method]) for path, method, handler in _TABLE]
     gate = Middleware(AuthMiddleware, settings=settings, metrics=metrics, refusals=refusals, paths=PATHS)

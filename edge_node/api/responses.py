@@ -1,13 +1,12 @@
-"""OpenAI's ``/v1/responses``: items to turns and back, responses that are kept for later ones, and their events."""
+"""OpenAI's ``/v1/responses``: items to turns and back, and events."""
 
 from __future__ import annotations
 
-import time
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,9 +14,10 @@ import msgspec
 from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import event
 from edge_node.api.errors import ApiError, bad
+from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
 from edge_node.api.requests import joined, limit_of, options_of
 from edge_node.api.sending import Form, TextRequest
-from flexspec_mq.daemon.expiring import ExpiringMap
+from edge_node.api.serving import json_answer, serve_text
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, Content, Tool, ToolCall, ToolUse
@@ -27,102 +27,13 @@ from schemas.openai import FlexspecUsage
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import Send
 
-    from edge_node.api.settings import ApiSettings
+    from edge_node.api.serving import Api, Handler
     from edge_node.completion.completion import Completion, End
     from edge_node.completion.generator import Figures
     from flexspec_mq.grammar.tools import CallParser
-
-Item = types.ResponseOutputMessage | types.ResponseFunctionCall
-
-
-@dataclass(frozen=True, slots=True)
-class KeptResponse:
-    """A response that later ones may go on from.
-
-    Attributes:
-        turns: turns of the conversation, answer included, instructions left out.
-    """
-
-    turns: tuple[Turn, ...]
-    response: types.Response
-
-    @property
-    def size(self) -> int:
-        """Bytes, about; what responses of one conversation share is counted for each."""
-        return len(msgspec.json.encode([self.response, self.turns]))
-
-
-class ResponseStore:
-    """Responses in memory: a client finds its own by their ids, until they are too old or too many.
-
-    Args:
-        settings: bounds.
-    """
-
-    def __init__(self, settings: ApiSettings) -> None:
-        self._kept = ExpiringMap[tuple[bytes, str], KeptResponse](
-            most=settings.keep_responses,
-            life=settings.keep_responses_for,
-            most_weight=settings.keep_response_bytes,
-            weigh=lambda kept: kept.size,
-        )
-
-    def put(self, client: bytes, kept: KeptResponse) -> None:
-        """Keep a response."""
-        now = time.monotonic()
-        self._kept.expire(now)
-        self._kept.put((client, kept.response.id), kept, now)
-
-    def get(self, client: bytes, name: str, param: str | None = None) -> KeptResponse:
-        """A response by its id.
-
-        Args:
-            client: who asks.
-            name: id of a response.
-            param: field of the request that has the id; None if its path has.
-
-        Raises:
-            ApiError: there is none, or it is another client's.
-        """
-        kept = self._kept.get((client, name), time.monotonic())
-        if kept is None:
-            raise ApiError(
-                404 if param is None else 400,
-                f"response {name[:80]!r} is not here",
-                param=param,
-                code="not_found" if param is None else "previous_response_not_found",
-                hint="the node forgets old ones, those of `store` false and, when it starts anew, all",
-            )
-        return kept
-
-    def delete(self, client: bytes, name: str) -> None:
-        """Forget a response.
-
-        Raises:
-            ApiError: 404.
-        """
-        self.get(client, name)
-        self._kept.pop((client, name))
-
-    def item(self, client: bytes, name: str, param: str) -> Item:
-        """An item of a response's output by its own id.
-
-        Raises:
-            ApiError: there is none.
-        """
-        _, _, rest = name.partition("_")
-        response = self.get(client, f"resp_{rest.partition('_')[0]}", param).response
-        for item in response.output:
-            if item.id == name:
-                return item
-        raise bad(param, f"{param} names no item of response {response.id}")
-
-
-def client_of(request: Request) -> bytes:
-    """Who asks, as far as can be told: by the bearer token."""
-    return blake2b(request.headers.get("authorization", "").encode(), digest_size=16).digest()
-
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "message": types.ResponseInputMessage,
@@ -193,7 +104,7 @@ class Conversation:
 def read_input(
     given: str | list[dict[str, Any]],
     before: tuple[Turn, ...],
-    referred: Callable[[str, str], Item],
+    referred: Callable[[str, str], types.ResponseItem],
     *,
     ignored: list[str] | None,
 ) -> tuple[Turn, ...]:
@@ -271,7 +182,7 @@ class Output:
     """
 
     def __init__(self, name: str) -> None:
-        self.items: list[Item] = []
+        self.items: list[types.ResponseItem] = []
         self._name = name
         self._parts: list[str] = []
         self._open = False
@@ -333,7 +244,7 @@ class Output:
         self.items[-1] = item
         yield self.event("output_item.done", output_index=len(self.items) - 1, item=item)
 
-    def _begin(self, item: Item) -> Iterator[types.ResponseEvent]:
+    def _begin(self, item: types.ResponseItem) -> Iterator[types.ResponseEvent]:
         yield from self._end()
         self.items.append(item)
         self._parts, self._open = [], True
@@ -495,7 +406,8 @@ class ResponsesForm(Form):
             answer = Conversation(self._wanted.turns)
             for item in self._output.items:
                 if item.status == "completed" or isinstance(item, types.ResponseOutputMessage):
-                    answer.add(item, "output")
+                    with suppress(ApiError):  # arguments that no prompt can hold, as half a character
+                        answer.add(item, "output")
             self._wanted.keep(KeptResponse(tuple(answer.turns), response))
         return response
 
@@ -536,3 +448,29 @@ _ECHOED = (
 def _sent(made: types.ResponseEvent) -> bytes:
     """A server-sent event with its name."""
     return f"event: {made.type}\n".encode() + event(made)
+
+
+async def _create(api: Api, request: Request, send: Send) -> None:
+    body = parse_object(await api.bodies.read(request))
+    wanted = responses_request(body, api.settings.lenient, store=api.responses, client=client_of(request))
+    await serve_text(api, wanted, body, request, send)
+
+
+async def _retrieve(api: Api, request: Request, _send: Send) -> Response:
+    if request.query_params.get("stream", "false") != "false":
+        raise bad("stream", "a response that is over is not streamed again; ask without stream")
+    return json_answer(api.responses.get(client_of(request), request.path_params["response"]).response)
+
+
+async def _delete(api: Api, request: Request, _send: Send) -> Response:
+    name = request.path_params["response"]
+    api.responses.delete(client_of(request), name)
+    return json_answer(types.ResponseDeleted(id=name))
+
+
+TABLE: tuple[tuple[str, str, Handler], ...] = (
+    ("/v1/responses", "POST", _create),
+    ("/v1/responses/{response}", "GET", _retrieve),
+    ("/v1/responses/{response}", "DELETE", _delete),
+)
+"""Paths of this API, with method and handler."""

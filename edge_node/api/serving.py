@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from edge_node.api.auth import ClientRefusals
     from edge_node.api.bodies import Bodies
-    from edge_node.api.responses import ResponseStore
+    from edge_node.api.kept_responses import ResponseStore
     from edge_node.api.sending import TextRequest
     from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics

@@ -201,7 +201,11 @@ def _newest(model: LoadedText, turns: list[Turn], tools: ToolUse | None, room: i
 
     The rest begins with a question, and with all that the system said before, and leaves room for an answer.
     """
-    starts = [at for at, turn in enumerate(turns) if turn.role == "user"]
+    most, left, starts = _FIRST * model.max_context, 0, list[int]()
+    for at in reversed(range(len(turns))):  # to render megabytes again and again takes seconds, too
+        left += len(turns[at].content)
+        if turns[at].role == "user" and (left <= most or not starts):
+            starts.insert(0, at)
 
     def since(start: int) -> tuple[int, ...]:
         return _turns(model, [turn for turn in turns[:start] if turn.role == "system"] + turns[start:], tools)
@@ -212,6 +216,6 @@ def _newest(model: LoadedText, turns: list[Turn], tools: ToolUse | None, room: i
         except PromptTooLong:
             return False
 
-    if not starts or fits(0, 0):
+    if not starts or (left <= most and fits(0, 0)):
         return since(0)
     return since(starts[min(bisect_left(starts, True, key=fits), len(starts) - 1)])

@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 
 from broker.launcher import PrivateBroker
 from edge_node.api.errors import ApiError
-from edge_node.api.responses import Output, ResponseStore, responses_request
+from edge_node.api.kept_responses import ResponseStore
+from edge_node.api.responses import Output, responses_request
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.grammar.tools import HERMES, CallParser, Tool, ToolUse
 from flexspec_mq.models.text import Turn
@@ -239,6 +240,7 @@ async def test_later_responses_go_on_from_kept_ones(mosquitto: PrivateBroker) ->
             third.output_text == text_of(f"{said_before}{second.output_text},user.three,assistant.", 5, 8)[0]
         )
         assert await api.client.responses.retrieve(second.id) == second
+        said(await api.get(f"/v1/responses/{second.id}?stream=true"), 400, "invalid_value")
         with pytest.raises(openai.NotFoundError):
             await api.client.responses.retrieve(third.id)
         other = api.client.with_options(api_key="another")

@@ -1,0 +1,108 @@
+"""Responses that the node keeps, for later ones that go on from them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edge_node.api.errors import ApiError, bad
+from flexspec_mq.daemon.expiring import ExpiringMap
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from edge_node.api.settings import ApiSettings
+    from flexspec_mq.models.text import Turn
+    from schemas.responses import Response, ResponseItem
+
+
+@dataclass(frozen=True, slots=True)
+class KeptResponse:
+    """A response that later ones may go on from.
+
+    Attributes:
+        turns: turns of the conversation, answer included, instructions left out.
+    """
+
+    turns: tuple[Turn, ...]
+    response: Response
+
+    @property
+    def size(self) -> int:
+        """Bytes, about; what responses of one conversation share is counted for each."""
+        return len(msgspec.json.encode([self.response, self.turns]))
+
+
+class ResponseStore:
+    """Responses in memory: a client finds its own by their ids, until they are too old or too many.
+
+    Args:
+        settings: bounds.
+    """
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._kept = ExpiringMap[tuple[bytes, str], KeptResponse](
+            most=settings.keep_responses,
+            life=settings.keep_responses_for,
+            most_weight=settings.keep_response_bytes,
+            weigh=lambda kept: kept.size,
+        )
+
+    def put(self, client: bytes, kept: KeptResponse) -> None:
+        """Keep a response."""
+        now = time.monotonic()
+        self._kept.expire(now)
+        self._kept.put((client, kept.response.id), kept, now)
+
+    def get(self, client: bytes, name: str, param: str | None = None) -> KeptResponse:
+        """A response by its id.
+
+        Args:
+            client: who asks.
+            name: id of a response.
+            param: field of the request that has the id; None if its path has.
+
+        Raises:
+            ApiError: there is none, or it is another client's.
+        """
+        kept = self._kept.get((client, name), time.monotonic())
+        if kept is None:
+            raise ApiError(
+                404 if param is None else 400,
+                f"response {name[:80]!r} is not here",
+                param=param,
+                code="not_found" if param is None else "previous_response_not_found",
+                hint="the node forgets old ones, those of `store` false and, when it starts anew, all",
+            )
+        return kept
+
+    def delete(self, client: bytes, name: str) -> None:
+        """Forget a response.
+
+        Raises:
+            ApiError: 404.
+        """
+        self.get(client, name)
+        self._kept.pop((client, name))
+
+    def item(self, client: bytes, name: str, param: str) -> ResponseItem:
+        """An item of a response's output by its own id.
+
+        Raises:
+            ApiError: there is none.
+        """
+        _, _, rest = name.partition("_")
+        response = self.get(client, f"resp_{rest.partition('_')[0]}", param).response
+        for item in response.output:
+            if item.id == name:
+                return item
+        raise bad(param, f"{param} names no item of response {response.id}")
+
+
+def client_of(request: Request) -> bytes:
+    """Who asks, as far as can be told: by the bearer token."""
+    return blake2b(request.headers.get("authorization", "").encode(), digest_size=16).digest()
