@@ -2,7 +2,8 @@
 
 Rules go by the name of the user, so a device can neither read another's verdicts nor draft in its name. A worker
 reads the opens of its versions and the drafts addressed to it. Where the deployment says which versions and workers
-there are, every topic that a device may write is spelled out, which bounds what it can have retained.
+there are, every topic that a device may write is spelled out, which bounds what it can have retained; but for its
+answers to those who may ask it.
 
 Mosquitto does not look at this file when somebody subscribes, only when it delivers: a message that a member of a
 group may not read is lost when its turn comes. So the name of the workers' group is a secret of theirs
@@ -24,8 +25,8 @@ from flexspec_mq.transport.filters import covers, split_share
 class AccessRule(NamedTuple):
     """A permission of a role; a will is a write.
 
-    The topic is a filter with ``{name}`` of the user, and ``{version}`` and ``{worker}`` for each of them; ``{family}``
-    is any, for who is bound to no version.
+    The topic is a filter with ``{name}`` of the user, and ``{version}``, ``{worker}`` and ``{edge}``, which may be
+    asked, and ``{asker}``, who may ask, for each of them; ``{family}`` is any, for who is bound to no version.
     """
 
     verb: Literal["read", "write", "readwrite"]
@@ -53,6 +54,11 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("write", "f1/d/{worker}/{name}"),
         AccessRule("read", "f1/v/{name}"),
         AccessRule("readwrite", "f1/e/{name}"),  # read, to see whether another device goes by the same name
+        AccessRule("read", "f1/ask/{name}/#"),
+        AccessRule("write", "f1/answer/{asker}/{name}/#"),  # which says who answers
+        AccessRule("write", "f1/a/{name}"),
+        AccessRule("read", "homeassistant/status"),
+        AccessRule("write", "homeassistant/device/flexspec-{name}/config"),
     ),
     Role.WORKER: (
         *_ALL,
@@ -74,6 +80,13 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("read", "f1/e/+"),
     ),
     Role.OPERATOR: (*_ALL, AccessRule("read", "f1/e/+"), AccessRule("read", "$SYS/#")),
+    Role.ASKER: (
+        AccessRule("write", "f1/ask/{edge}/{name}"),  # which says who asks, and so who may be answered
+        AccessRule("read", "f1/answer/{name}/#"),
+        AccessRule("read", "f1/a/{edge}"),
+        AccessRule("read", "homeassistant/#"),  # where the asker is a Home Assistant
+        AccessRule("write", "homeassistant/status"),
+    ),
     Role.DEPLOYMENT: (AccessRule("write", "f1/i"), AccessRule("write", "f1/s")),
 }
 """Whatever is not in it is forbidden."""
@@ -86,18 +99,30 @@ def rules_of(user: User, users: Iterable[User]) -> list[AccessRule]:
         user: whose.
         users: all of the broker. A device may ask for the versions of all workers; for any, if one serves any.
     """
+    users = tuple(users)
     workers = [worker for worker in users if worker.role is Role.WORKER]
     versions = user.versions
     if user.role is Role.EDGE and workers and all(worker.versions for worker in workers):
         versions = tuple(sorted({version for worker in workers for version in worker.versions}))
-    names = sorted(worker.name for worker in workers)
-    return [
-        AccessRule(rule.verb, rule.topic.format(name=user.name, version=version, worker=worker, family="+"))
-        for rule in RULES[user.role]
-        if not (user.versions and "{family}" in rule.topic)
-        for version in ((versions or ("+",)) if "{version}" in rule.topic else ("",))
-        for worker in ((names or ("+",)) if "{worker}" in rule.topic else ("",))
+    askers = [
+        one.name for one in users if one.role is Role.ASKER and user.name in (one.edges or (user.name,))
     ]
+    names_of = {
+        "{name}": [user.name],
+        "{family}": [] if user.versions else ["+"],
+        "{version}": versions or ["+"],
+        "{worker}": sorted(worker.name for worker in workers) or ["+"],
+        "{edge}": user.edges or ["+"],
+        "{asker}": sorted(askers),
+    }
+    rules = list(RULES[user.role])
+    for part, names in names_of.items():
+        rules = [
+            AccessRule(rule.verb, rule.topic.replace(part, name))
+            for rule in rules
+            for name in (names if part in rule.topic else ("",))
+        ]
+    return rules
 
 
 def access_file(users: Iterable[User]) -> str:

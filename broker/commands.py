@@ -22,11 +22,15 @@ _ROLES = {
     "add-worker": (Role.WORKER, "let workers in, each for some versions or for any"),
     "add-publisher": (Role.PUBLISHER, "let those in who publish catalogues"),
     "add-operator": (Role.OPERATOR, "let those in who watch"),
+    "add-asker": (Role.ASKER, "let those in who ask devices for texts by MQTT"),
 }
-_STARTS = {
-    Role.EDGE: "flexspec-edge serve --config edge.toml",
-    Role.WORKER: "flexspec-cloud --config cloud.toml",
-    Role.PUBLISHER: "flexspec head … --config head.toml",
+_STARTS = " to its machine, and start it there: "
+_USES = {
+    Role.EDGE: f"{_STARTS}flexspec-edge serve --config edge.toml",
+    Role.WORKER: f"{_STARTS}flexspec-cloud --config cloud.toml",
+    Role.PUBLISHER: f"{_STARTS}flexspec head … --config head.toml",
+    Role.OPERATOR: ", who watches with an MQTT client",
+    Role.ASKER: ", whose MQTT client publishes to f1/ask/DEVICE/NAME and reads f1/answer/NAME/#",
 }
 
 
@@ -54,6 +58,15 @@ def add_commands(subparsers: Any) -> None:
                 metavar="VERSION",
                 dest="versions",
                 help="that they may serve; give it again for more (default: any, for workers of a family)",
+            )
+        if role is Role.ASKER:
+            command.add_argument(
+                "--edge",
+                action="append",
+                default=[],
+                metavar="DEVICE",
+                dest="edges",
+                help="that they may ask; give it again for more (default: any)",
             )
         command.set_defaults(run=_add, role=role)
 
@@ -167,17 +180,14 @@ def _tell_next(where: Path, *, tls: bool, keys: bool) -> None:
 def _add(options: argparse.Namespace) -> int:
     deployment = Deployment(options.directory)
     names = dict.fromkeys(options.names)
-    new = deployment.add(options.role, names, tuple(dict.fromkeys(getattr(options, "versions", ()))))
+    versions, edges = (tuple(dict.fromkeys(getattr(options, of, ()))) for of in ("versions", "edges"))
+    new = deployment.add(options.role, names, versions, edges)
     for name in names:
         folder = deployment.bundles.folder(options.role, name)
         where = folder if folder.exists() else "its files have been taken away"
         answer(f"{name} {'was added' if name in new else 'is there already'}: {where}")
     if new:
-        start = _STARTS.get(options.role)
-        use = (
-            f" to its machine, and start it there: {start}" if start else ", who watches with an MQTT client"
-        )
-        answer(f"move each folder{use}")
+        answer(f"move each folder{_USES[options.role]}")
     return 0
 
 
@@ -266,6 +276,7 @@ def _list(options: argparse.Namespace) -> int:
                 "role": client.role.value,
                 "versions": list(client.versions),
                 "credentials": list(client.credentials),
+                "edges": list(client.edges),
             }
             for name, client in sorted(known.clients.items())
         ]
@@ -273,6 +284,8 @@ def _list(options: argparse.Namespace) -> int:
         return 0
     for name, client in sorted(known.clients.items()):
         versions = f"  {', '.join(client.versions) or 'any version'}" if client.role is Role.WORKER else ""
+        if client.role is Role.ASKER:
+            versions = f"  asks {', '.join(client.edges) or 'any device'}"
         credentials = f"  credential {', '.join(client.credentials)}" if client.credentials else ""
         answer(f"{client.role.value:<10} {name}{versions}{credentials}")
     if keys is not None:

@@ -29,6 +29,7 @@ class Role(Enum):
     WORKER = "worker"
     PUBLISHER = "publisher"
     OPERATOR = "operator"
+    ASKER = "asker"
     DEPLOYMENT = "deployment"
     """Whoever runs the broker, to publish what the deployment signed; no client has it."""
 
@@ -57,12 +58,14 @@ class User:
     Attributes:
         password: hash of the password, see `hashed`.
         versions: versions that a worker may serve; empty is any.
+        edges: devices that an asker may ask; empty is any.
     """
 
     name: str
     role: Role
     password: PasswordHash = field(repr=False)
     versions: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse names that could reach beyond their own topics.
@@ -73,6 +76,8 @@ class User:
         topics.checked("user", self.name)
         for version in self.versions:
             topics.checked("version", version)
+        for edge in self.edges:
+            topics.checked("device", edge)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from edge_node.api.settings import ApiSettings
+from edge_node.asking.settings import AskSettings
 from edge_node.limits import LimitOptions
 from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.catalogue.options import FamilyOptions
@@ -30,6 +31,7 @@ class EdgeConfig:
     plan: PlanOptions
     limits: LimitOptions
     api: ApiSettings
+    asks: AskSettings
     link: LinkOptions
     log: LogOptions
 
@@ -37,6 +39,7 @@ class EdgeConfig:
 _FILE_ONLY = """
     in_flight qos stop policy_weights
     api_texts api_client_connections lenient
+    ask_texts ask_per_minute ask_username ask_password_file ask_tls_ca
 """
 """Settings that are seldom changed, and then for good."""
 
@@ -56,10 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True) -> None:
         "plan": "plan",
         "limits": "limits",
         "api": "API",
+        "asks": "asks by MQTT",
         "link": "broker",
         "log": "log",
     }
-    without = () if api else tuple(field.name for field in fields(ApiSettings))
+    kinds = () if api else (ApiSettings, AskSettings)
+    without = tuple(field.name for kind in kinds for field in fields(kind))
     add_flags(parser, PROGRAM, titles=titles, without=without)
 
 

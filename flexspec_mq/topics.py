@@ -3,7 +3,8 @@
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
 `f1/w/<worker>` worker status, `f1/t/<worker>` how its target's texts are written, `f1/e/<edge>` edge status,
 `f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys, `f1/s` what the
-broker has on its disk.
+broker has on its disk; `f1/ask/<edge>/<user>` texts that a client asks an edge for, `f1/answer/<user>/<edge>` the
+answers, `f1/a/<edge>` the edge's figures for those who ask.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from flexspec_mq.errors import UsageError
 
 ROOT = "f1"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_LEVELS = 8
+"""Levels of a topic that an asker may name for its answer."""
 
 
 def checked(kind: str, name: str) -> str:
@@ -94,6 +97,50 @@ def saved_topic() -> str:
 def saved(topic: bytes, client: bytes) -> bytes:
     """Payload on `saved_topic`: a message on `topic` that the client with this id published."""
     return topic + b" " + client
+
+
+ANYBODY = "anybody"
+"""User in whose name an ask without a user is taken, where the broker knows none."""
+
+
+def ask_filter(edge: str) -> str:
+    """Subscription of an edge to all that it is asked."""
+    return f"{ROOT}/ask/{edge}/#"
+
+
+def ask_topic(edge: str, user: str) -> str:
+    """Where a user asks an edge for a text."""
+    return f"{ROOT}/ask/{edge}/{user}"
+
+
+def asker_of(topic: str, edge: str) -> str | None:
+    """The user who asks on a topic; `ANYBODY` where the topic names none, None if it is none of the edge's."""
+    parts = topic.split("/")
+    if parts[:3] != [ROOT, "ask", edge] or len(parts) > 4:
+        return None
+    user = parts[3] if len(parts) == 4 else ANYBODY
+    return user if _NAME.fullmatch(user) else None
+
+
+def answer_topic(user: str, edge: str, name: str = "") -> str:
+    """Where an edge answers a user, and nobody else reads; with the name of the ask if it can stand in a topic."""
+    branch = f"{ROOT}/answer/{user}/{edge}"
+    return f"{branch}/{name}" if _NAME.fullmatch(name) else branch
+
+
+def is_answer_topic(topic: str, user: str, edge: str) -> bool:
+    """Whether an edge may answer a user on a topic: its own branch of that user's answers, or below it."""
+    parts = topic.split("/")
+    return (
+        parts[:4] == [ROOT, "answer", user, edge]
+        and len(parts) <= _LEVELS
+        and all(_NAME.fullmatch(part) for part in parts[4:])
+    )
+
+
+def asked_topic(edge: str) -> str:
+    """Retained figures of an edge for those who ask it."""
+    return f"{ROOT}/a/{edge}"
 
 
 class TopicSender(NamedTuple):

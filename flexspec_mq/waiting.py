@@ -169,6 +169,15 @@ PROBE: Final = 5.0
 SYSTEMD: Final = 1.0
 """For systemd to take a datagram."""
 
+# Asks by MQTT
+
+ASKED_STATUS: Final = 5.0
+"""Between two statuses of a node for those who ask it by MQTT, at least."""
+ASKER_TOLD: Final = 1.0
+"""Between two answers to a user that asks more than it may."""
+ANNOUNCED: Final = 5.0
+"""Between two announcements of a node to Home Assistant, at least."""
+
 # Commands
 
 COMMAND_LINK: Final = 3.0

@@ -6,9 +6,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from schemas.asking import Answer, AnswerPiece, Ask, AskedStatus, AskError, AskErrorBody
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.jsonschema import Json, described
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Identity, Open, Poll, Prefix, Verdict
+from schemas.openai import FlexspecUsage, FunctionCall, ToolCall, Usage
+from schemas.plan import LimitReport, Plan
 from schemas.statement import Statement
 from schemas.status import (
     AddedToken,
@@ -21,8 +24,9 @@ from schemas.status import (
 )
 
 PAYLOAD_TYPE = "application/vnd.flexspec-mq"
+_ASKING = Ask, Answer, AnswerPiece, AskError, AskedStatus
 _CONTENT_TYPES: dict[type[msgspec.Struct], str] = {
-    **dict.fromkeys((WorkerStatus, EdgeStatus), "application/json"),
+    **dict.fromkeys((WorkerStatus, EdgeStatus, *_ASKING), "application/json"),
     **dict.fromkeys((Signed, Statement), "application/msgpack"),
 }
 
@@ -31,6 +35,7 @@ _PARAMETERS = {
     "edge": "MQTT user name of the edge node.",
     "worker": "Id of the cloud worker that holds the session.",
     "family": "Target family that the edge follows.",
+    "user": "MQTT user name of who asks; anybody on a broker without users.",
 }
 
 
@@ -115,6 +120,29 @@ CHANNELS = (
         "The versions of a family: the body is a Catalogue, signed by keys of the key set.",
         retained=True,
     ),
+    _Channel(
+        "ask",
+        "f1/ask/{edge}/{user}",
+        "receive",
+        (Ask,),
+        "Texts that a user asks the edge for, where it answers asks (docs/api.md); a payload that is no JSON object is "
+        "a prompt. By MQTT 5 with Response Topic and Correlation Data.",
+    ),
+    _Channel(
+        "answer",
+        "f1/answer/{user}/{edge}",
+        "send",
+        (Answer, AnswerPiece, AskError),
+        "Answers to a user, on this topic or below it. One that is to be kept is retained, and expires.",
+    ),
+    _Channel(
+        "asked",
+        "f1/a/{edge}",
+        "send",
+        (AskedStatus,),
+        "Figures of an edge for those who ask it. Its will says gone.",
+        retained=True,
+    ),
 )
 
 
@@ -122,7 +150,10 @@ MESSAGES = tuple(kind for channel in CHANNELS for kind in channel.messages)
 """Payloads of their own, a statement with its signature behind it."""
 BODIES = (KeySet, Catalogue)
 """Bodies that `Signed` holds."""
-_INNER = (CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Prefix, AddedToken)
+_INNER = (
+    *(CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Prefix, AddedToken),
+    *(AskErrorBody, Usage, FlexspecUsage, Plan, LimitReport, ToolCall, FunctionCall),
+)
 """Records that payloads and bodies hold."""
 
 
@@ -173,6 +204,8 @@ def _operation(channel: _Channel) -> Json:
     if channel.retained:
         binding["qos"] = 1
     summary = "QoS 1, retained." if channel.retained else "QoS 0, 1 or 2, as the plan says."
+    if channel.name in ("ask", "answer"):
+        summary = "QoS 1."
     return {
         "action": channel.action,
         "channel": {"$ref": f"#/channels/{channel.name}"},

@@ -88,7 +88,7 @@ class ClientBundles:
             serials = (*client.credentials, identity.credential.serial.hex())
             client = msgspec.structs.replace(client, credentials=serials)
         version = client.versions[0] if worker and client.versions else known.only_version
-        if version and client.role is not Role.PUBLISHER:
+        if version and client.role in (Role.EDGE, Role.WORKER):
             settings["version"] = version
         if client.role in SETTINGS:
             lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]

@@ -26,6 +26,7 @@ from broker.settings import PasswordHash, Role, ServerTls, User
 from flexspec_mq.daemon.files import alone
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.share_groups import new_groups
+from flexspec_mq.topics import ANYBODY
 from schemas.statement import ANY
 
 SETTINGS, IDENTITIES = "broker.toml", "identities.json"
@@ -109,13 +110,16 @@ class Deployment:
             known = Identities(address, tuple(names), client_certificates, new_groups().key)
             self._write(self.keys.with_new_keys(known) if keys else known)
 
-    def add(self, role: Role, names: Iterable[str], versions: tuple[str, ...]) -> set[str]:
-        """Let clients in. A client that is there keeps its secrets; a worker's versions are changed.
+    def add(
+        self, role: Role, names: Iterable[str], versions: tuple[str, ...], edges: tuple[str, ...] = ()
+    ) -> set[str]:
+        """Let clients in. A client that is there keeps its secrets; what it may serve or ask is changed.
 
         Args:
             role: role of all of them.
             names: their names, which are also those on topics.
             versions: versions that workers may serve; empty is any.
+            edges: devices that askers may ask; empty is any.
 
         Returns:
             The names that are new.
@@ -124,7 +128,7 @@ class Deployment:
 
         def change(known: Identities) -> Identities:
             before = known.clients
-            wanted = {name: self._wanted(known, role, name, versions) for name in names}
+            wanted = {name: self._wanted(known, role, name, versions, edges) for name in names}
             new.update(wanted.keys() - before.keys())
             changed = wanted.keys() & before.keys()
             void = [serial for name in changed for serial in outgrown(before[name], wanted[name])]
@@ -241,10 +245,17 @@ class Deployment:
             self._write(changed)
         return changed.revision
 
-    def _wanted(self, known: Identities, role: Role, name: str, versions: tuple[str, ...]) -> Client:
+    def _wanted(
+        self,
+        known: Identities,
+        role: Role,
+        name: str,
+        versions: tuple[str, ...],
+        edges: tuple[str, ...],
+    ) -> Client:
         """A client as it is to be, which has its secrets already or none yet."""
-        User(name, role, PasswordHash(""), versions)  # or the names are none
-        if name == OWN_NAME:
+        User(name, role, PasswordHash(""), versions, edges)  # or the names are none
+        if name in (OWN_NAME, ANYBODY):
             raise UsageError(f"{name} is the broker's own name", hint="give another")
         client = known.clients.get(name, Client(role, PasswordHash("")))
         if client.role is not role:
@@ -252,7 +263,7 @@ class Deployment:
                 f"{name} is there already, with the role {client.role.value}",
                 hint="one name has one role: give another, or revoke it first",
             )
-        return replace(client, versions=versions)
+        return replace(client, versions=versions, edges=edges)
 
     def _voided(
         self, known: Identities, names: Iterable[str]

@@ -20,6 +20,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         password: hash of its password.
         versions: versions that a worker may serve; empty is any.
+        edges: devices that an asker may ask; empty is any.
         serial: serial of its client certificate, hexadecimal; empty without one.
         credentials: serials of those that hold, hexadecimal, the newest last; empty without keys.
     """
@@ -29,6 +30,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions: tuple[str, ...] = ()
     serial: str = ""
     credentials: tuple[str, ...] = ()
+    edges: tuple[str, ...] = ()
 
 
 class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,7 +86,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def users(self) -> tuple[User, ...]:
         """For Mosquitto's files."""
-        return tuple(User(name, c.role, c.password, c.versions) for name, c in self.clients.items())
+        return tuple(User(name, c.role, c.password, c.versions, c.edges) for name, c in self.clients.items())
 
     @property
     def groups(self) -> ShareGroups:

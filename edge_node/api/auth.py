@@ -41,6 +41,7 @@ REFUSALS = (
     "body_too_long",
     "head_timeout",
     "too_many_connections",
+    "too_many_asks",
 )
 """Why a client is kept out, or cut short; all else that is wrong with a request is its author's business."""
 _TELL_EVERY = 10.0

@@ -94,7 +94,7 @@ class OpenAIForm(Form):
         """A single object."""
         took = usage(ends)
         if self._wanted.chat:
-            chosen = [self._choice(at, end) for at, end in enumerate(ends)]
+            chosen = [self.choice(at, end) for at, end in enumerate(ends)]
             return msgspec.json.encode(openai.ChatCompletion(**self._head, choices=chosen, usage=took))
         choices = [
             openai.TextChoice(index=at, text=text.whole, finish_reason=end.reason)
@@ -102,7 +102,8 @@ class OpenAIForm(Form):
         ]
         return msgspec.json.encode(openai.TextCompletion(**self._head, choices=choices, usage=took))
 
-    def _choice(self, at: int, end: End) -> openai.ChatChoice:
+    def choice(self, at: int, end: End) -> openai.ChatChoice:
+        """The answer to a chat, for a text that is complete."""
         text, parser = self.texts[at], self.texts[at].parser()
         events = parser.push(text.whole) + parser.finish()
         content = "".join(event.text for event in events if isinstance(event, Content))

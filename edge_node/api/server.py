@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import socket
+from contextlib import AsyncExitStack
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractAsyncContextManager
 
     from starlette.applications import Starlette
 
@@ -164,6 +166,7 @@ async def serve_node(
     policy: Callable[[], Policy],
     settings: ApiSettings,
     started: Callable[[int], None],
+    beside: Callable[[Api], AbstractAsyncContextManager[asyncio.Task[None]]] | None = None,
 ) -> None:
     """Run the node and serve its API until cancelled.
 
@@ -178,6 +181,7 @@ async def serve_node(
         policy: makes the policy of each session.
         settings: settings of the API.
         started: told the port when requests are answered.
+        beside: serves the texts of the API in another way as well, until its task fails or the block ends.
 
     Raises:
         UsageError: the port is taken.
@@ -197,11 +201,16 @@ async def serve_node(
         async with running(listens.wait(), "api listens") as waiting:
             await any_of(serving, waiting)
         if not serving.done():
-            async with node.running(connect, base):
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(node.running(connect, base))
+                ends = [serving, failing]
+                if beside is not None:
+                    ends.append(await stack.enter_async_context(beside(app.state.api)))
                 try:
-                    await any_of(serving, failing)
-                    if failing.done():
-                        failing.result()  # what broke the node, and not what its link meets afterwards
+                    await any_of(*ends)
+                    for end in ends[1:]:
+                        if end.done():
+                            end.result()  # what broke the node, and not what its link meets afterwards
                 finally:
                     serving.cancel()
                     await asyncio.wait((serving,))

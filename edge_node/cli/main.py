@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    from edge_node.api.serving import Api
     from edge_node.api.settings import ApiSettings
     from edge_node.cli.texts import Command
     from edge_node.completion.options import CompletionOptions
@@ -149,7 +150,18 @@ def _main(argv: Sequence[str]) -> int:
     run: Callable[[EdgeNode, LoadedText, Callable[[], Policy], LinkSettings], Coroutine[Any, Any, None]]
     if args.command == "serve":
         never_fails("stdout")
-        run = partial(_serve, config.api.for_serving(), ready_json=args.ready_json)
+        asks = None
+        if config.asks.mqtt_ask:
+            from edge_node.asking.asks import Asks
+            from flexspec_mq.transport.mqtt import mqtt_link
+
+            told = config.asks.link(config.node.edge, config.link, ephemeral=config.node.ephemeral)
+            ephemeral = config.node.ephemeral
+
+            def asks(api: Api) -> AbstractAsyncContextManager[asyncio.Task[None]]:
+                return Asks(api, config.asks, mqtt_link, told, ephemeral=ephemeral).running()
+
+        run = partial(_serve, config.api.for_serving(), asks, ready_json=args.ready_json)
     else:
         options = _options(args, config.node.wait)
         from edge_node.cli.texts import prepare
@@ -232,6 +244,7 @@ def _options(args: argparse.Namespace, wait: float) -> CompletionOptions:
 
 async def _serve(
     api: ApiSettings,
+    asks: Callable[[Api], AbstractAsyncContextManager[asyncio.Task[None]]] | None,
     node: EdgeNode,
     text: LoadedText,
     policy: Callable[[], Policy],
@@ -256,7 +269,9 @@ async def _serve(
 
     with contextlib.suppress(Cancelled):
         async with stoppable(ending):
-            await serve_node(node, text, mqtt_link, link, policy=policy, settings=api, started=started)
+            await serve_node(
+                node, text, mqtt_link, link, policy=policy, settings=api, started=started, beside=asks
+            )
 
 
 async def _write(

@@ -45,7 +45,12 @@ class Metrics:
     Attributes:
         requests: counter by endpoint and HTTP status; 499 is a client that went away.
         refused: clients that were kept out or cut short, by reason.
+        tokens: tokens of texts that are over.
+        newest: figures of the newest of these; None before any.
     """
+
+    tokens = 0
+    newest: Figures | None = None
 
     def __init__(self, node: EdgeNode) -> None:
         self._registry = registry = CollectorRegistry()
@@ -93,6 +98,7 @@ class Metrics:
 
     def took(self, figures: Figures) -> None:
         """A session is over."""
+        self.tokens, self.newest = self.tokens + figures.tokens, figures
         for name, counter in self._taken.items():
             counter.inc(getattr(figures, name))
         self._bytes.labels("up").inc(figures.bytes_up)

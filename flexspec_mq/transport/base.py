@@ -18,6 +18,8 @@ QUOTA_EXCEEDED = 0x97
 RETAIN_NOT_SUPPORTED = 0x9A
 QOS_NOT_SUPPORTED = 0x9B
 MAX_EXPIRY = 2**32 - 1
+MOST_PROPERTIES = 1024
+"""Bytes of a message's properties that are passed on; those of one that has more are not, as they wait in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,14 @@ class Inbound:
     Attributes:
         qos: quality of service at which it was delivered, 0 to 2.
         retain: whether it was stored before we subscribed, so that it may be old.
+        properties: MQTT 5 properties as they came, if they are few; `transport.properties.reply_properties` reads them.
     """
 
     topic: str
     payload: bytes
     qos: int = 0
     retain: bool = False
+    properties: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Outbound:
 
     Attributes:
         expiry: seconds after which the broker discards it; None is never.
+        correlation: Correlation Data of the request that it answers; None without.
     """
 
     topic: str
@@ -71,6 +76,7 @@ class Outbound:
     qos: int = 0
     retain: bool = False
     expiry: float | None = None
+    correlation: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

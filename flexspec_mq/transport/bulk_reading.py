@@ -3,8 +3,8 @@
 paho reads a packet by three system calls or more and makes a dozen objects of it: some 60 µs, which whoever may
 publish could have us spend on each of 20 bytes, and 10 µs more for each property that he adds. Here all that has come
 is read at once, up to 64 KiB, and of what is in it messages at QoS 0 and 1 are taken apart in 3 µs, whatever their
-size and properties, which are skipped; one that is not wanted (`LinkSettings.admit`) costs half of that. All other
-packets, and what is no proper message, go to paho as they are.
+size and properties, which are passed on unread, if they are few; one that is not wanted (`LinkSettings.admit`) costs
+half of that. All other packets, and what is no proper message, go to paho as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.transport.base import Inbound
+from flexspec_mq.transport.base import MOST_PROPERTIES, Inbound
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,12 +128,14 @@ class BulkReader:
                 self._missing = parts
                 whole = self._ended or self._end is not None
                 break
-            topic, number, properties, body, after = parts
+            topic, number, start, properties, body, after = parts
             if number:
                 acknowledged += b"\x40\x02" + number
             first, at = data[at], after
-            if self._wants(topic, after - properties):
-                self._deliver(Inbound(topic, data[body:after], int(bool(number)), bool(first & _RETAIN)))
+            if self._wants(topic, after - start):
+                qos, retain = int(bool(number)), bool(first & _RETAIN)
+                raw = data[properties:body] if body - properties <= MOST_PROPERTIES else b""
+                self._deliver(Inbound(topic, data[body:after], qos, retain, raw))
             else:
                 self.unwanted += 1
         self._at = at
@@ -143,12 +145,13 @@ class BulkReader:
         return whole
 
 
-def _split(data: bytes, at: int, end: int) -> tuple[str, bytes, int, int, int] | int | None:
+def _split(data: bytes, at: int, end: int) -> tuple[str, bytes, int, int, int, int] | int | None:
     """Take the message at `at` apart.
 
     Returns:
-        Topic, packet number (none at QoS 0), where its properties begin, where its payload does, and where that ends;
-        how many bytes of it are missing, as far as is known; None if it is no proper one, so that paho shall see it.
+        Topic, packet number (none at QoS 0), where the length of its properties is, where they begin, where its payload
+        does, and where that ends; how many bytes of it are missing, as far as is known; None if it is no proper one, so
+        that paho shall see it.
     """
     size, place = _number(data, at + 1, end)
     if place > end:
@@ -158,12 +161,12 @@ def _split(data: bytes, at: int, end: int) -> tuple[str, bytes, int, int, int] |
         return after - end
     topic = place + 2
     number = topic + int.from_bytes(data[place:topic], "big")
-    properties = number + (2 if data[at] & _QOS_1 else 0)
-    length, body = _number(data, properties, after)
-    body += length
+    start = number + (2 if data[at] & _QOS_1 else 0)
+    length, properties = _number(data, start, after)
+    body = properties + length
     try:
         if size >= 3 and body <= after:
-            return data[topic:number].decode(), data[number:properties], properties, body, after
+            return data[topic:number].decode(), data[number:start], start, properties, body, after
     except UnicodeDecodeError:
         pass
     return None

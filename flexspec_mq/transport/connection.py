@@ -36,6 +36,7 @@ from flexspec_mq.transport.needs import MOST_IN_FLIGHT, BrokerLimits
 from flexspec_mq.transport.properties import (
     connect_properties,
     limits_of,
+    packed,
     properties_for,
     publish_properties,
 )
@@ -250,7 +251,7 @@ class MqttConnection(aiomqtt.Client):
                 message.payload,
                 message.qos,
                 message.retain,
-                publish_properties(message.expiry),
+                publish_properties(message.expiry, message.correlation),
             )
         finally:
             self._writes_itself = False
@@ -331,7 +332,10 @@ class MqttConnection(aiomqtt.Client):
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:  # noqa: ARG002
         """Take what `BulkReader` left to paho."""
         if self._wants(message.topic, len(message.payload)):
-            self._deliver(Inbound(message.topic, bytes(message.payload), message.qos, message.retain))
+            properties = packed(message.properties)
+            self._deliver(
+                Inbound(message.topic, bytes(message.payload), message.qos, message.retain, properties)
+            )
 
     def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         """Read in bulk, in place of aiomqtt's reader: another one for the same socket takes its place."""

@@ -102,6 +102,7 @@ class Link(ABC):
         qos: int = 0,
         retain: bool = False,
         expiry: float | None = None,
+        correlation: bytes | None = None,
     ) -> None:
         """Hand one message to the broker: QoS 0 to the socket, QoS 1 and 2 until acknowledged.
 
@@ -114,6 +115,7 @@ class Link(ABC):
             qos: 0 to 2.
             retain: the broker keeps it for later subscribers; an empty payload clears what it keeps.
             expiry: seconds, rounded up to whole ones, at least 1.
+            correlation: Correlation Data of the request that it answers.
 
         Raises:
             LinkDown: not connected, the connection broke, or no acknowledgement within `publish_timeout`.
@@ -125,7 +127,7 @@ class Link(ABC):
         check_topic(topic)
         check_qos(qos)
         self._require_up()
-        await self._send(Outbound(topic, payload, qos, retain, expiry))
+        await self._send(Outbound(topic, payload, qos, retain, expiry, correlation))
         self.counters.published += 1
         self.counters.bytes_out += len(payload)
 

@@ -258,7 +258,7 @@ class MqttLink(Link):
             raise PublishRefused(
                 f"{self._publishing} publishes wait already for the broker", reason_code=QUOTA_EXCEEDED
             )
-        size = len(message.payload) + len(message.topic.encode()) + _HEADERS
+        size = len(message.payload) + len(message.topic.encode()) + len(message.correlation or b"") + _HEADERS
         if limits.packet_size is not None and size > limits.packet_size:
             raise publish_refusal(message.topic, PACKET_TOO_LARGE)
         if message.qos > limits.qos:

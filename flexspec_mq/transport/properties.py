@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 from math import ceil
+from typing import NamedTuple
 
 from paho.mqtt import MQTTException
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from flexspec_mq.transport.base import MAX_EXPIRY, LinkSettings
+from flexspec_mq.transport.base import MAX_EXPIRY, MOST_PROPERTIES, LinkSettings
 from flexspec_mq.transport.needs import BrokerLimits
 
 
@@ -34,9 +35,59 @@ def _expiry_properties(seconds: int) -> Properties:
     return properties
 
 
-def publish_properties(expiry: float | None) -> Properties | None:
-    """Properties of a PUBLISH that expires after `expiry` seconds, rounded up to whole ones."""
-    return None if expiry is None else _expiry_properties(min(max(1, ceil(expiry)), MAX_EXPIRY))
+def publish_properties(expiry: float | None, correlation: bytes | None = None) -> Properties | None:
+    """Properties of a PUBLISH that expires after `expiry` seconds, rounded up, and answers a request."""
+    seconds = None if expiry is None else min(max(1, ceil(expiry)), MAX_EXPIRY)
+    if correlation is None:
+        return None if seconds is None else _expiry_properties(seconds)
+    properties = properties_for(PacketTypes.PUBLISH)
+    properties.CorrelationData = correlation
+    if seconds is not None:
+        properties.MessageExpiryInterval = seconds
+    return properties
+
+
+class ReplyProperties(NamedTuple):
+    """How a request by MQTT 5 wants to be answered: Response Topic and Correlation Data, None where it has none."""
+
+    response_topic: str | None = None
+    correlation: bytes | None = None
+
+
+_FIXED = {0x01: 1, 0x02: 4, 0x23: 2}
+"""Bytes of the properties of a PUBLISH that have a fixed length, by their ids."""
+_RESPONSE_TOPIC, _CORRELATION, _SUBSCRIPTION, _USER = 0x08, 0x09, 0x0B, 0x26
+
+
+def reply_properties(raw: bytes) -> ReplyProperties:
+    """Read from the properties of a PUBLISH how to answer it."""
+    topic, correlation, at = None, None, 0
+    while at < len(raw):
+        kind, at = raw[at], at + 1
+        if kind in _FIXED:
+            at += _FIXED[kind]
+            continue
+        if kind == _SUBSCRIPTION:
+            while at < len(raw) and raw[at] >= 0x80:
+                at += 1
+            at += 1
+            continue
+        for _part in range(2 if kind == _USER else 1):
+            begins = at + 2
+            at = begins + int.from_bytes(raw[at:begins], "big")
+        value = raw[begins:at]
+        if kind == _CORRELATION:
+            correlation = value
+        elif kind == _RESPONSE_TOPIC:
+            topic = value.decode("utf-8", "replace")
+    return ReplyProperties(topic, correlation)
+
+
+def packed(properties: Properties | None) -> bytes:
+    """Properties as they came, without their length."""
+    raw: bytes = b"" if properties is None else properties.pack()  # type: ignore[no-untyped-call]
+    begins = next((at + 1 for at, byte in enumerate(raw[:4]) if byte < 0x80), 0)
+    return raw[begins:] if len(raw) <= MOST_PROPERTIES else b""
 
 
 def limits_of(properties: Properties | None) -> BrokerLimits:

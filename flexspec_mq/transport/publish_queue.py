@@ -128,6 +128,7 @@ class PublishQueue:
                 qos=message.qos,
                 retain=message.retain,
                 expiry=message.expiry,
+                correlation=message.correlation,
             )
         except (LinkDown, PublishRefused) as error:
             self.lost += 1

@@ -31,11 +31,15 @@ USERS = {
     "w2": User("w2", Role.WORKER, hashed("of-w2"), ("v2",)),
     "pub": User("pub", Role.PUBLISHER, hashed("of-pub")),
     "ops": User("ops", Role.OPERATOR, hashed("of-ops")),
+    "hub": User("hub", Role.ASKER, hashed("of-hub"), edges=("alice",)),
+    "hass": User("hass", Role.ASKER, hashed("of-hass")),
     "own": User("own", Role.DEPLOYMENT, hashed("of-own")),
 }
 NAMES = list(USERS)
 READERS = [name for name in NAMES if name != "own"]
 """Clients. Whoever runs the broker reads nothing, not even what tells the others that all has been delivered."""
+ASKERS = {"hub", "hass"}
+DAEMONS = set(READERS) - ASKERS
 PATIENCE = 20.0
 
 # topic → who may publish on it, who may read it
@@ -54,18 +58,35 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "f1/e/alice": ({"alice"}, {"alice", "pub", "ops"}),
     "f1/r/alice/check": ({"alice"}, {"alice"}),
     "f1/r/alice/7": (set(), set()),
-    "f1/w/w1": ({"w1"}, set(READERS)),
-    "f1/w/w3": (set(), set(READERS)),
-    "f1/t/w1": ({"w1"}, set(READERS)),
-    "f1/t/w3": (set(), set(READERS)),
-    "f1/h/smol": ({"pub"}, set(READERS)),
-    "f1/k/smol": ({"pub"}, set(READERS)),
-    "f1/i": ({"own"}, set(READERS)),
+    "f1/w/w1": ({"w1"}, DAEMONS),
+    "f1/w/w3": (set(), DAEMONS),
+    "f1/t/w1": ({"w1"}, DAEMONS),
+    "f1/t/w3": (set(), DAEMONS),
+    "f1/h/smol": ({"pub"}, DAEMONS),
+    "f1/k/smol": ({"pub"}, DAEMONS),
+    "f1/i": ({"own"}, DAEMONS),
     "f1/i/more": (set(), set()),
     "f1/s": ({"own"}, {"pub"}),
     "f1/r/own/check": (set(), set()),
     "f1/h/smol/more": (set(), set()),
     "f1/check/x": (set(), set()),
+    "f1/ask/alice": (set(), {"alice"}),
+    "f1/ask/alice/hub": ({"hub"}, {"alice"}),
+    "f1/ask/alice/hass": ({"hass"}, {"alice"}),
+    "f1/ask/bob/hub": (set(), {"bob"}),
+    "f1/ask/bob/hass": ({"hass"}, {"bob"}),
+    "f1/answer/hub/alice": ({"alice"}, {"hub"}),
+    "f1/answer/hub/alice/7": ({"alice"}, {"hub"}),
+    "f1/answer/hub/bob": (set(), {"hub"}),
+    "f1/answer/hass/alice": ({"alice"}, {"hass"}),
+    "f1/answer/alice/alice": (set(), set()),
+    "f1/answer/hass/bob/7": ({"bob"}, {"hass"}),
+    "f1/a/alice": ({"alice"}, {"hub", "hass"}),
+    "f1/a/bob": ({"bob"}, {"hass"}),
+    "homeassistant/status": (ASKERS, {"alice", "bob", *ASKERS}),
+    "homeassistant/device/flexspec-alice/config": ({"alice"}, ASKERS),
+    "homeassistant/device/flexspec-alice": (set(), ASKERS),
+    "homeassistant/device/other/config": (set(), ASKERS),
     "other": (set(), set()),
     "$SYS/broker/uptime": (set(), {"ops"}),
     "$CONTROL/dynamic-security/v1": (set(), set()),
@@ -111,6 +132,11 @@ async def may_publish(link: Link, topic: str) -> bool:
     return True
 
 
+def end_for(name: str) -> str:
+    """A topic that a user can read, for the message behind all others."""
+    return "homeassistant/status" if name in ASKERS else "f1/h/end"
+
+
 async def until_end(link: Link) -> list[Inbound]:
     """Messages that were delivered before the one that says that all have been."""
     found: list[Inbound] = []
@@ -145,13 +171,14 @@ async def test_read_and_share(secured: PrivateBroker, name: str, how: str) -> No
     async with AsyncExitStack() as stack:
         writers = {one: await connect(stack, secured, one, "w") for one in USERS}
         link = await connect(stack, secured, name)
-        for one in sorted({*asked, "f1/h/+"}):
+        end = end_for(name)
+        for one in sorted({*asked, end}):
             await link.subscribe(one, 1)
         for topic in WITNESSED:
             assert await may_publish(writers[min(TABLE[topic][0])], topic)
-        await writers["pub"].publish("f1/h/end", b"end", qos=1)
+        await writers[name if name in ASKERS else "pub"].publish(end, b"end", qos=1)
         found = {one.topic for one in await until_end(link) if not one.topic.startswith("$SYS")}
-    bare = {one.split("/", 2)[2] if one.startswith("$share") else one for one in asked} | {"f1/h/+"}
+    bare = {one.split("/", 2)[2] if one.startswith("$share") else one for one in asked} | {end}
     expected = allowed(name, "read") & {
         topic for topic in WITNESSED if any(topic_matches_sub(one, topic) for one in bare)
     }
@@ -168,8 +195,9 @@ async def test_will(secured: PrivateBroker, name: str) -> None:
             await link.subscribe("#", 1)
         for topic in topics:
             await asyncio.to_thread(die_with_will, secured.port, name, topic)
-        last = await connect(stack, secured, "pub", "last")
-        await last.publish("f1/h/end", b"end", qos=1)
+        for one in ("pub", *ASKERS):
+            last = await connect(stack, secured, one, "last")
+            await last.publish(end_for(one), b"end", qos=1)
         found = {one.topic for link in readers.values() for one in await until_end(link)}
     assert found == allowed(name, "write") & set(topics)
 

@@ -117,7 +117,7 @@ def test_asyncapi_has_no_tuple_that_draft_07_would_miss() -> None:
 
 
 def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
-    version, edge, worker, family = "{version}", "{edge}", "{worker}", "{family}"
+    version, edge, worker, family, user = "{version}", "{edge}", "{worker}", "{family}", "{user}"
     assert {channel.name: channel.address for channel in CHANNELS} == {
         "open": topics.open_topic(version, edge),
         "draft": topics.draft_topic(worker, edge),
@@ -128,6 +128,9 @@ def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
         "statement": topics.statement_topic(),
         "keySet": topics.keys_topic(family),
         "catalogue": topics.catalogue_topic(family),
+        "ask": topics.ask_topic(edge, user),
+        "answer": topics.answer_topic(user, edge),
+        "asked": topics.asked_topic(edge),
     }
     descriptions = {channel.name: channel.description for channel in CHANNELS}
     assert topics.open_share(version, "{group}") in descriptions["open"]
@@ -145,6 +148,7 @@ def test_retained_topics_are_those_of_statuses_and_families() -> None:
             "receive-statement",
             "receive-keySet",
             "receive-catalogue",
+            "send-asked",
         )
     }
     assert all(bindings[name]["qos"] == 1 for name in retained)

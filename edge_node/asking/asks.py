@@ -1,0 +1,312 @@
+"""The link on which asks come, and their answers: each ask is a task, whose text is one of the API's store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET
+
+import flexspec_mq
+from edge_node.api.chat import usage
+from edge_node.api.errors import ApiError
+from edge_node.asking.askers import Askers
+from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
+from edge_node.asking.request import AskReader
+from edge_node.completion.store import TooManyTexts
+from flexspec_mq import topics, waiting
+from flexspec_mq.daemon.expiring import LogThrottle
+from flexspec_mq.daemon.tasks import ended, running
+from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, PublishRefused
+from flexspec_mq.grammar.tools import Content
+from flexspec_mq.transport.base import (
+    NO_SUBSCRIBERS,
+    Inbound,
+    LinkDownEvent,
+    LinkSettings,
+    LinkUpEvent,
+    Outbound,
+    Subscription,
+)
+from schemas.asking import Answer, AnswerPiece, AskedStatus
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from edge_node.api.chat import OpenAIRequest
+    from edge_node.api.serving import Api
+    from edge_node.asking.askers import Asker
+    from edge_node.asking.request import AskedText, Reply
+    from edge_node.asking.settings import AskSettings
+    from edge_node.completion.completion import Completion, IdempotencyKey
+    from flexspec_mq.transport.link import Link, LinkFactory
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Answering:
+    """An ask that is being answered.
+
+    Attributes:
+        reply: where, as the newest copy of the ask says.
+        again: another copy has come, so that a stream begins anew.
+    """
+
+    key: IdempotencyKey | None
+    reply: Reply
+    again: bool = False
+
+
+class Asks:
+    """Answers asks for as long as the node's API runs.
+
+    Args:
+        api: state that the API's paths share.
+        settings: how much may be asked, and who is told of the node.
+        connect: makes the link.
+        link: where and as whom to connect.
+        ephemeral: the node's name was drawn for this run, so nothing retained is left under it.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        settings: AskSettings,
+        connect: LinkFactory,
+        link: LinkSettings,
+        *,
+        ephemeral: bool = False,
+    ) -> None:
+        self._api = api
+        self._node = api.node
+        self._settings = settings
+        self._connect = connect
+        self._status = topics.asked_topic(self._node.name)
+        gone = b"" if ephemeral else msgspec.json.encode(AskedStatus(state="gone"))
+        filters = [topics.ask_filter(self._node.name)]
+        if settings.home_assistant is not None:
+            filters.append(HOME_ASSISTANT)
+        self._link_settings = replace(
+            link,
+            session_expiry=waiting.SESSION_EXPIRY,
+            subscriptions=tuple(Subscription(name) for name in filters),
+            will=Outbound(self._status, gone, 1, retain=True),
+            birth=lambda: [self._status_message()],
+            awaited=lambda: bool(self._tasks),
+            inbound_bytes=2**22,
+            inbound_queue=settings.max_asks,
+        )
+        self._askers = Askers(settings)
+        self._answering: dict[str, _Answering] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._throttle = LogThrottle()
+        self._announce_at = 0.0
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[asyncio.Task[None]]:
+        """Answer inside the block; what was being answered has a moment to say why it ends.
+
+        Yields:
+            The task that answers, which ends by what broke its link.
+        """
+        async with self._connect(self._link_settings) as link, running(self._run(link), "asks") as answers:
+            try:
+                yield answers
+            finally:
+                if self._tasks:
+                    await asyncio.wait(self._tasks, timeout=waiting.FAREWELL)
+                await ended(self._tasks)
+
+    async def _run(self, link: Link) -> None:
+        async with running(self._tell_status(link), "asked status"):
+            async for event in link.events():
+                if isinstance(event, Inbound):
+                    self._take(link, event)
+                elif isinstance(event, LinkUpEvent):
+                    self._announce(link)
+                elif isinstance(event, LinkDownEvent):
+                    _log.info("asks: %s", event)
+
+    def _take(self, link: Link, inbound: Inbound) -> None:
+        if inbound.topic == HOME_ASSISTANT:
+            if inbound.payload == b"online" and not inbound.retain:
+                self._announce(link)
+            return
+        user = topics.asker_of(inbound.topic, self._node.name)
+        if user is None or (inbound.retain and not inbound.payload):
+            return
+        now, asker = time.monotonic(), self._askers.of(user)
+        refusal = None
+        if len(self._tasks) >= self._settings.max_asks or not asker.take(now):
+            self._api.refusals.note(f"{user} by MQTT", "too_many_asks", "it asks more than it may")
+            refusal = asker.too_many(now)
+            if refusal is None or len(self._tasks) >= 2 * self._settings.max_asks:
+                return
+        task = asyncio.create_task(self._answer(link, asker, inbound, user, refusal), name=f"ask of {user}")
+        self._tasks.add(task)
+        asker.asks += 1
+        task.add_done_callback(partial(self._answered, asker))
+
+    def _answered(self, asker: Asker, task: asyncio.Task[None]) -> None:
+        asker.asks -= 1
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("an ask failed", exc_info=error)
+
+    async def _answer(
+        self, link: Link, asker: Asker, inbound: Inbound, user: str, refusal: ApiError | None
+    ) -> None:
+        """Answer an ask, or say why it is not answered."""
+        reader = AskReader(user, self._node.name)
+        try:
+            asked = reader.read(inbound, most=self._settings.max_ask, lenient=self._api.settings.lenient)
+        except ApiError as error:
+            await self._publish(link, reader.reply.error(refusal or error))
+            return
+        if asked is None:
+            asker.forget(reader.reply.topic)
+            await self._publish(link, Outbound(reader.reply.topic, b"", 1, retain=True))
+            return
+        answering = _Answering(asked.key, asked.reply)
+        if asked.key is not None:
+            present = self._answering.setdefault(asked.key.key, answering)
+            if present is not answering and present.key == asked.key:
+                present.again = True
+                if not present.reply.keep:
+                    present.reply = asked.reply
+                return
+        try:
+            if refusal is not None:
+                raise refusal
+            if asked.keep:
+                asker.keep(asked.reply.topic, asked.keep, time.monotonic())
+                answering.reply = replace(asked.reply, keep=asked.keep)
+            async with asker.text(asked.patience):
+                await self._read(link, asked, answering)
+        except FlexSpecError as error:
+            await self._publish(link, answering.reply.error(error))
+        finally:
+            if asked.key is not None and self._answering.get(asked.key.key) is answering:
+                del self._answering[asked.key.key]
+
+    async def _read(self, link: Link, asked: AskedText, answering: _Answering) -> None:
+        """Have the text written, or find it under its key, and send it."""
+        api, until = self._api, time.monotonic() + asked.patience
+        options = asked.wanted.options(await api.version(asked.wanted.model), api.settings.api_timeout)
+        while True:
+            try:
+                with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
+                    return await self._send(link, asked.wanted, answering, text)
+            except TooManyTexts as full:
+                if time.monotonic() + full.retry_after > until:
+                    raise
+                await asyncio.sleep(full.retry_after)
+
+    async def _send(self, link: Link, wanted: OpenAIRequest, answering: _Answering, text: Completion) -> None:
+        while wanted.stream:
+            answering.again = False
+            await self._send_pieces(link, answering, text)
+            if not answering.again:
+                break
+        end = await text.ended()
+        if end.error is not None:
+            raise end.error
+        choice, keep = wanted.form([text]).choice(0, end), answering.reply.keep
+        body = Answer(
+            **answering.reply.named,
+            text=UNSET if wanted.stream and not keep else choice.message.content or "",
+            tool_calls=choice.message.tool_calls,
+            finish_reason=choice.finish_reason,
+            ignored=list(wanted.ignored) or UNSET,
+            usage=usage([end]),
+        )
+        await self._publish(link, answering.reply.message(body))
+
+    async def _send_pieces(self, link: Link, answering: _Answering, text: Completion) -> None:
+        """Send what is no call of a tool as it comes, from the beginning, until another copy of the ask has come."""
+        await text.begun()
+        parser, at = text.parser(), 0
+        async for piece in text.read(self._api.settings.heartbeat):
+            events = parser.push(piece)
+            delta = "".join(event.text for event in events if isinstance(event, Content))
+            waits = UNSET if piece or text.waits is None else str(text.waits)
+            if delta or waits is not UNSET:
+                body = AnswerPiece(**answering.reply.named, at=at, delta=delta, waiting=waits)
+                await self._publish(link, answering.reply.message(body))
+                at += len(delta)
+            if answering.again:
+                return
+        rest = "".join(event.text for event in parser.finish() if isinstance(event, Content))
+        if rest and text.complete:
+            body = AnswerPiece(**answering.reply.named, at=at, delta=rest)
+            await self._publish(link, answering.reply.message(body))
+
+    async def _publish(self, link: Link, message: Outbound) -> None:
+        """Hand a message to the broker, when the link is there again if it is not now; `_run` tells of its end."""
+        with contextlib.suppress(TimeoutError, LinkError):
+            async with asyncio.timeout(max(waiting.PATIENCE, message.expiry or 0.0)):
+                while True:
+                    await link.wait_up()
+                    try:
+                        await link.publish(
+                            message.topic,
+                            message.payload,
+                            qos=message.qos,
+                            retain=message.retain,
+                            expiry=message.expiry,
+                            correlation=message.correlation,
+                        )
+                    except LinkDown:
+                        continue
+                    except PublishRefused as refused:
+                        self._refused(message, refused)
+                    return
+
+    def _refused(self, message: Outbound, refused: PublishRefused) -> None:
+        if refused.reason_code != NO_SUBSCRIBERS and self._throttle.due("", message.topic, time.monotonic()):
+            _log.log(logging.WARNING if message.payload else logging.INFO, "%s", refused)
+
+    async def _tell_status(self, link: Link) -> None:
+        """Publish the figures whenever they have changed."""
+        told = self._status_message().payload
+        while True:
+            await asyncio.sleep(waiting.ASKED_STATUS)
+            message = self._status_message()
+            if message.payload != told and link.is_up:
+                told = message.payload
+                await self._publish(link, message)
+
+    def _status_message(self) -> Outbound:
+        node, metrics = self._node, self._api.metrics
+        why, newest = self._api.not_ready(), metrics.newest
+        status = AskedStatus(
+            state="online",
+            edge=node.name,
+            software=flexspec_mq.__version__,
+            model=node.models.default,
+            ready=not why,
+            reason=why,
+            texts=node.sessions,
+            tokens=metrics.tokens,
+            tokens_per_s=None if newest is None else round(newest.tokens / max(newest.seconds, 1e-3), 2),
+        )
+        return Outbound(self._status, msgspec.json.encode(status), 1, retain=True)
+
+    def _announce(self, link: Link) -> None:
+        """Tell Home Assistant of the node, or that it is to forget it."""
+        now = time.monotonic()
+        if now < self._announce_at:
+            return
+        self._announce_at = now + waiting.ANNOUNCED
+        message = announcement(self._node.name, self._settings.home_assistant, self._status)
+        task = asyncio.create_task(self._publish(link, message), name="announce")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

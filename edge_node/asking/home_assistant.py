@@ -1,0 +1,108 @@
+"""The node's announcement to a Home Assistant, by its MQTT discovery of devices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+import flexspec_mq
+from flexspec_mq import topics
+from flexspec_mq.transport.base import Outbound
+
+HOME_ASSISTANT = "homeassistant/status"
+"""Where Home Assistant says that it has been started."""
+_MOST_STATE = 255
+"""Characters of a state, and of what is typed into a text entity."""
+_DAY = 86_400
+
+
+def announcement(edge: str, user: str | None, status: str) -> Outbound:
+    """The retained document by which Home Assistant knows the node, or with which it forgets it.
+
+    Args:
+        edge: name of the node.
+        user: MQTT user as which Home Assistant asks; None has it forget the node.
+        status: topic of the node's figures.
+    """
+    topic = f"homeassistant/device/flexspec-{edge}/config"
+    payload = b"" if user is None else msgspec.json.encode(_document(edge, user, status))
+    return Outbound(topic, payload, 1, retain=True)
+
+
+def _document(edge: str, user: str, status: str) -> dict[str, Any]:
+    software = flexspec_mq.__version__
+    answer = topics.answer_topic(user, edge)
+    shown = "value_json.text if value_json.text is defined else value_json.error.message"
+
+    def entity(name: str, platform: str, value: str, **more: Any) -> dict[str, Any]:
+        known = {"name": name, "platform": platform, "unique_id": f"flexspec-{edge}-{name.lower()}"}
+        return {**known, "state_topic": status, "value_template": f"{{{{ {value} }}}}", **more}
+
+    diagnostic = {"entity_category": "diagnostic"}
+    entities = (
+        entity(
+            "Ready",
+            "binary_sensor",
+            "'ON' if value_json.ready else 'OFF'",
+            device_class="connectivity",
+            **diagnostic,
+        ),
+        entity("Model", "sensor", "value_json.model", icon="mdi:brain", **diagnostic),
+        entity("Version", "sensor", "value_json.software", icon="mdi:tag", **diagnostic),
+        entity(
+            "Tokens",
+            "sensor",
+            "value_json.tokens",
+            state_class="total_increasing",
+            unit_of_measurement="tokens",
+            **diagnostic,
+        ),
+        entity(
+            "Speed",
+            "sensor",
+            "value_json.tokens_per_s",
+            state_class="measurement",
+            unit_of_measurement="tokens/s",
+            **diagnostic,
+        ),
+        {
+            "name": "Ask",
+            "platform": "text",
+            "unique_id": f"flexspec-{edge}-ask",
+            "command_topic": topics.ask_topic(edge, user),
+            "command_template": f'{{"prompt": {{{{ value | tojson }}}}, "keep": {_DAY}}}',
+            "min": 1,
+            "max": _MOST_STATE,
+            "icon": "mdi:comment-question",
+        },
+        entity(
+            "Answer",
+            "sensor",
+            f"({shown})[:{_MOST_STATE}]",
+            state_topic=answer,
+            json_attributes_topic=answer,
+            json_attributes_template=f"{{{{ {{'text': {shown}}} | tojson }}}}",
+            icon="mdi:comment-text",
+        ),
+    )
+    return {
+        "device": {
+            "identifiers": [f"flexspec-{edge}"],
+            "name": f"FlexSpec {edge}",
+            "manufacturer": "FlexSpec MQ",
+            "model": "edge node",
+            "sw_version": software,
+        },
+        "origin": {"name": "FlexSpec MQ", "sw_version": software},
+        "availability": [
+            {
+                "topic": status,
+                "value_template": "{{ value_json.state }}",
+                "payload_available": "online",
+                "payload_not_available": "gone",
+            }
+        ],
+        "qos": 1,
+        "components": {str(each["name"]).lower(): each for each in entities},
+    }

@@ -1,0 +1,180 @@
+"""From a message to an ask: whose it is, where its answer goes, and what is wanted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from edge_node.api.bodies import canonical, parse_object, read
+from edge_node.api.errors import ApiError, api_error, bad
+from edge_node.api.requests import chat_request
+from edge_node.completion.completion import IdempotencyKey
+from flexspec_mq import topics
+from flexspec_mq.transport.base import Outbound
+from flexspec_mq.transport.properties import reply_properties
+from schemas.asking import Ask, AskError, AskErrorBody, AskId
+
+if TYPE_CHECKING:
+    from edge_node.api.chat import OpenAIRequest
+    from flexspec_mq.errors import FlexSpecError
+    from flexspec_mq.transport.base import Inbound
+
+_MOST_ID = 128
+_OWN = frozenset(field.name for field in msgspec.structs.fields(Ask))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """Where and how an ask is answered.
+
+    Attributes:
+        keep: seconds for which the broker keeps the whole answer.
+    """
+
+    topic: str
+    correlation: bytes | None = None
+    id: AskId | None = None
+    keep: float = 0.0
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """The id, as answers have it."""
+        return {"id": UNSET if self.id is None else self.id}
+
+    def message(self, body: msgspec.Struct) -> Outbound:
+        """A message to the asker; the last one of an answer that is to be kept is retained."""
+        keep = self.keep if getattr(body, "done", False) else 0.0
+        payload = msgspec.json.encode(body)
+        return Outbound(self.topic, payload, 1, keep > 0, keep or None, self.correlation)
+
+    def error(self, error: FlexSpecError) -> Outbound:
+        """The answer to an ask that failed."""
+        said = api_error(error, "prompt")
+        body = AskErrorBody(
+            code=said.code or "invalid_value",
+            message=said.message,
+            hint=said.hint,
+            param=said.param,
+            retry_after=said.retry_after,
+        )
+        return self.message(AskError(**self.named, error=body))
+
+
+@dataclass(frozen=True, slots=True)
+class AskedText:
+    """An ask that can be answered.
+
+    Attributes:
+        key: mark of its copies; None for one without id and Correlation Data.
+        keep: seconds for which its answer is to be kept.
+    """
+
+    reply: Reply
+    wanted: OpenAIRequest
+    key: IdempotencyKey | None
+    keep: float
+
+    @property
+    def patience(self) -> float:
+        """Seconds that it waits for its turn."""
+        return self.wanted.asked.wait or 0.0
+
+
+class AskReader:
+    """Reads one ask.
+
+    Args:
+        user: who asks, as the topic says.
+        edge: name of the node.
+
+    Attributes:
+        reply: where it is answered, as far as it was read; also where it cannot be.
+    """
+
+    def __init__(self, user: str, edge: str) -> None:
+        self._user = user
+        self._edge = edge
+        self.reply = Reply(topic=topics.answer_topic(user, edge))
+
+    def read(self, inbound: Inbound, *, most: int, lenient: bool = False) -> AskedText | None:
+        """Read it; None if it only has the answer cleared that is kept where it would be answered.
+
+        Args:
+            inbound: message on a topic of the edge.
+            most: bytes that an ask may have.
+            lenient: ignore fields that are unknown or not supported.
+
+        Raises:
+            ApiError: naming the field.
+        """
+        topic, correlation = reply_properties(inbound.properties)
+        self.reply = replace(self.reply, correlation=correlation)
+        if topic is not None:
+            self._answer_on(topic)
+        if len(inbound.payload) > most:
+            raise ApiError(413, f"the ask has more than {most} bytes", code="body_too_long")
+        if inbound.retain:
+            what = "the ask was retained, and would be asked again whenever the node connects"
+            raise bad(None, what, code="retained")
+        body = _body(inbound.payload)
+        name = body.get("id")
+        if isinstance(name, str | int) and len(str(name)) <= _MOST_ID:
+            self.reply = replace(self.reply, id=name)
+        own = read(Ask, {field: body.pop(field) for field in _OWN & body.keys()})
+        named = "" if own.id is None else str(own.id)
+        if topic is None:
+            self._answer_on(own.response_topic or topics.answer_topic(self._user, self._edge, named))
+        if own.clear:
+            return None
+        wanted = chat_request(_chat(own, body), lenient)
+        if wanted.choices != 1:
+            raise bad("n", "an ask is answered by one text", code="unsupported_parameter")
+        named = named or (correlation or b"").hex()
+        key = None
+        if named:
+            digest = blake2b(canonical([body, own.prompt, own.schema])).digest()
+            key = IdempotencyKey(f"mqtt\0{self._user}\0{named}", digest)
+        return AskedText(self.reply, wanted, key, own.keep or 0.0)
+
+    def _answer_on(self, topic: str) -> None:
+        if not topics.is_answer_topic(topic, self._user, self._edge):
+            raise ApiError(
+                403,
+                f"{self._user} is not answered on {topic[:200]!r}",
+                code="wrong_response_topic",
+                param="response_topic",
+                hint=f"name {topics.answer_topic(self._user, self._edge)}, or a topic below it",
+            )
+        self.reply = replace(self.reply, topic=topic)
+
+
+def _body(payload: bytes) -> dict[str, Any]:
+    """The fields of an ask: of a JSON object, or of a prompt alone."""
+    if payload.lstrip()[:1] == b"{":
+        return parse_object(payload)
+    try:
+        text = payload.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise bad(None, f"the ask is neither JSON nor text in UTF-8: {error}", code="invalid_json") from error
+    if not text.strip():
+        raise bad("prompt", "the ask is empty")
+    return {"prompt": text}
+
+
+def _chat(own: Ask, body: dict[str, Any]) -> dict[str, Any]:
+    """The same ask as the body of a chat completion."""
+    if (own.prompt is None) == (body.get("messages") is None):
+        raise bad("prompt", "an ask has either prompt or messages")
+    chat = dict(body)
+    if own.prompt is not None:
+        chat["messages"] = [{"role": "user", "content": own.prompt}]
+    if own.schema is not None:
+        if body.get("response_format") is not None:
+            raise bad("schema", "schema and response_format both say what the text keeps")
+        named = {"name": "answer", "schema": own.schema, "strict": True}
+        chat["response_format"] = {"type": "json_schema", "json_schema": named}
+    return chat
