@@ -18,6 +18,7 @@ NEUTRAL, WHY = "neutral", "why"
 """Keys of `Meta.extra`: values that ask for nothing, each as JSON, and why others are refused."""
 
 NO_LOGPROBS = "log-probabilities are not available"
+_OLD = "use tools, which replaced it"
 _EMPTY: tuple[object, ...] = (False, 0, "", [], {})
 
 
@@ -38,7 +39,7 @@ Limit = Annotated[
     int, Meta(ge=-1, le=2**31 - 1, description="At least 1, or -1 for what the context leaves.")
 ]
 StopString = Annotated[str, Meta(max_length=1024)]
-Stops = StopString | Annotated[list[StopString], Meta(max_length=4)]
+Stops = StopString | Annotated[list[StopString], Meta(max_length=1024)]
 # msgspec's own bounds end at 63 bits.
 Seed = Annotated[int, Meta(extra_json_schema={"minimum": -(2**63), "maximum": 2**64 - 1})]
 
@@ -54,24 +55,152 @@ class TextPart(_Request, frozen=True, kw_only=True):
     text: str
 
 
+class CalledFunction(_Request, frozen=True, kw_only=True):
+    """A tool that was called.
+
+    Attributes:
+        arguments: a JSON object; empty is one without fields.
+    """
+
+    name: str
+    arguments: str = ""
+
+
+class MadeCall(_Request, frozen=True, kw_only=True):
+    """A call that an earlier answer made.
+
+    Attributes:
+        index: accepted, without effect.
+    """
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+    index: int | None = None
+
+
 class Message(_Request, frozen=True, kw_only=True):
     """A turn of a conversation.
 
     Attributes:
-        role: developer is the same as system.
+        role: developer is the same as system; tool is the result of a call.
+        content: may only be absent beside tool_calls.
+        tool_calls: calls that the assistant made.
+        tool_call_id: id of the call whose result this is.
         name: accepted, without effect; so is type.
     """
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = None
     type: str | None = None
-    tool_calls: Empty = None
-    tool_call_id: Empty = None
-    function_call: Empty = None
+    tool_calls: list[MadeCall] | None = None
+    tool_call_id: str | None = None
+    function_call: Annotated[Any, unsupported(*_EMPTY, why=_OLD)] = None
     refusal: Empty = None
     audio: Empty = None
     annotations: Empty = None
+
+
+class Function(_Request, frozen=True, kw_only=True):
+    """A function that an answer may call.
+
+    Attributes:
+        parameters: JSON schema of the arguments, an object; without it there are none.
+        strict: accepted, without effect: arguments always follow the schema.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(_Request, frozen=True, kw_only=True):
+    """A tool."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(_Request, frozen=True, kw_only=True):
+    """Name of a function."""
+
+    name: str
+
+
+class NamedTool(_Request, frozen=True, kw_only=True):
+    """A tool, by its name."""
+
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(_Request, frozen=True, kw_only=True):
+    """Tools that may be called, and whether one must be."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1)]
+
+
+class ToolChoice(_Request, frozen=True, kw_only=True):
+    """The one tool that must be called, or those that may be."""
+
+    type: Literal["function", "allowed_tools"]
+    function: FunctionName | None = None
+    allowed_tools: AllowedTools | None = None
+
+
+class NamedSchema(_Request, frozen=True, kw_only=True):
+    """JSON schema of an answer.
+
+    Attributes:
+        name: accepted, without effect; so are description and strict: the answer always follows the schema.
+    """
+
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] = {}
+    strict: bool | None = None
+
+
+class ResponseFormat(_Request, frozen=True, kw_only=True):
+    """Form of an answer.
+
+    Attributes:
+        json_schema: schema, for the type of this name.
+        schema: not OpenAI's but llama.cpp's: the schema of a json_object.
+    """
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+    schema: dict[str, Any] | None = None
+
+
+class StructuredOutputs(_Request, frozen=True, kw_only=True):
+    """Form of an answer as vLLM says it; exactly one field of these.
+
+    Attributes:
+        json: JSON schema, or the text of one.
+        regex: regular expression, in Rust's syntax, of the whole answer.
+        choice: the answer is one of these.
+        grammar: grammar in Lark or GBNF.
+        json_object: any JSON object.
+        disable_any_whitespace: accepted, without effect: JSON is always on one line.
+        disable_additional_properties: accepted, without effect: what a schema does not name is never written, unless it
+            says additionalProperties.
+    """
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: Annotated[list[str], Meta(min_length=1)] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool | None = None
+    disable_additional_properties: bool | None = None
+    disable_fallback: bool | None = None
+    whitespace_pattern: Empty = None
+    structural_tag: Empty = None
 
 
 class StreamOptions(_Request, frozen=True, kw_only=True):
@@ -107,6 +236,10 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
         top_k: not OpenAI's; keep the k most likely tokens, 0 keeps all.
         seed: the same seed gives the same text; without it one is drawn.
         stop: strings that end the text and are not shown.
+        n: number of answers; their seeds are seed, seed + 1 and so on.
+        structured_outputs: not OpenAI's but vLLM's: form of the answer.
+        guided_json: vLLM's older name of its field json; so are the other guided fields.
+        grammar: llama.cpp's name of the field grammar of structured_outputs; so json_schema of json.
         ignore_eos: not OpenAI's; go on to the limit.
         wait: not OpenAI's; the request's patience: seconds without a token after which it fails while the broker is
             away, no worker serves the model or all have too much to do. 0, or without it, as the node's ``wait`` says.
@@ -137,13 +270,47 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     prompt_cache_key: Any = None
     prompt_cache_retention: Any = None
     store: Any = None
-    n: Neutral1 = None
+    n: Annotated[int, Meta(ge=1, le=128)] = 1
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: Annotated[list[str], Meta(min_length=1)] | None = None
+    guided_grammar: str | None = None
+    guided_json_object: bool | None = None
+    guided_decoding_backend: Any = None
+    guided_whitespace_pattern: Empty = None
+    json_schema: dict[str, Any] | None = None
+    grammar: str | None = None
     frequency_penalty: Empty = None
     presence_penalty: Empty = None
     repetition_penalty: Neutral1 = None
     length_penalty: Neutral1 = None
     min_p: Neutral0 = None
     min_tokens: Neutral0 = None
+    min_keep: Neutral0 = None
+    repeat_penalty: Neutral1 = None
+    repeat_last_n: Any = None
+    typical_p: Neutral1 = None
+    top_n_sigma: Annotated[Any, unsupported(0, -1)] = None
+    xtc_probability: Neutral0 = None
+    dry_multiplier: Neutral0 = None
+    mirostat: Neutral0 = None
+    dynatemp_range: Neutral0 = None
+    n_probs: Annotated[Any, unsupported(0, why=NO_LOGPROBS)] = None
+    prompt_logprobs: Annotated[Any, unsupported(why=NO_LOGPROBS)] = None
+    bad_words: Empty = None
+    stop_token_ids: Empty = None
+    allowed_token_ids: Empty = None
+    truncate_prompt_tokens: Empty = None
+    return_token_ids: Off = None
+    cache_prompt: Any = None
+    cache_salt: Any = None
+    id_slot: Any = None
+    keep_alive: Any = None
+    priority: Any = None
+    request_id: Any = None
+    timings_per_token: Any = None
+    return_progress: Any = None
     logit_bias: Empty = None
     use_beam_search: Off = None
     early_stopping: Off = None
@@ -158,6 +325,10 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
 
     Attributes:
         max_completion_tokens: the same as max_tokens.
+        tools: functions that the answer may call.
+        tool_choice: none leaves them out of the prompt; required, or a name, has the answer be a call.
+        parallel_tool_calls: whether an answer may make several calls.
+        response_format: form of the answer, where it is no call.
         reasoning_effort: accepted, without effect; so is verbosity.
     """
 
@@ -165,12 +336,19 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     max_completion_tokens: Limit | None = None
     reasoning_effort: str | None = None
     verbosity: str | None = None
-    tools: Empty = None
-    tool_choice: Annotated[Any, unsupported("none", "auto")] = None
-    parallel_tool_calls: Annotated[Any, unsupported(True, False)] = None
-    functions: Empty = None
-    function_call: Annotated[Any, unsupported("none", "auto")] = None
-    response_format: Annotated[Any, unsupported({"type": "text"})] = None
+    tools: Annotated[list[FunctionTool], Meta(max_length=1024)] = []
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
+    parallel_tool_calls: bool = True
+    functions: Annotated[Any, unsupported(*_EMPTY, why=_OLD)] = None
+    function_call: Annotated[Any, unsupported("none", "auto", why=_OLD)] = None
+    response_format: ResponseFormat | None = None
+    chat_template: Empty = None
+    chat_template_kwargs: Empty = None
+    documents: Empty = None
+    mm_processor_kwargs: Empty = None
+    include_reasoning: Any = None
+    reasoning_format: Any = None
+    parse_tool_calls: On = None
     logprobs: Annotated[Any, unsupported(False, why=NO_LOGPROBS)] = None
     top_logprobs: Annotated[Any, unsupported(0, why=NO_LOGPROBS)] = None
     modalities: Annotated[Any, unsupported(["text"], [])] = None
@@ -186,10 +364,11 @@ class CompletionRequest(_TextRequest, frozen=True, kw_only=True):
 
     Attributes:
         prompt: a text, token ids, or an array of one of them.
+        best_of: the same as n, if at all.
     """
 
     prompt: str | Annotated[list[TokenId | str | list[TokenId]], Meta(min_length=1)]
-    best_of: Neutral1 = None
+    best_of: int | None = None
     echo: Empty = None
     suffix: Empty = None
     logprobs: Annotated[Any, unsupported(False, why=NO_LOGPROBS)] = None  # 0 asks for that of each token

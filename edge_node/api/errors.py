@@ -77,9 +77,9 @@ _SHAPES: dict[str, Callable[[ApiError], object]] = {"/api/": lambda error: {"err
 _KINDS = {401: "authentication_error", 429: "rate_limit_error", 504: "timeout_error"}
 
 
-def bad(param: str | None, message: str, *, code: str | None = "invalid_value") -> ApiError:
+def bad(param: str | None, message: str, *, code: str | None = "invalid_value", hint: str = "") -> ApiError:
     """A request that cannot be done, by the field that is to blame."""
-    return ApiError(400, message, param=param, code=code)
+    return ApiError(400, message, param=param, code=code, hint=hint)
 
 
 def gone() -> ApiError:

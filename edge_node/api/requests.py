@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edge_node.api.bodies import read
@@ -10,6 +11,9 @@ from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import bad
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.matcher import as_lark
+from flexspec_mq.grammar.tools import Tool, ToolCall, ToolUse
 from flexspec_mq.models.text import Role, Turn
 from schemas import openai
 from schemas.responses import ResponsesRequest
@@ -22,6 +26,7 @@ _ROLES: dict[str, Role] = {
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
 }
 
 
@@ -37,9 +42,8 @@ def chat_request(body: dict[str, Any], lenient: bool = False) -> OpenAIRequest:
     """
     ignored: list[str] | None = [] if lenient else None
     asked = read(openai.ChatCompletionRequest, body, ignored=ignored)
-    turns = tuple(Turn(_ROLES[message.role], joined(message.content)) for message in asked.messages)
     limit = limit_of({"max_tokens": asked.max_tokens, "max_completion_tokens": asked.max_completion_tokens})
-    return _request(asked, turns, limit, chat=True, ignored=ignored)
+    return _request(asked, _turns(asked.messages), limit, _tools(asked), ignored)
 
 
 def completion_request(body: dict[str, Any], lenient: bool = False) -> OpenAIRequest:
@@ -51,15 +55,18 @@ def completion_request(body: dict[str, Any], lenient: bool = False) -> OpenAIReq
     ignored: list[str] | None = [] if lenient else None
     asked = read(openai.CompletionRequest, body, ignored=ignored)
     limit = COMPLETION_TOKENS if asked.max_tokens is None else limit_of({"max_tokens": asked.max_tokens})
-    return _request(asked, _prompt(asked.prompt), limit, chat=False, ignored=ignored)
+    if asked.best_of not in (None, asked.n):
+        raise bad(
+            "best_of", "best_of is not n: no answer is better than another", code="unsupported_parameter"
+        )
+    return _request(asked, _prompt(asked.prompt), limit, None, ignored)
 
 
 def _request(
     asked: openai.ChatCompletionRequest | openai.CompletionRequest,
     prompt: Prompt,
     limit: int | None,
-    *,
-    chat: bool,
+    tools: ToolUse | None,
     ignored: list[str] | None,
 ) -> OpenAIRequest:
     if asked.stream_options is not None and not asked.stream and ignored is None:
@@ -67,7 +74,8 @@ def _request(
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     shown = asked.stream_options or openai.StreamOptions()
     return OpenAIRequest(
-        chat=chat,
+        chat=isinstance(asked, openai.ChatCompletionRequest),
+        choices=asked.n,
         model=asked.model,
         prompt=prompt,
         asked=options_of(
@@ -75,6 +83,8 @@ def _request(
             limit=limit,
             stops=tuple(stop for stop in stops if stop),
             prediction=None if asked.prediction is None else joined(asked.prediction.content),
+            grammar=_grammar(asked),
+            tools=tools,
         ),
         stream=asked.stream,
         include_usage=shown.include_usage,
@@ -93,6 +103,8 @@ def options_of(
     """
     if asked.seed is not None and not -(2**63) <= asked.seed < 2**64:
         raise bad("seed", "seed has more than 64 bits")
+    if asked.ignore_eos and (more.get("grammar") is not None or more.get("tools") is not None):
+        raise bad("ignore_eos", "an answer of a form, or with tools, ends by itself: leave ignore_eos out")
     try:
         return CompletionOptions(
             temperature=asked.temperature,
@@ -107,6 +119,139 @@ def options_of(
         )
     except UsageError as error:
         raise bad(None, error.message) from error
+
+
+def _turns(messages: Sequence[openai.Message]) -> tuple[Turn, ...]:
+    """Turns of a conversation, results of tools in the order of their calls."""
+    turns: list[Turn] = []
+    made: list[ToolCall] = []  # calls of the last answer
+    results: dict[int, Turn] = {}
+    for at, message in enumerate(messages):
+        where, content = f"messages[{at}]", joined(message.content or "")
+        if message.content is None and not message.tool_calls:
+            raise bad(f"{where}.content", f"{where}.content is missing")
+        if message.role == "tool":
+            place = next((n for n, call in enumerate(made) if call.id == message.tool_call_id), None)
+            if place is None or place in results:
+                raise bad(
+                    f"{where}.tool_call_id",
+                    f"{where} is no result of a call of the assistant's message before it: "
+                    f"the id {message.tool_call_id!r:.60} has none",
+                )
+            results[place] = Turn("tool", content, tool=made[place].name)
+            continue
+        turns += [results[place] for place in sorted(results)]
+        results, made = {}, _made(message, where)
+        turns.append(Turn(_ROLES[message.role], content, tuple(made)))
+    return (*turns, *(results[place] for place in sorted(results)))
+
+
+def _made(message: openai.Message, where: str) -> list[ToolCall]:
+    """The calls of an assistant's message."""
+    if message.tool_calls and message.role != "assistant":
+        raise bad(f"{where}.tool_calls", f"{where}.tool_calls: only an assistant calls tools")
+    calls = []
+    for at, call in enumerate(message.tool_calls or ()):
+        name = f"{where}.tool_calls[{at}].function.arguments"
+        calls.append(ToolCall(call.function.name, _object(call.function.arguments or "{}", name), call.id))
+    return calls
+
+
+def _object(text: str, name: str) -> str:
+    """The text of a JSON object, after a look at it."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise bad(name, f"{name} is no JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise bad(name, f"{name} is no JSON object")
+    return text
+
+
+def _tools(asked: openai.ChatCompletionRequest) -> ToolUse | None:
+    """Tools that an answer may call; None for none."""
+    choice = asked.tool_choice
+    if not asked.tools:
+        if choice not in ("none", "auto"):
+            raise bad("tool_choice", "tool_choice needs tools")
+        return None
+    if choice == "none":
+        return None
+    tools = []
+    for at, spec in enumerate(asked.tools):
+        told = spec.function
+        try:
+            tools.append(Tool(told.name, told.description or "", told.parameters))
+        except UsageError as error:
+            raise bad(f"tools[{at}]", error.message, hint=error.hint) from error
+    only, required, parallel = None, choice == "required", asked.parallel_tool_calls
+    if isinstance(choice, openai.ToolChoice):
+        if choice.type == "function" and choice.function is not None:
+            only, required, parallel = {choice.function.name}, True, False
+        elif choice.type == "allowed_tools" and choice.allowed_tools is not None:
+            allowed = choice.allowed_tools
+            only, required = {tool.function.name for tool in allowed.tools}, allowed.mode == "required"
+        else:
+            raise bad(f"tool_choice.{choice.type}", f"tool_choice.{choice.type} is missing")
+    try:
+        return ToolUse(
+            tools=tuple(tools),
+            only=None if only is None else frozenset(only),
+            required=required,
+            parallel=parallel,
+        )
+    except UsageError as error:
+        raise bad("tools" if only is None else "tool_choice", error.message, hint=error.hint) from error
+
+
+def _grammar(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> Grammar | None:
+    """The form that an answer must have, by whichever field says it; None for any."""
+    found = {
+        field: _form_of(kind, value, field)
+        for field, kind, value in _forms(asked)
+        if value not in (None, False)
+    }
+    if len(found) > 1:
+        raise bad([*found][-1], f"{' and '.join(found)} both say the form of the answer")
+    return next(iter(found.values()), None)
+
+
+def _forms(
+    asked: openai.ChatCompletionRequest | openai.CompletionRequest,
+) -> Iterator[tuple[str, str, Any]]:
+    """Field, kind of form and value of all that may say the form of an answer."""
+    said = asked.structured_outputs or openai.StructuredOutputs()
+    for kind in ("json", "regex", "choice", "grammar", "json_object"):
+        yield f"structured_outputs.{kind}", kind, getattr(said, kind)
+        yield f"guided_{kind}", kind, getattr(asked, f"guided_{kind}")
+    yield "json_schema", "json", asked.json_schema
+    yield "grammar", "grammar", asked.grammar
+    answer = asked.response_format if isinstance(asked, openai.ChatCompletionRequest) else None
+    if answer is None:
+        return
+    if answer.type == "json_object":
+        yield "response_format", "json", answer.schema or {"type": "object"}
+    elif answer.type == "json_schema":
+        if answer.json_schema is None:
+            raise bad("response_format.json_schema", "response_format.json_schema is missing")
+        yield "response_format", "json", answer.json_schema.schema
+
+
+def _form_of(kind: str, value: Any, field: str) -> Grammar:
+    try:
+        if kind == "json":
+            return Grammar.from_json_schema(
+                json.loads(_object(value, field)) if isinstance(value, str) else value
+            )
+        if kind == "regex":
+            return Grammar.from_regex(value)
+        if kind == "choice":
+            return Grammar.from_choice(value)
+        if kind == "grammar":
+            return Grammar.from_lark(as_lark(value))
+        return Grammar.from_json_schema({"type": "object"})
+    except UsageError as error:
+        raise bad(field, f"{field}: {error.message}", hint=error.hint) from error
 
 
 def _name(*fields: Any) -> bytes:

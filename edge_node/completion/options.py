@@ -86,10 +86,6 @@ class CompletionOptions:
             raise UsageError(f"a limit of {self.limit} tokens leaves nothing to write", hint="use at least 1")
         if self.timeout is not None and not self.timeout > 0:  # nan is not either
             raise UsageError(f"a timeout of {self.timeout} s is over before it begins")
-        if self.ignore_eos and (self.grammar is not None or self.tools is not None):
-            raise UsageError(
-                "a text of a grammar, or with tools, ends by itself", hint="leave ignore_eos out"
-            )
 
     @property
     def leaves_to_target(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import zstandard
 
@@ -20,6 +20,18 @@ MAX_SOURCE = 1_000_000
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How JSON is written: on one line, as chat templates write it. With free white space some models write newlines
 without end."""
+
+_MERGES = {"anyOf", "oneOf", "$ref", "not", "if", "dependentSchemas"}
+_OPEN = {
+    "additionalProperties",
+    "unevaluatedProperties",
+    "patternProperties",
+    "propertyNames",
+    "minProperties",
+}
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_WITHIN = ("items", "prefixItems", "additionalProperties", "additionalItems", "contains", "anyOf", "oneOf")
+"""Keywords of JSON schema: those that merge, those that say of other properties, and those that hold schemas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +115,34 @@ class Grammar:
 
 def json_part(schema: Mapping[str, Any], **more: str) -> dict[str, Any]:
     """JSON by a schema, as a part of a grammar."""
-    return {**more, "json_schema": {**schema, "x-guidance": JSON_STYLE}}
+    return {**more, "json_schema": {**closed(schema), "x-guidance": JSON_STYLE}}
+
+
+def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schema without the properties that it neither names nor allows in so many words: models make them up.
+
+    All texts of it are texts of the given one. Schemas that are merged with others stay open.
+    """
+    made = json.loads(_compact(schema))
+    parts = [made]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, list):
+            parts += part
+        elif isinstance(part, dict):
+            named, needed = part.get("properties"), part.get("required", [])
+            if "allOf" in part or (named is not None and part.keys() & _MERGES):
+                return schema
+            whole = (
+                isinstance(named, dict) and isinstance(needed, list) and {*map(str, needed)} <= named.keys()
+            )
+            if whole and not part.keys() & _OPEN:
+                part["additionalProperties"] = False
+            parts += [
+                each for key in _NAMED if isinstance(named := part.get(key), dict) for each in named.values()
+            ]
+            parts += [part[key] for key in _WITHIN if key in part]
+    return cast("dict[str, Any]", made)
 
 
 def _compact(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ except ImportError:
     _ll = None
 
 _LIMITS = {"verbose_errors": False}
+_START = re.compile(r"^\s*start\s*(\[.*\])?\s*:", re.MULTILINE)
 
 
 class GrammarError(UsageError):
@@ -37,6 +39,26 @@ def engine_name() -> str:
         return ""
     name, _, version = _ll.get_version().split()[0].partition("@")
     return f"{name} {version}"
+
+
+def as_lark(grammar: str) -> str:
+    """A grammar in Lark; made of GBNF where it is in that.
+
+    Raises:
+        GrammarError: it cannot be read, or nothing that reads GBNF is installed.
+    """
+    if _START.search(grammar):
+        return grammar
+    if _ll is None:
+        raise GrammarError(
+            "a grammar in GBNF needs llguidance here", hint="pip install llguidance, or give it in Lark"
+        )
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        return str(gbnf_to_lark(grammar))
+    except Exception as error:  # it raises Exception itself for rules that are missing
+        raise GrammarError(f"it is neither Lark with a rule `start` nor GBNF: {error}") from error
 
 
 class GrammarTokenizer:

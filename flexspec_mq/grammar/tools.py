@@ -123,7 +123,7 @@ def tool_format(template: str | None, added: Iterable[str] = ()) -> ToolFormat:
         return ToolFormat(marks=marks)
     if "<tool_call>" in known and "arguments" in known:
         return ToolFormat(native=True, marks=marks)
-    if '"parameters": ' in known and "<|python_tag|>" in known:
+    if '"parameters": ' in known and "ipython" in known:
         return LLAMA
     return ToolFormat(marks=marks)
 
@@ -172,7 +172,15 @@ class ToolUse:
         Args:
             form: the target's.
             content: texts that are allowed in place of calls; None is all.
+
+        Raises:
+            UsageError: calls in this form cannot be told from such texts.
         """
+        if content is not None and not self.required and form.between is None:
+            raise UsageError(
+                "this target writes calls as bare JSON, so that an answer in a form of its own could be one",
+                hint="have a tool be required, or leave the form of the answer out",
+            )
         tools, named = self.callable, form.trigger if form.marks else _quoted(form.trigger)
         opening = form.head("\0")[len(form.trigger) :].partition("\0")
         end = form.end if not form.marks else form.end.removesuffix("</tool_call>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,9 @@ from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.completion.options import WHOLE_CONTEXT
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.matcher import as_lark
+from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
 
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": "hello"}]}
@@ -83,6 +87,7 @@ def test_prompts_that_are_none(prompt: Any) -> None:
 
 NEUTRAL = {
     "logit_bias": {}, "frequency_penalty": 0, "presence_penalty": 0.0, "n": 1, "tools": [], "tool_choice": "none",
+    "guided_decoding_backend": "auto", "cache_prompt": True, "id_slot": -1, "keep_alive": "5m", "repeat_penalty": 1.0,
     "parallel_tool_calls": True, "functions": [], "function_call": "auto", "response_format": {"type": "text"},
     "logprobs": False, "top_logprobs": 0, "modalities": ["text"], "audio": None, "prediction": None,
     "web_search_options": None, "service_tier": "auto", "reasoning_effort": None, "metadata": {"a": "b"},
@@ -93,12 +98,11 @@ NEUTRAL = {
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("logit_bias", {"5": 1}), ("frequency_penalty", 0.1), ("presence_penalty", -1), ("n", 2), ("n", 0),
-        ("tools", [{"type": "function"}]), ("tool_choice", "required"), ("functions", [{}]),
-        ("response_format", {"type": "json_object"}), ("logprobs", True), ("top_logprobs", 2),
+        ("logit_bias", {"5": 1}), ("frequency_penalty", 0.1), ("presence_penalty", -1),
+        ("functions", [{}]), ("function_call", {"name": "x"}), ("logprobs", True), ("min_keep", 2), ("top_logprobs", 2),
         ("modalities", ["text", "audio"]), ("audio", {"voice": "x"}), ("service_tier", "flex"),
         ("web_search_options", {}), ("repetition_penalty", 1.1), ("length_penalty", 0.9), ("min_p", 0.05),
-        ("min_tokens", 5), ("use_beam_search", True), ("skip_special_tokens", False), ("n", True),
+        ("min_tokens", 5), ("use_beam_search", True), ("skip_special_tokens", False),
         ("include_stop_str_in_output", True), ("add_generation_prompt", False), ("continue_final_message", True),
     ],
 )  # fmt: skip
@@ -177,12 +181,12 @@ def test_a_prediction_is_read() -> None:
 
 
 def test_lenient_ignores_what_is_unknown_or_unsupported_but_not_what_is_wrong() -> None:
-    odd = {"tempreature": 1, "n": 3, "logit_bias": {"5": 1}, "logprobs": True, "guided_regex": "x"}
-    message = {"role": "user", "content": "hello", "colour": "red", "tool_calls": [{}]}
+    odd = {"tempreature": 1, "logit_bias": {"5": 1}, "logprobs": True, "guided_what": "x"}
+    message = {"role": "user", "content": "hello", "colour": "red", "function_call": {}, "audio": {"id": "x"}}
     asked = {"messages": [message], **odd, "stream_options": {"what": 1}}
     took = chat_request(asked, lenient=True)
     assert replace(took, ignored=()) == chat()
-    assert {*took.ignored} == {*odd, "stream_options.what", "messages[0].tool_calls", "messages[0].colour"}
+    assert {*took.ignored} == {*odd, "stream_options.what", "messages[0].audio", "messages[0].colour"}
     assert refused(chat_request, asked).param is not None
 
     def leniently(body: dict[str, Any]) -> OpenAIRequest:
@@ -219,7 +223,8 @@ def test_unknown_fields_are_refused_by_name() -> None:
     [
         ("temperature", -0.1), ("temperature", 2.5), ("temperature", "1"), ("temperature", True), ("top_p", 0),
         ("top_p", 1.1), ("seed", 2**64), ("seed", 1.5), ("seed", "1"), ("max_tokens", 0), ("max_tokens", True),
-        ("stop", ["a"] * 5), ("stop", [1]), ("stop", 5), ("stop", "x" * 1025), ("stream", 1), ("model", 5),
+        ("stop", ["a"] * 1025), ("stop", [1]), ("n", 0), ("n", 129),
+        ("n", True), ("stop", 5), ("stop", "x" * 1025), ("stream", 1), ("model", 5),
         ("stream_options", {"include_usage": True}), ("stream_options", []), ("top_k", -1), ("messages", []),
         ("messages", None), ("messages", "hello"), ("ignore_eos", "yes"),
     ],
@@ -229,10 +234,16 @@ def test_values_out_of_bounds(field: str, value: Any) -> None:
     assert refused(chat_request, {**HELLO, "max_tokens": 1, "max_completion_tokens": 2}).param is not None
 
 
+MADE: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "now", "arguments": ""}}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "now"}}
+OTHER: dict[str, Any] = {"type": "function", "function": {"name": "other", "parameters": {"type": "object"}}}
+
+
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "x"}, "messages[0].role"),
+        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
+        ({"role": "function", "content": "x"}, "messages[0].role"),
         ({"content": "x"}, "messages[0].role"),
         ({"role": "user"}, "messages[0].content"),
         ({"role": "user", "content": 5}, "messages[0].content"),
@@ -240,7 +251,12 @@ def test_values_out_of_bounds(field: str, value: Any) -> None:
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
         ({"role": "user", "content": "x", "name": 5}, "messages[0].name"),
-        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls"),
+        ({"role": "assistant", "content": "x", "tool_calls": [{}]}, "messages[0].tool_calls[0].id"),
+        ({"role": "user", "content": "x", "tool_calls": [MADE]}, "messages[0].tool_calls"),
+        (
+            {"role": "assistant", "tool_calls": [{**MADE, "function": {"name": "now", "arguments": "[1]"}}]},
+            "messages[0].tool_calls[0].function.arguments",
+        ),
         ("hello", "messages[0]"),
     ],
 )
@@ -257,3 +273,111 @@ def test_messages_that_are_none(message: Any, param: str) -> None:
 )  # fmt: skip
 def test_bodies_that_are_no_json_object(body: bytes) -> None:
     assert refused(parse_object, body).code == "invalid_json"  # type: ignore[arg-type]
+
+
+def test_tools_and_their_choice_are_read() -> None:
+    tools = {"tools": [TOOL, OTHER]}
+    named = {"type": "function", "function": {"name": "now"}}
+    allowed = {"mode": "auto", "tools": [named]}
+    asked: Any
+    for choice, only, required, parallel in (
+        (None, None, False, True),
+        ("auto", None, False, True),
+        ("required", None, True, True),
+        (named, {"now"}, True, False),
+        ({"type": "allowed_tools", "allowed_tools": allowed}, {"now"}, False, True),
+    ):
+        asked = chat(**tools, tool_choice=choice).asked.tools
+        assert (asked.only, asked.required, asked.parallel) == (only, required, parallel)
+        assert [tool.name for tool in asked.tools] == ["now", "other"]
+    asked = chat(**tools, parallel_tool_calls=False).asked.tools
+    assert not asked.parallel
+    assert chat(**tools, tool_choice="none") == chat()
+    for wrong, param in (
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0]"),
+        ({"tools": [TOOL, TOOL]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({**tools, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
+        ({**tools, "tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({**tools, "tool_choice": "any"}, "tool_choice"),
+        ({**tools, "ignore_eos": True}, "ignore_eos"),
+    ):
+        assert refused(chat_request, {**HELLO, **wrong}).param == param
+
+
+def test_results_of_tools_stand_in_the_order_of_their_calls() -> None:
+    calls = [MADE, {**MADE, "id": "c2", "function": {"name": "other", "arguments": '{"a": 1}'}}]
+    history = [
+        *HELLO["messages"],
+        {"role": "assistant", "content": None, "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "c2", "content": "two"},
+        {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "one"}]},
+    ]
+    made = (ToolCall("now", "{}", "c1"), ToolCall("other", '{"a": 1}', "c2"))
+    assert chat_request({"messages": history}).prompt == (
+        Turn("user", "hello"),
+        Turn("assistant", "", made),
+        Turn("tool", "one", tool="now"),
+        Turn("tool", "two", tool="other"),
+    )
+    for wrong in ({"tool_call_id": "c3"}, {}, {"tool_call_id": "c2"}):
+        again = {"messages": [*history, {"role": "tool", "content": "x", **wrong}]}
+        assert refused(chat_request, again).param == "messages[4].tool_call_id"
+
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "form"),
+    [
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}, SCHEMA),
+        ({"response_format": {"type": "json_object"}}, {"type": "object"}),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, SCHEMA),
+        ({"response_format": {"type": "text"}}, None),
+        ({"guided_json": SCHEMA}, SCHEMA),
+        ({"guided_json": json.dumps(SCHEMA)}, SCHEMA),
+        ({"json_schema": SCHEMA}, SCHEMA),
+        ({"structured_outputs": {"json": SCHEMA, "disable_any_whitespace": True}}, SCHEMA),
+        ({"structured_outputs": {"json_object": True}}, {"type": "object"}),
+        ({"structured_outputs": {"regex": "a+"}}, Grammar.from_regex("a+")),
+        ({"guided_regex": "a+"}, Grammar.from_regex("a+")),
+        ({"guided_choice": ["a", "b"]}, Grammar.from_choice(["a", "b"])),
+        ({"guided_grammar": "start: /x/"}, Grammar.from_lark("start: /x/")),
+        ({"grammar": 'root ::= "x"'}, Grammar.from_lark(as_lark('root ::= "x"'))),
+    ],
+)  # fmt: skip
+def test_the_form_of_an_answer_is_read_from_whichever_field_says_it(
+    fields: dict[str, Any], form: Any
+) -> None:
+    expected = Grammar.from_json_schema(form) if isinstance(form, dict) else form
+    assert chat(**fields).asked.grammar == expected
+    if "response_format" not in fields:
+        assert completion_request({"prompt": "x", **fields}).asked.grammar == expected
+    if form is not None:
+        assert refused(chat_request, {**HELLO, **fields, "ignore_eos": True}).param == "ignore_eos"
+        both = refused(chat_request, {**HELLO, "guided_regex": "x", **fields, "guided_choice": ["x"]})
+        assert "both say" in both.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"guided_json": "{"}, "guided_json"),
+        ({"guided_json": "[]"}, "guided_json"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"grammar": "nonsense"}, "grammar"),
+        ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"what": "x"}}, "structured_outputs.what"),
+    ],
+)
+def test_forms_that_are_none(fields: dict[str, Any], param: str) -> None:
+    assert refused(chat_request, {**HELLO, **fields}).param == param
+
+
+def test_several_answers() -> None:
+    assert chat(n=3).choices == completion_request({"prompt": "x", "n": 3, "best_of": 3}).choices == 3
+    assert refused(completion_request, {"prompt": "x", "n": 2, "best_of": 3}).param == "best_of"

@@ -1,0 +1,202 @@
+"""Calls of tools, and several answers, as OpenAI's own types read them; the texts are put into the node's store."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from broker.launcher import PrivateBroker
+from edge_node.api.chat import DONE, OpenAIForm
+from edge_node.api.requests import chat_request
+from edge_node.api.sending import reply
+from edge_node.api.settings import ApiSettings
+from edge_node.completion.completion import Completion, End, EndReason
+from edge_node.completion.decoding import Piece
+from flexspec_mq.grammar.tools import HERMES, ToolCall
+from tests.edge_node.api.served import alone, events, never, said, served
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "light",
+            "parameters": {"type": "object", "properties": {"room": {"type": "string"}}},
+        },
+    },
+    {"type": "function", "function": {"name": "now"}},
+]
+LIGHT, NOW = ToolCall("light", '{"room": "Küche"}'), ToolCall("now", "{}")
+CALLS = HERMES.call(LIGHT) + "\n" + HERMES.call(NOW)
+
+
+def asked(**more: Any) -> Any:
+    return chat_request({"messages": [{"role": "user", "content": "x"}], "tools": TOOLS, **more})
+
+
+async def answered(parts: list[str], reason: EndReason, **more: Any) -> bytes:
+    """Bytes that a client gets while a text comes in parts, each of another writer."""
+    wanted = asked(**more)
+    text = Completion(wanted.prompt, wanted.options("base"))
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    replying = asyncio.create_task(reply([text], wanted, ApiSettings(), never, send))
+    for at, part in enumerate(parts):
+        text.add([(part, "worker" if at % 2 else "device")])
+        await asyncio.sleep(0)
+    text.finish(End(reason))
+    await asyncio.wait_for(replying, 10)
+    return b"".join(sent)
+
+
+def assembled(stream: bytes) -> dict[str, Any]:
+    """The message that the chunks of a stream make, as OpenAI's client has them; its calls in `calls`."""
+    message: dict[str, Any] = {"content": None, "calls": [], "reason": None}
+    for body in events(stream.decode()):
+        choice = ChatCompletionChunk.model_validate(body).choices[0]
+        message["reason"] = choice.finish_reason or message["reason"]
+        if choice.delta.content:
+            message["content"] = (message["content"] or "") + choice.delta.content
+        for call in choice.delta.tool_calls or []:
+            if call.index == len(message["calls"]):
+                assert call.function is not None
+                assert call.type == "function"
+                message["calls"].append([call.id, call.function.name, ""])
+            assert call.index == len(message["calls"]) - 1
+            assert call.function is not None
+            message["calls"][-1][2] += call.function.arguments or ""
+    assert stream.endswith(DONE)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("text", "ends", "content", "calls", "reason"),
+    [
+        (CALLS, "stop", None, [LIGHT, NOW], "tool_calls"),
+        ("I look.\n" + CALLS, "stop", "I look.", [LIGHT, NOW], "tool_calls"),
+        ("No < tools <tool", "stop", "No < tools <tool", [], "stop"),
+        (
+            CALLS[:50],
+            "length",
+            None,
+            [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])],
+            "length",
+        ),
+        (CALLS[:20], "length", "", [], "length"),
+        ("", "stop", "", [], "stop"),
+    ],
+)
+async def test_calls_are_the_same_streamed_or_not(
+    text: str, ends: EndReason, content: str | None, calls: list[ToolCall], reason: str
+) -> None:
+    for parts in ([text], list(text), [text[:9], text[9:]]):
+        whole = ChatCompletion.model_validate_json(await answered(parts, ends))
+        choice = whole.choices[0]
+        assert (choice.message.content, choice.finish_reason) == (content, reason)
+        made = [call for call in choice.message.tool_calls or [] if call.type == "function"]
+        assert [(call.function.name, call.function.arguments) for call in made] == [
+            call[:2] for call in calls
+        ]
+        streamed = assembled(await answered(parts, ends, stream=True))
+        assert (streamed["content"], streamed["reason"]) == (content or None, reason)
+        assert [tuple(call[1:]) for call in streamed["calls"]] == [call[:2] for call in calls]
+        names = {call[0] for call in streamed["calls"]}
+        assert len(names) == len(calls)
+        assert all(name.startswith("call_") for name in names)
+
+
+@given(st.lists(st.integers(0, len(CALLS) + 8), max_size=6))
+def test_writers_are_told_of_the_content_alone(cuts: list[int]) -> None:
+    text = "I look.\n" + CALLS
+    wanted = asked(stream=True, stream_options={"include_origin": True})
+    completion = Completion(wanted.prompt, wanted.options("base"))
+    form = OpenAIForm([completion], wanted)
+    stream = b""
+    borders = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    for at, (a, b) in enumerate(itertools.pairwise(borders)):
+        piece: Piece = (text[a:b], "worker" if at % 2 else "device")
+        completion.add([piece])
+        stream += form.piece(0, text[a:b])
+    bodies = events(stream.decode())
+    told = [(body["choices"][0]["delta"].get("content"), body.get("flexspec")) for body in bodies]
+    assert all((content is None) == (origin is None) for content, origin in told)
+    assert all(content == "".join(part for part, _ in origin["pieces"]) for content, origin in told if origin)
+
+
+async def test_several_answers_have_seeds_that_follow_each_other(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        texts = [alone("hello", seed, 12) for seed in (7, 8, 9)]
+        whole = await api.client.chat.completions.create(
+            model=api.version,
+            messages=[{"role": "user", "content": "hello"}],
+            seed=7,
+            n=3,
+            max_tokens=12,
+            temperature=1,
+        )
+        assert [(choice.index, choice.message.content) for choice in whole.choices] == list(enumerate(texts))
+        assert whole.usage is not None
+        streamed: dict[int, str] = dict.fromkeys(range(3), "")
+        ended: set[int] = set()
+        usage = None
+        async for chunk in await api.client.chat.completions.create(
+            model=api.version, messages=[{"role": "user", "content": "hello"}], seed=7, n=3, max_tokens=12,
+            temperature=1, stream=True, stream_options={"include_usage": True},
+        ):  # fmt: skip
+            usage = chunk.usage or usage
+            for choice in chunk.choices:
+                assert choice.index not in ended
+                streamed[choice.index] += choice.delta.content or ""
+                ended |= {choice.index} if choice.finish_reason else set()
+        assert [*streamed.values()] == texts
+        assert ended == {0, 1, 2}
+        assert usage is not None
+        assert usage.completion_tokens == whole.usage.completion_tokens
+        assert usage.prompt_tokens == whole.usage.prompt_tokens
+        pair = await api.client.completions.create(
+            model=api.version, prompt="hello", seed=7, n=2, max_tokens=9
+        )
+        ones = [
+            await api.client.completions.create(model=api.version, prompt="hello", seed=seed, max_tokens=9)
+            for seed in (7, 8)
+        ]
+        assert [choice.text for choice in pair.choices] == [one.choices[0].text for one in ones]
+        key = {"Idempotency-Key": "k"}
+        first, second = [await api.chat(n=2, max_tokens=9, headers=key) for _ in range(2)]
+        assert first.json() == second.json()
+        alone_again = await api.chat(max_tokens=9, headers={"Idempotency-Key": "k2"})
+        assert alone_again.status_code == 200
+
+
+async def test_no_room_for_all_answers_is_an_error_of_the_request(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, api_texts=2) as api:
+        said(await api.chat(n=3, max_tokens=3), 429, "too_many_texts")
+        assert (await api.chat(n=2, max_tokens=3)).status_code == 200
+
+
+async def test_what_a_lenient_node_ignores_is_said(
+    mosquitto: PrivateBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with served(mosquitto, lenient=True) as api:
+        caplog.set_level(logging.WARNING)
+        for stream in (False, True):
+            answer = await api.chat(max_tokens=3, logit_bias={"5": 1}, colour="red", top_p=1, stream=stream)
+            assert answer.headers["x-flexspec-ignored"] == "logit_bias, colour"
+            assert "logit_bias, colour" in caplog.text
+            caplog.clear()
+        assert "x-flexspec-ignored" not in (await api.chat(max_tokens=3, logit_bias={})).headers
+
+
+async def test_errors_have_the_form_of_their_api(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        said(await api.get("/v1/nothing"), 404, "not_found")
+        assert (await api.get("/api/nothing")).json() == {"error": "there is no such path"}
