@@ -17,6 +17,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from cloud_worker.admission import MessageAdmission
+from cloud_worker.compiling import GrammarCompiler, OpenRefused
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.settings import QuotaSettings
 from cloud_worker.wire import WorkerWire
@@ -35,7 +36,16 @@ from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Error, ErrorCode, Open
+from schemas.messages import (
+    MAX_DRAFT_TOKENS,
+    PROTOCOL_VERSION,
+    Close,
+    Draft,
+    Error,
+    ErrorCode,
+    Open,
+    Poll,
+)
 from schemas.status import MAX_MS, WorkerStatus
 
 if TYPE_CHECKING:
@@ -93,6 +103,8 @@ class CloudWorker:
             facts.recommended.sampling,
             facts.tokenizer,
         )
+        self._compiler = GrammarCompiler(engine.grammars)
+        self._compiling: set[asyncio.Task[None]] = set()
         self.settings = settings
         self._groups = read_groups(settings.share_groups)
         self._codec = Codec()
@@ -211,6 +223,9 @@ class CloudWorker:
         finally:
             self._link = None
             thread.close()
+            self._compiler.close()
+            for task in self._compiling:
+                task.cancel()
 
     async def _drain(self) -> None:
         """Leave the share first, give the sessions that are here time to end, and send the others elsewhere."""
@@ -325,10 +340,30 @@ class CloudWorker:
         except RemoteProtocolError as error:
             self._refuse(edge, error.message, now)
             return
+        known = (edge, message.session) in self.machine.sessions
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
+        if isinstance(message, Open) and not known and not self._compiler.has(message):
+            task = asyncio.create_task(self._take_compiled(edge, message, inbound.qos, version))
+            self._compiling.add(task)
+            task.add_done_callback(self._compiling.discard)
+        else:
+            self._take(edge, message, now, inbound.qos, version)
+
+    async def _take_compiled(self, edge: str, message: Open, qos: int, version: str | None) -> None:
+        try:
+            await self._compiler.compile(message)
+        except OpenRefused as error:
+            of = edge, message.session, message.attempt
+            self._do(self.machine.refuse(*of, error.code, error.message, qos))
+        else:
+            self._take(edge, message, time.monotonic(), qos, version)
+
+    def _take(
+        self, edge: str, message: Open | Draft | Poll | Close, now: float, qos: int, version: str | None
+    ) -> None:
         over = self.machine.counters.over_quota
-        effects = self.machine.receive(edge, message, now, inbound.qos, version)
+        effects = self.machine.receive(edge, message, now, qos, version)
         if self.machine.counters.over_quota > over:
             self.admission.turned_away(edge)
         self.admission.answered(edge, sum(isinstance(effect, Reply) for effect in effects))
@@ -409,6 +444,8 @@ class CloudWorker:
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     rows = result.rows.get(item.key, ALL_ROWS)
                     self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))
+                for item, why in result.failed:
+                    self._do(self.machine.failed(item, now, why))
             for item in done.failed:
                 self._do(self.machine.failed(item, now))
 
@@ -499,6 +536,7 @@ class CloudWorker:
             tokenizer=facts.tokenizer,
             forward_ms=None if timings is None else _bounded(timings.forward),
             row_ms=None if timings is None else _bounded(timings.row),
+            grammar=facts.grammar,
             draft_ms=None if timings is None else _bounded(timings.token),
             draft_read_ms=None if timings is None else _bounded(timings.holds_up),
         )

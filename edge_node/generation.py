@@ -16,6 +16,8 @@ from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
     from flexspec_mq.drafting.memory import Answers
+    from flexspec_mq.grammar.grammar import Grammar
+    from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.edge.session import EdgeSession
 
@@ -40,6 +42,9 @@ class GenerationRequest:
         recommended: sampling where the target's makers recommend this; None where that is all the same. If its worker
             recommends other values than `sampling` came from, a text that has no token yet is cancelled.
         text: whose ids these are, and how it ends; None is the node's own.
+        grammar: texts that are allowed; None allows all.
+        engine: what reads grammars at the version's workers.
+        compiled: the grammar, where this device can read it too.
     """
 
     prompt: tuple[int, ...]
@@ -56,6 +61,9 @@ class GenerationRequest:
     user: bytes = b""
     recommended: Callable[[SamplingParams], SamplingParams] | None = None
     text: LoadedText | None = None
+    grammar: Grammar | None = None
+    engine: str = ""
+    compiled: CompiledGrammar | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -288,6 +288,7 @@ class EdgeNode:
             self._eos if text is None else text.eos,
             request.ignore_eos,
             request.limit,
+            None if request.grammar is None else request.grammar.digest(request.engine),
         )
         now = time.monotonic()
         energy = None if self._energy is None else self._energy.text(now)
@@ -306,6 +307,8 @@ class EdgeNode:
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
                 answers=None if answers is None else answers.recall,
+                grammar=b"" if request.grammar is None else request.grammar.pack(),
+                compiled=request.compiled,
             ),
             request.policy,
             self._rng,

@@ -58,6 +58,10 @@ class UsageError(FlexSpecError):
     exit_code = 2
 
 
+class GrammarError(UsageError):
+    """A grammar that cannot be used, or a text that is none of it."""
+
+
 class ModelError(FlexSpecError):
     """A model cannot be loaded, or is not what it should be."""
 

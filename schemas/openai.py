@@ -384,6 +384,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
         accepted: drafted tokens that were right.
         looked_up: accepted tokens that a lookup in the text itself or in remembered answers had drafted.
         worker_accepted: tokens that the worker had drafted itself, and that were right.
+        forced: tokens that the text's grammar left no choice about.
         rounds: verdicts that committed something.
         bytes_up: MQTT payload to the worker.
         bytes_down: MQTT payload from the worker.
@@ -407,6 +408,7 @@ class FlexspecUsage(msgspec.Struct, frozen=True, kw_only=True):
     accepted: int = 0
     looked_up: int = 0
     worker_accepted: int = 0
+    forced: int = 0
     rounds: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
@@ -517,10 +519,11 @@ class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None
 
 
-Writer = Literal["device", "worker", "target", "cloud"]
+Writer = Literal["device", "worker", "target", "cloud", "grammar"]
 """Who wrote a part of a text: the device's draft or the worker's, which the target accepted, or the target itself.
 
-``cloud`` is the worker's draft or the target: after a loss what is sent again does not tell them apart."""
+``cloud`` is the worker's draft or the target: after a loss what is sent again does not tell them apart. ``grammar`` is
+nobody: no other token was allowed."""
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -51,6 +51,7 @@ class FakeEngine:
     """
 
     head_model = None
+    grammars = None
     memory = None
 
     def __init__(

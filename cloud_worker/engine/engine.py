@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from cloud_worker.engine.acceptance import decide
+from cloud_worker.engine.grammars import MOST_FORCED, TextGrammars
 from cloud_worker.engine.interface import Facts, Memory, Recommended, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import GrammarError, UsageError
+from flexspec_mq.grammar.matcher import engine_name
 from flexspec_mq.models.target_text import target_text
-from flexspec_mq.protocol.worker.types import DraftRows
+from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck
@@ -32,14 +34,33 @@ if TYPE_CHECKING:
     from cloud_worker.engine.timing import Timings
     from cloud_worker.settings import WorkerSettings
     from flexspec_mq.drafting.interface import PricedDrafter
+    from flexspec_mq.grammar.compiled import CompiledGrammars
+    from flexspec_mq.grammar.matcher import Mask
     from flexspec_mq.models.invariance.target import TargetModel
     from flexspec_mq.models.runner import ModelInput
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
     from flexspec_mq.scheduling.worker_drafter import WorkerDrafter
 
+Masks: TypeAlias = "list[Mask] | GrammarError"
+"""Masks of a session's rows, or what is wrong with its grammar."""
 _LEAST = 256
 """Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""
+
+
+@dataclass(slots=True)
+class _Done:
+    """Outcome of a step, while it is made.
+
+    Attributes:
+        decided, rows, failed: as of `StepResult`.
+        forced: tokens of drafts, and forced ones behind them, that get rows.
+    """
+
+    decided: list[tuple[WorkItem, tuple[int, ...]]] = field(default_factory=list)
+    rows: dict[SessionKey, DraftRows] = field(default_factory=dict)
+    failed: list[tuple[WorkItem, str]] = field(default_factory=list)
+    forced: dict[SessionKey, tuple[int, int]] = field(default_factory=dict)
 
 
 class ModelEngine:
@@ -55,6 +76,7 @@ class ModelEngine:
         batch: Sessions that one forward decides at most.
         facts: Properties of the target.
         head_model: Target that holds heads.
+        grammars: Grammars of its texts.
 
     Attributes:
         scheduler: Pending items, and keys and values.
@@ -72,12 +94,18 @@ class ModelEngine:
         batch: int = 2**31,
         facts: Facts | None = None,
         head_model: Target | None = None,
+        grammars: CompiledGrammars | None = None,
     ) -> None:
         self._budget = budget or StepBudget(ForwardCost(), most=prefill)
         self.scheduler = Scheduler(KVCache(model.new_kv, limit), self._budget, batch=batch)
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(self._budget.cost, rationed=False)
         self.head_model = head_model
+        self.grammars = grammars
+        self._texts = None if grammars is None else TextGrammars(grammars)
+        if drafts is not None and grammars is not None:
+            drafts.grammar_of = grammars.get
+        self._begun: list[WorkItem] = []  # with grammars, since the last step
         self._model = model
         self._facts = facts
         self._noise = ThreadPoolExecutor(1, "noise")
@@ -98,6 +126,8 @@ class ModelEngine:
     def add(self, item: WorkItem) -> None:
         """See `Engine`."""
         self.scheduler.add(item)
+        if item.identity.grammar is not None:
+            self._begun.append(item)
 
     def hold(self, version: str, head: str) -> None:
         """See `Engine`."""
@@ -126,6 +156,8 @@ class ModelEngine:
 
     def _forget_draft(self, key: SessionKey) -> None:
         self.draft_budget.forget(key)
+        if self._texts is not None:
+            self._texts.free(key)
         if self.drafts is not None:
             self.drafts.free(key)
 
@@ -144,12 +176,15 @@ class ModelEngine:
             MemoryError: see `Scheduler.schedule`.
         """
         began = time.perf_counter()
-        drafts, told = self._draft()
+        done = _Done()
+        self._force(done)
+        drafts = self._draft(done)
         held_back, cut = self.scheduler.held_back, self.draft_budget.cut
         forward = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
         fed = [len(share.model_input.tokens) for share in scheduled]
-        decided = self._postprocess(scheduled, self._run(scheduled)) if scheduled else []
+        if scheduled:
+            self._postprocess(scheduled, *self._run(scheduled), done)
         ended = time.perf_counter()
         if scheduled:
             verified = [
@@ -158,21 +193,43 @@ class ModelEngine:
             rows = sum(verified) - len(verified)
             self._budget.cost.observe(len(verified), rows, sum(fed) - sum(verified), 1000 * (ended - forward))
         return StepResult(
-            decided,
+            done.decided,
             int(1000 * (ended - began)),
             len(scheduled),
             sum(fed),
             0 if self.drafts is None else self.drafts.drafted,
             cut,
-            told,
+            done.rows,
             held_back,
             self._budget.slowed,
+            done.failed,
         )
 
-    def _draft(self) -> tuple[dict[SessionKey, tuple[int, ...]], dict[SessionKey, DraftRows]]:
+    def _force(self, done: _Done) -> None:
+        """Decide what grammars leave no choice about where texts stand: no forward is needed for that."""
+        begun, self._begun = self._begun, []
+        for item in begun:
+            if self.scheduler.pending.get(item.key) is not item or self._texts is None:
+                continue
+            try:
+                forced = self._texts.forced(item, (), MOST_FORCED)
+            except GrammarError as error:
+                self._give_up(item, error, done)
+                continue
+            if forced:
+                self.scheduler.drop(item.key)
+                done.decided.append((item, forced))
+                done.rows[item.key] = DraftRows(forced=len(forced))
+
+    def _give_up(self, item: WorkItem, error: GrammarError, done: _Done) -> None:
+        self.scheduler.drop(item.key)
+        done.failed.append((item, error.message))
+
+    def _draft(self, done: _Done) -> dict[SessionKey, tuple[int, ...]]:
         """Drafts of the sessions that the next forward decides: the edges', as far as they get rows, then our own.
 
-        With them come the rows of sessions whose drafts were cut, or drafted for.
+        Behind them come tokens that a grammar forces. Noted are the rows of sessions whose drafts were cut, or drafted
+        for.
         """
         ready = self.scheduler.writing_items()
         given = {item.key: len(item.draft) for item in ready}
@@ -181,19 +238,25 @@ class ModelEngine:
         if self.drafts is not None:
             own = self.drafts.draft(ready, rows, self.draft_budget)
             self.drafts.read(self.scheduler.pending.values(), rows)
-        changed = {
-            key: DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
-            for key, granted in rows.granted.items()
-            if granted < given[key] or key in own
-        }
+        for key, granted in rows.granted.items():
+            if granted < given[key] or key in own:
+                done.rows[key] = DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
         drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
-        return drafts, changed
+        for item in ready:
+            if item.identity.grammar is not None and self._texts is not None:
+                forced = self._texts.behind_draft(item, drafts[item.key])
+                done.forced[item.key] = len(drafts[item.key]), len(forced)
+                drafts[item.key] += forced
+        return drafts
 
-    def _run(self, scheduled: Sequence[Scheduled]) -> Callable[[int], int]:
+    def _run(self, scheduled: Sequence[Scheduled]) -> tuple[Callable[[int], int], list[Masks]]:
         """Run a forward; from the index of a row of its logits to the token that the target chooses there.
 
-        Which ids are lucky depends on seed and position alone. Finding them is most of what such a sampling costs, so
-        that runs beside the forward, on another core where there is one.
+        Which ids are lucky depends on seed and position alone, and what a grammar allows on the draft. Finding these is
+        most of what such a sampling costs, so that runs beside the forward, on another core where there is one.
+
+        Returns:
+            The choice, and of each share its masks.
         """
         vocabulary = self._model.vocab_size
         rows = [
@@ -207,24 +270,41 @@ class ModelEngine:
             else None
             for params, position in rows
         ]
+        masking = [self._noise.submit(self._masks, share) for share in scheduled]
         logits = self.forward([share.model_input for share in scheduled])
-        return choose_rows(
-            logits,
-            [
-                Draw(params, position, None if few is None else few.result())
-                for (params, position), few in zip(rows, lucky, strict=True)
-            ],
-        )
+        masks = [future.result() for future in masking]
+        allowed = [
+            mask
+            for share, its in zip(scheduled, masks, strict=True)
+            for mask in _padded([] if isinstance(its, GrammarError) else its, share.model_input.rows)
+        ]
+        draws = [
+            Draw(params, position, None if few is None else few.result(), mask)
+            for (params, position), few, mask in zip(rows, lucky, allowed, strict=True)
+        ]
+        return choose_rows(logits, draws), masks
+
+    def _masks(self, share: Scheduled) -> Masks:
+        if share.item.identity.grammar is None or not share.model_input.rows or self._texts is None:
+            return []
+        return self._texts.masks(share.item, share.draft)
 
     def _postprocess(
-        self, scheduled: Sequence[Scheduled], chosen: Callable[[int], int]
-    ) -> list[tuple[WorkItem, tuple[int, ...]]]:
+        self,
+        scheduled: Sequence[Scheduled],
+        chosen: Callable[[int], int],
+        masks: Sequence[Masks],
+        done: _Done,
+    ) -> None:
         """Decide tokens; what they leave right of keys and values stays, and the drafts are judged by them."""
-        decided, end = [], 0
-        for share in scheduled:
+        end = 0
+        for share, its in zip(scheduled, masks, strict=True):
             item, begin = share.item, end
             end += share.model_input.rows
             if begin == end:
+                continue
+            if isinstance(its, GrammarError):
+                self._give_up(item, its, done)
                 continue
             eos = () if item.identity.ignore_eos else item.identity.eos
             tokens = decide(map(chosen, range(begin, end)), share.draft, eos)
@@ -233,12 +313,26 @@ class ModelEngine:
             wrong = right < min(len(draft), len(tokens))
             self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)
             if self.scheduler.settle(item, tokens):
-                decided.append((item, tokens))
-        return decided
+                done.decided.append((item, tokens + self._forced(item, tokens, done)))
+
+    def _forced(self, item: WorkItem, tokens: tuple[int, ...], done: _Done) -> tuple[int, ...]:
+        """Tokens that the grammar forces behind decided ones; notes how many of all these it forces."""
+        if item.identity.grammar is None or self._texts is None:
+            return ()
+        forced = self._texts.forced(item, tokens, MOST_FORCED)
+        before, behind = done.forced.get(item.key, (0, 0))
+        count = len(forced) + max(0, min(len(tokens), before + behind) - before)
+        done.rows[item.key] = replace(done.rows.get(item.key, ALL_ROWS), forced=count)
+        return forced
 
     def forward(self, inputs: Sequence[ModelInput]) -> torch.Tensor:
         """Run one forward; see `TargetModel.forward`."""
         return self._model.forward(inputs)
+
+
+def _padded(masks: Sequence[Mask], rows: int) -> list[Mask | None]:
+    """A mask for each row; rows behind a token that is not allowed are never asked for."""
+    return [*masks, *(None for _ in range(rows - len(masks)))]
 
 
 def build_engine(
@@ -264,6 +358,7 @@ def build_engine(
     if timings is not None:
         cost.prime(timings.forwards)
         draft_budget.prime(timings.calls, timings.read)
+    grammars = loaded.grammars()
     facts = Facts(
         fingerprint=loaded.fingerprint,
         max_context=loaded.max_context,
@@ -280,6 +375,7 @@ def build_engine(
         timings=timings,
         target=loaded.name,
         proof=f"{proof}{'; proved at an earlier start' if target.remembered else ''}",
+        grammar="" if grammars is None else engine_name(),
     )
     engine = ModelEngine(
         target.model,
@@ -296,6 +392,7 @@ def build_engine(
         batch=settings.batch,
         facts=facts,
         head_model=target,
+        grammars=grammars,
     )
     caches = engine.scheduler.caches
     if caches.room is not None and caches.room < _LEAST:

@@ -16,11 +16,12 @@ from msgspec import Meta
 from schemas.messages import MAX_TOKEN_ID, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
     from flexspec_mq.drafting.interface import PricedDrafter
+    from flexspec_mq.grammar.compiled import CompiledGrammars
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
     from schemas.status import TargetText, TokenizerStatus
@@ -66,6 +67,7 @@ class Facts:
         timings: Times of target and draft, measured at the start; None where nobody timed them.
         target: name of the target, for people.
         proof: how exact it is, in words; empty where nothing was proved.
+        grammar: name and version of what reads grammars; empty where nothing does.
     """
 
     fingerprint: bytes
@@ -85,6 +87,7 @@ class Facts:
     timings: Timings | None = None
     target: str = ""
     proof: str = ""
+    grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,7 @@ class StepResult:
 
     Attributes:
         decided: finished items with their tokens.
+        failed: Items that cannot go on, and what is wrong with their grammar.
         rows: Fate of the sessions' drafts, where that is not all of the edge's and nothing else.
         compute_ms: Milliseconds of the forward.
         batch: sessions that shared it.
@@ -112,6 +116,7 @@ class StepResult:
     rows: Mapping[SessionKey, DraftRows] = field(default_factory=dict)
     held_back: int = 0
     slowed: int = 0
+    failed: Sequence[tuple[WorkItem, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +146,11 @@ class Engine(Protocol):
     @property
     def head_model(self) -> Target | None:
         """Target that holds its heads; None if it can have none, and so follow no family."""
+        ...
+
+    @property
+    def grammars(self) -> CompiledGrammars | None:
+        """Grammars of its texts; None if they can have none. Used on any thread."""
         ...
 
     @property

@@ -15,6 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cloud_worker.engine.grammars import MOST_FORCED
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.scheduling.step_budget import StepBudget, weight
 
@@ -109,8 +110,8 @@ class Scheduler:
     def writing_items(self) -> list[WorkItem]:
         """Pending items whose prefix is read and whose turn it is: the next forward decides them, if there is room."""
         self._left = {key: self._unread_prefix(item) for key, item in self.pending.items()}
-        ready = [key for key, left in self._left.items() if left <= 1]
-        reading = Counter(edge for (edge, _), left in self._left.items() if left > 1)
+        ready = [key for key in self._left if not self._reads(key)]
+        reading = Counter(key[0] for key in self._left if self._reads(key))
         self._chosen = set(self._budget.rows(ready, reading.keys(), self._batch, self._clock()))
         self.held_back = len(ready) - len(self._chosen)
         # Sessions of a device that is alone take turns, and each waits for the forwards of all others. Beside other
@@ -121,8 +122,13 @@ class Scheduler:
 
     def prompt_ms(self) -> float:
         """Milliseconds that reading prefixes is expected to add to the next forward."""
-        left = self._left.values()
-        return self._budget.prompt_ms(len(self._chosen), sum(tokens for tokens in left if tokens > 1))
+        unread = sum(left for key, left in self._left.items() if self._reads(key))
+        return self._budget.prompt_ms(len(self._chosen), unread)
+
+    def _reads(self, key: SessionKey) -> bool:
+        """Whether a session has a prefix to read first; tokens that its grammar has forced are read with the next."""
+        usual = 1 if self.pending[key].identity.grammar is None else 1 + MOST_FORCED
+        return self._left[key] > usual
 
     def unread(self, item: WorkItem) -> int:
         """Tokens that the item would feed, its draft included."""
@@ -207,7 +213,7 @@ class Scheduler:
         """How many tokens each item may feed, memory aside: those that are ready, and those that are reading."""
         tokens = {key: left + len(self._draft(self.pending[key])) for key, left in self._left.items()}
         rows = {key: tokens[key] for key in self._left if key in self._chosen}
-        unread = sorted((key for key, left in self._left.items() if left > 1), key=self._served.__getitem__)
+        unread = sorted(filter(self._reads, self._left), key=self._served.__getitem__)
         return rows, self._budget.prompts({key: tokens[key] for key in unread}, rows, self._clock())
 
 

@@ -65,7 +65,8 @@ class EngineThread:
         self._underway.update((item.key, item) for item in items)
         loop = asyncio.get_running_loop()
         done = await loop.run_in_executor(self._thread, self._run, changes, items)
-        for item in [*(item for result in done.results for item, _ in result.decided), *done.failed]:
+        decided = [item for result in done.results for item, _ in (*result.decided, *result.failed)]
+        for item in [*decided, *done.failed]:
             if self._underway.get(item.key) is item:
                 del self._underway[item.key]
         return done

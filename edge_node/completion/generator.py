@@ -26,6 +26,7 @@ from edge_node.generation import GenerationRequest
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import in_words
 from flexspec_mq.controller.policies import name_of
+from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.energy.model import per_hundred
 from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver, WorkerError, WorkersBusy
 from flexspec_mq.models.text import format_of
@@ -43,10 +44,14 @@ if TYPE_CHECKING:
     from edge_node.node import EdgeNode
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.controller.plan import Policy
+    from flexspec_mq.grammar.compiled import CompiledGrammars
     from flexspec_mq.grammar.grammar import Grammar
+    from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.grammar.tools import ToolFormat
     from flexspec_mq.models.load import LoadedText
 
+_TEXTS = 8
+"""Tokenizers of targets that are kept ready for grammars, 34 MB each."""
 _LOOK = 0.05
 """Seconds between two looks whether somebody serves a text that has not begun."""
 
@@ -98,6 +103,7 @@ class CompletionGenerator:
         self.policy = policy
         self._default_limit = default_limit
         self._encoder = ThreadPoolExecutor(1, "encoder")  # a long prompt must not hold up the event loop
+        self._grammars: ExpiringMap[object, CompiledGrammars | None] = ExpiringMap(most=_TEXTS)
 
     def close(self) -> None:
         """Take no more prompts."""
@@ -153,7 +159,20 @@ class CompletionGenerator:
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit
         prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()
-        return _Encoded(text, ids, limit, prediction, by_default, form, grammar)
+        compiled = None if grammar is None else self._compiled(text, grammar)
+        return _Encoded(text, ids, limit, prediction, by_default, form, grammar, compiled)
+
+    def _compiled(self, text: LoadedText, grammar: Grammar) -> CompiledGrammar | None:
+        """Compile a grammar where this device can; without it, its drafts only are worse.
+
+        Raises:
+            GrammarError: it has an error, or is too large.
+        """
+        kind = text.fingerprint, text.vocab_size, text.eos
+        grammars = self._grammars.get(kind, 0.0)
+        if grammars is None and (grammars := text.grammars()) is not None:
+            self._grammars.put(kind, grammars, 0.0)
+        return None if grammars is None else grammars.compile(grammar)
 
 
 class _Encoded(NamedTuple):
@@ -164,6 +183,7 @@ class _Encoded(NamedTuple):
         by_default: whether the limit is the node's.
         form: how calls of tools are written.
         grammar: texts that are allowed, those with calls among them.
+        compiled: the same, where this device can read it.
     """
 
     text: LoadedText
@@ -173,6 +193,7 @@ class _Encoded(NamedTuple):
     by_default: bool
     form: ToolFormat
     grammar: Grammar | None
+    compiled: CompiledGrammar | None
 
 
 class Writing:
@@ -242,6 +263,7 @@ class Writing:
             accepted=counters.accepted,
             looked_up=counters.looked_up_accepted,
             worker_accepted=counters.worker_accepted,
+            forced=counters.forced,
             rounds=counters.rounds,
             rtt_ms=None if seen.rtt is None else 1000 * seen.rtt,
             bytes_up=generation.bytes_up,
@@ -330,6 +352,11 @@ class Writing:
                 user=options.user,
                 recommended=sampling if options.leaves_to_target and not self._misled else None,
                 text=text,
+                grammar=encoded.grammar,
+                engine=""
+                if encoded.grammar is None
+                else self._by.node.directory.grammar_engine(self.version),
+                compiled=encoded.compiled,
             )
         )
         _log.info("session %d of version %s begins", self.generation.session, self.version)

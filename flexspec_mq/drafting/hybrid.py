@@ -62,7 +62,7 @@ class HybridDrafter:
             session, pending = self._lookup.session(request)
             run = session.run(request, pending)
             if self._model.fits(request.context):
-                beside[place] = run[0] if run else session.propose(pending)
+                beside[place] = run[0] if run else _allowed(request, session.propose(pending))
                 run = run[: self._unaided(request, run)]
                 if not run:
                     asked.append(place)
@@ -106,6 +106,13 @@ class HybridDrafter:
         if beside is None:
             self._strength += (proposal.confidence - self._strength) * _SMOOTHING
         return better(proposal, beside)
+
+
+def _allowed(request: DraftRequest, proposal: DraftToken | None) -> DraftToken | None:
+    """A proposal, if the grammar of the text allows it."""
+    if proposal is None or request.matcher is None or request.matcher.allowed()[proposal.token]:
+        return proposal
+    return None
 
 
 def better(draft: DraftToken, lookup: DraftToken | None) -> DraftToken:

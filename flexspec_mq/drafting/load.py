@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flexspec_mq.drafting.grammar_drafter import GrammarDrafter
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
@@ -71,7 +72,8 @@ def load(settings: DraftSettings, say: Say) -> DraftModel:
     if settings.draft == "none":
         text = text_of(settings, say)
         return DraftModel(
-            text, PromptLookupDrafter(max_context=text.max_context) if settings.lookup else None
+            text,
+            GrammarDrafter(PromptLookupDrafter(max_context=text.max_context)) if settings.lookup else None,
         )
     draft = _by_onnx(_graphs(settings.draft, say), settings, say)
     collapse()
@@ -170,4 +172,4 @@ def _by_onnx(folder: Path, settings: DraftSettings, say: Say) -> DraftModel:
     if settings.lookup:
         drafter = HybridDrafter(model, PromptLookupDrafter(max_context=text.max_context))
     engine = f"ONNX Runtime, {network.manifest.weights} weights, {network.columns:,} token ids"
-    return DraftModel(text, drafter, model, engine, network, network.ids, text)
+    return DraftModel(text, GrammarDrafter(drafter), model, engine, network, network.ids, text)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from flexspec_mq.drafting.interface import Drafted, DraftRequest
+    from flexspec_mq.grammar.matcher import Mask
     from flexspec_mq.models.draft.confidence import Floats
     from flexspec_mq.models.target_text import TokenMap
 
@@ -234,6 +235,7 @@ class _Session:
         never: columns of the logits that are no token of the session's target.
         device: whose text it is.
         read_at: forward that last read a piece of its prefix.
+        columns: the target's id of each column of the logits; None until a grammar asks.
     """
 
     kv: Any
@@ -243,6 +245,7 @@ class _Session:
     device: str = ""
     run: AcceptedRun = field(default_factory=AcceptedRun)
     read_at: int = 0
+    columns: npt.NDArray[np.int64] | None = None
 
     @property
     def misfit(self) -> bool:
@@ -310,7 +313,8 @@ class ModelDrafter:
                 read = kv.length - len(model_input.tokens)
                 kv.tokens[read:] = wanted[place].context[read : kv.length]
             if model_input.rows:
-                drafted[place] = (self._proposed(wanted[place], logits[row]),)
+                proposal = self._proposed(wanted[place], logits[row])
+                drafted[place] = () if proposal is None else (proposal,)
                 row += 1
         return drafted
 
@@ -335,18 +339,33 @@ class ModelDrafter:
         """Whether a token after `context` can be drafted at all."""
         return len(context) < self._max_context
 
-    def _proposed(self, request: DraftRequest, logits: npt.NDArray[np.float32]) -> DraftToken:
+    def _proposed(self, request: DraftRequest, logits: npt.NDArray[np.float32]) -> DraftToken | None:
         position = len(request.context)
         session = self._sessions[request.session]
         lasted = session.run.length(request.context, request.committed)
         if session.never is not None:
             logits[session.never] = -np.inf
+        if request.matcher is not None:
+            allowed = self._allowed(session, request.matcher.allowed(), len(logits))
+            if not allowed.any():
+                return None
+            logits[~allowed] = -np.inf
         proposal = self._proposer(logits, session.params, position, lasted)
         if session.tokens is not None:
             token = session.tokens.writes.get(proposal.token, proposal.token)
             proposal = replace(proposal, token=token)
         session.run.proposed(position, proposal.token)
         return proposal
+
+    def _allowed(self, session: _Session, allowed: Mask, columns: int) -> Mask:
+        """Which columns of the logits are tokens that the text's grammar allows."""
+        if session.columns is None:
+            ids = np.arange(columns) if self._ids is None else self._ids
+            if session.tokens is not None:
+                ids = np.array([session.tokens.writes.get(each, each) for each in ids.tolist()])
+            session.columns = ids
+        known = session.columns < len(allowed)
+        return np.asarray(known & allowed[np.where(known, session.columns, 0)])
 
     def _inputs(self, wanted: Sequence[DraftRequest]) -> tuple[list[int], list[ModelInput[Any]]]:
         sessions, unread = [], []

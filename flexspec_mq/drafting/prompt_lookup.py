@@ -322,6 +322,9 @@ class SessionLookup:
                 break
             drafted.append(proposal)
             path.append(proposal.token)
+        if request.matcher is not None and drafted:
+            text = request.context[request.prompt_length :]
+            return drafted[: request.matcher.valid(text, [proposal.token for proposal in drafted])]
         return drafted
 
 

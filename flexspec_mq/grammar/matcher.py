@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import GrammarError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +27,6 @@ except ImportError:
 
 _LIMITS = {"verbose_errors": False}
 _START = re.compile(r"^\s*start\s*(\[.*\])?\s*:", re.MULTILINE)
-
-
-class GrammarError(UsageError):
-    """A grammar that cannot be used, or a text that is none of it."""
 
 
 def engine_name() -> str:
@@ -149,6 +145,8 @@ class Matcher:
             self._check()
             self._mask = np.unpackbits(bits, count=self._rows, bitorder="little").view(np.bool_)
             count = int(np.count_nonzero(self._mask))
+            if not count:
+                raise GrammarError("the grammar allows nothing behind what is written")
             if 1 < count <= len(self._eos) and self._mask[list(self._eos)].sum() == count:
                 first = int(np.argmax(self._mask))
                 self._mask = np.zeros(self._rows, np.bool_)

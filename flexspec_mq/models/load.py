@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.grammar.compiled import CompiledGrammars
+from flexspec_mq.grammar.matcher import engine_name
 from flexspec_mq.models.checkpoint import (
     Config,
     first_line,
@@ -65,6 +67,13 @@ class LoadedText:
     vocab_size: int
     max_context: int
     name: str
+
+    def grammars(self) -> CompiledGrammars | None:
+        """Make room for grammars of its texts; None where nothing reads them, or there is no tokenizer.json."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None or not engine_name():
+            return None
+        return CompiledGrammars(backend.to_str, self.vocab_size, self.eos)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,12 @@ SessionKey = tuple[str, int]
 """(edge, session): a worker's name for a session. The edge comes from the topic, so it cannot be forged."""
 
 
-Origin = Literal["model", "lookup"]
-"""Who drafted a token: the draft model, or a lookup in the session's own tokens."""
+Origin = Literal["model", "lookup", "grammar"]
+"""Who drafted a token: the draft model, a lookup in the session's own tokens, or a grammar that allows no other."""
 _WRITERS: dict[Origin | Literal["worker", "cloud"] | None, Writer] = {
     "model": "device",
     "lookup": "device",
+    "grammar": "grammar",
     "worker": "worker",
     "cloud": "cloud",
     None: "target",

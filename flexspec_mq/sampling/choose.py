@@ -1,8 +1,8 @@
-"""From logits to a token: a pure function of logits, parameters and position.
+"""From logits to a token: a pure function of logits, parameters, position and the ids that a grammar allows.
 
-Temperature first, then top-k, then top-p, then the arg-max of tempered logit plus Gumbel noise over what is kept
-(Gumbel coupling, Daliri et al., arXiv 2408.07978). At temperature 0 it is the arg-max. Ties go to the lowest id, so
-that the choice does not depend on the order in which anything was computed.
+The mask first, then temperature, then top-k, then top-p, then the arg-max of tempered logit plus Gumbel noise over what
+is kept (Gumbel coupling, Daliri et al., arXiv 2408.07978). At temperature 0 it is the arg-max. Ties go to the lowest
+id, so that the choice does not depend on the order in which anything was computed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flexspec_mq.sampling.noise import gumbel_of, words
+from flexspec_mq.sampling.noise import gumbel_of, words, words_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,20 +29,35 @@ _ROUNDING = 1e-9
 """Bound on the relative rounding of a score, with room for libraries whose logarithm is off by some bits."""
 
 
-def choose(logits: npt.NDArray[np.float32], params: SamplingParams, position: int) -> int:
+def choose(
+    logits: npt.NDArray[np.float32],
+    params: SamplingParams,
+    position: int,
+    allowed: npt.NDArray[np.bool_] | None = None,
+) -> int:
     """Choose the token at `position`.
 
     Args:
         logits: float32 of shape [vocabulary].
         params: temperature, top-k, top-p and seed.
         position: index of the token in prompt + text.
+        allowed: ids that may be chosen, bool of shape [vocabulary], at least one; None allows all.
 
     Returns:
         The token's id.
     """
-    if params.temperature == 0.0:
+    if allowed is not None:
+        ids = np.flatnonzero(allowed)
+        drawn = words_of(params.seed, position, ids) if params.temperature and len(ids) > 1 else None
+        return int(ids[_best(logits[ids], params, position, drawn)])
+    return _best(logits, params, position, None)
+
+
+def _best(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None) -> int:
+    """Place of the chosen token."""
+    if params.temperature == 0.0 or len(logits) == 1:
         return int(np.argmax(logits))
-    kept, scores = _perturbed(logits, params, position, None, _sure)
+    kept, scores = _perturbed(logits, params, position, drawn, _sure)
     return int(kept[np.argmax(scores)])
 
 

@@ -49,11 +49,13 @@ class Draw:
         params: as for `choose`.
         position: index of the token in prompt + text.
         lucky: `lucky_words` of the seed and this position if they are drawn already.
+        allowed: as for `choose`; such a row is left to it.
     """
 
     params: SamplingParams
     position: int
     lucky: Lucky | None = None
+    allowed: npt.NDArray[np.bool_] | None = None
 
 
 def few(rows: int, vocabulary: int) -> bool:
@@ -81,10 +83,11 @@ def choose_rows(logits: torch.Tensor, draws: Sequence[Draw]) -> Callable[[int], 
     chosen = [-1] * len(draws) if alone else _chosen(logits, draws)
 
     def token(row: int) -> int:
-        if chosen[row] >= 0:
+        draw = draws[row]
+        if chosen[row] >= 0 and draw.allowed is None:
             return chosen[row]
         found: npt.NDArray[np.float32] = logits[row].float().cpu().numpy()
-        return choose(found, draws[row].params, draws[row].position)
+        return choose(found, draw.params, draw.position, draw.allowed)
 
     return token
 

@@ -15,7 +15,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.scheduling.costs import LEARN
@@ -59,6 +59,7 @@ class _Session:
         tokens: length of its context, with room.
         read: how much of its context the model has read, as far as was asked.
         tries: tokens that its strength rests on.
+        grammar: `CompiledGrammar` of its texts; None without one.
     """
 
     drafter: PricedDrafter
@@ -67,6 +68,7 @@ class _Session:
     tokens: int = 0
     read: int = 0
     tries: float = _BEGINS
+    grammar: Any = None
 
     def judge(self, confidence: float) -> None:
         """The model has drafted a token: the first ones tell most."""
@@ -125,6 +127,7 @@ class _Path:
             joint_acceptance=survival,
             opportunity_cost=cost,
             device=item.key[0],
+            grammar=self.session.grammar,
         )
 
 
@@ -146,6 +149,7 @@ class WorkerDrafter:
         name: empty once it has failed.
         drafted: tokens of the newest step.
         beside: prompts are read beside the target's forwards.
+        grammar_of: gives a `CompiledGrammar` by its digest.
     """
 
     def __init__(
@@ -162,6 +166,7 @@ class WorkerDrafter:
         self._of_version: dict[str, PricedDrafter] = {}
         self.drafted = 0
         self.beside = beside
+        self.grammar_of: Callable[[bytes], Any] = lambda _digest: None
         self._most_tokens = most_tokens
         self._clock = clock
         self._numbers = itertools.count()
@@ -354,7 +359,11 @@ class WorkerDrafter:
             _take(path, itertools.takewhile(lambda _: rows.bears, proposals), rows)
 
     def _path(self, item: WorkItem, drafter: PricedDrafter) -> _Path:
-        session = self._known.get(item.key) or _Session(drafter, next(self._numbers), self._strength)
+        session = self._known.get(item.key)
+        if session is None:
+            session = _Session(drafter, next(self._numbers), self._strength)
+            if item.identity.grammar is not None:
+                session.grammar = self.grammar_of(item.identity.grammar)
         if session.drafter is not drafter:  # the version has got one of its own meanwhile
             session.drafter.free(session.number)
             session.drafter, session.read = drafter, 0
@@ -378,7 +387,7 @@ def _take(path: _Path, proposals: Iterable[DraftToken], rows: Allocation) -> Non
     """Go on with what was proposed, as far as it is worth its rows. Nothing ends the draft."""
     item = path.item
     before = len(path.own)
-    for proposal in proposals:
+    for proposal in itertools.islice(proposals, item.room - before):
         if proposal.origin == "model":
             path.session.read = len(path.context)
             path.session.judge(proposal.confidence)

@@ -19,6 +19,7 @@ STYLES: dict[Writer, tuple[str, str]] = {
     "device": ("green", "drafted on the device"),
     "worker": ("italic cyan", "drafted by the worker"),
     "target": ("bold yellow", "written by the target"),
+    "grammar": ("dim", "grammar"),
     "cloud": ("blue", "sent again: worker or target"),
 }
 """Style and meaning by who wrote a piece."""

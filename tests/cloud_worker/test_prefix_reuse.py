@@ -44,6 +44,7 @@ LIMIT = 12
 def engine_of(worker: str, generation: Mapping[str, Any] | None = None, **options: Any) -> ModelEngine:
     """The real one, on a tiny model that was not loaded from anywhere."""
     loaded = SimpleNamespace(
+        grammars=lambda: None,
         fingerprint=FINGERPRINT, max_context=1024, vocab_size=VOCABULARY, eos=(), name="tiny",
         generation=generation or {}, tokenizer_status=None, tokenizer=byte_level_tokenizer(),
     )  # fmt: skip

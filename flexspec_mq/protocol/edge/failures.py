@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flexspec_mq.errors import FlexSpecError, LinkDown, RemoteProtocolError, WorkerError
+from flexspec_mq.errors import FlexSpecError, GrammarError, LinkDown, RemoteProtocolError, WorkerError
 from schemas.messages import Error, ErrorCode
 
 _OTHER_TOKENS = (
@@ -50,6 +50,8 @@ def refused(error: Error) -> FlexSpecError:
     said = f"worker {error.worker} refused the session: {error.detail or error.code.name.lower()}"
     if error.code is ErrorCode.FINGERPRINT:
         return WorkerError(said, hint=_OTHER_TOKENS)
+    if error.code is ErrorCode.GRAMMAR:
+        return GrammarError(error.detail)
     if error.code is ErrorCode.CONTEXT:
         return WorkerError(said, hint="shorten the prompt or lower the limit")
     return RemoteProtocolError(

@@ -63,7 +63,7 @@ class PrefixIndex:
                 continue
             shared = min(_common(prompt, written.tokens), len(prompt) - 1)
             if shared >= self._least and (best is None or shared > best.count):
-                best = Reuse(written.worker, shared)
+                best = Reuse(written.worker, shared, written.grammar)
         return best
 
 

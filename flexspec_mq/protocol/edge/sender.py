@@ -69,26 +69,27 @@ class Sender:
         return self._granted[1] > 0
 
     def batches(self, start: int, end: int) -> list[tuple[int, int]]:
-        """The batches in which the drafted tokens from `start` to `end - 1` went out, or will.
+        """The batches in which the drafted tokens from `start` to `end - 1` went out, or will, without forced ones.
 
         Returns:
             For each, the place of its first one of these tokens in it, from 0, and their number. Beyond what was sent
             the next batch begins.
         """
         parts = []
+        free = self._text.free
         for span in self.in_flight:
             if span.start <= start < min(span.end, end):
                 until = min(span.end, end)
-                parts.append((start - span.start, until - start))
+                parts.append((free(span.start, start), free(start, until)))
                 start = until
         if start < end:
-            parts.append((0, end - start))
-        return parts
+            parts.append((0, free(start, end)))
+        return [(place, number) for place, number in parts if number]
 
     @property
     def drafted(self) -> int:
-        """Drafted tokens that wait to be sent."""
-        return self._text.tip - max(self._sent_to, self._text.have)
+        """Drafted tokens that wait to be sent; those that the grammar forces do not count."""
+        return self._text.free(max(self._sent_to, self._text.have), self._text.tip)
 
     def room(self, plan: Plan) -> int:
         """Drafted tokens until a batch of K is full, or the target decides the last token of the text."""
@@ -168,6 +169,9 @@ class Sender:
             self._prefix(reuse.count) if reuse else None,
             worker_draft,
             resumes,
+            b""
+            if to is not None or (reuse and reuse.grammar == request.identity.grammar)
+            else request.grammar,
         )
         qos = plan.qos if plan.open_qos is None else plan.open_qos
         return Send(reuse.worker if reuse else to, message, qos, expiry)
@@ -186,18 +190,19 @@ class Sender:
         """Where the batch that is due now would end, or None if none is due.
 
         Tokens committed through another worker go out at once, as the best drafts there are; drafted ones when
-        there are K of them, or when no more will come.
+        there are K of them, or when no more will come. Those behind the last of them that the grammar forces stay here:
+        the worker goes on with them by itself.
         """
         if len(self.in_flight) >= plan.in_flight:
             return None
         have, sent_to = self._text.have, self._sent_to
         drafted = self.drafted
         if sent_to < have:
-            return min(sent_to + MAX_DRAFT_TOKENS, have + min(drafted, plan.draft_length))
+            return min(sent_to + MAX_DRAFT_TOKENS, self._text.reach(have, min(drafted, plan.draft_length)))
         if drafted and not drafting:
-            return sent_to + min(drafted, plan.draft_length or MAX_DRAFT_TOKENS)
+            return self._text.reach(sent_to, min(drafted, plan.draft_length or MAX_DRAFT_TOKENS))
         if drafted >= plan.draft_length > 0:
-            return sent_to + plan.draft_length
+            return self._text.reach(sent_to, plan.draft_length)
         if not drafted and not drafting and not self.in_flight and not plan.ahead:
             return sent_to
         return None

@@ -337,6 +337,7 @@ class EdgeSession:
             self._control.opportunity_cost,
             request.prediction,
             answers=request.answers,
+            grammar=request.compiled,
         )
 
     def _pump(self, now: float) -> None:
@@ -463,7 +464,7 @@ class EdgeSession:
         if added is None:
             return Added()
         batches = self._sender.batches(added.start, added.start + len(added.met))
-        return Added(len(added.tokens), added.rolled_back, batches)
+        return Added(len(added.tokens), added.rolled_back and added.met[-1].origin != "grammar", batches)
 
     def _hello(self, worker: str, verdict: Verdict, now: float) -> None:
         peers = self._peers
@@ -491,7 +492,9 @@ class EdgeSession:
                 self._timers.waits_its_turn(now)
         if added.tokens:
             ours = len(added.met) - added.rolled_back
-            several = self._sender.lets_draft and len(added.tokens) > ours + verdict.drafted + 1
+            several = (
+                self._sender.lets_draft and len(added.tokens) > ours + verdict.drafted + verdict.forced + 1
+            )
             self._out.append(Commit(added.start, added.tokens, added.origins(told=not several)))
             self._progress(now, added)
         if added.reason is not None:
@@ -511,6 +514,7 @@ class EdgeSession:
         self.counters.meets(added.met, wrong=added.rolled_back)
         self.counters.worker_accepted += added.worker_right
         self.counters.worker_judged += added.worker_judged
+        self.counters.forced += added.forced
         self._timers.progressed(now)
         self._failures = self._undone = 0
         self._asked = self._stopped = False
@@ -662,7 +666,8 @@ class EdgeSession:
         holder = self._peers.worker
         if holder is not None and reason is not FinishReason.FAILED:
             held = self._text.chain.tokens(0, self._sender.held)
-            self.written = Written(holder, self._request.prompt + held)
+            grammar = self._request.identity.grammar
+            self.written = Written(holder, self._request.prompt + held, grammar)
         for worker in self._peers.forget_all():
             if self._online:
                 self._close(worker, self._peers.attempt, _CLOSE_REASONS.get(reason, CloseReason.DONE))

@@ -14,7 +14,7 @@ from typing import Literal
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.edge.types import DraftToken, SessionRequest
 from flexspec_mq.protocol.effects import FinishReason, Origin
-from schemas.messages import Verdict
+from schemas.messages import MAX_DRAFT_TOKENS, Verdict
 
 _ORIGIN = attrgetter("origin")
 
@@ -41,6 +41,7 @@ class Committed:
         reason: set when the text ends with the last of them.
         worker_right: tokens that the worker had drafted itself, and that were right.
         worker_judged: tokens of its drafts that were compared.
+        forced: tokens that the grammar left no choice about, beside those that were drafted here.
     """
 
     start: int
@@ -50,6 +51,7 @@ class Committed:
     reason: FinishReason | None
     worker_right: int = 0
     worker_judged: int = 0
+    forced: int = 0
 
     def origins(self, *, told: bool) -> tuple[Origin | Literal["worker", "cloud"] | None, ...]:
         """Per token, who had drafted it; None where the target wrote it.
@@ -61,8 +63,17 @@ class Committed:
         others = len(self.tokens) - len(right)
         if not told:
             return (*map(_ORIGIN, right), *("cloud",) * others)
-        drafted = min(self.worker_right, others - 1)
-        origins = (*map(_ORIGIN, right), *(None,) * (others - 1 - drafted), *("worker",) * drafted, None)
+        forced = min(self.forced, others)
+        drafted = max(0, min(self.worker_right, others - forced - 1))
+        target = max(0, others - forced - drafted - 1)
+        last = (None,) * (others - target - drafted - forced)
+        origins = (
+            *map(_ORIGIN, right),
+            *(None,) * target,
+            *("worker",) * drafted,
+            *last,
+            *("grammar",) * forced,
+        )
         return origins[: len(self.tokens)]
 
 
@@ -139,6 +150,7 @@ class SessionText:
         self.chain = chains.chain_for(identity, request.version, request.prompt)
         self.pending = PendingDraft()
         self.have = self.tip = 0
+        self._forced: set[int] = set()  # positions of drafted tokens that the grammar forces
         self.reason: FinishReason | None = None
         self._add(request.committed)
 
@@ -151,10 +163,29 @@ class SessionText:
         """Append a drafted token, if the whole draft is then taken with probability `threshold` at least."""
         if not self.pending.add(token, threshold):
             return False
+        if token.origin == "grammar":
+            self._forced.add(self.tip)
+        elif self._forced:
+            self._forced.discard(self.tip)
         self.digest = self.chain.append(token.token)
         self.tip += 1
         self.capped = self.tip >= self.limit - 1 or token.token in self._eos
         return True
+
+    def free(self, start: int, end: int) -> int:
+        """Number of drafted tokens at positions `start` to `end - 1` that no grammar forces."""
+        if not self._forced:
+            return max(0, end - start)
+        return sum(position not in self._forced for position in range(start, end))
+
+    def reach(self, start: int, count: int) -> int:
+        """Position after the `count`-th drafted token from `start` on that no grammar forces, in a message's bound."""
+        end = start + count
+        if self._forced:
+            most = min(self.tip, start + MAX_DRAFT_TOKENS)
+            free = [place for place in range(start, most) if place not in self._forced][:count]
+            end = free[-1] + 1 if free else start
+        return end
 
     def judge(self, verdict: Verdict) -> Agreement:
         """Compare the verdict's end digest with our own committed chain, extended by its new tokens."""
@@ -179,9 +210,10 @@ class SessionText:
             # One token of a forward is the target's own, and those before the worker's are ours. Behind a wrong one of
             # ours none of the worker's was compared.
             ours = len(met) - wrong
-            right = min(verdict.drafted, max(0, len(verdict.tokens) - 1 - ours))
+            right = min(verdict.drafted, max(0, len(verdict.tokens) - verdict.forced - 1 - ours))
             judged = min(verdict.drafted, right + (not wrong))
-        return Committed(start, tokens, met, wrong, self.reason, right, judged)
+        forced = min(verdict.forced, len(tokens) - (len(met) - wrong))
+        return Committed(start, tokens, met, wrong, self.reason, right, judged, forced)
 
     def _add(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Commit tokens in the place of what was drafted, up to where the text ends; return those that count."""

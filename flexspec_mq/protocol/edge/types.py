@@ -18,10 +18,12 @@ class Reuse:
     Attributes:
         worker: name of the worker on topics.
         count: tokens of the prompt, fewer than all.
+        grammar: digest of the grammar that it has had with that session; None without one.
     """
 
     worker: str
     count: int
+    grammar: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,12 @@ class Written:
 
     Attributes:
         tokens: prompt and generated tokens that the worker is known to hold.
+        grammar: digest of its grammar; None without one.
     """
 
     worker: str
     tokens: tuple[int, ...]
+    grammar: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +60,8 @@ class SessionRequest:
         reuse: where to open first, naming the beginning of the prompt instead of sending it.
         prediction: token ids that the text will probably have; for the drafter alone.
         answers: earlier answers that it may repeat, see `flexspec_mq.drafting.memory`; for the drafter alone.
+        grammar: source of the identity's grammar, compressed.
+        compiled: the same as a `CompiledGrammar`, for the drafter alone; None where nothing reads grammars.
     """
 
     session: int
@@ -70,6 +76,8 @@ class SessionRequest:
     reuse: Reuse | None = None
     prediction: tuple[int, ...] = ()
     answers: Callable[[], Any] | None = None
+    grammar: bytes = b""
+    compiled: Any = None
 
 
 class EdgeState(StrEnum):
@@ -111,7 +119,7 @@ class DraftRequest:
         prompt_length: tokens of `context` that are the prompt.
         start: position of that token, counted in generated tokens.
         digest: digest of the chain at `start`; names the prefix, so late answers are recognised.
-        most: tokens until the batch is full, at least 1.
+        most: tokens until the batch is full, at least 1; those that the grammar forces come on top.
         joint_acceptance: probability that the target takes all of the pending draft, 1 without one.
         confidence_threshold: the joint acceptance below which a token is not wanted, see `Plan`.
         opportunity_cost: tokens that the session would get in the time that one token takes the draft model; 0 while
@@ -119,6 +127,8 @@ class DraftRequest:
         prediction: token ids that the text will probably have, as the user says.
         device: whose text it is, where a drafter serves several.
         answers: earlier answers that it may repeat; None without any.
+        grammar: `CompiledGrammar` of the text; None without one, or where nothing reads it.
+        matcher: `Matcher` of it, which stands behind `context`; between drafters.
     """
 
     session: int
@@ -135,6 +145,8 @@ class DraftRequest:
     prediction: tuple[int, ...] = ()
     device: str = ""
     answers: Callable[[], Any] | None = None
+    grammar: Any = None
+    matcher: Any = None
 
 
 @dataclass(slots=True)
@@ -158,6 +170,7 @@ class EdgeCounters:
         looked_up_accepted: accepted tokens among these.
         worker_judged: tokens that the worker drafted itself and the target's decision met.
         worker_accepted: accepted tokens of the worker's draft.
+        forced: tokens that the grammar left no choice about.
         withheld: drafter results not taken because of the plan's confidence threshold.
         stale: drafter results for a prefix that is gone.
         busy, unknown: errors of that kind.
@@ -182,6 +195,7 @@ class EdgeCounters:
     looked_up_accepted: int = 0
     worker_judged: int = 0
     worker_accepted: int = 0
+    forced: int = 0
     withheld: int = 0
     early: int = 0
     stale: int = 0
@@ -199,12 +213,16 @@ class EdgeCounters:
 
     def meets(self, drafted: Sequence[DraftToken], *, wrong: bool) -> None:
         """The target has decided where these were drafted; `wrong` says that the last of them was."""
-        self.judged += len(drafted)
-        self.accepted += len(drafted) - wrong
         for place, token in enumerate(drafted, 1):
+            right = not (wrong and place == len(drafted))
+            if token.origin == "grammar":
+                self.forced += right
+                continue
+            self.judged += 1
+            self.accepted += right
             if token.origin == "lookup":
                 self.looked_up += 1
-                self.looked_up_accepted += not (wrong and place == len(drafted))
+                self.looked_up_accepted += right
 
 
 class EdgeEvent(StrEnum):

@@ -164,7 +164,8 @@ class WorkerMachine:
     ) -> list[WorkerEffect]:
         """Answer a message that was not read to its end; whatever is here of its session stays as it is."""
         self.counters.rejected += 1
-        self._error((edge, session), attempt, code, detail=why, qos=qos)
+        retry = round(1000 * waiting.BUSY_ELSEWHERE) if code is ErrorCode.BUSY else 0
+        self._error((edge, session), attempt, code, retry=retry, detail=why, qos=qos)
         return self._flush()
 
     def ready(self) -> set[SessionKey]:
@@ -213,9 +214,15 @@ class WorkerMachine:
         self._happen(WorkerEvent.RESULT, item.key, now, item, tokens, times, rows)
         return self._flush()
 
-    def failed(self, item: WorkItem, now: float) -> list[WorkerEffect]:
-        """The engine could not compute an item: this session ends here, and its edge is told."""
-        self._happen(WorkerEvent.FAILED, item.key, now, item)
+    def failed(self, item: WorkItem, now: float, why: str = "") -> list[WorkerEffect]:
+        """The engine could not compute an item: this session ends here, and its edge is told.
+
+        Args:
+            item: from `take_work`.
+            now: seconds.
+            why: error of its grammar, which is final; empty for one of the engine.
+        """
+        self._happen(WorkerEvent.FAILED, item.key, now, item, why)
         return self._flush()
 
     def hold(self, version: str, facts: VersionFacts) -> None:
@@ -476,12 +483,13 @@ class WorkerMachine:
         self.counters.dropped += 1
         self._out.append(ReleaseToCache(key) if key in self._prefixes else Free(key))
 
-    def _fail(self, key: SessionKey, now: float, item: WorkItem) -> None:
+    def _fail(self, key: SessionKey, now: float, item: WorkItem, why: str) -> None:
         session = self._sessions[key]
         if session.flight is item:
             self.counters.failed += 1
             self._end(session, session.attempt, now)
-            self._error(key, session.attempt, ErrorCode.INTERNAL, qos=session.qos)
+            code = ErrorCode.GRAMMAR if why else ErrorCode.INTERNAL
+            self._error(key, session.attempt, code, detail=why, qos=session.qos)
 
     def _drop(self, key: SessionKey, now: float) -> None:
         session = self._sessions[key]
@@ -496,7 +504,7 @@ class WorkerMachine:
         self._error(key, session.attempt, ErrorCode.UNKNOWN, qos=session.qos)
         self._end(session, session.attempt, now)
 
-    def _ignore(self, key: SessionKey, now: float, item: WorkItem) -> None:
+    def _ignore(self, key: SessionKey, now: float, *_: object) -> None:
         """Nothing to do: the session has gone meanwhile."""
 
     def _end(self, session: WorkerSession, attempt: int, now: float, *, keep: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -278,28 +279,31 @@ class WorkerSession:
         n = len(self.chain)
         if item.start != n or item.digest != self.chain.digest(n):
             return False
-        drafted = len(item.draft)
-        follows = tokens[:-1][:drafted] == item.draft[: len(tokens) - 1]
-        if not 1 <= len(tokens) <= drafted + item.room + 1 or not follows:
+        drafted, decided = len(item.draft), len(tokens) - rows.forced
+        right = _common(tokens, item.draft)
+        most = drafted + item.room + 1 if right == drafted else right + 1
+        if not 0 <= decided <= most or not tokens:
             raise LocalProtocolError(
-                f"{len(tokens)} decided tokens do not follow a draft of {drafted} with room for {item.room}"
+                f"{decided} decided tokens do not follow a draft of {drafted} with room for {item.room}"
             )
         self._extend(tokens)
-        self._rows = DraftRows(self._rows.drafted + rows.drafted, rows.granted)
+        before = self._rows
+        self._rows = DraftRows(before.drafted + rows.drafted, rows.granted, before.forced + rows.forced)
         took = len(self.chain) - n
+        right = min(right, took)
         self._counters.decided += took
-        right = took <= drafted and tokens[took - 1] == item.draft[took - 1]
+        self._counters.forced += rows.forced
         # The target's own next token may be as a token that was put off, and is no row that was accepted.
         verified = drafted if rows.granted is None else rows.granted
-        self._counters.accepted += min(took if right else took - 1, verified)
-        self._counters.worker_accepted += max(0, took - 1 - drafted)
-        if took <= drafted and not right:
-            self.fork = max(self.fork, n + took)
+        self._counters.accepted += min(right, verified)
+        self._counters.worker_accepted += max(0, took - rows.forced - 1 - drafted)
+        if right < min(took, drafted):
+            self.fork = max(self.fork, n + right + 1)
         if self.ended is not Fin.NONE:
             self.held = []
             return True
         self.held = [batch for batch in self.held if self._fits(batch)]
-        if right and took < drafted:
+        if right == took < drafted:
             self._hold_rest(item, took)
         return True
 
@@ -376,6 +380,7 @@ class WorkerSession:
             rows.drafted,
             None if rows.granted is None else min(rows.granted, MAX_DRAFT_TOKENS),
             self.recommended if self._greet else None,
+            rows.forced,
         )
 
     def gap(self, now: float, times: tuple[int, int]) -> Verdict:
@@ -383,3 +388,9 @@ class WorkerSession:
         self.ask_again()
         verdict = self.verdict(now, times=times)
         return msgspec.structs.replace(verdict, fin=Fin.GAP) if verdict.fin is Fin.NONE else verdict
+
+
+def _common(tokens: Sequence[int], draft: Sequence[int]) -> int:
+    """Length of the longest common prefix."""
+    most = min(len(tokens), len(draft))
+    return next((place for place in range(most) if tokens[place] != draft[place]), most)

@@ -91,8 +91,9 @@ class WorkItem:
     The engine computes the target's tokens for positions `start`, `start + 1`, … up to and including the first
     that differs from `draft`, or one past its end, and never past an end-of-text id: 1 to ``len(draft) + 1``
     tokens. It may stop earlier, after any of them; then the rest of the draft comes again. An engine that drafts may
-    go on from `draft` with up to `room` tokens of its own, which are decided alike: up to `room` more tokens. It
-    gives them to `WorkerMachine.result`, in any order among items.
+    go on from `draft` with up to `room` tokens of its own, which are decided alike: up to `room` more tokens. Tokens
+    that the text's grammar forces come on top, wherever they are. It gives all to `WorkerMachine.result`, in any order
+    among items.
 
     Attributes:
         version: target version that decides.
@@ -131,10 +132,12 @@ class DraftRows:
     Attributes:
         drafted: tokens that the engine drafted itself.
         granted: rows for the edge's draft, if that was not all of it.
+        forced: decided tokens that the grammar left no choice about, those of the edge's draft aside.
     """
 
     drafted: int = 0
     granted: int | None = None
+    forced: int = 0
 
 
 ALL_ROWS = DraftRows()
@@ -164,6 +167,7 @@ class WorkerCounters:
         decided: tokens.
         accepted: decided tokens that the edge had drafted.
         worker_accepted: decided tokens that the engine had drafted.
+        forced: decided tokens that a grammar left no choice about.
         dropped: results for a chain that had changed or gone.
         failed: items that the engine could not compute.
         verdicts: sent.
@@ -190,6 +194,7 @@ class WorkerCounters:
     decided: int = 0
     accepted: int = 0
     worker_accepted: int = 0
+    forced: int = 0
     dropped: int = 0
     failed: int = 0
     verdicts: int = 0

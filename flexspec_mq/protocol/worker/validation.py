@@ -53,6 +53,8 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
         raise IllegalMessage(ErrorCode.MALFORMED, "a session needs a limit of at least 1")
     if len(message.committed) > identity.limit:
         raise IllegalMessage(ErrorCode.MALFORMED, "more tokens are committed than the limit allows")
+    if identity.grammar is not None and identity.ignore_eos:
+        raise IllegalMessage(ErrorCode.MALFORMED, "a text with a grammar ends where that does")
     wanted = f"prompt of {len(message.prompt)} and limit of {identity.limit} tokens exceed"
     if len(message.prompt) + identity.limit > facts.max_context:
         raise IllegalMessage(ErrorCode.CONTEXT, f"{wanted} the context of {facts.max_context}")

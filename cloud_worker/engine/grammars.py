@@ -1,0 +1,85 @@
+"""Where each text stands in its grammar, on the engine's thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flexspec_mq.errors import GrammarError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flexspec_mq.grammar.compiled import CompiledGrammars
+    from flexspec_mq.grammar.matcher import CompiledGrammar, Mask, Matcher
+    from flexspec_mq.protocol.effects import SessionKey
+    from flexspec_mq.protocol.worker.types import WorkItem
+
+MOST_FORCED = 64
+"""Forced tokens that one step adds to a text; the next step goes on with the others."""
+_WORTH_ROWS = 16
+"""Forced tokens behind a draft that get rows of the same forward. A longer run would cost too much where the draft is
+rejected, and is committed without rows where it is not."""
+
+
+class TextGrammars:
+    """Position of each text in its grammar. Used on one thread at a time.
+
+    Args:
+        grammars: those that are compiled.
+    """
+
+    def __init__(self, grammars: CompiledGrammars) -> None:
+        self._grammars = grammars
+        self._matchers: dict[SessionKey, Matcher] = {}
+
+    def free(self, key: SessionKey) -> None:
+        """Forget a session; it need not be known."""
+        self._matchers.pop(key, None)
+
+    def compiled(self, item: WorkItem) -> CompiledGrammar | None:
+        """Grammar of an item; None without one, or where it has been forgotten."""
+        digest = item.identity.grammar
+        return None if digest is None else self._grammars.get(digest)
+
+    def masks(self, item: WorkItem, draft: Sequence[int]) -> list[Mask] | GrammarError:
+        """Masks of the rows behind an item's context and each token of a draft, as far as that is allowed."""
+        try:
+            return self._matcher(item).masks(_text(item), draft)
+        except GrammarError as error:
+            return error
+
+    def forced(self, item: WorkItem, after: Sequence[int], most: int) -> tuple[int, ...]:
+        """Tokens behind an item's context and a draft where the grammar allows no others.
+
+        Raises:
+            GrammarError: the context is none of the grammar.
+        """
+        if item.identity.grammar is None or (after and after[-1] in item.identity.eos):
+            return ()
+        matcher, text = self._matcher(item), _text(item)
+        if matcher.valid(text, after) < len(after):
+            return ()
+        left = item.identity.limit - len(text) - len(after)
+        return matcher.forced((*text, *after), min(most, left))
+
+    def behind_draft(self, item: WorkItem, draft: Sequence[int]) -> tuple[int, ...]:
+        """The same as rows of the forward that verifies the draft; none if they are too many to be worth it."""
+        try:
+            forced = self.forced(item, draft, _WORTH_ROWS + 1)
+        except GrammarError:
+            return ()  # told with the masks
+        left = item.identity.limit - item.start - 1 - len(draft)
+        return forced[: max(0, left)] if len(forced) <= _WORTH_ROWS else ()
+
+    def _matcher(self, item: WorkItem) -> Matcher:
+        matcher = self._matchers.get(item.key)
+        if matcher is None:
+            compiled = self.compiled(item)
+            if compiled is None:
+                raise LookupError(f"the grammar of session {item.key} is not here any more")
+            matcher = self._matchers[item.key] = compiled.matcher()
+        return matcher
+
+
+def _text(item: WorkItem) -> Sequence[int]:
+    return item.context[item.prompt_length :]

@@ -1,0 +1,114 @@
+"""Texts with grammars, behind a real broker: the default target alone writes the same, whoever drafts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import llguidance
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from broker.launcher import PrivateBroker
+from edge_node.generation import GenerationRequest
+from edge_node.settings import EdgeSettings
+from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.drafting.load import DraftModel
+from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.models.text import decode
+from flexspec_mq.sampling.params import SamplingParams
+from lab.benchmarks.exact.dice import Dice, choose
+from tests.integration.processes import edge_of, start_worker, status
+from tests.integration.test_exactness import PLANS, prompt_of, read, reference
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+
+CALL = Grammar.from_json_schema({
+    "type": "object",
+    "properties": {
+        "name": {"const": "light.turn_on"},
+        "arguments": {
+            "type": "object",
+            "properties": {
+                "entity_id": {"enum": ["light.kitchen", "light.bed_room", "light.hall"]},
+                "brightness": {"type": "integer", "minimum": 0, "maximum": 255},
+                "note": {"type": "string", "maxLength": 20},
+            },
+            "required": ["entity_id", "brightness", "note"],
+            "additionalProperties": False,
+        },
+    },
+    "required": ["name", "arguments"],
+    "additionalProperties": False,
+})  # fmt: skip
+ASKED = "Turn on the kitchen light at half brightness."
+PARAMS = (SamplingParams(), SamplingParams(0.8, 0, 1.0, 7), SamplingParams(0.9, 40, 0.95, 11))
+
+
+@pytest.fixture(scope="module")
+def draft() -> DraftModel:
+    return load_draft(EdgeSettings(edge="test"), lambda _: None)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def workers(module_mosquitto: PrivateBroker) -> AsyncIterator[PrivateBroker]:
+    worker = await start_worker(module_mosquitto, "w1", "--draft", "default", "--draft-rows", "all")
+    told = await status(module_mosquitto, "w1", lambda found: found.state == "online")
+    assert told.grammar == engine_name() != ""
+    yield module_mosquitto
+    await worker.kill()
+
+
+def alone(
+    draft: DraftModel, prompt: tuple[int, ...], grammar: Grammar, params: SamplingParams, limit: int
+) -> list[int]:
+    """The target alone, each token masked by a matcher that nothing of ours touches."""
+    text = draft.loaded
+    tokenizer = llguidance.LLTokenizer(
+        text.tokenizer.backend_tokenizer.to_str(),
+        n_vocab=text.vocab_size,
+        eos_token=list(text.eos),
+        slices=[],
+    )
+    matcher = llguidance.LLMatcher(tokenizer, grammar.source)
+    dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
+    model, tokens = reference(), list[int]()
+    cache, logits = model.read([prompt] * model.copies)
+    while True:
+        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
+        allowed = np.unpackbits(bits, count=text.vocab_size, bitorder="little").astype(bool)
+        row = np.where(allowed, logits[0], -np.inf)
+        tokens.append(choose(row, dice, len(prompt) + len(tokens)))
+        if tokens[-1] in text.eos or len(tokens) == limit:
+            return tokens
+        assert matcher.consume_token(tokens[-1])
+        logits = model.next(cache, [[*prompt[-1:], *tokens][-2:]] * model.copies)
+
+
+@pytest.mark.parametrize("params", PARAMS)
+async def test_the_text_is_what_the_target_alone_writes_under_the_mask(
+    workers: PrivateBroker, draft: DraftModel, params: SamplingParams
+) -> None:
+    prompt, limit = prompt_of(draft, ASKED), 80
+    grammars = draft.loaded.grammars()
+    assert grammars is not None
+    compiled = grammars.compile(CALL)
+    wish = GenerationRequest(
+        prompt=prompt, sampling=params, limit=limit, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
+        engine=engine_name(), compiled=compiled,
+    )  # fmt: skip
+    async with edge_of(workers, "edge", draft.drafter, draft.loaded) as node:
+        asked = {who: node.generate(replace(wish, policy=FixedPolicy(plan))) for who, plan in PLANS.items()}
+        asked["a device that reads no grammars"] = node.generate(replace(wish, compiled=None))
+        texts = await asyncio.gather(*map(read, asked.values()))
+    expected = tuple(alone(draft, prompt, CALL, params, limit))
+    assert dict(zip(asked, texts, strict=True)) == dict.fromkeys(asked, expected)
+    assert all(each.machine.counters.forced > 30 for each in asked.values())
+    assert asked["each token asked for"].machine.counters.rounds <= len(expected) - 30
+    assert asked["device"].machine.counters.rounds < asked["each token asked for"].machine.counters.rounds
+    json.loads(decode(draft.loaded.tokenizer, expected))
