@@ -43,7 +43,7 @@ class GenerationRequest:
             recommends other values than `sampling` came from, a text that has no token yet is cancelled.
         text: whose ids these are, and how it ends; None is the node's own.
         grammar: texts that are allowed; None allows all.
-        engine: what reads grammars at the version's workers.
+        engine: name and version of the reader of grammars at the version's workers.
         compiled: the grammar, where this device can read it too.
     """
 

@@ -25,7 +25,7 @@ class TextGrammars:
     """Position of each text in its grammar. Used on one thread at a time.
 
     Args:
-        grammars: those that are compiled.
+        grammars: Compiled ones.
     """
 
     def __init__(self, grammars: CompiledGrammars) -> None:

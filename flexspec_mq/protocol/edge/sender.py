@@ -190,7 +190,7 @@ class Sender:
         """Where the batch that is due now would end, or None if none is due.
 
         Tokens committed through another worker go out at once, as the best drafts there are; drafted ones when
-        there are K of them, or when no more will come. Those behind the last of them that the grammar forces stay here:
+        there are K of them, or when no more will come. Forced ones behind the last of them stay here:
         the worker goes on with them by itself.
         """
         if len(self.in_flight) >= plan.in_flight:
