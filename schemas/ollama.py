@@ -288,7 +288,7 @@ class OllamaModel(msgspec.Struct, frozen=True, kw_only=True):
         model: the same as name.
         modified_at: since when a worker serves it.
         size: 0, as the node does not know; so is size_vram.
-        digest: digest of its head's manifest, in hex; empty where the node follows no family.
+        digest: digest of its head's manifest, in hex; where the node follows no family, of what its worker says of it.
         expires_at: far away, as workers keep their targets; only of ``/api/ps``, as are the following.
         context_length: positions, prompt and new tokens together.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -283,10 +284,18 @@ async def _text(
     return Response(wanted.encoded(done=True, done_reason=wanted.loads), media_type=_JSON)
 
 
+def _version_of(model: Model) -> str:
+    return model.id if model.flexspec is UNSET else model.flexspec.version
+
+
 def _listed(api: Api, name: str, model: Model, **more: Any) -> ollama.OllamaModel:
-    version, digest = (
-        (name, "") if model.flexspec is UNSET else (model.flexspec.version, model.flexspec.digest)
-    )
+    version = _version_of(model)
+    if model.flexspec is UNSET:  # clients remember by it what is shown of a model
+        status = api.node.directory.status(version)
+        told = "" if status is None else f" {status.fingerprint} {status.weights} {status.grammar}"
+        digest = sha256(f"{version}{told}".encode()).hexdigest()
+    else:
+        digest = model.flexspec.digest
     tagged = name if ":" in name else name + LATEST
     return ollama.OllamaModel(
         name=tagged,
@@ -327,7 +336,7 @@ async def _asked(api: Api, request: Request) -> tuple[ollama.OllamaModelRequest,
 
 async def _show(api: Api, request: Request, _send: Send) -> Response:
     _, model = await _asked(api, request)
-    version = model.id if model.flexspec is UNSET else model.flexspec.version
+    version = _version_of(model)
     directory = api.node.directory
     text = await Service(api.node, version, b"", 0.0, lambda _wait: None).text(api.texts.model)
     template, params = text.tokenizer.chat_template, directory.recommended(version)

@@ -65,7 +65,7 @@ async def test_what_is_told_of_models(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api, client(api) as ask:
         name = f"{api.version}:latest"
         for told in (await ask.list(), await ask.ps()):
-            assert [model.model for model in told.models] == [name]
+            assert [(model.model, len(model.digest or "")) for model in told.models] == [(name, 64)]
         loaded = (await ask.ps()).models[0]
         assert (loaded.name, loaded.expires_at.year if loaded.expires_at else 0) == (name, 9999)
         for asked in (name, api.version):
