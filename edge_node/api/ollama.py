@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -167,20 +168,27 @@ def _arguments(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def _turns(messages: Sequence[ollama.OllamaMessage]) -> tuple[Turn, ...]:
-    """Turns of a conversation; the result of a call whose tool is not named has the name of the call's id."""
-    names = {call.id: call.function.name for message in messages for call in message.tool_calls if call.id}
-    return tuple(
-        Turn(
-            message.role,
-            message.content,
-            tuple(
-                ToolCall(call.function.name, as_written(call.function.arguments), call.id)
-                for call in message.tool_calls
-            ),
-            message.tool_name or names.get(message.tool_call_id, ""),
-        )
-        for message in messages
-    )
+    """Turns of a conversation. Results that name their calls stand in the order of these, others as they came."""
+    turns: list[tuple[int, int, Turn]] = []  # number of the turn that calls, of the call in it, and the turn
+    start, calls = 0, tuple[ToolCall, ...]()
+    for at, message in enumerate(messages):
+        place, tool = 0, message.tool_name
+        if message.role == "tool":
+            place = at - start
+            for number, call in enumerate(calls, 1):
+                if call.id and call.id == message.tool_call_id:
+                    place, tool = number, call.name
+        else:
+            start, calls = (
+                at,
+                tuple(
+                    ToolCall(call.function.name, as_written(call.function.arguments), call.id)
+                    for call in message.tool_calls
+                ),
+            )
+        made = calls if message.role == "assistant" else ()
+        turns.append((start, place, Turn(message.role, message.content, made, tool)))
+    return tuple(turn for _, _, turn in sorted(turns, key=itemgetter(0, 1)))
 
 
 class OllamaForm(Form):

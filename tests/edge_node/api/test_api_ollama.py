@@ -203,12 +203,15 @@ def test_requests() -> None:
         "num_ctx": 8192.0,
     }
     call = {"id": "c1", "function": {"name": "f", "arguments": {"a": [1], "b": "é"}}}
+    other = {"id": "c2", "function": {"name": "g", "arguments": {}}}
     messages = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "u", "images": []},
-        {"role": "assistant", "content": None, "tool_calls": [call], "thinking": "hm"},
+        {"role": "assistant", "content": None, "tool_calls": [call, other], "thinking": "hm"},
+        {"role": "tool", "content": "q", "tool_call_id": "c2"},
         {"role": "tool", "content": "r", "tool_call_id": "c1"},
-        {"role": "tool", "content": "q", "tool_name": "g"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "h", "arguments": {}}}]},
+        {"role": "tool", "content": "o", "tool_name": "h"},
     ]
     wanted = chat_request(
         {"model": "m", "messages": messages, "options": options, "think": False, "format": ""}
@@ -216,9 +219,11 @@ def test_requests() -> None:
     assert wanted.prompt == (
         Turn("system", "s"),
         Turn("user", "u"),
-        Turn("assistant", "", (ToolCall("f", '{"a": [1], "b": "é"}', "c1"),)),
+        Turn("assistant", "", (ToolCall("f", '{"a": [1], "b": "é"}', "c1"), ToolCall("g", "{}", "c2"))),
         Turn("tool", "r", tool="f"),
         Turn("tool", "q", tool="g"),
+        Turn("assistant", "", (ToolCall("h", "{}"),)),
+        Turn("tool", "o", tool="h"),
     )
     asked = wanted.asked
     assert (asked.temperature, asked.top_k, asked.top_p, asked.seed) == (0, 0, 1, None)
