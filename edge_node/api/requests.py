@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from edge_node.api.bodies import read
+from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import OpenAIRequest
-from edge_node.api.errors import bad
+from edge_node.api.errors import ApiError, bad
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
@@ -16,7 +16,7 @@ from flexspec_mq.grammar.matcher import as_lark
 from flexspec_mq.grammar.tools import Tool, ToolCall, ToolUse
 from flexspec_mq.models.text import Role, Turn
 from schemas import openai
-from schemas.responses import ResponsesRequest
+from schemas.responses import ResponsesRequest, ResponseTool
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion that names no limit, as OpenAI's."""
@@ -153,18 +153,22 @@ def _made(message: openai.Message, where: str) -> list[ToolCall]:
     calls = []
     for at, call in enumerate(message.tool_calls or ()):
         name = f"{where}.tool_calls[{at}].function.arguments"
-        calls.append(ToolCall(call.function.name, _object(call.function.arguments or "{}", name), call.id))
+        calls.append(
+            ToolCall(call.function.name, object_text(call.function.arguments or "{}", name), call.id)
+        )
     return calls
 
 
-def _object(text: str, name: str) -> str:
-    """The text of a JSON object, after a look at it."""
+def object_text(text: str, name: str) -> str:
+    """The text of a JSON object, after a look at it.
+
+    Raises:
+        ApiError: 400; it is none, or holds what no prompt can hold.
+    """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise bad(name, f"{name} is no JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise bad(name, f"{name} is no JSON object")
+        parse_object(text.encode())
+    except ApiError as error:
+        raise bad(name, f"{name} is no JSON object: {error.message}") from error
     return text
 
 
@@ -177,13 +181,6 @@ def _tools(asked: openai.ChatCompletionRequest) -> ToolUse | None:
         return None
     if choice == "none":
         return None
-    tools = []
-    for at, spec in enumerate(asked.tools):
-        told = spec.function
-        try:
-            tools.append(Tool(told.name, told.description or "", told.parameters))
-        except UsageError as error:
-            raise bad(f"tools[{at}]", error.message, hint=error.hint) from error
     only, required, parallel = None, choice == "required", asked.parallel_tool_calls
     if isinstance(choice, openai.ToolChoice):
         if choice.type == "function" and choice.function is not None:
@@ -193,6 +190,27 @@ def _tools(asked: openai.ChatCompletionRequest) -> ToolUse | None:
             only, required = {tool.function.name for tool in allowed.tools}, allowed.mode == "required"
         else:
             raise bad(f"tool_choice.{choice.type}", f"tool_choice.{choice.type} is missing")
+    return tool_use([tool.function for tool in asked.tools], only, required=required, parallel=parallel)
+
+
+def tool_use(
+    told: Sequence[openai.Function | ResponseTool],
+    only: Iterable[str] | None,
+    *,
+    required: bool,
+    parallel: bool,
+) -> ToolUse:
+    """Tools that an answer may call; see `ToolUse`.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
+    tools = []
+    for at, tool in enumerate(told):
+        try:
+            tools.append(Tool(tool.name, tool.description or "", tool.parameters))
+        except UsageError as error:
+            raise bad(f"tools[{at}]", error.message, hint=error.hint) from error
     try:
         return ToolUse(
             tools=tuple(tools),
@@ -207,7 +225,7 @@ def _tools(asked: openai.ChatCompletionRequest) -> ToolUse | None:
 def _grammar(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> Grammar | None:
     """The form that an answer must have, by whichever field says it; None for any."""
     found = {
-        field: _form_of(kind, value, field)
+        field: form_of(kind, value, field)
         for field, kind, value in _forms(asked)
         if value not in (None, False)
     }
@@ -237,11 +255,21 @@ def _forms(
         yield "response_format", "json", answer.json_schema.schema
 
 
-def _form_of(kind: str, value: Any, field: str) -> Grammar:
+def form_of(kind: str, value: Any, field: str) -> Grammar:
+    """The texts of a form.
+
+    Args:
+        kind: ``json``, ``regex``, ``choice``, ``grammar`` or ``json_object``.
+        value: the form, as its field has it.
+        field: name of it.
+
+    Raises:
+        ApiError: 400, naming the field.
+    """
     try:
         if kind == "json":
             return Grammar.from_json_schema(
-                json.loads(_object(value, field)) if isinstance(value, str) else value
+                json.loads(object_text(value, field)) if isinstance(value, str) else value
             )
         if kind == "regex":
             return Grammar.from_regex(value)

@@ -15,12 +15,11 @@ from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import event
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
-from edge_node.api.requests import joined, limit_of, options_of
+from edge_node.api.requests import form_of, joined, limit_of, object_text, options_of, tool_use
 from edge_node.api.sending import Form, TextRequest
 from edge_node.api.serving import json_answer, serve_text
-from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, Content, Tool, ToolCall, ToolUse
+from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, Content, ToolCall, ToolUse
 from flexspec_mq.models.text import Turn
 from schemas import responses as types
 from schemas.openai import FlexspecUsage
@@ -90,10 +89,7 @@ class Conversation:
         self._answers = False
 
     def _call(self, call: ToolCall, where: str) -> None:
-        try:
-            parse_object(call.arguments.encode())
-        except ApiError as error:
-            raise bad(f"{where}.arguments", f"{where}.arguments is no JSON object") from error
+        object_text(call.arguments, f"{where}.arguments")
         self._calls[call.id] = call.name
         if not self._answers:
             self.turns.append(Turn("assistant", ""))
@@ -132,7 +128,7 @@ def read_input(
     return tuple(made.turns)
 
 
-def tool_use(
+def _tools(
     asked: types.ResponsesRequest, *, ignored: list[str] | None
 ) -> tuple[list[types.ResponseTool], ToolUse | None]:
     """Tools of a request as OpenAI has them, and what the text may do with them.
@@ -148,27 +144,17 @@ def tool_use(
             )
             raise bad(f"tools[{at}].type", message, code="unsupported_parameter")
         tools.append(read(types.ResponseTool, tool, f"tools[{at}].", ignored=ignored))
-    choice, only = asked.tool_choice, None
+    choice, only, parallel = asked.tool_choice, None, asked.parallel_tool_calls
     if isinstance(choice, types.ResponseToolChoice):
-        named = (
-            [choice.name] if choice.type == "function" else [tool.get("name") for tool in choice.tools or []]
-        )
-        only = frozenset(str(name) for name in named)
-        choice = "required" if choice.type == "function" else choice.mode or "auto"
+        if choice.type == "function":
+            only, parallel, choice = {choice.name or ""}, False, "required"
+        else:
+            only, choice = {str(tool.get("name")) for tool in choice.tools or []}, choice.mode or "auto"
     if choice == "none" or not tools:
         if choice == "required":
             raise bad("tool_choice", "tool_choice asks for a call, and there are no tools")
         return tools, None
-    try:
-        use = ToolUse(
-            tools=tuple(Tool(tool.name, tool.description or "", tool.parameters) for tool in tools),
-            only=only,
-            required=choice == "required",
-            parallel=asked.parallel_tool_calls,
-        )
-    except UsageError as error:
-        raise bad("tools" if only is None else "tool_choice", error.message) from error
-    return tools, use
+    return tools, tool_use(tools, only, required=choice == "required", parallel=parallel)
 
 
 class Output:
@@ -304,7 +290,7 @@ def responses_request(
     if asked.previous_response_id is not None:
         before = store.get(client, asked.previous_response_id, "previous_response_id").turns
     turns = read_input(asked.input, before, partial(store.item, client), ignored=ignored)
-    tools, use = tool_use(asked, ignored=ignored)
+    tools, use = _tools(asked, ignored=ignored)
     instructions = (Turn("system", asked.instructions),) if asked.instructions else ()
     return ResponsesTextRequest(
         model=asked.model,
@@ -332,7 +318,7 @@ def _grammar(asked: types.ResponsesRequest) -> Grammar | None:
         return None
     if shape.type == "json_schema" and shape.schema is None:
         raise bad("text.format.schema", "text.format.schema is missing")
-    return Grammar.from_json_schema(shape.schema or {"type": "object"})
+    return form_of("json", shape.schema or {"type": "object"}, "text.format")
 
 
 class ResponsesForm(Form):

@@ -257,6 +257,13 @@ OTHER: dict[str, Any] = {"type": "function", "function": {"name": "other", "para
             {"role": "assistant", "tool_calls": [{**MADE, "function": {"name": "now", "arguments": "[1]"}}]},
             "messages[0].tool_calls[0].function.arguments",
         ),
+        (
+            {
+                "role": "assistant",
+                "tool_calls": [{**MADE, "function": {"name": "now", "arguments": '{"a": "\\ud800"}'}}],
+            },
+            "messages[0].tool_calls[0].function.arguments",
+        ),
         ("hello", "messages[0]"),
     ],
 )

@@ -153,8 +153,10 @@ def test_tool_choices() -> None:
         ("auto", None, False), ("required", None, True), ({"type": "function", "name": "f"}, {"f"}, True),
         (allowed, {"g"}, True), ({**allowed, "mode": "auto"}, {"g"}, False),
     ):  # fmt: skip
-        use = asked(tools=tools, tool_choice=choice, parallel_tool_calls=False).asked.tools
-        assert (use.only, use.required, use.parallel) == (only, required, False)
+        for parallel in (False, True):
+            use = asked(tools=tools, tool_choice=choice, parallel_tool_calls=parallel).asked.tools
+            assert (use.only, use.required) == (only, required)
+            assert use.parallel == (parallel and only != {"f"}), "a tool that is named is called once"
     assert asked(tools=tools).asked.tools.parallel
     assert asked(tools=[]).asked.tools is None
 
