@@ -9,6 +9,8 @@ import msgspec
 from msgspec import UNSET
 
 from edge_node.api.sending import Form, TextRequest
+from edge_node.completion.options import ToolError
+from flexspec_mq.errors import GrammarError
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, Content
 from schemas import openai
 
@@ -17,11 +19,12 @@ if TYPE_CHECKING:
 
     from edge_node.api.errors import ApiError
     from edge_node.completion.completion import Completion, End
+    from flexspec_mq.errors import FlexSpecError
     from flexspec_mq.grammar.tools import CallEvent, CallParser
 
 DONE = b"data: [DONE]\n\n"
 _SUMMED = (
-    "proposed", "drafted", "accepted", "looked_up", "worker_accepted", "rounds", "bytes_up", "bytes_down",
+    "proposed", "drafted", "accepted", "looked_up", "worker_accepted", "forced", "rounds", "bytes_up", "bytes_down",
 )  # fmt: skip
 """Figures that several texts have together."""
 
@@ -65,11 +68,13 @@ class OpenAIRequest(TextRequest):
         chat: a request to the chat endpoint.
         include_usage: end the stream with a chunk of figures.
         include_origin: say in each chunk which parts of it were drafted on the device.
+        shaped_by: field that says the form of the answer, for errors of that; None where none does.
     """
 
     chat: bool
     include_usage: bool
     include_origin: bool
+    shaped_by: str | None = None
 
     @property
     def prompt_field(self) -> str:
@@ -145,6 +150,13 @@ class OpenAIForm(Form):
     def broken(self, error: ApiError) -> bytes:
         """An event in place of the mark of the end; OpenAI's client raises it."""
         return event(error.body())
+
+    def failed(self, error: FlexSpecError) -> ApiError:
+        """An error with the field that is to blame."""
+        told = super().failed(error)
+        if isinstance(error, GrammarError):
+            told.param = "tools" if isinstance(error, ToolError) else self._wanted.shaped_by
+        return told
 
     def _parser(self, at: int) -> CallParser:
         if at not in self._parsers:

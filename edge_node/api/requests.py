@@ -73,6 +73,7 @@ def _request(
         raise bad("stream_options", "stream_options needs stream")
     stops = [asked.stop] if isinstance(asked.stop, str) else asked.stop or []
     shown = asked.stream_options or openai.StreamOptions()
+    shaped_by, grammar = _grammar(asked)
     return OpenAIRequest(
         chat=isinstance(asked, openai.ChatCompletionRequest),
         choices=asked.n,
@@ -83,12 +84,13 @@ def _request(
             limit=limit,
             stops=tuple(stop for stop in stops if stop),
             prediction=None if asked.prediction is None else joined(asked.prediction.content),
-            grammar=_grammar(asked),
+            grammar=grammar,
             tools=tools,
         ),
         stream=asked.stream,
         include_usage=shown.include_usage,
         include_origin=shown.include_origin,
+        shaped_by=shaped_by or ("tools" if tools is not None else None),
         ignored=tuple(ignored or ()),
     )
 
@@ -222,8 +224,10 @@ def tool_use(
         raise bad("tools" if only is None else "tool_choice", error.message, hint=error.hint) from error
 
 
-def _grammar(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> Grammar | None:
-    """The form that an answer must have, by whichever field says it; None for any."""
+def _grammar(
+    asked: openai.ChatCompletionRequest | openai.CompletionRequest,
+) -> tuple[str | None, Grammar | None]:
+    """The field that says which form an answer must have, and that; None for any."""
     found = {
         field: form_of(kind, value, field)
         for field, kind, value in _forms(asked)
@@ -231,7 +235,7 @@ def _grammar(asked: openai.ChatCompletionRequest | openai.CompletionRequest) -> 
     }
     if len(found) > 1:
         raise bad([*found][-1], f"{' and '.join(found)} both say the form of the answer")
-    return next(iter(found.values()), None)
+    return next(iter(found.items()), (None, None))
 
 
 def _forms(

@@ -17,6 +17,7 @@ from edge_node.completion.decoding import PieceDecoder, StopFinder
 from edge_node.completion.options import (
     SEED_BITS,
     WHOLE_CONTEXT,
+    ToolError,
     conversation_key,
     encode,
     encode_prediction,
@@ -28,7 +29,15 @@ from flexspec_mq.controller.explain import in_words
 from flexspec_mq.controller.policies import name_of
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.energy.model import per_hundred
-from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver, WorkerError, WorkersBusy
+from flexspec_mq.errors import (
+    Cancelled,
+    FlexSpecError,
+    GrammarError,
+    TimeIsOver,
+    WorkerError,
+    WorkersBusy,
+)
+from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from schemas.openai import FlexspecUsage
@@ -45,9 +54,8 @@ if TYPE_CHECKING:
     from flexspec_mq.controller.explain import Planned
     from flexspec_mq.controller.plan import Policy
     from flexspec_mq.grammar.compiled import CompiledGrammars
-    from flexspec_mq.grammar.grammar import Grammar
     from flexspec_mq.grammar.matcher import CompiledGrammar
-    from flexspec_mq.grammar.tools import ToolFormat
+    from flexspec_mq.grammar.tools import ToolFormat, ToolUse
     from flexspec_mq.models.load import LoadedText
 
 _TEXTS = 8
@@ -159,20 +167,32 @@ class CompletionGenerator:
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit
         prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()
-        compiled = None if grammar is None else self._compiled(text, grammar)
+        compiled = None if grammar is None else self._compiled(text, grammar, tools)
         return _Encoded(text, ids, limit, prediction, by_default, form, grammar, compiled)
 
-    def _compiled(self, text: LoadedText, grammar: Grammar) -> CompiledGrammar | None:
+    def _compiled(self, text: LoadedText, grammar: Grammar, tools: ToolUse | None) -> CompiledGrammar | None:
         """Compile a grammar where this device can; without it, its drafts only are worse.
 
         Raises:
             GrammarError: it has an error, or is too large.
+            ToolError: so have the parameters of a tool.
         """
         kind = text.fingerprint, text.vocab_size, text.eos
         grammars = self._grammars.get(kind, 0.0)
         if grammars is None and (grammars := text.grammars()) is not None:
             self._grammars.put(kind, grammars, 0.0)
-        return None if grammars is None else grammars.compile(grammar)
+        if grammars is None:
+            return None
+        try:
+            return grammars.compile(grammar)
+        except GrammarError:
+            for tool in () if tools is None else tools.callable:
+                try:
+                    grammars.compile(Grammar.from_json_schema(tool.schema))
+                except GrammarError as error:
+                    words = f"the parameters of the tool {tool.name}: {error.message}"
+                    raise ToolError(words, hint=error.hint) from error
+            raise
 
 
 class _Encoded(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.models.text import Turn, encode_turns, render_turns
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -114,6 +114,10 @@ def conversation_key(prompt: Prompt) -> bytes:
 
 class PromptError(UsageError):
     """The prompt cannot be taken."""
+
+
+class ToolError(GrammarError):
+    """The parameters of a tool are a schema that cannot be followed."""
 
 
 class PromptTooLong(PromptError):

@@ -17,7 +17,7 @@ from flexspec_mq.grammar.grammar import Grammar, json_part
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-MAX_CALLS = 16
+MAX_CALLS = 8
 """Calls of one answer at most: a small model may repeat itself."""
 NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 """Names that a tool may have."""

@@ -1,0 +1,185 @@
+"""Tools, forms of answers and several answers by OpenAI's client, a real broker and the default model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from openai import AsyncOpenAI, BadRequestError
+
+from broker.launcher import PrivateBroker
+from edge_node.api.requests import chat_request
+from edge_node.api.server import serve_node
+from edge_node.api.settings import ApiSettings
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.controller.plan import FixedPolicy, Plan
+from flexspec_mq.daemon.tasks import running
+from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.grammar.tools import HERMES, CallParser, Content, ToolUse
+from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from tests.integration.processes import PATIENCE, start_worker, status
+from tests.integration.test_grammars import alone
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
+
+ROOM = {"type": "string", "enum": ["kitchen", "bath", "hall"]}
+LIGHT = {
+    "type": "object",
+    "properties": {"room": ROOM, "brightness": {"type": "integer"}},
+    "required": ["room"],
+}
+TOOLS: list[Any] = [
+    {
+        "type": "function",
+        "function": {"name": "turn_on_light", "description": "Turns a light on.", "parameters": LIGHT},
+    },
+    {"type": "function", "function": {"name": "get_time", "description": "Tells the time."}},
+]
+LIMIT = 50
+ASKED: dict[str, Any] = {
+    "model": "base", "messages": [{"role": "user", "content": "Turn on the light in the kitchen."}],
+    "max_tokens": LIMIT,
+}  # fmt: skip
+DRAFT = load_draft(EdgeSettings(edge="tools"), lambda _: None)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(module_mosquitto: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
+    worker = await start_worker(module_mosquitto, "tools", "--draft", "default", "--draft-rows", "all")
+    await status(module_mosquitto, "tools", lambda found: found.state == "online")
+    node = EdgeNode(EdgeSettings(edge="tools"), DRAFT.drafter, DRAFT.loaded.fingerprint, DRAFT.loaded.eos)
+    link = LinkSettings(port=module_mosquitto.port, client_id="e-tools")
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    serving = serve_node(
+        *(node, DRAFT.loaded, mqtt_link, link),
+        policy=lambda: FixedPolicy(Plan(4, 2, 1)), settings=ApiSettings(api_port=0), started=port.set_result,
+    )  # fmt: skip
+    async with running(serving, "api"):
+        url = f"http://127.0.0.1:{await asyncio.wait_for(port, PATIENCE)}/v1"
+        async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=PATIENCE) as made:
+            yield made
+    await worker.kill()
+
+
+def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str, str]]]:
+    """Content and calls of the text that the target alone writes under the mask."""
+    asked = chat_request({**ASKED, "tools": TOOLS, **more})
+    use, text = asked.asked.tools, DRAFT.loaded
+    assert isinstance(use, ToolUse)
+    turns = [turn for turn in asked.prompt if isinstance(turn, Turn)]
+    prompt = encode_turns(text.tokenizer, turns, use, max_context=text.max_context)
+    parser = CallParser(HERMES, use)
+    tokens = alone(DRAFT, prompt, use.grammar(HERMES), params, LIMIT)
+    events = parser.push(decode(text.tokenizer, tokens)) + parser.finish()
+    content = "".join(event.text for event in events if isinstance(event, Content))
+    return content, [(call.name, call.arguments) for call in parser.calls]
+
+
+async def streamed(
+    client: AsyncOpenAI, asked: dict[str, Any]
+) -> tuple[str, list[tuple[str, str]], str | None]:
+    """Content, calls and finish reason that the chunks of a stream make."""
+    content, calls, reason = "", list[list[str]](), None
+    async for chunk in await client.chat.completions.create(**asked, stream=True):
+        (choice,) = chunk.choices
+        content += choice.delta.content or ""
+        reason = choice.finish_reason or reason
+        for call in choice.delta.tool_calls or ():
+            if call.id:
+                calls.append([call.function.name, ""])
+            calls[call.index][1] += call.function.arguments
+    return content, [(name, arguments) for name, arguments in calls], reason
+
+
+@pytest.mark.parametrize(
+    ("choice", "temperature"),
+    [("auto", 0.9), ("required", 0.0), ({"type": "function", "function": {"name": "turn_on_light"}}, 0.9)],
+)
+async def test_calls_are_what_the_target_alone_writes(
+    client: AsyncOpenAI, choice: Any, temperature: float
+) -> None:
+    asked = {
+        **ASKED,
+        "tools": TOOLS,
+        "tool_choice": choice,
+        "temperature": temperature,
+        "seed": 3,
+        "top_p": 1,
+    }
+    whole = (await client.chat.completions.create(**asked, extra_body={"top_k": 0})).choices[0]
+    calls = [(call.function.name, call.function.arguments) for call in whole.message.tool_calls or ()]
+    expected = reference(SamplingParams(temperature, 0, 1.0, 3), tool_choice=choice)
+    assert (whole.message.content or "", calls) == expected
+    again = await streamed(client, {**asked, "extra_body": {"top_k": 0}})
+    assert again == (*expected, whole.finish_reason)
+    if choice != "auto":
+        assert calls
+        done = calls if whole.finish_reason == "tool_calls" else calls[:-1]
+        for name, arguments in done:
+            read = json.loads(arguments)
+            assert name == "get_time" or read["room"] in ROOM["enum"]
+            assert name != "get_time" or read == {}
+
+
+async def test_a_result_comes_back_into_the_conversation(client: AsyncOpenAI) -> None:
+    asked = {**ASKED, "tools": TOOLS, "temperature": 0}
+    one = await client.chat.completions.create(**asked, tool_choice="required", parallel_tool_calls=False)
+    (call,) = one.choices[0].message.tool_calls
+    history = [
+        *ASKED["messages"],
+        one.choices[0].message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "The light is on."},
+    ]
+    answer = await client.chat.completions.create(**{**asked, "messages": history})
+    assert answer.choices[0].finish_reason in ("stop", "length", "tool_calls")
+    assert answer.usage.prompt_tokens > one.usage.prompt_tokens + one.usage.completion_tokens
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "light", "schema": LIGHT}}},
+            r'\{"room": "(kitchen|bath|hall)"(, "brightness": -?[0-9]+)?\}',
+        ),
+        ({"extra_body": {"guided_choice": ["yes", "no"]}}, "yes|no"),
+        ({"extra_body": {"structured_outputs": {"regex": "[a-c]{3}-[0-9]{2}"}}}, "[a-c]{3}-[0-9]{2}"),
+        ({"extra_body": {"grammar": 'root ::= "on " room\nroom ::= "here" | "there"'}}, "on (here|there)"),
+    ],
+)
+async def test_several_answers_of_a_form(client: AsyncOpenAI, form: dict[str, Any], pattern: str) -> None:
+    asked = {**ASKED, **form, "temperature": 1, "seed": 5}
+    several = await client.chat.completions.create(**asked, n=2)
+    texts = [choice.message.content for choice in several.choices]
+    ones = [await client.chat.completions.create(**{**asked, "seed": seed}) for seed in (5, 6)]
+    assert texts == [one.choices[0].message.content for one in ones]
+    assert all(re.fullmatch(pattern, text) for text in texts), texts
+    assert several.usage.completion_tokens == sum(one.usage.completion_tokens for one in ones)
+
+
+@pytest.mark.parametrize(
+    ("form", "param", "words"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "bad", "parameters": {
+            "type": "object", "properties": {"a": {"type": "nope"}}}}}]}, "tools", "the tool bad"),
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/no"}}}},
+         "response_format", "/no"),
+        ({"extra_body": {"guided_regex": "(("}}, "guided_regex", "regex"),
+    ],
+)  # fmt: skip
+async def test_forms_that_cannot_be_followed(
+    client: AsyncOpenAI, form: dict[str, Any], param: str, words: str
+) -> None:
+    for stream in (False, True):
+        with pytest.raises(BadRequestError, match=re.escape(words)) as raised:
+            await client.chat.completions.create(**ASKED, **form, stream=stream)
+        assert raised.value.param == param
