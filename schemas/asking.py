@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from schemas.openai import FinishReason, ToolCall, Usage
+from schemas.openai import FinishReason, ToolCall
 
 AskId = Annotated[str, Meta(min_length=1, max_length=128)] | int
 
@@ -35,6 +35,21 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
     clear: bool = False
 
 
+class AskUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of a text, few enough for clients with little memory.
+
+    Attributes:
+        version: target version that wrote it.
+        seed: number with which the same text comes again.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    version: str
+    seed: int | None
+
+
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """A whole text, which also ends one that was sent in pieces.
 
@@ -52,7 +67,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     done: Literal[True] = True
     finish_reason: FinishReason | None
     ignored: list[str] | UnsetType = UNSET
-    usage: Usage | UnsetType = UNSET
+    usage: AskUsage | UnsetType = UNSET
 
 
 class AnswerPiece(msgspec.Struct, frozen=True, kw_only=True):

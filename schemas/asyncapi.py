@@ -6,12 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from schemas.asking import Answer, AnswerPiece, Ask, AskedStatus, AskError, AskErrorBody
+from schemas.asking import Answer, AnswerPiece, Ask, AskedStatus, AskError, AskErrorBody, AskUsage
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.jsonschema import Json, described
 from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Identity, Open, Poll, Prefix, Verdict
-from schemas.openai import FlexspecUsage, FunctionCall, ToolCall, Usage
-from schemas.plan import LimitReport, Plan
+from schemas.openai import FunctionCall, ToolCall
 from schemas.statement import Statement
 from schemas.status import (
     AddedToken,
@@ -152,7 +151,7 @@ BODIES = (KeySet, Catalogue)
 """Bodies that `Signed` holds."""
 _INNER = (
     *(CatalogueVersion, VersionStatus, CatalogueStatus, VersionFigures, Identity, Prefix, AddedToken),
-    *(AskErrorBody, Usage, FlexspecUsage, Plan, LimitReport, ToolCall, FunctionCall),
+    *(AskErrorBody, AskUsage, ToolCall, FunctionCall),
 )
 """Records that payloads and bodies hold."""
 

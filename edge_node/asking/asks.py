@@ -15,7 +15,6 @@ import msgspec
 from msgspec import UNSET
 
 import flexspec_mq
-from edge_node.api.chat import usage
 from edge_node.api.errors import ApiError
 from edge_node.asking.askers import Askers
 from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
@@ -35,7 +34,7 @@ from flexspec_mq.transport.base import (
     Outbound,
     Subscription,
 )
-from schemas.asking import Answer, AnswerPiece, AskedStatus
+from schemas.asking import Answer, AnswerPiece, AskedStatus, AskUsage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from edge_node.asking.request import AskedText, Reply
     from edge_node.asking.settings import AskSettings
     from edge_node.completion.completion import Completion, IdempotencyKey
+    from edge_node.completion.generator import Figures
     from flexspec_mq.transport.link import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ class Asks:
             tool_calls=choice.message.tool_calls,
             finish_reason=choice.finish_reason,
             ignored=list(wanted.ignored) or UNSET,
-            usage=usage([end]),
+            usage=UNSET if end.figures is None else _usage(end.figures),
         )
         await self._publish(link, answering.reply.message(body))
 
@@ -310,3 +310,13 @@ class Asks:
         task = asyncio.create_task(self._publish(link, message), name="announce")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _usage(figures: Figures) -> AskUsage:
+    return AskUsage(
+        prompt_tokens=figures.prompt_tokens,
+        completion_tokens=figures.tokens,
+        total_tokens=figures.prompt_tokens + figures.tokens,
+        version=figures.version,
+        seed=figures.seed,
+    )

@@ -115,7 +115,7 @@ class FakeLink:
         self.most_waiting = 0
 
     async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
-        assert (payload, set(how)) == (b"", {"qos", "retain", "expiry"})
+        assert (payload, set(how)) == (b"", {"qos", "retain", "expiry", "correlation"})
         self.waiting += 1
         self.most_waiting = max(self.most_waiting, self.waiting)
         try:

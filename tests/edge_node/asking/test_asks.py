@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from broker.launcher import PrivateBroker
-from tests.daemons import until
-from tests.edge_node.api.served import alone, waiting_engine
+from flexspec_mq import waiting
+from flexspec_mq.transport.properties import ReplyProperties, packed, reply_properties
+from tests.daemons import PATIENCE, until, worker_at
+from tests.edge_node.api.served import alone, links_to, waiting_engine
 from tests.edge_node.asking.asked import AioAsker, Asker, Message, asked, assembled
 
 ASK = {"prompt": "hello", "seed": 7, "max_tokens": 40, "ignore_eos": True}
@@ -53,7 +60,7 @@ async def test_text_alone_is_a_prompt_and_messages_are_a_conversation(mosquitto:
         await asker.publish(f"f1/ask/{node.edge}", "hello there")
         topic, body, _, _ = await asker.message()
         assert topic == f"f1/answer/anybody/{node.edge}"
-        seed, limit = body["usage"]["flexspec"]["seed"], body["usage"]["completion_tokens"]
+        seed, limit = body["usage"]["seed"], body["usage"]["completion_tokens"]
         assert body["text"] == alone("hello there", seed, limit)
         turns = [{"role": "user", "content": "hello"}]
         ask = {**ASK, "messages": turns, "response_topic": f"{topic}/x"}
@@ -75,7 +82,7 @@ async def test_a_repeated_ask_is_one_text(mosquitto: PrivateBroker) -> None:
         engine.gate.set()
         messages, last = await answer_to(asker)
         first = assembled(messages)
-        assert first == alone("hello", last["usage"]["flexspec"]["seed"], 40, ignore_eos=True)
+        assert first == alone("hello", last["usage"]["seed"], 40, ignore_eos=True)
         await asker.publish(topic, ask)
         again, _ = await answer_to(asker)
         assert assembled(again) == first
@@ -117,3 +124,156 @@ async def test_what_cannot_be_answered_is_told_why(
         assert (body["error"]["code"], body["error"].get("param")) == (code, param)
         if isinstance(ask, dict) and "id" in ask:
             assert body["id"] == "e"
+
+
+async def test_an_answer_is_kept_for_an_asker_that_is_away(mosquitto: PrivateBroker) -> None:
+    """Each id has a place of its own; the node clears what the asker has read."""
+    async with asked(mosquitto, asks={"max_kept": 2}) as node:
+        topic = f"f1/ask/{node.edge}"
+        async with Asker(mosquitto) as first:
+            for name in ("k1", "k2", "k3"):
+                await first.publish(topic, {**ASK, "id": name, "keep": 60})
+                _, said = await answer_to(first)
+                assert said.get("text", said.get("error", {}).get("code")) == (
+                    "too_many_kept" if name == "k3" else TEXT
+                )
+        async with Asker(mosquitto, five=False) as later:
+            kept = {
+                topic: body
+                for topic, body, _, retained in [await later.message() for _ in range(2)]
+                if retained
+            }
+            assert {body["id"] for body in kept.values()} == {"k1", "k2"}
+            assert {body["text"] for body in kept.values()} == {TEXT}
+            await later.publish(topic, {"id": "k1", "clear": True})
+            cleared, body, _, _ = await later.message()
+            assert (cleared, body) == (f"f1/answer/anybody/{node.edge}/k1", {})
+            await later.publish(topic, {**ASK, "id": "k3", "keep": 60})
+            assert (await later.message())[1]["text"] == TEXT
+            await later.publish(topic, {"id": "k2", "clear": True})
+            await later.publish(topic, {"id": "k3", "clear": True})
+            assert [(await later.message())[1] for _ in range(2)] == [{}, {}]
+        async with Asker(mosquitto) as last:
+            assert await last.silent()
+
+
+async def test_what_was_kept_expires(mosquitto: PrivateBroker) -> None:
+    async with asked(mosquitto) as node:
+        async with Asker(mosquitto) as first:
+            await first.publish(f"f1/ask/{node.edge}", {**ASK, "id": "short", "keep": 1})
+            await answer_to(first)
+        await asyncio.sleep(2.1)
+        async with Asker(mosquitto) as later:
+            assert await later.silent()
+
+
+async def test_a_user_has_so_many_texts_at_a_time_and_asks_a_minute(mosquitto: PrivateBroker) -> None:
+    """Asks beyond it wait if they say so; one user's asks do not touch another's."""
+    engine = waiting_engine()
+    bounds = {"ask_texts": 2, "ask_per_minute": 12.0}
+    async with (
+        asked(mosquitto, engine=engine, asks=bounds) as node,
+        Asker(mosquitto) as asker,
+        Asker(mosquitto, "anybody", five=False) as also,
+    ):
+        topic = f"f1/ask/{node.edge}"
+        for number in range(3):
+            await asker.publish(topic, {**ASK, "id": number})
+        refused = (await asker.message())[1]
+        assert (refused["id"], refused["error"]["code"]) == (2, "too_many_texts")
+        assert "`wait`" in refused["error"]["hint"]
+        for number in range(3, 9):  # two write, six wait, so that the next is one too many
+            await asker.publish(topic, {**ASK, "id": number, "wait": PATIENCE})
+        await asker.publish(topic, {**ASK, "id": 9, "wait": PATIENCE})
+        beyond = (await asker.message())[1]
+        assert (beyond["id"], beyond["error"]["code"]) == (9, "too_many_asks")
+        await asker.publish(topic, {**ASK, "id": 10, "wait": PATIENCE})  # said a moment ago
+        await asker.publish(
+            f"{topic}/other", {**ASK, "id": 11, "response_topic": f"f1/answer/other/{node.edge}"}
+        )
+        await also.listen("f1/answer/other/#")
+        engine.gate.set()
+        said = [(await asker.message())[1] for _ in range(8)]
+        assert {body["id"] for body in said} == {0, 1, *range(3, 9)}
+        assert {body["text"] for body in said} == {TEXT}
+        while (await also.message())[1].get("text") != TEXT:
+            pass  # what all who are nobody read
+        await asyncio.sleep(waiting.ASKER_TOLD)
+        for number in range(12, 18):
+            await asker.publish(topic, {**ASK, "id": number})
+        while (await asker.message())[1].get("error", {}).get("code") != "too_many_asks":
+            pass
+        assert await node.served.metric('flexspec_edge_refused_total{reason="too_many_asks"}') >= 3
+
+
+async def test_an_ask_waits_for_a_worker_if_it_says_so(mosquitto: PrivateBroker) -> None:
+    async with asked(mosquitto, workers=0, version="ask-late") as node, Asker(mosquitto) as asker:
+        topic = f"f1/ask/{node.edge}"
+        await asker.publish(topic, {**ASK, "id": "now"})
+        assert (await asker.message())[1]["error"]["code"] == "no_worker"
+        await asker.publish(topic, {**ASK, "id": "later", "wait": PATIENCE, "stream": True})
+        _, told, _, _ = await asker.message()
+        assert told["waiting"].startswith("waiting for a worker of ask-late")
+        async with worker_at(links_to(mosquitto), "ask-late", version="ask-late"):
+            messages, _ = await answer_to(asker)
+            assert assembled(messages) == TEXT
+
+
+async def test_an_answer_waits_for_the_broker_on_which_it_was_asked(
+    mosquitto: PrivateBroker, own_mosquitto: PrivateBroker
+) -> None:
+    """Asks that the broker took while the node was away are answered when it comes back."""
+    engine = waiting_engine()
+    async with asked(mosquitto, own_mosquitto, engine=engine) as node:
+        async with Asker(own_mosquitto) as asker:
+            await asker.publish(f"f1/ask/{node.edge}", {**ASK, "id": "slow", "stream": True})
+            await until(lambda: node.served.node.sessions == 1)
+        own_mosquitto.kill()
+        engine.gate.set()
+        await until(lambda: not node.served.node.sessions)
+        own_mosquitto.start()
+        async with Asker(own_mosquitto) as asker:
+            await asker.publish(f"f1/ask/{node.edge}", {**ASK, "id": "slow", "stream": True})
+            messages, _ = await answer_to(asker)
+            assert assembled(messages) == TEXT
+        assert len({prompt for batch in engine.batches for prompt in batch}) == 1
+
+
+async def test_an_ask_that_was_retained_is_not_answered_with_each_connection(
+    mosquitto: PrivateBroker,
+) -> None:
+    async with Asker(mosquitto) as asker:
+        await asker.publish("f1/ask/ask-kept", {**ASK, "id": "r"}, retain=True)
+        async with asked(mosquitto, edge={"edge": "ask-kept"}):
+            assert (await asker.message())[1]["error"]["code"] == "retained"
+        await asker.publish("f1/ask/ask-kept", b"", retain=True)
+
+
+@given(
+    st.lists(st.sampled_from((1, 2, 3, 8, 9, 11, 35, 38)), max_size=12),
+    st.binary(max_size=20),
+    st.text(max_size=12),
+)
+def test_reply_properties_are_those_that_paho_reads(kinds: list[int], data: bytes, topic: str) -> None:
+    properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+    topic = "".join(c for c in topic if c.isprintable() and c not in "\0#+")
+    values: dict[int, tuple[str, Any]] = {
+        1: ("PayloadFormatIndicator", 1),
+        2: ("MessageExpiryInterval", 5),
+        3: ("ContentType", "text/plain"),
+        8: ("ResponseTopic", topic),
+        9: ("CorrelationData", data),
+        11: ("SubscriptionIdentifier", 300),
+        35: ("TopicAlias", 2),
+        38: ("UserProperty", ("a", topic)),
+    }
+    for kind in kinds:
+        name, value = values[kind]
+        setattr(properties, name, value)
+    told = reply_properties(packed(properties))
+    assert told == ReplyProperties(topic if 8 in kinds else None, data if 9 in kinds else None)
+
+
+@given(st.binary(max_size=64))
+def test_no_properties_break_their_reader(raw: bytes) -> None:
+    reply_properties(raw)

@@ -1,0 +1,120 @@
+"""Who may ask whom, and who reads whose answers, at a Mosquitto with users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings, Role, User, hashed
+from flexspec_mq import topics
+from tests.edge_node.asking.asked import Asker, asked
+from tests.edge_node.asking.test_asks import ASK, TEXT
+
+USERS = (
+    User("alice", Role.EDGE, hashed("of-alice")),
+    User("bob", Role.EDGE, hashed("of-bob")),
+    User("hub", Role.ASKER, hashed("of-hub"), edges=("alice",)),
+    User("spy", Role.ASKER, hashed("of-spy")),
+    User("far", Role.ASKER, hashed("of-far"), edges=("bob",)),
+    User("w1", Role.WORKER, hashed("of-w1"), ("v1",)),
+)
+
+
+@pytest.fixture(scope="module")
+def secured() -> Iterator[PrivateBroker]:
+    with PrivateBroker(BrokerSettings(port=0, users=USERS)) as broker:
+        yield broker
+
+
+async def test_only_the_asker_reads_its_answers_and_asks_as_itself(
+    mosquitto: PrivateBroker, secured: PrivateBroker
+) -> None:
+    async with (
+        asked(mosquitto, secured, user="alice", edge={"edge": "alice"}),
+        Asker(secured, "hub") as hub,
+        Asker(secured, "spy") as spy,
+        Asker(secured, "far") as far,
+        Asker(secured, "bob") as device,
+        Asker(secured, "w1") as worker,
+    ):
+        others = spy, far, device, worker
+        for other in others:
+            await other.listen("#")
+            await other.listen("f1/answer/#")
+        for liar in (spy, far, device, worker):  # in the name of another, or of nobody
+            await liar.publish("f1/ask/alice/hub", {**ASK, "id": "lie"})
+            await liar.publish("f1/ask/alice", {**ASK, "id": "lie"})
+            await liar.publish("f1/answer/hub/alice", {"id": "lie", "text": "lie", "done": True})
+        await far.publish("f1/ask/alice/far", {**ASK, "id": "lie"})
+        await hub.publish("f1/ask/alice/hub", {**ASK, "id": "true", "keep": 60})
+        assert [(topic, body["text"]) for topic, body, _, _ in [await hub.message()]] == [
+            ("f1/answer/hub/alice/true", TEXT)
+        ]
+        await hub.publish("f1/ask/alice/hub", {"id": "true", "clear": True})
+        assert (await hub.message())[1] == {}
+        for other in others:
+            assert await other.silent(0.1) or not [
+                topic for topic in await drained(other) if topic.startswith(("f1/ask", "f1/answer"))
+            ]
+
+
+async def drained(asker: Asker) -> list[str]:
+    """Topics of all that has come."""
+    found = []
+    while not await asker.silent(0.05):
+        found.append((await asker.message())[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "f1/answer/spy/alice",
+        "f1/answer/hub/bob",
+        "f1/answer/hub/alicex",
+        "f1/v/bob",
+        "f1/answer/hub/alice//",
+        "f1/i",
+    ],
+)
+@pytest.mark.parametrize("five", [True, False])
+async def test_a_node_answers_nowhere_but_to_the_asker(
+    mosquitto: PrivateBroker, secured: PrivateBroker, response: str, five: bool
+) -> None:
+    """Whatever Response Topic is named; the asker is told where it may be."""
+    async with (
+        asked(mosquitto, secured, user="alice", edge={"edge": "alice"}),
+        Asker(secured, "hub", five=five) as hub,
+        Asker(secured, "spy") as spy,
+    ):
+        await spy.listen("#")
+        if five:
+            await hub.publish("f1/ask/alice/hub", ASK, response)
+        else:
+            await hub.publish("f1/ask/alice/hub", {**ASK, "response_topic": response})
+        topic, body, _, _ = await hub.message()
+        assert topic == "f1/answer/hub/alice"
+        assert body["error"]["code"] == "wrong_response_topic"
+        assert "f1/answer/hub/alice" in body["error"]["hint"]
+        assert not [topic for topic in await drained(spy) if topic.startswith("f1/answer")]
+
+
+NAMES = st.sampled_from(("hub", "alice", "hub.", "a-b", "x"))
+PARTS = st.sampled_from(("f1", "answer", "ask", "hub", "alice", "+", "#", "", "$SYS", "a b", "x", "é"))
+
+
+@given(NAMES, NAMES, st.lists(PARTS, max_size=9))
+def test_topics_for_answers_are_below_that_of_the_user_at_the_edge(
+    user: str, edge: str, parts: list[str]
+) -> None:
+    topic = "/".join(parts)
+    if topics.is_answer_topic(topic, user, edge):
+        assert parts[:4] == ["f1", "answer", user, edge]
+        assert not set(parts) & {"+", "#", "", "a b", "é"}
+    good = topics.answer_topic(user, edge, "x")
+    assert topics.is_answer_topic(good, user, edge)
+    assert topics.asker_of(topics.ask_topic(edge, user), edge) == user
