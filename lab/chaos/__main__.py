@@ -27,6 +27,7 @@ from typing import Any
 from lab.bench.questions import OWN, read_questions
 from lab.benchmarks import _common
 from lab.benchmarks.attacks.ways import WAYS
+from lab.benchmarks.exact.constraints import OF_WORDS, of_tools
 from lab.chaos.checker import Judgement, check
 from lab.chaos.history import Ended, Healed, Record, Struck, read_history
 from lab.chaos.run import Pair, Run
@@ -117,7 +118,7 @@ def _tiny(scratch: Path) -> Pair:
     text, prompts = load_text(target), tiny_prompts(random.Random(0), 64)
     return Pair(
         target=target, draft=draft, graphs=graphs, dtype="bfloat16",
-        prompts=prompts, eos=text.eos, tokenizer=text.tokenizer,
+        prompts=prompts, eos=text.eos, tokenizer=text.tokenizer, constraints=OF_WORDS,
     )  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def _pair(args: argparse.Namespace, name: str) -> Pair:
     prompts = [encode_turns(text.tokenizer, turn, max_context=2**20) for turn in turns]
     return Pair(
         target=target, draft=args.draft, graphs=args.draft, dtype=args.dtype,
-        prompts=prompts, eos=text.eos, tokenizer=text.tokenizer,
+        prompts=prompts, eos=text.eos, tokenizer=text.tokenizer, constraints=[*OF_WORDS, *of_tools()],
     )  # fmt: skip
 
 

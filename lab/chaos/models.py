@@ -1,4 +1,7 @@
-"""A random target of two layers that writes words of three letters, and a draft that is right about three of four."""
+"""A random target of two layers that writes words of three letters, and a draft that is right about three of four.
+
+It also has the characters of ASCII as tokens, which it seldom takes by itself: grammars have it write JSON in them.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ def tiny_prompts(rng: random.Random, many: int) -> list[list[int]]:
 
 def _checkpoint(folder: Path, noise: float) -> Path:
     words = ["Ġ" + "".join(letters) for letters in product(*_LETTERS)]
-    tokens = [*_SPECIAL, *words]
+    tokens = [*_SPECIAL, *words, "Ġ", *map(chr, range(ord("!"), ord("~") + 1))]
     backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -57,6 +60,7 @@ def _checkpoint(folder: Path, noise: float) -> Path:
         head = model.get_parameter("lm_head.weight")
         head.add_(torch.randn(head.shape, generator=generator), alpha=noise)
         head[:2] = 0.0
+        head[len(_SPECIAL) + len(words) :] *= 0.1
     model.bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

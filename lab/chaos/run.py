@@ -16,6 +16,7 @@ import httpx2
 from flexspec_mq.models.text import decode
 from flexspec_mq.waiting import PATIENCE
 from lab.bench.client import unbounded
+from lab.benchmarks.exact.grammars import Constraint
 from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import MAX_CONTEXT, ReferenceText, Text
 from lab.chaos.history import Asked, Began, Ended, HistoryFile, Piece, Wanted
@@ -23,7 +24,7 @@ from lab.chaos.schedule import WORKERS, Ask, Fault, Schedule, Sizes, schedule
 from lab.chaos.site import LEASE, Site, site
 
 GRACE = 30.0
-FIGURES = ("proposed", "drafted", "accepted", "worker_accepted", "looked_up", "rounds")
+FIGURES = ("proposed", "drafted", "accepted", "worker_accepted", "looked_up", "forced", "rounds")
 """The API's, of who drafted what."""
 _AGAIN = 0.5
 _HANGS = 900.0
@@ -44,6 +45,7 @@ class Pair:
         prompts: token ids.
         eos: ids that end a text.
         tokenizer: tokenizer of the target.
+        constraints: constraints that half of the texts draw from.
     """
 
     target: str
@@ -53,6 +55,7 @@ class Pair:
     prompts: Sequence[Sequence[int]]
     eos: tuple[int, ...]
     tokenizer: Any
+    constraints: Sequence[Constraint]
 
 
 @dataclass(slots=True)
@@ -83,7 +86,7 @@ class Run:
         Raises:
             FlexSpecError: a daemon did not come up (again), or the reference failed.
         """
-        plan = schedule(self.seed, self.sizes, self.pair.prompts)
+        plan = schedule(self.seed, self.sizes, self.pair.prompts, self.pair.constraints)
         self._answers = HistoryFile(scratch / "answers.jsonl")
         self._answers.add(Began(time.monotonic(), self.seed, GRACE, WORKERS))
         pair, pool = self.pair, ReferencePool(self.pair.target, self.pair.dtype, 1)
@@ -110,7 +113,8 @@ class Run:
             if len(earlier) + len(text.tokens) + len(prompt) + ask.limit <= MAX_CONTEXT:
                 prompt = (*earlier, *text.tokens, *prompt)
         eos = () if ask.ignores_eos else self.pair.eos
-        written = await pool.write(Text(ask.number, prompt, ask.dice, ask.limit, eos))
+        grammar = "" if ask.constraint is None else ask.constraint.source
+        written = await pool.write(Text(ask.number, prompt, ask.dice, ask.limit, eos, grammar))
         shown = decode(self.pair.tokenizer, written.tokens).rstrip("\N{REPLACEMENT CHARACTER}")
         reason = "length" if written.reason == "length" else "stop"
         of = ask.number, ask.dice.seed, ask.edge
@@ -153,6 +157,7 @@ class Run:
             "prompt": list(prompt), "max_tokens": ask.limit, "temperature": ask.dice.temperature,
             "top_k": ask.dice.top_k, "top_p": ask.dice.top_p, "seed": ask.dice.seed,
             "ignore_eos": ask.ignores_eos, "stream": True, "stream_options": {"include_usage": True},
+            **({} if ask.constraint is None else ask.constraint.fields),
         }  # fmt: skip
         if ask.patient:
             body["wait"] = PATIENCE

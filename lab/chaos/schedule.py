@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.grammars import Constraint
 
 EDGES = ("e1", "e2", "e3")
 WORKERS = ("w1", "w2")
@@ -81,6 +82,7 @@ class Ask:
         limit: tokens at most.
         ignores_eos: goes on to the limit.
         patient: names its patience.
+        constraint: texts that it allows; None are all.
     """
 
     number: int
@@ -92,6 +94,7 @@ class Ask:
     limit: int
     ignores_eos: bool
     patient: bool
+    constraint: Constraint | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,19 +134,24 @@ class Schedule:
     faults: tuple[Fault, ...]
 
 
-def schedule(seed: int, sizes: Sizes, prompts: Sequence[Sequence[int]]) -> Schedule:
-    """Draw a schedule."""
+def schedule(
+    seed: int, sizes: Sizes, prompts: Sequence[Sequence[int]], constraints: Sequence[Constraint]
+) -> Schedule:
+    """Draw a schedule; half of the texts have one of the constraints."""
     return Schedule(
-        tuple(_asks(random.Random(f"asks {seed}"), sizes, prompts)),
+        tuple(_asks(random.Random(f"asks {seed}"), sizes, prompts, constraints)),
         tuple(_faults(random.Random(f"faults {seed}"), sizes)),
     )
 
 
-def _asks(rng: random.Random, sizes: Sizes, prompts: Sequence[Sequence[int]]) -> Iterator[Ask]:
+def _asks(
+    rng: random.Random, sizes: Sizes, prompts: Sequence[Sequence[int]], constraints: Sequence[Constraint]
+) -> Iterator[Ask]:
     times = sorted(rng.uniform(0.0, sizes.seconds) for _ in range(sizes.answers))
     for number, at in enumerate(times):
         prompt = tuple(rng.choice(prompts))[-sizes.most_prompt :]
         after = rng.randrange(number) if number and rng.random() < 0.3 else None
+        constraint = rng.choice(constraints) if rng.random() < 0.5 else None
         yield Ask(
             number=number,
             at=at,
@@ -152,8 +160,9 @@ def _asks(rng: random.Random, sizes: Sizes, prompts: Sequence[Sequence[int]]) ->
             after=after,
             dice=Dice(*rng.choice(_SAMPLING), rng.getrandbits(40) << 20 | number),
             limit=rng.randint(sizes.least, sizes.most),
-            ignores_eos=rng.random() < 0.5,
+            ignores_eos=constraint is None and rng.random() < 0.5,
             patient=rng.random() < 0.7,
+            constraint=constraint,
         )
 
 

@@ -316,8 +316,9 @@ async def site(
 
     Args:
         scratch: an empty folder.
-        sizes: names of devices, of which the first plans as it does by default and the others at random; and of
-            attacks, for each of which somebody is handed out what a device or worker has.
+        sizes: names of devices, of which the first plans as it does by default and the others at random, the last
+            of several without llguidance; and of attacks, for each of which somebody is handed out what a device or
+            worker has.
         worker: flags of ``flexspec-cloud``.
         edge: flags of ``flexspec-edge serve``.
         seed: seed of random plans.
@@ -352,7 +353,7 @@ async def site(
             link = await stack.enter_async_context(proxy_link(plan, ("127.0.0.1", made.port)))
             flags = edge if name in sizes.edges else worker
             plans = seed + number + 1 if name in sizes.edges[1:] else 0
-            made.daemons[name] = _traced(made, name, link, flags, plans, edge=name in sizes.edges)
+            made.daemons[name] = _traced(made, name, link, flags, plans, sizes)
         first = [made.daemons[name] for name in (*WORKERS, *sizes.edges)]
         await asyncio.gather(*(daemon.start() for daemon in first))
         for daemon in first:
@@ -361,9 +362,8 @@ async def site(
         yield made
 
 
-def _traced(
-    made: Site, name: str, link: ProxyLink, flags: Sequence[str], plans: int, *, edge: bool
-) -> Daemon:
+def _traced(made: Site, name: str, link: ProxyLink, flags: Sequence[str], plans: int, sizes: Sizes) -> Daemon:
+    edge, blind = name in sizes.edges, name in sizes.edges[1:][-1:]
     role, kind = (Role.EDGE, "edge") if edge else (Role.WORKER, "cloud")
     config = made.deployment.bundles.folder(role, name) / SETTINGS[role]
     control, port = made.scratch / f"{name}.control", free_port()
@@ -372,7 +372,8 @@ def _traced(
 
     def command(life: int) -> list[str]:
         trace = made.scratch / f"{name}-{life}.jsonl"
-        return python("lab.chaos.traced", kind, str(trace), str(control), str(plans), *own, *flags)
+        traced = ("lab.chaos.traced", kind, str(trace), str(control), str(plans), *own, *flags)
+        return python("lab.without", "llguidance", *traced) if blind else python(*traced)
 
     env = {"FLEXSPEC_EDGE_REMEMBER": "true", "FLEXSPEC_EDGE_STATE_DIR": str(made.disk / name)} if edge else {}
     env |= {"OMP_NUM_THREADS": "1"}

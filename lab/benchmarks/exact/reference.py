@@ -13,6 +13,9 @@ before the new one again. In float32 its sums depend on the context's length, so
 replaces it: rows padded to 16, contexts to multiples of 64, values summed in blocks of 64 from the left. The same in
 bfloat16 on a processor where zeros behind a sum, or more rows, change its bits, with the longest block where they do
 not. Above 1,024 positions ``eager`` itself changes its sums with the length; texts must stay below.
+
+Where a text has a grammar, llguidance's own matcher, made for this text alone, says before each token which ids may
+come; all others lose their logits before anything else is done with these.
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import llguidance
 import msgspec
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +57,7 @@ class Text:
         dice: sampling parameters.
         limit: tokens at most.
         eos: ids that end the text; none when it shall go on to the limit.
+        grammar: llguidance's JSON of grammars; empty allows all texts.
     """
 
     number: int
@@ -59,6 +65,7 @@ class Text:
     dice: Dice
     limit: int
     eos: tuple[int, ...]
+    grammar: str = ""
 
     def finish(self, tokens: Sequence[int]) -> str | None:
         """Why the text ends with its last token; None while it goes on. End of text, then length."""
@@ -74,6 +81,39 @@ class ReferenceText:
     number: int
     tokens: list[int]
     reason: str
+
+
+class GrammarMask:
+    """Which ids a grammar lets come next in one text.
+
+    Args:
+        tokenizer_json: contents of the target's tokenizer.json.
+        text: the text, with a grammar.
+    """
+
+    def __init__(self, tokenizer_json: str, text: Text) -> None:
+        self._tokenizer_json, self._eos = tokenizer_json, list(text.eos)
+        self._grammar = text.grammar
+        self._matcher: Any = None
+
+    def apply(self, logits: npt.NDArray[np.float32], newest: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Logits [vocabulary] behind a text's `newest` token, without those of ids that may not come.
+
+        Where the text can only end, it ends with the lowest of the ids that end it.
+        """
+        if self._matcher is None:
+            tokenizer = llguidance.LLTokenizer(self._tokenizer_json, n_vocab=len(logits), eos_token=self._eos)
+            self._matcher = llguidance.LLMatcher(tokenizer, self._grammar, log_level=0)
+        self._matcher.consume_tokens(list(newest))
+        bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        if self._matcher.is_error():
+            raise ValueError(self._matcher.get_error())
+        allowed = np.flatnonzero(np.unpackbits(bits, bitorder="little"))
+        if set(allowed) <= set(self._eos):
+            allowed = allowed[:1]
+        masked = np.full_like(logits, -np.inf)
+        masked[allowed] = logits[allowed]
+        return masked
 
 
 class Reference:
@@ -104,6 +144,7 @@ class Reference:
             adapted: Any = PeftModel.from_pretrained(loaded, head, autocast_adapter_dtype=False)
             loaded = adapted.get_base_model()
         self._model = loaded.eval()
+        self._tokenizer = Path(folder, "tokenizer.json")
         self.copies = _LEAST_ROWS if dtype == "float32" else 2
 
     def write(self, text: Text) -> ReferenceText:
@@ -116,9 +157,11 @@ class Reference:
         if length + text.limit > MAX_CONTEXT:
             raise ValueError(f"text {text.number} passes {MAX_CONTEXT} positions")
         written = ReferenceText(text.number, [], "")
+        mask = GrammarMask(self._tokenizer.read_text("utf-8"), text) if text.grammar else None
         cache, logits = self.read([text.prompt] * self.copies)
         while True:
-            written.tokens.append(choose(logits[0], text.dice, length + len(written.tokens)))
+            row = logits[0] if mask is None else mask.apply(logits[0], written.tokens[-1:])
+            written.tokens.append(choose(row, text.dice, length + len(written.tokens)))
             written.reason = text.finish(written.tokens) or ""
             if written.reason:
                 return written

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.text import Turn, decode, encode_turns
+from lab.benchmarks.exact.constraints import of_tools
 from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.grammars import Constraint
 from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import Text
 
@@ -29,6 +31,7 @@ class Asked:
     Attributes:
         prompt: token ids.
         limit: tokens at most.
+        constraint: texts that it allows; None are all.
     """
 
     prompt: tuple[int, ...]
@@ -36,6 +39,7 @@ class Asked:
     temperature: float
     top_p: float
     seed: int
+    constraint: Constraint | None = None
 
     def body(self) -> dict[str, object]:
         """As the API takes it."""
@@ -45,6 +49,7 @@ class Asked:
             "temperature": self.temperature,
             "top_p": self.top_p,
             "seed": self.seed,
+            **({} if self.constraint is None else self.constraint.fields),
         }
 
 
@@ -58,12 +63,16 @@ class Tokens:
         self.eos = loaded.eos
 
     def questions(self, questions: Sequence[str], limit: int, *, rounds: int = 1) -> list[Asked]:
-        """A request for each question and round, with other dice in each; of long prompts the end is kept."""
-        found = []
+        """A request for each question and round, with other dice in each; every second has a tool's schema.
+
+        Only the end is kept of long prompts.
+        """
+        found, constraints = [], of_tools()
         for number in range(rounds * len(questions)):
             temperature, top_p = _DICE[number % len(_DICE)]
             prompt = self.prompt(questions[number % len(questions)])[-_MOST_PROMPT:]
-            found.append(Asked(prompt, limit, temperature, top_p, 1000 + number))
+            constraint = constraints[number // 2 % len(constraints)] if number % 2 else None
+            found.append(Asked(prompt, limit, temperature, top_p, 1000 + number, constraint))
         return found
 
     def prompt(self, question: str) -> tuple[int, ...]:
@@ -100,4 +109,5 @@ async def references(
 
 def _text(number: int, asked: Asked, tokens: Tokens) -> Text:
     dice = Dice(asked.temperature, 0, asked.top_p, asked.seed)
-    return Text(number, asked.prompt, dice, asked.limit, tokens.eos)
+    grammar = "" if asked.constraint is None else asked.constraint.source
+    return Text(number, asked.prompt, dice, asked.limit, tokens.eos, grammar)

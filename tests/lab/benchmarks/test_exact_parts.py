@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
+import fastjsonschema
 import numpy as np
 import pytest
 import torch
 
 from flexspec_mq.heads.manifest import Canary, read_head
 from flexspec_mq.models.default import default_model_path
+from lab.bench.calls import read_tools
 from lab.benchmarks.exact.dice import Dice, gumbel, kept, philox
+from lab.benchmarks.exact.grammars import Constraint, by_choice, by_lark, by_regex, by_schema
 from lab.benchmarks.exact.reference import Reference, Text, fixed_order_attention
 from lab.benchmarks.updates.place import EXAMPLES, HEADS
+from lab.chaos.models import tiny_pair
 
 DICE = Dice(1.0, 0, 1.0, 3)
 TEXT = Text(0, (5, 6), DICE, 4, (2,))
@@ -61,6 +69,59 @@ def test_attention_in_fixed_order_is_attention(rows: int, block: int) -> None:
     wanted = torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, enable_gqa=True)
     found, _ = fixed_order_attention(torch.nn.Module(), query, key, value, None, 8**-0.5, block=block)
     assert torch.allclose(found.transpose(1, 2), wanted, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny_pair(tmp_path_factory.mktemp("pair"))[0])
+
+
+def words_of(folder: str, tokens: Sequence[int]) -> str:
+    vocabulary = json.loads(Path(folder, "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    by_id = {number: word for word, number in vocabulary.items()}
+    return "".join(by_id[token] for token in tokens).replace("Ġ", " ").removesuffix("</s>")
+
+
+def fits(constraint: Constraint, text: str) -> bool:
+    """Whether a text is allowed, by what shares nothing with llguidance."""
+    fields = constraint.fields["structured_outputs"]
+    if "regex" in fields:
+        return re.fullmatch(fields["regex"], text) is not None
+    if "choice" in fields:
+        return text in fields["choice"]
+    fastjsonschema.validate(fields["json"], json.loads(text))
+    return True
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 6}, "on": {"type": "boolean"}},
+    "required": ["name", "on"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_reference_with_a_grammar_writes_what_it_allows_and_nothing_else_changes(tiny: str) -> None:
+    reference = Reference(tiny, "bfloat16")
+    everything = by_lark(r"start: /(.|\n)*/")
+    constraints = (by_regex("( [a-e][a-z]{2}){3,9}"), by_choice(["aba", " ebi ogu ono"]), by_schema(SCHEMA))
+    for temperature, top_k in ((0.0, 0), (1.0, 0), (1.0, 20)):
+        dice = Dice(temperature, top_k, 1.0, 5)
+        free = Text(0, (9, 40, 77), dice, 40, (2,))
+        assert reference.write(replace(free, grammar=everything.source)) == reference.write(free)
+        for constraint in constraints:
+            written = reference.write(replace(free, grammar=constraint.source))
+            assert written.reason == "eos"
+            assert fits(constraint, words_of(tiny, written.tokens))
+
+
+def test_tools_have_schemas_and_things_to_ask_for() -> None:
+    tools = read_tools()
+    assert len({tool.name for tool in tools}) == 20
+    for tool in tools:
+        fastjsonschema.compile(tool.parameters)
+        assert len(set(tool.asks)) == 3
 
 
 def share(reference: Reference, canaries: Sequence[Canary]) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.benchmarks.attacks.ways import WAYS
+from lab.benchmarks.exact.constraints import OF_WORDS
 from lab.chaos.__main__ import main
 from lab.chaos.history import Struck, read_history
 from lab.chaos.schedule import Sizes, schedule
@@ -21,12 +22,14 @@ PROMPTS = [range(length) for length in range(1, 60)]
 
 
 def test_a_schedule_is_its_seeds_alone() -> None:
-    made = schedule(7, SIZES, PROMPTS)
-    assert made == schedule(7, SIZES, PROMPTS)
-    assert made != schedule(8, SIZES, PROMPTS)
+    made = schedule(7, SIZES, PROMPTS, OF_WORDS)
+    assert made == schedule(7, SIZES, PROMPTS, OF_WORDS)
+    assert made != schedule(8, SIZES, PROMPTS, OF_WORDS)
     assert (len(made.asks), len(made.faults)) == (80, 150)
     assert len({ask.dice.seed for ask in made.asks}) == 80
     assert all(ask.after is None or ask.after < ask.number for ask in made.asks)
+    assert 25 < sum(ask.constraint is not None for ask in made.asks) < 55
+    assert not any(ask.constraint and ask.ignores_eos for ask in made.asks)
     assert {fault.target for fault in made.faults} == {
         *SIZES.edges,
         "w1",
@@ -59,7 +62,7 @@ def test_a_storm_loses_doubles_and_reorders() -> None:
 
 @pytest.mark.timeout(120)
 def test_a_small_run_of_real_daemons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--answers", "8", "--faults", "4", "--edges", "1", "--attacks", "polls", "--seed", "269"]
+    flags = ["--answers", "8", "--faults", "4", "--edges", "2", "--attacks", "polls", "--seed", "269"]
     code = main([*flags, "--history", str(tmp_path / "h")])
     printed = capsys.readouterr().out
     assert code == 0, printed
