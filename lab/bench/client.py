@@ -126,12 +126,20 @@ async def _read(response: httpx2.Response, found: StreamedAnswer) -> None:
         if event.get("usage"):
             found.usage = event["usage"]
         for choice in event["choices"]:
-            piece = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
-            if piece:
+            if piece := _shown(choice):
                 found.text += piece
                 found.times.append(time.perf_counter())
     if not done:
         found.error = "the stream ended without [DONE]"
+
+
+def _shown(choice: dict[str, Any]) -> str:
+    """Text of a piece; of a call of a tool its name and arguments."""
+    delta = choice.get("delta", {"content": choice.get("text")})
+    calls = (call["function"] for call in delta.get("tool_calls") or ())
+    return (delta.get("content") or "") + "".join(
+        (call.get("name") or "") + (call.get("arguments") or "") for call in calls
+    )
 
 
 async def carry_out(http: httpx2.AsyncClient, order: dict[str, Any]) -> dict[str, Any]:

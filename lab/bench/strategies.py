@@ -37,10 +37,12 @@ class Node:
     Attributes:
         flags: flags of ``flexspec-edge serve``.
         version: version that they ask for.
+        program: module, and arguments before the command, of a node that is less than that.
     """
 
     flags: Sequence[str]
     version: str = RATIONED
+    program: Sequence[str] = ("edge_node",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,15 +98,20 @@ def nodes(names: Sequence[str], devices: Devices) -> dict[str, Node]:
         devices: settings that all have in common.
     """
     found = {}
-    streaming = (*devices.more, *_NO_DRAFT, "--tokenizer", devices.tokenizer, "--ahead", str(MAX_AHEAD))
     for name in names:
         if name == STREAMING:
-            found[name] = Node((*streaming, "--worker-draft", "0"))
+            found[name] = Node(streaming(devices))
         elif name == COLOCATED:
-            found[name] = Node((*streaming, "--worker-draft", str(devices.worker_draft)), UNRATIONED)
+            found[name] = Node(streaming(devices, devices.worker_draft), UNRATIONED)
         elif name in POLICIES:
             found[name] = Node((*drafting(devices), "--policy", name))
     return found
+
+
+def streaming(devices: Devices, worker_draft: int = 0) -> tuple[str, ...]:
+    """Flags of a node that drafts nothing, for whom the worker runs ahead."""
+    tokens = ("--ahead", str(MAX_AHEAD), "--worker-draft", str(worker_draft))
+    return (*devices.more, *_NO_DRAFT, "--tokenizer", devices.tokenizer, *tokens)
 
 
 def drafting(devices: Devices) -> tuple[str, ...]:

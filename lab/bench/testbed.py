@@ -191,6 +191,7 @@ async def bench_testbed(
     nodes: Mapping[str, Node],
     *,
     workers: Mapping[str, Sequence[str]],
+    programs: Mapping[str, Sequence[str]] | None = None,
     delay_ms: float = 0.0,
     traditional: Traditional | None = None,
     server: Sequence[str] | None = None,
@@ -202,6 +203,7 @@ async def bench_testbed(
         link: None is loopback.
         nodes: nodes by name.
         workers: flags of ``flexspec-cloud`` by the version that each serves; one that no node asks for is left out.
+        programs: module, and arguments before the flags, of workers that are more or less than that, by version.
         delay_ms: milliseconds by which each forward of the target takes longer.
         traditional: sides beside the edge nodes, with a worker of their own.
         server: command of another program that answers, the side `SERVER`; nothing makes its forwards longer.
@@ -213,16 +215,17 @@ async def bench_testbed(
     """
     async with local_deployment(link=link, cores=Cores.of_this_process()) as here:
         await here.start_broker(*(() if traditional is None else ("--max-packet", str(PACKET_BYTES))))
-        program = (SLOWED_WORKER, str(delay_ms)) if delay_ms else (WORKER,)
+        usual = (SLOWED_WORKER, str(delay_ms)) if delay_ms else (WORKER,)
+        program = {version: (programs or {}).get(version, usual) for version in workers}
         wanted = {node.version for node in nodes.values()}
         daemons = {
-            version: await here.worker(f"w-{version}", "--version", version, *flags, program=program)
+            version: await here.worker(f"w-{version}", "--version", version, *flags, program=program[version])
             for version, flags in workers.items()
             if version in wanted
         }
         # One after the other: they share a core, and loading takes most of it.
         urls = {
-            name: (await here.edge(name, "--version", node.version, *node.flags)).url
+            name: (await here.edge(name, "--version", node.version, *node.flags, program=node.program)).url
             for name, node in nodes.items()
         }
         client = await here.start("client", "device", python(_CLIENT))

@@ -25,7 +25,7 @@ from lab.bench.strategies import COLOCATED, STREAMING
 
 STRATEGIES = ("traditional", "traditional-ids", STREAMING, COLOCATED, PlanOptions().policy)
 LLAMA = "llama-server"
-_LLAMA_FLAGS = "-t 1 -tb 1 -np 1 -c 4096 --host {host} --port {port}"
+_LLAMA_FLAGS = "--jinja -t 1 -tb 1 -np 1 -c 4096 --host {host} --port {port}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,13 +39,17 @@ def _run(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="flexspec-answers-") as scratch:
         preset = ["--strategies", *STRATEGIES] if options.strategies is None else []
-        if options.strategies is None and not options.server and _has_llama():
-            preset += ["--server", f"{LLAMA} -m {_gguf(options.target, Path(scratch))} {_LLAMA_FLAGS}"]
+        if options.strategies is None and not options.server:
+            command = llama_server(options.target, Path(scratch))
+            preset += ["--server", command] if command else []
         return bench.run(["--out", str(Path(scratch) / "run"), *preset, *argv])
 
 
-def _has_llama() -> bool:
-    return shutil.which(LLAMA) is not None and util.find_spec("gguf") is not None
+def llama_server(target: str, scratch: Path) -> str:
+    """The command of llama.cpp's server with the target as it is; empty where that is not installed."""
+    if shutil.which(LLAMA) is None or util.find_spec("gguf") is None:
+        return ""
+    return f"{LLAMA} -m {_gguf(target, scratch)} {_LLAMA_FLAGS}"
 
 
 def _gguf(target: str, scratch: Path) -> Path:

@@ -153,10 +153,19 @@ class LocalDeployment:
         process = await self.start(name, "cloud", command, say)
         return Daemon(process, port, await process.event(lambda event: "ready" in event))
 
-    async def edge(self, name: str, *flags: str, say: Say | None = None) -> Daemon:
-        """Start an edge node with its API and wait until that answers; on loopback, until it knows a worker."""
+    async def edge(
+        self,
+        name: str,
+        *flags: str,
+        program: Sequence[str] = ("edge_node",),
+        say: Say | None = None,
+    ) -> Daemon:
+        """Start an edge node with its API and wait until that answers; on loopback, until it knows a worker.
+
+        Arguments are as of `worker`.
+        """
         own = ("--edge", name, "--api-port", "0", "--ready-json")
-        command = python("edge_node", "serve", *self.at_broker, *own, *flags, *NO_FILE)
+        command = python(*program, "serve", *self.at_broker, *own, *flags, *NO_FILE)
         process = await self.start(name, "device", command, say)
         ready = await process.event(lambda event: "port" in event)
         if self.link is None:

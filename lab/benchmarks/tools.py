@@ -1,0 +1,214 @@
+"""Tool calls and JSON over emulated links: seconds, bytes and tokens a round, beside the same with less.
+
+    sudo .venv/bin/python -m lab.benchmarks.tools --links wifi 4g satellite --questions 40
+    .venv/bin/python -m lab.benchmarks.tools --links loopback --calls 1000
+
+Agents have four tools each, which all of their prompts describe, and go on from their earlier calls. `json` asks the
+same by a schema alone. Sides: an edge node as it comes; one that drafts without llguidance; streaming; streaming from a
+worker that decides each token by a forward of its own, however many ids the grammar allows (`streaming`, of which
+shares are); and llama.cpp's server, where ``llama-server`` is installed or `--server` says how to start one. All but
+the last write the same text. Flags are those of `flexspec bench` (lab/README.md).
+
+With `--calls` so many calls are made by OpenAI's client instead, over all tools, and their arguments validated.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+from edge_node.settings import PlanOptions
+from flexspec_mq.daemon.main import run_main
+from flexspec_mq.errors import FlexSpecError
+from lab.bench import bootstrap
+from lab.bench import options as flags
+from lab.bench.calls import CallableTool, read_tools
+from lab.bench.figures import differing, summary
+from lab.bench.measuring import Answered, Asked, BenchChannel, ask_all, by_strategy
+from lab.bench.questions import Question
+from lab.bench.strategies import RATIONED, SERVER, STREAMING, Devices, Node, drafting, streaming
+from lab.bench.testbed import bench_testbed
+from lab.benchmarks import _common
+from lab.benchmarks.answers import llama_server
+from lab.benchmarks.serve.calls import validate
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from lab.testbed.link.profiles import LinkPlan
+
+UNFORCED = "unforced"
+"""Version of a worker that decides each token by a forward."""
+OURS, BLIND, FORCED = PlanOptions().policy, "blind-drafts", "forced-streaming"
+CALLS, JSON = "calls", "json"
+_TOOLS_OF_AN_AGENT = 4
+_REMEMBERED = 2
+"""Earlier calls, with their results, that a prompt goes on from."""
+_SYSTEM = "You are a helpful assistant of a home and an office. Call the function that the user needs."
+
+
+def sides(devices: Devices) -> dict[str, Node]:
+    """Edge nodes that are compared."""
+    ours = (*drafting(devices), "--policy", OURS)
+    return {
+        OURS: Node(ours),
+        BLIND: Node(ours, program=("lab.without", "llguidance", "edge_node")),
+        FORCED: Node(streaming(devices)),
+        STREAMING: Node(streaming(devices), UNFORCED),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Workload(Asked):
+    """Things that agents are asked for; all that one agent is asked comes one after the other.
+
+    Attributes:
+        kind: `CALLS`, or `JSON` for answers by the tool's schema, without tools.
+        wanted: the agent's tools and the one that is asked for, by question.
+        answered: questions so far, which an agent's prompts go on from.
+    """
+
+    kind: str
+    wanted: Sequence[tuple[Sequence[CallableTool], CallableTool]]
+    answered: list[Answered]
+
+    def body(self, text: str, number: int) -> dict[str, Any]:
+        """A request of the chat endpoint; number 0 warms up."""
+        at = max(0, number - 1)
+        tools, tool = self.wanted[at]
+        body = Asked.body(self, text, number)
+        if self.kind == JSON:
+            content = f"{tool.description} Answer with the arguments in JSON.\n{text}"
+            named = {"name": tool.name, "strict": True, "schema": tool.parameters}
+            given = {"type": "json_schema", "json_schema": named}
+            return {**body, "messages": [{"role": "user", "content": content}], "response_format": given}
+        messages = [{"role": "system", "content": _SYSTEM}, *self._history(at), *body["messages"]]
+        return {
+            **body,
+            "messages": messages,
+            "tools": [each.function for each in tools],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+        }
+
+    def _history(self, at: int) -> list[dict[str, Any]]:
+        messages: list[dict[str, Any]] = []
+        for earlier in range(max(0, at - _REMEMBERED), at):
+            texts = {sample.side: sample.text for sample in self.answered[earlier].samples}
+            name, brace, rest = texts.get(STREAMING, "").partition("{")
+            if self.wanted[earlier][0] is not self.wanted[at][0] or not rest.endswith("}"):
+                continue
+            function = {"name": name, "arguments": brace + rest}
+            call = {"id": f"call_{earlier}", "type": "function", "function": function}
+            messages += [
+                {"role": "user", "content": self.questions[earlier].text},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": call["id"], "content": '{"done": true}'},
+            ]
+        return messages
+
+
+def workload(kind: str, strategies: Sequence[str], options: Namespace) -> Workload:
+    """All asks, or `--questions` of them, spread over agents."""
+    rng, tools = Random(f"agents/{options.seed}"), read_tools()
+    rng.shuffle(tools)
+    agents = [tools[at : at + _TOOLS_OF_AN_AGENT] for at in range(0, len(tools), _TOOLS_OF_AN_AGENT)]
+    chosen: list[tuple[Sequence[CallableTool], CallableTool, str]] = []
+    most = options.questions or sum(len(tool.asks) for tool in tools)
+    for number, agent in enumerate(agents):
+        asks = [(agent, tool, ask) for tool in agent for ask in tool.asks]
+        rng.shuffle(asks)
+        chosen += asks[: (most + number) // len(agents)]
+    questions = [Question(f"{kind} {at}", tool.name, ask) for at, (_, tool, ask) in enumerate(chosen)]
+    wanted = [(agent, tool) for agent, tool, _ in chosen]
+    asked = (strategies, questions, options.tokens, options.temperature, options.seed)
+    return Workload(*asked, kind, wanted, [])
+
+
+async def measure(options: Namespace, name: str, plan: LinkPlan | None) -> dict[str, Any]:
+    """Have all sides answer over a link.
+
+    Raises:
+        FlexSpecError: sides that write the target's text wrote different ones.
+    """
+    nodes, worker = sides(flags.devices(options)), flags.worker_flags(options)
+    server = flags.server(options)
+    names = [*nodes, *([SERVER] if server else [])]
+    found: dict[str, Any] = {}
+    async with bench_testbed(
+        plan,
+        nodes,
+        workers={RATIONED: worker, UNFORCED: worker},
+        programs={UNFORCED: ("lab.unforced",)},
+        server=server,
+        say=_common.say,
+    ) as here:
+        for kind in (CALLS, JSON):
+            asked = workload(kind, names, options)
+            await ask_all(here, asked, BenchChannel(name), plan, asked.answered, _common.say)
+            answers = by_strategy(asked.answered, names)
+            everything = [sample for samples in answers.values() for sample in samples]
+            if wrong := differing(everything, [SERVER]):
+                raise FlexSpecError(f"sides wrote different texts: {', '.join(map(str, wrong))}")
+            found[kind] = summary(answers, options.seed, [SERVER])
+            print(f"\n{kind} over {name}, {len(asked.questions)} questions")
+            print(_table(found[kind]))
+    return found
+
+
+def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
+    heads = [
+        "", "answers", "tokens", "a round", "forwards/token", "first, s", "s",
+        f"share of {STREAMING}", "IP bytes", "share",
+    ]  # fmt: skip
+    rows = []
+    for name, one in found.items():
+        shares = one.get(f"of_{STREAMING}", {})
+        rows.append(
+            [
+                name, one["answers"], one["tokens"] / one["answers"], one["tokens_per_round"],
+                one["forwards_per_token"], one["median_first_s"], one["mean_s"][0],
+                _shown(shares.get("total")), (one["bytes"] or [None])[0], _shown(shares.get("bytes")),
+            ]
+        )  # fmt: skip
+    return _common.table(heads, rows)
+
+
+def _shown(ends: Sequence[float | None] | None) -> str | None:
+    return None if ends is None else bootstrap.shown(ends, ".2f")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    return run_main(_run, argv, extras="models,serve")
+
+
+def _run(argv: Sequence[str]) -> int:
+    parser = flags.build_parser()
+    parser.prog, parser.description = "python -m lab.benchmarks.tools", (__doc__ or "").partition("\n")[0]
+    parser.add_argument("--calls", type=int, metavar="N", help="validate N calls by OpenAI's client instead")
+    parser.set_defaults(tokens=512)
+    options = parser.parse_args(argv)
+    flags.check(options)
+    if options.calls:
+        worker, device = flags.worker_flags(options), drafting(flags.devices(options))
+        found = asyncio.run(validate(options.calls, 4, options.tokens, worker, device, _common.say))
+        _common.finish("tools", asdict(found), quick=options.quick)
+        return int(bool(found.invalid))
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="flexspec-tools-") as scratch:
+        options.server = options.server or llama_server(options.target, Path(scratch))
+        for name, plan in flags.links(options).items():
+            results[name] = asyncio.run(measure(options, name, plan))
+    _common.finish("tools", results, quick=options.quick)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
