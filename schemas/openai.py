@@ -237,7 +237,8 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
         seed: the same seed gives the same text; without it one is drawn.
         stop: strings that end the text and are not shown.
         n: number of answers; their seeds are seed, seed + 1 and so on.
-        structured_outputs: not OpenAI's but vLLM's: form of the answer.
+        response_format: form of the answer, where it is no call.
+        structured_outputs: not OpenAI's but vLLM's: the same.
         guided_json: vLLM's older name of its field json; so are the other guided fields.
         grammar: llama.cpp's name of the field grammar of structured_outputs; so json_schema of json.
         ignore_eos: not OpenAI's; go on to the limit.
@@ -271,6 +272,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     prompt_cache_retention: Any = None
     store: Any = None
     n: Annotated[int, Meta(ge=1, le=128)] = 1
+    response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
@@ -328,7 +330,6 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
         tools: functions that the answer may call.
         tool_choice: none leaves them out of the prompt; required, or a name, has the answer be a call.
         parallel_tool_calls: whether an answer may make several calls.
-        response_format: form of the answer, where it is no call.
         reasoning_effort: accepted, without effect; so is verbosity.
     """
 
@@ -341,7 +342,6 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     functions: Annotated[Any, unsupported(*_EMPTY, why=_OLD)] = None
     function_call: Annotated[Any, unsupported("none", "auto", why=_OLD)] = None
-    response_format: ResponseFormat | None = None
     chat_template: Empty = None
     chat_template_kwargs: Empty = None
     documents: Empty = None

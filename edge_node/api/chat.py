@@ -209,4 +209,7 @@ class OpenAIForm(Form):
 
 
 def _reason(end: End, parser: CallParser) -> openai.FinishReason | None:
-    return "tool_calls" if end.reason == "stop" and parser.calls else end.reason
+    """A stop string within the arguments of a call cuts it as the limit does."""
+    if end.reason != "stop" or not parser.calls:
+        return end.reason
+    return "length" if parser.within else "tool_calls"

@@ -248,7 +248,7 @@ def _forms(
         yield f"guided_{kind}", kind, getattr(asked, f"guided_{kind}")
     yield "json_schema", "json", asked.json_schema
     yield "grammar", "grammar", asked.grammar
-    answer = asked.response_format if isinstance(asked, openai.ChatCompletionRequest) else None
+    answer = asked.response_format
     if answer is None:
         return
     if answer.type == "json_object":

@@ -6,6 +6,7 @@ An API reads a `TextRequest`, and says by a `Form` how its texts look.
 from __future__ import annotations
 
 import asyncio
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from flexspec_mq.errors import FlexSpecError
 
 _JSON = "application/json"
+_NAMES = 1000
+"""Characters of the names of ignored fields at most."""
+_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 IGNORED = "x-flexspec-ignored"
 """Header: fields of the request that were ignored, though they ask for something."""
 
@@ -102,6 +106,11 @@ class TextRequest(ABC):
     choices: int = 1
     ignored: tuple[str, ...] = ()
 
+    @property
+    def ignored_names(self) -> str:
+        """Names of the ignored fields for a header or a line in a log, whatever characters the client gave them."""
+        return _UNPRINTABLE.sub("?", ", ".join(self.ignored))[:_NAMES]
+
     @abstractmethod
     def form(self, texts: Sequence[Completion]) -> Form:
         """The texts as this API shows them."""
@@ -135,7 +144,7 @@ async def reply(
     form = wanted.form(texts)
     headers = {"x-request-id": form.name}
     if wanted.ignored:
-        headers[IGNORED] = ", ".join(wanted.ignored)
+        headers[IGNORED] = wanted.ignored_names
     sender = _Sender(send, settings.send_timeout, was_read)
     work = _stream(form, settings, sender, headers) if wanted.stream else _whole(form, sender, headers)
     await _unless_gone(receive, work)

@@ -146,9 +146,7 @@ async def serve_text(
     """
     key = _key(request, body)
     if wanted.ignored:
-        _log.warning(
-            "fields of a request to %s were ignored: %s", request.url.path, ", ".join(wanted.ignored)
-        )
+        _log.warning("fields of a request to %s were ignored: %s", request.url.path, wanted.ignored_names)
     version = await api.version(wanted.model)
     options = wanted.options(version, api.settings.api_timeout)
     with ExitStack() as reading:

@@ -290,6 +290,11 @@ class CallParser:
         self._state = self._text
         self._depth, self._string, self._escaped = 0, False, False
 
+    @property
+    def within(self) -> bool:
+        """Whether the text stands within the arguments of a call."""
+        return self._state == self._arguments
+
     def push(self, piece: str) -> list[CallEvent]:
         """Add text; returns what has become certain."""
         self._held += piece

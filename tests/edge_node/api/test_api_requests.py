@@ -360,8 +360,7 @@ def test_the_form_of_an_answer_is_read_from_whichever_field_says_it(
 ) -> None:
     expected = Grammar.from_json_schema(form) if isinstance(form, dict) else form
     assert chat(**fields).asked.grammar == expected
-    if "response_format" not in fields:
-        assert completion_request({"prompt": "x", **fields}).asked.grammar == expected
+    assert completion_request({"prompt": "x", **fields}).asked.grammar == expected
     if form is not None:
         assert refused(chat_request, {**HELLO, **fields, "ignore_eos": True}).param == "ignore_eos"
         both = refused(chat_request, {**HELLO, "guided_regex": "x", **fields, "guided_choice": ["x"]})

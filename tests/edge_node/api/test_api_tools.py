@@ -91,6 +91,13 @@ def assembled(stream: bytes) -> dict[str, Any]:
             [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])],
             "length",
         ),
+        (
+            CALLS[:50],
+            "stop",
+            None,
+            [ToolCall("light", LIGHT.arguments[: 50 - len(HERMES.head("light"))])],
+            "length",
+        ),
         (CALLS[:20], "length", "", [], "length"),
         ("", "stop", "", [], "stop"),
     ],
@@ -188,10 +195,11 @@ async def test_what_a_lenient_node_ignores_is_said(
 ) -> None:
     async with served(mosquitto, lenient=True) as api:
         caplog.set_level(logging.WARNING)
+        odd: dict[str, Any] = {"a\r\nb: é": 1}
         for stream in (False, True):
-            answer = await api.chat(max_tokens=3, logit_bias={"5": 1}, colour="red", top_p=1, stream=stream)
-            assert answer.headers["x-flexspec-ignored"] == "logit_bias, colour"
-            assert "logit_bias, colour" in caplog.text
+            answer = await api.chat(max_tokens=3, logit_bias={"5": 1}, stream=stream, **odd)
+            assert answer.headers["x-flexspec-ignored"] == "logit_bias, a??b: ?"
+            assert "logit_bias, a??b: ?" in caplog.text
             caplog.clear()
         assert "x-flexspec-ignored" not in (await api.chat(max_tokens=3, logit_bias={})).headers
 
