@@ -80,9 +80,11 @@ class ToolCall(NamedTuple):
 class ToolFormat:
     """Form of a call in a target's text: ``BEGIN{"name": NAME, KEY: ARGUMENTS}END``.
 
+    Where an answer is free to be text, it may also begin with a call as JSON alone, as small models write it.
+
     Attributes:
-        trigger: beginning of a call that free text cannot have.
-        between: text between two calls; None is for a single call, which is the whole text.
+        trigger: beginning of a call that free text cannot have; empty where a call is JSON alone.
+        between: text between two calls; None is for a single call.
         native: whether the target's template writes tools, calls and results; else `prompt` does.
         marks: whether the trigger and the end are tokens of their own, by which no other spelling is meant.
     """
@@ -95,6 +97,11 @@ class ToolFormat:
     native: bool = False
     marks: bool = False
 
+    @property
+    def bare(self) -> ToolFormat:
+        """A call as JSON alone."""
+        return ToolFormat("", self.key, "", "", self.between)
+
     def head(self, name: str) -> str:
         """A call as far as its arguments."""
         return f'{self.begin}{{"name": "{name}", "{self.key}": '
@@ -106,7 +113,7 @@ class ToolFormat:
 
 HERMES = ToolFormat()
 """The form of Hermes 2 Pro and Qwen 2.5; that of every target whose template has none that is known here."""
-LLAMA = ToolFormat("", "parameters", "", '{"name": "', None, native=True)
+LLAMA = ToolFormat("", "parameters", "", "", None, native=True)
 """JSON alone, as Llama 3's template writes it: a single call, without text before it."""
 
 
@@ -176,7 +183,7 @@ class ToolUse:
         Raises:
             UsageError: calls in this form cannot be told from such texts.
         """
-        if content is not None and not self.required and form.between is None:
+        if content is not None and not self.required and not form.trigger:
             raise UsageError(
                 "this target writes calls as bare JSON, so that an answer in a form of its own could be one",
                 hint="have a tool be required, or leave the form of the answer out",
@@ -192,11 +199,11 @@ class ToolUse:
                 for at, tool in enumerate(tools)
             ),
         ]
-        more = ""
-        if self.parallel and form.between is not None:
-            more = f" more{{0,{MAX_CALLS - 1}}}"
-            rules.append(f"more: {_quoted(form.between)} {named} call")
-        calls = f"call{more}"
+        several = form.between if self.parallel else None
+        calls, bare = "call", "bare"
+        if several is not None:
+            calls, bare = (f"{first} {first}_more{{0,{MAX_CALLS - 1}}}" for first in ("call", "bare"))
+            rules.append(f"call_more: {_quoted(several)} {named} call")
         grammars: list[dict[str, Any]] = [
             json_part(tool.schema, name=f"args_{at}") for at, tool in enumerate(tools)
         ]
@@ -206,14 +213,20 @@ class ToolUse:
             grammars += content.parts("content")
             rules.insert(0, f"start: @content | {named} {calls}")
         else:
-            # A lazy lexeme ends as soon as it can, so that no text has the trigger in it.
-            before = "" if form.between is None else "TEXT "
-            opened = [f"opened {calls}", *([f"TEXT {named} {calls}"] if form.marks else [])]
+            # A lazy lexeme ends as soon as it can: no text has the trigger in it, or begins with a call.
+            opened = [f"opened {calls}"] if form.trigger else []
+            opened += [f"TEXT {named} {calls}"] if form.marks else []
+            heads = [_quoted(form.bare.head(tool.name)) for tool in tools]
             rules[:0] = [
-                f"start: {' | '.join(['TEXT', *opened])}",
+                f"start: {' | '.join(['TEXT', bare, *opened])}",
                 f"TEXT: /{_ANY}/",
-                f"opened[lazy]: {before}{_quoted(form.trigger)}",
+                *([f"opened[lazy]: TEXT {_quoted(form.trigger)}"] if opened else []),
+                f"bare: ({' | '.join(f'bare_{at} @args_{at}' for at in range(len(tools)))}) {_quoted('}')}",
+                *(f"bare_{at}[lazy]: {head}" for at, head in enumerate(heads)),
             ]
+            if several is not None:
+                again = " | ".join(f"{head} @args_{at}" for at, head in enumerate(heads))
+                rules.append(f"bare_more: {_quoted(several)} ({again}) {_quoted('}')}")
         return Grammar.from_parts([{"name": "text", "lark_grammar": "\n".join(rules)}, *grammars])
 
     def prompt(self) -> str:
@@ -284,7 +297,9 @@ class CallParser:
         self.calls: list[ToolCall] = []
         self._form = form
         self._required = use is not None and use.required
-        self._heads = {} if use is None else {form.head(tool.name): tool.name for tool in use.callable}
+        tools = () if use is None else use.callable
+        self._heads = {form.head(tool.name): tool.name for tool in tools}
+        self._bare = {form.bare.head(tool.name): tool.name for tool in tools}
         self._held = ""
         self._at = 0  # characters before those
         self._state = self._text
@@ -306,30 +321,44 @@ class CallParser:
     def finish(self) -> list[CallEvent]:
         """The text is over: what was held back, but for the beginning of a call."""
         held, self._held = self._held, ""
-        call = self.calls or self._required or self._form.trigger in held
+        trigger = self._form.trigger
+        call = self.calls or self._required or (trigger and trigger in held)
         return [Content(held, self._at)] if held and not call else []
 
     def _text(self, events: list[CallEvent]) -> bool:
         """Read free text, or what is between calls, as far as the head of a call; whether to go on."""
         form, held = self._form, self._held
-        if not self._heads or (form.between is None and self._at):
+        if not self._heads:
+            return self._content(len(held), events)
+        if not self._at or (self.calls and not form.trigger and form.between is not None):
+            begin = len(held) - len(held.lstrip()) if self.calls else 0
+            if (head := self._head(self._bare, begin)) is not None:
+                return self._begins(begin, head, form.bare, events)
+        if not form.trigger:
             return self._content(len(held), events)
         begin = held.find(form.trigger)
-        if begin < 0 or (form.between is None and begin):
-            overlap = _overlap(held, form.trigger) if form.between is not None else 0
-            if form.between is None and form.trigger.startswith(held):
-                return False
-            return self._content(len(held[: len(held) - overlap].rstrip()), events)
-        head = next((head for head in self._heads if held.startswith(head[: len(held) - begin], begin)), None)
-        if head is None:  # no call, whatever it looks like
-            self._content(begin + len(form.trigger), events)
-            return True
-        self._content(len(held[:begin].rstrip()), events)
-        if len(held) - begin < len(head):
+        if begin < 0:
+            return self._content(len(held[: len(held) - _overlap(held, form.trigger)].rstrip()), events)
+        if (head := self._head(self._heads, begin)) is not None:
+            return self._begins(begin, head, form, events)
+        self._content(begin + len(form.trigger), events)  # no call, whatever it looks like
+        return True
+
+    def _head(self, heads: Iterable[str], begin: int) -> str | None:
+        """The head with which the held text goes on from there, as far as it has come."""
+        come = len(self._held) - begin
+        return next((head for head in heads if self._held.startswith(head[:come], begin)), None)
+
+    def _begins(self, begin: int, head: str, form: ToolFormat, events: list[CallEvent]) -> bool:
+        """Read the head of a call, once it is there."""
+        come = len(self._held) - begin
+        self._content(len(self._held[:begin].rstrip()), events)
+        if come < len(head):
             return False
         self._take(self._held.index(head) + len(head))
-        self.calls.append(ToolCall(self._heads[head], ""))
-        events.append(CallBegins(len(self.calls) - 1, self._heads[head]))
+        self._form, name = form, (self._heads | self._bare)[head]
+        self.calls.append(ToolCall(name, ""))
+        events.append(CallBegins(len(self.calls) - 1, name))
         self._state = self._arguments
         return True
 

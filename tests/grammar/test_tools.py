@@ -140,10 +140,14 @@ def test_a_grammar_allows_what_the_choice_does(form: ToolFormat, text: str, allo
         .replace("{1}", form.call(TIME))
         .replace("{0", form.call(CITY)[:-3])
     )
-    if form is LLAMA:  # a single call, and nothing else; all other texts are free
-        allowed = allowed - {"required", "named"} if text not in ("{0}", "{1}") else allowed
-        allowed = set() if written.startswith(form.trigger) and text not in ("{0}", "{1}") else allowed
+    if form is LLAMA and text == "{0}\n{1}":  # a single call, and nothing else
+        allowed = set()
     assert {name for name, use in USES.items() if taken(use.grammar(form), written, form.marks)} == allowed
+    if text != "Let me look.\n{0}":
+        bare = text.replace("{0}", form.bare.call(CITY)).replace("{1}", form.bare.call(TIME))
+        bare = bare.replace("{0", form.bare.call(CITY)[:-1])
+        free = (allowed & {"auto", "one"}) if form is not LLAMA else allowed
+        assert {name for name, use in USES.items() if taken(use.grammar(form), bare, form.marks)} == free
 
 
 @pytest.mark.parametrize("form", [HERMES, MARKS, LLAMA])
@@ -155,7 +159,8 @@ def test_arguments_and_names_are_those_of_the_tools(form: ToolFormat) -> None:
         ToolCall("weather", '{"city": 3}'),
         ToolCall("weather", '{"city": "x", "made": "up"}'),
     ):
-        for use in USES.values():
+        uses = [use for use in USES.values() if use.required or form.trigger or call.name != "other"]
+        for use in uses:
             assert not taken(use.grammar(form), form.call(call), form.marks), call
     content = Grammar.from_json_schema(
         {"type": "object", "properties": {"z": {"type": "integer"}}, "required": ["z"]}
@@ -172,7 +177,7 @@ def test_arguments_and_names_are_those_of_the_tools(form: ToolFormat) -> None:
 
 
 @given(
-    form=st.sampled_from([HERMES, LLAMA]),
+    form=st.sampled_from([HERMES, HERMES.bare, LLAMA]),
     before=st.text(st.sampled_from('a <>{}"\n\\tool_ca/'), max_size=30),
     calls=st.lists(
         st.builds(
@@ -189,14 +194,16 @@ def test_arguments_and_names_are_those_of_the_tools(form: ToolFormat) -> None:
 def test_any_cut_of_a_text_gives_the_same_calls(
     form: ToolFormat, before: str, calls: list[ToolCall], data: st.DataObject
 ) -> None:
+    if not form.trigger:
+        before = "" if calls else before
     if form is LLAMA:
-        before, calls = ("", calls[:1]) if calls else (before, [])
+        calls = calls[:1]
     text = before + ("\n" if calls and before else "") + "\n".join(form.call(call) for call in calls)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=8)))
     parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     events = read(form, USES["auto"], parts)
     assert events == read(form, USES["auto"], list(text)) == read(form, USES["auto"], [text])
-    if form.trigger not in before:
+    if not any(mark in before for mark in (HERMES.trigger, '{"')):
         shown = before.rstrip() if calls else before
         assert events == ([Content(shown, 0)] if shown else []) + told(*calls)
     assert read(form, None, parts) == ([Content(text, 0)] if text else [])
