@@ -88,7 +88,7 @@ class AnswerPiece(msgspec.Struct, frozen=True, kw_only=True):
     done: Literal[False] = False
 
 
-class AskErrorBody(msgspec.Struct, frozen=True, kw_only=True):
+class AskErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Why there is no text; codes are those of the HTTP API.
 
     Attributes:

@@ -9,6 +9,7 @@ import queue
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import aiomqtt
@@ -95,23 +96,29 @@ def _read(message: Any) -> Message:
 
 
 class Asker:
-    """A client of paho's own, on its own thread."""
+    """A client of paho's own, on its own thread; with the folder that it was handed out it comes over TLS."""
+
+    host = "127.0.0.1"
 
     def __init__(
-        self, broker: PrivateBroker, user: str = "anybody", *, five: bool = True, **how: Any
+        self, at: int | PrivateBroker, user: str = "anybody", *, five: bool = True, bundle: Path | None = None
     ) -> None:
         self.user = user
         self._got: queue.SimpleQueue[Message] = queue.SimpleQueue()
         version = MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311
-        name = how.pop("client_id", f"asker-{next(_numbers)}-{user}")
-        self.client = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=version, **how)
-        if user != "anybody":
+        name = f"asker-{next(_numbers)}-{user}"
+        self.client = paho.Client(CallbackAPIVersion.VERSION2, name, protocol=version)
+        if bundle is not None:
+            self.host = "localhost"
+            self.client.tls_set(str(bundle / "ca.crt"))
+            self.client.username_pw_set(user, (bundle / "password").read_text().strip())
+        elif user != "anybody":
             self.client.username_pw_set(user, f"of-{user}")
         self.client.on_message = lambda _client, _data, message: self._got.put(_read(message))
-        self.port = broker.port
+        self.port = at if isinstance(at, int) else at.port
 
     async def __aenter__(self) -> Self:
-        await asyncio.to_thread(self.client.connect, "127.0.0.1", self.port)
+        await asyncio.to_thread(self.client.connect, self.host, self.port)
         self.client.loop_start()
         await self.listen(f"f1/answer/{self.user}/#")
         return self
