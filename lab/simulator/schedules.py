@@ -85,7 +85,7 @@ def build(rng: random.Random, *, flips: float) -> World:
         prefix_life=rng.choice((2.0, 30.0)),
         lease=rng.choice((3, 30)),
     )
-    target = FakeTarget(flips=flips, rng=random.Random(rng.random()))
+    target = FakeTarget(flips=flips, rng=random.Random(rng.random()), forced=rng.choice((0.0, 0.0, 0.5)))
     forward = rng.choice(((0.02, 0.001), (0.05, 0.001), (0.4, 0.02)))
     reading = rng.choice((None, None, 1, 3))
     world = World(rng, target, link, rng.randint(1, 3), config, forward, reading)

@@ -26,7 +26,7 @@ from flexspec_mq.protocol.effects import (
     WorkerEffect,
 )
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.protocol.worker.types import VersionFacts, WorkerConfig, WorkItem
+from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from lab.simulator.clock import SimulatedClock
 from schemas.messages import Error, Identity, Open, Verdict
 
@@ -55,12 +55,31 @@ class FakeTarget:
         eos_every: number of tokens of which one ends the text.
         flips: share of forwards in which a position may come out differently.
         rng: random numbers of the flips.
+        forced: share of prefixes behind which a grammar allows one token only.
     """
 
     eos_every: int = 60
     flips: float = 0.0
     rng: random.Random = field(default_factory=lambda: random.Random(0))
     decided: set[tuple[int, ...]] = field(default_factory=set)
+    forced: float = 0.0
+
+    def forces(self, seed: int, prefix: Sequence[int]) -> bool:
+        """Whether both sides know the token after `prefix` without any model."""
+        return _hash("forced", seed, tuple(prefix)) % 1000 < 1000 * self.forced
+
+    def run(self, item: WorkItem, tokens: Sequence[int]) -> tuple[int, ...]:
+        """Forced tokens behind an item's context and what was decided, up to the end of the text."""
+        seed, prefix, out = item.identity.seed, (*item.context, *tokens), list[int]()
+        ended = bool(tokens) and tokens[-1] == EOS and not item.identity.ignore_eos
+        while (
+            not ended and self.forces(seed, prefix) and len(prefix) < item.prompt_length + item.identity.limit
+        ):
+            out.append(self.token(seed, prefix))
+            prefix = (*prefix, out[-1])
+            ended = out[-1] == EOS and not item.identity.ignore_eos
+            self.decided.add(prefix)
+        return tuple(out)
 
     def token(self, seed: int, prefix: Sequence[int]) -> int:
         """The token after `prefix`, without flips."""
@@ -335,9 +354,13 @@ class World:
             if self.rng.random() < self.early_stops:
                 self.edge(cell, cell.machine.draft_stopped(start, digest, self.now))
                 return
-            token = draft_token(self.target, cell.request.identity.seed, context, cell.accuracy)
-            doubt = _hash("doubt", context) % 1000 / 1000 if self.doubts else 0.0
-            self.edge(cell, cell.machine.drafted(start, digest, DraftToken(token, 1 - doubt), self.now))
+            seed = cell.request.identity.seed
+            if self.target.forces(seed, context):
+                drafted = DraftToken(self.target.token(seed, context), 1.0, "grammar")
+            else:
+                doubt = _hash("doubt", context) % 1000 / 1000 if self.doubts else 0.0
+                drafted = DraftToken(draft_token(self.target, seed, context, cell.accuracy), 1 - doubt)
+            self.edge(cell, cell.machine.drafted(start, digest, drafted, self.now))
 
         self.at(cell.draft_time, done)
 
@@ -434,10 +457,13 @@ class World:
                 if host.pending.get(item.key) is item:
                     del host.pending[item.key]
             for item, draft in zip(items, drafts, strict=True):
-                tokens = self.target.forward(item, draft)
-                host.cached[item.key] = len(item.context) + len(tokens) - 1
-                queue = max(0, round(1000 * (began - item.waiting_since)))
-                self._worker(host, host.machine.result(item, tokens, queue, round(1000 * took), self.now))
+                forced = self.target.run(item, ())  # known without a forward
+                tokens = () if forced else self.target.forward(item, draft)
+                host.cached[item.key] = max(0, len(item.context) + len(tokens) - 1)
+                forced = forced or self.target.run(item, tokens)
+                queue, ms = max(0, round(1000 * (began - item.waiting_since))), round(1000 * took)
+                rows = DraftRows(forced=len(forced))
+                self._worker(host, host.machine.result(item, tokens + forced, queue, ms, self.now, rows))
             self._compute(host)
 
         self.at(took, done)

@@ -69,7 +69,8 @@ class Schedule(RuleBasedStateMachine):
         config = WorkerConfig(
             worker="w", versions=held(512), capacity=capacity, lease=10, prefixes=capacity, prefix_life=15.0
         )
-        target = FakeTarget(eos_every=25, flips=self.flips, rng=random.Random(seed))
+        forced = 0.5 if seed % 3 == 0 else 0.0
+        target = FakeTarget(eos_every=25, flips=self.flips, rng=random.Random(seed), forced=forced)
         self.world = Mailroom(rng, target, Link(rng), workers, config, (0.02, 0.001))
         self.world.cuts = 0.3 if seed % 2 else 0.0
         self.world.mail = []

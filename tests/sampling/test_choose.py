@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +77,28 @@ def test_it_chooses_what_a_full_sort_chooses(
     if near_the_border(logits, params):
         return
     assert choose(logits, params, position) == slow_choose(logits, params, position)
+
+
+@settings(max_examples=150, deadline=None)
+@given(LOGITS, TEMPERATURES, TOP_K, TOP_P, st.integers(0, 5000), st.randoms(use_true_random=False))
+def test_a_mask_leaves_its_ids_and_their_noise(
+    logits: Logits, temperature: float, top_k: int, top_p: float, position: int, rng: random.Random
+) -> None:
+    """Top-k and top-p count what is allowed only."""
+    params = SamplingParams(temperature, top_k, top_p, 3)
+    allowed = np.array([rng.random() < 0.4 for _ in logits])
+    allowed[rng.randrange(len(logits))] = True
+    ids = np.flatnonzero(allowed)
+    if near_the_border(logits[ids], params):
+        return
+    noise = gumbel_of(words(3, position, len(logits)))[ids]
+    kept = range(len(ids)) if not temperature else slow_keep(logits[ids], params)
+    score = (
+        (lambda i: float(logits[ids[i]]) / temperature + noise[i])
+        if temperature
+        else lambda i: logits[ids[i]]
+    )
+    assert choose(logits, params, position, allowed) == ids[max(kept, key=lambda i: (score(i), -i))]
 
 
 @settings(max_examples=150, deadline=None)
