@@ -9,8 +9,6 @@ import msgspec
 from msgspec import UNSET
 
 from edge_node.api.sending import Form, TextRequest
-from edge_node.completion.options import ToolError
-from flexspec_mq.errors import GrammarError
 from flexspec_mq.grammar.tools import CallArguments, CallBegins, Content
 from schemas import openai
 
@@ -19,7 +17,6 @@ if TYPE_CHECKING:
 
     from edge_node.api.errors import ApiError
     from edge_node.completion.completion import Completion, End
-    from flexspec_mq.errors import FlexSpecError
     from flexspec_mq.grammar.tools import CallEvent, CallParser
 
 DONE = b"data: [DONE]\n\n"
@@ -90,7 +87,7 @@ class OpenAIForm(Form):
     """A completion, or a chat completion."""
 
     def __init__(self, texts: Sequence[Completion], wanted: OpenAIRequest) -> None:
-        super().__init__(texts, wanted.prompt_field)
+        super().__init__(texts, wanted.prompt_field, wanted.shaped_by)
         self._wanted = wanted
         self.name = ("chatcmpl-" if wanted.chat else "cmpl-") + texts[0].id
         self._parsers: dict[int, CallParser] = {}
@@ -150,13 +147,6 @@ class OpenAIForm(Form):
     def broken(self, error: ApiError) -> bytes:
         """An event in place of the mark of the end; OpenAI's client raises it."""
         return event(error.body())
-
-    def failed(self, error: FlexSpecError) -> ApiError:
-        """An error with the field that is to blame."""
-        told = super().failed(error)
-        if isinstance(error, GrammarError):
-            told.param = "tools" if isinstance(error, ToolError) else self._wanted.shaped_by
-        return told
 
     def _parser(self, at: int) -> CallParser:
         if at not in self._parsers:

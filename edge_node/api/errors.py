@@ -7,13 +7,14 @@ from collections.abc import Callable
 import msgspec
 from starlette.responses import Response
 
-from edge_node.completion.options import PromptError, PromptTooLong
+from edge_node.completion.options import PromptError, PromptTooLong, ToolError
 from edge_node.completion.store import KeyReused, TooManyTexts
 from edge_node.fleet.models import NoCatalogue
 from flexspec_mq.catalogue.naming import NoSuchVersion
 from flexspec_mq.errors import (
     Cancelled,
     FlexSpecError,
+    GrammarError,
     LinkError,
     RemoteProtocolError,
     TimeIsOver,
@@ -105,19 +106,19 @@ _SAID: dict[type[FlexSpecError], tuple[int, str, int | None]] = {
 }
 
 
-def api_error(error: FlexSpecError, prompt: str | None = None) -> ApiError:
+def api_error(error: FlexSpecError, prompt: str | None = None, shaped_by: str | None = None) -> ApiError:
     """The answer to a client about an error of ours.
 
     Args:
         error: error of a text.
         prompt: field that holds the prompt, for errors of that.
+        shaped_by: field that says the form of the answer.
     """
     if isinstance(error, ApiError):
         return error
     status, code, retry_after = next(answer for kind, answer in _SAID.items() if isinstance(error, kind))
     if isinstance(error, TooManyTexts):
         retry_after = error.retry_after
-    param = (
-        prompt if isinstance(error, PromptError) else "model" if isinstance(error, NoSuchVersion) else None
-    )
+    blamed = {PromptError: prompt, NoSuchVersion: "model", ToolError: "tools", GrammarError: shaped_by}
+    param = next((field for kind, field in blamed.items() if isinstance(error, kind)), None)
     return ApiError(status, error.message, code=code, param=param, retry_after=retry_after, hint=error.hint)

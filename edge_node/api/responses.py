@@ -325,7 +325,8 @@ class ResponsesForm(Form):
     """A text as a response, or as its events."""
 
     def __init__(self, texts: Sequence[Completion], wanted: ResponsesTextRequest) -> None:
-        super().__init__(texts, "input")
+        free = wanted.said.text.format.type == "text"
+        super().__init__(texts, "input", "tools" if free else "text.format")
         (self._text,) = texts
         self._wanted = wanted
         self._output = Output(self._text.id)

@@ -39,6 +39,7 @@ class Form(ABC):
     Args:
         texts: the texts.
         prompt: field of the request that holds the prompt.
+        shaped_by: field that says the form of the answer; None where none does.
 
     Attributes:
         kind: content type of a stream.
@@ -48,9 +49,9 @@ class Form(ABC):
     kind: ClassVar[str] = "text/event-stream; charset=utf-8"
     name: str
 
-    def __init__(self, texts: Sequence[Completion], prompt: str) -> None:
+    def __init__(self, texts: Sequence[Completion], prompt: str, shaped_by: str | None = None) -> None:
         self.texts = texts
-        self._prompt = prompt
+        self._fields = prompt, shaped_by
 
     @abstractmethod
     def whole(self, ends: Sequence[End]) -> bytes:
@@ -83,7 +84,7 @@ class Form(ABC):
 
     def failed(self, error: FlexSpecError) -> ApiError:
         """A text's error as this API tells it."""
-        return api_error(error, self._prompt)
+        return api_error(error, *self._fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

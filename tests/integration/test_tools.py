@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import defaultdict
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import pytest_asyncio
-from openai import AsyncOpenAI, BadRequestError
+from openai import AsyncOpenAI, BadRequestError, pydantic_function_tool
+from pydantic import BaseModel
 
 from broker.launcher import PrivateBroker
 from edge_node.api.requests import chat_request
@@ -182,4 +184,83 @@ async def test_forms_that_cannot_be_followed(
     for stream in (False, True):
         with pytest.raises(BadRequestError, match=re.escape(words)) as raised:
             await client.chat.completions.create(**ASKED, **form, stream=stream)
+        assert raised.value.param == param
+
+
+FUNCTIONS: list[Any] = [{"type": "function", "strict": True, **tool["function"]} for tool in TOOLS]
+RESPOND: dict[str, Any] = {
+    "model": "base", "input": "Turn on the light in the kitchen.", "max_output_tokens": LIMIT, "tools": FUNCTIONS,
+    "top_p": 1,
+}  # fmt: skip
+
+
+class Light(BaseModel):
+    room: Literal["kitchen", "bath", "hall"]
+    brightness: int
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "name": "turn_on_light"}])
+async def test_responses_are_the_same_texts(client: AsyncOpenAI, choice: Any, temperature: float) -> None:
+    asked = {**RESPOND, "tool_choice": choice, "temperature": temperature}
+    more: dict[str, Any] = {"extra_body": {"top_k": 0, "seed": 3}}
+    whole = await client.responses.create(**asked, **more)
+    named = {"type": "function", "function": {"name": "turn_on_light"}}
+    expected = reference(
+        SamplingParams(temperature, 0, 1.0, 3), tool_choice=choice if isinstance(choice, str) else named
+    )
+    assert (whole.output_text, called(whole)) == expected
+    events = [event async for event in await client.responses.create(**asked, **more, stream=True)]
+    assert [event.sequence_number for event in events] == [*range(len(events))]
+    last = events[-1].response
+    assert (last.output_text, called(last), last.status) == (*expected, whole.status)
+    deltas: dict[int, str] = defaultdict(str)
+    for event in events:
+        if event.type in ("response.function_call_arguments.delta", "response.output_text.delta"):
+            deltas[event.output_index] += event.delta
+    told = [item.arguments if item.type == "function_call" else item.content[0].text for item in last.output]
+    assert [deltas[at] for at in range(len(told))] == told
+
+
+def called(response: Any) -> list[tuple[str, str]]:
+    """Name and arguments of the calls of a response."""
+    return [(item.name, item.arguments) for item in response.output if item.type == "function_call"]
+
+
+async def test_a_result_goes_back_with_and_without_kept_responses(client: AsyncOpenAI) -> None:
+    first = await client.responses.create(
+        **RESPOND, tool_choice="required", parallel_tool_calls=False, temperature=0
+    )
+    (call,) = first.output
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "The light is on."}
+    asked = {**RESPOND, "temperature": 0}
+    kept = await client.responses.create(**{**asked, "input": [result]}, previous_response_id=first.id)
+    question = {"role": "user", "content": RESPOND["input"]}
+    for sent in (call.to_dict(), {"type": "item_reference", "id": call.id}):
+        again = await client.responses.create(**{**asked, "input": [question, sent, result]}, store=False)
+        assert (again.output_text, called(again)) == (kept.output_text, called(kept))
+        assert again.usage.input_tokens == kept.usage.input_tokens > first.usage.input_tokens
+
+
+async def test_openais_client_parses_responses(client: AsyncOpenAI) -> None:
+    asked = {**RESPOND, "max_output_tokens": 200, "tools": [], "text_format": Light}
+    parsed = await client.responses.parse(**asked, extra_body={"seed": 1})
+    assert isinstance(parsed.output_parsed, Light)
+    async with client.responses.stream(**asked, extra_body={"seed": 1}) as stream:
+        async for _ in stream:
+            pass
+        assert (await stream.get_final_response()).output_parsed == parsed.output_parsed
+    calls = await client.responses.parse(
+        **{**RESPOND, "max_output_tokens": 200, "tools": [pydantic_function_tool(Light)]},
+        tool_choice={"type": "function", "name": "Light"},
+    )
+    (call,) = calls.output
+    assert isinstance(call.parsed_arguments, Light)
+    bad = {"format": {"type": "json_schema", "name": "bad", "schema": {"$ref": "#/no"}}}
+    for more, param in (
+        ({"text": bad}, "text.format"),
+        ({"tools": [{**FUNCTIONS[0], "parameters": {"type": "object", "$ref": "#/no"}}]}, "tools"),
+    ):
+        with pytest.raises(BadRequestError, match="/no") as raised:
+            await client.responses.create(**{**RESPOND, **more})
         assert raised.value.param == param
