@@ -30,8 +30,13 @@ _OPEN = {
     "minProperties",
 }
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
-_WITHIN = ("items", "prefixItems", "additionalProperties", "additionalItems", "contains", "anyOf", "oneOf")
+_WITHIN = (
+    "items", "prefixItems", "additionalProperties", "additionalItems", "contains", "anyOf", "oneOf", "allOf", "not",
+    "if", "then", "else",
+)  # fmt: skip
 """Keywords of JSON schema: those that merge, those that say of other properties, and those that hold schemas."""
+_FORMATS = {"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
+"""Formats that llguidance holds texts to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,33 +120,37 @@ class Grammar:
 
 def json_part(schema: Mapping[str, Any], **more: str) -> dict[str, Any]:
     """JSON by a schema, as a part of a grammar."""
-    return {**more, "json_schema": {**closed(schema), "x-guidance": JSON_STYLE}}
+    return {**more, "json_schema": {**fitted(schema), "x-guidance": JSON_STYLE}}
 
 
-def closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A schema without the properties that it neither names nor allows in so many words: models make them up.
+def fitted(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A schema as it is followed: all texts of it are texts of the given one.
 
-    All texts of it are texts of the given one. Schemas that are merged with others stay open.
+    Properties that a schema neither names nor allows in so many words are left out, as models make them up; schemas
+    that are merged with others stay open. A format that no engine knows is an annotation, as JSON schema says.
     """
     made = json.loads(_compact(schema))
-    parts = [made]
-    while parts:
-        part = parts.pop()
+    parts: list[dict[str, Any]] = []
+    within: list[Any] = [made]
+    while within:
+        part = within.pop()
         if isinstance(part, list):
-            parts += part
+            within += part
         elif isinstance(part, dict):
-            named, needed = part.get("properties"), part.get("required", [])
-            if "allOf" in part or (named is not None and part.keys() & _MERGES):
-                return schema
-            whole = (
-                isinstance(named, dict) and isinstance(needed, list) and {*map(str, needed)} <= named.keys()
-            )
-            if whole and not part.keys() & _OPEN:
-                part["additionalProperties"] = False
-            parts += [
-                each for key in _NAMED if isinstance(named := part.get(key), dict) for each in named.values()
-            ]
-            parts += [part[key] for key in _WITHIN if key in part]
+            parts.append(part)
+            maps = [part[keyword] for keyword in _NAMED if isinstance(part.get(keyword), dict)]
+            within += [each for some in maps for each in some.values()]
+            within += [part[keyword] for keyword in _WITHIN if keyword in part]
+    merged = any("allOf" in part or ("properties" in part and part.keys() & _MERGES) for part in parts)
+    for part in parts:
+        if isinstance(part.get("format"), str) and part["format"] not in _FORMATS:
+            del part["format"]
+        if part.get("uniqueItems") is False:
+            del part["uniqueItems"]
+        named, needed = part.get("properties"), part.get("required", [])
+        whole = isinstance(named, dict) and isinstance(needed, list) and {*map(str, needed)} <= named.keys()
+        if whole and not merged and not part.keys() & _OPEN:
+            part["additionalProperties"] = False
     return cast("dict[str, Any]", made)
 
 

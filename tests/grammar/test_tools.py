@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.grammar.grammar import Grammar, closed
+from flexspec_mq.grammar.grammar import Grammar, fitted
 from flexspec_mq.grammar.matcher import GrammarTokenizer
 from flexspec_mq.grammar.tools import (
     HERMES,
@@ -301,5 +301,12 @@ def test_a_schema_is_closed_where_it_does_not_say_otherwise(
 ) -> None:
     before = json.dumps(schema)
     assert taken(Grammar.from_json_schema(schema), open_text) is stays_open
-    assert (closed(schema) == schema) is stays_open
+    assert (fitted(schema) == schema) is stays_open
     assert json.dumps(schema) == before
+
+
+def test_a_format_that_nothing_knows_says_nothing() -> None:
+    for form, text in (("path", "x"), ("int64", "x"), ("date", "2026-11-29")):
+        schema = {"allOf": [{"type": "string", "format": form}], "uniqueItems": False}
+        assert taken(Grammar.from_json_schema(schema), json.dumps(text))
+    assert not taken(Grammar.from_json_schema({"type": "string", "format": "date"}), '"x"')

@@ -208,3 +208,14 @@ async def test_errors_have_the_form_of_their_api(mosquitto: PrivateBroker) -> No
     async with served(mosquitto) as api:
         said(await api.get("/v1/nothing"), 404, "not_found")
         assert (await api.get("/api/nothing")).json() == {"error": "there is no such path"}
+
+
+async def test_workers_that_read_no_grammars_are_told_of(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        for asked in (
+            {"tools": TOOLS},
+            {"response_format": {"type": "json_object"}},
+            {"guided_choice": ["a"]},
+        ):
+            assert "install llguidance" in said(await api.chat(**asked), 503, "no_worker")["message"]
+        assert (await api.chat(max_tokens=2, tools=TOOLS, tool_choice="none")).status_code == 200
