@@ -20,6 +20,7 @@ from edge_node.api.sending import Form, TextRequest
 from edge_node.api.serving import LATEST, json_answer, serve_text
 from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions
 from edge_node.completion.service import Service
+from flexspec_mq import waiting
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.tools import CallEnds, Content, Tool, ToolCall, ToolUse, as_written
 from flexspec_mq.models.text import Turn
@@ -155,8 +156,10 @@ def _grammar(form: str | dict[str, Any] | None) -> Grammar | None:
     return Grammar.from_json_schema(form)
 
 
-def _arguments(parameters: dict[str, Any]) -> dict[str, Any]:
+def _arguments(parameters: dict[str, Any]) -> dict[str, Any] | None:
     """A tool's parameters, with types as JSON schema has them: Ollama's Python client joins several by commas."""
+    if not parameters:
+        return None
     given = parameters.get("properties") or {}
     properties = {
         name: {**schema, "type": schema["type"].split(", ")}
@@ -346,6 +349,7 @@ async def _show(api: Api, request: Request, _send: Send) -> Response:
     _, model = await _asked(api, request)
     version = _version_of(model)
     directory = api.node.directory
+    await directory.wait_until(lambda: directory.status(version) is not None, waiting.STATUS_RETAINED)
     text = await Service(api.node, version, b"", 0.0, lambda _wait: None).text(api.texts.model)
     template, params = text.tokenizer.chat_template, directory.recommended(version)
     tools = any(status.grammar for status in directory.statuses(version))

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
+import ollama
 import pytest
 import pytest_asyncio
 from openai import AsyncOpenAI, BadRequestError, pydantic_function_tool
@@ -73,7 +74,7 @@ async def client(module_mosquitto: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
 
 
 def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str, str]]]:
-    """Content and calls of the text that the target alone writes under the mask."""
+    """Content and calls of the text that the target alone writes under the mask, with our tools or `more` ones."""
     asked = chat_request({**ASKED, "tools": TOOLS, **more})
     use, text = asked.asked.tools, DRAFT.loaded
     assert isinstance(use, ToolUse)
@@ -264,3 +265,34 @@ async def test_openais_client_parses_responses(client: AsyncOpenAI) -> None:
         with pytest.raises(BadRequestError, match="/no") as raised:
             await client.responses.create(**{**RESPOND, **more})
         assert raised.value.param == param
+
+
+async def test_ollama_s_clients_get_the_same(client: AsyncOpenAI) -> None:
+    options = {"num_predict": LIMIT, "temperature": 0.9, "top_k": 0, "top_p": 1, "seed": 3, "num_ctx": 8192}
+    asked: dict[str, Any] = {"model": "base:latest", "messages": ASKED["messages"], "options": options}
+    params = SamplingParams(0.9, 0, 1.0, 3)
+    async with ollama.AsyncClient(str(client.base_url.join("/")), trust_env=False, timeout=PATIENCE) as ask:
+        assert (await ask.show("base")).capabilities == ["completion", "tools"]
+        whole = await ask.chat(**asked, tools=TOOLS)
+        parts = [part async for part in await ask.chat(**asked, tools=TOOLS, stream=True)]
+        made = [call for part in parts for call in part.message.tool_calls or ()]
+        assert made == list(whole.message.tool_calls or ())
+        assert "".join(part.message.content or "" for part in parts) == whole.message.content
+        sent = [ollama.Tool.model_validate(tool).model_dump(exclude_none=True) for tool in TOOLS]
+        content, calls = reference(params, tools=sent)
+        done = [(call.function.name, call.function.arguments) for call in made]
+        complete = calls if whole.done_reason == "stop" else calls[: len(done)]
+        assert (whole.message.content, done) == (content, [(name, json.loads(a)) for name, a in complete])
+        formed = await ask.chat(**asked, format=LIGHT)
+        form: Any = {"type": "json_schema", "json_schema": {"name": "light", "schema": LIGHT}}
+        sampled: dict[str, Any] = {"temperature": 0.9, "top_p": 1, "seed": 3, "extra_body": {"top_k": 0}}
+        same = await client.chat.completions.create(**ASKED, **sampled, response_format=form)
+        assert formed.message.content == same.choices[0].message.content
+        assert (await ask.generate("base", "Give me JSON.", format="json", options=options)).response[
+            0
+        ] == "{"
+        bad = {"type": "object", "properties": {"a": {"type": "nope"}}}
+        for wrong in ({"format": bad}, {"tools": [{"function": {"name": "bad", "parameters": bad}}]}):
+            with pytest.raises(ollama.ResponseError, match="nope") as raised:
+                await ask.chat(**asked, **wrong)
+            assert raised.value.status_code == 400
