@@ -69,7 +69,7 @@ async def validate(
             found.tokens += tokens
             if reason == "length":
                 cut[pair[0].name] += 1
-            elif why := _wrong(reason, made, pair):
+            elif why := why_invalid(reason, made, pair):
                 found.invalid.append(f"call {number}: {why}")
                 say(found.invalid[-1])
             if number % max(1, calls // 20) == 0:
@@ -136,7 +136,7 @@ async def _streamed(answer: Any, tool: str) -> tuple[str, Calls, int]:
     return reason, list(made.values()), tokens
 
 
-def _wrong(reason: str, made: Calls, pair: Sequence[CallableTool]) -> str:
+def why_invalid(reason: str, made: Calls, pair: Sequence[CallableTool]) -> str:
     """Why an answer is no call of these tools; empty where it is one."""
     schemas = {tool.name: tool.parameters for tool in pair}
     if not made:

@@ -1,0 +1,67 @@
+"""The parts of `lab.benchmarks.tools`: what agents are asked with, and verdicts of calls that can be bad."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from edge_node.api.requests import chat_request
+from flexspec_mq.models.text import Turn
+from lab.bench.calls import read_tools
+from lab.bench.figures import Sample
+from lab.bench.measuring import Answered
+from lab.bench.meter import Costs
+from lab.bench.options import build_parser
+from lab.bench.strategies import STREAMING
+from lab.benchmarks.serve.calls import why_invalid
+from lab.benchmarks.tools import CALLS, JSON, workload
+
+OPTIONS = build_parser().parse_args(["--tokens", "99"])
+TOOLS = read_tools()[:2]
+GOOD = json.dumps({"name": "lamp", "domain": ["light"]})
+
+
+def answered(question: int, text: str) -> Answered:
+    found = Sample(question, "", STREAMING, text, 1.0, None, 9, 0, 0, 0, 0, None, None, Costs(None, None))
+    return Answered(None, [found], [], "", 0.0)
+
+
+def test_an_agent_goes_on_from_its_own_calls_that_were_not_cut() -> None:
+    asked = workload(CALLS, [STREAMING], OPTIONS)
+    assert len(asked.questions) == 60
+    for number, (tools, tool) in enumerate(asked.wanted):
+        assert tool in tools
+        request = chat_request(asked.body(asked.questions[number].text, number + 1))
+        assert request.asked.tools is not None
+        assert request.asked.tools.required
+        assert [each.name for each in request.asked.tools.tools] == [each.name for each in tools]
+        turns = [turn for turn in request.prompt if isinstance(turn, Turn)]
+        mine = [at for at in (number - 2, number - 1) if at >= 0 and asked.wanted[at][0] is tools and at % 9]
+        assert [call.name for turn in turns for call in turn.calls] == [f"f{at}" for at in mine]
+        asked.answered.append(answered(number, f'f{number}{{"a": 1' + ("}" if number % 9 else "")))
+
+
+def test_answers_by_schemas_are_asked_for_without_tools() -> None:
+    asked = workload(JSON, [STREAMING], OPTIONS)
+    request = chat_request(asked.body(asked.questions[3].text, 4))
+    assert request.asked.tools is None
+    assert request.asked.grammar is not None
+
+
+@pytest.mark.parametrize(
+    ("reason", "calls", "why"),
+    [
+        ("tool_calls", [("HassTurnOn", GOOD)], ""),
+        ("tool_calls", [("HassTurnOn", GOOD), ("HassTurnOn", "{}")], "name"),
+        ("tool_calls", [("HassTurnOn", GOOD[:-1])], "delimiter"),
+        ("tool_calls", [("get_weather", GOOD)], "no tool"),
+        ("stop", [], "calls nothing"),
+    ],
+)
+def test_a_call_is_judged_by_its_tool_and_arguments(
+    reason: str, calls: list[tuple[str, str]], why: str
+) -> None:
+    found = why_invalid(reason, calls, TOOLS)
+    assert why in found
+    assert bool(found) is bool(why)
