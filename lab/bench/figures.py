@@ -21,7 +21,7 @@ from lab.bench.strategies import STREAMING
 BASES = ("traditional", STREAMING)
 """Strategies that others are shares of."""
 _NOT_COUNTED: Mapping[str, Any] = {
-    **dict.fromkeys(("proposed", "drafted", "accepted", "rounds"), 0),
+    **dict.fromkeys(("proposed", "drafted", "accepted", "rounds", "forced"), 0),
     **dict.fromkeys(("bytes_up", "bytes_down")),
 }
 """Counts of an answer by somebody who is no edge node."""
@@ -44,6 +44,7 @@ class Sample:
         bytes_up, bytes_down: payload of messages; None where there are none.
         costs: bytes, processor time and forwards meanwhile.
         energy_j: joules of the device, modelled; None where nobody wanted to know.
+        forced: tokens that a grammar left no choice for.
     """
 
     question: int
@@ -61,6 +62,7 @@ class Sample:
     bytes_down: int | None
     costs: Costs
     energy_j: float | None = None
+    forced: int = 0
 
     @classmethod
     def of_answer(
@@ -85,6 +87,7 @@ class Sample:
             own["bytes_down"],
             costs,
             own.get("energy_j"),
+            own.get("forced", 0),
         )
 
 
@@ -119,6 +122,7 @@ def figures(samples: Sequence[Sample]) -> dict[str, Any]:
         "median_first_s": float(np.median(first)) if first else None,
         "tokens_per_s": tokens / float(seconds.sum()),
         "tokens_per_round": tokens / rounds if rounds else None,
+        "forced": sum(sample.forced for sample in samples) / tokens if tokens else None,
         "acceptance": sum(sample.accepted for sample in samples) / drafted if drafted else None,
         "bytes_up": _mean([sample.bytes_up for sample in samples]),
         "bytes_down": _mean([sample.bytes_down for sample in samples]),

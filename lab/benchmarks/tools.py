@@ -164,7 +164,7 @@ async def measure(options: Namespace, name: str, plan: LinkPlan | None) -> dict[
 
 def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
     heads = [
-        "", "answers", "tokens", "a round", "forwards/token", "first, s", "s",
+        "", "answers", "tokens", "forced", "a round", "forwards/token", "worker ms/token", "first, s", "s",
         f"share of {STREAMING}", "IP bytes", "share",
     ]  # fmt: skip
     rows = []
@@ -172,12 +172,16 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
         shares = one.get(f"of_{STREAMING}", {})
         rows.append(
             [
-                name, one["answers"], one["tokens"] / one["answers"], one["tokens_per_round"],
-                one["forwards_per_token"], one["median_first_s"], one["mean_s"][0],
+                name, one["answers"], one["tokens"] / one["answers"], one["forced"], one["tokens_per_round"],
+                one["forwards_per_token"], _ms(one["worker_s_per_token"]), one["median_first_s"], one["mean_s"][0],
                 _shown(shares.get("total")), (one["bytes"] or [None])[0], _shown(shares.get("bytes")),
             ]
         )  # fmt: skip
     return _common.table(heads, rows)
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else 1000 * seconds
 
 
 def _shown(ends: Sequence[float | None] | None) -> str | None:
