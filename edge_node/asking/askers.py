@@ -1,9 +1,8 @@
-"""How much each user may ask: a token bucket of asks, texts at a time, answers that are kept."""
+"""How much a user may ask: a token bucket of asks, texts at a time, answers that are kept."""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -12,11 +11,10 @@ from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from edge_node.asking.settings import AskSettings
 
-_MOST_USERS = 1024
 _WAITING = 4
 """Asks at a time of a user, for each of its texts; the others wait."""
 
@@ -107,24 +105,3 @@ class Asker:
             retry_after=1,
             hint="an ask with `wait` waits for its turn",
         )
-
-
-class Askers:
-    """All users who ask; of more than can be remembered, those that were idle for longest are forgotten.
-
-    Args:
-        settings: bounds of each.
-        clock: seconds.
-    """
-
-    def __init__(self, settings: AskSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings = settings
-        self._clock = clock
-        self._known = ExpiringMap[str, Asker](most=_MOST_USERS)
-
-    def of(self, user: str) -> Asker:
-        """A user, as the newest."""
-        now = self._clock()
-        asker = self._known.pop(user) or Asker(self._settings, now)
-        self._known.put(user, asker, now)
-        return asker

@@ -16,12 +16,12 @@ from msgspec import UNSET
 
 import flexspec_mq
 from edge_node.api.errors import ApiError
-from edge_node.asking.askers import Askers
+from edge_node.asking.askers import Asker
 from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
 from edge_node.asking.request import AskReader
 from edge_node.completion.store import TooManyTexts
 from flexspec_mq import topics, waiting
-from flexspec_mq.daemon.expiring import LogThrottle
+from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.daemon.tasks import ended, running
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkError, PublishRefused
 from flexspec_mq.grammar.tools import Content
@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 
     from edge_node.api.chat import OpenAIRequest
     from edge_node.api.serving import Api
-    from edge_node.asking.askers import Asker
     from edge_node.asking.request import AskedText, Reply
     from edge_node.asking.settings import AskSettings
     from edge_node.completion.completion import Completion, IdempotencyKey
     from edge_node.completion.generator import Figures
     from flexspec_mq.transport.link import Link, LinkFactory
 
+_MOST_USERS = 1024
+"""Users that are remembered; of more, those that were idle for longest are forgotten."""
 _log = logging.getLogger(__name__)
 
 
@@ -104,7 +105,7 @@ class Asks:
             inbound_bytes=2**22,
             inbound_queue=settings.max_asks,
         )
-        self._askers = Askers(settings)
+        self._askers = ExpiringMap[str, Asker](most=_MOST_USERS)
         self._answering: dict[str, _Answering] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._throttle = LogThrottle()
@@ -143,7 +144,9 @@ class Asks:
         user = topics.asker_of(inbound.topic, self._node.name)
         if user is None or (inbound.retain and not inbound.payload):
             return
-        now, asker = time.monotonic(), self._askers.of(user)
+        now = time.monotonic()
+        asker = self._askers.pop(user) or Asker(self._settings, now)
+        self._askers.put(user, asker, now)
         refusal = None
         if len(self._tasks) >= self._settings.max_asks or not asker.take(now):
             self._api.refusals.note(f"{user} by MQTT", "too_many_asks", "it asks more than it may")
@@ -200,6 +203,8 @@ class Asks:
     async def _read(self, link: Link, asked: AskedText, answering: _Answering) -> None:
         """Have the text written, or find it under its key, and send it."""
         api, until = self._api, time.monotonic() + asked.patience
+        if asked.wanted.ignored:
+            _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.wanted.ignored))
         options = asked.wanted.options(await api.version(asked.wanted.model), api.settings.api_timeout)
         while True:
             try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,17 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from broker.launcher import PrivateBroker
+from broker.settings import BrokerSettings
+from edge_node.asking.asks import Asks
+from edge_node.asking.settings import AskSettings
 from flexspec_mq import waiting
+from flexspec_mq.errors import LinkRefused
+from flexspec_mq.transport.arguments import LinkOptions
+from flexspec_mq.transport.base import Inbound
+from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.properties import ReplyProperties, packed, reply_properties
 from tests.daemons import PATIENCE, until, worker_at
-from tests.edge_node.api.served import alone, links_to, waiting_engine
+from tests.edge_node.api.served import alone, links_to, served, waiting_engine
 from tests.edge_node.asking.asked import AioAsker, Asker, Message, asked, assembled
 
 ASK = {"prompt": "hello", "seed": 7, "max_tokens": 40, "ignore_eos": True}
@@ -237,6 +246,42 @@ async def test_an_answer_waits_for_the_broker_on_which_it_was_asked(
             messages, _ = await answer_to(asker)
             assert assembled(messages) == TEXT
         assert len({prompt for batch in engine.batches for prompt in batch}) == 1
+
+
+async def test_a_lenient_node_says_what_it_ignored(mosquitto: PrivateBroker) -> None:
+    async with asked(mosquitto, lenient=True) as node, Asker(mosquitto) as asker:
+        await asker.publish(f"f1/ask/{node.edge}", {**ASK, "logit_bias": {"5": 1}, "colour": 1})
+        body = (await asker.message())[1]
+        assert (body["text"], body["ignored"]) == (TEXT, ["logit_bias", "colour"])
+
+
+async def test_another_broker_over_tls_by_its_settings(
+    tls_mosquitto: PrivateBroker, mosquitto: PrivateBroker, tmp_path: Path
+) -> None:
+    """As the settings name it; a node whose broker turns it away for good ends, and does not go on unasked."""
+    (tmp_path / "password").write_text("wrong\n")
+    assert tls_mosquitto.settings.tls is not None
+    at: dict[str, Any] = {
+        "ask_broker": f"127.0.0.1:{tls_mosquitto.port}",
+        "ask_tls_ca": tls_mosquitto.settings.tls.ca,
+    }
+    settings = AskSettings(mqtt_ask=True, **at)
+    async with served(mosquitto) as node:
+        link = settings.link(node.node.name, LinkOptions(username="not there"))
+        async with Asks(node.api, settings, mqtt_link, link).running() as running:
+            async with mqtt_link(replace(link, client_id="reads")) as reader:
+                await reader.subscribe(f"f1/a/{node.node.name}")
+                async for event in reader.events():
+                    if isinstance(event, Inbound):
+                        assert b'"state":"online"' in event.payload
+                        break
+            assert not running.done()
+        with PrivateBroker(BrokerSettings(port=0, users=())) as closed:
+            options = LinkOptions(username="me", password_file=tmp_path / "password")
+            link = replace(AskSettings(mqtt_ask=True).link(node.node.name, options), port=closed.port)
+            with pytest.raises(LinkRefused, match="'me'"):
+                async with Asks(node.api, settings, mqtt_link, link).running() as running:
+                    await running
 
 
 async def test_an_ask_that_was_retained_is_not_answered_with_each_connection(
