@@ -93,17 +93,18 @@ class OllamaFunctionCall(_Request, frozen=True, kw_only=True):
     index: int = 0
 
 
-class OllamaToolCall(_Request, frozen=True, kw_only=True):
+class OllamaToolCall(_Request, frozen=True, kw_only=True, omit_defaults=True):
     """A call of a tool.
 
     Attributes:
         id: name of the call, by which its result may refer to it.
-        type: accepted, without effect.
+        type: accepted, without effect; so is index.
     """
 
     function: OllamaFunctionCall
     id: str = ""
     type: Any = None
+    index: Any = None
 
 
 class OllamaMessage(_Request, frozen=True, kw_only=True):

@@ -157,7 +157,13 @@ def test_calls_are_whole_however_the_text_came(cuts: list[int], cut_off: bool) -
     text, end = Completion(wanted.prompt, wanted.asked), End("length" if cut_off else "stop")
     shown = CALLS[: -20 if cut_off else None]
     text.add([(shown, "device")])
-    whole, *_ = read(wanted.form([text]).whole([end]))
+    sent = wanted.form([text]).whole([end])
+    first = json.loads(sent)["message"]["tool_calls"][0]
+    assert first == {
+        "id": first["id"],
+        "function": {"index": 0, "name": "f", "arguments": {"a": {"b": '}"'}}},
+    }
+    whole, *_ = read(sent)
     form = wanted.form([text])
     pieces = [form.piece(0, shown[start:stop]) for start, stop in pairwise([0, *sorted(cuts), len(CALLS)])]
     *parts, last = read(b"".join([*pieces, form.ended(0, end)]))
@@ -202,7 +208,12 @@ def test_requests() -> None:
         "stop": ["\n", ""],
         "num_ctx": 8192.0,
     }
-    call = {"id": "c1", "function": {"name": "f", "arguments": {"a": [1], "b": "é"}}}
+    call = {
+        "id": "c1",
+        "index": 0,
+        "type": "function",
+        "function": {"name": "f", "arguments": {"a": [1], "b": "é"}},
+    }
     other = {"id": "c2", "function": {"name": "g", "arguments": {}}}
     messages = [
         {"role": "system", "content": "s"},
