@@ -60,10 +60,12 @@ class CalledFunction(_Request, frozen=True, kw_only=True):
 
     Attributes:
         arguments: a JSON object; empty is one without fields.
+        parsed_arguments: accepted, without effect; OpenAI's client has it in what its ``parse`` answers.
     """
 
     name: str
     arguments: str = ""
+    parsed_arguments: Any = None
 
 
 class MadeCall(_Request, frozen=True, kw_only=True):
@@ -87,7 +89,7 @@ class Message(_Request, frozen=True, kw_only=True):
         content: may only be absent beside tool_calls.
         tool_calls: calls that the assistant made.
         tool_call_id: id of the call whose result this is.
-        name: accepted, without effect; so is type.
+        name: accepted, without effect; so are type, and parsed, which OpenAI's client has beside content.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -97,6 +99,7 @@ class Message(_Request, frozen=True, kw_only=True):
     tool_calls: list[MadeCall] | None = None
     tool_call_id: str | None = None
     function_call: Annotated[Any, unsupported(*_EMPTY, why=_OLD)] = None
+    parsed: Any = None
     refusal: Empty = None
     audio: Empty = None
     annotations: Empty = None
