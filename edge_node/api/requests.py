@@ -12,7 +12,6 @@ from edge_node.api.errors import ApiError, bad
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import as_lark
 from flexspec_mq.grammar.tools import Tool, ToolCall, ToolUse
 from flexspec_mq.models.text import Role, Turn
 from schemas import openai
@@ -280,7 +279,7 @@ def form_of(kind: str, value: Any, field: str) -> Grammar:
         if kind == "choice":
             return Grammar.from_choice(value)
         if kind == "grammar":
-            return Grammar.from_lark(as_lark(value))
+            return Grammar.from_text(value)
         return Grammar.from_json_schema({"type": "object"})
     except UsageError as error:
         raise bad(field, f"{field}: {error.message}", hint=error.hint) from error

@@ -38,6 +38,7 @@ from flexspec_mq.errors import (
     WorkersBusy,
 )
 from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.matcher import in_lark
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from schemas.openai import FlexspecUsage
@@ -161,6 +162,8 @@ class CompletionGenerator:
         longest = text.max_context // 2
         answer = longest if asked == WHOLE_CONTEXT else min(asked, longest)
         ids = encode(text, prompt, tools, answer if options.truncate else None)
+        if grammar is not None:
+            grammar = in_lark(grammar)
         if tools is not None:
             grammar = tools.grammar(form, grammar)
         room = text.max_context - len(ids)

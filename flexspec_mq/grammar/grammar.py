@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -20,6 +21,9 @@ MAX_SOURCE = 1_000_000
 JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 """How JSON is written: on one line, as chat templates write it. With free white space some models write newlines
 without end."""
+GBNF = "gbnf"
+"""Field of a grammar that is in GBNF, as long as it has not travelled."""
+_START = re.compile(r"^[ \t]*[?!]?start[ \t]*(\[[^\]\n]*\])?[ \t]*:(?!:)", re.MULTILINE)
 
 _MERGES = {"anyOf", "oneOf", "$ref", "not", "if", "dependentSchemas"}
 _OPEN = {
@@ -63,6 +67,11 @@ class Grammar:
     def from_lark(cls, lark: str) -> Self:
         """Texts of a grammar in llguidance's variant of Lark, with the rule ``start``."""
         return cls.from_parts([{"lark_grammar": lark}])
+
+    @classmethod
+    def from_text(cls, grammar: str) -> Self:
+        """Texts of a grammar in Lark, or in GBNF for `in_lark`."""
+        return cls.from_lark(grammar) if _START.search(grammar) else cls.from_parts([{GBNF: grammar}])
 
     @classmethod
     def from_json_schema(cls, schema: Mapping[str, Any]) -> Self:

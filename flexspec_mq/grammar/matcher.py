@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flexspec_mq.errors import GrammarError
+from flexspec_mq.grammar.grammar import GBNF
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ except ImportError:
     _ll = None
 
 _LIMITS = {"verbose_errors": False}
-_START = re.compile(r"^\s*start\s*(\[.*\])?\s*:", re.MULTILINE)
+_MAX_GBNF = 32_768
 
 
 def engine_name() -> str:
@@ -37,22 +37,27 @@ def engine_name() -> str:
     return f"{name} {version}"
 
 
-def as_lark(grammar: str) -> str:
-    """A grammar in Lark; made of GBNF where it is in that.
+def in_lark(grammar: Grammar) -> Grammar:
+    """The same texts by a grammar in Lark, where it is in GBNF. May take some tenths of a second.
 
     Raises:
         GrammarError: it cannot be read, or nothing that reads GBNF is installed.
     """
-    if _START.search(grammar):
+    (part, *others) = grammar.parts("text")
+    if (text := part.get(GBNF)) is None:
         return grammar
     if _ll is None:
         raise GrammarError(
             "a grammar in GBNF needs llguidance here", hint="pip install llguidance, or give it in Lark"
         )
+    if len(text) > _MAX_GBNF:
+        raise GrammarError(
+            f"a grammar in GBNF of {len(text)} characters, beyond {_MAX_GBNF}", hint="give it in Lark"
+        )
     from llguidance.gbnf_to_lark import gbnf_to_lark
 
     try:
-        return str(gbnf_to_lark(grammar))
+        return type(grammar).from_parts([{"lark_grammar": str(gbnf_to_lark(text))}, *others])
     except Exception as error:  # it raises Exception itself for rules that are missing
         raise GrammarError(f"it is neither Lark with a rule `start` nor GBNF: {error}") from error
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.grammar.grammar import Grammar, fitted
-from flexspec_mq.grammar.matcher import GrammarTokenizer
+from flexspec_mq.grammar.matcher import GrammarTokenizer, in_lark
 from flexspec_mq.grammar.tools import (
     HERMES,
     LLAMA,
@@ -310,3 +310,21 @@ def test_a_format_that_nothing_knows_says_nothing() -> None:
         schema = {"allOf": [{"type": "string", "format": form}], "uniqueItems": False}
         assert taken(Grammar.from_json_schema(schema), json.dumps(text))
     assert not taken(Grammar.from_json_schema({"type": "string", "format": "date"}), '"x"')
+
+
+def test_a_grammar_is_read_in_either_language() -> None:
+    for text in ('start: "a" /[0-9]+/', 'root ::= "a" [0-9]+', 'root ::= first\nfirst ::= "a" [0-9]+\n'):
+        grammar = in_lark(Grammar.from_text(text))
+        assert taken(grammar, "a12")
+        assert not taken(grammar, "a")
+        assert in_lark(grammar) == grammar
+    for wrong in (
+        "",
+        "nonsense %%",
+        "root ::= (",
+        "root ::= missing",
+        "\n" * 200_000,
+        'root ::= "a"' + " " * 40_000,
+    ):
+        with pytest.raises(GrammarError):
+            in_lark(Grammar.from_text(wrong))

@@ -177,6 +177,7 @@ async def test_several_answers_of_a_form(client: AsyncOpenAI, form: dict[str, An
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/no"}}}},
          "response_format", "/no"),
         ({"extra_body": {"guided_regex": "(("}}, "guided_regex", "regex"),
+        ({"extra_body": {"grammar": "nonsense"}}, "grammar", "nor GBNF"),
     ],
 )  # fmt: skip
 async def test_forms_that_cannot_be_followed(
