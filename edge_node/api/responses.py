@@ -120,6 +120,9 @@ def read_input(
         if kind == "reasoning":
             continue
         if not isinstance(kind, str) or kind not in _KINDS:
+            if ignored is not None:
+                ignored.append(where)
+                continue
             raise bad(f"{where}.type", f"{where}.type is {str(kind)[:60]!r}, not one of {', '.join(_KINDS)}")
         got = read(_KINDS[kind], item, f"{where}.", ignored=ignored)
         if isinstance(got, types.ResponseItemReference):
@@ -139,10 +142,11 @@ def _tools(
     tools = []
     for at, tool in enumerate(asked.tools or []):
         if tool.get("type") != "function":
-            message = (
-                f"tools[{at}] is {str(tool.get('type'))[:60]!r}; this node hosts no tools, send functions"
-            )
-            raise bad(f"tools[{at}].type", message, code="unsupported_parameter")
+            if ignored is not None:
+                ignored.append(f"tools[{at}]")
+                continue
+            message = f"tools[{at}] is {str(tool.get('type'))[:60]!r}; this node hosts no tools"
+            raise bad(f"tools[{at}].type", message, code="unsupported_parameter", hint="send functions")
         tools.append(read(types.ResponseTool, tool, f"tools[{at}].", ignored=ignored))
     choice, only, parallel = asked.tool_choice, None, asked.parallel_tool_calls
     if isinstance(choice, types.ResponseToolChoice):

@@ -146,6 +146,17 @@ def test_what_cannot_be_done_is_refused_by_its_name(param: str, more: dict[str, 
     assert (raised.value.status, raised.value.param) == (400, param)
 
 
+def test_a_lenient_node_says_what_it_leaves_out() -> None:
+    body = {
+        "input": [{"type": "web_search_call", "id": "ws_1"}, {"role": "user", "content": "a", "what": 1}],
+        "tools": [{"type": "web_search"}, FUNCTION], "background": True,
+    }  # fmt: skip
+    request = responses_request(body, True, store=ResponseStore(ApiSettings()), client=b"")
+    assert request.prompt == (Turn("user", "a"),)
+    assert [tool.name for tool in request.tools] == ["f"]
+    assert set(request.ignored) == {"background", "input[0]", "input[1].what", "tools[0]"}
+
+
 def test_tool_choices() -> None:
     tools = [FUNCTION, {**FUNCTION, "name": "g"}]
     allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "g"}]}
