@@ -319,7 +319,10 @@ class ModelEngine:
         """Tokens that the grammar forces behind decided ones; notes how many of all these it forces."""
         if item.identity.grammar is None or self._texts is None:
             return ()
-        forced = self._texts.forced(item, tokens, MOST_FORCED)
+        try:
+            forced = self._texts.forced(item, tokens, MOST_FORCED)
+        except GrammarError:  # its next item is given up
+            forced = ()
         before, behind = done.forced.get(item.key, (0, 0))
         count = len(forced) + max(0, min(len(tokens), before + behind) - before)
         done.rows[item.key] = replace(done.rows.get(item.key, ALL_ROWS), forced=count)

@@ -76,7 +76,7 @@ class TextGrammars:
         if matcher is None:
             compiled = self.compiled(item)
             if compiled is None:
-                raise LookupError(f"the grammar of session {item.key} is not here any more")
+                raise GrammarError("")  # forgotten since its open: the edge opens again, with its source
             matcher = self._matchers[item.key] = compiled.matcher()
         return matcher
 
