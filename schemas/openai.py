@@ -332,7 +332,7 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
         max_completion_tokens: the same as max_tokens.
         tools: functions that the answer may call.
         tool_choice: none leaves them out of the prompt; required, or a name, has the answer be a call.
-        parallel_tool_calls: whether an answer may make several calls.
+        parallel_tool_calls: whether an answer may make several calls; without it, if none is required.
         reasoning_effort: accepted, without effect; so is verbosity.
     """
 
@@ -342,7 +342,7 @@ class ChatCompletionRequest(_TextRequest, frozen=True, kw_only=True):
     verbosity: str | None = None
     tools: Annotated[list[FunctionTool], Meta(max_length=1024)] = []
     tool_choice: Literal["none", "auto", "required"] | ToolChoice = "auto"
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool | None = None
     functions: Annotated[Any, unsupported(*_EMPTY, why=_OLD)] = None
     function_call: Annotated[Any, unsupported("none", "auto", why=_OLD)] = None
     chat_template: Empty = None

@@ -199,7 +199,7 @@ class ResponsesRequest(_Request, frozen=True, kw_only=True):
     wait: Annotated[float, Meta(ge=0, le=86_400)] | None = None
     tools: list[Annotated[dict[str, Any], _one_of(ResponseTool)]] | None = None
     tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice = "auto"
-    parallel_tool_calls: bool = True
+    parallel_tool_calls: bool | None = None
     max_tool_calls: int | None = None
     text: ResponseTextConfig = ResponseTextConfig()
     metadata: Metadata | None = None

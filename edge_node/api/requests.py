@@ -199,9 +199,15 @@ def tool_use(
     only: Iterable[str] | None,
     *,
     required: bool,
-    parallel: bool,
+    parallel: bool | None,
 ) -> ToolUse:
     """Tools that an answer may call; see `ToolUse`.
+
+    Args:
+        told: the tools.
+        only: names of those that may be called; None is all.
+        required: whether one must be.
+        parallel: whether several may be; None is a single one where one is required, as small models repeat it else.
 
     Raises:
         ApiError: 400, naming the field.
@@ -217,7 +223,7 @@ def tool_use(
             tools=tuple(tools),
             only=None if only is None else frozenset(only),
             required=required,
-            parallel=parallel,
+            parallel=not required if parallel is None else parallel,
         )
     except UsageError as error:
         raise bad("tools" if only is None else "tool_choice", error.message, hint=error.hint) from error

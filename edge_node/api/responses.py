@@ -405,6 +405,9 @@ class ResponsesForm(Form):
     def _response(self, status: types.Status, **more: Any) -> types.Response:
         said = self._wanted.said
         known = {name: getattr(said, name) for name in _ECHOED}
+        known["parallel_tool_calls"] = (
+            self._wanted.asked.tools is not None and self._wanted.asked.tools.parallel
+        )
         return types.Response(
             id=self.name,
             created_at=self._text.created,
@@ -430,7 +433,7 @@ def _used(figures: Figures) -> dict[str, Any]:
 
 
 _ECHOED = (
-    "instructions", "max_output_tokens", "max_tool_calls", "parallel_tool_calls", "previous_response_id", "reasoning",
+    "instructions", "max_output_tokens", "max_tool_calls", "previous_response_id", "reasoning",
     "store", "temperature", "text", "tool_choice", "top_p", "truncation", "metadata",
 )  # fmt: skip
 """Fields of a response that say what the request said."""

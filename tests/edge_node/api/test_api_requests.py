@@ -289,7 +289,7 @@ def test_tools_and_their_choice_are_read() -> None:
     for choice, only, required, parallel in (
         (None, None, False, True),
         ("auto", None, False, True),
-        ("required", None, True, True),
+        ("required", None, True, False),
         (named, {"now"}, True, False),
         ({"type": "allowed_tools", "allowed_tools": allowed}, {"now"}, False, True),
     ):
@@ -298,6 +298,8 @@ def test_tools_and_their_choice_are_read() -> None:
         assert [tool.name for tool in asked.tools] == ["now", "other"]
     asked = chat(**tools, parallel_tool_calls=False).asked.tools
     assert not asked.parallel
+    asked = chat(**tools, parallel_tool_calls=True, tool_choice="required").asked.tools
+    assert asked.parallel
     assert chat(**tools, tool_choice="none") == chat()
     for wrong, param in (
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
