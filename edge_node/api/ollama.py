@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -15,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import call_id
+from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.sending import Form, TextRequest
 from edge_node.api.serving import LATEST, json_answer, serve_text
@@ -171,27 +171,18 @@ def _arguments(parameters: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _turns(messages: Sequence[ollama.OllamaMessage]) -> tuple[Turn, ...]:
-    """Turns of a conversation. Results that name their calls stand in the order of these, others as they came."""
-    turns: list[tuple[int, int, Turn]] = []  # number of the turn that calls, of the call in it, and the turn
-    start, calls = 0, tuple[ToolCall, ...]()
-    for at, message in enumerate(messages):
-        place, tool = 0, message.tool_name
-        if message.role == "tool":
-            place = at - start
-            for number, call in enumerate(calls, 1):
-                if call.id and call.id == message.tool_call_id:
-                    place, tool = number, call.name
-        else:
-            start, calls = (
-                at,
-                tuple(
-                    ToolCall(call.function.name, as_written(call.function.arguments), call.id)
-                    for call in message.tool_calls
-                ),
-            )
-        made = calls if message.role == "assistant" else ()
-        turns.append((start, place, Turn(message.role, message.content, made, tool)))
-    return tuple(turn for _, _, turn in sorted(turns, key=itemgetter(0, 1)))
+    """Turns of a conversation. Results that name no call stand as they came."""
+    made = Conversation()
+    for message in messages:
+        if message.role == "tool" and made.result(message.tool_call_id or "", message.content):
+            continue
+        calls = [
+            ToolCall(call.function.name, as_written(call.function.arguments), call.id)
+            for call in message.tool_calls
+        ]
+        told = tuple(calls) if message.role == "assistant" else ()
+        made.add(Turn(message.role, message.content, told, message.tool_name))
+    return tuple(made.turns)
 
 
 class OllamaForm(Form):

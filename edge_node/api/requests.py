@@ -8,6 +8,7 @@ from typing import Any
 
 from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import OpenAIRequest
+from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.errors import UsageError
@@ -25,7 +26,6 @@ _ROLES: dict[str, Role] = {
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
-    "tool": "tool",
 }
 
 
@@ -123,28 +123,20 @@ def options_of(
 
 
 def _turns(messages: Sequence[openai.Message]) -> tuple[Turn, ...]:
-    """Turns of a conversation, results of tools in the order of their calls."""
-    turns: list[Turn] = []
-    made: list[ToolCall] = []  # calls of the last answer
-    results: dict[int, Turn] = {}
+    """Turns of a conversation."""
+    made = Conversation()
     for at, message in enumerate(messages):
         where, content = f"messages[{at}]", joined(message.content or "")
         if message.content is None and not message.tool_calls:
             raise bad(f"{where}.content", f"{where}.content is missing")
-        if message.role == "tool":
-            place = next((n for n, call in enumerate(made) if call.id == message.tool_call_id), None)
-            if place is None or place in results:
-                raise bad(
-                    f"{where}.tool_call_id",
-                    f"{where} is no result of a call of the assistant's message before it: "
-                    f"the id {message.tool_call_id!r:.60} has none",
-                )
-            results[place] = Turn("tool", content, tool=made[place].name)
-            continue
-        turns += [results[place] for place in sorted(results)]
-        results, made = {}, _made(message, where)
-        turns.append(Turn(_ROLES[message.role], content, tuple(made)))
-    return (*turns, *(results[place] for place in sorted(results)))
+        if message.role != "tool":
+            made.add(Turn(_ROLES[message.role], content, tuple(_made(message, where))))
+        elif not made.result(message.tool_call_id or "", content):
+            raise bad(
+                f"{where}.tool_call_id",
+                f"{where} is no result of a call before it: the id {message.tool_call_id!r:.60} has none",
+            )
+    return tuple(made.turns)
 
 
 def _made(message: openai.Message, where: str) -> list[ToolCall]:

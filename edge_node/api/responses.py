@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ import msgspec
 
 from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import event
+from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
 from edge_node.api.requests import form_of, joined, limit_of, object_text, options_of, tool_use
@@ -40,61 +40,6 @@ _KINDS: dict[str, type[msgspec.Struct]] = {
     "function_call_output": types.ResponseCallOutput,
     "item_reference": types.ResponseItemReference,
 }
-
-
-class Conversation:
-    """Turns that items are made into.
-
-    Args:
-        turns: earlier turns.
-    """
-
-    def __init__(self, turns: tuple[Turn, ...] = ()) -> None:
-        self.turns = [*turns]
-        self._calls = {call.id: call.name for turn in turns for call in turn.calls}
-        self._answers = False  # the last turn is an answer that calls may be added to
-        self._results: list[int] = []  # numbers of the calls whose results are the last turns
-
-    def add(self, item: msgspec.Struct, where: str) -> None:
-        """Append an item.
-
-        Raises:
-            ApiError: 400, naming the field.
-        """
-        if not isinstance(item, types.ResponseCallOutput):
-            self._results = []
-        match item:
-            case types.ResponseInputMessage(role="assistant") | types.ResponseOutputMessage():
-                self.turns.append(Turn("assistant", joined(item.content)))
-                self._answers = True
-            case types.ResponseInputMessage():
-                role = "system" if item.role == "developer" else item.role
-                self.turns.append(Turn(role, joined(item.content)))
-                self._answers = False
-            case types.ResponseInputCall() | types.ResponseFunctionCall():
-                self._call(ToolCall(item.name, item.arguments, item.call_id), where)
-            case types.ResponseCallOutput():
-                self._result(item, where)
-
-    def _result(self, item: types.ResponseCallOutput, where: str) -> None:
-        """Results stand in the order of their calls: templates do not say which is whose."""
-        call = next((at for at, name in enumerate(self._calls) if name == item.call_id), None)
-        if call is None or call in self._results:
-            message = f"no call before {where} waits for a result by the id {item.call_id[:80]!r}"
-            raise bad(f"{where}.call_id", message)
-        at = bisect(self._results, call)
-        turn = Turn("tool", joined(item.output), tool=self._calls[item.call_id])
-        self.turns.insert(len(self.turns) - len(self._results) + at, turn)
-        self._results.insert(at, call)
-        self._answers = False
-
-    def _call(self, call: ToolCall, where: str) -> None:
-        object_text(call.arguments, f"{where}.arguments")
-        self._calls[call.id] = call.name
-        if not self._answers:
-            self.turns.append(Turn("assistant", ""))
-            self._answers = True
-        self.turns[-1] = replace(self.turns[-1], calls=(*self.turns[-1].calls, call))
 
 
 def read_input(
@@ -127,8 +72,22 @@ def read_input(
         got = read(_KINDS[kind], item, f"{where}.", ignored=ignored)
         if isinstance(got, types.ResponseItemReference):
             got = referred(got.id, f"{where}.id")
-        made.add(got, where)
+        _add(made, got, where)
     return tuple(made.turns)
+
+
+def _add(made: Conversation, item: msgspec.Struct, where: str) -> None:
+    """Append an item to a conversation."""
+    match item:
+        case types.ResponseInputMessage() | types.ResponseOutputMessage():
+            made.add(Turn("system" if item.role == "developer" else item.role, joined(item.content)))
+        case types.ResponseInputCall() | types.ResponseFunctionCall():
+            arguments = object_text(item.arguments, f"{where}.arguments")
+            made.call(ToolCall(item.name, arguments, item.call_id))
+        case types.ResponseCallOutput():
+            if not made.result(item.call_id, joined(item.output)):
+                message = f"no call before {where} waits for a result by the id {item.call_id[:80]!r}"
+                raise bad(f"{where}.call_id", message)
 
 
 def _tools(
@@ -398,7 +357,7 @@ class ResponsesForm(Form):
             for item in self._output.items:
                 if item.status == "completed" or isinstance(item, types.ResponseOutputMessage):
                     with suppress(ApiError):  # arguments that no prompt can hold, as half a character
-                        answer.add(item, "output")
+                        _add(answer, item, "output")
             self._wanted.keep(KeptResponse(tuple(answer.turns), response))
         return response
 
