@@ -270,6 +270,9 @@ class Asks:
                             correlation=message.correlation,
                         )
                     except LinkDown:
+                        await asyncio.sleep(
+                            waiting.RETRY[0]
+                        )  # or it would be up as long as nobody reads of its end
                         continue
                     except PublishRefused as refused:
                         self._refused(message, refused)

@@ -51,14 +51,15 @@ async def asked(
     at: PrivateBroker | None = None,
     asks: dict[str, Any] | None = None,
     user: str | None = None,
+    through: int | None = None,
     **serving: Any,
 ) -> AsyncIterator[Asked]:
-    """A node whose workers are at one broker, and which is asked there or at another one."""
+    """A node whose workers are at one broker, and which is asked there or at another one, maybe through a port."""
     broker = at or mosquitto
     settings = AskSettings(mqtt_ask=True, **(asks or {}))
     async with served(mosquitto, **serving) as node:
         link = LinkSettings(
-            port=broker.port,
+            port=through or broker.port,
             client_id=f"a-{node.node.name}",
             username=user,
             password=None if user is None else f"of-{user}",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +21,16 @@ from broker.settings import BrokerSettings
 from edge_node.asking.asks import Asks
 from edge_node.asking.settings import AskSettings
 from flexspec_mq import waiting
+from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.arguments import LinkOptions
 from flexspec_mq.transport.base import Inbound
 from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.properties import ReplyProperties, packed, reply_properties
-from tests.daemons import PATIENCE, until, worker_at
+from tests.daemons import PATIENCE, FakeEngine, until, worker_at
 from tests.edge_node.api.served import alone, links_to, served, waiting_engine
 from tests.edge_node.asking.asked import AioAsker, Asker, Message, asked, assembled
+from tests.transport.proxy import proxy_to
 
 ASK = {"prompt": "hello", "seed": 7, "max_tokens": 40, "ignore_eos": True}
 TEXT = alone("hello", 7, 40, ignore_eos=True)
@@ -215,6 +220,65 @@ async def test_a_user_has_so_many_texts_at_a_time_and_asks_a_minute(mosquitto: P
         assert await node.served.metric('flexspec_edge_refused_total{reason="too_many_asks"}') >= 3
 
 
+async def test_each_id_gets_its_text_whatever_happens_to_the_link(mosquitto: PrivateBroker) -> None:
+    """Copies, a link that is cut and stalls, and an asker that asks again where it heard nothing for a while."""
+    rng = random.Random(7)
+    texts = {f"n{number}": alone("hello", number, 60, ignore_eos=True) for number in range(30)}
+    got: dict[str, str] = {}
+    engine = FakeEngine(before=lambda _: time.sleep(0.002))
+    async with (
+        proxy_to("127.0.0.1", mosquitto.port) as proxy,
+        asked(
+            mosquitto, engine=engine, asks={"ask_texts": 32, "ask_per_minute": 1e4}, through=proxy.port
+        ) as node,
+        Asker(mosquitto) as asker,
+    ):
+
+        async def ask(name: str) -> None:
+            body = {
+                **ASK,
+                "id": name,
+                "seed": int(name[1:]),
+                "max_tokens": 60,
+                "stream": int(name[1:]) % 3 > 0,
+            }
+            for _ in range(rng.choice((1, 1, 2))):
+                await asker.publish(f"f1/ask/{node.edge}", body, qos=rng.choice((0, 1)))
+
+        async def break_the_link() -> None:
+            while True:
+                await asyncio.sleep(rng.uniform(0.1, 0.4))
+                proxy.cut()
+                await asyncio.sleep(rng.uniform(0.1, 0.4))
+                proxy.stall()
+                await asyncio.sleep(rng.uniform(0.05, 0.3))
+                proxy.resume()
+
+        async with running(break_the_link(), "break the link") as breaking:
+            for name in texts:
+                await ask(name)
+            pieces: dict[str, str] = {}
+            until_time = time.monotonic() + PATIENCE
+            while len(got) < len(texts):
+                assert time.monotonic() < until_time, sorted(texts.keys() - got.keys())
+                try:
+                    _, body, _, _ = await asker.message(1.0)
+                except queue.Empty:
+                    for name in texts.keys() - got.keys():
+                        await ask(name)
+                    continue
+                name = body["id"]
+                assert "error" not in body, body
+                if body["done"]:
+                    got[name] = body.get("text", pieces.get(name, ""))
+                else:
+                    assert body["at"] <= len(pieces.get(name, "")), "a piece is missing"
+                    pieces[name] = pieces.get(name, "")[: body["at"]] + body["delta"]
+            assert not breaking.done()
+        assert got == texts
+        assert proxy.connections > 1
+
+
 async def test_an_ask_waits_for_a_worker_if_it_says_so(mosquitto: PrivateBroker) -> None:
     async with asked(mosquitto, workers=0, version="ask-late") as node, Asker(mosquitto) as asker:
         topic = f"f1/ask/{node.edge}"
@@ -268,20 +332,20 @@ async def test_another_broker_over_tls_by_its_settings(
     settings = AskSettings(mqtt_ask=True, **at)
     async with served(mosquitto) as node:
         link = settings.link(node.node.name, LinkOptions(username="not there"))
-        async with Asks(node.api, settings, mqtt_link, link).running() as running:
+        async with Asks(node.api, settings, mqtt_link, link).running() as answering:
             async with mqtt_link(replace(link, client_id="reads")) as reader:
                 await reader.subscribe(f"f1/a/{node.node.name}")
                 async for event in reader.events():
                     if isinstance(event, Inbound):
                         assert b'"state":"online"' in event.payload
                         break
-            assert not running.done()
+            assert not answering.done()
         with PrivateBroker(BrokerSettings(port=0, users=())) as closed:
             options = LinkOptions(username="me", password_file=tmp_path / "password")
             link = replace(AskSettings(mqtt_ask=True).link(node.node.name, options), port=closed.port)
             with pytest.raises(LinkRefused, match="'me'"):
-                async with Asks(node.api, settings, mqtt_link, link).running() as running:
-                    await running
+                async with Asks(node.api, settings, mqtt_link, link).running() as answering:
+                    await answering
 
 
 async def test_an_ask_that_was_retained_is_not_answered_with_each_connection(
