@@ -103,8 +103,8 @@ class FakeEngine:
     def release(self, key: SessionKey) -> None:
         raise AssertionError(f"it keeps nothing of {key}")
 
-    def transfer(self, source: SessionKey, key: SessionKey) -> None:
-        raise AssertionError(f"it keeps nothing of {source} for {key}")
+    def transfer(self, source: SessionKey, key: SessionKey, shared: int | None) -> None:
+        raise AssertionError(f"it keeps nothing of {source} for {key}, {shared}")
 
     def idle(self) -> bool:
         return not self._pending

@@ -161,9 +161,9 @@ class ModelEngine:
         if self.drafts is not None:
             self.drafts.free(key)
 
-    def transfer(self, source: SessionKey, key: SessionKey) -> None:
+    def transfer(self, source: SessionKey, key: SessionKey, shared: int | None) -> None:
         """See `Engine`."""
-        self.scheduler.caches.transfer(source, key)
+        self.scheduler.caches.transfer(source, key, shared)
 
     def idle(self) -> bool:
         """See `Engine`."""

@@ -185,8 +185,11 @@ class Engine(Protocol):
         """
         ...
 
-    def transfer(self, source: SessionKey, key: SessionKey) -> None:
-        """Give keys and values of `source`, if they are still there, to `key`. Called only where `facts.keeps`."""
+    def transfer(self, source: SessionKey, key: SessionKey, shared: int | None) -> None:
+        """Give keys and values of `source`, if they are still there, to `key`; of `shared` tokens a copy.
+
+        Called only where `facts.keeps`.
+        """
         ...
 
     def step(self) -> StepResult:

@@ -73,12 +73,25 @@ class KVCache:
         if kv is not None:
             self._ended[key] = kv
 
-    def transfer(self, source: SessionKey, key: SessionKey) -> None:
-        """Give the cache of `source` to `key`, in place of its own; `source` need not have one."""
-        kv = self._live.pop(source, None) or self._ended.pop(source, None)
-        if kv is not None:
-            self.free(key)
-            self._live[key] = kv
+    def transfer(self, source: SessionKey, key: SessionKey, shared: int | None = None) -> None:
+        """Give the cache of `source` to `key`, in place of its own; `source` need not have one.
+
+        Args:
+            source: whose it was.
+            key: whose it becomes.
+            shared: tokens that are copied, if there is room for a copy; None moves all.
+        """
+        kv = self.get(source)
+        if kv is None:
+            return
+        if shared is not None and self._fits(kv.nbytes):
+            kv = kv.branch(shared)
+            self.nbytes += kv.nbytes
+        else:
+            self._live.pop(source, None)
+            self._ended.pop(source, None)
+        self.free(key)
+        self._live[key] = kv
 
     def take(
         self,

@@ -104,8 +104,8 @@ class EngineThread:
                 self._engine.free(key)
             case ReleaseToCache(key):
                 self._engine.release(key)
-            case Transfer(source, key):
-                self._engine.transfer(source, key)
+            case Transfer(source, key, shared):
+                self._engine.transfer(source, key, shared)
 
     def _one_by_one(self, items: Sequence[WorkItem]) -> Round:
         for item in items:

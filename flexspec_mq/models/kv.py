@@ -70,6 +70,15 @@ class SessionKV(ReadTokens):
         grown[:, :, :, :capacity] = self._memory
         self._memory = grown
 
+    def branch(self, length: int) -> SessionKV:
+        """A copy of the first tokens, `length` of them if so many are held."""
+        layers, _, heads, size = self._shape
+        made = type(self)(layers, heads, size, self._like)
+        made.head, made.tokens = self.head, self.tokens[:length]
+        made.reserve(made.length)
+        made.span(0, made.length)[:] = self.span(0, made.length)
+        return made
+
     def give_back(self) -> None:
         """Forget all tokens and hold no memory."""
         self.tokens = []

@@ -132,10 +132,15 @@ class ReleaseToCache:
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Worker: what the engine holds for `source`, if anything, is of use for `key`, whose text begins alike."""
+    """Worker: what the engine holds for `source`, if anything, is of use for `key`, whose text begins alike.
+
+    Attributes:
+        shared: tokens that both begin with, where the text of `source` stays for others; None moves all of it.
+    """
 
     source: SessionKey
     key: SessionKey
+    shared: int | None = None
 
 
 WorkerEffect = Reply | Free | Truncate | ReleaseToCache | Transfer

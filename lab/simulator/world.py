@@ -423,11 +423,12 @@ class World:
                     host.pending.pop(key, None)
                 case ReleaseToCache(key):
                     host.pending.pop(key, None)
-                case Transfer(source, key):
+                case Transfer(source, key, shared):
                     assert source[0] == key[0]
                     prompt = len(host.machine.sessions[key].prompt)
                     if source in host.cached:
-                        host.cached[key] = min(host.cached.pop(source), prompt - 1)
+                        held = host.cached.pop(source) if shared is None else min(host.cached[source], shared)
+                        host.cached[key] = min(held, prompt - 1)
                 case Truncate(key, length):
                     if key in host.cached:
                         prompt = len(host.machine.sessions[key].prompt)

@@ -132,7 +132,7 @@ def test_the_limit_holds_at_every_moment_of_any_sequence(blocks: int, seed: int)
             case 1:
                 caches.release(one)
             case 2:
-                caches.transfer(one, key(rng.randrange(6)))
+                caches.transfer(one, key(rng.randrange(6)), rng.choice((None, 1, 3 * GRAIN)))
             case _:
                 length = rng.randint(1, 10 * GRAIN)
                 waiting = [key(n) for n in rng.sample(range(6), rng.randrange(7))]
@@ -215,6 +215,13 @@ def test_a_cache_moves_with_its_bytes() -> None:
     assert kv is caches.get(key(1))
     assert kv.tokens == [2] * 500
     assert (len(caches), caches.nbytes) == (1, kv.nbytes)
+    kv.span(0, 500)[:] = torch.arange(500).view(1, 1, 1, 500, 1)
+    caches.transfer(key(1), key(3), 300)
+    copy = caches.get(key(3))
+    assert copy is not None
+    assert (copy.tokens, copy.capacity) == ([2] * 300, 5 * GRAIN)
+    assert torch.equal(copy.span(0, 300), kv.span(0, 300))
+    assert (len(caches), caches.nbytes) == (2, kv.nbytes + copy.nbytes)
 
 
 @settings(max_examples=6, deadline=None)

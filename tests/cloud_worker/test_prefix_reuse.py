@@ -173,6 +173,10 @@ async def test_a_prompt_that_leaves_the_text_early_uses_what_agrees(mosquitto: P
         await turn(node, (*START, *first.machine.committed[:3], 5, 5, 5), 2)
         await turn(node, (*START[:100], 9, 9), 3)
         assert daemon.machine.counters.inherited == 2
+        # As agents ask, whose prompts all begin with their tools: an older text agrees longer than the newest.
+        for number, prompt in enumerate(((*START[:150], 8), (*START[:100], 9, 9), (*START[:150], 8, 7))):
+            await turn(node, prompt, 4 + number)
+        assert (daemon.machine.counters.inherited, daemon.machine.counters.need_prefix) == (5, 0)
 
 
 @pytest.mark.parametrize("deaf", [False, True])

@@ -96,9 +96,12 @@ def test_any_part_of_an_earlier_text_can_be_named_and_is_put_before_the_rest_of_
     hello = answer(effects)
     assert isinstance(hello, Verdict)
     assert (hello.worker, hello.digest) == ("w", digest((), identity(seed=2), (*text, 2, 2)))
-    assert Transfer(ONE, ("e", 2)) in effects
+    branch = count < len(PROMPT)
+    assert Transfer(ONE, ("e", 2), count if branch else None) in effects
     assert tuple(item(machine).context) == (*text, 2, 2)
-    assert (machine.counters.inherited, machine.counters.need_prefix, machine.prefixes) == (1, 0, 0)
+    assert (machine.counters.inherited, machine.counters.need_prefix, machine.prefixes) == (1, 0, branch)
+    # A text that was left within its prompt serves others, one that went on serves nobody.
+    assert goes_on(machine, named((*PROMPT, 7), (4,), session=3)) is branch
 
 
 def test_an_edge_has_the_worker_look_for_so_many_tokens_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

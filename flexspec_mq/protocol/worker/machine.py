@@ -20,7 +20,6 @@ from flexspec_mq.protocol.effects import (
     ReleaseToCache,
     Reply,
     SessionKey,
-    Transfer,
     Truncate,
     WorkerEffect,
 )
@@ -306,7 +305,7 @@ class WorkerMachine:
             self.counters.need_prefix += 1
             self._error(key, message.attempt, ErrorCode.NEED_PREFIX)
             return
-        message, version, source = whole
+        message, version, transfer = whole
         facts, known = self._versions.get(version), key in self._sessions
         if facts is None or (
             version in self._retired and not (known or message.committed or message.resumes)
@@ -316,10 +315,11 @@ class WorkerMachine:
             return
         check_open(message, facts, self._config.room)
         self._happen(WorkerEvent.OPEN, key, now, message, version)
-        if source is not None and not known and key in self._sessions:
+        if transfer is not None and not known and key in self._sessions:
             self.counters.inherited += 1
-            self._prefixes.take(source)
-            self._out.append(Transfer(source, key))
+            if transfer.shared is None:
+                self._prefixes.take(transfer.source)
+            self._out.append(transfer)
 
     @property
     def _vocab_size(self) -> int:

@@ -15,7 +15,7 @@ import msgspec
 
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.protocol.digest import prefix_name
-from flexspec_mq.protocol.effects import SessionKey
+from flexspec_mq.protocol.effects import SessionKey, Transfer
 from flexspec_mq.protocol.worker.session import WorkerSession
 from flexspec_mq.protocol.worker.turns import to_go
 from flexspec_mq.protocol.worker.types import WorkerConfig
@@ -31,6 +31,7 @@ _MOST_LOOKING = 1024
 @dataclass(frozen=True, slots=True)
 class _Text:
     tokens: Sequence[int]
+    prompt_length: int
     fingerprint: bytes
     version: str
 
@@ -64,8 +65,7 @@ class PrefixStore:
     def put(self, session: WorkerSession, now: float) -> list[SessionKey]:
         """Keep the text of a session that is over; return those that had to go for it, of who has the most."""
         tokens = array("I", session.prompt + session.chain.tokens(0, len(session.chain)))
-        text = _Text(tokens, session.identity.fingerprint, session.version)
-        gone = [key for key, _ in self._texts.put(session.key, text, now)]
+        gone = [key for key, _ in self._texts.put(session.key, _text(session, tokens), now)]
         if len(self._texts) > self._config.prefixes:
             gone.append(to_go([*self._texts]))
             self._texts.pop(gone[-1])
@@ -93,8 +93,11 @@ class PrefixStore:
         version: str | None,
         sessions: Iterable[WorkerSession],
         now: float,
-    ) -> tuple[Open, str, SessionKey | None] | None:
+    ) -> tuple[Open, str, Transfer | None] | None:
         """Put the named prefix before the rest of a prompt.
+
+        A text that goes on as the next turn of a conversation moves; one whose prompt the new one leaves, as agents'
+        do behind the description of their tools, stays for others.
 
         It is looked for in the prompt of the session itself, if it is here, then in texts of the same edge that have
         ended, the newest first.
@@ -107,9 +110,9 @@ class PrefixStore:
             now: seconds.
 
         Returns:
-            The open with its whole prompt, the version that it is for, and the session whose keys and values begin
-            with the prefix, if one was named. None if nothing here begins with that prefix, as far as this edge may
-            have us look.
+            The open with its whole prompt, the version that it is for, and how it comes to the keys and values of the
+            prefix, if one was named. None if nothing here begins with that prefix, as far as this edge may have us
+            look.
         """
         prefix = message.prefix
         if prefix is None:
@@ -122,7 +125,8 @@ class PrefixStore:
             if text.begins_with(prefix):
                 prompt = (*text.tokens[: prefix.count], *message.prompt)
                 whole = msgspec.structs.replace(message, prompt=prompt, prefix=None)
-                return whole, text.version, source
+                shared = prefix.count if prefix.count < text.prompt_length else None
+                return whole, text.version, Transfer(source, key, shared)
         return None
 
     def _may_look(self, edge: str, tokens: int, now: float) -> bool:
@@ -142,11 +146,14 @@ class PrefixStore:
         mine = [session for session in sessions if session.key[0] == key[0]]
         for session in mine:
             if session.key == key:
-                yield key, _Text(session.prompt, session.identity.fingerprint, session.version)
+                yield key, _text(session, session.prompt)
         for other, text in reversed(list(self._texts.items())):
             if other[0] == key[0]:
                 yield other, text
         for session in reversed(mine):
             if session.ended is not Fin.NONE and session.key != key:
-                tokens = session.chain.view(session.prompt)
-                yield session.key, _Text(tokens, session.identity.fingerprint, session.version)
+                yield session.key, _text(session, session.chain.view(session.prompt))
+
+
+def _text(session: WorkerSession, tokens: Sequence[int]) -> _Text:
+    return _Text(tokens, len(session.prompt), session.identity.fingerprint, session.version)
