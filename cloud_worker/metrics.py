@@ -108,6 +108,7 @@ class WorkerMetrics(Collector):
             ("cut_tokens", "Of these, put off for others' tokens, to come again", steps["cut"]),
             ("own_drafted_tokens", "Tokens that the worker drafted itself", steps["drafted"]),
             ("own_accepted_tokens", "Of these, accepted", counters.worker_accepted),
+            ("forced_tokens", "Decided without a choice, by a grammar", counters.forced),
             ("rounds", "Work items given to the engine", counters.items),
             ("verdicts", "Verdicts sent", counters.verdicts),
             ("prefix_hits", "Sessions that went on from an earlier text", counters.inherited),

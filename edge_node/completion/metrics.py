@@ -72,6 +72,7 @@ class Metrics:
             "worker_accepted": counter(
                 "worker_accepted_tokens", "Right ones that a worker had drafted itself"
             ),
+            "forced": counter("forced_tokens", "Without a choice, by a grammar"),
             "looked_up": counter("looked_up_tokens", "Of the right ones, drafted by lookup"),
             "rounds": counter("rounds", "Verdicts that committed"),
         }
