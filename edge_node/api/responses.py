@@ -364,9 +364,8 @@ class ResponsesForm(Form):
     def _response(self, status: types.Status, **more: Any) -> types.Response:
         said = self._wanted.said
         known = {name: getattr(said, name) for name in _ECHOED}
-        known["parallel_tool_calls"] = (
-            self._wanted.asked.tools is not None and self._wanted.asked.tools.parallel
-        )
+        tools = self._wanted.asked.tools
+        known["parallel_tool_calls"] = tools is None or tools.parallel
         return types.Response(
             id=self.name,
             created_at=self._text.created,
