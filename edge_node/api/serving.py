@@ -168,7 +168,7 @@ def _choices(
     if seed is None:
         seed = secrets.randbits(SEED_BITS) if key is None else key.seed
     for at in range(count):
-        name = None if key is None else IdempotencyKey(f"{key.key}\0{at}", key.digest)
+        name = key if key is None or not at else IdempotencyKey(f"{key.key}\0{at}", key.digest)
         yield replace(options, seed=(seed + at) % 2**64), name
 
 

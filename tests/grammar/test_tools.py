@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -207,6 +209,38 @@ def test_any_cut_of_a_text_gives_the_same_calls(
         shown = before.rstrip() if calls else before
         assert events == ([Content(shown, 0)] if shown else []) + told(*calls)
     assert read(form, None, parts) == ([Content(text, 0)] if text else [])
+
+
+@pytest.mark.parametrize("form", [HERMES, MARKS, LLAMA])
+@pytest.mark.parametrize("name", USES)
+def test_whatever_a_grammar_allows_is_read_as_calls_that_are_valid(form: ToolFormat, name: str) -> None:
+    """Walks by chance through the masks, often towards the ends of strings and texts."""
+    use, chance = USES[name], Random(name)
+    compiled = reader(form.marks).compile(use.grammar(form))
+    likely, whole, called = [256, *backend().encode('"{', add_special_tokens=False).ids], 0, 0
+    for _ in range(25):
+        matcher, ids = compiled.matcher(), list[int]()
+        while len(ids) < 400 and 256 not in ids:
+            matcher.follow(ids)
+            allowed = np.flatnonzero(matcher.allowed())
+            often = [token for token in likely if token in allowed]
+            ids.append(
+                int(chance.choice(often) if often and chance.random() < 0.5 else chance.choice(allowed))
+            )
+        parser = CallParser(form, use)
+        events = parser.push(backend(form.marks).decode(ids, skip_special_tokens=True)) + parser.finish()
+        complete = parser.calls[: sum(isinstance(event, CallEnds) for event in events)]
+        for call in complete:
+            told = json.loads(call.arguments)
+            assert told == {} if call.name == "now" else isinstance(told["city"], str)
+            assert use.only is None or call.name in use.only
+        whole, called = whole + (256 in ids), called + bool(complete)
+        if 256 in ids and use.required:
+            assert complete == parser.calls != []
+            assert not any(isinstance(event, Content) for event in events)
+        assert len(parser.calls) <= (8 if use.parallel else 1)
+    assert whole > 10
+    assert called > 10 or not use.required
 
 
 def test_a_text_that_was_cut_tells_the_call_as_far_as_it_came() -> None:
