@@ -81,6 +81,7 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
     ),
     Role.OPERATOR: (*_ALL, AccessRule("read", "f1/e/+"), AccessRule("read", "$SYS/#")),
     Role.ASKER: (
+        *_SELF,
         AccessRule("write", "f1/ask/{edge}/{name}"),  # which says who asks, and so who may be answered
         AccessRule("read", "f1/answer/{name}/#"),
         AccessRule("read", "f1/a/{edge}"),

@@ -33,12 +33,14 @@ class Reply:
 
     Attributes:
         keep: seconds for which the broker keeps the whole answer.
+        fields: fields of the ask that hold the prompt, and say the form of the answer, for errors of these.
     """
 
     topic: str
     correlation: bytes | None = None
     id: AskId | None = None
     keep: float = 0.0
+    fields: tuple[str, str | None] = "prompt", None
 
     @property
     def named(self) -> dict[str, Any]:
@@ -53,7 +55,7 @@ class Reply:
 
     def error(self, error: FlexSpecError) -> Outbound:
         """The answer to an ask that failed."""
-        said = api_error(error, "prompt")
+        said = api_error(error, *self.fields)
         body = AskErrorBody(
             code=said.code or "invalid_value",
             message=said.message,
@@ -133,6 +135,8 @@ class AskReader:
         wanted = chat_request(_chat(own, body), lenient)
         if wanted.choices != 1:
             raise bad("n", "an ask is answered by one text", code="unsupported_parameter")
+        fields = "messages" if own.prompt is None else "prompt", "schema" if own.schema else wanted.shaped_by
+        self.reply = replace(self.reply, fields=fields)
         named = named or (correlation or b"").hex()
         key = None
         if named:

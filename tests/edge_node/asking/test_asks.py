@@ -118,6 +118,8 @@ async def test_a_repeated_ask_is_one_text(mosquitto: PrivateBroker) -> None:
         ({**ASK, "id": "e", "colour": 1}, "unknown_parameter", "colour"),
         ({**ASK, "id": "e", "temperature": 9}, "invalid_value", "temperature"),
         ({**ASK, "id": "e", "model": "none"}, "model_not_found", "model"),
+        ({**ASK, "id": "e", "schema": {"type": "nonsense"}, "ignore_eos": False}, "invalid_value", "schema"),
+        ({**ASK, "id": "e", "guided_regex": "(", "ignore_eos": False}, "invalid_value", "guided_regex"),
         ({**ASK, "id": "e", "keep": 1e9}, "invalid_value", "keep"),
         (
             {**ASK, "id": "e", "response_topic": "f1/answer/anybody/other"},
