@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 VERSION = "0.13.0"
 """Version of Ollama whose API this is; clients ask whether it is new enough for tools and schemas."""
-_LATEST = ":latest"
 _FOR_EVER = "9999-12-31T23:59:59Z"
 _JSON = "application/json"
 
@@ -126,7 +125,7 @@ def _request(
         temperature=given.temperature,
         top_k=None if given.top_k is None else max(given.top_k, 0),
         top_p=given.top_p,
-        seed=None if given.seed is None or given.seed < 0 else given.seed,
+        seed=None if given.seed is None or given.seed < 0 else given.seed % 2**64,
         limit=WHOLE_CONTEXT if limit is not None and limit <= 0 else limit,
         stops=tuple(stop for stop in stops if stop),
         grammar=_grammar(asked.format),
@@ -147,7 +146,7 @@ def _request(
 
 
 def _grammar(form: str | dict[str, Any] | None) -> Grammar | None:
-    if not form:
+    if form in (None, ""):
         return None
     if isinstance(form, str):
         if form != "json":
@@ -158,30 +157,33 @@ def _grammar(form: str | dict[str, Any] | None) -> Grammar | None:
 
 def _arguments(parameters: dict[str, Any]) -> dict[str, Any] | None:
     """A tool's parameters, with types as JSON schema has them: Ollama's Python client joins several by commas."""
-    if not parameters:
-        return None
-    given = parameters.get("properties") or {}
+    given = parameters.get("properties")
+    if not isinstance(given, dict):
+        return parameters or None
     properties = {
         name: {**schema, "type": schema["type"].split(", ")}
         if isinstance(schema, dict) and isinstance(schema.get("type"), str) and "," in schema["type"]
         else schema
         for name, schema in given.items()
     }
-    return {"type": "object", **parameters, "properties": properties}
+    return {**parameters, "properties": properties}
 
 
 def _turns(messages: Sequence[ollama.OllamaMessage]) -> tuple[Turn, ...]:
     """Turns of a conversation. Results that name no call stand as they came."""
     made = Conversation()
-    for message in messages:
+    for at, message in enumerate(messages):
+        if message.tool_calls and message.role != "assistant":
+            raise bad(
+                f"messages[{at}].tool_calls", f"messages[{at}].tool_calls: only an assistant calls tools"
+            )
         if message.role == "tool" and made.result(message.tool_call_id or "", message.content):
             continue
-        calls = [
+        calls = (
             ToolCall(call.function.name, as_written(call.function.arguments), call.id)
             for call in message.tool_calls
-        ]
-        told = tuple(calls) if message.role == "assistant" else ()
-        made.add(Turn(message.role, message.content, told, message.tool_name))
+        )
+        made.add(Turn(message.role, message.content, tuple(calls), message.tool_name))
     return tuple(made.turns)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any
 
@@ -19,12 +20,19 @@ from edge_node.api.sending import reply
 from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import Completion, End
 from edge_node.completion.options import WHOLE_CONTEXT
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
 from tests.edge_node.api.served import Served, alone, never, served, tokenizer
 
 HELLO = [{"role": "user", "content": "hello"}]
+
+
+NAMES = [
+    "model", "messages", "tools", "format", "options", "stream", "think", "keep_alive", "truncate", "prompt", "raw",
+    "system", "role", "content", "tool_calls", "function", "name", "arguments", "parameters", "type", "properties",
+    "seed", "temperature", "num_predict", "stop", "top_k", "top_p", "surprise",
+]  # fmt: skip
 
 
 def client(api: Served) -> ollama.AsyncClient:
@@ -93,6 +101,12 @@ WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("chat", {"model": "m", "messages": HELLO, "think": True}, 400, "does not support thinking"),
     ("chat", {"model": "m", "messages": HELLO, "format": "xml"}, 400, "invalid format"),
     ("chat", {"model": "m", "messages": [{"role": "bot"}]}, 400, "messages[0].role"),
+    (
+        "chat",
+        {"model": "m", "messages": [{"role": "user", "tool_calls": [{"function": {"name": "f"}}]}]},
+        400,
+        "only an assistant",
+    ),
     ("chat", {"model": "m", "messages": [{"role": "user", "images": ["AA"]}]}, 400, "text only"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"mirostat": 2}}, 400, "options.mirostat"),
     ("chat", {"model": "m", "messages": HELLO, "options": {"repeat_penalty": 1.1}}, 400, "repeat_penalty"),
@@ -142,6 +156,28 @@ async def test_a_failure_within_a_stream(mosquitto: PrivateBroker) -> None:
 def read(data: bytes) -> list[dict[str, Any]]:
     """Objects of an answer, as the client's types read them."""
     return [ollama.ChatResponse(**json.loads(line)).model_dump() for line in data.splitlines()]
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4), st.sampled_from(NAMES), JSON)
+def test_any_body_is_read_or_refused(body: dict[str, Any], field: str, value: Any) -> None:
+    function = {"name": "f", "parameters": {"type": "object", field: value}}
+    usual = {"model": "m", "messages": HELLO, "prompt": "p", "tools": [{"function": function}]}
+    for parse in (chat_request, generate_request):
+        for asked in (body, {**usual, **body}, {**usual, "options": body}, {**usual, field: value}):
+            with suppress(FlexSpecError):
+                for lenient in (False, True):
+                    parse(asked, lenient)
 
 
 CALLS = (
