@@ -37,19 +37,23 @@ def none_is_few() -> Iterator[None]:
 def test_rows_together_get_what_each_is_given_alone(
     batch: list[tuple[SamplingParams, int]], vocabulary: int, seed: int, dtype: torch.dtype
 ) -> None:
-    """Half of the logits are eighths, which tie, and some are masked."""
+    """Half of the logits are eighths, which tie, some are masked, and every other row has a grammar."""
     rng = np.random.default_rng(seed)
     values = rng.normal(0.0, rng.choice([0.3, 3.0, 30.0]), (len(batch), vocabulary))
     values = np.where(rng.random(values.shape) < 0.5, np.round(values * 8) / 8, values)
     values[:, 1:][rng.random((len(batch), vocabulary - 1)) < rng.choice([0.0, 0.3])] = -np.inf
     logits = torch.from_numpy(values).to(dtype)
-    draws = [Draw(*one) for one in batch]
+    allowed = rng.random((len(batch), vocabulary)) < rng.choice([0.1, 0.9])
+    allowed[:, 0] = True
+    draws = [Draw(*one, allowed=allowed[row] if row % 2 else None) for row, one in enumerate(batch)]
     alone = logits.float().numpy().copy()
     # With another default device a tensor that is not made on the logits' own would be found out.
     with torch.device("meta"):
         token = choose_rows(logits, draws)
         found = [token(row) for row in range(len(draws))]
-    assert found == [choose(alone[i], draw.params, draw.position) for i, draw in enumerate(draws)]
+    assert found == [
+        choose(alone[i], draw.params, draw.position, draw.allowed) for i, draw in enumerate(draws)
+    ]
     assert np.array_equal(logits.float().numpy(), alone)
 
 
