@@ -18,9 +18,11 @@ from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.errors import GrammarError, WorkerError
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.matcher import engine_name
 from flexspec_mq.models.text import decode
+from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
 from lab.benchmarks.exact.dice import Dice, choose
 from tests.integration.processes import edge_of, start_worker, status
@@ -112,3 +114,31 @@ async def test_the_text_is_what_the_target_alone_writes_under_the_mask(
     assert asked["each token asked for"].machine.counters.rounds <= len(expected) - 30
     assert asked["device"].machine.counters.rounds < asked["each token asked for"].machine.counters.rounds
     json.loads(decode(draft.loaded.tokenizer, expected))
+
+
+async def test_a_grammar_travels_once_and_a_wrong_one_is_told(
+    workers: PrivateBroker, draft: DraftModel
+) -> None:
+    """Also by a device that reads none itself."""
+    prompt = prompt_of(draft, ASKED)
+    wish = GenerationRequest(
+        prompt=prompt, sampling=SamplingParams(), limit=80, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
+        engine=engine_name(),
+    )  # fmt: skip
+    async with edge_of(workers, "edge", draft.drafter, draft.loaded) as node:
+        first = node.generate(wish)
+        text = await read(first)
+        again = node.generate(replace(wish, prompt=(*prompt, *text, *prompt)))
+        await read(again)
+        assert (again.machine.counters.named, again.machine.counters.misses) == (1, 0)
+        assert again.bytes_up < first.bytes_up - len(CALL.pack())
+        wrong = node.generate(replace(wish, grammar=Grammar.from_json_schema({"type": "strin"})))
+        told = await anext(aiter(wrong))
+        assert isinstance(told, Finish)
+        assert isinstance(told.error, GrammarError)
+        assert "strin" in told.error.message
+        other = node.generate(replace(wish, engine="another 1", wait=3.0))
+        busy = await anext(aiter(other))
+        assert isinstance(busy, Finish)
+        assert isinstance(busy.error, WorkerError)
+        assert other.machine.counters.busy > 0
