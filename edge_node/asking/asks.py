@@ -161,8 +161,6 @@ class Asks:
     def _answered(self, asker: Asker, task: asyncio.Task[None]) -> None:
         asker.asks -= 1
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("an ask failed", exc_info=error)
 
     async def _answer(
         self, link: Link, asker: Asker, inbound: Inbound, user: str, refusal: ApiError | None
@@ -171,13 +169,23 @@ class Asks:
         reader = AskReader(user, self._node.name)
         try:
             asked = reader.read(inbound, most=self._settings.max_ask, lenient=self._api.settings.lenient)
+            if asked is not None:
+                await self._answer_asked(link, asker, asked, refusal)
+            else:
+                asker.forget(reader.reply.topic)
+                await self._publish(link, Outbound(reader.reply.topic, b"", 1, retain=True))
         except ApiError as error:
             await self._publish(link, reader.reply.error(refusal or error))
-            return
-        if asked is None:
-            asker.forget(reader.reply.topic)
-            await self._publish(link, Outbound(reader.reply.topic, b"", 1, retain=True))
-            return
+        except Exception:  # noqa: BLE001  the top of an ask's task; logged with its traceback
+            _log.exception("an ask of %s failed", user)
+            await self._publish(
+                link, reader.reply.error(FlexSpecError("the edge node failed; its log says how"))
+            )
+
+    async def _answer_asked(
+        self, link: Link, asker: Asker, asked: AskedText, refusal: ApiError | None
+    ) -> None:
+        """Answer an ask that was read, but for a copy of one that is being answered."""
         answering = _Answering(asked.key, asked.reply)
         if asked.key is not None:
             present = self._answering.setdefault(asked.key.key, answering)
