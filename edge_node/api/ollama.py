@@ -316,7 +316,8 @@ def _details(api: Api, version: str) -> ollama.OllamaDetails:
 
 
 async def _models(more: dict[str, Any], api: Api, _request: Request, _send: Send) -> Response:
-    await api.node.directory.refreshed()
+    if not more:  # those that are loaded are asked for again and again, and worth no byte of the link
+        await api.node.directory.refreshed()
     return json_answer(
         ollama.OllamaModels(
             models=[_listed(api, name, model, **more) for name, model in api.models().items()]

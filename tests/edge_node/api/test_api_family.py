@@ -105,6 +105,20 @@ async def test_what_can_be_asked_for(mosquitto: PrivateBroker, tmp_path: Path) -
         assert await models(api) == dict.fromkeys(
             (family.name, f"{family.name}:stable", f"{family.name}:{own.name}"), meant
         )
+        tags = (await api.get("/api/tags")).json()["models"]  # Ollama's names have a tag each
+        names = [f"{family.name}:{tag}" for tag in ("latest", own.name, "stable")]
+        assert sorted((tag["name"], tag["digest"]) for tag in tags) == sorted(
+            (name, own.digest.hex()) for name in names
+        )
+        for name in (*names, family.name):
+            asked = {
+                "messages": [{"role": "user", "content": "hello"}],
+                "options": {"seed": 1, "num_predict": 20},
+            }
+            answer = (await api.post("/api/chat", {"model": name, "stream": False, **asked})).json()
+            assert (answer["message"]["content"], answer["model"]) == (alone("hello", 1, 20), name)
+            assert answer["flexspec"]["version"] == own.name
+            assert (await api.post("/api/show", {"model": name})).status_code == 200
         for key in ("one", "two", "three", "four"):  # nobody has loaded the canary yet
             assert (await wrote(api, prompt_cache_key=key))["model"] == own.name
         async with worker_at(links_to(mosquitto), f"{family.name}-w", FakeEngine(), version=new.name):
