@@ -26,7 +26,9 @@ LONG: dict[str, Any] = {"max_tokens": 40_000, "ignore_eos": True}
 
 async def test_requests_that_cannot_be_done(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, max_body=4000, max_context=100) as api:
-        assert said(await api.chat(n=2), 400, "unsupported_parameter")["param"] == "n"
+        assert (
+            said(await api.chat(logit_bias={"5": 1}), 400, "unsupported_parameter")["param"] == "logit_bias"
+        )
         assert said(await api.chat(what=1), 400, "unknown_parameter")["param"] == "what"
         assert said(await api.chat(model="gone"), 404, "model_not_found")["param"] == "model"
         assert said(await api.chat("x" * 150), 400, "context_length_exceeded")["param"] == "messages"
