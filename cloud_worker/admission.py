@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.protocol.effects import Reply
+from flexspec_mq.scheduling.token_bucket import TokenBucket
 from schemas.messages import Error, ErrorCode
 
 if TYPE_CHECKING:
@@ -37,52 +37,6 @@ _MOST_TOPICS = 8192
 _MOST_DEVICES = 4096
 """Buckets that are kept. A broker with users knows no more names than it was given; one without has no end of them,
 and then those are forgotten that are full."""
-
-
-@dataclass(slots=True, eq=False)
-class TokenBucket:
-    """The token bucket of one device, in milliseconds. Calls take `now` in seconds.
-
-    Attributes:
-        rate: Milliseconds that it gets back a second.
-        burst: Milliseconds that it holds at most.
-        left: Milliseconds; below 0 if its last message cost more than there was.
-        at: Time when that was counted.
-        refused: Messages that were not taken.
-        tell_at: Time when the device may be told again.
-        known: False once it is forgotten, and another one may be made for the device.
-    """
-
-    device: str
-    rate: float
-    burst: float
-    left: float
-    at: float
-    refused: int = 0
-    tell_at: float = 0.0
-    known: bool = True
-
-    def refill(self, now: float) -> float:
-        """Add what has come back; return what is left."""
-        self.left = min(self.burst, self.left + (now - self.at) * self.rate)
-        self.at = now
-        return self.left
-
-    def pay(self, price: float, now: float) -> bool:
-        """Take a price, if anything at all is left; it may be more than that."""
-        if self.refill(now) <= 0.0:
-            return False
-        self.left -= price
-        return True
-
-    def charge(self, price: float) -> None:
-        """Take a price for what is done already; a negative one gives something back."""
-        self.left = min(self.burst, self.left - price)
-
-    @property
-    def wait(self) -> float:
-        """Seconds from when it last paid until something is left again."""
-        return max(0.0, -self.left) / self.rate
 
 
 class MessageAdmission:
@@ -147,6 +101,15 @@ class MessageAdmission:
     def turned_away(self, device: str) -> None:
         """Charge a device for an open that was refused as it holds what one device may hold."""
         self.bucket(device, self._clock()).charge(TURNED_AWAY)
+
+    def spent(self, device: str, ms: float) -> None:
+        """Charge a device for other work on its behalf."""
+        self.bucket(device, self._clock()).charge(ms)
+
+    def solvent(self, device: str) -> bool:
+        """Whether such work may be done for a device now."""
+        now = self._clock()
+        return self.bucket(device, now).refill(now) > 0.0
 
     def verified(self, device: str, batches: int) -> None:
         """Give back what the messages of so many drafts cost that went into a forward."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,13 @@ from flexspec_mq.grammar.matcher import engine_name
 from schemas.messages import ErrorCode
 
 if TYPE_CHECKING:
+    from cloud_worker.admission import MessageAdmission
     from flexspec_mq.grammar.compiled import CompiledGrammars
+    from flexspec_mq.grammar.matcher import CompiledGrammar
     from schemas.messages import Open
 
-_MOST_WAITING = 64
-"""Opens whose grammars wait to be compiled."""
+_MOST_WAITING, _MOST_OF_ONE = 256, 16
+"""Opens whose grammars wait to be compiled: all, and those of one device."""
 
 
 class OpenRefused(FlexSpecError):
@@ -32,16 +35,19 @@ class OpenRefused(FlexSpecError):
 
 
 class GrammarCompiler:
-    """Compiles what opens carry.
+    """Compiles what opens carry, one after the other; devices take turns, and pay for the time it took.
 
     Args:
         grammars: where to; None if texts can have none.
+        admission: whom the time is told.
     """
 
-    def __init__(self, grammars: CompiledGrammars | None) -> None:
+    def __init__(self, grammars: CompiledGrammars | None, admission: MessageAdmission) -> None:
         self._grammars = grammars
+        self._admission = admission
         self._thread = ThreadPoolExecutor(1, "grammars")
-        self._waiting = 0
+        self._turns: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._busy = False
 
     def close(self) -> None:
         """Compile nothing more."""
@@ -52,7 +58,7 @@ class GrammarCompiler:
         digest = message.identity.grammar
         return digest is None or (self._grammars is not None and self._grammars.get(digest) is not None)
 
-    async def compile(self, message: Open) -> None:
+    async def compile(self, edge: str, message: Open) -> None:
         """Compile the grammar of an open, so that it may be taken.
 
         Raises:
@@ -64,17 +70,47 @@ class GrammarCompiler:
             )
         if not message.grammar:
             raise OpenRefused(ErrorCode.NEED_PREFIX)
-        if self._waiting >= _MOST_WAITING:
-            raise OpenRefused(ErrorCode.BUSY, "too many grammars wait to be compiled")
-        self._waiting += 1
+        await self._turn(edge)
         try:
-            grammar = Grammar.unpack(message.grammar)
-            if grammar.digest(engine_name()) != message.identity.grammar:
-                raise OpenRefused(ErrorCode.BUSY, f"grammars are read by {engine_name()} here")
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._grammars.compile, grammar)
+            if not self._admission.solvent(edge):
+                raise OpenRefused(
+                    ErrorCode.BUSY, "the grammars of this device took more than its share of time"
+                )
+            loop = asyncio.get_running_loop()
+            compiled = await loop.run_in_executor(self._thread, _compiled, message, self._grammars)
         except GrammarError as error:
+            self._admission.spent(edge, error.ms)
             raise OpenRefused(ErrorCode.GRAMMAR, error.message) from error
         except RemoteProtocolError as error:
             raise OpenRefused(ErrorCode.MALFORMED, error.message) from error
         finally:
-            self._waiting -= 1
+            self._busy = False
+            self._next()
+        self._admission.spent(edge, compiled.ms)
+
+    async def _turn(self, edge: str) -> None:
+        """Wait until nobody else's grammar is compiled."""
+        counts = {device: len(turns) for device, turns in self._turns.items()}
+        if counts.get(edge, 0) >= _MOST_OF_ONE or sum(counts.values()) >= _MOST_WAITING:
+            raise OpenRefused(ErrorCode.BUSY, "too many grammars wait to be compiled")
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.setdefault(edge, deque()).append(turn)
+        self._next()
+        await turn
+
+    def _next(self) -> None:
+        while self._turns and not self._busy:
+            edge, waiting = self._turns.popitem(last=False)
+            turn = waiting.popleft()
+            if waiting:
+                self._turns[edge] = waiting
+            if not turn.done():
+                self._busy = True
+                turn.set_result(None)
+
+
+def _compiled(message: Open, grammars: CompiledGrammars) -> CompiledGrammar:
+    grammar = Grammar.unpack(message.grammar)
+    if grammar.digest(engine_name()) != message.identity.grammar:
+        raise OpenRefused(ErrorCode.BUSY, f"grammars are read by {engine_name()} here")
+    return grammars.compile(grammar)

@@ -103,7 +103,6 @@ class CloudWorker:
             facts.recommended.sampling,
             facts.tokenizer,
         )
-        self._compiler = GrammarCompiler(engine.grammars)
         self._compiling: set[asyncio.Task[None]] = set()
         self.settings = settings
         self._groups = read_groups(settings.share_groups)
@@ -125,6 +124,7 @@ class CloudWorker:
         self.admission = MessageAdmission(
             quotas, settings.worker, lambda reply: self._do([reply]), keyed=settings.keys is not None
         )
+        self._compiler = GrammarCompiler(engine.grammars, self.admission)
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
         self._told_at = 0.0
@@ -352,7 +352,7 @@ class CloudWorker:
 
     async def _take_compiled(self, edge: str, message: Open, qos: int, version: str | None) -> None:
         try:
-            await self._compiler.compile(message)
+            await self._compiler.compile(edge, message)
         except OpenRefused as error:
             of = edge, message.session, message.attempt
             self._do(self.machine.refuse(*of, error.code, error.message, qos))

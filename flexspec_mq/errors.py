@@ -59,7 +59,15 @@ class UsageError(FlexSpecError):
 
 
 class GrammarError(UsageError):
-    """A grammar that cannot be used, or a text that is none of it."""
+    """A grammar that cannot be used, or a text that is none of it.
+
+    Attributes:
+        ms: milliseconds of processor time that it took to find that out.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", ms: float = 0.0) -> None:
+        super().__init__(message, hint=hint)
+        self.ms = ms
 
 
 class ModelError(FlexSpecError):

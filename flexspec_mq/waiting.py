@@ -103,6 +103,11 @@ SHARED: Final = 0.005
 DRAIN: Final = 30.0
 """For sessions to end on SIGTERM (`drain`)."""
 
+# Grammars, device and worker
+
+GRAMMAR_TRIAL_IDLE: Final = 300.0
+"""Without a new grammar after which the process that tries them ends."""
+
 # Statuses and catalogues
 
 STATUS_EVERY: Final = 10.0

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import GrammarError
+from flexspec_mq.scheduling.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from flexspec_mq.grammar.compiled import CompiledGrammars
     from flexspec_mq.grammar.matcher import CompiledGrammar, Mask, Matcher
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
 
 MOST_FORCED = 64
 """Forced tokens that one step adds to a text; the next step goes on with the others."""
+_RATE, _BURST = 200.0, 500.0
+"""Milliseconds of each second that following the grammars of one device may take, and those at once after a rest.
+An ordinary grammar takes some 0.1 ms a token."""
 _WORTH_ROWS = 16
 """Forced tokens behind a draft that get rows of the same forward. A longer run would cost too much where the draft is
 rejected, and is committed without rows where it is not."""
@@ -31,10 +37,16 @@ class TextGrammars:
     def __init__(self, grammars: CompiledGrammars) -> None:
         self._grammars = grammars
         self._matchers: dict[SessionKey, Matcher] = {}
+        self._buckets: dict[str, TokenBucket] = {}
 
     def free(self, key: SessionKey) -> None:
         """Forget a session; it need not be known."""
         self._matchers.pop(key, None)
+        full = [
+            device for device, bucket in self._buckets.items() if bucket.refill(time.monotonic()) >= _BURST
+        ]
+        for device in full:
+            del self._buckets[device]
 
     def compiled(self, item: WorkItem) -> CompiledGrammar | None:
         """Grammar of an item; None without one, or where it has been forgotten."""
@@ -44,7 +56,8 @@ class TextGrammars:
     def masks(self, item: WorkItem, draft: Sequence[int]) -> list[Mask] | GrammarError:
         """Masks of the rows behind an item's context and each token of a draft, as far as that is allowed."""
         try:
-            return self._matcher(item).masks(_text(item), draft)
+            with self._matcher(item) as matcher:
+                return matcher.masks(_text(item), draft)
         except GrammarError as error:
             return error
 
@@ -56,11 +69,12 @@ class TextGrammars:
         """
         if item.identity.grammar is None or (after and after[-1] in item.identity.eos):
             return ()
-        matcher, text = self._matcher(item), _text(item)
-        if matcher.valid(text, after) < len(after):
-            return ()
-        left = item.identity.limit - len(text) - len(after)
-        return matcher.forced((*text, *after), min(most, left))
+        text = _text(item)
+        with self._matcher(item) as matcher:
+            if matcher.valid(text, after) < len(after):
+                return ()
+            left = item.identity.limit - len(text) - len(after)
+            return matcher.forced((*text, *after), min(most, left))
 
     def behind_draft(self, item: WorkItem, draft: Sequence[int]) -> tuple[int, ...]:
         """The same as rows of the forward that verifies the draft; none if they are too many to be worth it."""
@@ -71,14 +85,22 @@ class TextGrammars:
         left = item.identity.limit - item.start - 1 - len(draft)
         return forced[: max(0, left)] if len(forced) <= _WORTH_ROWS else ()
 
-    def _matcher(self, item: WorkItem) -> Matcher:
+    @contextmanager
+    def _matcher(self, item: WorkItem) -> Iterator[Matcher]:
+        """A matcher that takes no more time than its device has left, and pays for what it takes."""
         matcher = self._matchers.get(item.key)
         if matcher is None:
             compiled = self.compiled(item)
             if compiled is None:
                 raise GrammarError("")  # forgotten since its open: the edge opens again, with its source
             matcher = self._matchers[item.key] = compiled.matcher()
-        return matcher
+        device, now, before = item.key[0], time.monotonic(), matcher.ms
+        bucket = self._buckets.setdefault(device, TokenBucket(device, _RATE, _BURST, _BURST, now))
+        matcher.most = before + bucket.refill(now)
+        try:
+            yield matcher
+        finally:
+            bucket.charge(matcher.ms - before)
 
 
 def _text(item: WorkItem) -> Sequence[int]:

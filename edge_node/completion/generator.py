@@ -39,6 +39,7 @@ from flexspec_mq.errors import (
 )
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.matcher import in_lark
+from flexspec_mq.grammar.place import place_of
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from schemas.openai import FlexspecUsage
@@ -188,14 +189,24 @@ class CompletionGenerator:
             return None
         try:
             return grammars.compile(grammar)
-        except GrammarError:
-            for tool in () if tools is None else tools.callable:
-                try:
-                    grammars.compile(Grammar.from_json_schema(tool.schema))
-                except GrammarError as error:
-                    words = f"the parameters of the tool {tool.name}: {error.message}"
-                    raise ToolError(words, hint=error.hint) from error
-            raise
+        except GrammarError as error:
+            raise _placed(error, grammar, tools, grammars.error_of) from error
+
+
+def _placed(
+    error: GrammarError, grammar: Grammar, tools: ToolUse | None, error_of: Callable[[Grammar], str]
+) -> GrammarError:
+    """An error of a grammar with its place: the tool, and the part of the schema that is to blame."""
+    for tool in () if tools is None else tools.callable:
+        if why := error_of(Grammar.from_json_schema(tool.schema)):
+            return ToolError(
+                f"the parameters of the tool {tool.name}{place_of(tool.schema, why, error_of)}: {why}"
+            )
+    for part in grammar.parts(""):
+        schema = part.get("json_schema")
+        if schema and (why := error_of(Grammar.from_json_schema(schema))):
+            return GrammarError(f"the schema{place_of(schema, why, error_of)}: {why}")
+    return error
 
 
 class _Encoded(NamedTuple):

@@ -33,8 +33,8 @@ _OPEN = {
     "propertyNames",
     "minProperties",
 }
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
-_WITHIN = (
+HOLD_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+HOLD_SCHEMAS = (
     "items", "prefixItems", "additionalProperties", "additionalItems", "contains", "anyOf", "oneOf", "allOf", "not",
     "if", "then", "else",
 )  # fmt: skip
@@ -52,6 +52,21 @@ class Grammar:
     """
 
     source: str
+
+    def __post_init__(self) -> None:
+        """Refuse what no open can carry.
+
+        Raises:
+            UsageError: it is too long, or half a character.
+        """
+        try:
+            size = len(self.source.encode())
+        except UnicodeEncodeError as error:
+            raise UsageError(f"a grammar with half a character: {error.object[error.start]!a}") from error
+        if size > MAX_SOURCE:
+            raise UsageError(
+                f"a grammar of {size} bytes, beyond {MAX_SOURCE}", hint="use a smaller schema, or fewer tools"
+            )
 
     @classmethod
     def from_parts(cls, parts: Sequence[Mapping[str, Any]]) -> Self:
@@ -102,11 +117,10 @@ class Grammar:
         Raises:
             UsageError: It is too long.
         """
-        source = self.source.encode()
-        packed = zstandard.ZstdCompressor(level=9).compress(source)
-        if len(source) > MAX_SOURCE or len(packed) > MAX_GRAMMAR:
+        packed = zstandard.ZstdCompressor(level=9).compress(self.source.encode())
+        if len(packed) > MAX_GRAMMAR:
             raise UsageError(
-                f"a grammar of {len(source)} bytes, {len(packed)} compressed, beyond {MAX_SOURCE} or {MAX_GRAMMAR}",
+                f"a grammar of {len(packed)} bytes, compressed, beyond {MAX_GRAMMAR}",
                 hint="use a smaller schema, or fewer tools",
             )
         return packed
@@ -122,7 +136,8 @@ class Grammar:
             size = zstandard.frame_content_size(packed)
             if not 0 < size <= MAX_SOURCE:
                 raise RemoteProtocolError(f"a grammar of {size} bytes, not of 1 to {MAX_SOURCE}")
-            return cls(zstandard.ZstdDecompressor().decompress(packed, max_output_size=size).decode())
+            decompressor = zstandard.ZstdDecompressor()
+            return cls(decompressor.decompress(packed, size, allow_extra_data=False).decode())
         except (zstandard.ZstdError, UnicodeDecodeError) as error:
             raise RemoteProtocolError(f"a grammar cannot be unpacked: {error}") from error
 
@@ -147,9 +162,9 @@ def fitted(schema: Mapping[str, Any]) -> Mapping[str, Any]:
             within += part
         elif isinstance(part, dict):
             parts.append(part)
-            maps = [part[keyword] for keyword in _NAMED if isinstance(part.get(keyword), dict)]
+            maps = [part[keyword] for keyword in HOLD_NAMED if isinstance(part.get(keyword), dict)]
             within += [each for some in maps for each in some.values()]
-            within += [part[keyword] for keyword in _WITHIN if keyword in part]
+            within += [part[keyword] for keyword in HOLD_SCHEMAS if keyword in part]
     merged = any("allOf" in part or ("properties" in part and part.keys() & _MERGES) for part in parts)
     for part in parts:
         if isinstance(part.get("format"), str) and part["format"] not in _FORMATS:
@@ -164,7 +179,10 @@ def fitted(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _compact(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    except RecursionError:
+        raise UsageError("a schema that nests too deeply") from None
 
 
 def _escaped(regex: str) -> str:
