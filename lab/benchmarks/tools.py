@@ -7,7 +7,8 @@ Agents have four tools each, which all of their prompts describe, and go on from
 same by a schema alone. Sides: an edge node as it comes; one that drafts without llguidance; streaming; streaming from a
 worker that decides each token by a forward of its own, however many ids the grammar allows (`streaming`, of which
 shares are); and llama.cpp's server, where ``llama-server`` is installed or `--server` says how to start one. All but
-the last write the same text. Flags are those of `flexspec bench` (lab/README.md).
+the last write the same text; that one makes no calls where the target's template knows no tools. Flags are those of
+`flexspec bench` (lab/README.md).
 
 With `--calls` so many calls are made by OpenAI's client instead, over all tools, and their arguments validated.
 """
@@ -29,14 +30,14 @@ from flexspec_mq.errors import FlexSpecError
 from lab.bench import bootstrap
 from lab.bench import options as flags
 from lab.bench.calls import CallableTool, read_tools
-from lab.bench.figures import differing, summary
+from lab.bench.figures import Sample, differing, summary
 from lab.bench.measuring import Answered, Asked, BenchChannel, ask_all, by_strategy
 from lab.bench.questions import Question
 from lab.bench.strategies import RATIONED, SERVER, STREAMING, Devices, Node, drafting, streaming
 from lab.bench.testbed import bench_testbed
 from lab.benchmarks import _common
 from lab.benchmarks.answers import llama_server
-from lab.benchmarks.serve.calls import validate
+from lab.benchmarks.serve.calls import validate, why_invalid
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -113,6 +114,16 @@ class Workload(Asked):
             ]
         return messages
 
+    def valid(self, samples: Sequence[Sample]) -> float:
+        """Share of answers that are a call of one of the tools, or JSON, by its schema; others are cut, or free."""
+        good = 0
+        for sample in samples:
+            tools, tool = self.wanted[sample.question]
+            name, brace, rest = sample.text.partition("{")
+            call = (name, brace + rest) if self.kind == CALLS else (tool.name, sample.text)
+            good += not why_invalid("", [call], tools)
+        return good / len(samples)
+
 
 def workload(kind: str, strategies: Sequence[str], options: Namespace) -> Workload:
     """All asks, or `--questions` of them, spread over agents."""
@@ -158,13 +169,15 @@ async def measure(options: Namespace, name: str, plan: LinkPlan | None) -> dict[
                 raise FlexSpecError(f"sides wrote different texts: {', '.join(map(str, wrong))}")
             found[kind] = summary(answers, options.seed, [SERVER])
             print(f"\n{kind} over {name}, {len(asked.questions)} questions")
+            for side, its in found[kind].items():
+                its["valid"] = asked.valid(answers[side])
             print(_table(found[kind]))
     return found
 
 
 def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
     heads = [
-        "", "answers", "tokens", "forced", "a round", "forwards/token", "worker ms/token", "first, s", "s",
+        "", "answers", "valid", "tokens", "forced", "a round", "forwards/token", "worker ms/token", "first, s", "s",
         f"share of {STREAMING}", "IP bytes", "share",
     ]  # fmt: skip
     rows = []
@@ -172,9 +185,10 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
         shares = one.get(f"of_{STREAMING}", {})
         rows.append(
             [
-                name, one["answers"], one["tokens"] / one["answers"], one["forced"], one["tokens_per_round"],
-                one["forwards_per_token"], _ms(one["worker_s_per_token"]), one["median_first_s"], one["mean_s"][0],
-                _shown(shares.get("total")), (one["bytes"] or [None])[0], _shown(shares.get("bytes")),
+                name, one["answers"], one["valid"], one["tokens"] / one["answers"], one["forced"],
+                one["tokens_per_round"], one["forwards_per_token"], _ms(one["worker_s_per_token"]),
+                one["median_first_s"], one["mean_s"][0], _shown(shares.get("total")),
+                (one["bytes"] or [None])[0], _shown(shares.get("bytes")),
             ]
         )  # fmt: skip
     return _common.table(heads, rows)

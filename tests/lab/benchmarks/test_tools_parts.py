@@ -42,6 +42,14 @@ def test_an_agent_goes_on_from_its_own_calls_that_were_not_cut() -> None:
         asked.answered.append(answered(number, f'f{number}{{"a": 1' + ("}" if number % 9 else "")))
 
 
+@pytest.mark.parametrize(("kind", "text"), [(CALLS, f"HassTurnOn{GOOD}"), (JSON, GOOD)])
+def test_answers_that_are_cut_or_free_are_told_apart(kind: str, text: str) -> None:
+    asked = workload(kind, [STREAMING], OPTIONS)
+    place = next(at for at, (_, tool) in enumerate(asked.wanted) if tool.name == "HassTurnOn")
+    texts = (text, text[:-1], "Turning on the lamp is a metaphor.", text)
+    assert asked.valid([answered(place, each).samples[0] for each in texts]) == 0.5
+
+
 def test_answers_by_schemas_are_asked_for_without_tools() -> None:
     asked = workload(JSON, [STREAMING], OPTIONS)
     request = chat_request(asked.body(asked.questions[3].text, 4))
