@@ -135,6 +135,9 @@ class AskReader:
         wanted = chat_request(_chat(own, body), lenient)
         if wanted.choices != 1:
             raise bad("n", "an ask is answered by one text", code="unsupported_parameter")
+        if self._user != topics.ANYBODY:  # nobody's remembered answers are drafted from for another
+            named_user = b"\0".join((self._user.encode(), wanted.asked.user))
+            wanted = replace(wanted, asked=replace(wanted.asked, user=named_user))
         fields = "messages" if own.prompt is None else "prompt", "schema" if own.schema else wanted.shaped_by
         self.reply = replace(self.reply, fields=fields)
         named = named or (correlation or b"").hex()

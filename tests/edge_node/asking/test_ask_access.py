@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
+from edge_node.asking.request import AskReader
 from flexspec_mq import topics
+from flexspec_mq.transport.base import Inbound
 from tests.edge_node.asking.asked import Asker, asked
 from tests.edge_node.asking.test_asks import ASK, TEXT
 
@@ -101,6 +104,21 @@ async def test_a_node_answers_nowhere_but_to_the_asker(
         assert body["error"]["code"] == "wrong_response_topic"
         assert "f1/answer/hub/alice" in body["error"]["hint"]
         assert not [topic for topic in await drained(spy) if topic.startswith("f1/answer")]
+
+
+@pytest.mark.parametrize("more", [{}, {"user": "hub"}, {"safety_identifier": "hub\0"}])
+def test_no_asker_is_taken_for_another_whatever_it_says(more: dict[str, str]) -> None:
+    """By the name of a user a node finds the answers that it remembers, and by id and user those that it keeps."""
+    read = {
+        user: AskReader(user, "alice").read(
+            Inbound("t", msgspec.json.encode({**ASK, "id": "q", **more})), most=999
+        )
+        for user in ("hub", "spy", "hu", topics.ANYBODY)
+    }
+    users = {user: ask.wanted.asked.user for user, ask in read.items() if ask is not None}
+    keys = {ask.key.key for ask in read.values() if ask is not None and ask.key is not None}
+    assert len(keys) == len(set(users.values())) == len(read)
+    assert users[topics.ANYBODY] == more.get("user", more.get("safety_identifier", "")).encode()
 
 
 NAMES = st.sampled_from(("hub", "alice", "hub.", "a-b", "x"))
