@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 from msgspec import UNSET
@@ -242,9 +242,8 @@ class OllamaForm(Form):
 
     def _call(self, parser: CallParser, number: int) -> ollama.OllamaToolCall:
         call = parser.calls[number]
-        function = ollama.OllamaFunctionCall(
-            index=number, name=call.name, arguments=msgspec.json.decode(call.arguments)
-        )
+        written = cast("dict[str, Any]", msgspec.Raw(call.arguments.encode()))  # sent as the target wrote it
+        function = ollama.OllamaFunctionCall(index=number, name=call.name, arguments=written)
         return ollama.OllamaToolCall(id=call_id(self._text, number), function=function)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from contextlib import suppress
 from itertools import pairwise
 from typing import Any
@@ -182,7 +183,7 @@ def test_any_body_is_read_or_refused(body: dict[str, Any], field: str, value: An
 
 CALLS = (
     'Yes.\n<tool_call>\n{"name": "f", "arguments": {"a": {"b": "}\\""}}}\n</tool_call>'
-    '\n<tool_call>\n{"name": "g", "arguments": {}}\n</tool_call>'
+    '\n<tool_call>\n{"name": "g", "arguments": {"x": [1e400, "\\ud800"]}}\n</tool_call>'
 )
 TOOLS = [{"type": "function", "function": {"name": name}} for name in "fg"]
 
@@ -207,7 +208,7 @@ def test_calls_are_whole_however_the_text_came(cuts: list[int], cut_off: bool) -
     calls = [call for part in parts for call in part["message"]["tool_calls"] or []]
     assert calls == (whole["message"]["tool_calls"])
     made = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
-    assert made == [("f", {"a": {"b": '}"'}}), ("g", {})][: 1 if cut_off else 2]
+    assert made == [("f", {"a": {"b": '}"'}}), ("g", {"x": [math.inf, "\ud800"]})][: 1 if cut_off else 2]
     assert (last["done_reason"], last["message"]["content"]) == ("length" if cut_off else "stop", "")
 
 
