@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+_DEEPEST = 128
+"""Levels of a body."""
 _SHOWN = 60
 """Characters of a wrong value that an error repeats."""
 
@@ -103,14 +105,32 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """
     try:
         body = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        if data.count(b"[") + data.count(b"{") > _DEEPEST:
+            _measure(body)
         canonical(body)  # a lone surrogate can be written as an escape, but is no character
     except RecursionError as error:
-        raise bad(None, "the body is nested too deeply", code="invalid_json") from error
+        message = f"the body is nested more than {_DEEPEST} levels deep"
+        raise bad(None, message, code="invalid_json") from error
     except ValueError as error:  # UnicodeError and JSONDecodeError are both
         raise bad(None, f"the body is no JSON in UTF-8: {error}", code="invalid_json") from error
     if not isinstance(body, dict):
         raise bad(None, "the body is no JSON object", code="invalid_json")
     return body
+
+
+def _measure(body: Any) -> None:
+    """See that functions which walk a body may call themselves.
+
+    Raises:
+        RecursionError: it is nested too deeply.
+    """
+    level: list[Any] = [[body]]
+    for _ in range(_DEEPEST + 1):
+        within = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [part for parts in within for part in parts if isinstance(part, dict | list)]
+        if not level:
+            return
+    raise RecursionError
 
 
 def canonical(value: Any) -> bytes:

@@ -274,11 +274,16 @@ def test_messages_that_are_none(message: Any, param: str) -> None:
     "body",
     [
         b"", b"{", b"[]", b'"x"', b"\xff{}", b'{"temperature": NaN}', b'{"a": "\\ud800"}', b"[" * 100_000,
+        b'{"a": ' + b"[" * 128 + b"]" * 128 + b"}", b'{"a":' * 990 + b"1" + b"}" * 990,
         b'{"seed": ' + b"9" * 5000 + b"}", b'{"a": Infinity}',
     ],
 )  # fmt: skip
 def test_bodies_that_are_no_json_object(body: bytes) -> None:
     assert refused(parse_object, body).code == "invalid_json"  # type: ignore[arg-type]
+
+
+def test_a_body_may_be_nested() -> None:
+    assert parse_object(b'{"a": ' + b"[" * 127 + b"]" * 127 + b"}").keys() == {"a"}
 
 
 def test_tools_and_their_choice_are_read() -> None:
