@@ -38,7 +38,7 @@ from flexspec_mq.errors import (
     WorkersBusy,
 )
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import in_lark
+from flexspec_mq.grammar.matcher import engine_name, in_lark
 from flexspec_mq.grammar.place import place_of
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
@@ -148,16 +148,18 @@ class CompletionGenerator:
         finally:
             self.node.cancel(writing.generation)
 
-    async def encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions) -> _Encoded:
-        """A request in the tokens of a target.
+    async def encoded(
+        self, text: LoadedText, prompt: Prompt, options: CompletionOptions, engine: str
+    ) -> _Encoded:
+        """A request in the tokens of a target, whose workers read grammars by `engine`.
 
         Raises:
             PromptError: the prompt cannot be taken.
         """
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._encoder, self._encoded, text, prompt, options)
+        return await loop.run_in_executor(self._encoder, self._encoded, text, prompt, options, engine)
 
-    def _encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions) -> _Encoded:
+    def _encoded(self, text: LoadedText, prompt: Prompt, options: CompletionOptions, engine: str) -> _Encoded:
         tools, grammar, form = options.tools, options.grammar, format_of(text.tokenizer)
         asked = self._default_limit if options.limit is None else options.limit
         longest = text.max_context // 2
@@ -171,7 +173,9 @@ class CompletionGenerator:
         limit = room if asked == WHOLE_CONTEXT else min(asked, room)
         by_default = options.limit is None and limit == self._default_limit
         prediction = encode_prediction(text, options.prediction, limit) if options.prediction else ()
-        compiled = None if grammar is None else self._compiled(text, grammar, tools)
+        compiled = None
+        if grammar is not None and engine == engine_name():  # another version may read it otherwise
+            compiled = self._compiled(text, grammar, tools)
         return _Encoded(text, ids, limit, prediction, by_default, form, grammar, compiled)
 
     def _compiled(self, text: LoadedText, grammar: Grammar, tools: ToolUse | None) -> CompiledGrammar | None:
@@ -368,7 +372,9 @@ class Writing:
     async def _open(self) -> None:
         options = self._options
         text = await self._service.text(self._by.model)
-        encoded = self._encoded = await self._by.encoded(text, self._prompt, options)
+        formed = options.grammar is not None or options.tools is not None
+        engine = self._by.node.directory.grammar_engine(self.version) if formed else ""
+        encoded = self._encoded = await self._by.encoded(text, self._prompt, options, engine)
         sampling = partial(options.sampling, self._drawn)
         self.generation = self._by.node.generate(
             GenerationRequest(
@@ -387,9 +393,7 @@ class Writing:
                 recommended=sampling if options.leaves_to_target and not self._misled else None,
                 text=text,
                 grammar=encoded.grammar,
-                engine=""
-                if encoded.grammar is None
-                else self._by.node.directory.grammar_engine(self.version),
+                engine=engine,
                 compiled=encoded.compiled,
             )
         )
