@@ -48,6 +48,8 @@ class GrammarCompiler:
         self._thread = ThreadPoolExecutor(1, "grammars")
         self._turns: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
         self._busy = False
+        if grammars is not None:  # so that no open waits for the tokenizer
+            self._thread.submit(grammars.compile, Grammar.from_json_schema({"type": "object"}))
 
     def close(self) -> None:
         """Compile nothing more."""

@@ -10,7 +10,7 @@ from flexspec_mq.errors import GrammarError
 from flexspec_mq.scheduling.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from flexspec_mq.grammar.compiled import CompiledGrammars
     from flexspec_mq.grammar.matcher import CompiledGrammar, Mask, Matcher
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_FORCED = 64
 """Forced tokens that one step adds to a text; the next step goes on with the others."""
-_RATE, _BURST = 200.0, 500.0
+_RATE, _BURST = 100.0, 300.0
 """Milliseconds of each second that following the grammars of one device may take, and those at once after a rest.
 An ordinary grammar takes some 0.1 ms a token."""
 _WORTH_ROWS = 16
@@ -32,19 +32,19 @@ class TextGrammars:
 
     Args:
         grammars: Compiled ones.
+        clock: seconds.
     """
 
-    def __init__(self, grammars: CompiledGrammars) -> None:
+    def __init__(self, grammars: CompiledGrammars, clock: Callable[[], float] = time.monotonic) -> None:
         self._grammars = grammars
+        self._clock = clock
         self._matchers: dict[SessionKey, Matcher] = {}
         self._buckets: dict[str, TokenBucket] = {}
 
     def free(self, key: SessionKey) -> None:
         """Forget a session; it need not be known."""
         self._matchers.pop(key, None)
-        full = [
-            device for device, bucket in self._buckets.items() if bucket.refill(time.monotonic()) >= _BURST
-        ]
+        full = [device for device, bucket in self._buckets.items() if bucket.refill(self._clock()) >= _BURST]
         for device in full:
             del self._buckets[device]
 
@@ -94,9 +94,11 @@ class TextGrammars:
             if compiled is None:
                 raise GrammarError("")  # forgotten since its open: the edge opens again, with its source
             matcher = self._matchers[item.key] = compiled.matcher()
-        device, now, before = item.key[0], time.monotonic(), matcher.ms
+        device, now, before = item.key[0], self._clock(), matcher.ms
         bucket = self._buckets.setdefault(device, TokenBucket(device, _RATE, _BURST, _BURST, now))
-        matcher.most = before + bucket.refill(now)
+        if (left := bucket.refill(now)) <= 0.0:
+            raise GrammarError("the grammars of this device take too much time to follow")
+        matcher.most = before + left
         try:
             yield matcher
         finally:

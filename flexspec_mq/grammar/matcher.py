@@ -33,7 +33,7 @@ except ImportError:
 
 _MAX_GBNF = 32_768
 T = TypeVar("T")
-_AT_ONCE: Final = 16
+_AT_ONCE: Final = 8
 """Tokens of a text that are followed without a mask in between."""
 
 

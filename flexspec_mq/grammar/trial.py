@@ -42,6 +42,8 @@ SECONDS: Final = 0.5
 """Processor time of a compile, at most."""
 MEGABYTES: Final = 64
 """Memory that a compile adds, at most."""
+_NICE: Final = 5
+"""Rank of a trial behind what the daemon does, where both want a core."""
 _STACK: Final = 1_000_000
 """Bytes of a compile's stack, at most; any thread of ours has more."""
 _DIED: Final[dict[int, str]] = {
@@ -161,6 +163,7 @@ def _main() -> None:
     tokenizer = ll.LLTokenizer(tokens, eos_token=head["eos"], slices=[])
     _limit(resource.RLIMIT_STACK, _STACK)
     _limit(resource.RLIMIT_CORE, 0)
+    os.nice(_NICE)
     _answer(None)
     while (request := _request()) is not None:
         pid = os.fork()

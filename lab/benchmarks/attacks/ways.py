@@ -19,6 +19,8 @@ import zstandard
 
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.matcher import engine_name
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.protocol.digest import chain_for
@@ -42,6 +44,8 @@ from schemas.messages import (
 _CODEC = Codec()
 _MOST_SESSIONS = 4096
 """Whose keys it keeps; the oldest goes first."""
+_EOS = (2,)
+"""Ends of texts of the default model."""
 _WORDS = 8192
 """Random words, from which prompts are cut."""
 
@@ -417,6 +421,48 @@ class Opens(Sessions):
             yield self.open(self.prompt, self.limit)
 
 
+class Grammars(Opens):
+    """Opens that have the worker compile, each a grammar of its own."""
+
+    name, says = (
+        "grammars",
+        "opens, each with another grammar that takes as long as one may, or ends its compiler",
+    )
+
+    def opening(self, prompt: int, limit: int, ahead: int = 0) -> Open:
+        """An open with a grammar."""
+        message, grammar = super().opening(prompt, limit, ahead), self.grammar()
+        identity = msgspec.structs.replace(
+            message.identity, grammar=grammar.digest(engine_name()), ignore_eos=False, eos=_EOS
+        )
+        return msgspec.structs.replace(message, identity=identity, grammar=grammar.pack())
+
+    def grammar(self) -> Grammar:
+        """Another one each time."""
+        number = self.dice.randrange(10**6)
+        return self.dice.choice((
+            Grammar.from_json_schema({"type": "integer", "multipleOf": 1_000_003 + number}),
+            Grammar.from_regex(f"((a{{100}}){{100}}){{100}}{number}"),
+            Grammar.from_lark("".join(f"r{n}: r{n + 1}\n" for n in range(5000)) + f'r5000: "{number}"\nstart: r0'),
+        ))  # fmt: skip
+
+
+class Followed(Grammars, Ahead):
+    """Sessions that have the worker write by a grammar which takes it long at each token."""
+
+    name, says = "followed", "60 sessions run ahead, by grammars of which each mask takes as long as it may"
+    each, limit, ahead, wanted = Ahead.each, Ahead.limit, Ahead.ahead, Ahead.wanted
+
+    def packets(self, now: float) -> Iterator[bytes]:
+        """As of sessions without grammars."""
+        return Ahead.packets(self, now)
+
+    def grammar(self) -> Grammar:
+        """Any text can be read in more and more ways."""
+        letters = "|".join(f'"{letter}"' for letter in "abcdefghijklmnopqrstuvwxyz ")
+        return Grammar.from_lark(f'start: s\ns: s s | s s s | {letters} | "{self.dice.randrange(10**6)}"')
+
+
 class Bare(Opens):
     """The same without keys."""
 
@@ -584,8 +630,8 @@ class Mixture(Way):
 
 
 _MIXED = (
-    Unpacks, Bombs, Sessions, Opens, Bare, Polls, Introduced, Unknown, Ahead, Drafts, Malformed, Properties,
-    Acknowledged, Large, Prompts, Forty, Retained, Denied, Subscribes, Pings,
+    Unpacks, Bombs, Sessions, Opens, Bare, Polls, Grammars, Followed, Introduced, Unknown, Ahead, Drafts, Malformed,
+    Properties, Acknowledged, Large, Prompts, Forty, Retained, Denied, Subscribes, Pings,
 )  # fmt: skip
 WAYS: dict[str, type[Way]] = {
     way.name: way for way in (*_MIXED, Headers, Bursts, Connects, Share, Forges, Twins, Mixture)

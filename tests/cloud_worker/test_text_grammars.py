@@ -1,0 +1,57 @@
+"""Grammars that take long to follow: their device's texts fail, and those of others are written as before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cloud_worker.engine.grammars import TextGrammars
+from flexspec_mq.errors import GrammarError
+from flexspec_mq.grammar.compiled import CompiledGrammars
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.models.default import default_model_path
+from flexspec_mq.protocol.worker.types import WorkItem
+from lab.fuzz.grammars import LARK
+from schemas.messages import Identity
+
+pytestmark = pytest.mark.model
+SLOW, QUICK = Grammar.from_lark(LARK["ambiguous"]), Grammar.from_regex("[a-z ]*")
+
+
+def an_item(edge: str, session: int, grammar: Grammar, text: list[int]) -> WorkItem:
+    digest = grammar.digest(engine_name())
+    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 4000, digest)
+    return WorkItem(
+        key=(edge, session),
+        version="base",
+        start=len(text),
+        digest=0,
+        context=(5, *text),
+        prompt_length=1,
+        draft=(),
+        identity=identity,
+        seq=1,
+        waiting_since=0.0,
+    )
+
+
+def test_a_device_whose_grammars_take_too_long_is_stopped_and_others_are_not() -> None:
+    tokenizer = default_model_path(lambda _line: None) / "tokenizer.json"
+    grammars = CompiledGrammars(lambda: tokenizer.read_text("utf-8"), 49_152, (2,))
+    for grammar in (SLOW, QUICK):
+        grammars.compile(grammar)
+    texts, letter = TextGrammars(grammars, lambda: 0.0), 81
+    assert grammars.compile(SLOW).matcher().valid((), [letter]) == 1
+    spent, failed = 0.0, 0
+    for session in range(8):
+        masks = texts.masks(an_item("evil", session, SLOW, [letter] * 400), ())
+        failed += isinstance(masks, GrammarError)
+        spent += matcher.ms if (matcher := texts._matchers.get(("evil", session))) else 0.0
+        good = texts.masks(an_item("good", session, QUICK, [letter] * session), (letter,))
+        assert not isinstance(good, GrammarError)
+        assert len(good) == 2
+        assert np.count_nonzero(good[0])
+    assert failed == 8
+    assert spent < 1000
+    assert "too much time" in str(masks)
