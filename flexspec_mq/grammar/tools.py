@@ -23,6 +23,8 @@ NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 """Names that a tool may have."""
 
 _ANY = r"(.|\n)*"
+_ARGUMENTS = re.compile(r'"arguments\\?": ')
+"""The key of a call in JSON, as a template writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,20 +119,17 @@ LLAMA = ToolFormat("", "parameters", "", "", None, native=True)
 """JSON alone, as Llama 3's template writes it: a single call, without text before it."""
 
 
-def tool_format(template: str | None, added: Iterable[str] = ()) -> ToolFormat:
+def tool_format(template: str, added: Iterable[str] = ()) -> ToolFormat:
     """The form of calls that a target knows.
 
     Args:
-        template: chat template of the target.
+        template: chat template of the target; empty where it has none, or takes no tools.
         added: the added tokens of its tokenizer.
     """
-    known = template or ""
     marks = {"<tool_call>", "</tool_call>"} <= set(added)
-    if re.search(r"\btools\b", known) is None or "<function=" in known:
-        return ToolFormat(marks=marks)
-    if "<tool_call>" in known and "arguments" in known:
+    if "<tool_call>" in template and _ARGUMENTS.search(template) and "<function=" not in template:
         return ToolFormat(native=True, marks=marks)
-    if '"parameters": ' in known and "ipython" in known:
+    if '"parameters": ' in template and "ipython" in template:
         return LLAMA
     return ToolFormat(marks=marks)
 

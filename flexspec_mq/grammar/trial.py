@@ -143,10 +143,10 @@ class _Tokens:
     def __init__(self, rows: int, eos: Sequence[int], special: Mapping[int, str]) -> None:
         self.eos_token_id = eos[0]
         self.special_token_ids = list(special)
-        self.tokens = [b""] * rows
+        self.tokens = [b""] * max(rows, 257 + max(special, default=0))
         for row, text in special.items():
             self.tokens[row] = text.encode()
-        self._ids = [row for row in range(rows) if row not in special][:256]
+        self._ids = [row for row in range(len(self.tokens)) if row not in special][:256]
         for byte, row in enumerate(self._ids):
             self.tokens[row] = bytes((byte,))
 

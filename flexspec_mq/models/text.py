@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.tools import ToolCall, ToolFormat, ToolUse, tool_format
 from flexspec_mq.models.fingerprint import left_out_ids
+from flexspec_mq.models.tokenizer import template_variables
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -143,8 +144,9 @@ def encode_turns(
 def format_of(tokenizer: Tokenizer) -> ToolFormat:
     """The form in which a target writes calls of tools."""
     template = tokenizer.chat_template
+    takes = isinstance(template, str) and "tools" in template_variables(template)
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    return tool_format(template if isinstance(template, str) else None, added)
+    return tool_format(str(template) if takes else "", added)
 
 
 def render_turns(tokenizer: Tokenizer, turns: Sequence[Turn], tools: ToolUse | None = None) -> str:

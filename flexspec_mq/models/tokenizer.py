@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -145,6 +146,17 @@ def _endless(most: str) -> Exception:
     from jinja2 import TemplateRuntimeError
 
     return TemplateRuntimeError(f"it goes on after {most}")
+
+
+@lru_cache(32)
+def template_variables(source: str) -> frozenset[str]:
+    """Names that a template looks up from outside; none if it is no template."""
+    from jinja2 import TemplateError, meta
+
+    try:
+        return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
+    except (TemplateError, RecursionError):
+        return frozenset()
 
 
 def _compiled(source: str, rounds: _Rounds) -> Any:

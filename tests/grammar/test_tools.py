@@ -30,9 +30,8 @@ from flexspec_mq.grammar.tools import (
     ToolCall,
     ToolFormat,
     ToolUse,
-    tool_format,
 )
-from flexspec_mq.models.text import Turn, render_turns
+from flexspec_mq.models.text import Turn, format_of, render_turns
 from flexspec_mq.models.tokenizer import PlainTokenizer
 
 WEATHER = Tool(
@@ -253,6 +252,10 @@ def test_a_text_that_was_cut_tells_the_call_as_far_as_it_came() -> None:
         assert len(events) <= 3
 
 
+def form_of(template: str | None) -> ToolFormat:
+    return format_of(PlainTokenizer(backend(), {}, template, 9))
+
+
 def rendered(template: str | None, turns: list[Turn], tools: ToolUse | None) -> str:
     return render_turns(PlainTokenizer(backend(), {}, template, 9), turns, tools)
 
@@ -263,12 +266,18 @@ def test_a_conversation_with_tools_is_written_by_the_template_or_in_words_of_our
         Turn("tool", "rain", tool="weather"), Turn("tool", "", tool="now"),
     ]  # fmt: skip
     use = USES["auto"]
-    assert tool_format(QWEN) == ToolFormat(native=True)
+    assert form_of(QWEN) == ToolFormat(native=True)
+    for other in (
+        "{{ xml_tools }}" + QWEN.replace("tools", "xml_tools"),
+        "<function=" + QWEN,
+        "{{ tools }}" + PLAIN,
+    ):
+        assert form_of(other) == HERMES
     native = rendered(QWEN, turns, use)
     assert json.dumps(WEATHER.as_told(), ensure_ascii=False) in native
     assert f"I look.\n{HERMES.call(CITY)}\n{HERMES.call(TIME)}<|im_end|>\n" in native
     assert native.endswith("<|im_start|>tool\nrain<|im_end|>\n<|im_start|>tool<|im_end|>\n")
-    assert tool_format(PLAIN) == HERMES
+    assert form_of(PLAIN) == form_of(None) == HERMES
     plain = rendered(PLAIN, turns, use)
     assert plain == (
         f"[system]Be brief.\n\n{use.prompt()}[user]Weather?[assistant]I look.\n{HERMES.call(CITY)}\n{HERMES.call(TIME)}"
@@ -277,7 +286,7 @@ def test_a_conversation_with_tools_is_written_by_the_template_or_in_words_of_our
     assert rendered(PLAIN, turns[1:2], use) == f"[system]{use.prompt()}[user]Weather?"
     assert rendered(PLAIN, turns[1:2], None) == "[user]Weather?"
     assert rendered(None, turns[1:2], use) == f"{use.prompt()}\n\nWeather?"
-    assert tool_format(LLAMA_3) == LLAMA
+    assert form_of(LLAMA_3) == LLAMA
     single = rendered(LLAMA_3, [turns[1], Turn("assistant", "", (CITY,)), turns[3]], use)
     assert single.endswith(f"user: Weather?;{LLAMA.call(CITY)}tool: rain;")
 
