@@ -55,7 +55,7 @@ class Framework:
     example: str
     package: str
     env: dict[str, str] = field(default_factory=dict)
-    python: str = "python3"
+    python: str = sys.executable
 
     @property
     def node(self) -> bool:
@@ -134,12 +134,13 @@ class Row:
     def column(self, column: str) -> str:
         """Outcome of all features of a column; empty where there is none."""
         came = {_kind(came) for name, came in self.features.items() if name.partition("_")[0] == column}
-        return next((kind for kind in ("no", CUT, NO_CALL, OK) if kind in came), "")
+        return next((kind for kind in ("no", CUT, OK, NO_CALL) if kind in came), "")
 
     @property
     def whole(self) -> bool:
-        """Whether all of it works."""
-        return bool(self.features) and set(self.features.values()) == {OK}
+        """Whether all of it works, and tools were called."""
+        called = any(name.partition("_")[0] == "tools" and came == OK for name, came in self.features.items())
+        return called and {*self.features.values()} <= {OK, NO_CALL}
 
     @property
     def first_fault(self) -> str:

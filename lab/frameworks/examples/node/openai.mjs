@@ -35,8 +35,9 @@ await run({
     return [call, (await client.chat.completions.create(asked)).choices[0].message];
   },
   stream_tools: async () => {
-    const runner = client.chat.completions.runTools({ model, messages: WEATHER, tools: [tool()], stream: true });
-    return [await runner.finalMessage(), await runner.totalUsage()];
+    const tool_choice = { type: "function", function: { name: "get_weather" } };
+    const runner = client.chat.completions.runTools({ model, messages: WEATHER, tools: [tool()], tool_choice, stream: true });
+    return [await runner.finalFunctionToolCall(), await runner.totalUsage()];
   },
   structured: async () => {
     const { message } = (await client.chat.completions.parse({ model, messages: EVENT, response_format: zodResponseFormat(CalendarEvent, "event") })).choices[0];

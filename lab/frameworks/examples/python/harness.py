@@ -20,12 +20,13 @@ os.dup2(2, 1)  # frameworks print
 def run(**features: Callable[[], Any]) -> None:
     """Tell which features there are, and run those that are asked for until standard input ends."""
     print(json.dumps({"features": [*features]}), file=_told, flush=True)
+    loop = asyncio.Runner()  # one for all: clients keep connections of theirs
     for line in sys.stdin:
         name = json.loads(line)["feature"]
         told: dict[str, str] = {"feature": name}
         try:
             answer = features[name]()
-            told["answer"] = repr(asyncio.run(answer) if inspect.iscoroutine(answer) else answer)[:300]
+            told["answer"] = repr(loop.run(answer) if inspect.iscoroutine(answer) else answer)[:300]
         except Exception as error:  # noqa: BLE001  whatever a framework raises is the finding
             traceback.print_exc()
             told["error"] = f"{type(error).__name__}: {error}"[:600]

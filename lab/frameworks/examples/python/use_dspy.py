@@ -46,7 +46,9 @@ def structured():
 
 def tools():
     with dspy.context(adapter=dspy.JSONAdapter()):
-        found = dspy.Predict(Ask)(question="What's the weather in Tokyo?", tools=[dspy.Tool(weather)])
+        found = dspy.Predict(Ask, tool_choice="required")(
+            question="What's the weather in Tokyo?", tools=[dspy.Tool(weather)]
+        )
     return [call.execute(functions={"weather": weather}) for call in found.outputs.tool_calls]
 
 

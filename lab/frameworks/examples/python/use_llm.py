@@ -27,9 +27,9 @@ class Dog(BaseModel):
     age: int
 
 
-def upper(text: str) -> str:
-    """Convert text to uppercase."""
-    return text.upper()
+def multiply(x: int, y: int) -> int:
+    """Multiply two numbers."""
+    return x * y
 
 
 def chat():
@@ -41,7 +41,7 @@ def stream():
 
 
 def tools():
-    chain = model.chain("Convert panda to upper", tools=[upper], key=KEY)
+    chain = model.chain("what is 34234 * 213345", tools=[multiply], key=KEY)
     return chain.text(), [call for response in chain.responses() for call in response.tool_calls()]
 
 

@@ -4,10 +4,19 @@ import os
 
 from harness import KEY, MODEL, URL, run
 from pydantic import BaseModel
-from pydantic_ai import Agent, NativeOutput, RunContext
+from pydantic_ai import Agent, ModelRequest, NativeOutput, RunContext, ToolDefinition
+from pydantic_ai.direct import model_request_sync
+from pydantic_ai.models import ModelRequestParameters
 
 os.environ["OPENAI_BASE_URL"], os.environ["OPENAI_API_KEY"] = f"{URL}/v1", KEY
 model = f"{os.environ.get('API', 'openai')}:{MODEL}"
+
+
+class Divide(BaseModel):
+    """Divide two numbers."""
+
+    numerator: float
+    denominator: float
 
 
 class CityLocation(BaseModel):
@@ -48,6 +57,17 @@ def tools():
     return dice.run_sync("My guess is 4", deps="Anne").all_messages()
 
 
+def tools_direct():
+    tool = ToolDefinition(
+        name="divide", description=Divide.__doc__, parameters_json_schema=Divide.model_json_schema()
+    )
+    asked = ModelRequestParameters(function_tools=[tool], allow_text_output=False)
+    messages = [ModelRequest.user_text_prompt("What is 123 / 456?")]
+    return Divide(
+        **model_request_sync(model, messages, model_request_parameters=asked).tool_calls[0].args_as_dict()
+    )
+
+
 def structured():
     asked = "Where were the olympics held in 2012?"
     return [
@@ -56,4 +76,4 @@ def structured():
     ]
 
 
-run(chat=chat, stream=stream, tools=tools, structured=structured)
+run(chat=chat, stream=stream, tools=tools, tools_direct=tools_direct, structured=structured)
