@@ -71,11 +71,14 @@ class SessionKV(ReadTokens):
         self._memory = grown
 
     def branch(self, length: int) -> SessionKV:
-        """A copy of the first tokens, `length` of them if so many are held."""
+        """A copy of the first tokens, `length` of them if so many are held, with room for a text like this one.
+
+        To grow it soon would cost as much again.
+        """
         layers, _, heads, size = self._shape
         made = type(self)(layers, heads, size, self._like)
         made.head, made.tokens = self.head, self.tokens[:length]
-        made.reserve(made.length)
+        made.reserve(min(self.capacity, 2 * made.length))
         made.span(0, made.length)[:] = self.span(0, made.length)
         return made
 

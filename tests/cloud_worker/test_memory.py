@@ -219,7 +219,7 @@ def test_a_cache_moves_with_its_bytes() -> None:
     caches.transfer(key(1), key(3), 300)
     copy = caches.get(key(3))
     assert copy is not None
-    assert (copy.tokens, copy.capacity) == ([2] * 300, 5 * GRAIN)
+    assert (copy.tokens, copy.capacity) == ([2] * 300, 8 * GRAIN)
     assert torch.equal(copy.span(0, 300), kv.span(0, 300))
     assert (len(caches), caches.nbytes) == (2, kv.nbytes + copy.nbytes)
 
