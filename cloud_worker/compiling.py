@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -15,7 +16,6 @@ from schemas.messages import ErrorCode
 if TYPE_CHECKING:
     from cloud_worker.admission import MessageAdmission
     from flexspec_mq.grammar.compiled import CompiledGrammars
-    from flexspec_mq.grammar.matcher import CompiledGrammar
     from schemas.messages import Open
 
 _MOST_WAITING, _MOST_OF_ONE = 256, 16
@@ -79,16 +79,13 @@ class GrammarCompiler:
                     ErrorCode.BUSY, "the grammars of this device took more than its share of time"
                 )
             loop = asyncio.get_running_loop()
-            compiled = await loop.run_in_executor(self._thread, _compiled, message, self._grammars)
-        except GrammarError as error:
-            self._admission.spent(edge, error.ms)
-            raise OpenRefused(ErrorCode.GRAMMAR, error.message) from error
-        except RemoteProtocolError as error:
-            raise OpenRefused(ErrorCode.MALFORMED, error.message) from error
+            refused, ms = await loop.run_in_executor(self._thread, _compile, message, self._grammars)
         finally:
             self._busy = False
             self._next()
-        self._admission.spent(edge, compiled.ms)
+        self._admission.spent(edge, ms)
+        if refused is not None:
+            raise refused
 
     async def _turn(self, edge: str) -> None:
         """Wait until nobody else's grammar is compiled."""
@@ -111,8 +108,17 @@ class GrammarCompiler:
                 turn.set_result(None)
 
 
-def _compiled(message: Open, grammars: CompiledGrammars) -> CompiledGrammar:
-    grammar = Grammar.unpack(message.grammar)
-    if grammar.digest(engine_name()) != message.identity.grammar:
-        raise OpenRefused(ErrorCode.BUSY, f"grammars are read by {engine_name()} here")
-    return grammars.compile(grammar)
+def _compile(message: Open, grammars: CompiledGrammars) -> tuple[OpenRefused | None, float]:
+    """Why an open is not taken, and milliseconds that it took to find that out."""
+    began, refused, ms = time.thread_time(), None, 0.0
+    try:
+        grammar = Grammar.unpack(message.grammar)
+        if grammar.digest(engine_name()) == message.identity.grammar:
+            ms = grammars.compile(grammar).ms
+        else:
+            refused = OpenRefused(ErrorCode.BUSY, f"grammars are read by {engine_name()} here")
+    except GrammarError as error:
+        refused, ms = OpenRefused(ErrorCode.GRAMMAR, error.message), error.ms
+    except RemoteProtocolError as error:
+        refused = OpenRefused(ErrorCode.MALFORMED, error.message)
+    return refused, ms + 1000 * (time.thread_time() - began)

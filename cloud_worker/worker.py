@@ -355,6 +355,7 @@ class CloudWorker:
             await self._compiler.compile(edge, message)
         except OpenRefused as error:
             of = edge, message.session, message.attempt
+            self.admission.answered(edge, 1)
             self._do(self.machine.refuse(*of, error.code, error.message, qos))
         else:
             self._take(edge, message, time.monotonic(), qos, version)
