@@ -176,7 +176,7 @@ async def test_several_answers_of_a_form(client: AsyncOpenAI, form: dict[str, An
             "type": "object", "properties": {"a": {"type": "nope"}}}}}]}, "tools", "the tool bad"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#/no"}}}},
          "response_format", "/no"),
-        ({"extra_body": {"guided_regex": "(("}}, "guided_regex", "regex"),
+        ({"extra_body": {"guided_regex": "(("}}, "guided_regex", "regular expression"),
         ({"extra_body": {"grammar": "nonsense"}}, "grammar", "nor GBNF"),
     ],
 )  # fmt: skip
