@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import FlexSpecError, GrammarError, RemoteProtocolError
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from schemas.messages import ErrorCode
 
 if TYPE_CHECKING:

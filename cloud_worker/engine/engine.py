@@ -14,7 +14,7 @@ from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
 from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import GrammarError, UsageError
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.target_text import target_text
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from flexspec_mq.sampling.noise import lucky_words

@@ -38,8 +38,8 @@ from flexspec_mq.errors import (
     WorkersBusy,
 )
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import engine_name, in_lark
 from flexspec_mq.grammar.place import place_of
+from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
 from schemas.openai import FlexspecUsage

@@ -16,7 +16,7 @@ from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
 from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError, WorkerError
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.lives import Lives, life_of
 from flexspec_mq.sampling.params import SamplingParams

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from flexspec_mq.errors import GrammarError
-from flexspec_mq.grammar.matcher import GrammarTokenizer, engine_name
+from flexspec_mq.grammar.reader import engine_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from flexspec_mq.grammar.grammar import Grammar
-    from flexspec_mq.grammar.matcher import CompiledGrammar
+    from flexspec_mq.grammar.matcher import CompiledGrammar, GrammarTokenizer
 
 _MOST: Final = 64
 _MOST_BYTES: Final = 256_000_000
@@ -70,6 +70,8 @@ class CompiledGrammars:
         return self._reader().error_of(grammar)
 
     def _reader(self) -> GrammarTokenizer:
+        from flexspec_mq.grammar.matcher import GrammarTokenizer
+
         if self._tokenizer is None:
             self._tokenizer = GrammarTokenizer(self._json(), self._rows, self._eos)
         return self._tokenizer

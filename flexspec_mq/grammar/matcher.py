@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 
 from flexspec_mq.errors import GrammarError
-from flexspec_mq.grammar.grammar import GBNF
 from flexspec_mq.grammar.trial import LIMITS, GrammarTrial, Outcome, cleaned
 
 if TYPE_CHECKING:
@@ -31,43 +30,9 @@ try:
 except ImportError:
     _ll = None
 
-_MAX_GBNF = 32_768
 T = TypeVar("T")
 _AT_ONCE: Final = 8
 """Tokens of a text that are followed without a mask in between."""
-
-
-def engine_name() -> str:
-    """Name and version of what reads grammars here; empty if nothing does."""
-    if _ll is None:
-        return ""
-    name, _, version = _ll.get_version().split()[0].partition("@")
-    return f"{name} {version}"
-
-
-def in_lark(grammar: Grammar) -> Grammar:
-    """The same texts by a grammar in Lark, where it is in GBNF. May take some tenths of a second.
-
-    Raises:
-        GrammarError: it cannot be read, or nothing that reads GBNF is installed.
-    """
-    (part, *others) = grammar.parts("text")
-    if (text := part.get(GBNF)) is None:
-        return grammar
-    if _ll is None:
-        raise GrammarError(
-            "a grammar in GBNF needs llguidance here", hint="pip install llguidance, or give it in Lark"
-        )
-    if len(text) > _MAX_GBNF:
-        raise GrammarError(
-            f"a grammar in GBNF of {len(text)} characters, beyond {_MAX_GBNF}", hint="give it in Lark"
-        )
-    from llguidance.gbnf_to_lark import gbnf_to_lark
-
-    try:
-        return type(grammar).from_parts([{"lark_grammar": str(gbnf_to_lark(text))}, *others])
-    except Exception as error:  # it raises Exception itself for rules that are missing
-        raise GrammarError(f"it is neither Lark with a rule `start` nor GBNF: {error}") from error
 
 
 class GrammarTokenizer:

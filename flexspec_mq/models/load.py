@@ -12,7 +12,7 @@ import msgspec
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.grammar.compiled import CompiledGrammars
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.checkpoint import (
     Config,
     first_line,

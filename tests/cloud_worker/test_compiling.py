@@ -12,7 +12,7 @@ from cloud_worker.compiling import GrammarCompiler, OpenRefused
 from cloud_worker.settings import QuotaSettings
 from flexspec_mq.errors import GrammarError
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from schemas.messages import ErrorCode, Open
 from tests.hostile import opening
 

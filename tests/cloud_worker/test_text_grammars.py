@@ -9,7 +9,7 @@ from cloud_worker.engine.grammars import TextGrammars
 from flexspec_mq.errors import GrammarError
 from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.fuzz.grammars import LARK

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from flexspec_mq.errors import GrammarError, RemoteProtocolError, UsageError
 from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.grammar import MAX_SOURCE, Grammar
-from flexspec_mq.grammar.matcher import CompiledGrammar, GrammarTokenizer, Matcher, engine_name
+from flexspec_mq.grammar.matcher import CompiledGrammar, GrammarTokenizer, Matcher
 from flexspec_mq.grammar.place import place_of
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.grammar.trial import LIMITS, MEGABYTES, SECONDS, GrammarTrial
 from lab.fuzz.grammars import HOSTILE, LARK, ORDINARY, GrammarRun, mutant
 

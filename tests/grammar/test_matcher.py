@@ -12,7 +12,8 @@ import pytest
 from flexspec_mq.errors import GrammarError, RemoteProtocolError, UsageError
 from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.grammar import MAX_SOURCE, Grammar
-from flexspec_mq.grammar.matcher import Matcher, engine_name
+from flexspec_mq.grammar.matcher import Matcher
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.load import LoadedText, load_text
 
 SCHEMA = Grammar.from_json_schema({

@@ -16,7 +16,8 @@ from tokenizers.models import BPE
 
 from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.grammar.grammar import Grammar, fitted
-from flexspec_mq.grammar.matcher import GrammarTokenizer, in_lark
+from flexspec_mq.grammar.matcher import GrammarTokenizer
+from flexspec_mq.grammar.reader import in_lark
 from flexspec_mq.grammar.tools import (
     HERMES,
     LLAMA,

@@ -20,7 +20,7 @@ from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.errors import GrammarError, WorkerError
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams

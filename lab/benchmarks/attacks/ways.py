@@ -20,7 +20,7 @@ import zstandard
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import engine_name
+from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.protocol.digest import chain_for
