@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
 _TRIES, _LONG_TRIES = 300, 6
 """Parts that are tried, and where each may be what takes too much."""
+_LONG: Final = "it takes more"
+"""Beginning of an error by a limit; a part of a schema may come to another limit first."""
 _ANY_OF: Final = ("$defs", "definitions")
 
 
@@ -22,7 +24,8 @@ def place_of(schema: Mapping[str, Any], error: str, error_of: Callable[[Grammar]
         error: the error of the schema.
         error_of: gives the error of a grammar; empty if it has none.
     """
-    place, tries = "", _LONG_TRIES if error.startswith("it takes more") else _TRIES
+    place, long = "", error.startswith(_LONG)
+    tries = _LONG_TRIES if long else _TRIES
     shared = {key: schema[key] for key in _ANY_OF if key in schema}
     parts = list(_parts(schema))
     while parts and tries:
@@ -30,7 +33,8 @@ def place_of(schema: Mapping[str, Any], error: str, error_of: Callable[[Grammar]
         if not isinstance(part, dict | bool):
             same = error == "schema must be an object or boolean"
         else:
-            same = isinstance(part, dict) and error_of(Grammar.from_json_schema({**shared, **part})) == error
+            its = error_of(Grammar.from_json_schema({**shared, **part})) if isinstance(part, dict) else ""
+            same = its.startswith(_LONG) if long else its == error
         if same:
             place += way
             parts = list(_parts(part))

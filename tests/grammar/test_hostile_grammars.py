@@ -68,7 +68,10 @@ def test_three_hundred_mutants(run: GrammarRun) -> None:
     ("source", "says"),
     [
         (Grammar.from_json_schema(HOSTILE["patterns"]), f"it takes more than {MEGABYTES} MB to compile"),
-        (Grammar.from_json_schema(HOSTILE["multiple"]), f"it takes more than {SECONDS:g} s to compile"),
+        (
+            Grammar.from_json_schema(HOSTILE["multiple"]),
+            "it takes more than",
+        ),  # time or memory, by the machine
         (Grammar.from_lark(LARK["chain"]), "it is too large to be compiled, or nests too deeply"),
         (Grammar.from_json_schema(HOSTILE["cycle"]), "it allows no text"),
         (Grammar.from_lark('start: "a"\nx: [z'), "line 2, column 6: Expected token ']', found '\\n'"),
