@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 MOST_FORCED = 64
 """Forced tokens that one step adds to a text; the next step goes on with the others."""
-_RATE, _BURST = 100.0, 300.0
-"""Milliseconds of each second that following the grammars of one device may take, and those at once after a rest.
-An ordinary grammar takes some 0.1 ms a token."""
+_RATE, _BURST = 50.0, 200.0
+"""Milliseconds of each second that following the grammars of one device may take beyond what ordinary ones do, and
+those at once after a rest."""
 _WORTH_ROWS = 16
 """Forced tokens behind a draft that get rows of the same forward. A longer run would cost too much where the draft is
 rejected, and is committed without rows where it is not."""

@@ -31,6 +31,8 @@ except ImportError:
     _ll = None
 
 T = TypeVar("T")
+_MASK, _TOKEN = 0.1, 0.05
+"""Milliseconds of a mask, and of a token that is followed, by an ordinary grammar: three times the median."""
 _AT_ONCE: Final = 8
 """Tokens of a text that are followed without a mask in between."""
 
@@ -74,7 +76,10 @@ class GrammarTokenizer:
         if outcome.error:
             raise GrammarError(outcome.error, ms=outcome.ms)
         compiled = CompiledGrammar(partial(self._made, grammar.source), self, outcome)
-        compiled.root()
+        try:
+            compiled.root()
+        except GrammarError as error:  # by the target's tokens, which a trial has not
+            raise GrammarError(error.message, ms=2 * outcome.ms) from error
         return compiled
 
     def _made(self, source: str) -> Any:
@@ -138,8 +143,8 @@ class Matcher:
         tokenizer: whose ids the text has.
 
     Attributes:
-        ms: milliseconds of processor time until now.
-        most: milliseconds beyond which all fails.
+        ms: milliseconds of processor time until now, beyond those of an ordinary grammar.
+        most: as many of these, beyond which all fails.
 
     Raises:
         GrammarError: of all methods, once the text is none of the grammar, or the grammar takes too much to follow.
@@ -161,7 +166,7 @@ class Matcher:
     def allowed(self) -> Mask:
         """Ids that may come next; where these are ends of the text only, the first of them. Not to be changed."""
         if self._mask is None:
-            bits = np.frombuffer(self._ask(self._matcher.compute_bitmask), np.uint8)
+            bits = np.frombuffer(self._ask(_MASK, self._matcher.compute_bitmask), np.uint8)
             self._mask = np.unpackbits(bits, count=self._rows, bitorder="little").view(np.bool_)
             count = int(np.count_nonzero(self._mask))
             if not count:
@@ -234,20 +239,20 @@ class Matcher:
 
     def _valid(self, text: Sequence[int], draft: Sequence[int]) -> int:
         self._follow(text)
-        return int(self._ask(self._matcher.validate_tokens, list(draft)))
+        return int(self._ask(_TOKEN * len(draft), self._matcher.validate_tokens, list(draft)))
 
     def _consume(self, tokens: Sequence[int]) -> None:
-        taken = self._ask(self._matcher.try_consume_tokens, list(tokens))
+        taken = self._ask(_TOKEN * len(tokens), self._matcher.try_consume_tokens, list(tokens))
         self._text += tokens[:taken]
         self._mask = None
         if taken < len(tokens):
             self.allowed()  # tells of a limit, by which tokens are refused without a word
             raise GrammarError(f"token {len(self._text)} of the text is not allowed by its grammar")
 
-    def _ask(self, method: Callable[..., Any], *values: object) -> Any:
+    def _ask(self, usual: float, method: Callable[..., Any], *values: object) -> Any:
         began = time.thread_time()
         answer = method(*values)
-        self.ms += 1000 * (time.thread_time() - began)
+        self.ms += max(0.0, 1000 * (time.thread_time() - began) - usual)
         if self._matcher.is_error():
             raise _UsedUp(f"the grammar cannot be followed: {cleaned(self._matcher.get_error())}")
         if self.ms > self.most:
