@@ -372,9 +372,13 @@ class Writing:
     async def _open(self) -> None:
         options = self._options
         text = await self._service.text(self._by.model)
-        formed = options.grammar is not None or options.tools is not None
-        engine = self._by.node.directory.grammar_engine(self.version) if formed else ""
-        encoded = self._encoded = await self._by.encoded(text, self._prompt, options, engine)
+        engine = self._by.node.directory.grammar_engine(self.version)
+        encoded = self._encoded = await self._by.encoded(text, self._prompt, options, engine or engine_name())
+        if encoded.grammar is not None and not engine:
+            raise WorkerError(
+                f"no worker of {self.version} can hold a text to a grammar, as tools and schemas need it",
+                hint="install llguidance where the workers run, and start them again",
+            )
         sampling = partial(options.sampling, self._drawn)
         self.generation = self._by.node.generate(
             GenerationRequest(

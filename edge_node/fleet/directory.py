@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
-from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError, WorkerError
+from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.fingerprint import Difference
 from flexspec_mq.protocol.lives import Lives, life_of
@@ -198,19 +198,11 @@ class WorkerDirectory:
         return False
 
     def grammar_engine(self, version: str) -> str:
-        """Name of what reads grammars at workers of a version; this device's own while none has told.
-
-        Raises:
-            WorkerError: nothing does.
-        """
+        """Name of the reader of grammars at workers of a version, ours while none has told; empty if they have none."""
         statuses = self.statuses(version)
-        engine = next((status.grammar for status in statuses if status.grammar), "")
-        if not engine and (statuses or not engine_name()):
-            raise WorkerError(
-                f"no worker of {version} can hold a text to a grammar, as tools and schemas need it",
-                hint="install llguidance where the workers run, and start them again",
-            )
-        return engine or engine_name()
+        return next(
+            (status.grammar for status in statuses if status.grammar), "" if statuses else engine_name()
+        )
 
     def statuses(self, version: str) -> list[WorkerStatus]:
         """Statuses of workers that take new sessions of a version, the newest last."""
