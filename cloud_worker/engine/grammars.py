@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_FORCED = 64
 """Forced tokens that one step adds to a text; the next step goes on with the others."""
-_RATE, _BURST = 50.0, 200.0
+_RATE, _BURST = 20.0, 100.0
 """Milliseconds of each second that following the grammars of one device may take beyond what ordinary ones do, and
 those at once after a rest."""
 _WORTH_ROWS = 16
