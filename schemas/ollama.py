@@ -46,9 +46,10 @@ class OllamaOptions(_Request, frozen=True, kw_only=True):
             belong to penalties and Mirostat, which are off.
     """
 
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: (
-        Annotated[float, Meta(gt=0, le=1, description="Temperature 0 takes the most likely token.")] | None
+        Annotated[float, Meta(gt=0.0, le=1.0, description="Temperature 0 takes the most likely token.")]
+        | None
     ) = None
     top_k: Annotated[int, Meta(le=MAX_TOKEN_ID)] | None = None
     seed: Seed | None = None

@@ -256,9 +256,10 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
 
     model: str | None = None
     max_tokens: Limit | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
     top_p: (
-        Annotated[float, Meta(gt=0, le=1, description="Temperature 0 takes the most likely token.")] | None
+        Annotated[float, Meta(gt=0.0, le=1.0, description="Temperature 0 takes the most likely token.")]
+        | None
     ) = None
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
     seed: Seed | None = None

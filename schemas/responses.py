@@ -191,8 +191,8 @@ class ResponsesRequest(_Request, frozen=True, kw_only=True):
     store: bool = True
     stream: bool = False
     max_output_tokens: Limit | None = None
-    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    temperature: Annotated[float, Meta(ge=0.0, le=2.0)] | None = None
+    top_p: Annotated[float, Meta(gt=0.0, le=1.0)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)] | None = None
     seed: Seed | None = None
     ignore_eos: bool = False
