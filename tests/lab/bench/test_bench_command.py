@@ -227,7 +227,7 @@ def test_flags_of_the_bench_are_handed_on_and_win(flags_of_the_bench: list[list[
 def test_the_server_of_llama_cpp_is_asked_where_it_is_there(
     flags_of_the_bench: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answers, "_has_llama", lambda: True)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(answers, "_gguf", lambda _target, scratch: scratch / "target.gguf")
     assert answers.main([]) == 0
     command = flags_of_the_bench[0][flags_of_the_bench[0].index("--server") + 1]
