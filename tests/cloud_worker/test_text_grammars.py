@@ -61,14 +61,14 @@ def test_a_gateway_may_have_any_number_of_texts_with_ordinary_grammars(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Thousands of steps in a moment, where a bucket of all their time would be empty."""
-    monkeypatch.setattr("cloud_worker.engine.grammars._BURST", 10.0)
+    monkeypatch.setattr("cloud_worker.engine.grammars._BURST", 2.0)
     tokenizer = default_model_path(lambda _line: None) / "tokenizer.json"
     grammars = CompiledGrammars(lambda: tokenizer.read_text("utf-8"), 49_152, (2,))
     schema = Grammar.from_json_schema({"type": "object", "properties": {"a": {"type": "string"}}})
     grammars.compile(schema)
     texts = TextGrammars(grammars, lambda: 0.0)
-    for session in range(40):
-        for step in range(50):
+    for session in range(20):
+        for step in range(20):
             masks = texts.masks(an_item("gateway", session, schema, []), ())
             assert not isinstance(masks, GrammarError), (session, step)
             texts._matchers["gateway", session]._mask = None  # the next step asks anew

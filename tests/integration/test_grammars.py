@@ -49,7 +49,7 @@ CALL = Grammar.from_json_schema({
     "additionalProperties": False,
 })  # fmt: skip
 ASKED = "Turn on the kitchen light at half brightness."
-PARAMS = (SamplingParams(), SamplingParams(0.8, 0, 1.0, 7), SamplingParams(0.9, 40, 0.95, 11))
+PARAMS = (SamplingParams(), SamplingParams(0.9, 40, 0.95, 11))
 
 
 @pytest.fixture(scope="module")

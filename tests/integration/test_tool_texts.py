@@ -201,8 +201,10 @@ class Light(BaseModel):
     brightness: int
 
 
-@pytest.mark.parametrize("temperature", [0.0, 0.9])
-@pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "name": "turn_on_light"}])
+@pytest.mark.parametrize(
+    ("choice", "temperature"),
+    [("auto", 0.9), ("required", 0.0), ({"type": "function", "name": "turn_on_light"}, 0.9)],
+)
 async def test_responses_are_the_same_texts(client: AsyncOpenAI, choice: Any, temperature: float) -> None:
     asked = {**RESPOND, "tool_choice": choice, "temperature": temperature}
     more: dict[str, Any] = {"extra_body": {"top_k": 0, "seed": 3}}
