@@ -53,7 +53,9 @@ class GrammarCompiler:
 
     def close(self) -> None:
         """Compile nothing more."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._grammars is not None:
+            self._grammars.close()
 
     def has(self, message: Open) -> bool:
         """Whether an open needs nothing compiled."""

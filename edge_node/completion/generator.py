@@ -118,6 +118,9 @@ class CompletionGenerator:
     def close(self) -> None:
         """Take no more prompts."""
         self._encoder.shutdown(wait=False, cancel_futures=True)
+        for _, grammars in tuple(self._grammars.items()):
+            if grammars is not None:
+                grammars.close()
 
     @asynccontextmanager
     async def writing(

@@ -65,6 +65,11 @@ class CompiledGrammars:
         self._keep(digest, compiled)
         return compiled
 
+    def close(self) -> None:
+        """End the process in which grammars are tried, if there is one."""
+        if self._tokenizer is not None:
+            self._tokenizer.close()
+
     def error_of(self, grammar: Grammar) -> str:
         """Error of a grammar; empty if it has none."""
         return self._reader().error_of(grammar)

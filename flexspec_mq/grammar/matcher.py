@@ -62,6 +62,10 @@ class GrammarTokenizer:
         added = json.loads(tokenizer_json).get("added_tokens", ())
         self._trial = GrammarTrial(rows, self.eos, {token["id"]: token["content"] for token in added})
 
+    def close(self) -> None:
+        """End the process in which grammars are tried."""
+        self._trial.close()
+
     def error_of(self, grammar: Grammar) -> str:
         """Error of a grammar; empty if it has none. Takes as long as `compile`."""
         return self._trial.outcome(grammar.source).error

@@ -85,7 +85,7 @@ class GrammarTrial:
 
     def __del__(self) -> None:
         """End the process."""
-        self._close()
+        self.close()
 
     def outcome(self, source: str) -> Outcome:
         """Try a source.
@@ -99,7 +99,7 @@ class GrammarTrial:
                     self._process = self._process or self._begin()
                     if answer := self._ask(self._process, source.encode()):
                         return Outcome(*json.loads(answer))
-                self._close()
+                self.close()
         raise GrammarError("grammars cannot be tried here: no process can be started")
 
     def _begin(self) -> subprocess.Popen[bytes]:
@@ -117,7 +117,8 @@ class GrammarTrial:
         to.flush()
         return answers.readline()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End the process, if there is one; another grammar begins another."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
