@@ -354,9 +354,9 @@ class CloudWorker:
         try:
             await self._compiler.compile(edge, message)
         except OpenRefused as error:
-            of = edge, message.session, message.attempt
             self.admission.answered(edge, 1)
-            self._do(self.machine.refuse(*of, error.code, error.message, qos))
+            session, attempt = message.session, message.attempt
+            self._do(self.machine.refuse(edge, session, attempt, error.code, error.message, qos))
         else:
             self._take(edge, message, time.monotonic(), qos, version)
 

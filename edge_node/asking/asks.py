@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from contextlib import asynccontextmanager
@@ -264,27 +263,35 @@ class Asks:
 
     async def _publish(self, link: Link, message: Outbound) -> None:
         """Hand a message to the broker, when the link is there again if it is not now; `_run` tells of its end."""
-        with contextlib.suppress(TimeoutError, LinkError):
-            async with asyncio.timeout(max(waiting.PATIENCE, message.expiry or 0.0)):
-                while True:
-                    await link.wait_up()
-                    try:
-                        await link.publish(
-                            message.topic,
-                            message.payload,
-                            qos=message.qos,
-                            retain=message.retain,
-                            expiry=message.expiry,
-                            correlation=message.correlation,
-                        )
-                    except LinkDown:
-                        await asyncio.sleep(
-                            waiting.RETRY[0]
-                        )  # or it would be up as long as nobody reads of its end
-                        continue
-                    except PublishRefused as refused:
-                        self._refused(message, refused)
-                    return
+        patience = max(waiting.PATIENCE, message.expiry or 0.0)
+        try:
+            async with asyncio.timeout(patience):
+                published = False
+                while not published:
+                    published = await self._published(link, message)
+        except TimeoutError:
+            _log.warning("a message on %s is lost: the broker was away for %.0f s", message.topic, patience)
+        except LinkError:
+            return
+
+    async def _published(self, link: Link, message: Outbound) -> bool:
+        """Publish a message when the link is up; False if it was down again meanwhile."""
+        await link.wait_up()
+        try:
+            await link.publish(
+                message.topic,
+                message.payload,
+                qos=message.qos,
+                retain=message.retain,
+                expiry=message.expiry,
+                correlation=message.correlation,
+            )
+        except LinkDown:  # or it would be up for as long as nobody reads of its end
+            await asyncio.sleep(waiting.RETRY[0])
+            return False
+        except PublishRefused as refused:
+            self._refused(message, refused)
+        return True
 
     def _refused(self, message: Outbound, refused: PublishRefused) -> None:
         if refused.reason_code != NO_SUBSCRIBERS and self._throttle.due("", message.topic, time.monotonic()):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from flexspec_mq.grammar.tools import overlap
 from flexspec_mq.models.text import StreamDecoder
 from schemas.openai import Writer
 
@@ -91,7 +92,7 @@ class StopFilter:
             self.hit = True
             self._held = ""
             return text[: min(complete)[1]]
-        keep = max((self._overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -99,13 +100,6 @@ class StopFilter:
         """The text is over: returns what was held back."""
         held, self._held = self._held, ""
         return held
-
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of `text` with which `stop` begins."""
-        return next(
-            (size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0
-        )
 
 
 class PieceDecoder:

@@ -15,13 +15,39 @@ if TYPE_CHECKING:
     from flexspec_mq.grammar.matcher import Matcher
 
 
+class AllowedTokens:
+    """Tokens that the grammar of a text allows behind a context.
+
+    Args:
+        matcher: follows the text.
+        text: generated tokens of the context.
+
+    Attributes:
+        mask: ids that may come next.
+
+    Raises:
+        GrammarError: the text cannot be followed.
+    """
+
+    def __init__(self, matcher: Matcher, text: Sequence[int]) -> None:
+        self._matcher, self._text = matcher, text
+        (self.mask,) = matcher.masks(text, ())
+
+    def first(self, draft: Sequence[DraftToken]) -> Sequence[DraftToken]:
+        """The beginning of a draft that is allowed, as far as that can be told."""
+        try:
+            return draft[: self._matcher.valid(self._text, [each.token for each in draft])]
+        except GrammarError:
+            return ()
+
+
 class GrammarDrafter:
     """A `Drafter` that gives the tokens that grammars force, and asks another one for those behind them.
 
     Sessions whose next tokens are forced are answered first, alone, and the others are asked again at once.
 
     Args:
-        drafter: drafts by the matcher of a request, if that has one.
+        drafter: drafts what the `allowed` of a request says, if it has that.
     """
 
     def __init__(self, drafter: PricedDrafter) -> None:
@@ -40,17 +66,14 @@ class GrammarDrafter:
             if request.grammar is None:
                 asked[place] = request
                 continue
-            matcher = self._matcher(request)
+            matcher, text = self._matcher(request), request.context[request.prompt_length :]
             try:
-                forced = matcher.forced(request.context[request.prompt_length :], MAX_DRAFT_TOKENS)
-                matcher.allowed()
+                if forced := matcher.forced(text, MAX_DRAFT_TOKENS):
+                    drafted[place] = tuple(DraftToken(token, 1.0, "grammar") for token in forced)
+                else:
+                    asked[place] = replace(request, allowed=AllowedTokens(matcher, text))
             except GrammarError:  # the worker says what is wrong
                 drafted[place] = ()
-                continue
-            if forced:
-                drafted[place] = tuple(DraftToken(token, 1.0, "grammar") for token in forced)
-            else:
-                asked[place] = replace(request, matcher=matcher)
         if len(asked) == len(wanted):
             for place, proposals in zip(asked, self._drafter.draft(list(asked.values())), strict=True):
                 drafted[place] = proposals
@@ -62,15 +85,20 @@ class GrammarDrafter:
 
     def lookups(self, wanted: Sequence[DraftRequest]) -> list[Sequence[DraftToken]]:
         """Lookups of the other, as far as grammars allow them."""
-        return self._drafter.lookups([self._with_matcher(request) for request in wanted])
+        found = []
+        for request, lookups in zip(wanted, self._drafter.lookups(wanted), strict=True):
+            try:
+                text = request.context[request.prompt_length :]
+                free = request.grammar is None or not lookups
+                found.append(lookups if free else AllowedTokens(self._matcher(request), text).first(lookups))
+            except GrammarError:
+                found.append(())
+        return found
 
     def free(self, session: int) -> None:
         """Forget a session; it need not be known."""
         self._matchers.pop(session, None)
         self._drafter.free(session)
-
-    def _with_matcher(self, request: DraftRequest) -> DraftRequest:
-        return request if request.grammar is None else replace(request, matcher=self._matcher(request))
 
     def _matcher(self, request: DraftRequest) -> Matcher:
         matcher = self._matchers.get(request.session)

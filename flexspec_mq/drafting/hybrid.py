@@ -110,7 +110,7 @@ class HybridDrafter:
 
 def _allowed(request: DraftRequest, proposal: DraftToken | None) -> DraftToken | None:
     """A proposal, if the grammar of the text allows it."""
-    if proposal is None or request.matcher is None or request.matcher.allowed()[proposal.token]:
+    if proposal is None or request.allowed is None or request.allowed.mask[proposal.token]:
         return proposal
     return None
 

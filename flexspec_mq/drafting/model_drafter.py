@@ -345,8 +345,8 @@ class ModelDrafter:
         lasted = session.run.length(request.context, request.committed)
         if session.never is not None:
             logits[session.never] = -np.inf
-        if request.matcher is not None:
-            allowed = self._allowed(session, request.matcher.allowed(), len(logits))
+        if request.allowed is not None:
+            allowed = self._allowed(session, request.allowed.mask, len(logits))
             if not allowed.any():
                 return None
             logits[~allowed] = -np.inf

@@ -322,10 +322,7 @@ class SessionLookup:
                 break
             drafted.append(proposal)
             path.append(proposal.token)
-        if request.matcher is not None and drafted:
-            text = request.context[request.prompt_length :]
-            return drafted[: request.matcher.valid(text, [proposal.token for proposal in drafted])]
-        return drafted
+        return drafted if request.allowed is None else list(request.allowed.first(drafted))
 
 
 class PromptLookupDrafter:

@@ -337,7 +337,7 @@ class CallParser:
             return self._content(len(held), events)
         begin = held.find(form.trigger)
         if begin < 0:
-            return self._content(len(held[: len(held) - _overlap(held, form.trigger)].rstrip()), events)
+            return self._content(len(held[: len(held) - overlap(held, form.trigger)].rstrip()), events)
         if (head := self._head(self._heads, begin)) is not None:
             return self._begins(begin, head, form, events)
         self._content(begin + len(form.trigger), events)  # no call, whatever it looks like
@@ -410,7 +410,7 @@ class CallParser:
         return taken
 
 
-def _overlap(text: str, mark: str) -> int:
+def overlap(text: str, mark: str) -> int:
     """Length of the longest end of a text with which a mark begins."""
     most = min(len(mark) - 1, len(text))
     return next((size for size in range(most, 0, -1) if text.endswith(mark[:size])), 0)

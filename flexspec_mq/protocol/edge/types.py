@@ -128,7 +128,7 @@ class DraftRequest:
         device: whose text it is, where a drafter serves several.
         answers: earlier answers that it may repeat; None without any.
         grammar: `CompiledGrammar` of the text; None without one, or where nothing reads it.
-        matcher: `Matcher` of it, which stands behind `context`; between drafters.
+        allowed: `AllowedTokens` behind `context`; between drafters, None where all are.
     """
 
     session: int
@@ -146,7 +146,7 @@ class DraftRequest:
     device: str = ""
     answers: Callable[[], Any] | None = None
     grammar: Any = None
-    matcher: Any = None
+    allowed: Any = None
 
 
 @dataclass(slots=True)
