@@ -24,9 +24,12 @@ from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from lab.benchmarks.exact.dice import Dice, choose
-from tests.integration.processes import edge_of, start_worker, status
+from schemas.messages import Open
+from tests.integration.processes import CODEC, edge_of, start_worker, status
 from tests.integration.test_exactness import PLANS, prompt_of, read, reference
+from tests.transport.reading import linked
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -125,13 +128,22 @@ async def test_a_grammar_travels_once_and_a_wrong_one_is_told(
         prompt=prompt, sampling=SamplingParams(), limit=80, policy=FixedPolicy(Plan(4, 1, 1)), grammar=CALL,
         engine=engine_name(),
     )  # fmt: skip
-    async with edge_of(workers, "edge", draft.drafter, draft.loaded) as node:
+    asks = (Subscription("f1/o/+/+"), Subscription("f1/d/+/+"))
+    listens = LinkSettings(port=workers.port, client_id="hears", subscriptions=asks)
+    async with edge_of(workers, "edge", draft.drafter, draft.loaded) as node, linked(listens) as link:
         first = node.generate(wish)
         text = await read(first)
         again = node.generate(replace(wish, prompt=(*prompt, *text, *prompt)))
         await read(again)
         assert (again.machine.counters.named, again.machine.counters.misses) == (1, 0)
-        assert again.bytes_up < first.bytes_up - len(CALL.pack())
+        carried = dict[int, list[bytes]]()
+        async for event in link.events():
+            if isinstance(event, Inbound) and isinstance(opened := CODEC.decode(event.payload), Open):
+                carried.setdefault(opened.session, []).append(opened.grammar)
+                if opened.session == again.session:
+                    break
+        assert set(carried[first.session]) == {CALL.pack()}
+        assert carried[again.session] == [b""]
         wrong = node.generate(replace(wish, grammar=Grammar.from_json_schema({"type": "strin"})))
         told = await anext(aiter(wrong))
         assert isinstance(told, Finish)
