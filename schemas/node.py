@@ -1,0 +1,172 @@
+"""An edge node as its page and ``flexspec top`` see it: types of the events of its HTTP API.
+
+``GET /v1/events`` is a stream of server-sent events. Each has a kind, which is the event's name, and one of these types
+as its data: the whole of what it is about, not a difference. Whoever has the newest event of each kind, and of each
+text, knows all.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from schemas.openai import FlexspecUsage
+from schemas.plan import LimitReport, VersionPlan
+from schemas.status import CatalogueStatus, EdgeStatus, WorkerStatus
+
+
+class LinkView(msgspec.Struct, frozen=True, kw_only=True):
+    """The node's connection to its broker.
+
+    Attributes:
+        up: whether there is one.
+        seconds: seconds since it came up, or was lost.
+        losses: connections that were lost since the node started.
+        rtt_ms: smoothed round trip to the worker of the newest text, without the worker's own time; null before any.
+    """
+
+    up: bool
+    seconds: float
+    losses: int = 0
+    rtt_ms: float | None = None
+
+
+class NodeView(msgspec.Struct, frozen=True, kw_only=True):
+    """The node itself; event ``node``, whenever something of it changes.
+
+    Attributes:
+        edge: name on topics.
+        release: version of the program.
+        model: name that a request without a model means.
+        draft: the device's draft; ``none`` without one.
+        not_ready: why no text can be written now; empty when one can.
+        link: connection to the broker.
+        texts: texts being written.
+        tokens: tokens of texts that are over, since the node started.
+        energy_j: energy of these texts; null where the node does not tell it.
+        energy_source: where the joules come from, ``none`` without any.
+        battery: charge of the device's battery in percent; null without one, and where nobody asks for it.
+        limits: limits of the node's settings, as they stand.
+    """
+
+    edge: str
+    release: str
+    model: str
+    draft: str
+    not_ready: str
+    link: LinkView
+    texts: int
+    tokens: int
+    energy_j: float | None = None
+    energy_source: str = "none"
+    battery: float | None = None
+    limits: list[LimitReport] = []
+
+
+class TextFigures(FlexspecUsage, frozen=True, kw_only=True):
+    """Figures of one text so far, or of a whole one: those that `usage` tells, and these.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        tokens: tokens committed; those of a stop string, of an end of text and of an unfinished character as well.
+        seconds: seconds since the request.
+        first_token: seconds to the first commit; null before.
+        rtt_ms: smoothed round trip without the worker's own time; null before a sample.
+        polls: signs of silence, after which the node asked again.
+        reopens: times that the text went on at a worker which did not know it.
+        worker: worker that holds the session now.
+    """
+
+    prompt_tokens: int
+    tokens: int
+    seconds: float
+    first_token: float | None
+    rtt_ms: float | None
+    polls: int
+    reopens: int
+    worker: str | None
+
+
+class TextView(msgspec.Struct, frozen=True, kw_only=True):
+    """A text that is being written, or is just over; event ``text``, up to ten times a second while it goes on.
+
+    Attributes:
+        id: end of the answer's id in every API.
+        state: ``queued`` before it has a session; ``writing``; ``waiting`` for a link, a worker or its turn; ``over``.
+        why: whom it waits for, or the error that ended it; empty else.
+        reason: why it ended, ``stop`` or ``length``; empty before, and after an error.
+        figures: null before it has a session.
+    """
+
+    id: str
+    state: Literal["queued", "writing", "waiting", "over"]
+    why: str = ""
+    reason: str = ""
+    figures: TextFigures | None = None
+
+
+class PlanView(msgspec.Struct, frozen=True, kw_only=True):
+    """How drafts are planned now, by version, and why; event ``plan``, each second while a text is being written."""
+
+    data: list[VersionPlan]
+
+
+class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker.
+
+    Attributes:
+        age_s: seconds since its newest status came.
+        status: its newest status, without signature and credential.
+    """
+
+    age_s: float
+    status: WorkerStatus
+
+
+class VersionView(msgspec.Struct, frozen=True, kw_only=True):
+    """A version of the family in a catalogue.
+
+    Attributes:
+        digest: of its head's manifest, in hex.
+        share: percent of new sessions that a canary takes.
+        workers: workers that take new sessions of it now.
+    """
+
+    name: str
+    state: Literal["canary", "stable", "draining", "retired"]
+    digest: str
+    share: int = 0
+    workers: int = 0
+
+
+class CatalogueChange(msgspec.Struct, frozen=True, kw_only=True):
+    """A catalogue that the node took up, and what it changed.
+
+    Attributes:
+        epoch: when it was issued, in seconds since the Unix epoch.
+        changes: words, one for each version that is new, gone or in another state; empty where it was only renewed.
+    """
+
+    epoch: int
+    changes: list[str]
+
+
+class FleetView(msgspec.Struct, frozen=True, kw_only=True):
+    """What retained statuses and the catalogue say; event ``fleet``, whenever it changes.
+
+    Attributes:
+        workers: workers that are online or draining, by name.
+        devices: newest statuses of devices that this node may read, its own among them, by name.
+        blind: true where the broker lets the node read no worker's status.
+        catalogue: state of the family's catalogue; null where the node follows no family.
+        versions: versions of the family.
+        history: catalogues since the node started, the newest first.
+    """
+
+    workers: list[WorkerView]
+    devices: list[EdgeStatus]
+    blind: bool = False
+    catalogue: CatalogueStatus | None = None
+    versions: list[VersionView] = []
+    history: list[CatalogueChange] = []
