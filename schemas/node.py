@@ -117,7 +117,7 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         age_s: seconds since its newest status came.
-        status: its newest status, without signature and credential.
+        status: newest status, without signature and credential.
     """
 
     age_s: float
@@ -128,7 +128,7 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     """A version of the family in a catalogue.
 
     Attributes:
-        digest: of its head's manifest, in hex.
+        digest: SHA-256 of its head's manifest, in hex.
         share: percent of new sessions that a canary takes.
         workers: workers that take new sessions of it now.
     """
@@ -153,7 +153,7 @@ class CatalogueChange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetView(msgspec.Struct, frozen=True, kw_only=True):
-    """What retained statuses and the catalogue say; event ``fleet``, whenever it changes.
+    """Workers, devices and versions, by retained statuses and the catalogue; event ``fleet``, whenever it changes.
 
     Attributes:
         workers: workers that are online or draining, by name.
