@@ -30,7 +30,7 @@ TABLES: Mapping[str, TransitionTable[Any, Any] | None] = {
 
 
 def rendered(document: str) -> str:
-    """A document with the tables and state diagrams of the code in place of those that it has.
+    """A document with the tables of the code in place of those that it has.
 
     Each stands between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
@@ -44,9 +44,8 @@ def rendered(document: str) -> str:
         if end not in rest:
             continue
         places += 1
-        diagram = "" if table is None else f"```mermaid\n{mermaid(table)}\n```\n\n"
         rows = waits() if table is None else markdown(table)
-        document = f"{before}{begin}\n{rows}\n\n{diagram}{rest[rest.index(end) :]}"
+        document = f"{before}{begin}\n{rows}\n\n{rest[rest.index(end) :]}"
     if not places:
         raise UsageError(
             f"the document has no place for a table: {', '.join(TABLES)}",
@@ -85,17 +84,6 @@ def markdown(table: TransitionTable[Any, Any]) -> str:
         states_of.setdefault((", ".join(events), text), []).append(state)
     lines = [f"| {', '.join(states)} | {events} | {text}" for (events, text), states in states_of.items()]
     return "\n".join(["| state | event | condition | action | next |", "|---|---|---|---|---|", *lines])
-
-
-def mermaid(table: TransitionTable[Any, Any]) -> str:
-    """The changes of state as a Mermaid diagram; rows that stay where they are are left out."""
-    arrows: dict[tuple[str, str], dict[str, None]] = {}
-    for row in table:
-        for following in row.next:
-            if following != row.state:
-                arrows.setdefault((row.state, following), {})[row.event] = None
-    lines = (f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in arrows.items())
-    return "\n".join(["stateDiagram-v2", *lines])
 
 
 def presets_table(presets: Presets) -> str:

@@ -35,6 +35,7 @@ _TEXT = re.compile(
     r'<text class="end-(r\d+)" (x="\S+" y="\S+" textLength="\S+") clip-path="\S+">([^<\n]+)</text>'
 )
 _MATRIX = '<g class="end-matrix">'
+_FONTS = re.compile(r"@font-face {.*?}", re.DOTALL)  # from elsewhere: a picture fetches nothing
 
 
 class Picture(Screen):
@@ -70,7 +71,7 @@ class Picture(Screen):
                 drawn = f'<text style="{style.strip()}" {place}>{text}</text>'
                 parts.setdefault((run[0], run[-1]), []).append(drawn)
         steps = [*times, times[-1] + _LAST_S]
-        head = pictures[-1].partition(_MATRIX)[0]
+        head = _FONTS.sub("", pictures[-1].partition(_MATRIX)[0])
         groups = (_group(part, steps, first, last) for (first, last), part in parts.items())
         return "".join((head, _MATRIX, *groups, "</g></g></svg>\n"))
 
