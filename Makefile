@@ -29,7 +29,7 @@ help: ## this list
 	@echo
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
 	@echo "  make demo CHAT=1         a conversation in the terminal, as of flexspec chat"
-	@echo "  make demo LINK=wifi      over another network than 4g: flexspec link profiles lists them; none is loopback"
+	@echo "  make demo LINK=wifi      over another network than 4g: wifi, satellite or loopback"
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
 	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
 	@echo "                           CUDA build of several GB that this machine has no use for"

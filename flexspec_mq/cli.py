@@ -18,12 +18,12 @@ Command = Callable[[argparse.Namespace], int | None]
 
 _CHAT = "talk with an edge node's HTTP API in the terminal"
 _DOCTOR = "check what the edge node needs, or the worker (`doctor cloud`): what is wrong and how to mend it"
+_DEMO = "write one answer with and without drafts, side by side, on this machine"
 _PAIR = "say whether a draft and a target fit, and what they will do together, before anything is deployed"
 _DOCTORS = {"edge": "edge_node", "cloud": "cloud_worker"}
 """Programs that examine themselves, by the first argument of ``flexspec doctor``."""
 
 _ELSEWHERE = {
-    "demo": ("lab", "write texts with and without drafts, side by side, on this machine"),
     "bench": (
         "lab",
         "compare ways to write an answer over links: speculation as usual, streaming, every policy",
@@ -56,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, about in (
         ("chat", _CHAT),
+        ("demo", _DEMO),
         ("doctor", _DOCTOR),
         ("pair", _PAIR),
         *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name and name != "draft"),
@@ -80,6 +81,10 @@ def _main(argv: Sequence[str]) -> int | None:
         from flexspec_mq.chat.main import main as chat
 
         return chat(argv[1:])
+    if argv[:1] == ["demo"]:
+        from flexspec_mq.demo.main import main as demo
+
+        return demo(argv[1:])
     if argv[:1] == ["doctor"]:
         part, rest = (argv[1], argv[2:]) if argv[1:2] and argv[1] in _DOCTORS else ("edge", argv[1:])
         _become(_DOCTORS[part], "doctor", *rest)

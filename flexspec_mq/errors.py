@@ -150,5 +150,12 @@ class Cancelled(FlexSpecError):
 
 def how_to_install(extras: str = "", distribution: str = "") -> str:
     """The pip command for extras, separated by commas, or for ``lab`` or ``training``; no index has these packages."""
+    import json
+    from importlib import metadata
+
+    installed = next(iter(metadata.distributions(name="flexspec-mq")), None)
+    origin = json.loads((installed and installed.read_text("direct_url.json")) or "{}")
+    if "archive_info" in origin and not distribution:
+        return f"{sys.executable} -m pip install 'flexspec-mq[{extras}] @ {origin['url']}'"
     what = f"-e ./{distribution}" if distribution else f"'.[{extras}]'" if extras else "."
     return f"in a checkout of FlexSpec MQ: {sys.executable} -m pip install {what}"

@@ -214,6 +214,17 @@ DOCTOR_TEXT: Final = 20.0
 DOCTOR_PATIENCE: Final = 12.0
 """Without a token after which that text fails."""
 
+# Demo
+
+CHILD_READY: Final = 300.0
+"""For a daemon that the demo has started to say something: it may load a model and prove it, on a busy machine."""
+CHILD_ENDS: Final = 10.0
+"""For it to end on SIGTERM before it is killed."""
+BROKER_READY: Final = 30.0
+"""For its broker to answer."""
+PROXY: Final = 10.0
+"""For its emulated network to connect to the broker, and to hand over the last bytes."""
+
 # Broker
 
 MOSQUITTO_STARTS: Final = 10.0

@@ -10,4 +10,4 @@ case "${FLEXSPEC_MAKE_CHAT:-0}" in
 esac
 if [ -n "${FLEXSPEC_MAKE_LINK:-}" ]; then args+=("--link=$FLEXSPEC_MAKE_LINK"); fi
 if [ -n "${FLEXSPEC_MAKE_PROMPT+set}" ]; then args+=("--prompt=$FLEXSPEC_MAKE_PROMPT"); fi
-exec "${FLEXSPEC_PYTHON:-.venv/bin/python}" -m lab.demo ${args[@]+"${args[@]}"}
+exec "${FLEXSPEC_PYTHON:-.venv/bin/python}" -m flexspec_mq.cli demo ${args[@]+"${args[@]}"}

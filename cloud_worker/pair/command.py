@@ -12,11 +12,12 @@ from rich.table import Table
 from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import MOST
-from cloud_worker.pair.forecast import LENGTHS, LINKS, forecast
+from cloud_worker.pair.forecast import LENGTHS, forecast
 from cloud_worker.pair.measure import Text, drafter_for, measure, measure_together, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import answer, stages
 from flexspec_mq.errors import FingerprintError, UsageError
+from flexspec_mq.links import LINKS
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.target_text import token_map

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import PLACES, UNTRIED, Observation
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.links import Link
 from schemas.messages import MAX_AHEAD
 
 if TYPE_CHECKING:
@@ -30,33 +31,6 @@ _KNOWN = 1000
 """Tokens that were judged and drafted, so that the closed form tries nothing: more than it ever asks for."""
 _RIGHT = 4.0
 """Tries that a place's acceptance is taken to have had beside those seen, as good as all places together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A link between device and broker.
-
-    Attributes:
-        trip: mean milliseconds of a round trip.
-        up, down: Mbit/s.
-    """
-
-    trip: float
-    up: float
-    down: float
-
-    def seconds(self, up: float, down: float) -> float:
-        """Seconds of a round trip with so many bytes each way."""
-        return self.trip / 1e3 + _PROGRAMS + up / self.up / 125e3 + down / self.down / 125e3
-
-
-LINKS: Mapping[str, Link] = {
-    "loopback": Link(0.0, 1e4, 1e4),
-    "wifi": Link(3.2, 50.0, 50.0),
-    "4g": Link(21.0, 7.6, 29.5),
-    "satellite": Link(44.0, 13.54, 87.25),
-}
-"""Links that forecasts are made for, steady and without loss; `lab/testbed/link/profiles.toml` has their sources."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +122,7 @@ def forecast(figures: Figures, link: Link, tokens: int, together: Figures | None
         together: figures where both share one, and compute at the same time when the device drafts.
     """
     alone, more = figures.forwards[0], max(0, tokens - 1)
-    first = link.seconds(_ROUND_BYTES[0] + _PROMPT_BYTES * figures.prompt, _ROUND_BYTES[1])
+    first = _PROGRAMS + link.seconds(_ROUND_BYTES[0] + _PROMPT_BYTES * figures.prompt, _ROUND_BYTES[1])
     first += figures.target_reads + alone
     # The worker runs ahead while the device's draft still reads the prompt.
     late = min(more * alone, max(0.0, figures.draft_reads + figures.token - figures.target_reads))
@@ -180,7 +154,7 @@ def _overlaps(plan: tuple[float, str]) -> bool:
 def _plans(figures: Figures, link: Link, tokens: int) -> list[tuple[float, str]]:
     """Seconds of a token where only the device may draft, and the plan: the fastest of each kind."""
     seen = Observation(
-        rtt=link.seconds(*_ROUND_BYTES),
+        rtt=_PROGRAMS + link.seconds(*_ROUND_BYTES),
         forward=figures.forwards[0],
         row_cost=figures.row,
         draft_time=figures.token,

@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 
+from flexspec_mq.demo.children import NO_FILE, environment, python
 from flexspec_mq.energy.presets import DEVICES
 from flexspec_mq.errors import FlexSpecError, UsageError, how_to_install
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schemes
 from lab.bench.testbed import HOST, PORT
-from lab.testbed.deployment import LOOPBACK, NO_FILE
+from lab.testbed.deployment import LOOPBACK
 from lab.testbed.link.namespaces import check_requirements
 from lab.testbed.link.plans import RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.process import environment, python
 from lab.traditional.schemes import GUESSES
 from lab.traditional.sides import Traditional
 from schemas.messages import MAX_DRAFT_TOKENS

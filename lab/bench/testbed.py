@@ -8,13 +8,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import TOLD_WITHIN
 from lab.bench.meter import Costs, LinkMeter, Meter
 from lab.bench.strategies import SERVER, Node
 from lab.testbed.deployment import Cores, LocalDeployment, free_port, local_deployment
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.process import Process, python
+from lab.testbed.process import Process
 from lab.traditional.channel import PACKET_BYTES
 from lab.traditional.sides import Traditional
 from lab.traditional.sides import start as start_traditional

@@ -20,17 +20,20 @@ import msgspec
 from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
+from flexspec_mq.demo.children import python
+from flexspec_mq.demo.proxy import WAYS as BOTH
+from flexspec_mq.demo.proxy import Way
+from flexspec_mq.demo.recording import until_ready
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks.attacks.attacker import AttackOrder
 from lab.benchmarks.attacks.ways import WAYS
 from lab.chaos.history import Healed, HistoryFile, Left, Struck
 from lab.chaos.schedule import EXTRA, WORKERS, Fault, Sizes
 from lab.testbed.deployment import free_port
-from lab.testbed.link.profiles import WAYS as BOTH
-from lab.testbed.link.profiles import LinkPlan, Way, built_in
+from lab.testbed.link.profiles import LinkPlan, built_in
 from lab.testbed.link.proxy import ProxyLink, proxy_link
-from lab.testbed.metrics import figures, until_ready
-from lab.testbed.process import Process, output, python
+from lab.testbed.metrics import figures
+from lab.testbed.process import Process, output
 from lab.testbed.secured import VERSION, operator
 
 LEASE = 15.0
@@ -357,7 +360,7 @@ async def site(
         first = [made.daemons[name] for name in (*WORKERS, *sizes.edges)]
         await asyncio.gather(*(daemon.start() for daemon in first))
         for daemon in first:
-            await until_ready(daemon.name, daemon.port)
+            await until_ready(daemon.name, f"http://127.0.0.1:{daemon.port}")
             daemon.idle = await figures(daemon.port)
         yield made
 

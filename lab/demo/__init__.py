@@ -1,1 +1,1 @@
-"""The demo: a broker, a cloud worker and an edge node as processes on this machine, writing a text together."""
+"""The demo of an update, and the picture of the product's demo."""

@@ -17,12 +17,12 @@ import flexspec_mq.heads
 from flexspec_mq.chat.api import ApiClient, api_at
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.demo.main import together
+from flexspec_mq.demo.recording import record
+from flexspec_mq.demo.screen import Screen
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.checkpoint import need_libraries
 from flexspec_mq.terminal.answer import Answer
-from lab.demo.main import together
-from lab.demo.recording import record
-from lab.demo.screen import Screen
 from lab.testbed.deployment import local_deployment
 from lab.testbed.family import Operator
 from lab.testbed.packet_counter import packet_counter

@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.text import Text
 
 from flexspec_mq.daemon.main import run_main
-from lab.demo import main as demo
-from lab.demo.screen import Screen, ends, frame
+from flexspec_mq.demo import main as demo
+from flexspec_mq.demo.screen import Screen, ends, frame
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from lab.demo.recording import Recording
+    from flexspec_mq.demo.recording import Recording
 
 _FILE = "docs/img/demo.svg"
 _WIDTH = 104

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from broker import launcher
+from flexspec_mq import waiting
+from flexspec_mq.demo.children import NO_FILE, python
+from flexspec_mq.demo.recording import until_ready
 from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.metrics import figures, until_ready
-from lab.testbed.process import Process, Processes, pinned, python
+from lab.testbed.metrics import figures
+from lab.testbed.process import Process, Processes, pinned
 
 Side = Literal["device", "cloud"]
 Say = Callable[[str], None]
 LOOPBACK = "loopback"
 """Instead of a link's name: none."""
-NO_FILE = ("--config", os.devnull)
-"""Daemons of a deployment run with the flags that they are given, whatever the user's files say."""
-_BROKER_WITHIN = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class LocalDeployment:
         where = () if self.link is None else ("--host", self.host, "--insecure-anywhere")
         command = python("broker", "run", "--ready-json", *where, *flags, *NO_FILE)
         self.broker = await self.start("broker", "cloud", command, say)
-        self.port = (await self.broker.event(lambda event: "port" in event, _BROKER_WITHIN))["port"]
+        self.port = (await self.broker.event(lambda event: "port" in event, waiting.BROKER_READY))["port"]
         return self.broker
 
     async def worker(
@@ -168,9 +168,10 @@ class LocalDeployment:
         command = python(*program, "serve", *self.at_broker, *own, *flags, *NO_FILE)
         process = await self.start(name, "device", command, say)
         ready = await process.event(lambda event: "port" in event)
+        edge = Daemon(process, ready["port"], ready)
         if self.link is None:
-            await until_ready(name, ready["port"])
-        return Daemon(process, ready["port"], ready)
+            await until_ready(name, edge.url)
+        return edge
 
 
 @asynccontextmanager

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lab.testbed.process import output, python
+from flexspec_mq.demo.children import NO_FILE, python
+from lab.testbed.process import output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from lab.testbed.deployment import LocalDeployment
-
-_NO_FILE = ("--config", os.devnull)
 
 
 @dataclass(slots=True)
@@ -94,7 +92,7 @@ class Operator:
     def _at_broker(self) -> Sequence[str]:
         state = str(self.folder / "state" / "operator")
         family = ("--family", self.family, "--root-key", self.root, "--state-dir", state)
-        return (*self.deployment.at_broker, *family, *_NO_FILE)
+        return (*self.deployment.at_broker, *family, *NO_FILE)
 
 
 async def _head(deployment: LocalDeployment, action: str, *arguments: str) -> str:

@@ -1,13 +1,10 @@
-"""A daemon of this machine over HTTP: its figures in Prometheus' text format, and whether it is ready."""
+"""A daemon of this machine over HTTP: its figures in Prometheus' text format."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Mapping
-
-from flexspec_mq.errors import FlexSpecError
-from lab.testbed.process import READY_WITHIN
 
 _ANSWER_WITHIN = 10.0
 _SAMPLE = re.compile(r"^(\w+(?:\{[^}]*\})?) ([-+.\w]+)$", re.MULTILINE)
@@ -36,20 +33,6 @@ async def get(port: int, path: str) -> tuple[int, str]:
 async def figures(port: int) -> dict[str, float]:
     """The figures that a daemon serves, by name with labels; errors as of `get`."""
     return parse_figures((await get(port, "/metrics"))[1])
-
-
-async def until_ready(name: str, port: int, within: float = READY_WITHIN) -> None:
-    """Wait until a daemon's ``/readyz`` says so.
-
-    Raises:
-        FlexSpecError: it does not.
-    """
-    try:
-        async with asyncio.timeout(within):
-            while (await get(port, "/readyz"))[0] != 200:  # noqa: ASYNC110  another process knows
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise FlexSpecError(f"the {name} was not ready within {within:.0f} s") from None
 
 
 def parse_figures(page: str) -> dict[str, float]:

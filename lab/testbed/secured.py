@@ -16,15 +16,16 @@ from tempfile import TemporaryDirectory
 from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
+from flexspec_mq import waiting
+from flexspec_mq.demo.children import python
+from flexspec_mq.demo.recording import until_ready
 from lab.testbed.deployment import Cores, Daemon, Side, free_port
 from lab.testbed.link.namespaces import inside
 from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.link.profiles import LinkPlan
-from lab.testbed.metrics import until_ready
-from lab.testbed.process import Process, Processes, output, pinned, python
+from lab.testbed.process import Process, Processes, output, pinned
 
 WORKER, VERSION = "w1", "base"
-_BROKER_WITHIN = 30.0
 _LOOK = 0.005
 _STARTS = 0.7
 """Seconds that ``flexspec-broker run`` takes until it listens, about."""
@@ -73,7 +74,7 @@ class SecuredDeployment:
             command = self.link.inside("b", command)
         log = self.folder.with_suffix(".log")
         self.broker = await self.processes.start("broker", pinned(self.cores.device, command), log=log)
-        self.mosquitto = (await self.broker.event(lambda event: "pid" in event, _BROKER_WITHIN))["pid"]
+        self.mosquitto = (await self.broker.event(lambda event: "pid" in event, waiting.BROKER_READY))["pid"]
 
     async def start_worker(self, *flags: str) -> None:
         """Start the worker and wait until it serves, at first or after its process was killed."""
@@ -161,6 +162,7 @@ async def secured_deployment(
             command = made.on("device", python("edge_node", "serve", *flags))
             process = await processes.start(name, command, log=scratch / f"{name}.log")
             ready = await process.event(lambda event: "port" in event)
-            await until_ready(name, ready["port"])
-            made.edges.append(Daemon(process, ready["port"], ready))
+            edge = Daemon(process, ready["port"], ready)
+            await until_ready(name, edge.url)
+            made.edges.append(edge)
         yield made

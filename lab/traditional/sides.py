@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flexspec_mq.demo.children import NO_FILE, python
 from flexspec_mq.errors import FingerprintError
 from lab.bench.meter import Costs, LinkMeter
-from lab.testbed.deployment import NO_FILE
-from lab.testbed.process import python
 
 if TYPE_CHECKING:
     from lab.testbed.deployment import LocalDeployment

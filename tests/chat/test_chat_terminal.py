@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from broker.launcher import PrivateBroker
-from lab.testbed.process import as_child
+from flexspec_mq.demo.children import as_child
 from tests.daemons import PATIENCE, FakeEngine, until
 from tests.edge_node.api.served import expected, ids_of, served
 

@@ -119,7 +119,7 @@ def test_schema_is_asyncapi(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lab.demo import main as demo
+    from flexspec_mq.demo import main as demo
 
     seen: list[Sequence[str]] = []
 
@@ -171,7 +171,7 @@ def test_make_hands_prompts_over_unharmed(prompt: str, way: str, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["-m", "lab.demo", "--chat", f"--prompt={prompt}"]
+    assert json.loads(done.stdout) == ["-m", "flexspec_mq.cli", "demo", "--chat", f"--prompt={prompt}"]
 
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,10 +9,11 @@ import pytest
 
 from cloud_worker.__main__ import main
 from cloud_worker.engine.engine import ModelEngine
-from cloud_worker.pair.forecast import LENGTHS, LINKS, Figures, Link, forecast, runs
+from cloud_worker.pair.forecast import LENGTHS, Figures, forecast, runs
 from cloud_worker.pair.measure import Text, measure, write
 from flexspec_mq.drafting.interface import DraftRequest
 from flexspec_mq.drafting.model_drafter import ModelDrafter
+from flexspec_mq.links import LINKS, Link
 from flexspec_mq.protocol.worker.types import WorkItem
 from lab.testbed.link.profiles import built_in
 from schemas.messages import Identity

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx2
 
+from flexspec_mq.demo.recording import until_ready
 from lab.testbed.deployment import free_port
-from lab.testbed.metrics import until_ready
 from lab.testbed.process import Process
 from tests.broker.deployments import good, made, running
 from tests.broker.test_watching import figures, series
@@ -48,7 +48,7 @@ async def test_a_node_that_is_killed_writes_the_same_text_when_it_is_asked_again
             node = await start("edge_node", "serve", *edge, "--mqtt-ask", "--api-port", "0", "--ready-json")
             started.append(node)
             port: int = (await node.event(lambda line: "port" in line))["port"]
-            await until_ready("alice", port)
+            await until_ready("alice", f"http://127.0.0.1:{port}")
             return port
 
         try:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from edge_node.api.auth import OPEN
+from flexspec_mq.demo.children import as_child
 from lab.testbed.deployment import free_port
-from lab.testbed.process import as_child
 from tests.broker.test_launcher import answers
 from tests.daemons import until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings

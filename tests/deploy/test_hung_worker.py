@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
 
+from flexspec_mq.demo.recording import until_ready
 from lab.bench.client import StreamedAnswer, ask, unbounded
-from lab.testbed.metrics import until_ready
 from lab.testbed.process import Process
 from tests.broker.deployments import good, made, running
 from tests.integration.processes import ended, start
@@ -44,7 +44,7 @@ async def two_workers(folder: Path, tiny: Path) -> AsyncIterator[tuple[list[Proc
             own = ("--draft", "none", "--tokenizer", str(tiny), "--api-port", "0", "--ready-json")
             started.append(await start("edge_node", "serve", *config, *own))
             port = (await started[-1].event(lambda line: "port" in line))["port"]
-            await until_ready("alice", port)
+            await until_ready("alice", f"http://127.0.0.1:{port}")
             yield started[:2], f"http://127.0.0.1:{port}"
         finally:
             for process in started:

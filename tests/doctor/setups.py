@@ -27,11 +27,11 @@ from cloud_worker.engine.interface import Facts
 from cloud_worker.settings import from_arguments as cloud_config
 from edge_node.config import from_arguments as edge_config
 from edge_node.doctor.examine import EdgeDoctor
+from flexspec_mq.demo.children import as_child, python
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.share_groups import new_groups
 from lab.simulator.world import FINGERPRINT
-from lab.testbed.process import as_child, python
 from schemas.status import TokenizerStatus
 from tests.daemons import Daemon, FakeDrafter, FakeEngine, worker_at
 from tests.edge_node.api.served import links_to, speech

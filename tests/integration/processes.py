@@ -14,11 +14,12 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.demo.children import python
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.models.load import LoadedText
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.process import Process, python
+from lab.testbed.process import Process
 from schemas.status import EdgeStatus, WorkerStatus
 
 CODEC = Codec()

@@ -23,6 +23,7 @@ from typing import Any
 import msgspec
 
 from broker.settings import Role
+from flexspec_mq.demo.children import python
 from flexspec_mq.models.default import default_model_path
 from lab.bench.client import unbounded
 from lab.benchmarks import _common
@@ -30,7 +31,7 @@ from lab.benchmarks._common import say
 from lab.benchmarks.attacks.attacker import AttackOrder, AttackReport
 from lab.benchmarks.attacks.honest import Streams, streams
 from lab.benchmarks.attacks.ways import SAYS, WAYS
-from lab.testbed.process import Process, pinned, python
+from lab.testbed.process import Process, pinned
 from lab.testbed.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
 from schemas.messages import MAX_AHEAD
 

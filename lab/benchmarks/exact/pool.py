@@ -6,9 +6,10 @@ import asyncio
 from dataclasses import asdict, dataclass, field
 from math import inf
 
+from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks.exact.reference import ReferenceText, Text
-from lab.testbed.process import python, running
+from lab.testbed.process import running
 
 
 @dataclass(slots=True)

@@ -23,12 +23,13 @@ from broker.deployment.bundles import SETTINGS
 from broker.settings import Role
 from edge_node.config import from_arguments
 from edge_node.node import EdgeNode
+from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.testbed.process import Process, python
+from lab.testbed.process import Process
 from lab.testbed.secured import SecuredDeployment
 
 WITHIN_S = 30.0

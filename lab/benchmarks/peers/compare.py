@@ -11,9 +11,10 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.benchmarks._common import percentile, say, table
-from lab.testbed.process import Process, Processes, pinned, python
+from lab.testbed.process import Process, Processes, pinned
 
 GROWTH = 9
 """Tokens that follow a context, at most."""

@@ -19,8 +19,9 @@ import random
 from collections import deque
 from typing import NamedTuple
 
+from flexspec_mq.demo.proxy import Way
 from lab.testbed.link.counters import WayCounters
-from lab.testbed.link.profiles import LinkPlan, Way, WayFigures
+from lab.testbed.link.profiles import LinkPlan, WayFigures
 from lab.testbed.link.rate import StateRate, TraceRate
 from lab.testbed.link.timeline import outages_of, states_of
 

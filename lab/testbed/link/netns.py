@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 import msgspec
 
+from flexspec_mq.demo.children import as_child, deaf
 from flexspec_mq.errors import FlexSpecError
 from lab.testbed.link import namespaces
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.namespace_owner import ADDRESS_A, ADDRESS_B, Ready
 from lab.testbed.link.profiles import LinkPlan, built_in
-from lab.testbed.process import as_child, deaf
 
 Side = Literal["a", "b"]
 _START = 30.0

@@ -11,11 +11,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from flexspec_mq.demo.proxy import WAYS, Way
 from flexspec_mq.errors import UsageError
 
-Way = Literal["up", "down"]
-"""``up`` is from side a, the device, to side b, the cloud."""
-WAYS: tuple[Way, Way] = ("up", "down")
 MTU = 1500
 """Bytes of an IP packet on the link at most; also what one opportunity of a trace carries."""
 

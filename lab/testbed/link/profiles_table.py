@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from lab.testbed.link.profiles import WAYS, Catalogue, Figure
+from flexspec_mq.demo.proxy import WAYS
+from lab.testbed.link.profiles import Catalogue, Figure
 
 _ARROWS = {"up": "a to b", "down": "b to a"}
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, count
 from typing import Protocol
 
-from lab.testbed.link.profiles import LinkPlan, Outages, State, Way
+from flexspec_mq.demo.proxy import Way
+from lab.testbed.link.profiles import LinkPlan, Outages, State
 
 Interval = tuple[float, float]
 """Start and end, in seconds of the channel; half-open."""

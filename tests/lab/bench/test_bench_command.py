@@ -16,6 +16,7 @@ from edge_node.config import from_arguments
 from flexspec_mq import cli
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.policies import POLICIES
+from flexspec_mq.demo.children import NO_FILE
 from flexspec_mq.models.onnx.write import write_onnx
 from lab.bench import main as bench
 from lab.bench import options
@@ -31,7 +32,6 @@ from lab.bench.strategies import (
     schemes,
 )
 from lab.benchmarks import answers
-from lab.testbed.deployment import NO_FILE
 from schemas.messages import MAX_AHEAD
 from tests.models.tiny_checkpoints import byte_level_tokenizer, save, tiny_llama
 

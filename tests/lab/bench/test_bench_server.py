@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.bench import testbed as other
 from lab.bench.figures import Sample
 from lab.bench.meter import Costs
 from lab.bench.testbed import start_server
 from lab.testbed.deployment import local_deployment
-from lab.testbed.process import python
 
 WORDS = (sys.executable, str(Path(__file__).with_name("other_server.py")), "{host}", "{port}")
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from flexspec_mq.cli import main
+from flexspec_mq.demo.children import as_child
 from lab.testbed.link import namespaces
-from lab.testbed.process import as_child
 from tests.lab.link.plans import needs_namespaces
 
 PATIENCE = 30.0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import httpx2
+
+from flexspec_mq import waiting
 from flexspec_mq.chat.api import api_at, pieces
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.errors import FlexSpecError
@@ -16,8 +20,8 @@ from schemas.openai import FlexspecUsage, Writer
 if TYPE_CHECKING:
     from typing import Any
 
+    from flexspec_mq.demo.proxy import Proxy, SteadyWay
     from flexspec_mq.terminal.answer import Answer
-    from lab.testbed.link.proxy import ProxyLink
 
 CUT_S = 3.0
 """Seconds for which the network is cut: no byte passes, and connections stay until the node replaces them."""
@@ -53,7 +57,7 @@ async def record(
     url: str,
     body: dict[str, Any],
     *,
-    link: ProxyLink | None = None,
+    link: Proxy[SteadyWay] | None = None,
     cut_behind: int | None = None,
     shown: Answer | None = None,
 ) -> Recording:
@@ -71,7 +75,7 @@ async def record(
     """
     made, size = Recording(), 0
     async with api_at(ChatOptions(url=url)) as api:
-        before, began = _carried(link), time.monotonic()
+        before, began = link.carried if link else 0, time.monotonic()
         async with aclosing(api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
             async for chunk in chunks:
                 now = time.monotonic() - began
@@ -87,7 +91,7 @@ async def record(
                     made.cut = now
                 if chunk.usage:
                     made.took, made.tokens = chunk.usage.flexspec, chunk.usage.completion_tokens
-        made.carried = _carried(link) - before
+        made.carried = link.carried - before if link else 0
     if made.cut == made.seconds:  # the last piece brought it beyond the half
         made.cut = None
     if not made.tokens:
@@ -95,8 +99,15 @@ async def record(
     return made
 
 
-def _carried(link: ProxyLink | None) -> int:
-    if link is None:
-        return 0
-    counters = link.counters
-    return counters.up.bytes_out + counters.down.bytes_out
+async def until_ready(name: str, url: str) -> None:
+    """Wait until a daemon's ``/readyz`` says so.
+
+    Raises:
+        FlexSpecError: it does not.
+    """
+    try:
+        async with asyncio.timeout(waiting.CHILD_READY), httpx2.AsyncClient(trust_env=False) as http:
+            while (await http.get(f"{url}/readyz")).status_code != 200:  # noqa: ASYNC110  another process knows
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise FlexSpecError(f"the {name} was not ready within {waiting.CHILD_READY:.0f} s") from None

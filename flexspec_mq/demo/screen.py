@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flexspec_mq.daemon.progress import bars
+from flexspec_mq.demo.recording import CUT_S
 from flexspec_mq.terminal.answer import legend, style
 from flexspec_mq.terminal.printable import printable
-from lab.demo.recording import CUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from flexspec_mq.daemon.progress import Tell
-    from lab.demo.recording import Recording
+    from flexspec_mq.demo.recording import Recording
 
 TITLES = ("streamed without drafts", "written with drafts")
 _FRAME_S = 0.05

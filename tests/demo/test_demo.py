@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from lab.demo.main import PROMPT, main
-from lab.demo.recording import CUT_S
-from lab.testbed.process import as_child
+from flexspec_mq.demo.children import as_child
+from flexspec_mq.demo.main import PROMPT, main
+from flexspec_mq.demo.recording import CUT_S
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -34,9 +34,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-def demo(*arguments: str, module: str = "lab.demo") -> subprocess.Popen[str]:
+def demo(*arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, "-m", "flexspec_mq.cli", "demo", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -56,7 +56,7 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
         assert process.wait(60) == 0, process.stderr.read() if process.stderr else ""
     out = "".join(lines)
     assert "verification exact" in out
-    assert "network  4g: " in out
+    assert "network  4g: 21 ms a round trip, 7.6 Mbit/s up" in out
     assert out.count("Name three rivers.") == 1
     texts = re.findall(r"(?:without|with) drafts, complete after (.+) s, cut at (.+) s:\n(.+)", out)
     assert len(texts) == 2
@@ -69,7 +69,7 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
 
 
 def test_loopback_is_cut_too_and_says_why_nothing_is_to_be_won() -> None:
-    with demo("--link=none", "--max-tokens=8") as process:
+    with demo("--link=loopback", "--max-tokens=8") as process:
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "no round trip can be saved" in out
@@ -80,7 +80,7 @@ def test_loopback_is_cut_too_and_says_why_nothing_is_to_be_won() -> None:
 def test_a_conversation_goes_on_after_a_line_that_is_refused() -> None:
     said = "\n".join(["/help", "word " * 9000, "Name a river."])
     done = subprocess.run(
-        [sys.executable, "-m", "lab.demo", "--chat", "--link=wifi", "--max-tokens=8"],
+        [sys.executable, "-m", "flexspec_mq.cli", "demo", "--chat", "--link=wifi", "--max-tokens=8"],
         input=said,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -122,29 +122,6 @@ def test_a_target_that_is_not_there_ends_it_with_a_clear_error() -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize(
-    ("flag", "why"),
-    [
-        ("--link=nonesuch", "there is no link profile 'nonesuch'"),
-        ("--link=x", "or 'none' for loopback"),
-        ("--prompt= ", "is empty"),
-    ],
-)
-def test_what_cannot_be_is_refused_before_anything_starts(
-    flag: str, why: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([flag]) == 2
-    assert why in capsys.readouterr().err
-
-
-def test_a_version_is_published_while_an_answer_streams() -> None:
-    """By the demo of an update, with a head that ships."""
-    with demo("--head=format", "--max-tokens=12", module="lab.demo.evolution") as process:
-        out, err = process.communicate(timeout=280)
-    assert process.returncode == 0, err
-    assert re.search(r"the long answer, of \d+ characters, streamed all the while and ended with v1", out)
-    assert "All came out the same to the last character." in out
-    # The first text, the long one, the later ones, and two of these again; two of the new version as well.
-    versions = re.findall(r"^(v[12]) +(\w+) +(\d+) +(\d+)", out, re.MULTILINE)
-    assert versions == [("v1", "draining", "7", "0"), ("v2", "stable", "7", "0")]
-    assert re.search(r"^  catalogue +2 messages +\d+ B of MQTT$", out, re.MULTILINE)
+def test_an_empty_prompt_is_refused_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--prompt= "]) == 2
+    assert "is empty" in capsys.readouterr().err

@@ -9,31 +9,31 @@ import secrets
 import signal
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from flexspec_mq import waiting
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
+from flexspec_mq.demo.children import NO_FILE, Children, python
+from flexspec_mq.demo.proxy import Proxy
+from flexspec_mq.demo.recording import CUT_S, Recording, record, until_ready
+from flexspec_mq.demo.screen import TITLES, Screen
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.links import LINKS
 from flexspec_mq.models.checkpoint import need_libraries
-from lab.demo.recording import CUT_S, Recording, record
-from lab.demo.screen import TITLES, Screen
-from lab.testbed.deployment import NO_FILE, local_deployment
-from lab.testbed.link.plans import link_plan
-from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigures
-from lab.testbed.link.proxy import proxy_link
-from lab.testbed.process import python
 from schemas.messages import MAX_AHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
-    from lab.testbed.deployment import Daemon, LocalDeployment
-    from lab.testbed.link.proxy import ProxyLink
+    from flexspec_mq.demo.proxy import SteadyWay
+
+T = TypeVar("T")
 
 PROMPT = "What are the main causes of tides?"
 """A question in the middle of the 40 of ``flexspec bench`` by tokens a round."""
-LINK, NO_LINK = "4g", "none"
-_SAYS = ("--log-format", "human")
+LINK, NO_LINK = "4g", "loopback"
+_SAYS = ("--ready-json", "--log-format=human", *NO_FILE)
 _STREAMING = (
     *("--draft=none", "--no-lookup", "--draft-length=0", f"--ahead={MAX_AHEAD}"),
     "--worker-draft=0",
@@ -50,7 +50,7 @@ _WHY = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    return run_main(run, argv, extras="models,serve")
+    return run_main(run, argv, extras="demo")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -58,8 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flexspec demo", description=__doc__)
     parser.add_argument("--prompt", help=f"what to ask (default: {PROMPT})", default=PROMPT)
     parser.add_argument("--chat", action="store_true", help="talk over several turns, as flexspec chat does")
-    network = f"network, as `flexspec link profiles` lists them, or none (default: {LINK})"
-    parser.add_argument("--link", default=LINK, help=network)
+    parser.add_argument("--link", choices=LINKS, default=LINK, help=f"network (default: {LINK})")
     parser.add_argument("--target", default="default", help="model folder or hub name (default: SmolLM2)")
     parser.add_argument("--draft", default="default", help="draft checkpoint folder, 'default' or 'none'")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens to write at most (default: 200)")
@@ -73,61 +72,73 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
-    plan = _plan(args.link, args.seed or 0)
     need_libraries("the demo")
-    return asyncio.run(_run(args, plan, screen or Screen()))
+    return asyncio.run(_run(args, screen or Screen()))
 
 
-def _plan(link: str, seed: int) -> LinkPlan:
-    """The network by its name; loopback impairs nothing, and can be cut as well.
-
-    Raises:
-        UsageError: there is no such network.
-    """
-    if link != NO_LINK:
-        try:
-            return link_plan(link, seed, None)
-        except UsageError as error:
-            raise UsageError(error.message, hint=f"{error.hint}, or {NO_LINK!r} for loopback") from None
-    none, endless = Figure(0.0, NO_LINK), Figure(1e6, NO_LINK)
-    way = WayFigures(none, none, endless, none, endless)
-    return LinkPlan("loopback", Profile("no delay, no limit", (State("steady", way, way),)))
-
-
-async def _run(args: argparse.Namespace, plan: LinkPlan, screen: Screen) -> int:
+async def _run(args: argparse.Namespace, screen: Screen) -> int:
     """Run the demo; returns the exit code."""
     # Proxies end after the nodes, which say goodbye through them.
-    async with AsyncExitStack() as proxies, local_deployment(with_us=signal.SIGTERM) as place:
+    async with AsyncExitStack() as proxies, Children() as children:
         with screen.bars("broker", "worker", "edge", "streaming") as tell:
             tell("starting", "broker")
-            await place.start_broker()
+            port = await _broker(children)
             tell("ready: 100 %", "broker")
             tokenizer = () if args.target == "default" else (f"--tokenizer={args.target}",)
             sides = {} if args.chat else {"streaming": [*_STREAMING, *tokenizer]}
             sides["edge"] = [f"--draft={args.draft}"]
             # A proxy for each node, so that each is counted and cut on its own.
-            at = (place.host, place.port)
-            links = [await proxies.enter_async_context(proxy_link(plan, at)) for _ in sides]
+            proxy, target = partial(Proxy.steady, LINKS[args.link]), ("127.0.0.1", port)
+            links = [await proxies.enter_async_context(proxy(target).listening()) for _ in sides]
             say = {name: partial(tell, task=name) for name in ("worker", *sides)}
             worker, *nodes = await together(
-                place.worker("worker", *_SAYS, f"--target={args.target}", say=say["worker"]),
+                _worker(children, port, f"--target={args.target}", say=say["worker"]),
                 *(
-                    place.edge(name, *_SAYS, *flags, f"--broker={link.host}:{link.port}", say=say[name])
+                    _edge(children, name, link.port, *flags, say=say[name])
                     for (name, flags), link in zip(sides.items(), links, strict=True)
                 ),
             )
-        screen.say(f"target   {worker.ready['target']}, verification {worker.ready['exactness']}")
-        how = "a proxy in user space, where a lost packet is a pause"
-        screen.say(f"network  {plan.name}: {plan.profile.about}; {how}")
+        screen.say(f"target   {worker['target']}, verification {worker['exactness']}")
+        link = LINKS[args.link]
+        figures = f"{link.trip:g} ms a round trip, {link.up:g} Mbit/s up, {link.down:g} down"
+        screen.say(f"network  {args.link}: {figures}; a proxy in user space, which loses no packet")
         for line in _WHY.get(args.link, ()):
             screen.say(f"         {line}")
+        urls = [f"http://127.0.0.1:{node['port']}" for node in nodes]
         if args.chat:
-            return await _chat(place, args, nodes[0])
-        await _compare(args, screen, list(zip(nodes, links, strict=True)))
+            return await _chat(children, args, urls[0])
+        await _compare(args, screen, list(zip(urls, links, strict=True)))
     return 0
 
 
-async def together(*starts: Coroutine[Any, Any, Daemon]) -> list[Daemon]:
+async def _broker(children: Children) -> int:
+    """Start a broker; its port."""
+    command = python("broker", "run", "--ready-json", *NO_FILE)
+    broker = await children.start("broker", command, with_us=signal.SIGTERM)
+    found: int = (await broker.event(lambda event: "port" in event, waiting.BROKER_READY))["port"]
+    return found
+
+
+async def _worker(children: Children, port: int, *flags: str, say: Callable[[str], None]) -> dict[str, Any]:
+    """Start a worker; what it says when it serves."""
+    command = python("cloud_worker", f"--broker=127.0.0.1:{port}", "--worker=worker", *_SAYS, *flags)
+    worker = await children.start("worker", command, with_us=signal.SIGTERM, say=say)
+    return await worker.event(lambda event: "ready" in event)
+
+
+async def _edge(
+    children: Children, name: str, port: int, *flags: str, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Start an edge node and wait until it knows a worker; what it said when its API answered."""
+    own = (f"--broker=127.0.0.1:{port}", f"--edge={name}", "--api-port=0", *_SAYS)
+    command = python("edge_node", "serve", *own, *flags)
+    edge = await children.start(name, command, with_us=signal.SIGTERM, say=say)
+    ready = await edge.event(lambda event: "port" in event)
+    await until_ready(name, f"http://127.0.0.1:{ready['port']}")
+    return ready
+
+
+async def together(*starts: Coroutine[Any, Any, T]) -> list[T]:
     """All of them, or the first error."""
     try:
         async with asyncio.TaskGroup() as group:
@@ -137,19 +148,20 @@ async def together(*starts: Coroutine[Any, Any, Daemon]) -> list[Daemon]:
     return [task.result() for task in tasks]
 
 
-async def _chat(place: LocalDeployment, args: argparse.Namespace, edge: Daemon) -> int:
+async def _chat(children: Children, args: argparse.Namespace, url: str) -> int:
     """Run ``flexspec chat`` in this terminal; returns its exit code, without that of a refused line."""
-    flags = [f"--url={edge.url}", "--history=none", f"--max-tokens={args.max_tokens}"]
+    flags = [f"--url={url}", "--history=none", f"--max-tokens={args.max_tokens}"]
     given = {"temperature": args.temperature, "seed": args.seed}
     flags += [f"--{name}={value}" for name, value in given.items() if value is not None]
     command = python("flexspec_mq.cli", "chat", *flags, *NO_FILE)
     with on_signal(lambda: None, signal.SIGINT):  # Ctrl-C is the chat's: it ends an answer
-        code = await (await place.start("chat", "device", command, terminal=True)).wait(math.inf)
+        chat = await children.start("chat", command, with_us=signal.SIGTERM, terminal=True)
+        code = await chat.wait(math.inf)
     return 0 if code == UsageError.exit_code else code
 
 
 async def _compare(
-    args: argparse.Namespace, screen: Screen, nodes: Sequence[tuple[Daemon, ProxyLink]]
+    args: argparse.Namespace, screen: Screen, nodes: Sequence[tuple[str, Proxy[SteadyWay]]]
 ) -> None:
     """Record the answer of each node, undisturbed and cut, and play the cut ones side by side.
 
@@ -166,10 +178,10 @@ async def _compare(
     runs: list[Recording] = []
     with screen.bars(*TITLES) as tell:
         for how in ("undisturbed", "cut"):
-            for title, (node, link) in zip(TITLES, nodes, strict=True):
+            for title, (url, link) in zip(TITLES, nodes, strict=True):
                 tell(f"recorded in turns, {how}", title)
                 half = len(runs[0].text) // 2 if how == "cut" else None
-                runs.append(await record(node.url, body, link=link, cut_behind=half))
+                runs.append(await record(url, body, link=link, cut_behind=half))
                 if runs[-1].text != runs[0].text:
                     raise FlexSpecError(
                         f"{title}, {how}: another text than the target alone wrote",

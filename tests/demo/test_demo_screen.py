@@ -9,9 +9,9 @@ from typing import Literal
 import pytest
 from rich.console import Console
 
+from flexspec_mq.demo.recording import CUT_S, Recording
+from flexspec_mq.demo.screen import Screen, frame, is_cut, state
 from lab.demo.picture import Picture
-from lab.demo.recording import CUT_S, Recording
-from lab.demo.screen import Screen, frame, is_cut, state
 from schemas.openai import FlexspecUsage
 
 STREAMED = Recording([(0.0, "one", "target"), (0.1, " two", "target")], seconds=0.1, carried=5_000, tokens=2)

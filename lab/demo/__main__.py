@@ -1,8 +1,0 @@
-"""``python -m lab.demo``."""
-
-import sys
-
-from lab.demo.main import main
-
-if __name__ == "__main__":
-    sys.exit(main())

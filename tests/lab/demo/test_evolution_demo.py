@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
+
+
+def test_a_version_is_published_while_an_answer_streams() -> None:
+    """By the demo of an update, with a head that ships."""
+    command = [sys.executable, "-m", "lab.demo.evolution", "--head=format", "--max-tokens=12"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
+    out = done.stdout
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"the long answer, of \d+ characters, streamed all the while and ended with v1", out)
+    assert "All came out the same to the last character." in out
+    # The first text, the long one, the later ones, and two of these again; two of the new version as well.
+    versions = re.findall(r"^(v[12]) +(\w+) +(\d+) +(\d+)", out, re.MULTILINE)
+    assert versions == [("v1", "draining", "7", "0"), ("v2", "stable", "7", "0")]
+    assert re.search(r"^  catalogue +2 messages +\d+ B of MQTT$", out, re.MULTILINE)
