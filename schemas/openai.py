@@ -523,9 +523,10 @@ class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason | None
 
 
-Writer = Literal["device", "worker", "target", "cloud", "grammar"]
+Writer = Literal["device", "lookup", "worker", "target", "cloud", "grammar"]
 """Who wrote a part of a text: the device's draft or the worker's, which the target accepted, or the target itself.
 
+``lookup`` is a draft of the device that was found in the text itself or in an earlier answer.
 ``cloud`` is the worker's draft or the target: after a loss what is sent again does not tell them apart. ``grammar`` is
 nobody: no other token was allowed."""
 
@@ -534,8 +535,8 @@ class Origin(msgspec.Struct, frozen=True):
     """Who wrote a chunk's text.
 
     Attributes:
-        pieces: parts of the text, in order, and who wrote each: a draft on the device, the worker's draft, or the
-            target itself; ``cloud`` is one of the last two, in what was sent again after a loss.
+        pieces: parts of the text, in order, and who wrote each: a draft or a lookup on the device, the worker's draft,
+            or the target itself; ``cloud`` is one of the last two, in what was sent again after a loss.
     """
 
     pieces: list[tuple[str, Writer]]

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edge_node.api import ollama, responses
+from edge_node.api import ollama, page, responses
 from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.bodies import Bodies, parse_object
 from edge_node.api.errors import ApiError
@@ -138,6 +138,7 @@ _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/completions", "POST", partial(_text, completion_request)),
     *responses.TABLE,
     *ollama.TABLE,
+    *page.TABLE,
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),
     ("/v1/plan", "GET", _plan),

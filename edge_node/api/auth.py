@@ -28,6 +28,9 @@ PROBES = ("/healthz", "/readyz")
 OPEN = (*PROBES, "/openapi.json", "/")
 """Paths that need no key: they tell nothing but whether the node works, and what everybody may know of the API."""
 
+PAGE = "/page/"
+"""Beginning of the paths of the page's files, which are the same for everybody and need no key either."""
+
 HEADER = b"x-request-id"
 LOGGED = "flexspec.request_id"
 """Key of the scope: the id of an answer that is not a text."""
@@ -165,7 +168,7 @@ class AuthMiddleware:
             hint = "name it with --api-cors-origins"
             raise ApiError(403, f"pages of {origin} may not use this API", code="wrong_origin", hint=hint)
         key = self._settings.api_key
-        if key is None or scope["path"] in OPEN:
+        if key is None or scope["path"] in OPEN or scope["path"].startswith(PAGE):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), key.encode()):

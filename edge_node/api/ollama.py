@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 from msgspec import UNSET
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 
 from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import call_id
@@ -373,10 +373,6 @@ async def _version(_api: Api, _request: Request, _send: Send) -> Response:
     return json_answer(ollama.OllamaVersion(version=VERSION))
 
 
-async def _root(_api: Api, _request: Request, _send: Send) -> Response:
-    return PlainTextResponse("Ollama is running")
-
-
 _EMBED = "the node makes no embeddings; name another server for them"
 _MAKE = "models are at workers: start one with `flexspec-cloud`"
 LACKING = {
@@ -389,7 +385,6 @@ LACKING = {
 }
 """Advice in place of what the node does not do, by the end of the path."""
 TABLE: tuple[tuple[str, str, Handler], ...] = (
-    ("/", "GET", _root),
     ("/api/chat", "POST", partial(_text, chat_request)),
     ("/api/generate", "POST", partial(_text, generate_request)),
     ("/api/tags", "GET", partial(_models, {})),

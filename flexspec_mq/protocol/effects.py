@@ -18,7 +18,7 @@ Origin = Literal["model", "lookup", "grammar"]
 """Who drafted a token: the draft model, a lookup in the session's own tokens, or a grammar that allows no other."""
 _WRITERS: dict[Origin | Literal["worker", "cloud"] | None, Writer] = {
     "model": "device",
-    "lookup": "device",
+    "lookup": "lookup",
     "grammar": "grammar",
     "worker": "worker",
     "cloud": "cloud",

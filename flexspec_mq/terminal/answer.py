@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STYLES: dict[Writer, tuple[str, str]] = {
     "device": ("green", "drafted on the device"),
+    "lookup": ("magenta", "looked up on the device"),
     "worker": ("italic cyan", "drafted by the worker"),
     "target": ("bold yellow", "written by the target"),
     "grammar": ("dim", "grammar"),

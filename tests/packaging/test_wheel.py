@@ -17,6 +17,7 @@ DATA = (
     "flexspec_mq/codec/dictionary-v1",
     "flexspec_mq/energy/presets.toml",
     "flexspec_mq/models/draft/data/draft-v3.safetensors",
+    *(f"edge_node/page/{file.name}" for file in (ROOT / "edge_node" / "page").iterdir()),
 )
 SCRIPTS = ("flexspec", "flexspec-edge", "flexspec-cloud", "flexspec-broker")
 MODULES = ("edge_node", "cloud_worker", "broker")

@@ -1,0 +1,29 @@
+/** The page of an edge node: chat, live figures and the fleet, by the node's public API. */
+import { follow, request } from "./api.js";
+import * as chat from "./chat.js";
+import * as fleet from "./fleet.js";
+import * as live from "./live.js";
+
+let listed = "";
+
+/** Lists the models anew where the fleet has others than before. @param {any} view */
+async function models(view) {
+  const key = JSON.stringify([view.versions, view.workers.map((/** @type {any} */ each) => [each.status.version, each.status.versions])]);
+  if (key === listed) return;
+  listed = key;
+  const response = await request("v1/models").catch(() => null);
+  if (response) chat.listModels((await response.json()).data);
+  else listed = "";
+}
+
+chat.start();
+live.start();
+follow(
+  (kind, view) => {
+    if (kind === "fleet") {
+      fleet.seen(view);
+      models(view);
+    } else live.seen(kind, view);
+  },
+  live.unreachable,
+);

@@ -1,0 +1,302 @@
+/** The conversation: questions, and answers whose every character says who wrote it. */
+import { ApiError, request, serverSent } from "./api.js";
+import { announce, byId, eachFrame, make, many, number, seconds } from "./dom.js";
+
+/** @type {Record<string, [string, string]>} */
+const WRITERS = {
+  target: ["target", "the large model itself"],
+  device: ["device", "a draft on this device"],
+  lookup: ["lookup", "found in text that was there"],
+  worker: ["worker", "the worker's own draft"],
+  grammar: ["grammar", "no other token was allowed"],
+  cloud: ["cloud", "sent again: worker or target"],
+};
+const PATIENCE = 120;
+/** Answers that are marked; older ones are plain text until somebody asks, so that long conversations stay light. */
+const MARKED = 8;
+
+/** One question and its answer. `runs` has a writer and a number of characters for each part of `text`. */
+class Turn {
+  /** @param {string} question */
+  constructor(question) {
+    this.question = question;
+    this.text = "";
+    /** @type {[string, number][]} */
+    this.runs = [];
+    /** @type {[string, string][]} pieces that are not drawn yet */
+    this.coming = [];
+    this.id = "";
+    this.cut = false;
+    this.began = performance.now();
+    this.answer = make("div", { class: "answer" });
+    this.note = make("p", { class: "note" }, "Asking …");
+    this.node = make("li", { class: "turn", "data-state": "waiting" },
+      make("p", { class: "question" }, make("span", { class: "unseen" }, "You: "), question), this.answer, this.note);
+    this.draw = eachFrame(() => this.drawNow());
+  }
+
+  /** @returns {string} */
+  get state() {
+    return this.node.dataset.state;
+  }
+
+  /** @param {"waiting" | "writing" | "done" | "stopped" | "failed"} state @param {string} note */
+  now(state, note) {
+    this.node.dataset.state = state;
+    this.note.textContent = note;
+    this.note.hidden = !note;
+  }
+
+  /** @param {string} piece @param {string} writer */
+  add(piece, writer) {
+    this.text += piece;
+    const last = this.runs.at(-1);
+    if (last && last[0] === writer) last[1] += piece.length;
+    else this.runs.push([writer, piece.length]);
+    this.coming.push([piece, writer]);
+    this.draw();
+  }
+
+  /** Draws what came since the last frame; neighbours of one writer are one node. */
+  drawNow() {
+    if (!this.coming.length) return;
+    const stay = atEnd();
+    for (const [piece, writer] of this.coming.splice(0)) {
+      const last = this.answer.lastElementChild;
+      if (last?.dataset.writer === writer) last.firstChild.appendData(piece);
+      else {
+        addToLegend(writer);
+        this.answer.append(make("span", { "data-writer": writer, title: WRITERS[writer]?.[1] }, piece));
+      }
+    }
+    if (stay) toEnd();
+  }
+
+  /** Leaves the text alone; a button brings the marks back. */
+  fold() {
+    if (this.answer.childElementCount < 2) return;
+    this.answer.replaceChildren(this.text);
+    const button = make("button", { type: "button" }, "Who wrote what?");
+    button.addEventListener("click", () => {
+      button.remove();
+      this.answer.replaceChildren();
+      let at = 0;
+      for (const [writer, length] of this.runs) this.coming.push([this.text.slice(at, (at += length)), writer]);
+      this.drawNow();
+    });
+    this.node.append(button);
+  }
+
+  /** @returns {[string, number][]} writers by their share of the characters */
+  shares() {
+    /** @type {Record<string, number>} */
+    const sum = {};
+    for (const [writer, length] of this.runs) sum[writer] = (sum[writer] ?? 0) + length;
+    return Object.entries(sum).map(([writer, length]) => [writer, length / this.text.length]);
+  }
+
+  /** Says below the answer who wrote it, by which version, and what it took. @param {any} usage */
+  sum(usage) {
+    const shares = this.shares().sort((a, b) => b[1] - a[1]);
+    const bar = make("div", { class: "shares", "aria-hidden": "true" });
+    for (const [writer, share] of shares) {
+      const part = make("span", { "data-writer": writer });
+      part.style.flexGrow = String(share);
+      bar.append(part);
+    }
+    const wrote = shares.map(([writer, share]) => `${WRITERS[writer]?.[0] ?? writer} ${number(100 * share, 0)} %`).join(", ");
+    const line = make("p", { class: "figures" }, wrote && `Written by ${wrote}`);
+    if (usage) {
+      const { completion_tokens: tokens, flexspec: own } = usage;
+      const took = (performance.now() - this.began) / 1000;
+      this.node.dataset.version = own.version;
+      const parts = [
+        `${many(tokens, "token")} in ${seconds(took)}`, many(own.rounds, "round"),
+        `version ${own.version}${own.digest ? ` (${own.digest.slice(0, 8)})` : ""}`, own.exactness, `seed ${own.seed}`,
+      ];
+      line.append(make("br"), parts.filter(Boolean).join(" · "), " · ", make("a", { href: "#time" }, "where the time went"));
+    }
+    this.node.append(bar, line);
+  }
+}
+
+/** @type {Turn[]} */
+let turns = [];
+/** @type {AbortController | null} */
+let writing = null;
+
+/** Says what a writer's mark means, once. @param {string} writer */
+function addToLegend(writer) {
+  const legend = byId("legend");
+  if (!(writer in WRITERS) || legend.querySelector(`[data-writer=${writer}]`)) return;
+  const [name, meaning] = WRITERS[writer];
+  legend.append(make("div", {}, make("dt", { class: "mark", "data-writer": writer }, name), make("dd", {}, meaning)));
+}
+
+const scroller = () => (getComputedStyle(byId("scroll")).overflowY === "visible" ? document.scrollingElement : byId("scroll"));
+function atEnd() {
+  const box = scroller();
+  const end = box === byId("scroll") ? box.scrollHeight - box.clientHeight : byId("chat").offsetHeight + byId("chat").offsetTop - box.clientHeight;
+  return box.scrollTop > end - 80;
+}
+function toEnd() {
+  const box = scroller();
+  if (box === byId("scroll")) box.scrollTop = box.scrollHeight;
+  else byId("chat").scrollIntoView({ block: "end" });
+}
+
+/** @returns {Record<string, any>} what the options say of the request @throws {ApiError} a number that is none */
+function options() {
+  /** @type {Record<string, any>} */
+  const asked = {};
+  if (byId("model").value) asked.model = byId("model").value;
+  for (const [id, name] of [["temperature", "temperature"], ["seed", "seed"], ["max-tokens", "max_tokens"]]) {
+    const typed = byId(id).value.trim();
+    if (!typed) continue;
+    if (!Number.isFinite(Number(typed))) throw new ApiError(`${byId(id).labels[0].textContent.trim()}: ${typed} is no number.`, "");
+    asked[name] = Number(typed);
+  }
+  return asked;
+}
+
+/** @param {Turn} turn @returns {{role: string, content: string}[]} what was said so far, failed answers left out */
+function messages(turn) {
+  const said = byId("system").value.trim() ? [{ role: "system", content: byId("system").value.trim() }] : [];
+  for (const { question, text, state } of turns) {
+    if (text && (state === "done" || state === "stopped")) said.push({ role: "user", content: question }, { role: "assistant", content: text });
+  }
+  return [...said, { role: "user", content: turn.question }];
+}
+
+/** @param {Turn} turn @param {any} chunk @returns {any} the usage, in the chunk that has it */
+function take(turn, chunk) {
+  if (chunk.error) throw new ApiError(chunk.error.message, chunk.error.code);
+  turn.id ||= chunk.id;
+  const text = chunk.choices[0]?.delta.content;
+  if (text) {
+    if (turn.state !== "writing") turn.now("writing", "");
+    for (const [piece, writer] of chunk.flexspec?.pieces ?? [[text, "target"]]) turn.add(piece, writer);
+  }
+  if (chunk.choices[0]?.finish_reason === "length") turn.cut = true;
+  return chunk.usage ?? null;
+}
+
+/** Asks a question, and shows its answer as it comes. @param {string} question */
+async function ask(question) {
+  if (writing) return;
+  const turn = new Turn(question);
+  const stop = (writing = new AbortController());
+  busy(true);
+  byId("welcome").hidden = true;
+  byId("conversation").append(turn.node);
+  toEnd();
+  let usage = null;
+  let whole = false;
+  try {
+    const body = {
+      ...options(), messages: messages(turn), stream: true, wait: PATIENCE,
+      stream_options: { include_origin: true, include_usage: true },
+    };
+    turns.push(turn);
+    const response = await request("v1/chat/completions", { body, signal: stop.signal });
+    for await (const { data, comment } of serverSent(response)) {
+      if (comment.startsWith("waiting")) turn.now(turn.text ? "writing" : "waiting", `${comment[0].toUpperCase()}${comment.slice(1)}. Nothing is lost.`);
+      else if (data === "[DONE]") whole = true;
+      else if (data) {
+        usage = take(turn, JSON.parse(data)) ?? usage;
+        if (turn.text && turn.note.textContent) turn.now("writing", "");
+      }
+    }
+    if (!whole) throw new ApiError("The answer broke off: the edge node went away.", "broken");
+    turn.drawNow();
+    turn.now("done", turn.cut ? "Cut at the limit of tokens." : "");
+    announce(`Answer complete. ${turn.text}`);
+  } catch (error) {
+    turn.drawNow();
+    if (stop.signal.aborted) turn.now("stopped", "Stopped.");
+    else failed(turn, error instanceof ApiError ? error.message : `The answer broke off: ${error}.`);
+  } finally {
+    if (turn.text) turn.sum(usage);
+    writing = null;
+    busy(false);
+    turns.at(-1 - MARKED)?.fold();
+    if (atEnd()) toEnd();
+  }
+}
+
+/** Says why there is no answer. The question stands in its field again, if nothing else was typed. @param {Turn} turn @param {string} why */
+function failed(turn, why) {
+  turn.now("failed", why);
+  announce(`No answer: ${why}`);
+  const prompt = byId("prompt");
+  const again = make("button", { type: "button" }, "Ask again");
+  again.addEventListener("click", () => {
+    if (writing) return;
+    if (prompt.value === turn.question) prompt.value = "";
+    again.remove();
+    ask(turn.question);
+  });
+  turn.node.append(again);
+  if (!prompt.value.trim()) prompt.value = turn.question;
+}
+
+/** @param {boolean} is */
+function busy(is) {
+  byId("send").disabled = is;
+  byId("stop").hidden = !is;
+  byId("conversation").setAttribute("aria-busy", String(is));
+}
+
+function send() {
+  const prompt = byId("prompt");
+  const question = prompt.value.trim();
+  if (!question || writing) return;
+  prompt.value = "";
+  ask(question);
+}
+
+function stop() {
+  writing?.abort();
+  byId("prompt").focus();
+}
+
+function begin() {
+  writing?.abort();
+  turns = [];
+  byId("conversation").replaceChildren();
+  byId("welcome").hidden = false;
+  byId("prompt").focus();
+}
+
+/** Lists the models that can be asked for; with a family its names, and what each means. @param {any[]} models */
+export function listModels(models) {
+  const list = byId("model");
+  const chosen = list.value;
+  const named = models.map(({ id, flexspec }) => {
+    const meaning = flexspec ? ` (${flexspec.version}, ${flexspec.state}${flexspec.share ? ` ${flexspec.share} %` : ""})` : "";
+    return make("option", { value: id }, id + meaning);
+  });
+  list.replaceChildren(make("option", { value: "" }, "the node's own"), ...named);
+  list.value = models.some(({ id }) => id === chosen) ? chosen : "";
+}
+
+/** The text that the node writes for this page, if it does: its events are told apart by this. @returns {string} */
+export const ownText = () => turns.at(-1)?.id ?? "";
+
+export function start() {
+  for (const writer of ["target", "device", "lookup", "worker"]) addToLegend(writer);
+  byId("composer").addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    send();
+  });
+  byId("prompt").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    send();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && writing && !byId("key-dialog").open) stop();
+  });
+  byId("stop").addEventListener("click", stop);
+  byId("new").addEventListener("click", begin);
+}

@@ -1,0 +1,98 @@
+/** The fleet: workers, devices, versions of the family, and how the catalogue changed. */
+import { byId, make, many, none, number, redraw, seconds, span } from "./dom.js";
+import { happened } from "./live.js";
+
+/** @type {Map<string, string> | null} states of workers by name, as they were */
+let before = null;
+
+/** @param {string} text @param {string} [kind] good, bad or news */
+const tag = (text, kind = "") => make("span", { class: `tag ${kind}` }, text);
+
+/** @param {Record<string, string>} hooks @param {any[]} top @param {...(string | false)} lines */
+const card = (hooks, top, ...lines) =>
+  make("li", { class: "card", ...hooks }, make("div", { class: "top" }, ...top), ...lines.filter(Boolean).map((line) => make("p", {}, line)));
+
+/** @param {any} status a worker's */
+function versionsOf(status) {
+  if (!status.versions?.length) return [{ name: status.version ?? "", state: "ready", exactness: "", digest: "" }];
+  return status.versions;
+}
+
+/** @param {any} worker of `schemas/node.py` */
+function workerCard({ age_s: age, status }) {
+  const { worker, state, load = 0, capacity = 0, exactness = "unknown" } = status;
+  const meter = make("meter", { min: 0, max: Math.max(capacity, 1), value: load, "aria-label": `Load of ${worker}` });
+  const top = [
+    make("strong", {}, worker), tag(state, state === "online" ? "good" : "bad"),
+    make("span", { class: "load" }, meter, `${load} of ${capacity} texts`),
+  ];
+  const held = versionsOf(status).map((/** @type {any} */ version) =>
+    [version.name, version.state && version.state !== "ready" && version.state, version.why].filter(Boolean).join(" "));
+  const flips = status.flip_rate ? `, ${number(100 * status.flip_rate, 3)} % of tokens differ` : "";
+  const runs = [status.device, status.dtype, status.forward_ms && `forward ${span(status.forward_ms)}`, status.draft && `own draft ${status.draft}`];
+  const lines = [`Serves ${held.join(", ") || "nothing"}`, `${exactness}${flips} · ${runs.filter(Boolean).join(" · ")}`];
+  return card({ "data-worker": worker }, top, ...lines, age > 60 && `silent for ${seconds(age)}`);
+}
+
+/** @param {any} status a device's */
+function deviceCard({ edge, state, draft, sessions = 0, versions = [] }) {
+  const figures = versions.map((/** @type {any} */ own) => {
+    const right = own.drafted ? `, ${number((100 * own.accepted) / own.drafted, 0)} % of drafts right` : "";
+    return `${own.name}: ${many(own.answers ?? 0, "answer")}${own.errors ? `, ${many(own.errors, "error")}` : ""}${right}`;
+  });
+  const top = [make("strong", {}, edge), tag(state, state === "online" ? "good" : "bad"), make("span", { class: "load" }, many(sessions, "text") + " now")];
+  return card({ "data-device": edge }, top, draft && draft !== "none" && `Draft ${draft}`, ...figures);
+}
+
+/** @param {any} version of the family */
+function versionCard({ name, state, share, workers, digest }) {
+  const kind = { stable: "good", canary: "news" }[/** @type {string} */ (state)] ?? "";
+  const top = [make("strong", {}, name), tag(state === "canary" ? `canary, ${share} % of new texts` : state, kind),
+    make("span", { class: "load" }, many(workers, "worker"))];
+  return card({ "data-version": name, "data-state": state }, top, `Digest ${digest.slice(0, 16)}`);
+}
+
+/** @param {any[]} workers */
+function tellChanges(workers) {
+  const now = new Map(workers.map(({ status }) => [status.worker, status.state]));
+  for (const [name, state] of now) {
+    const was = before?.get(name);
+    if (before && was !== state) happened(was === undefined ? `Worker ${name} is here` : `Worker ${name} is ${state} now`);
+  }
+  for (const name of before?.keys() ?? []) if (!now.has(name)) happened(`Worker ${name} is gone`);
+  before = now;
+}
+
+/** @param {any} catalogue */
+function catalogueLine({ family, state, epoch, expires, refused, alarm }) {
+  const until = expires ? `, valid until ${day(expires)}` : "";
+  const odd = `${refused ? `; ${many(refused, "message")} refused` : ""}${alarm ? `; ALARM: ${alarm}` : ""}`;
+  return `Family ${family}: ${state === "none" ? "no catalogue yet" : `catalogue of ${day(epoch)} is ${state}`}${until}${odd}`;
+}
+
+/** @param {number} epoch */
+const day = (epoch) => new Date(epoch * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
+
+/** @type {string[] | null} */
+let told = null;
+
+/** @param {any} view the newest fleet */
+export function seen(view) {
+  tellChanges(view.workers);
+  const changes = view.history.map((/** @type {any} */ change) => `${change.epoch} ${change.changes.join(", ")}`);
+  if (told !== null && changes[0] && changes[0] !== told[0] && view.history[0].changes.length) {
+    happened(`Catalogue: ${view.history[0].changes.join(", ")}`);
+  }
+  told = changes;
+  const workers = view.workers.map((/** @type {any} */ worker) => ({ ...worker, age_s: worker.age_s > 60 ? Math.round(worker.age_s / 10) * 10 : 0 }));
+  redraw(byId("workers"), [workers, view.blind], () =>
+    workers.length ? workers.map(workerCard) : [none(view.blind ? "This node's login may not read workers' statuses." : "No worker is there.")]);
+  redraw(byId("devices"), view.devices, () => (view.devices.length ? view.devices.map(deviceCard) : [none("None that this node may read.")]));
+  redraw(byId("versions"), view.versions, () =>
+    view.versions.length ? view.versions.map(versionCard) : [none("This node follows no family: it asks for one version only.")]);
+  redraw(byId("catalogue"), view.catalogue, () => (view.catalogue ? [catalogueLine(view.catalogue)] : []));
+  redraw(byId("history"), view.history, () => view.history.length
+    ? view.history.map((/** @type {any} */ change) =>
+      make("li", {}, make("time", {}, day(change.epoch)), make("span", {}, change.changes.join("; ") || "renewed, no change")))
+    : [none("No catalogue was taken up yet.")]);
+}

@@ -1,0 +1,239 @@
+/** Live figures: link, rate, the last minute, where the time goes, the plan; and what keeps everybody waiting. */
+import { ownText } from "./chat.js";
+import { announce, byId, clock, eachFrame, make, many, number, redraw, say, seconds, span } from "./dom.js";
+import { accepted, choiceSentence, parts, planSentence, why } from "./why.js";
+
+const BIN = 500;
+const BINS = 120;
+const WRITERS = /** @type {const} */ (["target", "worker", "device", "lookup", "grammar"]);
+const TEXTS = 8;
+const LINES = 30;
+const BACK_FOR = 10_000;
+
+/** @type {any} */
+let node = null;
+/** @type {any[]} */
+let plans = [];
+/** Newest texts by id, each with when its state began. @type {Map<string, {view: any, since: number}>} */
+const texts = new Map();
+/** When the link came up or was lost, on this clock. */
+let linkSince = Date.now();
+/** @type {string | null} */
+let lost = null;
+
+/** @typedef {{at: number, out: boolean, wait: boolean, counts: Record<string, number>}} Bin */
+/** @type {Bin[]} half seconds of the last minute in which something was */
+const bins = [];
+
+/** @returns {Bin} */
+function bin() {
+  const at = Math.floor(Date.now() / BIN);
+  if (bins.at(-1)?.at !== at) bins.push({ at, out: false, wait: false, counts: {} });
+  while (bins[0].at <= at - BINS) bins.shift();
+  return bins[bins.length - 1];
+}
+
+/** @param {any} figures @returns {Record<string, number>} tokens by who wrote them */
+function written(figures) {
+  const { tokens = 0, accepted: right = 0, looked_up: lookup = 0, worker_accepted: worker = 0, forced: grammar = 0 } = figures ?? {};
+  const device = Math.max(right - lookup, 0);
+  return { lookup, worker, grammar, device, target: Math.max(tokens - device - lookup - worker - grammar, 0) };
+}
+
+/** Adds a line to what happened. @param {string} words @param {string} [kind] a line replaces one of its kind before it */
+export function happened(words, kind = "") {
+  const list = byId("happened");
+  if (kind && list.firstElementChild?.dataset.kind === kind) list.firstElementChild.remove();
+  list.prepend(make("li", { "data-kind": kind || null }, make("time", {}, clock()), make("span", {}, words)));
+  while (list.childElementCount > LINES) list.lastElementChild.remove();
+}
+
+/** @type {Record<string, (view: any) => void>} */
+const SEEN = {
+  node(view) {
+    const before = node?.link;
+    node = view;
+    linkSince = Date.now() - view.link.seconds * 1000;
+    if (before?.up && view.link.up && view.link.losses > before.losses) happened("The link was lost, and came back at once");
+  },
+  plan(view) {
+    const before = plans.find((plan) => plan.under_way)?.plan.does;
+    plans = view.data;
+    const now = plans.find((plan) => plan.under_way)?.plan.does;
+    if (now && before && now !== before) happened(`Another plan: ${now}`, "plan");
+  },
+  text(view) {
+    const last = texts.get(view.id);
+    const same = last && last.view.state === view.state && last.view.why === view.why;
+    if (last && view.figures) {
+      const [before, after, now] = [written(last.view.figures), written(view.figures), bin()];
+      for (const writer of WRITERS) now.counts[writer] = (now.counts[writer] ?? 0) + Math.max(after[writer] - before[writer], 0);
+    }
+    texts.delete(view.id);
+    texts.set(view.id, { view, since: same ? last.since : Date.now() });
+    if (texts.size > TEXTS) texts.delete(texts.keys().next().value ?? "");
+  },
+};
+
+/** The text that is shown: the page's own while it is written, else another that is, else the last one. */
+function shownText() {
+  const all = [...texts.values()];
+  const going = all.filter(({ view }) => view.state !== "over");
+  return going.find(({ view }) => ownText().endsWith(view.id)) ?? going.at(-1) ?? all.at(-1);
+}
+
+/** @param {string} kind @param {any} view */
+export function seen(kind, view) {
+  SEEN[kind]?.(view);
+  draw();
+}
+
+/** @param {string | null} why there are no events; null when they come */
+export function unreachable(why) {
+  lost = why;
+  draw();
+}
+
+/** @type {{kind: string, since: number} | null} */
+let trouble = null;
+let backUntil = 0;
+
+/** @returns {{kind: string, words: string} | null} what holds everything up now */
+function troubled() {
+  if (lost !== null) return { kind: "node", words: `${lost} Trying again …` };
+  if (node && !node.link.up) {
+    return { kind: "link", words: "No link to the broker. Texts wait and go on by themselves, nothing is lost; what you ask now waits too." };
+  }
+  return node?.not_ready ? { kind: "ready", words: `No text can be written now: ${node.not_ready}.` } : null;
+}
+
+const NAMES = { node: "The edge node", link: "The link to the broker", ready: "The service" };
+
+function drawBanner() {
+  const banner = byId("banner");
+  const now = troubled();
+  if (now?.kind !== trouble?.kind) {
+    if (trouble) {
+      const words = `${NAMES[/** @type {keyof typeof NAMES} */ (trouble.kind)]} is back after ${seconds((Date.now() - trouble.since) / 1000)}.`;
+      happened(words);
+      if (!now) {
+        announce(words);
+        say(byId("banner-words"), words);
+        say(byId("banner-time"), "");
+        banner.dataset.kind = "back";
+        backUntil = Date.now() + BACK_FOR;
+      }
+    }
+    trouble = now && { kind: now.kind, since: now.kind === "link" ? linkSince : Date.now() };
+    if (now) {
+      happened(now.words);
+      announce(now.words);
+      banner.dataset.kind = now.kind;
+    }
+  }
+  banner.hidden = !trouble && Date.now() > backUntil;
+  if (!now || !trouble) return;
+  say(byId("banner-words"), now.words);
+  say(byId("banner-time"), `for ${seconds((Date.now() - trouble.since) / 1000)}`);
+}
+
+function drawLink() {
+  const state = lost !== null || !node ? "unknown" : node.link.up ? "up" : "down";
+  byId("link").dataset.state = state;
+  say(byId("link-words"), { up: "Link up", down: "Link down", unknown: node ? "Node away" : "Connecting" }[state] ?? "");
+  if (!node) return;
+  say(byId("edge"), `${node.edge} · ${node.model}${node.draft === "none" ? "" : ` · draft ${node.draft}`}`);
+  say(byId("since-title"), node.link.up ? "Link up for" : "Link down for");
+  const losses = node.link.losses ? `lost ${node.link.losses === 1 ? "once" : `${node.link.losses} times`}` : "never lost";
+  tile("since", seconds((Date.now() - linkSince) / 1000), losses);
+}
+
+/** @param {string} id @param {string} value @param {string} [more] */
+function tile(id, value, more = "") {
+  redraw(byId(id), [value, more], () => (more ? [value, " ", make("small", {}, more)] : [value]));
+}
+
+/** @param {any} figures */
+function drawTiles(figures) {
+  const writing = figures?.first_token != null ? figures.seconds - figures.first_token : 0;
+  tile("tokens-per-second", writing > 0.05 ? number(figures.tokens / writing) : "–");
+  tile("tokens-per-round", figures?.rounds ? number(figures.tokens / figures.rounds) : "–", figures?.rounds ? `in ${many(figures.rounds, "round")}` : "");
+  tile("round-trip", span(figures?.rtt_ms ?? node?.link.rtt_ms));
+  tile("accepted", accepted(figures), figures?.drafted ? `of ${figures.drafted}` : "none judged");
+  const source = figures?.energy_source ?? node?.energy_source ?? "none";
+  const [joules, unit] = figures?.energy_j_per_100 != null ? [figures.energy_j_per_100, "J per 100 tokens"] : [node?.energy_j, "J so far"];
+  tile("energy", number(joules), source === "none" ? "not told here" : `${unit}, ${source.split(":")[0]}`);
+}
+
+function drawTimeline() {
+  const first = Math.floor(Date.now() / BIN) - BINS + 1;
+  const sums = bins.map(({ counts }) => WRITERS.reduce((sum, writer) => sum + (counts[writer] ?? 0), 0));
+  const most = Math.max(...sums, 4);
+  const svg = byId("timeline");
+  const paths = Object.fromEntries([...WRITERS, "out", "wait"].map((name) => [name, ""]));
+  for (const { at, out, wait, counts } of bins) {
+    const x = (at - first) * 3;
+    if (out) paths.out += `M${x} 0h3v72h-3z`;
+    else if (wait) paths.wait += `M${x} 0h3v72h-3z`;
+    let y = 72;
+    for (const writer of WRITERS) {
+      const high = ((counts[writer] ?? 0) / most) * 66;
+      if (high) paths[writer] += `M${x} ${(y -= high).toFixed(1)}h2.4v${high.toFixed(1)}h-2.4z`;
+    }
+  }
+  for (const writer of WRITERS) svg.querySelector(`[data-writer="${writer}"]`).setAttribute("d", paths[writer]);
+  svg.querySelector(".outages").setAttribute("d", paths.out);
+  svg.querySelector(".waits").setAttribute("d", paths.wait);
+  const total = sums.reduce((sum, each) => sum + each, 0);
+  say(byId("peak"), total ? `up to ${number(Math.max(...sums) * (1000 / BIN), 0)} tokens a second` : "");
+  const away = bins.filter(({ out }) => out).length * (BIN / 1000);
+  const label = `${many(total, "token")} in the last minute${away ? `, and an outage of ${seconds(away)}` : ""}`;
+  if (svg.getAttribute("aria-label") !== label) svg.setAttribute("aria-label", label);
+}
+
+/** @param {any} view of a text @param {number} since @param {any} plan of its version */
+function drawWhy(view, since, plan) {
+  say(byId("why"), why(view, plan, (Date.now() - since) / 1000));
+  const found = view.figures?.rounds ? parts(view.figures, plan) : [];
+  const most = Math.max(...found.map(({ ms }) => ms), 1);
+  const told = found.map(({ name, ms }) => [name, span(ms), Math.round((100 * ms) / most)]);
+  redraw(byId("parts"), told, () => told.map(([name, ms, width]) => {
+    const bar = make("dd", { class: "bar", "aria-hidden": "true" });
+    bar.style.width = `${width}%`;
+    return make("div", {}, make("dt", {}, name), bar, make("dd", {}, ms));
+  }));
+}
+
+/** @param {any} plan newest plan of the shown text's version */
+function drawPlan(plan) {
+  if (!plan) return;
+  say(byId("plan"), `${planSentence(plan.plan)} ${choiceSentence(plan.alternatives)}`);
+  byId("choice").hidden = !plan.alternatives.length;
+  const ways = plan.alternatives.map((/** @type {any} */ way) => [way.name, number(way.ms_per_token), way.chosen, way.allowed]);
+  redraw(byId("alternatives").tBodies[0], ways, () => ways.map(([name, ms, chosen, allowed]) =>
+    make("tr", { "aria-current": chosen ? "true" : null }, make("td", {}, `${chosen ? "✓ " : ""}${name}${allowed ? "" : " (a limit excludes it)"}`), make("td", {}, ms))));
+  const limits = (plan.limits.length ? plan.limits : node?.limits ?? []).map((/** @type {any} */ limit) =>
+    `${limit.name.replaceAll("_", " ")} of ${number(limit.limit)} ${limit.unit}: ${limit.state.replaceAll("_", " ")}${limit.value == null ? "" : `, ${number(limit.value, 2)} so far`}`);
+  redraw(byId("limits"), limits, () => limits.map((/** @type {string} */ line) => make("li", {}, line)));
+}
+
+/** Draws all of it, at most once a frame. */
+const draw = eachFrame(() => {
+  drawBanner();
+  drawLink();
+  const shown = shownText();
+  const plan = plans.find(({ version }) => version === shown?.view.figures?.version) ?? plans.find(({ under_way: is }) => is) ?? plans[0];
+  drawTiles(shown?.view.figures);
+  drawTimeline();
+  if (shown) drawWhy(shown.view, shown.since, plan);
+  drawPlan(plan);
+});
+
+export function start() {
+  setInterval(() => {
+    const now = bin();
+    now.out ||= lost !== null || (node !== null && !node.link.up);
+    now.wait ||= [...texts.values()].some(({ view }) => view.state === "waiting");
+    draw();
+  }, BIN);
+}

@@ -1,0 +1,96 @@
+/** Where the time of a text goes, in sentences for who has never heard of speculative decoding. Nothing is drawn here. */
+import { many, number, seconds, span } from "./dom.js";
+
+/**
+ * @param {any} plan a plan of `schemas/plan.py`
+ * @returns {string} who drafts, in a sentence
+ */
+export function planSentence(plan) {
+  const { draft_length: length, in_flight: flight, ahead, worker_draft: own } = plan;
+  const meanwhile = ahead > 0
+    ? `The worker writes on without waiting for this device${own ? ", with drafts of its own if it has a draft model" : ""}.`
+    : "The worker waits for each of them.";
+  if (length) {
+    const batches = flight > 1 ? `, up to ${flight} batches under way` : "";
+    return `This device drafts ${many(length, "token")} at a time${batches}. ${meanwhile}`;
+  }
+  return `This device drafts nothing. ${ahead > 0 ? meanwhile : "The worker decides one token after another."}`;
+}
+
+/**
+ * @param {any[]} alternatives
+ * @returns {string} why it is this plan, in a sentence; empty where nothing was compared
+ */
+export function choiceSentence(alternatives) {
+  const chosen = alternatives.find((way) => way.chosen);
+  const other = alternatives.find((way) => !way.chosen && way.ms_per_token !== null && way.allowed !== false);
+  if (chosen?.ms_per_token == null || !other) return "";
+  const faster = chosen.ms_per_token <= other.ms_per_token;
+  const than = faster ? "the next best way" : "another way, which is not better enough to change";
+  return `It is expected to take ${span(chosen.ms_per_token)} a token; ${than} takes ${span(other.ms_per_token)}.`;
+}
+
+/**
+ * Parts of a round in milliseconds, as far as they are known, the longest first.
+ * @param {any} figures of the text
+ * @param {any} plan of the text's version
+ * @returns {{name: string, ms: number}[]}
+ */
+export function parts(figures, plan) {
+  /** @param {...string} names */
+  const known = (...names) => names.map((name) => plan?.estimates?.[name]?.value).find((value) => value != null) ?? null;
+  const does = figures.plan ?? plan?.plan;
+  const found = [];
+  if (!does?.ahead) found.push({ name: "to the worker and back", ms: figures.rtt_ms ?? known("rtt") });
+  found.push({ name: "waiting for other texts there", ms: known("queueing_delay", "queue_mean") });
+  found.push({ name: "the large model computes", ms: known("forward", "compute_mean") });
+  const draft = known("draft_time");
+  if (does?.draft_length && draft !== null) found.push({ name: "this device drafts", ms: draft * does.draft_length });
+  return found.filter((part) => part.ms !== null && part.ms >= 0.5).sort((a, b) => b.ms - a.ms);
+}
+
+const MOST = {
+  "to the worker and back": "Most of it is the way to the worker and back, so a better network would help.",
+  "waiting for other texts there": "Most of it is waiting for other texts at the worker, so more workers would help.",
+  "the large model computes": "Most of it is the large model's own computing, so a faster worker would help.",
+  "this device drafts": "Most of it is drafting on this device.",
+};
+
+/**
+ * @param {any} text newest text of `schemas/node.py`
+ * @param {any} plan of its version; undefined without one
+ * @param {number} since seconds for which it has been in this state
+ * @returns {string}
+ */
+export function why(text, plan, since) {
+  const { state, figures } = text;
+  if (state === "waiting" || state === "queued") {
+    const whom = text.why ? text.why.replace(/^waiting for /, "") : "its turn";
+    return `Nothing is written now: waiting for ${whom}, since ${seconds(since)}.`;
+  }
+  if (state === "over" && text.why) return `The text ended by an error: ${text.why}.`;
+  if (!figures) return "The question was just asked.";
+  if (figures.first_token === null) return `The large model reads the question, ${many(figures.prompt_tokens, "token")}.`;
+  const rounds = Math.max(figures.rounds, 1);
+  const writing = Math.max(figures.seconds - figures.first_token, 0);
+  const each = rounds > 1 ? (writing / (rounds - 1)) * 1000 : null;
+  const brings = `${number(figures.tokens / rounds)} tokens`;
+  const said = [];
+  const does = figures.plan ?? plan?.plan;
+  if (each === null) said.push(`The first answer of the worker brought ${brings}.`);
+  else if (does?.ahead) said.push(`The worker does not wait for this device: it sends ${brings} each ${span(each)}.`);
+  else if (does?.in_flight > 1) said.push(`A verdict comes each ${span(each)} and brings ${brings}; up to ${does.in_flight} are under way.`);
+  else said.push(`Each round trip takes ${span(each)} and brings ${brings}.`);
+  const [longest] = parts(figures, plan);
+  if (longest) said.push(MOST[/** @type {keyof typeof MOST} */ (longest.name)]);
+  const first = figures.first_token;
+  if (first > 0.25 * figures.seconds && first > 0.5) said.push(`The first token took ${seconds(first)}, as the question had to be read.`);
+  if (figures.reopens) said.push(`The text went on at another worker ${figures.reopens === 1 ? "once" : `${figures.reopens} times`}.`);
+  if (figures.polls > figures.reopens) said.push(`The node asked again ${figures.polls === 1 ? "once" : `${figures.polls} times`} after silence.`);
+  return said.join(" ");
+}
+
+/** @param {any} figures @returns {string} share of the judged drafts that were right */
+export function accepted(figures) {
+  return figures?.drafted ? `${number((100 * figures.accepted) / figures.drafted, 0)} %` : "–";
+}
