@@ -6,6 +6,7 @@ the product prints of itself. The site fetches nothing from elsewhere, so any st
 
 import json
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,13 +17,15 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+from document_tables import rendered  # noqa: E402
 
 NAVIGATION = {
     "Start": ["docs/doctor", "CHANGELOG"],
     "Use": ["docs/api", "docs/models", "docs/energy"],
     "Operate": ["docs/deploy", "docs/operators", "docs/evolution", "docs/security"],
     "Understand": ["docs/architecture", "docs/controller", "docs/protocol", "docs/performance"],
-    "Reference": ["docs/settings", "docs/reference/http", "docs/reference/mqtt"],
+    "Reference": ["docs/settings", "docs/reference/http", "docs/reference/mqtt", "docs/reference/waits"],
     "Decisions": ["docs/adr/README"],
     "Develop": ["CONTRIBUTING", "lab/README"],
 }
@@ -119,6 +122,8 @@ REFERENCES = {"docs/reference/http": (http, "openapi.json"), "docs/reference/mqt
 def complete(_: Sphinx, page: str, source: list[str]) -> None:
     """Add navigation to indices and tables to the reference; a folder's link leads to its README, as on forges."""
     source[0] = re.sub(r"\]\(([\w./-]+/)\)", r"](\1README.md)", source[0])
+    if "<!-- table: " in source[0]:
+        source[0] = rendered(source[0])
     if page in REFERENCES:
         write, name = REFERENCES[page]
         document = json.loads((ROOT / "schemas" / "generated" / name).read_text("utf-8"))

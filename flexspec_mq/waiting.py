@@ -2,7 +2,7 @@
 
 A number that says how long to wait for somebody else, when to try again or when to take silence for an end stands here,
 with its reason; rates, memories of estimates and lifetimes of caches do not. All are seconds unless they say otherwise.
-`docs/operators.md` has the table, made of the headings, names and docstrings below.
+`docs/reference/waits.md` shows the table that is made of the headings, names and docstrings below.
 
 Three rules tie them together. Tries follow each other with exponential back-off and full jitter, whose upper bound is
 small while a user waits. Whoever is silent is asked before it is given up. A wait for a user ends by that user's

@@ -1,6 +1,6 @@
-"""Write tables of the code into docs/protocol.md and docs/operators.md, or print the presets of docs/energy.md.
+"""Tables that the code makes for documents: ``python scripts/document_tables.py [--check] docs/protocol.md``.
 
-``python scripts/document_tables.py [--check] docs/protocol.md``, and ``--presets`` in place of both.
+The site fills all places of all pages with them (`docs/conf.py`); the protocol's lie in the repository as well.
 """
 
 from __future__ import annotations
@@ -9,24 +9,18 @@ import argparse
 import ast
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from flexspec_mq import waiting
-from flexspec_mq.energy.presets import Device, Figure, Presets, Radio, built_in, figures_of
+from flexspec_mq.energy.presets import Device, Figure, Radio, built_in, figures_of
 from flexspec_mq.errors import UsageError
 from flexspec_mq.protocol.edge import session
 from flexspec_mq.protocol.table import TransitionTable
 from flexspec_mq.protocol.worker import machine
-
-TABLES: Mapping[str, TransitionTable[Any, Any] | None] = {
-    "edge": session.TABLE,
-    "worker": machine.TABLE,
-    "waiting": None,
-}
-"""Transition tables of both sides, and the table of waits, by the name of their place in a document."""
 
 
 def rendered(document: str) -> str:
@@ -44,8 +38,7 @@ def rendered(document: str) -> str:
         if end not in rest:
             continue
         places += 1
-        rows = waits() if table is None else markdown(table)
-        document = f"{before}{begin}\n{rows}\n\n{rest[rest.index(end) :]}"
+        document = f"{before}{begin}\n{table()}\n\n{rest[rest.index(end) :]}"
     if not places:
         raise UsageError(
             f"the document has no place for a table: {', '.join(TABLES)}",
@@ -86,8 +79,9 @@ def markdown(table: TransitionTable[Any, Any]) -> str:
     return "\n".join(["| state | event | condition | action | next |", "|---|---|---|---|---|", *lines])
 
 
-def presets_table(presets: Presets) -> str:
+def presets_table() -> str:
     """A table of devices, one of radios, and the numbered sources that they refer to."""
+    presets = built_in()
     numbers = {key: number for number, key in enumerate(presets.sources, 1)}
     sources = [
         textwrap.fill(
@@ -121,20 +115,23 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+TABLES: Mapping[str, Callable[[], str]] = {
+    "edge": partial(markdown, session.TABLE),
+    "worker": partial(markdown, machine.TABLE),
+    "waiting": waits,
+    "presets": presets_table,
+}
+"""Transition tables of both sides, waits, and presets of energy, by the name of their place in a document."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or print; returns the exit code, 1 where a document that is only checked is not up to date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("document", type=Path, nargs="?", help="Markdown file with places for the tables")
+    parser.add_argument("document", type=Path, help="Markdown file with places for the tables")
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit with 1 if it is not up to date"
     )
-    parser.add_argument("--presets", action="store_true", help="print the presets of devices and radios")
     options = parser.parse_args(arguments)
-    if options.presets:
-        sys.stdout.write(presets_table(built_in()) + "\n")
-        return 0
-    if options.document is None:
-        parser.error("name a document, or say --presets")
     is_there = options.document.read_text(encoding="utf-8")
     wanted = rendered(is_there)
     if not options.check:

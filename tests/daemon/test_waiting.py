@@ -1,28 +1,18 @@
-"""All numbers that say how long to wait stand in one module, and the operators' table is made of it."""
+"""All numbers that say how long to wait stand in one module."""
 
 from __future__ import annotations
 
 import ast
-import runpy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT = ROOT / "docs" / "operators.md"
-SCRIPT: dict[str, Any] = runpy.run_path(str(ROOT / "scripts" / "document_tables.py"))
 PRODUCT = ("flexspec_mq", "edge_node", "cloud_worker", "broker")
 WAITS = {"timeout", "sleep", "wait", "wait_for", "settimeout", "create_connection", "call_later", "flush"}
 WAITS |= {"Backoff", "Timeout", "ClientTimeout", "HTTPConnection", "wait_until", "wait_up"}
 NAMED = ("timeout", "patience", "give_up", "grace", "backoff", "lease", "keepalive", "drain", "heartbeat")
 LOOK = 0.1
 """Seconds; below them it is a loop that looks, and waits for nobody."""
-
-
-def test_the_operators_table_is_that_of_the_module() -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    assert SCRIPT["rendered"](text) == text
-    assert "| `CONNECT` | 5 |" in text
 
 
 def test_no_other_module_says_how_long_to_wait() -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import random
-import runpy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,9 +184,6 @@ def test_as_ticked_through(radio: RadioPower, packets: list[int]) -> None:
     assert found == pytest.approx(ticked(radio, packets), abs=1e-9)
 
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "energy.md"
-
-
 def test_the_names_that_settings_offer_are_those_of_the_file() -> None:
     presets = built_in()
     assert tuple(presets.devices) == DEVICES
@@ -232,8 +227,3 @@ def test_bytes_hardly_matter_beside_time() -> None:
     for name in ("4g", "5g-nsa"):
         radio = built_in().radios[name].power
         assert 0 < 300 * (radio.up_j + radio.down_j) < 0.002 * radio.active_w
-
-
-def test_the_document_shows_the_presets_as_they_are() -> None:
-    script = runpy.run_path(str(DOCUMENT.parents[1] / "scripts" / "document_tables.py"))
-    assert script["presets_table"](built_in()) in DOCUMENT.read_text(encoding="utf-8")

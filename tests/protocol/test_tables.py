@@ -46,7 +46,8 @@ def test_the_document_shows_the_tables_of_the_code_and_the_command_writes_what_i
     assert main([str(copy), "--check"]) == 0
     assert copy.read_text(encoding="utf-8") == text
     assert text.count("<!-- table: ") == 2
-    with pytest.raises(UsageError, match="no place for a table: edge, worker, waiting"):
+    assert "| `CONNECT` | 5 |" in rendered("<!-- table: waiting -->\n<!-- end -->")
+    with pytest.raises(UsageError, match="no place for a table: edge, worker, waiting, presets"):
         rendered("# Nothing\n")
 
 
