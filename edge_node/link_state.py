@@ -20,12 +20,14 @@ class LinkState:
 
     Attributes:
         waiting: texts that wait for the link.
+        losses: connections that were lost.
     """
 
     def __init__(self) -> None:
         self.waiting = 0
         self._link: Link | None = None
-        self._down_since = time.monotonic()
+        self.losses = 0
+        self._since = time.monotonic()
         self._told = asyncio.Event()  # the sessions know that it is up
 
     @property
@@ -34,9 +36,14 @@ class LinkState:
         return self._link is not None and self._link.is_up and self._told.is_set()
 
     @property
+    def seconds(self) -> float:
+        """Seconds for which it has been as it is, up or not."""
+        return time.monotonic() - self._since
+
+    @property
     def down_for(self) -> float:
         """Seconds for which there has been no link; 0 while there is one."""
-        return 0.0 if self.is_up else time.monotonic() - self._down_since
+        return 0.0 if self.is_up else self.seconds
 
     @contextmanager
     def using(self, link: Link) -> Iterator[None]:
@@ -49,12 +56,15 @@ class LinkState:
 
     def up(self) -> None:
         """Note that the sessions know that the link is up, or learn why there will be none."""
+        if not self._told.is_set():
+            self._since = time.monotonic()
         self._told.set()
 
     def down(self, now: float) -> None:
         """Note that the link is lost."""
         self._told.clear()
-        self._down_since = now
+        self.losses += 1
+        self._since = now
 
     async def settled(self) -> None:
         """Wait until the link is up and the sessions know: one that began before would open twice when it learns.

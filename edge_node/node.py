@@ -12,7 +12,7 @@ import logging
 import random
 import secrets
 import time
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import count
@@ -20,6 +20,7 @@ from math import inf
 from typing import TYPE_CHECKING, Self
 
 from edge_node.drafting import DraftLoop
+from edge_node.fleet.devices import DeviceStatuses
 from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
 from edge_node.generation import Generation, GenerationRequest
@@ -69,7 +70,7 @@ from schemas.messages import (
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 
     from edge_node.energy import EnergyMeter, TextEnergy
     from edge_node.fleet.catalogue import FamilyCatalogue
@@ -108,6 +109,7 @@ class EdgeNode:
 
     Attributes:
         directory: which workers are online; to read.
+        devices: other devices, while somebody looks at the fleet.
         models: names that can be asked for.
         texts: tokenizers of targets.
         link: the link to the broker; to read.
@@ -155,6 +157,7 @@ class EdgeNode:
             family.on_versions(memory.keep)
         compare = texts.difference if texts is not None else lambda _status: Difference()
         allowed = None if settings.keys is None else self._wire.allowed
+        self.devices = DeviceStatuses()
         self.directory = WorkerDirectory(allowed=allowed, compare=compare)
         self.texts = texts
         if texts is not None:
@@ -194,6 +197,16 @@ class EdgeNode:
     def wait(self) -> float:
         """Patience of a request that names none, in seconds; 0 is the default's."""
         return self._settings.wait
+
+    @property
+    def draft(self) -> str:
+        """The draft, as the settings name it."""
+        return self._settings.draft
+
+    @property
+    def battery(self) -> float | None:
+        """Charge of the battery in percent; None without one, or where no limit asks for it."""
+        return None if self._battery is None else self._battery.left(time.monotonic())
 
     @property
     def version(self) -> str:
@@ -263,6 +276,13 @@ class EdgeNode:
                         if not await self._queue.flush(waiting.FAREWELL):
                             _log.info("left with %d messages unpublished", len(self._queue))
 
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Follow workers and other devices for as long as the block lasts, as somebody looks at them."""
+        with self.devices.watched():
+            self.directory.follow()
+            yield
+
     def generate(self, request: GenerationRequest) -> Generation:
         """Start a text. Iterate over the result; give it to `cancel` when it is not wanted any more.
 
@@ -325,8 +345,9 @@ class EdgeNode:
         return generation
 
     def _is_idle(self) -> bool:
-        """Whether nothing is being written, and could be at once if it were asked for, as far as anybody knows."""
-        return not self._sessions and self.link.is_up and not self.models.not_ready()
+        """Whether nothing is written or looked at, and a text could begin at once, as far as anybody knows."""
+        looked_at = self._sessions or self.devices.watchers
+        return not looked_at and self.link.is_up and not self.models.not_ready()
 
     def _texts_changed(self) -> None:
         """A worker has told how its target's texts are written."""
@@ -354,6 +375,7 @@ class EdgeNode:
             "timer": self._timer_loop(),
             "publish": self._queue.run(link),
             "directory": self.directory.watch(link, self._is_idle),
+            "devices": self.devices.run(link),
         }
         if self._wire.keyed:
             named["statement"] = self._wire.watch()
@@ -403,7 +425,9 @@ class EdgeNode:
                 self._receive_message(inbound.payload, now)
             elif (worker := topics.worker_of_status(inbound.topic)) is not None:
                 self._receive_status(worker, inbound, now)
-            elif self.texts is not None and self.texts.take(inbound.topic, inbound.payload):
+            elif self.devices.take(inbound.topic, inbound.payload) or (
+                self.texts is not None and self.texts.take(inbound.topic, inbound.payload)
+            ):
                 pass
             elif not self._wire.take(inbound.topic, inbound.payload) and self._family is not None:
                 self._family.take(inbound.topic, inbound.payload)

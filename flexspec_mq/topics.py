@@ -172,6 +172,9 @@ def version_of_opens(topic_filter: str) -> str | None:
 
 
 def worker_of_status(topic: str, letter: str = "w") -> str | None:
-    """The worker whose status a topic carries, or None for any other topic; with letter ``t`` of a target's text."""
+    """The worker whose status a topic carries, or None for any other topic.
+
+    With letter ``t`` the worker that tells of its target's texts, with ``e`` the edge whose status it is.
+    """
     parts = topic.split("/", 3)
     return parts[2] if len(parts) == 3 and parts[:2] == [ROOT, letter] else None

@@ -167,6 +167,12 @@ SILENT_TEXT: Final = 2.0
 """Without a token after which whoever reads the text is told what it waits for, if it does."""
 HEARTBEAT: Final = 15.0
 """Silence in a stream after which an SSE comment is sent."""
+LOOK_WRITING: Final = 0.1
+"""Between two looks at the node for whoever reads its events, while texts are written."""
+LOOK_NODE: Final = 0.25
+"""The same while none is."""
+LOOK_FLEET: Final = 1.0
+"""The same at fleet and plans."""
 GRACE: Final = 5.0
 """For texts to end when the server of the API stops."""
 PROBE: Final = 5.0

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.catalogue import VersionState
 from schemas.openai import FlexspecUsage
 from schemas.plan import LimitReport, VersionPlan
 from schemas.status import CatalogueStatus, EdgeStatus, WorkerStatus
@@ -124,6 +125,15 @@ class WorkerView(msgspec.Struct, frozen=True, kw_only=True):
     status: WorkerStatus
 
 
+CatalogueState = Literal["canary", "stable", "draining", "retired"]
+_STATES: dict[VersionState, CatalogueState] = {
+    VersionState.CANARY: "canary",
+    VersionState.STABLE: "stable",
+    VersionState.DRAINING: "draining",
+    VersionState.RETIRED: "retired",
+}
+
+
 class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     """A version of the family in a catalogue.
 
@@ -134,10 +144,15 @@ class VersionView(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    state: Literal["canary", "stable", "draining", "retired"]
+    state: CatalogueState
     digest: str
     share: int = 0
     workers: int = 0
+
+    @staticmethod
+    def state_of(state: VersionState) -> CatalogueState:
+        """The state's name."""
+        return _STATES[state]
 
 
 class CatalogueChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,3 +185,12 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     catalogue: CatalogueStatus | None = None
     versions: list[VersionView] = []
     history: list[CatalogueChange] = []
+
+
+EVENTS: dict[str, type[msgspec.Struct]] = {
+    "node": NodeView,
+    "text": TextView,
+    "plan": PlanView,
+    "fleet": FleetView,
+}
+"""Types of the events' data, by the events' names."""

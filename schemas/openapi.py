@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from schemas import ollama, openai, plan, responses
+from schemas import node, ollama, openai, plan, responses, status
 from schemas.jsonschema import Json, described
 
 
@@ -81,6 +81,7 @@ ENDPOINTS = (
     _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
     _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
     _Endpoint("get", "/v1/plan", "How drafts are planned now, by version, and why.", plan.PlanList),
+    _Endpoint("get", "/v1/events", "Events of the node, as its page shows them.", None, chunk=node.NodeView),
     _Endpoint("get", "/openapi.json", "This document.", None, locked=False),
     _Endpoint("get", "/healthz", "Whether the process lives.", openai.Health, locked=False),
     _Endpoint(
@@ -88,9 +89,15 @@ ENDPOINTS = (
     ),
     _Endpoint("get", "/metrics", "For Prometheus.", None),
 )
+_STATED = {
+    kind.__name__: kind for kind in (status.TokenizerStatus, status.VersionFigures, status.VersionStatus)
+}
+"""Parts of statuses, as events have them."""
 TYPES: tuple[type[msgspec.Struct], ...] = tuple(
     kind
-    for name, kind in (vars(openai) | vars(ollama) | vars(plan) | vars(responses)).items()
+    for name, kind in (
+        vars(openai) | vars(ollama) | vars(plan) | vars(responses) | vars(node) | _STATED
+    ).items()
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct) and not name.startswith("_")
 )
 
@@ -139,6 +146,13 @@ def _operation(endpoint: _Endpoint) -> Json:
 
 
 def _content(endpoint: _Endpoint) -> Json:
+    if endpoint.chunk is node.NodeView:
+        words = "Each event's data is of the type that `x-events` gives for the event's name."
+        kinds = {
+            name: {"$ref": f"#/components/schemas/{kind.__name__}"} for name, kind in node.EVENTS.items()
+        }
+        schema = {"type": "string", "description": words, "x-events": kinds}
+        return {"text/event-stream": {"schema": schema}}
     if endpoint.gives is None:
         media, kind = (
             ("application/json", "object") if endpoint.path.endswith(".json") else ("text/plain", "string")

@@ -22,17 +22,18 @@ from edge_node.api import ollama, page, responses
 from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.bodies import Bodies, parse_object
 from edge_node.api.errors import ApiError
+from edge_node.api.events import events, plans
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.sending import IGNORED
 from edge_node.api.serving import Api, json_answer, serve_text
-from edge_node.completion.generator import CompletionGenerator, plan_told
+from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
 from schemas.openai import Health, ModelList
 from schemas.openapi import document
-from schemas.plan import PlanList, VersionPlan
+from schemas.plan import PlanList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,20 +81,7 @@ async def _model(api: Api, request: Request, _send: Send) -> Response:
 
 
 async def _plan(api: Api, _request: Request, _send: Send) -> Response:
-    now, active = time.monotonic(), api.node.active_versions
-    plans = [
-        VersionPlan(
-            version=version,
-            under_way=version in active,
-            age_s=None if planned.seen.at is None else max(0.0, now - planned.seen.at),
-            plan=plan_told(planned),
-            alternatives=list(planned.alternatives),
-            estimates=dict(planned.estimates()),
-            limits=list(planned.limits),
-        )
-        for version, planned in sorted(api.node.plans.items())
-    ]
-    return json_answer(PlanList(data=plans))
+    return json_answer(PlanList(data=plans(api.node)))
 
 
 async def _document(_api: Api, _request: Request, _send: Send) -> Response:
@@ -142,6 +130,7 @@ _TABLE: tuple[tuple[str, str, Handler], ...] = (
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),
     ("/v1/plan", "GET", _plan),
+    ("/v1/events", "GET", events),
     ("/openapi.json", "GET", _document),
     ("/healthz", "GET", _health),
     ("/readyz", "GET", _ready),

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from edge_node.api.serving import Api, Handler
     from edge_node.completion.completion import Completion, End
-    from edge_node.completion.generator import Figures
     from edge_node.completion.service import Wait
     from flexspec_mq.grammar.tools import CallEvent, CallParser
+    from schemas.node import TextFigures
     from schemas.openai import Model
 
 VERSION = "0.13.0"
@@ -253,7 +253,7 @@ def _ended(end: End) -> dict[str, Any]:
     return told if end.figures is None else told | _figures(end.figures)
 
 
-def _figures(figures: Figures) -> dict[str, Any]:
+def _figures(figures: TextFigures) -> dict[str, Any]:
     first = figures.seconds if figures.first_token is None else figures.first_token
     return {
         "total_duration": _ns(figures.seconds),

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from edge_node.api.serving import Api, Handler
     from edge_node.completion.completion import Completion, End
-    from edge_node.completion.generator import Figures
     from flexspec_mq.grammar.tools import CallParser
+    from schemas.node import TextFigures
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "message": types.ResponseInputMessage,
@@ -376,7 +376,7 @@ class ResponsesForm(Form):
         )
 
 
-def _used(figures: Figures) -> dict[str, Any]:
+def _used(figures: TextFigures) -> dict[str, Any]:
     """Fields of a response that only its text has."""
     return {
         "temperature": figures.temperature,

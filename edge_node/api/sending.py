@@ -146,12 +146,12 @@ async def reply(
     headers = {"x-request-id": form.name}
     if wanted.ignored:
         headers[IGNORED] = wanted.ignored_names
-    sender = _Sender(send, settings.send_timeout, was_read)
+    sender = Sender(send, settings.send_timeout, was_read)
     work = _stream(form, settings, sender, headers) if wanted.stream else _whole(form, sender, headers)
-    await _unless_gone(receive, work)
+    await unless_gone(receive, work)
 
 
-async def _whole(form: Form, sender: _Sender, headers: dict[str, str]) -> None:
+async def _whole(form: Form, sender: Sender, headers: dict[str, str]) -> None:
     ends = [await text.ended() for text in form.texts]
     _raise_failed(form)
     body = form.whole(ends)
@@ -165,7 +165,7 @@ def _raise_failed(form: Form) -> None:
             raise form.failed(text.end.error)
 
 
-async def _stream(form: Form, settings: ApiSettings, sender: _Sender, headers: dict[str, str]) -> None:
+async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: dict[str, str]) -> None:
     """The status is chosen when the first text is there, or something is waited for: what fails before has its own."""
     await form.texts[0].begun()
     if not form.texts[0].size:
@@ -210,7 +210,7 @@ async def _merged(texts: Sequence[Completion], patience: float) -> AsyncIterator
             task.cancel()
 
 
-class _Sender:
+class Sender:
     """Sends what the client can take. uvicorn waits while its buffer is full, so that nothing piles up here.
 
     Args:
@@ -218,7 +218,7 @@ class _Sender:
         before_last: called before the last part of a body.
     """
 
-    def __init__(self, send: Send, patience: float, before_last: Callable[[], None]) -> None:
+    def __init__(self, send: Send, patience: float, before_last: Callable[[], None] = lambda: None) -> None:
         self._send = send
         self._patience = patience
         self._before_last = before_last
@@ -244,7 +244,7 @@ class _Sender:
             raise gone() from None
 
 
-async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
     """Run `work` until it ends or the client goes away.
 
     Raises:

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from edge_node.asking.request import AskedText, Reply
     from edge_node.asking.settings import AskSettings
     from edge_node.completion.completion import Completion, IdempotencyKey
-    from edge_node.completion.generator import Figures
     from flexspec_mq.transport.link import Link, LinkFactory
+    from schemas.node import TextFigures
 
 _MOST_USERS = 1024
 """Users that are remembered; of more, those that were idle for longest are forgotten."""
@@ -335,7 +335,7 @@ class Asks:
         task.add_done_callback(self._tasks.discard)
 
 
-def _usage(figures: Figures) -> AskUsage:
+def _usage(figures: TextFigures) -> AskUsage:
     return AskUsage(
         prompt_tokens=figures.prompt_tokens,
         completion_tokens=figures.tokens,

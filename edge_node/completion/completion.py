@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Literal
 from edge_node.completion.decoding import Origins
 from edge_node.completion.options import SEED_BITS
 from flexspec_mq.grammar.tools import HERMES, CallParser
+from schemas.node import TextView
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from edge_node.completion.decoding import Piece
-    from edge_node.completion.generator import Figures
     from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.completion.service import Wait
     from flexspec_mq.errors import FlexSpecError
+    from schemas.node import TextFigures
 
 EndReason = Literal["stop", "length"]
 
@@ -30,7 +31,7 @@ class End:
     """How a text ended: complete, with figures, or by an error."""
 
     reason: EndReason | None
-    figures: Figures | None = None
+    figures: TextFigures | None = None
     error: FlexSpecError | None = None
 
 
@@ -70,6 +71,7 @@ class Completion:
         readers: number of clients that read it now.
         size: characters.
         waits: whom it waits for; None while it goes on.
+        figures: tells its figures as they are now; None before it has a session.
         end: None while it is being written.
     """
 
@@ -86,6 +88,7 @@ class Completion:
         self.readers = 0
         self.size = 0
         self.waits: Wait | None = None
+        self.figures: Callable[[], TextFigures] | None = None
         self.end: End | None = None
         self._parts: list[str] = []
         self._news = asyncio.Event()
@@ -110,6 +113,24 @@ class Completion:
         if self.end is None:
             self.end = end
             self._tell()
+
+    def view(self) -> TextView:
+        """The text as whoever looks at the node sees it: its state and figures, never the text."""
+        state: Literal["queued", "writing", "waiting", "over"] = (
+            "queued" if self.figures is None else "writing"
+        )
+        why = ""
+        if self.end is not None:
+            state, why = "over", "" if self.end.error is None else str(self.end.error)
+        elif self.waits is not None:
+            state, why = "waiting", self.waits.what
+        return TextView(
+            id=self.id,
+            state=state,
+            why=why,
+            reason=(self.end and self.end.reason) or "",
+            figures=None if self.figures is None else self.figures(),
+        )
 
     def parser(self) -> CallParser:
         """Reader of the calls in it, from its beginning; to be made when the text has begun."""

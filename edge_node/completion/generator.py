@@ -42,7 +42,7 @@ from flexspec_mq.grammar.place import place_of
 from flexspec_mq.grammar.reader import engine_name, in_lark
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
-from schemas.openai import FlexspecUsage
+from schemas.node import TextFigures
 from schemas.plan import Plan
 
 if TYPE_CHECKING:
@@ -66,29 +66,6 @@ _LOOK = 0.05
 """Seconds between two looks whether somebody serves a text that has not begun."""
 
 _log = logging.getLogger(__name__)
-
-
-class Figures(FlexspecUsage, frozen=True, kw_only=True):
-    """Figures of one text so far, or of a whole one: those that the API tells, and these.
-
-    Attributes:
-        prompt_tokens: tokens of the prompt.
-        tokens: tokens committed; those of a stop string, of an end of text and of an unfinished character as well.
-        seconds: seconds since the request.
-        first_token: seconds to the first commit; None before.
-        rtt_ms: smoothed round trip without the worker's own time; None before a sample.
-        polls, reopens: recoveries.
-        worker: worker that holds the session now.
-    """
-
-    prompt_tokens: int
-    tokens: int
-    seconds: float
-    first_token: float | None
-    rtt_ms: float | None
-    polls: int
-    reopens: int
-    worker: str | None
 
 
 class CompletionGenerator:
@@ -284,8 +261,8 @@ class Writing:
         """How its target writes calls of tools."""
         return self._encoded.form
 
-    def figures(self) -> Figures:
-        """Figures of the text until now."""
+    def figures(self) -> TextFigures:
+        """TextFigures of the text until now."""
         if self._exactness == "unknown":
             self._exactness, self._weights = self._by.node.directory.described(self.version)
         now, first, generation = time.monotonic(), self._first, self.generation
@@ -293,7 +270,7 @@ class Writing:
         seen, sampling = machine.observation, generation.request.sampling
         tokens = seen.committed
         spent, planned = generation.spent(), machine.planned
-        return Figures(
+        return TextFigures(
             prompt_tokens=len(generation.request.prompt),
             tokens=tokens,
             seconds=now - self._began,

@@ -1,4 +1,4 @@
-"""Figures for Prometheus, in a registry of the app's own."""
+"""TextFigures for Prometheus, in a registry of the app's own."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from edge_node.completion.generator import Figures
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
+    from schemas.node import TextFigures
     from schemas.status import VersionFigures
 
 M = TypeVar("M", Counter, Gauge)
@@ -46,11 +46,13 @@ class Metrics:
         requests: counter by endpoint and HTTP status; 499 is a client that went away.
         refused: clients that were kept out or cut short, by reason.
         tokens: tokens of texts that are over.
+        energy_j: energy of these; None where nobody tells it.
         newest: figures of the newest of these; None before any.
     """
 
     tokens = 0
-    newest: Figures | None = None
+    energy_j: float | None = None
+    newest: TextFigures | None = None
 
     def __init__(self, node: EdgeNode) -> None:
         self._registry = registry = CollectorRegistry()
@@ -97,7 +99,7 @@ class Metrics:
             self._per_token.observe(seconds / tokens)
         self._tokens.labels("completion").inc(tokens)
 
-    def took(self, figures: Figures) -> None:
+    def took(self, figures: TextFigures) -> None:
         """A session is over."""
         self.tokens, self.newest = self.tokens + figures.tokens, figures
         for name, counter in self._taken.items():
@@ -105,6 +107,7 @@ class Metrics:
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)
         if figures.energy_j is not None:
+            self.energy_j = (self.energy_j or 0.0) + figures.energy_j
             self._energy.labels(figures.energy_source).inc(max(figures.energy_j, 0.0))
         for limit in figures.limits:
             self._limits.labels(limit.name, limit.state).inc()

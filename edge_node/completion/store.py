@@ -7,6 +7,7 @@ import logging
 import math
 import secrets
 import time
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from edge_node.completion.completion import IdempotencyKey
-    from edge_node.completion.generator import CompletionGenerator, Figures
+    from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.metrics import Metrics
     from edge_node.completion.options import CompletionOptions, Prompt
     from flexspec_mq.models.load import LoadedText
+    from schemas.node import TextFigures, TextView
 
 _REASONS: dict[FinishReason, EndReason] = {
     FinishReason.EOS: "stop",
@@ -66,6 +68,10 @@ class CompletionLimits:
     grace: float = waiting.GRACE
 
 
+SHOWN = 16
+"""Texts that are over and are still told of."""
+
+
 class TooManyTexts(FlexSpecError):
     """There is no room for another text or reader.
 
@@ -89,6 +95,9 @@ class CompletionStore:
         generator: writes them.
         limits: bounds of what it takes on.
         metrics: told what happens.
+
+    Attributes:
+        closed: whether it takes no more texts.
     """
 
     def __init__(self, generator: CompletionGenerator, limits: CompletionLimits, metrics: Metrics) -> None:
@@ -105,7 +114,8 @@ class CompletionStore:
         )
         self._pace = 1.0  # seconds that a text takes, smoothed
         self._stood: dict[str, str] = {}  # the state of each limit that was logged last
-        self._closed = False
+        self._over: deque[TextView] = deque(maxlen=SHOWN)
+        self.closed = False
 
     def __len__(self) -> int:
         """Texts being written or read."""
@@ -115,6 +125,10 @@ class CompletionStore:
     def model(self) -> LoadedText:
         """The node's own; whose tokenizer is the targets', unless they tell of others."""
         return self._generator.model
+
+    def views(self) -> list[TextView]:
+        """Texts that ended lately, and those that are being written."""
+        return [*self._over, *(text.view() for text in self._active if text.end is None)]
 
     @property
     def kept(self) -> int:
@@ -134,7 +148,7 @@ class CompletionStore:
             KeyReused: the key was used for another request.
             Cancelled: the store is closed.
         """
-        if self._closed:
+        if self.closed:
             raise _stopping()
         self._complete.expire(time.monotonic())
         text = self._known(key) or self._start(prompt, options, key)
@@ -148,7 +162,7 @@ class CompletionStore:
 
     async def close(self) -> None:
         """Take no more; end those that are being written with an error that says why."""
-        self._closed = True
+        self.closed = True
         for text in self._active:
             text.finish(End(None, error=_stopping()))
         tasks = [task for task in self._active.values() if task is not None and not task.done()]
@@ -208,6 +222,7 @@ class CompletionStore:
         last, tokens = text.began, 0
         async with self._generator.writing(text.prompt, text.options, text.wait) as writing:
             _log.info("text %s is session %d", text.id, writing.generation.session)
+            text.figures = writing.figures
             self._metrics.began(writing.figures().prompt_tokens)
             try:
                 async for pieces in writing.pieces():
@@ -218,10 +233,12 @@ class CompletionStore:
                     text.version, text.form = writing.version, writing.form
                     text.add(pieces)
             finally:
-                self._took(writing.figures())
-            return End(_REASONS[writing.finish.reason], writing.figures())
+                figures = writing.figures()
+                text.figures = lambda: figures
+                self._took(figures)
+            return End(_REASONS[writing.finish.reason], figures)
 
-    def _took(self, figures: Figures) -> None:
+    def _took(self, figures: TextFigures) -> None:
         """Count a session that is over, and log each limit that stands otherwise than it was last said to."""
         self._metrics.took(figures)
         for limit in figures.limits:
@@ -232,10 +249,11 @@ class CompletionStore:
     def _ended(self, text: Completion, task: asyncio.Task[tuple[End, str]]) -> None:
         """A text's task is over, or was cancelled, maybe before it began."""
         if task.cancelled():
-            end, outcome = End(None, error=_stopping()), "stopped" if self._closed else "cancelled"
+            end, outcome = End(None, error=_stopping()), "stopped" if self.closed else "cancelled"
         else:
             end, outcome = task.result()
         text.finish(end)
+        self._over.append(text.view())
         self._metrics.ended(outcome)
         now = time.monotonic()
         self._pace += (now - text.began - self._pace) / 8

@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 
     from edge_node.api.client import RunningNode
     from edge_node.api.settings import ApiSettings
-    from edge_node.completion.generator import Figures
     from edge_node.config import EdgeConfig
     from flexspec_mq.doctor.checks import Report
     from flexspec_mq.doctor.daemon import DaemonDoctor
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.transport.base import LinkSettings
     from flexspec_mq.transport.link import Link
+    from schemas.node import TextFigures
     from schemas.status import WorkerStatus
 
 _PROMPT = "Say hello."
@@ -86,7 +86,7 @@ async def check_text(
         generator.close()
 
 
-def _report(report: Report, figures: Figures, worker: str) -> None:
+def _report(report: Report, figures: TextFigures, worker: str) -> None:
     if figures.first_token is None or figures.tokens < _TOKENS:
         raise WorkerError(
             f"only {figures.tokens} of {_TOKENS} tokens came within {waiting.DOCTOR_TEXT:g} s",

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from flexspec_mq import waiting
@@ -22,7 +22,8 @@ from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.dated import ExpiryLog
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.models.cache import families_folder
-from schemas.catalogue import VersionState
+from schemas.catalogue import CatalogueVersion, VersionState
+from schemas.node import CatalogueChange
 from schemas.status import CatalogueStatus
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from schemas.catalogue import Catalogue
 
 _TEXT = 256
+MAX_HISTORY = 32
+"""Catalogues that are told of."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +54,12 @@ def family_catalogue(settings: FamilyOptions) -> FamilyCatalogue | None:
     return FamilyCatalogue(settings.family, root, Store(families_folder(settings.state_dir), settings.family))
 
 
+def state_in_words(version: CatalogueVersion) -> str:
+    """Where a version stands, and the share of a canary."""
+    state = version.state.name.lower()
+    return f"{state} {version.share} %" if version.state is VersionState.CANARY else state
+
+
 class FamilyCatalogue:
     """The catalogue of the node's family.
 
@@ -63,6 +72,7 @@ class FamilyCatalogue:
     Attributes:
         family: name of the family.
         refused: messages since the node started, by reason.
+        history: catalogues that were taken up since the node started, and the one that it had, the newest first.
         why: reason that keeps the newest message from being taken up; empty while all is well.
 
     Raises:
@@ -74,6 +84,7 @@ class FamilyCatalogue:
     ) -> None:
         self.family = family
         self.refused: Counter[Reason] = Counter()
+        self.history: deque[CatalogueChange] = deque(maxlen=MAX_HISTORY)
         self.why = ""
         self._disk = ""
         self._dates = ExpiryLog()
@@ -82,8 +93,10 @@ class FamilyCatalogue:
         self._clock = clock
         self._heard = asyncio.Event()  # a catalogue since we run, or that none comes
         self._known = asyncio.Event()  # any catalogue
+        self._states: dict[str, str] = {}
         if self._follower.catalogue is not None:
             self._known.set()
+            self._remember(self._follower.catalogue)
         self._news = asyncio.Event()
         self._keep: Callable[[set[tuple[str, str]]], None] = lambda _: None
 
@@ -169,6 +182,22 @@ class FamilyCatalogue:
         finally:
             timer.cancel()
 
+    def _remember(self, catalogue: Catalogue) -> None:
+        """Note what a catalogue changes."""
+        if self.history and self.history[0].epoch == catalogue.epoch:
+            return
+        before, self._states = (
+            self._states,
+            {known.name: state_in_words(known) for known in catalogue.versions},
+        )
+        changes = [
+            f"{name}: {before[name]} → {state}" if name in before else f"{name}: {state}"
+            for name, state in self._states.items()
+            if before.get(name) != state
+        ]
+        changes += [f"{name}: gone" for name in before if name not in self._states]
+        self.history.appendleft(CatalogueChange(epoch=catalogue.epoch, changes=changes))
+
     async def _subscribe(self, link: Link, topic: str) -> None:
         try:
             await link.subscribe(topic)
@@ -187,6 +216,7 @@ class FamilyCatalogue:
             self._news.set()
             self._tell_versions()
             if (catalogue := self.catalogue) is not None:
+                self._remember(catalogue)
                 _log.info("the catalogue of %s has epoch %d", self.family, catalogue.epoch)
                 self._known.set()
                 self._heard.set()

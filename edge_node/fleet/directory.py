@@ -126,6 +126,16 @@ class WorkerDirectory:
         known = [self._known.get(worker, now) for worker in self._known]
         return [status for status in known if status is not None and status.state == "online"]
 
+    def seen(self) -> list[tuple[float, WorkerStatus]]:
+        """Newest statuses of workers that are not gone, by name, each with its age in seconds."""
+        now = self._clock() if self._left_at is None else self._left_at
+        known = ((worker, self._known.get(worker, now)) for worker in sorted(self._known))
+        return [
+            (now + waiting.STALE - self._known.expiry(worker), status)
+            for worker, status in known
+            if status is not None and status.state != "gone"
+        ]
+
     def versions(self) -> dict[str, int]:
         """Versions that have a worker online, and since when: ms since the Unix epoch."""
         since: dict[str, int] = {}
@@ -293,10 +303,14 @@ class WorkerDirectory:
         if self._left_at is not None:
             asyncio.get_running_loop().call_later(waiting.FOLLOW_AFTER, self._wanted.set)
 
+    def follow(self) -> None:
+        """Follow the statuses from now on."""
+        self._wanted.set()
+
     async def refreshed(self) -> None:
         """Wait for what the broker retains, if the statuses were not followed; not for long."""
         if self._left_at is not None:
-            self._wanted.set()
+            self.follow()
             await asyncio.sleep(waiting.STATUS_RETAINED)
 
     async def watch(self, link: Link, idle: Callable[[], bool]) -> None:

@@ -69,6 +69,10 @@ class ExpiringMap(Generic[K, V]):
         _, _, expires = next(iter(self._entries.values()), (None, 0.0, inf))
         return None if expires == inf else expires
 
+    def expiry(self, key: K) -> float:
+        """When an entry that is there expires."""
+        return self._entries[key][2]
+
     def put(self, key: K, value: V, now: float, life: float | None = None) -> list[tuple[K, V]]:
         """Set an entry, as the newest.
 

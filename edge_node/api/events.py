@@ -1,0 +1,183 @@
+"""Events of the node for whoever looks at it: its page, ``flexspec top``. Nothing is computed while nobody does."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from math import floor, inf
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec.structs import replace
+
+import flexspec_mq
+from edge_node.api.errors import ApiError
+from edge_node.api.sending import Sender, unless_gone
+from edge_node.completion.generator import plan_told
+from flexspec_mq import waiting
+from schemas.node import FleetView, LinkView, NodeView, PlanView, VersionView, WorkerView
+from schemas.plan import VersionPlan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from starlette.requests import Request
+    from starlette.types import Send
+
+    from edge_node.api.serving import Api
+    from edge_node.node import EdgeNode
+    from schemas.catalogue import CatalogueVersion
+    from schemas.status import WorkerStatus
+
+    _Told = tuple[str, msgspec.Struct, msgspec.Struct]
+    """Id of the text that an event is about, or nothing; its data; the same without what differs at each look."""
+
+STREAMS = 16
+"""Streams of events at a time; beyond it 429."""
+
+
+async def events(api: Api, request: Request, send: Send) -> None:
+    """Send events until the client goes away or the server stops.
+
+    Raises:
+        ApiError: 429; too many look already. 499; the client went away.
+    """
+    if api.node.devices.watchers >= STREAMS:
+        message = f"{STREAMS} streams of events are being read, as many as may be"
+        raise ApiError(429, message, code="too_many_streams", hint="close a page of this node", retry_after=5)
+    await unless_gone(request.receive, _tell(api, Sender(send, api.settings.send_timeout)))
+
+
+async def _tell(api: Api, sender: Sender) -> None:
+    await sender.start(200, "text/event-stream; charset=utf-8", {"cache-control": "no-cache"})
+    stream, spoke = _Stream(api), time.monotonic()
+    with api.node.watched():
+        while not api.texts.closed:
+            now = time.monotonic()
+            news = stream.news(now)
+            if not news and now - spoke >= api.settings.heartbeat:
+                news = b": still here\n\n"
+            if news:
+                await sender.body(news)
+                spoke = now
+            await asyncio.sleep(waiting.LOOK_WRITING if len(api.texts) else waiting.LOOK_NODE)
+    await sender.body(b"", more=False)
+
+
+class _Stream:
+    """Knows what a client was told, and tells it what is new."""
+
+    def __init__(self, api: Api) -> None:
+        self._sources: dict[str, tuple[float, Callable[[], Iterator[_Told]]]] = {
+            "node": (0.0, lambda: _node(api)),
+            "text": (0.0, lambda: _texts(api)),
+            "plan": (waiting.LOOK_FLEET, lambda: _plan(api.node)),
+            "fleet": (waiting.LOOK_FLEET, lambda: _fleet(api.node)),
+        }
+        self._looked = dict.fromkeys(self._sources, -inf)
+        self._told: dict[str, dict[str, bytes]] = {kind: {} for kind in self._sources}
+
+    def news(self, now: float) -> bytes:
+        """Events that are due."""
+        due = bytearray()
+        for kind, (every, look) in self._sources.items():
+            if now - self._looked[kind] < every:
+                continue
+            self._looked[kind] = now
+            before, told = self._told[kind], dict[str, bytes]()
+            for about, view, gist in look():
+                told[about] = msgspec.json.encode(gist)
+                if told[about] != before.get(about):
+                    due += b"event: %b\ndata: %b\n\n" % (kind.encode(), msgspec.json.encode(view))
+            self._told[kind] = told
+        return bytes(due)
+
+
+def _node(api: Api) -> Iterator[_Told]:
+    node, newest = api.node, api.metrics.newest
+    battery = node.battery
+    view = NodeView(
+        edge=node.name,
+        release=flexspec_mq.__version__,
+        model=node.models.default,
+        draft=node.draft,
+        not_ready=api.not_ready(),
+        link=LinkView(
+            up=node.link.is_up,
+            seconds=node.link.seconds,
+            losses=node.link.losses,
+            rtt_ms=None if newest is None else newest.rtt_ms,
+        ),
+        texts=node.sessions,
+        tokens=api.metrics.tokens,
+        energy_j=api.metrics.energy_j,
+        energy_source="none" if newest is None else newest.energy_source,
+        battery=None if battery is None else 100 * battery,
+        limits=[] if newest is None else newest.limits,
+    )
+    yield "", view, replace(view, link=replace(view.link, seconds=0.0))
+
+
+def _texts(api: Api) -> Iterator[_Told]:
+    for view in api.texts.views():
+        figures = view.figures
+        gist = None if figures is None else replace(figures, seconds=floor(figures.seconds))
+        yield view.id, view, replace(view, figures=gist)
+
+
+def plans(node: EdgeNode) -> list[VersionPlan]:
+    """The newest plan of each version of which a text was begun."""
+    now, active = time.monotonic(), node.active_versions
+    return [
+        VersionPlan(
+            version=version,
+            under_way=version in active,
+            age_s=None if planned.seen.at is None else max(0.0, now - planned.seen.at),
+            plan=plan_told(planned),
+            alternatives=list(planned.alternatives),
+            estimates=dict(planned.estimates()),
+            limits=list(planned.limits),
+        )
+        for version, planned in sorted(node.plans.items())
+    ]
+
+
+def _plan(node: EdgeNode) -> Iterator[_Told]:
+    if data := plans(node):
+        yield "", PlanView(data=data), PlanView(data=[replace(plan, age_s=None) for plan in data])
+
+
+def _fleet(node: EdgeNode) -> Iterator[_Told]:
+    family, seen = node.models.followed, node.directory.seen()
+    view = FleetView(
+        workers=[WorkerView(age_s=age, status=_public(status)) for age, status in seen],
+        devices=node.devices.online(),
+        blind=node.directory.blind,
+        catalogue=None if family is None else family.status(),
+        versions=[]
+        if family is None or family.catalogue is None
+        else [_version(known, [status for _, status in seen]) for known in family.catalogue.versions],
+        history=[] if family is None else list(family.history),
+    )
+    yield "", view, replace(view, workers=[replace(worker, age_s=0.0) for worker in view.workers])
+
+
+def _public(status: WorkerStatus) -> WorkerStatus:
+    return replace(status, credential=b"", signature=b"")
+
+
+def _version(known: CatalogueVersion, statuses: list[WorkerStatus]) -> VersionView:
+    digest = known.digest.hex()
+    serving = [
+        status
+        for status in statuses
+        for version in status.ready
+        if status.state == "online" and version.name == known.name and digest.startswith(version.digest)
+    ]
+    return VersionView(
+        name=known.name,
+        state=VersionView.state_of(known.state),
+        digest=digest,
+        share=known.share,
+        workers=len(serving),
+    )
