@@ -67,13 +67,13 @@ check-lint:
 
 # Many processes run the same sources, so these are compiled once even where Python is told not to keep what it compiled.
 # First the tests that may share the cores, five for two, as most of them wait for daemons and links for more than half
-# of their time (at most five: each holds a model), then those that measure time. A process of tests that dies ends the
-# run and is named: by files, xdist gives its tests to nobody else and would wait for them for ever. Exit code 5 says that
-# PYTEST_ARGS chose none of a part.
+# of their time (at most five: each holds a model), then those that measure time, which compute next to nothing: four at
+# a time. A process of tests that dies ends the run and is named: by files, xdist gives its tests to nobody else and would
+# wait for them for ever. Exit code 5 says that PYTEST_ARGS chose none of a part.
 check-tests:
 	@unset PYTHONDONTWRITEBYTECODE; ran=5; many=$$((5 * $$(nproc) / 2)); [ "$$many" -le 5 ] || many=5; \
-	for part in "beside -n $$many --dist loadfile --no-loadscope-reorder --max-worker-restart=0" alone; do \
-		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part $(TESTS) $(PYTEST_ARGS) || code=$$?; \
+	for part in "beside -n $$many --dist loadfile --no-loadscope-reorder" "alone -n 4"; do \
+		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part --max-worker-restart=0 $(TESTS) $(PYTEST_ARGS) || code=$$?; \
 		case $$code in 0) ran=0 ;; 5) ;; *) exit $$code ;; esac; \
 	done; exit $$ran
 

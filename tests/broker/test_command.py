@@ -132,7 +132,7 @@ async def checked(
         client_id="check",
         username=username,
         password=password,
-        publish_timeout=5.0,
+        publish_timeout=2.0,
     )
     findings = await run_checks(broker_checks(settings, topic))
     return {finding.name: finding for finding in findings if finding.state is not State.SKIPPED}

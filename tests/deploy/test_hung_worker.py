@@ -71,7 +71,7 @@ async def test_no_text_waits_for_a_worker_that_hangs_beside_a_healthy_one(tmp_pa
         for number in range(TEXTS)
     ]
     async with two_workers(tmp_path, tiny) as (workers, url), unbounded() as http:
-        own = [(await ask(http, url, body)).text for body in bodies]
+        own = [answer.text for answer in await asyncio.gather(*(ask(http, url, body) for body in bodies))]
         over = asyncio.Event()
         found: list[StreamedAnswer] = []
 

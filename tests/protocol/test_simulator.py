@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lab.simulator.clock import Alarm, SimulatedClock
 from lab.simulator.schedules import ScheduleTally, run
 
-RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "120"))
+RUNS = int(os.environ.get("FLEXSPEC_SIMULATOR_RUNS", "60"))
 
 
 @pytest.mark.timeout(60 + RUNS)

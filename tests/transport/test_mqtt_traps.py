@@ -33,8 +33,6 @@ from lab.testbed.deployment import free_port
 from tests.transport.proxy import Proxy, proxy_to
 from tests.transport.reading import PATIENCE, Reader, connection_of, linked
 
-pytestmark = pytest.mark.alone
-
 
 def settings_for(port: int, client: str, topic: str = "", **more: Any) -> LinkSettings:
     subscriptions = (Subscription(topic, 2),) if topic else ()
@@ -50,6 +48,7 @@ async def until_failed_attempts(link: Link, count: int) -> None:
             await asyncio.sleep(0.005)
 
 
+@pytest.mark.alone
 async def test_nagle_is_off_on_our_socket_and_at_the_broker(mosquitto: PrivateBroker) -> None:
     """With Nagle on at either side, a round costs delayed acknowledgements of 40 ms after a quick start."""
     async with (

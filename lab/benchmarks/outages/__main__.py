@@ -136,12 +136,11 @@ async def come_back(devices: int, lengths: Sequence[float]) -> dict[str, Return]
             say(f"{devices} devices connect")
             crowd = Crowd(here, names, awaited=awaited)
             await crowd.start()
-            await asyncio.sleep(waiting.STEADY)
             for length in lengths:
+                await asyncio.sleep(waiting.STEADY)
                 name = f"{'waited for' if awaited else 'idle'}, {length:g} s"
                 found[name] = each = await crowd.come_back(length)
                 say(f"{name}: {_span(each.back)}, {each.rate:.0f} a second, {each.failed} attempts failed")
-                await asyncio.sleep(waiting.STEADY)
     return found
 
 

@@ -25,7 +25,7 @@ from tests.edge_node.families import STABLE, Family, publisher, version
 
 HOLDS = 5.0
 """Seconds for which a document holds when a test begins."""
-LONG = 800
+LONG = 500
 
 
 def slow() -> FakeEngine:

@@ -21,8 +21,6 @@ from lab.testbed.link import namespaces
 from lab.testbed.link.netns import NetnsLink, netns_link
 from tests.lab.link.plans import figures, needs_namespaces, plan, state
 
-pytestmark = pytest.mark.alone
-
 PATIENCE = 30.0
 ROOT = Path(__file__).parents[3]
 HEADERS = 28
@@ -50,7 +48,7 @@ s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**23)
 s.setsockopt(socket.SOL_SOCKET, 35, 1)  # SO_TIMESTAMPNS: the kernel's times, so that waking up is in none of them
 s.bind((sys.argv[1], 5001))
 print("ready", flush=True)
-s.settimeout(4.0)
+s.settimeout(2.0)
 came = []
 try:
     while len(came) < int(sys.argv[2]):
@@ -107,13 +105,13 @@ def test_a_burst_leaves_at_the_rate_and_the_queue_drops_the_rest() -> None:
     assert up.overflowed > 0
     assert len(came) == up.packets_out == 500 - up.overflowed
     assert came == sorted(came)
-    # 1.5 ms each, of more than 200 packets; the first one may have been late by up to 50 ms on a busy machine.
-    assert came[-1][2] - came[0][2] >= (len(came) - 1) * 0.0015 - 0.05
+    # 1.5 ms each, from when the first one was sent.
+    assert came[-1][2] - (came[0][2] - came[0][1] / 1e3) >= len(came) * 0.0015
 
 
 @needs_namespaces
 def test_a_link_is_set_to_a_moment_as_often_as_one_likes() -> None:
-    states = state(figures(delay=1), "good"), state(figures(delay=400), "slow")
+    states = state(figures(delay=1), "good"), state(figures(delay=1500), "slow")
     channel = plan(None, *states, lasts_s=(5000.0, 5000.0))  # each lasts longer than any test
     delays = []
     with netns_link(channel) as link:
@@ -124,9 +122,9 @@ def test_a_link_is_set_to_a_moment_as_often_as_one_likes() -> None:
             delays.append(delay)
         with pytest.raises(ValueError, match="from 0 on"):
             link.seek(-1.0)
-    assert delays[0] >= 400
-    assert delays[2] >= 400
-    assert delays[1] < 300, "unless this machine was busy for so long"
+    assert delays[0] >= 1500
+    assert delays[2] >= 1500
+    assert delays[1] < 1200, "unless this machine was busy for so long"
 
 
 @needs_namespaces
@@ -187,6 +185,7 @@ def test_an_owner_that_is_killed_leaves_nothing(number: signal.Signals) -> None:
 
 
 @needs_namespaces
+@pytest.mark.alone  # other links sweep too
 def test_what_a_dead_owner_and_a_dead_keeper_left_is_swept_and_nothing_else() -> None:
     process, names, child, keeper = owner()
     os.kill(keeper, signal.SIGSTOP)  # it must not see its owner's end

@@ -16,8 +16,6 @@ from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.link.proxy import proxy_link
 from tests.lab.link.plans import figures, plan
 
-pytestmark = pytest.mark.alone
-
 PATIENCE = 30.0
 
 

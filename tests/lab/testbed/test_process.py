@@ -14,8 +14,6 @@ import pytest
 from flexspec_mq.errors import FlexSpecError
 from lab.testbed.process import Processes, running
 
-pytestmark = pytest.mark.alone
-
 ECHO = """
 import json, sys
 print(json.dumps({"pid": __import__("os").getpid()}), flush=True)
