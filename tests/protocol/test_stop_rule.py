@@ -81,7 +81,7 @@ def test_who_drafted_what_is_told_with_the_commit() -> None:
     effects = machine.receive(verdict((7,), (1, 2, 9)), 0.3)
     (commit,) = (effect for effect in effects if isinstance(effect, Commit))
     assert commit.origins == ("lookup", "model", None)
-    assert commit.writers == ("device", "device", "target")
+    assert commit.writers == ("lookup", "device", "target")
     counters = machine.counters
     assert (counters.judged, counters.accepted) == (3, 2)
     assert (counters.looked_up, counters.looked_up_accepted) == (2, 1)
