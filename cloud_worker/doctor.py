@@ -161,7 +161,7 @@ def _serves_figures(host: str, port: int) -> bool:
     connection = http.client.HTTPConnection(host, port, timeout=waiting.ASK_API)
     try:
         connection.request("GET", "/metrics")
-        return b"flexspec_worker_" in connection.getresponse().read(65_536)
+        return b"flexspec_worker:" in connection.getresponse().read(65_536)
     except (OSError, http.client.HTTPException):
         return False
     finally:

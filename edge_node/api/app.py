@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -31,6 +30,7 @@ from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
+from flexspec_mq.daemon.instruments import CONTENT_TYPE
 from schemas.openai import Health, ModelList
 from schemas.openapi import document
 from schemas.plan import PlanList
@@ -105,7 +105,7 @@ async def _ready(api: Api, _request: Request, _send: Send) -> Response:
 
 
 async def _metrics(api: Api, _request: Request, _send: Send) -> Response:
-    return Response(api.metrics.page(), headers={"content-type": CONTENT_TYPE_LATEST})
+    return Response(api.metrics.page(), headers={"content-type": CONTENT_TYPE})
 
 
 def _refuse(request: Request, error: Exception) -> Response:

@@ -3,40 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from collections import Counter
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    generate_latest,
-)
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.catalogue.refusals import Reason
+from flexspec_mq.daemon import instruments
+from flexspec_mq.daemon.instruments import MODEL, Instruments
+from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.keys.refusals import KeyReason as NotBelieved
+from flexspec_mq.protocol.edge.types import EdgeState
+from schemas.catalogue import MAX_VERSIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator
 
-    from prometheus_client import Metric
+    from prometheus_client import Histogram, Metric
 
+    from edge_node.completion.completion import Completion
+    from edge_node.completion.generator import Writing
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
+    from flexspec_mq.protocol.edge.types import EdgeCounters
     from schemas.node import TextFigures
-    from schemas.status import VersionFigures
 
-M = TypeVar("M", Counter, Gauge)
-
-_FIRST = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 51.2)
-_TOKEN = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12)
+_REASONS = {"failed": "error", "cancelled": "abort", "stopped": "abort"}
+"""Reasons of texts that did not end by themselves, in vLLM's words; a deadline is one of ours."""
 
 
-class Metrics:
+@dataclass(slots=True)
+class _Sums:
+    """Sums over texts of one version.
+
+    Attributes:
+        drafts: drafts that the target judged.
+        origins: tokens by who drafted them.
+        rounds: verdicts that committed.
+    """
+
+    drafts: DraftTally = field(default_factory=DraftTally)
+    origins: Counter[str] = field(default_factory=Counter)
+    rounds: int = 0
+
+    def add(self, counters: EdgeCounters) -> None:
+        """Count what a session has shown."""
+        self.drafts.add(counters.drafts)
+        device = counters.accepted - counters.looked_up_accepted
+        others = counters.accepted + counters.worker_accepted + counters.forced
+        self.origins.update(
+            device=device,
+            lookup=counters.looked_up_accepted,
+            worker=counters.worker_accepted,
+            grammar=counters.forced,
+            target=counters.committed - others,
+        )
+        self.rounds += counters.rounds
+
+
+class Metrics(Collector):
     """All figures of one app, which is told what happens to its texts.
 
     Args:
@@ -55,55 +83,69 @@ class Metrics:
     newest: TextFigures | None = None
 
     def __init__(self, node: EdgeNode) -> None:
-        self._registry = registry = CollectorRegistry()
-        counter, gauge = partial(_made, Counter, registry), partial(_made, Gauge, registry)
-        self.requests = counter("requests", "HTTP requests", "endpoint", "status")
+        self._node = node
+        self._texts: dict[Completion, Writing | None] = {}  # None: without a session yet
+        self._sums: dict[str, _Sums] = {}
+        self._page = page = Instruments("flexspec_edge:")
+        counter = page.counter
+        self.requests = counter("http_requests", "HTTP requests", "endpoint", "status")
         self.refused = counter("refused", "Clients kept out or cut short", "reason")
-        self._texts = counter("texts", "Texts that ended", "outcome")
-        # The prompt's of texts that began, and those of a completion as they are committed.
-        self._tokens = counter("tokens", "Tokens", "kind")
-        self._first_token = Histogram(
-            "flexspec_edge_first_token_seconds", "Request to first token", buckets=_FIRST, registry=registry
+        self._success = counter("request_success", "Texts that ended", MODEL, "finished_reason")
+        self._prompt = counter("prompt_tokens", "Tokens of prompts of texts that have begun", MODEL)
+        self._generation = counter("generation_tokens", "Tokens committed", MODEL)
+
+        def by_model(name: str, about: str, bounds: tuple[float, ...]) -> Histogram:
+            return page.histogram(name, about, bounds, MODEL)
+
+        seconds = instruments.LATENCY
+        self._first = by_model(
+            "time_to_first_token_seconds", "Request to first token", instruments.FIRST_TOKEN
         )
-        self._per_token = Histogram(
-            "flexspec_edge_token_seconds", "Per token after the first", buckets=_TOKEN, registry=registry
+        between = instruments.BETWEEN_TOKENS
+        self._between = by_model("inter_token_latency_seconds", "Between two commits of a text", between)
+        self._each = by_model(
+            "request_time_per_output_token_seconds", "Mean of a text after its first commit", between
         )
-        self._taken = {
-            "drafted": counter("drafted_tokens", "Draft tokens judged"),
-            "accepted": counter("accepted_tokens", "Of these, right"),
-            "worker_accepted": counter(
-                "worker_accepted_tokens", "Right ones that a worker had drafted itself"
-            ),
-            "forced": counter("forced_tokens", "Without a choice, by a grammar"),
-            "looked_up": counter("looked_up_tokens", "Of the right ones, drafted by lookup"),
-            "rounds": counter("rounds", "Verdicts that committed"),
-        }
+        self._whole = by_model(
+            "e2e_request_latency_seconds", "Request to the end of a complete text", seconds
+        )
+        self._decode = by_model("request_decode_time_seconds", "First commit to the end of it", seconds)
+        tokens = instruments.TOKENS
+        self._prompts = by_model("request_prompt_tokens", "Tokens of its prompt", tokens)
+        self._answers = by_model("request_generation_tokens", "Tokens of it", tokens)
+        self._limits_asked = by_model("request_params_max_tokens", "Limit that a request names", tokens)
         self._bytes = counter("bytes", "MQTT payload of sessions", "way")
         self._energy = counter("energy_joules", "Taken by texts, each as if alone", "source")
         self._limits = counter("limits", "Texts that ended, by how a limit stood", "limit", "state")
-        gauge("sessions", "Texts being written").set_function(lambda: node.sessions)
-        gauge("tasks", "Tasks of the event loop").set_function(lambda: len(asyncio.all_tasks()))
-        gauge("link_up", "1 while connected to the broker").set_function(lambda: node.link.is_up)
-        ProcessCollector(registry=registry)
-        registry.register(_Node(node))
+        page.gauge("tasks", "Tasks of the event loop").set_function(lambda: len(asyncio.all_tasks()))
+        page.gauge("link_up", "1 while connected to the broker").set_function(lambda: node.link.is_up)
+        page.register(self)
 
-    def began(self, prompt_tokens: int) -> None:
-        """A session was opened."""
-        self._tokens.labels("prompt").inc(prompt_tokens)
+    def started(self, text: Completion) -> None:
+        """A text is asked for."""
+        self._texts[text] = None
 
-    def committed(self, tokens: int, seconds: float, *, first: bool) -> None:
+    def began(self, text: Completion, writing: Writing) -> None:
+        """It has a session."""
+        self._texts[text] = writing
+
+    def committed(self, writing: Writing, tokens: int, seconds: float, *, first: bool) -> None:
         """Tokens came, so many seconds after the ones before, or after the request."""
+        version = writing.version
         if first:
-            self._first_token.observe(seconds)
+            self._known(version)
+            self._first.labels(version).observe(seconds)
+            self._prompt.labels(version).inc(len(writing.generation.request.prompt))
         else:
-            self._per_token.observe(seconds / tokens)
-        self._tokens.labels("completion").inc(tokens)
+            self._between.labels(version).observe(seconds)
+        self._generation.labels(version).inc(tokens)
 
-    def took(self, figures: TextFigures) -> None:
-        """A session is over."""
+    def took(self, text: Completion, figures: TextFigures) -> None:
+        """Its session is over."""
         self.tokens, self.newest = self.tokens + figures.tokens, figures
-        for name, counter in self._taken.items():
-            counter.inc(getattr(figures, name))
+        text.version = figures.version
+        if (writing := self._texts.pop(text, None)) is not None and writing.tokens:
+            self._known(writing.version).add(writing.generation.machine.counters)
         self._bytes.labels("up").inc(figures.bytes_up)
         self._bytes.labels("down").inc(figures.bytes_down)
         if figures.energy_j is not None:
@@ -112,78 +154,97 @@ class Metrics:
         for limit in figures.limits:
             self._limits.labels(limit.name, limit.state).inc()
 
-    def ended(self, outcome: str) -> None:
+    def ended(self, text: Completion, outcome: str) -> None:
         """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""
-        self._texts.labels(outcome).inc()
+        self._texts.pop(text, None)
+        model = self._model(text.version)
+        self._success.labels(model, _REASONS.get(outcome, outcome)).inc()
+        if text.end is None or (figures := text.end.figures) is None or figures.first_token is None:
+            return
+        decode = figures.seconds - figures.first_token
+        self._whole.labels(model).observe(figures.seconds)
+        self._decode.labels(model).observe(decode)
+        if figures.tokens > 1:
+            self._each.labels(model).observe(decode / (figures.tokens - 1))
+        self._prompts.labels(model).observe(figures.prompt_tokens)
+        self._answers.labels(model).observe(figures.tokens)
+        if text.options.limit not in (None, WHOLE_CONTEXT):
+            self._limits_asked.labels(model).observe(text.options.limit)
 
     def page(self) -> bytes:
         """The page that Prometheus reads; made on the event loop."""
-        return generate_latest(self._registry)
+        return self._page.page()
 
+    def _known(self, version: str) -> _Sums:
+        """Sums of a version that has written; there is room for so many as a catalogue can have."""
+        sums = self._sums.pop(version) if version in self._sums else _Sums()
+        self._sums[version] = sums
+        while len(self._sums) > MAX_VERSIONS:
+            gone = next(iter(self._sums))
+            del self._sums[gone]
+            self._page.forget(gone)
+        return sums
 
-def _made(kind: type[M], registry: CollectorRegistry, name: str, about: str, *labels: str) -> M:
-    return kind(f"flexspec_edge_{name}", about, labels, registry=registry)
-
-
-class _Node(Collector):
-    """Counts of the node itself, read whenever the page is made."""
-
-    def __init__(self, node: EdgeNode) -> None:
-        self._node = node
+    def _model(self, version: str) -> str:
+        """Label of a version: itself if it has written or is served, else the default's, as names are the client's."""
+        known = version in self._sums or version in self._node.directory.versions()
+        return version if known else self._node.models.default
 
     def collect(self) -> Iterator[Metric]:
-        what = "Events that the protocol's table has no row for"
-        yield CounterMetricFamily("flexspec_edge_surprises", what, value=self._node.surprises)
-        what = "Messages that no worker's keys vouch for"
-        refused = self._node.refused
-        yield _labelled("unbelieved", what, {reason: refused.get(reason, 0) for reason in NotBelieved})
-        for statement in self._node.dated:
-            what = "When the deployment's statement expires"
-            yield GaugeMetricFamily("flexspec_edge_statement_expires_seconds", what, value=statement.expires)
-        if (family := self._node.models.followed) is not None:
-            yield from _family(family)
-            yield from _versions(self._node.status.tally.figures())
+        """Make metrics of what is counted anyway."""
+        node, total, now = self._node, self._page.total, self._page.now
+        yield from self._requests()
+        surprises = "Events that the protocol's table has no row for"
+        yield total("surprises", surprises, node.surprises)
+        unbelieved = {reason.value: node.refused.get(reason, 0) for reason in NotBelieved}
+        yield total("unbelieved", "Messages that no worker's keys vouch for", unbelieved, "reason")
+        for statement in node.dated:
+            expires = "When the deployment's statement expires"
+            yield now("statement_expires_seconds", expires, statement.expires)
+        if (family := node.models.followed) is not None:
+            yield from self._family(family)
 
+    def _requests(self) -> Iterator[Metric]:
+        """Texts by version, those that are being written among them."""
+        node, total, now = self._node, self._page.total, self._page.now
+        sums = deepcopy(self._sums)
+        models = {node.models.default, *sums}
+        running, waiting = Counter(dict.fromkeys(models, 0)), Counter(dict.fromkeys(models, 0))
+        for text, writing in self._texts.items():
+            model = self._model(text.version if writing is None else writing.version)
+            active = writing is not None and writing.generation.machine.state is EdgeState.ACTIVE
+            place = running if active and node.link.is_up else waiting
+            place[model] += 1
+            if writing is not None and writing.tokens:
+                sums[model].add(writing.generation.machine.counters)
+        yield now("num_requests_running", "Texts that a worker writes with the node", running)
+        yield now(
+            "num_requests_waiting", "Texts that wait for the link, a worker or its first answer", waiting
+        )
+        yield from self._page.drafts({model: its.drafts for model, its in sums.items()})
+        rounds = {model: its.rounds for model, its in sums.items()}
+        yield total("rounds", "Verdicts that committed", rounds)
+        yield self._page.table(
+            "generation_tokens_by_origin",
+            "Tokens committed, by who had drafted them; the target's own were drafted by nobody",
+            (MODEL, "origin"),
+            {(model, name): count for model, its in sums.items() for name, count in its.origins.items()},
+        )
+        if node.models.followed is not None:
+            failures = Counter[str]()
+            for version in node.status.tally.figures():
+                failures[version.name] += version.errors
+            yield total("version_failures", "Texts that workers of a version failed", failures)
 
-def _labelled(name: str, about: str, by_reason: Mapping[str, int]) -> Metric:
-    metric = CounterMetricFamily(f"flexspec_edge_{name}", about, labels=["reason"])
-    for reason, value in by_reason.items():
-        metric.add_metric([reason], value)
-    return metric
-
-
-def _family(family: FamilyCatalogue) -> Iterator[Metric]:
-    status = family.status()
-    for name, about, value in (
-        ("epoch_seconds", "When it was issued; 0 without any", status.epoch),
-        ("expires_seconds", "When it expires; 0 without any", status.expires),
-        ("keys_expires_seconds", "When its key set expires; 0 without any", family.keys_expire),
-        ("expired", "1 past its expiry", status.state == "expired"),
-        ("alarm", "1 once two signed messages had one number", bool(status.alarm)),
-    ):
-        yield GaugeMetricFamily(f"flexspec_edge_catalogue_{name}", about, value=value)
-    refused = {reason.value: family.refused[reason] for reason in Reason}
-    yield _labelled("catalogue_refused", "Messages on its topics refused", refused)
-
-
-def _versions(figures: Sequence[VersionFigures]) -> Iterator[Metric]:
-    labels = ("version", "digest")
-    texts = CounterMetricFamily(
-        "flexspec_edge_version_texts", "Texts that ended", labels=(*labels, "outcome")
-    )
-    for version in figures:
-        texts.add_metric((version.name, version.digest, "complete"), version.answers)
-        texts.add_metric((version.name, version.digest, "failed"), version.errors)
-    yield texts
-    for kind, name, field, about in (
-        (CounterMetricFamily, "drafted", "drafted", "Draft tokens judged"),
-        (CounterMetricFamily, "accepted", "accepted", "Of these, right"),
-        (CounterMetricFamily, "tokens", "tokens", "Tokens after the first commit of a text"),
-        (CounterMetricFamily, "seconds", "seconds", "That these took"),
-        (GaugeMetricFamily, "acceptance_low", "low", "Lower end of the acceptance's interval, 95 %"),
-        (GaugeMetricFamily, "acceptance_high", "high", "Upper end of the acceptance's interval, 95 %"),
-    ):
-        metric = kind(f"flexspec_edge_version_{name}", about, labels=labels)
-        for version in figures:
-            metric.add_metric((version.name, version.digest), getattr(version, field))
-        yield metric
+    def _family(self, family: FamilyCatalogue) -> Iterator[Metric]:
+        status = family.status()
+        for name, about, value in (
+            ("epoch_seconds", "When it was issued; 0 without any", status.epoch),
+            ("expires_seconds", "When it expires; 0 without any", status.expires),
+            ("keys_expires_seconds", "When its key set expires; 0 without any", family.keys_expire),
+            ("expired", "1 past its expiry", status.state == "expired"),
+            ("alarm", "1 once two signed messages had one number", bool(status.alarm)),
+        ):
+            yield self._page.now(f"catalogue_{name}", about, value)
+        refused = {reason.value: family.refused[reason] for reason in Reason}
+        yield self._page.total("catalogue_refused", "Messages on its topics refused", refused, "reason")

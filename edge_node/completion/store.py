@@ -192,6 +192,7 @@ class CompletionStore:
         if options.seed is None:
             options = replace(options, seed=secrets.randbits(SEED_BITS) if key is None else key.seed)
         text = Completion(prompt, options, key)
+        self._metrics.started(text)
         task = self._active[text] = asyncio.create_task(self._outcome(text), name=f"text {text.id}")
         task.add_done_callback(partial(self._ended, text))
         if key is not None:
@@ -223,24 +224,24 @@ class CompletionStore:
         async with self._generator.writing(text.prompt, text.options, text.wait) as writing:
             _log.info("text %s is session %d", text.id, writing.generation.session)
             text.figures = writing.figures
-            self._metrics.began(writing.figures().prompt_tokens)
+            self._metrics.began(text, writing)
             try:
                 async for pieces in writing.pieces():
                     now, seen = time.monotonic(), writing.tokens
                     if seen > tokens:
-                        self._metrics.committed(seen - tokens, now - last, first=not tokens)
+                        self._metrics.committed(writing, seen - tokens, now - last, first=not tokens)
                         last, tokens = now, seen
                     text.version, text.form = writing.version, writing.form
                     text.add(pieces)
             finally:
                 figures = writing.figures()
                 text.figures = lambda: figures
-                self._took(figures)
+                self._took(text, figures)
             return End(_REASONS[writing.finish.reason], figures)
 
-    def _took(self, figures: TextFigures) -> None:
+    def _took(self, text: Completion, figures: TextFigures) -> None:
         """Count a session that is over, and log each limit that stands otherwise than it was last said to."""
-        self._metrics.took(figures)
+        self._metrics.took(text, figures)
         for limit in figures.limits:
             if limit.state not in ("unknown", self._stood.get(limit.name, "kept")):
                 self._stood[limit.name] = limit.state
@@ -254,7 +255,7 @@ class CompletionStore:
             end, outcome = task.result()
         text.finish(end)
         self._over.append(text.view())
-        self._metrics.ended(outcome)
+        self._metrics.ended(text, outcome)
         now = time.monotonic()
         self._pace += (now - text.began - self._pace) / 8
         key = self._freed_key(text)  # asking again may succeed, unless it is complete

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.netns import NetnsLink
-from lab.testbed.metrics import since
+from lab.testbed.metrics import live_sessions, since
 from lab.testbed.process import Process
 
-_LIVE = "flexspec_worker_live_sessions"
-_FORWARDS = "flexspec_worker_compute_seconds_count"
+_FORWARDS = "flexspec_worker:compute_seconds_count"
 _CPU = "process_cpu_seconds_total"
 _SETTLED_WITHIN = 2.0
 """Seconds after an answer for its session to end at the worker, so that all of it is counted."""
@@ -93,7 +92,7 @@ class Meter:
         """The answer is there: what has it cost?"""
         ends = time.monotonic() + _SETTLED_WITHIN
         figures = await self._read()
-        while figures[_LIVE] > self._figures[_LIVE] and time.monotonic() < ends:
+        while live_sessions(figures) > live_sessions(self._figures) and time.monotonic() < ends:
             await asyncio.sleep(_LOOK)
             figures = await self._read()
         rose = since(self._figures, figures)

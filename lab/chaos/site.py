@@ -32,7 +32,7 @@ from lab.chaos.schedule import EXTRA, WORKERS, Fault, Sizes
 from lab.testbed.deployment import free_port
 from lab.testbed.link.profiles import LinkPlan, built_in
 from lab.testbed.link.proxy import ProxyLink, proxy_link
-from lab.testbed.metrics import figures
+from lab.testbed.metrics import figures, live_sessions
 from lab.testbed.process import Process, output
 from lab.testbed.secured import VERSION, operator
 
@@ -285,18 +285,18 @@ class Site:
             except (OSError, TimeoutError) as error:
                 left.append(Left(now, daemon.name, f"does not answer, {error!r}", 1.0, 0.0))
                 continue
-            for name, most in self._bounds(daemon).items():
+            kind = "edge" if daemon.name.startswith("e") else "worker"
+            found["texts"] = live_sessions(found, kind)
+            for name, most in self._bounds(kind, daemon).items():
                 if (value := found.get(name, 0.0)) > most:
                     left.append(Left(now, daemon.name, name, value, most))
         return left
 
-    def _bounds(self, daemon: Daemon) -> dict[str, float]:
-        kind = "edge" if daemon.name.startswith("e") else "worker"
-        places = "flexspec_edge_sessions" if kind == "edge" else "flexspec_worker_live_sessions"
+    def _bounds(self, kind: str, daemon: Daemon) -> dict[str, float]:
         return {
-            places: 0.0,
-            f"flexspec_{kind}_surprises_total": 0.0,
-            f"flexspec_{kind}_tasks": daemon.idle.get(f"flexspec_{kind}_tasks", 0.0) + 3,
+            "texts": 0.0,
+            f"flexspec_{kind}:surprises_total": 0.0,
+            f"flexspec_{kind}:tasks": daemon.idle.get(f"flexspec_{kind}:tasks", 0.0) + 3,
             "process_open_fds": daemon.idle.get("process_open_fds", 0.0) + 12,
             _RSS: daemon.idle.get(_RSS, 0.0) + _MEMORY,
         }  # fmt: skip

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 _ANSWER_WITHIN = 10.0
-_SAMPLE = re.compile(r"^(\w+(?:\{[^}]*\})?) ([-+.\w]+)$", re.MULTILINE)
+_SAMPLE = re.compile(r"^([\w:]+(?:\{[^}]*\})?) ([-+.\w]+)$", re.MULTILINE)
 
 
 async def get(port: int, path: str) -> tuple[int, str]:
@@ -38,6 +38,12 @@ async def figures(port: int) -> dict[str, float]:
 def parse_figures(page: str) -> dict[str, float]:
     """The samples of a page in Prometheus' text format, by name with labels."""
     return {name: float(value) for name, value in _SAMPLE.findall(page)}
+
+
+def live_sessions(figures: Mapping[str, float], kind: str = "worker") -> float:
+    """Sessions that go on at a worker, or texts that are being written at an edge, of all versions."""
+    names = f"flexspec_{kind}:num_requests_running", f"flexspec_{kind}:num_requests_waiting"
+    return sum(value for name, value in figures.items() if name.startswith(names))
 
 
 def since(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

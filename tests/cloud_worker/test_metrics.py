@@ -45,7 +45,8 @@ async def figures(port: int) -> dict[str, float]:
     status, page = await get(port, "/metrics")
     assert status == 200
     return {
-        sample.name + "".join(f"/{value}" for value in sample.labels.values()): sample.value
+        sample.name.removeprefix("flexspec_worker:")
+        + "".join(f"/{value}" for value in sample.labels.values()): sample.value
         for family in text_string_to_metric_families(page)
         for sample in family.samples
     }
@@ -62,31 +63,39 @@ async def test_the_figures_are_those_of_what_happened(mosquitto: PrivateBroker) 
         edge(mosquitto, "oa0") as node,
     ):
         nothing = await figures(port)
-        assert nothing["flexspec_worker_tokens_total"] == 0
-        assert nothing["flexspec_worker_kv_bytes"] == 0
+        assert nothing["generation_tokens_total/oa0"] == 0
+        assert nothing["kv_bytes"] == 0
         first = await turn(node, START, 1)
         await turn(node, (*START, *first.machine.committed, 1), 2)
         await until(lambda: daemon.machine.counters.closed == 2)
         seen = await figures(port)
         counters = daemon.machine.counters
-    assert seen["flexspec_worker_tokens_total"] == 24
-    assert seen["flexspec_worker_rounds_total"] == counters.items == 24
-    assert seen["flexspec_worker_drafted_tokens_total"] == counters.drafted == 0
-    assert seen["flexspec_worker_sessions_total/opened"] == 2
-    assert seen["flexspec_worker_sessions_total/closed"] == 2
-    assert seen["flexspec_worker_prefix_hits_total"] == 1
-    assert seen["flexspec_worker_refusals_total/busy"] == 0
-    assert seen["flexspec_worker_live_sessions"] == 0
-    assert seen["flexspec_worker_kept_texts"] == 1  # the first text went on in the second
-    assert 0 < seen["flexspec_worker_kv_bytes"] <= seen["flexspec_worker_kv_limit_bytes"] == 2**30
-    assert seen["flexspec_worker_evictions_total/live"] == 0
-    assert seen["flexspec_worker_queue_seconds_count"] == 24
+    prompts = len(START) + len(START) + 12 + 1
+    assert seen["generation_tokens_total/oa0"] == 24
+    assert seen["prompt_tokens_total/oa0"] == seen["prefix_cache_queries_total/oa0"] == prompts
+    assert seen["prefix_cache_hits_total/oa0"] == len(START) + 12
+    assert seen["rounds_total"] == counters.items == 24
+    assert (
+        seen["edge_draft_tokens_total"] == seen["spec_decode_num_drafts_total/oa0"] == counters.drafted == 0
+    )
+    assert seen["sessions_total/opened"] == 2
+    assert seen["sessions_total/closed"] == 2
+    assert seen["sessions_total/inherited"] == 1
+    assert seen["refusals_total/busy"] == 0
+    assert seen["num_requests_running/oa0"] == seen["num_requests_waiting/oa0"] == 0
+    assert seen["kept_texts"] == 1  # the first text went on in the second
+    assert 0 < seen["kv_bytes"] <= seen["kv_limit_bytes"] == 2**30
+    assert seen["kv_cache_usage_perc/oa0"] == seen["kv_bytes"] / 2**30
+    assert seen["num_preemptions_total/oa0"] == 0
+    assert seen["round_queue_seconds_count"] == 24
+    assert seen["request_queue_time_seconds_count/oa0"] == 2
     # Each item is decided in one forward; the first prompt may be read in more than one.
-    assert seen["flexspec_worker_compute_seconds_count"] >= 24
-    assert seen["flexspec_worker_batch_sessions_sum"] == seen["flexspec_worker_compute_seconds_count"]
-    assert seen["flexspec_worker_forward_tokens_sum"] == len(START) + 11 + 2 + 11
-    assert seen["flexspec_worker_ready"] == 1
-    assert nothing["flexspec_worker_surprises_total"] == 0
+    assert seen["compute_seconds_count"] >= 24
+    assert seen["batch_sessions_sum"] == seen["compute_seconds_count"]
+    assert seen["iteration_tokens_total_sum/oa0"] == len(START) + 11 + 2 + 11
+    assert seen["oldest_wait_seconds"] == 0
+    assert seen["ready"] == 1
+    assert nothing["surprises_total"] == 0
 
 
 async def test_busy_answers_and_shared_forwards_are_counted() -> None:
@@ -98,10 +107,10 @@ async def test_busy_answers_and_shared_forwards_are_counted() -> None:
         async with edge_at(broker.link) as node:
             await check(node, [wanting(number, limit=10) for number in range(3)])
         seen = await figures(port)
-        assert seen["flexspec_worker_tasks"] > 4  # four loops, and this test
+        assert seen["tasks"] > 4  # four loops, and this test
         assert seen["process_open_fds"] > 0
-        assert seen["flexspec_worker_refusals_total/busy"] == daemon.machine.counters.busy > 0
-        assert "flexspec_worker_kv_bytes" not in seen  # this engine does not tell
+        assert seen["refusals_total/busy"] == daemon.machine.counters.busy > 0
+        assert "kv_bytes" not in seen  # this engine does not tell
         daemon.stop()
         await asyncio.wait_for(run, PATIENCE)
 

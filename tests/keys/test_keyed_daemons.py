@@ -302,10 +302,10 @@ async def test_what_is_not_believed_is_counted_by_reason(
         for node in (bare, strange):
             _, finish = await read(node.generate(wanting(2)))
             assert finish.error is not None
-        at_worker = figures(WorkerMetrics(daemon.worker).page(), "flexspec_worker_unbelieved")
+        at_worker = figures(WorkerMetrics(daemon.worker).page(), "flexspec_worker:unbelieved")
         assert at_worker["unkeyed"] == 1
         assert at_worker["credential"] >= 1
         assert at_worker["forged"] == at_worker["revoked"] == 0
-        at_edge = figures(EdgeMetrics(keyed).page(), "flexspec_edge_unbelieved")
+        at_edge = figures(EdgeMetrics(keyed).page(), "flexspec_edge:unbelieved")
         assert set(at_edge) == set(at_worker)
         assert not any(at_edge.values())

@@ -392,3 +392,14 @@ def test_what_a_worker_drafted_is_judged_by_what_came_of_it() -> None:
     assert isinstance(again, Commit)
     assert again.writers == ("cloud",) * 3, "of several forwards nobody can tell"
     assert (counters.judged, counters.accepted) == (2, 2)
+    drafts = counters.drafts
+    assert (drafts.drafts, drafts.drafted, drafts.accepted) == (2, 6, 5), "two of three, then all of three"
+    assert drafts.by_position[:4] == [2, 2, 1, 0]
+
+
+def test_drafted_tokens_behind_a_wrong_one_count_as_drafted() -> None:
+    machine = started(Plan(4, 1))
+    give(machine, 5, 6, 7, 8)
+    machine.receive(verdict((), (5, 1)), 0.2)
+    drafts = machine.counters.drafts
+    assert (drafts.drafts, drafts.drafted, drafts.accepted, machine.counters.judged) == (1, 4, 1, 2)

@@ -209,6 +209,8 @@ def test_what_the_worker_drafts_is_decided_behind_the_edges_draft_and_counted_ap
     assert (verdict.start, verdict.tokens) == (0, (7, 1, 2, 3))
     counters = machine.counters
     assert (counters.drafted, counters.accepted, counters.worker_accepted) == (1, 1, 2)
+    drafts = counters.versions["v"].drafts
+    assert (drafts.drafts, drafts.accepted, drafts.by_position[:4]) == (1, 3, [1, 1, 1, 0])
     assert machine.sessions["e", 1].fork == 0, "nothing that the edge drafted was wrong"
 
 

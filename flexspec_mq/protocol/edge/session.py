@@ -510,11 +510,15 @@ class EdgeSession:
             self._stalled(now)
 
     def _progress(self, now: float, added: Committed) -> None:
-        self.counters.rounds += 1
-        self.counters.meets(added.met, wrong=added.rolled_back)
-        self.counters.worker_accepted += added.worker_right
-        self.counters.worker_judged += added.worker_judged
-        self.counters.forced += added.forced
+        counters = self.counters
+        counters.rounds += 1
+        counters.committed += len(added.tokens)
+        judged = counters.judged
+        accepted = counters.meets(added.met, wrong=added.rolled_back) + added.worker_right
+        counters.worker_accepted += added.worker_right
+        counters.worker_judged += added.worker_judged
+        counters.forced += added.forced
+        counters.drafts.met(counters.judged - judged + added.worker_judged + added.in_vain, accepted)
         self._timers.progressed(now)
         self._failures = self._undone = 0
         self._asked = self._stopped = False

@@ -41,6 +41,7 @@ class Committed:
         reason: set when the text ends with the last of them.
         worker_right: tokens that the worker had drafted itself, and that were right.
         worker_judged: tokens of its drafts that were compared.
+        in_vain: drafted tokens of both behind a wrong one, which were not.
         forced: tokens that the grammar left no choice about, beside those that were drafted here.
     """
 
@@ -52,6 +53,7 @@ class Committed:
     worker_right: int = 0
     worker_judged: int = 0
     forced: int = 0
+    in_vain: int = 0
 
     def origins(self, *, told: bool) -> tuple[Origin | Literal["worker", "cloud"] | None, ...]:
         """Per token, who had drafted it; None where the target wrote it.
@@ -202,7 +204,9 @@ class SessionText:
         """Commit the new tokens of a verdict that agrees, up to where the text ends."""
         start = self.have
         tokens = self._add(verdict.tokens[start - verdict.start :])
+        pending = self.pending.tokens
         met, wrong = self.pending.meet(tokens)
+        in_vain = len(pending) - len(met) if wrong else 0
         if self.reason is not None:
             self.pending.clear()
         right = judged = 0
@@ -212,8 +216,9 @@ class SessionText:
             ours = len(met) - wrong
             right = min(verdict.drafted, max(0, len(verdict.tokens) - verdict.forced - 1 - ours))
             judged = min(verdict.drafted, right + (not wrong))
+            in_vain += verdict.drafted - judged
         forced = min(verdict.forced, len(tokens) - (len(met) - wrong))
-        return Committed(start, tokens, met, wrong, self.reason, right, judged, forced)
+        return Committed(start, tokens, met, wrong, self.reason, right, judged, forced, in_vain)
 
     def _add(self, tokens: tuple[int, ...]) -> tuple[int, ...]:
         """Commit tokens in the place of what was drafted, up to where the text ends; return those that count."""

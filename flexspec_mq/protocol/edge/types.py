@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.protocol.effects import Origin
 from schemas.messages import Identity
 
@@ -160,6 +161,8 @@ class EdgeCounters:
         batches: draft messages published, those that came with an open included.
         acks: drafts without tokens that only return run-ahead credit or change it.
         rounds: verdicts that committed something.
+        committed: tokens that these committed.
+        drafts: drafts of device and worker that met the target's decision, those of one verdict as one.
         verdicts: received, of any kind.
         drafted: tokens that the drafter gave and that fitted.
         judged: drafted tokens that met the target's decision.
@@ -186,6 +189,8 @@ class EdgeCounters:
     batches: int = 0
     acks: int = 0
     rounds: int = 0
+    committed: int = 0
+    drafts: DraftTally = field(default_factory=DraftTally)
     verdicts: int = 0
     drafted: int = 0
     judged: int = 0
@@ -211,8 +216,13 @@ class EdgeCounters:
         """Tokens that the device drafted, of use or not."""
         return self.drafted + self.withheld + self.stale
 
-    def meets(self, drafted: Sequence[DraftToken], *, wrong: bool) -> None:
-        """The target has decided where these were drafted; `wrong` says that the last of them was."""
+    def meets(self, drafted: Sequence[DraftToken], *, wrong: bool) -> int:
+        """The target has decided where these were drafted; `wrong` says that the last of them was.
+
+        Returns:
+            Accepted tokens.
+        """
+        accepted = self.accepted
         for place, token in enumerate(drafted, 1):
             right = not (wrong and place == len(drafted))
             if token.origin == "grammar":
@@ -223,6 +233,7 @@ class EdgeCounters:
             if token.origin == "lookup":
                 self.looked_up += 1
                 self.looked_up_accepted += right
+        return self.accepted - accepted
 
 
 class EdgeEvent(StrEnum):

@@ -300,6 +300,7 @@ class WorkerMachine:
 
     def _take_open(self, key: SessionKey, message: Open, version: str | None, now: float) -> None:
         """Take an open with its whole prompt, or ask for it."""
+        named = 0 if message.prefix is None else message.prefix.count
         whole = self._prefixes.whole(key, message, version, self._sessions.values(), now)
         if whole is None:
             self.counters.need_prefix += 1
@@ -317,6 +318,7 @@ class WorkerMachine:
         self._happen(WorkerEvent.OPEN, key, now, message, version)
         if transfer is not None and not known and key in self._sessions:
             self.counters.inherited += 1
+            self.counters.versions[version].known += named
             if transfer.shared is None:
                 self._prefixes.take(transfer.source)
             self._out.append(transfer)
@@ -332,6 +334,7 @@ class WorkerMachine:
         if version in self._retired and not self.sessions_of(version):
             self._retired.discard(version)
             del self._versions[version]
+            self.counters.versions.pop(version, None)
 
     def _create(self, key: SessionKey, now: float, message: Open, version: str) -> None:
         if self.draining:
@@ -352,6 +355,7 @@ class WorkerMachine:
         self._closed_at.pop(key)
         self._prefixes.take(key)
         self.counters.opened += 1
+        self.counters.versions[version].prompt += len(message.prompt)
         recommended = self._versions[version].recommended
         session = WorkerSession(key, message, version, self._config, self.counters, recommended)
         session.opened_at = now

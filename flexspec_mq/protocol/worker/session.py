@@ -295,8 +295,12 @@ class WorkerSession:
         self._counters.forced += rows.forced
         # The target's own next token may be as a token that was put off, and is no row that was accepted.
         verified = drafted if rows.granted is None else rows.granted
-        self._counters.accepted += min(right, verified)
-        self._counters.worker_accepted += max(0, took - rows.forced - 1 - drafted)
+        accepted, own = min(right, verified), max(0, took - rows.forced - 1 - drafted)
+        self._counters.accepted += accepted
+        self._counters.worker_accepted += own
+        version = self._counters.versions[self.version]
+        version.decided += took
+        version.drafts.met(verified + rows.drafted, accepted + own)
         if right < min(took, drafted):
             self.fork = max(self.fork, n + right + 1)
         if self.ended is not Fin.NONE:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from flexspec_mq import waiting
+from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.protocol.effects import SessionKey
 from schemas.messages import Identity, Sampling
 from schemas.status import TokenizerStatus
@@ -145,6 +147,24 @@ ALL_ROWS = DraftRows()
 
 
 @dataclass(slots=True)
+class VersionCounters:
+    """Counts over all sessions of a target version.
+
+    Attributes:
+        prompt: tokens of prompts.
+        known: tokens of these that the worker kept from an earlier text; memory may have been too short for their keys
+            and values, which are then read again.
+        decided: tokens.
+        drafts: drafts of edges with what the engine drafted behind them, as far as they got rows.
+    """
+
+    prompt: int = 0
+    known: int = 0
+    decided: int = 0
+    drafts: DraftTally = field(default_factory=DraftTally)
+
+
+@dataclass(slots=True)
 class WorkerCounters:
     """Counts over all sessions since the machine began.
 
@@ -173,6 +193,7 @@ class WorkerCounters:
         verdicts: sent.
         closed, expired: sessions freed by the edge, by their lease.
         ignored: messages without consequence.
+        versions: counts by target version, of those that are held.
     """
 
     opened: int = 0
@@ -201,3 +222,4 @@ class WorkerCounters:
     closed: int = 0
     expired: int = 0
     ignored: int = 0
+    versions: defaultdict[str, VersionCounters] = field(default_factory=lambda: defaultdict(VersionCounters))

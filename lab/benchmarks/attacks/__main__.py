@@ -31,6 +31,7 @@ from lab.benchmarks._common import say
 from lab.benchmarks.attacks.attacker import AttackOrder, AttackReport
 from lab.benchmarks.attacks.honest import Streams, streams
 from lab.benchmarks.attacks.ways import SAYS, WAYS
+from lab.testbed.metrics import live_sessions
 from lab.testbed.process import Process, pinned
 from lab.testbed.secured import VERSION, WORKER, SecuredDeployment, secured_deployment
 from schemas.messages import MAX_AHEAD
@@ -158,7 +159,7 @@ async def _rest(deployed: SecuredDeployment, patience: float = 90.0) -> None:
     ends = time.monotonic() + patience
     while time.monotonic() < ends:
         try:
-            if not (await deployed.worker.figures())["flexspec_worker_live_sessions"]:
+            if not live_sessions(await deployed.worker.figures()):
                 return
         except (OSError, TimeoutError):
             pass

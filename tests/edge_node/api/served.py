@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 import msgspec
 from openai import AsyncOpenAI
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
@@ -197,13 +198,31 @@ class Served:
 
     async def answers(self, status: int, path: str = "/v1/chat/completions") -> float:
         """Number of answers of a path with a status."""
-        return await self.metric(f'flexspec_edge_requests_total{{endpoint="{path}",status="{status}"}}')
+        return await self.metric(f'flexspec_edge:http_requests_total{{endpoint="{path}",status="{status}"}}')
 
     async def metric(self, line: str) -> float:
         """The value of one line of the metrics' page; 0 if it is not there."""
         page = (await self.get("/metrics", self.key)).text
         values = [one.rpartition(" ")[2] for one in page.splitlines() if one.rpartition(" ")[0] == line]
         return float(values[0]) if values else 0.0
+
+    async def figures(self) -> dict[str, float]:
+        """Figures of the node's own version, by name and the value of a further label; those of buckets aside."""
+        page = (await self.get("/metrics", self.key)).text
+        assert "_created" not in page
+        found = {}
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                labels = dict(sample.labels)
+                if labels.pop("model_name", "") == self.version and "le" not in labels:
+                    name = sample.name.removeprefix("flexspec_edge:")
+                    found["/".join([name, *labels.values()])] = sample.value
+        return found
+
+    async def ended(self, reason: str) -> float:
+        """Texts of the node's own version that ended for a reason."""
+        labels = f'{{finished_reason="{reason}",model_name="{self.version}"}}'
+        return await self.metric(f"flexspec_edge:request_success_total{labels}")
 
     @property
     def key(self) -> dict[str, str]:

@@ -118,10 +118,10 @@ async def test_events_without_a_row_are_counted_while_a_text_is_written_and_afte
         await until(lambda: api.node.sessions == 1)
         (generation,) = api.node._sessions.values()
         generation.machine.surprises[EdgeState.NEW, EdgeEvent.DRAFTED] += 1  # as the table does
-        assert await api.metric("flexspec_edge_surprises_total") == 1
+        assert await api.metric("flexspec_edge:surprises_total") == 1
         engine.gate.set()
         assert (await asking).status_code == 200
-        assert await api.metric("flexspec_edge_surprises_total") == 1
+        assert await api.metric("flexspec_edge:surprises_total") == 1
 
 
 async def test_energy_is_told_and_summed_where_it_is_wanted(mosquitto: PrivateBroker) -> None:
@@ -132,7 +132,7 @@ async def test_energy_is_told_and_summed_where_it_is_wanted(mosquitto: PrivateBr
         assert {one["energy_source"] for one in told} == {source}
         assert all(one["energy_j"] > 0 for one in told)
         assert all(one["energy_j_per_100"] == pytest.approx(5 * one["energy_j"]) for one in told)
-        summed = await api.metric(f'flexspec_edge_energy_joules_total{{source="{source}"}}')
+        summed = await api.metric(f'flexspec_edge:energy_joules_total{{source="{source}"}}')
         assert summed == pytest.approx(sum(one["energy_j"] for one in told))
     async with served(mosquitto) as api:
         told = (await api.chat(seed=1, max_tokens=5)).json()["usage"]["flexspec"]
@@ -151,17 +151,44 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert 0 < ours["rounds"] <= 60
         assert ours["accepted"] + ours["rounds"] >= 60  # each round gives one token of the target's own
         assert min(ours["bytes_up"], ours["bytes_down"]) > 60
-        assert await api.metric("flexspec_edge_rounds_total") == ours["rounds"]
-        assert await api.metric("flexspec_edge_drafted_tokens_total") == ours["drafted"]
-        assert await api.metric("flexspec_edge_accepted_tokens_total") == ours["accepted"]
-        assert await api.metric('flexspec_edge_bytes_total{way="up"}') == ours["bytes_up"]
-        assert await api.metric('flexspec_edge_tokens_total{kind="completion"}') == 60
-        assert await api.metric("flexspec_edge_first_token_seconds_count") == 1
-        assert await api.metric("flexspec_edge_token_seconds_count") == ours["rounds"] - 1
-        assert await api.metric('flexspec_edge_texts_total{outcome="length"}') == 1
-        assert await api.metric("flexspec_edge_link_up") == 1
-        assert await api.metric("flexspec_edge_surprises_total") == 0
+        seen = await api.figures()
+        assert seen["rounds_total"] == ours["rounds"]
+        assert seen["spec_decode_num_draft_tokens_total"] >= ours["drafted"]
+        accepted = seen["spec_decode_num_accepted_tokens_total"]
+        assert accepted == ours["accepted"] + ours["worker_accepted"]
+        by_position = [seen[f"spec_decode_num_accepted_tokens_per_pos_total/{place}"] for place in range(16)]
+        assert sum(by_position) == accepted
+        assert by_position == sorted(by_position, reverse=True)
+        assert by_position[0] <= seen["spec_decode_num_drafts_total"] <= ours["rounds"]
+        origins = ("device", "lookup", "worker", "grammar", "target")
+        wrote = {who: seen[f"generation_tokens_by_origin_total/{who}"] for who in origins}
+        assert sum(wrote.values()) == seen["generation_tokens_total"] == 60
+        assert wrote["device"] + wrote["lookup"] == ours["accepted"]
+        assert seen["prompt_tokens_total"] == answer["usage"]["prompt_tokens"]
+        assert seen["time_to_first_token_seconds_count"] == seen["e2e_request_latency_seconds_count"] == 1
+        assert seen["inter_token_latency_seconds_count"] == ours["rounds"] - 1
+        assert seen["request_params_max_tokens_sum"] == seen["request_generation_tokens_sum"] == 60
+        assert seen["num_requests_running"] == seen["num_requests_waiting"] == 0
+        assert await api.ended("length") == 1
+        assert await api.metric('flexspec_edge:bytes_total{way="up"}') == ours["bytes_up"]
+        assert await api.metric("flexspec_edge:link_up") == 1
+        assert await api.metric("flexspec_edge:surprises_total") == 0
         assert await api.answers(200) == 1
+
+
+async def test_figures_of_a_text_are_there_while_it_is_written(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto) as api:
+        asking = asyncio.create_task(api.chat(max_tokens=200, ignore_eos=True))
+        running, rounds = set(), [0.0]
+        while not asking.done():
+            seen = await api.figures()
+            running.add((seen["num_requests_running"], seen["num_requests_waiting"]))
+            rounds.append(seen.get("rounds_total", 0.0))
+        assert (await asking).status_code == 200
+        assert (1, 0) in running <= {(0, 0), (0, 1), (1, 0)}
+        rounds.append((await api.figures())["rounds_total"])
+        assert rounds == sorted(rounds)  # it never falls, at the end of a text either
+        assert len(set(rounds)) > 3
 
 
 async def test_a_seed_that_was_drawn_gives_the_same_text_again(mosquitto: PrivateBroker) -> None:
@@ -226,5 +253,5 @@ async def test_it_is_served_and_names_the_server_that_it_comes_from(mosquitto: P
         answer = await api.http.get(f"{api.url}/openapi.json")
         assert answer.headers["content-type"] == "application/json"
         assert answer.json() == {**DOCUMENT, "servers": [{"url": "/"}]}
-        path = 'flexspec_edge_requests_total{endpoint="/openapi.json",status="200"}'
+        path = 'flexspec_edge:http_requests_total{endpoint="/openapi.json",status="200"}'
         assert await api.metric(path) == 1

@@ -87,7 +87,7 @@ async def test_a_statement_that_expired_begins_no_text_until_a_newer_one_comes(
                 assert not goes_on.done()
                 assert content(await goes_on) == alone("hello", 1, LONG, ignore_eos=True)
                 (expires,) = (statement.expires for statement in api.node.dated)
-                assert await api.metric("flexspec_edge_statement_expires_seconds") == expires
+                assert await api.metric("flexspec_edge:statement_expires_seconds") == expires
                 shown = [
                     metric for metric in WorkerMetrics(daemon.worker).collect() if "expire" in metric.name
                 ]

@@ -208,9 +208,13 @@ async def test_an_update_while_texts_are_written(mosquitto: PrivateBroker, tmp_p
         assert 0 < one.low < one.accepted / one.drafted < one.high < 1
         assert one.tokens > 0
         assert one.seconds > 0
-        for field in ("drafted", "accepted", "tokens", "seconds"):
-            line = f'flexspec_edge_version_{field}_total{{digest="{one.digest}",version="{before}"}}'
-            assert await api.metric(line) > 0
+        for name in (before, after):
+            lines = "spec_decode_num_draft_tokens_total", "e2e_request_latency_seconds_count"
+            drafted, ended = [
+                await api.metric(f'flexspec_edge:{line}{{model_name="{name}"}}') for line in lines
+            ]
+            assert drafted >= by_name[name].drafted
+            assert ended == by_name[name].answers
 
 
 async def test_what_is_refused_is_told_and_changes_nothing(mosquitto: PrivateBroker, tmp_path: Path) -> None:
@@ -237,8 +241,8 @@ async def test_what_is_refused_is_told_and_changes_nothing(mosquitto: PrivateBro
         status = await catalogue_told(mosquitto, api, "equivocation")
         assert (status.state, status.epoch, status.refused) == ("current", epoch, 3)
         assert "two catalogues" in status.alarm
-        assert await api.metric('flexspec_edge_catalogue_refused_total{reason="signature"}') == 1
-        assert await api.metric("flexspec_edge_catalogue_alarm") == 1
+        assert await api.metric('flexspec_edge:catalogue_refused_total{reason="signature"}') == 1
+        assert await api.metric("flexspec_edge:catalogue_alarm") == 1
         assert await models(api) == listed
         assert (await wrote(api))["model"] == name
 
@@ -278,7 +282,7 @@ async def test_months_later(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     late = now + WEEK + month
     async with served(mosquitto, version=last, family=family.followed(tmp_path, lambda: late)) as api:
         assert (await wrote(api))["model"] == last
-        assert await api.metric("flexspec_edge_catalogue_expired") == 1
+        assert await api.metric("flexspec_edge:catalogue_expired") == 1
         assert (await catalogue_told(mosquitto, api, "expired")).expires < late
         # A device that has never seen it does not begin with it.
     never = tmp_path / "never"

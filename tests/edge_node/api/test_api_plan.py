@@ -189,7 +189,7 @@ async def test_limits_are_told_by_an_answer_the_plan_the_command_the_metrics_and
         assert found["limits"] == [told]
         assert all(one["j_per_token"] > 0 for one in found["alternatives"])
         assert any(one["allowed"] for one in found["alternatives"])
-        line = f'flexspec_edge_limits_total{{limit="energy_budget",state="{state}"}}'
+        line = f'flexspec_edge:limits_total{{limit="energy_budget",state="{state}"}}'
         assert await api.metric(line) == 1
         assert await command(api) == 0
         said = capsys.readouterr().out

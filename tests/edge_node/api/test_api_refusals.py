@@ -25,7 +25,7 @@ ASKS = {
 
 
 async def refused(api: Served, reason: str) -> float:
-    return await api.metric(f'flexspec_edge_refused_total{{reason="{reason}"}}')
+    return await api.metric(f'flexspec_edge:refused_total{{reason="{reason}"}}')
 
 
 def lines(caplog: pytest.LogCaptureFixture, reason: str) -> list[str]:

@@ -223,7 +223,7 @@ async def test_a_user_has_so_many_texts_at_a_time_and_asks_a_minute(mosquitto: P
             await asker.publish(topic, {**ASK, "id": number})
         while (await asker.message())[1].get("error", {}).get("code") != "too_many_asks":
             pass
-        assert await node.served.metric('flexspec_edge_refused_total{reason="too_many_asks"}') >= 3
+        assert await node.served.metric('flexspec_edge:refused_total{reason="too_many_asks"}') >= 3
 
 
 async def test_each_id_gets_its_text_whatever_happens_to_the_link(mosquitto: PrivateBroker) -> None:
