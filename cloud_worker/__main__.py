@@ -24,6 +24,7 @@ from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError, how_to_install
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.share_groups import read_groups
+from flexspec_mq.telemetry import WORKER, exporting
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.diagnosis import preflight
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from cloud_worker.versions.follower import FamilyFollower
     from cloud_worker.worker import CloudWorker
     from flexspec_mq.doctor.command import Examine
+    from flexspec_mq.telemetry import Telemetry
     from flexspec_mq.transport.base import LinkSettings
 
 
@@ -93,7 +95,8 @@ def _main(argv: Sequence[str]) -> int:
     logs.tell(engine.facts.proof)
     if engine.facts.draft:
         logs.tell(f"drafts for sessions that ask for it: {engine.facts.draft}")
-    asyncio.run(_serve(loaded.settings, link, engine, ready_json=args.ready_json))
+    with exporting(loaded.settings.telemetry, WORKER, settings.worker) as telemetry:
+        asyncio.run(_serve(loaded.settings, link, engine, telemetry, ready_json=args.ready_json))
     return 0
 
 
@@ -107,7 +110,14 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.run(args, prepare)
 
 
-async def _serve(config: CloudConfig, base: LinkSettings, engine: Engine, *, ready_json: bool) -> None:
+async def _serve(
+    config: CloudConfig,
+    base: LinkSettings,
+    engine: Engine,
+    telemetry: Telemetry | None,
+    *,
+    ready_json: bool,
+) -> None:
     from flexspec_mq.transport.mqtt import mqtt_link
 
     family = None
@@ -116,7 +126,7 @@ async def _serve(config: CloudConfig, base: LinkSettings, engine: Engine, *, rea
 
         with logs.logged_stages() as tell:
             family = await asyncio.to_thread(family_follower, config.family, config.worker, engine, tell)
-    async with _worker(config, engine, family) as worker:
+    async with _worker(config, engine, family, telemetry) as worker:
         spare_what_is_loaded()
         async with (
             running(worker.run(mqtt_link, base), "worker") as run,
@@ -131,14 +141,14 @@ async def _serve(config: CloudConfig, base: LinkSettings, engine: Engine, *, rea
 
 @contextlib.asynccontextmanager
 async def _worker(
-    config: CloudConfig, engine: Engine, family: FamilyFollower | None
+    config: CloudConfig, engine: Engine, family: FamilyFollower | None, telemetry: Telemetry | None
 ) -> AsyncIterator[CloudWorker]:
     """The worker, with its figures served if that is wanted."""
     from cloud_worker.worker import CloudWorker
 
     where = config.metrics
     if where.metrics_port is None:
-        yield CloudWorker(config.worker, engine, family, config.quotas)
+        yield CloudWorker(config.worker, engine, family, config.quotas, telemetry)
         return
     try:
         from cloud_worker.metrics import WorkerMetrics
@@ -146,7 +156,7 @@ async def _worker(
         raise UsageError(
             f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
         ) from error
-    worker = CloudWorker(config.worker, engine, family, config.quotas)
+    worker = CloudWorker(config.worker, engine, family, config.quotas, telemetry)
     pages = WorkerMetrics(worker).pages()
     async with probes.serving(
         pages, host=where.metrics_host, port=where.metrics_port, anywhere=where.metrics_anywhere

@@ -20,6 +20,7 @@ from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
 from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
+from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions
 
 if TYPE_CHECKING:
@@ -245,6 +246,7 @@ class CloudConfig:
     metrics: MetricsOptions
     link: LinkOptions
     log: LogOptions
+    telemetry: TelemetryOptions
 
 
 PROGRAM = Program("cloud", CloudConfig)
@@ -262,6 +264,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, inner: bool = False) -> No
             "metrics": "metrics",
             "link": "broker",
             "log": "log",
+            "telemetry": "telemetry",
         },
         inner=inner,
     )

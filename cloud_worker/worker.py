@@ -20,6 +20,7 @@ from cloud_worker.admission import MessageAdmission
 from cloud_worker.compiling import GrammarCompiler, OpenRefused
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.settings import QuotaSettings
+from cloud_worker.tracing import SessionSpans
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec, TooManyTokens
@@ -49,7 +50,7 @@ from schemas.messages import (
 from schemas.status import MAX_MS, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
     from cloud_worker.engine.interface import Engine, StepResult
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.keys.refusals import KeyReason
     from flexspec_mq.protocol.effects import WorkerEffect
+    from flexspec_mq.telemetry import Telemetry
     from flexspec_mq.transport.link import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class CloudWorker:
         engine: decides tokens; used on one thread of its own.
         family: keeps its versions those of a family.
         quotas: Quotas of each device.
+        telemetry: told of sessions; None where nobody wants it.
 
     Attributes:
         machine: the protocol machine; read its counters.
@@ -92,6 +95,7 @@ class CloudWorker:
         engine: Engine,
         family: FamilyFollower | None = None,
         quotas: QuotaSettings | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
@@ -124,6 +128,7 @@ class CloudWorker:
         self.admission = MessageAdmission(
             quotas, settings.worker, lambda reply: self._do([reply]), keyed=settings.keys is not None
         )
+        self._spans = None if telemetry is None else SessionSpans(telemetry, settings.worker)
         self._compiler = GrammarCompiler(engine.grammars, self.admission)
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
@@ -224,6 +229,8 @@ class CloudWorker:
             self._link = None
             thread.close()
             self._compiler.close()
+            if self._spans is not None:
+                self._spans.close()
             for task in self._compiling:
                 task.cancel()
 
@@ -344,31 +351,40 @@ class CloudWorker:
         if isinstance(message, Open):
             _log.info("session %s/%d: open, attempt %d", edge, message.session, message.attempt)
         if isinstance(message, Open) and not known and not self._compiler.has(message):
-            task = asyncio.create_task(self._take_compiled(edge, message, inbound.qos, version))
+            task = asyncio.create_task(self._take_compiled(edge, message, inbound, version))
             self._compiling.add(task)
             task.add_done_callback(self._compiling.discard)
         else:
-            self._take(edge, message, now, inbound.qos, version)
+            self._take(edge, message, now, inbound, version)
 
-    async def _take_compiled(self, edge: str, message: Open, qos: int, version: str | None) -> None:
+    async def _take_compiled(self, edge: str, message: Open, inbound: Inbound, version: str | None) -> None:
         try:
             await self._compiler.compile(edge, message)
         except OpenRefused as error:
             self.admission.answered(edge, 1)
             session, attempt = message.session, message.attempt
-            self._do(self.machine.refuse(edge, session, attempt, error.code, error.message, qos))
+            self._do(self.machine.refuse(edge, session, attempt, error.code, error.message, inbound.qos))
         else:
-            self._take(edge, message, time.monotonic(), qos, version)
+            self._take(edge, message, time.monotonic(), inbound, version)
 
     def _take(
-        self, edge: str, message: Open | Draft | Poll | Close, now: float, qos: int, version: str | None
+        self,
+        edge: str,
+        message: Open | Draft | Poll | Close,
+        now: float,
+        inbound: Inbound,
+        version: str | None,
     ) -> None:
         over = self.machine.counters.over_quota
-        effects = self.machine.receive(edge, message, now, qos, version)
+        effects = self.machine.receive(edge, message, now, inbound.qos, version)
+        if self._spans is not None and isinstance(message, Open):
+            self._spans.opened(
+                message, self.machine.sessions.get((edge, message.session)), inbound.properties
+            )
         if self.machine.counters.over_quota > over:
             self.admission.turned_away(edge)
         self.admission.answered(edge, sum(isinstance(effect, Reply) for effect in effects))
-        self._do(effects)
+        self._do(effects, message if isinstance(message, Close) else None)
 
     def _receive_statement(self, payload: bytes) -> None:
         keys = self._wire.keys
@@ -397,8 +413,15 @@ class CloudWorker:
             error = Error(0, 0, ErrorCode.MALFORMED, 0, self.settings.worker, why[:300])
             self._do([Reply(edge, error, 0)])
 
-    def _do(self, effects: Iterable[WorkerEffect]) -> None:
-        """Carry out what the machine wants. A roll-back needs nothing: the engine compares prefixes itself."""
+    def _do(self, effects: Sequence[WorkerEffect], closes: Close | None = None) -> None:
+        """Carry out what the machine wants. A roll-back needs nothing: the engine compares prefixes itself.
+
+        Args:
+            effects: effects of the machine, in order.
+            closes: message of an edge that they follow, if it ends a session.
+        """
+        if self._spans is not None:
+            self._spans.note(effects, closes)
         for effect in effects:
             if isinstance(effect, Reply):
                 message = effect.message
@@ -440,6 +463,8 @@ class CloudWorker:
                 if self.on_step is not None:
                     self.on_step(result, began)
                 for item, tokens in result.decided:
+                    if self._spans is not None:
+                        self._spans.decided(item, tokens, result, began)
                     self.window.answered(item.key, now)
                     self.admission.verified(item.key[0], item.batches)
                     queue = max(0, int(1000 * (began - item.waiting_since)))

@@ -16,6 +16,7 @@ from edge_node.settings import EdgeSettings, PlanOptions
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.settings import Loaded, Program, add_flags, load, named_after_user
+from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class EdgeConfig:
     asks: AskSettings
     link: LinkOptions
     log: LogOptions
+    telemetry: TelemetryOptions
 
 
 _FILE_ONLY = """
@@ -62,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True) -> None:
         "asks": "asks by MQTT",
         "link": "broker",
         "log": "log",
+        "telemetry": "telemetry",
     }
     kinds = () if api else (ApiSettings, AskSettings)
     without = tuple(field.name for kind in kinds for field in fields(kind))

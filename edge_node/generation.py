@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.edge.session import EdgeSession
+    from flexspec_mq.telemetry import TextSpan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class GenerationRequest:
         grammar: texts that are allowed; None allows all.
         engine: name and version of the reader of grammars at the version's workers.
         compiled: the grammar, where this device can read it too.
+        span: span of the text; None where nobody wants it.
     """
 
     prompt: tuple[int, ...]
@@ -64,6 +66,7 @@ class GenerationRequest:
     grammar: Grammar | None = None
     engine: str = ""
     compiled: CompiledGrammar | None = None
+    span: TextSpan | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.drafting.memory import AnswerMemory
+    from flexspec_mq.telemetry import Telemetry
     from flexspec_mq.transport.link import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class EdgeNode:
         battery: tells its charge to policies, if they want to know.
         texts: tokenizers of targets; None where prompts are made elsewhere, for targets of this fingerprint.
         memory: earlier answers to draft from; None remembers none.
+        telemetry: told of texts; None where nobody wants it.
 
     Attributes:
         directory: which workers are online; to read.
@@ -130,6 +132,7 @@ class EdgeNode:
         battery: BatteryGauge | None = None,
         texts: TargetTexts | None = None,
         memory: AnswerMemory | None = None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._settings = settings
         self._estimates = NodeEstimates()
@@ -153,6 +156,7 @@ class EdgeNode:
         self._energy = energy
         self._battery = battery
         self._memory = memory
+        self.telemetry = telemetry
         if memory is not None and family is not None:
             family.on_versions(memory.keep)
         compare = texts.difference if texts is not None else lambda _status: Difference()
@@ -416,7 +420,9 @@ class EdgeNode:
                 self.link.down(now)
                 self.directory.link_lost()
             for generation in list(self._sessions.values()):
-                machine = generation.machine
+                machine, span = generation.machine, generation.request.span
+                if span is not None:
+                    span.event("flexspec.link.up" if up else "flexspec.link.lost")
                 self._perform(generation, machine.link_up(now) if up else machine.link_down(now))
 
     def _receive(self, inbound: Inbound, now: float) -> None:
@@ -487,6 +493,8 @@ class EdgeNode:
             machine = generation.machine
             if news.ended and machine.worker == worker:
                 _log.info("session %d: worker %s is %s; asking it", generation.session, worker, status.state)
+                if generation.request.span is not None:
+                    generation.request.span.event("flexspec.worker." + status.state, worker=worker)
                 self._perform(generation, machine.worker_gone(worker, now))
             elif machine.version in news.begins and machine.worker in {None, worker}:
                 self._perform(generation, machine.worker_online(now))
@@ -519,7 +527,9 @@ class EdgeNode:
             topic = topics.open_topic(generation.machine.version, self._settings.edge)
         else:
             topic = topics.draft_topic(send.to_worker, self._settings.edge)
-        message = Outbound(topic, payload, send.qos, expiry=send.expiry)
+        span = generation.request.span
+        context = span.carrier if span is not None and isinstance(send.message, Open) else ()
+        message = Outbound(topic, payload, send.qos, expiry=send.expiry, user=context)
         self._queue.put(message, partial(self._lost, generation, send))
 
     def _give_up(self, generation: Generation, error: FlexSpecError) -> None:

@@ -179,6 +179,8 @@ PROBE: Final = 5.0
 """For a request to `/healthz` or `/metrics` of a worker or broker to arrive and its answer to leave."""
 SYSTEMD: Final = 1.0
 """For systemd to take a datagram."""
+TELEMETRY: Final = 2.0
+"""For a daemon that ends to export its last traces and metrics (`otel`)."""
 
 # Asks by MQTT
 

@@ -22,6 +22,7 @@ from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Finish, SessionKey
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.telemetry import Telemetry
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.link import LinkFactory
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB, FakeTarget, draft_token
@@ -179,12 +180,15 @@ async def worker_at(
     name: str,
     engine: FakeEngine | None = None,
     at: LinkSettings | None = None,
+    telemetry: Telemetry | None = None,
     **settings: Any,
 ) -> AsyncIterator[Daemon]:
     """Run a worker; on leaving it drains at once."""
     engine = engine or FakeEngine()
     worker = CloudWorker(
-        WorkerSettings(worker=name, **{"drain": 0.0, "status_every": 0.2, **settings}), engine
+        WorkerSettings(worker=name, **{"drain": 0.0, "status_every": 0.2, **settings}),
+        engine,
+        telemetry=telemetry,
     )
     run = asyncio.create_task(worker.run(connect, at or link_to(f"w-{name}")))
     daemon = Daemon(worker, engine, run)

@@ -19,6 +19,7 @@ from edge_node.api.errors import ApiError, bad
 from edge_node.api.sending import reply
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS
+from flexspec_mq.telemetry import context_of
 from schemas.openai import Model, ModelVersion
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ async def serve_text(
     if wanted.ignored:
         _log.warning("fields of a request to %s were ignored: %s", request.url.path, wanted.ignored_names)
     version = await api.version(wanted.model)
-    options = wanted.options(version, api.settings.api_timeout)
+    context = context_of(request.headers)
+    options = replace(wanted.options(version, api.settings.api_timeout), trace_context=context)
     with ExitStack() as reading:
         texts = [
             reading.enter_context(api.texts.reading(wanted.prompt, each, name))

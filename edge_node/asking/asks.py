@@ -278,14 +278,7 @@ class Asks:
         """Publish a message when the link is up; False if it was down again meanwhile."""
         await link.wait_up()
         try:
-            await link.publish(
-                message.topic,
-                message.payload,
-                qos=message.qos,
-                retain=message.retain,
-                expiry=message.expiry,
-                correlation=message.correlation,
-            )
+            await link.send(message)
         except LinkDown:  # or it would be up for as long as nobody reads of its end
             await asyncio.sleep(waiting.RETRY[0])
             return False

@@ -14,8 +14,9 @@ from edge_node.api.errors import ApiError, api_error, bad
 from edge_node.api.requests import chat_request
 from edge_node.completion.completion import IdempotencyKey
 from flexspec_mq import topics
+from flexspec_mq.telemetry import context_of
 from flexspec_mq.transport.base import Outbound
-from flexspec_mq.transport.properties import reply_properties
+from flexspec_mq.transport.properties import read_properties
 from schemas.asking import Ask, AskError, AskErrorBody, AskId
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class AskReader:
         Raises:
             ApiError: naming the field.
         """
-        topic, correlation = reply_properties(inbound.properties)
+        topic, correlation, user = read_properties(inbound.properties)
         self.reply = replace(self.reply, correlation=correlation)
         if topic is not None:
             self._answer_on(topic)
@@ -135,6 +136,7 @@ class AskReader:
         wanted = chat_request(_chat(own, body), lenient)
         if wanted.choices != 1:
             raise bad("n", "an ask is answered by one text", code="unsupported_parameter")
+        wanted = replace(wanted, asked=replace(wanted.asked, trace_context=context_of(dict(user))))
         if self._user != topics.ANYBODY:  # nobody's remembered answers are drafted from for another
             named_user = b"\0".join((self._user.encode(), wanted.asked.user))
             wanted = replace(wanted, asked=replace(wanted.asked, user=named_user))

@@ -24,6 +24,7 @@ from flexspec_mq.doctor.command import add_doctor_command
 from flexspec_mq.errors import Cancelled, LinkDown, ModelError
 from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.settings import add_show_command, show
+from flexspec_mq.telemetry import EDGE, context_of_environment, exporting
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.diagnosis import preflight
 
@@ -173,19 +174,21 @@ def _main(argv: Sequence[str]) -> int:
     from edge_node.fleet.target_texts import TargetTexts
     from edge_node.node import EdgeNode
 
-    node = EdgeNode(
-        config.node,
-        draft.drafter,
-        draft.loaded.fingerprint,
-        draft.loaded.eos,
-        family=family,
-        energy=energy,
-        battery=battery,
-        memory=_memory(config, link),
-        texts=TargetTexts(draft),
-    )
-    spare_what_is_loaded()
-    asyncio.run(run(node, draft.loaded, partial(config.plan.new_policy, limits), link))
+    with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
+        node = EdgeNode(
+            config.node,
+            draft.drafter,
+            draft.loaded.fingerprint,
+            draft.loaded.eos,
+            family=family,
+            energy=energy,
+            battery=battery,
+            memory=_memory(config, link),
+            texts=TargetTexts(draft),
+            telemetry=telemetry,
+        )
+        spare_what_is_loaded()
+        asyncio.run(run(node, draft.loaded, partial(config.plan.new_policy, limits), link))
     return 0
 
 
@@ -239,6 +242,7 @@ def _options(args: argparse.Namespace, wait: float) -> CompletionOptions:
         ignore_eos=args.ignore_eos,
         timeout=args.timeout,
         wait=wait,
+        trace_context=context_of_environment(),
     )
 
 

@@ -23,6 +23,7 @@ from edge_node.completion.options import (
     encode_prediction,
 )
 from edge_node.completion.service import Service
+from edge_node.completion.tracing import note_outcome, text_span
 from edge_node.generation import GenerationRequest
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import in_words
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from flexspec_mq.grammar.matcher import CompiledGrammar
     from flexspec_mq.grammar.tools import ToolFormat, ToolUse
     from flexspec_mq.models.load import LoadedText
+    from flexspec_mq.telemetry import TextSpan
 
 _TEXTS = 8
 """Tokenizers of targets that are kept ready for grammars, 34 MB each."""
@@ -119,14 +121,21 @@ class CompletionGenerator:
         began = time.monotonic()
         options = replace(options, wait=options.wait or self.node.wait)
         key = options.key or conversation_key(prompt)
-        service = Service(self.node, options.version, key, options.wait or 0.0, told, options.timeout or inf)
-        await service.linked()
-        writing = Writing(self, prompt, options, began, service)
-        await writing.begin()
-        try:
-            yield writing
-        finally:
-            self.node.cancel(writing.generation)
+        with text_span(self.node, prompt, options) as span:
+            tell = told if span is None else partial(_tell_span, span, told)
+            service = Service(
+                self.node, options.version, key, options.wait or 0.0, tell, options.timeout or inf
+            )
+            await service.linked()
+            writing = Writing(self, prompt, options, began, service, span)
+            await writing.begin()
+            try:
+                yield writing
+            finally:
+                self.node.cancel(writing.generation)
+                if span is not None:
+                    finish = getattr(writing, "finish", None)
+                    note_outcome(span, writing.generation, writing.figures(), finish)
 
     async def encoded(
         self, text: LoadedText, prompt: Prompt, options: CompletionOptions, engine: str
@@ -177,6 +186,11 @@ class CompletionGenerator:
             raise _placed(error, grammar, tools, grammars.error_of) from error
 
 
+def _tell_span(span: TextSpan, told: Callable[[Wait], None], wait: Wait) -> None:
+    span.event("flexspec.waiting", whom=wait.what)
+    told(wait)
+
+
 def _placed(
     error: GrammarError, grammar: Grammar, tools: ToolUse | None, error_of: Callable[[Grammar], str]
 ) -> GrammarError:
@@ -221,6 +235,7 @@ class Writing:
         generation: the session that writes it.
         finish: why the text ended, once all its pieces were read.
         tokens: whose text was read, or held back.
+        span: span of the text; None where nobody wants it.
     """
 
     generation: Generation
@@ -235,10 +250,12 @@ class Writing:
         options: CompletionOptions,
         began: float,
         service: Service,
+        span: TextSpan | None = None,
     ) -> None:
         self._by = by
         self._prompt = prompt
         self._options = options
+        self.span = span
         self._began = began
         self._first: float | None = None  # commit
         self._drawn = secrets.randbits(SEED_BITS)
@@ -318,6 +335,8 @@ class Writing:
                 if self._first is None:
                     self._first = time.monotonic()
                 self.tokens += len(event.tokens)
+                if self.span is not None:
+                    self.span.committed(len(event.tokens), self.generation.machine.worker)
                 yield decoder.push(event)
                 continue
             self.finish = event
@@ -379,6 +398,7 @@ class Writing:
                 grammar=encoded.grammar,
                 engine=engine,
                 compiled=encoded.compiled,
+                span=self.span,
             )
         )
         _log.info("session %d of version %s begins", self.generation.session, self.version)

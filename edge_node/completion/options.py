@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.models.text import Turn, encode_turns, render_turns
 from flexspec_mq.sampling.params import SamplingParams
+from flexspec_mq.telemetry import Carrier
 
 if TYPE_CHECKING:
     from flexspec_mq.grammar.grammar import Grammar
@@ -56,6 +57,7 @@ class CompletionOptions:
         grammar: the texts that are allowed; None allows all.
         truncate: leave out the oldest turns of a conversation that is too long for the context.
         tools: tools that it may call, in place of such a text.
+        trace_context: context of whoever asks, to whose trace the text belongs.
     """
 
     temperature: float | None = None
@@ -74,6 +76,7 @@ class CompletionOptions:
     grammar: Grammar | None = None
     tools: ToolUse | None = None
     truncate: bool = False
+    trace_context: Carrier = ()
 
     def __post_init__(self) -> None:
         """Refuse what no text can be written with.

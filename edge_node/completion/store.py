@@ -224,6 +224,8 @@ class CompletionStore:
         async with self._generator.writing(text.prompt, text.options, text.wait) as writing:
             _log.info("text %s is session %d", text.id, writing.generation.session)
             text.figures = writing.figures
+            if writing.span is not None:
+                writing.span.note({"gen_ai.response.id": text.id})
             self._metrics.began(text, writing)
             try:
                 async for pieces in writing.pieces():

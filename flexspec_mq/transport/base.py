@@ -21,6 +21,9 @@ MAX_EXPIRY = 2**32 - 1
 MOST_PROPERTIES = 1024
 """Bytes of a message's properties that are passed on; those of one that has more are not, as they wait in memory."""
 
+UserProperties: TypeAlias = tuple[tuple[str, str], ...]
+"""User Properties of a message of MQTT 5: pairs of name and value."""
+
 
 @dataclass(frozen=True, slots=True)
 class Inbound:
@@ -29,7 +32,7 @@ class Inbound:
     Attributes:
         qos: quality of service at which it was delivered, 0 to 2.
         retain: whether it was stored before we subscribed, so that it may be old.
-        properties: MQTT 5 properties as they came, if they are few; `transport.properties.reply_properties` reads them.
+        properties: MQTT 5 properties as they came, if they are few; `transport.properties.read_properties` reads them.
     """
 
     topic: str
@@ -69,6 +72,7 @@ class Outbound:
     Attributes:
         expiry: seconds after which the broker discards it; None is never.
         correlation: Correlation Data of the request that it answers; None without.
+        user: User Properties, as pairs of name and value; clients of MQTT 3.1.1 do not get them.
     """
 
     topic: str
@@ -77,6 +81,7 @@ class Outbound:
     retain: bool = False
     expiry: float | None = None
     correlation: bytes | None = None
+    user: UserProperties = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ class MqttConnection(aiomqtt.Client):
                 message.payload,
                 message.qos,
                 message.retain,
-                publish_properties(message.expiry, message.correlation),
+                publish_properties(message),
             )
         finally:
             self._writes_itself = False

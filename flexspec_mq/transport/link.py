@@ -95,27 +95,16 @@ class Link(ABC):
             raise
 
     async def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        qos: int = 0,
-        retain: bool = False,
-        expiry: float | None = None,
-        correlation: bytes | None = None,
+        self, topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, expiry: float | None = None
     ) -> None:
+        """Make an `Outbound` of these and `send` it, with the same errors."""
+        await self.send(Outbound(topic, payload, qos, retain, expiry))
+
+    async def send(self, message: Outbound) -> None:
         """Hand one message to the broker: QoS 0 to the socket, QoS 1 and 2 until acknowledged.
 
         A message that fails is never sent by a later connection. It may have arrived all the same if the
         connection broke, or the call was cancelled, between sending and the acknowledgement.
-
-        Args:
-            topic: without wildcards.
-            payload: any bytes.
-            qos: 0 to 2.
-            retain: the broker keeps it for later subscribers; an empty payload clears what it keeps.
-            expiry: seconds, rounded up to whole ones, at least 1.
-            correlation: Correlation Data of the request that it answers.
 
         Raises:
             LinkDown: not connected, the connection broke, or no acknowledgement within `publish_timeout`.
@@ -124,12 +113,12 @@ class Link(ABC):
                 and 0x9B no retained messages or not this QoS; and 0x97 too many calls wait here.
             UsageError: not a topic to publish on, or not a QoS.
         """
-        check_topic(topic)
-        check_qos(qos)
+        check_topic(message.topic)
+        check_qos(message.qos)
         self._require_up()
-        await self._send(Outbound(topic, payload, qos, retain, expiry, correlation))
+        await self._send(message)
         self.counters.published += 1
-        self.counters.bytes_out += len(payload)
+        self.counters.bytes_out += len(message.payload)
 
     async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
         """Subscribe now and on each later connection. While down it is only remembered.
@@ -166,7 +155,7 @@ class Link(ABC):
         """Hand a message that may be sent to the broker; the link was up a moment ago.
 
         Raises:
-            LinkDown, PublishRefused: as of `publish`.
+            LinkDown, PublishRefused: as of `send`.
         """
 
     @abstractmethod

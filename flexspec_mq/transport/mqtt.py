@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 _FAILURE = 0x80
 _HEADERS = 32
-"""Bytes of a PUBLISH beside topic and payload, at most: fixed header, ids, the properties we use."""
+"""Bytes of a PUBLISH beside topic, payload and what a peer chose the length of, at most: fixed header, ids, expiry."""
 
 
 @asynccontextmanager
@@ -258,7 +258,10 @@ class MqttLink(Link):
             raise PublishRefused(
                 f"{self._publishing} publishes wait already for the broker", reason_code=QUOTA_EXCEEDED
             )
-        size = len(message.payload) + len(message.topic.encode()) + len(message.correlation or b"") + _HEADERS
+        told = len(message.correlation or b"") + sum(
+            5 + len(name) + len(value) for name, value in message.user
+        )
+        size = len(message.payload) + len(message.topic.encode()) + told + _HEADERS
         if limits.packet_size is not None and size > limits.packet_size:
             raise publish_refusal(message.topic, PACKET_TOO_LARGE)
         if message.qos > limits.qos:

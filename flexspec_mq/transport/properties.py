@@ -11,7 +11,7 @@ from paho.mqtt import MQTTException
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from flexspec_mq.transport.base import MAX_EXPIRY, MOST_PROPERTIES, LinkSettings
+from flexspec_mq.transport.base import MAX_EXPIRY, MOST_PROPERTIES, LinkSettings, Outbound, UserProperties
 from flexspec_mq.transport.needs import BrokerLimits
 
 
@@ -35,23 +35,28 @@ def _expiry_properties(seconds: int) -> Properties:
     return properties
 
 
-def publish_properties(expiry: float | None, correlation: bytes | None = None) -> Properties | None:
-    """Properties of a PUBLISH that expires after `expiry` seconds, rounded up, and answers a request."""
+def publish_properties(message: Outbound) -> Properties | None:
+    """Properties of a message; it expires after its seconds, rounded up."""
+    expiry, correlation = message.expiry, message.correlation
     seconds = None if expiry is None else min(max(1, ceil(expiry)), MAX_EXPIRY)
-    if correlation is None:
+    if correlation is None and not message.user:
         return None if seconds is None else _expiry_properties(seconds)
     properties = properties_for(PacketTypes.PUBLISH)
-    properties.CorrelationData = correlation
+    if correlation is not None:
+        properties.CorrelationData = correlation
+    if message.user:
+        properties.UserProperty = list(message.user)
     if seconds is not None:
         properties.MessageExpiryInterval = seconds
     return properties
 
 
-class ReplyProperties(NamedTuple):
-    """How a request by MQTT 5 wants to be answered: Response Topic and Correlation Data, None where it has none."""
+class ReadProperties(NamedTuple):
+    """Properties of a message: where and how it wants to be answered, None where it does not say, and the user's."""
 
     response_topic: str | None = None
     correlation: bytes | None = None
+    user: UserProperties = ()
 
 
 _FIXED = {0x01: 1, 0x02: 4, 0x23: 2}
@@ -59,9 +64,9 @@ _FIXED = {0x01: 1, 0x02: 4, 0x23: 2}
 _RESPONSE_TOPIC, _CORRELATION, _SUBSCRIPTION, _USER = 0x08, 0x09, 0x0B, 0x26
 
 
-def reply_properties(raw: bytes) -> ReplyProperties:
-    """Read from the properties of a PUBLISH how to answer it."""
-    topic, correlation, at = None, None, 0
+def read_properties(raw: bytes) -> ReadProperties:
+    """Read the properties of a PUBLISH."""
+    topic, correlation, user, at = None, None, list[tuple[str, str]](), 0
     while at < len(raw):
         kind, at = raw[at], at + 1
         if kind in _FIXED:
@@ -72,15 +77,19 @@ def reply_properties(raw: bytes) -> ReplyProperties:
                 at += 1
             at += 1
             continue
+        parts = list[bytes]()
         for _part in range(2 if kind == _USER else 1):
             begins = at + 2
             at = begins + int.from_bytes(raw[at:begins], "big")
-        value = raw[begins:at]
+            parts.append(raw[begins:at])
         if kind == _CORRELATION:
-            correlation = value
+            correlation = parts[0]
         elif kind == _RESPONSE_TOPIC:
-            topic = value.decode("utf-8", "replace")
-    return ReplyProperties(topic, correlation)
+            topic = parts[0].decode("utf-8", "replace")
+        elif kind == _USER:
+            name, value = (part.decode("utf-8", "replace") for part in parts)
+            user.append((name, value))
+    return ReadProperties(topic, correlation, tuple(user))
 
 
 def packed(properties: Properties | None) -> bytes:

@@ -122,14 +122,7 @@ class PublishQueue:
     async def _publish(self, link: Link, message: Outbound, on_lost: OnLost | None) -> None:
         began = time.monotonic()
         try:
-            await link.publish(
-                message.topic,
-                message.payload,
-                qos=message.qos,
-                retain=message.retain,
-                expiry=message.expiry,
-                correlation=message.correlation,
-            )
+            await link.send(message)
         except (LinkDown, PublishRefused) as error:
             self.lost += 1
             if on_lost is not None:

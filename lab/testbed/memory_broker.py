@@ -27,6 +27,7 @@ from flexspec_mq.transport.base import (
 )
 from flexspec_mq.transport.filters import split_share
 from flexspec_mq.transport.link import Link
+from flexspec_mq.transport.properties import packed, publish_properties
 from lab.testbed.faults import Direction, Fault, Hop, through
 
 MAX_PAYLOAD = 262_144
@@ -236,7 +237,8 @@ class MemoryBroker:
             session.offline.append(_Stored(replace(message, qos=qos), stored.dies))
             return
         hop = Hop(Direction.DOWN, client_id, message.topic, message.payload, self.cut)
-        inbound = Inbound(message.topic, message.payload, qos, retain)
+        properties = packed(publish_properties(message)) if message.correlation or message.user else b""
+        inbound = Inbound(message.topic, message.payload, qos, retain, properties)
         for delay in through(self.faults, hop):
             self._later(delay, link.receive, link.generation, inbound)
 

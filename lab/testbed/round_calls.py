@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
@@ -32,7 +32,14 @@ from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.protocol import digest as chains
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
-from flexspec_mq.transport.base import Inbound, LinkCounters, LinkEvent, LinkSettings, LinkUpEvent
+from flexspec_mq.transport.base import (
+    Inbound,
+    LinkCounters,
+    LinkEvent,
+    LinkSettings,
+    LinkUpEvent,
+    Outbound,
+)
 from schemas.messages import Draft, Fin, Open, Poll, Verdict
 
 if TYPE_CHECKING:
@@ -132,10 +139,10 @@ class ScriptedWorker:
         while True:
             yield await self._events.get()
 
-    async def publish(self, topic: str, payload: bytes, **how: Any) -> None:  # noqa: ARG002
+    async def send(self, sent: Outbound) -> None:
         """Answer a message."""
         with self.meter.held():
-            message = _CODEC.decode(payload)
+            message = _CODEC.decode(sent.payload)
             if isinstance(message, Open):
                 self._chain = chains.chain_for(message.identity, "base", message.prompt)
                 self._answer(message, (), WORKER)

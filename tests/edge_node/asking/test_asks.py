@@ -26,7 +26,7 @@ from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.arguments import LinkOptions
 from flexspec_mq.transport.base import Inbound
 from flexspec_mq.transport.mqtt import mqtt_link
-from flexspec_mq.transport.properties import ReplyProperties, packed, reply_properties
+from flexspec_mq.transport.properties import ReadProperties, packed, read_properties
 from tests.daemons import PATIENCE, FakeEngine, until, worker_at
 from tests.edge_node.api.served import alone, links_to, served, waiting_engine
 from tests.edge_node.asking.asked import AioAsker, Asker, Message, asked, assembled
@@ -369,7 +369,7 @@ async def test_an_ask_that_was_retained_is_not_answered_with_each_connection(
     st.binary(max_size=20),
     st.text(max_size=12),
 )
-def test_reply_properties_are_those_that_paho_reads(kinds: list[int], data: bytes, topic: str) -> None:
+def test_properties_are_those_that_paho_reads(kinds: list[int], data: bytes, topic: str) -> None:
     properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     topic = "".join(c for c in topic if c.isprintable() and c not in "\0#+")
     values: dict[int, tuple[str, Any]] = {
@@ -385,10 +385,12 @@ def test_reply_properties_are_those_that_paho_reads(kinds: list[int], data: byte
     for kind in kinds:
         name, value = values[kind]
         setattr(properties, name, value)
-    told = reply_properties(packed(properties))
-    assert told == ReplyProperties(topic if 8 in kinds else None, data if 9 in kinds else None)
+    told = read_properties(packed(properties))
+    assert told == ReadProperties(
+        topic if 8 in kinds else None, data if 9 in kinds else None, (("a", topic),) * kinds.count(38)
+    )
 
 
 @given(st.binary(max_size=64))
 def test_no_properties_break_their_reader(raw: bytes) -> None:
-    reply_properties(raw)
+    read_properties(raw)

@@ -1,0 +1,72 @@
+"""The span of a text at its device, and what its figures are called there."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
+
+from flexspec_mq.models.text import Turn
+from flexspec_mq.telemetry import TextSpan
+
+if TYPE_CHECKING:
+    from edge_node.completion.options import CompletionOptions, Prompt
+    from edge_node.generation import Generation
+    from edge_node.node import EdgeNode
+    from flexspec_mq.protocol.effects import Finish
+    from schemas.openai import FlexspecUsage
+
+_FIGURES = {
+    "gen_ai.request.temperature": "temperature",
+    "gen_ai.request.top_k": "top_k",
+    "gen_ai.request.top_p": "top_p",
+    "flexspec.draft.proposed": "proposed",
+    "flexspec.draft.judged": "drafted",
+    "flexspec.draft.accepted": "accepted",
+    "flexspec.draft.looked_up": "looked_up",
+    "flexspec.draft.worker_accepted": "worker_accepted",
+    "flexspec.forced_tokens": "forced",
+    "flexspec.rounds": "rounds",
+    "flexspec.bytes_up": "bytes_up",
+    "flexspec.bytes_down": "bytes_down",
+    "flexspec.energy_j": "energy_j",
+    "flexspec.exactness": "exactness",
+    "flexspec.digest": "digest",
+}
+"""Attributes of a span, and the figures that they are."""
+
+
+def text_span(
+    node: EdgeNode, prompt: Prompt, options: CompletionOptions
+) -> AbstractContextManager[TextSpan | None]:
+    """The span of a text, which ends with the block; None where nobody wants it."""
+    if node.telemetry is None:
+        return nullcontext()
+    chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Turn)
+    model = options.version or node.models.default
+    streamed = {"gen_ai.request.stream": True}  # as a worker always answers
+    return TextSpan(
+        node.telemetry, "chat" if chat else "text_completion", model, options.trace_context, streamed
+    )
+
+
+def note_outcome(
+    span: TextSpan, generation: Generation, figures: FlexspecUsage, finish: Finish | None
+) -> None:
+    """Say on a span what became of its text; `finish` is None where nobody waited for its end."""
+    request, seen, counters = generation.request, generation.machine.observation, generation.machine.counters
+    seed, plan = request.sampling.seed, figures.plan or None
+    span.used(figures.version, len(request.prompt), seen.committed)
+    span.note(
+        {
+            "gen_ai.request.max_tokens": request.limit,
+            "gen_ai.request.seed": seed if seed < 2**63 else seed - 2**64,  # attributes have a sign
+            "gen_ai.response.finish_reasons": None if finish is None else [finish.reason.value],
+            "flexspec.session": generation.session,
+            "flexspec.policy": None if plan is None else plan.policy,
+            "flexspec.plan": None if plan is None else plan.does,
+            "flexspec.rtt_ms": None if seen.rtt is None else 1000 * seen.rtt,
+            "flexspec.polls": counters.polls,
+            "flexspec.reopens": counters.reopens,
+            **{name: getattr(figures, field) for name, field in _FIGURES.items()},
+        }
+    )
