@@ -71,12 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser, *, api: bool = True) -> None:
     add_flags(parser, PROGRAM, titles=titles, without=without)
 
 
-def add_address_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say where the API of a node is, and with which key, for a command that asks it."""
-    kept = {"api_host", "api_port", "api_key", "api_key_file"}
-    add_flags(parser, PROGRAM, without=tuple(key for key in PROGRAM.entries if key not in kept))
-
-
 def from_arguments(args: argparse.Namespace) -> Loaded[EdgeConfig]:
     """Settings from parsed flags, the environment and the file; see `add_arguments`.
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import NoReturn
 
 import flexspec_mq
@@ -16,9 +16,16 @@ from flexspec_mq.errors import UsageError, how_to_install
 
 Command = Callable[[argparse.Namespace], int | None]
 
-_CHAT = "talk with an edge node's HTTP API in the terminal"
 _DOCTOR = "check what the edge node needs, or the worker (`doctor cloud`): what is wrong and how to mend it"
-_DEMO = "write one answer with and without drafts, side by side, on this machine"
+_PROGRAMS = {
+    "chat": ("flexspec_mq.chat.main", "talk with an edge node's HTTP API in the terminal"),
+    "top": ("flexspec_mq.chat.top", "show what an edge node does, live: texts, plans, link and fleet"),
+    "demo": (
+        "flexspec_mq.demo.main",
+        "write one answer with and without drafts, side by side, on this machine",
+    ),
+}
+"""Subcommands that parse their own arguments: module and purpose."""
 _PAIR = "say whether a draft and a target fit, and what they will do together, before anything is deployed"
 _DOCTORS = {"edge": "edge_node", "cloud": "cloud_worker"}
 """Programs that examine themselves, by the first argument of ``flexspec doctor``."""
@@ -55,8 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="flexspec", description=flexspec_mq.__doc__)
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, about in (
-        ("chat", _CHAT),
-        ("demo", _DEMO),
+        *((name, about) for name, (_, about) in _PROGRAMS.items()),
         ("doctor", _DOCTOR),
         ("pair", _PAIR),
         *((name, about) for name, (_, about) in _ELSEWHERE.items() if " " not in name and name != "draft"),
@@ -77,14 +83,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _main(argv: Sequence[str]) -> int | None:
-    if argv[:1] == ["chat"]:
-        from flexspec_mq.chat.main import main as chat
-
-        return chat(argv[1:])
-    if argv[:1] == ["demo"]:
-        from flexspec_mq.demo.main import main as demo
-
-        return demo(argv[1:])
+    if argv[:1] and argv[0] in _PROGRAMS:
+        program: Callable[[Sequence[str]], int] = import_module(_PROGRAMS[argv[0]][0]).main
+        return program(argv[1:])
     if argv[:1] == ["doctor"]:
         part, rest = (argv[1], argv[2:]) if argv[1:2] and argv[1] in _DOCTORS else ("edge", argv[1:])
         _become(_DOCTORS[part], "doctor", *rest)

@@ -196,11 +196,13 @@ ANNOUNCED: Final = 5.0
 COMMAND_LINK: Final = 3.0
 """For the broker to answer `flexspec-edge ask` and `batch` at first, unless `--wait` is longer."""
 ASK_API: Final = 3.0
-"""For the API of a device to answer `flexspec-edge plan` and the doctor."""
+"""For the API of a device to answer `flexspec top --once` and the doctor."""
 CHAT_CONNECT: Final = 5.0
 """For the API to take a connection of `flexspec chat`; it tries again for as long, with waits of 2 s at most."""
 CHAT_RETRY: Final = (0.2, 2.0)
 """Bounds of these waits."""
+EVENTS_SILENCE: Final = 40.0
+"""Without a byte of a node's events, which has a comment every `HEARTBEAT`, until `flexspec top` asks it anew."""
 CHAT_SILENCE: Final = 960.0
 """For which the API may say nothing to `flexspec chat`."""
 PUBLISHED: Final = 5.0

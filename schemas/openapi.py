@@ -80,7 +80,6 @@ ENDPOINTS = (
     _Endpoint("get", "/", "Whether Ollama is running, as its clients ask.", None, locked=False),
     _Endpoint("get", "/v1/models", "Target versions that can be asked for.", openai.ModelList),
     _Endpoint("get", "/v1/models/{model}", "One of them.", openai.Model),
-    _Endpoint("get", "/v1/plan", "How drafts are planned now, by version, and why.", plan.PlanList),
     _Endpoint("get", "/v1/events", "Events of the node, as its page shows them.", None, chunk=node.NodeView),
     _Endpoint("get", "/openapi.json", "This document.", None, locked=False),
     _Endpoint("get", "/healthz", "Whether the process lives.", openai.Health, locked=False),

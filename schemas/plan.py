@@ -107,10 +107,3 @@ class VersionPlan(msgspec.Struct, frozen=True, kw_only=True):
     alternatives: list[PlanAlternative]
     estimates: dict[str, PlanEstimate]
     limits: list[LimitReport] = []
-
-
-class PlanList(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest plan of each target version of which a text was begun."""
-
-    object: Literal["list"] = "list"
-    data: list[VersionPlan]

@@ -21,7 +21,7 @@ from edge_node.api import ollama, page, responses
 from edge_node.api.auth import HEADER, AuthMiddleware, ClientRefusals, RequestIds
 from edge_node.api.bodies import Bodies, parse_object
 from edge_node.api.errors import ApiError
-from edge_node.api.events import events, plans
+from edge_node.api.events import events
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
 from edge_node.api.sending import IGNORED
@@ -33,7 +33,6 @@ from edge_node.completion.store import CompletionStore
 from flexspec_mq.daemon.instruments import CONTENT_TYPE
 from schemas.openai import Health, ModelList
 from schemas.openapi import document
-from schemas.plan import PlanList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,10 +77,6 @@ async def _models(api: Api, _request: Request, _send: Send) -> Response:
 
 async def _model(api: Api, request: Request, _send: Send) -> Response:
     return json_answer(await api.model(request.path_params["model"]))
-
-
-async def _plan(api: Api, _request: Request, _send: Send) -> Response:
-    return json_answer(PlanList(data=plans(api.node)))
 
 
 async def _document(_api: Api, _request: Request, _send: Send) -> Response:
@@ -129,7 +124,6 @@ _TABLE: tuple[tuple[str, str, Handler], ...] = (
     *page.TABLE,
     ("/v1/models", "GET", _models),
     ("/v1/models/{model:path}", "GET", _model),
-    ("/v1/plan", "GET", _plan),
     ("/v1/events", "GET", events),
     ("/openapi.json", "GET", _document),
     ("/healthz", "GET", _health),

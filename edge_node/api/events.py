@@ -51,7 +51,10 @@ async def events(api: Api, request: Request, send: Send) -> None:
 async def _tell(api: Api, sender: Sender) -> None:
     await sender.start(200, "text/event-stream; charset=utf-8", {"cache-control": "no-cache"})
     stream, spoke = _Stream(api), time.monotonic()
+    nobody_looked = not api.node.devices.watchers
     with api.node.watched():
+        if nobody_looked:  # the first events tell all
+            await asyncio.sleep(waiting.STATUS_RETAINED)
         while not api.texts.closed:
             now = time.monotonic()
             news = stream.news(now)
@@ -125,10 +128,9 @@ def _texts(api: Api) -> Iterator[_Told]:
         yield view.id, view, replace(view, figures=gist)
 
 
-def plans(node: EdgeNode) -> list[VersionPlan]:
-    """The newest plan of each version of which a text was begun."""
+def _plan(node: EdgeNode) -> Iterator[_Told]:
     now, active = time.monotonic(), node.active_versions
-    return [
+    data = [
         VersionPlan(
             version=version,
             under_way=version in active,
@@ -140,10 +142,7 @@ def plans(node: EdgeNode) -> list[VersionPlan]:
         )
         for version, planned in sorted(node.plans.items())
     ]
-
-
-def _plan(node: EdgeNode) -> Iterator[_Told]:
-    if data := plans(node):
+    if data:
         yield "", PlanView(data=data), PlanView(data=[replace(plan, age_s=None) for plan in data])
 
 

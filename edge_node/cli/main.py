@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_node.config import add_address_arguments, add_arguments, from_arguments
+from edge_node.config import add_arguments, from_arguments
 from edge_node.energy import energy_meter
 from flexspec_mq import waiting
 from flexspec_mq.daemon import logs
@@ -84,11 +84,6 @@ def build_parser() -> argparse.ArgumentParser:
         "of", nargs="?", metavar="VERSION", help="one version, whose texts are shown (default: all)"
     )
     add_arguments(remembered, api=False)
-    plan = commands.add_parser(
-        "plan", help="how the edge node that serves here plans its drafts, and why", allow_abbrev=False
-    )
-    plan.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    add_address_arguments(plan)
     for command in (serves, add_show_command(commands), add_doctor_command(commands)):
         add_arguments(command)
         logs.add_verbose(command)
@@ -123,11 +118,6 @@ def _main(argv: Sequence[str]) -> int:
     config = loaded.settings
     if args.command == "config":
         show(loaded, json=args.json)
-        return 0
-    if args.command == "plan":
-        from edge_node.cli.plan import show_plans
-
-        show_plans(config.api, as_json=args.json)
         return 0
     logs.configure(config.log, edge=config.node.edge)
     if args.command == "memory":

@@ -1,1 +1,1 @@
-"""``flexspec chat``: a terminal client of the edge node's HTTP API. It knows the node by HTTP only."""
+"""``flexspec chat`` and ``flexspec top``: terminal clients of the edge node's HTTP API, by which alone they know it."""

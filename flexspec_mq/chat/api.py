@@ -22,6 +22,7 @@ from flexspec_mq.errors import (
     WorkerError,
 )
 from flexspec_mq.terminal.printable import printable
+from schemas.node import FleetView, NodeView, PlanView, TextView
 from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer
 
 if TYPE_CHECKING:
@@ -29,11 +30,15 @@ if TYPE_CHECKING:
 
     from flexspec_mq.chat.settings import ChatOptions
 
+    View = NodeView | TextView | PlanView | FleetView
+
 T = TypeVar("T")
 
 MAX_EVENT = 64 * 2**20
 """Bytes of one event; a client that lags gets all that it missed in one."""
 MAX_REFUSAL = 2**20
+VIEWS: dict[str, type[View]] = {"node": NodeView, "text": TextView, "plan": PlanView, "fleet": FleetView}
+"""Types of a node's events, by name."""
 _DONE = "[DONE]"
 AGAIN = "/retry asks again"
 _KEY = "give the key with --api-key-file or FLEXSPEC_CHAT_API_KEY"
@@ -48,6 +53,7 @@ _BY_CODE: dict[str | int | None, tuple[type[FlexSpecError], str]] = {
     "stopping": (LinkDown, AGAIN),
     "deadline": (TimeIsOver, "lower /max-tokens, or raise the node's --api-timeout"),
     "worker_protocol": (RemoteProtocolError, AGAIN),
+    "not_found": (RemoteProtocolError, "an older edge node has to be updated"),
 }
 
 
@@ -112,26 +118,48 @@ class ApiClient:
         backoff = Backoff(*waiting.CHAT_RETRY, give_up_after=self._patience)
         answer = await retrying(ask, what="the API", on=NotReached, backoff=backoff, on_wait=on_wait)
         try:
-            async with aclosing(self._events(answer)) as events:
+            async with aclosing(self._stream(answer)) as events:
                 async for event in events:
-                    yield event
+                    if event.data == _DONE:
+                        return
+                    if (error := read(event.data, Failed).error) is not None:
+                        raise refused(error)
+                    yield read(event.data, ChatCompletionChunk)
         finally:
             await answer.aclose()
 
-    async def _events(self, answer: httpx2.Response) -> AsyncGenerator[ChatCompletionChunk]:
+    async def events(self) -> AsyncGenerator[View]:
+        """Read all that the node shows of itself, now and as it changes; kinds that are not known here are skipped.
+
+        Raises:
+            FlexSpecError: the API cannot be reached, refuses, or goes away.
+        """
+        silence = httpx2.Timeout(waiting.EVENTS_SILENCE, connect=waiting.CHAT_CONNECT)
+        answer = await self._send(self._http.build_request("GET", f"{self._url}/v1/events", timeout=silence))
+        try:
+            async with aclosing(self._stream(answer)) as events:
+                async for event in events:
+                    if (kind := VIEWS.get(event.event)) is not None:
+                        yield read(event.data, kind)
+        finally:
+            await answer.aclose()
+
+    async def _stream(self, answer: httpx2.Response) -> AsyncGenerator[httpx2.ServerSentEvent]:
+        """Events of a stream that ends by its reader only.
+
+        Raises:
+            RemoteProtocolError: it is no stream.
+            LinkDown: it broke.
+        """
         try:
             async for event in httpx2.EventSource(answer, max_event_size=MAX_EVENT):
-                if event.data == _DONE:
-                    return
-                if (error := read(event.data, Failed).error) is not None:
-                    raise refused(error)
-                yield read(event.data, ChatCompletionChunk)
+                yield event
         except httpx2.SSEError as error:
             raise RemoteProtocolError(
                 f"the API answered with no stream: {error}", hint="check the address after --url"
             ) from error
         except httpx2.TimeoutException as error:
-            raise LinkDown("the API fell silent in the middle of the answer", hint=AGAIN) from error
+            raise LinkDown("the API fell silent", hint=AGAIN) from error
         except httpx2.TransportError as error:
             raise self._broken() from error
         raise self._broken()  # it ended without saying so
@@ -185,7 +213,7 @@ class ApiClient:
 
     @staticmethod
     def _broken() -> LinkDown:
-        return LinkDown("the connection to the API broke in the middle of the answer", hint=AGAIN)
+        return LinkDown("the connection to the API broke", hint=AGAIN)
 
 
 @asynccontextmanager

@@ -28,6 +28,7 @@ ROOT = Path(__file__).parents[2]
 async def run(
     said: bytes,
     *arguments: str,
+    command: str = "chat",
     until_stdout: bytes | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> tuple[int, str, str]:
@@ -37,7 +38,7 @@ async def run(
         until_stdout: send Ctrl-C when the output has this.
     """
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "flexspec_mq.cli", "chat", *arguments,
+        sys.executable, "-m", "flexspec_mq.cli", command, *arguments,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         cwd=ROOT, env={**os.environ, **(environment or {})},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),

@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.demo.children import as_child
@@ -55,6 +56,14 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._fd, keys)
 
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    @property
+    def mode(self) -> list[Any]:
+        """Input, output and local modes of the terminal."""
+        return termios.tcgetattr(self._fd)[:4]
+
     async def until(self, wanted: str) -> str:
         """Wait until something is shown; all that was shown up to it, with escape sequences."""
         try:
@@ -86,7 +95,7 @@ async def on_terminal(*arguments: str, **environment: str) -> AsyncIterator[Term
     # The size of the terminal that the tests run on, or of none, is not this one's.
     inherited = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "flexspec_mq.cli", "chat", *arguments,
+        sys.executable, "-m", "flexspec_mq.cli", *arguments,
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=prepare,
         env={**inherited, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", **environment},
     )  # fmt: skip
@@ -111,7 +120,7 @@ async def test_a_conversation(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     engine = FakeEngine(before=lambda _items: time.sleep(0.02))
     async with served(mosquitto, engine=engine) as api:
         flags = ("--url", api.url, "--max-tokens", "24", "--seed", str(long_one("Why is the sky blue?")))
-        async with on_terminal(*flags, XDG_STATE_HOME=str(tmp_path)) as terminal:
+        async with on_terminal("chat", *flags, XDG_STATE_HOME=str(tmp_path)) as terminal:
             await terminal.until("drafted on the device")
             answer = await terminal.say("Why is the sky blue?", "rounds .*seed [0-9]+")
             assert "\x1b[32m" in answer  # accepted
@@ -148,7 +157,7 @@ async def test_a_conversation(mosquitto: PrivateBroker, tmp_path: Path) -> None:
 
 async def test_sigterm_leaves_the_terminal_as_it_was(mosquitto: PrivateBroker, tmp_path: Path) -> None:
     flags = ("--history", str(tmp_path / "history"))
-    async with served(mosquitto) as api, on_terminal("--url", api.url, *flags) as terminal:
+    async with served(mosquitto) as api, on_terminal("chat", "--url", api.url, *flags) as terminal:
         await terminal.until(PROMPT)
         terminal.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(PATIENCE):

@@ -25,7 +25,8 @@ LIGHT = (
     "flexspec_mq.codec.", "flexspec_mq.controller.", "flexspec_mq.energy.", "flexspec_mq.protocol.",
     "flexspec_mq.transport.",
     "flexspec_mq.models.default", "flexspec_mq.models.load", "flexspec_mq.models.text",
-    "flexspec_mq.chat.main", "lab.bench.main", "lab.testbed.link.cli", "training.commands.draft", "training.head.train",
+    "flexspec_mq.chat.main", "flexspec_mq.chat.top",
+    "lab.bench.main", "lab.testbed.link.cli", "training.commands.draft", "training.head.train",
     "schemas.", "broker", "edge_node",
     "edge_node.api.app", "cloud_worker", "edge_node.doctor.examine", "cloud_worker.doctor",
 )  # fmt: skip
@@ -91,7 +92,10 @@ def test_importing_the_package_loads_nothing_else() -> None:
 
 
 COMMANDS = [
-    *(("flexspec_mq.cli", [*words, "--help"]) for words in ([], ["chat"], ["draft"], ["head"], ["model"])),
+    *(
+        ("flexspec_mq.cli", [*words, "--help"])
+        for words in ([], ["chat"], ["top"], ["draft"], ["head"], ["model"])
+    ),
     *(("flexspec_mq.cli", words) for words in (["version"], ["schema"], ["chat", "config", "show"])),
     *((daemon, words) for daemon in DAEMONS for words in (["--help"], ["config", "show"])),
     ("cloud_worker.__main__", ["--capacity", "0"]),
