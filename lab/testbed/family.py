@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.demo.children import NO_FILE, python
+from flexspec_mq.demo.children import python
 from lab.testbed.process import output
 
 if TYPE_CHECKING:
@@ -25,15 +25,17 @@ class Operator:
         family: name of the family.
         folder: place of keys, heads and records.
         root: the public root key.
+        login: flags by which the operator connects to a broker that lets not everybody in.
     """
 
     deployment: LocalDeployment
     family: str
     folder: Path
     root: str
+    login: Sequence[str] = ()
 
     @classmethod
-    async def create(cls, deployment: LocalDeployment, family: str, folder: Path) -> Operator:
+    async def create(cls, deployment: LocalDeployment, family: str, folder: Path, *login: str) -> Operator:
         """Make a family: a root key, an online key, and the key set that says so.
 
         Raises:
@@ -41,7 +43,7 @@ class Operator:
         """
         root = (await _head(deployment, "keygen", str(folder / "root.key"))).strip()
         online = (await _head(deployment, "keygen", str(folder / "online.key"))).strip()
-        found = cls(deployment, family, folder, root)
+        found = cls(deployment, family, folder, root, login)
         signer = ("--root", str(folder / "root.key"), "--signer", online, "--serial", "1")
         await _head(deployment, "trust", *signer, *found._at_broker())
         return found
@@ -92,7 +94,7 @@ class Operator:
     def _at_broker(self) -> Sequence[str]:
         state = str(self.folder / "state" / "operator")
         family = ("--family", self.family, "--root-key", self.root, "--state-dir", state)
-        return (*self.deployment.at_broker, *family, *NO_FILE)
+        return (*self.deployment.at_broker, *family, *self.login)
 
 
 async def _head(deployment: LocalDeployment, action: str, *arguments: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.demo.children import NO_FILE, python
+from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FingerprintError
 from lab.bench.meter import Costs, LinkMeter
 
@@ -101,7 +101,7 @@ async def start(here: LocalDeployment, wanted: Traditional, delay_ms: float) -> 
     program = (_TARGET, str(delay_ms))
     worker = await here.worker("t-worker", *wanted.worker, program=program)
     target = worker.ready
-    flags = (*here.at_broker, "--edge", "t-edge", *wanted.edge, *NO_FILE)
+    flags = (*here.at_broker, "--edge", "t-edge", *wanted.edge)
     command = python(_DEVICE, *flags)
     device = await here.start("t-edge", "device", command)
     ready = await device.event(lambda event: "ready" in event)
