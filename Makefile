@@ -56,7 +56,7 @@ test-page: setup ## the page in a real Chromium, which this installs where it is
 	@$(BIN)/python -m pytest tests/page $(PYTEST_ARGS)
 
 docs: setup ## the documents as a site: build/docs/index.html; other versions beside this one stay
-	$(BIN)/sphinx-build -qW --keep-going -c docs -d build/doctrees . \
+	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . \
 		build/docs/$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
 
 lint: setup ## ruff, mypy, import arrows and prose only

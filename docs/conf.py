@@ -21,8 +21,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from document_tables import rendered  # noqa: E402
 
 NAVIGATION = {
-    "Start": ["docs/doctor", "CHANGELOG"],
-    "Use": ["docs/api", "docs/models", "docs/energy"],
+    "Start": ["docs/looking", "docs/doctor", "CHANGELOG"],
+    "Use": ["docs/api", "docs/asking", "docs/models", "docs/energy"],
     "Operate": ["docs/deploy", "docs/operators", "docs/observability", "docs/evolution", "docs/security"],
     "Understand": ["docs/architecture", "docs/controller", "docs/protocol", "docs/performance"],
     "Reference": ["docs/settings", "docs/reference/http", "docs/reference/mqtt", "docs/reference/waits"],

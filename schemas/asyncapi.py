@@ -124,8 +124,8 @@ CHANNELS = (
         "f1/ask/{edge}/{user}",
         "receive",
         (Ask,),
-        "Texts that a user asks the edge for, where it answers asks (docs/api.md); a payload that is no JSON object is "
-        "a prompt. By MQTT 5 with Response Topic and Correlation Data.",
+        "Texts that a user asks the edge for, where it answers asks (docs/asking.md); a payload that is no JSON object "
+        "is a prompt. By MQTT 5 with Response Topic and Correlation Data.",
     ),
     _Channel(
         "answer",

@@ -1,4 +1,4 @@
-"""Texts that clients ask for by MQTT. `docs/api.md` says how to ask.
+"""Texts that clients ask for by MQTT. `docs/asking.md` says how to ask.
 
 | module | holds |
 |---|---|

@@ -25,7 +25,7 @@ class AskSettings:
     """
 
     mqtt_ask: Annotated[
-        bool, Setting(help="answer whoever asks for a text by MQTT, on f1/ask/<edge>/<user> (docs/api.md)")
+        bool, Setting(help="answer whoever asks for a text by MQTT, on f1/ask/<edge>/<user> (docs/asking.md)")
     ] = False
     ask_broker: Annotated[
         str | None,
