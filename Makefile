@@ -86,7 +86,7 @@ format: setup ## put all files into the house format
 	$(BIN)/ruff format .
 
 bench-quick: setup ## most benchmarks in their short form, each within a minute (answers only as root)
-	@for name in transport engine acceptance serving evolution $$([ "$$(id -u)" -ne 0 ] || echo answers); do \
+	@for name in transport engine acceptance evolution $$([ "$$(id -u)" -ne 0 ] || echo answers); do \
 		echo "== $$name"; $(BIN)/python -m lab.benchmarks.$$name --quick || exit 1; done
 	$(BIN)/python -m lab.chaos --quick
 

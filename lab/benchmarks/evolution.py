@@ -18,8 +18,8 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import UsageError
 from lab.bench.questions import OWN, read_questions, spread
 from lab.benchmarks import _common
-from lab.benchmarks.serve.texts import Tokens
 from lab.benchmarks.updates.rolling import Rolled, updates
+from lab.benchmarks.updates.texts import Tokens
 
 _FULL, _QUICK = (10, 16, 12, 40), (1, 4, 3, 16)
 """Updates in a row, sessions at a time, different texts, and tokens of each."""

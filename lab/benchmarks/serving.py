@@ -1,105 +1,121 @@
-"""Load: what users of the API see of streams with drafts and without, and of thousands of requests.
+"""Many streams at once, with drafts as a node makes them by default and without: tokens per second, end to end.
 
 Everything runs as users run it: Mosquitto, ``flexspec-cloud`` and ``flexspec-edge serve`` as processes with the
-default model, asked over HTTP. Texts are compared with what the target alone writes.
+default model, asked over HTTP.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flexspec_mq.daemon.main import run_main
-from flexspec_mq.errors import UsageError
-from lab.bench.questions import OWN, Question, read_questions, spread
+from flexspec_mq.errors import FlexSpecError, UsageError
+from lab.bench.client import ask_all, unbounded
+from lab.bench.questions import OWN, read_questions, spread
 from lab.benchmarks import _common
-from lab.benchmarks.serve.crowd import soak
-from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio, streams
-from lab.benchmarks.serve.texts import Tokens, references
+from lab.testbed.deployment import QUICK_STATUS, with_broker
+from schemas.messages import MAX_AHEAD
 
-SECTIONS = ("streams", "soak")
-QUICK_SECTIONS = ("soak",)
-"""The other one takes longer than a minute, most of it for daemons to start."""
+STREAMS = 1, 4, 8, 16
+NODES = 1, 4
+DEFAULT, STREAMING = "default", "streaming"
+PLANS: Mapping[str, tuple[str, ...]] = {
+    DEFAULT: (),
+    STREAMING: (
+        *("--policy", "fixed", "--draft-length", "0", "--draft", "none", "--no-lookup"),
+        *("--ahead", str(MAX_AHEAD), "--worker-draft", "0"),
+    ),
+}
+"""Flags of the edge nodes: none at all, and no drafts by anybody with a worker that runs ahead."""
+
+Cell = tuple[int, int]
+"""Streams in all, and nodes that they are spread over."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """How much is done.
+async def streams(
+    questions: Sequence[str], tokens: int, rounds: int, seed: int, say: Callable[[str], None]
+) -> dict[Cell, dict[str, list[float]]]:
+    """Streams of one node and of four, at one worker as it comes, with drafts and without in turns.
 
-    Attributes:
-        streams_rounds, streams_tokens: turns of each number of streams, tokens of a text.
-        soak, soak_texts, soak_tokens: requests, different ones among them, tokens of a text at most.
+    Args:
+        questions: questions that are asked.
+        tokens: tokens of each text.
+        rounds: turns of each cell.
+        seed: seed of the order.
+        say: told what happens.
+
+    Returns:
+        Tokens per second of all streams, one for each turn, by cell and plan.
+
+    Raises:
+        FlexSpecError: a text failed.
     """
+    rng = random.Random(seed)
+    cells = [(count, nodes) for nodes in NODES for count in STREAMS if count >= nodes]
+    found: dict[Cell, dict[str, list[float]]] = {cell: {name: [] for name in PLANS} for cell in cells}
+    async with with_broker() as here, unbounded() as http:
+        await here.worker("w1", *QUICK_STATUS)
+        urls: dict[str, list[str]] = {name: [] for name in PLANS}
+        for number in range(max(NODES)):
+            for name, flags in PLANS.items():
+                urls[name].append((await here.edge(f"{name}-{number}", *flags)).url)
 
-    streams_rounds: int = 4
-    streams_tokens: int = 64
-    soak: int = 2000
-    soak_texts: int = 96
-    soak_tokens: int = 8
+        async def written(name: str, nodes: int, asked: Sequence[str], limit: int) -> float:
+            began = time.perf_counter()
+            bodies = [_body(question, limit) for question in asked]
+            answers = await ask_all(http, urls[name][:nodes], bodies)
+            for one in answers:
+                if one.error:
+                    raise FlexSpecError(f"a text of {name} failed: {one.error}")
+            return len(asked) * limit / (time.perf_counter() - began)
+
+        for name in PLANS:  # a node's first texts are slower
+            await written(name, max(NODES), _asked(questions, 2 * max(NODES), "warm", rng), tokens)
+        for turn in range(rounds):
+            for count, nodes in rng.sample(cells, len(cells)):
+                for name in rng.sample(list(PLANS), len(PLANS)):
+                    asked = _asked(
+                        questions, count, str(turn), random.Random(f"{seed} {turn} {count} {nodes}")
+                    )
+                    rate = await written(name, nodes, asked, tokens)
+                    found[count, nodes][name].append(rate)
+                    say(f"turn {turn + 1}, {count} streams of {nodes} nodes, {name}: {rate:.0f} tokens/s")
+    return found
 
 
-QUICK = Sizes(1, 16, 64, 8, 4)
+def ratio(rates: Mapping[str, Sequence[float]]) -> float:
+    """Tokens per second by default over streaming's, in the median of the turns."""
+    return statistics.median(
+        ours / theirs for ours, theirs in zip(rates[DEFAULT], rates[STREAMING], strict=True)
+    )
 
 
-class _Run:
-    """A call of the benchmark."""
+def _asked(questions: Sequence[str], count: int, turn: str, rng: random.Random) -> list[str]:
+    """Questions that no node has been asked before: what it remembers would be another plan's advantage."""
+    return [f"({turn}.{number}) {rng.choice(questions)}" for number in range(count)]
 
-    def __init__(self, args: argparse.Namespace, questions: Sequence[Question]) -> None:
-        self._questions = [question.text for question in questions]
-        self._seed: int = args.seed
-        self._size = QUICK if args.quick else Sizes()
-        self._tokens = Tokens()
-        self._began = time.monotonic()
 
-    def say(self, line: str) -> None:
-        _common.say(f"[{time.monotonic() - self._began:6.1f} s] {line}")
-
-    async def streams(self) -> dict[str, Any]:
-        size = self._size
-        found = await streams(self._questions, size.streams_tokens, size.streams_rounds, self._seed, self.say)
-        rows = []
-        results: dict[str, Any] = {}
-        for (count, nodes), rates in found.items():
-            medians = {name: statistics.median(one) for name, one in rates.items()}
-            rows.append([count, nodes, medians[DEFAULT], medians[STREAMING], ratio(rates)])
-            results[f"{count} of {nodes}"] = {**rates, "ratio": ratio(rates)}
-        print(f"\ntokens/s of all streams end to end, {size.streams_tokens} tokens each, one worker")
-        print(_common.table(["streams", "nodes", DEFAULT, STREAMING, "ratio, median of turns"], rows))
-        return results
-
-    async def soak(self) -> dict[str, Any]:
-        size = self._size
-        asked = self._asked(size.soak_texts, size.soak_tokens)
-        self.say(f"soak: the target alone writes {len(asked)} texts")
-        own = await references(self._tokens, asked, 2)
-        found = await soak(asked, own, size.soak, 32, self.say)
-        print(f"\n{size.soak} requests, 32 at a time, one edge node and one worker")
-        headers = ["texts", "failed", "wrong", "median, s", "slowest"]
-        print(_common.table(headers, [list(asdict(found).values())]))
-        return asdict(found)
-
-    def _asked(self, count: int, limit: int) -> list[Any]:
-        questions = self._questions[:count]
-        rounds = -(-count // len(questions))
-        return self._tokens.questions(questions, limit, rounds=rounds)[:count]
+def _body(question: str, tokens: int) -> dict[str, object]:
+    return {
+        "messages": [{"role": "user", "content": question}],
+        "temperature": 0,
+        "max_tokens": tokens,
+        "ignore_eos": True,
+    }
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The benchmark's flags."""
     made = _common.parser(__doc__ or "")
-    made.add_argument(
-        "--sections",
-        nargs="+",
-        choices=SECTIONS,
-        default=argparse.SUPPRESS,
-        help=f"what to measure (default: all; with --quick {' and '.join(QUICK_SECTIONS)})",
-    )
+    made.add_argument("--turns", type=int, default=4, help="of each number of streams")
+    made.add_argument("--tokens", type=int, default=64, help="of a text")
     return made
 
 
@@ -110,16 +126,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
-    questions = spread(read_questions(args.prompts or OWN), 96)
+    questions = [question.text for question in spread(read_questions(args.prompts or OWN), 96)]
     if len(questions) < 4:
         raise UsageError("fewer than 4 questions", hint="crowds ask different things")
-    run = _Run(args, questions)
-    sections: dict[str, Callable[[], Coroutine[Any, Any, dict[str, Any]]]] = {
-        "streams": run.streams,
-        "soak": run.soak,
-    }
-    chosen = getattr(args, "sections", QUICK_SECTIONS if args.quick else SECTIONS)
-    results = {name: asyncio.run(sections[name]()) for name in chosen}
+    tokens, turns = (16, 1) if args.quick else (args.tokens, args.turns)
+    found = asyncio.run(streams(questions, tokens, turns, args.seed, _common.say))
+    rows = []
+    results: dict[str, Any] = {}
+    for (count, nodes), rates in found.items():
+        medians = [statistics.median(rates[name]) for name in PLANS]
+        rows.append([count, nodes, *medians, ratio(rates)])
+        results[f"{count} of {nodes}"] = {**rates, "ratio": ratio(rates)}
+    print(f"\ntokens/s of all streams end to end, {tokens} tokens each, one worker")
+    print(_common.table(["streams", "nodes", *PLANS, "ratio, median of turns"], rows))
     _common.finish("serving", results, quick=args.quick)
     return 0
 

@@ -37,7 +37,7 @@ from lab.bench.strategies import RATIONED, SERVER, STREAMING, Devices, Node, dra
 from lab.bench.testbed import bench_testbed
 from lab.benchmarks import _common
 from lab.benchmarks.answers import llama_server
-from lab.benchmarks.serve.calls import validate, why_invalid
+from lab.benchmarks.tool_calls import validate, why_invalid
 
 if TYPE_CHECKING:
     from argparse import Namespace

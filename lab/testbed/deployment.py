@@ -25,6 +25,8 @@ Side = Literal["device", "cloud"]
 Say = Callable[[str], None]
 LOOPBACK = "loopback"
 """Instead of a link's name: none."""
+QUICK_STATUS = ("--status-every", "1")
+"""Flags of a worker that others are to know soon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,14 @@ async def local_deployment(
         temporary = partial(tempfile.TemporaryDirectory, prefix="flexspec-site-")
         folder = Path(stack.enter_context(temporary())) if logs else None
         yield LocalDeployment(await stack.enter_async_context(Processes()), made, cores, folder, with_us)
+
+
+@asynccontextmanager
+async def with_broker() -> AsyncIterator[LocalDeployment]:
+    """A place on loopback with a broker, where what daemons say goes to files."""
+    async with local_deployment(logs=True) as here:
+        await here.start_broker()
+        yield here
 
 
 def free_port() -> int:

@@ -18,8 +18,7 @@ from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
-from lab.benchmarks.serve.crowd import with_broker
-from lab.testbed.deployment import Daemon, LocalDeployment
+from lab.testbed.deployment import Daemon, LocalDeployment, with_broker
 from lab.testbed.family import Operator
 from schemas.status import WorkerStatus
 

@@ -11,8 +11,8 @@ import httpx2
 
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import StreamedAnswer, ask, unbounded
-from lab.benchmarks.serve.texts import Asked, Tokens, references
 from lab.benchmarks.updates.place import EXAMPLES, FAMILY, HEADS, BenchTestbed, place
+from lab.benchmarks.updates.texts import Asked, Tokens, references
 
 WORKERS = ("w1", "w2")
 KEPT = 4

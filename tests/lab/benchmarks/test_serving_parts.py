@@ -1,14 +1,13 @@
-"""The parts of `lab.benchmarks.serving`: a client that notices what goes wrong, and verdicts that can be bad."""
+"""The client of benchmarks, which notices what goes wrong, and how streams are compared."""
 
 from __future__ import annotations
 
 import asyncio
 
 from broker.launcher import PrivateBroker
-from lab.bench.client import StreamedAnswer, ask, ask_all, unbounded
-from lab.benchmarks.serve.crowd import CrowdOutcome
-from lab.benchmarks.serve.streams import DEFAULT, STREAMING, ratio
-from lab.benchmarks.serve.texts import Asked
+from lab.bench.client import ask, ask_all, unbounded
+from lab.benchmarks.serving import DEFAULT, STREAMING, ratio
+from lab.benchmarks.updates.texts import Asked
 from lab.simulator.world import EOS
 from tests.edge_node.api.served import expected, served, shown
 
@@ -17,18 +16,6 @@ PROMPT = (1, 2, 3)
 
 def asked(seed: int) -> Asked:
     return Asked(PROMPT, 12, 0.0, 1.0, seed)
-
-
-def answer(text: str, seconds: float, error: str = "") -> StreamedAnswer:
-    return StreamedAnswer(text=text, began=1.0, ended=1.0 + seconds, error=error)
-
-
-def test_a_verdict_counts_what_failed_and_what_is_wrong() -> None:
-    ask_for = [asked(n) for n in range(4)]
-    own = {one: f"text {n}" for n, one in enumerate(ask_for)}
-    answers = [answer("text 0", 1.0), answer("text 2", 1.0), answer("", 5.0, "503"), answer("text 3", 3.0)]
-    verdict = CrowdOutcome.compared(ask_for, answers, own)
-    assert verdict == CrowdOutcome(requests=4, failed=1, wrong=1, median=2.0, slowest=5.0)
 
 
 def test_streams_are_compared_turn_by_turn() -> None:

@@ -14,7 +14,7 @@ from lab.bench.measuring import Answered
 from lab.bench.meter import Costs
 from lab.bench.options import build_parser
 from lab.bench.strategies import STREAMING
-from lab.benchmarks.serve.calls import why_invalid
+from lab.benchmarks.tool_calls import why_invalid
 from lab.benchmarks.tools import CALLS, JSON, workload
 
 OPTIONS = build_parser().parse_args(["--tokens", "99"])

@@ -62,15 +62,15 @@ class Tokens:
         self.tokenizer: Tokenizer = loaded.tokenizer
         self.eos = loaded.eos
 
-    def questions(self, questions: Sequence[str], limit: int, *, rounds: int = 1) -> list[Asked]:
-        """A request for each question and round, with other dice in each; every second has a tool's schema.
+    def questions(self, questions: Sequence[str], limit: int) -> list[Asked]:
+        """A request for each question, with other dice for each; every second has a tool's schema.
 
         Only the end is kept of long prompts.
         """
         found, constraints = [], of_tools()
-        for number in range(rounds * len(questions)):
+        for number, question in enumerate(questions):
             temperature, top_p = _DICE[number % len(_DICE)]
-            prompt = self.prompt(questions[number % len(questions)])[-_MOST_PROMPT:]
+            prompt = self.prompt(question)[-_MOST_PROMPT:]
             constraint = constraints[number // 2 % len(constraints)] if number % 2 else None
             found.append(Asked(prompt, limit, temperature, top_p, 1000 + number, constraint))
         return found

@@ -13,8 +13,7 @@ import fastjsonschema
 from openai import APIError, AsyncOpenAI
 
 from lab.bench.calls import CallableTool, read_tools
-from lab.benchmarks.serve.crowd import QUICK_STATUS, with_broker
-from lab.testbed.deployment import LocalDeployment
+from lab.testbed.deployment import QUICK_STATUS, LocalDeployment, with_broker
 
 _TEMPERATURES = (0.0, 0.7, 1.0)
 _BY_SCHEMA_EVERY = 4

@@ -1,1 +1,0 @@
-"""Parts of `lab.benchmarks.serving`: daemons as processes, a client of their API, texts with references."""
