@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edge_node.api.bodies import canonical
-from edge_node.api.errors import ApiError, bad
+from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
 from edge_node.api.sending import reply
 from edge_node.completion.completion import IdempotencyKey
 from edge_node.completion.options import SEED_BITS
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import context_of
 from schemas.openai import Model, ModelVersion
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from edge_node.completion.options import CompletionOptions
     from edge_node.completion.store import CompletionStore
     from edge_node.node import EdgeNode
+    from flexspec_mq.telemetry import Carrier, Telemetry
 
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
     """Answers a request, or has sent its answer by itself."""
@@ -148,15 +150,45 @@ async def serve_text(
     key = _key(request, body)
     if wanted.ignored:
         _log.warning("fields of a request to %s were ignored: %s", request.url.path, wanted.ignored_names)
-    version = await api.version(wanted.model)
-    context = context_of(request.headers)
-    options = replace(wanted.options(version, api.settings.api_timeout), trace_context=context)
-    with ExitStack() as reading:
+    with _request_span(api.node.telemetry, request) as context, ExitStack() as reading:
+        version = await api.version(wanted.model)
+        options = replace(wanted.options(version, api.settings.api_timeout), trace_context=context)
         texts = [
             reading.enter_context(api.texts.reading(wanted.prompt, each, name))
             for each, name in _choices(options, wanted.choices, key)
         ]
         await reply(texts, wanted, api.settings, request.receive, send, reading.close)
+
+
+@contextmanager
+def _request_span(telemetry: Telemetry | None, request: Request) -> Iterator[Carrier]:
+    """The span of a request, which ends with the block; yields the context of what it asks for."""
+    context = context_of(request.headers)
+    if telemetry is None:
+        yield context
+        return
+    method, path, status = request.method, request.url.path, 200
+    about = {
+        "http.request.method": method,
+        "http.route": path,
+        "url.path": path,
+        "url.scheme": request.url.scheme,
+    }
+    span, within = telemetry.start(f"{method} {path}", "SERVER", context, about)
+    try:
+        yield within
+    except FlexSpecError as error:
+        status = api_error(error).status
+        raise
+    except BaseException as error:
+        status = 500 if isinstance(error, Exception) else CLIENT_GONE
+        raise
+    finally:
+        span.set_attribute("http.response.status_code", status)
+        if status >= 500:
+            span.set_attribute("error.type", str(status))
+            span.set_status(telemetry.failed)
+        span.end()
 
 
 def _choices(
