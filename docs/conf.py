@@ -57,6 +57,8 @@ Json = dict[str, Any]
 
 def kind(schema: Json) -> str:
     """A JSON schema in a word or two; types of their own are links to their headings."""
+    if "x-events" in schema:
+        return ", ".join(f"`{name}` {kind(data)}" for name, data in schema["x-events"].items())
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
