@@ -22,7 +22,7 @@ TESTS := tests
 PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training tests scripts docs README.md CONTRIBUTING.md \
 	CHANGELOG.md
 
-.PHONY: help setup demo demo-evolution test test-lab test-page docs lint format check-lint check-tests bench-quick clean distclean
+.PHONY: help setup demo demo-evolution test test-lab test-page docs release lint format check-lint check-tests bench-quick clean distclean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,9 +55,12 @@ test-page: setup ## the page in a real Chromium, which this installs where it is
 	@scripts/setup.sh browser
 	@$(BIN)/python -m pytest tests/page $(PYTEST_ARGS)
 
+release: setup ## build and try a release of the last commit, in dist/; publishes nothing
+	@$(BIN)/python scripts/release.py
+
 docs: setup ## the documents as a site: build/docs/index.html; other versions beside this one stay
 	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . \
-		build/docs/$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
+		build/docs/$$($(BIN)/python -c 'import flexspec_mq; print(flexspec_mq.__version__)')
 
 lint: setup ## ruff, mypy, import arrows and prose only
 	@$(MAKE) --no-print-directory check-lint

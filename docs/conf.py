@@ -7,7 +7,6 @@ the product prints of itself. The site fetches nothing from elsewhere, so any st
 import json
 import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from typing import Any
 from packaging.version import Version
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
+
+import flexspec_mq
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -32,7 +33,7 @@ NAVIGATION = {
 """Pages by the captions of the sidebar, in the order of a newcomer, who has read the README."""
 
 project = "FlexSpec MQ"
-release = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+release = flexspec_mq.__version__
 extensions = ["myst_parser"]
 root_doc = "README"
 include_patterns = ["*.md", "docs/**.md", "lab/README.md"]

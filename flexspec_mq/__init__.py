@@ -1,3 +1,3 @@
 """FlexSpec MQ: speculative decoding between a frozen edge draft and an evolving cloud target, over MQTT."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

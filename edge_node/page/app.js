@@ -8,8 +8,7 @@ let listed = "";
 
 /** Lists the models anew where the fleet has others than before. @param {any} view */
 async function models(view) {
-  const served = view.workers.map((/** @type {any} */ { status }) => [status.version, status.versions]);
-  const key = JSON.stringify([view.versions, served]);
+  const key = JSON.stringify([view.versions, view.workers.map((/** @type {any} */ each) => [each.status.version, each.status.versions])]);
   if (key === listed) return;
   listed = key;
   const response = await request("v1/models").catch(() => null);

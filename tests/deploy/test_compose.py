@@ -23,7 +23,7 @@ from tests.daemons import until
 from tests.deploy.files import DEPLOY, PROGRAMS, ROOT, compose, seconds, settings
 
 SERVICES: dict[str, Any] = compose()["services"]
-FOLDER = "/run/flexspec"
+IMAGES = (DEPLOY / "Containerfile").read_text()
 
 
 def in_force(name: str, *more: str) -> Any:
@@ -68,27 +68,38 @@ def test_a_worker_has_time_to_drain() -> None:
 
 
 def test_volumes_are_declared_and_covered_by_folders_of_the_user() -> None:
-    dockerfile = (DEPLOY / "Dockerfile").read_text()
     used = {tuple(volume.split(":")[:2]) for service in SERVICES.values() for volume in service["volumes"]}
     assert {name for name, _ in used} == set(compose()["volumes"])
-    made = dockerfile[dockerfile.index("useradd") : dockerfile.index("ENV PATH")].split()
+    made = IMAGES[IMAGES.index("useradd") : IMAGES.index("ENV PATH")].split()
     assert {folder for _, folder in used} <= set(made)
-    assert dockerfile.rstrip().splitlines()[-2] == "USER flexspec"
 
 
-def test_the_image_holds_what_the_project_needs() -> None:
+def test_each_service_has_an_image_that_holds_what_it_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    stages = dict(re.findall(r"^FROM \S+ AS (\S+)\n(.*?)(?=^FROM|\Z)", IMAGES, re.DOTALL | re.MULTILINE))
+    for name, service in SERVICES.items():
+        assert service["build"] == {"context": "..", "dockerfile": "deploy/Containerfile", "target": name}
+        assert stages[name].rstrip().endswith("USER flexspec")
+        (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', stages[f"build-{name}"])
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+        assert ("torch" in stages[f"build-{name}"]) == (name == "worker")
+    (torch,) = [line for line in project["optional-dependencies"]["models"] if line.startswith("torch")]
+    assert f'"{torch}"' in stages["build-worker"]
+
+
+def test_an_image_is_made_of_what_the_build_may_see() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    dockerfile = (DEPLOY / "Dockerfile").read_text()
-    (torch,) = [
-        line for line in project["project"]["optional-dependencies"]["models"] if line.startswith("torch")
-    ]
-    assert f'"{torch}"' in dockerfile
-    (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', dockerfile)
-    assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
     let_in = (ROOT / ".dockerignore").read_text().split()
     for name in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         assert f"!{name}" in let_in
-    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "deploy/compose"):
+    for name in (
+        "pyproject.toml",
+        "constraints.txt",
+        "README.md",
+        "LICENSE",
+        "deploy/compose",
+        "deploy/systemd",
+    ):
         assert f"!{name}" in let_in
         assert (ROOT / name).exists()
     scripts = {service["entrypoint"][0] for service in SERVICES.values()}

