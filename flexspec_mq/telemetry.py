@@ -38,7 +38,6 @@ Carrier = tuple[tuple[str, str], ...]
 _CONTEXT = ("traceparent", "tracestate")
 _LONGEST = 512
 """Characters of a value of these; a longer one is ignored."""
-_PROVIDER = "flexspec"
 NO_ERRORS = frozenset(("client", "done", "cancelled", "elsewhere", "released"))
 """Who or what may end a text that has not failed: its reader, its device, or a worker that lets it go."""
 
@@ -124,12 +123,7 @@ class Telemetry:
         self.side = side
         self._tracer = tracing.get_tracer("flexspec_mq", __version__)
         self.failed = trace.StatusCode.ERROR
-        self._kinds = trace.SpanKind
-        self._extract, self._inject, self._in_span = (
-            propagate.extract,
-            propagate.inject,
-            trace.set_span_in_context,
-        )
+        self._trace, self._propagate = trace, propagate
         meter = metering.get_meter("flexspec_mq", __version__)
         self._histograms = {
             name: meter.create_histogram(name, unit, explicit_bucket_boundaries_advisory=buckets)
@@ -160,11 +154,11 @@ class Telemetry:
             The span, and the context for whoever is asked in turn.
         """
         told = {key: value for key, value in parent if key in _CONTEXT and len(value) <= _LONGEST}
-        context = self._extract(told)
-        span = self._tracer.start_span(name, context, self._kinds[kind], attributes)
+        context = self._propagate.extract(told)
+        span = self._tracer.start_span(name, context, self._trace.SpanKind[kind], attributes)
         carrier: dict[str, str] = {}
-        self._inject(carrier, self._in_span(span, context))
-        return span, tuple((key, carrier[key]) for key in _CONTEXT if key in carrier)
+        self._propagate.inject(carrier, self._trace.set_span_in_context(span, context))
+        return span, context_of(carrier)
 
 
 class TextSpan:
@@ -192,7 +186,7 @@ class TextSpan:
         self._by = by
         self._labels: dict[str, Value] = {
             "gen_ai.operation.name": operation,
-            "gen_ai.provider.name": _PROVIDER,
+            "gen_ai.provider.name": "flexspec",
             "gen_ai.request.model": model,
         }
         self._span, self.carrier = by.start(
@@ -221,8 +215,9 @@ class TextSpan:
         self._span.add_event(name, attributes)
 
     def note(self, attributes: Mapping[str, Value | None]) -> None:
-        """Set attributes; those that are None are left out."""
-        self._span.set_attributes({key: value for key, value in attributes.items() if value is not None})
+        """Set attributes; those that are None or empty are left out."""
+        told = {key: value for key, value in attributes.items() if value is not None and value != ""}
+        self._span.set_attributes(told)
 
     def committed(self, count: int, worker: str | None = None) -> None:
         """Tokens came, from a worker at a device."""
@@ -274,7 +269,7 @@ class TextSpan:
                 self._by.record(side.each, (self._last - self._first) / self._after_first, labels)
         self.note(
             {
-                "flexspec.worker": self._worker or None,
+                "flexspec.worker": self._worker,
                 "flexspec.link.losses": self._events["flexspec.link.lost"] or None,
                 "flexspec.failovers": self._events["flexspec.failover"] or None,
             }
@@ -283,7 +278,7 @@ class TextSpan:
 
 
 def context_of(values: Mapping[str, str]) -> Carrier:
-    """The trace context in headers, or in variables of the environment by their names in small letters."""
+    """The trace context among headers, or among User Properties."""
     return tuple((key, values[key]) for key in _CONTEXT if key in values)
 
 
@@ -323,11 +318,15 @@ def exporting(options: TelemetryOptions, side: Side, instance: str) -> Iterator[
     metering = MeterProvider(readers, resource, shutdown_on_exit=False)
     for exporter in _exporters("traces"):
         tracing.add_span_processor(BatchSpanProcessor(exporter))
-    with _throttled():
-        try:
-            yield Telemetry(side, tracing, metering)
-        finally:
-            _shut_down(tracing, metering)
+    logger, throttled = logging.getLogger("opentelemetry"), _Throttled()
+    logger.addHandler(throttled)
+    logger.propagate = False
+    try:
+        yield Telemetry(side, tracing, metering)
+    finally:
+        _shut_down(tracing, metering)
+        logger.removeHandler(throttled)
+        logger.propagate = True
 
 
 def _exporters(signal: str) -> Iterator[Any]:
@@ -373,15 +372,3 @@ class _Throttled(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if self._throttle.due(record.name, str(record.msg), time.monotonic()):
             logging.getLogger().handle(record)
-
-
-@contextmanager
-def _throttled() -> Iterator[None]:
-    logger, handler = logging.getLogger("opentelemetry"), _Throttled()
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.propagate = True

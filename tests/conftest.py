@@ -44,9 +44,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Files with a real model first: they take longest, and the last one would run beside nothing."""
-    with_model = {item.path for item in items if item.get_closest_marker("model") is not None}
-    items.sort(key=lambda item: item.path not in with_model)
+    """Files with a real model or a bound of their own first: the longest would else end beside nothing."""
+    long = {
+        item.path for item in items if any(item.iter_markers("model")) or any(item.iter_markers("timeout"))
+    }
+    items.sort(key=lambda item: item.path not in long)
     part = config.getoption("part")
     if part == "all":
         return

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from flexspec_mq.models.text import Turn
+from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.telemetry import TextSpan
 
 if TYPE_CHECKING:
@@ -54,13 +55,14 @@ def note_outcome(
 ) -> None:
     """Say on a span what became of its text; `finish` is None where nobody waited for its end."""
     request, seen, counters = generation.request, generation.machine.observation, generation.machine.counters
-    seed, plan = request.sampling.seed, figures.plan or None
+    seed, plan, reason = request.sampling.seed, figures.plan, None if finish is None else finish.reason
     span.used(figures.version, len(request.prompt), seen.committed)
     span.note(
         {
             "gen_ai.request.max_tokens": request.limit,
             "gen_ai.request.seed": seed if seed < 2**63 else seed - 2**64,  # attributes have a sign
-            "gen_ai.response.finish_reasons": None if finish is None else [finish.reason.value],
+            "gen_ai.response.finish_reasons": reason
+            and ["stop" if reason is FinishReason.EOS else reason.value],
             "flexspec.session": generation.session,
             "flexspec.policy": None if plan is None else plan.policy,
             "flexspec.plan": None if plan is None else plan.does,

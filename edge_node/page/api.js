@@ -4,6 +4,9 @@ import { byId } from "./dom.js";
 const KEPT = "flexspec.key";
 const BACK_OFF = [0.5, 1, 2, 4, 8];
 const SILENCE = 45_000;
+const NO_KEY = "The node asks for a key, and none was given. Your next question asks for it again.";
+
+const AWAY = "The edge node does not answer: was it stopped? Trying again …";
 
 /** An error in the API's own words, which have its hint. */
 export class ApiError extends Error {
@@ -38,9 +41,10 @@ function askKey(refused) {
     };
     const cancel = (/** @type {Event} */ event) => {
       event.preventDefault();
-      end(() => reject(new ApiError("The node asks for a key.", "invalid_api_key")));
+      end(() => reject(new ApiError(NO_KEY, "invalid_api_key")));
     };
-    error.textContent = refused === null ? "" : "The key is wrong, or no longer the node's. Nothing that you typed is lost.";
+    const wrong = "The key is wrong, or no longer the node's. Nothing that you typed is lost.";
+    error.textContent = refused === null ? "" : wrong;
     form.addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       sessionStorage.setItem(KEPT, input.value.trim());
@@ -138,12 +142,13 @@ export async function follow(seen, lost) {
         tries = -1;
         if (data) seen(event, JSON.parse(data));
       }
-      lost("The edge node ended the stream of its figures.");
+      lost(AWAY);
     } catch (error) {
       clearTimeout(watch);
-      lost(error instanceof ApiError ? error.message : "The edge node does not answer.");
+      const refused = error instanceof ApiError && error.code !== "unreachable";
+      lost(refused ? error.message : AWAY);
       // Who did not want to give the key is not asked again before they do something that needs it.
-      if (error instanceof ApiError && error.code === "invalid_api_key") {
+      if (refused && error.code === "invalid_api_key") {
         await new Promise((resolve) => addEventListener("key", resolve, { once: true }));
         continue;
       }

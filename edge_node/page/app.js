@@ -8,7 +8,8 @@ let listed = "";
 
 /** Lists the models anew where the fleet has others than before. @param {any} view */
 async function models(view) {
-  const key = JSON.stringify([view.versions, view.workers.map((/** @type {any} */ each) => [each.status.version, each.status.versions])]);
+  const served = view.workers.map((/** @type {any} */ { status }) => [status.version, status.versions]);
+  const key = JSON.stringify([view.versions, served]);
   if (key === listed) return;
   listed = key;
   const response = await request("v1/models").catch(() => null);

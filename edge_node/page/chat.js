@@ -32,7 +32,7 @@ class Turn {
     this.note = make("p", { class: "note" }, "Asking …");
     this.node = make("li", { class: "turn", "data-state": "waiting" },
       make("p", { class: "question" }, make("span", { class: "unseen" }, "You: "), question), this.answer, this.note);
-    this.draw = eachFrame(() => this.drawNow());
+    this.draw = eachFrame(() => atTheEnd(() => this.drawNow()));
   }
 
   /** @returns {string} */
@@ -59,8 +59,6 @@ class Turn {
 
   /** Draws what came since the last frame; neighbours of one writer are one node. */
   drawNow() {
-    if (!this.coming.length) return;
-    const stay = atEnd();
     for (const [piece, writer] of this.coming.splice(0)) {
       const last = this.answer.lastElementChild;
       if (last?.dataset.writer === writer) last.firstChild.appendData(piece);
@@ -69,7 +67,6 @@ class Turn {
         this.answer.append(make("span", { "data-writer": writer, title: WRITERS[writer]?.[1] }, piece));
       }
     }
-    if (stay) toEnd();
   }
 
   /** Leaves the text alone; a button brings the marks back. */
@@ -110,11 +107,10 @@ class Turn {
       const { completion_tokens: tokens, flexspec: own } = usage;
       const took = (performance.now() - this.began) / 1000;
       this.node.dataset.version = own.version;
-      const parts = [
-        `${many(tokens, "token")} in ${seconds(took)}`, many(own.rounds, "round"),
-        `version ${own.version}${own.digest ? ` (${own.digest.slice(0, 8)})` : ""}`, own.exactness, `seed ${own.seed}`,
-      ];
-      line.append(make("br"), parts.filter(Boolean).join(" · "), " · ", make("a", { href: "#time" }, "where the time went"));
+      const version = `version ${own.version}${own.digest ? ` (${own.digest.slice(0, 8)})` : ""}`;
+      const parts = [`${many(tokens, "token")} in ${seconds(took)}`, many(own.rounds, "round"), version, own.exactness];
+      const words = [...parts, `seed ${own.seed}`, ""].join(" · ");
+      line.append(make("br"), words, make("a", { href: "#time" }, "where the time went"));
     }
     this.node.append(bar, line);
   }
@@ -122,6 +118,8 @@ class Turn {
 
 /** @type {Turn[]} */
 let turns = [];
+/** A name by which a family's canary takes a conversation as a whole, or not at all. */
+let conversation = drawName();
 /** @type {AbortController | null} */
 let writing = null;
 
@@ -133,16 +131,15 @@ function addToLegend(writer) {
   legend.append(make("div", {}, make("dt", { class: "mark", "data-writer": writer }, name), make("dd", {}, meaning)));
 }
 
-const scroller = () => (getComputedStyle(byId("scroll")).overflowY === "visible" ? document.scrollingElement : byId("scroll"));
-function atEnd() {
-  const box = scroller();
-  const end = box === byId("scroll") ? box.scrollHeight - box.clientHeight : byId("chat").offsetHeight + byId("chat").offsetTop - box.clientHeight;
-  return box.scrollTop > end - 80;
-}
-function toEnd() {
-  const box = scroller();
-  if (box === byId("scroll")) box.scrollTop = box.scrollHeight;
-  else byId("chat").scrollIntoView({ block: "end" });
+/** Changes the conversation; who looks at its end goes on to do so. @param {() => void} change */
+function atTheEnd(change) {
+  const own = getComputedStyle(byId("scroll")).overflowY !== "visible";
+  const box = own ? byId("scroll") : document.documentElement;
+  const end = own ? box.scrollHeight : byId("chat").offsetTop + byId("chat").offsetHeight;
+  const stay = box.scrollTop > end - box.clientHeight - 80;
+  change();
+  if (stay && own) box.scrollTop = box.scrollHeight;
+  else if (stay) byId("chat").scrollIntoView({ block: "end" });
 }
 
 /** @returns {Record<string, any>} what the options say of the request @throws {ApiError} a number that is none */
@@ -150,20 +147,23 @@ function options() {
   /** @type {Record<string, any>} */
   const asked = {};
   if (byId("model").value) asked.model = byId("model").value;
-  for (const [id, name] of [["temperature", "temperature"], ["seed", "seed"], ["max-tokens", "max_tokens"]]) {
+  for (const id of ["temperature", "seed", "max-tokens"]) {
     const typed = byId(id).value.trim();
     if (!typed) continue;
-    if (!Number.isFinite(Number(typed))) throw new ApiError(`${byId(id).labels[0].textContent.trim()}: ${typed} is no number.`, "");
-    asked[name] = Number(typed);
+    const name = byId(id).labels[0].textContent.trim();
+    if (!Number.isFinite(Number(typed))) throw new ApiError(`${name}: ${typed} is no number.`, "");
+    asked[id.replace("-", "_")] = Number(typed);
   }
   return asked;
 }
 
 /** @param {Turn} turn @returns {{role: string, content: string}[]} what was said so far, failed answers left out */
 function messages(turn) {
-  const said = byId("system").value.trim() ? [{ role: "system", content: byId("system").value.trim() }] : [];
+  const system = byId("system").value.trim();
+  const said = system ? [{ role: "system", content: system }] : [];
   for (const { question, text, state } of turns) {
-    if (text && (state === "done" || state === "stopped")) said.push({ role: "user", content: question }, { role: "assistant", content: text });
+    if (!text || (state !== "done" && state !== "stopped")) continue;
+    said.push({ role: "user", content: question }, { role: "assistant", content: text });
   }
   return [...said, { role: "user", content: turn.question }];
 }
@@ -189,18 +189,19 @@ async function ask(question) {
   busy(true);
   byId("welcome").hidden = true;
   byId("conversation").append(turn.node);
-  toEnd();
+  turn.node.scrollIntoView({ block: "nearest" });
+  /** @type {any} */
   let usage = null;
   let whole = false;
   try {
     const body = {
-      ...options(), messages: messages(turn), stream: true, wait: PATIENCE,
+      ...options(), messages: messages(turn), stream: true, wait: PATIENCE, prompt_cache_key: conversation,
       stream_options: { include_origin: true, include_usage: true },
     };
     turns.push(turn);
     const response = await request("v1/chat/completions", { body, signal: stop.signal });
     for await (const { data, comment } of serverSent(response)) {
-      if (comment.startsWith("waiting")) turn.now(turn.text ? "writing" : "waiting", `${comment[0].toUpperCase()}${comment.slice(1)}. Nothing is lost.`);
+      if (comment.startsWith("waiting")) turn.now(turn.text ? "writing" : "waiting", `W${comment.slice(1)}. Nothing is lost.`);
       else if (data === "[DONE]") whole = true;
       else if (data) {
         usage = take(turn, JSON.parse(data)) ?? usage;
@@ -208,25 +209,29 @@ async function ask(question) {
       }
     }
     if (!whole) throw new ApiError("The answer broke off: the edge node went away.", "broken");
-    turn.drawNow();
     turn.now("done", turn.cut ? "Cut at the limit of tokens." : "");
     announce(`Answer complete. ${turn.text}`);
   } catch (error) {
-    turn.drawNow();
     if (stop.signal.aborted) turn.now("stopped", "Stopped.");
     else failed(turn, error instanceof ApiError ? error.message : `The answer broke off: ${error}.`);
   } finally {
-    if (turn.text) turn.sum(usage);
     writing = null;
     busy(false);
-    turns.at(-1 - MARKED)?.fold();
-    if (atEnd()) toEnd();
+    atTheEnd(() => {
+      turn.drawNow();
+      if (turn.text) turn.sum(usage);
+      turns.at(-1 - MARKED)?.fold();
+    });
   }
 }
 
-/** Says why there is no answer. The question stands in its field again, if nothing else was typed. @param {Turn} turn @param {string} why */
+/**
+ * Says why there is no answer. The question stands in its field again, if nothing else was typed.
+ * @param {Turn} turn
+ * @param {string} why
+ */
 function failed(turn, why) {
-  turn.now("failed", why);
+  atTheEnd(() => turn.now("failed", why));
   announce(`No answer: ${why}`);
   const prompt = byId("prompt");
   const again = make("button", { type: "button" }, "Ask again");
@@ -236,7 +241,7 @@ function failed(turn, why) {
     again.remove();
     ask(turn.question);
   });
-  turn.node.append(again);
+  atTheEnd(() => turn.node.append(again));
   if (!prompt.value.trim()) prompt.value = turn.question;
 }
 
@@ -260,9 +265,15 @@ function stop() {
   byId("prompt").focus();
 }
 
+/** @returns {string} */
+function drawName() {
+  return [...crypto.getRandomValues(new Uint32Array(3))].map((part) => part.toString(36)).join("");
+}
+
 function begin() {
   writing?.abort();
   turns = [];
+  conversation = drawName();
   byId("conversation").replaceChildren();
   byId("welcome").hidden = false;
   byId("prompt").focus();
@@ -273,8 +284,9 @@ export function listModels(models) {
   const list = byId("model");
   const chosen = list.value;
   const named = models.map(({ id, flexspec }) => {
-    const meaning = flexspec ? ` (${flexspec.version}, ${flexspec.state}${flexspec.share ? ` ${flexspec.share} %` : ""})` : "";
-    return make("option", { value: id }, id + meaning);
+    if (!flexspec) return make("option", { value: id }, id);
+    const { version, state, share } = flexspec;
+    return make("option", { value: id }, `${id} (${version}, ${state}${share ? ` ${share} %` : ""})`);
   });
   list.replaceChildren(make("option", { value: "" }, "the node's own"), ...named);
   list.value = models.some(({ id }) => id === chosen) ? chosen : "";

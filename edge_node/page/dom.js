@@ -9,16 +9,16 @@ export const byId = (id) => document.getElementById(id);
 /**
  * Makes a node. Texts are texts: nothing is ever read as HTML.
  * @param {string} tag
- * @param {Record<string, string | number | boolean | null | undefined>} [attributes]
+ * @param {Record<string, string | number | false | null | undefined>} [attributes]
  * @param {...(Node | string | null | undefined | false)} children
  * @returns {any}
  */
 export function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
-    if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : String(value));
+    if (value !== undefined && value !== null && value !== false) node.setAttribute(name, String(value));
   }
-  node.append(...children.filter((child) => child || child === ""));
+  node.append(...children.filter((child) => typeof child === "string" || child instanceof Node));
   return node;
 }
 
@@ -46,13 +46,7 @@ export function redraw(node, data, children) {
 const drawn = new WeakMap();
 
 /**
- * @param {string} text
- * @returns {HTMLLIElement} a line that says that a list is empty
- */
-export const none = (text) => make("li", { class: "none" }, text);
-
-/**
- * Calls `draw` once in the next frame, however often it is asked for; in a hidden tab, which has no frames, twice a second.
+ * Calls `draw` once in the next frame, however often it is asked for; a hidden tab has no frames: twice a second.
  * @param {() => void} draw
  * @returns {() => void}
  */
@@ -95,6 +89,9 @@ export function seconds(value) {
 
 /** @param {number} count @param {string} word */
 export const many = (count, word) => `${number(count, 0)} ${word}${count === 1 ? "" : "s"}`;
+
+/** @param {number} count */
+export const times = (count) => (count === 1 ? "once" : `${count} times`);
 
 /** @param {number} [epoch] in seconds */
 export const clock = (epoch) => (epoch === undefined ? new Date() : new Date(epoch * 1000)).toLocaleTimeString("en-GB");

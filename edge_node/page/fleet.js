@@ -1,7 +1,9 @@
 /** The fleet: workers, devices, versions of the family, and how the catalogue changed. */
-import { byId, make, many, none, number, redraw, seconds, span } from "./dom.js";
+import { byId, make, many, number, redraw, seconds, span } from "./dom.js";
 import { happened } from "./live.js";
 
+/** Seconds after which a worker's silence is told. */
+const SILENT = 60;
 /** @type {Map<string, string> | null} states of workers by name, as they were */
 let before = null;
 
@@ -10,7 +12,8 @@ const tag = (text, kind = "") => make("span", { class: `tag ${kind}` }, text);
 
 /** @param {Record<string, string>} hooks @param {any[]} top @param {...(string | false)} lines */
 const card = (hooks, top, ...lines) =>
-  make("li", { class: "card", ...hooks }, make("div", { class: "top" }, ...top), ...lines.filter(Boolean).map((line) => make("p", {}, line)));
+  make("li", { class: "card", ...hooks }, make("div", { class: "top" }, ...top),
+    ...lines.filter(Boolean).map((line) => make("p", {}, line)));
 
 /** @param {any} status a worker's */
 function versionsOf(status) {
@@ -29,9 +32,10 @@ function workerCard({ age_s: age, status }) {
   const held = versionsOf(status).map((/** @type {any} */ version) =>
     [version.name, version.state && version.state !== "ready" && version.state, version.why].filter(Boolean).join(" "));
   const flips = status.flip_rate ? `, ${number(100 * status.flip_rate, 3)} % of tokens differ` : "";
-  const runs = [status.device, status.dtype, status.forward_ms && `forward ${span(status.forward_ms)}`, status.draft && `own draft ${status.draft}`];
+  const forward = status.forward_ms && `forward ${span(status.forward_ms)}`;
+  const runs = [status.device, status.dtype, forward, status.draft && "a draft of its own"];
   const lines = [`Serves ${held.join(", ") || "nothing"}`, `${exactness}${flips} · ${runs.filter(Boolean).join(" · ")}`];
-  return card({ "data-worker": worker }, top, ...lines, age > 60 && `silent for ${seconds(age)}`);
+  return card({ "data-worker": worker }, top, ...lines, age > SILENT && `silent for ${seconds(age)}`);
 }
 
 /** @param {any} status a device's */
@@ -40,7 +44,8 @@ function deviceCard({ edge, state, draft, sessions = 0, versions = [] }) {
     const right = own.drafted ? `, ${number((100 * own.accepted) / own.drafted, 0)} % of drafts right` : "";
     return `${own.name}: ${many(own.answers ?? 0, "answer")}${own.errors ? `, ${many(own.errors, "error")}` : ""}${right}`;
   });
-  const top = [make("strong", {}, edge), tag(state, state === "online" ? "good" : "bad"), make("span", { class: "load" }, many(sessions, "text") + " now")];
+  const now = make("span", { class: "load" }, `${many(sessions, "text")} now`);
+  const top = [make("strong", {}, edge), tag(state, state === "online" ? "good" : "bad"), now];
   return card({ "data-device": edge }, top, draft && draft !== "none" && `Draft ${draft}`, ...figures);
 }
 
@@ -84,15 +89,21 @@ export function seen(view) {
     happened(`Catalogue: ${view.history[0].changes.join(", ")}`);
   }
   told = changes;
-  const workers = view.workers.map((/** @type {any} */ worker) => ({ ...worker, age_s: worker.age_s > 60 ? Math.round(worker.age_s / 10) * 10 : 0 }));
-  redraw(byId("workers"), [workers, view.blind], () =>
-    workers.length ? workers.map(workerCard) : [none(view.blind ? "This node's login may not read workers' statuses." : "No worker is there.")]);
-  redraw(byId("devices"), view.devices, () => (view.devices.length ? view.devices.map(deviceCard) : [none("None that this node may read.")]));
-  redraw(byId("versions"), view.versions, () =>
-    view.versions.length ? view.versions.map(versionCard) : [none("This node follows no family: it asks for one version only.")]);
+  const workers = view.workers.map((/** @type {any} */ { age_s: age, status }) =>
+    ({ age_s: age > SILENT ? Math.round(age / 10) * 10 : 0, status }));
+  const blind = view.blind ? "This node's login may not read workers' statuses." : "No worker is there.";
+  list("workers", workers, workerCard, blind);
+  list("devices", view.devices, deviceCard, "None that this node may read.");
+  list("versions", view.versions, versionCard, "This node follows no family: it asks for one version only.");
+  list("history", view.history, changeLine, "No catalogue was taken up yet.");
   redraw(byId("catalogue"), view.catalogue, () => (view.catalogue ? [catalogueLine(view.catalogue)] : []));
-  redraw(byId("history"), view.history, () => view.history.length
-    ? view.history.map((/** @type {any} */ change) =>
-      make("li", {}, make("time", {}, day(change.epoch)), make("span", {}, change.changes.join("; ") || "renewed, no change")))
-    : [none("No catalogue was taken up yet.")]);
 }
+
+/** @param {string} id @param {any[]} data @param {(each: any) => Node} draw @param {string} empty */
+function list(id, data, draw, empty) {
+  redraw(byId(id), [data, empty], () => (data.length ? data.map(draw) : [make("li", { class: "none" }, empty)]));
+}
+
+/** @param {any} change of the catalogue */
+const changeLine = ({ epoch, changes }) =>
+  make("li", {}, make("time", {}, day(epoch)), make("span", {}, changes.join("; ") || "renewed, no change"));

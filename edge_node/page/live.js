@@ -1,7 +1,7 @@
 /** Live figures: link, rate, the last minute, where the time goes, the plan; and what keeps everybody waiting. */
 import { ownText } from "./chat.js";
-import { announce, byId, clock, eachFrame, make, many, number, redraw, say, seconds, span } from "./dom.js";
-import { accepted, choiceSentence, parts, planSentence, why } from "./why.js";
+import { announce, byId, clock, eachFrame, make, many, number, redraw, say, seconds, span, times } from "./dom.js";
+import { choiceSentence, parts, planSentence, why } from "./why.js";
 
 const BIN = 500;
 const BINS = 120;
@@ -9,12 +9,16 @@ const WRITERS = /** @type {const} */ (["target", "worker", "device", "lookup", "
 const TEXTS = 8;
 const LINES = 30;
 const BACK_FOR = 10_000;
+/** A node that nobody looked at knows of no worker yet: it is given this long, in milliseconds. */
+const GRACE = 3000;
 
 /** @type {any} */
 let node = null;
 /** @type {any[]} */
 let plans = [];
-/** Newest texts by id, each with when its state began. @type {Map<string, {view: any, since: number}>} */
+/** @typedef {{view: any, since: number, waited: number[], whom: string}} Text its newest view, when its state began,
+ * and milliseconds for which it waited before its first token and after it */
+/** @type {Map<string, Text>} newest texts by id */
 const texts = new Map();
 /** When the link came up or was lost, on this clock. */
 let linkSince = Date.now();
@@ -35,7 +39,8 @@ function bin() {
 
 /** @param {any} figures @returns {Record<string, number>} tokens by who wrote them */
 function written(figures) {
-  const { tokens = 0, accepted: right = 0, looked_up: lookup = 0, worker_accepted: worker = 0, forced: grammar = 0 } = figures ?? {};
+  if (!figures) return { lookup: 0, worker: 0, grammar: 0, device: 0, target: 0 };
+  const { tokens, accepted: right, looked_up: lookup, worker_accepted: worker, forced: grammar } = figures;
   const device = Math.max(right - lookup, 0);
   return { lookup, worker, grammar, device, target: Math.max(tokens - device - lookup - worker - grammar, 0) };
 }
@@ -67,10 +72,17 @@ const SEEN = {
     const same = last && last.view.state === view.state && last.view.why === view.why;
     if (last && view.figures) {
       const [before, after, now] = [written(last.view.figures), written(view.figures), bin()];
-      for (const writer of WRITERS) now.counts[writer] = (now.counts[writer] ?? 0) + Math.max(after[writer] - before[writer], 0);
+      for (const writer of WRITERS) {
+        now.counts[writer] = (now.counts[writer] ?? 0) + Math.max(after[writer] - before[writer], 0);
+      }
+    }
+    const text = { view, since: same ? last.since : Date.now(), waited: last?.waited ?? [0, 0], whom: last?.whom ?? "" };
+    if (last && !same && ["waiting", "queued"].includes(last.view.state)) {
+      text.waited[last.view.figures?.first_token == null ? 0 : 1] += Date.now() - last.since;
+      text.whom = last.view.why || text.whom;
     }
     texts.delete(view.id);
-    texts.set(view.id, { view, since: same ? last.since : Date.now() });
+    texts.set(view.id, text);
     if (texts.size > TEXTS) texts.delete(texts.keys().next().value ?? "");
   },
 };
@@ -97,24 +109,28 @@ export function unreachable(why) {
 /** @type {{kind: string, since: number} | null} */
 let trouble = null;
 let backUntil = 0;
+let unreadySince = Date.now();
 
 /** @returns {{kind: string, words: string} | null} what holds everything up now */
 function troubled() {
-  if (lost !== null) return { kind: "node", words: `${lost} Trying again …` };
+  if (lost !== null) return { kind: "node", words: lost };
   if (node && !node.link.up) {
-    return { kind: "link", words: "No link to the broker. Texts wait and go on by themselves, nothing is lost; what you ask now waits too." };
+    const words = "No link to the broker. Texts wait and go on by themselves, nothing is lost; what you ask now waits too.";
+    return { kind: "link", words };
   }
-  return node?.not_ready ? { kind: "ready", words: `No text can be written now: ${node.not_ready}.` } : null;
+  if (!node?.not_ready) unreadySince = Date.now();
+  const lasts = Date.now() - unreadySince > GRACE;
+  return lasts ? { kind: "ready", words: `No text can be written now: ${node.not_ready}.` } : null;
 }
 
-const NAMES = { node: "The edge node", link: "The link to the broker", ready: "The service" };
+const BACK = { node: "The edge node is back", link: "The link to the broker is back", ready: "Texts can be written again" };
 
 function drawBanner() {
   const banner = byId("banner");
   const now = troubled();
   if (now?.kind !== trouble?.kind) {
     if (trouble) {
-      const words = `${NAMES[/** @type {keyof typeof NAMES} */ (trouble.kind)]} is back after ${seconds((Date.now() - trouble.since) / 1000)}.`;
+      const words = `${BACK[/** @type {keyof typeof BACK} */ (trouble.kind)]} after ${seconds((Date.now() - trouble.since) / 1000)}.`;
       happened(words);
       if (!now) {
         announce(words);
@@ -144,7 +160,7 @@ function drawLink() {
   if (!node) return;
   say(byId("edge"), `${node.edge} · ${node.model}${node.draft === "none" ? "" : ` · draft ${node.draft}`}`);
   say(byId("since-title"), node.link.up ? "Link up for" : "Link down for");
-  const losses = node.link.losses ? `lost ${node.link.losses === 1 ? "once" : `${node.link.losses} times`}` : "never lost";
+  const losses = node.link.losses ? `lost ${times(node.link.losses)}` : "never lost";
   tile("since", seconds((Date.now() - linkSince) / 1000), losses);
 }
 
@@ -157,11 +173,15 @@ function tile(id, value, more = "") {
 function drawTiles(figures) {
   const writing = figures?.first_token != null ? figures.seconds - figures.first_token : 0;
   tile("tokens-per-second", writing > 0.05 ? number(figures.tokens / writing) : "–");
-  tile("tokens-per-round", figures?.rounds ? number(figures.tokens / figures.rounds) : "–", figures?.rounds ? `in ${many(figures.rounds, "round")}` : "");
+  if (figures?.rounds) tile("tokens-per-round", number(figures.tokens / figures.rounds), `in ${many(figures.rounds, "round")}`);
+  else tile("tokens-per-round", "–");
   tile("round-trip", span(figures?.rtt_ms ?? node?.link.rtt_ms));
-  tile("accepted", accepted(figures), figures?.drafted ? `of ${figures.drafted}` : "none judged");
+  const drafted = figures ? figures.accepted + figures.worker_accepted : 0;
+  const judged = figures?.drafted ? `here ${figures.accepted} of ${figures.drafted} right` : "none from this device";
+  tile("accepted", figures?.tokens ? `${number((100 * drafted) / figures.tokens, 0)} %` : "–", judged);
   const source = figures?.energy_source ?? node?.energy_source ?? "none";
-  const [joules, unit] = figures?.energy_j_per_100 != null ? [figures.energy_j_per_100, "J per 100 tokens"] : [node?.energy_j, "J so far"];
+  const each = figures?.energy_j_per_100;
+  const [joules, unit] = each != null ? [each, "J per 100 tokens"] : [node?.energy_j, "J so far"];
   tile("energy", number(joules), source === "none" ? "not told here" : `${unit}, ${source.split(":")[0]}`);
 }
 
@@ -191,12 +211,14 @@ function drawTimeline() {
   if (svg.getAttribute("aria-label") !== label) svg.setAttribute("aria-label", label);
 }
 
-/** @param {any} view of a text @param {number} since @param {any} plan of its version */
-function drawWhy(view, since, plan) {
-  say(byId("why"), why(view, plan, (Date.now() - since) / 1000));
+/** @param {Text} text @param {any} plan of its version */
+function drawWhy(text, plan) {
+  const { view, since, waited, whom } = text;
+  say(byId("time"), view.state === "over" ? "Where the time of the last answer went" : "Where the time goes");
+  say(byId("why"), why(view, plan, (Date.now() - since) / 1000, waited, whom));
   const found = view.figures?.rounds ? parts(view.figures, plan) : [];
   const most = Math.max(...found.map(({ ms }) => ms), 1);
-  const told = found.map(({ name, ms }) => [name, span(ms), Math.round((100 * ms) / most)]);
+  const told = found.map(({ name, ms }) => [name, span(ms), String(Math.round((100 * ms) / most))]);
   redraw(byId("parts"), told, () => told.map(([name, ms, width]) => {
     const bar = make("dd", { class: "bar", "aria-hidden": "true" });
     bar.style.width = `${width}%`;
@@ -209,12 +231,16 @@ function drawPlan(plan) {
   if (!plan) return;
   say(byId("plan"), `${planSentence(plan.plan)} ${choiceSentence(plan.alternatives)}`);
   byId("choice").hidden = !plan.alternatives.length;
-  const ways = plan.alternatives.map((/** @type {any} */ way) => [way.name, number(way.ms_per_token), way.chosen, way.allowed]);
-  redraw(byId("alternatives").tBodies[0], ways, () => ways.map(([name, ms, chosen, allowed]) =>
-    make("tr", { "aria-current": chosen ? "true" : null }, make("td", {}, `${chosen ? "✓ " : ""}${name}${allowed ? "" : " (a limit excludes it)"}`), make("td", {}, ms))));
-  const limits = (plan.limits.length ? plan.limits : node?.limits ?? []).map((/** @type {any} */ limit) =>
-    `${limit.name.replaceAll("_", " ")} of ${number(limit.limit)} ${limit.unit}: ${limit.state.replaceAll("_", " ")}${limit.value == null ? "" : `, ${number(limit.value, 2)} so far`}`);
-  redraw(byId("limits"), limits, () => limits.map((/** @type {string} */ line) => make("li", {}, line)));
+  redraw(byId("alternatives").tBodies[0], plan.alternatives, () => plan.alternatives.map((/** @type {any} */ way) => {
+    const name = `${way.chosen ? "✓ " : ""}${way.name}${way.allowed ? "" : " (a limit excludes it)"}`;
+    const cells = [make("td", {}, name), make("td", {}, number(way.ms_per_token))];
+    return make("tr", { "aria-current": way.chosen && "true" }, ...cells);
+  }));
+  const limits = plan.limits.length ? plan.limits : node?.limits ?? [];
+  redraw(byId("limits"), limits, () => limits.map((/** @type {any} */ { name, limit, unit, state, value }) => {
+    const words = `${name} of ${number(limit)} ${unit}: ${state}`.replaceAll("_", " ");
+    return make("li", {}, value == null ? words : `${words}, ${number(value, 2)} so far`);
+  }));
 }
 
 /** Draws all of it, at most once a frame. */
@@ -222,10 +248,11 @@ const draw = eachFrame(() => {
   drawBanner();
   drawLink();
   const shown = shownText();
-  const plan = plans.find(({ version }) => version === shown?.view.figures?.version) ?? plans.find(({ under_way: is }) => is) ?? plans[0];
+  const written = shown?.view.figures?.version;
+  const plan = plans.find(({ version }) => version === written) ?? plans.find(({ under_way: is }) => is) ?? plans[0];
   drawTiles(shown?.view.figures);
   drawTimeline();
-  if (shown) drawWhy(shown.view, shown.since, plan);
+  if (shown) drawWhy(shown, plan);
   drawPlan(plan);
 });
 

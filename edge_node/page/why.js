@@ -1,5 +1,5 @@
 /** Where the time of a text goes, in sentences for who has never heard of speculative decoding. Nothing is drawn here. */
-import { many, number, seconds, span } from "./dom.js";
+import { many, number, seconds, span, times } from "./dom.js";
 
 /**
  * @param {any} plan a plan of `schemas/plan.py`
@@ -60,19 +60,20 @@ const MOST = {
  * @param {any} text newest text of `schemas/node.py`
  * @param {any} plan of its version; undefined without one
  * @param {number} since seconds for which it has been in this state
+ * @param {number[]} waited milliseconds for which it waited before its first token, and after it
+ * @param {string} whom for whom it waited last
  * @returns {string}
  */
-export function why(text, plan, since) {
+export function why(text, plan, since, waited, whom) {
   const { state, figures } = text;
   if (state === "waiting" || state === "queued") {
-    const whom = text.why ? text.why.replace(/^waiting for /, "") : "its turn";
-    return `Nothing is written now: waiting for ${whom}, since ${seconds(since)}.`;
+    return `Nothing is written now: waiting for ${text.why || "its turn"} since ${seconds(since)}.`;
   }
   if (state === "over" && text.why) return `The text ended by an error: ${text.why}.`;
   if (!figures) return "The question was just asked.";
   if (figures.first_token === null) return `The large model reads the question, ${many(figures.prompt_tokens, "token")}.`;
   const rounds = Math.max(figures.rounds, 1);
-  const writing = Math.max(figures.seconds - figures.first_token, 0);
+  const writing = Math.max(figures.seconds - figures.first_token - waited[1] / 1000, 0);
   const each = rounds > 1 ? (writing / (rounds - 1)) * 1000 : null;
   const brings = `${number(figures.tokens / rounds)} tokens`;
   const said = [];
@@ -83,14 +84,13 @@ export function why(text, plan, since) {
   else said.push(`Each round trip takes ${span(each)} and brings ${brings}.`);
   const [longest] = parts(figures, plan);
   if (longest) said.push(MOST[/** @type {keyof typeof MOST} */ (longest.name)]);
-  const first = figures.first_token;
-  if (first > 0.25 * figures.seconds && first > 0.5) said.push(`The first token took ${seconds(first)}, as the question had to be read.`);
-  if (figures.reopens) said.push(`The text went on at another worker ${figures.reopens === 1 ? "once" : `${figures.reopens} times`}.`);
-  if (figures.polls > figures.reopens) said.push(`The node asked again ${figures.polls === 1 ? "once" : `${figures.polls} times`} after silence.`);
+  const first = figures.first_token - waited[0] / 1000;
+  const long = (waited[0] + waited[1]) / 1000;
+  if (long > 0.5) said.push(`It waited ${seconds(long)} for ${whom || "its turn"}.`);
+  if (first > 0.25 * figures.seconds && first > 0.5) {
+    said.push(`The first token took ${seconds(first)}: the question had to be read.`);
+  }
+  if (figures.reopens) said.push(`It went on at another worker ${times(figures.reopens)}.`);
+  else if (figures.polls) said.push(`The node asked again ${times(figures.polls)} after silence.`);
   return said.join(" ");
-}
-
-/** @param {any} figures @returns {string} share of the judged drafts that were right */
-export function accepted(figures) {
-  return figures?.drafted ? `${number((100 * figures.accepted) / figures.drafted, 0)} %` : "–";
 }

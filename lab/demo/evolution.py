@@ -153,13 +153,17 @@ class _Update:
         streamed = await streams
         ended = "streamed all the while and ended" if in_time else "ended"
         screen.say(f"   the long answer, of {len(streamed)} characters, {ended} with {OLD}")
-        screen.say("\n3. Some more texts, and each of the earlier ones again, from its version by name.")
+        screen.say(
+            "\n3. Some more texts, and the earlier ones again, of the long one the beginning, each from its version."
+        )
         for question in _LATER:
             for version in (OLD, NEW):
                 await self._ask(_asked(question, self.limit), f"{FAMILY}:{version}", version)
-        earlier = (asked, OLD, first), (asked, NEW, tried), (asked, NEW, during), (long, OLD, streamed)
+        again = {**long, "max_tokens": _SHORT}
+        earlier = (asked, OLD, first), (asked, NEW, tried), (asked, NEW, during), (again, OLD, streamed)
         for body, version, text in earlier:
-            if await self._ask(body, f"{FAMILY}:{version}", version) != text:
+            second = (await self._ask(body, f"{FAMILY}:{version}", version)).removesuffix("\ufffd")
+            if second != text and not (body is again and text.startswith(second)):
                 raise FlexSpecError(f"{version} wrote another text the second time", hint=_BUG)
         screen.say("   All came out the same to the last character.")
         await self._versions()

@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.protocol.edge.types import SessionRequest
+from flexspec_mq.protocol.edge.types import EdgeCounters, SessionRequest
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.protocol.worker.session import MOST_HELD
-from flexspec_mq.protocol.worker.types import WorkerConfig
+from flexspec_mq.protocol.worker.types import WorkerConfig, WorkerCounters
 from lab.simulator.world import (
     VOCAB,
     Cell,
@@ -238,7 +238,12 @@ def count(world: World, tally: ScheduleTally) -> None:
     tally.crashes += world.crashes
     for cell in world.cells:
         tally.finishes[str(cell.finishes[0].reason)] += 1
-        counters = cell.machine.counters
-        tally.edge.update({name: getattr(counters, name) for name in counters.__slots__})
+        tally.edge.update(_numbers(cell.machine.counters))
     for machine in (*world.retired, *(host.machine for host in world.hosts)):
-        tally.worker.update({name: getattr(machine.counters, name) for name in machine.counters.__slots__})
+        tally.worker.update(_numbers(machine.counters))
+
+
+def _numbers(counters: EdgeCounters | WorkerCounters) -> dict[str, int]:
+    """Counters that are numbers, by name."""
+    values = ((name, getattr(counters, name)) for name in counters.__slots__)
+    return {name: value for name, value in values if isinstance(value, int)}
