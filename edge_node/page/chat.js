@@ -15,14 +15,16 @@ const PATIENCE = 120;
 /** Answers that are marked; older ones are plain text until somebody asks, so that long conversations stay light. */
 const MARKED = 8;
 
-/** One question and its answer. `runs` has a writer and a number of characters for each part of `text`. */
+/** One question and its answer. The parts of `text` have their writers in `writers` and their sizes in `sizes`. */
 class Turn {
   /** @param {string} question */
   constructor(question) {
     this.question = question;
     this.text = "";
-    /** @type {[string, number][]} */
-    this.runs = [];
+    /** @type {string[]} */
+    this.writers = [];
+    /** @type {number[]} */
+    this.sizes = [];
     /** @type {[string, string][]} pieces that are not drawn yet */
     this.coming = [];
     this.id = "";
@@ -50,9 +52,11 @@ class Turn {
   /** @param {string} piece @param {string} writer */
   add(piece, writer) {
     this.text += piece;
-    const last = this.runs.at(-1);
-    if (last && last[0] === writer) last[1] += piece.length;
-    else this.runs.push([writer, piece.length]);
+    if (this.writers.at(-1) !== writer) {
+      this.writers.push(writer);
+      this.sizes.push(0);
+    }
+    this.sizes[this.sizes.length - 1] += piece.length;
     this.coming.push([piece, writer]);
     this.draw();
   }
@@ -78,7 +82,7 @@ class Turn {
       button.remove();
       this.answer.replaceChildren();
       let at = 0;
-      for (const [writer, length] of this.runs) this.coming.push([this.text.slice(at, (at += length)), writer]);
+      this.writers.forEach((writer, part) => this.coming.push([this.text.slice(at, (at += this.sizes[part])), writer]));
       this.drawNow();
     });
     this.node.append(button);
@@ -88,7 +92,7 @@ class Turn {
   shares() {
     /** @type {Record<string, number>} */
     const sum = {};
-    for (const [writer, length] of this.runs) sum[writer] = (sum[writer] ?? 0) + length;
+    this.writers.forEach((writer, part) => (sum[writer] = (sum[writer] ?? 0) + this.sizes[part]));
     return Object.entries(sum).map(([writer, length]) => [writer, length / this.text.length]);
   }
 
@@ -107,7 +111,8 @@ class Turn {
       const { completion_tokens: tokens, flexspec: own } = usage;
       const took = (performance.now() - this.began) / 1000;
       this.node.dataset.version = own.version;
-      const version = `version ${own.version}${own.digest ? ` (${own.digest.slice(0, 8)})` : ""}`;
+      const known = [states.get(own.version), own.digest?.slice(0, 8)].filter(Boolean).join(", ");
+      const version = `version ${own.version}${known && ` (${known})`}`;
       const parts = [`${many(tokens, "token")} in ${seconds(took)}`, many(own.rounds, "round"), version, own.exactness];
       const words = [...parts, `seed ${own.seed}`, ""].join(" · ");
       line.append(make("br"), words, make("a", { href: "#time" }, "where the time went"));
@@ -120,6 +125,8 @@ class Turn {
 let turns = [];
 /** A name by which a family's canary takes a conversation as a whole, or not at all. */
 let conversation = drawName();
+/** States of the family's versions. @type {Map<string, string>} */
+let states = new Map();
 /** @type {AbortController | null} */
 let writing = null;
 
@@ -281,6 +288,7 @@ function begin() {
 
 /** Lists the models that can be asked for; with a family its names, and what each means. @param {any[]} models */
 export function listModels(models) {
+  states = new Map(models.filter(({ flexspec }) => flexspec).map(({ flexspec }) => [flexspec.version, flexspec.state]));
   const list = byId("model");
   const chosen = list.value;
   const named = models.map(({ id, flexspec }) => {

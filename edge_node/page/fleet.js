@@ -15,12 +15,6 @@ const card = (hooks, top, ...lines) =>
   make("li", { class: "card", ...hooks }, make("div", { class: "top" }, ...top),
     ...lines.filter(Boolean).map((line) => make("p", {}, line)));
 
-/** @param {any} status a worker's */
-function versionsOf(status) {
-  if (!status.versions?.length) return [{ name: status.version ?? "", state: "ready", exactness: "", digest: "" }];
-  return status.versions;
-}
-
 /** @param {any} worker of `schemas/node.py` */
 function workerCard({ age_s: age, status }) {
   const { worker, state, load = 0, capacity = 0, exactness = "unknown" } = status;
@@ -29,8 +23,9 @@ function workerCard({ age_s: age, status }) {
     make("strong", {}, worker), tag(state, state === "online" ? "good" : "bad"),
     make("span", { class: "load" }, meter, `${load} of ${capacity} texts`),
   ];
-  const held = versionsOf(status).map((/** @type {any} */ version) =>
-    [version.name, version.state && version.state !== "ready" && version.state, version.why].filter(Boolean).join(" "));
+  const versions = status.versions ?? [{ name: status.version }];
+  const held = versions.map((/** @type {any} */ version) =>
+    [version.name, version.state !== "ready" && version.state, version.exactness, version.why].filter(Boolean).join(" "));
   const flips = status.flip_rate ? `, ${number(100 * status.flip_rate, 3)} % of tokens differ` : "";
   const forward = status.forward_ms && `forward ${span(status.forward_ms)}`;
   const runs = [status.device, status.dtype, forward, status.draft && "a draft of its own"];

@@ -90,7 +90,7 @@ export function why(text, plan, since, waited, whom) {
   if (first > 0.25 * figures.seconds && first > 0.5) {
     said.push(`The first token took ${seconds(first)}: the question had to be read.`);
   }
-  if (figures.reopens) said.push(`It went on at another worker ${times(figures.reopens)}.`);
+  if (figures.reopens) said.push(`The node looked for another worker ${times(figures.reopens)}.`);
   else if (figures.polls) said.push(`The node asked again ${times(figures.polls)} after silence.`);
   return said.join(" ");
 }
