@@ -101,14 +101,16 @@ class Section(NamedTuple):
 
 @dataclass(frozen=True)
 class Screenful:
-    """An overview on a screen; where it has a height, each part gives way to the others.
+    """An overview on a screen.
 
     Attributes:
         where: address of the node's API.
+        fits: parts give way to each other, so that all is on the screen; else it is as long as it is.
     """
 
     overview: Overview
     where: str
+    fits: bool = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Lines of all parts."""
@@ -118,9 +120,9 @@ class Screenful:
             for title, body in self.sections(options.max_width)
         ]
         rows = [len(lines) for lines in parts]
-        if options.height is not None:
-            first = min(rows[0], options.height)
-            rows = [first, *fit(rows[1:], options.height - first)]
+        if self.fits:
+            first = min(rows[0], options.size.height)
+            rows = [first, *fit(rows[1:], options.size.height - first)]
         lines = [line for part, most in zip(parts, rows, strict=True) for line in _cut(part, most)]
         for at, line in enumerate(lines):
             if at:
@@ -191,6 +193,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Words]], words_from: int
     return table
 
 
+def _count(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def _styled(state: str) -> tuple[str, str]:
     return state, _STATES.get(state, "")
 
@@ -214,7 +220,7 @@ def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
     if seen.away:
         yield _line((f"no events for {duration(seen.age(NodeView))}: {seen.away}", "red"))
     for_ = duration(node.link.seconds + seen.age(NodeView))
-    losses = f"losses {node.link.losses}" if node.link.losses else ""
+    losses = f"lost {_count(node.link.losses, 'time')}" if node.link.losses else ""
     energy = ""
     if node.energy_j is not None:
         energy = in_words(node.energy_j, per_hundred(node.energy_j, node.tokens), node.energy_source)
@@ -222,8 +228,8 @@ def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
         (f"link up for {for_}", "green") if node.link.up else (f"link down for {for_}", "red"),
         losses,
         "" if node.link.rtt_ms is None else f"round trip {_number(node.link.rtt_ms)} ms",
-        f"{node.texts} texts now",
-        f"{node.tokens:,} tokens written",
+        _count(node.texts, "text") + " now",
+        _count(node.tokens, "token") + " written",
         energy,
         "" if node.battery is None else f"battery {node.battery:.0f} %",
     )
@@ -334,7 +340,7 @@ def _fleet(fleet: FleetView, since: float) -> Iterator[Section]:
                 ("device", "texts", "state", "draft", "versions"), map(_device, fleet.devices), words_from=2
             )
         )
-    counts = f"{len(fleet.workers)} workers", f"{len(fleet.devices)} devices"
+    counts = _count(len(fleet.workers), "worker"), _count(len(fleet.devices), "device")
     yield Section(_line(("fleet", "bold"), *counts), body)
     if fleet.catalogue is not None:
         yield _catalogue(fleet)
@@ -365,8 +371,8 @@ def _versions(status: WorkerStatus) -> Iterator[Words]:
 
 def _device(status: EdgeStatus) -> list[Words]:
     versions = (
-        f"{version.name}: {version.answers} answers"
-        + (f", {version.errors} errors" if version.errors else "")
+        f"{version.name}: {_count(version.answers, 'answer')}"
+        + (f", {_count(version.errors, 'error')}" if version.errors else "")
         + (f", {version.accepted / version.drafted:.0%} accepted" if version.drafted else "")
         for version in status.versions
     )

@@ -97,18 +97,18 @@ async def show(settings: ChatOptions, *, once: bool, as_json: bool) -> None:
     alive = console.is_terminal and not console.is_dumb_terminal
     alive = alive and sys.stdin is not None and sys.stdin.isatty() and in_foreground(sys.stdout)
     overview = Overview()
-    screen = Screenful(overview, settings.base)
     async with stoppable(), api_at(settings) as api:
         if alive and not once:
-            await _watch(api, overview, screen, console)
+            await _watch(api, overview, Screenful(overview, settings.base, fits=True), console)
             return
         await look(api, overview)
+        screen = Screenful(overview, settings.base)
         if as_json:
             answer(json.dumps(overview.report()))
         elif console.is_terminal:
             console.print(screen)
         else:
-            options = console.options.update(width=_WIDTH, height=None)
+            options = console.options.update(width=_WIDTH)
             for line in console.render_lines(screen, options, pad=False):
                 answer("".join(segment.text for segment in line).rstrip())
 
