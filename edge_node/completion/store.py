@@ -252,7 +252,10 @@ class CompletionStore:
     def _ended(self, text: Completion, task: asyncio.Task[tuple[End, str]]) -> None:
         """A text's task is over, or was cancelled, maybe before it began."""
         if task.cancelled():
-            end, outcome = End(None, error=_stopping()), "stopped" if self.closed else "cancelled"
+            why, outcome = _stopping(), "stopped"
+            if not self.closed:
+                why, outcome = Cancelled("whoever asked for it is gone"), "cancelled"
+            end = End(None, error=why)
         else:
             end, outcome = task.result()
         text.finish(end)

@@ -9,8 +9,7 @@ import os
 import signal
 import sys
 import termios
-import tty
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import aclosing, suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
@@ -32,7 +31,7 @@ from flexspec_mq.errors import (
 from flexspec_mq.settings import add_flags, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from rich.console import Console
 
@@ -177,6 +176,8 @@ async def _draw(
     """Draw until it shall end, or stop for a while; tells which."""
     from rich.live import Live
 
+    from flexspec_mq.chat.view import without_modes
+
     pressed: list[str] = []
 
     def press(key: str) -> None:
@@ -189,7 +190,7 @@ async def _draw(
 
     loop = asyncio.get_running_loop()
     with (
-        _unbuffered_keys(),
+        without_modes(termios.ICANON | termios.ECHO),
         Live(screen, console=console, screen=True, auto_refresh=False) as live,
         on_signal(lambda: press("q"), signal.SIGINT),
         on_signal(lambda: press("z"), signal.SIGTSTP),
@@ -207,14 +208,3 @@ async def _draw(
         finally:
             loop.remove_reader(sys.stdin.fileno())
     return "z" in pressed
-
-
-@contextmanager
-def _unbuffered_keys() -> Iterator[None]:
-    """A terminal that gives each key at once, and shows none."""
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin, termios.TCSADRAIN)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)

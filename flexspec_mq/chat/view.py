@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import termios
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -39,7 +39,7 @@ class View:
     @contextmanager
     def answer(self) -> Iterator[Answer]:
         """Where the next answer is shown; what is typed meanwhile waits for the next prompt, unseen."""
-        with _no_echo(self.people), Answer(self._out) as answer:
+        with without_modes(termios.ECHO) if self.people else nullcontext(), Answer(self._out) as answer:
             yield answer
 
     def say(self, text: str, style: str = "") -> None:
@@ -69,15 +69,10 @@ class View:
 
 
 @contextmanager
-def _no_echo(people: bool) -> Iterator[None]:
-    """A terminal that does not write what is typed into the middle of an answer."""
-    if not people:
-        yield
-        return
+def without_modes(modes: int) -> Iterator[None]:
+    """Turn local modes of the terminal off, such as ``termios.ECHO``, for as long as the block lasts."""
     before = termios.tcgetattr(sys.stdin)
-    quiet = [*before]
-    quiet[3] &= ~termios.ECHO
-    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, quiet)
+    termios.tcsetattr(sys.stdin, termios.TCSADRAIN, [*before[:3], before[3] & ~modes, *before[4:]])
     try:
         yield
     finally:

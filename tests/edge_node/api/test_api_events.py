@@ -93,6 +93,12 @@ async def test_a_text_is_seen_from_its_queue_to_its_end_and_nobody_sees_what_it_
         before = len(seen.told["text"]), len(seen.told["node"])
         await asyncio.sleep(0.6)
         assert (len(seen.told["text"]), len(seen.told["node"])) == before, "what does not change is not told"
+        engine.gate.clear()
+        asking = asyncio.create_task(api.post("/v1/chat/completions", body, **api.key))
+        await seen.until("text", lambda text: text.figures is not None and not text.figures.tokens)
+        asking.cancel()
+        await seen.until("text", lambda text: text.why == "whoever asked for it is gone")
+        engine.gate.set()
 
 
 async def test_an_outage_and_who_else_is_there_are_seen_while_somebody_looks(
