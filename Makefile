@@ -17,6 +17,7 @@ $(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
+SITE := build/docs
 PRODUCT_TESTS := tests --ignore=tests/lab --ignore=tests/training --ignore=tests/page
 TESTS := tests
 PROSE := schemas flexspec_mq edge_node cloud_worker broker lab training tests scripts docs README.md CONTRIBUTING.md \
@@ -33,6 +34,7 @@ help: ## this list
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
 	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
 	@echo "                           CUDA build of several GB that this machine has no use for"
+	@echo "  make docs SITE=…         folder of the site; versions that lie there stay, and its chooser lists all"
 	@echo "  make test PYTEST_ARGS=…  further arguments for pytest"
 
 setup: ## install what is missing: Mosquitto, .venv, the default model (a second when nothing is)
@@ -58,9 +60,9 @@ test-page: setup ## the page in a real Chromium, which this installs where it is
 release: setup ## build and try a release of the last commit, in dist/; publishes nothing
 	@$(BIN)/python scripts/release.py
 
-docs: setup ## the documents as a site: build/docs/index.html; other versions beside this one stay
+docs: setup ## these documents as a site: build/docs/index.html
 	$(BIN)/sphinx-build -qEW --keep-going -c docs -d build/doctrees . \
-		build/docs/$$($(BIN)/python -c 'import flexspec_mq; print(flexspec_mq.__version__)')
+		$(SITE)/$$($(BIN)/python -c 'import flexspec_mq; print(flexspec_mq.__version__)')
 
 lint: setup ## ruff, mypy, import arrows and prose only
 	@$(MAKE) --no-print-directory check-lint
