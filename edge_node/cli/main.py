@@ -254,7 +254,8 @@ async def _serve(
         if ready_json:
             sys.stdout.write(json.dumps({"ready": True, "host": api.api_host, "port": port}) + "\n")
             sys.stdout.flush()
-        serves = f"edge {node.name} serves http://{api.api_host}:{port}/v1; the broker is {link.address}"
+        page = f"http://{api.api_host}:{port}"
+        serves = f"edge {node.name} serves {page}/v1; its page is {page}; the broker is {link.address}"
         logs.tell(serves)
         notify.ready(serves)
 

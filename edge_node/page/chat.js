@@ -216,7 +216,7 @@ async function ask(question) {
       }
     }
     if (!whole) throw new ApiError("The answer broke off: the edge node went away.", "broken");
-    turn.now("done", turn.cut ? "Cut at the limit of tokens." : "");
+    turn.now("done", turn.cut ? "Cut at the limit of tokens." : turn.text ? "" : "The answer is empty.");
     announce(`Answer complete. ${turn.text}`);
   } catch (error) {
     if (stop.signal.aborted) turn.now("stopped", "Stopped.");

@@ -113,24 +113,27 @@ let unreadySince = Date.now();
 
 /** @returns {{kind: string, words: string} | null} what holds everything up now */
 function troubled() {
+  if (lost !== null || !node?.link.up || !node.not_ready) unreadySince = Date.now();
   if (lost !== null) return { kind: "node", words: lost };
   if (node && !node.link.up) {
     const words = "No link to the broker. Texts wait and go on by themselves, nothing is lost; what you ask now waits too.";
     return { kind: "link", words };
   }
-  if (!node?.not_ready) unreadySince = Date.now();
   const lasts = Date.now() - unreadySince > GRACE;
   return lasts ? { kind: "ready", words: `No text can be written now: ${node.not_ready}.` } : null;
 }
 
-const BACK = { node: "The edge node is back", link: "The link to the broker is back", ready: "Texts can be written again" };
+/** @type {Record<string, string>} */
+const BACK = {
+  node: "The edge node is back", link: "The link to the broker is back", ready: "Texts can be written again",
+};
 
 function drawBanner() {
   const banner = byId("banner");
   const now = troubled();
   if (now?.kind !== trouble?.kind) {
-    if (trouble) {
-      const words = `${BACK[/** @type {keyof typeof BACK} */ (trouble.kind)]} after ${seconds((Date.now() - trouble.since) / 1000)}.`;
+    if (trouble && !(now && trouble.kind === "ready")) {
+      const words = `${BACK[trouble.kind]} after ${seconds((Date.now() - trouble.since) / 1000)}.`;
       happened(words);
       if (!now) {
         announce(words);
@@ -182,7 +185,8 @@ function drawTiles(figures) {
   const source = figures?.energy_source ?? node?.energy_source ?? "none";
   const each = figures?.energy_j_per_100;
   const [joules, unit] = each != null ? [each, "J per 100 tokens"] : [node?.energy_j, "J so far"];
-  tile("energy", number(joules), source === "none" ? "not told here" : `${unit}, ${source.split(":")[0]}`);
+  const battery = node?.battery == null ? "" : `, battery ${number(node.battery, 0)} %`;
+  tile("energy", number(joules), source === "none" ? "not told here" : `${unit}, ${source.split(":")[0]}${battery}`);
 }
 
 function drawTimeline() {
@@ -216,7 +220,8 @@ function drawWhy(text, plan) {
   const { view, since, waited, whom } = text;
   say(byId("time"), view.state === "over" ? "Where the time of the last answer went" : "Where the time goes");
   say(byId("why"), why(view, plan, (Date.now() - since) / 1000, waited, whom));
-  const found = view.figures?.rounds ? parts(view.figures, plan) : [];
+  const computes = view.figures?.rounds && (view.state === "writing" || (view.state === "over" && !view.why));
+  const found = computes ? parts(view.figures, plan) : [];
   const most = Math.max(...found.map(({ ms }) => ms), 1);
   const told = found.map(({ name, ms }) => [name, span(ms), String(Math.round((100 * ms) / most))]);
   redraw(byId("parts"), told, () => told.map(([name, ms, width]) => {
