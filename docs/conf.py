@@ -148,7 +148,7 @@ def finish(app: Sphinx, failed: Exception | None) -> None:
         if fetched := _FETCHED.search(page.read_text("utf-8")):
             raise ExtensionError(f"{page} fetches from elsewhere: {fetched[0]}")
     site = app.outdir.parent
-    names = [folder.name for folder in site.iterdir() if (folder / "README.html").exists()]
+    names = [readme.parent.name for readme in site.glob("[0-9]*/README.html")]
     names.sort(key=Version, reverse=True)
     (site / "versions.js").write_text(f"const VERSIONS = {json.dumps(names)};\n", "utf-8")
     start = (app.outdir / "index.html").read_text("utf-8")
