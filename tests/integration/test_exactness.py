@@ -121,11 +121,11 @@ def reference() -> Reference:
 
 @lru_cache
 def alone(
-    prompt: tuple[int, ...], params: SamplingParams, limit: int, eos: tuple[int, ...]
+    prompt: tuple[int, ...], params: SamplingParams, limit: int, eos: tuple[int, ...], grammar: str = ""
 ) -> tuple[int, ...]:
-    """Reference text: the target alone, by transformers' own code and a second implementation of sampling."""
+    """Reference text: the target alone, by transformers' own code, llguidance's, and a second writing of sampling."""
     dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
-    return tuple(reference().write(Text(0, prompt, dice, limit, eos)).tokens)
+    return tuple(reference().write(Text(0, prompt, dice, limit, eos, grammar)).tokens)
 
 
 async def read(generation: Generation) -> tuple[int, ...]:

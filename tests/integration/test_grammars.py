@@ -7,8 +7,6 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-import llguidance
-import numpy as np
 import pytest
 import pytest_asyncio
 
@@ -25,10 +23,9 @@ from flexspec_mq.models.text import decode
 from flexspec_mq.protocol.effects import Finish
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
-from lab.benchmarks.exact.dice import Dice, choose
 from schemas.messages import Open
 from tests.integration.processes import CODEC, edge_of, start_worker, status
-from tests.integration.test_exactness import PLANS, prompt_of, read, reference
+from tests.integration.test_exactness import PLANS, alone, prompt_of, read
 from tests.transport.reading import linked
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
@@ -69,32 +66,6 @@ async def workers(module_mosquitto: PrivateBroker) -> AsyncIterator[PrivateBroke
     await worker.kill()
 
 
-def alone(
-    draft: DraftModel, prompt: tuple[int, ...], grammar: Grammar, params: SamplingParams, limit: int
-) -> list[int]:
-    """The target alone, each token masked by a matcher that nothing of ours touches."""
-    text = draft.loaded
-    tokenizer = llguidance.LLTokenizer(
-        text.tokenizer.backend_tokenizer.to_str(),
-        n_vocab=text.vocab_size,
-        eos_token=list(text.eos),
-        slices=[],
-    )
-    matcher = llguidance.LLMatcher(tokenizer, grammar.source)
-    dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
-    model, tokens = reference(), list[int]()
-    cache, logits = model.read([prompt] * model.copies)
-    while True:
-        bits = np.frombuffer(matcher.compute_bitmask(), np.uint8)
-        allowed = np.unpackbits(bits, count=text.vocab_size, bitorder="little").astype(bool)
-        row = np.where(allowed, logits[0], -np.inf)
-        tokens.append(choose(row, dice, len(prompt) + len(tokens)))
-        if tokens[-1] in text.eos or len(tokens) == limit:
-            return tokens
-        assert matcher.consume_token(tokens[-1])
-        logits = model.next(cache, [[*prompt[-1:], *tokens][-2:]] * model.copies)
-
-
 @pytest.mark.parametrize("params", PARAMS)
 async def test_the_text_is_what_the_target_alone_writes_under_the_mask(
     workers: PrivateBroker, draft: DraftModel, params: SamplingParams
@@ -111,7 +82,7 @@ async def test_the_text_is_what_the_target_alone_writes_under_the_mask(
         asked = {who: node.generate(replace(wish, policy=FixedPolicy(plan))) for who, plan in PLANS.items()}
         asked["a device that reads no grammars"] = node.generate(replace(wish, compiled=None))
         texts = await asyncio.gather(*map(read, asked.values()))
-    expected = tuple(alone(draft, prompt, CALL, params, limit))
+    expected = alone(prompt, params, limit, draft.loaded.eos, CALL.source)
     assert dict(zip(asked, texts, strict=True)) == dict.fromkeys(asked, expected)
     assert max(each.machine.counters.forced for each in asked.values()) > 30
     assert asked["each token asked for"].machine.counters.rounds <= len(expected) - 30

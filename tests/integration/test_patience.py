@@ -24,12 +24,12 @@ from tests.integration.processes import events_of, start
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(400)]
 
-AWAY = [float(each) for each in os.environ.get("FLEXSPEC_WORKER_AWAY", "35").split(",")]
+AWAY = [float(each) for each in os.environ.get("FLEXSPEC_WORKER_AWAY", "12").split(",")]
 """Seconds without any worker; `FLEXSPEC_WORKER_AWAY=25,35,100` takes four minutes."""
 STREAMS = 5
 SOON = 2.0
 """Seconds from a worker's first word to the next token, and to the refusal of a text that cannot begin."""
-ASKED = {"prompt": "hello", "max_tokens": 500, "ignore_eos": True, "temperature": 0.7, "stream": True}
+ASKED = {"prompt": "hello", "max_tokens": 300, "ignore_eos": True, "temperature": 0.7, "stream": True}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -158,7 +158,7 @@ async def test_the_request_that_finds_out_that_the_broker_hangs_is_refused_too(
 async def test_a_command_outlives_an_outage_of_the_broker(deployed: SecuredDeployment, tiny: Path) -> None:
     """It is longer than the three seconds that the command waits for its first connection."""
     config = str(deployed.bundle(Role.EDGE, "phone") / SETTINGS[Role.EDGE])
-    flags = ("--draft", str(tiny), "--ignore-eos", "--max-tokens", "600", "--seed", "7", "--ahead", "0")
+    flags = ("--draft", str(tiny), "--ignore-eos", "--max-tokens", "300", "--seed", "7", "--ahead", "0")
     said: list[list[dict[str, Any]]] = []
     for away in (False, True):
         asked = await start("edge_node", "ask", "hello", "--config", config, "--events", *flags)

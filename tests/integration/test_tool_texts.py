@@ -30,7 +30,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from tests.integration.processes import PATIENCE, start_worker, status
-from tests.integration.test_grammars import alone
+from tests.integration.test_exactness import alone
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
@@ -81,7 +81,7 @@ def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str,
     turns = [turn for turn in asked.prompt if isinstance(turn, Turn)]
     prompt = encode_turns(text.tokenizer, turns, use, max_context=text.max_context)
     parser = CallParser(HERMES, use)
-    tokens = alone(DRAFT, prompt, use.grammar(HERMES), params, LIMIT)
+    tokens = alone(prompt, params, LIMIT, text.eos, use.grammar(HERMES).source)
     events = parser.push(decode(text.tokenizer, tokens)) + parser.finish()
     content = "".join(event.text for event in events if isinstance(event, Content))
     return content, [(call.name, call.arguments) for call in parser.calls]
