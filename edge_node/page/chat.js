@@ -33,7 +33,8 @@ class Turn {
     this.answer = make("div", { class: "answer" });
     this.note = make("p", { class: "note" }, "Asking …");
     this.node = make("li", { class: "turn", "data-state": "waiting" },
-      make("p", { class: "question" }, make("span", { class: "unseen" }, "You: "), question), this.answer, this.note);
+      make("p", { class: "question" }, make("span", { class: "unseen" }, "You: "), question),
+      make("p", { class: "unseen" }, "Answer: "), this.answer, this.note);
     this.draw = eachFrame(() => atTheEnd(() => this.drawNow()));
   }
 
@@ -73,12 +74,15 @@ class Turn {
     }
   }
 
-  /** Leaves the text alone; a button brings the marks back. */
+  /** Leaves the text and its figures alone; a button brings the marks back. */
   fold() {
+    this.node.querySelector(".shares")?.remove();
+    if (this.note.hidden) this.note.remove();
     if (this.answer.childElementCount < 2) return;
     this.answer.replaceChildren(this.text);
     const button = make("button", { type: "button" }, "Who wrote what?");
     button.addEventListener("click", () => {
+      byId("scroll").focus({ preventScroll: true });
       button.remove();
       this.answer.replaceChildren();
       let at = 0;
@@ -113,9 +117,9 @@ class Turn {
       this.node.dataset.version = own.version;
       const known = [states.get(own.version), own.digest?.slice(0, 8)].filter(Boolean).join(", ");
       const version = `version ${own.version}${known && ` (${known})`}`;
-      const parts = [`${many(tokens, "token")} in ${seconds(took)}`, many(own.rounds, "round"), version, own.exactness];
-      const words = [...parts, `seed ${own.seed}`, ""].join(" · ");
-      line.append(make("br"), words, make("a", { href: "#time" }, "where the time went"));
+      const rate = `${many(tokens, "token")} in ${seconds(took)}`;
+      const parts = [rate, many(own.rounds, "round"), version, own.exactness, `seed ${own.seed}`].filter(Boolean);
+      line.append(make("br"), `${parts.join(" · ")} · `, make("a", { href: "#time" }, "where the time went"));
     }
     this.node.append(bar, line);
   }
@@ -158,8 +162,12 @@ function options() {
     const typed = byId(id).value.trim();
     if (!typed) continue;
     const name = byId(id).labels[0].textContent.trim();
-    if (!Number.isFinite(Number(typed))) throw new ApiError(`${name}: ${typed} is no number.`, "");
-    asked[id.replace("-", "_")] = Number(typed);
+    const value = Number(typed);
+    // Above 2^53 a script's numbers have gaps: another seed than the one that was typed would be sent.
+    if (id === "temperature" ? !Number.isFinite(value) : !Number.isSafeInteger(value)) {
+      throw new ApiError(`${name}: ${typed} is no ${id === "temperature" ? "number" : "whole number below 2^53"}.`, "");
+    }
+    asked[id.replace("-", "_")] = value;
   }
   return asked;
 }
@@ -246,6 +254,7 @@ function failed(turn, why) {
     if (writing) return;
     if (prompt.value === turn.question) prompt.value = "";
     again.remove();
+    prompt.focus();
     ask(turn.question);
   });
   atTheEnd(() => turn.node.append(again));
