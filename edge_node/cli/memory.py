@@ -6,11 +6,11 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from flexspec_mq.daemon.printable import printable
 from flexspec_mq.drafting import memory
 from flexspec_mq.drafting.load import text_of
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import decode
-from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     import argparse

@@ -26,13 +26,13 @@ import msgspec
 from rich.console import Console
 
 from flexspec_mq import waiting
+from flexspec_mq.chat.answer import Answer
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError
 from flexspec_mq.models.text import Turn, read_prompts, text_from_bytes
 from flexspec_mq.protocol.effects import FinishReason
-from flexspec_mq.terminal.answer import Answer
 from schemas.plan import LimitReport
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
-from flexspec_mq.terminal.printable import printable
 from schemas.node import FleetView, NodeView, PlanView, TextView
 from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer
 
@@ -279,10 +278,7 @@ def refused(
     where = "in the middle of the answer" if status is None else f"HTTP {status}"
     if request:
         where += f", request {request}"
-    # It may end in front of a terminal by ways that do not know where it comes from.
-    return kind(
-        f"{printable(failure.message) or 'the API refused'} ({printable(where)})", hint=printable(hint)
-    )
+    return kind(f"{failure.message or 'the API refused'} ({where})", hint=hint)
 
 
 def _by_status(status: int | None) -> tuple[type[FlexSpecError], str]:

@@ -12,11 +12,11 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from flexspec_mq.chat.answer import style
 from flexspec_mq.controller.explain import limit_in_words
+from flexspec_mq.daemon.printable import printable
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.energy.model import in_words, per_hundred
-from flexspec_mq.terminal.answer import style
-from flexspec_mq.terminal.printable import printable
 from schemas.node import FleetView, NodeView, PlanView, TextView
 
 if TYPE_CHECKING:

@@ -14,14 +14,13 @@ from flexspec_mq.chat.api import content, pieces
 from flexspec_mq.chat.settings import NUMBERS
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, UsageError
-from flexspec_mq.terminal.printable import printable
 from schemas.openai import Usage
 
 if TYPE_CHECKING:
+    from flexspec_mq.chat.answer import Answer
     from flexspec_mq.chat.api import ApiClient
     from flexspec_mq.chat.settings import GenerationOptions
     from flexspec_mq.chat.view import View
-    from flexspec_mq.terminal.answer import Answer
 
 NONE = "none"
 """The word that unsets an option."""
@@ -202,7 +201,7 @@ def check_model(name: str, known: list[str]) -> None:
         UsageError: naming those that it has.
     """
     if name not in known:
-        raise UsageError(f"there is no model {name}", hint=printable(f"there is {', '.join(known)}"))
+        raise UsageError(f"there is no model {name}", hint=f"there is {', '.join(known)}")
 
 
 async def _model(session: ChatSession, name: str) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
+from flexspec_mq.chat.answer import Answer, legend
 from flexspec_mq.daemon.main import print_error
+from flexspec_mq.daemon.printable import printable
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.terminal.answer import Answer, legend
-from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -59,13 +59,12 @@ class View:
 
     def error(self, error: FlexSpecError) -> None:
         """Print an error and what to do about it."""
-        message, hint = printable(error.message), printable(error.hint)
         if not self.people:
-            print_error(FlexSpecError(message, hint=hint))
+            print_error(error)
             return
-        self._out.print(Text.assemble(("error: ", "red"), message))
-        if hint:
-            self._out.print(Text(f"  hint: {hint}"))
+        self._out.print(Text.assemble(("error: ", "red"), printable(error.message)))
+        if error.hint:
+            self._out.print(Text(f"  hint: {printable(error.hint)}"))
 
 
 @contextmanager

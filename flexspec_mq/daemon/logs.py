@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TextIO
 
+from flexspec_mq.daemon.printable import printable
 from flexspec_mq.daemon.progress import say, stages
 from flexspec_mq.daemon.streams import lost_lines
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
@@ -103,7 +104,8 @@ def configure(options: LogOptions, **ids: str) -> None:
         # The default prints tracebacks with local variables where rich is installed; those may hold a prompt.
         plain = structlog.dev.plain_traceback
         render = [
-            structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain, timestamp_key="time")
+            _for_a_terminal,
+            structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain, timestamp_key="time"),
         ]
     else:
         render = [
@@ -166,6 +168,11 @@ def _everything() -> bool:
     return any(
         isinstance(handler, _Handler) and handler.everything for handler in logging.getLogger().handlers
     )
+
+
+def _for_a_terminal(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Show control characters in words that came from others."""
+    return {**event, "event": printable(str(event["event"]))}
 
 
 def _expected(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from importlib import util
 
 from flexspec_mq.daemon.logs import log_error, reset
+from flexspec_mq.daemon.progress import say
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
 
@@ -93,10 +94,9 @@ def _report(error: FlexSpecError) -> int:
 
 def print_error(error: FlexSpecError) -> None:
     """Write ``error: …`` and, on a line of its own, the hint to standard error."""
-    sys.stderr.write(f"error: {error.message}\n")
+    say(f"error: {error.message}")
     if error.hint:
-        sys.stderr.write(f"  hint: {error.hint}\n")
-    sys.stderr.flush()
+        say(f"  hint: {error.hint}")
 
 
 def spare_what_is_loaded() -> None:

@@ -15,6 +15,8 @@ import sys
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Protocol, TextIO
 
+from flexspec_mq.daemon.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -67,7 +69,7 @@ def bars(*tasks: str, console: Console) -> Iterator[Tell]:
             what, share = split(text)
             title = f"{task}: {what}" if task else what
             total, done = (None, 0) if share is None else (100, share)
-            progress.update(rows[task], description=escape(title), total=total, completed=done)
+            progress.update(rows[task], description=escape(printable(title)), total=total, completed=done)
 
         yield tell
 
@@ -90,9 +92,9 @@ def stages() -> Iterator[Tell]:
 
 
 def say(text: str, out: TextIO | None = None) -> None:
-    """Write a line on standard error, at once."""
+    """Write a line on standard error, at once; whoever's words are in it, none of them steers a terminal."""
     out = out or sys.stderr
-    out.write(f"{text}\n")
+    out.write(f"{printable(text)}\n")
     out.flush()
 
 

@@ -20,8 +20,8 @@ from schemas.openai import FlexspecUsage, Writer
 if TYPE_CHECKING:
     from typing import Any
 
+    from flexspec_mq.chat.answer import Answer
     from flexspec_mq.demo.proxy import Proxy, SteadyWay
-    from flexspec_mq.terminal.answer import Answer
 
 CUT_S = 3.0
 """Seconds for which the network is cut: no byte passes, and connections stay until the node replaces them."""

@@ -12,10 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from flexspec_mq.chat.answer import legend, style
+from flexspec_mq.daemon.printable import printable
 from flexspec_mq.daemon.progress import bars
 from flexspec_mq.demo.recording import CUT_S
-from flexspec_mq.terminal.answer import legend, style
-from flexspec_mq.terminal.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq import waiting
+from flexspec_mq.daemon.printable import printable
 from flexspec_mq.daemon.progress import stages
 from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.errors import UsageError
@@ -95,12 +96,14 @@ def _show(findings: Sequence[Finding], seconds: float) -> None:
             skipped.setdefault(finding.detail, []).append(finding.name)
             continue
         mark, style = _MARKS[finding.state]
-        text = Text(f"{finding.fault}: {finding.detail}" if finding.fault else finding.detail)
-        text.append(f"\n→ {finding.advice}" if finding.advice else "", style="cyan")
+        detail = f"{finding.fault}: {finding.detail}" if finding.fault else finding.detail
+        text = Text(printable(detail))
+        text.append(printable(f"\n→ {finding.advice}") if finding.advice else "", style="cyan")
         table.add_row(Text(mark, style=style), Text(finding.name, style=style), text)
     for why, names in skipped.items():
         table.add_row(
-            *(Text(cell, style="dim") for cell in ("–", "not checked")), f"{', '.join(names)}: {why}"
+            *(Text(cell, style="dim") for cell in ("–", "not checked")),
+            Text(f"{', '.join(names)}: {printable(why)}"),
         )
     console = Console(highlight=False, soft_wrap=False)
     console.print(table)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flexspec_mq.heads
+from flexspec_mq.chat.answer import Answer
 from flexspec_mq.chat.api import ApiClient, api_at
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.daemon.main import run_main
@@ -22,7 +23,6 @@ from flexspec_mq.demo.recording import record
 from flexspec_mq.demo.screen import Screen
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.checkpoint import need_libraries
-from flexspec_mq.terminal.answer import Answer
 from lab.testbed.deployment import local_deployment
 from lab.testbed.family import Operator
 from lab.testbed.packet_counter import packet_counter

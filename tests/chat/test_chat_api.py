@@ -346,13 +346,16 @@ def test_what_is_no_event_is_a_readable_error(body: bytes) -> None:
         read(body, ChatCompletionChunk)
 
 
-def test_a_refusal_cannot_steer_the_terminal() -> None:
-    error = refused(
-        Error(message="\x1b[2Jno", code="no_worker"), status=503, retry_after="\x1b[2J", request="\x1b[2J"
-    )
-    assert "\x1b" not in str(error)
+@pytest.mark.parametrize("people", [True, False])
+def test_a_refusal_cannot_steer_the_terminal(capsys: Output, people: bool) -> None:
+    bad = "\x1b[2J"
+    error = refused(Error(message=f"{bad}no", code="no_worker"), status=503, retry_after=bad, request=bad)
     assert error.exit_code == WorkerError.exit_code
-    assert "\x1b" not in str(refused(Error(message="\x1b[2J", code=7)))
+    View(people=people).error(error)
+    View(people=people).error(refused(Error(message=bad, code=7)))
+    said = "".join(capsys.readouterr())
+    assert bad not in said
+    assert said.count("\N{SYMBOL FOR ESCAPE}[2J") == 4
 
 
 def test_the_line_of_an_answer() -> None:

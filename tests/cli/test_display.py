@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import pty
 import re
@@ -15,9 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flexspec_mq.daemon.progress import bars, split, stages
-from flexspec_mq.terminal.answer import Answer
-from flexspec_mq.terminal.printable import printable
+from flexspec_mq.chat.answer import Answer
+from flexspec_mq.daemon import logs
+from flexspec_mq.daemon.logs import LogOptions
+from flexspec_mq.daemon.main import print_error
+from flexspec_mq.daemon.printable import printable
+from flexspec_mq.daemon.progress import answer, bars, split, stages
+from flexspec_mq.doctor.checks import Finding, State
+from flexspec_mq.doctor.command import print_findings
+from flexspec_mq.errors import FlexSpecError
 from schemas.openai import Writer
 
 WRITERS: tuple[Writer | None, ...] = ("device", "worker", "target", "cloud", None)
@@ -69,10 +76,18 @@ def test_nothing_that_steers_a_terminal_is_left(text: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "attack",
-    ["\x1b]0;owned\x07", "\x1b[2J", "\x9b31m", "\x1b]52;c;ZXZpbA==\x1b\\", "a\rb", "\x08\x08\x08", "\x1bc"],
+ATTACKS = (
+    "\x1b]0;owned\x07",
+    "\x1b[2J",
+    "\x9b31m",
+    "\x1b]52;c;ZXZpbA==\x1b\\",
+    "a\rb",
+    "\x08\x08\x08",
+    "\x1bc",
 )
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_a_model_cannot_steer_the_terminal(attack: str) -> None:
     for writer in WRITERS:
         sent = drawn([(character, writer) for character in attack] + [(attack, writer)])
@@ -80,6 +95,22 @@ def test_a_model_cannot_steer_the_terminal(attack: str) -> None:
         assert "\x1b" not in ours
         assert not set(ours) & set("\x07\x08\x9b\x9c\x9d")
         assert printable(attack).strip("\n") in "".join(left(sent, 40))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_words_of_other_machines_cannot_steer_it_either(
+    attack: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_error(FlexSpecError(attack, hint=attack))
+    answer(attack)
+    print_findings([Finding("name", State.FAILED, attack, attack)], 1.0, as_json=False)
+    print_findings([Finding("name", State.SKIPPED, attack)], 1.0, as_json=False)
+    logs.configure(LogOptions(log_format="human"))
+    logging.getLogger("words").error("%s said so", attack)
+    logs.reset()
+    said = "".join(capsys.readouterr())
+    assert said.count(printable(attack)) == 7
+    assert not any(unicodedata.category(character) == "Cc" for character in said.replace("\n", ""))
 
 
 @given(

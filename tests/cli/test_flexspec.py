@@ -22,6 +22,7 @@ from broker.__main__ import build_parser as broker_parser
 from cloud_worker.__main__ import build_parser as cloud_parser
 from edge_node.cli.main import build_parser as edge_parser
 from flexspec_mq import cli
+from flexspec_mq.chat.top import build_parser as top_parser
 from flexspec_mq.cli import main
 from flexspec_mq.daemon.main import EXIT_BROKEN_PIPE, run_main
 from flexspec_mq.errors import Cancelled, FlexSpecError, LinkDown, ModelError, UsageError
@@ -184,6 +185,7 @@ def flexspec_parser() -> argparse.ArgumentParser:
     for name, add in (("link", add_link_parser), ("policy", add_policy_parser), ("draft", add_draft_parser)):
         del commands._name_parser_map[name]
         add(commands)
+    commands._name_parser_map["top"] = top_parser()
     (head,) = (
         action
         for action in commands.choices["head"]._actions

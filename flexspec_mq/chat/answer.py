@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from flexspec_mq.terminal.printable import printable
+from flexspec_mq.daemon.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

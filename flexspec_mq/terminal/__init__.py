@@ -1,1 +1,0 @@
-"""Display on a terminal, for the demo and the chat alike."""
