@@ -90,12 +90,12 @@ def _main(argv: Sequence[str]) -> int:
         from cloud_worker.versions.family import remembered
 
         remembered(loaded.settings.family)
-    with logs.logged_stages() as tell:
-        engine = load_engine(settings, tell)  # before the event loop, so that Ctrl-C ends it
-    logs.tell(engine.facts.proof)
-    if engine.facts.draft:
-        logs.tell(f"drafts for sessions that ask for it: {engine.facts.draft}")
     with exporting(loaded.settings.telemetry, WORKER, settings.worker) as telemetry:
+        with logs.logged_stages() as tell:
+            engine = load_engine(settings, tell)  # before the event loop, so that Ctrl-C ends it
+        logs.tell(engine.facts.proof)
+        if engine.facts.draft:
+            logs.tell(f"drafts for sessions that ask for it: {engine.facts.draft}")
         asyncio.run(_serve(loaded.settings, link, engine, telemetry, ready_json=args.ready_json))
     return 0
 

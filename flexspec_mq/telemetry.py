@@ -300,11 +300,29 @@ def exporting(options: TelemetryOptions, side: Side, instance: str) -> Iterator[
         Where to say it; None if it is not wanted.
 
     Raises:
-        UsageError: a variable names an exporter that is not there, or cannot be used.
+        UsageError: a variable names what is not there, or has an impossible value.
     """
     if not options.otel:
         yield None
         return
+    try:
+        providers = _providers(side, instance)
+        telemetry = Telemetry(side, *providers)
+    except (ValueError, ImportError) as error:
+        why = f"OpenTelemetry does not take what its variables say: {error}"
+        raise UsageError(why, hint="docs/observability.md lists those that matter") from error
+    logger, throttled = logging.getLogger("opentelemetry"), _Throttled()
+    logger.addHandler(throttled)
+    logger.propagate = False
+    try:
+        yield telemetry
+    finally:
+        _shut_down(*providers)
+        logger.removeHandler(throttled)
+        logger.propagate = True
+
+
+def _providers(side: Side, instance: str) -> tuple[TracerProvider, MeterProvider]:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
     from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -315,18 +333,9 @@ def exporting(options: TelemetryOptions, side: Side, instance: str) -> Iterator[
     resource = Resource.create(ours).merge(OTELResourceDetector().detect())
     readers = [PeriodicExportingMetricReader(exporter) for exporter in _exporters("metrics")]
     tracing = TracerProvider(resource=resource, shutdown_on_exit=False)
-    metering = MeterProvider(readers, resource, shutdown_on_exit=False)
     for exporter in _exporters("traces"):
         tracing.add_span_processor(BatchSpanProcessor(exporter))
-    logger, throttled = logging.getLogger("opentelemetry"), _Throttled()
-    logger.addHandler(throttled)
-    logger.propagate = False
-    try:
-        yield Telemetry(side, tracing, metering)
-    finally:
-        _shut_down(tracing, metering)
-        logger.removeHandler(throttled)
-        logger.propagate = True
+    return tracing, MeterProvider(readers, resource, shutdown_on_exit=False)
 
 
 def _exporters(signal: str) -> Iterator[Any]:
@@ -346,10 +355,7 @@ def _exporters(signal: str) -> Iterator[Any]:
                 f"{variable} or its protocol means the exporter {wanted}, which is not installed",
                 hint=f"otlp over http/protobuf and console come with the extra otel, {how_to_install('otel')}",
             )
-        try:
-            yield next(iter(found)).load()()
-        except (ValueError, ImportError) as error:
-            raise UsageError(f"the exporter {wanted} cannot be used: {error}") from error
+        yield next(iter(found)).load()()
 
 
 def _shut_down(*providers: TracerProvider | MeterProvider) -> None:

@@ -159,12 +159,12 @@ def _main(argv: Sequence[str]) -> int:
 
         run = partial(_write, prepare(args), options)
     preflight(link, logs.tell, daemon=args.command == "serve")
-    with logs.logged_stages() as tell:
-        draft = _load(config.node, tell)
-    from edge_node.fleet.target_texts import TargetTexts
-    from edge_node.node import EdgeNode
-
     with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
+        with logs.logged_stages() as tell:
+            draft = _load(config.node, tell)
+        from edge_node.fleet.target_texts import TargetTexts
+        from edge_node.node import EdgeNode
+
         node = EdgeNode(
             config.node,
             draft.drafter,

@@ -238,12 +238,18 @@ def test_a_collector_that_does_not_answer_costs_a_line_of_the_log_and_a_moment_a
     assert [record.msg for record in caplog.records] == ["Failed to export"]
 
 
-@pytest.mark.parametrize(("name", "words"), [("jaeger", "exporter jaeger"), ("otlp", "otlp_proto_grpc")])
-def test_exporters_that_are_not_there_are_named(
-    monkeypatch: pytest.MonkeyPatch, name: str, words: str
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("OTEL_TRACES_EXPORTER", "jaeger", "exporter jaeger"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc", "otlp_proto_grpc"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0", "interval value 0"),
+    ],
+)
+def test_variables_that_cannot_be_followed_are_told(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, words: str
 ) -> None:
-    monkeypatch.setenv("OTEL_TRACES_EXPORTER", name)
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+    monkeypatch.setenv(variable, value)
     with pytest.raises(UsageError, match=words), exporting(TelemetryOptions(otel=True), EDGE, "e"):
         pass
 
