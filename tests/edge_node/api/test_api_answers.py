@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
+from flexspec_mq.protocol.edge.types import EdgeCounters, EdgeEvent, EdgeState
 from lab.testbed.link.proxy import proxy_link
 from schemas.openapi import document
 from tests.daemons import until
@@ -174,6 +176,19 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert await api.metric("flexspec_edge:link_up") == 1
         assert await api.metric("flexspec_edge:surprises_total") == 0
         assert await api.answers(200) == 1
+
+
+async def test_figures_are_of_few_versions_and_of_none_that_clients_make_up(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0) as api:
+        assert (await api.chat(model="made-up")).status_code == 404
+        assert "made-up" not in (await api.get("/metrics")).text
+        machine = SimpleNamespace(counters=EdgeCounters(rounds=1, committed=1))
+        for number in range(20):
+            generation = SimpleNamespace(request=SimpleNamespace(prompt=(1,)), machine=machine)
+            writing: Any = SimpleNamespace(version=f"v{number}", generation=generation)
+            api.api.metrics.committed(writing, 1, 0.1, first=True)
+        page = (await api.get("/metrics")).text
+        assert {*re.findall(r'model_name="(v\d+)"', page)} == {f"v{number}" for number in range(12, 20)}
 
 
 async def test_figures_of_a_text_are_there_while_it_is_written(mosquitto: PrivateBroker) -> None:
