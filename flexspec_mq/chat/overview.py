@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
     Words = str | Text | tuple[str, str]
     """Text, text of a style, or a text and its style."""
+
+    Section = tuple[RenderableType, ...]
+    """A part of the screen: its title, and what stands below it."""
 
 MAX_OVER = 16
 """Texts that are over and are still shown."""
@@ -69,6 +72,8 @@ class Overview:
         self.seen[type(view)] = time.monotonic()
         if isinstance(view, NodeView):
             self.node = view
+            if not view.texts:  # more ended at once than are told one by one
+                self.texts = {text.id: text for text in self.texts.values() if text.state != "writing"}
         elif isinstance(view, PlanView):
             self.plan = view
         elif isinstance(view, FleetView):
@@ -92,13 +97,6 @@ class Overview:
         return time.monotonic() - self.seen[kind] if kind in self.seen else 0.0
 
 
-class Section(NamedTuple):
-    """A part of the screen: title, and what stands below it."""
-
-    title: RenderableType
-    body: Sequence[RenderableType]
-
-
 @dataclass(frozen=True)
 class Screenful:
     """An overview on a screen.
@@ -116,8 +114,8 @@ class Screenful:
         """Lines of all parts."""
         free = options.update(height=None)
         parts = [
-            [line for one in (title, *body) for line in console.render_lines(one, free, pad=False)]
-            for title, body in self.sections(options.max_width)
+            [line for one in section for line in console.render_lines(one, free, pad=False)]
+            for section in self.sections(options.max_width)
         ]
         rows = [len(lines) for lines in parts]
         if self.fits:
@@ -133,11 +131,9 @@ class Screenful:
         """All parts; the first one is never cut for others."""
         seen, node = self.overview, self.overview.node
         if node is None:
-            yield Section(
-                _line(("waiting for", "bold"), self.where, between=" "), [_line((seen.away, "yellow"))]
-            )
+            yield _line(("waiting for", "bold"), self.where, between=" "), _line((seen.away, "yellow"))
             return
-        yield Section(_heading(node), list(_state(seen, node)))
+        yield tuple(_state(seen, node))
         if seen.texts:
             yield _texts(list(seen.texts.values()), wide=width >= WIDE)
         for version in [] if seen.plan is None else seen.plan.data:
@@ -210,13 +206,10 @@ def _number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _heading(node: NodeView) -> Text:
-    ready = (f"not ready: {node.not_ready}", "yellow") if node.not_ready else ("ready", "green")
-    return _line((node.edge, "bold"), ready, f"model {node.model}", f"draft {node.draft}", node.release)
-
-
 def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
-    """Link, sums and limits of a node."""
+    """A node, its link, sums and limits."""
+    ready = (f"not ready: {node.not_ready}", "yellow") if node.not_ready else ("ready", "green")
+    yield _line((node.edge, "bold"), ready, f"model {node.model}", f"draft {node.draft}", node.release)
     if seen.away:
         yield _line((f"no events for {duration(seen.age(NodeView))}: {seen.away}", "red"))
     for_ = duration(node.link.seconds + seen.age(NodeView))
@@ -243,7 +236,7 @@ def _texts(texts: Sequence[TextView], *, wide: bool) -> Section:
     head = ("state", "text", "tokens", "tok/s", "a round", *_GLYPHS, "ms", "", "at", "")
     rows = [_row(text, wide=wide) for text in (*now, *over)]
     title = _line(("texts", "bold"), f"{len(now)} now", f"{len(over)} over", "who wrote % of the tokens")
-    return Section(title, [_table(head, rows, words_from=len(head) - 3)])
+    return title, _table(head, rows, words_from=len(head) - 3)
 
 
 def _row(text: TextView, *, wide: bool) -> list[Words]:
@@ -310,7 +303,7 @@ def _plan(version: VersionPlan, since: float) -> Section:
         ]
         body.append(_table(("", "ms/token", "J/token", "chosen among"), rows, words_from=3))
     body.append(_line(*_estimates(version)))
-    return Section(_line(("plan", "bold"), version.version, (plan.does, "bold")), body)
+    return _line(("plan", "bold"), version.version, (plan.does, "bold")), *body
 
 
 def _estimates(version: VersionPlan) -> Iterator[str]:
@@ -341,7 +334,7 @@ def _fleet(fleet: FleetView, since: float) -> Iterator[Section]:
             )
         )
     counts = _count(len(fleet.workers), "worker"), _count(len(fleet.devices), "device")
-    yield Section(_line(("fleet", "bold"), *counts), body)
+    yield _line(("fleet", "bold"), *counts), *body
     if fleet.catalogue is not None:
         yield _catalogue(fleet)
 
@@ -415,7 +408,7 @@ def _catalogue(fleet: FleetView) -> Section:
     title = _line(
         ("catalogue", "bold"), catalogue.family, _styled(catalogue.state), until if catalogue.epoch else ""
     )
-    return Section(title, body)
+    return title, *body
 
 
 def _moment(epoch: int) -> str:

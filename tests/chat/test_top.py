@@ -102,6 +102,9 @@ def test_any_state_fits_any_screen_and_steers_no_terminal(seed: int) -> None:
         event = drawn(inspect.type_info(kind), chance)
         seen.take(msgspec.json.decode(msgspec.json.encode(event), type=kind))
     assert set(seen.report()) == set(VIEWS)
+    if seen.node is not None:
+        seen.take(msgspec.structs.replace(seen.node, texts=0))
+        assert all(text.state != "writing" for text in seen.texts.values()), "what nobody writes is over"
     for width, height in ((80, 24), (chance.randint(1, 200), chance.randint(1, 60))):
         console = Console(file=io.StringIO(), force_terminal=True, width=width, height=height)
         lines = console.render_lines(Screenful(seen, "http://127.0.0.1:8080", fits=True), pad=False)
