@@ -5,6 +5,8 @@ import { choiceSentence, parts, planSentence, why } from "./why.js";
 
 const BIN = 500;
 const BINS = 120;
+/** Tokens that come together are shown over this many milliseconds at most. */
+const SPREAD = 5000;
 const WRITERS = /** @type {const} */ (["target", "worker", "device", "lookup", "grammar"]);
 const TEXTS = 8;
 const LINES = 30;
@@ -16,8 +18,8 @@ const GRACE = 3000;
 let node = null;
 /** @type {any[]} */
 let plans = [];
-/** @typedef {{view: any, since: number, waited: number[], whom: string}} Text its newest view, when its state began,
- * and milliseconds for which it waited before its first token and after it */
+/** @typedef {{view: any, at: number, since: number, waited: number[], whom: string}} Text its newest view, when that came,
+ * when its state began, and milliseconds for which it waited before its first token and after it */
 /** @type {Map<string, Text>} newest texts by id */
 const texts = new Map();
 /** When the link came up or was lost, on this clock. */
@@ -26,15 +28,33 @@ let linkSince = Date.now();
 let lost = null;
 
 /** @typedef {{at: number, out: boolean, wait: boolean, counts: Record<string, number>}} Bin */
-/** @type {Bin[]} half seconds of the last minute in which something was */
+/** @type {Bin[]} a ring of half seconds */
 const bins = [];
+/** When the stream of events began, on this clock. */
+let connected = Date.now();
 
-/** @returns {Bin} */
-function bin() {
-  const at = Math.floor(Date.now() / BIN);
-  if (bins.at(-1)?.at !== at) bins.push({ at, out: false, wait: false, counts: {} });
-  while (bins[0].at <= at - BINS) bins.shift();
-  return bins[bins.length - 1];
+/** @param {number} [time] in milliseconds @returns {Bin} */
+function bin(time = Date.now()) {
+  const at = Math.floor(time / BIN);
+  if (bins[at % BINS]?.at !== at) bins[at % BINS] = { at, out: false, wait: false, counts: {} };
+  return bins[at % BINS];
+}
+
+/**
+ * Counts what was written since the last view, or since the first token of a text that began before our eyes.
+ * @param {any} figures
+ * @param {Text | undefined} last
+ */
+function count(figures, last) {
+  const now = Date.now();
+  const began = now - (figures.seconds - (figures.first_token ?? 0)) * 1000;
+  if (!last && began < connected) return;
+  const [before, after] = [written(last?.view.figures), written(figures)];
+  const steps = Math.floor(now / BIN) - Math.floor(Math.max(last?.at ?? began, now - SPREAD) / BIN) + 1;
+  for (let step = 0; step < steps; step += 1) {
+    const { counts } = bin(now - step * BIN);
+    for (const writer of WRITERS) counts[writer] = (counts[writer] ?? 0) + Math.max(after[writer] - before[writer], 0) / steps;
+  }
 }
 
 /** @param {any} figures @returns {Record<string, number>} tokens by who wrote them */
@@ -70,15 +90,11 @@ const SEEN = {
   text(view) {
     const last = texts.get(view.id);
     const same = last && last.view.state === view.state && last.view.why === view.why;
-    if (last && view.figures) {
-      const [before, after, now] = [written(last.view.figures), written(view.figures), bin()];
-      for (const writer of WRITERS) {
-        now.counts[writer] = (now.counts[writer] ?? 0) + Math.max(after[writer] - before[writer], 0);
-      }
-    }
-    const text = { view, since: same ? last.since : Date.now(), waited: last?.waited ?? [0, 0], whom: last?.whom ?? "" };
+    if (view.figures) count(view.figures, last);
+    const now = Date.now();
+    const text = { view, at: now, since: same ? last.since : now, waited: last?.waited ?? [0, 0], whom: last?.whom ?? "" };
     if (last && !same && ["waiting", "queued"].includes(last.view.state)) {
-      text.waited[last.view.figures?.first_token == null ? 0 : 1] += Date.now() - last.since;
+      text.waited[last.view.figures?.first_token == null ? 0 : 1] += now - last.since;
       text.whom = last.view.why || text.whom;
     }
     texts.delete(view.id);
@@ -102,6 +118,7 @@ export function seen(kind, view) {
 
 /** @param {string | null} why there are no events; null when they come */
 export function unreachable(why) {
+  if (why === null) connected = Date.now();
   lost = why;
   draw();
 }
@@ -191,11 +208,12 @@ function drawTiles(figures) {
 
 function drawTimeline() {
   const first = Math.floor(Date.now() / BIN) - BINS + 1;
-  const sums = bins.map(({ counts }) => WRITERS.reduce((sum, writer) => sum + (counts[writer] ?? 0), 0));
+  const shown = bins.filter(({ at }) => at >= first);
+  const sums = shown.map(({ counts }) => WRITERS.reduce((sum, writer) => sum + (counts[writer] ?? 0), 0));
   const most = Math.max(...sums, 4);
   const svg = byId("timeline");
   const paths = Object.fromEntries([...WRITERS, "out", "wait"].map((name) => [name, ""]));
-  for (const { at, out, wait, counts } of bins) {
+  for (const { at, out, wait, counts } of shown) {
     const x = (at - first) * 3;
     if (out) paths.out += `M${x} 0h3v72h-3z`;
     else if (wait) paths.wait += `M${x} 0h3v72h-3z`;
@@ -210,7 +228,7 @@ function drawTimeline() {
   svg.querySelector(".waits").setAttribute("d", paths.wait);
   const total = sums.reduce((sum, each) => sum + each, 0);
   say(byId("peak"), total ? `up to ${number(Math.max(...sums) * (1000 / BIN), 0)} tokens a second` : "");
-  const away = bins.filter(({ out }) => out).length * (BIN / 1000);
+  const away = shown.filter(({ out }) => out).length * (BIN / 1000);
   const label = `${many(total, "token")} in the last minute${away ? `, and an outage of ${seconds(away)}` : ""}`;
   if (svg.getAttribute("aria-label") !== label) svg.setAttribute("aria-label", label);
 }
