@@ -85,7 +85,6 @@ def _facts(options: Namespace, count: int) -> dict[str, Any]:
         "temperature": options.temperature,
         "seed": options.seed,
         "links": options.links,
-        "recorded": None if options.recorded is None else str(options.recorded.resolve()),
         "delays_ms": options.delays_ms,
         "strategies": options.strategies,
         "guesses": options.guesses,

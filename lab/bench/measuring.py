@@ -17,7 +17,7 @@ from lab.testbed.link.profiles import LinkPlan
 
 WARM_UP = "Say hello."
 DRAWN_S = 3600.0
-"""Seconds of a channel without a recording; it is drawn as far as it is asked about and does not repeat."""
+"""Seconds of a channel over which questions begin; it is drawn as far as it is asked about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,9 @@ class Answered:
     load: float
 
 
-def channel_start(plan: LinkPlan, seed: int, question: int) -> float:
-    """Second of the channel at which a question begins, to the millisecond; uniform over the longest recording.
-
-    Args:
-        plan: plan of the link.
-        seed: seed of the run.
-        question: place of the question.
-    """
-    length = plan.recorded_s or DRAWN_S
-    return round(random.Random(f"offset/{seed}/{question}").uniform(0.0, length), 3)
+def channel_start(seed: int, question: int) -> float:
+    """Second of the channel at which the question at a place begins, to the millisecond."""
+    return round(random.Random(f"offset/{seed}/{question}").uniform(0.0, DRAWN_S), 3)
 
 
 class Answering(Protocol):
@@ -144,7 +137,7 @@ async def ask_all(
         with suppress(AnswerFailed):  # the channel may well have begun with an outage
             await place.ask(name, asked.body(WARM_UP, 0))
     for number, question in enumerate(asked.questions):
-        begins = None if plan is None else channel_start(plan, asked.seed, number)
+        begins = None if plan is None else channel_start(asked.seed, number)
         samples, failed = [], []
         for name in asked.order(channel, number):
             try:

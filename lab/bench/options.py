@@ -18,8 +18,7 @@ from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schem
 from lab.bench.testbed import HOST, PORT
 from lab.testbed.deployment import LOOPBACK
 from lab.testbed.link.namespaces import check_requirements
-from lab.testbed.link.plans import RECORDED, TOUR, link_plan
-from lab.testbed.link.profiles import LinkPlan
+from lab.testbed.link.profiles import LinkPlan, built_in
 from lab.traditional.schemes import GUESSES
 from lab.traditional.sides import Traditional
 from schemas.messages import MAX_DRAFT_TOKENS
@@ -73,11 +72,7 @@ def build_parser() -> ArgumentParser:
         nargs="+",
         default=["wifi", "5g", "4g"],
         metavar="LINK",
-        help=f"profiles (`flexspec link profiles`), {TOUR}PROFILE=SECONDS,…, "
-        f"{RECORDED}CHANNEL, or {LOOPBACK}; all but {LOOPBACK} need root",
-    )
-    where.add_argument(
-        "--recorded", type=Path, metavar="FOLDER", help="recordings of channels; lab/README.md"
+        help=f"profiles (`flexspec link profiles`), or {LOOPBACK}; all but that need root",
     )
     where.add_argument(
         "--delays-ms",
@@ -193,10 +188,10 @@ def links(options: Namespace) -> dict[str, LinkPlan | None]:
     """The plan of each link by its name; None is loopback.
 
     Raises:
-        UsageError: there is no such link, its recording cannot be read, or no link can be made here.
+        UsageError: there is no such link, or no link can be made here.
     """
     found = {
-        name: None if name == LOOPBACK else link_plan(name, options.seed, options.recorded)
+        name: None if name == LOOPBACK else LinkPlan(name, built_in().get(name), options.seed)
         for name in options.links
     }
     if any(plan is not None for plan in found.values()):

@@ -26,7 +26,6 @@ from flexspec_mq.settings.values import address
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.namespace_owner import terminated
 from lab.testbed.link.netns import NetnsLink, netns_link
-from lab.testbed.link.plans import RECORDED, TOUR, link_plan
 from lab.testbed.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
 from lab.testbed.link.profiles_table import profiles_table
 from lab.testbed.link.proxy import proxy_link
@@ -84,16 +83,10 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
         "--profile",
         default="4g",
         metavar="NAME",
-        help=f"see `link profiles`, or {TOUR}NAME=SECONDS,NAME=SECONDS,… for several in turns (default: 4g)",
+        help="see `link profiles` (default: 4g)",
     )
     _add_file(parser)
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn at random (default: 0)")
-    parser.add_argument(
-        "--recorded",
-        type=Path,
-        metavar="FOLDER",
-        help=f"recordings, for --profile {RECORDED}CHANNEL; lab/README.md says what it holds",
-    )
     parser.add_argument(
         "--at",
         type=positive,
@@ -112,8 +105,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace) -> LinkPlan:
-    plan = link_plan(args.profile, args.seed, args.recorded, _catalogue(args))
-    return msgspec.structs.replace(plan, begins_s=args.at)
+    return LinkPlan(args.profile, _catalogue(args).get(args.profile), args.seed, begins_s=args.at)
 
 
 def _catalogue(args: argparse.Namespace) -> Catalogue:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from flexspec_mq.demo.proxy import Way
 from lab.testbed.link.counters import WayCounters
 from lab.testbed.link.profiles import LinkPlan, WayFigures
-from lab.testbed.link.rate import StateRate, TraceRate
+from lab.testbed.link.rate import StateRate
 from lab.testbed.link.timeline import outages_of, states_of
 
 SEGMENT = 1448
@@ -65,12 +65,7 @@ class Impairment:
         self.outages = outages_of(plan, way)
         begins = f" {plan.begins_s}" if plan.begins_s else ""
         self._rng = random.Random(f"{way} {plan.seed}{begins}")
-        trace = plan.trace(way)
-        self._serializer = (
-            TraceRate(trace)
-            if trace is not None
-            else StateRate(self._states, [figures.rate_mbit.value * 1e6 for figures in self._figures])
-        )
+        self._rate = StateRate(self._states, [figures.rate_mbit.value * 1e6 for figures in self._figures])
         self._waiting: deque[tuple[float, int]] = deque()
         self._backlog = 0
         self._last_ready = 0.0
@@ -132,7 +127,7 @@ class Impairment:
         return now
 
     def rate(self, now: float) -> float:
-        """Bits per second in the state at `now`; a trace's rate is not told."""
+        """Bits per second in the state at `now`."""
         return self._figures[self._states.at(now)[0]].rate_mbit.value * 1e6
 
     def _come(self, now: float, size: int) -> _Chance:
@@ -147,7 +142,7 @@ class Impairment:
     ) -> tuple[tuple[float, float], float]:
         """Through jitter, rate and delay: start and end of sending, and the time of arrival."""
         self._last_ready = max(self._last_ready, now + chance.jitter * figures.jitter_ms.value / 1000)
-        sent = self._serializer.transmit(self._last_ready, size)
+        sent = self._rate.transmit(self._last_ready, size)
         return sent, sent[1] + figures.delay_ms.value / 1000
 
     def _occupy(self, until: float, size: int) -> None:

@@ -109,7 +109,6 @@ class LinkPlan(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the profile's, for people.
-        up_trace, down_trace: milliseconds of delivery opportunities that replace the rate of that way.
         lasts_s: seconds, all above 0, that each of the profile's states lasts: they follow one another in their
             order, over and over. Empty draws a chain at random.
         begins_s: time of the channel at which the link comes up; jitter and loss of its packets hang on it too.
@@ -120,21 +119,9 @@ class LinkPlan(msgspec.Struct, frozen=True):
     name: str
     profile: Profile
     seed: int = 0
-    up_trace: tuple[int, ...] | None = None
-    down_trace: tuple[int, ...] | None = None
     lasts_s: tuple[float, ...] = ()
     begins_s: float = 0.0
     outages: tuple[Outage, ...] = ()
-
-    def trace(self, way: Way) -> tuple[int, ...] | None:
-        """Trace of one way."""
-        return self.up_trace if way == "up" else self.down_trace
-
-    @property
-    def recorded_s(self) -> float:
-        """Seconds of the longest recording in it, after which that one begins anew; 0 without any."""
-        traces = [trace[-1] / 1000 for way in WAYS if (trace := self.trace(way)) is not None]
-        return max([sum(self.lasts_s), *traces])
 
 
 def load_catalogue(path: Path) -> Catalogue:

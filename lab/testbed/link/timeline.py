@@ -1,4 +1,4 @@
-"""Changes while a link runs: the state of its channel, drawn or recorded, and outages. Pure and seeded.
+"""Changes while a link runs: the state of its channel, drawn or given, and outages. Pure and seeded.
 
 A timeline is a function of its seed alone: asked twice about the same time, or by both ways of a link, it answers
 the same. It is drawn as far as it was asked about.
@@ -29,14 +29,14 @@ class States(Protocol):
 
 
 def states_of(plan: LinkPlan) -> States:
-    """States of a plan: as they were recorded where it says how long each lasts, else drawn."""
+    """States of a plan: one after the other where it says how long each lasts, else drawn."""
     if plan.lasts_s:
-        return RecordedStates(plan.lasts_s)
+        return StatesInTurn(plan.lasts_s)
     return StateTimeline(plan.profile.states, random.Random(f"states/{plan.seed}"))
 
 
-class RecordedStates:
-    """States that follow one another as they were recorded, over and over.
+class StatesInTurn:
+    """States that follow one another, over and over.
 
     Args:
         lasts: seconds of each, all above 0.
@@ -44,7 +44,7 @@ class RecordedStates:
 
     def __init__(self, lasts: Sequence[float]) -> None:
         if not lasts or min(lasts) <= 0:
-            raise ValueError("recorded states last longer than 0 seconds")
+            raise ValueError("states in turn last longer than 0 seconds")
         self._ends = list(accumulate(lasts))
 
     def at(self, time: float) -> tuple[int, float]:

@@ -75,7 +75,6 @@ def test_edge_nodes_do_what_their_names_say() -> None:
         (["--worker-draft", "65"], "--worker-draft 65"),
         (["--links", "4g", "4g"], "--links"),
         (["--links", "3g"], "3g"),
-        (["--links", "recorded:5g-driving"], "--recorded FOLDER"),
         (["--strategies", "magic"], "no strategy 'magic'"),
         (["--strategies", "streaming", "streaming"], "twice"),
         (["--draft", "none"], "without a draft"),

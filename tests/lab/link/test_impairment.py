@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 import random
 from itertools import pairwise
-from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import LEAST_RTO, Drop, Impairment
 from lab.testbed.link.profiles import LinkPlan, State, built_in
-from lab.testbed.link.rate import StateRate, TraceRate
+from lab.testbed.link.rate import StateRate
 from lab.testbed.link.timeline import OutageTimeline, StateTimeline, drawn_outages
-from lab.testbed.link.trace import read_trace
 from tests.lab.link.plans import OUTAGES, figure, figures, plan, state
 
 Packets = list[tuple[float, int]]
@@ -244,66 +241,3 @@ def test_states_change_delay_and_loss() -> None:
     for tick in range(500):
         fate = impaired.arrive(tick * 0.1, 100)
         assert (fate is Drop.LOSS) == (timeline.at(tick * 0.1)[0] == 1)
-
-
-def test_a_trace_delivers_at_its_opportunities_and_begins_anew() -> None:
-    rate = TraceRate([2, 5, 5, 10])
-    ends = [rate.transmit(0.0, 1500)[1] for _ in range(9)]
-    assert ends == pytest.approx([0.002, 0.005, 0.005, 0.010, 0.012, 0.015, 0.015, 0.020, 0.022])
-    rate = TraceRate([2, 4, 6, 8, 10])
-    assert [rate.transmit(0.0, 500)[1] for _ in range(4)] == pytest.approx([0.002, 0.002, 0.002, 0.004])
-    assert rate.transmit(0.0, 3000) == pytest.approx((0.004, 0.008)), (
-        "1,000 bytes are left of the one at 4 ms"
-    )
-    assert rate.transmit(0.009, 100)[1] == pytest.approx(0.010), "what was left at 8 ms is gone"
-    assert rate.transmit(100.0005, 1500)[1] == pytest.approx(100.002)
-
-
-@settings(deadline=None)
-@example([0, 26], [(0.0625, 40)] * 6 + [(0.09375, 40), (0.0, 1461)])
-@given(
-    st.lists(st.integers(0, 30), min_size=1, max_size=20),
-    st.lists(st.tuples(st.floats(0, 0.1), st.integers(40, 1500))),
-)
-def test_a_trace_carries_no_more_than_its_opportunities(
-    steps: list[int], came: list[tuple[float, int]]
-) -> None:
-    times, time = [], 0
-    for step in steps:
-        time += step
-        times.append(time)
-    times[-1] += 1
-    period = times[-1]
-    rate, ready, carried = TraceRate(times), 0.0, 0
-    for gap, size in came:
-        ready += gap
-        start, end = rate.transmit(ready, size)
-        carried += size
-        assert ready <= start <= end
-        rounds = int(end * 1000 / period) + 1
-        offered = sum(1 for r in range(rounds + 1) for at in times if r * period + at <= end * 1000 + 1e-6)
-        assert carried <= offered * 1500
-
-
-def test_traces_replace_the_rate_of_their_way_only() -> None:
-    link = plan(figures(delay=0, rate=8), up_trace=(100,))
-    assert Impairment(link, "up").arrive(0.0, 1500) == pytest.approx(0.1)
-    assert Impairment(link, "down").arrive(0.0, 1500) == pytest.approx(0.0015)
-
-
-@pytest.mark.parametrize(
-    ("text", "why"),
-    [
-        ("", "needs at least one opportunity"),
-        ("0\n0\n", "needs at least one opportunity"),
-        ("1\nx\n", "line 2 is no whole number"),
-        ("1\n-2\n", "line 2 is no whole number"),
-        ("5\n4\n", "line 2 goes back in time"),
-        ("1\né\n", "not text"),
-    ],
-)
-def test_what_is_no_trace_is_refused(text: str, why: str, tmp_path: Path) -> None:
-    path = tmp_path / "trace"
-    path.write_text(text, "utf-8")
-    with pytest.raises(UsageError, match=why):
-        read_trace(path)

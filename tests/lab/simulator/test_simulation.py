@@ -17,8 +17,7 @@ from lab.simulator.channel import SimulatedMqtt, publish_size
 from lab.simulator.clock import SimulatedClock
 from lab.simulator.recording import SimulatedText
 from lab.simulator.simulation import Simulation, simulate
-from lab.testbed.link.plans import link_plan
-from lab.testbed.link.profiles import LinkPlan, Outage, built_in
+from lab.testbed.link.profiles import LinkPlan, Outage, Profile, built_in
 from schemas.messages import Close, Draft, Error, Fin, Open, Poll, Verdict
 from tests.lab.link.plans import figures, plan
 from tests.lab.simulator.recordings import LIMIT, TIMES, random_recording
@@ -221,7 +220,8 @@ def setting(link: LinkPlan, tokens: int, *, worker_drafts: bool) -> Setting:
 
 
 def test_a_device_that_left_its_draft_unused_over_a_satellite_uses_it_again_over_wifi() -> None:
-    link = link_plan("tour:satellite-geo=15,wifi=100", 2, None)
+    ways = built_in().get("satellite-geo").states[0], built_in().get("wifi").states[0]
+    link = LinkPlan("over the hill", Profile("one, then the other", ways), 2, lasts_s=(15.0, 100.0))
     plans: list[tuple[float, Plan]] = []
 
     class Noted(ClosedFormPolicy):

@@ -1,9 +1,7 @@
-"""Profiles, complete and checked, and channels by name: recorded, in turns, and set to any moment."""
+"""Profiles, complete and checked, and channels whose states take turns, set to any moment."""
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -11,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from lab.testbed.link.impairment import Drop, Impairment
-from lab.testbed.link.plans import channels, link_plan, tour_plan
+from lab.testbed.link.impairment import Impairment
 from lab.testbed.link.profiles import (
-    Catalogue,
     LinkPlan,
     Outage,
     Profile,
@@ -23,63 +19,10 @@ from lab.testbed.link.profiles import (
     load_catalogue,
 )
 from lab.testbed.link.profiles_table import profiles_table
-from lab.testbed.link.timeline import RecordedStates, outages_of
-from lab.testbed.link.trace import read_trace
+from lab.testbed.link.timeline import StatesInTurn, outages_of
 from tests.lab.link.plans import figures, plan, state
 
-SLOW = Profile("late", (state(figures(delay=300)),))
 QUICK = Profile("at once", (state(figures(delay=1)),))
-MINE = Catalogue({"test": "a test"}, {"slow": SLOW, "quick": QUICK})
-
-
-def test_a_trace_has_the_delay_of_its_generation(tmp_path: Path) -> None:
-    write_trace(tmp_path, "Here-LTE.up.gz", [500, 1000])
-    write_trace(tmp_path, "Here-LTE.down.gz", range(1, 2001))
-    write_trace(tmp_path, "alone-LTE.up.gz", [500])
-    assert list(channels(tmp_path)) == ["here-lte"]
-    channel = link_plan("recorded:Here-LTE", 7, tmp_path)
-    assert (channel.seed, channel.up_trace, channel.recorded_s) == (7, (500, 1000), 2)
-    assert channel.down_trace is not None
-    assert len(channel.down_trace) == 2000
-    assert channel.profile == built_in().get("4g")
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("recorded:6g", "no recorded channel '6g'"),
-        ("recorded:odd", "does not say of which network"),
-        ("6g", "no link profile '6g'"),
-    ],
-)
-def test_names_that_lead_nowhere(tmp_path: Path, name: str, says: str) -> None:
-    for way in ("up", "down"):
-        write_trace(tmp_path, f"odd.{way}.gz", [5])
-    with pytest.raises(UsageError, match=says):
-        link_plan(name, 0, tmp_path)
-
-
-def test_a_folder_that_is_none() -> None:
-    with pytest.raises(UsageError, match="needs a folder of recordings") as refused:
-        link_plan("recorded:lte", 0, None)
-    assert "--recorded" in refused.value.hint
-    with pytest.raises(UsageError, match="cannot be read"):
-        link_plan("recorded:lte", 0, Path("/no/such/folder"))
-
-
-def write_trace(folder: Path, name: str, times: Iterable[int]) -> Path:
-    """A trace; `name` ends in ``.up.gz`` or ``.down.gz``."""
-    path = folder / name
-    path.write_bytes(gzip.compress("".join(f"{time}\n" for time in times).encode("ascii")))
-    return path
-
-
-def test_a_compressed_trace_is_read(tmp_path: Path) -> None:
-    assert read_trace(write_trace(tmp_path, "x.up.gz", [1, 2, 7])) == (1, 2, 7)
-    cut = write_trace(tmp_path, "y.up.gz", range(5000))
-    cut.write_bytes(cut.read_bytes()[:-40])
-    with pytest.raises(UsageError, match="cannot be read"):
-        read_trace(cut)
 
 
 @settings(deadline=None)
@@ -87,8 +30,8 @@ def test_a_compressed_trace_is_read(tmp_path: Path) -> None:
     st.lists(st.floats(0.001, 20), min_size=1, max_size=12),
     st.lists(st.floats(0, 5000), min_size=1, max_size=30),
 )
-def test_recorded_states_follow_one_another_over_and_over(lasts: list[float], times: list[float]) -> None:
-    states = RecordedStates(lasts)
+def test_states_in_turn_follow_one_another_over_and_over(lasts: list[float], times: list[float]) -> None:
+    states = StatesInTurn(lasts)
     period = sum(lasts)
     for time in times:
         index, ends = states.at(time)
@@ -117,31 +60,6 @@ def test_what_is_drawn_for_packets_hangs_on_where_the_channel_begins() -> None:
     assert fates(10.0) == fates(10.0)
     assert fates(10.0) != fates(11.0), "alike by chance once in 2**64"
     assert fates(0.0) != fates(10.0)
-
-
-@pytest.mark.parametrize(
-    "name", ["tour:", "tour:wifi", "tour:wifi=", "tour:=3", "tour:wifi=0", "tour:wifi=-1", "tour:wifi=inf",
-             "tour:wifi=nan", "tour:wifi=3,", "tour:wifi=3;4g=3"]
-)  # fmt: skip
-def test_a_name_that_is_no_tour_is_refused(name: str) -> None:
-    with pytest.raises(UsageError, match="no leg of a tour"):
-        link_plan(name, 0, None)
-
-
-@pytest.mark.parametrize(("name", "why"), [("3g", "3g"), ("tunnel", "by itself"), ("4g-moving", "by itself")])
-def test_a_leg_is_a_steady_profile_that_there_is(name: str, why: str) -> None:
-    with pytest.raises(UsageError, match=why):
-        link_plan(f"tour:wifi=3,{name}=3", 0, None)
-    assert link_plan("tour:quick=3", 0, None, MINE).profile.states[0].up == QUICK.states[0].up
-
-
-def test_each_leg_has_the_link_of_its_profile_and_the_tour_begins_anew() -> None:
-    tour = tour_plan("tour:quick=10,slow=5", 0, MINE)
-    assert (tour.name, tour.recorded_s) == ("tour:quick=10,slow=5", 15.0)
-    impaired = Impairment(tour, "up")
-    times = (0.0, 9.0, 10.5, 14.0, 15.5, 24.0, 25.5)
-    delays = [out - time for time in times if not isinstance(out := impaired.arrive(time, 100), Drop)]
-    assert delays == pytest.approx([0.001, 0.001, 0.3, 0.3, 0.001, 0.001, 0.3], abs=0.001)
 
 
 def test_outages_come_again_with_the_period_and_must_end_within_it() -> None:
