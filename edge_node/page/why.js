@@ -88,7 +88,9 @@ export function why(text, plan, since, waited, whom) {
   const long = (waited[0] + waited[1]) / 1000;
   if (long > 0.5) said.push(`It waited ${seconds(long)} for ${whom || "its turn"}.`);
   if (first > 0.25 * figures.seconds && first > 0.5) {
-    said.push(`The first token took ${seconds(first)}: the question had to be read.`);
+    const trip = (figures.rtt_ms ?? 0) / 1000;
+    const most = trip > first / 2 ? `${seconds(trip)} of it the way to the worker and back` : "the question had to be read";
+    said.push(`The first token took ${seconds(first)}: ${most}.`);
   }
   if (figures.reopens) said.push(`The node looked for another worker ${times(figures.reopens)}.`);
   else if (figures.polls) said.push(`The node asked again ${times(figures.polls)} after silence.`);

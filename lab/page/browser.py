@@ -14,7 +14,7 @@ from playwright.async_api import Browser, BrowserContext, Locator, Page, async_p
 
 from flexspec_mq.errors import UsageError
 
-DESKTOP, PHONE = (1280, 860), (360, 740)
+DESKTOP, PHONE = (1120, 720), (360, 720)
 """Widths and heights in CSS pixels."""
 SCHEMES = ("light", "dark")
 _NAMES = ("chromium", "chromium-headless-shell")
@@ -67,10 +67,10 @@ class PageView:
 
     async def option(self, **values: object) -> None:
         """Fill in options by their ids."""
-        if not await self.see("#options").evaluate("it => it.open"):
-            await self.see("#options summary").click()
+        await self.see("#options summary").click()
         for name, value in values.items():
             await self.see(f"#{name.replace('_', '-')}").fill(str(value))
+        await self.see("#options summary").click()
 
     async def breaches(self) -> list[str]:
         """Breaches of its policy: foreign requests, violations, complaints of the console."""

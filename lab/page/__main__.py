@@ -1,0 +1,117 @@
+"""The page of an edge node as a newcomer uses it, in a real Chromium, against a deployment with TLS and keys.
+
+    python -m lab.page --pictures docs/img
+
+Two workers of a family, a device on 4G and one behind a satellite, each with a key for its API; the default model.
+Five tasks: ask, see who wrote what, find out why it is slow, see an outage pass, see which version answered. Then
+answers one after another: memory of the page and of the node, and how long a verdict takes to the screen. It ends with
+code 1 where a task fails, where axe-core finds a barrier, or where the page asks anybody but its node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flexspec_mq.models.text import PROMPTS
+from lab.benchmarks import _common
+from lab.page.browser import PageView, chromium, opened
+from lab.page.deployment import Fleet, fleet
+from lab.page.screen_times import ScreenTimes
+from lab.page.show import Show
+
+MOST = 0.2
+"""Seconds from a verdict to the screen."""
+GROWTH = 32_768
+"""Bytes by which an answer may let the page's memory grow: its text, and what says who wrote it."""
+_TOKENS = 40
+_EVERY = 10
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    parser = _common.parser(__doc__ or "")
+    parser.add_argument("--pictures", type=Path, default=Path("build/pictures"), help="folder for pictures")
+    parser.add_argument("--answers", type=int, help="answers in a row (default: 60; quick: 12)")
+    args = parser.parse_args(argv)
+    args.pictures.mkdir(parents=True, exist_ok=True)
+    found = asyncio.run(_happen(args.pictures, args.answers or (12 if args.quick else 60)))
+    rows = [(name, value) for name, value in found.items() if not isinstance(value, list)]
+    print(_common.table(("", ""), rows))
+    broken = [line for value in found.values() if isinstance(value, list) for line in value]
+    for line in broken:
+        print(f"BROKEN: {line}")
+    _common.finish("page", found, quick=args.quick)
+    return int(bool(broken))
+
+
+async def _happen(pictures: Path, answers: int) -> dict[str, Any]:
+    async with fleet() as made, chromium() as browser:
+        _common.say("the deployment runs")
+        show = Show(made, pictures)
+        kiosk, boat = (made.devices[name].url for name in ("kiosk", "boat"))
+        async with opened(browser, kiosk) as view, opened(browser, boat) as far:
+            await show.enter(view)
+            await show.enter(far)
+            for task in (show.ask, show.writers, show.outage, show.versions):
+                await task(view)
+                _common.say(f"{task.__name__}: done")
+            await show.slow(far)
+            breaches = [*await view.breaches(), *await far.breaches()]
+        barriers = [f"{name}: {line}" for name, lines in show.barriers.items() for line in lines]
+        found = {**show.told, "views without barriers": len(show.barriers), "barriers": barriers}
+        async with opened(browser, kiosk) as view:
+            await show.enter(view)
+            found |= await in_a_row(made, view, answers)
+            return {**found, "breaches": [*breaches, *await view.breaches()]}
+
+
+async def in_a_row(made: Fleet, view: PageView, answers: int) -> dict[str, Any]:
+    """A long conversation: memory that it takes, and when its verdicts were on the screen."""
+    times, late = ScreenTimes(made.traces["kiosk"]), list[float]()
+    memory: list[tuple[int, dict[str, int], int]] = []
+    await view.option(temperature=0, seed=1, max_tokens=_TOKENS)
+    for number in range(1, answers + 1):
+        await view.painted()
+        await view.answered(await view.ask(PROMPTS[number % len(PROMPTS)]))
+        late += times.newest(await view.painted())
+        if number % _EVERY == 0 or number == answers:
+            memory.append((number, await view.memory(), _rss(made.devices["kiosk"].process.pid)))
+            _common.say(f"{memory[-1]}")
+    (first, before, _), (last, after, rss) = memory[0], memory[-1]
+    growth = (after["JSHeapUsedSize"] - before["JSHeapUsedSize"]) / max(last - first, 1)
+    await view.see("#new").click()
+    cleared = (await view.memory())["JSHeapUsedSize"]
+    found: dict[str, Any] = {
+        "verdicts": len(late),
+        **{
+            f"verdict to screen, p{share}, ms": 1e3 * _common.percentile(late, share / 100)
+            for share in (50, 95, 99)
+        },
+        "verdict to screen, most, ms": 1e3 * max(late),
+        f"heap after {first} answers, MB": before["JSHeapUsedSize"] / 1e6,
+        f"heap after {last} answers, MB": after["JSHeapUsedSize"] / 1e6,
+        "heap an answer, kB": growth / 1e3,
+        "heap after a new conversation, MB": cleared / 1e6,
+        f"nodes after {first} answers": before["Nodes"],
+        f"nodes after {last} answers": after["Nodes"],
+        f"RSS of the node after {first}, MB": memory[0][2] / 1e6,
+        f"RSS of the node after {last}, MB": rss / 1e6,
+    }
+    broken = [f"{growth:.0f} bytes an answer"] if growth > GROWTH else []
+    if max(late) > MOST:
+        broken.append(f"a verdict took {max(late):.3f} s to the screen")
+    return {**found, "limits": broken}
+
+
+def _rss(pid: int) -> int:
+    """Bytes of memory of a process (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text("ascii").splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
