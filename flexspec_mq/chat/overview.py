@@ -233,17 +233,18 @@ def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
 def _texts(texts: Sequence[TextView], *, wide: bool) -> Section:
     now = [text for text in texts if text.state != "over"]
     over = [text for text in reversed(texts) if text.state == "over"]
-    head = ("state", "text", "tokens", "tok/s", "a round", *_GLYPHS, "ms", "", "at", "")
-    rows = [_row(text, wide=wide) for text in (*now, *over)]
+    head = ("state", "text", "tokens", "tok/s", "a round", *_GLYPHS, "ms", "", "version", "at", "")
+    versions = wide or len({text.figures.version for text in texts if text.figures is not None}) > 1
+    rows = [_row(text, wide=wide, versions=versions) for text in (*now, *over)]
     title = _line(("texts", "bold"), f"{len(now)} now", f"{len(over)} over", "who wrote % of the tokens")
-    return title, _table(head, rows, words_from=len(head) - 3)
+    return title, _table(head, rows, words_from=len(head) - 4)
 
 
-def _row(text: TextView, *, wide: bool) -> list[Words]:
+def _row(text: TextView, *, wide: bool, versions: bool) -> list[Words]:
     figures, about = text.figures, text.why or text.reason
     state, name = _styled(text.state), text.id[-8:] if wide else ""
     if figures is None:
-        return [state, name, *[""] * (len(_GLYPHS) + 6), about]
+        return [state, name, *[""] * (len(_GLYPHS) + 7), about]
     shares, tokens = writers(figures), figures.tokens
     paced = figures.seconds - (figures.first_token or 0.0)
     if not about and figures.plan is not None:
@@ -257,6 +258,7 @@ def _row(text: TextView, *, wide: bool) -> list[Words]:
         *((f"{100 * share:.0f}" if share else "", style(writer)) for writer, share in shares.items()),
         "" if figures.rtt_ms is None else f"{figures.rtt_ms:.0f}",
         _bar(shares) if wide else "",
+        figures.version if versions else "",
         figures.worker or "",
         (about, "red" if text.state == "over" and text.why else "yellow" if text.why else ""),
     ]
