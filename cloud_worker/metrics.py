@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from prometheus_client.registry import Collector
 
 from flexspec_mq.daemon import instruments
 from flexspec_mq.daemon.instruments import MODEL, Instruments
-from flexspec_mq.daemon.probes import Page
 from flexspec_mq.keys.refusals import KeyReason
 from schemas.messages import Fin
 
@@ -87,21 +85,9 @@ class WorkerMetrics(Collector):
                 self._waited.labels(item.version).observe(waited)
                 self._versions.add(item.version)
 
-    def page(self) -> bytes:
-        """The page that Prometheus reads, in its text format; made on the event loop."""
-        return self._page.page()
-
     def pages(self) -> Pages:
         """Pages that a worker shows over HTTP."""
-        return {
-            "/metrics": lambda: Page(self.page(), kind=instruments.CONTENT_TYPE),
-            "/healthz": lambda: Page(b"ok\n"),
-            "/readyz": self._ready,
-        }
-
-    def _ready(self) -> Page:
-        why = self._worker.not_ready
-        return Page(f"{why or 'ready'}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK)
+        return self._page.pages(lambda: self._worker.not_ready)
 
     def collect(self) -> Iterator[Metric]:
         """Make metrics of what the worker counts anyway."""

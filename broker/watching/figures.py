@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from anyio.from_thread import start_blocking_portal
-from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
+from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from flexspec_mq.daemon.probes import MetricsOptions, Page, Pages, serving
+from flexspec_mq.daemon.instruments import Instruments
+from flexspec_mq.daemon.probes import MetricsOptions, serving
 
 Figures = Mapping[str, int | Mapping[Any, int]]
 """Values by the names of `_FAMILIES`: a number, or numbers by the values of the labels. A missing number is 0."""
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FAMILIES = (
     (
         CounterMetricFamily,
@@ -69,24 +69,14 @@ def shown(look: Callable[[], Figures], options: MetricsOptions) -> Iterator[int]
         UsageError: the address is not of this machine alone and that was not asked for, or it is taken.
     """
     assert options.metrics_port is not None  # noqa: S101  nobody asks for pages without a port
+    page = Instruments("flexspec_broker_")
+    page.register(_Collector(look))
     with start_blocking_portal() as portal:
         pages = serving(
-            _pages(look),
+            page.pages(),
             host=options.metrics_host,
             port=options.metrics_port,
             anywhere=options.metrics_anywhere,
         )
         with portal.wrap_async_context_manager(pages) as port:
             yield port
-
-
-def _pages(look: Callable[[], Figures]) -> Pages:
-    """Pages of a broker; whoever gets an answer knows that it runs."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    registry.register(_Collector(look))
-    return {
-        "/metrics": lambda: Page(generate_latest(registry), kind=CONTENT_TYPE),
-        "/healthz": lambda: Page(b"ok\n"),
-        "/readyz": lambda: Page(b"ready\n"),
-    }

@@ -21,7 +21,7 @@ from flexspec_mq.protocol.edge.types import EdgeState
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from prometheus_client import Histogram, Metric
+    from prometheus_client import Metric
 
     from edge_node.completion.completion import Completion
     from edge_node.completion.generator import Writing
@@ -32,6 +32,20 @@ if TYPE_CHECKING:
 
 _REASONS = {"failed": "error", "cancelled": "abort", "stopped": "abort"}
 """Reasons of texts that did not end by themselves, in vLLM's words; a deadline is one of ours."""
+_HISTOGRAMS = (
+    ("time_to_first_token_seconds", "Request to first token", instruments.FIRST_TOKEN),
+    ("inter_token_latency_seconds", "Between two commits of a text", instruments.BETWEEN_TOKENS),
+    ("e2e_request_latency_seconds", "Request to the end of a complete text", instruments.LATENCY),
+    ("request_decode_time_seconds", "First commit to the end of it", instruments.LATENCY),
+    (
+        "request_time_per_output_token_seconds",
+        "Mean of it after its first commit",
+        instruments.BETWEEN_TOKENS,
+    ),
+    ("request_prompt_tokens", "Tokens of its prompt", instruments.TOKENS),
+    ("request_generation_tokens", "Tokens of it", instruments.TOKENS),
+    ("request_params_max_tokens", "Limit that its request names", instruments.TOKENS),
+)
 _MOST_VERSIONS = 8
 """Versions that have figures, those that a text began of last: the page of eight takes 9 ms of the event loop."""
 
@@ -94,27 +108,10 @@ class Metrics(Collector):
         self._success = counter("request_success", "Texts that ended", MODEL, "finished_reason")
         self._prompt = counter("prompt_tokens", "Tokens of prompts of texts that have begun", MODEL)
         self._generation = counter("generation_tokens", "Tokens committed", MODEL)
-
-        def by_model(name: str, about: str, bounds: tuple[float, ...]) -> Histogram:
-            return page.histogram(name, about, bounds, MODEL)
-
-        seconds = instruments.LATENCY
-        self._first = by_model(
-            "time_to_first_token_seconds", "Request to first token", instruments.FIRST_TOKEN
+        self._first, self._between, *complete = (
+            page.histogram(name, about, bounds, MODEL) for name, about, bounds in _HISTOGRAMS
         )
-        between = instruments.BETWEEN_TOKENS
-        self._between = by_model("inter_token_latency_seconds", "Between two commits of a text", between)
-        self._each = by_model(
-            "request_time_per_output_token_seconds", "Mean of a text after its first commit", between
-        )
-        self._whole = by_model(
-            "e2e_request_latency_seconds", "Request to the end of a complete text", seconds
-        )
-        self._decode = by_model("request_decode_time_seconds", "First commit to the end of it", seconds)
-        tokens = instruments.TOKENS
-        self._prompts = by_model("request_prompt_tokens", "Tokens of its prompt", tokens)
-        self._answers = by_model("request_generation_tokens", "Tokens of it", tokens)
-        self._limits_asked = by_model("request_params_max_tokens", "Limit that a request names", tokens)
+        self._complete = tuple(complete)
         self._bytes = counter("bytes", "MQTT payload of sessions", "way")
         self._energy = counter("energy_joules", "Taken by texts, each as if alone", "source")
         self._limits = counter("limits", "Texts that ended, by how a limit stood", "limit", "state")
@@ -163,14 +160,12 @@ class Metrics(Collector):
         if text.end is None or (figures := text.end.figures) is None or figures.first_token is None:
             return
         decode = figures.seconds - figures.first_token
-        self._whole.labels(model).observe(figures.seconds)
-        self._decode.labels(model).observe(decode)
-        if figures.tokens > 1:
-            self._each.labels(model).observe(decode / (figures.tokens - 1))
-        self._prompts.labels(model).observe(figures.prompt_tokens)
-        self._answers.labels(model).observe(figures.tokens)
-        if text.options.limit not in (None, WHOLE_CONTEXT):
-            self._limits_asked.labels(model).observe(text.options.limit)
+        each = decode / (figures.tokens - 1) if figures.tokens > 1 else None
+        limit = None if text.options.limit == WHOLE_CONTEXT else text.options.limit
+        values = (figures.seconds, decode, each, figures.prompt_tokens, figures.tokens, limit)
+        for histogram, value in zip(self._complete, values, strict=True):
+            if value is not None:
+                histogram.labels(model).observe(value)
 
     def page(self) -> bytes:
         """The page that Prometheus reads; made on the event loop."""

@@ -7,6 +7,7 @@ made for vLLM reads either with ``vllm:`` replaced.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import (
@@ -21,12 +22,15 @@ from prometheus_client import (
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from flexspec_mq.daemon.probes import Page
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from prometheus_client import Metric
     from prometheus_client.registry import Collector
 
+    from flexspec_mq.daemon.probes import Pages
     from flexspec_mq.daemon.tally import DraftTally
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -129,6 +133,20 @@ class Instruments:
                 for position, accepted in enumerate(tally.by_position)
             },
         )
+
+    def pages(self, not_ready: Callable[[], str] = str) -> Pages:
+        """Pages of a daemon: its figures, that it runs, and why it is not ready, empty if it is."""
+
+        def ready() -> Page:
+            why = not_ready()
+            status = HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK
+            return Page(f"{why or 'ready'}\n".encode(), status)
+
+        return {
+            "/metrics": lambda: Page(self.page(), kind=CONTENT_TYPE),
+            "/healthz": lambda: Page(b"ok\n"),
+            "/readyz": ready,
+        }
 
     def page(self) -> bytes:
         """The page that Prometheus reads, in its text format; made on the event loop."""

@@ -39,13 +39,17 @@ def names(page: str) -> Iterator[str]:
         yield from (base + end for end in KINDS[family.type])
 
 
+def of_worker(worker: CloudWorker) -> str:
+    return WorkerMetrics(worker).pages()["/metrics"]().body.decode()
+
+
 async def test_every_figure_that_is_asked_for_exists(
     place: Place, mosquitto: PrivateBroker, tmp_path: Path
 ) -> None:
     alone = CloudWorker(WorkerSettings(worker="w1"), engine_of("w1", kv_bytes=2**20))
-    known = {*names(WorkerMetrics(alone).page().decode())}
+    known = {*names(of_worker(alone))}
     async with published(place) as (broker, _), place.worker(broker) as daemon:
-        known.update(names(WorkerMetrics(daemon.worker).page().decode()))
+        known.update(names(of_worker(daemon.worker)))
     async with served(mosquitto, family=Family().followed(tmp_path / "edge")) as api:
         known.update(names((await api.get("/metrics")).text))
     with of_broker.shown(dict, MetricsOptions(metrics_port=0)) as port:

@@ -302,7 +302,9 @@ async def test_what_is_not_believed_is_counted_by_reason(
         for node in (bare, strange):
             _, finish = await read(node.generate(wanting(2)))
             assert finish.error is not None
-        at_worker = figures(WorkerMetrics(daemon.worker).page(), "flexspec_worker:unbelieved")
+        at_worker = figures(
+            WorkerMetrics(daemon.worker).pages()["/metrics"]().body, "flexspec_worker:unbelieved"
+        )
         assert at_worker["unkeyed"] == 1
         assert at_worker["credential"] >= 1
         assert at_worker["forged"] == at_worker["revoked"] == 0

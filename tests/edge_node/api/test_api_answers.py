@@ -162,6 +162,9 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert sum(by_position) == accepted
         assert by_position == sorted(by_position, reverse=True)
         assert by_position[0] <= seen["spec_decode_num_drafts_total"] <= ours["rounds"]
+        at_worker = api.daemons[0].worker.machine.counters.versions[api.version]
+        assert at_worker.decided == 60
+        assert 0 < at_worker.drafts.accepted <= accepted  # the others came after the target had written them
         origins = ("device", "lookup", "worker", "grammar", "target")
         wrote = {who: seen[f"generation_tokens_by_origin_total/{who}"] for who in origins}
         assert sum(wrote.values()) == seen["generation_tokens_total"] == 60
