@@ -142,6 +142,7 @@ def bills(scratch: Path, wheel: Path) -> list[Path]:
         )
         made = ("--output-reproducible", "--of", "JSON", "-o", file, python)
         run(tool, "-m", "cyclonedx_py", "environment", *made)
+        file.write_text(file.read_text("utf-8").replace(f"{wheel.parent.as_uri()}/", ""), "utf-8")
         print(f"{file.name}: {extras}", flush=True)
         files.append(file)
     return files
