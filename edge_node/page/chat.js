@@ -2,15 +2,16 @@
 import { ApiError, request, serverSent } from "./api.js";
 import { announce, byId, eachFrame, make, many, number, seconds } from "./dom.js";
 
-/** @type {Record<string, [string, string]>} */
+/** @type {Record<string, string>} */
 const WRITERS = {
-  target: ["target", "the large model itself"],
-  device: ["device", "a draft on this device"],
-  lookup: ["lookup", "found in text that was there"],
-  worker: ["worker", "the worker's own draft"],
-  grammar: ["grammar", "no other token was allowed"],
-  cloud: ["cloud", "sent again: worker or target"],
+  target: "the large model itself",
+  device: "a draft on this device",
+  lookup: "found in text that was there",
+  worker: "the worker's own draft",
+  grammar: "no other token was allowed",
+  cloud: "sent again: worker or target",
 };
+/** Seconds for which a question waits for link or worker. */
 const PATIENCE = 120;
 /** Answers that are marked; older ones are plain text until somebody asks, so that long conversations stay light. */
 const MARKED = 8;
@@ -69,7 +70,7 @@ class Turn {
       if (last?.dataset.writer === writer) last.firstChild.appendData(piece);
       else {
         addToLegend(writer);
-        this.answer.append(make("span", { "data-writer": writer, title: WRITERS[writer]?.[1] }, piece));
+        this.answer.append(make("span", { "data-writer": writer, title: WRITERS[writer] }, piece));
       }
     }
   }
@@ -109,7 +110,7 @@ class Turn {
       part.style.flexGrow = String(share);
       bar.append(part);
     }
-    const wrote = shares.map(([writer, share]) => `${WRITERS[writer]?.[0] ?? writer} ${number(100 * share, 0)} %`).join(", ");
+    const wrote = shares.map(([writer, share]) => `${writer} ${number(100 * share, 0)} %`).join(", ");
     const line = make("p", { class: "figures" }, wrote && `Written by ${wrote}`);
     if (usage) {
       const { completion_tokens: tokens, flexspec: own } = usage;
@@ -138,8 +139,8 @@ let writing = null;
 function addToLegend(writer) {
   const legend = byId("legend");
   if (!(writer in WRITERS) || legend.querySelector(`[data-writer=${writer}]`)) return;
-  const [name, meaning] = WRITERS[writer];
-  legend.append(make("div", {}, make("dt", { class: "mark", "data-writer": writer }, name), make("dd", {}, meaning)));
+  const name = make("dt", { class: "mark", "data-writer": writer }, writer);
+  legend.append(make("div", {}, name, make("dd", {}, WRITERS[writer])));
 }
 
 /** Changes the conversation; who looks at its end goes on to do so. @param {() => void} change */
@@ -216,8 +217,9 @@ async function ask(question) {
     turns.push(turn);
     const response = await request("v1/chat/completions", { body, signal: stop.signal });
     for await (const { data, comment } of serverSent(response)) {
-      if (comment.startsWith("waiting")) turn.now(turn.text ? "writing" : "waiting", `W${comment.slice(1)}. Nothing is lost.`);
-      else if (data === "[DONE]") whole = true;
+      if (comment.startsWith("waiting")) {
+        turn.now(turn.text ? "writing" : "waiting", `W${comment.slice(1)}. Nothing is lost.`);
+      } else if (data === "[DONE]") whole = true;
       else if (data) {
         usage = take(turn, JSON.parse(data)) ?? usage;
         if (turn.text && turn.note.textContent) turn.now("writing", "");

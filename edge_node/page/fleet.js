@@ -1,6 +1,6 @@
 /** The fleet: workers, devices, versions of the family, and how the catalogue changed. */
 import { byId, make, many, number, redraw, seconds, span } from "./dom.js";
-import { happened } from "./live.js";
+import { happened } from "./news.js";
 
 /** Seconds after which a worker's silence is told. */
 const SILENT = 60;
@@ -24,12 +24,13 @@ function workerCard({ age_s: age, status }) {
     make("span", { class: "load" }, meter, `${load} of ${capacity} texts`),
   ];
   const versions = status.versions ?? [{ name: status.version }];
-  const held = versions.map((/** @type {any} */ version) =>
-    [version.name, version.state !== "ready" && version.state, version.exactness, version.why].filter(Boolean).join(" "));
+  const held = versions.map((/** @type {any} */ { name, state: how = "ready", exactness: exact, why }) =>
+    [name, how !== "ready" && how, exact, why].filter(Boolean).join(" "));
   const flips = status.flip_rate ? `, ${number(100 * status.flip_rate, 3)} % of tokens differ` : "";
   const forward = status.forward_ms && `forward ${span(status.forward_ms)}`;
   const runs = [status.device, status.dtype, forward, status.draft && "a draft of its own"];
-  const lines = [`Serves ${held.join(", ") || "nothing"}`, `${exactness}${flips} · ${runs.filter(Boolean).join(" · ")}`];
+  const told = [`${exactness}${flips}`, ...runs].filter(Boolean).join(" · ");
+  const lines = [`Serves ${held.join(", ") || "nothing"}`, told];
   return card({ "data-worker": worker }, top, ...lines, age > SILENT && `silent for ${seconds(age)}`);
 }
 
@@ -37,7 +38,8 @@ function workerCard({ age_s: age, status }) {
 function deviceCard({ edge, state, draft, sessions = 0, versions = [] }) {
   const figures = versions.map((/** @type {any} */ own) => {
     const right = own.drafted ? `, ${number((100 * own.accepted) / own.drafted, 0)} % of drafts right` : "";
-    return `${own.name}: ${many(own.answers ?? 0, "answer")}${own.errors ? `, ${many(own.errors, "error")}` : ""}${right}`;
+    const errors = own.errors ? `, ${many(own.errors, "error")}` : "";
+    return `${own.name}: ${many(own.answers ?? 0, "answer")}${errors}${right}`;
   });
   const now = make("span", { class: "load" }, `${many(sessions, "text")} now`);
   const top = [make("strong", {}, edge), tag(state, state === "online" ? "good" : "bad"), now];
@@ -57,7 +59,7 @@ function tellChanges(workers) {
   const now = new Map(workers.map(({ status }) => [status.worker, status.state]));
   for (const [name, state] of now) {
     const was = before?.get(name);
-    if (before && was !== state) happened(was === undefined ? `Worker ${name} is here` : `Worker ${name} is ${state} now`);
+    if (before && was !== state) happened(`Worker ${name} is ${was === undefined ? "here" : `${state} now`}`);
   }
   for (const name of before?.keys() ?? []) if (!now.has(name)) happened(`Worker ${name} is gone`);
   before = now;
@@ -67,7 +69,8 @@ function tellChanges(workers) {
 function catalogueLine({ family, state, epoch, expires, refused, alarm }) {
   const until = expires ? `, valid until ${day(expires)}` : "";
   const odd = `${refused ? `; ${many(refused, "message")} refused` : ""}${alarm ? `; ALARM: ${alarm}` : ""}`;
-  return `Family ${family}: ${state === "none" ? "no catalogue yet" : `catalogue of ${day(epoch)} is ${state}`}${until}${odd}`;
+  const is = state === "none" ? "no catalogue yet" : `catalogue of ${day(epoch)} is ${state}`;
+  return `Family ${family}: ${is}${until}${odd}`;
 }
 
 /** @param {number} epoch */

@@ -1,4 +1,4 @@
-/** Where the time of a text goes, in sentences for who has never heard of speculative decoding. Nothing is drawn here. */
+/** Where the time of a text goes, in sentences for who has never heard of speculative decoding. */
 import { many, number, seconds, span, times } from "./dom.js";
 
 /**
@@ -7,9 +7,9 @@ import { many, number, seconds, span, times } from "./dom.js";
  */
 export function planSentence(plan) {
   const { draft_length: length, in_flight: flight, ahead, worker_draft: own } = plan;
-  const meanwhile = ahead > 0
-    ? `The worker writes on without waiting for this device${own ? ", with drafts of its own if it has a draft model" : ""}.`
-    : "The worker waits for each of them.";
+  const drafts = own ? ", with drafts of its own if it has a draft model" : "";
+  const onwards = `The worker writes on without waiting for this device${drafts}.`;
+  const meanwhile = ahead > 0 ? onwards : "The worker waits for each of them.";
   if (length) {
     const batches = flight > 1 ? `, up to ${flight} batches under way` : "";
     return `This device drafts ${many(length, "token")} at a time${batches}. ${meanwhile}`;
@@ -38,7 +38,8 @@ export function choiceSentence(alternatives) {
  */
 export function parts(figures, plan) {
   /** @param {...string} names */
-  const known = (...names) => names.map((name) => plan?.estimates?.[name]?.value).find((value) => value != null) ?? null;
+  const known = (...names) =>
+    names.map((name) => plan?.estimates?.[name]?.value).find((value) => value != null) ?? null;
   const does = figures.plan ?? plan?.plan;
   const found = [];
   if (!does?.ahead) found.push({ name: "to the worker and back", ms: figures.rtt_ms ?? known("rtt") });
@@ -71,7 +72,8 @@ export function why(text, plan, since, waited, whom) {
   }
   if (state === "over" && text.why) return `The text ended by an error: ${text.why}.`;
   if (!figures) return "The question was just asked.";
-  if (figures.first_token === null) return `The large model reads the question, ${many(figures.prompt_tokens, "token")}.`;
+  const { first_token: begun, prompt_tokens: asked } = figures;
+  if (begun === null) return `The large model reads the question, ${many(asked, "token")}.`;
   const rounds = Math.max(figures.rounds, 1);
   const writing = Math.max(figures.seconds - figures.first_token - waited[1] / 1000, 0);
   const each = rounds > 1 ? (writing / (rounds - 1)) * 1000 : null;
@@ -80,8 +82,9 @@ export function why(text, plan, since, waited, whom) {
   const does = figures.plan ?? plan?.plan;
   if (each === null) said.push(`The first answer of the worker brought ${brings}.`);
   else if (does?.ahead) said.push(`The worker does not wait for this device: it sends ${brings} each ${span(each)}.`);
-  else if (does?.in_flight > 1) said.push(`A verdict comes each ${span(each)} and brings ${brings}; up to ${does.in_flight} are under way.`);
-  else said.push(`Each round trip takes ${span(each)} and brings ${brings}.`);
+  else if (does?.in_flight > 1) {
+    said.push(`A verdict comes each ${span(each)} and brings ${brings}; up to ${does.in_flight} are under way.`);
+  } else said.push(`Each round trip takes ${span(each)} and brings ${brings}.`);
   const [longest] = parts(figures, plan);
   if (longest) said.push(MOST[/** @type {keyof typeof MOST} */ (longest.name)]);
   const first = figures.first_token - waited[0] / 1000;
