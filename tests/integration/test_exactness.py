@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ from tests.integration.processes import (
     start_worker,
     status,
 )
+from tests.integration.test_family_versions import save_base
 
 CODEC = Codec()
 
@@ -261,10 +263,13 @@ async def test_a_device_without_torch_writes_what_the_target_writes_without_draf
     assert drafted["stats"]["accepted"] > 0 == undrafted["stats"]["accepted"]
 
 
-async def test_a_target_in_few_bits_goes_on_at_another_worker(pool: Pool, draft: DraftModel) -> None:
+async def test_a_target_in_few_bits_goes_on_at_another_worker(
+    pool: Pool, draft: DraftModel, tmp_path: Path
+) -> None:
     """Drafts and a worker that is killed change no token of what it streams."""
     weights = "int4"  # each kind of them alone: tests/cloud_worker/test_engine.py
-    flags = ("--version", weights, "--weights", weights, "--lease", "6", "--draft", "none")
+    target = ("--target", str(save_base(tmp_path / "target", 6)))
+    flags = (*target, "--version", weights, "--weights", weights, "--lease", "6", "--draft", "none")
     workers = {name: await start_worker(pool.broker, name, *flags) for name in ("few-1", "few-2")}
     for name in workers:
         await status(pool.broker, name, lambda found: found.weights == weights and found.exactness == "exact")
