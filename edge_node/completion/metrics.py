@@ -212,7 +212,7 @@ class Metrics(Collector):
             place = running if active and node.link.is_up else waiting
             place[model] += 1
             if writing is not None and writing.tokens:
-                sums[model].add(writing.generation.machine.counters)
+                sums.setdefault(model, _Sums()).add(writing.generation.machine.counters)
         yield now("num_requests_running", "Texts that a worker writes with the node", running)
         yield now(
             "num_requests_waiting", "Texts that wait for the link, a worker or its first answer", waiting

@@ -12,6 +12,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from broker.launcher import PrivateBroker
+from edge_node.completion.completion import Completion
+from edge_node.completion.options import CompletionOptions
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.edge.types import EdgeCounters, EdgeEvent, EdgeState
 from lab.testbed.link.proxy import proxy_link
@@ -185,13 +187,16 @@ async def test_figures_are_of_few_versions_and_of_none_that_clients_make_up(mosq
     async with served(mosquitto, workers=0) as api:
         assert (await api.chat(model="made-up")).status_code == 404
         assert "made-up" not in (await api.get("/metrics")).text
-        machine = SimpleNamespace(counters=EdgeCounters(rounds=1, committed=1))
+        machine = SimpleNamespace(counters=EdgeCounters(rounds=1, committed=1), state=EdgeState.ACTIVE)
         for number in range(20):
             generation = SimpleNamespace(request=SimpleNamespace(prompt=(1,)), machine=machine)
-            writing: Any = SimpleNamespace(version=f"v{number}", generation=generation)
+            writing: Any = SimpleNamespace(version=f"v{number}", generation=generation, tokens=1)
+            if number == 0:
+                api.api.metrics.began(Completion("text", CompletionOptions()), writing)
             api.api.metrics.committed(writing, 1, 0.1, first=True)
         page = (await api.get("/metrics")).text
         assert {*re.findall(r'model_name="(v\d+)"', page)} == {f"v{number}" for number in range(12, 20)}
+        assert (await api.figures())["rounds_total"] == 1  # its version was forgotten, and it goes on
 
 
 async def test_figures_of_a_text_are_there_while_it_is_written(mosquitto: PrivateBroker) -> None:
