@@ -64,6 +64,9 @@ export function eachFrame(draw) {
   };
 }
 
+/** Between a number and its unit: no line ends there. */
+const GAP = "\u00a0";
+
 /**
  * @param {number | null | undefined} value
  * @param {number} [digits] behind the point, below 100
@@ -76,15 +79,14 @@ export function number(value, digits = 1) {
 /** @param {number | null | undefined} value milliseconds */
 export function span(value) {
   if (value === null || value === undefined) return "–";
-  return value < 1000 ? `${number(value, value < 10 ? 1 : 0)} ms` : seconds(value / 1000);
+  return value < 1000 ? `${number(value, value < 10 ? 1 : 0)}${GAP}ms` : seconds(value / 1000);
 }
 
 /** @param {number} value seconds */
 export function seconds(value) {
-  if (value < 10) return `${number(value)} s`;
-  if (value < 120) return `${Math.round(value)} s`;
-  if (value < 7200) return `${Math.round(value / 60)} min`;
-  return value < 172_800 ? `${Math.round(value / 3600)} h` : `${Math.round(value / 86_400)} days`;
+  if (value < 120) return `${number(value, value < 10 ? 1 : 0)}${GAP}s`;
+  if (value < 7200) return `${number(value / 60, 0)}${GAP}min`;
+  return value < 172_800 ? `${number(value / 3600, 0)}${GAP}h` : `${number(value / 86_400, 0)}${GAP}days`;
 }
 
 /** @param {number} count @param {string} word */

@@ -44,17 +44,18 @@ export function parts(figures, plan) {
   const found = [];
   if (!does?.ahead) found.push({ name: "to the worker and back", ms: figures.rtt_ms ?? known("rtt") });
   found.push({ name: "waiting for other texts there", ms: known("queueing_delay", "queue_mean") });
-  found.push({ name: "the large model computes", ms: known("forward", "compute_mean") });
+  found.push({ name: "the worker computes", ms: known("compute_mean", "forward") });
   const draft = known("draft_time");
   if (does?.draft_length && draft !== null) found.push({ name: "this device drafts", ms: draft * does.draft_length });
   return found.filter((part) => part.ms !== null && part.ms >= 0.5).sort((a, b) => b.ms - a.ms);
 }
 
-const MOST = {
-  "to the worker and back": "Most of it is the way to the worker and back, so a better network would help.",
-  "waiting for other texts there": "Most of it is waiting for other texts at the worker, so more workers would help.",
-  "the large model computes": "Most of it is the large model's own computing, so a faster worker would help.",
-  "this device drafts": "Most of it is drafting on this device.",
+/** What each part is, and what would help. @type {Record<string, string>} */
+const MEANS = {
+  "to the worker and back": "the way to the worker and back, so a better network would help",
+  "waiting for other texts there": "waiting for other texts at the worker, so more workers would help",
+  "the worker computes": "the worker's computing, so a faster worker would help",
+  "this device drafts": "drafting on this device",
 };
 
 /**
@@ -86,14 +87,17 @@ export function why(text, plan, since, waited, whom) {
     said.push(`A verdict comes each ${span(each)} and brings ${brings}; up to ${does.in_flight} are under way.`);
   } else said.push(`Each round trip takes ${span(each)} and brings ${brings}.`);
   const [longest] = parts(figures, plan);
-  if (longest) said.push(MOST[/** @type {keyof typeof MOST} */ (longest.name)]);
+  if (longest) {
+    const most = longest.ms > (each ?? 0) / 2;
+    said.push(`${most ? "Most of it is" : "The longest part that is known is"} ${MEANS[longest.name]}.`);
+  }
   const first = figures.first_token - waited[0] / 1000;
   const long = (waited[0] + waited[1]) / 1000;
   if (long > 0.5) said.push(`It waited ${seconds(long)} for ${whom || "its turn"}.`);
   if (first > 0.25 * figures.seconds && first > 0.5) {
     const trip = (figures.rtt_ms ?? 0) / 1000;
-    const most = trip > first / 2 ? `${seconds(trip)} of it the way to the worker and back` : "the question had to be read";
-    said.push(`The first token took ${seconds(first)}: ${most}.`);
+    const way = trip > first / 2 && `${seconds(trip)} of it the way to the worker and back`;
+    said.push(`The first token took ${seconds(first)}: ${way || "the question had to be read"}.`);
   }
   if (figures.reopens) said.push(`The node looked for another worker ${times(figures.reopens)}.`);
   else if (figures.polls) said.push(`The node asked again ${times(figures.polls)} after silence.`);

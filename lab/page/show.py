@@ -75,7 +75,7 @@ class Show:
         await view.see("li.turn a[href='#time']").last.click()
         await view.until("#why", "the way to the worker and back")
         shown = await view.see("#round-trip").inner_text()
-        number, unit = re.match(r"([\d.,]+) (m?s)", shown).groups()  # type: ignore[union-attr]
+        number, unit = re.match(r"([\d.,]+)\s(m?s)", shown).groups()  # type: ignore[union-attr]
         trip = float(number.replace(",", "")) * (1.0 if unit == "s" else 1e-3)
         assert 0.6 < trip < 1.0, shown
         self.told["slow"] = await view.see("#why").inner_text()
