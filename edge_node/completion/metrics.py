@@ -30,8 +30,15 @@ if TYPE_CHECKING:
     from flexspec_mq.protocol.edge.types import EdgeCounters
     from schemas.node import TextFigures
 
-_REASONS = {"failed": "error", "cancelled": "abort", "stopped": "abort"}
-"""Reasons of texts that did not end by themselves, in vLLM's words; a deadline is one of ours."""
+_REASONS = {
+    "stop": "stop",
+    "length": "length",
+    "failed": "error",
+    "cancelled": "abort",
+    "stopped": "abort",
+    "deadline": "deadline",
+}
+"""Why a text ended, in vLLM's words; a deadline is one of ours."""
 _HISTOGRAMS = (
     ("time_to_first_token_seconds", "Request to first token", instruments.FIRST_TOKEN),
     ("inter_token_latency_seconds", "Between two commits of a text", instruments.BETWEEN_TOKENS),
@@ -156,7 +163,7 @@ class Metrics(Collector):
         """A text is over: ``stop``, ``length``, ``deadline``, ``failed``, ``cancelled`` or ``stopped``."""
         self._texts.pop(text, None)
         model = self._model(text.version)
-        self._success.labels(model, _REASONS.get(outcome, outcome)).inc()
+        self._success.labels(model, _REASONS[outcome]).inc()
         if text.end is None or (figures := text.end.figures) is None or figures.first_token is None:
             return
         decode = figures.seconds - figures.first_token
@@ -173,7 +180,10 @@ class Metrics(Collector):
 
     def _known(self, version: str) -> _Sums:
         """Sums of a version that writes; the one of which a text began the longest ago makes room for a new one."""
-        sums = self._sums.pop(version) if version in self._sums else _Sums()
+        if (sums := self._sums.pop(version, None)) is None:
+            sums = _Sums()
+            for reason in _REASONS.values():  # a rate of errors needs their 0
+                self._success.labels(version, reason)
         self._sums[version] = sums
         while len(self._sums) > _MOST_VERSIONS:
             gone = next(iter(self._sums))

@@ -177,6 +177,7 @@ async def test_the_figures_of_a_text(mosquitto: PrivateBroker) -> None:
         assert seen["request_params_max_tokens_sum"] == seen["request_generation_tokens_sum"] == 60
         assert seen["num_requests_running"] == seen["num_requests_waiting"] == 0
         assert await api.ended("length") == 1
+        assert seen["request_success_total/error"] == 0  # for rates of errors before the first one
         assert await api.metric('flexspec_edge:bytes_total{way="up"}') == ours["bytes_up"]
         assert await api.metric("flexspec_edge:link_up") == 1
         assert await api.metric("flexspec_edge:surprises_total") == 0
