@@ -39,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     args.pictures.mkdir(parents=True, exist_ok=True)
     found = asyncio.run(_happen(args.pictures, args.answers or (12 if args.quick else 60)))
-    rows = [(name, value) for name, value in found.items() if not isinstance(value, list)]
-    print(_common.table(("", ""), rows))
+    for name, value in found.items():
+        if isinstance(value, str):
+            print(f"{name}: {value}")
+    print(_common.table(("", ""), [item for item in found.items() if isinstance(item[1], (int, float))]))
     broken = [line for value in found.values() if isinstance(value, list) for line in value]
     for line in broken:
         print(f"BROKEN: {line}")

@@ -19,7 +19,7 @@ LONG = "Write a long story about a fisherman and the sea."
 OUTAGE = 6.0
 """Seconds for which nothing passes the kiosk's link."""
 _PATIENCE = 120.0
-_PICTURES = ("ask-light", "ask-dark", "ask-light-phone", "slow-light", "outage-light", "versions-dark")
+_PICTURES = ("ask-light", "ask-light-phone", "slow-light", "outage-light", "versions-dark")
 """Views that documents show."""
 WRITERS = {"device", "worker", "target", "lookup", "grammar", "cloud"}
 
@@ -51,9 +51,9 @@ class Show:
 
     async def ask(self, view: PageView) -> None:
         """1: ask, and read the answer, which is the text that the API tells."""
-        await view.option(temperature=0, seed=1, max_tokens=90)
+        await view.option(temperature=0, seed=1, max_tokens=60)
         text = await view.answered(await view.ask(QUESTION))
-        assert text == await self._told(QUESTION, 90), text
+        assert text == await self._told(QUESTION, 60), text
         self.told["ask"] = text
         await self.look(view, "ask")
 
