@@ -26,8 +26,6 @@ from schemas.messages import MAX_AHEAD
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
 
-    from flexspec_mq.demo.proxy import SteadyWay
-
 T = TypeVar("T")
 
 PROMPT = "What are the main causes of tides?"
@@ -160,9 +158,7 @@ async def _chat(children: Children, args: argparse.Namespace, url: str) -> int:
     return 0 if code == UsageError.exit_code else code
 
 
-async def _compare(
-    args: argparse.Namespace, screen: Screen, nodes: Sequence[tuple[str, Proxy[SteadyWay]]]
-) -> None:
+async def _compare(args: argparse.Namespace, screen: Screen, nodes: Sequence[tuple[str, Proxy]]) -> None:
     """Record the answer of each node, undisturbed and cut, and play the cut ones side by side.
 
     Raises:

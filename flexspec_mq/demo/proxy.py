@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Generic, Literal, Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import ended
@@ -36,15 +36,12 @@ class Impaired(Protocol):
 
     def rate(self, now: float) -> float:
         """Bits per second."""
-        ...
 
     def room_at(self, now: float) -> float:
         """When the queue is no longer over full; not before `now`."""
-        ...
 
     def hold(self, now: float, size: int) -> float:
         """When bytes that came in at `now` go out."""
-        ...
 
 
 class SteadyWay:
@@ -72,10 +69,7 @@ class SteadyWay:
         return self._free + self._delay
 
 
-W = TypeVar("W", bound=Impaired)
-
-
-class Proxy(Generic[W]):
+class Proxy:
     """A link for connections to a target. The client's side is a, the target's side is b.
 
     Args:
@@ -89,20 +83,20 @@ class Proxy(Generic[W]):
         carried: payload bytes delivered so far, both ways.
     """
 
-    def __init__(self, up: W, down: W, target: Address, begins: float = 0.0) -> None:
+    def __init__(self, up: Impaired, down: Impaired, target: Address, begins: float = 0.0) -> None:
         self.host, self.port = "", 0
         self.connections = self.carried = 0
         self._target = target
-        self._ways: dict[Way, W] = {"up": up, "down": down}
+        self._ways: dict[Way, Impaired] = {"up": up, "down": down}
         self._handlers: set[asyncio.Task[None]] = set()
         self._start = time.monotonic() - begins
         self._stalled_until = dict.fromkeys(WAYS, 0.0)
 
     @classmethod
-    def steady(cls, link: Link, target: Address) -> Proxy[SteadyWay]:
+    def steady(cls, link: Link, target: Address) -> Self:
         """A link that does not change."""
         delay = link.trip / 2000
-        return Proxy(SteadyWay(delay, link.up), SteadyWay(delay, link.down), target)
+        return cls(SteadyWay(delay, link.up), SteadyWay(delay, link.down), target)
 
     @asynccontextmanager
     async def listening(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Self]:
@@ -136,7 +130,7 @@ class Proxy(Generic[W]):
         """Time of the link, in seconds."""
         return time.monotonic() - self._start
 
-    def went_out(self, _way: W, size: int, _late: float) -> None:
+    def went_out(self, _way: Way, size: int, _late: float) -> None:
         """Count bytes that one way delivered, `late` seconds after they were due."""
         self.carried += size
 
@@ -181,7 +175,7 @@ class Proxy(Generic[W]):
                 writer.transport.abort()
 
     async def _read_loop(
-        self, way: W, reader: asyncio.StreamReader, held: asyncio.Queue[tuple[float, bytes]]
+        self, way: Impaired, reader: asyncio.StreamReader, held: asyncio.Queue[tuple[float, bytes]]
     ) -> None:
         while True:
             if (wait := way.room_at(self.now()) - self.now()) > 0:
@@ -206,7 +200,7 @@ class Proxy(Generic[W]):
             late = self.now() - due
             writer.write(chunk)
             await writer.drain()
-            self.went_out(self._ways[way], len(chunk), late)
+            self.went_out(way, len(chunk), late)
 
 
 async def _close(*writers: asyncio.StreamWriter) -> None:

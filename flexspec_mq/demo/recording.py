@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flexspec_mq.chat.answer import Answer
-    from flexspec_mq.demo.proxy import Proxy, SteadyWay
+    from flexspec_mq.demo.proxy import Proxy
 
 CUT_S = 3.0
 """Seconds for which the network is cut: no byte passes, and connections stay until the node replaces them."""
@@ -57,7 +57,7 @@ async def record(
     url: str,
     body: dict[str, Any],
     *,
-    link: Proxy[SteadyWay] | None = None,
+    link: Proxy | None = None,
     cut_behind: int | None = None,
     shown: Answer | None = None,
 ) -> Recording:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from flexspec_mq.demo.proxy import Address, Proxy
+from flexspec_mq.demo.proxy import Address, Proxy, Way
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.values import is_loopback
 from lab.testbed.link.counters import LinkCounters
@@ -16,7 +16,7 @@ from lab.testbed.link.impairment import Impairment
 from lab.testbed.link.profiles import LinkPlan, built_in
 
 
-class ProxyLink(Proxy[Impairment]):
+class ProxyLink(Proxy):
     """Made by `proxy_link`.
 
     Attributes:
@@ -35,10 +35,9 @@ class ProxyLink(Proxy[Impairment]):
         self._counters.seconds = self.now() - self.plan.begins_s
         return self._counters
 
-    def went_out(self, way: Impairment, size: int, late: float) -> None:
-        """See `Proxy`."""
-        super().went_out(way, size, late)
-        self._counters.went_out(way.counters, size, late)
+    def went_out(self, way: Way, size: int, late: float) -> None:
+        """Count a chunk that one way delivered, `late` seconds after it was due."""
+        self._counters.went_out(self._counters.up if way == "up" else self._counters.down, size, late)
 
 
 @asynccontextmanager
