@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-import torch
 
 from broker.launcher import PrivateBroker
 from cloud_worker.engine.engine import ModelEngine, build_engine
@@ -31,13 +30,13 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
+from tests.cloud_worker.test_engine import model_of
 from tests.daemons import PATIENCE, until
 from tests.keys.deployments_of_keys import KeyedDeployment
 from tests.models.tiny_checkpoints import byte_level_tokenizer
-from tests.models.tiny_packed import VOCABULARY, packed
+from tests.models.tiny_packed import VOCABULARY
 
 FINGERPRINT = bytes(range(16))
-MODEL = packed("grouped", torch.bfloat16)
 LIMIT = 12
 
 
@@ -49,7 +48,7 @@ def engine_of(worker: str, generation: Mapping[str, Any] | None = None, **option
         generation=generation or {}, tokenizer_status=None, tokenizer=byte_level_tokenizer(),
     )  # fmt: skip
     target = Target(
-        cast("Any", loaded), MODEL, Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)
+        cast("Any", loaded), model_of(), Proof(True, 1, 0, 0.0, 0.0), "transformers", cast("Any", None)
     )
     return build_engine(target, WorkerSettings(worker=worker, version=worker[:3]), **options)
 
@@ -89,10 +88,10 @@ async def edge(
 
 def alone(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
     """Text that the target writes, one token at a time, from an empty cache."""
-    kv, tokens = MODEL.new_kv(), list(prompt)
+    kv, tokens = model_of().new_kv(), list(prompt)
     model_input = ModelInput(kv, prompt)
     for _ in range(LIMIT):
-        row = to_numpy(MODEL.forward([model_input]))[0]
+        row = to_numpy(model_of().forward([model_input]))[0]
         tokens.append(choose(row, SamplingParams(0.8, 0, 1.0, seed), len(tokens)))
         model_input = ModelInput(kv, tokens[-1:])
     return tuple(tokens[len(prompt) :])
@@ -205,7 +204,7 @@ async def test_an_edge_can_do_without(mosquitto: PrivateBroker) -> None:
 
 async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: PrivateBroker) -> None:
     """Six chats at a worker whose memory holds about two: caches come and go, busy answers are obeyed."""
-    room = 8 * GRAIN * MODEL.new_kv().token_bytes
+    room = 8 * GRAIN * model_of().new_kv().token_bytes
     async with (
         serving(mosquitto, "pf0", kv_bytes=room) as daemon,
         edge(mosquitto, "pf0") as node,
@@ -228,4 +227,4 @@ async def test_a_short_memory_evicts_and_the_texts_stay_the_same(mosquitto: Priv
 
 def test_a_memory_that_holds_hardly_anything_is_refused() -> None:
     with pytest.raises(UsageError, match="hold 64 tokens"):
-        engine_of("w", kv_bytes=GRAIN * MODEL.new_kv().token_bytes)
+        engine_of("w", kv_bytes=GRAIN * model_of().new_kv().token_bytes)

@@ -7,6 +7,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from functools import cache
 from typing import Any, Literal
 
 import ollama
@@ -23,6 +24,7 @@ from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.daemon.tasks import running
+from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
 from flexspec_mq.grammar.tools import HERMES, CallParser, Content, ToolUse
 from flexspec_mq.models.text import Turn, decode, encode_turns
@@ -52,18 +54,23 @@ ASKED: dict[str, Any] = {
     "model": "base", "messages": [{"role": "user", "content": "Turn on the light in the kitchen."}],
     "max_tokens": LIMIT,
 }  # fmt: skip
-DRAFT = load_draft(EdgeSettings(edge="tools"), lambda _: None)
+
+
+@cache
+def draft() -> DraftModel:
+    return load_draft(EdgeSettings(edge="tools"), lambda _: None)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(module_mosquitto: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
     worker = await start_worker(module_mosquitto, "tools", "--draft", "default", "--draft-rows", "all")
     await status(module_mosquitto, "tools", lambda found: found.state == "online")
-    node = EdgeNode(EdgeSettings(edge="tools"), DRAFT.drafter, DRAFT.loaded.fingerprint, DRAFT.loaded.eos)
+    drafter, text = draft().drafter, draft().loaded
+    node = EdgeNode(EdgeSettings(edge="tools"), drafter, text.fingerprint, text.eos)
     link = LinkSettings(port=module_mosquitto.port, client_id="e-tools")
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     serving = serve_node(
-        *(node, DRAFT.loaded, mqtt_link, link),
+        *(node, text, mqtt_link, link),
         policy=lambda: FixedPolicy(Plan(4, 2, 1)), settings=ApiSettings(api_port=0), started=port.set_result,
     )  # fmt: skip
     async with running(serving, "api"):
@@ -76,7 +83,7 @@ async def client(module_mosquitto: PrivateBroker) -> AsyncIterator[AsyncOpenAI]:
 def reference(params: SamplingParams, **more: Any) -> tuple[str, list[tuple[str, str]]]:
     """Content and calls of the text that the target alone writes under the mask, with our tools or `more` ones."""
     asked = chat_request({**ASKED, "tools": TOOLS, **more})
-    use, text = asked.asked.tools, DRAFT.loaded
+    use, text = asked.asked.tools, draft().loaded
     assert isinstance(use, ToolUse)
     turns = [turn for turn in asked.prompt if isinstance(turn, Turn)]
     prompt = encode_turns(text.tokenizer, turns, use, max_context=text.max_context)
