@@ -5,7 +5,7 @@
 asks edge nodes over HTTP from their side of a link, one question at a time. A JSON line with `url` and `body` on
 standard input is a request; the answer is a JSON line on standard output. A line with only `url` waits until the edge
 node there knows a worker; one with `url` and `models` waits until another server there lists its models, for so many
-seconds; one with `figures` reads a daemon's ``/metrics``.
+seconds.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx2
-
-from lab.testbed.metrics import parse_figures
 
 PATIENCE = 600.0
 """Seconds for one answer; the API's own bound is 600."""
@@ -144,9 +142,6 @@ def _shown(choice: dict[str, Any]) -> str:
 
 async def carry_out(http: httpx2.AsyncClient, order: dict[str, Any]) -> dict[str, Any]:
     """Do what one line orders."""
-    if "figures" in order:
-        page = await http.get(f"{order['figures']}/metrics")
-        return {"figures": parse_figures(page.text)}
     if "models" in order:
         return {"models": await _models(http, order["url"], order["models"])}
     if "body" not in order:

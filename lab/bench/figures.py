@@ -15,16 +15,12 @@ import numpy as np
 
 from lab.bench import bootstrap
 from lab.bench.bootstrap import Ends, Floats
-from lab.bench.meter import Costs
 from lab.bench.strategies import STREAMING
 
 BASES = ("traditional", STREAMING)
 """Strategies that others are shares of."""
-_NOT_COUNTED: Mapping[str, Any] = {
-    **dict.fromkeys(("proposed", "drafted", "accepted", "rounds", "forced"), 0),
-    **dict.fromkeys(("bytes_up", "bytes_down")),
-}
-"""Counts of an answer by somebody who is no edge node."""
+LinkBytes = tuple[int | None, int | None]
+"""IP bytes that device and cloud put on the link, lost ones included; None without a link."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,62 +29,42 @@ class Sample:
 
     Attributes:
         question: place of the question.
-        category: the question's.
         side: who answered.
         text: text of the answer.
         seconds: from request to end.
         first: seconds to the first piece; None if the text is empty.
         tokens: completed.
-        proposed, drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target. 0 of
-            another server, which counts no such things.
-        bytes_up, bytes_down: payload of messages; None where there are none.
-        costs: bytes, processor time and forwards meanwhile.
-        energy_j: joules of the device, modelled; None where nobody wanted to know.
+        ip_up, ip_down: see `LinkBytes`.
+        drafted, accepted, rounds: as the edge node counted them; `drafted` were judged by the target. 0 of another
+            server, which counts no such things.
         forced: tokens that a grammar left no choice for.
+        energy_j: joules of the device, modelled; None where nobody wanted to know.
     """
 
     question: int
-    category: str
     side: str
     text: str
     seconds: float
     first: float | None
     tokens: int
-    proposed: int
-    drafted: int
-    accepted: int
-    rounds: int
-    bytes_up: int | None
-    bytes_down: int | None
-    costs: Costs
-    energy_j: float | None = None
+    ip_up: int | None
+    ip_down: int | None
+    drafted: int = 0
+    accepted: int = 0
+    rounds: int = 0
     forced: int = 0
+    energy_j: float | None = None
 
     @classmethod
-    def of_answer(
-        cls, question: int, category: str, side: str, answer: dict[str, Any], costs: Costs
-    ) -> Sample:
+    def of_answer(cls, question: int, side: str, answer: dict[str, Any], carried: LinkBytes) -> Sample:
         """From what `lab.bench.client` said."""
         usage = answer["usage"]
-        own = usage.get("flexspec", _NOT_COUNTED)
-        return cls(
-            question,
-            category,
-            side,
-            answer["text"],
-            answer["seconds"],
-            answer["first"],
-            usage["completion_tokens"],
-            own["proposed"],
-            own["drafted"],
-            own["accepted"],
-            own["rounds"],
-            own["bytes_up"],
-            own["bytes_down"],
-            costs,
-            own.get("energy_j"),
-            own.get("forced", 0),
-        )
+        own = usage.get("flexspec", {})
+        counted = {
+            name: own[name] for name in ("drafted", "accepted", "rounds", "forced", "energy_j") if name in own
+        }
+        took = answer["text"], answer["seconds"], answer["first"], usage["completion_tokens"]
+        return cls(question, side, *took, *carried, **counted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,81 +75,11 @@ class Failed:
         question: place of the question.
         side: who was asked.
         reason: reason of the failure.
-        seconds: from request to failure.
     """
 
     question: int
     side: str
     reason: str
-    seconds: float
-
-
-def figures(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Figures of a strategy's answers; bytes and drafted tokens are means of an answer."""
-    seconds = np.array([sample.seconds for sample in samples])
-    first = [sample.first for sample in samples if sample.first is not None]
-    tokens = sum(sample.tokens for sample in samples)
-    drafted, rounds = (sum(getattr(sample, name) for sample in samples) for name in ("drafted", "rounds"))
-    return {
-        "answers": len(samples),
-        "tokens": tokens,
-        "mean_s": float(seconds.mean()),
-        "worst_tenth_s": float(_worst_tenth(seconds)),
-        "median_first_s": float(np.median(first)) if first else None,
-        "tokens_per_s": tokens / float(seconds.sum()),
-        "tokens_per_round": tokens / rounds if rounds else None,
-        "forced": sum(sample.forced for sample in samples) / tokens if tokens else None,
-        "acceptance": sum(sample.accepted for sample in samples) / drafted if drafted else None,
-        "bytes_up": _mean([sample.bytes_up for sample in samples]),
-        "bytes_down": _mean([sample.bytes_down for sample in samples]),
-        "proposed": sum(sample.proposed for sample in samples) / len(samples),
-        **{name: _mean([getattr(sample.costs, name) for sample in samples]) for name in Costs.__slots__},
-    }
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return float(np.mean(there)) if there else None
-
-
-def paired(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Answers of two sides to the questions that both have answered."""
-    both = {sample.question for sample in one} & {sample.question for sample in other}
-    ours, theirs = ([sample for sample in side if sample.question in both] for side in (one, other))
-    return ours, theirs
-
-
-def ratios(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:
-    """Seconds of one side as shares of another's, over the same questions.
-
-    Args:
-        one: answers of one strategy, one to each question.
-        other: likewise.
-        seed: seed of the bootstrap, which draws questions.
-
-    Raises:
-        ValueError: they did not answer the same questions.
-    """
-    ours = {sample.question: sample.seconds for sample in one}
-    theirs = {sample.question: sample.seconds for sample in other}
-    if set(ours) != set(theirs) or len(ours) != len(one) or len(theirs) != len(other):
-        raise ValueError("not one answer of each side to each question")
-    pairs = np.array([[ours[question], theirs[question]] for question in sorted(ours)])
-    return {
-        "total": bootstrap.of_sums(pairs, lambda sums: sums[..., 0] / sums[..., 1], seed=seed),
-        "worst_tenth": bootstrap.of_units(pairs, _of_worst_tenths, seed=seed),
-    }
-
-
-def _of_worst_tenths(drawn: Floats) -> Floats:
-    return _worst_tenth(drawn[..., 0]) / _worst_tenth(drawn[..., 1])
-
-
-def _worst_tenth(rows: Floats) -> Floats:
-    """Mean of the largest tenth along the last axis."""
-    most = math.ceil(rows.shape[-1] / 10)
-    worst: Floats = np.sort(rows, axis=-1)[..., -most:].mean(axis=-1)
-    return worst
 
 
 def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[int]:
@@ -185,9 +91,8 @@ def differing(samples: Sequence[Sample], apart: Collection[str] = ()) -> list[in
     """
     texts: dict[int, set[str]] = {}
     for sample in samples:
-        if sample.side in apart:
-            continue
-        texts.setdefault(sample.question, set()).add(sample.text)
+        if sample.side not in apart:
+            texts.setdefault(sample.question, set()).add(sample.text)
     return [question for question, found in texts.items() if len(found) > 1]
 
 
@@ -199,28 +104,16 @@ def _seconds(one: Sample) -> tuple[float, float]:
     return one.seconds, 1.0
 
 
-def _rate(one: Sample) -> tuple[float, float]:
-    return float(one.tokens), one.seconds
-
-
 def _energy(one: Sample) -> tuple[float, float] | None:
     return None if one.energy_j is None else (100.0 * one.energy_j, float(one.tokens))
 
 
 def _bytes(one: Sample) -> tuple[float, float] | None:
-    for up, down in ((one.costs.ip_up, one.costs.ip_down), (one.bytes_up, one.bytes_down)):
-        if up is not None and down is not None:
-            return float(up + down), 1.0
-    return None
+    return None if one.ip_up is None or one.ip_down is None else (float(one.ip_up + one.ip_down), 1.0)
 
 
-MEANS: Mapping[str, Adds] = {
-    "mean_s": _seconds,
-    "tokens_per_s": _rate,
-    "bytes": _bytes,
-    "energy_j_per_100": _energy,
-}
-"""Figures with an interval. Bytes are those of IP, of payload on loopback."""
+MEANS: Mapping[str, Adds] = {"mean_s": _seconds, "ip_bytes": _bytes, "energy_j_per_100": _energy}
+"""Figures with an interval, and as shares of `BASES`."""
 
 
 def summary(
@@ -235,13 +128,12 @@ def summary(
     """
     return {
         name: {
-            **figures(found),
-            **_per_token(found),
-            **{mean: interval(found, adds, seed=seed) for mean, adds in MEANS.items()},
+            **_figures(found),
+            **{mean: _interval(found, adds, seed) for mean, adds in MEANS.items()},
             **{
-                f"of_{base}": _shares(*pair, seed=seed)
+                f"of_{base}": shares
                 for base in BASES
-                if base != name and any(pair := paired(found, answers.get(base, ())))
+                if base != name and (shares := _shares(found, answers.get(base, ()), seed))
             },
             "own_text": name in apart,
         }
@@ -250,7 +142,24 @@ def summary(
     }
 
 
-def interval(found: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
+def _figures(samples: Sequence[Sample]) -> dict[str, Any]:
+    first = [sample.first for sample in samples if sample.first is not None]
+    tokens, drafted, accepted, rounds, forced = (
+        sum(getattr(sample, name) for sample in samples)
+        for name in ("tokens", "drafted", "accepted", "rounds", "forced")
+    )
+    return {
+        "answers": len(samples),
+        "tokens": tokens,
+        "worst_tenth_s": float(_worst_tenth(np.array([sample.seconds for sample in samples]))),
+        "median_first_s": float(np.median(first)) if first else None,
+        "tokens_per_round": tokens / rounds if rounds else None,
+        "acceptance": accepted / drafted if drafted else None,
+        "forced": forced / tokens if tokens else None,
+    }
+
+
+def _interval(found: Sequence[Sample], adds: Adds, seed: int) -> Ends | None:
     """A ratio of sums over answers with its interval; None where it is not known of all of them."""
     sums = _sums(found, adds)
     if sums is None or not sums[:, 1].sum():
@@ -258,36 +167,42 @@ def interval(found: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
     return bootstrap.of_sums(sums, _ratio, seed=seed)
 
 
-def share(one: Sequence[Sample], other: Sequence[Sample], adds: Adds, *, seed: int) -> Ends | None:
-    """A ratio as a share of another strategy's, paired by question; None where one is not known, or the other 0."""
-    ours, theirs = (_sums(sorted(found, key=lambda sample: sample.question), adds) for found in (one, other))
-    if ours is None or theirs is None or not ours[:, 1].sum() or not theirs.all(axis=None):
-        return None
-    return bootstrap.of_sums(
-        np.hstack([ours, theirs]), lambda sums: _ratio(sums[..., :2]) / _ratio(sums[..., 2:]), seed=seed
+def _shares(one: Sequence[Sample], other: Sequence[Sample], seed: int) -> dict[str, Ends | None]:
+    """Figures as shares of another strategy's, paired by question; empty where they have no question in common."""
+    both = {sample.question for sample in one} & {sample.question for sample in other}
+    if not both:
+        return {}
+    ours, theirs = (
+        sorted((sample for sample in side if sample.question in both), key=lambda sample: sample.question)
+        for side in (one, other)
     )
-
-
-def _shares(one: Sequence[Sample], other: Sequence[Sample], *, seed: int) -> dict[str, Any]:
-    return {
-        **ratios(one, other, seed=seed),
-        **{name: share(one, other, adds, seed=seed) for name, adds in MEANS.items() if name != "mean_s"},
+    seconds = np.array([(a.seconds, b.seconds) for a, b in zip(ours, theirs, strict=True)])
+    found: dict[str, Ends | None] = {
+        "worst_tenth": bootstrap.of_units(
+            seconds, lambda drawn: _worst_tenth(drawn[..., 0]) / _worst_tenth(drawn[..., 1]), seed=seed
+        )
     }
+    for name, adds in MEANS.items():
+        mine, base = _sums(ours, adds), _sums(theirs, adds)
+        found[name] = None
+        if mine is not None and base is not None and mine[:, 1].sum() and base.all(axis=None):
+            sums = np.hstack([mine, base])
+            found[name] = bootstrap.of_sums(
+                sums, lambda drawn: _ratio(drawn[..., :2]) / _ratio(drawn[..., 2:]), seed=seed
+            )
+    return found
 
 
-def _per_token(found: Sequence[Sample]) -> dict[str, float | None]:
-    tokens = sum(sample.tokens for sample in found)
-    spent = {name: [getattr(sample.costs, name) for sample in found] for name in ("forwards", "worker_s")}
-    return {
-        f"{name}_per_token": sum(each) / tokens if tokens and None not in each else None
-        for name, each in spent.items()
-    }
+def _worst_tenth(rows: Floats) -> Floats:
+    """Mean of the largest tenth along the last axis."""
+    most = math.ceil(rows.shape[-1] / 10)
+    worst: Floats = np.sort(rows, axis=-1)[..., -most:].mean(axis=-1)
+    return worst
 
 
 def _sums(found: Sequence[Sample], adds: Adds) -> Floats | None:
-    pairs = [adds(sample) for sample in found]
-    known = [pair for pair in pairs if pair is not None]
-    return np.array(known, dtype=np.float64) if len(known) == len(pairs) else None
+    known = [pair for sample in found if (pair := adds(sample)) is not None]
+    return np.array(known, dtype=np.float64) if len(known) == len(found) else None
 
 
 def _ratio(sums: Floats) -> Floats:

@@ -7,13 +7,13 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import answer
-from flexspec_mq.energy.presets import built_in
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.bench import machine
 from lab.bench import options as flags
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lab.bench.measuring import Answered, Asked, BenchChannel
     from lab.testbed.link.profiles import LinkPlan
 
-RESULTS = "results"
-"""Name of the files, without their kinds."""
+RESULTS = "results.json"
+"""All figures and answers of a run, in its folder."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Measure with these flags; write the results after each channel, and print them in the end.
+    """Measure with these flags; write the results and print tables after each channel.
 
     Raises:
         UsageError: nothing can be measured like this.
@@ -45,76 +45,36 @@ def run(argv: Sequence[str]) -> int:
     options = flags.build_parser().parse_args(argv)
     flags.check(options)
     # These need numpy: only now that what needs none has been complained about.
-    from lab.bench.measuring import Asked, BenchChannel
-    from lab.bench.tables import document
+    from lab.bench.measuring import Answered, Asked, BenchChannel
+    from lab.bench.tables import tables
 
     questions, plans = flags.questions(options), flags.links(options)
     _check_out(options.out)
     asked = Asked(options.strategies, questions, options.tokens, options.temperature, options.seed)
-    pairs = itertools.product(plans, options.delays_ms)
-    answered: dict[BenchChannel, list[Answered]] = {BenchChannel(*pair): [] for pair in pairs}
-    results: dict[str, Any] = {"run": _facts(options, len(questions))}
-
-    def write() -> None:
-        results["channels"] = _results(asked, answered)
-        if results["channels"]:
-            _write(results, options.out)
-
-    asyncio.run(_measure(options, asked, plans, answered, write))
-    answer(document(results))
-    _say(f"written: {options.out / RESULTS}.md, .json")
-    _check_failed(results["channels"])
-    if wrong := [
-        f"{one['title']}: {', '.join(one['differ'])}" for one in results["channels"] if one["differ"]
-    ]:
+    results: dict[str, Any] = {"run": vars(options), "machine": machine.facts(), "channels": []}
+    for link, delay_ms in itertools.product(plans, options.delays_ms):
+        channel, answered = BenchChannel(link, delay_ms), list[Answered]()
+        try:
+            asyncio.run(_measure(options, asked, channel, plans[link], answered))
+        finally:
+            if answered:
+                results["channels"].append(_result(asked, channel, answered))
+                with whole(options.out / RESULTS) as part:
+                    part.write_text(json.dumps(results, indent=1, default=str) + "\n", "utf-8")
+                answer(tables(results["channels"][-1]))
+    _say(f"written: {options.out / RESULTS}")
+    channels = results["channels"]
+    failed = [one["reason"] for channel in channels for one in channel["failed"]]
+    if failed and not any(channel["strategies"] for channel in channels):
+        raise FlexSpecError(f"no answer came: all {len(failed)} failed", hint=f"the last one: {failed[-1]}")
+    if wrong := [f"{one['title']}: {', '.join(one['differ'])}" for one in channels if one["differ"]]:
         raise FlexSpecError(f"strategies wrote different texts; questions of {'; '.join(wrong)}")
     return 0
 
 
-def _facts(options: Namespace, count: int) -> dict[str, Any]:
-    """All that the figures of a run depend on."""
-    energy = None
-    if options.energy != "none":
-        energy = {"device": options.energy, "radio": built_in().devices[options.energy].radio}
-    return {
-        "target": options.target,
-        "draft": options.draft,
-        "prompts": machine.digest(flags.prompts(options).read_bytes()),
-        "questions": count,
-        "tokens": options.tokens,
-        "temperature": options.temperature,
-        "seed": options.seed,
-        "links": options.links,
-        "delays_ms": options.delays_ms,
-        "strategies": options.strategies,
-        "guesses": options.guesses,
-        "worker_draft": options.worker_draft,
-        "edge_flags": options.edge_flags,
-        "worker_flags": options.worker_flags,
-        "server": options.server,
-        "energy": energy,
-        "machine": machine.machine(),
-        "versions": machine.versions(),
-    }
-
-
-def _check_failed(channels: Sequence[Mapping[str, Any]]) -> None:
-    """Say how many answers failed, if any did.
-
-    Raises:
-        FlexSpecError: every answer failed.
-    """
-    failed = [one["reason"] for channel in channels for one in channel["failed"]]
-    came = sum(one["answers"] for channel in channels for one in channel["strategies"].values())
-    if failed and not came:
-        raise FlexSpecError(f"no answer came: all {len(failed)} failed", hint=f"the last one: {failed[-1]}")
-    if failed:
-        _say(f"{len(failed)} of {len(failed) + came} answers failed; the tables say whose and why")
-
-
 def _check_out(folder: Path) -> None:
     """Refuse a folder whose results would be lost, or that none can be written to."""
-    if (folder / f"{RESULTS}.json").exists():
+    if (folder / RESULTS).exists():
         raise UsageError(f"{folder} holds the results of a run", hint="name another --out, or remove them")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,83 +85,46 @@ def _check_out(folder: Path) -> None:
 
 
 async def _measure(
-    options: Namespace,
-    asked: Asked,
-    plans: Mapping[str, LinkPlan | None],
-    answered: Mapping[BenchChannel, list[Answered]],
-    write: Callable[[], None],
+    options: Namespace, asked: Asked, channel: BenchChannel, plan: LinkPlan | None, answered: list[Answered]
 ) -> None:
     from lab.bench.measuring import ask_all
     from lab.bench.strategies import RATIONED, SERVER, UNRATIONED, nodes
     from lab.bench.testbed import bench_testbed
 
     worker = flags.worker_flags(options)
-    workers = {RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]}
-    for channel, done in answered.items():
-        plan = plans[channel.link]
-        # Nothing makes the forwards of another server longer.
-        names = [name for name in options.strategies if name != SERVER or not channel.delay_ms]
-        edges = nodes(names, flags.devices(options))
-        _say(f"{channel.title}: {len(asked.questions)} questions; daemons start")
-        try:
-            async with bench_testbed(
-                plan,
-                edges,
-                workers=workers,
-                delay_ms=channel.delay_ms,
-                traditional=flags.traditional(options),
-                server=flags.server(options) if SERVER in names else None,
-                say=_say,
-            ) as here:
-                await ask_all(here, replace(asked, strategies=names), channel, plan, done, _say)
-        finally:
-            write()
+    # Nothing makes the forwards of another server longer.
+    names = [name for name in options.strategies if name != SERVER or not channel.delay_ms]
+    _say(f"{channel.title}: {len(asked.questions)} questions; daemons start")
+    async with bench_testbed(
+        plan,
+        nodes(names, flags.devices(options)),
+        workers={RATIONED: worker, UNRATIONED: [*worker, "--draft-rows", "all"]},
+        delay_ms=channel.delay_ms,
+        traditional=flags.traditional(options),
+        server=flags.server(options) if SERVER in names else None,
+        say=_say,
+    ) as here:
+        await ask_all(here, replace(asked, strategies=names), channel, plan, answered, _say)
 
 
-def _results(asked: Asked, answered: Mapping[BenchChannel, Sequence[Answered]]) -> list[dict[str, Any]]:
-    """Figures of the channels on which a question has been answered."""
+def _result(asked: Asked, channel: BenchChannel, answered: Sequence[Answered]) -> dict[str, Any]:
+    """Figures of a channel on which a question has been answered."""
     from lab.bench.figures import differing, summary
     from lab.bench.measuring import by_strategy
     from lab.bench.strategies import of_other_texts
 
     apart = of_other_texts(asked.strategies, asked.temperature)
-    return [
-        {
-            "title": channel.title,
-            "link": channel.link,
-            "delay_ms": channel.delay_ms,
-            "begins_s": [one.begins_s for one in done],
-            "at": [one.at for one in done],
-            "load": [one.load for one in done],
-            "failed": [
-                {
-                    "strategy": failed.side,
-                    "question": asked.questions[failed.question].name,
-                    "reason": failed.reason,
-                    "seconds": failed.seconds,
-                }
-                for one in done
-                for failed in one.failed
-            ],
-            "differ": [
-                asked.questions[number].name
-                for number in differing([sample for one in done for sample in one.samples], apart)
-            ],
-            "answers": [asdict(sample) for one in done for sample in one.samples],
-            "strategies": summary(by_strategy(done, asked.strategies), asked.seed, apart),
-        }
-        for channel, done in answered.items()
-        if done
-    ]
-
-
-def _write(results: Mapping[str, Any], folder: Path) -> None:
-    from flexspec_mq.daemon.files import whole
-    from lab.bench.tables import document
-
-    for kind, content in (("json", json.dumps(results, indent=1) + "\n"), ("md", document(results))):
-        with whole(folder / f"{RESULTS}.{kind}") as part:
-            part.write_text(content, "utf-8")
+    samples = [sample for one in answered for sample in one.samples]
+    names = [question.name for question in asked.questions]
+    return {
+        "title": channel.title,
+        "failed": [
+            {"name": names[failed.question], **asdict(failed)} for one in answered for failed in one.failed
+        ],
+        "differ": [names[number] for number in differing(samples, apart)],
+        "answers": [asdict(sample) for sample in samples],
+        "strategies": summary(by_strategy(answered, asked.strategies), asked.seed, apart),
+    }
 
 
 def _say(text: str) -> None:

@@ -8,9 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lab.bench.figures import Failed, Sample
-from lab.bench.machine import now
-from lab.bench.meter import Costs
+from lab.bench.figures import Failed, LinkBytes, Sample
 from lab.bench.questions import Question
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan
@@ -25,7 +23,7 @@ class BenchChannel:
     """Where strategies are compared.
 
     Attributes:
-        link: name of a profile or recording, or 'loopback'.
+        link: name of a profile, or 'loopback'.
         delay_ms: milliseconds by which each forward of the target takes longer.
     """
 
@@ -43,18 +41,12 @@ class Answered:
     """A question that all strategies have been asked.
 
     Attributes:
-        begins_s: second of the channel at which each answer began; None on loopback.
         samples: answers, one of each strategy that answered, in that order.
         failed: failures, one of each strategy that did not.
-        at: when the last one had, UTC.
-        load: load of the machine then.
     """
 
-    begins_s: float | None
     samples: list[Sample]
     failed: list[Failed]
-    at: str
-    load: float
 
 
 def channel_start(seed: int, question: int) -> float:
@@ -67,7 +59,7 @@ class Answering(Protocol):
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
-    ) -> tuple[dict[str, Any], Costs]:
+    ) -> tuple[dict[str, Any], LinkBytes]:
         """Have a text written."""
         ...
 
@@ -98,12 +90,8 @@ class Asked:
             "temperature": self.temperature,
             "top_p": 1.0,
             "top_k": 0,
-            "seed": self.seed_of(number),
+            "seed": self.seed * 100_000 + number,
         }
-
-    def seed_of(self, number: int) -> int:
-        """Seed of a request; that of question n, counted from 0, is the one of n + 1."""
-        return self.seed * 100_000 + number
 
     def order(self, channel: BenchChannel, question: int) -> list[str]:
         """Order in which the strategies answer a question, drawn anew for each."""
@@ -141,13 +129,13 @@ async def ask_all(
         samples, failed = [], []
         for name in asked.order(channel, number):
             try:
-                answer, costs = await place.ask(name, asked.body(question.text, 1 + number), begins)
+                found = await place.ask(name, asked.body(question.text, 1 + number), begins)
             except AnswerFailed as error:
-                failed.append(Failed(number, name, error.reason, error.seconds))
+                failed.append(Failed(number, name, error.reason))
                 say(f"  {channel.title}: question {number + 1}: {error.message}")
             else:
-                samples.append(Sample.of_answer(number, question.category, name, answer, costs))
-        answered.append(Answered(begins, samples, failed, **now()))
+                samples.append(Sample.of_answer(number, name, *found))
+        answered.append(Answered(samples, failed))
         say(f"  {channel.title}: question {number + 1} of {len(asked.questions)}")
 
 

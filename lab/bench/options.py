@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import subprocess
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-from collections.abc import Sequence
 from importlib import util
 from pathlib import Path
 
-from flexspec_mq.demo.children import NO_FILE, environment, python
 from flexspec_mq.energy.presets import DEVICES
-from flexspec_mq.errors import FlexSpecError, UsageError, how_to_install
+from flexspec_mq.errors import UsageError, how_to_install
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schemes
 from lab.bench.testbed import HOST, PORT
@@ -32,10 +29,6 @@ _NEEDS = {
     "models": ("torch", "transformers"),
     "serve": ("starlette", "uvicorn", "prometheus_client"),
 }
-
-
-_PATIENCE = 60.0
-"""Seconds for a daemon to say what it makes of its flags; usually less than one."""
 
 
 class _Help(ArgumentDefaultsHelpFormatter):
@@ -102,7 +95,7 @@ def build_parser() -> ArgumentParser:
         type=Path,
         default=Path("flexspec-bench"),
         metavar="FOLDER",
-        help="of the tables and figures, written after each channel",
+        help="of the figures and answers, written after each channel",
     )
     what.add_argument(
         "--quick",
@@ -121,47 +114,14 @@ def check(options: Namespace) -> None:
     _check_numbers(options)
     if options.draft == "none":
         raise UsageError("there is no speculation without a draft", hint="give another --draft than none")
-    command = server(options)
-    options.strategies = chosen(options.strategies, server=command is not None)
+    for more in (options.edge_flags, options.worker_flags):
+        _split(more)
+    options.strategies = chosen(options.strategies, server=server(options) is not None)
     if options.quick:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
     _check_installed()
-    check_daemon_flags("--edge-flags", "edge_node", _split(options.edge_flags))
-    check_daemon_flags("--worker-flags", "cloud_worker", _split(options.worker_flags))
-
-
-def check_daemon_flags(option: str, program: str, flags: Sequence[str]) -> None:
-    """Ask a daemon whether it takes some flags.
-
-    Args:
-        option: flag of the bench, which gave them.
-        program: module of the daemon.
-        flags: nothing is asked where there are none.
-
-    Raises:
-        UsageError: it does not; with what it says.
-        FlexSpecError: it says nothing at all.
-    """
-    if not flags:
-        return
-    try:
-        done = subprocess.run(
-            python(program, "config", "show", *flags, *NO_FILE),
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=_PATIENCE,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise FlexSpecError(f"{option}: {program} said nothing of them within {_PATIENCE:.0f} s") from error
-    if done.returncode:
-        said, _, hint = (done.stderr.partition("error: ")[2] or done.stderr).partition("\n  hint: ")
-        raise UsageError(f"{option}: {said.strip() or 'refused without a word'}", hint=hint.strip())
 
 
 def _check_numbers(options: Namespace) -> None:
@@ -207,19 +167,13 @@ def links(options: Namespace) -> dict[str, LinkPlan | None]:
     return found
 
 
-def prompts(options: Namespace) -> Path:
-    """The file of questions."""
-    found: Path = options.prompts or OWN
-    return found
-
-
 def questions(options: Namespace) -> list[Question]:
     """Questions that are asked.
 
     Raises:
         UsageError: they cannot be read.
     """
-    everything = read_questions(prompts(options))
+    everything = read_questions(options.prompts or OWN)
     return spread(everything, options.questions or len(everything))
 
 

@@ -20,7 +20,6 @@ RATIONED, UNRATIONED = "base", "unrationed"
 ABOUT: Mapping[str, str] = {
     "traditional": "K guesses a round with their whole distributions, then a wait",
     "traditional-ids": "the same with ids only",
-    "on-device": "the draft alone, which writes another text",
     STREAMING: "the target alone; tokens are sent as they come",
     COLOCATED: "streaming from a worker that drafts beside its target, for all and always",
     **{name: f"an edge node with --policy {name}" for name in POLICIES},

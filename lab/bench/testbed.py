@@ -11,7 +11,8 @@ from typing import Any, Protocol
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import TOLD_WITHIN
-from lab.bench.meter import Costs, LinkMeter, Meter
+from lab.bench.figures import LinkBytes
+from lab.bench.meter import LinkMeter
 from lab.bench.strategies import SERVER, Node
 from lab.testbed.deployment import Cores, LocalDeployment, free_port, local_deployment
 from lab.testbed.link.profiles import LinkPlan
@@ -36,20 +37,18 @@ class AnswerFailed(FlexSpecError):
     Args:
         side: who was asked.
         reason: reason of the failure, as the client saw it.
-        seconds: from the request to its failure.
     """
 
-    def __init__(self, side: str, reason: str, seconds: float) -> None:
+    def __init__(self, side: str, reason: str) -> None:
         super().__init__(f"{side}: {reason}")
         self.reason = reason
-        self.seconds = seconds
 
 
 class Side(Protocol):
     """Whoever answers."""
 
-    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
-        """Write a text; what `lab.bench.client` says, and what it cost.
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], LinkBytes]:
+        """Write a text; what `lab.bench.client` says, and what the link carried.
 
         Args:
             body: body of a request to the chat endpoint.
@@ -58,63 +57,36 @@ class Side(Protocol):
         ...
 
 
-class EdgeNodeSide:
-    """An edge node behind its API.
+@dataclass(frozen=True, slots=True)
+class ApiSide:
+    """An edge node, or a server on the worker's core, behind an API.
 
-    Args:
-        client: the user's process.
-        url: URL of the API.
-        meter: meter of link and worker.
-    """
-
-    def __init__(self, client: Process, url: str, meter: Meter) -> None:
-        self._client = client
-        self._url = url
-        self._meter = meter
-
-    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
-        """Ask over HTTP and wait for the end; see `Side.ask`."""
-        await self._meter.begin(at)
-        await self._client.send({"url": self._url, "body": body})
-        found = await self._client.event(lambda event: "text" in event, TOLD_WITHIN)
-        return found, await self._meter.end()
-
-
-class OtherServer:
-    """A program that runs on the worker's core.
-
-    Args:
+    Attributes:
         client: the user's process, on the device's side.
-        server: the program.
-        url: URL of it, as seen from the device.
-        model: as it calls the one that it serves.
-        link: between the two.
+        url: URL of the API, as seen from the device.
+        link: between device and cloud.
+        model: as it calls what it serves; empty leaves that out.
     """
 
-    def __init__(self, client: Process, server: Process, url: str, model: str, link: LinkMeter) -> None:
-        self._client = client
-        self._server = server
-        self._url = url
-        self._model = model
-        self._link = link
+    client: Process
+    url: str
+    link: LinkMeter
+    model: str = ""
 
-    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
-        """Ask over HTTP and wait for the end; see `Side`."""
-        before = self._server.cpu_seconds
-        self._link.begin(at)
-        await self._client.send({"url": self._url, "body": {"model": self._model, **body}})
-        found = await self._client.event(lambda event: "text" in event, TOLD_WITHIN)
-        up, down = self._link.end()
-        after = self._server.cpu_seconds
-        spent = None if before is None or after is None else after - before
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], LinkBytes]:
+        """Ask over HTTP and wait for the end; see `Side.ask`."""
+        self.link.begin(at)
+        named = {"model": self.model} if self.model else {}
+        await self.client.send({"url": self.url, "body": {**named, **body}})
+        found = await self.client.event(lambda event: "text" in event, TOLD_WITHIN)
         if not found["error"] and "completion_tokens" not in found["usage"]:
             found["error"] = "it did not tell how many tokens it wrote (usage, asked for by stream_options)"
-        return found, Costs(up, down, forwards=None, worker_s=spent)
+        return found, await self.link.end()
 
 
 async def start_server(
     here: LocalDeployment, command: Sequence[str], client: Process, say: Callable[[str], None]
-) -> OtherServer:
+) -> ApiSide:
     """Start the program on the worker's side and core, and wait until the device can ask it.
 
     Args:
@@ -150,7 +122,7 @@ async def start_server(
     if not models:
         state = "lists no model at /v1/models" if server.runs else f"ended with code {server.exit_code}"
         raise FlexSpecError(f"the program of --server {state}", hint=f"it said:\n{server.said[-2000:]}")
-    return OtherServer(client, server, url, models[0], LinkMeter(here.link))
+    return ApiSide(client, url, LinkMeter(here.link), models[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +137,7 @@ class BenchTestbed:
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
-    ) -> tuple[dict[str, Any], Costs]:
+    ) -> tuple[dict[str, Any], LinkBytes]:
         """Ask a side for a text and wait for its end.
 
         Args:
@@ -174,16 +146,16 @@ class BenchTestbed:
             at: second of the channel at which the request begins; None lets the channel go on.
 
         Returns:
-            What `lab.bench.client` says, and what the answer cost.
+            What `lab.bench.client` says, and what the link carried.
 
         Raises:
             AnswerFailed: there is none, or only a part of it.
             FlexSpecError: a process ended.
         """
-        found, costs = await self.sides[side].ask(body, at)
+        found, carried = await self.sides[side].ask(body, at)
         if found["error"]:
-            raise AnswerFailed(side, found["error"], found["seconds"])
-        return found, costs
+            raise AnswerFailed(side, found["error"])
+        return found, carried
 
 
 @asynccontextmanager
@@ -219,11 +191,9 @@ async def bench_testbed(
         usual = (SLOWED_WORKER, str(delay_ms)) if delay_ms else (WORKER,)
         program = {version: (programs or {}).get(version, usual) for version in workers}
         wanted = {node.version for node in nodes.values()}
-        daemons = {
-            version: await here.worker(f"w-{version}", "--version", version, *flags, program=program[version])
-            for version, flags in workers.items()
-            if version in wanted
-        }
+        for version, flags in workers.items():
+            if version in wanted:
+                await here.worker(f"w-{version}", "--version", version, *flags, program=program[version])
         # One after the other: they share a core, and loading takes most of it.
         urls = {
             name: (await here.edge(name, "--version", node.version, *node.flags, program=node.program)).url
@@ -237,12 +207,8 @@ async def bench_testbed(
                     f"edge node {name} heard of no worker",
                     hint="draft and target must have the same tokenizer: `flexspec doctor` compares them",
                 )
-        reader = await here.start("reader", "cloud", python(_CLIENT))
         sides: dict[str, Side] = {
-            name: EdgeNodeSide(
-                client, urls[name], Meter(LinkMeter(here.link), reader, daemons[node.version].url)
-            )
-            for name, node in nodes.items()
+            name: ApiSide(client, url, LinkMeter(here.link)) for name, url in urls.items()
         }
         if traditional is not None:
             sides |= await start_traditional(here, traditional, delay_ms)

@@ -8,8 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,19 +43,6 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def environment() -> dict[str, Any]:
-    """Facts without which a figure means little: processor, cores, threads, load, versions."""
-    facts: dict[str, Any] = {
-        **machine.machine(),
-        "load": round(os.getloadavg()[0], 2),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-    }
-    if "torch" in sys.modules:
-        facts["torch_threads"] = sys.modules["torch"].get_num_threads()
-    return facts | machine.installed()
-
-
 def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least `share` (0 to 1) of `values` do not exceed: nearest rank.
 
@@ -87,7 +72,7 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def finish(name: str, results: Mapping[str, Any], *, quick: bool) -> None:
     """Print the last line: one JSON object with the results and the machine's facts."""
-    facts = environment()
+    facts = machine.facts()
     print(json.dumps({"benchmark": name, "quick": quick, "environment": facts, "results": dict(results)}))
 
 

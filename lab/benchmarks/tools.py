@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any
 from edge_node.settings import PlanOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
-from lab.bench import bootstrap
 from lab.bench import options as flags
 from lab.bench.calls import CallableTool, read_tools
 from lab.bench.figures import Sample, differing, summary
 from lab.bench.measuring import Answered, Asked, BenchChannel, ask_all, by_strategy
 from lab.bench.questions import Question
 from lab.bench.strategies import RATIONED, SERVER, STREAMING, Devices, Node, drafting, streaming
+from lab.bench.tables import shown
 from lab.bench.testbed import bench_testbed
 from lab.benchmarks import _common
 from lab.benchmarks.answers import llama_server
@@ -177,8 +177,7 @@ async def measure(options: Namespace, name: str, plan: LinkPlan | None) -> dict[
 
 def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
     heads = [
-        "", "answers", "valid", "tokens", "forced", "a round", "forwards/token", "worker ms/token", "first, s", "s",
-        f"share of {STREAMING}", "IP bytes", "share",
+        "", "answers", "valid", "tokens", "forced", "a round", "first, s", "s", f"of {STREAMING}", "IP bytes", "share",
     ]  # fmt: skip
     rows = []
     for name, one in found.items():
@@ -186,20 +185,11 @@ def _table(found: Mapping[str, Mapping[str, Any]]) -> str:
         rows.append(
             [
                 name, one["answers"], one["valid"], one["tokens"] / one["answers"], one["forced"],
-                one["tokens_per_round"], one["forwards_per_token"], _ms(one["worker_s_per_token"]),
-                one["median_first_s"], one["mean_s"][0], _shown(shares.get("total")),
-                (one["bytes"] or [None])[0], _shown(shares.get("bytes")),
+                one["tokens_per_round"], one["median_first_s"], one["mean_s"][0], shown(shares.get("mean_s"), ".2f"),
+                shown(one["ip_bytes"], ",.0f"), shown(shares.get("ip_bytes"), ".2f"),
             ]
         )  # fmt: skip
     return _common.table(heads, rows)
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else 1000 * seconds
-
-
-def _shown(ends: Sequence[float | None] | None) -> str | None:
-    return None if ends is None else bootstrap.shown(ends, ".2f")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

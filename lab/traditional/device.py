@@ -131,15 +131,6 @@ class Drafts:
             tokens.append(draw(distribution(sent[-1]), rng) if params.temperature > 0.0 else likeliest)
         return tokens, sent
 
-    def next(
-        self, client: str, context: Sequence[int], params: SamplingParams, rng: np.random.Generator
-    ) -> int:
-        """The token with which the draft alone goes on."""
-        row = self._logits(client, context)
-        if params.temperature == 0.0:
-            return self._token(int(np.argmax(row)))
-        return self._token(draw(probabilities(row, params), rng))
-
     def _token(self, column: int) -> int:
         return column if self._ids is None else int(self._ids[column])
 
@@ -174,8 +165,6 @@ class _Text:
     rounds: int = 0
     drafted: int = 0
     accepted: int = 0
-    up: int = 0
-    down: int = 0
 
     @property
     def written(self) -> int:
@@ -190,12 +179,9 @@ class _Text:
         """As `lab.bench.client` tells of an edge node's answer."""
         self._show(self.decoder.finish())
         own = {
-            "proposed": self.drafted,
             "drafted": self.drafted,
             "accepted": self.accepted,
             "rounds": self.rounds,
-            "bytes_up": self.up,
-            "bytes_down": self.down,
             "energy_j": None if self.energy is None else self.energy.spent(time.perf_counter()).joules,
         }
         return {
@@ -205,18 +191,6 @@ class _Text:
             "usage": {"completion_tokens": self.written, "flexspec": own},
             "error": "",
         }
-
-    def sent(self, payload: bytes) -> None:
-        """A message goes up."""
-        self.up += len(payload)
-        if self.energy is not None:
-            self.energy.sent(len(payload), time.perf_counter())
-
-    def received(self, payload: bytes) -> None:
-        """A message has come."""
-        self.down += len(payload)
-        if self.energy is not None:
-            self.energy.received(len(payload), time.perf_counter())
 
     def _show(self, piece: str) -> None:
         if piece:
@@ -274,20 +248,10 @@ class Writer:
             [*prompt],
         )
         self._texts += 1
-        if SCHEMES[order.scheme].alone:
-            await self._alone(text)
-        else:
-            await self._together(text)
+        await self._write(text)
         return text.answer()
 
-    async def _alone(self, text: _Text) -> None:
-        while not self._ended(text):
-            token = await self._run(
-                text, lambda: self._drafts.next(text.order.scheme, text.context, text.params, text.rng)
-            )
-            text.add((token,))
-
-    async def _together(self, text: _Text) -> None:
+    async def _write(self, text: _Text) -> None:
         order, params = text.order, text.params
         start = Start(
             order.scheme,
@@ -325,7 +289,8 @@ class Writer:
     async def _verdict(self, text: _Text) -> RoundVerdict:
         while True:
             payload = await self._channel.receive()
-            text.received(payload)
+            if text.energy is not None:
+                text.energy.received(len(payload), time.perf_counter())
             message = decode(payload)
             if not isinstance(message, RoundVerdict):
                 raise RemoteProtocolError("no verdict came to the device")
@@ -337,7 +302,8 @@ class Writer:
         return text.written >= text.limit or (text.written > 0 and text.context[-1] in self._loaded.eos)
 
     def _send(self, text: _Text, payload: bytes) -> None:
-        text.sent(payload)
+        if text.energy is not None:
+            text.energy.sent(len(payload), time.perf_counter())
         self._channel.send(payload)
 
     async def _run(self, text: _Text, work: Callable[[], T]) -> T:

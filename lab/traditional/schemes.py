@@ -13,11 +13,9 @@ class Scheme:
     """A way to speculate.
 
     Attributes:
-        alone: whether the draft writes alone, without messages.
         distributions: whole ones are sent with the guesses.
     """
 
-    alone: bool = False
     distributions: bool = False
 
     def says_the_targets_text(self, temperature: float) -> bool:
@@ -25,12 +23,7 @@ class Scheme:
 
         Rejection sampling draws from the target's distribution with other dice, so it writes another text.
         """
-        return not self.alone and (temperature == 0.0 or not self.distributions)
+        return temperature == 0.0 or not self.distributions
 
 
-TRADITIONAL, IDS, ON_DEVICE = "traditional", "traditional-ids", "on-device"
-SCHEMES = {
-    TRADITIONAL: Scheme(distributions=True),
-    IDS: Scheme(),
-    ON_DEVICE: Scheme(alone=True),
-}
+SCHEMES = {"traditional": Scheme(distributions=True), "traditional-ids": Scheme()}

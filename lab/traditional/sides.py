@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FingerprintError
-from lab.bench.meter import Costs, LinkMeter
+from lab.bench.meter import LinkMeter
 
 if TYPE_CHECKING:
+    from lab.bench.figures import LinkBytes
     from lab.testbed.deployment import LocalDeployment
     from lab.testbed.process import Process
 
@@ -36,54 +37,36 @@ class Traditional:
     guesses: int
 
 
+@dataclass(frozen=True, slots=True)
 class TraditionalSide:
     """Both sides of a scheme.
 
-    Args:
+    Attributes:
         scheme: name of the scheme.
         device: the process that writes.
-        target: the process that decides.
-        link: between the two.
+        link: between it and the target.
         guesses: drafted a round.
     """
 
-    def __init__(
-        self,
-        scheme: str,
-        device: Process,
-        target: Process,
-        link: LinkMeter,
-        *,
-        guesses: int,
-    ) -> None:
-        self._scheme = scheme
-        self._device = device
-        self._target = target
-        self._link = link
-        self._guesses = guesses
+    scheme: str
+    device: Process
+    link: LinkMeter
+    guesses: int
 
-    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], Costs]:
+    async def ask(self, body: dict[str, Any], at: float | None) -> tuple[dict[str, Any], LinkBytes]:
         """Have a text written; see `lab.bench.testbed.Side`."""
-        order = {
-            "scheme": self._scheme,
-            "prompt": body["messages"][0]["content"],
-            "tokens": body["max_tokens"],
-            "guesses": self._guesses,
-            **{name: body[name] for name in ("temperature", "top_k", "top_p", "seed")},
-        }
-        before = await self._spent()
-        self._link.begin(at)
-        await self._device.send(order)
-        found = await self._device.event(lambda event: "text" in event, _ANSWER)
-        up, down = self._link.end()
-        after = await self._spent()
-        forwards, cpu = (after[name] - before[name] for name in ("forwards", "cpu_s"))
-        return found, Costs(up, down, int(forwards), cpu)
-
-    async def _spent(self) -> dict[str, float]:
-        await self._target.send(b"")
-        found: dict[str, float] = await self._target.event(lambda event: "forwards" in event, _ANSWER)
-        return found
+        self.link.begin(at)
+        await self.device.send(
+            {
+                "scheme": self.scheme,
+                "prompt": body["messages"][0]["content"],
+                "tokens": body["max_tokens"],
+                "guesses": self.guesses,
+                **{name: body[name] for name in ("temperature", "top_k", "top_p", "seed")},
+            }
+        )
+        found = await self.device.event(lambda event: "text" in event, _ANSWER)
+        return found, await self.link.end()
 
 
 async def start(here: LocalDeployment, wanted: Traditional, delay_ms: float) -> dict[str, TraditionalSide]:
@@ -100,14 +83,10 @@ async def start(here: LocalDeployment, wanted: Traditional, delay_ms: float) -> 
     """
     program = (_TARGET, str(delay_ms))
     worker = await here.worker("t-worker", *wanted.worker, program=program)
-    target = worker.ready
     flags = (*here.at_broker, "--edge", "t-edge", *wanted.edge)
-    command = python(_DEVICE, *flags)
-    device = await here.start("t-edge", "device", command)
+    device = await here.start("t-edge", "device", python(_DEVICE, *flags))
     ready = await device.event(lambda event: "ready" in event)
-    if ready["vocabulary"] != target["vocabulary"]:
+    if ready["vocabulary"] != worker.ready["vocabulary"]:
         raise FingerprintError("draft and target have different tokenizers")
-    return {
-        name: TraditionalSide(name, device, worker.process, LinkMeter(here.link), guesses=wanted.guesses)
-        for name in wanted.schemes
-    }
+    link = LinkMeter(here.link)
+    return {name: TraditionalSide(name, device, link, wanted.guesses) for name in wanted.schemes}

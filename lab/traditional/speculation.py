@@ -8,7 +8,7 @@ will read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +74,7 @@ def draw(weights: Floats, rng: np.random.Generator) -> int:
 
 
 def verify(
-    p: Sequence[Floats],
+    p: Callable[[int], Floats],
     q: Sequence[Floats],
     draft: Sequence[int],
     eos: Sequence[int],
@@ -83,14 +83,16 @@ def verify(
     """Decide tokens: the accepted guesses, and one more unless an end of text was accepted.
 
     Args:
-        p: the target's distribution behind the prefix and behind each guess, each float64 of shape [vocabulary].
+        p: gives the target's distribution behind the prefix (0) and behind each guess (from 1), float64 of shape
+            [vocabulary]; none is asked for behind a rejected guess.
         q: the draft's distribution of each guess, likewise.
         draft: the guesses, drawn from `q`.
         eos: ids that end the text.
         rng: the target's.
     """
     decided: list[int] = []
-    for mine, theirs, guess in zip(p, q, draft, strict=False):
+    for place, (theirs, guess) in enumerate(zip(q, draft, strict=True)):
+        mine = p(place)
         if rng.random() * theirs[guess] >= mine[guess]:
             residual = np.maximum(mine - theirs, 0.0)
             decided.append(draw(residual if residual.any() else mine, rng))
@@ -98,5 +100,5 @@ def verify(
         decided.append(guess)
         if guess in eos:
             return tuple(decided)
-    decided.append(draw(p[len(draft)], rng))
+    decided.append(draw(p(len(draft)), rng))
     return tuple(decided)

@@ -3,8 +3,7 @@
     python -m lab.traditional.target MS …arguments of flexspec-cloud…
 
 Every forward takes MS milliseconds more. The target runs in the engine that a worker with these arguments would take.
-When it listens it says so in a JSON line on standard output. A line on standard input is answered by one with
-`forwards` and `cpu_s`, seconds of the processor, since the start.
+When it listens it says so in a JSON line on standard output.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +25,6 @@ from cloud_worker.engine.target import Target, load
 from cloud_worker.settings import from_arguments
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
-from flexspec_mq.daemon.streams import InputLines
-from flexspec_mq.daemon.tasks import running
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.kv import SessionKV
@@ -39,7 +35,7 @@ from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import LinkSettings
 from lab.traditional.channel import DOWN, UP, MessageChannel, mqtt_channel
 from lab.traditional.messages import Guesses, Message, RoundVerdict, Start, decode, encode
-from lab.traditional.speculation import Floats, distribution, probabilities, verify
+from lab.traditional.speculation import distribution, probabilities, verify
 
 
 @dataclass(slots=True)
@@ -60,13 +56,9 @@ class Verifier:
         vocab_size: width of its logits.
         prefill: prompt tokens that one forward reads.
         delay: seconds that each forward takes longer.
-
-    Attributes:
-        forwards: number done so far, of prompts and of guesses.
     """
 
     def __init__(self, model: TargetModel, *, vocab_size: int, prefill: int, delay: float = 0.0) -> None:
-        self.forwards = 0
         self._model = model
         self._vocab_size = vocab_size
         self._prefill = prefill
@@ -125,37 +117,18 @@ class Verifier:
             decided = decide(chosen, message.tokens, eos)
         else:
             q = [distribution(row) for row in sent]
-            decided = verify(_Rows(logits, text.params), q, message.tokens, eos, text.rng)
+            decided = verify(
+                lambda place: probabilities(logits[place], text.params), q, message.tokens, eos, text.rng
+            )
         text.context += decided
         text.verdict = RoundVerdict(message.text, message.round, decided)
         return text.verdict
 
     def _forward(self, one: ModelInput) -> npt.NDArray[np.float32]:
         logits = to_numpy(self._model.forward([one]))
-        self.forwards += 1
         if self._delay:
             time.sleep(self._delay)
         return logits
-
-
-class _Rows(Sequence["Floats"]):
-    """Distributions of rows of logits, each made when it is looked at: behind a rejected guess none is."""
-
-    def __init__(self, logits: npt.NDArray[np.float32], params: SamplingParams) -> None:
-        self._logits = logits
-        self._params = params
-
-    def __len__(self) -> int:
-        return len(self._logits)
-
-    @overload
-    def __getitem__(self, place: int) -> Floats: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[Floats]: ...
-    def __getitem__(self, place: int | slice) -> Floats | Sequence[Floats]:
-        if isinstance(place, slice):
-            return _Rows(self._logits[place], self._params)
-        return probabilities(self._logits[place], self._params)
 
 
 async def answer(channel: MessageChannel, verifier: Verifier, compute: Executor) -> None:
@@ -180,24 +153,12 @@ async def answer(channel: MessageChannel, verifier: Verifier, compute: Executor)
 async def serve(target: Target, verifier: Verifier, settings: LinkSettings) -> None:
     """Serve until the connection is gone; errors as of `answer`."""
     with ThreadPoolExecutor(1, "target") as compute:
-        async with (
-            mqtt_channel(settings, out=DOWN, into=UP) as mqtt,
-            running(_tell(verifier), "tell"),
-        ):
+        async with mqtt_channel(settings, out=DOWN, into=UP) as mqtt:
             spare_what_is_loaded()
-            _say({"ready": True, "vocabulary": target.loaded.tokenizer_status.vocabulary})
+            ready = {"ready": True, "vocabulary": target.loaded.tokenizer_status.vocabulary}
+            sys.stdout.write(json.dumps(ready) + "\n")
+            sys.stdout.flush()
             await answer(mqtt, verifier, compute)
-
-
-async def _tell(verifier: Verifier) -> None:
-    lines = InputLines()
-    while await lines.next() is not None:
-        _say({"forwards": verifier.forwards, "cpu_s": time.process_time()})
-
-
-def _say(facts: object) -> None:
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
 
 
 def _main(argv: Sequence[str]) -> int:

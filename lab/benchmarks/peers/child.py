@@ -1,7 +1,7 @@
 """An engine in a process of its own, asked by JSON lines.
 
-Its arguments are kind, number format, and folder or file. It says first what its weights take, then answers every
-line; what libraries print goes to standard error.
+Its arguments are kind, number format, and folder or file. It answers every line; what libraries print goes to standard
+error.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
-from typing import Any
 
 from lab.benchmarks.peers.engines import Engine, Ours, Transformers
 
@@ -33,21 +31,13 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def tell(message: dict[str, Any]) -> None:
-        out.write(json.dumps(message) + "\n")
-        out.flush()
-
     kind, form, path = sys.argv[1:]
     engine = load_engine(kind, form, path)
-    tell({"weight_bytes": engine.weight_bytes})
     for line in sys.stdin:
         asked = json.loads(line)
-        what, given = asked["do"], asked["with"]
-        if what == "hold":
-            engine.hold(**given)
-            tell({"is": None})
-        else:
-            tell({"is": asdict(engine.forward(**given) if what == "forward" else engine.read(**given))})
+        answer = getattr(engine, asked["do"])(**asked["with"])
+        out.write(json.dumps({"ms": None if answer is None else answer.ms}) + "\n")
+        out.flush()
 
 
 if __name__ == "__main__":

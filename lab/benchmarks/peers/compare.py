@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import random
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import util
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,6 @@ READ = f"prefill of {PREFILL}"
 _FORWARDS = {ONE: (1, 1), FIVE: (1, 5), NINE: (1, 9), MANY: (MOST, 1), MANY_FIVE: (MOST, 5)}
 CASES = (*_FORWARDS, READ)
 OURS, LLAMA, TRANSFORMERS = "ours", "llama.cpp", "transformers"
-_MODULES = {LLAMA: {"llama_cpp": "llama-cpp-python", "gguf": "gguf"}}
-_AGREE = 256
-"""Positions of a text that all engines read to see whether they find the same ids."""
 _ANSWERS_WITHIN = 120.0
 _ENV = {
     "OMP_NUM_THREADS": "1",
@@ -43,11 +39,6 @@ def chosen(dtype: str, folder: Path, files: Sequence[Path]) -> list[tuple[str, s
     """Kind, number format, and folder or file of each engine, ours first."""
     llama = [(LLAMA, path.stem, path) for path in files]
     return [(OURS, dtype, folder), *llama, (TRANSFORMERS, dtype, folder)]
-
-
-def missing(kind: str) -> list[str]:
-    """Distributions that an engine needs and that are not installed."""
-    return [name for module, name in _MODULES.get(kind, {}).items() if util.find_spec(module) is None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,52 +70,30 @@ class PeerTexts:
         return cls([window(length) for _ in range(MOST)], context, window(PREFILL))
 
 
-@dataclass(slots=True)
-class Measured:
-    """Measurements of an engine.
-
-    Attributes:
-        weight_bytes: bytes of the matrices that one token needs.
-        agreement: share of a text's positions at which it finds the same id most likely as ours does.
-        times: milliseconds by case, one a turn; a case that it cannot do is absent.
-        said: why it was not measured.
-    """
-
-    weight_bytes: int = 0
-    agreement: float | None = None
-    times: dict[str, list[float]] = field(default_factory=dict)
-    said: str = ""
-
-    def ms(self, case: str) -> float | None:
-        """Median."""
-        return percentile(self.times[case], 0.5) if self.times.get(case) else None
-
-
 class Peer:
     """An engine in a process of its own.
 
     Args:
         process: runs `lab.benchmarks.peers.child`.
+
+    Attributes:
+        times: milliseconds by case, one a turn.
     """
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self.measured = Measured()
+        self.times: dict[str, list[float]] = {}
 
-    async def prepare(self, texts: PeerTexts) -> list[int]:
-        """Give it the texts and try all cases, which also warms it up; the ids that it finds in a text.
+    async def prepare(self, texts: PeerTexts) -> None:
+        """Give it the texts and try all cases, which also warms it up.
 
         Raises:
             FlexSpecError: it ended.
         """
-        self.measured.weight_bytes = (await self._process.event())["weight_bytes"]
         await self._ask("hold", texts=texts.sessions, length=texts.context)
         for case in CASES:
             await self.case(case, texts)
-        self.measured.times.clear()
-        ids = texts.prompt[:_AGREE]
-        best: list[int] = (await self._ask("read", ids=ids, rows=len(ids)))["best"]
-        return best
+        self.times.clear()
 
     async def case(self, name: str, texts: PeerTexts) -> None:
         """Measure one case. Caches are full of others' weights, so the first of two forwards does not count."""
@@ -134,11 +103,11 @@ class Peer:
             sessions, count = _FORWARDS[name]
             await self._ask("forward", sessions=sessions, rows=count)
             spent = await self._ask("forward", sessions=sessions, rows=count)
-        self.measured.times.setdefault(name, []).append(spent["ms"])
+        self.times.setdefault(name, []).append(spent)
 
     async def _ask(self, what: str, **given: Any) -> Any:
         await self._process.send({"do": what, "with": given})
-        return (await self._process.event(within=_ANSWERS_WITHIN))["is"]
+        return (await self._process.event(within=_ANSWERS_WITHIN))["ms"]
 
 
 def bench_core() -> int:
@@ -149,39 +118,38 @@ def bench_core() -> int:
 async def compare(
     engines: Sequence[tuple[str, str, Path]], texts: PeerTexts, options: Namespace
 ) -> dict[str, Any]:
-    """Measure and print; the results.
+    """Measure and print; milliseconds of each turn, and why engines were left out.
 
     Args:
         engines: kind, number format, and folder or file of each, ours first.
         texts: texts that all of them read.
         options: options of the command.
     """
-    found: dict[str, Measured] = {}
     peers: dict[str, Peer] = {}
-    best: dict[str, list[int]] = {}
+    left_out: dict[str, str] = {}
     async with Processes() as processes:
         for kind, form, path in engines:
             name = f"{kind}, {form}"
-            if absent := missing(kind):
-                found[name] = Measured(said=f"not installed: {', '.join(absent)}")
-                continue
             say(f"loading {name}")
             command = pinned(bench_core(), python("lab.benchmarks.peers.child", kind, form, str(path)))
             peer = Peer(await processes.start(name, command, env=_ENV))
-            found[name] = peer.measured
             try:
-                best[name] = await peer.prepare(texts)
+                await peer.prepare(texts)
             except FlexSpecError as error:
                 if kind == OURS:
                     raise
-                found[name] = Measured(said=_why(error))
+                left_out[name] = _why(error)
                 continue
             peers[name] = peer
         await _in_turns(peers, texts, options.turns, options.seed)
-    ours = next(iter(found))
-    for name, ids in best.items():
-        found[name].agreement = agreement(best[ours], ids)
-    return _report(found, ours)
+    medians = {
+        name: {case: percentile(ms, 0.5) for case, ms in peer.times.items()} for name, peer in peers.items()
+    }
+    print("one thread; medians in milliseconds\n")
+    print(table(("engine", *CASES), [[name, *ms.values()] for name, ms in medians.items()]))
+    for name, why in left_out.items():
+        print(f"{name}: {why}")
+    return {"ms": {name: peer.times for name, peer in peers.items()}, "left_out": left_out}
 
 
 async def _in_turns(peers: dict[str, Peer], texts: PeerTexts, turns: int, seed: int) -> None:
@@ -198,54 +166,3 @@ def _why(error: FlexSpecError) -> str:
     """In one line: what happened, and the last that the process said."""
     last = (error.hint or "").strip().splitlines()[-1:]
     return ": ".join([error.message, *(line.strip() for line in last)])
-
-
-def agreement(ours: Sequence[int], theirs: Sequence[int]) -> float:
-    """Share of positions with the same id."""
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
-
-
-def ratios(found: Mapping[str, Measured], ours: str) -> dict[str, dict[str, float | None]]:
-    """Our time over each other's by case; below 1 is faster."""
-    mine = found[ours]
-
-    def over(one: Measured, case: str) -> float | None:
-        times = mine.ms(case), one.ms(case)
-        return None if None in times else times[0] / times[1]  # type: ignore[operator]
-
-    return {
-        name: {case: over(one, case) for case in CASES}
-        for name, one in found.items()
-        if one.times and name != ours
-    }
-
-
-def _report(found: Mapping[str, Measured], ours: str) -> dict[str, Any]:
-    print("one thread; milliseconds\n")
-    rows = [
-        [name, *map(one.ms, CASES), one.weight_bytes / 1e6, one.agreement]
-        for name, one in found.items()
-        if one.times
-    ]
-    print(table(("engine", *CASES, "MB", "agrees"), rows))
-    for name, one in found.items():
-        if one.said:
-            print(f"{name}: {one.said}")
-    shares = ratios(found, ours)
-    print("\nours over theirs, in time")
-    print(table(("engine", *CASES), [[name, *by_case.values()] for name, by_case in shares.items()]))
-    return {
-        "engines": {
-            name: {
-                "weight_bytes": one.weight_bytes,
-                "ms": {
-                    case: {"median": percentile(ms, 0.5), "least": min(ms), "p95": percentile(ms, 0.95)}
-                    for case, ms in one.times.items()
-                },
-                "agreement": one.agreement,
-                "not_measured": one.said,
-            }
-            for name, one in found.items()
-        },
-        "ratios": shares,
-    }

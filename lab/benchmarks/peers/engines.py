@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
-import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -46,13 +42,7 @@ class Stopwatch:
 
 
 class Engine(Protocol):
-    """A model that runs on one thread.
-
-    Attributes:
-        weight_bytes: bytes of the matrices that one token needs, the LM head's among them.
-    """
-
-    weight_bytes: int
+    """A model that runs on one thread."""
 
     def hold(self, texts: Sequence[Sequence[int]], length: int) -> None:
         """Give each text a session that holds its first `length` tokens. All texts are equally long."""
@@ -67,22 +57,6 @@ class Engine(Protocol):
         ...
 
 
-def weights(folder: Path) -> int:
-    """Count the values of the matrices that one token multiplies, from the headers of the safetensors."""
-    found: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            (size,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(size))
-        found.update({name: tuple(one["shape"]) for name, one in header.items() if name != "__metadata__"})
-    apart = "lm_head.weight" in found
-    return sum(
-        math.prod(shape)
-        for name, shape in found.items()
-        if len(shape) == 2 and not (apart and name.endswith("embed_tokens.weight"))
-    )
-
-
 class Ours:
     """Our worker's runner."""
 
@@ -90,7 +64,6 @@ class Ours:
         settings = WorkerSettings(target=folder, worker="bench", dtype=dtype, threads=1)
         self._runner = cloud_target.load(settings, say).model
         self._held: list[tuple[Any, Sequence[int]]] = []
-        self.weight_bytes = weights(Path(folder)) * getattr(torch, dtype).itemsize
 
     def hold(self, texts: Sequence[Sequence[int]], length: int) -> None:
         """See `Engine`."""
@@ -126,7 +99,6 @@ class Transformers:
         self._held: dict[int, Any] = {}
         self._texts = torch.empty(0, 0, dtype=torch.int64)
         self._length = 0
-        self.weight_bytes = weights(Path(folder)) * getattr(torch, dtype).itemsize
 
     def hold(self, texts: Sequence[Sequence[int]], length: int) -> None:
         """See `Engine`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ class LlamaCpp:
     """A GGUF file in llama.cpp."""
 
     def __init__(self, path: str, longest: int) -> None:
-        import gguf
         import llama_cpp
 
         self._lib: Any = llama_cpp
@@ -46,13 +44,6 @@ class LlamaCpp:
         self._texts: list[list[int]] = []
         self._length = 0
         self._held: dict[int, Any] = {}
-        read = gguf.GGUFReader(Path(path)).tensors
-        apart = any(tensor.name == "output.weight" for tensor in read)
-        self.weight_bytes = sum(
-            int(tensor.n_bytes)
-            for tensor in read
-            if len(tensor.shape) == 2 and not (apart and tensor.name == "token_embd.weight")
-        )
 
     def hold(self, texts: Sequence[Sequence[int]], length: int) -> None:
         """See `Engine`. A single session and many have contexts of their own: one pays for no other's room."""

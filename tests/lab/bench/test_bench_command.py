@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import util
@@ -45,8 +46,8 @@ def test_every_strategy_is_either_an_edge_node_or_a_scheme() -> None:
     assert list(edges) == [name for name in ABOUT if name in edges]
     assert chosen(["streaming", "traditional"]) == ["traditional", "streaming"], "the order of tables"
     assert {name for name, node in edges.items() if node.version == UNRATIONED} == {"colocated"}
-    assert of_other_texts(names, 0.0) == ["on-device"]
-    assert of_other_texts(names, 0.7) == ["traditional", "on-device"]
+    assert of_other_texts(names, 0.0) == []
+    assert of_other_texts(names, 0.7) == ["traditional"]
 
 
 def test_edge_nodes_do_what_their_names_say() -> None:
@@ -80,8 +81,6 @@ def test_edge_nodes_do_what_their_names_say() -> None:
         (["--draft", "none"], "without a draft"),
         (["--prompts", "/no/such/file"], "/no/such/file"),
         (["--links", "loopback", "--edge-flags", "'"], "quotation"),
-        (["--links", "loopback", "--edge-flags", "--nonsense 3"], "--edge-flags: unrecognized arguments"),
-        (["--links", "loopback", "--worker-flags", "--threads many"], "--worker-flags"),
         (["--links", "loopback", "--server", "'"], "quotation"),
         (["--links", "loopback", "--server", "no-such-program {port}"], "no program no-such-program"),
         (["--links", "loopback", "--server", "true"], "where to listen"),
@@ -148,7 +147,7 @@ def asking_of_tiny_models(folder: Path, *prompts: str) -> list[str]:
 def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Mosquitto, two targets, a device as usual and two edge nodes; its results are not written over."""
     asked, out = asking_of_tiny_models(tmp_path, "Why?", "How?"), tmp_path / "out"
-    names = ["traditional", "traditional-ids", "on-device", "streaming", "fixed"]
+    names = ["traditional", "traditional-ids", "streaming", "fixed"]
     asked += ["--seed", "5", "--links", "loopback", "--strategies", *names, "--guesses", "3"]
     asked += ["--out", str(out)]
     other = Path(__file__).with_name("other_server.py")
@@ -160,27 +159,18 @@ def test_a_run_over_loopback(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     found = channel["strategies"]
     assert list(found) == [*names, "server"]
     assert channel["differ"] == []
-    assert "`server` *" in printed, "writes a text of its own"
+    assert "server *" in printed, "writes a text of its own"
     other_server = found["server"]
     assert (other_server["answers"], other_server["tokens"]) == (2, 2)
-    assert other_server["of_streaming"]["total"] is not None
+    assert other_server["of_streaming"]["mean_s"] is not None
     for name in names:
         one = found[name]
-        assert f"| `{name}`" in printed
+        assert f"\n{name} " in printed
         assert one["answers"] == 2
         assert one["energy_j_per_100"][0] > 0
-        assert one["ip_up"] is None
+        assert one["ip_bytes"] is None, "loopback has none"
     # The target as its own draft: all is accepted but for rounding, and a forward decides several tokens.
     assert min(found[name]["acceptance"] for name in ("traditional", "fixed")) > 0.8
-    assert found["traditional-ids"]["forwards_per_token"] < found["streaming"]["forwards_per_token"]
-    assert found["streaming"]["forwards_per_token"] >= 1.0
-    assert found["on-device"]["forwards_per_token"] == 0.0
-    assert found["on-device"]["bytes"][0] == 0.0
-    assert found["traditional"]["bytes_up"] > found["traditional-ids"]["bytes_up"]
-    # Over loopback the radio of all but the draft alone is awake for its whole tail.
-    assert found["on-device"]["energy_j_per_100"][0] < 0.5 * found["streaming"]["energy_j_per_100"][0]
-    assert all((out / f"results.{kind}").exists() for kind in ("md", "json"))
-
     assert cli.main(["bench", *asked]) == 2
     assert "holds the results" in capsys.readouterr().err
 
@@ -196,7 +186,7 @@ def test_a_run_in_which_every_answer_fails_says_so(
     assert cli.main(["bench", *asked]) == 1
     said = capsys.readouterr()
     assert "no answer came: all 2 failed" in said.err
-    assert "| `traditional-ids` | 1 of 1 |" in said.out
+    assert re.search(r"^traditional-ids +0 +1 ", said.out, re.MULTILINE)
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import re
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,12 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import FlexSpecError
-from lab.bench import machine
-from lab.bench.figures import Sample, summary
+from lab.bench.figures import LinkBytes, Sample, summary
 from lab.bench.measuring import WARM_UP, Answered, Asked, BenchChannel, ask_all, by_strategy
-from lab.bench.meter import Costs
 from lab.bench.questions import Question
-from lab.bench.tables import document, markdown
+from lab.bench.tables import tables
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan, built_in
 
@@ -49,17 +45,16 @@ class Told:
 
     async def ask(
         self, side: str, body: dict[str, Any], at: float | None = None
-    ) -> tuple[dict[str, Any], Costs]:
+    ) -> tuple[dict[str, Any], LinkBytes]:
         text = body["messages"][0]["content"]
         if text != WARM_UP:
             if len(self.asked) == self._fails_at:
                 raise FlexSpecError("the link is gone")
             self.asked.append((side, text, body["seed"], at))
         if (side, text) in self._failing:
-            raise AnswerFailed(side, "503: no link", 2.5)
-        own = dict.fromkeys(("proposed", "drafted", "accepted", "rounds", "bytes_up", "bytes_down"), 1)
-        usage = {"completion_tokens": 3, "flexspec": own}
-        return {"text": "x", "seconds": 1.0, "first": 0.1, "usage": usage}, Costs(1, 2)
+            raise AnswerFailed(side, "503: no link")
+        usage = {"completion_tokens": 3, "flexspec": dict.fromkeys(("drafted", "accepted", "rounds"), 1)}
+        return {"text": "x", "seconds": 1.0, "first": 0.1, "usage": usage}, (1, 2)
 
 
 def measured(place: Told, wanted: Asked) -> list[Answered]:
@@ -95,7 +90,7 @@ def test_an_answer_that_fails_is_kept_as_that_and_the_others_are_asked(
     told = measured(place, asked(strategies, questions))
     assert {(side, text) for side, text, *_ in place.asked} == set(everything)
     assert {(one.side, f"{one.question}?") for each in told for one in each.failed} == failing
-    assert all((one.reason, one.seconds) == ("503: no link", 2.5) for each in told for one in each.failed)
+    assert all(one.reason == "503: no link" for each in told for one in each.failed)
     came = {
         (one.side, f"{one.question}?")
         for answers in by_strategy(told, strategies).values()
@@ -131,17 +126,14 @@ factors = st.floats(0.01, 100.0)
 def sample(question: int, side: str, took: float, **changes: Any) -> Sample:
     """An answer of ten tokens in four rounds; `changes` replace or add fields."""
     fields: dict[str, Any] = {
-        "category": "c",
         "text": "a",
         "first": took / 4,
         "tokens": 10,
-        "proposed": 9,
         "drafted": 8,
         "accepted": 6,
         "rounds": 4,
-        "bytes_up": 100,
-        "bytes_down": 50,
-        "costs": Costs(1000, 500, 5, 0.25),
+        "ip_up": 1000,
+        "ip_down": 500,
         "energy_j": 3.0,
     }
     return Sample(question=question, side=side, seconds=took, **(fields | changes))
@@ -156,13 +148,13 @@ def answers(side: str, took: list[float], **changes: Any) -> list[Sample]:
 def test_a_strategy_that_takes_so_many_times_as_long_has_that_share(
     took: list[float], slower: float, joules: float
 ) -> None:
-    ours = answers("x", took, energy_j=joules, costs=Costs(300, 0))
-    theirs = answers("traditional", [slower * one for one in took], energy_j=1.0, costs=Costs(500, 500))
+    ours = answers("x", took, energy_j=joules, ip_up=300, ip_down=0)
+    slow = [slower * one for one in took]
+    theirs = answers("traditional", slow, energy_j=1.0, ip_up=500, ip_down=500)
     found = summary({"x": ours, "traditional": theirs[::-1]}, 0)["x"]["of_traditional"]
     for key, share in (
-        ("total", 1 / slower),
-        ("tokens_per_s", slower),
-        ("bytes", 0.3),
+        ("mean_s", 1 / slower),
+        ("ip_bytes", 0.3),
         ("energy_j_per_100", joules),
     ):
         value, low, high = found[key]
@@ -190,7 +182,7 @@ def test_shares_are_over_questions_that_both_answered(
     if len(ours_failed | theirs_failed) == len(took):
         assert "of_streaming" not in found.get("x", {})
         return
-    assert found["x"]["of_streaming"]["total"][0] == pytest.approx(1 / slower)
+    assert found["x"]["of_streaming"]["mean_s"][0] == pytest.approx(1 / slower)
     assert found["x"]["answers"] == len(took) - len(ours_failed)
 
 
@@ -199,92 +191,63 @@ def test_shares_are_over_questions_that_both_answered(
 def test_figures_of_an_answer(took: list[float]) -> None:
     found = summary({"x": answers("x", took)}, 0)["x"]
     assert found["mean_s"][0] == pytest.approx(sum(took) / len(took))
-    assert found["forwards_per_token"] == 0.5
-    assert found["worker_s_per_token"] == pytest.approx(0.025)
+    assert (found["tokens_per_round"], found["acceptance"]) == (2.5, 0.75)
     assert found["energy_j_per_100"][0] == pytest.approx(30)
-    assert found["bytes"][0] == 1500
+    assert found["ip_bytes"][0] == 1500
     low, high = found["mean_s"][1:]
     assert (low is None) == (len(took) < 5)
     if low is not None:
         assert min(took) * 0.999 <= low <= found["mean_s"][0] * 1.001 <= high * 1.002 <= max(took) * 1.003
 
 
+NOT_KNOWN: dict[str, Any] = {"ip_up": None, "ip_down": None, "energy_j": None}
+
+
 def test_what_is_not_known_is_not_told() -> None:
     took = [1.0] * 6
-    loopback = answers("x", took, costs=Costs(None, None), energy_j=None)
+    loopback = answers("x", took, **NOT_KNOWN)
     mixed = [*answers("y", took[:5]), sample(5, "y", 1.0, energy_j=None)]
     found = summary({"x": loopback, "y": mixed, "streaming": answers("streaming", took)}, 0)
-    assert found["x"]["bytes"][0] == 150, "payload"
-    assert found["x"]["energy_j_per_100"] is found["y"]["energy_j_per_100"] is None
+    assert found["x"]["ip_bytes"] is found["x"]["energy_j_per_100"] is found["y"]["energy_j_per_100"] is None
     assert found["y"]["of_streaming"]["energy_j_per_100"] is None
     assert "of_streaming" not in found["streaming"]
     silent = summary({"x": answers("x", took, tokens=0, first=None)}, 0)["x"]
-    assert silent["forwards_per_token"] is silent["energy_j_per_100"] is silent["median_first_s"] is None
+    assert silent["energy_j_per_100"] is silent["median_first_s"] is silent["forced"] is None
     assert summary({"x": []}, 0) == {}
-    free = answers("traditional", took, costs=Costs(0, 0), energy_j=0.0)
+    free = answers("traditional", took, ip_up=0, ip_down=0, energy_j=0.0)
     shares = summary({"x": answers("x", took), "traditional": free}, 0)["x"]["of_traditional"]
-    assert shares["bytes"] is shares["energy_j_per_100"] is None, "nothing is a share of nothing"
-    silent = Costs(None, None, forwards=None, worker_s=None)
-    server = answers("server", took, costs=silent, rounds=0, drafted=0, bytes_up=None, energy_j=None)
-    told = summary({"server": server}, 0, ["server"])["server"]
-    unknown = ("forwards_per_token", "worker_s_per_token", "bytes", "ip_up", "acceptance", "tokens_per_round")
-    assert [told[name] for name in unknown] == [None] * len(unknown)
+    assert shares["ip_bytes"] is shares["energy_j_per_100"] is None, "nothing is a share of nothing"
+    told = summary({"server": answers("server", took, rounds=0, drafted=0)}, 0, ["server"])["server"]
+    assert told["acceptance"] is told["tokens_per_round"] is None
 
 
-def results(strategies: tuple[str, ...] = ("traditional", "streaming", "on-device")) -> dict[str, Any]:
+def test_tables_hold_every_strategy_of_a_channel() -> None:
     took = [1.0, 2.0, 3.0, 4.0, 5.0]
-    channels = []
-    for number, link in enumerate(("4g", "loopback")):
-        costs = Costs(1000, 500, 5, 0.25) if link == "4g" else Costs(None, None, 5, 0.25)
-        found = {
-            name: answers(name, [(1 + place + number) * one for one in took], costs=costs)
-            for place, name in enumerate(strategies)
-        }
-        channels.append(
-            {
-                "title": link,
-                "failed": [],
-                "differ": ["q7"] if number else [],
-                "at": [f"2026-11-2{number} 10:00"],
-                "load": [1.5],
-                "strategies": summary(found, 0, ["on-device"]),
-            }
-        )
-    run = {
-        "target": "t",
-        "draft": "d",
-        "questions": 5,
-        "tokens": 64,
-        "temperature": 0.0,
-        "seed": 11,
-        "guesses": 5,
-        "strategies": list(strategies),
-        "energy": {"device": "phone-4g", "radio": "4g"},
-        "machine": machine.machine(),
-        "versions": {"flexspec-mq": "0.1.0"},
+    names = "traditional", "streaming", "server"
+    found = {
+        name: answers(name, [(1 + place) * one for one in took], **(NOT_KNOWN if name == "server" else {}))
+        for place, name in enumerate(names)
     }
-    read: dict[str, Any] = json.loads(json.dumps({"run": run, "channels": channels}))
-    return read
-
-
-def test_tables_hold_every_strategy_of_every_channel_and_what_the_run_was() -> None:
-    text = document(results())
+    failed = {"side": "fixed", "question": 3, "name": "q3", "reason": "503: no link"}
+    channel = {
+        "title": "4g",
+        "failed": [failed],
+        "differ": ["q7"],
+        "strategies": summary(found, 0, ["server"]),
+    }
+    text = tables(channel)
+    figures, by_traditional, by_streaming = (block for block in text.split("\n\n") if "---" in block)
+    rows = {line.split("  ")[0]: line.split() for line in figures.splitlines()[2:]}
+    assert list(rows) == ["traditional", "streaming", "server *", "fixed"]
+    assert rows["traditional"][1:4] == ["5", "0", "3.00"]
+    assert rows["fixed"][1:] == ["0", "1", *["-"] * 7]
+    assert rows["server *"][-2:] == ["-", "-"]
+    assert [line.split()[0] for line in by_traditional.splitlines()[2:]] == ["streaming", "server"]
+    assert "0.5 [0.5, 0.5]" in by_streaming
     for said in (
-        "seed 11",
-        "phone-4g by 4g",
-        "modelled, not measured",
-        "load 1.5.",
-        "**Texts differ**",
-        "q7",
+        "# 4g",
+        "own, which is not compared",
+        "failed: fixed, question q3: 503: no link",
+        "DIFFER at questions q7",
     ):
         assert said in text
-    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    for block in blocks:
-        assert len({line.count("|") for line in block}) == 1, block[0]
-    # Two channels with their figures and two shares each, seconds by channel, what the strategies are.
-    assert len(blocks) == 2 * 3 + 2
-    assert re.match(r"\| `traditional` \| 3\.00 \[\d\.\d\d, \d\.\d\d\] ", blocks[0][2])
-    assert "IP B up" in blocks[0][0]
-    assert "IP B up" not in blocks[3][0], "loopback has none"
-    assert "`on-device` *" in blocks[0][4]
-    assert markdown(["", "a"], [["x", "1"]]) == "|  | a |\n| --- | ---: |\n| x | 1 |"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -18,21 +17,16 @@ from lab.benchmarks.peers import gguf_file
 from lab.benchmarks.peers.child import load_engine
 from lab.benchmarks.peers.compare import (
     CASES,
-    FIVE,
     GROWTH,
     LLAMA,
     MOST,
-    ONE,
     OURS,
     PREFILL,
     TRANSFORMERS,
-    Measured,
     PeerTexts,
-    agreement,
     chosen,
-    ratios,
 )
-from lab.benchmarks.peers.engines import Engine, Ours, Transformers, weights
+from lab.benchmarks.peers.engines import Engine, Ours, Transformers
 from lab.benchmarks.peers.gguf_file import (
     FORMATS,
     CannotConvertError,
@@ -114,24 +108,12 @@ def test_only_plain_llamas_are_converted(change: dict[str, Any], checkpoint: Pat
         write_gguf(tmp_path, tmp_path / "model.gguf", "BF16")
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_weights_of_one_token_are_counted(tied: bool, tmp_path: Path) -> None:
-    model = tiny_llama(tie_word_embeddings=tied)
-    expected = sum(
-        one.numel()
-        for name, one in model.named_parameters()
-        if one.dim() == 2 and (tied or "embed_tokens" not in name)
-    )
-    assert weights(save(tmp_path, model)) == expected
-
-
 @pytest.mark.parametrize("kind", [Ours, Transformers])
 def test_forwards_follow_their_contexts_and_are_forgotten(
     kind: type[Ours | Transformers], checkpoint: Path, one_thread: None
 ) -> None:
     del one_thread
     made: Engine = kind(str(checkpoint), "float32")
-    assert made.weight_bytes == 4 * weights(checkpoint)
     made.hold(TEXTS, 20)
     alone = made.read(TEXTS[0][:25], 5).best
     for _ in range(2):
@@ -142,7 +124,11 @@ def test_forwards_follow_their_contexts_and_are_forgotten(
     assert made.forward(1, 1).ms > 0
 
 
-def joined(lists: Iterable[list[int]]) -> list[int]:
+def agreement(ours: list[int], theirs: list[int]) -> float:
+    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+
+
+def joined(lists: list[list[int]]) -> list[int]:
     return [one for some in lists for one in some]
 
 
@@ -162,7 +148,7 @@ def test_llama_cpp_finds_the_ids_that_transformers_finds(
     assert agreement(joined(own), joined(read)) >= 0.9
     made.hold(TEXTS, 20)
     for _ in range(2):
-        assert agreement(joined(best[20:] for best in own), made.forward(3, 5).best) >= 0.8
+        assert agreement(joined([best[20:] for best in own]), made.forward(3, 5).best) >= 0.8
         assert agreement(own[0][20:], made.forward(1, 5).best) >= 0.8
 
 
@@ -176,16 +162,6 @@ def test_texts_are_windows_of_the_stream(stream: list[int], context: int, seed: 
     joined = bytes(around)
     assert all(bytes(text) in joined for text in [*texts.sessions, texts.prompt])
     assert texts == PeerTexts.cut(stream, context, seed)
-
-
-def test_our_time_over_theirs_and_the_share_of_equal_ids() -> None:
-    found = {
-        "ours": Measured(times={ONE: [10.0, 30.0, 20.0], FIVE: [12.0]}),
-        "other": Measured(times={ONE: [40.0]}),
-        "missing": Measured(said="not installed"),
-    }
-    assert ratios(found, "ours") == {"other": {case: 0.5 if case == ONE else None for case in CASES}}
-    assert agreement([1, 2, 3, 4], [1, 2, 0, 4]) == 0.75
 
 
 def test_llama_cpp_has_a_file_and_the_others_the_folder_and_rows_fill_blocks() -> None:
@@ -209,10 +185,8 @@ def test_engines_side_by_side(
         "nobody, int4: the nobody, int4 ended with code 1: ValueError: there is no engine nobody" in printed
     )
     found = json.loads(printed.splitlines()[-1])["results"]["peers"]
-    assert found["engines"].pop("nobody, int4")["ms"] == {}
-    assert set(found["engines"]) == {"ours, float32", "transformers, float32"}
-    for one in found["engines"].values():
-        assert set(one["ms"]) == set(CASES)
-        assert all(0 < case["least"] <= case["median"] <= case["p95"] for case in one["ms"].values())
-        assert one["agreement"] == 1.0
-    assert all(value > 0 for value in found["ratios"]["transformers, float32"].values())
+    assert set(found["left_out"]) == {"nobody, int4"}
+    assert set(found["ms"]) == {"ours, float32", "transformers, float32"}
+    for by_case in found["ms"].values():
+        assert set(by_case) == set(CASES)
+        assert all(len(turns) == 2 and min(turns) > 0 for turns in by_case.values())

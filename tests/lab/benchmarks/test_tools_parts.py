@@ -11,7 +11,6 @@ from flexspec_mq.models.text import Turn
 from lab.bench.calls import read_tools
 from lab.bench.figures import Sample
 from lab.bench.measuring import Answered
-from lab.bench.meter import Costs
 from lab.bench.options import build_parser
 from lab.bench.strategies import STREAMING
 from lab.benchmarks.tool_calls import why_invalid
@@ -23,8 +22,7 @@ GOOD = json.dumps({"name": "lamp", "domain": ["light"]})
 
 
 def answered(question: int, text: str) -> Answered:
-    found = Sample(question, "", STREAMING, text, 1.0, None, 9, 0, 0, 0, 0, None, None, Costs(None, None))
-    return Answered(None, [found], [], "", 0.0)
+    return Answered([Sample(question, STREAMING, text, 1.0, None, 9, None, None)], [])
 
 
 def test_an_agent_goes_on_from_its_own_calls_that_were_not_cut() -> None:

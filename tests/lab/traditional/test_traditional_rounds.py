@@ -25,7 +25,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from lab.traditional.channel import PACKET_BYTES
 from lab.traditional.device import Drafts, WriteOrder, Writer
 from lab.traditional.messages import MAX_BYTES, Guesses, Message, RoundVerdict, Start, decode, encode
-from lab.traditional.schemes import ON_DEVICE, SCHEMES
+from lab.traditional.schemes import SCHEMES
 from lab.traditional.speculation import Halves, distribution, draw, rounded, verify
 from lab.traditional.target import Verifier
 from tests.lab.traditional.noisy_models import checkpoint, packed
@@ -132,7 +132,7 @@ def test_with_distributions_the_law_is_the_targets() -> None:
     for _ in range(20_000):
         first = draw(q, rng)
         guesses = first, draw(q_behind[first], rng)
-        tokens = verify((p, p_behind[first], p), (q, q_behind[first]), guesses, (), rng)
+        tokens = verify((p, p_behind[first], p).__getitem__, (q, q_behind[first]), guesses, (), rng)
         # Behind a guess that was rejected the next round decides.
         seen[tokens[0], tokens[1] if tokens[1:] else draw(p_behind[tokens[0]], rng)] += 1
     due = 20_000 * p[:, None] * p_behind
@@ -140,17 +140,12 @@ def test_with_distributions_the_law_is_the_targets() -> None:
 
 
 async def test_the_target_as_its_own_draft(target: PackedModel, loaded: LoadedText) -> None:
-    """Its guesses are accepted, though rounding to 16 bits costs some; alone, it writes what the target writes."""
+    """Its guesses are accepted, though rounding to 16 bits costs some."""
     async with bench(target, target, loaded) as (writer, _):
         for temperature in (0.0, 1.0):
             answer = await writer.write(order("traditional", temperature=temperature, top_k=4))
             own = answer["usage"]["flexspec"]
             assert own["accepted"] >= 0.9 * own["drafted"] > 0
-        together = await writer.write(order("traditional-ids"))
-        by_itself = await writer.write(order(ON_DEVICE))
-    assert by_itself["text"] == together["text"]
-    assert by_itself["usage"]["flexspec"]["bytes_up"] == 0
-    assert by_itself["usage"]["completion_tokens"] == together["usage"]["completion_tokens"]
 
 
 class Counting:
