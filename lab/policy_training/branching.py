@@ -9,15 +9,20 @@ from __future__ import annotations
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import Observation
-from flexspec_mq.controller.rl import ACTIONS, features
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.rl import ACTIONS, ActionPolicy, features
 from flexspec_mq.controller.round_model import TEXT, worker_reading
 from flexspec_mq.errors import FlexSpecError
-from lab.simulator.environment import PlanningEnvironment
+from lab.simulator.answers import Setting
+from lab.simulator.simulation import Simulation
 
 Act = Callable[[Sequence[float]], int]
+BASE = Plan(ahead=8, qos=1, worker_draft=8)
 _RANDOM = 0.2
 """Share of steps before the place at which any action is taken."""
 _LATER = 3
@@ -40,13 +45,13 @@ class Row(NamedTuple):
     branched: bool
 
 
-class _Branch(NamedTuple):
-    """Outcome of an action: tokens and seconds at each of its steps, and what was seen."""
+@dataclass(slots=True)
+class _Branch:
+    """Outcome of an action: tokens and seconds at each of its steps and at the text's end, and what was seen."""
 
-    places: list[int]
-    times: list[float]
-    seen: list[Observation]
-    ends: int
+    places: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    seen: list[Observation] = field(default_factory=list)
 
     def left(self, place: int) -> float:
         """Seconds from a place of the text to its end."""
@@ -56,25 +61,36 @@ class _Branch(NamedTuple):
         return times[-1] - times[low] - share * (times[low + 1] - times[low])
 
 
-def branch(environment: PlanningEnvironment, seed: int, act: Act) -> list[Row]:
+class _ChosenPolicy(ActionPolicy):
+    """Does as it is told."""
+
+    def __init__(self, choose: Callable[[Observation], int]) -> None:
+        super().__init__(BASE)
+        self._choose = choose
+
+    def act(self, seen: Observation, able: Sequence[int]) -> int:  # noqa: ARG002  episodes allow all of them
+        return self._choose(seen)
+
+
+def branch(setting: Setting, seed: int, act: Act) -> list[Row]:
     """Rows of an episode.
 
     Args:
-        environment: the one of all episodes.
-        seed: this episode's, and that of what is drawn besides.
+        setting: the episode; its texts are written one after the other.
+        seed: seed of what is drawn besides.
         act: chooses on the way to the place at which actions part; sometimes a random action is taken instead.
     """
     rng = random.Random(f"branch {seed}")
     text, place = (0, 0) if rng.random() < 0.2 else (1, rng.choice((0, 0, 8, 16, 24, 32)))
     whole: list[_Branch] = []
     for action in range(len(ACTIONS)):
-        found = _go(environment, seed, act, text, place, action)
+        found = _go(setting, random.Random(f"way {seed}"), act, text, place, action)
         if found is None:
             return []
         whole.append(found)
     rows = [_row(whole, whole[0].seen[0], whole[0].places[0], branched=True)]
     for one in whole:
-        able = [at for at in range(1, len(one.seen)) if one.places[at] <= one.ends - _LEFT]
+        able = [at for at in range(1, len(one.seen)) if one.places[at] <= one.places[-1] - _LEFT]
         later = rng.sample(able, min(_LATER, len(able)))
         rows += [_row(whole, one.seen[at], one.places[at], branched=False) for at in later]
     return rows
@@ -90,36 +106,31 @@ def _row(branches: Sequence[_Branch], seen: Observation, place: int, *, branched
     return Row(features(seen), seconds, branched)
 
 
-def _go(
-    environment: PlanningEnvironment, seed: int, act: Act, text: int, place: int, action: int
-) -> _Branch | None:
+def _go(setting: Setting, rng: random.Random, act: Act, text: int, place: int, action: int) -> _Branch | None:
     """Follow an episode, and hold an action from a place to the end of its text; None if that is too late.
 
     It is too late as well where nothing is ever known, as texts end before the draft's time is measured.
     """
-    rng = random.Random(f"way {seed}")
+    branch, number = _Branch(), 0
+
+    def choose(seen: Observation) -> int:
+        if number < text or seen.committed < place:
+            return rng.randrange(len(ACTIONS)) if rng.random() < _RANDOM else act(features(seen))
+        branch.places.append(seen.committed)
+        branch.times.append(simulation.now)
+        branch.seen.append(seen)
+        return action
+
     try:
-        step = environment.reset(seed)
+        others = lambda: ClosedFormPolicy(BASE)  # noqa: E731
+        simulation = Simulation(setting, lambda: _ChosenPolicy(choose), others)
+        for number, recorded in enumerate(setting.recording.texts[: text + 1]):  # noqa: B007  `choose` looks at it
+            written = simulation.answer(recorded)
     except FlexSpecError:
         return None
-    while step.text < text or step.seen.committed < place:
-        chosen = rng.randrange(len(ACTIONS)) if rng.random() < _RANDOM else act(features(step.seen))
-        step = environment.step(chosen)
-        if step.over or step.cut or step.text > text:
-            return None
-    ends = step.length
-    if step.text > text or step.seen.committed > ends - _LEFT:
+    ends = len(setting.recording.texts[text].tokens)
+    if not branch.places or branch.places[0] > ends - _LEFT:
         return None
-    branch = _Branch([], [], [], ends)
-    while True:
-        branch.places.append(step.seen.committed)
-        branch.times.append(step.at)
-        branch.seen.append(step.seen)
-        step = environment.step(action)
-        if step.cut:
-            return None
-        if step.over or step.text > text:
-            break
     branch.places.append(ends)
-    branch.times.append(step.ended)
+    branch.times.append(written.ended)
     return branch

@@ -8,8 +8,7 @@ from dataclasses import replace
 from lab.policy_training.drawn_links import drawn_link, log_uniform
 from lab.policy_training.drawn_texts import drawn_recording
 from lab.simulator.answers import LIKE_OURS, Setting
-from lab.simulator.cost import CostCurve, DraftTimes, Measured
-from lab.simulator.environment import Episode
+from lab.simulator.cost import DraftTimes, Times
 
 _FORWARD_MS = 10.0, 200.0
 _TOKEN_MS = 2.0, 40.0
@@ -26,40 +25,32 @@ _LENGTHS = 16, 32, 48, 64
 _LIMIT = 64
 
 
-def drawn_episode(seed: int) -> Episode:
+def drawn_setting(seed: int) -> Setting:
     """The episode of a seed: two texts, of which the second finds the node with what the first one taught it."""
     rng = random.Random(f"episode {seed}")
     lengths = (rng.choice(_LENGTHS), _LIMIT)
     drafts = rng.random() < _WORKER_DRAFTS
-    setting = Setting(
+    return Setting(
         recording=drawn_recording(rng, lengths, _LIMIT),
-        times=drawn_times(rng),
+        times=_drawn_times(rng),
         link=drawn_link(rng),
         worker=replace(LIKE_OURS, drafts=drafts, lookup=drafts),
         others=int(log_uniform(rng, 1.0, 9.0)) if rng.random() < _CROWDED else 0,
         settle=2.0,
         seed=rng.getrandbits(32),
     )
-    return Episode(setting, setting.recording.texts)
 
 
-def drawn_times(rng: random.Random) -> Measured:
+def _drawn_times(rng: random.Random) -> Times:
     """Times of any target, draft and device."""
     forward, token = log_uniform(rng, *_FORWARD_MS), log_uniform(rng, *_TOKEN_MS)
-    row, session = forward * log_uniform(rng, *_ROW), rng.uniform(0.02, 0.5)
-    lines = []
-    for sessions in (1, 4, 16):
-        whole = forward * (1 + session * (sessions - 1))
-        # Rows are of each session.
-        lines.append(CostCurve((1.0, 17.0), (whole, whole + 16 * row * sessions)))
-    each = forward * log_uniform(rng, 0.002, 0.05)
-    read = CostCurve((1.0, 128.0), (forward, forward + 127 * each))
-    own = token * log_uniform(rng, *_FASTER)
-    return Measured(
-        sessions=(1.0, 4.0, 16.0),
-        rows=tuple(lines),
+    row, session = forward * log_uniform(rng, *_ROW), forward * rng.uniform(0.02, 0.5)
+    read, own = forward * log_uniform(rng, 0.002, 0.05), token * log_uniform(rng, *_FASTER)
+    return Times(
+        token=forward,
+        session=session,
+        row=row,
         read=read,
-        beside=read,
         draft=DraftTimes(token=own, session=own * rng.uniform(0.1, 0.8), read=own * rng.uniform(0.05, 0.3)),
         device=DraftTimes(token=token, session=token, read=token * rng.uniform(0.05, 0.3)),
         step=rng.uniform(0.0, 3.0),

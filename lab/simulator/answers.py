@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from flexspec_mq.controller.plan import Policy
-from lab.simulator.cost import Measured
+from lab.simulator.cost import Times
 from lab.simulator.recording import Recording
 from lab.simulator.worker import WorkerKind
 from lab.testbed.link.profiles import LinkPlan
@@ -35,7 +35,7 @@ class Setting:
     """
 
     recording: Recording
-    times: Measured
+    times: Times
     link: LinkPlan | None = None
     drafts: bool = True
     lookup: bool = True

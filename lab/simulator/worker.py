@@ -21,7 +21,7 @@ from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
 from flexspec_mq.scheduling.step_budget import StepBudget
 from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 from lab.simulator.clock import Alarm, SimulatedClock
-from lab.simulator.cost import DraftForward, Measured, TargetForward
+from lab.simulator.cost import DraftForward, TargetForward, Times
 from lab.simulator.reading import Reading, Share
 from lab.simulator.recording import Recording
 from lab.simulator.replayed_drafter import ReplayedDrafter, by_seed
@@ -68,7 +68,7 @@ class SimulatedWorker:
     def __init__(
         self,
         clock: SimulatedClock,
-        cost: Measured,
+        cost: Times,
         recording: Recording,
         kind: WorkerKind,
         answer: Callable[[str, Verdict | Error, int], None],
@@ -89,7 +89,7 @@ class SimulatedWorker:
         )
         self._budget = DraftBudget(self._forwards, rationed=kind.rationed)
         if kind.drafts:
-            calls = [(sessions, cost.call(DraftForward(sessions))) for sessions in (1, 4)]
+            calls = [(sessions, cost.draft.call(DraftForward(sessions))) for sessions in (1, 4)]
             self._budget.prime(calls, cost.draft.read)
         self._drafting = 0.0  # seconds that the draft has taken, all together
         self._drafts = self._own_drafts(recording, kind) if kind.drafts or kind.lookup else None
@@ -194,7 +194,7 @@ class SimulatedWorker:
 
     def _call(self, forward: DraftForward) -> None:
         """The draft's forward takes its time."""
-        self._drafting += self._cost.call(forward) / 1000
+        self._drafting += self._cost.draft.call(forward) / 1000
 
     def _tick(self) -> None:
         due, now = self.machine.next_tick(), self._clock.now

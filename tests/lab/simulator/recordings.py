@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 
-from lab.simulator.cost import CostCurve, DraftTimes, Measured
+from lab.simulator.cost import DraftTimes, Times
 from lab.simulator.recording import RecordedText, Recording
 
 EOS, VOCABULARY, CONTEXT, LIMIT = 0, 1000, 4096, 24
-TIMES = Measured(
-    sessions=(1.0, 4.0),
-    rows=(CostCurve((1.0, 5.0), (30.0, 34.0)), CostCurve((1.0, 5.0), (40.0, 60.0))),
-    read=CostCurve((1.0, 128.0), (30.0, 157.0)),
-    beside=CostCurve((1.0, 129.0), (40.0, 168.0)),
+TIMES = Times(
+    token=30.0,
+    session=10 / 3,
+    row=1.0,
+    read=1.0,
     draft=DraftTimes(token=3.0, session=0.5, read=1.0),
     device=DraftTimes(token=4.0, read=1.0),
     step=1.0,

@@ -9,7 +9,7 @@ import pytest
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.controller.round_model import NOBODY, Drafting, RoundTimes, drafting
 from lab.simulator.answers import Setting
-from lab.simulator.cost import CostCurve, DraftTimes, Measured
+from lab.simulator.cost import DraftTimes, Times
 from lab.simulator.simulation import simulate
 from lab.simulator.worker import WorkerKind
 from lab.testbed.link.profiles import Figure, LinkPlan, Profile, State, WayFigures
@@ -43,15 +43,8 @@ def steady(round_trip_ms: float) -> LinkPlan:
 
 def simulated(choice: Drafting, forward: float, token: float, round_trip: float) -> float:
     """Milliseconds of a token behind the first."""
-    times = Measured(
-        sessions=(1.0,),
-        rows=(CostCurve((1.0, 2.0), (forward, forward + ROW)),),
-        read=CostCurve((0.0, 1.0), (forward, forward)),
-        beside=CostCurve((0.0, 1.0), (forward, forward)),
-        draft=DraftTimes(token=token),
-        device=DraftTimes(token=token),
-        broker=BROKER,
-    )
+    draft = DraftTimes(token=token)
+    times = Times(token=forward, row=ROW, draft=draft, device=draft, broker=BROKER)
     # Rows are given out to all, so that nothing but time decides.
     setting = Setting(
         recording=RECORDING,

@@ -10,7 +10,7 @@ import pytest
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from lab.simulator.answers import LIKE_OURS, Setting
-from lab.simulator.cost import CostCurve, DraftTimes, Measured
+from lab.simulator.cost import DraftTimes, Times
 from lab.simulator.recording import SimulatedText
 from lab.simulator.simulation import simulate
 from tests.lab.simulator.recordings import random_recording
@@ -27,9 +27,8 @@ def pair(
 ) -> Setting:
     """A draft that takes so many milliseconds a token and is right so often; five rows of the target to one."""
     draft = DraftTimes(token=token, read=READ)
-    prompts = CostCurve((1.0, 2.0), (FORWARD, FORWARD + READ))
-    rows = CostCurve((1.0, 5.0), (FORWARD, FORWARD * five))
-    times = Measured(sessions=(1.0,), rows=(rows,), read=prompts, beside=prompts, draft=draft, device=draft)
+    row = FORWARD * (five - 1) / 4
+    times = Times(token=FORWARD, row=row, read=READ, draft=draft, device=draft)
     recording = random_recording(6, right, seed=3, prompt=prompt, limit=64, ends=False)
     return Setting(recording=recording, times=times, link=steady(round_trip), lookup=False)
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 
 from flexspec_mq.drafting.interface import DraftRequest
-from lab.simulator.cost import CostCurve, DraftForward, DraftTimes, TargetForward
+from lab.simulator.cost import DraftForward, DraftTimes, TargetForward
 from lab.simulator.recording import RecordedText
 from lab.simulator.replayed_drafter import ReplayedDrafter
 from tests.lab.simulator.recordings import TIMES, random_recording
@@ -73,32 +72,11 @@ def test_a_replayed_draft_reads_again_what_came_otherwise() -> None:
     assert [forward.read for forward in spent] == [len(RECORDING.texts[0].prompt) - 1, 0, 1, 1]
 
 
-def test_a_curve_is_straight_between_its_points_and_beyond_the_last() -> None:
-    line = CostCurve((1.0, 3.0, 7.0), (10.0, 20.0, 28.0))
-    assert [line(place) for place in (0.0, 1.0, 2.0, 3.0, 5.0, 7.0, 9.0)] == [10, 10, 15, 20, 24, 28, 32]
-    assert CostCurve((4.0,), (5.0,))(9.0) == 5.0
-
-
-@pytest.mark.parametrize(("at", "ms"), [((), ()), ((1.0, 1.0), (2.0, 3.0)), ((1.0, 2.0), (3.0,))])
-def test_what_is_no_curve_is_refused(at: tuple[float, ...], ms: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="curve"):
-        CostCurve(at, ms)
-
-
-def test_a_measured_forward_lies_between_its_neighbours() -> None:
-    times = TIMES
-    assert msgspec.structs.replace(TIMES, delay=60.0).forward(TargetForward(1, 1)) == pytest.approx(90.0)
-    assert times.forward(TargetForward(1, 1)) == pytest.approx(30.0)
-    assert times.forward(TargetForward(1, 3)) == pytest.approx(32.0)
-    assert times.forward(TargetForward(4, 20)) == pytest.approx(60.0)
-    # Between one session and four of five rows each.
-    assert times.forward(TargetForward(2, 10)) == pytest.approx(34.0 + (60.0 - 34.0) / 3)
-    assert times.forward(TargetForward(0, 0, 128)) == pytest.approx(157.0)
-    # Beside rows a prompt costs what its tokens add to them.
-    assert times.forward(TargetForward(1, 1, 65)) == pytest.approx(30.0 + 65.0)
-    free = msgspec.structs.replace(TIMES, beside=CostCurve((1.0, 9.0, 17.0), (30.0, 30.0, 38.0)))
-    assert free.forward(TargetForward(1, 1, 8)) == pytest.approx(30.0)
-    assert free.forward(TargetForward(2, 10, 8)) == pytest.approx(free.forward(TargetForward(2, 10)) + 8.0)
+@pytest.mark.parametrize(
+    ("forward", "ms"), [((1, 1), 30), ((1, 3), 32), ((4, 20), 56), ((0, 0, 128), 157), ((1, 1, 65), 95)]
+)
+def test_a_forward_costs_its_sessions_rows_and_reading(forward: tuple[int, ...], ms: float) -> None:
+    assert TIMES.forward(TargetForward(*forward)) == pytest.approx(ms)
 
 
 def test_a_drafts_forward_costs_its_sessions_and_its_reading() -> None:

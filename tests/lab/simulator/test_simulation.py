@@ -15,6 +15,7 @@ from flexspec_mq.protocol.effects import Send
 from lab.simulator.answers import LIKE_OURS, Policies, Setting
 from lab.simulator.channel import SimulatedMqtt, publish_size
 from lab.simulator.clock import SimulatedClock
+from lab.simulator.cost import TargetForward
 from lab.simulator.recording import SimulatedText
 from lab.simulator.simulation import Simulation, simulate
 from lab.testbed.link.profiles import LinkPlan, Outage, Profile, built_in
@@ -63,10 +64,10 @@ def test_a_stream_over_loopback_takes_its_steps() -> None:
     whole = msgspec.structs.replace(RECORDING, texts=RECORDING.texts[1:2])
     setting = replace(SETTING, recording=whole, drafts=False)
     (answer,) = simulate(setting, fixed(STREAMING))
-    step = (TIMES.rows[0](1.0) + TIMES.step) / 1000
+    step = (TIMES.token + TIMES.step) / 1000
     # The prompt is read in pieces, the last of which decides the first token.
     assert answer.seconds - answer.first == pytest.approx((LIMIT - 1) * step, abs=0.001)
-    assert answer.first > TIMES.read(39) / 1000
+    assert answer.first > TIMES.forward(TargetForward(0, 0, 39)) / 1000
     assert answer.counters.rounds == LIMIT
     assert answer.counters.proposed == 0
 
@@ -142,7 +143,7 @@ def test_a_worker_without_a_draft_may_look_up() -> None:
 def test_near_a_slow_target_without_a_draft_the_worker_is_told_to_wait_for_the_devices() -> None:
     setting = Setting(
         recording=random_recording(texts=6, right=0.6, limit=96),
-        times=msgspec.structs.replace(TIMES, delay=60.0),
+        times=msgspec.structs.replace(TIMES, token=90.0),
         link=link("wifi"),
         worker=replace(LIKE_OURS, drafts=False, lookup=False),
     )
