@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from typing import Any
 
 from flexspec_mq.errors import LinkDown, PublishRefused
-from flexspec_mq.transport.base import Inbound
+from flexspec_mq.transport.base import Inbound, Outbound
 from flexspec_mq.transport.inbox import Inbox
-from flexspec_mq.transport.mqtt import MqttLink
+from flexspec_mq.transport.link import Link
 
 _NEAR, _FAR = 0.3, 8.0
 """Seconds within which a copy comes after the message: of most, and of a quarter as many."""
@@ -47,7 +46,7 @@ class Weather:
 
     def begin(self) -> None:
         """Have all links of this process go through it."""
-        put, publish = Inbox.put_message, MqttLink.publish
+        put, hand_over = Inbox.put_message, Link.send
 
         def receive(inbox: Inbox, message: Inbound) -> None:
             for after in self.arrivals():
@@ -56,19 +55,19 @@ class Weather:
                 else:
                     put(inbox, message)
 
-        async def send(link: MqttLink, *message: Any, **how: Any) -> None:
+        async def send(link: Link, message: Outbound) -> None:
             for after in self.arrivals():
                 if not after:
-                    await publish(link, *message, **how)
+                    await hand_over(link, message)
                     continue
-                task = asyncio.create_task(late(after, link, *message, **how))
+                task = asyncio.create_task(late(after, link, message))
                 self._underway.add(task)
                 task.add_done_callback(self._underway.discard)
 
-        async def late(after: float, link: MqttLink, *message: Any, **how: Any) -> None:
+        async def late(after: float, link: Link, message: Outbound) -> None:
             await asyncio.sleep(after)
             with contextlib.suppress(LinkDown, PublishRefused):  # nobody is told of a copy that is lost
-                await publish(link, *message, **how)
+                await hand_over(link, message)
 
-        for holder, name, ours in ((Inbox, "put_message", receive), (MqttLink, "publish", send)):
+        for holder, name, ours in ((Inbox, "put_message", receive), (Link, "send", send)):
             setattr(holder, name, ours)
