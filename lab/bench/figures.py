@@ -15,12 +15,11 @@ import numpy as np
 
 from lab.bench import bootstrap
 from lab.bench.bootstrap import Ends, Floats
+from lab.bench.meter import LinkBytes
 from lab.bench.strategies import STREAMING
 
 BASES = ("traditional", STREAMING)
 """Strategies that others are shares of."""
-LinkBytes = tuple[int | None, int | None]
-"""IP bytes that device and cloud put on the link, lost ones included; None without a link."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lab.bench.figures import Failed, LinkBytes, Sample
+from lab.bench.figures import Failed, Sample
+from lab.bench.meter import LinkBytes
 from lab.bench.questions import Question
 from lab.bench.testbed import AnswerFailed
 from lab.testbed.link.profiles import LinkPlan

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from lab.bench.figures import LinkBytes
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.netns import NetnsLink
 
+LinkBytes = tuple[int | None, int | None]
+"""IP bytes that device and cloud put on the link, lost ones included; None without a link."""
 _SETTLES = 0.5
 """Seconds after an answer for what ends its session to be carried, so that all of it is counted."""
 

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.bench.client import TOLD_WITHIN
-from lab.bench.figures import LinkBytes
-from lab.bench.meter import LinkMeter
+from lab.bench.meter import LinkBytes, LinkMeter
 from lab.bench.strategies import SERVER, Node
 from lab.testbed.deployment import Cores, LocalDeployment, free_port, local_deployment
 from lab.testbed.link.profiles import LinkPlan

@@ -11,7 +11,7 @@ from flexspec_mq.errors import FingerprintError
 from lab.bench.meter import LinkMeter
 
 if TYPE_CHECKING:
-    from lab.bench.figures import LinkBytes
+    from lab.bench.meter import LinkBytes
     from lab.testbed.deployment import LocalDeployment
     from lab.testbed.process import Process
 

@@ -13,7 +13,8 @@ import pytest
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from lab.bench import testbed as other
-from lab.bench.figures import LinkBytes, Sample
+from lab.bench.figures import Sample
+from lab.bench.meter import LinkBytes
 from lab.bench.testbed import start_server
 from lab.testbed.deployment import local_deployment
 
