@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import add_parser as add_pair_parser
 from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
-from cloud_worker.wire import NEW_FILE, keys_of
+from cloud_worker.wire import keys_of
 from flexspec_mq.daemon import logs, probes
 from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
@@ -78,11 +78,7 @@ def _main(argv: Sequence[str]) -> int:
     groups = read_groups(settings.share_groups)
     if loaded.settings.family.family is None:
         groups.group_of(settings.version)
-    keys = keys_of(settings)  # before a target is loaded, if there is something to complain about
-    if keys is not None and not keys.signs:
-        logs.tell(
-            f"no device lists this worker: {settings.keys} is of a release that signed no statuses; {NEW_FILE}"
-        )
+    keys_of(settings)  # before a target is loaded, if there is something to complain about
     check_libraries()
     never_fails("stdout")
     preflight(link, logs.tell, daemon=True)

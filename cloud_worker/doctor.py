@@ -51,7 +51,7 @@ class WorkerDoctor(DaemonDoctor):
         self._load = load
         self.keys, self.secrets = worker.keys, (link.password_file, link.tls_key, worker.share_groups)
         if (keys := self._wire.keys) is not None:
-            self.trust, self.unsigned = keys.trust, not keys.signs
+            self.trust = keys.trust
         self.public_group = worker.share_groups is None
 
     def table(self) -> Sequence[Check]:

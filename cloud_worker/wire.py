@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from schemas.status import WorkerStatus
 
 
-NEW_FILE = "`flexspec-broker rotate` makes a new one"
 _TOLD_EDGES, _TOLD_EVERY = 1024, 1.0
 """Edges that are remembered as told what cannot be read, or that they need keys, and seconds from one such answer to
 the next: two daemons must not answer each other's noise for ever. On overflow the one told longest ago is forgotten."""

@@ -62,7 +62,6 @@ class DaemonDoctor:
         keys: File with the daemon's keys, by which it knows whom it talks to.
         trust: Whom the daemon believes by that file; None without one.
         secrets: Other files that nobody else should read.
-        unsigned: Lack of a key to sign statuses with, in a worker's file of an earlier release.
         here: Description of the daemon of this machine; empty if none was found.
         public_group: This worker shares sessions in the group that any client may join.
     """
@@ -71,7 +70,6 @@ class DaemonDoctor:
     keys: Path | None = None
     trust: Trust | None = None
     secrets: tuple[Path | None, ...] = ()
-    unsigned = False
     public_group = False
     here = ""
 
@@ -181,16 +179,11 @@ class DaemonDoctor:
         if lapsed := statement.over(now):
             report.fail("expired", lapsed, statement.advice)
             return
-        if self.unsigned:
-            report.warn(
-                f"{self.keys} is of a release that signed no statuses: no device lists this worker",
-                "give it a new one: `flexspec-broker rotate`",
-            )
         if why:
             report.warn(why, "what the file says goes on; does `flexspec-broker run DIR` run there?")
         elif words := statement.warning(now):
             report.warn(words, statement.advice)
-        elif not self.unsigned:
+        else:
             report.ok(f"statement {self.trust.statement.serial} holds until {statement.last_day}")
 
     async def _check_catalogue(self, report: Report) -> None:

@@ -231,8 +231,7 @@ class EdgeKeys:
         if not status.signature:
             raise KeysRefused(
                 KeyReason.CREDENTIAL,
-                f"the status of worker {worker} is not signed: either somebody else wrote it, or its keys are of an "
-                "earlier release, and `flexspec-broker rotate` makes new ones",
+                f"the status of worker {worker} is not signed: somebody else wrote it, or it has no --keys",
             )
         credential = self.trust.believed(status.credential, KeyRole.WORKER, Use.STATUSES, revoked_too=gone)
         if credential.name != worker:

@@ -33,7 +33,7 @@ _HINT = (
 
 
 class _Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The file as it is; bytes are base64. Files of devices, and of releases that signed no statuses, lack `status`."""
+    """The file as it is; bytes are base64. Workers have a credential of the key that signs their statuses."""
 
     format: Annotated[int, Meta(ge=FORMAT, le=FORMAT)]
     deployment: Key
@@ -56,7 +56,7 @@ class KeyIdentity:
         signed_statement: the newest one when this was made.
         statement: the same, read.
         opening: private opening keys that a worker knows.
-        status_credential: signed, of the key that signs a worker's statuses; empty in files of an earlier release.
+        status_credential: signed, of the key that signs a worker's statuses; empty in a device's file.
     """
 
     deployment: bytes
@@ -160,12 +160,10 @@ def _identity(data: bytes) -> KeyIdentity:
     if public_key(document.private) != credential.key:
         raise ValueError("the private key is none of the credential")
     status = document.status or b""
-    if (
-        status
-        and read_credential(status, document.deployment, Use.STATUSES).key
-        != status_key(document.private).public
-    ):
-        raise ValueError("the private key is none of the credential for statuses")
+    if credential.role is KeyRole.WORKER:
+        own = read_credential(status, document.deployment, Use.STATUSES).key
+        if own != status_key(document.private).public:
+            raise ValueError("the private key is none of the credential for statuses")
     keys = dict(document.opening)
     master = keys.pop(ANY, b"")
     return KeyIdentity(

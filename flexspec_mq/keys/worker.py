@@ -72,15 +72,13 @@ class WorkerKeys:
     Attributes:
         trust: decides whom it believes.
         credential: credential of the worker, signed.
-        signs: whether its file has a credential to sign statuses with; one of an earlier release has not.
-        status_credential: the one that its statuses show; that of sessions where none is in its file.
+        status_credential: the one that its statuses show.
     """
 
     def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
         self._identity = identity
         self.credential = identity.signed_credential
-        self.signs = bool(identity.status_credential)
-        self.status_credential = identity.status_credential or self.credential
+        self.status_credential = identity.status_credential
         self._private = X25519PrivateKey.from_private_bytes(identity.private)
         self._life = lease + _AFTER_THE_LEASE
         self._most = max(_LEAST_SESSIONS, 2 * capacity)
@@ -154,8 +152,8 @@ class WorkerKeys:
         return key_wanted(session)
 
     def signed_status(self, document: bytes) -> bytes:
-        """A status of this worker with its signature; without one where its file is of an earlier release."""
-        return sign_status(document, status_key(self._identity.private)) if self.signs else document
+        """A status of this worker with its signature."""
+        return sign_status(document, status_key(self._identity.private))
 
     def outdated(self, version: str) -> bool:
         """Whether opens of a version are made for an opening key that this worker does not hold, by the statement."""

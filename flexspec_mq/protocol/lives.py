@@ -22,7 +22,7 @@ class Life(NamedTuple):
     """Number that tells a process from others of its name.
 
     Attributes:
-        number: random; 0 of a release that draws none.
+        number: random.
         epoch: ms since the Unix epoch by its own clock; compared for equality only.
     """
 
