@@ -93,28 +93,15 @@ class MessageAdmission:
             self._refuse(bucket, now)
         return False
 
-    def answered(self, device: str, answers: int) -> None:
-        """Charge a device for so many answers to a message of its."""
-        if answers:
-            self.bucket(device, self._clock()).charge(ANSWER * answers)
-
-    def turned_away(self, device: str) -> None:
-        """Charge a device for an open that was refused as it holds what one device may hold."""
-        self.bucket(device, self._clock()).charge(TURNED_AWAY)
-
-    def spent(self, device: str, ms: float) -> None:
-        """Charge a device for other work on its behalf."""
-        self.bucket(device, self._clock()).charge(ms)
+    def charge(self, device: str, ms: float) -> None:
+        """Charge a device for answers or other work on its behalf; below 0 gives back what verified drafts cost."""
+        if ms:
+            self.bucket(device, self._clock()).charge(ms)
 
     def solvent(self, device: str) -> bool:
-        """Whether such work may be done for a device now."""
+        """Whether work may be done for a device now."""
         now = self._clock()
         return self.bucket(device, now).refill(now) > 0.0
-
-    def verified(self, device: str, batches: int) -> None:
-        """Give back what the messages of so many drafts cost that went into a forward."""
-        if batches:
-            self.bucket(device, self._clock()).charge(-MESSAGE * batches)
 
     def bucket(self, device: str, now: float) -> TokenBucket:
         """Bucket of a device, made full if there is none."""

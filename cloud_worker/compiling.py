@@ -85,7 +85,7 @@ class GrammarCompiler:
         finally:
             self._busy = False
             self._next()
-        self._admission.spent(edge, ms)
+        self._admission.charge(edge, ms)
         if refused is not None:
             raise refused
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING
 
-from cloud_worker.admission import MessageAdmission
+from cloud_worker.admission import ANSWER, MESSAGE, TURNED_AWAY, MessageAdmission
 from cloud_worker.compiling import GrammarCompiler, OpenRefused
 from cloud_worker.engine.thread import Change, EngineThread
 from cloud_worker.settings import QuotaSettings
@@ -341,7 +341,7 @@ class CloudWorker:
         except KeysRefused as error:
             answer = self._wire.refused(edge, inbound.payload, error, now)
             if answer is not None:
-                self.admission.answered(edge, 1)
+                self.admission.charge(edge, ANSWER)
                 self._publish_queue.put(Outbound(topics.verdict_topic(edge), answer, inbound.qos))
             return
         except RemoteProtocolError as error:
@@ -361,7 +361,7 @@ class CloudWorker:
         try:
             await self._compiler.compile(edge, message)
         except OpenRefused as error:
-            self.admission.answered(edge, 1)
+            self.admission.charge(edge, ANSWER)
             session, attempt = message.session, message.attempt
             self._do(self.machine.refuse(edge, session, attempt, error.code, error.message, inbound.qos))
         else:
@@ -382,8 +382,8 @@ class CloudWorker:
                 message, self.machine.sessions.get((edge, message.session)), inbound.properties
             )
         if self.machine.counters.over_quota > over:
-            self.admission.turned_away(edge)
-        self.admission.answered(edge, sum(isinstance(effect, Reply) for effect in effects))
+            self.admission.charge(edge, TURNED_AWAY)
+        self.admission.charge(edge, ANSWER * sum(isinstance(effect, Reply) for effect in effects))
         self._do(effects, message if isinstance(message, Close) else None)
 
     def _receive_statement(self, payload: bytes) -> None:
@@ -466,7 +466,7 @@ class CloudWorker:
                     if self._spans is not None:
                         self._spans.decided(item, tokens, result, began)
                     self.window.answered(item.key, now)
-                    self.admission.verified(item.key[0], item.batches)
+                    self.admission.charge(item.key[0], -MESSAGE * item.batches)
                     queue = max(0, int(1000 * (began - item.waiting_since)))
                     rows = result.rows.get(item.key, ALL_ROWS)
                     self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))

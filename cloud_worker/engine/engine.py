@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from cloud_worker.engine.acceptance import decide
@@ -46,21 +46,6 @@ Masks: TypeAlias = "list[Mask] | GrammarError"
 """Masks of a session's rows, or what is wrong with its grammar."""
 _LEAST = 256
 """Tokens: a worker whose memory cannot hold a session of that many is not worth starting."""
-
-
-@dataclass(slots=True)
-class _Done:
-    """Outcome of a step, while it is made.
-
-    Attributes:
-        decided, rows, failed: as of `StepResult`.
-        forced: tokens of drafts, and forced ones behind them, that get rows.
-    """
-
-    decided: list[tuple[WorkItem, tuple[int, ...]]] = field(default_factory=list)
-    rows: dict[SessionKey, DraftRows] = field(default_factory=dict)
-    failed: list[tuple[WorkItem, str]] = field(default_factory=list)
-    forced: dict[SessionKey, tuple[int, int]] = field(default_factory=dict)
 
 
 class ModelEngine:
@@ -106,6 +91,9 @@ class ModelEngine:
         if drafts is not None and grammars is not None:
             drafts.grammar_of = grammars.get
         self._begun: list[WorkItem] = []  # with grammars, since the last step
+        self._behind: dict[
+            SessionKey, tuple[int, int]
+        ] = {}  # tokens of drafts and forced behind them with rows
         self._model = model
         self._facts = facts
         self._noise = ThreadPoolExecutor(1, "noise")
@@ -176,10 +164,10 @@ class ModelEngine:
             MemoryError: see `Scheduler.schedule`.
         """
         began = time.perf_counter()
-        done = _Done()
+        done = StepResult()
         self._force(done)
         drafts = self._draft(done)
-        held_back, cut = self.scheduler.held_back, self.draft_budget.cut
+        done.held_back, done.cut = self.scheduler.held_back, self.draft_budget.cut
         forward = time.perf_counter()
         scheduled = self.scheduler.schedule(drafts)
         fed = [len(share.model_input.tokens) for share in scheduled]
@@ -192,20 +180,12 @@ class ModelEngine:
             ]
             rows = sum(verified) - len(verified)
             self._budget.cost.observe(len(verified), rows, sum(fed) - sum(verified), 1000 * (ended - forward))
-        return StepResult(
-            done.decided,
-            int(1000 * (ended - began)),
-            len(scheduled),
-            sum(fed),
-            0 if self.drafts is None else self.drafts.drafted,
-            cut,
-            done.rows,
-            held_back,
-            self._budget.slowed,
-            done.failed,
-        )
+        done.compute_ms, done.batch, done.fed = int(1000 * (ended - began)), len(scheduled), sum(fed)
+        done.drafted = 0 if self.drafts is None else self.drafts.drafted
+        done.slowed = self._budget.slowed
+        return done
 
-    def _force(self, done: _Done) -> None:
+    def _force(self, done: StepResult) -> None:
         """Decide what grammars leave no choice about where texts stand: no forward is needed for that."""
         begun, self._begun = self._begun, []
         for item in begun:
@@ -221,11 +201,11 @@ class ModelEngine:
                 done.decided.append((item, forced))
                 done.rows[item.key] = DraftRows(forced=len(forced))
 
-    def _give_up(self, item: WorkItem, error: GrammarError, done: _Done) -> None:
+    def _give_up(self, item: WorkItem, error: GrammarError, done: StepResult) -> None:
         self.scheduler.drop(item.key)
         done.failed.append((item, error.message))
 
-    def _draft(self, done: _Done) -> dict[SessionKey, tuple[int, ...]]:
+    def _draft(self, done: StepResult) -> dict[SessionKey, tuple[int, ...]]:
         """Drafts of the sessions that the next forward decides: the edges', as far as they get rows, then our own.
 
         Behind them come tokens that a grammar forces. Noted are the rows of sessions whose drafts were cut, or drafted
@@ -242,10 +222,11 @@ class ModelEngine:
             if granted < given[key] or key in own:
                 done.rows[key] = DraftRows(len(own.get(key, ())), None if granted == given[key] else granted)
         drafts = {item.key: item.draft[: rows.granted[item.key]] + own.get(item.key, ()) for item in ready}
+        self._behind.clear()
         for item in ready:
             if item.identity.grammar is not None and self._texts is not None:
                 forced = self._texts.behind_draft(item, drafts[item.key])
-                done.forced[item.key] = len(drafts[item.key]), len(forced)
+                self._behind[item.key] = len(drafts[item.key]), len(forced)
                 drafts[item.key] += forced
         return drafts
 
@@ -294,7 +275,7 @@ class ModelEngine:
         scheduled: Sequence[Scheduled],
         chosen: Callable[[int], int],
         masks: Sequence[Masks],
-        done: _Done,
+        done: StepResult,
     ) -> None:
         """Decide tokens; what they leave right of keys and values stays, and the drafts are judged by them."""
         end = 0
@@ -315,7 +296,7 @@ class ModelEngine:
             if self.scheduler.settle(item, tokens):
                 done.decided.append((item, tokens + self._forced(item, tokens, done)))
 
-    def _forced(self, item: WorkItem, tokens: tuple[int, ...], done: _Done) -> tuple[int, ...]:
+    def _forced(self, item: WorkItem, tokens: tuple[int, ...], done: StepResult) -> tuple[int, ...]:
         """Tokens that the grammar forces behind decided ones; notes how many of all these it forces."""
         if item.identity.grammar is None or self._texts is None:
             return ()
@@ -323,7 +304,7 @@ class ModelEngine:
             forced = self._texts.forced(item, tokens, MOST_FORCED)
         except GrammarError:  # its next item is given up
             forced = ()
-        before, behind = done.forced.get(item.key, (0, 0))
+        before, behind = self._behind.get(item.key, (0, 0))
         count = len(forced) + max(0, min(len(tokens), before + behind) - before)
         done.rows[item.key] = replace(done.rows.get(item.key, ALL_ROWS), forced=count)
         return forced

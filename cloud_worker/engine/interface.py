@@ -16,7 +16,7 @@ from msgspec import Meta
 from schemas.messages import MAX_TOKEN_ID, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
@@ -90,9 +90,9 @@ class Facts:
     grammar: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StepResult:
-    """Result of one step.
+    """Result of one step, which the engine fills in.
 
     Attributes:
         decided: finished items with their tokens.
@@ -107,16 +107,16 @@ class StepResult:
         slowed: tokens of prompts that it read for devices which have had many read while others write.
     """
 
-    decided: list[tuple[WorkItem, tuple[int, ...]]]
-    compute_ms: int
+    decided: list[tuple[WorkItem, tuple[int, ...]]] = field(default_factory=list)
+    compute_ms: int = 0
     batch: int = 0
     fed: int = 0
     drafted: int = 0
     cut: int = 0
-    rows: Mapping[SessionKey, DraftRows] = field(default_factory=dict)
+    rows: dict[SessionKey, DraftRows] = field(default_factory=dict)
     held_back: int = 0
     slowed: int = 0
-    failed: Sequence[tuple[WorkItem, str]] = ()
+    failed: list[tuple[WorkItem, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

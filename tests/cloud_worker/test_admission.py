@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloud_worker.admission import ANSWER, KILOBYTE, MESSAGE, MessageAdmission
+from cloud_worker.admission import ANSWER, KILOBYTE, MESSAGE, TURNED_AWAY, MessageAdmission
 from cloud_worker.settings import QuotaSettings
 from flexspec_mq.protocol.effects import Reply
 from schemas.messages import Error, ErrorCode
@@ -86,8 +86,8 @@ def test_what_was_verified_is_given_back_and_answers_cost() -> None:
     gate, _ = admission(clock)
     for _ in range(1000):
         assert gate.admit("f1/d/w1/good", 0)
-        gate.verified("good", 1)
-    gate.answered("good", 1 + int(5.0 / ANSWER))
+        gate.charge("good", -MESSAGE)
+    gate.charge("good", 5.0 + ANSWER)
     assert not gate.admit("f1/d/w1/good", 0)
     clock.now += 1.0
     assert gate.admit("f1/d/w1/good", 0)
@@ -98,7 +98,7 @@ def test_a_device_that_holds_all_that_it_may_is_soon_not_read() -> None:
     gate, _ = admission(clock)
     opens = 0
     while gate.admit("f1/o/base/evil", 100):
-        gate.turned_away("evil")
+        gate.charge("evil", TURNED_AWAY)
         opens += 1
     assert opens == 3
     clock.now += 1.0
