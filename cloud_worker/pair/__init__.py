@@ -32,8 +32,3 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     choices = get_type_hints(WorkerSettings, include_extras=True)["weights"].__metadata__[0].choices
     parser.add_argument("--weights", choices=choices, default="native", help="of the target, as a worker's")
-    parser.add_argument(
-        "--together",
-        action="store_true",
-        help="device and worker will share this machine, so that each is slower while the other one computes",
-    )

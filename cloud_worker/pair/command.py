@@ -13,7 +13,7 @@ from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import MOST
 from cloud_worker.pair.forecast import LENGTHS, forecast
-from cloud_worker.pair.measure import Text, drafter_for, measure, measure_together, write
+from cloud_worker.pair.measure import Text, drafter_for, measure, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import answer, stages
 from flexspec_mq.errors import FingerprintError, UsageError
@@ -64,17 +64,13 @@ def run(args: argparse.Namespace) -> int:
             )
         assert draft.drafter is not None  # noqa: S101  it has a name
         figures = measure(engine, draft.drafter, texts, tell, seconds=_DRAFTING)
-        together = None
-        if args.together:
-            tell("timing both at once")
-            together = measure_together(engine, args.target, drafts, texts, figures)
     answer(f"{args.draft} and {args.target} fit{differs and f'; {differs} differ'}")
     answer(f"target  {engine.facts.target}, {engine.facts.proof}")
     answer(f"draft   {draft.engine}")
-    _tell_figures(figures, together)
+    _tell_figures(figures)
     # Answers that were cut off would have gone on.
     lengths = [len(text.answer) if text.answer[-1] in target.eos else _TOKENS for text in texts]
-    _tell_forecasts(figures, together, round(sum(lengths) / len(lengths)))
+    _tell_forecasts(figures, round(sum(lengths) / len(lengths)))
     _tell_commands(args)
     return 0
 
@@ -107,7 +103,7 @@ def _prompts(path: Path | None, target: LoadedText) -> list[tuple[int, ...]]:
     return [encode_turns(target.tokenizer, turn, max_context=target.max_context - _TOKENS) for turn in turns]
 
 
-def _tell_figures(figures: Figures, together: Figures | None) -> None:
+def _tell_figures(figures: Figures) -> None:
     tokens = sum(map(len, figures.right))
     answer(f"texts   {len(figures.right)} with {tokens} tokens, greedy; drafts without lookups\n")
     rounds = [f"{figures.tokens_per_round(length):.2f}" for length in LENGTHS]
@@ -116,19 +112,17 @@ def _tell_figures(figures: Figures, together: Figures | None) -> None:
         ("K", *map(str, LENGTHS)),
         [("tokens a round", *rounds), ("ms of the target's forward", *verified)],
     )
-    if together is not None:
-        answer(f"ms while both compute: {_ms(together.forwards[0])} and {_ms(together.token)}")
     answer(
         f"ms: {_ms(figures.forwards[0])} of the target for a token without drafts, {_ms(figures.token)} of the draft "
         f"for one; {_ms(figures.target_reads)} and {_ms(figures.draft_reads)} to read {figures.prompt:.0f} tokens\n"
     )
 
 
-def _tell_forecasts(figures: Figures, together: Figures | None, tokens: int) -> None:
+def _tell_forecasts(figures: Figures, tokens: int) -> None:
     answer(f"an answer of {tokens} tokens, as expected: seconds, and the share of them with drafts")
     rows, others = [], []
     for name, link in LINKS.items():
-        told = forecast(figures, link, tokens, together)
+        told = forecast(figures, link, tokens)
         device, worker = (f"{seconds / told.streamed:.2f}" for seconds in (told.device, told.worker))
         rows.append((name, f"{told.streamed:.2f}", device, told.device_plan, worker, told.worker_plan))
         faster = [forecast(figures.with_forward(ms / 1000), link, tokens) for ms in _SPEEDS]

@@ -112,23 +112,14 @@ class Answer:
     worker_plan: str
 
 
-def forecast(figures: Figures, link: Link, tokens: int, together: Figures | None = None) -> Answer:
-    """Forecast an answer of so many tokens.
-
-    Args:
-        figures: figures of the pair, where each model has a machine.
-        link: link between device and broker.
-        tokens: length of the answer.
-        together: figures where both share one, and compute at the same time when the device drafts.
-    """
+def forecast(figures: Figures, link: Link, tokens: int) -> Answer:
+    """Forecast an answer of so many tokens over a link between device and broker."""
     alone, more = figures.forwards[0], max(0, tokens - 1)
     first = _PROGRAMS + link.seconds(_ROUND_BYTES[0] + _PROMPT_BYTES * figures.prompt, _ROUND_BYTES[1])
     first += figures.target_reads + alone
     # The worker runs ahead while the device's draft still reads the prompt.
     late = min(more * alone, max(0.0, figures.draft_reads + figures.token - figures.target_reads))
-    plans = [each for each in _plans(figures, link, tokens) if not _overlaps(each)]
-    plans += [each for each in _plans(together or figures, link, tokens) if _overlaps(each)]
-    per_token, plan = min(plans)
+    per_token, plan = min(_plans(figures, link, tokens))
     beside = {length: figures.draft_reads + more * _beside(figures, length) for length in LENGTHS}
     beside[0] = more * alone
     length = min(beside, key=lambda length: beside[length])
@@ -144,11 +135,6 @@ def forecast(figures: Figures, link: Link, tokens: int, together: Figures | None
 def _beside(figures: Figures, length: int) -> float:
     """Seconds of a token where the worker drafts so many before each forward."""
     return (length * figures.token + figures.forwards[length]) / figures.tokens_per_round(length)
-
-
-def _overlaps(plan: tuple[float, str]) -> bool:
-    """Whether the target computes while the device drafts."""
-    return plan[1].startswith("device") and plan[1].endswith("ahead")
 
 
 def _plans(figures: Figures, link: Link, tokens: int) -> list[tuple[float, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, replace
 from math import inf
-from multiprocessing import get_context
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from flexspec_mq.protocol.worker.types import WorkItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from multiprocessing.connection import Connection
 
     from cloud_worker.engine.interface import Engine
     from flexspec_mq.drafting.interface import Drafter, DraftToken
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 
 _TIMED, _TURNS = 4, 4
 """Texts on which forwards are timed, and how often each is."""
-_OFTEN = 1000
-"""Times that the draft goes through all texts at most, while the target is timed beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +73,7 @@ def measure(
     Texts that the draft does not come to in so many seconds are left out.
     """
     ends = time.monotonic() + seconds
-    right, draft_reads, token = _drafted(drafter, texts, tell, lambda: time.monotonic() > ends)
+    right, draft_reads, token = _drafted(drafter, texts, tell, ends)
     tell("timing the target")
     forwards, target_reads = _forwards(engine, texts)
     prompt = sum(len(text.prompt) for text in texts) / len(texts)
@@ -93,33 +89,8 @@ def drafter_for(target: str, drafts: DraftSettings, tell: Callable[[str], None])
     return draft
 
 
-def measure_together(
-    engine: Engine, target: str, drafts: DraftSettings, texts: Sequence[Text], figures: Figures
-) -> Figures:
-    """The same figures, with times of each model while the other one computes too, in a process of its own."""
-    context = get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_draft, args=(target, drafts, texts, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    ours.recv()
-    forwards, _ = _forwards(engine, texts)
-    ours.send(None)
-    token = ours.recv()
-    process.join()
-    return replace(figures, forwards=forwards, token=token)
-
-
-def _draft(target: str, drafts: DraftSettings, texts: Sequence[Text], parent: Connection) -> None:
-    """Draft until the parent says something, and send it the seconds of a token."""
-    drafter = drafter_for(target, drafts, lambda _: None).drafter
-    assert drafter is not None  # noqa: S101  the parent has it too
-    parent.send(None)
-    parent.send(_drafted(drafter, [*texts] * _OFTEN, lambda _: None, parent.poll)[2])
-
-
 def _drafted(
-    drafter: Drafter, texts: Sequence[Text], tell: Callable[[str], None], over: Callable[[], bool]
+    drafter: Drafter, texts: Sequence[Text], tell: Callable[[str], None], ends: float
 ) -> tuple[list[list[bool]], float, float]:
     """Whether each of the draft's tokens is right, and seconds of a token of a prompt and of a drafted one."""
     right: list[list[bool]] = []
@@ -144,7 +115,7 @@ def _drafted(
                 tell(f"the draft drafts them: {(number + len(found) / len(text.answer)) / len(texts):.0%}")
         drafter.free(number)
         right.append(found)
-        if over():
+        if time.monotonic() > ends:
             break
     return right, median(reads), median(tokens or reads)
 
