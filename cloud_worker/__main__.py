@@ -107,12 +107,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 async def _serve(
-    config: CloudConfig,
-    base: LinkSettings,
-    engine: Engine,
-    telemetry: Telemetry | None,
-    *,
-    ready_json: bool,
+    config: CloudConfig, base: LinkSettings, engine: Engine, telemetry: Telemetry | None, *, ready_json: bool
 ) -> None:
     from flexspec_mq.transport.mqtt import mqtt_link
 

@@ -121,8 +121,7 @@ class WorkerSettings(Section):
     ] = False
     capacity: Annotated[int, Setting(help="live sessions", least=1)] = 64
     lease: Annotated[
-        int,
-        Setting(help="seconds of silence that end a session", unit="seconds", least=1, most=MAX_LEASE),
+        int, Setting(help="seconds of silence that end a session", unit="seconds", least=1, most=MAX_LEASE)
     ] = waiting.LEASE
     prefill: Annotated[int, Setting(help="prompt tokens that one forward may read", least=2)] = 128
     device_prefill: Annotated[
@@ -197,8 +196,7 @@ class QuotaSettings(Section):
         ),
     ] = 25.0
     device_burst_ms: Annotated[
-        float,
-        Setting(help="ms that this may come to at once, after a rest", unit="ms", above=0),
+        float, Setting(help="ms that this may come to at once, after a rest", unit="ms", above=0)
     ] = 300.0
     inbound_mb: Annotated[
         int, Setting(help="memory for messages that wait to be read", unit="MB", least=1, most=2**20)

@@ -37,16 +37,7 @@ from flexspec_mq.share_groups import read_groups
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
-from schemas.messages import (
-    MAX_DRAFT_TOKENS,
-    PROTOCOL_VERSION,
-    Close,
-    Draft,
-    Error,
-    ErrorCode,
-    Open,
-    Poll,
-)
+from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
 from schemas.status import MAX_MS, WorkerStatus
 
 if TYPE_CHECKING:

@@ -246,12 +246,7 @@ class Deployment:
         return changed.revision
 
     def _wanted(
-        self,
-        known: Identities,
-        role: Role,
-        name: str,
-        versions: tuple[str, ...],
-        edges: tuple[str, ...],
+        self, known: Identities, role: Role, name: str, versions: tuple[str, ...], edges: tuple[str, ...]
     ) -> Client:
         """A client as it is to be, which has its secrets already or none yet."""
         User(name, role, PasswordHash(""), versions, edges)  # or the names are none

@@ -94,13 +94,7 @@ class KVCache:
         self._live[key] = kv
 
     def take(
-        self,
-        key: SessionKey,
-        length: int,
-        whole: int,
-        waiting: Sequence[SessionKey] = (),
-        *,
-        soon: int = 0,
+        self, key: SessionKey, length: int, whole: int, waiting: Sequence[SessionKey] = (), *, soon: int = 0
     ) -> SessionKV | None:
         """The cache of a session with room for `length` tokens; drops others where there is no room.
 

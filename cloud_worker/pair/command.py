@@ -109,8 +109,7 @@ def _tell_figures(figures: Figures) -> None:
     rounds = [f"{figures.tokens_per_round(length):.2f}" for length in LENGTHS]
     verified = [_ms(figures.forwards[length]) for length in LENGTHS]
     _table(
-        ("K", *map(str, LENGTHS)),
-        [("tokens a round", *rounds), ("ms of the target's forward", *verified)],
+        ("K", *map(str, LENGTHS)), [("tokens a round", *rounds), ("ms of the target's forward", *verified)]
     )
     answer(
         f"ms: {_ms(figures.forwards[0])} of the target for a token without drafts, {_ms(figures.token)} of the draft "

@@ -30,10 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 def family_follower(
-    settings: FamilySettings,
-    worker: WorkerSettings,
-    engine: Engine,
-    say: Callable[[str], None],
+    settings: FamilySettings, worker: WorkerSettings, engine: Engine, say: Callable[[str], None]
 ) -> FamilyFollower | None:
     """Make the follower that keeps a worker's versions those of its family; None if it follows none.
 

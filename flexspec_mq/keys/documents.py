@@ -24,16 +24,7 @@ from flexspec_mq import topics
 from flexspec_mq.ed25519 import SigningKey, verifies
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from schemas.statement import (
-    FORMAT,
-    MAX_CREDENTIAL,
-    MAX_OPENING,
-    MAX_REVOKED,
-    SERIAL,
-    Key,
-    Serial,
-    Statement,
-)
+from schemas.statement import FORMAT, MAX_CREDENTIAL, MAX_OPENING, MAX_REVOKED, SERIAL, Key, Serial, Statement
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 

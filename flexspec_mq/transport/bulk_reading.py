@@ -40,10 +40,7 @@ class BulkReader:
     """
 
     def __init__(
-        self,
-        client: Any,
-        wants: Callable[[str, int], bool],
-        deliver: Callable[[Inbound], None],
+        self, client: Any, wants: Callable[[str, int], bool], deliver: Callable[[Inbound], None]
     ) -> None:
         self._client = client
         self._wants = wants

@@ -40,12 +40,7 @@ from flexspec_mq.transport.properties import (
     properties_for,
     publish_properties,
 )
-from flexspec_mq.transport.refusals import (
-    connect_refusal,
-    no_mqtt5,
-    poor_broker,
-    subscribe_refusal,
-)
+from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, poor_broker, subscribe_refusal
 from flexspec_mq.transport.silence import Silence
 from flexspec_mq.transport.sockets import open_socket
 
@@ -247,11 +242,7 @@ class MqttConnection(aiomqtt.Client):
         self._writes_itself = True
         try:
             info = self._client.publish(
-                message.topic,
-                message.payload,
-                message.qos,
-                message.retain,
-                publish_properties(message),
+                message.topic, message.payload, message.qos, message.retain, publish_properties(message)
             )
         finally:
             self._writes_itself = False

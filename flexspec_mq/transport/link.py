@@ -49,10 +49,7 @@ class Link(ABC):
         self.counters = LinkCounters()
         self.is_up = False
         self._inbox = Inbox(
-            settings.inbound_queue,
-            self.counters,
-            most_bytes=settings.inbound_bytes,
-            admit=settings.admit,
+            settings.inbound_queue, self.counters, most_bytes=settings.inbound_bytes, admit=settings.admit
         )
         self._settled = asyncio.Event()
         self._failure: LinkError | None = None

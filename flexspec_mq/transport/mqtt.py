@@ -74,10 +74,7 @@ class MqttLink(Link):
         self._silence = Silence(0.0)
         self._at_once = asyncio.Event()
         self._backoff = Backoff(
-            settings.backoff,
-            settings.backoff_max,
-            settings.give_up_after,
-            settings.awaited,
+            settings.backoff, settings.backoff_max, settings.give_up_after, settings.awaited
         )
 
     async def connect_loop(self) -> None:

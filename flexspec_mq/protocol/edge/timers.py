@@ -24,11 +24,7 @@ class SessionTimers:
     """
 
     def __init__(
-        self,
-        rtt: RoundTrip,
-        rng: random.Random,
-        deadline: float | None = None,
-        patience: float | None = None,
+        self, rtt: RoundTrip, rng: random.Random, deadline: float | None = None, patience: float | None = None
     ) -> None:
         self._rtt = rtt
         self._rng = rng

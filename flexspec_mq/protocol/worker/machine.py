@@ -15,14 +15,7 @@ from typing import ClassVar
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LocalProtocolError
-from flexspec_mq.protocol.effects import (
-    Free,
-    ReleaseToCache,
-    Reply,
-    SessionKey,
-    Truncate,
-    WorkerEffect,
-)
+from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, Truncate, WorkerEffect
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import PrefixStore
@@ -39,17 +32,7 @@ from flexspec_mq.protocol.worker.types import (
     WorkItem,
 )
 from flexspec_mq.protocol.worker.validation import IllegalMessage, check, check_open
-from schemas.messages import (
-    MAX_MILLIS,
-    Close,
-    CloseReason,
-    Draft,
-    Error,
-    ErrorCode,
-    Fin,
-    Open,
-    Poll,
-)
+from schemas.messages import MAX_MILLIS, Close, CloseReason, Draft, Error, ErrorCode, Fin, Open, Poll
 
 _CLOSED, _CLOSED_LIFE = 256, 60.0
 """Closed sessions that are remembered, the oldest forgotten first, and for how many seconds."""
