@@ -31,7 +31,7 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         f"listener {settings.port} {settings.host}",
         "set_tcp_nodelay true",
         f"max_inflight_messages {settings.max_inflight}",
-        f"max_queued_messages {settings.max_queued}",
+        "max_queued_messages 10000",
         f"max_queued_bytes {settings.max_queued_mb * 1_000_000}",
         f"max_packet_size {settings.max_packet}",
         f"memory_limit {settings.memory_mb * 1_000_000}",

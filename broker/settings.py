@@ -118,11 +118,13 @@ class Listener:
     max_inflight: Annotated[int, Setting(help="unacknowledged messages per client", least=1, most=65535)] = (
         200
     )
-    max_queued: Annotated[
-        int, Setting(help="messages that wait for a client that is away or slow", least=1)
-    ] = 10_000
     max_queued_mb: Annotated[
-        int, Setting(help="MB of messages that wait for one such client", unit="MB", least=1)
+        int,
+        Setting(
+            help="MB of messages that wait for a client that is away or slow, 10,000 at most",
+            unit="MB",
+            least=1,
+        ),
     ] = 64
     max_packet: Annotated[int, Setting(help="bytes of one packet", least=1024, most=268_435_456)] = 262_144
     memory_mb: Annotated[

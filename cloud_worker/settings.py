@@ -18,7 +18,7 @@ from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
-from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL, DEVICE_PREFILL_SHARE
+from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL
 from flexspec_mq.settings import Loaded, Program, Section, Setting, add_flags, load, named_after_user
 from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions
@@ -128,28 +128,11 @@ class WorkerSettings(Section):
         int,
         Setting(
             help="prompt tokens that one device may have read at full speed beyond the mean of the others that have "
-            "work; what comes on top of that is read in its share of the time",
+            "work; what comes on top of that is read in 7 % of the time",
             least=0,
         ),
     ] = DEVICE_PREFILL
-    device_prefill_share: Annotated[
-        float,
-        Setting(
-            help="share of the time in which prompts of one device beyond `device_prefill` are read while others "
-            "have work",
-            above=0,
-            most=1,
-        ),
-    ] = DEVICE_PREFILL_SHARE
     batch: Annotated[int, Setting(help="sessions in one forward", least=1)] = 64
-    step_ms: Annotated[
-        float,
-        Setting(
-            help="ms that a step takes at most which only reads prompts, however many may be read",
-            unit="ms",
-            above=0,
-        ),
-    ] = 250.0
     kv_mb: Annotated[
         int | None,
         Setting(

@@ -22,7 +22,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
-from flexspec_mq.scheduling.step_budget import StepBudget
+from flexspec_mq.scheduling.step_budget import STEP_MS, StepBudget
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -365,11 +365,7 @@ def build_engine(
         target.model,
         limit=default_limit(settings.device) if kv_bytes is None else kv_bytes,
         budget=StepBudget(
-            cost,
-            most=settings.prefill,
-            target=settings.step_ms,
-            device_prefill=settings.device_prefill,
-            device_prefill_share=settings.device_prefill_share,
+            cost, most=settings.prefill, target=STEP_MS, device_prefill=settings.device_prefill
         ),
         drafts=drafts,
         draft_budget=draft_budget,

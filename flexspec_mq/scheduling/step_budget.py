@@ -7,8 +7,8 @@ for a moment, drafting maybe, count as well. Sessions beyond that ride along whi
 moment, a forward stays short for them.
 
 **Prompts.** A forward has so many tokens of prompts as fit its bound on time by the measured cost of a token: `STRETCH`
-beside sessions that write, `step_ms` otherwise. Devices share these equally. Each has a counter, in milliseconds: what
-is read for it is added while others have work, and it pays off a share of the time (`device_prefill_share`). A device
+beside sessions that write, `STEP_MS` otherwise. Devices share these equally. Each has a counter, in milliseconds: what
+is read for it is added while others have work, and it pays off a share of the time (`DEVICE_PREFILL_SHARE`). A device
 is served while it is no more than `device_prefill` tokens ahead of the mean of the others that have work, and then gets
 a chunk whenever it has paid one off. So who reads little never waits for who reads much, all that read much are alike,
 and whatever one device asks for takes no more than its share of the time of others.
@@ -45,6 +45,8 @@ PROBE = 16
 """Interval of forwards that leave something out, so that its cost stays known."""
 LATELY = 2.0
 """Seconds for which a device or session that had work counts as away for a moment, drafting maybe."""
+STEP_MS = 250.0
+"""Milliseconds that a worker's step takes at most which only reads prompts, however many may be read."""
 DEVICE_PREFILL = 256
 """Tokens of prompts by which a device may be ahead of others at full speed while these have work."""
 DEVICE_PREFILL_SHARE = 0.07
@@ -58,7 +60,7 @@ class StepBudget:
         cost: Measured cost of forwards.
         most: Tokens of prompts that a forward may read.
         target: ms of a forward that only reads; infinite bounds no forward, also beside writers.
-        device_prefill, device_prefill_share: See the settings.
+        device_prefill: See the settings.
 
     Attributes:
         cost: Measured cost of forwards; tell it what they take.
@@ -72,14 +74,12 @@ class StepBudget:
         most: int = 128,
         target: float = inf,
         device_prefill: int = DEVICE_PREFILL,
-        device_prefill_share: float = DEVICE_PREFILL_SHARE,
     ) -> None:
         self.cost = cost
         self.most = most
         self.slowed = 0
         self._target = target
         self._device_prefill = device_prefill
-        self._share = device_prefill_share
         self._seen: dict[str, float] = {}  # when a device had work, the newest at the end
         self._waited: dict[SessionKey, float] = {}  # when a session waited for a row, likewise
         self._read: dict[str, tuple[float, float]] = {}  # ms of each device's counter, and since when
@@ -199,7 +199,7 @@ class StepBudget:
     def _counter(self, edge: str, now: float) -> float:
         """Milliseconds of reading that a device has not paid off."""
         ms, since = self._read.get(edge, (0.0, now))
-        return max(0.0, ms - 1000.0 * self._share * (now - since))
+        return max(0.0, ms - 1000.0 * DEVICE_PREFILL_SHARE * (now - since))
 
     def _charge(self, edge: str, tokens: int, now: float, at_most: float) -> None:
         ms = max(0.0, self._counter(edge, now) + tokens * self.cost.prompt_token)

@@ -18,7 +18,7 @@ from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerCon
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.scheduling.costs import ForwardCost
 from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
-from flexspec_mq.scheduling.step_budget import StepBudget
+from flexspec_mq.scheduling.step_budget import STEP_MS, StepBudget
 from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 from lab.simulator.clock import Alarm, SimulatedClock
 from lab.simulator.cost import DraftForward, TargetForward, Times
@@ -30,8 +30,6 @@ from schemas.messages import Close, Draft, Error, Open, Poll, Verdict
 VERSION, NAME = "base", "worker"
 TIMED_ROWS = 8
 """Drafted tokens of a forward that a worker times when it starts."""
-STEP_MS = 250.0
-"""Milliseconds of a forward that only reads, as workers have it."""
 _EVERYBODY = 1_000_000
 """Sessions that it takes at once, and that share a step."""
 
