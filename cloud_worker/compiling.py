@@ -35,12 +35,7 @@ class OpenRefused(FlexSpecError):
 
 
 class GrammarCompiler:
-    """Compiles what opens carry, one after the other; devices take turns, and pay for the time it took.
-
-    Args:
-        grammars: where to; None if texts can have none.
-        admission: whom the time is told.
-    """
+    """Compiles what opens carry, one after the other; devices take turns, and pay for the time it took."""
 
     def __init__(self, grammars: CompiledGrammars | None, admission: MessageAdmission) -> None:
         self._grammars = grammars

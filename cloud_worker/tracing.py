@@ -24,12 +24,7 @@ _FINISHED = {Fin.EOS: "stop", Fin.LENGTH: "length"}
 
 
 class SessionSpans:
-    """Spans of the sessions that are here, by session.
-
-    Args:
-        telemetry: where they go.
-        worker: name of the worker.
-    """
+    """Spans of the sessions that are here, by session."""
 
     def __init__(self, telemetry: Telemetry, worker: str) -> None:
         self._telemetry = telemetry

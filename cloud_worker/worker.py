@@ -61,13 +61,6 @@ _ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 class CloudWorker:
     """A worker of one target version, or of those of a family.
 
-    Args:
-        settings: Settings of the worker.
-        engine: decides tokens; used on one thread of its own.
-        family: keeps its versions those of a family.
-        quotas: Quotas of each device.
-        telemetry: told of sessions; None where nobody wants it.
-
     Attributes:
         machine: the protocol machine; read its counters.
         window: Batching window; read how long steps were held.

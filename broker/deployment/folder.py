@@ -115,12 +115,6 @@ class Deployment:
     ) -> set[str]:
         """Let clients in. A client that is there keeps its secrets; what it may serve or ask is changed.
 
-        Args:
-            role: role of all of them.
-            names: their names, which are also those on topics.
-            versions: versions that workers may serve; empty is any.
-            edges: devices that askers may ask; empty is any.
-
         Returns:
             The names that are new.
         """

@@ -67,10 +67,6 @@ class SecretKeys:
 
         A statement that was signed more than a day ago is signed anew as well, where the key that signs is here.
 
-        Args:
-            known: the identities, with all clients as they are to be.
-            revoked: serials of credentials that shall not hold any more.
-
         Raises:
             UsageError: there are more revoked credentials than a statement holds.
         """

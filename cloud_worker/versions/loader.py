@@ -95,16 +95,7 @@ class Base:
 
 
 class HeadLoader:
-    """Gets heads ready for an engine.
-
-    Args:
-        base: base of the heads.
-        engine: Engine that serves them.
-        target: Target that holds them.
-        cache: Folder that they are fetched into.
-        drafter: Makes the drafter for a version of its head's folder; None where the head has no LoRA of the draft.
-        again: Whether heads are proved that have been.
-    """
+    """Gets heads ready for an engine."""
 
     def __init__(
         self,

@@ -146,10 +146,6 @@ def message_to_body(message: Message) -> bytes:
 def body_to_message(body: bytes | memoryview, most_tokens: int) -> Message:
     """Read what `message_to_body` wrote, or what a newer version of it writes.
 
-    Args:
-        body: as it was sent, decompressed.
-        most_tokens: bound over all its fields together.
-
     Raises:
         RemoteProtocolError: truncated or malformed, an unknown type, a value out of bounds.
         TooManyTokens: more than `most_tokens`.

@@ -172,14 +172,6 @@ def _read_signed(
 ) -> DocumentT:
     """Read a document that a deployment signed.
 
-    Args:
-        kind: type of the document.
-        data: bytes as they came, of any length.
-        public: public key of the deployment.
-        domain: domain that it was signed for.
-        reason: reason of a refusal; the document's name in the refusal's words as well.
-        most: largest number of bytes.
-
     Raises:
         KeysRefused: the deployment has not signed it, or it is none that this program reads.
     """

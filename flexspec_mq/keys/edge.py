@@ -111,9 +111,6 @@ class FromWorker:
 class EdgeKeys:
     """The keys of a device.
 
-    Args:
-        identity: identity of the device.
-
     Attributes:
         trust: decides whom it believes.
     """
@@ -142,12 +139,6 @@ class EdgeKeys:
 
         The latter is for opens to whoever may answer, and for closes, which hold nothing of the text. Anybody who comes
         to know a worker's file may read these for ever, so nothing that was generated goes there.
-
-        Args:
-            message: the message.
-            worker: worker that it goes to; None is any of the version.
-            plain: payload of the codec that holds it.
-            now: seconds.
 
         Raises:
             KeysRefused: the session never began, or ended long ago; or the worker was revoked, or its key is not known

@@ -81,14 +81,6 @@ class KeyIdentity:
     ) -> Self:
         """A new one, with a key pair and a serial of its own.
 
-        Args:
-            deployment: signs its credential.
-            role: role of the identity.
-            name: name on topics.
-            signed_statement: the newest one, so that a client can begin before it has heard the broker.
-            versions: versions that a worker may serve; empty is any.
-            opening: all that the deployment knows; a worker is handed those of its versions.
-
         Raises:
             UsageError: as of `issue`, and `OpeningSecrets.only`.
         """
@@ -127,11 +119,6 @@ class KeyIdentity:
 
 def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIdentity:
     """Read the file of a client.
-
-    Args:
-        path: path of the file.
-        role: role that it must be for.
-        name: name on topics that it must be for; None is any.
 
     Raises:
         UsageError: the file cannot be read, others may read it, or it is none of these.

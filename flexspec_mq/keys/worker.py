@@ -64,11 +64,6 @@ class _Keyring:
 class WorkerKeys:
     """The keys of a worker.
 
-    Args:
-        identity: identity of the worker.
-        lease: seconds without a word after which it ends a session.
-        capacity: sessions that it takes on.
-
     Attributes:
         trust: decides whom it believes.
         credential: credential of the worker, signed.

@@ -36,12 +36,7 @@ _LE32 = struct.Struct("<I")
 
 
 def root(identity: Identity, version: str) -> int:
-    """Digest of what determines the text beside prompt and tokens, made from the caller's own parsed values.
-
-    Args:
-        identity: sampling parameters, seed, end-of-text ids, limit, vocabulary fingerprint and grammar.
-        version: target version that decides the tokens.
-    """
+    """Digest of what determines the text beside prompt and tokens, made from the caller's own parsed values."""
     fields = [
         identity.protocol,
         version,
@@ -124,11 +119,7 @@ class TokenView(Sequence[int]):
 
 
 class Chain:
-    """Generated tokens with the digest at every position.
-
-    Args:
-        start: digest before the first generated token.
-    """
+    """Generated tokens with the digest at every position."""
 
     __slots__ = ("_digests", "_tokens")
 

@@ -52,9 +52,6 @@ Rows: TypeAlias = tuple[
 class TransitionTable(Generic[S, E]):
     """All rows of a machine, each state and event once.
 
-    Args:
-        rows: rows in the order in which documents show them, each for all of its states and events.
-
     Raises:
         LocalProtocolError: a state and an event have two rows.
     """

@@ -137,13 +137,6 @@ class WorkerDrafter:
     Drafts are hints: a drafter that raises is not asked again, and the texts go on without it. Beyond so many tokens of
     contexts, the sessions that were drafted for longest ago are forgotten.
 
-    Args:
-        drafter: proposes tokens.
-        name: name of its draft, for people.
-        beside: see below.
-        most_tokens: tokens of contexts that it keeps keys and values of.
-        clock: seconds.
-
     Attributes:
         drafter: None once it has failed.
         name: empty once it has failed.
@@ -179,12 +172,7 @@ class WorkerDrafter:
         self._ended: list[_Session] = []  # sessions that are over since the thread has begun to read
 
     def read(self, items: Iterable[WorkItem], rows: Allocation) -> None:
-        """Begin to read what the model has not of items that it will draft for, if it reads beside the target.
-
-        Args:
-            items: all that are under way.
-            rows: tells whether a forward of the draft would be worth it for each.
-        """
+        """Begin to read what the model has not of items that it will draft for, if it reads beside the target."""
         if self._thread is None or (self._reading and not self._reading.done()):
             return
         self._wait()

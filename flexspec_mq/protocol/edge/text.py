@@ -130,9 +130,6 @@ class PendingDraft:
 class SessionText:
     """A chain: the first `have` tokens are committed, the rest is the pending draft.
 
-    Args:
-        request: the generation.
-
     Attributes:
         chain: committed tokens, then those of the pending draft. This class alone changes it, and all else here.
         pending: knowledge of the drafted tokens beyond `have`.

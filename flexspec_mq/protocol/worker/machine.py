@@ -53,9 +53,6 @@ _EVENTS = {Draft: WorkerEvent.DRAFT, Poll: WorkerEvent.POLL, Close: WorkerEvent.
 class WorkerMachine:
     """All sessions of one worker.
 
-    Args:
-        config: name and bounds of the worker.
-
     Attributes:
         draining: true if new sessions are refused; drained when `len` is 0 too. To be read only.
     """

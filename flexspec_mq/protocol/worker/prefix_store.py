@@ -40,11 +40,7 @@ class _Text:
 
 
 class PrefixStore:
-    """The texts kept.
-
-    Args:
-        config: how many, and for how long.
-    """
+    """The texts kept."""
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config

@@ -229,12 +229,7 @@ class WorkerSession:
         return self.flight
 
     def _room(self, end: int, drafted: int) -> int:
-        """Tokens that the engine may draft from `end` on: what they decide, and the target's own next one, is credit.
-
-        Args:
-            end: position after the edge's draft.
-            drafted: tokens of that draft.
-        """
+        """Tokens that the engine may draft from `end` on: with the target's own next one they take the credit."""
         credit = self.have + self._ahead - end - 1
         before_limit = self.identity.limit - end - 1
         return max(0, min(self._worker_draft, credit, before_limit, _MOST_DRAFTED - drafted))

@@ -18,10 +18,6 @@ class IllegalMessage(RemoteProtocolError):
 def check(message: Draft | Poll | Close, vocab_size: int) -> None:
     """Refuse what no state makes legal.
 
-    Args:
-        message: anything but an open.
-        vocab_size: token ids are below this.
-
     Raises:
         IllegalMessage: with the code that the edge is told.
     """
@@ -32,11 +28,6 @@ def check(message: Draft | Poll | Close, vocab_size: int) -> None:
 
 def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
     """Refuse an open, with its whole prompt, that no state makes legal.
-
-    Args:
-        message: the open.
-        facts: facts of the version that it asks for.
-        room: tokens that fit into the worker's memory; None is no bound.
 
     Raises:
         IllegalMessage: with the code that the edge is told.
