@@ -56,7 +56,6 @@ class User:
     """A user of the broker. An edge's or worker's name is also its name in topics.
 
     Attributes:
-        password: hash of the password, see `hashed`.
         versions: versions that a worker may serve; empty is any.
         edges: devices that an asker may ask; empty is any.
     """

@@ -23,11 +23,7 @@ _MOST_WAITING, _MOST_OF_ONE = 256, 16
 
 
 class OpenRefused(FlexSpecError):
-    """An open is not taken because of its grammar.
-
-    Attributes:
-        code: code that its edge is told.
-    """
+    """An open is not taken because of its grammar."""
 
     def __init__(self, code: ErrorCode, why: str = "") -> None:
         super().__init__(why)

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 class WorkerDoctor(DaemonDoctor):
     """The doctor of a worker.
 
-    Attributes:
-        target: The target, once it is loaded.
-
     Raises:
         UsageError: the settings cannot be used: a file that cannot be read.
     """

@@ -29,10 +29,6 @@ the next: two daemons must not answer each other's noise for ever. On overflow t
 class WorkerWire:
     """Layer between a worker's sessions and its link.
 
-    Attributes:
-        keys: Keys of the worker; None without.
-        refusals: Count of messages that were not believed.
-
     Raises:
         UsageError: the file with the keys cannot be used.
     """

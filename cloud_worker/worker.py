@@ -62,11 +62,7 @@ class CloudWorker:
     """A worker of one target version, or of those of a family.
 
     Attributes:
-        machine: the protocol machine; read its counters.
-        window: Batching window; read how long steps were held.
-        admission: Admission of devices' messages; read its counters.
         ready: set when the link is up for the first time.
-        malformed: messages that could not be read.
         on_step: told of every step, and when it began.
 
     Raises:

@@ -39,11 +39,6 @@ class Deployment:
 
     Changes raise `UsageError` for a name that is not known, `KeptElsewhere` where a key that is needed is not here, and
     `OSError` where something cannot be written.
-
-    Attributes:
-        bundles: folders of what clients are given.
-        keys: secrets of the deployment, which may be kept elsewhere.
-        applied: state that a running broker has applied.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:

@@ -32,7 +32,6 @@ class Traffic:
 
     Attributes:
         messages: messages of each user that were taken, since the start.
-        payload: bytes of their payloads.
         others: other packets of each user: filters, acknowledgements, pings, and messages that were denied.
     """
 
@@ -73,11 +72,7 @@ class Traffic:
 
 
 class Guard:
-    """Puts users that go beyond a limit out for a while.
-
-    Attributes:
-        out: time until which each user is out.
-    """
+    """Puts users that go beyond a limit out for a while."""
 
     def __init__(
         self, limits: ClientLimits, traffic: Traffic, connections: ClientConnections, now: float

@@ -62,9 +62,6 @@ class ModelEngine:
         facts: Properties of the target.
         head_model: Target that holds heads.
         grammars: Grammars of its texts.
-
-    Attributes:
-        scheduler: Pending items, and keys and values.
     """
 
     def __init__(

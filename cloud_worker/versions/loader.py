@@ -48,11 +48,7 @@ class Base:
     Attributes:
         version: name of the worker's own version, which is the base and nothing else.
         weights_fingerprint: Fingerprint of the base's weights, 32 hex digits.
-        tokenizer: Fingerprint of the tokenizer, 32 hex digits.
-        sizes: Sizes of the base.
-        dtype: Number format of the computation.
         weights: ``native``, ``int8`` or ``int4``.
-        exactness: Exactness of the base.
     """
 
     version: str

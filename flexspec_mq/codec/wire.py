@@ -21,12 +21,7 @@ from schemas.messages import MAX_PROMPT_TOKENS, MAX_TOKEN_ID, Message, Open
 
 
 class TooManyTokens(RemoteProtocolError):
-    """A message has more tokens than its receiver can use. They were counted, not read.
-
-    Attributes:
-        session: number of the message's session.
-        attempt: the same.
-    """
+    """A message has more tokens than its receiver can use. They were counted, not read."""
 
     def __init__(self, message: str, *, session: int, attempt: int) -> None:
         super().__init__(message)
@@ -47,11 +42,8 @@ class _Shape:
     """How one message type travels.
 
     Attributes:
-        message: the type.
         wire: the same fields, with tokens as bytes.
         tag: the number that stands for the type.
-        names: fields by name, in order.
-        tokens: the fields that hold token ids.
         defaults: values of the last fields, in order.
     """
 

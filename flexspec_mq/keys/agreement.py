@@ -62,10 +62,7 @@ class SessionContext:
     """The meaning of a session, which goes into the derivation of its keys.
 
     Attributes:
-        edge: name of the device.
         device: serial of its credential.
-        version: target version.
-        number: number of the session, at that device.
         ephemeral: the device's X25519 public key for this session alone.
     """
 

@@ -57,7 +57,6 @@ class Credential(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         format: format of this array; 1 is the one that is read here.
-        name: as on topics.
         versions: versions that a worker may serve; empty is any, and for a device.
         key: X25519 public key of the identity; to sign statuses, an Ed25519 one.
         serial: serial number by which it is revoked.

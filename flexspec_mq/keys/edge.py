@@ -60,7 +60,6 @@ class Keyring:
         sent: messages so far, under whichever key.
         newest: draft or poll, and the worker that it went to; None once that worker was polled for want of the key.
         asked_at: when a worker may be polled so again.
-        revoked: workers that were.
         over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
     """
 
@@ -98,8 +97,6 @@ class FromWorker:
     """A message that a worker of the session made.
 
     Attributes:
-        plain: payload for the codec.
-        session: session that its message must be of.
         worker: name of the worker; the message must name no other.
     """
 
@@ -109,11 +106,7 @@ class FromWorker:
 
 
 class EdgeKeys:
-    """The keys of a device.
-
-    Attributes:
-        trust: decides whom it believes.
-    """
+    """The keys of a device."""
 
     def __init__(self, identity: KeyIdentity) -> None:
         self._identity = identity

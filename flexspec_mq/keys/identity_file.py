@@ -49,12 +49,8 @@ class KeyIdentity:
     """Who a client is, and what it knows.
 
     Attributes:
-        deployment: public key of its deployment.
         signed_credential: as others are shown it.
-        credential: the same, read.
-        private: X25519 private key of the credential.
         signed_statement: the newest one when this was made.
-        statement: the same, read.
         opening: private opening keys that a worker knows.
         status_credential: signed, of the key that signs a worker's statuses; empty in a device's file.
     """

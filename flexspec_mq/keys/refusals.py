@@ -44,11 +44,7 @@ class KeysRefused(RemoteProtocolError):
 
 
 class KeyRefusals:
-    """Counts what was not believed, and logs the first of each kind, then at most one in ten seconds.
-
-    Attributes:
-        counts: refusals by reason.
-    """
+    """Counts what was not believed, and logs the first of each kind, then at most one in ten seconds."""
 
     def __init__(self) -> None:
         self.counts: Counter[KeyReason] = Counter()

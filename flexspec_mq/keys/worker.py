@@ -62,13 +62,7 @@ class _Keyring:
 
 
 class WorkerKeys:
-    """The keys of a worker.
-
-    Attributes:
-        trust: decides whom it believes.
-        credential: credential of the worker, signed.
-        status_credential: the one that its statuses show.
-    """
+    """The keys of a worker."""
 
     def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
         self._identity = identity

@@ -27,8 +27,6 @@ class Transition(Generic[S, E]):
     """A row of a table.
 
     Attributes:
-        state: state in which the event comes.
-        event: event that comes.
         handler: function that carries it out; called with the machine and the event's own arguments.
         next: states in which the machine may stand afterwards.
         condition: condition of the cases that `action` tells apart, for readers; empty where there is one.

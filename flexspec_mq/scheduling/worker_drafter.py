@@ -53,13 +53,10 @@ class _Session:
     """State of a session between steps.
 
     Attributes:
-        drafter: drafter of its version.
-        number: at the drafter.
         strength: how likely tokens of the model were right lately, as far as it knew.
         tokens: length of its context, with room.
         read: how much of its context the model has read, as far as was asked.
         tries: tokens that its strength rests on.
-        grammar: `CompiledGrammar` of its texts; None without one.
     """
 
     drafter: PricedDrafter
@@ -83,8 +80,6 @@ class _Path:
     Attributes:
         context: Tokens of the text with the edge's draft, and our own behind it.
         unread: how much of it the model has to read yet.
-        own: drafted so far.
-        done: nothing more is wanted.
     """
 
     item: WorkItem
@@ -142,7 +137,6 @@ class WorkerDrafter:
         name: empty once it has failed.
         drafted: tokens of the newest step.
         beside: prompts are read beside the target's forwards.
-        grammar_of: gives a `CompiledGrammar` by its digest.
     """
 
     def __init__(

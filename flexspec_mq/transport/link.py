@@ -37,7 +37,6 @@ class Link(ABC):
     Attributes:
         wanted: topic filter → QoS, renewed on each connection.
         is_up: true between `LinkUpEvent` and `LinkDownEvent`; read only.
-        counters: the live counters; read only.
     """
 
     def __init__(self, settings: LinkSettings) -> None:

@@ -16,8 +16,6 @@ class Peers:
     Attributes:
         attempt: newest published open; 0 before the first.
         floor: hellos of lower attempts are not adopted: their chain is known to be another than ours.
-        worker: adopted worker, if any.
-        current: the attempt that it holds.
         former: worker that was left because it was silent, or stuck: it holds that attempt still, as far as we know.
         stuck: whether it was left although it answered; then only new tokens count as a sign of life.
     """

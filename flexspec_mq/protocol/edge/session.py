@@ -93,9 +93,7 @@ class EdgeSession:
         others: given a worker, whether another one may take the text as well; given None, whether more than one may.
 
     Attributes:
-        counters: counts since it began, to read.
         surprises: events that have no row in the state that they met.
-        finished: why the text ended; None while it goes on.
         nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.
         written: text that the worker of a session that is over holds, and another text could go on from.
 

@@ -40,18 +40,12 @@ class WorkerSession:
     """The state of one (edge, session). `WorkerMachine` decides when to call what.
 
     Attributes:
-        version: target version that decides its tokens.
         recommended: sampling that the edge is told with each hello; None where it samples so, or nothing is known.
-        attempt: newest open.
         have: generated length that the edge is known to have, within this attempt.
-        sent: end of the last verdict.
         fork: position after the last one where a draft was found wrong. Batches made by an edge that has not
             got so far are stale, wherever they start.
-        ended: how the text ended, or `Fin.NONE`.
-        flight: item at the engine.
         ready_since: since when there is something to compute, or None.
         opened_at: when it was created here.
-        expires: end of the lease.
         flush_at: when decided but unsent tokens are due, or None.
         polled_at: when a poll was last answered at once.
         qos: level of the edge's newest message.
