@@ -38,7 +38,7 @@ FAMILY = "smol"
 OLD, NEW = "v1", "v2"
 _QUESTION = "Name four things that a healthy breakfast can have."
 _LONG = "Write a long story about a fisherman and the sea."
-_SHORT, _LONGEST = 60, 700
+_SHORT, _LONGEST = 60, 1000
 """Tokens."""
 _LATER = (
     "What should one look for when buying a used bicycle?",
