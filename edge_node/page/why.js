@@ -78,7 +78,8 @@ export function why(text, plan, since, waited, whom) {
   const rounds = Math.max(figures.rounds, 1);
   const writing = Math.max(figures.seconds - figures.first_token - waited[1] / 1000, 0);
   const each = rounds > 1 ? (writing / (rounds - 1)) * 1000 : null;
-  const brings = `${number(figures.tokens / rounds)} tokens`;
+  const count = number(figures.tokens / rounds);
+  const brings = `${count} token${count === "1" ? "" : "s"}`;
   const said = [];
   const does = figures.plan ?? plan?.plan;
   if (each === null) said.push(`The first answer of the worker brought ${brings}.`);

@@ -13,7 +13,7 @@ from broker.deployment.bundles import SETTINGS
 from broker.deployment.folder import Deployment
 from broker.settings import Role
 from flexspec_mq.demo.children import python
-from lab.testbed.deployment import Daemon, LocalDeployment, free_port, local_deployment
+from lab.testbed.deployment import Daemon, free_port, local_deployment
 from lab.testbed.family import Operator
 from lab.testbed.link.proxy import ProxyLink, proxy_link
 from lab.testbed.secured import operator
@@ -21,7 +21,8 @@ from lab.testbed.secured import operator
 FAMILY, OLD, NEW = "assistant", "v1", "v2"
 DEVICES = {"kiosk": "4g", "boat": "satellite-geo"}
 """Link of each device."""
-WORKERS = ("w1", "w2")
+WORKERS = {"w1": (), "w2": ("--draft", "none")}
+"""Flags of each worker: the second has no draft of its own, so that devices draft for it."""
 _BROKER_WITHIN = 30.0
 
 
@@ -70,8 +71,8 @@ async def fleet() -> AsyncIterator[Fleet]:
         await here.broker.event(lambda event: "pid" in event, _BROKER_WITHIN)
         family = await Operator.create(here, FAMILY, scratch, *login(Role.PUBLISHER, "publisher"))
         await family.begin(OLD, await family.base())
-        for name in WORKERS:
-            await here.worker(name, *family.follow(name), *login(Role.WORKER, name))
+        for name, own in WORKERS.items():
+            await here.worker(name, *family.follow(name), *login(Role.WORKER, name), *own)
         made = Fleet(family, secrets.token_urlsafe(16))
         (key_file := scratch / "api.key").write_text(made.key)
         for name, profile in DEVICES.items():
@@ -81,11 +82,7 @@ async def fleet() -> AsyncIterator[Fleet]:
             made.traces[name] = scratch / f"{name}.jsonl"
             (control := scratch / f"{name}.control").write_text("")
             flags = (*family.follow(name), *login(Role.EDGE, name), "--broker", f"127.0.0.1:{link.port}")
-            own = ("--api-key-file", str(key_file), "--energy", "raspberry-pi-5", "--energy-radio", "4g")
+            api = ("--api-key-file", str(key_file), "--energy", "raspberry-pi-5", "--energy-radio", "4g")
             traced = ("lab.chaos.traced", "edge", str(made.traces[name]), str(control), "0")
-            made.devices[name] = await _edge(here, name, (*flags, *own), traced)
+            made.devices[name] = await here.edge(name, *flags, *api, program=traced)
         yield made
-
-
-async def _edge(here: LocalDeployment, name: str, flags: tuple[str, ...], program: tuple[str, ...]) -> Daemon:
-    return await here.edge(name, *flags, program=program)
