@@ -33,9 +33,8 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.benchmarks import _common
 from lab.benchmarks._common import say
-from lab.demo.evolution import EXAMPLES
 from lab.testbed.deployment import Daemon, LocalDeployment, free_port, local_deployment
-from lab.testbed.family import Operator
+from lab.testbed.family import EXAMPLES, Operator
 
 FOLDER = Path(__file__).resolve().parents[1] / "deploy" / "observability"
 PREFIXES = ("flexspec_edge:", "flexspec_worker:")

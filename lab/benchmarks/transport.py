@@ -1,8 +1,8 @@
 """Cost of the transport: a draft → verdict round through Mosquitto on loopback, with a model that takes no time.
 
-Cases in the same run, in turns: a bare aiomqtt echo of as many bytes, our link with our codec (K = 8 up, 9 tokens
-down), the same over TLS with the access rules of a deployment that `flexspec-broker init` made, under keys there, and
-padded as well, as daemons do. Nagle's algorithm is off everywhere. Edge and worker share one process and event loop.
+Cases in the same run, in turns, at QoS 0: our link with our codec (K = 8 up, 9 tokens down), the same over TLS with
+the access rules of a deployment that `flexspec-broker init` made, under keys there, and padded as well, as daemons do.
+Edge and worker share one process and event loop.
 
 IP bytes are those of the edge's connection, TCP acknowledgements and headers included, with rounds spaced so that no
 acknowledgement can ride on the next packet, as over a real distance.
@@ -16,14 +16,11 @@ import argparse
 import asyncio
 import dataclasses
 import random
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
-
-import aiomqtt
 
 from broker.deployment.bundles import IDENTITY, LOGIN
 from broker.deployment.certificates import CA
@@ -60,7 +57,6 @@ BLOCK = 50
 EXPIRY = 2.0
 SPACING = 0.06
 DAY = 86_400
-Block = Callable[[int, int], Awaitable[list[float]]]
 
 
 def draft_message(seq: int, rng: random.Random) -> Draft:
@@ -139,61 +135,37 @@ async def next_message(link: Link) -> Inbound:
     raise RuntimeError("the link ended")
 
 
-async def serve_link(link: Link, qos: list[int], spacing: list[float], wire: list[Wire]) -> None:
+async def serve_link(link: Link, spacing: list[float], wire: list[Wire]) -> None:
     """Answer drafts with verdicts; the lists hold the current values."""
     async for event in link.events():
         if isinstance(event, Inbound):
             draft = wire[0].arrives(event.payload)
             if spacing[0]:
                 await asyncio.sleep(spacing[0])
-            await link.publish(verdict_topic(EDGE), wire[0].down(verdict_for(draft)), qos=qos[0])
+            await link.publish(verdict_topic(EDGE), wire[0].down(verdict_for(draft)))
 
 
 class LinkCase:
     """Our link, and a wire, which the worker that answers is told of."""
 
-    def __init__(self, edge: Link, qos: list[int], wires: list[Wire], wire: Wire, rng: random.Random) -> None:
-        self._edge, self._qos, self._wires, self._wire, self._rng = edge, qos, wires, wire, rng
+    def __init__(self, edge: Link, wires: list[Wire], wire: Wire, rng: random.Random) -> None:
+        self._edge, self._wires, self._wire, self._rng = edge, wires, wire, rng
         self._seq = 0
 
-    async def block(self, qos: int, rounds: int) -> list[float]:
+    async def block(self, rounds: int) -> list[float]:
         """Seconds of each round."""
-        self._qos[0], self._wires[0] = qos, self._wire
+        self._wires[0] = self._wire
         times = []
         for _ in range(rounds):
             self._seq += 1
             draft = draft_message(self._seq, self._rng)
             start = time.perf_counter()
-            await self._edge.publish(draft_topic(WORKER, EDGE), self._wire.up(draft), qos=qos, expiry=EXPIRY)
+            await self._edge.publish(draft_topic(WORKER, EDGE), self._wire.up(draft), expiry=EXPIRY)
             verdict = self._wire.comes_back((await next_message(self._edge)).payload)
             times.append(time.perf_counter() - start)
             if verdict.echo != self._seq:
                 raise RuntimeError(f"the verdict for {self._seq} is {verdict}")
         return times
-
-
-class BareCase:
-    """aiomqtt as its manual shows it, with Nagle off; it carries as many bytes and does nothing with them."""
-
-    def __init__(self, edge: aiomqtt.Client, sizes: tuple[int, int]) -> None:
-        self._edge, self._up = edge, bytes(sizes[0])
-
-    async def block(self, qos: int, rounds: int) -> list[float]:
-        """Seconds of each round."""
-        times = []
-        messages = self._edge.messages
-        for _ in range(rounds):
-            start = time.perf_counter()
-            await self._edge.publish(f"b/d{qos}", self._up, qos=qos)
-            await anext(messages)
-            times.append(time.perf_counter() - start)
-        return times
-
-
-async def serve_bare(worker: aiomqtt.Client, down: bytes) -> None:
-    """Answer at the quality of service at which a message came."""
-    async for message in worker.messages:
-        await worker.publish("b/v", down, qos=message.qos)
 
 
 def sizes(wire: Wire, rng: random.Random) -> dict[str, int]:
@@ -236,7 +208,7 @@ async def up(settings: LinkSettings) -> AsyncIterator[Link]:
 async def measure(options: argparse.Namespace, plain: int, folder: Path, secured: int) -> dict[str, Any]:
     """Run all cases against the brokers on two ports; the second one is that of the deployment in `folder`."""
     rng = random.Random(options.seed)
-    qos, spacing = [0], [0.0]
+    spacing = [0.0]
     wires = {
         "link + codec": (False, Wire()),
         "with TLS": (True, Wire()),
@@ -260,13 +232,7 @@ async def measure(options: argparse.Namespace, plain: int, folder: Path, secured
                 reach(folder, Role.WORKER, WORKER, secured, drafts),
             )
         ]
-        bare_edge, bare_worker = [await stack.enter_async_context(bare(plain)) for _ in range(2)]
-        await bare_edge.subscribe("b/v", qos=2)
-        for level in range(3):
-            await bare_worker.subscribe(f"b/d{level}", qos=2)
-        bytes_of = payloads[0]
-        serving = [asyncio.create_task(serve_link(link, qos, spacing, current)) for link in workers]
-        serving.append(asyncio.create_task(serve_bare(bare_worker, bytes(bytes_of["verdict"]))))
+        serving = [asyncio.create_task(serve_link(link, spacing, current)) for link in workers]
         async with AsyncExitStack() as timed:
             links = {
                 tls: await timed.enter_async_context(
@@ -274,13 +240,7 @@ async def measure(options: argparse.Namespace, plain: int, folder: Path, secured
                 )
                 for tls in (False, True)
             }
-            cases: dict[str, Block] = {
-                "bare aiomqtt": BareCase(bare_edge, (bytes_of["draft"], bytes_of["verdict"])).block,
-                **{
-                    name: LinkCase(links[tls], qos, current, wire, rng).block
-                    for name, (tls, wire) in wires.items()
-                },
-            }
+            cases = {name: LinkCase(links[tls], current, wire, rng) for name, (tls, wire) in wires.items()}
             rows = await rounds_in_turns(cases, 4 if options.quick else 20, rng)
         spacing[0] = SPACING
         wire_rows = []
@@ -289,9 +249,9 @@ async def measure(options: argparse.Namespace, plain: int, folder: Path, secured
             async with up(edge_settings(counter.port, secured=tls)) as counted:
                 for name, (wants, wire) in wires.items():
                     if wants is tls:
-                        case = LinkCase(counted, qos, current, wire, rng)
+                        case = LinkCase(counted, current, wire, rng)
                         found = await bytes_per_round(case, counter, 10 if options.quick else 50)
-                        wire_rows += [{"case": name, **row} for row in found]
+                        wire_rows.append({"case": name, **found})
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
@@ -364,51 +324,36 @@ async def tell_statuses(link: Link, folder: Path, name: str) -> None:
         await asyncio.sleep(waiting.STATUS_EVERY)
 
 
-def bare(port: int) -> aiomqtt.Client:
-    """An aiomqtt client with the two settings that matter."""
-    return aiomqtt.Client(
-        "127.0.0.1",
-        port,
-        protocol=aiomqtt.ProtocolVersion.V5,
-        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-    )
-
-
-async def rounds_in_turns(cases: dict[str, Block], blocks: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Measure each case at each quality of service, block by block in random order."""
-    keys = [(name, qos) for qos in range(3) for name in cases]
-    times: dict[tuple[str, int], list[float]] = {key: [] for key in keys}
-    for name, qos in keys:
-        await cases[name](qos, BLOCK)  # warm up
+async def rounds_in_turns(
+    cases: dict[str, LinkCase], blocks: int, rng: random.Random
+) -> list[dict[str, Any]]:
+    """Measure each case, block by block in random order."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for case in cases.values():
+        await case.block(BLOCK)  # warm up
     for _ in range(blocks):
-        for name, qos in rng.sample(keys, len(keys)):
-            times[name, qos] += await cases[name](qos, BLOCK)
-    p50 = {key: percentile(values, 0.5) for key, values in times.items()}
+        for name in rng.sample(list(cases), len(cases)):
+            times[name] += await cases[name].block(BLOCK)
+    first, *_ = (percentile(values, 0.5) for values in times.values())
     return [
         {
             "case": name,
-            "qos": qos,
-            "p50_ms": p50[name, qos] * 1e3,
-            "p95_ms": percentile(times[name, qos], 0.95) * 1e3,
-            "rounds_per_s": len(times[name, qos]) / sum(times[name, qos]),
-            "of_bare": p50[name, qos] / p50["bare aiomqtt", qos],
-            "rounds": len(times[name, qos]),
+            "p50_ms": percentile(values, 0.5) * 1e3,
+            "p95_ms": percentile(values, 0.95) * 1e3,
+            "of_first": percentile(values, 0.5) / first,
         }
-        for name, qos in keys
+        for name, values in times.items()
     ]
 
 
-async def bytes_per_round(case: LinkCase, counter: PacketCounter, rounds: int) -> list[dict[str, Any]]:
+async def bytes_per_round(case: LinkCase, counter: PacketCounter, rounds: int) -> dict[str, float]:
     """IP bytes between edge and broker per round."""
-    rows = []
-    for qos in range(3):
-        before = counter.received()
-        for _ in range(rounds):
-            await case.block(qos, 1)
-            await asyncio.sleep(SPACING)
-        carried = counter.received() - before
-        rows.append({"qos": qos, "up": carried.ip_up / rounds, "down": carried.ip_down / rounds})
-    return rows
+    before = counter.received()
+    for _ in range(rounds):
+        await case.block(1)
+        await asyncio.sleep(SPACING)
+    carried = counter.received() - before
+    return {"up": carried.ip_up / rounds, "down": carried.ip_down / rounds}
 
 
 async def run(options: argparse.Namespace) -> dict[str, Any]:

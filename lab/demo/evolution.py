@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import flexspec_mq.heads
 from flexspec_mq.chat.answer import Answer
 from flexspec_mq.chat.api import ApiClient, api_at
 from flexspec_mq.chat.settings import ChatOptions
@@ -24,7 +23,7 @@ from flexspec_mq.demo.screen import Screen
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.models.checkpoint import need_libraries
 from lab.testbed.deployment import local_deployment
-from lab.testbed.family import Operator
+from lab.testbed.family import EXAMPLES, HEADS, Operator, until_listed
 from lab.testbed.packet_counter import packet_counter
 
 if TYPE_CHECKING:
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
     from lab.testbed.deployment import Daemon, LocalDeployment
     from lab.testbed.packet_counter import PacketCounter, Received
 
-EXAMPLES = Path(flexspec_mq.heads.__file__).parent / "examples"
 FAMILY = "smol"
 OLD, NEW = "v1", "v2"
 _QUESTION = "Name four things that a healthy breakfast can have."
@@ -45,7 +43,6 @@ _LATER = (
     "How do trees survive the winter?",
     "Name four ways to save water at home.",
 )
-_PATIENCE = 120.0
 _SAYS = ("--log-format", "human")
 _BUG = "this is a bug: please report it"
 
@@ -58,9 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(argv: Sequence[str]) -> int:
     """Run the demo with these flags; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m lab.demo.evolution", description=__doc__)
-    heads = sorted(folder.name for folder in EXAMPLES.iterdir() if folder.is_dir())
     new = "which of the heads that ship becomes the new version (default: style, terse bullets)"
-    parser.add_argument("--head", choices=heads, default="style", help=new)
+    parser.add_argument("--head", choices=HEADS, default="style", help=new)
     limit = f"of each text but the long one (default: {_SHORT})"
     parser.add_argument("--max-tokens", type=int, default=_SHORT, help=limit)
     args = parser.parse_args(argv)
@@ -77,7 +73,7 @@ async def _run(head: Path, limit: int, screen: Screen) -> None:
             async with packet_counter(place.port) as wire:
                 edge = await _followers(operator, wire, screen)
                 async with api_at(ChatOptions(url=edge.url)) as api:
-                    await _until_listed(api, f"{FAMILY}:{OLD}")
+                    await until_listed(api, f"{FAMILY}:{OLD}")
                     await _Update(operator, wire, api, edge.url, screen, limit).show(head)
 
 
@@ -102,19 +98,6 @@ async def _followers(operator: Operator, wire: PacketCounter, screen: Screen) ->
     screen.say(f"worker    follows {FAMILY}, verification {worker.ready['exactness']}")
     screen.say(f"edge      follows {FAMILY}, with its one draft, which it keeps through all that follows")
     return edge
-
-
-async def _until_listed(api: ApiClient, name: str) -> None:
-    """Wait until the edge's ``/v1/models`` has a name: a worker serves it.
-
-    Raises:
-        FlexSpecError: it has not.
-    """
-    ends = time.monotonic() + _PATIENCE
-    while name not in await api.models():
-        if time.monotonic() > ends:
-            raise FlexSpecError(f"no worker serves {name} after {_PATIENCE:.0f} s")
-        await asyncio.sleep(0.05)
 
 
 @dataclass(slots=True)
@@ -144,7 +127,7 @@ class _Update:
         streams = asyncio.create_task(self._ask(long, FAMILY, OLD), name="stream")
         before, began = self.wire.received(), time.monotonic()
         screen.say("   " + (await self.operator.publish(NEW, head, "--share", "50")).strip())
-        await _until_listed(self.api, f"{FAMILY}:{NEW}")
+        await until_listed(self.api, f"{FAMILY}:{NEW}")
         screen.say(f"   {NEW} is ready {time.monotonic() - began:.1f} s after the command; nothing restarted")
         tried = await self._ask(asked, f"{FAMILY}:canary", NEW)
         screen.say("   promoted: " + (await self.operator.head("promote", NEW)).strip())

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import flexspec_mq.heads
 from flexspec_mq.demo.children import python
+from flexspec_mq.errors import FlexSpecError
 from lab.testbed.process import output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    from flexspec_mq.chat.api import ApiClient
     from lab.testbed.deployment import LocalDeployment
+
+EXAMPLES = Path(flexspec_mq.heads.__file__).parent / "examples"
+HEADS = tuple(sorted(one.name for one in EXAMPLES.iterdir() if one.is_dir()))
+"""Heads that ship."""
+_SERVED_WITHIN = 120.0
 
 
 @dataclass(slots=True)
@@ -100,3 +110,16 @@ class Operator:
 async def _head(deployment: LocalDeployment, action: str, *arguments: str) -> str:
     command = deployment.on("cloud", python("flexspec_mq.cli", "head", action, *arguments))
     return await output(f"flexspec head {action}", command)
+
+
+async def until_listed(api: ApiClient, name: str) -> None:
+    """Wait until an edge node's ``/v1/models`` has a name: a worker serves it.
+
+    Raises:
+        FlexSpecError: it has not in two minutes.
+    """
+    ends = time.monotonic() + _SERVED_WITHIN
+    while name not in await api.models():
+        if time.monotonic() > ends:
+            raise FlexSpecError(f"no worker serves {name} after {_SERVED_WITHIN:.0f} s")
+        await asyncio.sleep(0.05)

@@ -206,21 +206,6 @@ def test_states_that_were_collected_before_a_stop_stay(tmp_path: Path) -> None:
     assert len(cache_of(tmp_path, text).missing(range(200))) == 200 - seen
 
 
-def test_states_behind_a_torn_index_are_collected_again(tmp_path: Path) -> None:
-    base, text = tiny_base(), some_text(4)
-    collect(cache_of(tmp_path, text), base, [0, 1])
-    with (tmp_path / "index.bin").open("r+b") as file:
-        file.truncate(40)  # the second entry is torn
-    torn = cache_of(tmp_path, text)
-    assert len(torn.missing(range(4))) == 3
-    collect(torn, base, range(4))
-    whole = cache_of(tmp_path, text)
-    assert whole.missing(range(4)) == []
-    for row in range(4):
-        backbone, _ = teacher_states(base, N, torch.from_numpy(text.row(row))[None])
-        torch.testing.assert_close(whole.backbone(row), backbone[0], atol=0.2, rtol=0.05)
-
-
 def test_one_prompt_is_never_on_both_sides() -> None:
     text = some_text(300)
     twice = text.take([*range(300), *range(300)])

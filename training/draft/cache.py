@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from training.draft.architecture import teacher_states
 
@@ -25,15 +25,13 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 2048
 SLAB_ROWS = 64
 KEY_BYTES = 16
-_INDEX = np.dtype([("key", f"V{KEY_BYTES}"), ("first", "<i8"), ("length", "<i8")])
 
 
 class StateCache:
     """Backbone outputs and final hidden states of the teacher for every token of some text.
 
     A row is known by its ids, so a text may grow, lose rows or change their order and keeps the states that it
-    has. States are bfloat16, appended to two files; an index that is written after them says where each row's
-    are. The rest that a crash leaves behind the last entry is overwritten.
+    has. Each row has a file, which appears whole: both kinds of states, bfloat16 of shape ``(2, length, width)``.
 
     Args:
         folder: Where the files are.
@@ -49,7 +47,7 @@ class StateCache:
     def __init__(self, folder: Path, text: TextRows, *, base: str, n: int, width: int) -> None:
         self.text, self.n, self.width = text, n, width
         folder.mkdir(parents=True, exist_ok=True)
-        facts = {"format": 2, "base": base, "n": n, "width": width}
+        facts = {"format": 3, "base": base, "n": n, "width": width}
         meta = folder / "cache.json"
         if meta.exists() and json.loads(meta.read_text()) != facts:
             raise ModelError(
@@ -57,71 +55,45 @@ class StateCache:
                 hint="give another --cache folder",
             )
         meta.write_text(json.dumps(facts))
-        self._backbone, self._final, self._index = (
-            folder / name for name in ("backbone.bin", "final.bin", "index.bin")
-        )
-        for path in (self._backbone, self._final, self._index):
-            path.touch()
-        known = np.fromfile(self._index, dtype=_INDEX)
-        self._first = {bytes(entry["key"]): int(entry["first"]) for entry in known}
-        self._tokens = int((known["first"] + known["length"]).max()) if len(known) else 0
-        self._entries = len(known)
-        self._new: list[tuple[bytes, int, int]] = []
+        self._folder = folder
+        self._had = {path.stem for path in folder.glob("*.npy")}
         self._keys = [_key(text.row(row)) for row in range(len(text))]
 
     def missing(self, rows: Sequence[int]) -> list[int]:
         """Rows that are not collected yet, of those given."""
-        return [row for row in rows if self._keys[row] not in self._first]
+        return [row for row in rows if self._keys[row] not in self._had]
 
     def distinct(self, rows: Sequence[int]) -> list[int]:
         """Rows that differ from all before them: a text may have a row twice."""
-        first: dict[bytes, int] = {}
+        first: dict[str, int] = {}
         for row in rows:
             first.setdefault(self._keys[row], row)
         return list(first.values())
 
     def put(self, row: int, backbone: torch.Tensor, final: torch.Tensor) -> None:
         """Store the states of one row, each ``(length, width)``, rounded to bfloat16."""
-        key = self._keys[row]
-        if key in self._first:
-            return
-        for path, states in ((self._backbone, backbone), (self._final, final)):
-            with path.open("r+b") as file:
-                file.seek(self._tokens * self.width * 2)
-                file.write(states.bfloat16().cpu().contiguous().view(torch.int16).numpy().tobytes())
-        self._first[key] = self._tokens
-        self._new.append((key, self._tokens, len(backbone)))
-        self._tokens += len(backbone)
+        states = torch.stack((backbone, final)).bfloat16().cpu().view(torch.int16).numpy()
+        with whole(self._path(row)) as part, part.open("wb") as file:
+            np.save(file, states)
+        self._had.add(self._keys[row])
 
     def backbone(self, row: int) -> torch.Tensor:
         """Outputs of the backbone for one row, shape ``(length, width)``, bfloat16."""
-        return self._read(self._backbone, row, 0, int(self.text.length[row]))
+        return self._read(row, 0, 0, None)
 
     def final(self, row: int, first: int) -> torch.Tensor:
         """Final hidden states from position ``first`` to the last but one, where the row's next ids are predicted.
 
         Shape ``(length - 1 - first, width)``, bfloat16.
         """
-        return self._read(self._final, row, first, int(self.text.length[row]) - 1)
+        return self._read(row, 1, first, -1)
 
-    def flush(self) -> None:
-        """Write everything through to the disk, states before the index."""
-        if not self._new:
-            return
-        for path in (self._backbone, self._final):
-            with path.open("r+b") as file:
-                os.fsync(file.fileno())
-        with self._index.open("r+b") as file:
-            file.seek(self._entries * _INDEX.itemsize)
-            file.write(np.array(self._new, dtype=_INDEX).tobytes())
-            file.truncate()
-        self._entries += len(self._new)
-        self._new.clear()
+    def _path(self, row: int) -> Path:
+        return self._folder / f"{self._keys[row]}.npy"
 
-    def _read(self, path: Path, row: int, start: int, stop: int) -> torch.Tensor:
-        offset = (self._first[self._keys[row]] + start) * self.width * 2
-        states = np.fromfile(path, dtype=np.int16, count=(stop - start) * self.width, offset=offset)
-        return torch.from_numpy(states).view(torch.bfloat16).view(stop - start, self.width)
+    def _read(self, row: int, kind: int, start: int, stop: int | None) -> torch.Tensor:
+        states = np.load(self._path(row), mmap_mode="r")[kind, start:stop]
+        return torch.from_numpy(np.array(states)).view(torch.bfloat16)
 
 
 def collect(
@@ -142,10 +114,7 @@ def collect(
     length = cache.text.length
     for first in range(0, len(todo), SLAB_ROWS):
         slab = sorted(todo[first : first + SLAB_ROWS], key=lambda row: int(length[row]))
-        try:
-            _collect_slab(cache, base, slab, on_rows)
-        finally:
-            cache.flush()
+        _collect_slab(cache, base, slab, on_rows)
 
 
 def _collect_slab(
@@ -175,5 +144,5 @@ def batches(rows: Sequence[int], sizes: Sequence[int], limit: int) -> list[list[
     return groups
 
 
-def _key(ids: npt.NDArray[np.int64]) -> bytes:
-    return hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=KEY_BYTES).digest()
+def _key(ids: npt.NDArray[np.int64]) -> str:
+    return hashlib.blake2b(ids.astype("<i8").tobytes(), digest_size=KEY_BYTES).hexdigest()

@@ -19,8 +19,8 @@ from lab.bench.calls import read_tools
 from lab.benchmarks.exact.dice import Dice, gumbel, kept, philox
 from lab.benchmarks.exact.grammars import Constraint, by_choice, by_lark, by_regex, by_schema
 from lab.benchmarks.exact.reference import Reference, Text, fixed_order_attention
-from lab.benchmarks.updates.place import EXAMPLES, HEADS
 from lab.chaos.models import tiny_pair
+from lab.testbed.family import EXAMPLES, HEADS
 
 DICE = Dice(1.0, 0, 1.0, 3)
 TEXT = Text(0, (5, 6), DICE, 4, (2,))

@@ -6,8 +6,8 @@ import asyncio
 
 from broker.launcher import PrivateBroker
 from lab.bench.client import ask, ask_all, unbounded
+from lab.benchmarks.exact.texts import Asked
 from lab.benchmarks.serving import DEFAULT, STREAMING, ratio
-from lab.benchmarks.updates.texts import Asked
 from lab.simulator.world import EOS
 from tests.edge_node.api.served import expected, served, shown
 
