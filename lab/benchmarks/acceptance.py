@@ -166,7 +166,7 @@ def intervals(sums: Floats, first: Floats, seed: int) -> dict[str, Ends]:
 
     Args:
         sums: rows of `sums_of`, one a text.
-        first: those of the first draft on the same texts.
+        first: sums of the first draft on the same texts.
         seed: seed of the bootstrap.
     """
     statistics = {
