@@ -82,6 +82,7 @@ check-lint:
 check-tests:
 	@unset PYTHONDONTWRITEBYTECODE; ran=5; many=$$((5 * $$(nproc) / 2)); [ "$$many" -le 5 ] || many=5; \
 	for part in "beside -n $$many --dist loadfile --no-loadscope-reorder" "alone -n 4"; do \
+		case $$part in alone*) grep -rqs 'mark\.alone' -- $(TESTS) || continue ;; esac; \
 		code=0; echo "pytest --part $$part"; $(BIN)/python -m pytest --part $$part --max-worker-restart=0 $(TESTS) $(PYTEST_ARGS) || code=$$?; \
 		case $$code in 0) ran=0 ;; 5) ;; *) exit $$code ;; esac; \
 	done; exit $$ran
