@@ -64,11 +64,7 @@ class PrivateServer:
 
 
 class DeploymentServer:
-    """The broker of a deployment, which takes up what its commands change.
-
-    Raises:
-        BrokerError: a file of the deployment cannot be used.
-    """
+    """The broker of a deployment, which takes up what its commands change."""
 
     def __init__(
         self, deployment: Deployment, listener: Listener, limits: ClientLimits, announcer: Announcer

@@ -67,11 +67,6 @@ class User:
     edges: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse names that could reach beyond their own topics.
-
-        Raises:
-            UsageError: a name holds other characters than letters, digits, dots, dashes, underscores.
-        """
         topics.checked("user", self.name)
         for version in self.versions:
             topics.checked("version", version)

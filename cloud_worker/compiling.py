@@ -54,11 +54,7 @@ class GrammarCompiler:
         return digest is None or (self._grammars is not None and self._grammars.get(digest) is not None)
 
     async def compile(self, edge: str, message: Open) -> None:
-        """Compile the grammar of an open, so that it may be taken.
-
-        Raises:
-            OpenRefused: it may not.
-        """
+        """Compile the grammar of an open, so that it may be taken."""
         if self._grammars is None:
             raise OpenRefused(
                 ErrorCode.BUSY, "this worker has no grammars: llguidance is not installed there"

@@ -29,11 +29,7 @@ if TYPE_CHECKING:
 
 
 class WorkerDoctor(DaemonDoctor):
-    """The doctor of a worker.
-
-    Raises:
-        UsageError: the settings cannot be used: a file that cannot be read.
-    """
+    """The doctor of a worker."""
 
     def __init__(
         self, config: CloudConfig, load: Load | None = None, listening: float = waiting.DOCTOR_LISTENS

@@ -27,11 +27,7 @@ the next: two daemons must not answer each other's noise for ever. On overflow t
 
 
 class WorkerWire:
-    """Layer between a worker's sessions and its link.
-
-    Raises:
-        UsageError: the file with the keys cannot be used.
-    """
+    """Layer between a worker's sessions and its link."""
 
     def __init__(self, settings: WorkerSettings, most_tokens: int) -> None:
         self._name = settings.worker

@@ -64,9 +64,6 @@ class CloudWorker:
     Attributes:
         ready: set when the link is up for the first time.
         on_step: told of every step, and when it began.
-
-    Raises:
-        UsageError: the file with the groups of versions cannot be used.
     """
 
     def __init__(

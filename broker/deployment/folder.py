@@ -78,11 +78,7 @@ class Deployment:
         return stat.st_mtime_ns, stat.st_ino
 
     def tls(self, known: Identities) -> ServerTls | None:
-        """Certificates of the listener; None without TLS.
-
-        Raises:
-            BrokerError: one is missing.
-        """
+        """Certificates of the listener; None without TLS."""
         return certificates.files_in(self.directory / TLS, known.client_certificates) if known.names else None
 
     def create(

@@ -150,12 +150,7 @@ class SecretKeys:
         return opening
 
     def _signing(self, public: bytes) -> DeploymentKey:
-        """Read the key that signs.
-
-        Raises:
-            KeptElsewhere: it is not here.
-            BrokerError: it is another one, or none.
-        """
+        """Read the key that signs."""
         path = self.signing_path(public)
         text = _read(path, "signs who a client is, and who is none any more")
         try:
@@ -167,12 +162,7 @@ class SecretKeys:
         return key
 
     def _opening(self, public: bytes) -> OpeningSecrets:
-        """Read the secrets from which opening keys follow.
-
-        Raises:
-            KeptElsewhere: they are not here.
-            BrokerError: they are others, or none.
-        """
+        """Read the secrets from which opening keys follow."""
         path = self.opening_path(public)
         text = _read(path, "is needed to hand workers the keys of their versions")
         try:

@@ -155,11 +155,7 @@ class ModelEngine:
         return not self.scheduler.pending
 
     def step(self) -> StepResult:
-        """Run one forward over what the scheduler chooses.
-
-        Raises:
-            MemoryError: see `Scheduler.schedule`.
-        """
+        """Run one forward over what the scheduler chooses."""
         began = time.perf_counter()
         done = StepResult()
         self._force(done)

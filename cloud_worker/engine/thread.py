@@ -72,9 +72,6 @@ class EngineThread:
         """Have something done on the engine's thread, between two rounds. May be called from any thread.
 
         The future is cancelled if the thread is closed before its turn comes.
-
-        Raises:
-            RuntimeError: the thread is closed.
         """
         return self._thread.submit(call)
 

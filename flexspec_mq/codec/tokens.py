@@ -75,11 +75,7 @@ def _unpack_many(packed: bytes, numpy: Any) -> tuple[int, ...] | None:
 
 
 def _unpack_each(packed: bytes) -> tuple[int, ...]:
-    """Decode token ids one after the other.
-
-    Raises:
-        ValueError: as of `unpack_tokens`.
-    """
+    """Decode token ids one after the other."""
     tokens: list[int] = []
     append = tokens.append
     token = shift = 0

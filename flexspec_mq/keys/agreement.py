@@ -123,11 +123,7 @@ class OpeningSecrets:
         return tuple(key for key in (self.private_key(version), self.private_key(ANY)) if key is not None)
 
     def only(self, versions: Iterable[str]) -> OpeningSecrets:
-        """Secrets for a worker of these versions; all if there are none.
-
-        Raises:
-            UsageError: one is not known.
-        """
+        """Secrets for a worker of these versions; all if there are none."""
         keys: dict[str, bytes] = {}
         for version in versions:
             key = self.private_key(version)

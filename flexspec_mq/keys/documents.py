@@ -169,11 +169,7 @@ def read_statement(payload: bytes, deployment: bytes) -> Statement:
 def _read_signed(
     kind: type[DocumentT], data: bytes, public: bytes, domain: bytes, reason: KeyReason, most: int
 ) -> DocumentT:
-    """Read a document that a deployment signed.
-
-    Raises:
-        KeysRefused: the deployment has not signed it, or it is none that this program reads.
-    """
+    """Read a document that a deployment signed."""
     if len(data) > most:
         raise KeysRefused(reason, f"a {reason} has {len(data)} bytes, more than {most}")
     body, signature = data[:-_SIGNATURE], data[-_SIGNATURE:]

@@ -75,11 +75,7 @@ class KeyIdentity:
         versions: tuple[str, ...] = (),
         opening: OpeningSecrets | None = None,
     ) -> Self:
-        """A new one, with a key pair and a serial of its own.
-
-        Raises:
-            UsageError: as of `issue`, and `OpeningSecrets.only`.
-        """
+        """A new one, with a key pair and a serial of its own."""
         private = new_private_key()
         signed = issue(deployment, role, name, public_key(private), versions)
         credential = read_credential(signed, deployment.public)

@@ -48,11 +48,7 @@ Rows: TypeAlias = tuple[
 
 
 class TransitionTable(Generic[S, E]):
-    """All rows of a machine, each state and event once.
-
-    Raises:
-        LocalProtocolError: a state and an event have two rows.
-    """
+    """All rows of a machine, each state and event once."""
 
     def __init__(self, rows: Rows[S, E]) -> None:
         self._rows: dict[tuple[S, E], Transition[S, E]] = {}

@@ -65,7 +65,6 @@ class Allocation:
     _plain: float = 0.0
 
     def __post_init__(self) -> None:
-        """Remember what the forward takes without any draft."""
         self._plain = self.ms
 
     def grant(self, drafts: Mapping[SessionKey, tuple[int, float]], most: int) -> None:

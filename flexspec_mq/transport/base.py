@@ -165,11 +165,6 @@ class LinkSettings:
     needs: BrokerLimits = NOTHING
 
     def __post_init__(self) -> None:
-        """Refuse what no link can be made of.
-
-        Raises:
-            UsageError: naming the value.
-        """
         if not self.client_id:
             raise UsageError("a link needs a client id")
         if not 0 < self.port < 2**16:

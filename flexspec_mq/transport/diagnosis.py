@@ -291,11 +291,7 @@ def _greet(sock: socket.socket, connect: bytes) -> tuple[_Said, bytes]:
 
 
 def _read(sock: socket.socket) -> tuple[_Said, bytes]:
-    """Name the first bytes of an answer.
-
-    Raises:
-        ssl.SSLError: an alert came instead.
-    """
+    """Name the first bytes of an answer."""
     try:
         answer = sock.recv(1024)
     except TimeoutError:

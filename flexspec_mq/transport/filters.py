@@ -58,10 +58,6 @@ def check_filter(topic_filter: str) -> None:
 
 
 def check_qos(qos: int) -> None:
-    """Refuse any QoS but 0, 1 and 2.
-
-    Raises:
-        UsageError: naming the value.
-    """
+    """Refuse any QoS but 0, 1 and 2."""
     if qos not in (0, 1, 2):
         raise UsageError(f"QoS {qos} is not 0, 1 or 2")

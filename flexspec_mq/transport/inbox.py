@@ -96,12 +96,7 @@ class Inbox:
         self._wake()
 
     async def events(self) -> AsyncIterator[LinkEvent]:
-        """Iterate until closed.
-
-        Raises:
-            RuntimeError: a second consumer waits already.
-            LinkError: the one given to `close`.
-        """
+        """Iterate until closed."""
         while True:
             while self._waiting:
                 yield self._take(next(iter(self._waiting)))

@@ -148,11 +148,7 @@ class Link(ABC):
 
     @abstractmethod
     async def _send(self, message: Outbound) -> None:
-        """Hand a message that may be sent to the broker; the link was up a moment ago.
-
-        Raises:
-            LinkDown, PublishRefused: as of `send`.
-        """
+        """Hand a message that may be sent to the broker; the link was up a moment ago."""
 
     @abstractmethod
     async def _subscribe(self, topic_filter: str, qos: int) -> None:

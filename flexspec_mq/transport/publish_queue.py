@@ -68,12 +68,7 @@ class PublishQueue:
         self._ready.set()
 
     async def run(self, link: Link) -> None:
-        """Publish what is queued until cancelled.
-
-        Raises:
-            LinkError: the link failed for good.
-            Exception: whatever else a publish raised: a bug, of ours or of who is told.
-        """
+        """Publish what is queued until cancelled."""
         try:
             while True:
                 await self._ready.wait()

@@ -96,9 +96,6 @@ class EdgeSession:
         surprises: events that have no row in the state that they met.
         nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.
         written: text that the worker of a session that is over holds, and another text could go on from.
-
-    Raises:
-        LocalProtocolError: the request can never be opened.
     """
 
     def __init__(
@@ -284,11 +281,7 @@ class EdgeSession:
     # How it is done
 
     def _event(self, event: EdgeEvent, now: float, *what: object) -> list[Effect]:
-        """Carry out the row of an event, and what follows from it.
-
-        Raises:
-            UnexpectedEvent: it has none in this state.
-        """
+        """Carry out the row of an event, and what follows from it."""
         row = TABLE.expect(self._state, event, self.surprises)
         row.handler(self, now, *what)
         if self._state not in row.next:

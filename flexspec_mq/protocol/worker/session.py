@@ -259,9 +259,6 @@ class WorkerSession:
 
         Returns:
             False if the result was dropped.
-
-        Raises:
-            LocalProtocolError: the engine broke its contract.
         """
         if self.flight is item:
             self.flight = None

@@ -16,22 +16,14 @@ class IllegalMessage(RemoteProtocolError):
 
 
 def check(message: Draft | Poll | Close, vocab_size: int) -> None:
-    """Refuse what no state makes legal.
-
-    Raises:
-        IllegalMessage: with the code that the edge is told.
-    """
+    """Refuse what no state makes legal."""
     _check_attempt(message.attempt)
     if not isinstance(message, Close):
         _check_tokens(message.tokens, vocab_size)
 
 
 def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
-    """Refuse an open, with its whole prompt, that no state makes legal.
-
-    Raises:
-        IllegalMessage: with the code that the edge is told.
-    """
+    """Refuse an open, with its whole prompt, that no state makes legal."""
     _check_attempt(message.attempt)
     _check_tokens(message.draft, facts.vocab_size)
     identity = message.identity
