@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from flexspec_mq import waiting
-from flexspec_mq.errors import UsageError
 from flexspec_mq.transport.needs import NOTHING, BrokerLimits
 
 NO_SUBSCRIBERS = 0x10
@@ -164,21 +163,6 @@ class LinkSettings:
     give_up_after: float | None = None
     needs: BrokerLimits = NOTHING
 
-    def __post_init__(self) -> None:
-        if not self.client_id:
-            raise UsageError("a link needs a client id")
-        if not 0 < self.port < 2**16:
-            raise UsageError(f"port {self.port} is not between 1 and 65535")
-        for name, value, top in (
-            ("keepalive", self.keepalive, 65_535),
-            ("inbound_queue", self.inbound_queue, 2**20),
-            ("inbound_bytes", self.inbound_bytes, 2**40),
-            ("outbound_queue", self.outbound_queue, 2**20),
-            ("receive_maximum", self.receive_maximum, 65_535),
-        ):
-            if not 1 <= value <= top:
-                raise UsageError(f"{name} {value} is not between 1 and {top}")
-
     @property
     def address(self) -> str:
         """``host:port``, for messages to people."""
@@ -202,5 +186,3 @@ class LinkCounters:
     received: int = 0
     inbound_refused: int = 0
     inbound_dropped: int = 0
-    bytes_out: int = 0
-    bytes_in: int = 0

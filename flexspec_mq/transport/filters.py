@@ -55,9 +55,3 @@ def check_filter(topic_filter: str) -> None:
     good = all(p in ("+", "#") or not any(c in p for c in "+#\0") for p in parts) and "#" not in parts[:-1]
     if not good or not any(parts) or len(topic_filter.encode()) > _LONGEST:
         raise UsageError(f"{topic_filter!r} is not a topic filter")
-
-
-def check_qos(qos: int) -> None:
-    """Refuse any QoS but 0, 1 and 2."""
-    if qos not in (0, 1, 2):
-        raise UsageError(f"QoS {qos} is not 0, 1 or 2")

@@ -65,7 +65,6 @@ class Inbox:
         """Add a message; drop older ones if there is no room."""
         size = len(message.payload)
         self._counters.received += 1
-        self._counters.bytes_in += size
         number = next(self._numbers)
         self._waiting[number] = message
         topic = self._topics.setdefault(message.topic, _Topic())

@@ -27,7 +27,7 @@ from flexspec_mq.transport.base import (
     LinkUpEvent,
     Outbound,
 )
-from flexspec_mq.transport.filters import check_filter, check_qos, check_topic
+from flexspec_mq.transport.filters import check_filter, check_topic
 from flexspec_mq.transport.inbox import Inbox
 
 
@@ -44,7 +44,6 @@ class Link(ABC):
         self.wanted: dict[str, int] = {s.filter: s.qos for s in settings.subscriptions}
         for subscription in settings.subscriptions:
             check_filter(subscription.filter)
-            check_qos(subscription.qos)
         self.counters = LinkCounters()
         self.is_up = False
         self._inbox = Inbox(
@@ -107,14 +106,12 @@ class Link(ABC):
             PublishRefused: with the broker's reason code: 0x10 nobody subscribes (not when `retain`: then it
                 is stored), 0x87 access rules, both only at QoS ≥ 1; 0x95 larger than the broker takes, 0x9A
                 and 0x9B no retained messages or not this QoS; and 0x97 too many calls wait here.
-            UsageError: not a topic to publish on, or not a QoS.
+            UsageError: not a topic to publish on.
         """
         check_topic(message.topic)
-        check_qos(message.qos)
         self._require_up()
         await self._send(message)
         self.counters.published += 1
-        self.counters.bytes_out += len(message.payload)
 
     async def subscribe(self, topic_filter: str, qos: int = 1) -> None:
         """Subscribe now and on each later connection. While down it is only remembered.
@@ -124,7 +121,6 @@ class Link(ABC):
             LinkDown: the connection broke first; the filter is remembered.
         """
         check_filter(topic_filter)
-        check_qos(qos)
         self._raise_failure()
         self.wanted[topic_filter] = qos
         await self._subscribe(topic_filter, qos)

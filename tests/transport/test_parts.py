@@ -46,10 +46,7 @@ def test_shares_are_split_and_checked() -> None:
             check_filter(broken)
 
 
-def test_settings_that_make_no_link_are_refused() -> None:
-    for wrong in ({"client_id": ""}, {"port": 0}, {"port": 70_000}, {"keepalive": 0}, {"inbound_queue": 0}):
-        with pytest.raises(UsageError):
-            LinkSettings(**{"client_id": "x", **wrong})  # type: ignore[arg-type]
+def test_a_password_is_not_shown() -> None:
     assert "secret" not in repr(LinkSettings(client_id="x", password="secret"))  # noqa: S106
 
 
