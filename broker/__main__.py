@@ -12,7 +12,7 @@ from pathlib import Path
 from broker import commands
 from broker.announcing import Announcer
 from broker.deployment.folder import Deployment
-from broker.serving import DeploymentServer, PrivateServer, serve
+from broker.serving import DeploymentServer, serve
 from broker.settings import PROGRAM
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon.main import run_main
@@ -99,10 +99,10 @@ def _run(options: argparse.Namespace) -> int:
         )
     logs.configure(config.log)
     if deployment is None:
-        return serve(PrivateServer(config.listener), config.metrics, ready_json=options.ready_json)
+        return serve(config, ready_json=options.ready_json)
     with deployment.applied.running(), Announcer() as announcer:
         server = DeploymentServer(deployment, config.listener, config.limits, announcer)
-        return serve(server, config.metrics, ready_json=options.ready_json)
+        return serve(config, server, ready_json=options.ready_json)
 
 
 def _check(options: argparse.Namespace) -> int:

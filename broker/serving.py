@@ -22,7 +22,7 @@ from broker.deployment.applied_state import RUN
 from broker.deployment.folder import Deployment
 from broker.launcher import PrivateBroker
 from broker.saving import Saving
-from broker.settings import BrokerSettings, ClientLimits, Listener, User
+from broker.settings import BrokerConfig, BrokerSettings, ClientLimits, Listener, User
 from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import MosquittoLog
 from flexspec_mq import topics, waiting
@@ -44,23 +44,6 @@ _LEVELS = ((("Error", "OpenSSL Error"), logging.ERROR), ("Warning", logging.WARN
 _RELOADS = "Reloading config."
 _OF_THE_SOCKET = "Warning: Unable to set TCP_NODELAY."
 """Said of the Unix socket, which has no such option."""
-
-
-class PrivateServer:
-    """A broker for this machine only, without users: nobody is refused anything."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.broker = PrivateBroker(BrokerSettings(**asdict(listener)), heard=_log_line)
-
-    def begin(self) -> None:
-        """Do nothing once the broker answers."""
-
-    def look(self) -> None:
-        """Do nothing as time passes."""
-
-    def figures(self) -> Figures:
-        """No figures."""
-        return {}
 
 
 class DeploymentServer:
@@ -214,8 +197,8 @@ class DeploymentServer:
             _log_line(line)
 
 
-def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, ready_json: bool) -> int:
-    """Run a broker until SIGTERM or Ctrl-C; returns the exit code.
+def serve(config: BrokerConfig, server: DeploymentServer | None = None, *, ready_json: bool) -> int:
+    """Run a broker until SIGTERM or Ctrl-C; returns the exit code. It is a private one without a server.
 
     Raises:
         BrokerError: it cannot start, or ended by itself.
@@ -224,12 +207,18 @@ def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, 
     never_fails("stdout")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)
-    with server.broker as broker, _figures(server, metrics):
+    if server is None:
+        broker = PrivateBroker(BrokerSettings(**asdict(config.listener)), heard=_log_line)
+    else:
+        broker = server.broker
+    with broker, _figures(server, config.metrics):
         try:
-            server.begin()
+            if server is not None:
+                server.begin()
             _say_ready(broker, as_json=ready_json)
             while (code := broker.wait(waiting.LOOK_DEPLOYMENT)) is None:
-                server.look()
+                if server is not None:
+                    server.look()
         except KeyboardInterrupt:
             systemd.stopping("ending")
             return 0
@@ -237,7 +226,7 @@ def serve(server: PrivateServer | DeploymentServer, metrics: MetricsOptions, *, 
 
 
 @contextmanager
-def _figures(server: PrivateServer | DeploymentServer, metrics: MetricsOptions) -> Iterator[None]:
+def _figures(server: DeploymentServer | None, metrics: MetricsOptions) -> Iterator[None]:
     if metrics.metrics_port is None:
         yield
         return
@@ -247,7 +236,7 @@ def _figures(server: PrivateServer | DeploymentServer, metrics: MetricsOptions) 
         raise UsageError(
             f"--metrics-port needs {error.name}", hint=f"install it, {how_to_install('serve')}"
         ) from error
-    with shown(server.figures, metrics) as port:
+    with shown(server.figures if server else dict, metrics) as port:
         logs.tell(f"figures at http://{metrics.metrics_host}:{port}/metrics")
         yield
 

@@ -16,12 +16,13 @@ from cloud_worker.engine.scheduler import Scheduler
 from flexspec_mq.errors import GrammarError, UsageError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.target_text import target_text
+from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.worker.types import ALL_ROWS, DraftRows
 from flexspec_mq.sampling.noise import lucky_words
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows, few, needs_luck
 from flexspec_mq.scheduling.costs import ForwardCost
-from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
+from flexspec_mq.scheduling.draft_budget import DraftBudget
 from flexspec_mq.scheduling.step_budget import STEP_MS, StepBudget
 
 if TYPE_CHECKING:
@@ -283,7 +284,7 @@ class ModelEngine:
             eos = () if item.identity.ignore_eos else item.identity.eos
             tokens = decide(map(chosen, range(begin, end)), share.draft, eos)
             draft = share.draft[: len(item.draft)]  # without our own behind it
-            right = tokens_right(draft, tokens)
+            right = common_length(draft, tokens)
             wrong = right < min(len(draft), len(tokens))
             self.draft_budget.decided(item.key, len(tokens), right, wrong=wrong)
             if self.scheduler.settle(item, tokens):

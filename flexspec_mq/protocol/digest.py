@@ -74,6 +74,12 @@ def prefix_name(fingerprint: bytes, version: str, tokens: Sequence[int]) -> byte
     return name.digest()
 
 
+def common_length(one: Sequence[int], other: Sequence[int]) -> int:
+    """Length of the longest common prefix of some tokens."""
+    most = min(len(one), len(other))
+    return next((place for place in range(most) if one[place] != other[place]), most)
+
+
 def chain_for(identity: Identity, version: str, prompt: Sequence[int]) -> Chain:
     """The empty chain of a request: no generated token yet, and the digest of the prompt."""
     return Chain(after_all(root(identity, version), prompt))

@@ -26,7 +26,7 @@ from flexspec_mq.scheduling.costs import LEARN, PRIMES, ForwardCost, LinearCost
 from flexspec_mq.scheduling.step_budget import CHUNK, GIVES, PROBE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from flexspec_mq.protocol.effects import SessionKey
 
@@ -297,13 +297,3 @@ class DraftBudget:
 
 def _newer(mean: float | None, value: float) -> float:
     return value if mean is None else mean + LEARN * (value - mean)
-
-
-def tokens_right(draft: Iterable[int], decided: Iterable[int]) -> int:
-    """How many tokens of a draft the target decided alike, from the first on."""
-    right = 0
-    for drafted, token in zip(draft, decided, strict=False):
-        if drafted != token:
-            break
-        right += 1
-    return right

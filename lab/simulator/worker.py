@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from flexspec_mq.drafting.hybrid import HybridDrafter
 from flexspec_mq.drafting.interface import PricedDrafter
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
+from flexspec_mq.protocol.digest import common_length
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import DraftRows, VersionFacts, WorkerConfig, WorkItem
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.scheduling.costs import ForwardCost
-from flexspec_mq.scheduling.draft_budget import DraftBudget, tokens_right
+from flexspec_mq.scheduling.draft_budget import DraftBudget
 from flexspec_mq.scheduling.step_budget import STEP_MS, StepBudget
 from flexspec_mq.scheduling.worker_drafter import PREFILL, WorkerDrafter
 from lab.simulator.clock import Alarm, SimulatedClock
@@ -183,7 +184,7 @@ class SimulatedWorker:
         tokens = self._texts[identity.seed, identity.temperature].decide(item.start, share.draft)
         self._reading.decided(item, len(tokens))
         judged = share.draft[: len(share.draft) - rows.drafted]
-        right = tokens_right(judged, tokens)
+        right = common_length(judged, tokens)
         wrong = right < min(len(judged), len(tokens))
         self._budget.decided(item.key, len(tokens), right, wrong=wrong)
         self._window.answered(item.key, now)

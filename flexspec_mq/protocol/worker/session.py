@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -266,7 +265,7 @@ class WorkerSession:
         if item.start != n or item.digest != self.chain.digest(n):
             return False
         drafted, decided = len(item.draft), len(tokens) - rows.forced
-        right = _common(tokens, item.draft)
+        right = chains.common_length(tokens, item.draft)
         most = drafted + item.room + 1 if right == drafted else right + 1
         if not 0 <= decided <= most or not tokens:
             raise LocalProtocolError(
@@ -378,9 +377,3 @@ class WorkerSession:
         self.ask_again()
         verdict = self.verdict(now, times=times)
         return msgspec.structs.replace(verdict, fin=Fin.GAP) if verdict.fin is Fin.NONE else verdict
-
-
-def _common(tokens: Sequence[int], draft: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    most = min(len(tokens), len(draft))
-    return next((place for place in range(most) if tokens[place] != draft[place]), most)
