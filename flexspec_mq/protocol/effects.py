@@ -106,17 +106,6 @@ class Free:
 
 
 @dataclass(frozen=True, slots=True)
-class Truncate:
-    """Worker: the cache of this session is right for prompt + the first `length` generated tokens at most.
-
-    A forward under way may still add to it; its result will be dropped with another `Truncate`.
-    """
-
-    key: SessionKey
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
 class ReleaseToCache:
     """Worker: the text of this session is over. Its keys and values may serve another, and are the first to go."""
 
@@ -136,4 +125,4 @@ class Transfer:
     shared: int | None = None
 
 
-WorkerEffect = Reply | Free | Truncate | ReleaseToCache | Transfer
+WorkerEffect = Reply | Free | ReleaseToCache | Transfer

@@ -22,7 +22,6 @@ from flexspec_mq.protocol.effects import (
     Reply,
     Send,
     Transfer,
-    Truncate,
     WorkerEffect,
 )
 from flexspec_mq.protocol.worker.machine import WorkerMachine
@@ -429,10 +428,6 @@ class World:
                     if source in host.cached:
                         held = host.cached.pop(source) if shared is None else min(host.cached[source], shared)
                         host.cached[key] = min(held, prompt - 1)
-                case Truncate(key, length):
-                    if key in host.cached:
-                        prompt = len(host.machine.sessions[key].prompt)
-                        host.cached[key] = min(host.cached[key], prompt + length)
         for session in host.machine.sessions.values():
             self.most_held = max(self.most_held, len(session.held))
         self._compute(host)

@@ -15,7 +15,7 @@ from typing import ClassVar
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LocalProtocolError
-from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, Truncate, WorkerEffect
+from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
 from flexspec_mq.protocol.worker.prefix_store import PrefixStore
@@ -45,7 +45,7 @@ _REVIVE = ("at or below the closed attempt; above", "ignore; as if absent")
 _REOPEN = ("lower attempt; the same; higher; another text", "ignore; hello; merge, hello; refuse")
 _DRAFT = ("usable or early; stale or duplicate; after a gap", "hold; drop; report the gap")
 _CLOSE = ("at or above the attempt; below", "free, or keep the text; ignore")
-_RESULT = ("of this chain; of another", "extend, verdict; drop, truncate")
+_RESULT = ("of this chain; of another", "extend, verdict; drop")
 _FAILED = ("the item under way; another", "free, internal error; ignore")
 _EVENTS = {Draft: WorkerEvent.DRAFT, Poll: WorkerEvent.POLL, Close: WorkerEvent.CLOSE}
 
@@ -371,9 +371,7 @@ class WorkerMachine:
             return
         if message.attempt > session.attempt:
             self.counters.reopened += 1
-            cut = session.merge(message, now)
-            if cut is not None:
-                self._out.append(Truncate(key, cut))
+            session.merge(message, now)
         self._hello(session, now)
 
     def _hello(self, session: WorkerSession, now: float) -> None:
@@ -458,7 +456,6 @@ class WorkerMachine:
         session = self._sessions[key]
         if session.flight is not item or not session.take_result(item, tokens, rows):
             self.counters.dropped += 1
-            self._out.append(Truncate(key, session.kept))
         else:
             self._answer(session, item, times, now)
         self._note_ready(session, now)
@@ -548,7 +545,7 @@ class WorkerMachine:
         ((_S.FINISHED,), (_E.CLOSE,), _close, (_S.TOMB, _S.FINISHED), *_CLOSE),
         (_GONE, (_E.RESULT,), _drop_result, (), "text kept; else", "drop; drop, free"),
         ((_S.LIVE,), (_E.RESULT,), _result, (_S.LIVE, _S.FINISHED), *_RESULT),
-        ((_S.FINISHED,), (_E.RESULT,), _result, (), "", "drop, truncate"),
+        ((_S.FINISHED,), (_E.RESULT,), _result, (), "", "drop"),
         (_GONE, (_E.FAILED,), _ignore, (), "", "ignore"),
         ((_S.LIVE,), (_E.FAILED,), _fail, (_S.TOMB, _S.LIVE), *_FAILED),
         ((_S.FINISHED,), (_E.FAILED,), _fail, (_S.TOMB, _S.FINISHED), *_FAILED),

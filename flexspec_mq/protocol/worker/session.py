@@ -89,7 +89,6 @@ class WorkerSession:
         self._rows = ALL_ROWS
         self._greet = True
         self._gap_at = -1
-        self._kept = 0  # length up to which the chain has not been cut since `flight` was taken
 
     # Opens
 
@@ -98,12 +97,8 @@ class WorkerSession:
         theirs = chains.root(opened.identity, version)
         return opened.prompt == self.prompt and theirs == chains.root(self.identity, self.version)
 
-    def merge(self, opened: Open, now: float) -> int | None:
-        """Take an attempt above ours: the edge's committed prefix is the authority.
-
-        Returns:
-            The length to which the chain was cut, or None if nothing was.
-        """
+    def merge(self, opened: Open, now: float) -> None:
+        """Take an attempt above ours: the edge's committed prefix is the authority."""
         self.attempt = opened.attempt
         self._greet = True
         self.held = []
@@ -112,23 +107,13 @@ class WorkerSession:
         cut = self.chain.mismatch(0, opened.committed)
         if cut is not None:
             self.chain.cut(cut)
-            self._kept = min(self._kept, cut)
             self.ended = Fin.NONE
         self._extend(opened.committed[len(self.chain) :])
         self.have = self.sent = len(opened.committed)
         self._newest = (opened.attempt, opened.seq)
         self._grant(opened)
-        self.hold(
-            Batch(
-                start := len(opened.committed),
-                self.chain.digest(start),
-                opened.draft,
-                start,
-                self._newest,
-                now,
-            )
-        )
-        return cut
+        start = len(opened.committed)
+        self.hold(Batch(start, self.chain.digest(start), opened.draft, start, self._newest, now))
 
     # Batches
 
@@ -217,7 +202,6 @@ class WorkerSession:
             room=self._room(n + len(draft), len(draft)),
             batches=len(used),
         )
-        self._kept = n
         self.ready_since = None
         return self.flight
 
@@ -302,11 +286,6 @@ class WorkerSession:
         order = (self.attempt, item.seq)
         digest = self.chain.digest(start)
         self.hold(Batch(start, digest, item.draft[took:], item.start, order, item.waiting_since))
-
-    @property
-    def kept(self) -> int:
-        """Length of the chain that the engine's cache may keep after a dropped result."""
-        return min(self._kept, len(self.chain))
 
     def _extend(self, tokens: tuple[int, ...]) -> None:
         """Append tokens up to the end of the text, if it is among them."""
