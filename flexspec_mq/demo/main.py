@@ -70,7 +70,7 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
-    need_libraries("the demo")
+    need_libraries("the demo", "demo")
     return asyncio.run(_run(args, screen or Screen()))
 
 

@@ -164,20 +164,19 @@ def weights_fingerprint(folder: Path) -> str:
     return fingerprint_of(read_tensors(folder))
 
 
-def need_libraries(what: str = "running a model") -> None:
+def need_libraries(what: str = "running a model", extra: str = "models") -> None:
     """Refuse what takes transformers where it is not installed.
 
     Args:
         what: takes it, for people.
+        extra: brings it.
 
     Raises:
         ModelError: naming what is missing.
     """
     missing = [name for name in ("torch", "transformers", "safetensors") if util.find_spec(name) is None]
     if missing:
-        raise ModelError(
-            f"{what} needs {', '.join(missing)}", hint=f"install them, {how_to_install('models')}"
-        )
+        raise ModelError(f"{what} needs {', '.join(missing)}", hint=f"install them, {how_to_install(extra)}")
 
 
 def read_plainly(folder: Path) -> tuple[Config, PlainTokenizer] | None:

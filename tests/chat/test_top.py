@@ -21,13 +21,15 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.chat.api import VIEWS
-from flexspec_mq.chat.overview import Overview, Screenful
+from flexspec_mq.chat.api import VIEWS, api_at
+from flexspec_mq.chat.overview import MAX_OVER, Overview, Screenful
 from flexspec_mq.chat.settings import ChatOptions
-from flexspec_mq.chat.top import main, show
+from flexspec_mq.chat.top import follow, main, show
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import LinkRefused
 from lab.testbed.deployment import free_port
+from schemas.node import TextView
 from tests.chat.test_chat_terminal import ESCAPE, on_terminal
 from tests.daemons import PATIENCE, FakeEngine, until
 from tests.doctor.setups import answering
@@ -115,6 +117,14 @@ def test_any_state_fits_any_screen_and_steers_no_terminal(seed: int) -> None:
             assert not any(unicodedata.category(character) in {"Cc", "Cs"} for character in text)
 
 
+def test_texts_that_are_over_are_forgotten_one_after_the_other() -> None:
+    seen = Overview()
+    for number in range(40):
+        seen.take(TextView(id=f"{number}", state="writing"))
+        seen.take(TextView(id=f"{number}", state="over"))
+    assert list(seen.texts) == [f"{number}" for number in range(40 - MAX_OVER, 40)]
+
+
 def worker_of(api: Served) -> str:
     return api.node.name.replace("ae", "aw") + "-0"
 
@@ -173,6 +183,14 @@ def test_no_node(answer: str | None, code: int, said: str, capsys: pytest.Captur
     assert "/retry" not in told.err
 
 
+async def test_waiting_ends_where_it_mends_nothing() -> None:
+    refusal = b'HTTP/1.0 401 No\r\n\r\n{"error": {"message": "no", "code": "invalid_api_key"}}'
+    with answering(refusal) as port:
+        async with api_at(ChatOptions(url=f"http://127.0.0.1:{port}")) as api, asyncio.timeout(PATIENCE):
+            with pytest.raises(LinkRefused):
+                await follow(api, Overview(), lambda: None)
+
+
 async def test_a_terminal_waits_for_a_node_and_outlives_it(mosquitto: PrivateBroker) -> None:
     port = free_port()
     async with on_terminal("top", "--url", f"http://127.0.0.1:{port}") as terminal:
@@ -198,6 +216,9 @@ async def test_a_terminal_waits_for_a_node_and_outlives_it(mosquitto: PrivateBro
         terminal.process.send_signal(signal.SIGCONT)
         async with served(mosquitto, api_port=port) as api:
             await terminal.until(api.node.name)
+            await until(
+                lambda: len(frames := terminal.seen.split("\x1b[H")) > 2 and "no events" not in frames[-2]
+            )
             terminal.type(b"q")
             async with asyncio.timeout(PATIENCE):
                 assert await terminal.process.wait() == 0
