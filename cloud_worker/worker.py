@@ -77,13 +77,6 @@ class CloudWorker:
         self._quotas = quotas = quotas or QuotaSettings()
         facts = engine.facts
         self.family = family
-        self._facts = VersionFacts(
-            facts.fingerprint,
-            facts.max_context,
-            facts.vocab_size,
-            facts.recommended.sampling,
-            facts.tokenizer,
-        )
         self._compiling: set[asyncio.Task[None]] = set()
         self.settings = settings
         self._groups = read_groups(settings.share_groups)
@@ -93,7 +86,14 @@ class CloudWorker:
         self.machine = WorkerMachine(
             WorkerConfig(
                 worker=settings.worker,
-                versions={settings.version: self._facts},
+                versions=(settings.version,),
+                facts=VersionFacts(
+                    facts.fingerprint,
+                    facts.max_context,
+                    facts.vocab_size,
+                    facts.recommended.sampling,
+                    facts.tokenizer,
+                ),
                 capacity=settings.capacity,
                 room=facts.room,
                 lease=settings.lease,
@@ -254,7 +254,7 @@ class CloudWorker:
 
     async def open_version(self, version: str) -> None:
         """Take new sessions of a version that the engine holds; not while the worker drains."""
-        self.machine.hold(version, self._facts)
+        self.machine.hold(version)
         if self._link is None or self.machine.draining or version in self._shares:
             return
         try:

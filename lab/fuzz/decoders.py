@@ -69,7 +69,7 @@ _CODEC = Codec()
 _IDENTITY = Identity(1, bytes(range(16)), 0.7, 40, 0.95, 2**64 - 1, (2, 0), False, 512)
 _DIGEST = bytes(range(32))
 _FRESH = WorkerConfig(
-    worker="w1", versions={"v": VersionFacts(_IDENTITY.fingerprint, CONTEXT, 49_152)}, prefixes=16
+    worker="w1", versions=("v",), facts=VersionFacts(_IDENTITY.fingerprint, CONTEXT, 49_152), prefixes=16
 )
 
 

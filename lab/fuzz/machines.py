@@ -63,7 +63,13 @@ class HostileWorld(World):
     def __init__(self, seed: int, clock: Callable[[], int]) -> None:
         rng = random.Random(seed)
         config = WorkerConfig(
-            worker="w", versions=held(_CONTEXT), capacity=4, lease=10, prefixes=4, prefix_life=15.0
+            worker="w",
+            versions=("v",),
+            facts=held(_CONTEXT),
+            capacity=4,
+            lease=10,
+            prefixes=4,
+            prefix_life=15.0,
         )
         link = Link(rng, jitter=0.05, loss=0.05, duplicate=0.05)
         super().__init__(rng, FakeTarget(eos_every=40), link, 2, config, (0.02, 0.001))

@@ -78,7 +78,8 @@ def build(rng: random.Random, *, flips: float) -> World:
     )
     config = WorkerConfig(
         worker="w",
-        versions=held(_CONTEXT),
+        versions=("v",),
+        facts=held(_CONTEXT),
         capacity=rng.choice((1, 2, 8)),
         room=rng.choice((None, 128, 256)),
         prefixes=rng.choice((0, 1, 4)),

@@ -76,7 +76,7 @@ class SimulatedWorker:
             bytes.fromhex(recording.fingerprint), recording.max_context, recording.vocab_size
         )
         self.machine = WorkerMachine(
-            WorkerConfig(worker=NAME, versions={VERSION: facts}, capacity=_EVERYBODY, prefixes=0)
+            WorkerConfig(worker=NAME, versions=(VERSION,), facts=facts, capacity=_EVERYBODY, prefixes=0)
         )
         self._clock = clock
         self._cost = cost

@@ -125,9 +125,9 @@ class FakeTarget:
         return tuple(out)
 
 
-def held(max_context: int) -> dict[str, VersionFacts]:
-    """The target versions of a simulated worker: "v" alone."""
-    return {"v": VersionFacts(FINGERPRINT, max_context, VOCAB)}
+def held(max_context: int) -> VersionFacts:
+    """Facts of a simulated worker's target, whose version is "v"."""
+    return VersionFacts(FINGERPRINT, max_context, VOCAB)
 
 
 def draft_token(target: FakeTarget, seed: int, context: Sequence[int], accuracy: float) -> int:

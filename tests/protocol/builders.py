@@ -19,7 +19,7 @@ from lab.simulator.world import FakeTarget, Link, World, held, identity
 from schemas.messages import Draft, Error, ErrorCode, Fin, Identity, Open, Poll, Verdict
 
 PROMPT = (3, 1, 4)
-CONFIG = WorkerConfig(worker="w", versions=held(100), capacity=2, lease=30)
+CONFIG = WorkerConfig(worker="w", versions=("v",), facts=held(100), capacity=2, lease=30)
 
 
 def digest(
@@ -185,7 +185,7 @@ def clean_world(
 ) -> World:
     """Sessions that one worker writes by a plan, over a link that loses and swaps nothing. It does not run yet."""
     rng = random.Random(7)
-    config = WorkerConfig(worker="w", versions=held(512))
+    config = WorkerConfig(worker="w", versions=("v",), facts=held(512))
     world = World(rng, FakeTarget(eos_every=10**9), Link(rng, delay=delay), 1, config)
     world.early_stops, world.doubts = 0.0, doubts
     policy = FixedPolicy(plan) if isinstance(plan, Plan) else plan

@@ -21,7 +21,7 @@ from tests.protocol.builders import CONFIG, answer
 
 
 def worker(capacity: int = 99, **settings: Any) -> WorkerMachine:
-    return WorkerMachine(replace(CONFIG, capacity=capacity, versions=held(10_000), **settings))
+    return WorkerMachine(replace(CONFIG, capacity=capacity, facts=held(10_000), **settings))
 
 
 def opening(session: int, prompt: int = 3, limit: int = 20) -> Open:

@@ -137,7 +137,7 @@ def overloaded(sessions: int, *, forward: float = 0.3, workers: int = 1) -> Worl
     """Prompts of 160 tokens at once at workers that read 17 tokens of them in each forward."""
     rng = random.Random(5)
     link = Link(rng, delay=0.02, jitter=0.01)
-    config = WorkerConfig(worker="w", versions=held(512), capacity=256)
+    config = WorkerConfig(worker="w", versions=("v",), facts=held(512), capacity=256)
     world = World(rng, FakeTarget(eos_every=10**9), link, workers, config, (forward, 0.0), 17)
     for number in range(1, sessions + 1):
         request = SessionRequest(
@@ -179,7 +179,7 @@ def test_no_text_is_silent_for_long_beside_a_healthy_worker(hangs: str) -> None:
     for seed in range(20):
         rng = random.Random(seed)
         link = Link(rng, delay=rng.choice((0.005, 0.04, 0.1)))
-        config = WorkerConfig(worker="w", versions=held(512), capacity=256)
+        config = WorkerConfig(worker="w", versions=("v",), facts=held(512), capacity=256)
         world = World(rng, FakeTarget(eos_every=10**9), link, 2, config)
         began: dict[int, float] = {}
 

@@ -67,7 +67,13 @@ class Schedule(RuleBasedStateMachine):
     def begin(self, workers: int, capacity: int, seed: int, plan: Plan) -> None:
         rng = random.Random(seed)
         config = WorkerConfig(
-            worker="w", versions=held(512), capacity=capacity, lease=10, prefixes=capacity, prefix_life=15.0
+            worker="w",
+            versions=("v",),
+            facts=held(512),
+            capacity=capacity,
+            lease=10,
+            prefixes=capacity,
+            prefix_life=15.0,
         )
         forced = 0.5 if seed % 3 == 0 else 0.0
         target = FakeTarget(eos_every=25, flips=self.flips, rng=random.Random(seed), forced=forced)
@@ -180,7 +186,7 @@ class Schedule(RuleBasedStateMachine):
     @rule(index=INDEX)
     def hold(self, index: int) -> None:
         host = self.world.hosts[index % len(self.world.hosts)]
-        host.machine.hold("v", self.world.config.versions["v"])
+        host.machine.hold("v")
 
     @rule(index=INDEX)
     def subscribe(self, index: int) -> None:
@@ -230,7 +236,7 @@ class Schedule(RuleBasedStateMachine):
             if host.machine.draining or host.hung:
                 world.crash(host)
             host.subscribed = True
-            host.machine.hold("v", world.config.versions["v"])
+            host.machine.hold("v")
         world.set_link(up=True)
         for dial in self.dials:
             dial.now = Plan(3, 2, 0, 0)

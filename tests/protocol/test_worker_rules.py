@@ -56,8 +56,8 @@ def test_the_name_is_repeated_until_a_draft_shows_that_it_is_known() -> None:
 def test_a_hello_tells_what_the_makers_recommend_where_the_session_samples_otherwise() -> None:
     sampled = Sampling(identity().temperature, identity().top_k, identity().top_p)
     for recommended, told in ((None, None), (sampled, None), (Sampling(0.25), Sampling(0.25))):
-        facts = replace(CONFIG.versions["v"], recommended=recommended)
-        worker = WorkerMachine(replace(CONFIG, versions={"v": facts}))
+        facts = replace(CONFIG.facts, recommended=recommended)
+        worker = WorkerMachine(replace(CONFIG, facts=facts))
         for attempt in (1, 2):
             (hello,) = verdicts(worker.receive("e", opening(attempt=attempt), 0.0))
             assert hello.recommended == told
@@ -194,7 +194,7 @@ def test_run_ahead_stops_at_the_credit_and_goes_on_when_it_is_returned() -> None
 def test_the_room_for_the_workers_own_draft(
     ahead: int, drafted: int, wanted: int, limit: int, room: int
 ) -> None:
-    config = replace(CONFIG, versions=held(400))
+    config = replace(CONFIG, facts=held(400))
     message = opening(ahead=ahead, draft=(1,) * drafted, ident=identity(limit=limit), worker_draft=wanted)
     work = item(opened(message, config))
     assert (len(work.draft), work.room) == (drafted, room)
@@ -327,8 +327,7 @@ OTHER = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (EOS,), False, 5)
 def knowing(eos: tuple[int, ...] = (EOS,)) -> WorkerMachine:
     """A worker that knows what the ids of its target mean, and which of them end a text."""
     known = TokenizerStatus(tokens=VOCAB, vocabulary="00" * 16, eos=eos, template="00" * 8)
-    (facts,) = CONFIG.versions.values()
-    return WorkerMachine(replace(CONFIG, versions={"v": replace(facts, tokenizer=known)}))
+    return WorkerMachine(replace(CONFIG, facts=replace(CONFIG.facts, tokenizer=known)))
 
 
 def test_where_a_text_does_not_end_by_itself_its_end_need_not_agree() -> None:
@@ -402,7 +401,7 @@ def test_the_targets_own_token_is_no_accepted_row_though_it_was_drafted(
 def test_what_a_verdict_tells_of_long_drafts_and_long_forwards_fits_into_it() -> None:
     """Batches that join up can have more tokens than one, and a worker may have been asleep."""
     half, ident = tuple(range(1, 41)), identity(limit=90)
-    machine = opened(opening(draft=half, ident=ident), replace(CONFIG, versions=held(200)))
+    machine = opened(opening(draft=half, ident=ident), replace(CONFIG, facts=held(200)))
     machine.receive("e", Draft(1, 1, 2, 0, 40, digest(half, ident), half, 0), 0.1)
     work = item(machine)
     assert len(work.draft) == 80

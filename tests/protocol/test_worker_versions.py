@@ -8,17 +8,14 @@ import pytest
 from msgspec import structs
 
 from flexspec_mq import topics
-from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol.digest import prefix_name
 from flexspec_mq.protocol.effects import Free, Transfer
 from flexspec_mq.protocol.worker.machine import WorkerMachine
-from flexspec_mq.protocol.worker.types import VersionFacts
-from lab.simulator.world import FINGERPRINT, VOCAB, identity
-from schemas.messages import Close, CloseReason, Draft, Error, ErrorCode, Open, Prefix, Verdict
+from lab.simulator.world import FINGERPRINT, identity
+from schemas.messages import Close, CloseReason, Error, ErrorCode, Open, Prefix, Verdict
 from tests.protocol.builders import CONFIG, PROMPT, answer, code, digest, opening
 
-SMALL, LARGE = VersionFacts(FINGERPRINT, 50, VOCAB), VersionFacts(FINGERPRINT, 1000, VOCAB + 8)
-BOTH = replace(CONFIG, versions={"small": SMALL, "large": LARGE}, capacity=8, prefixes=4)
+BOTH = replace(CONFIG, versions=("small", "large"), capacity=8, prefixes=4)
 
 
 def machine() -> WorkerMachine:
@@ -34,21 +31,6 @@ def test_chain_and_work_are_of_the_version_that_the_topic_names(version: str) ->
     (item,) = worker.take_work(0.1, 9)
     assert item.version == version
     assert worker.live == {version: 1}
-
-
-def test_each_version_has_its_own_bounds() -> None:
-    worker = machine()
-    long = Open(1, 1, identity(limit=60), PROMPT, (), 0, 1, ())
-    assert code(worker.receive("e", long, 0.0, 0, "small")) is ErrorCode.CONTEXT
-    assert code(worker.receive("e", long, 0.0, 0, "large")) is None
-    odd = Open(2, 1, identity(), (VOCAB + 3,), (), 0, 1, ())
-    assert code(worker.receive("e", odd, 0.0, 0, "small")) is ErrorCode.MALFORMED
-    assert code(worker.receive("e", odd, 0.0, 0, "large")) is None
-    worker.receive("e", opening(session=3), 0.0, 0, "small")
-    for session, refused in ((1, False), (3, True)):
-        draft = Draft(session, 1, 2, 0, 0, 0, (VOCAB + 3,), 0)
-        assert bool(worker.receive("e", draft, 0.1)) is refused
-    assert worker.live == {"large": 2, "small": 1}
 
 
 def test_a_version_that_is_not_held_is_another_workers_at_once() -> None:
@@ -70,13 +52,10 @@ def test_a_session_cannot_change_its_version() -> None:
 def test_a_version_that_comes_takes_sessions_at_once() -> None:
     worker = machine()
     assert code(worker.receive("e", opening(), 0.0, 0, "new")) is ErrorCode.BUSY
-    worker.hold("new", VersionFacts(FINGERPRINT, 100, VOCAB + 50))
+    worker.hold("new")
     assert code(worker.receive("e", opening(attempt=2), 0.1, 0, "new")) is None
     assert worker.live == {"new": 1}
     assert worker.versions == ["small", "large", "new"]
-    with pytest.raises(LocalProtocolError, match="has sessions with other facts"):
-        worker.hold("new", SMALL)
-    worker.hold("small", LARGE)  # it has none
 
 
 def test_a_retired_version_goes_on_with_texts_that_have_begun_and_no_others() -> None:
@@ -111,7 +90,7 @@ def test_texts_of_a_retired_version_are_forgotten() -> None:
         worker.receive("e", opening(session=session), 0.0, 0, version)
         worker.receive("e", Close(session, 1, 0, CloseReason.DONE), 0.1)
     assert worker.retire("large") == [Free(("e", 1))]
-    worker.hold("large", LARGE)
+    worker.hold("large")
     prefix = Prefix(len(PROMPT), prefix_name(FINGERPRINT, "large", PROMPT))
     effects = worker.receive("e", Open(3, 1, identity(), (5,), (), 0, 1, (), prefix), 0.2, 0, "large")
     assert code(effects) is ErrorCode.NEED_PREFIX

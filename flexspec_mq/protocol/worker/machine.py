@@ -14,7 +14,6 @@ from typing import ClassVar
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.errors import LocalProtocolError
 from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from flexspec_mq.protocol.worker.admission import Admission
@@ -24,7 +23,6 @@ from flexspec_mq.protocol.worker.turns import by_device, to_go
 from flexspec_mq.protocol.worker.types import (
     ALL_ROWS,
     DraftRows,
-    VersionFacts,
     WorkerConfig,
     WorkerCounters,
     WorkerEvent,
@@ -63,7 +61,7 @@ class WorkerMachine:
         self._closed_at = ExpiringMap[SessionKey, int](most=_CLOSED, life=_CLOSED_LIFE)
         self._admission = Admission(config)
         self._prefixes = PrefixStore(config)
-        self._versions = dict(config.versions)
+        self._versions = dict.fromkeys(config.versions)
         self._retired: set[str] = set()
         self.draining = False
         self._stepped_at = -inf
@@ -126,8 +124,7 @@ class WorkerMachine:
             if isinstance(message, Open):
                 self._take_open(key, message, version, now)
             else:
-                session = self._sessions.get(key)
-                check(message, self._vocab_size if session is None else self._facts(session).vocab_size)
+                check(message, self._config.facts.vocab_size)
                 self._happen(_EVENTS[type(message)], key, now, message)
         except IllegalMessage as error:
             self.counters.rejected += 1
@@ -204,15 +201,9 @@ class WorkerMachine:
         self._happen(WorkerEvent.FAILED, item.key, now, item, why)
         return self._flush()
 
-    def hold(self, version: str, facts: VersionFacts) -> None:
-        """Take sessions of one more version from now on, or again of one that was retired.
-
-        Raises:
-            LocalProtocolError: it is here with other facts, and still has sessions.
-        """
-        if self._versions.get(version, facts) != facts and self.sessions_of(version):
-            raise LocalProtocolError(f"version {version} has sessions with other facts")
-        self._versions[version] = facts
+    def hold(self, version: str) -> None:
+        """Take sessions of one more version from now on, or again of one that was retired."""
+        self._versions.setdefault(version)
         self._retired.discard(version)
 
     def retire(self, version: str) -> list[WorkerEffect]:
@@ -287,14 +278,14 @@ class WorkerMachine:
             self._error(key, message.attempt, ErrorCode.NEED_PREFIX)
             return
         message, version, transfer = whole
-        facts, known = self._versions.get(version), key in self._sessions
-        if facts is None or (
+        known = key in self._sessions
+        if version not in self._versions or (
             version in self._retired and not (known or message.committed or message.resumes)
         ):
             detail = f"version {version} is not held here"
             self._busy(key, message, waiting.BUSY_ELSEWHERE, detail)
             return
-        check_open(message, facts, self._config.room)
+        check_open(message, self._config.facts, self._config.room)
         self._happen(WorkerEvent.OPEN, key, now, message, version)
         if transfer is not None and not known and key in self._sessions:
             self.counters.inherited += 1
@@ -302,13 +293,6 @@ class WorkerMachine:
             if transfer.shared is None:
                 self._prefixes.take(transfer.source)
             self._out.append(transfer)
-
-    @property
-    def _vocab_size(self) -> int:
-        return max((facts.vocab_size for facts in self._versions.values()), default=0)
-
-    def _facts(self, session: WorkerSession) -> VersionFacts:
-        return self._versions[session.version]
 
     def _forget_if_over(self, version: str) -> None:
         if version in self._retired and not self.sessions_of(version):
@@ -336,8 +320,7 @@ class WorkerMachine:
         self._prefixes.take(key)
         self.counters.opened += 1
         self.counters.versions[version].prompt += len(message.prompt)
-        recommended = self._versions[version].recommended
-        session = WorkerSession(key, message, version, self._config, self.counters, recommended)
+        session = WorkerSession(key, message, version, self._config, self.counters)
         session.opened_at = now
         session.merge(message, now)
         self._sessions[key] = session

@@ -51,13 +51,7 @@ class WorkerSession:
     """
 
     def __init__(
-        self,
-        key: SessionKey,
-        opened: Open,
-        version: str,
-        config: WorkerConfig,
-        counters: WorkerCounters,
-        recommended: Sampling | None = None,
+        self, key: SessionKey, opened: Open, version: str, config: WorkerConfig, counters: WorkerCounters
     ) -> None:
         self.key = key
         self.version = version
@@ -65,6 +59,7 @@ class WorkerSession:
         self._counters = counters
         self.identity = identity = opened.identity
         sampled = Sampling(identity.temperature, identity.top_k, identity.top_p)
+        recommended = config.facts.recommended
         self.recommended = None if recommended == sampled else recommended
         self.prompt = opened.prompt
         self._eos = frozenset() if self.identity.ignore_eos else frozenset(self.identity.eos)

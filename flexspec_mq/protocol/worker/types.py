@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -16,7 +16,7 @@ from schemas.status import TokenizerStatus
 
 @dataclass(frozen=True, slots=True)
 class VersionFacts:
-    """Facts of a target version that a worker must know to take its sessions.
+    """Facts of its target versions that a worker must know to take their sessions.
 
     Attributes:
         fingerprint: 16 bytes; of vocabulary contents, special tokens and chat template.
@@ -39,6 +39,7 @@ class WorkerConfig:
     Attributes:
         versions: target versions that it holds from the start, at least one; `WorkerMachine.hold` and `retire` change
             them. An open whose topic names none, and that names no prefix either, is for the first of these.
+        facts: facts of them all, which share a base.
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
         room: tokens whose keys and values fit into memory at once, all sessions together; None is no bound. Sessions
             may outgrow it later, as what does not fit is read again when its turn comes.
@@ -49,7 +50,8 @@ class WorkerConfig:
     """
 
     worker: str
-    versions: Mapping[str, VersionFacts]
+    versions: tuple[str, ...]
+    facts: VersionFacts
     capacity: int = 64
     room: int | None = None
     device_sessions: int = 2**31
