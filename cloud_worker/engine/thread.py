@@ -47,7 +47,6 @@ class EngineThread:
         self._engine = engine
         self._underway: dict[SessionKey, WorkItem] = {}
         self._thread = ThreadPoolExecutor(1, "engine")
-        self.failures = 0
 
     @property
     def idle(self) -> bool:
@@ -88,7 +87,6 @@ class EngineThread:
                 self._engine.add(item)
             return Round([] if self._engine.idle() else [self._engine.step()])
         except Exception:  # noqa: BLE001  the top of the engine's thread; logged, and settled one by one
-            self.failures += 1
             _log.exception("a forward over %d sessions failed; doing them one by one", len(self._underway))
             return self._one_by_one(list(self._underway.values()))
 
@@ -111,7 +109,6 @@ class EngineThread:
                 while not self._engine.idle():
                     done.results.append(self._engine.step())
             except Exception:  # noqa: BLE001  logged, and told to the one edge that it concerns
-                self.failures += 1
                 _log.exception("session %s/%s cannot be computed", *item.key)
                 self._engine.free(item.key)
                 done.failed.append(item)

@@ -616,7 +616,7 @@ class EdgeSession:
     def _gone(self, now: float) -> None:
         if self._online:
             self._poll(now)
-            self._timers.suspect(now, elsewhere=self._others(self._peers.worker))
+            self._timers.polled(now, elsewhere=self._others(self._peers.worker), gone=True)
 
     def _worker_online(self, now: float) -> None:
         self._timers.wake(now, nobody=self.nobody)

@@ -144,15 +144,12 @@ class SessionTimers:
             and now - self._stall_from >= waiting.IDLE * 2.0**self._left
         )
 
-    def polled(self, now: float, *, elsewhere: bool) -> None:
-        """Silence was answered by a poll: wait on from here; `elsewhere`: another worker may take the text."""
-        self._polls += 1
-        self._silent_from = now
-        self._elsewhere = elsewhere
+    def polled(self, now: float, *, elsewhere: bool, gone: bool = False) -> None:
+        """The adopted worker was polled: wait on from here; `elsewhere`: another worker may take the text.
 
-    def suspect(self, now: float, *, elsewhere: bool) -> None:
-        """The adopted worker is said to be gone and was polled: a second sign of silence is enough."""
-        self._polls = max(self._polls, 1)
+        It was silent, or is said to be gone: then a second sign of silence is enough.
+        """
+        self._polls = max(self._polls, 1) if gone else self._polls + 1
         self._silent_from = now
         self._elsewhere = elsewhere
 
