@@ -33,13 +33,7 @@ class SessionSpans:
         self._took: dict[SessionKey, Counter[str]] = {}
 
     def opened(self, message: Open, session: WorkerSession | None, properties: bytes) -> None:
-        """Note that a device has opened a session, or opens it again.
-
-        Args:
-            message: as it came.
-            session: session that it has opened; None where it was refused.
-            properties: MQTT 5 properties of the message.
-        """
+        """Note that a device has opened a session, or opens it again."""
         if session is None:
             return
         if (span := self._spans.get(session.key)) is not None:

@@ -84,15 +84,7 @@ class Deployment:
     def create(
         self, settings: str, address: str, names: Sequence[str], *, client_certificates: bool, keys: bool
     ) -> None:
-        """Make a deployment without clients.
-
-        Args:
-            settings: text of ``broker.toml``.
-            address: host:port by which clients reach it.
-            names: names in the server's certificate; empty is without TLS.
-            client_certificates: clients need one.
-            keys: sign who its clients are.
-        """
+        """Make a deployment without clients, and without TLS where the server has no names."""
         private_folder(self.directory)
         with alone(self.directory / _EDITING):
             if names:

@@ -133,14 +133,7 @@ def sign_statement(
     revoked: Iterable[bytes],
     expires: int,
 ) -> bytes:
-    """Make a statement.
-
-    Args:
-        deployment: signs it.
-        serial: higher than of any earlier one.
-        opening: as `OpeningSecrets.public` gives them.
-        revoked: serials of credentials.
-        expires: seconds since the Unix epoch.
+    """Make a statement, with a serial higher than of any earlier one.
 
     Raises:
         UsageError: there is too much in it.

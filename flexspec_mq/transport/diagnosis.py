@@ -89,13 +89,8 @@ def diagnose(settings: LinkSettings) -> Cause | None:
 def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bool) -> None:
     """Look at the broker before a model is loaded; blocks for 2 seconds at most, whatever the network does.
 
-    A broker that is down passes: the link tries again. So does one that could not be looked at in time.
-
-    Args:
-        settings: settings of the link.
-        tell: told what is odd and may change.
-        daemon: whether we outlive the broker. Names come and go with the machines that have them, so an unknown name
-            is told only; a command that answers and stops ends there.
+    A broker that is down passes: the link tries again. So does one that could not be looked at in time. For a `daemon`,
+    which outlives it, an unknown name is told only, as names come and go with the machines that have them.
 
     Raises:
         LinkRefused: the broker's certificate is for another host or not to be trusted, our TLS files cannot be

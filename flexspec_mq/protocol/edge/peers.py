@@ -51,13 +51,7 @@ class Peers:
         return self.former if verdict.worker is None and returns else verdict.worker
 
     def adopts(self, worker: str, verdict: Verdict, *, news: bool) -> bool:
-        """Whether a worker that speaks is to be adopted: the first at or above the floor, or the same one's next.
-
-        Args:
-            worker: the worker.
-            verdict: verdict of it.
-            news: whether that ends beyond what is committed.
-        """
+        """Whether a worker that speaks is to be adopted: the first at or above the floor, or the same one's next."""
         if verdict.attempt < self.floor:
             return False
         if self.worker is None:
