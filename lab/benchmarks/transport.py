@@ -271,14 +271,14 @@ async def idle(options: argparse.Namespace, folder: Path, port: int, names: Sequ
         counter = await stack.enter_async_context(packet_counter(port))
         base = reach(folder, Role.EDGE, EDGE, counter.port)
         await stack.enter_async_context(node.running(mqtt_link, base))
-        began = counter.received()
+        began = counter.carried()
         await asyncio.sleep(waiting.STATUS_EVERY + 1)
-        awake = counter.received() - began
+        awake = counter.carried().since(began)
         say(f"{len(node.directory.online())} workers are known")
         await asyncio.sleep(waiting.FOLLOWED)
-        before, since = counter.received(), time.monotonic()
+        before, since = counter.carried(), time.monotonic()
         await asyncio.sleep(options.idle)
-        carried, seconds = counter.received() - before, time.monotonic() - since
+        carried, seconds = counter.carried().since(before), time.monotonic() - since
     day = DAY / seconds * (carried.ip_up + carried.ip_down)
     return {
         "workers": len(names),
@@ -348,11 +348,11 @@ async def rounds_in_turns(
 
 async def bytes_per_round(case: LinkCase, counter: PacketCounter, rounds: int) -> dict[str, float]:
     """IP bytes between edge and broker per round."""
-    before = counter.received()
+    before = counter.carried()
     for _ in range(rounds):
         await case.block(1)
         await asyncio.sleep(SPACING)
-    carried = counter.received() - before
+    carried = counter.carried().since(before)
     return {"up": carried.ip_up / rounds, "down": carried.ip_down / rounds}
 
 

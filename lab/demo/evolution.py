@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lab.testbed.deployment import Daemon, LocalDeployment
-    from lab.testbed.packet_counter import PacketCounter, Received
+    from lab.testbed.packet_counter import Carried, PacketCounter
 
 FAMILY = "smol"
 OLD, NEW = "v1", "v2"
@@ -125,14 +125,14 @@ class _Update:
         # Drawn at random: the likeliest text of a small model soon repeats itself, and is over before the promotion.
         long = {**_asked(_LONG, _LONGEST), "temperature": 1.0, "ignore_eos": True}
         streams = asyncio.create_task(self._ask(long, FAMILY, OLD), name="stream")
-        before, began = self.wire.received(), time.monotonic()
+        before, began = self.wire.carried(), time.monotonic()
         screen.say("   " + (await self.operator.publish(NEW, head, "--share", "50")).strip())
         await until_listed(self.api, f"{FAMILY}:{NEW}")
         screen.say(f"   {NEW} is ready {time.monotonic() - began:.1f} s after the command; nothing restarted")
         tried = await self._ask(asked, f"{FAMILY}:canary", NEW)
         screen.say("   promoted: " + (await self.operator.head("promote", NEW)).strip())
         during = await self._ask(asked, FAMILY, NEW, shown=True)
-        update, in_time = self.wire.received() - before, not streams.done()
+        update, in_time = self.wire.carried().since(before), not streams.done()
         streamed = await streams
         ended = "streamed all the while and ended" if in_time else "ended"
         screen.say(f"   the long answer, of {len(streamed)} characters, {ended} with {OLD}")
@@ -185,18 +185,13 @@ class _Update:
             if row["errors"]:
                 raise FlexSpecError(f"{row['errors']} texts of {row['name']} failed")
 
-    def _bytes(self, update: Received, head: Path) -> None:
+    def _bytes(self, update: Carried, head: Path) -> None:
         """Show what the device received for the update."""
         size = sum(file.stat().st_size for file in head.iterdir())
-        self.screen.say("\nWhat the edge received from the publication to the end of the text after it:")
-        for kind, count in sorted(update.messages.items()):
-            self.screen.say(f"  {kind:14} {count:5} messages  {update.mqtt[kind]:8,} B of MQTT")
         self.screen.say(
-            f"All of its TCP connection, texts included: {update.ip_down:,} B of IP down, {update.ip_up:,} B up."
-        )
-        self.screen.say(
-            f"The update itself is the catalogue, twice: {update.mqtt['catalogue']:,} B. "
-            f"The head of {size:,} B went to the worker alone; the edge's draft is the one that it began with."
+            f"\nFrom the publication to the end of the text after it the edge received {update.ip_down:,} B of IP and "
+            f"sent {update.ip_up:,} B, texts included. The update itself is the signed catalogue, twice: the head of "
+            f"{size:,} B went to the worker alone; the edge's draft is the one that it began with."
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -25,12 +24,6 @@ def stat_of(pid: int) -> list[str]:
     return text.rpartition(")")[2].split()
 
 
-def cpu_seconds(pid: int) -> float | None:
-    """Seconds of the processor that a process has taken, its threads' included; None when there is none (Linux)."""
-    in_modes = stat_of(pid)[11:13]  # in user and in kernel mode
-    return sum(map(int, in_modes)) / os.sysconf("SC_CLK_TCK") if in_modes else None
-
-
 class Process(Child):
     """A child that is more than started and ended."""
 
@@ -38,11 +31,6 @@ class Process(Child):
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
-
-    @property
-    def cpu_seconds(self) -> float | None:
-        """Seconds of the processor that it has taken; None where the system does not tell, or it has ended."""
-        return cpu_seconds(self.pid)
 
     @property
     def runs(self) -> bool:

@@ -7,8 +7,8 @@ A deployment as `flexspec-broker init` makes it, with TLS, keys and seals; a wor
 devices that have texts streamed to them, for which the worker drafts, and a device of its own identity that does its
 worst, just below what a broker puts a client out for: 1,900 packets and 1.9 MB a second (`--messages`, `--rate`), 31
 connections. The worker has one core; broker and devices have the other one, and the attacker what these leave of it
-(SCHED_IDLE), so that it costs them nothing but what it has them do; how many packets it came to, and its own time, are
-told. Each figure is a ratio to the same streams without attack, before and after it.
+(SCHED_IDLE), so that it costs them nothing but what it has them do; how many packets it came to is told. Each figure is
+a ratio to the same streams without attack, before and after it.
 """
 
 from __future__ import annotations
@@ -143,12 +143,9 @@ def _row(without: Streams, beside: Streams, report: AttackReport) -> dict[str, A
         "failed": beside.failed,
         "why": beside.why,
         "texts": len(beside.speeds),
-        "cpu": report.cpu,
         "sent_per_s": report.sent / max(1e-9, report.seconds),
         "messages_per_s": report.messages / max(1e-9, report.seconds),
         "told": report.told,
-        "detail": report.detail,
-        "retry_ms": report.retry,
         "hung_up": report.hung_up,
         "kept": beside.speed >= SPEED * without.speed and beside.first <= FIRST * without.first,
     }
@@ -177,10 +174,8 @@ def show(found: dict[str, Any]) -> None:
             row["failed"],
             row["sent_per_s"] / 1e3,
             row["messages_per_s"],
-            row["cpu"],
             ", ".join(f"{count} {kind}" for kind, count in row["told"].items()) or "nothing",
             row["hung_up"],
-            row["retry_ms"],
         ]
         for way, row in found.items()
     ]
@@ -191,10 +186,8 @@ def show(found: dict[str, Any]) -> None:
         "failed",
         "kB/s",
         "messages/s",
-        "own cpu",
         "told",
         "hung up on",
-        "retry ms",
     ]
     print(_common.table(heads, rows))
     for way in found:

@@ -95,22 +95,16 @@ class AttackReport(msgspec.Struct):
 
     Attributes:
         seconds: seconds that it took.
-        cpu: share of one core that the attacker itself took meanwhile.
         sent: bytes.
         messages: number of them.
         told: answers by kind.
-        detail: words of the newest error.
-        retry: milliseconds that the newest error gave as a hint.
         hung_up: times that the broker ended the connection, or let nobody in.
     """
 
     seconds: float = 0.0
-    cpu: float = 0.0
     sent: int = 0
     messages: int = 0
     told: dict[str, int] = msgspec.field(default_factory=dict)
-    detail: str = ""
-    retry: int = 0
     hung_up: int = 0
 
 
@@ -136,7 +130,7 @@ class Attack:
 
     def run(self, over: threading.Event) -> None:
         """Do it."""
-        began, computed = time.monotonic(), time.process_time()
+        began = time.monotonic()
         while not over.is_set():
             try:
                 with self._connected() as line:
@@ -147,7 +141,7 @@ class Attack:
                     if not over.is_set():
                         self._again()
                         continue
-                    self._took(began, computed)
+                    self.report.seconds = time.monotonic() - began
                     self._listen(line, _PAUSE)
                     line.send(b"".join(self._way.farewell()))
                     self._listen(line, 0.2)
@@ -155,11 +149,7 @@ class Attack:
             except OSError:
                 self.report.hung_up += 1
                 over.wait(_AGAIN)
-        self._took(began, computed)
-
-    def _took(self, began: float, computed: float) -> None:
         self.report.seconds = time.monotonic() - began
-        self.report.cpu = (time.process_time() - computed) / self.report.seconds
 
     def _connected(self) -> MqttLine:
         line = self._order.connected()
@@ -224,7 +214,6 @@ class Attack:
             return
         if isinstance(message, Error):
             _count(report.told, message.code.name.lower())
-            report.detail, report.retry = message.detail, message.retry
             self._way.heard(message)
         elif isinstance(message, Verdict):
             _count(report.told, "verdict")

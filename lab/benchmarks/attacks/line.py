@@ -9,7 +9,6 @@ from typing import Self
 
 from flexspec_mq.transport.base import TlsSettings
 from flexspec_mq.transport.sockets import tls_context
-from lab.testbed.packet_counter import body_of
 
 _HOST = "127.0.0.1"
 _CONNECT, _PUBLISH, _SUBSCRIBE, PING = 0x10, 0x30, 0x82, b"\xc0\x00"
@@ -111,6 +110,16 @@ class MqttLine:
             self.heard.append((body[2:end].decode(), body[found[0] + found[1] :]))
         elif kind == 14:  # DISCONNECT
             raise ConnectionError(f"the broker ended the connection with code {body[:1].hex()}")
+
+
+def body_of(data: bytes | bytearray, at: int = 0) -> tuple[int, int] | None:
+    """Where the body of the packet at `at` begins, and its length; None before that has come."""
+    length = 0
+    for place in range(at + 1, min(len(data), at + 5)):
+        length |= (data[place] & 0x7F) << 7 * (place - at - 1)
+        if data[place] < 0x80:
+            return place + 1, length
+    return None
 
 
 def publish(

@@ -26,8 +26,7 @@ from flexspec_mq.settings.values import address
 from lab.testbed.link.counters import LinkCounters
 from lab.testbed.link.namespace_owner import terminated
 from lab.testbed.link.netns import NetnsLink, netns_link
-from lab.testbed.link.profiles import Catalogue, LinkPlan, built_in, load_catalogue
-from lab.testbed.link.profiles_table import profiles_table
+from lab.testbed.link.profiles import BUILT_IN, Catalogue, LinkPlan, built_in, load_catalogue
 from lab.testbed.link.proxy import proxy_link
 
 _LOOK = 0.05
@@ -69,7 +68,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     proxy.add_argument("--to", required=True, metavar="HOST:PORT", help="where connections go")
     proxy.add_argument("--insecure-anywhere", action="store_true", help="allow --listen beyond loopback")
     proxy.set_defaults(func=_proxy)
-    profiles = actions.add_parser("profiles", help="list the profiles with their figures and sources")
+    profiles = actions.add_parser(
+        "profiles", help="print the profiles with their figures and sources, as TOML"
+    )
     _add_file(profiles)
     profiles.set_defaults(func=_profiles)
 
@@ -170,8 +171,9 @@ def _proxy(args: argparse.Namespace) -> int:
 
 
 def _profiles(args: argparse.Namespace) -> int:
-    for line in profiles_table(_catalogue(args)):
-        answer(line)
+    file = args.profiles_file or BUILT_IN
+    load_catalogue(file)  # whatever is wrong with it is told
+    answer(file.read_text("utf-8"))
     return 0
 
 

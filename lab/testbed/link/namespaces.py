@@ -1,9 +1,4 @@
-"""Network namespaces by ``ip netns``: names that tell whose they are, making, entering, removing; their TUN devices.
-
-A name is ``fmq-<pid>-<start>-<random>-<side>``, of the keeper process that owns it; `start` is that process's start
-time in kernel ticks, so that a later process with the same number is not mistaken for it. Things of a dead
-process are leftovers, and `sweep` removes it.
-"""
+"""Network namespaces by ``ip netns``: making, entering, removing; their TUN devices."""
 
 from __future__ import annotations
 
@@ -11,7 +6,6 @@ import contextlib
 import ctypes
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -24,12 +18,9 @@ from pathlib import Path
 
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.testbed.link.profiles import MTU
-from lab.testbed.process import stat_of
 
 NETNS_FOLDER = Path("/run/netns")
 TUN_DEVICE = Path("/dev/net/tun")
-_START_FIELD = 19  # of /proc/<pid>/stat, counted after the command's name
-_NAME = re.compile(r"fmq-(\d+)-(\d+)-[0-9a-f]{6}-[ab]")
 _CLONE_NEWNET = 0x40000000
 _COMMAND_TIMEOUT = 20.0
 _PATIENCE = 2.0
@@ -61,9 +52,8 @@ def check_requirements() -> None:
 
 
 def new_names() -> tuple[str, str]:
-    """Names of the namespaces of sides a and b, owned by this process."""
-    pid = os.getpid()
-    stem = f"fmq-{pid}-{started(pid)}-{secrets.token_hex(3)}"
+    """Names of the namespaces of sides a and b."""
+    stem = f"fmq-{os.getpid()}-{secrets.token_hex(3)}"
     return f"{stem}-a", f"{stem}-b"
 
 
@@ -99,24 +89,6 @@ def processes(name: str) -> list[int]:
     except FlexSpecError:
         return []
     return [int(pid) for pid in lines if int(pid) != os.getpid()]
-
-
-def existing() -> list[str]:
-    """Names of all namespaces of links, of living and dead owners."""
-    if not NETNS_FOLDER.is_dir():
-        return []
-    return sorted(path.name for path in NETNS_FOLDER.iterdir() if _NAME.fullmatch(path.name))
-
-
-def sweep() -> list[str]:
-    """Remove what dead owners left behind; returns the names."""
-    left = []
-    for name in existing():
-        found = _NAME.fullmatch(name)
-        if found and started(int(found[1])) != int(found[2]):
-            remove(name)
-            left.append(name)
-    return left
 
 
 @contextmanager
@@ -204,12 +176,3 @@ def _make(address: str) -> int:
         os.close(tun)
         raise
     return tun
-
-
-def started(pid: int) -> int | None:
-    """Start time of a process in ticks since boot, which tells it from a later one of the same number.
-
-    None when there is none, or only a zombie.
-    """
-    fields = stat_of(pid)
-    return int(fields[_START_FIELD]) if fields and fields[0] not in {"Z", "X"} else None

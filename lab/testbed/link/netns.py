@@ -183,7 +183,7 @@ class NetnsLink:
 def netns_link(profile: str | LinkPlan, seed: int = 0) -> Iterator[NetnsLink]:
     """An emulated link between two network namespaces, removed on leaving.
 
-    Also removed when this process is killed, and what an earlier keeper could not remove is removed first.
+    Also removed when this process is killed.
 
     Args:
         profile: name of a built-in profile, or a plan, which has its own seed.
@@ -195,7 +195,6 @@ def netns_link(profile: str | LinkPlan, seed: int = 0) -> Iterator[NetnsLink]:
     """
     plan = profile if isinstance(profile, LinkPlan) else LinkPlan(profile, built_in().get(profile), seed)
     namespaces.check_requirements()
-    namespaces.sweep()
     link = NetnsLink(plan)
     try:
         yield link

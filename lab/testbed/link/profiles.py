@@ -143,10 +143,14 @@ def load_catalogue(path: Path) -> Catalogue:
     return made
 
 
+BUILT_IN = Path(__file__).with_name("profiles.toml")
+"""File of the profiles that come with the package."""
+
+
 @cache
 def built_in() -> Catalogue:
     """The profiles that come with the package."""
-    return load_catalogue(Path(__file__).with_name("profiles.toml"))
+    return load_catalogue(BUILT_IN)
 
 
 def _check(name: str, profile: Profile, sources: dict[str, str]) -> None:

@@ -101,7 +101,7 @@ def test_held_open_it_says_how_to_enter_and_ends_on_signals(number: signal.Signa
     process.send_signal(number)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == code
-    assert name not in namespaces.existing()
+    assert not (namespaces.NETNS_FOLDER / name).exists()
 
 
 def test_the_proxy_carries_counts_and_ends_on_sigterm() -> None:

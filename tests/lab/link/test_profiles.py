@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flexspec_mq.cli import main
 from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import Impairment
 from lab.testbed.link.profiles import (
@@ -18,7 +19,6 @@ from lab.testbed.link.profiles import (
     built_in,
     load_catalogue,
 )
-from lab.testbed.link.profiles_table import profiles_table
 from lab.testbed.link.timeline import StatesInTurn, outages_of
 from tests.lab.link.plans import figures, plan, state
 
@@ -107,12 +107,15 @@ def test_the_round_trip_is_that_of_the_source() -> None:
         assert sum(means) == pytest.approx(round_trip, abs=0.1)
 
 
-def test_the_table_has_every_profile_and_source() -> None:
-    text = "\n".join(profiles_table(built_in()))
-    for name in built_in().profiles:
-        assert f"\n{name} " in text
-    for source in built_in().sources.values():
-        assert source in text
+def test_the_command_prints_what_it_can_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["link", "profiles"]) == 0
+    (own := tmp_path / "own.toml").write_text(capsys.readouterr().out, "utf-8")
+    assert load_catalogue(own) == built_in()
+    assert main(["link", "profiles", "--profiles-file", str(own)]) == 0
+    own.write_text("[sources", "utf-8")
+    assert main(["link", "profiles", "--profiles-file", str(own)]) == 2
 
 
 @pytest.mark.parametrize(
