@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import shutil
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
-from importlib import util
 from pathlib import Path
 
 from flexspec_mq.energy.presets import DEVICES
-from flexspec_mq.errors import UsageError, how_to_install
+from flexspec_mq.errors import UsageError
+from flexspec_mq.models.checkpoint import need_libraries
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.bench.strategies import ABOUT, SERVER, Devices, chosen, drafting, schemes
 from lab.bench.testbed import HOST, PORT
@@ -24,11 +24,6 @@ QUICK_QUESTIONS, QUICK_TOKENS = 5, 24
 _ALONE = ("--device-prefill", "65536")
 """Edge nodes of all strategies ask the same worker, one after the other. To each it is to be what it is to the only
 device: otherwise long prompts are read in small pieces, for the sake of the others."""
-_NEEDS = {
-    "chat": ("httpx2",),
-    "models": ("torch", "transformers"),
-    "serve": ("starlette", "uvicorn", "prometheus_client"),
-}
 
 
 class _Help(ArgumentDefaultsHelpFormatter):
@@ -109,7 +104,8 @@ def check(options: Namespace) -> None:
     """Refuse what nothing can be measured with, before anything is started; shorten what ``--quick`` shortens.
 
     Raises:
-        UsageError: naming the flag, or the package that is missing.
+        UsageError: naming the flag.
+        ModelError: naming the packages that are missing.
     """
     _check_numbers(options)
     if options.draft == "none":
@@ -121,7 +117,7 @@ def check(options: Namespace) -> None:
         options.questions = min(options.questions or QUICK_QUESTIONS, QUICK_QUESTIONS)
         options.tokens = min(options.tokens, QUICK_TOKENS)
         options.links, options.delays_ms = options.links[:1], options.delays_ms[:1]
-    _check_installed()
+    need_libraries("flexspec bench")
 
 
 def _check_numbers(options: Namespace) -> None:
@@ -228,16 +224,3 @@ def _split(flags: str) -> list[str]:
         return shlex.split(flags)
     except ValueError as error:
         raise UsageError(f"the flags {flags!r} cannot be read: {error}") from error
-
-
-def _check_installed() -> None:
-    missing = {
-        extra: absent
-        for extra, names in _NEEDS.items()
-        if (absent := [name for name in names if util.find_spec(name) is None])
-    }
-    if missing:
-        names = ", ".join(name for absent in missing.values() for name in absent)
-        raise UsageError(
-            f"flexspec bench needs {names}", hint=f"install it, {how_to_install(','.join(missing))}"
-        )

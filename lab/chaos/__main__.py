@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _say(f"{name}: {sizes.answers} answers, {sizes.faults} faults and attacks, seed {args.seed}")
         pair = _tiny(scratch) if name == "tiny" else _pair(args, name)
         began = time.monotonic()
-        run = Run(pair, sizes, args.seed, args.threads, _say)
+        run = Run(pair, sizes, args.seed, _say)
         asyncio.run(run.happen(scratch))
         history = read_history(sorted(scratch.glob("*.jsonl")))
         judged = check(history)
@@ -76,8 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--target", default="", help="checkpoint that writes all of them, or 'default'")
     parser.add_argument("--draft", default="default", help="folder of its draft, or 'default'")
     parser.add_argument("--tokens", type=int, help="compare about so many, instead of --answers")
-    parser.add_argument("--dtype", default="bfloat16", help="number format of --target")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, in each worker")
     parser.add_argument("--edges", type=int, default=len(EDGES), help="devices, 1 to 3")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=[], help="of faults (default: all)")
     parser.add_argument("--attacks", nargs="*", choices=list(WAYS), default=list(WAYS), help="ways to attack")
@@ -117,7 +115,7 @@ def _tiny(scratch: Path) -> Pair:
     target, draft, graphs = map(str, tiny_pair(scratch))
     text, prompts = load_text(target), tiny_prompts(random.Random(0), 64)
     return Pair(
-        target=target, draft=draft, graphs=graphs, dtype="bfloat16",
+        target=target, draft=draft, graphs=graphs,
         prompts=prompts, eos=text.eos, tokenizer=text.tokenizer, constraints=OF_WORDS,
     )  # fmt: skip
 
@@ -131,7 +129,7 @@ def _pair(args: argparse.Namespace, name: str) -> Pair:
     turns = [[Turn("user", question.text)] for question in questions]
     prompts = [encode_turns(text.tokenizer, turn, max_context=2**20) for turn in turns]
     return Pair(
-        target=target, draft=args.draft, graphs=args.draft, dtype=args.dtype,
+        target=target, draft=args.draft, graphs=args.draft,
         prompts=prompts, eos=text.eos, tokenizer=text.tokenizer, constraints=[*OF_WORDS, *of_tools()],
     )  # fmt: skip
 

@@ -31,6 +31,7 @@ _HANGS = 900.0
 """Seconds for one attempt, after which it counts as hung: beyond the API's own bound."""
 _SAY_EVERY = 15.0
 _KV_MB = "192"
+_DTYPE = "bfloat16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,6 @@ class Pair:
         target: checkpoint of the target, also for the reference.
         draft: draft of the workers: a checkpoint, ``default`` or ``none``.
         graphs: draft of the devices.
-        dtype: number format of the target.
         prompts: token ids.
         eos: ids that end a text.
         tokenizer: tokenizer of the target.
@@ -51,7 +51,6 @@ class Pair:
     target: str
     draft: str
     graphs: str
-    dtype: str
     prompts: Sequence[Sequence[int]]
     eos: tuple[int, ...]
     tokenizer: Any
@@ -66,14 +65,12 @@ class Run:
         pair: target and draft.
         sizes: how much.
         seed: seed of all that is drawn.
-        threads: threads of each worker.
         say: told of progress.
     """
 
     pair: Pair
     sizes: Sizes
     seed: int
-    threads: int
     say: Callable[[str], None]
     _done: int = 0
     _faults: int = 0
@@ -89,14 +86,14 @@ class Run:
         plan = schedule(self.seed, self.sizes, self.pair.prompts, self.pair.constraints)
         self._answers = HistoryFile(scratch / "answers.jsonl")
         self._answers.add(Began(time.monotonic(), self.seed, GRACE, WORKERS))
-        pair, pool = self.pair, ReferencePool(self.pair.target, self.pair.dtype, 1)
+        pair, pool = self.pair, ReferencePool(self.pair.target, _DTYPE, 1)
         pool.start()
         try:
             for ask in plan.asks:
                 self._references.append(asyncio.create_task(self._reference(pool, ask)))
             worker = [
-                "--target", pair.target, "--dtype", pair.dtype, "--draft", pair.draft,
-                "--threads", str(self.threads), "--lease", f"{LEASE:g}", "--kv-mb", _KV_MB,
+                "--target", pair.target, "--dtype", _DTYPE, "--draft", pair.draft,
+                "--threads", "1", "--lease", f"{LEASE:g}", "--kv-mb", _KV_MB,
             ]  # fmt: skip
             edge = ["--draft", pair.graphs, "--threads", "1"]
             async with site(scratch, self.sizes, worker, edge, self.seed) as made:

@@ -34,6 +34,8 @@ COLUMNS = ("chat", "tools", "structured", "stream")
 OK, CUT, NO_CALL = "ok", "cut", "no call"
 """Outcomes of a feature, beside errors; the last is for a model that could call and never did."""
 _EDGE = "frameworks"
+_LIMIT = "400"
+"""Tokens of texts whose request names no limit."""
 _TRIES = 3
 _WITHIN = 300.0
 """Seconds for one feature."""
@@ -212,11 +214,10 @@ async def compare(options: argparse.Namespace) -> list[Row]:
     async with local_deployment() as here:
         await here.start_broker()
         await here.worker("w-frameworks", *model)
-        draft = () if options.draft is None else ("--draft", options.draft)
-        edge = await here.edge(_EDGE, "--mqtt-ask", "--api-max-tokens", str(options.max_tokens), *draft)
+        edge = await here.edge(_EDGE, "--mqtt-ask", "--api-max-tokens", _LIMIT)
         async with recorder(edge.url) as (recorded, url):
             mqtt = f"{here.host}:{here.port}"
-            env = {"URL": url, "KEY": "none", "MODEL": options.model, "MQTT": mqtt, "EDGE": _EDGE}
+            env = {"URL": url, "KEY": "none", "MODEL": "base", "MQTT": mqtt, "EDGE": _EDGE}
             for framework in asked:
                 began = len(recorded.exchanges)
                 try:
@@ -241,9 +242,6 @@ def _run(argv: Sequence[str]) -> int:
     parser.add_argument("--home", type=Path, default=Path(home).expanduser(), help="folder of their packages")
     parser.add_argument("--only", nargs="+", default=(), help="names of frameworks")
     parser.add_argument("--target", help="another target than the default model")
-    parser.add_argument("--draft", help="another draft")
-    parser.add_argument("--model", default="base", help="name by which it is asked for")
-    parser.add_argument("--max-tokens", type=int, default=400, help="limit of texts whose request names none")
     parser.add_argument(
         "--record", type=Path, help="file to which requests and answers are appended, as JSON lines"
     )

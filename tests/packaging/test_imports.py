@@ -203,7 +203,7 @@ def run_without(folder: Path, left_out: tuple[str, ...], *command: str) -> subpr
         (TORCH, ("flexspec_mq.cli", "pair", "HERE", "HERE"), 3, "running a target needs torch", "models"),
         (("torch",), ("flexspec_mq.cli", "demo"), 3, "the demo needs torch", "demo"),
         (("torch",), ("lab.demo.evolution",), 3, "the demo needs torch", "models"),
-        (TORCH, ("flexspec_mq.cli", "bench"), 2, "flexspec bench needs torch, transformers", "models"),
+        (TORCH, ("flexspec_mq.cli", "bench"), 3, "flexspec bench needs torch, transformers", "models"),
         (TORCH, ("flexspec_mq.cli", "head", "check", "HERE"), 2, "this needs torch", "models"),
         (("numpy",), ("cloud_worker",), 2, "this needs numpy", "models"),
         (("numpy",), ("edge_node", "ask", "x"), 2, "this needs numpy", "edge,serve"),

@@ -27,7 +27,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.benchmarks._common import finish, parser, percentile, say, table
-from lab.benchmarks.outages.crowd import Crowd, Return
+from lab.benchmarks.outages.crowd import Crowd
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
 from lab.testbed.secured import SecuredDeployment, secured_deployment
 
@@ -123,14 +123,14 @@ async def measure(args: Namespace) -> dict[str, Waits]:
     return found
 
 
-async def come_back(devices: int, lengths: Sequence[float]) -> dict[str, Return]:
-    """Returns of a crowd, of devices without a text and with one that waits, by outages of the broker.
+async def come_back(devices: int, lengths: Sequence[float]) -> dict[str, list[float]]:
+    """Seconds until each device of a crowd was back: without a text and with one that waits, by outages of the broker.
 
     Raises:
         FlexSpecError: not all of them are back in time.
     """
     names = [f"c{number:04}" for number in range(devices)]
-    found: dict[str, Return] = {}
+    found: dict[str, list[float]] = {}
     for awaited in (False, True):
         async with secured_deployment((), worker_flags=None, more_devices=names) as here:
             say(f"{devices} devices connect")
@@ -140,7 +140,7 @@ async def come_back(devices: int, lengths: Sequence[float]) -> dict[str, Return]
                 await asyncio.sleep(waiting.STEADY)
                 name = f"{'waited for' if awaited else 'idle'}, {length:g} s"
                 found[name] = each = await crowd.come_back(length)
-                say(f"{name}: {_span(each.back)}, {each.rate:.0f} a second, {each.failed} attempts failed")
+                say(f"{name}: {_span(each)}")
     return found
 
 
@@ -228,12 +228,9 @@ def _measure(argv: Sequence[str]) -> int:
 
 def _show_crowd(args: Namespace) -> int:
     found = asyncio.run(come_back(args.crowd, args.lengths))
-    rows = [
-        (name, len(each.back), percentile(each.back, 0.5), max(each.back), each.rate, each.failed, each.cpu)
-        for name, each in found.items()
-    ]
-    print(table(("crowd", "devices", "back p50 s", "most", "a second", "failed", "cpu s"), rows))
-    finish("outages", {name: msgspec.to_builtins(each) for name, each in found.items()}, quick=args.quick)
+    rows = [(name, len(back), percentile(back, 0.5), max(back)) for name, back in found.items()]
+    print(table(("crowd", "devices", "back p50 s", "most"), rows))
+    finish("outages", found, quick=args.quick)
     return 0
 
 

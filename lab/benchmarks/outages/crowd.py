@@ -1,23 +1,21 @@
 """A thousand devices that come back to a broker which was killed: nodes without drafts, a few hundred in a process.
 
-    python -m lab.benchmarks.outages.crowd
+    python -m lab.benchmarks.outages.crowd idle|awaited FOLDER ...
 
-reads one JSON order, `CrowdOrder`, from standard input and runs edge nodes, each with the files that were handed out to
-its device. With each further line it says when each node's link came up last.
+runs edge nodes, each with the files that were handed out to its device. With each line on standard input it says, as a
+JSON list, when each link came up last, on the clock of `time.perf_counter`; only of those that are up. A text waits at
+awaited ones while there is no link.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from argparse import Namespace
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-
-import msgspec
 
 from broker.deployment.bundles import SETTINGS
 from broker.settings import Role
@@ -26,8 +24,6 @@ from edge_node.node import EdgeNode
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.transport.arguments import link_settings
-from flexspec_mq.transport.base import LinkSettings
-from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.testbed.process import Process
 from lab.testbed.secured import SecuredDeployment
@@ -41,33 +37,6 @@ _STARTS_WITHIN = 120.0
 _LOOK = 0.1
 
 
-class CrowdOrder(msgspec.Struct):
-    """Order to a process.
-
-    Attributes:
-        folders: folders that were handed out to its devices.
-        awaited: a text waits at each device while there is no link.
-    """
-
-    folders: list[str]
-    awaited: bool
-
-
-class Told(msgspec.Struct):
-    """State of a process's nodes.
-
-    Attributes:
-        up: when each link came up last, on the clock of `time.perf_counter`; only of those that are up.
-        connects, failed: connections that came up, and attempts that failed, of all since they began.
-        cpu: seconds of the processor.
-    """
-
-    up: list[float]
-    connects: int
-    failed: int
-    cpu: float
-
-
 class _Member:
     """An edge node of the crowd."""
 
@@ -76,18 +45,11 @@ class _Member:
         self._node = EdgeNode(config.node, None, _FINGERPRINT, ())
         self._base = link_settings(config.link, f"e-{config.node.edge}")
         self._awaited = awaited
-        self.link: Link | None = None
         self.up_at = 0.0
 
     async def run(self) -> None:
         """Run until cancelled; as long as the link is down, have a text wait for it, if that is wanted."""
-
-        @asynccontextmanager
-        async def connect(settings: LinkSettings) -> AsyncIterator[Link]:
-            async with mqtt_link(settings, on_wait=lambda _: None) as self.link:
-                yield self.link
-
-        async with self._node.running(connect, self._base):
+        async with self._node.running(mqtt_link, self._base):
             while True:
                 self.up_at = time.perf_counter()
                 while self._node.link.is_up:  # noqa: ASYNC110  nothing tells
@@ -99,51 +61,19 @@ class _Member:
                     await self._node.link.settled()
 
 
-async def _serve() -> None:
+async def _serve(way: str, *folders: str) -> None:
     loop = asyncio.get_running_loop()
-
-    async def line() -> str:
-        return await loop.run_in_executor(None, sys.stdin.readline)
-
-    order = msgspec.json.decode(await line(), type=CrowdOrder)
-    members = [_Member(Path(folder), awaited=order.awaited) for folder in order.folders]
+    members = [_Member(Path(folder), awaited=way == "awaited") for folder in folders]
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(member.run()) for member in members]
         while True:
-            links = [member.link for member in members if member.link is not None]
-            told = Told(
-                [member.up_at for member in members if member.up_at],
-                sum(link.counters.connects for link in links),
-                sum(link.counters.attempts_failed for link in links),
-                time.process_time(),
-            )
-            sys.stdout.write(msgspec.json.encode(told).decode() + "\n")
+            up = [member.up_at for member in members if member.up_at]
+            sys.stdout.write(json.dumps(up) + "\n")
             sys.stdout.flush()
-            if not await line():
+            if not await loop.run_in_executor(None, sys.stdin.readline):
                 break
         for task in running:
             task.cancel()
-
-
-@dataclass(slots=True)
-class Return:
-    """How a crowd came back.
-
-    Attributes:
-        back: seconds from when the broker listened again, of each device, rising.
-        failed: attempts to connect that failed after it listened.
-        cpu: seconds of the processor that the devices took for it, all together.
-    """
-
-    back: list[float]
-    failed: int
-    cpu: float
-
-    @property
-    def rate(self) -> float:
-        """Devices a second, of the middle nine tenths."""
-        low, high = len(self.back) // 20, len(self.back) - 1 - len(self.back) // 20
-        return (high - low) / max(1e-9, self.back[high] - self.back[low])
 
 
 class Crowd:
@@ -166,44 +96,32 @@ class Crowd:
         for first in range(0, len(self._names), EACH):
             names = self._names[first : first + EACH]
             folders = [str(self._deployed.bundle(Role.EDGE, name)) for name in names]
-            part = await self._deployed.processes.start(
-                f"crowd {first}", python("lab.benchmarks.outages.crowd")
-            )
-            await part.send(msgspec.json.encode(CrowdOrder(folders, self._awaited)))
+            command = python("lab.benchmarks.outages.crowd", "awaited" if self._awaited else "idle", *folders)
+            part = await self._deployed.processes.start(f"crowd {first}", command)
             await part.line(_STARTS_WITHIN)
             self._parts.append(part)
         await self._all_up(time.perf_counter() + _STARTS_WITHIN)
 
-    async def come_back(self, seconds: float) -> Return:
-        """Kill the broker for so long, and see how they come back.
+    async def come_back(self, seconds: float) -> list[float]:
+        """Kill the broker for so long; seconds from when it listened again until each device was back, rising.
 
         Raises:
             FlexSpecError: not all are back within `WITHIN_S`.
         """
-        before = await self._ask()
         back = await self._deployed.broker_away(seconds)
-        failed = sum(one.failed for one in await self._ask())
-        told = await self._all_up(back + WITHIN_S, after=back)
-        return Return(
-            sorted(at - back for one in told for at in one.up),
-            sum(one.failed for one in told) - failed,
-            sum(one.cpu for one in told) - sum(one.cpu for one in before),
-        )
+        return sorted(at - back for at in await self._all_up(back + WITHIN_S, after=back))
 
-    async def _all_up(self, ends: float, after: float = 0.0) -> list[Told]:
+    async def _all_up(self, ends: float, after: float = 0.0) -> list[float]:
         while True:
-            told = await self._ask()
-            if (up := sum(at > after for one in told for at in one.up)) == len(self._names):
-                return told
+            for part in self._parts:
+                await part.send(b"")
+            up = [at for part in self._parts for at in json.loads(await part.line()) if at > after]
+            if len(up) == len(self._names):
+                return up
             if time.perf_counter() > ends:
-                raise FlexSpecError(f"{up} of {len(self._names)} devices are connected in time")
+                raise FlexSpecError(f"{len(up)} of {len(self._names)} devices are connected in time")
             await asyncio.sleep(_LOOK)
-
-    async def _ask(self) -> list[Told]:
-        for part in self._parts:
-            await part.send(b"")
-        return [msgspec.json.decode(await part.line(), type=Told) for part in self._parts]
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve())
+    asyncio.run(_serve(*sys.argv[1:]))

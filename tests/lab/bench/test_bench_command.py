@@ -112,18 +112,6 @@ def test_without_root_another_way_is_named(
     assert "flexspec link proxy" in said
 
 
-@pytest.mark.parametrize(("missing", "extra"), [("httpx2", "[chat]"), ("torch", "[models]")])
-def test_a_missing_package_is_named_with_its_extra(
-    missing: str, extra: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there = util.find_spec
-    monkeypatch.setattr(util, "find_spec", lambda name: None if name == missing else there(name))
-    assert cli.main(["bench"]) == 2
-    said = capsys.readouterr().err
-    assert f"flexspec bench needs {missing}" in said
-    assert extra in said
-
-
 def test_quick_shortens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(util, "find_spec", lambda _name: object())
     parsed = options.build_parser().parse_args(["--quick", "--links", "5g", "4g", "--delays-ms", "60", "0"])
