@@ -30,7 +30,7 @@ class Carried(NamedTuple):
     ip_up: int = 0
 
     def since(self, before: Carried) -> Carried:
-        """What came after an earlier moment."""
+        """Bytes since an earlier moment."""
         return Carried(self.ip_down - before.ip_down, self.ip_up - before.ip_up)
 
 
