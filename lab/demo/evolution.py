@@ -190,8 +190,8 @@ class _Update:
         size = sum(file.stat().st_size for file in head.iterdir())
         self.screen.say(
             f"\nFrom the publication to the end of the text after it the edge received {update.ip_down:,} B of IP and "
-            f"sent {update.ip_up:,} B, texts included. The update itself is the signed catalogue, twice: the head of "
-            f"{size:,} B went to the worker alone; the edge's draft is the one that it began with."
+            f"sent {update.ip_up:,} B, texts included. The head of {size:,} B went to the worker alone; the edge's "
+            "draft is the one that it began with."
         )
 
 
