@@ -18,9 +18,11 @@ from cloud_worker.metrics import WorkerMetrics
 from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.errors import LinkRefused, WorkerError
+from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
 from flexspec_mq.keys.agreement import new_opening_secrets
+from flexspec_mq.keys.documents import KeyRole
 from flexspec_mq.keys.envelope import is_keyed, key_wanted
+from flexspec_mq.keys.identity_file import read_identity
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -221,19 +223,13 @@ async def test_a_worker_whose_opening_keys_are_of_before_says_so(
         assert set(daemon.worker.refused) == {KeyReason.OPENING}
 
 
-async def test_a_worker_whose_file_is_of_an_earlier_release_serves_and_is_not_listed(
-    keys: KeyedDeployment, memory: MemoryBroker, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_worker_whose_file_signs_no_statuses_does_not_start(keys: KeyedDeployment) -> None:
     file = keys.worker_file("w1")
     file.write_text(
         json.dumps({key: of for key, of in json.loads(file.read_text()).items() if key != "status"})
     )
-    async with worker_at(memory.link, "w1", keys=file), edge_at(memory.link, keys=keys.edge_file()) as node:
-        await until(lambda: node.refused.get(KeyReason.CREDENTIAL))
-        await check(node, [wanting(1)])
-        assert not node.directory.online()
-    assert "the status of worker w1 is not signed" in caplog.text
-    assert "`flexspec-broker rotate` makes new ones" in caplog.text
+    with pytest.raises(UsageError, match="holds no keys of a client"):
+        read_identity(file, KeyRole.WORKER, "w1")
 
 
 async def test_a_device_without_keys_is_told_at_once(keys: KeyedDeployment, memory: MemoryBroker) -> None:
