@@ -137,7 +137,13 @@ def access_file(users: Iterable[User]) -> str:
 
 
 def overheard(rules: Iterable[AccessRule], groups: ShareGroups | None, topic_filter: str) -> str:
-    """Why a subscription is none of a user's; empty if it is its own. Who is no worker has no groups."""
+    """Why a subscription is none of a user's; empty if it is its own.
+
+    Args:
+        rules: rules of the user, as `rules_of` gives them.
+        groups: groups of workers; None if the user is none.
+        topic_filter: as it was subscribed to.
+    """
     group, bare = split_share(topic_filter)
     if not any(covers(rule.topic, bare) for rule in rules if rule.verb != "write"):
         return "it may read a part of that only, or nothing"

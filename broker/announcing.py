@@ -29,6 +29,7 @@ class Announcer:
     """Publishes as a user that may do nothing else; its password is drawn for this run and known to nobody.
 
     Attributes:
+        user: user that Mosquitto must know.
         socket: path on which Mosquitto must listen.
     """
 

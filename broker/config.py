@@ -70,7 +70,12 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
 
 
 def render(settings: BrokerSettings, directory: Path) -> Path:
-    """Write configuration, access rules and password hashes into `directory` and return the configuration."""
+    """Write configuration, access rules and password hashes into `directory` and return the configuration.
+
+    Raises:
+        UsageError: the settings would let strangers in.
+        BrokerError: two users share a name.
+    """
     settings.check()
     directory = private_folder(directory.resolve())
     if settings.persistence:

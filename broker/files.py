@@ -15,6 +15,9 @@ def write_private(path: Path, text: str) -> None:
 
     Written by root it belongs to whom its folder belongs to: a service that runs as another user reads what an
     administrator adds.
+
+    Raises:
+        OSError: it cannot be written.
     """
     with whole(path, durable=True) as part:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -57,7 +60,11 @@ def _write_over(path: Path, data: bytes, full: OSError) -> None:
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its owner can look into, who is the owner of the folder above; returns it."""
+    """Make a folder that only its owner can look into, who is the owner of the folder above; returns it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     if not path.exists():
         path.mkdir(mode=0o700, parents=True)
         if os.geteuid() == 0:

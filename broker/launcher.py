@@ -45,6 +45,9 @@ class PrivateBroker:
             own.
         packets: called with the lines that say that a packet came, on the same thread.
         directory: folder for its files, which then stay; None is a temporary one.
+
+    Attributes:
+        settings: settings of the broker, with the port in use.
     """
 
     def __init__(

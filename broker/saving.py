@@ -34,6 +34,11 @@ class Saving:
 
     It is one thread that receives messages, writes and logs, in this order: a database that is newer than the line of
     a message has that message in it.
+
+    Args:
+        database: file that Mosquitto puts in place when it is whole.
+        write: has it written.
+        tell: publishes a line, retained, on `topics.saved_topic`.
     """
 
     def __init__(self, database: Path, write: Callable[[], None], tell: Callable[[bytes], None]) -> None:

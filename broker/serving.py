@@ -47,7 +47,11 @@ _OF_THE_SOCKET = "Warning: Unable to set TCP_NODELAY."
 
 
 class DeploymentServer:
-    """The broker of a deployment, which takes up what its commands change."""
+    """The broker of a deployment, which takes up what its commands change.
+
+    Raises:
+        BrokerError: a file of the deployment cannot be used.
+    """
 
     def __init__(
         self, deployment: Deployment, listener: Listener, limits: ClientLimits, announcer: Announcer

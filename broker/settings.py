@@ -56,6 +56,7 @@ class User:
     """A user of the broker. An edge's or worker's name is also its name in topics.
 
     Attributes:
+        password: hash of the password, see `hashed`.
         versions: versions that a worker may serve; empty is any.
         edges: devices that an asker may ask; empty is any.
     """
@@ -67,6 +68,11 @@ class User:
     edges: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        """Refuse names that could reach beyond their own topics.
+
+        Raises:
+            UsageError: a name holds other characters than letters, digits, dots, dashes, underscores.
+        """
         topics.checked("user", self.name)
         for version in self.versions:
             topics.checked("version", version)

@@ -23,7 +23,11 @@ _MOST_WAITING, _MOST_OF_ONE = 256, 16
 
 
 class OpenRefused(FlexSpecError):
-    """An open is not taken because of its grammar."""
+    """An open is not taken because of its grammar.
+
+    Attributes:
+        code: code that its edge is told.
+    """
 
     def __init__(self, code: ErrorCode, why: str = "") -> None:
         super().__init__(why)
@@ -31,7 +35,12 @@ class OpenRefused(FlexSpecError):
 
 
 class GrammarCompiler:
-    """Compiles what opens carry, one after the other; devices take turns, and pay for the time it took."""
+    """Compiles what opens carry, one after the other; devices take turns, and pay for the time it took.
+
+    Args:
+        grammars: where to; None if texts can have none.
+        admission: whom the time is told.
+    """
 
     def __init__(self, grammars: CompiledGrammars | None, admission: MessageAdmission) -> None:
         self._grammars = grammars
@@ -54,7 +63,11 @@ class GrammarCompiler:
         return digest is None or (self._grammars is not None and self._grammars.get(digest) is not None)
 
     async def compile(self, edge: str, message: Open) -> None:
-        """Compile the grammar of an open, so that it may be taken."""
+        """Compile the grammar of an open, so that it may be taken.
+
+        Raises:
+            OpenRefused: it may not.
+        """
         if self._grammars is None:
             raise OpenRefused(
                 ErrorCode.BUSY, "this worker has no grammars: llguidance is not installed there"

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 
 
 class WorkerDoctor(DaemonDoctor):
-    """The doctor of a worker."""
+    """The doctor of a worker.
+
+    Attributes:
+        target: The target, once it is loaded.
+
+    Raises:
+        UsageError: the settings cannot be used: a file that cannot be read.
+    """
 
     def __init__(
         self, config: CloudConfig, load: Load | None = None, listening: float = waiting.DOCTOR_LISTENS

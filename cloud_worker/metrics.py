@@ -64,7 +64,12 @@ class WorkerMetrics(Collector):
         worker.on_step = self._step
 
     def _step(self, result: StepResult, began: float) -> None:
-        """A forward is done."""
+        """A forward is done.
+
+        Args:
+            result: Outcome of the step.
+            began: when, on the clock of the items' `waiting_since`.
+        """
         self._steps.update(
             drafted=result.drafted, cut=result.cut, held_back=result.held_back, slowed=result.slowed
         )

@@ -24,7 +24,12 @@ _FINISHED = {Fin.EOS: "stop", Fin.LENGTH: "length"}
 
 
 class SessionSpans:
-    """Spans of the sessions that are here, by session."""
+    """Spans of the sessions that are here, by session.
+
+    Args:
+        telemetry: where they go.
+        worker: name of the worker.
+    """
 
     def __init__(self, telemetry: Telemetry, worker: str) -> None:
         self._telemetry = telemetry
@@ -33,7 +38,13 @@ class SessionSpans:
         self._took: dict[SessionKey, Counter[str]] = {}
 
     def opened(self, message: Open, session: WorkerSession | None, properties: bytes) -> None:
-        """Note that a device has opened a session, or opens it again."""
+        """Note that a device has opened a session, or opens it again.
+
+        Args:
+            message: as it came.
+            session: session that it has opened; None where it was refused.
+            properties: MQTT 5 properties of the message.
+        """
         if session is None:
             return
         if (span := self._spans.get(session.key)) is not None:

@@ -27,7 +27,15 @@ the next: two daemons must not answer each other's noise for ever. On overflow t
 
 
 class WorkerWire:
-    """Layer between a worker's sessions and its link."""
+    """Layer between a worker's sessions and its link.
+
+    Attributes:
+        keys: Keys of the worker; None without.
+        refusals: Count of messages that were not believed.
+
+    Raises:
+        UsageError: the file with the keys cannot be used.
+    """
 
     def __init__(self, settings: WorkerSettings, most_tokens: int) -> None:
         self._name = settings.worker

@@ -61,9 +61,23 @@ _ROUTINE = (ErrorCode.BUSY, ErrorCode.UNKNOWN)
 class CloudWorker:
     """A worker of one target version, or of those of a family.
 
+    Args:
+        settings: Settings of the worker.
+        engine: decides tokens; used on one thread of its own.
+        family: keeps its versions those of a family.
+        quotas: Quotas of each device.
+        telemetry: told of sessions; None where nobody wants it.
+
     Attributes:
+        machine: the protocol machine; read its counters.
+        window: Batching window; read how long steps were held.
+        admission: Admission of devices' messages; read its counters.
         ready: set when the link is up for the first time.
+        malformed: messages that could not be read.
         on_step: told of every step, and when it began.
+
+    Raises:
+        UsageError: the file with the groups of versions cannot be used.
     """
 
     def __init__(

@@ -147,6 +147,7 @@ class TopicSender(NamedTuple):
     """Who published on an open or draft topic.
 
     Attributes:
+        edge: name of the edge.
         version: target version that an open topic names; None on a draft topic.
     """
 

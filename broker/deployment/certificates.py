@@ -38,6 +38,10 @@ def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
 
     Clients get ``ca.crt`` only. ``ca.key`` signs further certificates. An authority that is there stays, as clients may
     trust it.
+
+    Args:
+        directory: folder, made if missing, readable by its owner only.
+        names: host names and addresses under which clients reach the broker, at least one.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not (directory / CA).exists():

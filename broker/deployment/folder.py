@@ -39,6 +39,11 @@ class Deployment:
 
     Changes raise `UsageError` for a name that is not known, `KeptElsewhere` where a key that is needed is not here, and
     `OSError` where something cannot be written.
+
+    Attributes:
+        bundles: folders of what clients are given.
+        keys: secrets of the deployment, which may be kept elsewhere.
+        applied: state that a running broker has applied.
     """
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
@@ -78,13 +83,25 @@ class Deployment:
         return stat.st_mtime_ns, stat.st_ino
 
     def tls(self, known: Identities) -> ServerTls | None:
-        """Certificates of the listener; None without TLS."""
+        """Certificates of the listener; None without TLS.
+
+        Raises:
+            BrokerError: one is missing.
+        """
         return certificates.files_in(self.directory / TLS, known.client_certificates) if known.names else None
 
     def create(
         self, settings: str, address: str, names: Sequence[str], *, client_certificates: bool, keys: bool
     ) -> None:
-        """Make a deployment without clients, and without TLS where the server has no names."""
+        """Make a deployment without clients.
+
+        Args:
+            settings: text of ``broker.toml``.
+            address: host:port by which clients reach it.
+            names: names in the server's certificate; empty is without TLS.
+            client_certificates: clients need one.
+            keys: sign who its clients are.
+        """
         private_folder(self.directory)
         with alone(self.directory / _EDITING):
             if names:
@@ -97,6 +114,12 @@ class Deployment:
         self, role: Role, names: Iterable[str], versions: tuple[str, ...], edges: tuple[str, ...] = ()
     ) -> set[str]:
         """Let clients in. A client that is there keeps its secrets; what it may serve or ask is changed.
+
+        Args:
+            role: role of all of them.
+            names: their names, which are also those on topics.
+            versions: versions that workers may serve; empty is any.
+            edges: devices that askers may ask; empty is any.
 
         Returns:
             The names that are new.

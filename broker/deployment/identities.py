@@ -18,6 +18,7 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A client that may connect.
 
     Attributes:
+        password: hash of its password.
         versions: versions that a worker may serve; empty is any.
         edges: devices that an asker may ask; empty is any.
         serial: serial of its client certificate, hexadecimal; empty without one.
@@ -36,6 +37,7 @@ class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The public part of a deployment's keys.
 
     Attributes:
+        deployment: public part of the key that signs.
         statement: the newest one, as it is published.
         unsigned: serials of credentials that the next statement will revoke, hexadecimal.
     """
@@ -66,8 +68,10 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         address: host:port by which clients reach the broker.
         names: names in the server's certificate; empty without TLS.
         client_certificates: whether clients need one, beside their password.
+        share_key: key of `ShareGroups`.
         revision: number of this file; one more with each change.
         revoked: serials of certificates that are not taken any more.
+        keys: keys of the deployment; None without.
     """
 
     address: str

@@ -67,6 +67,10 @@ class SecretKeys:
 
         A statement that was signed more than a day ago is signed anew as well, where the key that signs is here.
 
+        Args:
+            known: the identities, with all clients as they are to be.
+            revoked: serials of credentials that shall not hold any more.
+
         Raises:
             UsageError: there are more revoked credentials than a statement holds.
         """
@@ -150,7 +154,12 @@ class SecretKeys:
         return opening
 
     def _signing(self, public: bytes) -> DeploymentKey:
-        """Read the key that signs."""
+        """Read the key that signs.
+
+        Raises:
+            KeptElsewhere: it is not here.
+            BrokerError: it is another one, or none.
+        """
         path = self.signing_path(public)
         text = _read(path, "signs who a client is, and who is none any more")
         try:
@@ -162,7 +171,12 @@ class SecretKeys:
         return key
 
     def _opening(self, public: bytes) -> OpeningSecrets:
-        """Read the secrets from which opening keys follow."""
+        """Read the secrets from which opening keys follow.
+
+        Raises:
+            KeptElsewhere: they are not here.
+            BrokerError: they are others, or none.
+        """
         path = self.opening_path(public)
         text = _read(path, "is needed to hand workers the keys of their versions")
         try:

@@ -32,6 +32,7 @@ class Traffic:
 
     Attributes:
         messages: messages of each user that were taken, since the start.
+        payload: bytes of their payloads.
         others: other packets of each user: filters, acknowledgements, pings, and messages that were denied.
     """
 
@@ -72,7 +73,11 @@ class Traffic:
 
 
 class Guard:
-    """Puts users that go beyond a limit out for a while."""
+    """Puts users that go beyond a limit out for a while.
+
+    Attributes:
+        out: time until which each user is out.
+    """
 
     def __init__(
         self, limits: ClientLimits, traffic: Traffic, connections: ClientConnections, now: float

@@ -78,6 +78,11 @@ class ClientConnections:
 class MosquittoLog:
     """Reads Mosquitto's log, line by line.
 
+    Args:
+        heard: called with what is no chatter, as Mosquitto said it.
+        clock: gives seconds.
+        end_connection: ends the connection from a host and port.
+
     Attributes:
         counts: refusals since the start by user and kind: ``publish``, ``subscribe``, ``login``, and those that
             `refused` is given. Who was not let in is nobody's user.

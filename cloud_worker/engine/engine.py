@@ -63,6 +63,9 @@ class ModelEngine:
         facts: Properties of the target.
         head_model: Target that holds heads.
         grammars: Grammars of its texts.
+
+    Attributes:
+        scheduler: Pending items, and keys and values.
     """
 
     def __init__(
@@ -156,7 +159,11 @@ class ModelEngine:
         return not self.scheduler.pending
 
     def step(self) -> StepResult:
-        """Run one forward over what the scheduler chooses."""
+        """Run one forward over what the scheduler chooses.
+
+        Raises:
+            MemoryError: see `Scheduler.schedule`.
+        """
         began = time.perf_counter()
         done = StepResult()
         self._force(done)

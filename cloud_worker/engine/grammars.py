@@ -28,7 +28,12 @@ rejected, and is committed without rows where it is not."""
 
 
 class TextGrammars:
-    """Position of each text in its grammar. Used on one thread at a time."""
+    """Position of each text in its grammar. Used on one thread at a time.
+
+    Args:
+        grammars: Compiled ones.
+        clock: seconds.
+    """
 
     def __init__(self, grammars: CompiledGrammars, clock: Callable[[], float] = time.monotonic) -> None:
         self._grammars = grammars

@@ -60,10 +60,12 @@ class Facts:
         weights: ``native``, or how many bits they have.
         room: tokens whose keys and values fit at once; None where nothing bounds them.
         keeps: whether it can go on from what it read for an earlier session.
+        recommended: how to sample.
         draft: name of the draft that it drafts with itself; empty without one.
         tokenizer: Summary of the tokenizer; None if nobody knows more than its fingerprint.
         text: how its texts are written and read; None if nobody knows.
         timings: Times of target and draft, measured at the start; None where nobody timed them.
+        target: name of the target, for people.
         proof: how exact it is, in words; empty where nothing was proved.
         grammar: name and version of what reads grammars; empty where nothing does.
     """
@@ -93,8 +95,11 @@ class StepResult:
     """Result of one step, which the engine fills in.
 
     Attributes:
+        decided: finished items with their tokens.
         failed: Items that cannot go on, and what is wrong with their grammar.
         rows: Fate of the sessions' drafts, where that is not all of the edge's and nothing else.
+        compute_ms: Milliseconds of the forward.
+        batch: sessions that shared it.
         fed: tokens that it read, drafted ones included.
         drafted: Tokens among these that the engine drafted itself.
         cut: drafted tokens of edges that were put off in favour of others' tokens.
@@ -119,6 +124,7 @@ class Memory:
     """Memory of keys and values.
 
     Attributes:
+        nbytes: bytes held now.
         limit: most at any moment; None is no limit.
         dropped, evicted: caches of ended texts and of live sessions that went to make room, since the start.
     """

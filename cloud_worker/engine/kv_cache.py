@@ -25,8 +25,10 @@ class KVCache:
 
     Attributes:
         limit: most bytes held at any moment, copies during growth included; None is no limit.
+        nbytes: bytes held.
         room: tokens of one session that fit, with no other session there; None is no limit.
         dropped: caches of ended texts that were dropped to make room.
+        evicted: caches of live sessions that were.
     """
 
     def __init__(self, new: Callable[[], SessionKV], limit: int | None = None) -> None:

@@ -44,6 +44,12 @@ class Scheduled:
 class Scheduler:
     """Items taken from the protocol machine and not yet decided, and the keys and values of their sessions.
 
+    Args:
+        caches: Keys and values, which nobody else changes.
+        budget: Budget of each step, divided by device.
+        batch: Sessions that one forward decides at most.
+        clock: Time in seconds.
+
     Attributes:
         heads: name of the model's head by version; versions that are not here are the base itself.
         pending: Items by session, in the order of arrival.

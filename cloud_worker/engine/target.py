@@ -34,6 +34,9 @@ class Target:
 
     Attributes:
         loaded: Text side of it: tokenizer and configuration, without its weights.
+        model: The model that runs it.
+        engine: ``compact`` or ``transformers``.
+        candidate: Source of the model, for proofs of heads.
         remembered: The proof was made at an earlier start.
     """
 

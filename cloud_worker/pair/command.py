@@ -76,7 +76,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _difference(args: argparse.Namespace, draft: LoadedText, target: LoadedText) -> str:
-    """How the two differ where that does no harm."""
+    """How the two differ where that does no harm.
+
+    Raises:
+        FingerprintError: they cannot write a text together.
+    """
     ours, theirs, tokens = draft.tokenizer_status, target.tokenizer_status, token_map(draft, target)
     if tokens.misfit:
         raise FingerprintError(

@@ -42,6 +42,7 @@ class Figures:
         prompt: tokens of a prompt, in the mean.
         forwards: time of the target's forward by drafted tokens in it, 0 and each of `LENGTHS`.
         target_reads, draft_reads: time of a prompt of that length.
+        token: time of a drafted token.
     """
 
     right: Sequence[Sequence[bool]]
@@ -101,6 +102,7 @@ class Answer:
     Attributes:
         streamed: time of the target alone.
         device, worker: time with drafts of the device, and of the worker.
+        device_plan, worker_plan: plan of each, in words.
     """
 
     streamed: float

@@ -48,7 +48,11 @@ class Base:
     Attributes:
         version: name of the worker's own version, which is the base and nothing else.
         weights_fingerprint: Fingerprint of the base's weights, 32 hex digits.
+        tokenizer: Fingerprint of the tokenizer, 32 hex digits.
+        sizes: Sizes of the base.
+        dtype: Number format of the computation.
         weights: ``native``, ``int8`` or ``int4``.
+        exactness: Exactness of the base.
     """
 
     version: str
@@ -91,7 +95,16 @@ class Base:
 
 
 class HeadLoader:
-    """Gets heads ready for an engine."""
+    """Gets heads ready for an engine.
+
+    Args:
+        base: base of the heads.
+        engine: Engine that serves them.
+        target: Target that holds them.
+        cache: Folder that they are fetched into.
+        drafter: Makes the drafter for a version of its head's folder; None where the head has no LoRA of the draft.
+        again: Whether heads are proved that have been.
+    """
 
     def __init__(
         self,

@@ -98,7 +98,11 @@ class Codec:
         return flag_byte(code) + data
 
     def decode_target_text(self, payload: bytes) -> TargetText:
-        """Read such a payload."""
+        """Read such a payload.
+
+        Raises:
+            RemoteProtocolError: as for a message.
+        """
         if len(payload) > MAX_PAYLOAD_BYTES:
             raise RemoteProtocolError(f"the payload has {len(payload)} bytes, more than {MAX_PAYLOAD_BYTES}")
         body = decompress(compression_of(payload), memoryview(payload)[1:])

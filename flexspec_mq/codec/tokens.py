@@ -75,7 +75,11 @@ def _unpack_many(packed: bytes, numpy: Any) -> tuple[int, ...] | None:
 
 
 def _unpack_each(packed: bytes) -> tuple[int, ...]:
-    """Decode token ids one after the other."""
+    """Decode token ids one after the other.
+
+    Raises:
+        ValueError: as of `unpack_tokens`.
+    """
     tokens: list[int] = []
     append = tokens.append
     token = shift = 0

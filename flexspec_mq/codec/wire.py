@@ -21,7 +21,12 @@ from schemas.messages import MAX_PROMPT_TOKENS, MAX_TOKEN_ID, Message, Open
 
 
 class TooManyTokens(RemoteProtocolError):
-    """A message has more tokens than its receiver can use. They were counted, not read."""
+    """A message has more tokens than its receiver can use. They were counted, not read.
+
+    Attributes:
+        session: number of the message's session.
+        attempt: the same.
+    """
 
     def __init__(self, message: str, *, session: int, attempt: int) -> None:
         super().__init__(message)
@@ -42,8 +47,11 @@ class _Shape:
     """How one message type travels.
 
     Attributes:
+        message: the type.
         wire: the same fields, with tokens as bytes.
         tag: the number that stands for the type.
+        names: fields by name, in order.
+        tokens: the fields that hold token ids.
         defaults: values of the last fields, in order.
     """
 
@@ -137,6 +145,10 @@ def message_to_body(message: Message) -> bytes:
 
 def body_to_message(body: bytes | memoryview, most_tokens: int) -> Message:
     """Read what `message_to_body` wrote, or what a newer version of it writes.
+
+    Args:
+        body: as it was sent, decompressed.
+        most_tokens: bound over all its fields together.
 
     Raises:
         RemoteProtocolError: truncated or malformed, an unknown type, a value out of bounds.

@@ -62,7 +62,10 @@ class SessionContext:
     """The meaning of a session, which goes into the derivation of its keys.
 
     Attributes:
+        edge: name of the device.
         device: serial of its credential.
+        version: target version.
+        number: number of the session, at that device.
         ephemeral: the device's X25519 public key for this session alone.
     """
 
@@ -123,7 +126,11 @@ class OpeningSecrets:
         return tuple(key for key in (self.private_key(version), self.private_key(ANY)) if key is not None)
 
     def only(self, versions: Iterable[str]) -> OpeningSecrets:
-        """Secrets for a worker of these versions; all if there are none."""
+        """Secrets for a worker of these versions; all if there are none.
+
+        Raises:
+            UsageError: one is not known.
+        """
         keys: dict[str, bytes] = {}
         for version in versions:
             key = self.private_key(version)

@@ -57,6 +57,7 @@ class Credential(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         format: format of this array; 1 is the one that is read here.
+        name: as on topics.
         versions: versions that a worker may serve; empty is any, and for a device.
         key: X25519 public key of the identity; to sign statuses, an Ed25519 one.
         serial: serial number by which it is revoked.
@@ -133,7 +134,14 @@ def sign_statement(
     revoked: Iterable[bytes],
     expires: int,
 ) -> bytes:
-    """Make a statement, with a serial higher than of any earlier one.
+    """Make a statement.
+
+    Args:
+        deployment: signs it.
+        serial: higher than of any earlier one.
+        opening: as `OpeningSecrets.public` gives them.
+        revoked: serials of credentials.
+        expires: seconds since the Unix epoch.
 
     Raises:
         UsageError: there is too much in it.
@@ -162,7 +170,19 @@ def read_statement(payload: bytes, deployment: bytes) -> Statement:
 def _read_signed(
     kind: type[DocumentT], data: bytes, public: bytes, domain: bytes, reason: KeyReason, most: int
 ) -> DocumentT:
-    """Read a document that a deployment signed."""
+    """Read a document that a deployment signed.
+
+    Args:
+        kind: type of the document.
+        data: bytes as they came, of any length.
+        public: public key of the deployment.
+        domain: domain that it was signed for.
+        reason: reason of a refusal; the document's name in the refusal's words as well.
+        most: largest number of bytes.
+
+    Raises:
+        KeysRefused: the deployment has not signed it, or it is none that this program reads.
+    """
     if len(data) > most:
         raise KeysRefused(reason, f"a {reason} has {len(data)} bytes, more than {most}")
     body, signature = data[:-_SIGNATURE], data[-_SIGNATURE:]

@@ -60,6 +60,7 @@ class Keyring:
         sent: messages so far, under whichever key.
         newest: draft or poll, and the worker that it went to; None once that worker was polled for want of the key.
         asked_at: when a worker may be polled so again.
+        revoked: workers that were.
         over: ephemeral keys of workers' earlier lives, whose copies must not take the newest one's place.
     """
 
@@ -97,6 +98,8 @@ class FromWorker:
     """A message that a worker of the session made.
 
     Attributes:
+        plain: payload for the codec.
+        session: session that its message must be of.
         worker: name of the worker; the message must name no other.
     """
 
@@ -106,7 +109,14 @@ class FromWorker:
 
 
 class EdgeKeys:
-    """The keys of a device."""
+    """The keys of a device.
+
+    Args:
+        identity: identity of the device.
+
+    Attributes:
+        trust: decides whom it believes.
+    """
 
     def __init__(self, identity: KeyIdentity) -> None:
         self._identity = identity
@@ -132,6 +142,12 @@ class EdgeKeys:
 
         The latter is for opens to whoever may answer, and for closes, which hold nothing of the text. Anybody who comes
         to know a worker's file may read these for ever, so nothing that was generated goes there.
+
+        Args:
+            message: the message.
+            worker: worker that it goes to; None is any of the version.
+            plain: payload of the codec that holds it.
+            now: seconds.
 
         Raises:
             KeysRefused: the session never began, or ended long ago; or the worker was revoked, or its key is not known

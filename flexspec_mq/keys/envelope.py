@@ -92,7 +92,12 @@ class Envelope:
     """A payload whose key is not applied yet. Until then nothing of it is to be believed.
 
     Attributes:
+        payload: bytes as they came.
+        at: where its content begins.
         compression: compression of the plain payload.
+        session: number of the session that it claims.
+        counter: counter of messages under its key.
+        introduction: introduction of the sender that it claims.
     """
 
     payload: bytes

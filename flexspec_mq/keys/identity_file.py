@@ -49,8 +49,12 @@ class KeyIdentity:
     """Who a client is, and what it knows.
 
     Attributes:
+        deployment: public key of its deployment.
         signed_credential: as others are shown it.
+        credential: the same, read.
+        private: X25519 private key of the credential.
         signed_statement: the newest one when this was made.
+        statement: the same, read.
         opening: private opening keys that a worker knows.
         status_credential: signed, of the key that signs a worker's statuses; empty in a device's file.
     """
@@ -75,7 +79,19 @@ class KeyIdentity:
         versions: tuple[str, ...] = (),
         opening: OpeningSecrets | None = None,
     ) -> Self:
-        """A new one, with a key pair and a serial of its own."""
+        """A new one, with a key pair and a serial of its own.
+
+        Args:
+            deployment: signs its credential.
+            role: role of the identity.
+            name: name on topics.
+            signed_statement: the newest one, so that a client can begin before it has heard the broker.
+            versions: versions that a worker may serve; empty is any.
+            opening: all that the deployment knows; a worker is handed those of its versions.
+
+        Raises:
+            UsageError: as of `issue`, and `OpeningSecrets.only`.
+        """
         private = new_private_key()
         signed = issue(deployment, role, name, public_key(private), versions)
         credential = read_credential(signed, deployment.public)
@@ -111,6 +127,11 @@ class KeyIdentity:
 
 def read_identity(path: Path, role: KeyRole, name: str | None = None) -> KeyIdentity:
     """Read the file of a client.
+
+    Args:
+        path: path of the file.
+        role: role that it must be for.
+        name: name on topics that it must be for; None is any.
 
     Raises:
         UsageError: the file cannot be read, others may read it, or it is none of these.

@@ -44,7 +44,11 @@ class KeysRefused(RemoteProtocolError):
 
 
 class KeyRefusals:
-    """Counts what was not believed, and logs the first of each kind, then at most one in ten seconds."""
+    """Counts what was not believed, and logs the first of each kind, then at most one in ten seconds.
+
+    Attributes:
+        counts: refusals by reason.
+    """
 
     def __init__(self) -> None:
         self.counts: Counter[KeyReason] = Counter()

@@ -24,6 +24,7 @@ class Trust:
     """A client's knowledge of its deployment.
 
     Attributes:
+        statement: the newest one.
         on_change: called after a newer one was taken.
     """
 

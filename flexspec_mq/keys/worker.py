@@ -62,7 +62,18 @@ class _Keyring:
 
 
 class WorkerKeys:
-    """The keys of a worker."""
+    """The keys of a worker.
+
+    Args:
+        identity: identity of the worker.
+        lease: seconds without a word after which it ends a session.
+        capacity: sessions that it takes on.
+
+    Attributes:
+        trust: decides whom it believes.
+        credential: credential of the worker, signed.
+        status_credential: the one that its statuses show.
+    """
 
     def __init__(self, identity: KeyIdentity, *, lease: float, capacity: int) -> None:
         self._identity = identity

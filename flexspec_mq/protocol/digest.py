@@ -36,7 +36,12 @@ _LE32 = struct.Struct("<I")
 
 
 def root(identity: Identity, version: str) -> int:
-    """Digest of what determines the text beside prompt and tokens, made from the caller's own parsed values."""
+    """Digest of what determines the text beside prompt and tokens, made from the caller's own parsed values.
+
+    Args:
+        identity: sampling parameters, seed, end-of-text ids, limit, vocabulary fingerprint and grammar.
+        version: target version that decides the tokens.
+    """
     fields = [
         identity.protocol,
         version,
@@ -125,7 +130,11 @@ class TokenView(Sequence[int]):
 
 
 class Chain:
-    """Generated tokens with the digest at every position."""
+    """Generated tokens with the digest at every position.
+
+    Args:
+        start: digest before the first generated token.
+    """
 
     __slots__ = ("_digests", "_tokens")
 

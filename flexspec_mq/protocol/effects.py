@@ -45,6 +45,7 @@ class Send:
         to_worker: whose draft topic; None is the shared open topic of the session's version. If the broker says that
             nobody subscribes there, the driver calls `EdgeSession.no_worker`; if it says so of an open to a worker's
             own topic, `EdgeSession.prefix_lost`.
+        qos: MQTT quality of service, 0 to 2.
         expiry: seconds after which the broker may drop the message; None is never.
     """
 
@@ -59,6 +60,8 @@ class Commit:
     """Edge: these tokens are decided, for good. Show them.
 
     Attributes:
+        start: position of the first one.
+        tokens: at least one.
         origins: per token, who had drafted it before the verdict came: this edge or, by the verdict's own count,
             the worker; None where nobody had, and the target wrote it; ``cloud`` where a verdict of several forwards
             does not tell the two apart.
@@ -76,7 +79,11 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """Edge: the session is over; the last effect that it ever gives, apart from closing zombies."""
+    """Edge: the session is over; the last effect that it ever gives, apart from closing zombies.
+
+    Attributes:
+        error: error to tell the user, set when the reason is `FAILED`.
+    """
 
     reason: FinishReason
     error: FlexSpecError | None = None

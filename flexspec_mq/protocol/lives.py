@@ -22,6 +22,7 @@ class Life(NamedTuple):
     """Number that tells a process from others of its name.
 
     Attributes:
+        number: random.
         epoch: ms since the Unix epoch by its own clock; compared for equality only.
     """
 

@@ -27,6 +27,8 @@ class Transition(Generic[S, E]):
     """A row of a table.
 
     Attributes:
+        state: state in which the event comes.
+        event: event that comes.
         handler: function that carries it out; called with the machine and the event's own arguments.
         next: states in which the machine may stand afterwards.
         condition: condition of the cases that `action` tells apart, for readers; empty where there is one.
@@ -48,7 +50,14 @@ Rows: TypeAlias = tuple[
 
 
 class TransitionTable(Generic[S, E]):
-    """All rows of a machine, each state and event once."""
+    """All rows of a machine, each state and event once.
+
+    Args:
+        rows: rows in the order in which documents show them, each for all of its states and events.
+
+    Raises:
+        LocalProtocolError: a state and an event have two rows.
+    """
 
     def __init__(self, rows: Rows[S, E]) -> None:
         self._rows: dict[tuple[S, E], Transition[S, E]] = {}

@@ -31,6 +31,11 @@ class SamplingParams:
         return cls(identity.temperature, identity.top_k, identity.top_p, identity.seed)
 
     def __post_init__(self) -> None:
+        """Refuse values that no choice can be made with.
+
+        Raises:
+            UsageError: naming the value.
+        """
         if not 0.0 <= self.temperature <= 100.0:
             raise UsageError(f"temperature {self.temperature} is not between 0 and 100")
         if not 0.0 < self.top_p <= 1.0:

@@ -49,6 +49,7 @@ class Allocation:
         sessions: Sessions that it is for, see `step_budget.weight`.
         ms: Time with all rows granted so far, and the draft's forwards before it; 0 while nothing is known,
             and then all is worth it.
+        row: ms of one more row.
         call: ms of a forward of the draft in any case, for each session in it, and for each token of a prompt.
         usual: tokens that a session lately got by a forward, for those that the forward decides.
         granted: drafted tokens of edges that ride along, by session.
@@ -65,6 +66,7 @@ class Allocation:
     _plain: float = 0.0
 
     def __post_init__(self) -> None:
+        """Remember what the forward takes without any draft."""
         self._plain = self.ms
 
     def grant(self, drafts: Mapping[SessionKey, tuple[int, float]], most: int) -> None:

@@ -11,7 +11,10 @@ class TokenBucket:
 
     Attributes:
         rate: Milliseconds that it gets back a second.
+        burst: Milliseconds that it holds at most.
         left: Milliseconds; below 0 if its last message cost more than there was.
+        at: Time when that was counted.
+        refused: Messages that were not taken.
         tell_at: Time when the device may be told again.
         known: False once it is forgotten, and another one may be made for the device.
     """

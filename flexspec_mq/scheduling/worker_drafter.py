@@ -53,10 +53,13 @@ class _Session:
     """State of a session between steps.
 
     Attributes:
+        drafter: drafter of its version.
+        number: at the drafter.
         strength: how likely tokens of the model were right lately, as far as it knew.
         tokens: length of its context, with room.
         read: how much of its context the model has read, as far as was asked.
         tries: tokens that its strength rests on.
+        grammar: `CompiledGrammar` of its texts; None without one.
     """
 
     drafter: PricedDrafter
@@ -80,6 +83,8 @@ class _Path:
     Attributes:
         context: Tokens of the text with the edge's draft, and our own behind it.
         unread: how much of it the model has to read yet.
+        own: drafted so far.
+        done: nothing more is wanted.
     """
 
     item: WorkItem
@@ -132,11 +137,19 @@ class WorkerDrafter:
     Drafts are hints: a drafter that raises is not asked again, and the texts go on without it. Beyond so many tokens of
     contexts, the sessions that were drafted for longest ago are forgotten.
 
+    Args:
+        drafter: proposes tokens.
+        name: name of its draft, for people.
+        beside: see below.
+        most_tokens: tokens of contexts that it keeps keys and values of.
+        clock: seconds.
+
     Attributes:
         drafter: None once it has failed.
         name: empty once it has failed.
         drafted: tokens of the newest step.
         beside: prompts are read beside the target's forwards.
+        grammar_of: gives a `CompiledGrammar` by its digest.
     """
 
     def __init__(
@@ -166,7 +179,12 @@ class WorkerDrafter:
         self._ended: list[_Session] = []  # sessions that are over since the thread has begun to read
 
     def read(self, items: Iterable[WorkItem], rows: Allocation) -> None:
-        """Begin to read what the model has not of items that it will draft for, if it reads beside the target."""
+        """Begin to read what the model has not of items that it will draft for, if it reads beside the target.
+
+        Args:
+            items: all that are under way.
+            rows: tells whether a forward of the draft would be worth it for each.
+        """
         if self._thread is None or (self._reading and not self._reading.done()):
             return
         self._wait()

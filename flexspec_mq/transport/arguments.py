@@ -78,6 +78,11 @@ class LinkOptions:
     ] = None
 
     def __post_init__(self) -> None:
+        """Refuse what no link can be made of.
+
+        Raises:
+            UsageError: naming the setting that cannot be used.
+        """
         verify(self)
         if self.tls_key and not self.tls_cert:
             raise UsageError(

@@ -97,6 +97,8 @@ class TlsSettings:
 
     Attributes:
         ca: certificate authority to trust; None is the system's.
+        certificate: ours, if the broker asks for one.
+        key: private key of `certificate`.
     """
 
     ca: Path | None = None
@@ -174,9 +176,15 @@ class LinkCounters:
     """Counts of what a link did since it was made; they only ever rise.
 
     Attributes:
+        connects: connections that came up.
+        disconnects: connections that were lost.
+        attempts_failed: connections that did not come up.
         published: messages handed over: QoS 0 written to the socket, QoS ≥ 1 acknowledged.
         received: messages from the broker, but for those that were not wanted.
+        inbound_refused: messages that were not wanted.
         inbound_dropped: messages received and dropped on overflow, the oldest first.
+        bytes_out: payload bytes of `published`.
+        bytes_in: payload bytes of `received`.
     """
 
     connects: int = 0

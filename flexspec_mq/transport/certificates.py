@@ -21,7 +21,13 @@ _SELF_SIGNED = (18, 19)
 def complaint_about(
     settings: LinkSettings, tls: TlsSettings, error: ssl.SSLCertVerificationError
 ) -> tuple[str, str]:
-    """Say what is wrong with the broker's certificate, and what to do."""
+    """Say what is wrong with the broker's certificate, and what to do.
+
+    Args:
+        settings: address of the broker.
+        tls: settings by which it was judged.
+        error: the judgement.
+    """
     shown = read_certificate(settings)
     who = f"the certificate of the broker at {settings.address}"
     code = error.verify_code

@@ -71,7 +71,9 @@ class MqttConnection(aiomqtt.Client):
         on_lost: called with the reason at the very moment that `lost` is done.
         hung_up: the broker closed the connection instead of answering CONNECT.
         taken_over: another connection with our client id replaced this one.
+        limits: limits of the broker.
         silent: set as long as nothing has come for too long.
+        speaks: set as long as `silent` is not.
     """
 
     def __init__(

@@ -89,8 +89,13 @@ def diagnose(settings: LinkSettings) -> Cause | None:
 def preflight(settings: LinkSettings, tell: Callable[[str], None], *, daemon: bool) -> None:
     """Look at the broker before a model is loaded; blocks for 2 seconds at most, whatever the network does.
 
-    A broker that is down passes: the link tries again. So does one that could not be looked at in time. For a `daemon`,
-    which outlives it, an unknown name is told only, as names come and go with the machines that have them.
+    A broker that is down passes: the link tries again. So does one that could not be looked at in time.
+
+    Args:
+        settings: settings of the link.
+        tell: told what is odd and may change.
+        daemon: whether we outlive the broker. Names come and go with the machines that have them, so an unknown name
+            is told only; a command that answers and stops ends there.
 
     Raises:
         LinkRefused: the broker's certificate is for another host or not to be trusted, our TLS files cannot be
@@ -286,7 +291,11 @@ def _greet(sock: socket.socket, connect: bytes) -> tuple[_Said, bytes]:
 
 
 def _read(sock: socket.socket) -> tuple[_Said, bytes]:
-    """Name the first bytes of an answer."""
+    """Name the first bytes of an answer.
+
+    Raises:
+        ssl.SSLError: an alert came instead.
+    """
     try:
         answer = sock.recv(1024)
     except TimeoutError:

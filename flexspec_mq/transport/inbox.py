@@ -28,6 +28,13 @@ class Inbox:
     On overflow the oldest message goes of the topic that has the most messages, or the most bytes, waiting. Each
     device publishes on topics of its own, so one that sends too much loses its own messages only. Link events go in
     pairs.
+
+    Args:
+        capacity: messages that may wait.
+        counters: counters of the link, of which `received`, `bytes_in`, `inbound_refused` and `inbound_dropped`
+            are kept here.
+        most_bytes: bytes of payload that may wait.
+        admit: asked by topic and size whether a message is wanted; all are without it.
     """
 
     def __init__(
@@ -95,7 +102,12 @@ class Inbox:
         self._wake()
 
     async def events(self) -> AsyncIterator[LinkEvent]:
-        """Iterate until closed."""
+        """Iterate until closed.
+
+        Raises:
+            RuntimeError: a second consumer waits already.
+            LinkError: the one given to `close`.
+        """
         while True:
             while self._waiting:
                 yield self._take(next(iter(self._waiting)))

@@ -37,6 +37,7 @@ class Link(ABC):
     Attributes:
         wanted: topic filter → QoS, renewed on each connection.
         is_up: true between `LinkUpEvent` and `LinkDownEvent`; read only.
+        counters: the live counters; read only.
     """
 
     def __init__(self, settings: LinkSettings) -> None:
@@ -144,7 +145,11 @@ class Link(ABC):
 
     @abstractmethod
     async def _send(self, message: Outbound) -> None:
-        """Hand a message that may be sent to the broker; the link was up a moment ago."""
+        """Hand a message that may be sent to the broker; the link was up a moment ago.
+
+        Raises:
+            LinkDown, PublishRefused: as of `send`.
+        """
 
     @abstractmethod
     async def _subscribe(self, topic_filter: str, qos: int) -> None:

@@ -16,6 +16,9 @@ class BrokerLimits:
     Attributes:
         receive_maximum: publishes of QoS ≥ 1 that it takes before it has acknowledged the first.
         packet_size: bytes of a packet at most; None is no limit.
+        qos: highest quality of service that it takes.
+        retain: whether it keeps retained messages.
+        shares: whether it has shared subscriptions.
         wildcards: whether it has filters with ``+``.
     """
 

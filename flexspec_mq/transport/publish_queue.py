@@ -68,7 +68,12 @@ class PublishQueue:
         self._ready.set()
 
     async def run(self, link: Link) -> None:
-        """Publish what is queued until cancelled."""
+        """Publish what is queued until cancelled.
+
+        Raises:
+            LinkError: the link failed for good.
+            Exception: whatever else a publish raised: a bug, of ours or of who is told.
+        """
         try:
             while True:
                 await self._ready.wait()

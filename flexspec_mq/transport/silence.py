@@ -27,6 +27,9 @@ class Silence:
 
     A message at QoS 0 is not acknowledged: where nothing comes after it, a PINGREQ asks, at once where nothing has
     come for long before.
+
+    Args:
+        now: the first moment.
     """
 
     def __init__(self, now: float) -> None:

@@ -28,6 +28,10 @@ _GIVES_UP_MS = round(1000 * waiting.TCP_GIVES_UP)
 async def open_socket(settings: LinkSettings, plain: socket.socket | None = None) -> socket.socket:
     """Connect, and agree on keys where the link is to have TLS.
 
+    Args:
+        settings: settings of the link.
+        plain: connected already, by `connect`; closed if this fails.
+
     Returns:
         A non-blocking socket.
 

@@ -12,7 +12,14 @@ _OTHER_TOKENS = (
 
 
 def hopeless(version: str, *, linked: bool, nobody: bool, queued: bool) -> FlexSpecError:
-    """The request's patience is over."""
+    """The request's patience is over.
+
+    Args:
+        version: asked for.
+        linked: there is a link to the broker.
+        nobody: the broker knows nobody who serves it.
+        queued: workers have said that they have too much to do.
+    """
     if not linked:
         return LinkDown(
             "the broker was away for longer than this text waits",

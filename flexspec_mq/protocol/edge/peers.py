@@ -16,6 +16,8 @@ class Peers:
     Attributes:
         attempt: newest published open; 0 before the first.
         floor: hellos of lower attempts are not adopted: their chain is known to be another than ours.
+        worker: adopted worker, if any.
+        current: the attempt that it holds.
         former: worker that was left because it was silent, or stuck: it holds that attempt still, as far as we know.
         stuck: whether it was left although it answered; then only new tokens count as a sign of life.
     """
@@ -51,7 +53,13 @@ class Peers:
         return self.former if verdict.worker is None and returns else verdict.worker
 
     def adopts(self, worker: str, verdict: Verdict, *, news: bool) -> bool:
-        """Whether a worker that speaks is to be adopted: the first at or above the floor, or the same one's next."""
+        """Whether a worker that speaks is to be adopted: the first at or above the floor, or the same one's next.
+
+        Args:
+            worker: the worker.
+            verdict: verdict of it.
+            news: whether that ends beyond what is committed.
+        """
         if verdict.attempt < self.floor:
             return False
         if self.worker is None:

@@ -28,6 +28,11 @@ class Sender:
     The window is what is on its way to one worker. Its batches are contiguous: the next starts where the last one
     ended.
 
+    Args:
+        request: the generation.
+        rtt: told of each message that wants an answer.
+        text: the session's text, to read.
+
     Attributes:
         held: length of the chain that the adopted worker is known to hold.
         in_flight: batches not yet fully decided, at most W of the plan plus one that came with an open or poll.

@@ -93,9 +93,14 @@ class EdgeSession:
         others: given a worker, whether another one may take the text as well; given None, whether more than one may.
 
     Attributes:
+        counters: counts since it began, to read.
         surprises: events that have no row in the state that they met.
+        finished: why the text ended; None while it goes on.
         nobody: true if the broker says that nobody listens to opens of the version, and no worker has answered since.
         written: text that the worker of a session that is over holds, and another text could go on from.
+
+    Raises:
+        LocalProtocolError: the request can never be opened.
     """
 
     def __init__(
@@ -281,7 +286,11 @@ class EdgeSession:
     # How it is done
 
     def _event(self, event: EdgeEvent, now: float, *what: object) -> list[Effect]:
-        """Carry out the row of an event, and what follows from it."""
+        """Carry out the row of an event, and what follows from it.
+
+        Raises:
+            UnexpectedEvent: it has none in this state.
+        """
         row = TABLE.expect(self._state, event, self.surprises)
         row.handler(self, now, *what)
         if self._state not in row.next:

@@ -34,6 +34,8 @@ class Committed:
     """Tokens that a verdict added.
 
     Attributes:
+        start: position of the first new token.
+        tokens: new tokens, maybe none.
         met: drafted tokens that they were compared with; all of them right, but for the last if `rolled_back`.
         rolled_back: the pending draft was wrong and is gone.
         reason: set when the text ends with the last of them.
@@ -128,10 +130,18 @@ class PendingDraft:
 class SessionText:
     """A chain: the first `have` tokens are committed, the rest is the pending draft.
 
+    Args:
+        request: the generation.
+
     Attributes:
         chain: committed tokens, then those of the pending draft. This class alone changes it, and all else here.
         pending: knowledge of the drafted tokens beyond `have`.
+        have: committed tokens.
+        tip: length of the chain.
+        digest: digest of the whole chain.
+        limit: tokens of the whole text at most.
         capped: drafting on is useless: the draft ends the text, or the target decides the last token.
+        reason: why the text ended; None while it goes on.
     """
 
     def __init__(self, request: SessionRequest) -> None:

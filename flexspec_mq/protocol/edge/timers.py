@@ -13,6 +13,12 @@ from flexspec_mq.protocol.edge.types import EdgeEvent, EdgeState
 class SessionTimers:
     """All timers of a session. Times are on the caller's clock, in seconds; `inf` is never.
 
+    Args:
+        rtt: estimate of the round trip, whose answer timeout is read here.
+        rng: jitter of opens.
+        deadline: the request's.
+        patience: the request's; see `SessionRequest`.
+
     Attributes:
         unheard: no worker has answered anything since the link came up again.
     """

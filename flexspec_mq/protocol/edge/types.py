@@ -17,6 +17,7 @@ class Reuse:
     """A worker that has probably read the beginning of a prompt, for an earlier session of this edge.
 
     Attributes:
+        worker: name of the worker on topics.
         count: tokens of the prompt, fewer than all.
         grammar: digest of the grammar that it has had with that session; None without one.
     """
@@ -94,7 +95,9 @@ class DraftToken:
     """A drafted token.
 
     Attributes:
+        token: id of the token.
         confidence: probability, 0 to 1, that the target takes it, given that it takes all before it.
+        origin: who drafted it.
     """
 
     token: int
@@ -154,10 +157,13 @@ class EdgeCounters:
     Attributes:
         opens: published, re-opens included.
         reopens: opens after the first, without those that tell a worker which has answered what is committed.
+        polls: published.
         batches: draft messages published, those that came with an open included.
         acks: drafts without tokens that only return run-ahead credit or change it.
         rounds: verdicts that committed something.
+        committed: tokens that these committed.
         drafts: drafts of device and worker that met the target's decision, those of one verdict as one.
+        verdicts: received, of any kind.
         drafted: tokens that the drafter gave and that fitted.
         judged: drafted tokens that met the target's decision.
         accepted: judged tokens that were equal to it.
@@ -166,12 +172,15 @@ class EdgeCounters:
         looked_up: judged tokens that a lookup had drafted.
         looked_up_accepted: accepted tokens among these.
         worker_judged: tokens that the worker drafted itself and the target's decision met.
+        worker_accepted: accepted tokens of the worker's draft.
         forced: tokens that the grammar left no choice about.
         withheld: drafter results not taken because of the plan's confidence threshold.
         stale: drafter results for a prefix that is gone.
+        busy, unknown: errors of that kind.
         named: opens that named the beginning of the prompt.
         misses: named prefixes that the worker could not use.
         ignored: messages without consequence in the state that they met.
+        closes: published.
     """
 
     opens: int = 0

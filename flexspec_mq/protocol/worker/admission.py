@@ -31,7 +31,11 @@ _TAKES_EVERY = 1.0
 
 
 class Admission:
-    """Decides whether a worker takes a session on, by what it knows of its load."""
+    """Decides whether a worker takes a session on, by what it knows of its load.
+
+    Args:
+        config: capacity and room.
+    """
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config
@@ -81,7 +85,13 @@ class Admission:
             del self._waiting[edge]
 
     def over_quota(self, edge: str, live: Iterable[WorkerSession], tokens: int) -> str:
-        """Why a device may have no session more, whoever else there is; empty if it may."""
+        """Why a device may have no session more, whoever else there is; empty if it may.
+
+        Args:
+            edge: the device.
+            live: sessions whose text goes on, of all.
+            tokens: number that the session would hold.
+        """
         sessions, held = (counts[edge] for counts in _holdings(live))
         if sessions >= self._config.device_sessions:
             return f"this device holds {sessions} sessions here, as many as one may"
@@ -92,7 +102,14 @@ class Admission:
     def make_room(
         self, edge: str, live: Collection[WorkerSession], tokens: int, now: float
     ) -> list[WorkerSession]:
-        """Sessions of other devices that must go so that one with so many tokens can be taken; none if none should."""
+        """Sessions of other devices that must go so that one with so many tokens can be taken; none if none should.
+
+        Args:
+            edge: the device that asks.
+            live: sessions whose text goes on, of all.
+            tokens: number that the session would hold.
+            now: seconds.
+        """
         if self._took.get(edge, now):
             return []
         left = list(live)

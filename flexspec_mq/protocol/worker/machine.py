@@ -51,6 +51,9 @@ _EVENTS = {Draft: WorkerEvent.DRAFT, Poll: WorkerEvent.POLL, Close: WorkerEvent.
 class WorkerMachine:
     """All sessions of one worker.
 
+    Args:
+        config: name and bounds of the worker.
+
     Attributes:
         draining: true if new sessions are refused; drained when `len` is 0 too. To be read only.
     """
@@ -174,6 +177,14 @@ class WorkerMachine:
     ) -> list[WorkerEffect]:
         """Take what the engine decided for an item.
 
+        Args:
+            item: from `take_work`.
+            tokens: accepted drafts and the target's own last token.
+            queue_ms: from `item.waiting_since` to the start of the forward.
+            compute_ms: time of the forward.
+            now: seconds.
+            rows: rows that the forward verified; the edge is told.
+
         Raises:
             LocalProtocolError: the tokens cannot be an answer to the item.
         """
@@ -183,7 +194,13 @@ class WorkerMachine:
         return self._flush()
 
     def failed(self, item: WorkItem, now: float, why: str = "") -> list[WorkerEffect]:
-        """End a session whose item the engine could not compute, for an error of its grammar if `why` has one."""
+        """The engine could not compute an item: this session ends here, and its edge is told.
+
+        Args:
+            item: from `take_work`.
+            now: seconds.
+            why: error of its grammar, which is final; empty for one of the engine.
+        """
         self._happen(WorkerEvent.FAILED, item.key, now, item, why)
         return self._flush()
 

@@ -40,7 +40,11 @@ class _Text:
 
 
 class PrefixStore:
-    """The texts kept."""
+    """The texts kept.
+
+    Args:
+        config: how many, and for how long.
+    """
 
     def __init__(self, config: WorkerConfig) -> None:
         self._config = config

@@ -39,12 +39,18 @@ class WorkerSession:
     """The state of one (edge, session). `WorkerMachine` decides when to call what.
 
     Attributes:
+        version: target version that decides its tokens.
         recommended: sampling that the edge is told with each hello; None where it samples so, or nothing is known.
+        attempt: newest open.
         have: generated length that the edge is known to have, within this attempt.
+        sent: end of the last verdict.
         fork: position after the last one where a draft was found wrong. Batches made by an edge that has not
             got so far are stale, wherever they start.
+        ended: how the text ended, or `Fin.NONE`.
+        flight: item at the engine.
         ready_since: since when there is something to compute, or None.
         opened_at: when it was created here.
+        expires: end of the lease.
         flush_at: when decided but unsent tokens are due, or None.
         polled_at: when a poll was last answered at once.
         qos: level of the edge's newest message.
@@ -201,7 +207,12 @@ class WorkerSession:
         return self.flight
 
     def _room(self, end: int, drafted: int) -> int:
-        """Tokens that the engine may draft from `end` on: with the target's own next one they take the credit."""
+        """Tokens that the engine may draft from `end` on: what they decide, and the target's own next one, is credit.
+
+        Args:
+            end: position after the edge's draft.
+            drafted: tokens of that draft.
+        """
         credit = self.have + self._ahead - end - 1
         before_limit = self.identity.limit - end - 1
         return max(0, min(self._worker_draft, credit, before_limit, _MOST_DRAFTED - drafted))
@@ -237,6 +248,9 @@ class WorkerSession:
 
         Returns:
             False if the result was dropped.
+
+        Raises:
+            LocalProtocolError: the engine broke its contract.
         """
         if self.flight is item:
             self.flight = None

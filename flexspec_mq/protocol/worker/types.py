@@ -21,6 +21,7 @@ class VersionFacts:
     Attributes:
         fingerprint: 16 bytes; of vocabulary contents, special tokens and chat template.
         max_context: prompt + generated tokens that the model can hold.
+        vocab_size: token ids are below this.
         recommended: how its makers recommend to sample; None tells edges nothing.
         tokenizer: parts that must agree where the fingerprints differ; None if that is not known.
     """
@@ -37,12 +38,14 @@ class WorkerConfig:
     """Name and bounds of a worker.
 
     Attributes:
+        worker: name on topics.
         versions: target versions that it holds from the start, at least one; `WorkerMachine.hold` and `retire` change
             them. An open whose topic names none, and that names no prefix either, is for the first of these.
         facts: facts of them all, which share a base.
         capacity: live sessions. As many finished ones are kept for late questions, the oldest dropped first.
         room: tokens whose keys and values fit into memory at once, all sessions together; None is no bound. Sessions
             may outgrow it later, as what does not fit is read again when its turn comes.
+        device_sessions: live sessions of one device.
         device_tokens: tokens of one device's live sessions, with which no further one is taken.
         lease: whole seconds of silence after which a session is freed.
         prefixes, prefix_life: texts of sessions that are over, kept so that their edge can go on from them, the
@@ -97,6 +100,7 @@ class WorkItem:
     among items.
 
     Attributes:
+        version: target version that decides.
         start: position of the first token to decide, in generated tokens; ``context`` has
             ``len(prompt) + start`` tokens.
         digest: digest of the chain at `start`; the result is dropped if the session's chain has changed meanwhile.
@@ -149,8 +153,10 @@ class VersionCounters:
     """Counts over all sessions of a target version.
 
     Attributes:
+        prompt: tokens of prompts.
         known: tokens of these that the worker kept from an earlier text; memory may have been too short for their keys
             and values, which are then read again.
+        decided: tokens.
         drafts: drafts of edges with what the engine drafted behind them, as far as they got rows.
     """
 
@@ -165,6 +171,7 @@ class WorkerCounters:
     """Counts over all sessions since the machine began.
 
     Attributes:
+        opened: sessions created.
         reopened: merges of a higher attempt into a session.
         busy: opens refused because full, draining, or of a version that is not held.
         over_quota: busy answers because their device holds as much as one may.
@@ -172,15 +179,23 @@ class WorkerCounters:
         inherited: sessions created that go on from an earlier text.
         need_prefix: opens that named a prefix which is not here.
         unknown: drafts for sessions that are not here.
+        rejected: illegal messages, answered with a typed error.
         held_dropped: batches that overflowed a session's hold buffer.
+        stale, duplicate: batches without use.
+        gaps: reported.
+        items: given to the engine.
         run_ahead: items without a batch.
         drafted: tokens of edges' drafts in items.
+        decided: tokens.
         accepted: decided tokens that the edge had drafted.
         worker_accepted: decided tokens that the engine had drafted.
         forced: decided tokens that a grammar left no choice about.
         dropped: results for a chain that had changed or gone.
         failed: items that the engine could not compute.
+        verdicts: sent.
         closed, expired: sessions freed by the edge, by their lease.
+        ignored: messages without consequence.
+        versions: counts by target version, of those that are held.
     """
 
     opened: int = 0

@@ -16,14 +16,31 @@ class IllegalMessage(RemoteProtocolError):
 
 
 def check(message: Draft | Poll | Close, vocab_size: int) -> None:
-    """Refuse what no state makes legal."""
+    """Refuse what no state makes legal.
+
+    Args:
+        message: anything but an open.
+        vocab_size: token ids are below this.
+
+    Raises:
+        IllegalMessage: with the code that the edge is told.
+    """
     _check_attempt(message.attempt)
     if not isinstance(message, Close):
         _check_tokens(message.tokens, vocab_size)
 
 
 def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
-    """Refuse an open, with its whole prompt, that no state makes legal."""
+    """Refuse an open, with its whole prompt, that no state makes legal.
+
+    Args:
+        message: the open.
+        facts: facts of the version that it asks for.
+        room: tokens that fit into the worker's memory; None is no bound.
+
+    Raises:
+        IllegalMessage: with the code that the edge is told.
+    """
     _check_attempt(message.attempt)
     _check_tokens(message.draft, facts.vocab_size)
     identity = message.identity
