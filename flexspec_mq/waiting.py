@@ -201,6 +201,10 @@ CHAT_CONNECT: Final = 5.0
 """For the API to take a connection of `flexspec chat`; it tries again for as long, with waits of 2 s at most."""
 CHAT_RETRY: Final = (0.2, 2.0)
 """Bounds of these waits."""
+PICTURES: Final = 0.1
+"""Between two pictures of `flexspec top`, at least."""
+PICTURE_AGED: Final = 1.0
+"""Without news, until it draws another, which tells ages."""
 EVENTS_SILENCE: Final = 40.0
 """Without a byte of a node's events, which has a comment every `HEARTBEAT`, until `flexspec top` asks it anew."""
 CHAT_SILENCE: Final = 960.0

@@ -40,10 +40,6 @@ if TYPE_CHECKING:
     from flexspec_mq.chat.overview import Overview, Screenful
     from flexspec_mq.chat.settings import ChatOptions
 
-_PAUSE = 0.1
-"""Seconds between two pictures at least."""
-_TICK = 1.0
-"""Seconds after which a picture is drawn anew, since it tells ages."""
 _WIDTH = 160
 """Columns of what is printed where there is no terminal."""
 _FINAL = (UsageError, LinkRefused, RemoteProtocolError)
@@ -204,10 +200,12 @@ async def _draw(
                 live.refresh()
                 took = time.monotonic() - began
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_TICK):
+                    async with asyncio.timeout(waiting.PICTURE_AGED):
                         await news.wait()
                 news.clear()
-                await asyncio.sleep(max(_PAUSE, 4 * took))  # four fifths of a core are left to the node
+                await asyncio.sleep(
+                    max(waiting.PICTURES, 4 * took)
+                )  # four fifths of a core are left to the node
         finally:
             loop.remove_reader(sys.stdin.fileno())
     return "z" in pressed

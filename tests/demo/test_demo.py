@@ -69,7 +69,7 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
 
 
 def test_loopback_is_cut_too_and_says_why_nothing_is_to_be_won() -> None:
-    with demo("--link=loopback", "--max-tokens=8") as process:
+    with demo("--link=loopback", "--max-tokens=48") as process:
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert "no round trip can be saved" in out
