@@ -1,4 +1,4 @@
-"""TextFigures for Prometheus, in a registry of the app's own."""
+"""Figures for Prometheus, in a registry of the app's own."""
 
 from __future__ import annotations
 
