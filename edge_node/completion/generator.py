@@ -279,7 +279,7 @@ class Writing:
         return self._encoded.form
 
     def figures(self) -> TextFigures:
-        """TextFigures of the text until now."""
+        """Figures of the text until now."""
         if self._exactness == "unknown":
             self._exactness, self._weights = self._by.node.directory.described(self.version)
         now, first, generation = time.monotonic(), self._first, self.generation
