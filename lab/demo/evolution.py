@@ -8,13 +8,15 @@ import signal
 import sys
 import tempfile
 import time
+import uuid
+from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.chat.answer import Answer
-from flexspec_mq.chat.api import ApiClient, api_at
+from flexspec_mq.chat.api import ApiClient, api_at, content
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.demo.main import together
@@ -36,7 +38,7 @@ FAMILY = "smol"
 OLD, NEW = "v1", "v2"
 _QUESTION = "Name four things that a healthy breakfast can have."
 _LONG = "Write a long story about a fisherman and the sea."
-_SHORT, _LONGEST = 60, 1000
+_SHORT, _LONGEST = 60, 6000
 """Tokens."""
 _LATER = (
     "What should one look for when buying a used bicycle?",
@@ -124,7 +126,8 @@ class _Update:
         screen.say(f"\n2. A long answer begins, and {head.name} becomes {NEW}: first a canary, then stable.")
         # Drawn at random: the likeliest text of a small model soon repeats itself, and is over before the promotion.
         long = {**_asked(_LONG, _LONGEST), "temperature": 1.0, "ignore_eos": True}
-        streams = asyncio.create_task(self._ask(long, FAMILY, OLD), name="stream")
+        streamed: dict[str, str] = {}
+        streams = asyncio.create_task(self._stream(long, streamed), name="stream")
         before, began = self.wire.carried(), time.monotonic()
         screen.say("   " + (await self.operator.publish(NEW, head, "--share", "50")).strip())
         await until_listed(self.api, f"{FAMILY}:{NEW}")
@@ -132,10 +135,17 @@ class _Update:
         tried = await self._ask(asked, f"{FAMILY}:canary", NEW)
         screen.say("   promoted: " + (await self.operator.head("promote", NEW)).strip())
         during = await self._ask(asked, FAMILY, NEW, shown=True)
-        update, in_time = self.wire.carried().since(before), not streams.done()
-        streamed = await streams
-        ended = "streamed all the while and ended" if in_time else "ended"
-        screen.say(f"   the long answer, of {len(streamed)} characters, {ended} with {OLD}")
+        update = self.wire.carried().since(before)
+        if streams.done():
+            await streams
+            raise FlexSpecError("the long answer ended before the promotion", hint=_BUG)
+        streams.cancel()
+        if set(streamed) != {OLD}:
+            raise FlexSpecError(f"another version than {OLD} wrote a part of the long answer", hint=_BUG)
+        beginning = streamed[OLD]
+        screen.say(
+            f"   {OLD} has written {len(beginning)} characters of the long answer all the while; that is enough"
+        )
         screen.say(
             "\n3. Some more texts, and the earlier ones again, of the long one the beginning, each from its version."
         )
@@ -143,7 +153,7 @@ class _Update:
             for version in (OLD, NEW):
                 await self._ask(_asked(question, self.limit), f"{FAMILY}:{version}", version)
         again = {**long, "max_tokens": _SHORT}
-        earlier = (asked, OLD, first), (asked, NEW, tried), (asked, NEW, during), (again, OLD, streamed)
+        earlier = (asked, OLD, first), (asked, NEW, tried), (asked, NEW, during), (again, OLD, beginning)
         for body, version, text in earlier:
             second = (await self._ask(body, f"{FAMILY}:{version}", version)).removesuffix("\ufffd")
             if second != text and not (body is again and text.startswith(second)):
@@ -151,8 +161,13 @@ class _Update:
         screen.say("   All came out the same to the last character.")
         await self._versions()
         self._bytes(update, head)
-        if not in_time:
-            raise FlexSpecError("the long answer ended before the promotion", hint="try again")
+
+    async def _stream(self, body: dict[str, Any], streamed: dict[str, str]) -> None:
+        """Keep what comes of an answer of the family by the version that it says, until somebody ends it."""
+        asked = {**body, "model": FAMILY}
+        async with aclosing(self.api.answer(asked, uuid.uuid4().hex, lambda _wait: None)) as chunks:
+            async for chunk in chunks:
+                streamed[chunk.model] = streamed.get(chunk.model, "") + content(chunk)
 
     async def _ask(self, body: dict[str, Any], model: str, version: str, *, shown: bool = False) -> str:
         """Have a version write a text.
