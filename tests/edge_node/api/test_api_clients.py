@@ -124,7 +124,7 @@ async def test_kept_texts_are_bounded(mosquitto: PrivateBroker) -> None:
         )  # an answer may be there a moment before its text has ended
     async with served(mosquitto, keep_bytes=1) as api:
         for n in range(3):
-            await api.chat(max_tokens=9, headers={"idempotency-key": f"k{n}"})
+            await api.chat(max_tokens=9, ignore_eos=True, headers={"idempotency-key": f"k{n}"})
         await until(lambda: api.api.texts.kept == 0)  # each alone is too long
     async with served(mosquitto, keep_for=0.0001) as api:
         ids = {
