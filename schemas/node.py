@@ -187,7 +187,8 @@ class FleetView(msgspec.Struct, frozen=True, kw_only=True):
     history: list[CatalogueChange] = []
 
 
-EVENTS: dict[str, type[msgspec.Struct]] = {
+NodeEvent = NodeView | TextView | PlanView | FleetView
+EVENTS: dict[str, type[NodeEvent]] = {
     "node": NodeView,
     "text": TextView,
     "plan": PlanView,

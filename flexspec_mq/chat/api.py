@@ -21,7 +21,7 @@ from flexspec_mq.errors import (
     UsageError,
     WorkerError,
 )
-from schemas.node import FleetView, NodeView, PlanView, TextView
+from schemas.node import EVENTS, NodeEvent
 from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer
 
 if TYPE_CHECKING:
@@ -29,15 +29,11 @@ if TYPE_CHECKING:
 
     from flexspec_mq.chat.settings import ChatOptions
 
-    View = NodeView | TextView | PlanView | FleetView
-
 T = TypeVar("T")
 
 MAX_EVENT = 64 * 2**20
 """Bytes of one event; a client that lags gets all that it missed in one."""
 MAX_REFUSAL = 2**20
-VIEWS: dict[str, type[View]] = {"node": NodeView, "text": TextView, "plan": PlanView, "fleet": FleetView}
-"""Types of a node's events, by name."""
 _DONE = "[DONE]"
 AGAIN = "/retry asks again"
 _KEY = "give the key with --api-key-file or FLEXSPEC_CHAT_API_KEY"
@@ -127,7 +123,7 @@ class ApiClient:
         finally:
             await answer.aclose()
 
-    async def events(self) -> AsyncGenerator[View]:
+    async def events(self) -> AsyncGenerator[NodeEvent]:
         """Read all that the node shows of itself, now and as it changes; kinds that are not known here are skipped.
 
         Raises:
@@ -138,7 +134,7 @@ class ApiClient:
         try:
             async with aclosing(self._stream(answer)) as events:
                 async for event in events:
-                    if (kind := VIEWS.get(event.event)) is not None:
+                    if (kind := EVENTS.get(event.event)) is not None:
                         yield read(event.data, kind)
         finally:
             await answer.aclose()

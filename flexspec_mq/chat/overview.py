@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from flexspec_mq.chat.api import View
-    from schemas.node import TextFigures, WorkerView
+    from schemas.node import NodeEvent, TextFigures, WorkerView
     from schemas.openai import Writer
     from schemas.plan import VersionPlan
     from schemas.status import EdgeStatus, WorkerStatus
@@ -67,7 +66,7 @@ class Overview:
     away: str = ""
     seen: dict[type, float] = field(default_factory=dict)
 
-    def take(self, view: View) -> None:
+    def take(self, view: NodeEvent) -> None:
         """Take an event."""
         self.seen[type(view)] = time.monotonic()
         if isinstance(view, NodeView):

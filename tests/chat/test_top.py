@@ -21,7 +21,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from broker.launcher import PrivateBroker
-from flexspec_mq.chat.api import VIEWS, api_at
+from flexspec_mq.chat.api import api_at
 from flexspec_mq.chat.overview import MAX_OVER, Overview, Screenful
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.chat.top import follow, main, show
@@ -29,7 +29,7 @@ from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LinkRefused
 from lab.testbed.deployment import free_port
-from schemas.node import TextView
+from schemas.node import EVENTS, TextView
 from tests.chat.test_chat_terminal import ESCAPE, on_terminal
 from tests.daemons import PATIENCE, FakeEngine, until
 from tests.doctor.setups import answering
@@ -100,10 +100,10 @@ def drawn(kind: inspect.Type, chance: random.Random) -> Any:  # noqa: PLR0911  o
 def test_any_state_fits_any_screen_and_steers_no_terminal(seed: int) -> None:
     chance = random.Random(seed)
     seen = Overview(away=chance.choice(WORDS))
-    for kind in chance.choices(list(VIEWS.values()), k=chance.randrange(12)):
+    for kind in chance.choices(list(EVENTS.values()), k=chance.randrange(12)):
         event = drawn(inspect.type_info(kind), chance)
         seen.take(msgspec.json.decode(msgspec.json.encode(event), type=kind))
-    assert set(seen.report()) == set(VIEWS)
+    assert set(seen.report()) == set(EVENTS)
     if seen.node is not None:
         seen.take(msgspec.structs.replace(seen.node, texts=0))
         assert all(text.state != "writing" for text in seen.texts.values()), "what nobody writes is over"
