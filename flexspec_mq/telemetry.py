@@ -259,6 +259,8 @@ class TextSpan:
             labels["error.type"] = error
             self.note({"error.type": error})
             self._span.set_status(self._by.failed)
+        if side is EDGE and "gen_ai.response.model" not in labels:
+            del labels["gen_ai.request.model"]  # a name that nobody serves would be one more series for ever
         self._by.record(side.duration, time.monotonic() - self._began, labels)
         if self._tokens:
             first = self._first - self._began

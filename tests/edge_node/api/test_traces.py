@@ -27,7 +27,7 @@ from paho.mqtt import MQTTException
 from broker.launcher import PrivateBroker
 from edge_node.asking.request import AskReader
 from flexspec_mq import topics, waiting
-from flexspec_mq.errors import UsageError
+from flexspec_mq.errors import UsageError, WorkerError
 from flexspec_mq.telemetry import EDGE, WORKER, Side, Telemetry, TelemetryOptions, TextSpan, exporting
 from flexspec_mq.transport.base import Inbound, LinkSettings, Outbound, Subscription, UserProperties
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -205,6 +205,21 @@ def test_a_context_that_somebody_made_up_is_a_parent_at_most(pairs: list[tuple[s
     parents = [parent for _, parent in map(ids, recorded.spans)]
     assert [f"{made.context.span_id:016x}" for made in recorded.spans] == [own] * sampled
     assert parents == [None] * sampled or trace in dict(told)["traceparent"]
+
+
+def test_names_that_clients_made_up_are_no_series_of_the_metrics() -> None:
+    recorded = Recorded(EDGE)
+    for number in range(9):
+        with (
+            pytest.raises(WorkerError),
+            TextSpan(recorded.telemetry, "chat", f"nobody-{number}", (), {}),
+        ):
+            raise WorkerError("nothing goes by that name")
+    assert [span.name for span in recorded.spans] == [f"chat nobody-{number}" for number in range(9)]
+    data = recorded.reader.get_metrics_data()
+    assert data is not None
+    (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+    assert len(metric.data.data_points) == 1
 
 
 def test_an_ask_by_mqtt_goes_on_with_the_trace_of_whoever_asks() -> None:
