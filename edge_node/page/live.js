@@ -73,7 +73,11 @@ export function seen(kind, view) {
 
 /** @param {string | null} why there are no events; null when they come */
 export function unreachable(why) {
-  if (why === null) connected = Date.now();
+  if (why === null) {
+    connected = Date.now();
+    // A node that was started anew never tells their end; the same one tells again what it writes.
+    for (const [id, { view }] of texts) if (view.state !== "over") texts.delete(id);
+  }
   lost = why;
   draw();
 }

@@ -119,7 +119,8 @@ async def test_a_canary_shows_up_and_answers(browser: Any, mosquitto: PrivateBro
 async def test_a_key_is_asked_for_once_and_again_when_it_changed(
     browser: Any, mosquitto: PrivateBroker
 ) -> None:
-    async with served(mosquitto, api_key=KEYS[0]) as api, opened(browser, api.url) as view:
+    engine = FakeEngine(slow)
+    async with served(mosquitto, api_key=KEYS[0], engine=engine) as api, opened(browser, api.url) as view:
         port = api.port
         for key in ("no key", KEYS[0]):
             await view.until("#key-dialog[open]")
@@ -130,6 +131,9 @@ async def test_a_key_is_asked_for_once_and_again_when_it_changed(
                 await view.until("#key-error", "wrong")
         await view.until("#link[data-state=up]")
         await whole(view, await begin(view))
+        await begin(view, "again")
+        await view.until("li.turn[data-state=writing]")
+        await view.until("#time", "Where the time goes")
         await view.see("#prompt").fill("a thought")
         api.run.cancel()
         await asyncio.wait([api.run], timeout=PATIENCE)
@@ -138,9 +142,10 @@ async def test_a_key_is_asked_for_once_and_again_when_it_changed(
             await view.see("#key-input").fill(KEYS[1])
             await view.page.keyboard.press("Enter")
             await view.until("#link[data-state=up]")
+            await view.until("#time", "Where the time of the last answer went")
             assert await view.see("#prompt").input_value() == "a thought"
             await view.see("#prompt").press("Enter")
-            assert await view.answered(view.see("li.turn").nth(1))
+            assert await view.answered(view.see("li.turn").nth(2))
         kept = await view.page.evaluate("[localStorage.length, document.cookie, location.href]")
         assert kept == [0, "", f"{api.url}/"]
         assert await view.breaches() == []
