@@ -48,9 +48,31 @@ def choose(
     """
     if allowed is not None:
         ids = np.flatnonzero(allowed)
-        drawn = words_of(params.seed, position, ids) if params.temperature and len(ids) > 1 else None
-        return int(ids[_best(logits[ids], params, position, drawn)])
+        return choose_few(ids, logits[ids], params, position)
     return _best(logits, params, position, None)
+
+
+def choose_few(
+    ids: npt.NDArray[np.int64], logits: npt.NDArray[np.float32], params: SamplingParams, position: int
+) -> int:
+    """Choose the token at `position` among some ids, as if all others had no weight.
+
+    With ids among which all are that top-k leaves of a row, this is `choose` of the row, by logits or by
+    log-probabilities.
+
+    Args:
+        ids: different token ids in any order, int64 of shape [ids], at least one.
+        logits: their logits, float32 of shape [ids].
+        params: as for `choose`.
+        position: as for `choose`.
+
+    Returns:
+        The token's id.
+    """
+    order = np.argsort(ids, kind="stable")
+    ids, logits = ids[order], logits[order]
+    drawn = words_of(params.seed, position, ids) if params.temperature and len(ids) > 1 else None
+    return int(ids[_best(logits, params, position, drawn)])
 
 
 def _best(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None) -> int:

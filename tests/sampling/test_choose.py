@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.sampling.choose import choose, choose_with_margin, keep
+from flexspec_mq.sampling.choose import choose, choose_few, choose_with_margin, keep
 from flexspec_mq.sampling.noise import gumbel_of, words
 from flexspec_mq.sampling.params import SamplingParams
 
@@ -99,6 +99,20 @@ def test_a_mask_leaves_its_ids_and_their_noise(
         else lambda i: logits[ids[i]]
     )
     assert choose(logits, params, position, allowed) == ids[max(kept, key=lambda i: (score(i), -i))]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    LOGITS, TEMPERATURES, TOP_K.filter(bool), TOP_P, st.integers(0, 5000), st.randoms(use_true_random=False)
+)
+def test_few_ids_with_all_that_top_k_leaves_give_the_choice_of_the_row(
+    logits: Logits, temperature: float, top_k: int, top_p: float, position: int, rng: random.Random
+) -> None:
+    params = SamplingParams(temperature, top_k, top_p, 3)
+    wanted = slow_keep(logits, SamplingParams(temperature or 1.0, top_k))
+    few = [*{*wanted, *rng.sample(range(len(logits)), len(logits) // 3)}]
+    ids = np.array(rng.sample(few, len(few)))
+    assert choose_few(ids, logits[ids], params, position) == choose(logits, params, position)
 
 
 @settings(max_examples=150, deadline=None)
