@@ -51,7 +51,7 @@ class FakeEngine:
         before: Called with the items of each step; may raise.
     """
 
-    head_model = None
+    head_holder = None
     grammars = None
     memory = None
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from cloud_worker.engine.acceptance import decide
 from cloud_worker.engine.grammars import MOST_FORCED, TextGrammars
+from cloud_worker.engine.heads import ModelHeads
 from cloud_worker.engine.interface import Facts, Memory, Recommended, StepResult
 from cloud_worker.engine.kv_cache import KVCache
 from cloud_worker.engine.memory import default_limit
@@ -61,7 +62,7 @@ class ModelEngine:
         draft_budget: Rule by which drafted tokens get rows; all get theirs without one.
         batch: Sessions that one forward decides at most.
         facts: Properties of the target.
-        head_model: Target that holds heads.
+        head_holder: Holder of heads beside the base.
         grammars: Grammars of its texts.
 
     Attributes:
@@ -79,14 +80,14 @@ class ModelEngine:
         draft_budget: DraftBudget | None = None,
         batch: int = 2**31,
         facts: Facts | None = None,
-        head_model: Target | None = None,
+        head_holder: ModelHeads | None = None,
         grammars: CompiledGrammars | None = None,
     ) -> None:
         self._budget = budget or StepBudget(ForwardCost(), most=prefill)
         self.scheduler = Scheduler(KVCache(model.new_kv, limit), self._budget, batch=batch)
         self.drafts = drafts
         self.draft_budget = draft_budget or DraftBudget(self._budget.cost, rationed=False)
-        self.head_model = head_model
+        self.head_holder = head_holder
         self.grammars = grammars
         self._texts = None if grammars is None else TextGrammars(grammars)
         if drafts is not None and grammars is not None:
@@ -372,7 +373,7 @@ def build_engine(
         draft_budget=draft_budget,
         batch=settings.batch,
         facts=facts,
-        head_model=target,
+        head_holder=ModelHeads(target, again=settings.prove),
         grammars=grammars,
     )
     caches = engine.scheduler.caches

@@ -8,7 +8,7 @@ plugged in there, with its libraries in `check_libraries`. `WorkItem` says what 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -16,15 +16,21 @@ from msgspec import Meta
 from schemas.messages import MAX_TOKEN_ID, Sampling
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
+    from pathlib import Path
 
-    from cloud_worker.engine.target import Target
     from cloud_worker.engine.timing import Timings
     from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.grammar.compiled import CompiledGrammars
+    from flexspec_mq.heads.manifest import Canary, Manifest
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import DraftRows, WorkItem
     from schemas.status import TargetText, TokenizerStatus
+
+T = TypeVar("T")
+Exactness = Literal["exact", "exact up to ties", "unknown"]
 
 
 class Recommended(msgspec.Struct, frozen=True):
@@ -73,7 +79,7 @@ class Facts:
     fingerprint: bytes
     max_context: int
     vocab_size: int
-    exactness: Literal["exact", "exact up to ties", "unknown"]
+    exactness: Exactness
     flip_rate: float | None
     device: str
     dtype: str
@@ -135,6 +141,56 @@ class Memory:
     evicted: int
 
 
+class Submit(Protocol):
+    """`EngineThread.submit`: has something done on the engine's thread, between two steps."""
+
+    def __call__(self, call: Callable[[], T]) -> Future[T]:
+        """See `EngineThread`."""
+        ...
+
+
+class HeadHolder(Protocol):
+    """Holds heads beside an engine's base, for versions of a family. Methods are called on a thread of their own."""
+
+    @property
+    def loaded(self) -> LoadedText:
+        """Text side of the base."""
+        ...
+
+    @property
+    def layers(self) -> int:
+        """Number of the base's layers.
+
+        Raises:
+            ModelError: the base cannot have heads.
+        """
+        ...
+
+    def hold(self, name: str, folder: Path, manifest: Manifest, submit: Submit) -> None:
+        """Hold a head that lies in a folder.
+
+        Raises:
+            ModelError: it is bad, or of a kind that is not held here. Nothing of it is held then.
+        """
+        ...
+
+    def count_right(self, name: str, canary: Canary, submit: Submit) -> int:
+        """Count the tokens of a canary that are a head's likeliest behind what precedes them; "" is the base.
+
+        Raises:
+            ModelError: the canary is of another base.
+        """
+        ...
+
+    def prove(self, name: str, digest: bytes, submit: Submit) -> Exactness:
+        """Prove a head that is held, or find its proof by the digest of its manifest."""
+        ...
+
+    def drop(self, name: str, submit: Submit) -> None:
+        """Let go of a head that is held, of which no version is any more."""
+        ...
+
+
 class Engine(Protocol):
     """Decides tokens for work items. All methods are called on one thread of their own; properties on any."""
 
@@ -144,8 +200,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def head_model(self) -> Target | None:
-        """Target that holds its heads; None if it can have none, and so follow no family."""
+    def head_holder(self) -> HeadHolder | None:
+        """Holder of its heads; None if it can have none, and so follow no family."""
         ...
 
     @property

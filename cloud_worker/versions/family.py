@@ -16,15 +16,12 @@ from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
 from flexspec_mq.errors import UsageError
 from flexspec_mq.models.checkpoint import weights_fingerprint
-from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cloud_worker.engine.interface import Engine
+    from cloud_worker.engine.interface import Engine, Exactness, HeadHolder
     from cloud_worker.settings import FamilySettings, WorkerSettings
-    from cloud_worker.versions.library import Exactness
-    from flexspec_mq.models.load import LoadedText
 
 _log = logging.getLogger(__name__)
 
@@ -43,15 +40,15 @@ def family_follower(
     if known is None:
         return None
     follower, store = known
-    model = engine.head_model
-    if model is None:
+    heads = engine.head_holder
+    if heads is None:
         raise UsageError(
             "this engine holds no heads, so it cannot follow a family", hint="leave --family out"
         )
     say("computing the fingerprint of the base")
-    base = base_of(worker, model.loaded, engine.facts.exactness)
-    drafter = partial(load_for_version, worker, model.loaded, say=_log.info)
-    loader = HeadLoader(base, engine, model, settings.folder / "heads", drafter, again=worker.prove)
+    base = base_of(worker, heads, engine.facts.exactness)
+    drafter = partial(load_for_version, worker, heads.loaded, say=_log.info)
+    loader = HeadLoader(base, engine, heads, settings.folder / "heads", drafter)
     library = Library(worker.version, engine.facts.exactness, base.id)
     return FamilyFollower(follower, store, library, loader, settings.heads or "")
 
@@ -69,13 +66,14 @@ def remembered(settings: FamilySettings) -> tuple[Follower, Store] | None:
     return Follower(settings.family, read_public(settings.root_key), store.load()), store
 
 
-def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) -> Base:
+def base_of(worker: WorkerSettings, heads: HeadHolder, exactness: Exactness) -> Base:
     """Describe the base that a worker runs, as the manifests of heads say it.
 
     Raises:
         UsageError: the target is not in a folder.
         ModelError: it cannot have heads, or cannot be read.
     """
+    loaded = heads.loaded
     if not isinstance(loaded.source, Path):
         raise UsageError(
             f"heads are for a base in a folder, not for the model hub's {loaded.source}",
@@ -85,7 +83,7 @@ def base_of(worker: WorkerSettings, loaded: LoadedText, exactness: Exactness) ->
         version=worker.version,
         weights_fingerprint=weights_fingerprint(loaded.source),
         tokenizer=loaded.fingerprint.hex(),
-        sizes=Shape.from_config(loaded.config, (*FAMILIES, *HEAD_NORMS)),
+        layers=heads.layers,
         dtype=worker.dtype,
         weights=worker.weights,
         exactness=exactness,

@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import inf
-from typing import Literal
 
+from cloud_worker.engine.interface import Exactness
 from flexspec_mq import waiting
 from schemas.catalogue import CatalogueVersion, VersionState
 from schemas.status import DIGEST, MAX_MORE, MAX_WHY, VersionStatus
-
-Exactness = Literal["exact", "exact up to ties", "unknown"]
 
 NO_CATALOGUE = "no catalogue of the family has come yet"
 _ORDER = (VersionState.STABLE, VersionState.CANARY, VersionState.DRAINING)

@@ -1,7 +1,6 @@
 """Getting a head ready beside the base: fetched, whole, made for this worker, and writing what its canaries say.
 
-All of it is done on a thread of its own. Only forwards, and the moment in which the model takes the head up, are done
-on the engine's, between two steps: running sessions wait for one of these at a time.
+All of it is done on a thread of its own, beside the steps of running sessions; see `HeadHolder`.
 """
 
 from __future__ import annotations
@@ -15,25 +14,17 @@ from flexspec_mq.daemon import logs
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.heads.fetch import fetch_head
 from flexspec_mq.heads.manifest import CANARY_SHARE, HeadError, read_head
-from flexspec_mq.models.head_files import read_weights
-from flexspec_mq.models.invariance.proof_cache import proving_remembered
-from flexspec_mq.models.invariance.target import canary_share
 from flexspec_mq.models.memory import trim
 from schemas.catalogue import BASE_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
     from pathlib import Path
 
-    from cloud_worker.engine.interface import Engine
-    from cloud_worker.engine.target import Target
+    from cloud_worker.engine.interface import Engine, Exactness, HeadHolder
     from cloud_worker.engine.thread import EngineThread
-    from cloud_worker.versions.library import Exactness
     from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.heads.manifest import Manifest
-    from flexspec_mq.models.head import Head
-    from flexspec_mq.models.invariance.proof import Proof
-    from flexspec_mq.models.shape import Shape
 
 _log = logging.getLogger(__name__)
 
@@ -49,7 +40,7 @@ class Base:
         version: name of the worker's own version, which is the base and nothing else.
         weights_fingerprint: Fingerprint of the base's weights, 32 hex digits.
         tokenizer: Fingerprint of the tokenizer, 32 hex digits.
-        sizes: Sizes of the base.
+        layers: Number of its layers.
         dtype: Number format of the computation.
         weights: ``native``, ``int8`` or ``int4``.
         exactness: Exactness of the base.
@@ -58,7 +49,7 @@ class Base:
     version: str
     weights_fingerprint: str
     tokenizer: str
-    sizes: Shape
+    layers: int
     dtype: str
     weights: str
     exactness: Exactness
@@ -77,7 +68,7 @@ class Base:
         for what, theirs, ours in (
             ("base", manifest.base, self.weights_fingerprint),
             ("tokenizer", manifest.tokenizer, self.tokenizer),
-            ("number of layers", manifest.layers, self.sizes.layers),
+            ("number of layers", manifest.layers, self.layers),
             ("dtype", manifest.dtype, self.dtype),
             ("weights", manifest.weights, self.weights),
         ):
@@ -100,31 +91,26 @@ class HeadLoader:
     Args:
         base: base of the heads.
         engine: Engine that serves them.
-        target: Target that holds them.
+        heads: Holder of them beside the engine's base.
         cache: Folder that they are fetched into.
         drafter: Makes the drafter for a version of its head's folder; None where the head has no LoRA of the draft.
-        again: Whether heads are proved that have been.
     """
 
     def __init__(
         self,
         base: Base,
         engine: Engine,
-        target: Target,
+        heads: HeadHolder,
         cache: Path,
         drafter: Callable[[Path], PricedDrafter | None] = lambda _: None,
-        *,
-        again: bool = False,
     ) -> None:
         self._base = base
         self._drafter = drafter
         self._held: dict[str, bytes] = {}
         self._drafted: set[str] = set()
-        self._target = target
-        self._model = target.model
+        self._heads = heads
         self._engine = engine
         self._cache = cache
-        self._again = again
 
     def load(self, name: str, digest: bytes, url: str, thread: EngineThread) -> Exactness:
         """Fetch a head, hold it in the engine's model under the name of its version, and check it.
@@ -141,17 +127,15 @@ class HeadLoader:
             self._check_canaries("", manifest, thread)
             thread.submit(partial(self._hold, name, digest, "")).result()
             return self._base.exactness
-        thread.submit(partial(self._model.hold, name, self._read(folder, manifest))).result()
+        self._heads.hold(name, folder, manifest, thread.submit)
         try:
             self._check_canaries(name, manifest, thread)
-            exactness = self._prove(name, digest, thread)
+            exactness = self._heads.prove(name, digest, thread.submit)
             thread.submit(partial(self._hold, name, digest, name)).result()
         except BaseException:
-            thread.submit(partial(self._model.drop, name)).result()
+            self._heads.drop(name, thread.submit)
             raise
-        finally:
-            trim()
-        return exactness
+        return exactness if self._base.exactness == "exact" else self._base.exactness
 
     def load_drafter(self, name: str, digest: bytes, thread: EngineThread) -> None:
         """Give a version that is held a drafter of its own, if its head has a LoRA of the draft.
@@ -180,19 +164,19 @@ class HeadLoader:
 
     def drop(self, name: str, thread: EngineThread) -> None:
         """Let go of the head of a version."""
-        thread.submit(partial(self._drop, name)).result()
+        if thread.submit(partial(self._drop, name)).result():
+            self._heads.drop(name, thread.submit)
 
     def _hold(self, name: str, digest: bytes, head: str) -> None:
         """On the engine's thread."""
         self._engine.hold(name, head)
         self._held[name] = digest
 
-    def _drop(self, name: str) -> None:
+    def _drop(self, name: str) -> str:
         """On the engine's thread."""
         self._held.pop(name, None)
         self._drafted.discard(name)
-        if self._engine.drop(name):
-            self._model.drop(name)
+        return self._engine.drop(name)
 
     def _check_canaries(self, head: str, manifest: Manifest, thread: EngineThread) -> None:
         if not manifest.canaries:
@@ -202,34 +186,10 @@ class HeadLoader:
             )
         right = total = 0
         for canary in manifest.canaries:
-            share = thread.submit(partial(canary_share, self._model, head, (canary,))).result()
-            right += round(share * len(canary.text))
+            right += self._heads.count_right(head, canary, thread.submit)
             total += len(canary.text)
         if right < CANARY_SHARE * total:
             raise HeadError(
                 f"{right} of its canaries' {total} tokens come out, less than {CANARY_SHARE:.0%}",
                 hint="its weights are not those that the canaries were written with: publish it again",
             )
-
-    def _prove(self, name: str, digest: bytes, thread: EngineThread) -> Exactness:
-        """Prove a head, one forward at a time, or find its proof. Where the base is not exact, no head is."""
-        steps = proving_remembered(self._target.candidate, self._model, name, digest.hex(), again=self._again)
-        while (found := thread.submit(partial(_advance, steps)).result()) is None:
-            continue
-        proof, remembered = found
-        if remembered:
-            _log.info("version %s: proved at an earlier start", name)
-        return proof.word if self._base.exactness == "exact" else self._base.exactness
-
-    def _read(self, folder: Path, manifest: Manifest) -> Head:
-        return read_weights(folder, manifest.kind, self._base.sizes, manifest.floor)
-
-
-def _advance(steps: Generator[float, None, tuple[Proof, bool]]) -> tuple[Proof, bool] | None:
-    """Go one step; what was found, if it was the last."""
-    try:
-        next(steps)
-    except StopIteration as ended:
-        found: tuple[Proof, bool] = ended.value
-        return found
-    return None

@@ -16,10 +16,11 @@ from typing import cast
 import msgspec
 import pytest
 
+from cloud_worker.engine.interface import Exactness
 from cloud_worker.engine.thread import EngineThread
 from cloud_worker.settings import WorkerSettings
 from cloud_worker.versions.follower import FamilyFollower
-from cloud_worker.versions.library import Exactness, Library
+from cloud_worker.versions.library import Library
 from cloud_worker.versions.loader import HeadLoader
 from cloud_worker.worker import CloudWorker
 from edge_node.generation import GenerationRequest

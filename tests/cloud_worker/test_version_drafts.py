@@ -21,6 +21,7 @@ from cloud_worker.versions.family import base_of
 from flexspec_mq.evolution.canaries import greedy, load_base
 from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_lora
+from flexspec_mq.models.shape import Shape
 from flexspec_mq.protocol.worker.types import WorkItem
 from flexspec_mq.scheduling.draft_budget import DraftBudget
 from schemas.messages import Identity
@@ -76,11 +77,11 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
     engine = load_engine(settings, lambda _: None)
     assert isinstance(engine, ModelEngine)
     engine.draft_budget = DraftBudget(rationed=False)  # whatever this machine's times are
-    target = engine.head_model
-    assert target is not None
-    facts = base_of(settings, target.loaded, "exact")
+    heads = engine.head_holder
+    assert heads is not None
+    facts = base_of(settings, heads, "exact")
     model = load_base(base, dtype="bfloat16")
-    model.hold("v", read_lora(head, facts.sizes, FLOOR))
+    model.hold("v", read_lora(head, Shape.from_config(heads.loaded.config), FLOOR))
     truth = greedy(model, PROMPT, TOKENS, (), "v")
     assert truth != greedy(model, PROMPT, TOKENS, ())
 
@@ -92,15 +93,15 @@ def test_a_version_is_drafted_for_by_its_lora_and_writes_the_same_text(
             kind="lora",
             base=facts.weights_fingerprint,
             tokenizer=facts.tokenizer,
-            layers=facts.sizes.layers,
+            layers=facts.layers,
             floor=FLOOR,
             canaries=(Canary(PROMPT, truth[:16]),),
         )
         for name, files in {"good": lora, "broken": {**lora, f"{DRAFT}{ADAPTER}": b"?"}, "plain": {}}.items()
     }
     digests["late"] = digests["good"]
-    drafter = partial(load_for_version, settings, target.loaded, say=lambda _: None)
-    loader = loading.HeadLoader(facts, engine, target, tmp_path / "cache", drafter)
+    drafter = partial(load_for_version, settings, heads.loaded, say=lambda _: None)
+    loader = loading.HeadLoader(facts, engine, heads, tmp_path / "cache", drafter)
     thread = EngineThread(engine)
     for name, digest in digests.items():
         loader.load(name, digest, str(operator.heads), thread)
