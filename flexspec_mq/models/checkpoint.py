@@ -41,6 +41,14 @@ _OTHER_FILES = (
     "added_tokens.json", "special_tokens_map.json", "tokenizer.model", "additional_chat_templates",
 )  # fmt: skip
 """Files beside tokenizer.json that would change it."""
+_TYPES = {
+    "BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "I8": "int8", "I16": "int16",
+    "I32": "int32", "I64": "int64", "U8": "uint8", "BOOL": "bool", "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}  # fmt: skip
+"""torch's names of types by those of safetensors."""
+_MOST_HEADER, _PIECE = 100_000_000, 1 << 20
+"""Bytes: the longest header that safetensors itself reads, and what is read at once."""
 _NO_LIMIT = int(1e30)
 """Where transformers has no limit of its own on a text's length."""
 
@@ -106,16 +114,28 @@ def weight_files(folder: Path) -> dict[str, str]:
     """The file of each tensor of a checkpoint, by the tensor's name.
 
     Raises:
-        OSError, SafetensorError, KeyError, ValueError: the folder has no safetensors weights that can be read.
+        OSError, KeyError, ValueError: the folder has no safetensors weights that can be read.
     """
-    from safetensors import safe_open
-
     index = folder / f"{WEIGHTS}.index.json"
     if index.exists():
         where: dict[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
         return where
-    with safe_open(folder / WEIGHTS, framework="pt") as opened:
-        return dict.fromkeys(opened.keys(), WEIGHTS)
+    return dict.fromkeys(_places(folder / WEIGHTS)[0], WEIGHTS)
+
+
+def _places(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """Types, shapes and places of a safetensors file's tensors, and the byte at which these begin to count.
+
+    Raises:
+        OSError, ValueError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > _MOST_HEADER:
+            raise ValueError(f"{path} is no safetensors file")
+        places = msgspec.json.decode(file.read(size), type=dict[str, dict[str, Any]])
+    places.pop("__metadata__", None)
+    return places, 8 + size
 
 
 def fingerprint_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -150,18 +170,50 @@ def read_tensors(
                     tensor = opened.get_tensor(name)
                 yield name, tensor
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ModelError(
-            f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
-        ) from error
+        raise _unreadable(folder, error) from error
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """Fingerprint of all tensors of a checkpoint, as `fingerprint_of`.
+    """Fingerprint of all tensors of a checkpoint, as `fingerprint_of`, without torch.
 
     Raises:
         ModelError: the folder has no safetensors weights that can be read.
     """
-    return fingerprint_of(read_tensors(folder))
+    whole = hashlib.blake2b(digest_size=16)
+    try:
+        files = weight_files(folder)
+        read = {file: _places(folder / file) for file in set(files.values())}
+        for name, file in sorted(files.items()):
+            places, begin = read[file]
+            place = places[name]
+            first, end = place["data_offsets"]
+            whole.update(f"{name} torch.{_TYPES[place['dtype']]} {place['shape']}\n".encode())
+            for piece in _pieces(folder / file, begin + first, end - first):
+                whole.update(piece)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise _unreadable(folder, error) from error
+    return whole.hexdigest()
+
+
+def _pieces(path: Path, begin: int, size: int) -> Iterator[bytes]:
+    """Bytes of a file, a bounded piece at a time.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or is cut off.
+    """
+    with path.open("rb") as file:
+        file.seek(begin)
+        while size > 0:
+            if not (piece := file.read(min(size, _PIECE))):
+                raise ValueError(f"{path.name} is cut off")
+            size -= len(piece)
+            yield piece
+
+
+def _unreadable(folder: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"cannot read weights from {folder}: {error}", hint=f"expected a checkpoint folder with {WEIGHTS}"
+    )
 
 
 def need_libraries(what: str = "running a model", extra: str = "models") -> None:
