@@ -9,9 +9,9 @@ from flexspec_mq.evolution import offline
 from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, Canary, HeadError, Manifest, digest, file_entry
 from flexspec_mq.models.cache import whole_folder
 from flexspec_mq.models.checkpoint import weights_fingerprint
+from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.invariance.target import canary_share
-from flexspec_mq.models.load import load_target, load_text
-from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.load import load_text, torch_device, torch_dtype
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.text import Turn, encode_turns
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flexspec_mq.models.head import Head
+    from flexspec_mq.models.invariance.target import TargetModel
     from flexspec_mq.models.load import LoadedText
 
 PROMPTS = (
@@ -33,18 +34,17 @@ CANARIES, CANARY_TOKENS = 6, 24
 """Prompts and texts of a head at most, by which a worker tells that it is whole, and tokens of each text."""
 
 
-def load_base(base: Path, *, dtype: str, device: str = "cpu") -> PackedModel:
+def load_base(base: Path, *, dtype: str, device: str = "cpu") -> TargetModel:
     """A base that can hold heads.
 
     Raises:
-        ModelError: it cannot be loaded.
+        ModelError: it cannot be loaded, or is not built like Llama.
     """
-    loaded = load_target(base, dtype=dtype, device=device, attn_implementation=register())
-    return PackedModel(loaded.model)
+    return Checkpoint(base, load_text(base), torch_dtype(dtype), device=torch_device(device)).load()
 
 
 def greedy(
-    model: PackedModel, prompt: Sequence[int], tokens: int, ends: Sequence[int], head: str = ""
+    model: TargetModel, prompt: Sequence[int], tokens: int, ends: Sequence[int], head: str = ""
 ) -> tuple[int, ...]:
     """Write greedily, up to a token that ends a text.
 
@@ -64,7 +64,7 @@ def greedy(
 
 
 def head_canaries(
-    model: PackedModel, head: Head, prompts: Sequence[Sequence[int]], ends: Sequence[int]
+    model: TargetModel, head: Head, prompts: Sequence[Sequence[int]], ends: Sequence[int]
 ) -> tuple[Canary, ...]:
     """Texts of a head, on those prompts after which the base would write another text the most.
 

@@ -1,15 +1,9 @@
-"""Forwards for many sessions of different lengths, through the model's own transformers code.
-
-`Linear` and `Norm` take the places of its modules whose rows may have heads.
-"""
+"""Forwards for many sessions of different lengths, through the model's own transformers code, without heads."""
 
 from __future__ import annotations
 
 import inspect
-from copy import copy
-from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,22 +15,21 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, full_name
 from flexspec_mq.models.invariance.attention import Heads, Packed
-from flexspec_mq.models.invariance.lora_bank import LoraBank
 from flexspec_mq.models.invariance.product_probe import Products
 from flexspec_mq.models.invariance.proof_cache import Candidate, digest
 from flexspec_mq.models.invariance.shapes import Shapes
-from flexspec_mq.models.invariance.target import TargetModel, joined
+from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.matrices import Plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from transformers import PreTrainedModel
 
-    from flexspec_mq.models.head import Head, LoraDelta
-    from flexspec_mq.models.invariance.target import RowBatch, Rows
+    from flexspec_mq.models.head import Head
+    from flexspec_mq.models.invariance.lora_bank import LoraBank
+    from flexspec_mq.models.invariance.target import RowBatch
 
 IMPLEMENTATION = "flexspec_packed"
 
@@ -79,132 +72,35 @@ class PackedModel(TargetModel):
         layers, vocab_size = int(config.num_hidden_layers), int(config.vocab_size)
         super().__init__(layers, vocab_size, heads, products, shapes, like, Plain)
         self.model = model
-        self._current = Current(self.shapes)
-        self._linears: dict[str, Linear] = {}
-        self._norms: dict[str, Norm] = {}
-        for name, module in model.named_modules():
+        for module in model.modules():
             if isinstance(module, torch.nn.Linear):
-                self._linears[name] = Linear(module, self._current, self._like, last=name == "lm_head")
-                module.forward = self._linears[name]  # type: ignore[method-assign, assignment]
+                module.forward = partial(self._multiply, module)  # type: ignore[method-assign]
 
     def _logits(self, batch: RowBatch) -> torch.Tensor:
         device = self._like.device
-        self._current.body, self._current.last = batch.body, batch.last
-        try:
-            output = self.model(
-                input_ids=torch.tensor([batch.ids], device=device),
-                position_ids=torch.tensor([batch.positions], device=device),
-                use_cache=False,
-                logits_to_keep=torch.tensor(batch.wanted or [0], device=device),
-                flexspec=Packed(batch.segments, len(batch.ids), self.heads, self.shapes, self._like),
-            )
-        finally:
-            self._current.body = self._current.last = None
+        output = self.model(
+            input_ids=torch.tensor([batch.ids], device=device),
+            position_ids=torch.tensor([batch.positions], device=device),
+            use_cache=False,
+            logits_to_keep=torch.tensor(batch.wanted or [0], device=device),
+            flexspec=Packed(batch.segments, len(batch.ids), self.heads, self.shapes, self._like),
+        )
         return cast("torch.Tensor", output.logits[0])
 
+    def _multiply(self, module: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
+        """Multiply [1, rows, width of the input] in products of as many rows as keep their bits."""
+        product = partial(functional.linear, weight=module.weight, bias=module.bias)
+        return self.shapes.multiply(product, x.flatten(0, -2)).view(*x.shape[:-1], -1)
+
     def _take(self, name: str, head: Head) -> None:
-        deltas, tensors = _apart(head)
-        modules = dict(self.model.named_modules())
-        for path in (*deltas, *(path.rpartition(".")[0] for path in tensors)):
-            if path not in modules:
-                raise HeadError(f"the model has no {path}", hint="the head was made for another base")
-        for path, delta in deltas.items():
-            self._linears[path].bank.hold(name, {0: delta})
-        for path, same in groupby(sorted(tensors), key=lambda path: path.rpartition(".")[0]):
-            weights = {each.rpartition(".")[2]: tensors[each].to(self._like, copy=True) for each in same}
-            if path in self._linears:
-                self._linears[path].others[name] = (weights["weight"], weights.get("bias"))
-                continue
-            if path not in self._norms:
-                self._norms[path] = Norm(modules[path], self._current)
-                modules[path].forward = self._norms[path]
-            self._norms[path].hold(name, weights["weight"])
+        del name, head
+        raise HeadError(
+            "a target that transformers runs holds no heads",
+            hint="those of the compact engine do: leave out --engine transformers",
+        )
 
-    def _banks(self) -> Iterator[LoraBank]:
-        return (linear.bank for linear in self._linears.values())
-
-    def _forget(self, name: str) -> None:
-        super()._forget(name)
-        for linear in self._linears.values():
-            linear.others.pop(name, None)
-        for norm in self._norms.values():
-            norm.drop(name)
-
-
-@dataclass(slots=True)
-class Current:
-    """The forward that is being computed.
-
-    Attributes:
-        shapes: shapes of products.
-        body: whose its rows are; None where all are the base's.
-        last: the same of the rows that the LM head sees.
-    """
-
-    shapes: Shapes
-    body: Rows | None = None
-    last: Rows | None = None
-
-
-class Linear:
-    """A linear layer in products of as many rows as keep their bits, with what heads add or put in its place.
-
-    Attributes:
-        bank: low-rank additions of heads.
-        others: weights and biases of heads that have their own.
-    """
-
-    def __init__(self, module: torch.nn.Linear, current: Current, like: torch.Tensor, *, last: bool) -> None:
-        self._module = module
-        self._current = current
-        self._last = last
-        self.bank = LoraBank(module.in_features, (module.out_features,), Plain, like)
-        self.others: dict[str, tuple[torch.Tensor, torch.Tensor | None]] = {}
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[1, rows, width of the input] → [1, rows, width of the output]."""
-        flat = x.flatten(0, -2)
-        rows = self._current.last if self._last else self._current.body
-        if rows is None:
-            return self._multiply(flat, "").view(*x.shape[:-1], -1)
-        out = joined([self._multiply(flat[lane], name) for lane, name in rows.lanes])
-        if rows.owners is not None:
-            self.bank.add(out, flat, rows.owners)
-        return out.view(*x.shape[:-1], -1)
-
-    def _multiply(self, x: torch.Tensor, name: str) -> torch.Tensor:
-        weight, bias = self.others.get(name, (self._module.weight, self._module.bias))
-        return self._current.shapes.multiply(lambda piece: functional.linear(piece, weight, bias), x)
-
-
-class Norm:
-    """A norm whose weights are other ones for some heads' rows."""
-
-    def __init__(self, module: torch.nn.Module, current: Current) -> None:
-        self._base: Callable[[torch.Tensor], torch.Tensor] = module.forward
-        self._module = module
-        self._current = current
-        self._others: dict[str, torch.nn.Module] = {}
-
-    def hold(self, name: str, weight: torch.Tensor) -> None:
-        """Take a head's weights."""
-        other = copy(self._module)
-        other.__dict__.pop("forward", None)
-        other._parameters = dict(self._module._parameters)  # noqa: SLF001  a copy shares its module's
-        other.weight = torch.nn.Parameter(weight, requires_grad=False)
-        self._others[name] = other
-
-    def drop(self, name: str) -> None:
-        """Forget a head; it need not be known."""
-        self._others.pop(name, None)
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """[1, rows, …] → the same shape."""
-        rows = self._current.body
-        if rows is None or not any(name in self._others for _, name in rows.spans):
-            return self._base(x)
-        parts = [self._others.get(name, self._base)(x[:, span]) for span, name in rows.spans]
-        return torch.cat(parts, dim=1)
+    def _banks(self) -> tuple[LoraBank, ...]:
+        return ()
 
 
 def candidate(network: PreTrainedModel) -> Candidate:
@@ -228,23 +124,6 @@ def _tensors(network: torch.nn.Module) -> Iterator[Any]:
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
         yield tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-
-
-def _apart(head: Head) -> tuple[dict[str, LoraDelta], dict[str, torch.Tensor]]:
-    """Additions by the path of their matrix, and whole tensors by name."""
-    if isinstance(head, FullHead):
-        return {}, dict(head.tensors)
-    deltas = {
-        f"model.layers.{index}.{full_name(module)}": delta
-        for index, modules in head.layers.items()
-        for module, delta in modules.items()
-    }
-    tensors = {} if head.norm is None else {NORM: head.norm}
-    if isinstance(head.lm_head, torch.Tensor):
-        tensors[LM_HEAD] = head.lm_head
-    elif head.lm_head is not None:
-        deltas["lm_head"] = head.lm_head
-    return deltas, tensors
 
 
 def packed_attention(

@@ -1,4 +1,4 @@
-"""A head of upper layers tuned in full, at a worker process with a tiny base, on each engine."""
+"""A head of upper layers tuned in full, at a worker process with a tiny base."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from flexspec_mq.heads.manifest import Canary
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT, read_full
-from flexspec_mq.models.invariance.target import TargetModel
-from flexspec_mq.models.load import load_target, load_text
-from flexspec_mq.models.packed import PackedModel, register
+from flexspec_mq.models.load import load_text
 from flexspec_mq.sampling.params import SamplingParams
 from schemas.catalogue import VersionState
 from tests.daemons import read, until
@@ -37,15 +35,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 PARAMS = (SamplingParams(), WARM)
 
 
-def model_of(engine: str, base: Path) -> TargetModel:
-    if engine == "compact":
-        return Checkpoint(base, load_text(base), torch.bfloat16).load()
-    return PackedModel(load_target(base, dtype="bfloat16", attn_implementation=register()).model)
-
-
-@pytest.mark.parametrize("engine", ["compact", "transformers"])
 async def test_a_full_head_is_followed_proved_and_served(
-    own_mosquitto: PrivateBroker, tmp_path: Path, engine: str
+    own_mosquitto: PrivateBroker, tmp_path: Path
 ) -> None:
     """With a LoRA of the draft, by which the worker drafts for it; the base is the draft too."""
     base = save(tmp_path / "base", built("llama"))
@@ -53,11 +44,12 @@ async def test_a_full_head_is_followed_proved_and_served(
     lora = save_lora(base, tmp_path / "lora", rank=4, floor=0)
     for name in (CONFIG, ADAPTER):
         shutil.copyfile(lora / name, head / f"{DRAFT}{name}")
-    model, text, operator = model_of(engine, base), load_text(base), Operator(tmp_path / "heads")
+    text, operator = load_text(base), Operator(tmp_path / "heads")
+    source = Checkpoint(base, text, torch.bfloat16)
+    model = source.load()
     layers = text.config["num_hidden_layers"]
-    sizes = Checkpoint(base, text, torch.bfloat16).shape
     texts = {("v0", params): write(model, "", params, PROMPT) for params in PARAMS}
-    model.hold("v1", read_full(head, sizes, FLOOR))
+    model.hold("v1", read_full(head, source.shape, FLOOR))
     texts |= {("v1", params): write(model, "v1", params, PROMPT) for params in PARAMS}
     assert len(set(texts.values())) == len(texts)
 
@@ -85,8 +77,6 @@ async def test_a_full_head_is_followed_proved_and_served(
         str(base),
         "--draft",
         str(base),
-        "--engine",
-        engine,
         "--kv-mb",
         "64",
         *family,

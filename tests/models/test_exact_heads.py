@@ -21,7 +21,6 @@ from flexspec_mq.models.head import FullHead, Head
 from flexspec_mq.models.head_files import read_full, read_lora
 from flexspec_mq.models.invariance import proof_cache
 from flexspec_mq.models.invariance.proof import Proof, proving_head
-from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.invariance.target import TargetModel, canary_share
 from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
@@ -32,7 +31,6 @@ from tests.models.tiny_models import built
 from tests.models.tiny_packed import DTYPES, read
 
 T = TypeVar("T")
-ENGINES = ("exact", "packed")
 VERSIONS = ("", "mild", "strong", "full")
 TEXT = random.Random(3).choices(range(320), k=100)
 FLOOR = 1
@@ -68,24 +66,22 @@ def head(folders: dict[str, Path], name: str) -> Head:
     return (read_full if name == "full" else read_lora)(folders[name], shape, FLOOR)
 
 
-def fresh(folders: dict[str, Path], engine: str, dtype: str, shapes: Shapes | None = None) -> TargetModel:
+def fresh(folders: dict[str, Path], dtype: str) -> ExactModel:
     base = folders["base"]
-    if engine == "exact":
-        return Checkpoint(base, load_text(base), DTYPES[dtype]).load(shapes)
-    return PackedModel(load_target(base, dtype=dtype, attn_implementation=register()).model, shapes)
+    return Checkpoint(base, load_text(base), DTYPES[dtype]).load()
 
 
 @cache
-def holding(engine: str, dtype: str, base: Path) -> tuple[TargetModel, dict[str, torch.Tensor]]:
+def holding(dtype: str, base: Path) -> tuple[ExactModel, dict[str, torch.Tensor]]:
     """A model that holds all versions, and what each says alone, in a model that holds no other."""
     folders = {name: base.parent / name for name in ("base", *VERSIONS[1:], "other")}
     alone = {}
     for name in VERSIONS:
-        model = fresh(folders, engine, dtype)
+        model = fresh(folders, dtype)
         if name:
             model.hold(name, head(folders, name))
         alone[name] = read(model, TEXT, [1] * len(TEXT), name)
-    model = fresh(folders, engine, dtype)
+    model = fresh(folders, dtype)
     for name in ("strong", "full", "mild"):
         model.hold(name, head(folders, name))
     return model, alone
@@ -106,19 +102,17 @@ def prove_head(model: TargetModel, name: str) -> Proof:
     return finish(proving_head(model, name))[0]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_versions_differ(engine: str, dtype: str, folders: dict[str, Path]) -> None:
-    _, alone = holding(engine, dtype, folders["base"])
+def test_versions_differ(dtype: str, folders: dict[str, Path]) -> None:
+    _, alone = holding(dtype, folders["base"])
     for one in VERSIONS:
         for other in VERSIONS:
             changed = (alone[one].argmax(dim=1) != alone[other].argmax(dim=1)).float().mean()
             assert (changed > 0.05) == (one != other)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_keys_and_values_stay_with_their_head(engine: str, folders: dict[str, Path]) -> None:
-    model, alone = holding(engine, "bfloat16", folders["base"])
+def test_keys_and_values_stay_with_their_head(folders: dict[str, Path]) -> None:
+    model, alone = holding("bfloat16", folders["base"])
     kv = model.new_kv()
     model.forward([ModelInput(kv, TEXT[:9], 0, "mild")])
     for other in ("", "full", "strong"):
@@ -136,16 +130,15 @@ COMPANY = st.lists(
 )
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=15, deadline=None)
 @given(company=COMPANY)
 @example(company=[(name, 10, 1, 1) for name in VERSIONS])
 @example(company=[(name, 0, 40, 40) for name in VERSIONS])
 def test_whatever_shares_a_forward_changes_no_bit(
-    engine: str, dtype: str, folders: dict[str, Path], company: list[tuple[str, int, int, int]]
+    dtype: str, folders: dict[str, Path], company: list[tuple[str, int, int, int]]
 ) -> None:
-    model, alone = holding(engine, dtype, folders["base"])
+    model, alone = holding(dtype, folders["base"])
     inputs, wanted = [], []
     for name, held, count, rows in company:
         kv = model.new_kv()
@@ -157,14 +150,11 @@ def test_whatever_shares_a_forward_changes_no_bit(
     assert torch.equal(model.forward(inputs), torch.cat(wanted))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_holding_and_dropping_leaves_the_others_as_they_were(
-    engine: str, dtype: str, folders: dict[str, Path]
-) -> None:
+def test_holding_and_dropping_leaves_the_others_as_they_were(dtype: str, folders: dict[str, Path]) -> None:
     """In the middle of texts: sessions of the base and of a head go on with the bits that they had."""
-    _, alone = holding(engine, dtype, folders["base"])
-    model = fresh(folders, engine, dtype)
+    _, alone = holding(dtype, folders["base"])
+    model = fresh(folders, dtype)
     model.hold("mild", head(folders, "mild"))
     kvs = {name: model.new_kv() for name in ("", "mild")}
     at = 0
@@ -194,9 +184,8 @@ def test_holding_and_dropping_leaves_the_others_as_they_were(
     assert torch.equal(model.forward([ModelInput(kvs[""], TEXT[at : at + 1])]), alone[""][at : at + 1])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_name_is_held_once(engine: str, folders: dict[str, Path]) -> None:
-    model = fresh(folders, engine, "bfloat16")
+def test_a_name_is_held_once(folders: dict[str, Path]) -> None:
+    model = fresh(folders, "bfloat16")
     model.hold("mild", head(folders, "mild"))
     with pytest.raises(HeadError, match="held already"):
         model.hold("mild", head(folders, "full"))
@@ -206,12 +195,11 @@ def test_a_name_is_held_once(engine: str, folders: dict[str, Path]) -> None:
         model.drop("full")
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", ["mild", "strong", "other"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_head_says_what_peft_says(engine: str, name: str, dtype: str, folders: dict[str, Path]) -> None:
+def test_a_head_says_what_peft_says(name: str, dtype: str, folders: dict[str, Path]) -> None:
     """In bfloat16 the same bits, but where peft's products have so few columns that kernels sum in another order."""
-    model = fresh(folders, engine, dtype)
+    model = fresh(folders, dtype)
     model.hold(name, head(folders, name))
     theirs = load_target(folders["base"], dtype=dtype, attn_implementation=register()).model
     pieces = [1, 5, 60, 3]
@@ -228,10 +216,7 @@ def test_a_head_says_what_peft_says(engine: str, name: str, dtype: str, folders:
     assert torch.equal(found.argmax(dim=1)[clear], wanted.argmax(dim=1)[clear])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_full_layers_are_the_model_that_has_them(
-    engine: str, folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_full_layers_are_the_model_that_has_them(folders: dict[str, Path], tmp_path: Path) -> None:
     """The same bits as a checkpoint into which the head's tensors were written."""
     network = load_target(folders["base"], dtype="float32").model
     given = head(folders, "full")
@@ -239,16 +224,15 @@ def test_full_layers_are_the_model_that_has_them(
     missing = network.load_state_dict(dict(given.tensors), strict=False)
     assert not missing.unexpected_keys
     merged = save(tmp_path / "merged", network)
-    whole = fresh({"base": merged}, engine, "bfloat16")
-    model = fresh(folders, engine, "bfloat16")
+    whole = fresh({"base": merged}, "bfloat16")
+    model = fresh(folders, "bfloat16")
     model.hold("full", given)
     assert torch.equal(read(model, TEXT, [1, 60, 5], "full"), read(whole, TEXT, [1, 60, 5]))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_heads_are_proved(engine: str, dtype: str, folders: dict[str, Path]) -> None:
-    model, _ = holding(engine, dtype, folders["base"])
+def test_heads_are_proved(dtype: str, folders: dict[str, Path]) -> None:
+    model, _ = holding(dtype, folders["base"])
     for name in VERSIONS[1:]:
         proof = prove_head(model, name)
         assert proof.exact, (name, str(proof))
@@ -258,8 +242,7 @@ def test_heads_are_proved(engine: str, dtype: str, folders: dict[str, Path]) -> 
 def test_the_proof_finds_a_head_that_depends_on_its_company(
     folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = fresh(folders, "exact", "float32")
-    assert isinstance(model, ExactModel)
+    model = fresh(folders, "float32")
     model.hold("mild", head(folders, "mild"))
     real = model.forward
     monkeypatch.setattr(model, "forward", lambda inputs: real(inputs) + 1e-3 * (len(inputs) > 1))
@@ -289,7 +272,7 @@ def test_a_heads_proof_is_remembered_for_its_digest(
 
 
 def test_canaries_pass_on_their_head_only(folders: dict[str, Path]) -> None:
-    model, _ = holding("exact", "bfloat16", folders["base"])
+    model, _ = holding("bfloat16", folders["base"])
     canaries = []
     for start in (0, 40):
         prompt = TEXT[start : start + 12]

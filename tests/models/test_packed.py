@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from transformers import DynamicCache
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.heads.manifest import HeadError
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.default import default_model_path
+from flexspec_mq.models.head import LoraHead
 from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.invariance.target import TargetModel
 from flexspec_mq.models.load import load_target, load_text
@@ -183,6 +185,13 @@ def test_the_default_model_has_the_bits_of_transformers_own_reading() -> None:
     for pair in pairwise(ids[39:]):
         theirs = reference.next(cache, [pair] * reference.copies)[0]
         assert torch.equal(model.forward([ModelInput(kv, pair[1:])])[0], torch.from_numpy(theirs))
+
+
+def test_heads_are_the_compact_engines() -> None:
+    model = packed("grouped", torch.float32)
+    with pytest.raises(HeadError, match="holds no heads"):
+        model.hold("v", LoraHead({}))
+    assert model.held == ()
 
 
 def test_logits_become_numpy_without_a_copy() -> None:

@@ -18,16 +18,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from flexspec_mq.errors import ModelError
+from flexspec_mq.evolution.canaries import load_base
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, Manifest, file_entry
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.draft.artifact import export
 from flexspec_mq.models.draft.delta import DeltaMeta, base_fingerprint
 from flexspec_mq.models.head_files import FULL
-from flexspec_mq.models.load import load_target
+from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.onnx.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.onnx.model import load_onnx
 from flexspec_mq.models.onnx.write import write_onnx
-from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.runner import ModelInput
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_heads import save_full, save_lora, with_lora
@@ -108,13 +108,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_the_teacher_says_what_the_version_says_in_a_worker(family: Family, kind: str) -> None:
     """Only the order of sums may differ; the base says something else."""
-    loaded = load_target(family.base, attn_implementation=register())
+    loaded = load_text(family.base)
     version = read_version(getattr(family, kind), family.base, loaded)
     assert version.head is not None
-    packed = PackedModel(loaded.model)
-    packed.hold("v", version.head)
+    worker = load_base(family.base, dtype="bfloat16")
+    worker.hold("v", version.head)
     ids = [int(i) for i in np.random.default_rng(3).integers(3, 300, 40)]
-    base, served = (packed.forward([ModelInput(packed.new_kv(), ids, len(ids), head)]) for head in ("", "v"))
+    base, served = (worker.forward([ModelInput(worker.new_kv(), ids, len(ids), head)]) for head in ("", "v"))
     teacher = load_teacher(family.base, version)
     backbone, final = teacher_states(teacher, FLOOR, torch.tensor([ids]))
     said = (final[0] @ lm_head_weight(teacher).T).float()

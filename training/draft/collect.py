@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
-from flexspec_mq.models.packed import PackedModel
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows
@@ -21,6 +20,7 @@ from flexspec_mq.sampling.rows import Draw, choose_rows
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from flexspec_mq.models.invariance.target import TargetModel
     from flexspec_mq.models.kv import SessionKV
 
 PREFILL = 512
@@ -75,7 +75,7 @@ class _Text:
 
 
 def write_texts(
-    model: PackedModel,
+    model: TargetModel,
     orders: Iterable[TextOrder],
     eos: frozenset[int],
     on_text: Callable[[TextOrder, tuple[int, ...]], None],
@@ -87,7 +87,7 @@ def write_texts(
     """Write texts; a new one starts as soon as one has ended.
 
     Args:
-        model: the target, packed.
+        model: the target.
         orders: texts to write, taken one by one.
         eos: ids that end a text; they are part of it.
         on_text: told of each finished text, with what was written.

@@ -12,7 +12,8 @@ import numpy as np
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
-from flexspec_mq.models.load import load_target
+from flexspec_mq.evolution.canaries import load_base
+from flexspec_mq.models.load import load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
 from training.cli_common import progress_bar
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from flexspec_mq.models.load import LoadedModel
+    from flexspec_mq.models.invariance.target import TargetModel
+    from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.tokenizer import Tokenizer
     from training.draft.rows import TextRows
 
@@ -121,13 +123,15 @@ def collect_text(
     """
     words = [prompt for path in files.prompts for _, prompt in read_prompts(path, may_be_blank=True)]
     had = load_rows(files.out) if files.out.exists() else None
-    model = load_target(files.base, device=config.device, attn_implementation=register())
-    writer = _Writer(PackedModel(model.model), frozenset(model.eos), config, should_stop)
-    if files.head is not None:
-        version = read_version(files.head, files.base, model)
-        if version.head is not None:
-            writer.head = version.digest
-            writer.model.hold(version.digest, version.head)
+    model = load_text(files.base)
+    version = None if files.head is None else read_version(files.head, files.base, model)
+    if version is None or version.head is None:
+        base = load_target(files.base, device=config.device, attn_implementation=register())
+        writer = _Writer(PackedModel(base.model), frozenset(model.eos), config, should_stop)
+    else:
+        holder = load_base(files.base, dtype="bfloat16", device=config.device)
+        holder.hold(version.digest, version.head)
+        writer = _Writer(holder, frozenset(model.eos), config, should_stop, version.digest)
     try:
         words += invent_prompts(writer, model, files)
         prompts = encode_prompts(
@@ -152,7 +156,7 @@ def wanted_orders(prompts: Sequence[tuple[int, ...]], config: CollectConfig) -> 
     ][: config.limit]
 
 
-def invent_prompts(writer: _Writer, model: LoadedModel, files: CollectFiles) -> list[str]:
+def invent_prompts(writer: _Writer, model: LoadedText, files: CollectFiles) -> list[str]:
     """Let the target write what a user would ask; those that are in the file already are kept.
 
     Each line of the file has its number, and the text is a function of number and seed. Texts that did not
@@ -230,7 +234,7 @@ def _identities(rows: TextRows) -> set[tuple[tuple[int, ...], np.float32]]:
 class _Writer:
     """Writes texts with progress and saves."""
 
-    model: PackedModel
+    model: TargetModel
     eos: frozenset[int]
     config: CollectConfig
     should_stop: Callable[[], bool]
