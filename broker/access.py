@@ -25,8 +25,9 @@ from flexspec_mq.transport.filters import covers, split_share
 class AccessRule(NamedTuple):
     """A permission of a role; a will is a write.
 
-    The topic is a filter with ``{name}`` of the user, and ``{version}``, ``{worker}`` and ``{edge}``, which may be
-    asked, and ``{asker}``, who may ask, for each of them; ``{family}`` is any, for who is bound to no version.
+    The topic is a filter with ``{name}`` of the user, and for each of them ``{version}``, which a worker may serve,
+    ``{asked}``, a version that devices may ask for, which is any if some worker serves any, ``{worker}``, ``{edge}``,
+    which may be asked, and ``{asker}``, who may ask; ``{family}`` is any, for who is bound to no version.
     """
 
     verb: Literal["read", "write", "readwrite"]
@@ -50,7 +51,7 @@ _ALL = (
 RULES: dict[Role, tuple[AccessRule, ...]] = {
     Role.EDGE: (
         *_ALL,
-        AccessRule("write", "f1/o/{version}/{name}"),
+        AccessRule("write", "f1/o/{asked}/{name}"),
         AccessRule("write", "f1/d/{worker}/{name}"),
         AccessRule("read", "f1/v/{name}"),
         AccessRule("readwrite", "f1/e/{name}"),  # read, to see whether another device goes by the same name
@@ -67,8 +68,9 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("write", "f1/v/+"),
         AccessRule("write", "f1/w/{name}"),
         AccessRule("write", "f1/t/{name}"),
-        AccessRule("write", "f1/o/{version}/{name}"),  # the doctor writes to itself
-        AccessRule("write", "f1/d/{name}/{name}"),
+        AccessRule("write", "f1/o/{asked}/{name}"),  # as devices may: the doctor writes to itself
+        AccessRule("write", "f1/d/{worker}/{name}"),
+        AccessRule("read", "f1/v/{name}"),
         AccessRule("write", "f1/h/{family}"),  # to put back what the broker lost
         AccessRule("write", "f1/k/{family}"),
     ),
@@ -88,59 +90,85 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("read", "homeassistant/#"),  # where the asker is a Home Assistant
         AccessRule("write", "homeassistant/status"),
     ),
-    Role.DEPLOYMENT: (AccessRule("write", "f1/i"), AccessRule("write", "f1/s")),
+    Role.DEPLOYMENT: (AccessRule("readwrite", "f1/i"), AccessRule("write", "f1/s")),
 }
 """Whatever is not in it is forbidden."""
 
 
-def rules_of(user: User, users: Iterable[User]) -> list[AccessRule]:
-    """The rules of one user, with all names filled in; ``+`` stands where any name will do.
+class AccessRules:
+    """Rules of all users of a broker."""
 
-    Args:
-        user: whose.
-        users: all of the broker. A device may ask for the versions of all workers; for any, if one serves any.
-    """
-    users = tuple(users)
-    workers = [worker for worker in users if worker.role is Role.WORKER]
-    versions = user.versions
-    if user.role is Role.EDGE and workers and all(worker.versions for worker in workers):
-        versions = tuple(sorted({version for worker in workers for version in worker.versions}))
-    askers = [
-        one.name for one in users if one.role is Role.ASKER and user.name in (one.edges or (user.name,))
-    ]
-    names_of = {
-        "{name}": [user.name],
-        "{family}": [] if user.versions else ["+"],
-        "{version}": versions or ["+"],
-        "{worker}": sorted(worker.name for worker in workers) or ["+"],
-        "{edge}": user.edges or ["+"],
-        "{asker}": sorted(askers),
-    }
-    rules = list(RULES[user.role])
-    for part, names in names_of.items():
-        rules = [
-            AccessRule(rule.verb, rule.topic.replace(part, name))
-            for rule in rules
-            for name in (names if part in rule.topic else ("",))
-        ]
-    return rules
+    def __init__(self, users: Iterable[User]) -> None:
+        self._users = {user.name: user for user in users}
+        workers = [user for user in self._users.values() if user.role is Role.WORKER]
+        asked = {version for worker in workers for version in worker.versions}
+        self._asked = sorted(asked) if all(worker.versions for worker in workers) else ()
+        self._workers = sorted(worker.name for worker in workers)
+        self._askers = [user for user in self._users.values() if user.role is Role.ASKER]
+
+    def rules_of(self, name: str) -> list[AccessRule]:
+        """The rules of a user, with all names filled in; ``+`` stands where any name will do. Nobody has none."""
+        user = self._users.get(name)
+        if user is None:
+            return []
+        askers = [asker.name for asker in self._askers if name in (asker.edges or (name,))]
+        return self._filled(user.role, name, askers, user.versions, user.edges)
+
+    def file(self) -> str:
+        """Text of the access file; who is not in it has no password.
+
+        Devices share patterns, of which others are denied what is none of theirs. With a block for each of 10,000
+        devices, Mosquitto would need many seconds to read the file, and walk through the blocks at each login.
+        """
+        patterns = self._filled(Role.EDGE, "%u", [asker.name for asker in self._askers if not asker.edges])
+        blocks = ["\n".join(f"pattern {rule.verb} {rule.topic}" for rule in patterns)]
+        asked_by_name = {edge for asker in self._askers for edge in asker.edges}
+        for name, user in self._users.items():
+            if user.role is Role.EDGE and name not in asked_by_name:
+                continue
+            rules = self.rules_of(name)
+            shared = [AccessRule(rule.verb, rule.topic.replace("%u", name)) for rule in patterns]
+            lines = [f"topic {rule.verb} {rule.topic}" for rule in rules if rule not in shared]
+            lines += [f"topic deny {rule.topic}" for rule in shared if not _is_within(rule, rules)]
+            blocks.append("\n".join((f"# {user.role.value}", f"user {name}", *lines)))
+        return "\n\n".join(blocks) + "\n"
+
+    def _filled(
+        self,
+        role: Role,
+        name: str,
+        askers: Iterable[str],
+        versions: Iterable[str] = (),
+        edges: Iterable[str] = (),
+    ) -> list[AccessRule]:
+        names_of = {
+            "{name}": [name],
+            "{family}": [] if versions else ["+"],
+            "{version}": versions or ["+"],
+            "{asked}": self._asked or ["+"],
+            "{worker}": self._workers or ["+"],
+            "{edge}": edges or ["+"],
+            "{asker}": sorted(askers),
+        }
+        rules = list(RULES[role])
+        for part, names in names_of.items():
+            rules = [
+                AccessRule(rule.verb, rule.topic.replace(part, name))
+                for rule in rules
+                for name in (names if part in rule.topic else ("",))
+            ]
+        return rules
 
 
-def access_file(users: Iterable[User]) -> str:
-    """Text of the access file for `users`; who is not in it has no rights."""
-    users = tuple(users)
-    blocks: list[str] = []
-    for user in users:
-        rules = (f"topic {rule.verb} {rule.topic}" for rule in rules_of(user, users))
-        blocks.append("\n".join((f"# {user.role.value}", f"user {user.name}", *rules)))
-    return "\n\n".join(blocks) + "\n"
+def _is_within(rule: AccessRule, rules: Iterable[AccessRule]) -> bool:
+    return any(rule.verb in other.verb and covers(other.topic, rule.topic) for other in rules)
 
 
 def overheard(rules: Iterable[AccessRule], groups: ShareGroups | None, topic_filter: str) -> str:
     """Why a subscription is none of a user's; empty if it is its own.
 
     Args:
-        rules: rules of the user, as `rules_of` gives them.
+        rules: rules of the user, as `AccessRules.rules_of` gives them.
         groups: groups of workers; None if the user is none.
         topic_filter: as it was subscribed to.
     """

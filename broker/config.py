@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from broker.access import access_file
+from broker.access import AccessRules
 from broker.files import private_folder, rewrite_private, write_private
 from broker.settings import BrokerSettings, User
 
@@ -90,7 +90,7 @@ def render(settings: BrokerSettings, directory: Path) -> Path:
 def render_users(users: Iterable[User], directory: Path) -> None:
     """Write what Mosquitto reads of users: passwords and access rules. It reads both again on SIGHUP."""
     users = tuple(users)
-    rewrite_private(directory / ACCESS, access_file(users))
+    rewrite_private(directory / ACCESS, AccessRules(users).file())
     rewrite_private(directory / PASSWORDS, "".join(f"{user.name}:{user.password}\n" for user in users))
 
 

@@ -10,16 +10,21 @@ from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import BrokerError
 
 
-def write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a file that only its owner can read; one that is there is replaced at once.
 
     Written by root it belongs to whom its folder belongs to: a service that runs as another user reads what an
     administrator adds.
 
+    Args:
+        path: path of the file.
+        text: all of it.
+        durable: wait until it is on the disk.
+
     Raises:
         OSError: it cannot be written.
     """
-    with whole(path, durable=True) as part:
+    with whole(path, durable=durable) as part:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)

@@ -26,8 +26,9 @@ from flexspec_mq.errors import BrokerError
 
 _PORTS = range(20_000, 32_000)
 _PORTS_TRIED = 5
-_CHATTER = (b"Received ", b"Sending ", b"\t")
-"""Beginnings of the lines of level debug that come with every message; nobody is told of them."""
+_CHATTER = (b"Received ", b"Sending ", b"\t", b"Warning: ACL pattern ")
+"""Beginnings of lines that nobody is told of: those of level debug that come with every message, and a warning of
+each access rule that all devices share."""
 _LAST_LINES = 3
 """Lines of the log in the error of a broker that ended."""
 _SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -45,8 +46,22 @@ class ClientBundles:
         """Remove a client's bundle, as far as it is still here."""
         shutil.rmtree(self.folder(role, name), ignore_errors=True)
 
-    def renew(self, known: Identities, name: str, client: Client) -> Identities:
-        """Write a bundle with new secrets; returns who may connect with them."""
+    def write(
+        self, known: Identities, renew: Mapping[str, Client] = {}, update: Mapping[str, Client] = {}
+    ) -> Identities:
+        """Write bundles, and return who may connect with them; all are on the disk then.
+
+        Args:
+            known: identities, with all versions.
+            renew: clients that get new secrets.
+            update: clients that keep their password; with keys they get a new credential beside those that hold.
+        """
+        clients = {name: self._renewed(known, name, client) for name, client in renew.items()}
+        clients |= {name: self._write(known, name, client, None) for name, client in update.items()}
+        os.sync()  # once for all: with a wait for each file, 10,000 devices take minutes
+        return known.with_clients(clients)
+
+    def _renewed(self, known: Identities, name: str, client: Client) -> Client:
         password = secrets.token_urlsafe(_PASSWORD_BYTES)
         client = self._write(known, name, client, password)
         serial = ""
@@ -54,19 +69,7 @@ class ClientBundles:
             folder = self.folder(client.role, name)
             files = folder / CLIENT_CERTIFICATE, folder / CLIENT_KEY
             serial = f"{make_client_certificate(self._tls, name, *files):x}"
-        client = msgspec.structs.replace(client, password=hashed(password), serial=serial)
-        return known.with_clients({name: client})
-
-    def update(self, known: Identities, name: str, client: Client) -> Identities:
-        """Write all of a bundle but its password: with keys a new credential beside those that hold."""
-        return known.with_clients({name: self._write(known, name, client, None)})
-
-    def update_roles(self, known: Identities, roles: Sequence[Role]) -> Identities:
-        """Call `update` for all clients of some roles."""
-        for name, client in known.clients.items():
-            if client.role in roles:
-                known = self.update(known, name, client)
-        return known
+        return msgspec.structs.replace(client, password=hashed(password), serial=serial)
 
     def _write(self, known: Identities, name: str, client: Client, password: str | None) -> Client:
         worker = client.role is Role.WORKER
@@ -103,4 +106,4 @@ class ClientBundles:
         for name, text in texts.items():
             path = folder / name
             if not path.exists() or path.read_text(encoding="utf-8") != text:
-                write_private(path, text)
+                write_private(path, text, durable=False)

@@ -133,13 +133,14 @@ class Deployment:
             changed = wanted.keys() & before.keys()
             void = [serial for name in changed for serial in outgrown(before[name], wanted[name])]
             known = self.keys.restated(known.with_clients(wanted), void)
-            for name, client in wanted.items():
-                if name in new:
-                    known = self.bundles.renew(known, name, client)
-                elif client != before[name] or (known.keys and role in KEY_ROLES and not client.credentials):
+            update: dict[str, Client] = {}
+            for name in wanted.keys() - new:
+                client = wanted[name]
+                if client != before[name] or (known.keys and role in KEY_ROLES and not client.credentials):
                     valid = tuple(serial for serial in client.credentials if serial not in void)
-                    known = self.bundles.update(known, name, replace(client, credentials=valid))
-            return known
+                    update[name] = replace(client, credentials=valid)
+            fresh = {name: client for name, client in wanted.items() if name in new}
+            return self.bundles.write(known, fresh, update)
 
         self.applied.wait_for(self._change(change))
         return new
@@ -185,8 +186,8 @@ class Deployment:
         def change(known: Identities) -> Identities:
             before, revoked, void = self._voided(known, names)
             known = self.keys.restated(known, void)
-            for name, client in before.items():
-                known = self.bundles.renew(known, name, replace(client, credentials=()))
+            bare = {name: replace(client, credentials=()) for name, client in before.items()}
+            known = self.bundles.write(known, renew=bare)
             self._write_revoked(known, revoked)
             return replace(known, revoked=revoked)
 
@@ -211,7 +212,8 @@ class Deployment:
 
         def change(known: Identities) -> Identities:
             known = replace(known, share_key=new_groups().key)
-            return self.bundles.update_roles(self.keys.with_new_opening(known), (Role.WORKER,))
+            workers = {name: c for name, c in known.clients.items() if c.role is Role.WORKER}
+            return self.bundles.write(self.keys.with_new_opening(known), update=workers)
 
         before = self.load().keys
         self.applied.wait_for(self._change(change))
@@ -223,7 +225,9 @@ class Deployment:
         """New keys of the deployment itself, also for one that has none: workers and devices need their new files."""
 
         def change(known: Identities) -> Identities:
-            return self.bundles.update_roles(self.keys.with_new_keys(known), tuple(KEY_ROLES))
+            known = self.keys.with_new_keys(known)
+            keyed = {name: c for name, c in known.clients.items() if c.role in KEY_ROLES}
+            return self.bundles.write(known, update=keyed)
 
         before = self.load().keys
         self.applied.wait_for(self._change(change))

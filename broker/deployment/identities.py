@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 
@@ -61,7 +62,7 @@ class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ) from error
 
 
-class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """Contents of ``identities.json``.
 
     Attributes:
@@ -93,7 +94,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """All groups of workers."""
         return ShareGroups(self.share_key)
 
-    @property
+    @cached_property
     def only_version(self) -> str:
         """The version that all workers serve; empty if there are more, or one may serve any."""
         workers = [worker for worker in self.clients.values() if worker.role is Role.WORKER]

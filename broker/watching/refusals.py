@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from broker.access import AccessRule, overheard, rules_of
+from broker.access import AccessRules, overheard
 from broker.settings import Role, User
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.share_groups import ShareGroups
@@ -100,7 +100,7 @@ class MosquittoLog:
         self._heard = heard
         self._clock = clock
         self._end_connection = end_connection
-        self._rules: dict[str, list[AccessRule]] = {}
+        self._rules = AccessRules(())
         self._workers: set[str] = set()
         self._groups = ShareGroups()
         self._throttle = LogThrottle()
@@ -108,7 +108,7 @@ class MosquittoLog:
     def know(self, users: Iterable[User], groups: ShareGroups) -> None:
         """Learn the users of the broker, and the groups of its workers."""
         users = tuple(users)
-        self._rules = {user.name: rules_of(user, users) for user in users}
+        self._rules = AccessRules(users)
         self._workers = {user.name for user in users if user.role is Role.WORKER}
         self._groups = groups
 
@@ -144,7 +144,7 @@ class MosquittoLog:
 
     def _subscribed(self, user: str, topic_filter: str) -> None:
         groups = self._groups if user in self._workers else None
-        why = overheard(self._rules.get(user, ()), groups, topic_filter)
+        why = overheard(self._rules.rules_of(user), groups, topic_filter)
         if why:
             self.refused(user, "subscribe", f"to {topic_filter}: {why}")
 

@@ -15,7 +15,7 @@ import pytest
 from paho.mqtt.client import topic_matches_sub
 from paho.mqtt.enums import CallbackAPIVersion
 
-from broker.access import AccessRule, rules_of
+from broker.access import AccessRule, AccessRules
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
 from flexspec_mq.errors import PublishRefused
@@ -37,7 +37,7 @@ USERS = {
 }
 NAMES = list(USERS)
 READERS = [name for name in NAMES if name != "own"]
-"""Clients. Whoever runs the broker reads nothing, not even what tells the others that all has been delivered."""
+"""Clients. Whoever runs the broker does not read what tells the others that all has been delivered."""
 ASKERS = {"hub", "hass"}
 DAEMONS = set(READERS) - ASKERS
 PATIENCE = 20.0
@@ -49,13 +49,18 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "f1/o/v3/alice": (set(), set()),
     "f1/o/v1/bob": ({"bob"}, {"w1"}),
     "f1/o/v1/w1": ({"w1"}, {"w1"}),
-    "f1/o/v1/w2": (set(), {"w1"}),
+    "f1/o/v1/w2": ({"w2"}, {"w1"}),
+    "f1/o/v1/pub": (set(), {"w1"}),
     "f1/d/w1/alice": ({"alice"}, {"w1"}),
     "f1/d/w2/alice": ({"alice"}, {"w2"}),
     "f1/d/w3/alice": (set(), set()),
     "f1/d/w1/w1": ({"w1"}, {"w1"}),
+    "f1/d/w1/ops": (set(), {"w1"}),
     "f1/v/alice": ({"w1", "w2"}, {"alice"}),
+    "f1/v/w1": ({"w1", "w2"}, {"w1"}),
+    "f1/v/ops": ({"w1", "w2"}, set()),
     "f1/e/alice": ({"alice"}, {"alice", "pub", "ops"}),
+    "f1/e/w1": (set(), {"pub", "ops"}),
     "f1/r/alice/check": ({"alice"}, {"alice"}),
     "f1/r/alice/7": (set(), set()),
     "f1/w/w1": ({"w1"}, DAEMONS),
@@ -64,7 +69,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "f1/t/w3": (set(), DAEMONS),
     "f1/h/smol": ({"pub"}, DAEMONS),
     "f1/k/smol": ({"pub"}, DAEMONS),
-    "f1/i": ({"own"}, DAEMONS),
+    "f1/i": ({"own"}, {*DAEMONS, "own"}),
     "f1/i/more": (set(), set()),
     "f1/s": ({"own"}, {"pub"}),
     "f1/r/own/check": (set(), set()),
@@ -96,7 +101,7 @@ WITNESSED = [topic for topic, (writers, _) in TABLE.items() if writers]
 
 
 def rules(name: str) -> list[AccessRule]:
-    return rules_of(USERS[name], USERS.values())
+    return AccessRules(USERS.values()).rules_of(name)
 
 
 def allowed(name: str, *verbs: str) -> set[str]:

@@ -18,7 +18,7 @@ import pytest
 
 import cloud_worker.__main__ as cloud
 import edge_node.cli.main as edge
-from broker.access import access_file
+from broker.access import AccessRules
 from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, Role, User, hashed
@@ -122,16 +122,17 @@ async def worker(
 @contextmanager
 def with_rules(without: str | None) -> Iterator[PrivateBroker]:
     """A broker with users, whose access file lacks one line."""
+    file = AccessRules.file
 
-    def rules(users: Any) -> str:
-        lines = access_file(users).splitlines()
+    def rules(users: AccessRules) -> str:
+        lines = file(users).splitlines()
         if without is not None:
             assert without in lines
             lines.remove(without)
         return "\n".join(lines) + "\n"
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("broker.config.access_file", rules)
+        patch.setattr(AccessRules, "file", rules)
         with PrivateBroker(BrokerSettings(port=0, users=USERS)) as where:
             yield where
 

@@ -83,10 +83,10 @@ async def retained(where: PrivateBroker, topic: str) -> list[bytes]:
 @pytest.mark.parametrize(
     ("user", "line", "what"),
     [
-        ("truck", "topic write f1/o/+/truck", "publish on f1/o/base/truck"),
-        ("truck", "topic write f1/d/w1/truck", "publish on f1/d/w1/truck"),
-        ("truck", "topic readwrite f1/e/truck", "publish on f1/e/truck"),
-        ("truck", "topic read f1/w/+", "read f1/w/+"),
+        ("truck", "pattern write f1/o/+/%u", "publish on f1/o/base/truck"),
+        ("truck", "pattern write f1/d/w1/%u", "publish on f1/d/w1/truck"),
+        ("truck", "pattern readwrite f1/e/%u", "publish on f1/e/truck"),
+        ("truck", "pattern read f1/w/+", "read f1/w/+"),
         ("w1", "topic read f1/o/+/+", "read f1/o/base/+"),
         ("w1", "topic read f1/d/w1/+", "read f1/d/w1/+"),
         ("w1", "topic write f1/v/+", "publish on f1/v/+"),
@@ -111,7 +111,7 @@ async def test_answers_that_may_not_be_read_show_in_the_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flexspec_mq.waiting.DOCTOR_TEXT", 3.0)
-    with with_rules("topic read f1/v/truck") as where:
+    with with_rules("pattern read f1/v/%u") as where:
         async with worker(where, user=USERS[1]):
             findings = await look(at(where), *login(tmp_path, USERS[0]))
     the_fault(findings, "no text", advice=["let user 'truck' read f1/v/truck"])
