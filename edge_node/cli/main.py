@@ -60,16 +60,10 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     ask = commands.add_parser("ask", help="answer one prompt and stop", allow_abbrev=False)
     ask.add_argument("prompt", nargs="?", help="what to ask; read from standard input when it is left out")
-    batch = commands.add_parser("batch", help="answer many prompts at once", allow_abbrev=False)
-    batch.add_argument(
-        "file", type=Path, help="JSON lines with `prompt`, or `turns` of which the first is used"
-    )
-    batch.add_argument("--at-once", type=int, default=8, help="texts written at a time (default: 8)")
     ask.add_argument("--events", action="store_true", help="print what happens as JSON lines")
-    for command in (ask, batch):
-        _add_options(command)
-        add_arguments(command, api=False)
-        logs.add_verbose(command)
+    _add_options(ask)
+    add_arguments(ask, api=False)
+    logs.add_verbose(ask)
     serves = commands.add_parser(
         "serve", help="an OpenAI-compatible HTTP API for programs on this device", allow_abbrev=False
     )

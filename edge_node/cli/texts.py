@@ -1,4 +1,4 @@
-"""``flexspec-edge ask`` and ``batch``: texts of a node that runs for as long as the command.
+"""``flexspec-edge ask``: a text of a node that runs for as long as the command.
 
 Events while a text is written, as one JSON object a line, for programs that show it:
 
@@ -9,35 +9,31 @@ Events while a text is written, as one JSON object a line, for programs that sho
 | `text` | `pieces`: [text, writer] pairs |
 | `stats` | live figures, see `Figures` |
 | `finish` | `reason`, `tokens` (ids), `text`, `stats`; with `error` and `hint` when it failed |
-| `error` | `error` and `hint` of a text of a batch that could not begin |
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import sys
 from contextlib import ExitStack, aclosing
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.console import Console
 
-from flexspec_mq import waiting
 from flexspec_mq.chat.answer import Answer
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.logs import tell
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError
-from flexspec_mq.models.text import Turn, read_prompts, text_from_bytes
+from flexspec_mq.models.text import Turn, text_from_bytes
 from flexspec_mq.protocol.effects import FinishReason
 from schemas.plan import LimitReport
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from edge_node.completion.generator import CompletionGenerator, Writing
     from edge_node.completion.options import CompletionOptions, Prompt
@@ -53,17 +49,10 @@ def prepare(args: argparse.Namespace) -> Command:
     Raises:
         UsageError: the input cannot be used.
     """
-    if args.command == "ask":
-        prompt = _standard_input() if args.prompt is None else text_from_bytes(os.fsencode(args.prompt))
-        if not prompt.strip():
-            raise UsageError("the prompt is empty", hint="say what to write about")
-        return lambda by, options: ask(by, options, prompt, as_json=args.events)
-    prompts = read_prompts(args.file)
-    if not prompts:
-        raise UsageError(f"{args.file} holds no prompt")
-    if args.at_once < 1:
-        raise UsageError(f"--at-once {args.at_once} is less than 1")
-    return lambda by, options: batch(by, options, prompts, args.at_once)
+    prompt = _standard_input() if args.prompt is None else text_from_bytes(os.fsencode(args.prompt))
+    if not prompt.strip():
+        raise UsageError("the prompt is empty", hint="say what to write about")
+    return lambda by, options: ask(by, options, prompt, as_json=args.events)
 
 
 def _standard_input() -> str:
@@ -75,7 +64,7 @@ def _standard_input() -> str:
 async def ask(by: CompletionGenerator, options: CompletionOptions, prompt: str, *, as_json: bool) -> None:
     """Write one answer, and show it as it comes: its text, or its events as JSON lines."""
     answer = Answer(Console(highlight=False))
-    waits = _line if as_json else _nothing
+    waits = _line if as_json else lambda _: None
     with ExitStack() as shown:
         async with aclosing(events(by, (Turn("user", prompt),), options, waits)) as happens:
             async for event in happens:
@@ -100,52 +89,6 @@ def tell_finish(finish: dict[str, Any], options: CompletionOptions) -> None:
     for limit in stats["limits"]:
         if limit["state"] not in {"kept", "unknown"}:
             tell(limit_in_words(LimitReport(**limit)))
-
-
-async def batch(
-    by: CompletionGenerator, options: CompletionOptions, prompts: Sequence[tuple[str, str]], at_once: int
-) -> None:
-    """Answer all prompts, `at_once` at a time, a JSON line each; one that fails does not stop the others.
-
-    Raises:
-        FlexSpecError: some failed; as the first did.
-    """
-    slots = asyncio.Semaphore(at_once)
-    served = replace(options, wait=options.wait or waiting.PATIENCE)
-    complete = 0
-    failures: list[FlexSpecError] = []
-
-    async def write(name: str, prompt: str) -> None:
-        nonlocal complete
-        async with slots:
-            last: Event = {}
-            # Once texts could be written, none is left out because the broker or a worker is away for a while.
-            how = served if complete else options
-            try:
-                async with aclosing(events(by, (Turn("user", prompt),), how, _nothing)) as happens:
-                    async for last in happens:  # noqa: B007  the one after which it ends, or fails
-                        pass
-                complete += 1
-            except FlexSpecError as error:
-                failures.append(error)
-                if last.get("type") != "finish":
-                    last = {"type": "error", "error": error.message, "hint": error.hint}
-            _line({**last, "name": name})
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for name, prompt in prompts:
-                group.create_task(write(name, prompt))
-    except* BrokenPipeError:  # whoever read our output went away
-        raise BrokenPipeError from None
-    if failures:
-        raise type(failures[0])(
-            f"{len(failures)} of {len(prompts)} texts failed; the first: {failures[0].message}",
-            hint=failures[0].hint,
-        )
-
-
-def _nothing(_: Event) -> None: ...
 
 
 def _line(event: Event) -> None:

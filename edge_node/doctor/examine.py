@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 
 _ABOVE = "it could not come to anything before the faults above are mended"
-_NO_SERVER = {"serve": "`flexspec-edge serve` will not start, `ask` and `batch` will"}
+_NO_SERVER = {"serve": "`flexspec-edge serve` will not start, `ask` will"}
 
 
 class EdgeDoctor(DaemonDoctor):

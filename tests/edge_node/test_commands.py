@@ -1,8 +1,7 @@
-"""Commands `ask` and `batch`: their input, their output event by event, and how they end."""
+"""The command `ask`: its input, its output event by event, and how it ends."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -10,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import pytest
 
 from edge_node.cli import texts
@@ -21,7 +19,6 @@ from edge_node.completion.options import CompletionOptions
 from edge_node.energy import EnergyMeter
 from edge_node.node import EdgeNode
 from edge_node.settings import EdgeSettings
-from flexspec_mq.codec import Codec
 from flexspec_mq.controller.plan import FixedPolicy, Plan
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 from flexspec_mq.errors import FlexSpecError, TimeIsOver, UsageError, WorkerError
@@ -45,27 +42,20 @@ class FakeEvents:
     def __init__(self, fails: dict[str, FlexSpecError] | None = None, **stats: object) -> None:
         self._fails = fails or {}
         self._stats = {"energy_j": None, "limits": [], **stats}
-        self._at_once = self.most_at_once = 0
 
     async def __call__(
         self, _by: object, turns: tuple[Turn, ...], *_options: object
     ) -> AsyncGenerator[dict[str, Any]]:
         said = turns[-1].content
-        self._at_once += 1
-        self.most_at_once = max(self.most_at_once, self._at_once)
-        try:
-            yield {"type": "start"}
-            await asyncio.sleep(0)
-            finish = {"type": "finish", "stats": self._stats}
-            if said in self._fails:
-                error = self._fails[said]
-                why = {"error": error.message, "hint": error.hint}
-                yield {**finish, "reason": "failed", "tokens": [], "text": "", **why}
-                raise error
-            yield {"type": "text", "pieces": [(said.upper(), "device")]}
-            yield {**finish, "reason": "length", "tokens": [1, 2, 3], "text": said.upper()}
-        finally:
-            self._at_once -= 1
+        yield {"type": "start"}
+        finish = {"type": "finish", "stats": self._stats}
+        if said in self._fails:
+            error = self._fails[said]
+            why = {"error": error.message, "hint": error.hint}
+            yield {**finish, "reason": "failed", "tokens": [], "text": "", **why}
+            raise error
+        yield {"type": "text", "pieces": [(said.upper(), "device")]}
+        yield {**finish, "reason": "length", "tokens": [1, 2, 3], "text": said.upper()}
 
 
 async def run(monkeypatch: pytest.MonkeyPatch, events: FakeEvents, *arguments: str, **options: Any) -> None:
@@ -74,43 +64,15 @@ async def run(monkeypatch: pytest.MonkeyPatch, events: FakeEvents, *arguments: s
     await command(NOTHING, CompletionOptions(**options))
 
 
-async def test_a_batch_goes_on_after_a_text_that_fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    prompts = ['{"prompt": "a"}', '{"turns": ["bad", "more"], "question_id": 81}', "", '{"prompt": "c"}']
-    (tmp_path / "batch").write_text("\n".join(prompts))
-    events = FakeEvents({"bad": WorkerError("no worker serves base", hint="start one")})
-    with pytest.raises(WorkerError, match="1 of 3 texts failed; the first: no worker serves base") as failed:
-        await run(monkeypatch, events, "batch", str(tmp_path / "batch"), "--at-once", "2")
-    assert failed.value.hint == "start one"
-    lines = sorted(map(json.loads, capsys.readouterr().out.splitlines()), key=lambda line: line["name"])
-    assert [(line["name"], line["text"], line.get("error")) for line in lines] == [
-        ("1", "A", None), ("4", "C", None), ("81", "", "no worker serves base"),
-    ]  # fmt: skip
-    assert events.most_at_once == 2
-
-
-def test_lines_of_a_batch_end_where_json_lines_end_and_one_that_json_cannot_read_is_named(
+def test_lines_of_prompts_end_where_json_lines_end_and_one_that_json_cannot_read_is_named(
     tmp_path: Path,
 ) -> None:
     text = '\ufeff{"prompt": "a\u2028b"}\r\n{"prompt": "c"}\n'
-    (tmp_path / "batch").write_text(text, encoding="utf-8", newline="")
-    assert read_prompts(tmp_path / "batch") == [("1", "a\u2028b"), ("2", "c")]
-    (tmp_path / "batch").write_text('{"prompt": "a"}\n' + "[" * 200_000)
+    (tmp_path / "prompts").write_text(text, encoding="utf-8", newline="")
+    assert read_prompts(tmp_path / "prompts") == [("1", "a\u2028b"), ("2", "c")]
+    (tmp_path / "prompts").write_text('{"prompt": "a"}\n' + "[" * 200_000)
     with pytest.raises(UsageError, match="line 2 is no JSON object"):
-        read_prompts(tmp_path / "batch")
-
-
-async def test_a_reader_that_went_away_ends_a_batch_as_it_ends_any_command(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def gone(_: object) -> None:
-        raise BrokenPipeError
-
-    monkeypatch.setattr(texts, "_line", gone)
-    (tmp_path / "batch").write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
-    with pytest.raises(BrokenPipeError):
-        await run(monkeypatch, FakeEvents(), "batch", str(tmp_path / "batch"))
+        read_prompts(tmp_path / "prompts")
 
 
 @pytest.mark.parametrize(
@@ -146,9 +108,8 @@ async def test_for_programs_an_answer_is_its_events(
 
 
 def test_whoever_scripts_gets_the_same_text_each_time() -> None:
-    for command in ("ask", "batch"):
-        args = build_parser().parse_args([command, "x"])
-        assert (args.temperature, args.top_k, args.top_p, args.max_tokens) == (0.0, 0, 1.0, 256)
+    args = build_parser().parse_args(["ask", "x"])
+    assert (args.temperature, args.top_k, args.top_p, args.max_tokens) == (0.0, 0, 1.0, 256)
 
 
 HELLO = (Turn("user", "hello"),)
@@ -215,29 +176,6 @@ async def test_a_text_that_fails_finishes_with_what_made_it_fail() -> None:
     assert 0 < found[1]["seconds"] <= 0.5, "it takes a second to be sure"
     assert (found[2]["reason"], found[2]["error"]) == ("failed", "no worker serves base")
     assert found[2]["stats"]["seconds"] < 2.5
-
-
-async def test_a_batch_that_could_begin_waits_for_the_next_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only one is gone between two texts."""
-    broker, said = MemoryBroker(), list[dict[str, Any]]()
-    async with generator(broker) as by, worker_at(broker.link, "w1") as only:
-
-        def say(line: dict[str, Any]) -> None:
-            said.append(line)
-            if len(said) == 1:
-                only.run.cancel()
-                (status,) = by.node.directory.statuses("base")
-                gone = msgspec.structs.replace(status, state="gone")
-                by.node.directory.take("w1", Codec().encode_status(gone))
-
-        monkeypatch.setattr(texts, "_line", say)
-        prompts = [("1", "hello"), ("2", "hello")]
-        running = asyncio.create_task(texts.batch(by, CompletionOptions(**WHOLE), prompts, 1))
-        await asyncio.sleep(2.5)
-        assert (len(said), running.done()) == (1, False)
-        async with worker_at(broker.link, "w2"):
-            await running
-    assert said[0]["tokens"] == said[1]["tokens"]
 
 
 async def test_a_text_whose_time_is_over_says_so() -> None:

@@ -81,8 +81,6 @@ def refused(capsys: pytest.CaptureFixture[str], code: int, expected: int, *words
         (["ask", "hi", "--ahead", "-1"], ["ahead -1 is not between 0 and"]),
         (["ask", "hi", "--give-up-after", "0"], ["give_up_after 0.0 is not above 0 seconds"]),
         (["ask", "hi", "--give-up-after", "nan"], ["give_up_after nan"]),
-        (["batch", "/nowhere/at/all"], ["/nowhere/at/all cannot be read: No such file"]),
-        (["batch", "/dev/null"], ["/dev/null holds no prompt"]),
     ],
 )
 def test_edge_usage(arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
