@@ -1,0 +1,415 @@
+"""A server with vLLM's wire over a real model, for tests of workers whose engine is somebody else's server.
+
+    with EngineServer(tiny) as server:
+        ...  # flexspec-cloud --engine vllm --engine-url {server.url}
+        server.kill(), server.start()
+
+A checkpoint's own logits decide; nothing is made up. Recorded answers of a real vLLM 0.32 are in
+``cloud_worker/recorded/``, and ``cloud_worker/test_engine_server.py`` holds this one to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import uvicorn
+from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from broker.launcher import free_port
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.matcher import Matcher
+from flexspec_mq.models.compact.load_exact import Checkpoint
+from flexspec_mq.models.head_files import read_lora
+from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.runner import ModelInput, to_numpy
+from flexspec_mq.models.text import decode
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+
+_KEPT = 8
+"""Texts whose keys and values stay, as a server's prefix cache has them."""
+
+
+@dataclass
+class Faults:
+    """Faults, by request.
+
+    Attributes:
+        errors: so many of the next requests for tokens are answered with 500.
+        slow: seconds that each forward takes longer.
+        cut_after: streams end without a word behind so many events; None leaves them whole.
+    """
+
+    errors: int = 0
+    slow: float = 0.0
+    cut_after: int | None = None
+
+
+@dataclass
+class _Asked:
+    """A prompt, and how tokens behind it are chosen."""
+
+    prompt: list[int]
+    most: int
+    params: dict[str, Any]
+    head: str = ""
+    matcher: Matcher | None = None
+
+
+@dataclass
+class _Token:
+    token: int
+    finish: str | None
+    stop: int | None
+    row: list[tuple[str, float]]
+    """Names and log-probabilities, the token's own first; none if nobody wants any."""
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        kinds = {400: "BadRequestError", 404: "NotFoundError"}
+        error = {"message": message, "type": kinds.get(status, "InternalServerError"), "param": param}
+        self.answer = JSONResponse({"error": {**error, "code": status}}, status)
+
+
+def _wrong(message: str, param: str, value: object) -> _Refused:
+    return _Refused(400, f"{message} (parameter={param}, value={value})", param)
+
+
+class EngineServer:
+    """The server, in a thread of this process.
+
+    Args:
+        folder: checkpoint.
+        name: name of the served model.
+        max_logprobs: as ``--max-logprobs``.
+        max_context: as ``--max-model-len``; the model's own by default.
+        dtype: dtype of the weights.
+
+    Attributes:
+        url: address, which stays the same between `kill` and `start`.
+        asked: bodies of the requests for tokens, in order.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        name: str = "served",
+        max_logprobs: int = 20,
+        max_context: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.text = load_text(folder)
+        self.name, self.max_logprobs = name, max_logprobs
+        self.max_context = max_context or self.text.max_context
+        assert isinstance(self.text.source, Path)
+        checkpoint = Checkpoint(self.text.source, self.text, dtype, "native", torch.device("cpu"))
+        self._shape = checkpoint.shape
+        self._model = checkpoint.load()
+        self._grammars = self.text.grammars()
+        self._computes = threading.Lock()
+        self._kept: list[SessionKV] = []
+        self.faults = Faults()
+        self.adapters: dict[str, str] = {}
+        self.asked: list[dict[str, Any]] = []
+        self.port = free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Serve, at first or again after `kill`; nothing of before is in the prefix cache."""
+        self._kept.clear()
+        config = uvicorn.Config(self._app(), "127.0.0.1", self.port, log_level="critical", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),), daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive(), "the server did not start"
+            time.sleep(0.002)
+
+    def kill(self) -> None:
+        """End as a process that is killed: connections break wherever they are."""
+        self._server.force_exit = self._server.should_exit = True
+        for connection in list(self._server.server_state.connections):
+            self._loop.call_soon_threadsafe(connection.transport.abort)
+        self._thread.join()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        await self._server.serve()
+
+    def _app(self) -> Starlette:
+        def asks(path: str, answer: Callable[[dict[str, Any]], Response]) -> Route:
+            async def endpoint(request: Request) -> Response:
+                body = await request.json()
+                try:
+                    return await asyncio.to_thread(answer, body)
+                except _Refused as refused:
+                    return refused.answer
+
+            return Route(path, endpoint, methods=["POST"])
+
+        def says(path: str, answer: Callable[[], Response]) -> Route:
+            return Route(path, lambda _: answer())
+
+        routes = [
+            says("/health", Response),
+            says("/version", lambda: JSONResponse({"version": "0.32.0"})),
+            says("/v1/models", self._models),
+            says("/metrics", self._metrics),
+            asks("/tokenize", self._tokenize),
+            asks("/v1/completions", self._completions),
+            asks("/v1/load_lora_adapter", self._load_adapter),
+            asks("/v1/unload_lora_adapter", self._unload_adapter),
+        ]
+        unknown = {404: "Not Found", 405: "Method Not Allowed"}
+        handlers = {
+            status: lambda *_, status=status, detail=detail: JSONResponse({"detail": detail}, status)
+            for status, detail in unknown.items()
+        }
+        return Starlette(routes=routes, exception_handlers=handlers)
+
+    def _models(self) -> Response:
+        def model(name: str, root: str, parent: str | None) -> dict[str, Any]:
+            length = None if parent else self.max_context
+            facts = {"object": "model", "created": int(time.time()), "owned_by": "vllm", "root": root}
+            return {"id": name, **facts, "parent": parent, "max_model_len": length, "permission": []}
+
+        adapters = [model(name, path, self.name) for name, path in self.adapters.items()]
+        base = model(self.name, str(self.text.source), None)
+        return JSONResponse({"object": "list", "data": [base, *adapters]})
+
+    def _metrics(self) -> Response:
+        served = f'engine="0",model_name="{self.name}"'
+        return PlainTextResponse(
+            f'vllm:cache_config_info{{block_size="16",enable_prefix_caching="True",engine="0"}} 1.0\n'
+            f"vllm:num_requests_running{{{served}}} {float(self._computes.locked())}\n"
+            f"vllm:num_requests_waiting{{{served}}} 0.0\n"
+        )
+
+    def _tokenize(self, body: dict[str, Any]) -> Response:
+        tokenizer: Any = self.text.tokenizer
+        ids = tokenizer.encode(body["prompt"], add_special_tokens=body.get("add_special_tokens", True))
+        return JSONResponse(
+            {"count": len(ids), "max_model_len": self.max_context, "tokens": ids, "token_strs": None}
+        )
+
+    def _load_adapter(self, body: dict[str, Any]) -> Response:
+        name, path = body["lora_name"], body["lora_path"]
+        if name in self.adapters:
+            raise _Refused(
+                400, f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in "
+                "place, set 'load_inplace' to True."
+            )  # fmt: skip
+        try:
+            with self._computes:
+                self._model.hold(name, read_lora(Path(path), self._shape, 0))
+        except (FlexSpecError, OSError) as error:
+            raise _Refused(404, f"Loading lora {name} failed: No adapter found for {path}") from error
+        self.adapters[name] = path
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
+
+    def _unload_adapter(self, body: dict[str, Any]) -> Response:
+        name = body["lora_name"]
+        if name not in self.adapters:
+            raise _Refused(404, f"The lora adapter '{name}' cannot be found.")
+        del self.adapters[name]
+        with self._computes:
+            self._kept = [kv for kv in self._kept if kv.head != name]
+            self._model.drop(name)
+        return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    def _completions(self, body: dict[str, Any]) -> Response:
+        self.asked.append(body)
+        if self.faults.errors:
+            self.faults.errors -= 1
+            raise _Refused(
+                500, "EngineCore encountered an issue. See stack trace (above) for the root cause."
+            )
+        prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
+        several = [self._check(body, prompt) for prompt in prompts]
+        head: dict[str, Any] = {"id": f"cmpl-{len(self.asked):016x}", "object": "text_completion"}
+        head |= {"created": int(time.time()), "model": body["model"]}
+
+        def choice(index: int, tokens: Sequence[_Token]) -> dict[str, Any]:
+            seen = [token.token for token in tokens if token.finish != "stop"]
+            ended = {"finish_reason": tokens[-1].finish, "stop_reason": tokens[-1].stop}
+            logprobs = None if body.get("logprobs") is None else _logprobs(tokens)
+            return {"index": index, "text": decode(self.text.tokenizer, seen), "logprobs": logprobs, **ended}
+
+        if body.get("stream"):
+            return self._stream(
+                {**head, "choices": [choice(index, [token])]}
+                for index, asked in enumerate(several)
+                for token in self._write(asked)
+            )
+        written = [list(self._write(asked)) for asked in several]
+        choices = [choice(index, tokens) for index, tokens in enumerate(written)]
+        read, wrote = sum(len(asked.prompt) for asked in several), sum(map(len, written))
+        usage = {"prompt_tokens": read, "total_tokens": read + wrote, "completion_tokens": wrote}
+        return JSONResponse({**head, "choices": choices, "usage": usage})
+
+    def _check(self, body: dict[str, Any], prompt: list[int]) -> _Asked:
+        """Refuse what vLLM refuses, in its words."""
+        name, longest, count = body["model"], self.max_context, body.get("logprobs") or 0
+        temperature, allowed = float(body.get("temperature", 1.0)), body.get("allowed_token_ids")
+        if name != self.name and name not in self.adapters:
+            aliases = ", ".join((self.name, *self.adapters))
+            raise _Refused(404, f"The model `{name}` does not exist. Valid aliases: {aliases}.", "model")
+        if len(prompt) > longest:
+            raise _wrong(
+                f"This model's maximum context length is {longest} tokens. However, your prompt contains "
+                f"{len(prompt)} input tokens, which exceeds this limit even without any output tokens. Please reduce "
+                "the length of the input prompt.",
+                "input_tokens",
+                len(prompt),
+            )
+        most = min(body.get("max_tokens", 16), longest - len(prompt))
+        if most < 1:
+            raise _wrong(f"max_tokens must be at least 1, got {most}.", "max_tokens", most)
+        if temperature < 0:
+            raise _wrong(f"temperature must be non-negative, got {temperature}.", "temperature", temperature)
+        if count > self.max_logprobs:
+            told = f"Requested sample logprobs of {count}, which is greater than max allowed: {self.max_logprobs}"
+            raise _wrong(told, "logprobs", count)
+        if allowed == []:
+            raise _wrong("allowed_token_ids is not None and empty!", "allowed_token_ids", allowed)
+        if (beyond := max(prompt)) >= self.text.vocab_size:
+            raise _Refused(400, f"Token id {beyond} is out of vocabulary")
+        head = "" if name == self.name else name
+        return _Asked(prompt, most, body, head, self._matcher(body.get("structured_outputs")))
+
+    def _matcher(self, wanted: dict[str, Any] | None) -> Matcher | None:
+        if not wanted:
+            return None
+        assert self._grammars is not None
+        (kind, value), *_ = wanted.items()
+        make: dict[str, Callable[[Any], Grammar]] = {
+            "regex": Grammar.from_regex,
+            "json": lambda schema: Grammar.from_json_schema(
+                schema if isinstance(schema, dict) else json.loads(schema)
+            ),
+            "grammar": Grammar.from_text,
+            "choice": Grammar.from_choice,
+        }
+        try:
+            return self._grammars.compile(make[kind](value)).matcher()
+        except FlexSpecError as error:
+            raise _Refused(400, f"Grammar error: {error.message}") from error
+
+    def _write(self, asked: _Asked) -> Iterator[_Token]:
+        """Tokens behind a prompt, one a forward; rows of the prompt, where wanted, with the first."""
+        params = asked.params
+        temperature, seed = params.get("temperature", 1.0), params.get("seed")
+        seed = int(np.random.default_rng(seed).integers(2**63))
+        sampling = SamplingParams(
+            temperature,
+            max(0, params.get("top_k", 0)),
+            params.get("top_p", 1.0),
+            0 if temperature == 0 else seed,
+        )
+        ends = set() if params.get("ignore_eos") else set(self.text.eos)
+        stops = set(params.get("stop_token_ids") or ())
+        text: list[int] = []
+        kv: SessionKV | None = None
+        while True:
+            with self._computes:
+                time.sleep(self.faults.slow)
+                if kv is None:
+                    kv, logits = self._read(asked)
+                else:
+                    logits = self._forward(kv, text[-1:], asked.head)
+            mask = None
+            if asked.matcher is not None:
+                asked.matcher.follow(text)
+                mask = asked.matcher.allowed()
+                logits = np.where(mask, logits, -np.inf)  # so its rows are of what the grammar leaves
+            elif (allowed := params.get("allowed_token_ids")) is not None:
+                mask = np.isin(np.arange(len(logits)), allowed)
+            token = choose(logits, sampling, len(text), mask)
+            text.append(token)
+            stopped = token in ends or token in stops
+            finish = "stop" if stopped else "length" if len(text) == asked.most else None
+            stop = token if token in stops and token not in ends else None
+            yield _Token(token, finish, stop, _row(logits, token, params.get("logprobs")))
+            if finish:
+                with self._computes:
+                    self._kept = [*self._kept[1 - _KEPT :], kv]
+                return
+
+    def _read(self, asked: _Asked) -> tuple[SessionKV, npt.NDArray[np.float32]]:
+        """Read a prompt behind what the cache has of it; logits of its last place."""
+        kv = self._model.new_kv()
+        near = [kept for kept in self._kept if kept.head == asked.head and kept.tokens]
+        if near:
+            best = max(near, key=lambda kept: _common(kept.tokens, asked.prompt))
+            kv = best.branch(min(_common(best.tokens, asked.prompt), len(asked.prompt) - 1))
+        return kv, self._forward(kv, asked.prompt[kv.length :], asked.head)
+
+    def _forward(self, kv: SessionKV, tokens: Sequence[int], head: str) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = to_numpy(self._model.forward([ModelInput(kv, tokens, 1, head)]))[-1]
+        return logits
+
+    def _stream(self, events: Iterator[dict[str, Any]]) -> Response:
+        async def lines() -> AsyncIterator[str]:
+            sent = 0
+            async for event in iterate_in_threadpool(events):
+                if sent == self.faults.cut_after:
+                    raise ConnectionAbortedError("cut, as asked for")
+                yield f"data: {json.dumps(event)}\n\n"
+                sent += 1
+            yield "data: [DONE]\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+
+def _row(logits: npt.NDArray[np.float32], token: int, count: int | None) -> list[tuple[str, float]]:
+    """A chosen token and the likeliest ones, with their log-probabilities; a token is not told twice."""
+    if count is None:
+        return []
+    scores = logits.astype(np.float64)
+    scores -= np.logaddexp.reduce(scores)
+    # Equals are in no order that anybody may build on; vLLM's top-k often has the higher ids first.
+    likeliest = np.lexsort((-np.arange(len(scores)), -scores))[:count]
+    return [
+        (f"token_id:{id_}", max(float(scores[id_]), -9999.0))
+        for id_ in dict.fromkeys([token, *likeliest.tolist()])
+    ]
+
+
+def _logprobs(tokens: Sequence[_Token]) -> dict[str, Any]:
+    return {
+        "text_offset": [0] * len(tokens),
+        "token_logprobs": [token.row[0][1] for token in tokens],
+        "tokens": [token.row[0][0] for token in tokens],
+        "top_logprobs": [dict(token.row) for token in tokens],
+    }
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    least = min(len(one), len(other))
+    return next((place for place in range(least) if one[place] != other[place]), least)
