@@ -79,7 +79,7 @@ def _main(argv: Sequence[str]) -> int:
     if loaded.settings.family.family is None:
         groups.group_of(settings.version)
     keys_of(settings)  # before a target is loaded, if there is something to complain about
-    check_libraries()
+    check_libraries(settings)
     never_fails("stdout")
     preflight(link, logs.tell, daemon=True)
     if loaded.settings.family.family is not None:

@@ -26,6 +26,8 @@ from flexspec_mq.transport.arguments import LinkOptions
 if TYPE_CHECKING:
     import argparse
 
+SERVERS = ("vllm",)
+"""Engines that are somebody else's servers."""
 MAX_LEASE = 86_400
 """Seconds; the most that a verdict can say."""
 
@@ -82,10 +84,26 @@ class WorkerSettings(Section):
         str,
         Setting(
             help="what runs the target: 'compact' is quick and knows models like Llama, 'transformers' knows all, "
-            "'auto' takes the first that can",
-            choices=("auto", "compact", "transformers"),
+            "'auto' takes the first that can; 'vllm' asks a server of models, and --target then names the folder "
+            "with its tokenizer",
+            choices=("auto", "compact", "transformers", *SERVERS),
         ),
     ] = "auto"
+    engine_url: Annotated[
+        str | None,
+        Setting(
+            help="address of the server of models, such as http://127.0.0.1:8000",
+            default="none",
+            path_unless=(),
+        ),
+    ] = None
+    engine_model: Annotated[
+        str | None,
+        Setting(help="name of the model there", default="the only one that it serves", path_unless=()),
+    ] = None
+    engine_key_file: Annotated[
+        Path | None, Setting(help="file with the server's API key on its first line", default="none")
+    ] = None
     weights: Annotated[
         str,
         Setting(

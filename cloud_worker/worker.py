@@ -219,6 +219,7 @@ class CloudWorker:
         finally:
             self._link = None
             thread.close()
+            self.engine.close()
             self._compiler.close()
             if self._spans is not None:
                 self._spans.close()
@@ -248,7 +249,10 @@ class CloudWorker:
         if self._linked is None or now < self._linked + waiting.RETAINED or self._stopping.is_set():
             return
         self._dates.look(self.dated, time.time())
-        before, self._lapsed = self._lapsed, lapsed(self.dated, time.time())
+        trouble = self.engine.trouble
+        before, self._lapsed = self._lapsed, trouble or lapsed(self.dated, time.time())
+        if trouble:  # sessions need not wait for what may take minutes
+            self._do(self.machine.release(now))
         if bool(before) == bool(self._lapsed):
             return
         if self._lapsed:
@@ -432,6 +436,7 @@ class CloudWorker:
                     self.family.ended()
         if self._changes or self.machine.ready():
             self._work.set()
+            self.engine.wake()
         self._timer.set()
         self._emptied.set()
 
@@ -448,23 +453,29 @@ class CloudWorker:
             done = await thread.round(changes, items)
             now = time.monotonic()
             self.machine.stepped(now - began)
-            if done.results:
+            if self.engine.trouble and not self._lapsed:
+                self._timer.set()
+            if any(result.batch for result in done.results):
                 self.window.stepped(now - began)
             for result in done.results:
-                if self.on_step is not None:
-                    self.on_step(result, began)
-                for item, tokens in result.decided:
-                    if self._spans is not None:
-                        self._spans.decided(item, tokens, result, began)
-                    self.window.answered(item.key, now)
-                    self.admission.charge(item.key[0], -MESSAGE * item.batches)
-                    queue = max(0, int(1000 * (began - item.waiting_since)))
-                    rows = result.rows.get(item.key, ALL_ROWS)
-                    self._do(self.machine.result(item, tokens, queue, result.compute_ms, now, rows))
-                for item, why in result.failed:
-                    self._do(self.machine.failed(item, now, why))
+                self._take_result(result, began, now)
             for item in done.failed:
                 self._do(self.machine.failed(item, now))
+
+    def _take_result(self, result: StepResult, began: float, now: float) -> None:
+        if self.on_step is not None:
+            self.on_step(result, began)
+        for item, tokens in result.decided:
+            if self._spans is not None:
+                self._spans.decided(item, tokens, result, began)
+            self.window.answered(item.key, now)
+            self.admission.charge(item.key[0], -MESSAGE * item.batches)
+            rows, ms = result.rows.get(item.key, ALL_ROWS), result.times.get(item.key)
+            compute_ms, computing = (result.compute_ms, began) if ms is None else (ms, now - ms / 1000)
+            queue = max(0, int(1000 * (computing - item.waiting_since)))
+            self._do(self.machine.result(item, tokens, queue, compute_ms, now, rows))
+        for item, why in result.failed:
+            self._do(self.machine.failed(item, now, why))
 
     async def _await_others(self) -> None:
         """Wait a moment for sessions that were just answered, if all are better off in one step with them."""
@@ -494,6 +505,8 @@ class CloudWorker:
                 status_due = now + self.settings.status_every
                 self.publish_status()
             wake = status_due if due is None else min(due, status_due)
+            if self.engine.trouble:
+                wake = min(wake, now + waiting.SERVER_LOOK)
             try:
                 async with asyncio.timeout_at(asyncio.get_running_loop().time() + wake - now):
                     await self._timer.wait()

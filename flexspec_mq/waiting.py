@@ -103,6 +103,19 @@ SHARED: Final = 0.005
 DRAIN: Final = 30.0
 """For sessions to end on SIGTERM (`drain`)."""
 
+# Server of models, worker
+
+SERVER_STARTS: Final = 900.0
+"""For a server to be there when its worker starts: a large target is loaded for minutes."""
+SERVER_SILENCE: Final = 120.0
+"""Without a byte of an answer that the server owes: then it is taken for dead."""
+SERVER_RETRY: Final = (0.1, 1.0)
+"""Upper bound of the first wait before another try, and of any; it doubles in between."""
+SERVER_GONE: Final = 3.0
+"""Tries without success, after which the worker's sessions go elsewhere."""
+SERVER_LOOK: Final = 1.0
+"""Between two looks at a server that is gone."""
+
 # Grammars, device and worker
 
 GRAMMAR_TRIAL_IDLE: Final = 300.0

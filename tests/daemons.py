@@ -54,6 +54,7 @@ class FakeEngine:
     head_holder = None
     grammars = None
     memory = None
+    trouble = ""
 
     def __init__(
         self,
@@ -106,6 +107,12 @@ class FakeEngine:
 
     def transfer(self, source: SessionKey, key: SessionKey, shared: int | None) -> None:
         raise AssertionError(f"it keeps nothing of {source} for {key}, {shared}")
+
+    def wake(self) -> None:
+        """No step waits for more."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def idle(self) -> bool:
         return not self._pending

@@ -67,7 +67,10 @@ class ModelEngine:
 
     Attributes:
         scheduler: Pending items, and keys and values.
+        trouble: See `Engine`; a model has none.
     """
+
+    trouble = ""
 
     def __init__(
         self,
@@ -158,6 +161,13 @@ class ModelEngine:
     def idle(self) -> bool:
         """See `Engine`."""
         return not self.scheduler.pending
+
+    def wake(self) -> None:
+        """See `Engine`; no step waits."""
+
+    def close(self) -> None:
+        """See `Engine`."""
+        self._noise.shutdown(wait=False)
 
     def step(self) -> StepResult:
         """Run one forward over what the scheduler chooses.

@@ -103,6 +103,7 @@ class StepResult:
     Attributes:
         decided: finished items with their tokens.
         failed: Items that cannot go on, and what is wrong with their grammar.
+        times: Milliseconds of items that did not share one forward.
         rows: Fate of the sessions' drafts, where that is not all of the edge's and nothing else.
         compute_ms: Milliseconds of the forward.
         batch: sessions that shared it.
@@ -123,6 +124,7 @@ class StepResult:
     held_back: int = 0
     slowed: int = 0
     failed: list[tuple[WorkItem, str]] = field(default_factory=list)
+    times: dict[SessionKey, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +216,11 @@ class Engine(Protocol):
         """Memory of keys and values now; None if it does not tell."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """Why it can decide nothing now; empty if it can."""
+        ...
+
     def add(self, item: WorkItem) -> None:
         """Take an item in; a later `step` decides it."""
         ...
@@ -249,7 +256,15 @@ class Engine(Protocol):
         ...
 
     def step(self) -> StepResult:
-        """Run one forward over what is pending."""
+        """Run one forward over what is pending, or wait until something of it is decided."""
+        ...
+
+    def wake(self) -> None:
+        """There is more to take in: a step that only waits returns. Called on any thread."""
+        ...
+
+    def close(self) -> None:
+        """Let go of threads and connections; nothing is asked any more. Called on any thread."""
         ...
 
     def idle(self) -> bool:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cloud_worker.settings import SERVERS
 from flexspec_mq.models.checkpoint import need_libraries
+from flexspec_mq.models.load import load_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,22 +19,29 @@ if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
 
 
-def check_libraries() -> None:
+def check_libraries(settings: WorkerSettings) -> None:
     """Refuse to start where what the engine needs is not installed, before anything else is tried.
 
     Raises:
         ModelError: naming what is missing.
     """
-    need_libraries("running a target")
+    if settings.engine in SERVERS:
+        need_libraries(f"--engine {settings.engine}", "servers", ("httpx2", "tokenizers", "jinja2", "numpy"))
+    else:
+        need_libraries("running a target")
 
 
 def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine:
-    """Load the target and prove it, load the worker's draft, time both, and make an engine of them.
+    """Load the target and prove it, load the worker's draft, time both, and make an engine of them; or reach a server.
 
     Raises:
         ModelError: a model cannot be loaded or packed.
         UsageError: the draft is not for the target, or settings do not go together.
     """
+    if settings.engine in SERVERS:
+        from cloud_worker.engine.servers.load import connect
+
+        return connect(settings, tell)
     from cloud_worker.engine import draft
     from cloud_worker.engine import target as targets
     from cloud_worker.engine.engine import build_engine
@@ -46,12 +55,17 @@ def load_engine(settings: WorkerSettings, tell: Callable[[str], None]) -> Engine
 
 
 def try_models(settings: WorkerSettings) -> LoadedText:
-    """Load the models as `load_engine` does, without the proof; return what is known of the target.
+    """Load the models as `load_engine` does, without the proof, or ask the server; return what is known of the target.
 
     Raises:
         ModelError: one cannot be loaded, or not be packed.
         UsageError: the draft is not for the target.
     """
+    if settings.engine in SERVERS:
+        from cloud_worker.engine.servers.load import connect
+
+        connect(settings, lambda _: None, patience=0.0).close()
+        return load_text(settings.target)
     from cloud_worker.engine import draft
     from cloud_worker.engine.target import candidate_of
 

@@ -41,11 +41,11 @@ _SPEEDS = 10.0, 30.0, 100.0
 
 def run(args: argparse.Namespace) -> int:
     """Compare, measure, forecast and print."""
-    check_libraries()
     # Few bits are another version than the base; its name is of no account here.
     settings = WorkerSettings(
         target=args.target, weights=args.weights, draft="none", worker="pair", version="pair"
     )
+    check_libraries(settings)
     with stages() as tell:
         target = load_text(args.target, progress=tell)
         differs = _difference(args, load_text(args.draft, progress=tell), target)

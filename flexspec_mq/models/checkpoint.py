@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import util
 from logging import ERROR
@@ -216,17 +216,22 @@ def _unreadable(folder: Path, error: Exception) -> ModelError:
     )
 
 
-def need_libraries(what: str = "running a model", extra: str = "models") -> None:
-    """Refuse what takes transformers where it is not installed.
+def need_libraries(
+    what: str = "running a model",
+    extra: str = "models",
+    names: Sequence[str] = ("torch", "transformers", "safetensors"),
+) -> None:
+    """Refuse what takes libraries that are not installed.
 
     Args:
-        what: takes it, for people.
-        extra: brings it.
+        what: takes them, for people.
+        extra: brings them.
+        names: names to import them by.
 
     Raises:
         ModelError: naming what is missing.
     """
-    missing = [name for name in ("torch", "transformers", "safetensors") if util.find_spec(name) is None]
+    missing = [name for name in names if util.find_spec(name) is None]
     if missing:
         raise ModelError(f"{what} needs {', '.join(missing)}", hint=f"install them, {how_to_install(extra)}")
 

@@ -1,0 +1,217 @@
+"""An engine whose target runs in somebody else's server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from cloud_worker.engine.grammars import TextGrammars
+from cloud_worker.engine.interface import StepResult
+from cloud_worker.engine.servers.server import ServerGone, ServerRefused
+from cloud_worker.engine.servers.text import ServedText
+from flexspec_mq import waiting
+from flexspec_mq.daemon.retry import Backoff, retrying
+from flexspec_mq.errors import GrammarError
+
+if TYPE_CHECKING:
+    from cloud_worker.engine.interface import Facts
+    from cloud_worker.engine.servers.server import Server
+    from flexspec_mq.drafting.interface import PricedDrafter
+    from flexspec_mq.grammar.compiled import CompiledGrammars
+    from flexspec_mq.protocol.effects import SessionKey
+    from flexspec_mq.protocol.worker.types import WorkItem
+
+_log = logging.getLogger(__name__)
+
+
+class ServerEngine:
+    """An `Engine` over a server. Requests of all sessions run beside each other on a loop of their own.
+
+    Args:
+        server: the server.
+        model: the server's name for the base.
+        most: Likeliest tokens of a row that the server tells at most.
+        grammars: Grammars of its texts.
+        loop: runs on a thread of its own; this one has all of it.
+        facts: Properties of the target.
+
+    Attributes:
+        trouble: see `Engine`.
+    """
+
+    head_holder = None
+    memory = None
+
+    def __init__(
+        self,
+        server: Server,
+        model: str,
+        facts: Facts,
+        *,
+        most: int,
+        grammars: CompiledGrammars | None,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.facts = facts
+        self.grammars = grammars
+        self.trouble = ""
+        self._server, self._model, self._most = server, model, most
+        self._where = None if grammars is None else TextGrammars(grammars)
+        self._names: dict[str, str] = {}
+        self._items: dict[SessionKey, WorkItem] = {}
+        self._results: deque[StepResult] = deque()
+        self._wakes = threading.Event()
+        self._loop = loop
+        # On the loop only:
+        self._texts: dict[SessionKey, ServedText] = {}
+        self._tasks: dict[SessionKey, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._watch: asyncio.Task[None] | None = None
+
+    def add(self, item: WorkItem) -> None:
+        """See `Engine`."""
+        self._items[item.key] = item
+        self._loop.call_soon_threadsafe(self._begin, item)
+
+    def hold(self, version: str, head: str) -> None:
+        """See `Engine`."""
+        self._names[version] = head or self._model
+
+    def hold_drafter(self, version: str, drafter: PricedDrafter) -> None:
+        """See `Engine`; a server's own drafter is its own affair."""
+
+    def drop(self, version: str) -> str:
+        """See `Engine`."""
+        name = self._names.pop(version, self._model)
+        return "" if name == self._model else name
+
+    def free(self, key: SessionKey) -> None:
+        """See `Engine`."""
+        self._items.pop(key, None)
+        self._loop.call_soon_threadsafe(self._forget, key)
+
+    def release(self, key: SessionKey) -> None:
+        """See `Engine`."""
+        self._items.pop(key, None)
+        self._loop.call_soon_threadsafe(self._rest, key)
+
+    def transfer(self, source: SessionKey, key: SessionKey, shared: int | None) -> None:  # noqa: ARG002
+        """See `Engine`; what the server has read is in its cache for all."""
+        self._loop.call_soon_threadsafe(self._go_on, source, key)
+
+    def step(self) -> StepResult:
+        """Wait until something is decided, or `wake` is called."""
+        self._wakes.wait(waiting.SERVER_LOOK)
+        self._wakes.clear()
+        done = self._results.popleft() if self._results else StepResult()
+        if self._results:
+            self._wakes.set()
+        done.decided = [one for one in done.decided if self._settled(one[0])]
+        done.failed = [one for one in done.failed if self._settled(one[0])]
+        return done
+
+    def _settled(self, item: WorkItem) -> bool:
+        """Whether an item that is decided has not been dropped or replaced meanwhile; it is not pending any more."""
+        return self._items.get(item.key) is item and self._items.pop(item.key) is item
+
+    def idle(self) -> bool:
+        """See `Engine`."""
+        return not self._items
+
+    def wake(self) -> None:
+        """See `Engine`."""
+        self._wakes.set()
+
+    def close(self) -> None:
+        """See `Engine`."""
+        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(waiting.FAREWELL)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+
+    # On the loop
+
+    def _begin(self, item: WorkItem) -> None:
+        text = self._texts.get(item.key)
+        if text is None:
+            text = self._texts[item.key] = ServedText(self._server, self._most)
+        before = self._tasks.pop(item.key, None)
+        if before is not None:
+            before.cancel()
+        self._tasks[item.key] = self._loop.create_task(self._decide(item, text))
+
+    async def _decide(self, item: WorkItem, text: ServedText) -> None:
+        """Decide an item, however often the server goes away meanwhile."""
+        model = self._names.get(item.version, self._model)
+
+        async def once() -> StepResult:
+            began = time.perf_counter()
+            tokens, rows = await text.decide(item, model, self._where)
+            ms = int(1000 * (time.perf_counter() - began))
+            return StepResult([(item, tokens)], rows={item.key: rows}, times={item.key: ms})
+
+        backoff = Backoff(*waiting.SERVER_RETRY, give_up_after=waiting.SERVER_GONE)
+        result = StepResult(failed=[(item, "")])
+        while True:
+            try:
+                result = await retrying(
+                    once, what="the server", on=ServerGone, backoff=backoff, on_wait=_log.info
+                )
+            except ServerGone as error:
+                await self._back(error)
+                continue
+            except GrammarError as error:
+                result = StepResult(failed=[(item, error.message)])
+            except ServerRefused as error:
+                _log.error("session %s/%s cannot go on: %s", *item.key, error.message)
+            except Exception:  # noqa: BLE001  logged, and told to the one edge that it concerns
+                _log.exception("session %s/%s cannot go on", *item.key)
+            break
+        self._results.append(result)
+        self._wakes.set()
+
+    async def _back(self, error: ServerGone) -> None:
+        """Wait until the server is there again."""
+        if self._watch is None or self._watch.done():
+            self.trouble = error.message
+            _log.error("the server does not answer, so no new sessions are taken: %s", error.message)
+            self._watch = self._loop.create_task(self._watching())
+        await asyncio.shield(self._watch)
+
+    async def _watching(self) -> None:
+        while True:
+            await asyncio.sleep(waiting.SERVER_LOOK)
+            with contextlib.suppress(ServerGone, ServerRefused):
+                await self._server.models()
+                break
+        self.trouble = ""
+        _log.info("the server answers again")
+
+    def _go_on(self, source: SessionKey, key: SessionKey) -> None:
+        before = self._texts.get(source)
+        if before is not None:
+            self._texts[key] = ServedText(self._server, self._most, before.read)
+
+    def _rest(self, key: SessionKey) -> ServedText | None:
+        """Ask nothing more for a session."""
+        if (task := self._tasks.pop(key, None)) is not None:
+            task.cancel()
+        if (text := self._texts.get(key)) is not None:
+            self._closing.add(closing := self._loop.create_task(text.close()))
+            closing.add_done_callback(self._closing.discard)
+        return text
+
+    def _forget(self, key: SessionKey) -> None:
+        self._rest(key)
+        self._texts.pop(key, None)
+
+    async def _close(self) -> None:
+        for key in list(self._texts):
+            self._forget(key)
+        if self._watch is not None:
+            self._watch.cancel()
+        await asyncio.gather(*self._closing)
+        await self._server.close()

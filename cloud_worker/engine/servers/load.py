@@ -1,0 +1,152 @@
+"""Reaching a server of models, and finding out what it is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from cloud_worker.engine.interface import Facts, Recommended
+from cloud_worker.engine.servers.engine import ServerEngine
+from cloud_worker.engine.servers.server import GREEDY, Server, ServerGone, ServerRefused
+from cloud_worker.engine.timing import Timings
+from flexspec_mq import waiting
+from flexspec_mq.daemon.retry import Backoff, retrying
+from flexspec_mq.errors import LinkDown, UsageError
+from flexspec_mq.grammar.reader import engine_name
+from flexspec_mq.models.load import load_text
+from flexspec_mq.models.target_text import target_text
+from flexspec_mq.settings.values import is_loopback, read_api_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloud_worker.settings import WorkerSettings
+    from flexspec_mq.models.load import LoadedText
+
+_log = logging.getLogger(__name__)
+
+KINDS: dict[str, type[Server]] = {"vllm": Server}
+"""Servers by the engine's name in settings."""
+_MOST = (256, 128, 64, 40, 20, 10, 5, 1)
+"""Likeliest tokens of a row that are asked for, until the server grants one."""
+_PROBE = "<|im_end|>\nThe fox says: »Grüße, 世界!« 0123456789\n"
+"""A text that different tokenizers read differently."""
+_TIMED_TOKENS, _TIMED_ROWS = 16, 4
+
+
+def connect(
+    settings: WorkerSettings, tell: Callable[[str], None], patience: float = waiting.SERVER_STARTS
+) -> ServerEngine:
+    """Reach the server that the settings name, wait until it is up, and make an engine of it.
+
+    Raises:
+        UsageError: the settings do not go together, or the server is not of this target.
+        ModelError: the target's tokenizer cannot be loaded.
+        LinkDown: the server cannot be reached.
+    """
+    url = settings.engine_url or ""
+    address = urlsplit(url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise UsageError(
+            f"--engine {settings.engine} needs the address of its server",
+            hint="for example --engine-url http://127.0.0.1:8000",
+        )
+    if settings.draft not in ("auto", "none"):
+        raise UsageError("a server's worker drafts nothing itself", hint="leave --draft out")
+    if address.scheme == "http" and not is_loopback(address.hostname):
+        _log.warning(
+            "prompts and texts travel unencrypted to %s: use https, or a network of your own", address.netloc
+        )
+    loaded = load_text(settings.target, progress=tell)
+    key = read_api_key(None, settings.engine_key_file)
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="server", daemon=True).start()
+    server = KINDS[settings.engine](url, key, settings.engine_model)
+
+    try:
+        found = _connect(settings, server, loaded, loop, tell, patience)
+        return asyncio.run_coroutine_threadsafe(found, loop).result()
+    except BaseException as error:
+        asyncio.run_coroutine_threadsafe(server.close(), loop).result(waiting.FAREWELL)
+        loop.call_soon_threadsafe(loop.stop)
+        if not isinstance(error, ServerGone | ServerRefused):
+            raise
+        kind = LinkDown if isinstance(error, ServerGone) else UsageError
+        raise kind(error.message, hint="is it up, and started as docs/gpu.md says?") from error
+
+
+async def _connect(
+    settings: WorkerSettings,
+    server: Server,
+    loaded: LoadedText,
+    loop: asyncio.AbstractEventLoop,
+    tell: Callable[[str], None],
+    patience: float,
+) -> ServerEngine:
+    model, longest = await retrying(
+        server.models,
+        what="the server of models",
+        on=ServerGone,
+        backoff=Backoff(*waiting.SERVER_RETRY, give_up_after=patience),
+        on_wait=lambda wait: tell(str(wait)),
+    )
+    ours = loaded.tokenizer.encode(_PROBE, add_special_tokens=False)
+    theirs = await server.tokenize(model, _PROBE)
+    if theirs != ours:
+        raise UsageError(
+            f"the server's tokenizer is not that of {loaded.name}: {theirs[:8]} for {ours[:8]}",
+            hint="--target names the folder of the model that the server runs",
+        )
+    longest = min(longest, loaded.max_context)
+    most = await _most(server, model, ours)
+    tell("timing the server")
+    timings = await _timed(server, model, ours * 3)
+    grammars = loaded.grammars()
+    facts = Facts(
+        fingerprint=loaded.fingerprint,
+        max_context=longest,
+        vocab_size=loaded.vocab_size,
+        exactness="exact up to ties",
+        flip_rate=None,
+        device=settings.engine,
+        dtype="",
+        keeps=True,
+        recommended=Recommended.from_generation(loaded.generation),
+        tokenizer=loaded.tokenizer_status,
+        text=target_text(loaded),
+        timings=timings,
+        target=model,
+        proof=f"{model} at {server.url}: exact up to ties; {timings.forward:.0f} ms a token of a stream, "
+        f"{timings.forwards[1][2]:.0f} ms to verify {_TIMED_ROWS}; above temperature 0 by our rule where it lies "
+        f"within {most} tokens, else by the server's own dice",
+        grammar="" if grammars is None else engine_name(),
+    )
+    return ServerEngine(server, model, facts, most=most, grammars=grammars, loop=loop)
+
+
+async def _most(server: Server, model: str, text: list[int]) -> int:
+    """Likeliest tokens of a row that the server tells at most."""
+    for most in _MOST:
+        with contextlib.suppress(ServerRefused):
+            await server.rows(model, text, most=most)
+            return most
+    raise ServerRefused(f"{server.url} tells no log-probabilities")
+
+
+async def _timed(server: Server, model: str, text: list[int]) -> Timings:
+    """Time a token of a stream, and a verification; the quickest counts."""
+    stream = server.stream(model, text, 0, GREEDY, _TIMED_TOKENS, ())
+    written = [(row.token, time.perf_counter()) async for row in stream]
+    token = 1000 * (written[-1][1] - written[0][1]) / (len(written) - 1)
+    draft = [token for token, _ in written[:_TIMED_ROWS]]
+    spent = []
+    for _ in range(3):
+        began = time.perf_counter()
+        await server.rows(model, text, draft)
+        spent.append(1000 * (time.perf_counter() - began))
+    return Timings(forwards=((1, 0, token), (1, _TIMED_ROWS, min(spent))))
