@@ -16,8 +16,7 @@ from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.explain import Planned, in_words
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
-from flexspec_mq.controller.policies import DEFAULT, POLICIES, name_of
-from flexspec_mq.controller.rl import RlPolicy
+from flexspec_mq.controller.policies import DEFAULT, POLICIES
 from schemas.plan import PlanAlternative
 from tests.controller.observed import BASE, BASES, NEAR, but, observations
 
@@ -86,11 +85,6 @@ def test_the_closed_form_tells_the_best_of_each_kind() -> None:
     told = Planned(policy, policy.plan(NEAR), NEAR).alternatives
     assert kinds(told) == [*device, ("nobody", "worker runs ahead")]
     assert Planned(ClosedFormPolicy(BASE), BASE, NEAR).alternatives == (), "nothing was chosen yet"
-
-
-def test_policies_have_their_names() -> None:
-    assert [name_of(make(BASE)) for make in POLICIES.values()] == list(POLICIES)
-    assert name_of(RlPolicy(BASE)) == "rl"
 
 
 def test_estimates_are_what_was_observed_and_measured_in_their_units() -> None:

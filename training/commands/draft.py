@@ -173,9 +173,9 @@ def _add_evaluate(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         "evaluate",
         help="measure a draft's acceptance offline",
         description="Replay text that the target wrote and count what the draft would have had accepted. Prints "
-        "a JSON object: greedy_match and overlap (shares of positions, 0-1), tokens_per_round (accepted + 1, on "
-        "greedy answers); and by temperature, with the same dice on both sides: acceptance, the share of positions "
-        "from which 1, 2, ... tokens are all accepted, and tokens per round.",
+        "a JSON object: greedy_match and overlap (shares of positions, 0-1); and by temperature, with the same dice on "
+        "both sides: acceptance, the share of positions from which 1, 2, ... tokens are all accepted, and tokens per "
+        "round.",
     )
     evaluate.set_defaults(func=_evaluate)
     _add_base(evaluate)

@@ -41,14 +41,12 @@ class Replay:
         backbone: Backbone outputs of the row, shape ``(length, width)``.
         final: The teacher's final states where it predicts the answer, shape ``(answer, width)``.
         answer: Ids of the answer, shape ``(answer,)``.
-        greedy: Whether the answer was written at temperature 0, so that rounds can be counted.
         lm_head: The teacher's, shape ``(vocabulary, width)``, if it is not the draft's.
     """
 
     backbone: torch.Tensor
     final: torch.Tensor
     answer: torch.Tensor
-    greedy: bool
     lm_head: torch.Tensor | None = None
 
     def teacher_logits(self, span: slice, weight: torch.Tensor) -> torch.Tensor:
@@ -79,15 +77,11 @@ class ReplayFigures:
         positions: Answer positions compared.
         matches: Positions at which both models' most likely ids are equal.
         overlap_sum: Σ over positions of Σ min(p, q) at temperature 1.
-        round_tokens: Tokens of greedy answers.
-        rounds: Verification rounds they took: in each, the target commits what it accepts and one more.
     """
 
     positions: int = 0
     matches: int = 0
     overlap_sum: float = 0.0
-    round_tokens: int = 0
-    rounds: int = 0
 
     @property
     def greedy_match(self) -> float:
@@ -99,25 +93,18 @@ class ReplayFigures:
         """Mean Σ min(p, q): the acceptance of ideal rejection sampling at temperature 1."""
         return self.overlap_sum / max(1, self.positions)
 
-    @property
-    def tokens_per_round(self) -> float:
-        """Tokens committed per round on greedy answers; the end of an answer cuts its last round short."""
-        return self.round_tokens / max(1, self.rounds)
-
     def figures(self) -> dict[str, float]:
         """Figures worth printing and keeping."""
         return {
             "positions": self.positions,
             "greedy_match": round(self.greedy_match, 4),
             "overlap": round(self.overlap, 4),
-            "greedy_tokens": self.round_tokens,
-            "tokens_per_round": round(self.tokens_per_round, 4),
         }
 
 
 @torch.no_grad()
 def replay(
-    draft: nn.Module, n: int, rows: Iterable[Replay], k: int = 4, sums: ReplayFigures | None = None
+    draft: nn.Module, n: int, rows: Iterable[Replay], sums: ReplayFigures | None = None
 ) -> ReplayFigures:
     """Measure a draft on rows that it was not trained on.
 
@@ -125,7 +112,6 @@ def replay(
         draft: From ``build_draft`` or a materialised folder.
         n: Number of its backbone layers.
         rows: Rows to replay.
-        k: Draft tokens per round.
         sums: Sums of earlier rows, to be added to.
     """
     sums = sums or ReplayFigures()
@@ -133,18 +119,12 @@ def replay(
     for row in rows:
         first = len(row.backbone) - len(row.answer) - 1
         student = run_head(draft, n, row.backbone.to(weight)[None])[0, first:-1]
-        proposed = []
         for span in chunks(len(student)):
             z = student[span] @ weight.T
             t = row.teacher_logits(span, weight)
-            proposed.append(z.argmax(-1))
-            sums.matches += int((proposed[-1] == t.argmax(-1)).sum())
+            sums.matches += int((z.argmax(-1) == t.argmax(-1)).sum())
             sums.overlap_sum += float(torch.minimum(z.float().softmax(-1), t.float().softmax(-1)).sum())
         sums.positions += len(student)
-        if row.greedy:
-            accepted = (torch.cat(proposed).cpu() == row.answer).numpy()
-            sums.rounds += count_rounds(accepted, k)
-            sums.round_tokens += len(accepted)
     return sums
 
 
@@ -155,13 +135,7 @@ def cached_rows(
     text = cache.text
     for row in rows:
         answer = torch.from_numpy(text.row(row)[text.prompt_len[row] :])
-        yield Replay(
-            cache.backbone(row),
-            cache.final(row, int(text.prompt_len[row]) - 1),
-            answer,
-            bool(text.temperature[row] == 0),
-            lm_head,
-        )
+        yield Replay(cache.backbone(row), cache.final(row, int(text.prompt_len[row]) - 1), answer, lm_head)
 
 
 def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
@@ -170,8 +144,7 @@ def fresh_rows(base: nn.Module, n: int, text: TextRows) -> Iterator[Replay]:
         ids = torch.from_numpy(text.row(row))
         backbone, final = teacher_states(base, n, ids[None])
         first = int(text.prompt_len[row])
-        greedy = bool(text.temperature[row] == 0)
-        yield Replay(backbone[0], final[0, first - 1 : -1], ids[first:], greedy)
+        yield Replay(backbone[0], final[0, first - 1 : -1], ids[first:])
 
 
 @torch.no_grad()

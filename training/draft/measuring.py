@@ -72,7 +72,7 @@ def evaluate_draft(
     sums = ReplayFigures()
     answers: list[Coupled] = []
     for number, row in enumerate(_replayed(base, meta.n, _held_out(texts, limit))):
-        replay(draft, meta.n, [row], k, sums)
+        replay(draft, meta.n, [row], sums)
         answers += coupled(draft, meta.n, [row], temperatures, first_row=number)
     return {**sums.figures(), "temperatures": figures(answers, k)}
 

@@ -155,8 +155,6 @@ class Attack:
         line = self._order.connected()
         line.subscribe(topics.worker_status_topic(self._order.worker))
         line.subscribe(topics.verdict_topic(self._order.user))
-        for topic_filter in self._way.filters:
-            line.subscribe(topic_filter)
         return line
 
     def _again(self) -> None:

@@ -24,7 +24,7 @@ from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.keys.edge import EdgeKeys
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.protocol.digest import chain_for
-from lab.benchmarks.attacks.line import PING, publish, subscribe
+from lab.benchmarks.attacks.line import publish
 from schemas.messages import (
     MAX_AHEAD,
     MAX_DRAFT_TOKENS,
@@ -109,14 +109,13 @@ class Way:
         self._words = words * 2
         """Words of all prompts, each of which begins somewhere else: an attacker's own time is not measured."""
 
-    @property
-    def filters(self) -> tuple[str, ...]:
-        """Topic filters that it subscribes to beside answers."""
-        return ()
-
     def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """Packets, as many as are wanted now; the caller takes of them what it may send."""
-        return iter(())
+        """Packets, as many as are wanted now, by default one after the other without end."""
+        return iter(self.packet, b"")
+
+    def packet(self) -> bytes:
+        """The next packet; an empty one is none."""
+        return b""
 
     def heard(self, message: Verdict | Error) -> None:
         """Who answers with a verdict gave a place."""
@@ -178,8 +177,8 @@ class Unpacks(Way):
 
     name, says = "unpacks", "opens of some 80 bytes before keys that unpack to 131,000 tokens"
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """The same message for ever."""
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
         zeros = msgspec.msgpack.encode(bytes(MAX_PROMPT_TOKENS - 8))
         fields = [PROTOCOL_VERSION, self.target.fingerprint, 0.0, 0, 1.0, 1, [], True, 64]
         body = b"\x98\x01\x07\x01" + msgspec.msgpack.encode(fields) + zeros + b"\xc4\x00\x00\x01"
@@ -188,9 +187,11 @@ class Unpacks(Way):
                 format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=1
             )
         ).compress(body)
-        body, message = bytes((PROTOCOL_VERSION << 4 | 1,)) + squeezed, self.opening(1, 1)
-        while True:
-            yield publish(self.opens, self.payload(message, body))
+        self._body, self._message = bytes((PROTOCOL_VERSION << 4 | 1,)) + squeezed, self.opening(1, 1)
+
+    def packet(self) -> bytes:
+        """The same message for ever."""
+        return publish(self.opens, self.payload(self._message, self._body))
 
 
 class Bombs(Unpacks):
@@ -204,10 +205,9 @@ class Malformed(Way):
 
     name, says = "malformed", "8 bytes of noise, as many times as fit"
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def packet(self) -> bytes:
         """Other noise each time."""
-        while True:
-            yield publish(self.drafts, self.dice.randbytes(8))
+        return publish(self.drafts, self.dice.randbytes(8))
 
 
 class Acknowledged(Way):
@@ -219,34 +219,19 @@ class Acknowledged(Way):
         super().__init__(target, seed)
         self._numbers = count()
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def packet(self) -> bytes:
         """Other noise each time."""
-        while True:
-            yield publish(self.drafts, self.dice.randbytes(8), number=1 + next(self._numbers) % 65_535)
+        return publish(self.drafts, self.dice.randbytes(8), number=1 + next(self._numbers) % 65_535)
 
 
-class Properties(Malformed):
+class Properties(Way):
     """Messages that paho would take 3 ms for, as it reads their properties."""
 
     name, says = "properties", "8 bytes of noise with 200 user properties, as many times as fit"
-    pairs: ClassVar[int] = 200
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """The same noise each time."""
-        properties = b"\x26\x00\x01a\x00\x01b" * self.pairs
-        packet = publish(self.drafts, self.dice.randbytes(8), properties=properties)
-        while True:
-            yield packet
-
-
-class Headers(Properties):
-    """Messages as large as a broker takes, of next to no payload."""
-
-    name, says, pairs = (
-        "headers",
-        "8 bytes of noise with 36,000 user properties, as many times as fit",
-        36_000,
-    )
+    def packet(self) -> bytes:
+        """Other noise each time."""
+        return publish(self.drafts, self.dice.randbytes(8), properties=b"\x26\x00\x01a\x00\x01b" * 200)
 
 
 class Unknown(Way):
@@ -254,11 +239,10 @@ class Unknown(Way):
 
     name, says = "unknown", "sealed messages of sessions without a key, as many as fit"
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def packet(self) -> bytes:
         """Another session each time."""
-        while True:
-            session = self.dice.randbytes(4)
-            yield publish(self.drafts, b"\x1f\x10" + session + b"\x01" + self.dice.randbytes(40))
+        session = self.dice.randbytes(4)
+        return publish(self.drafts, b"\x1f\x10" + session + b"\x01" + self.dice.randbytes(40))
 
 
 class Introduced(Way):
@@ -273,9 +257,9 @@ class Introduced(Way):
         opened = (self.opening(1, 1).session for _ in range(self.different))
         self._packets = cycle([self.poll(session, 1, 0, 0) for session in opened])
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def packet(self) -> bytes:
         """Each of them, and again."""
-        return self._packets
+        return next(self._packets)
 
 
 class Large(Way):
@@ -283,11 +267,13 @@ class Large(Way):
 
     name, says = "large", "250 kB of noise, as many times as fit"
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
+        self._packet = publish(self.drafts, self.dice.randbytes(250_000))
+
+    def packet(self) -> bytes:
         """The same noise each time."""
-        packet = publish(self.drafts, self.dice.randbytes(250_000))
-        while True:
-            yield packet
+        return self._packet
 
 
 class Polls(Way):
@@ -297,18 +283,15 @@ class Polls(Way):
 
     def __init__(self, target: Target, seed: int = 0) -> None:
         super().__init__(target, seed)
-        self._numbers = count(1)
-        self._opened: Open | None = None
+        self._numbers = count()
+        self._opened = self.opening(16, 64)
+        self._digest = chain_for(self._opened.identity, target.version, self._opened.prompt).digest(0)
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def packet(self) -> bytes:
         """An open, then nothing but polls."""
-        opened = self._opened
-        if opened is None:
-            opened = self._opened = self.opening(16, 64)
-            yield publish(self.opens, self.payload(opened))
-        digest = chain_for(opened.identity, self.target.version, opened.prompt).digest(0)
-        while True:
-            yield self.poll(opened.session, next(self._numbers), 0, digest)
+        if not (number := next(self._numbers)):
+            return publish(self.opens, self.payload(self._opened))
+        return self.poll(self._opened.session, number, 0, self._digest)
 
 
 class Sessions(Way):
@@ -415,10 +398,13 @@ class Opens(Sessions):
     name, says = "opens", "opens of 16 tokens, as many as fit"
     limit, ahead, wanted = 64, 0, 10**9
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def packets(self, now: float) -> Iterator[bytes]:
         """Nothing but opens."""
-        while True:
-            yield self.open(self.prompt, self.limit)
+        return Way.packets(self, now)
+
+    def packet(self) -> bytes:
+        """Another session each time."""
+        return self.open(self.prompt, self.limit)
 
 
 class Grammars(Opens):
@@ -486,27 +472,6 @@ class Bursts(Polls):
         return super().packets(now)
 
 
-class Subscribes(Way):
-    """Subscriptions of what it may read, and of what it may not."""
-
-    name, says = "subscribes", "subscriptions, as many as fit"
-
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """Others each time."""
-        while True:
-            yield subscribe(f"f1/v/{self.dice.randrange(1000)}")
-
-
-class Pings(Way):
-    """Packets of no use."""
-
-    name, says = "pings", "PINGREQ, as many as fit"
-
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """The same for ever."""
-        return cycle((PING,))
-
-
 class Connects(Way):
     """Connections, of which each costs the broker a handshake."""
 
@@ -517,34 +482,24 @@ class Connects(Way):
     )
 
 
-class Share(Way):
-    """Takes its turns among the workers, under the name that their group has where none was drawn."""
-
-    name, says = "share", "joins the groups of workers whose names it can guess"
-
-    @property
-    def filters(self) -> tuple[str, ...]:
-        """Topic filters that it subscribes to."""
-        return tuple(topics.open_share(self.target.version, group) for group in ("w", "workers"))
-
-
 class Retained(Way):
     """Messages that the broker is to keep."""
 
     name, says = "retained", "retained messages of 250 kB under its own name"
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """On every topic that it may write."""
-        noise = self.dice.randbytes(250_000)
-        kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
-        while True:
-            for topic in kept:
-                yield publish(topic, noise, retain=True)
+    def __init__(self, target: Target, seed: int = 0) -> None:
+        super().__init__(target, seed)
+        self._noise = self.dice.randbytes(250_000)
+        self._kept = self.opens, self.drafts, topics.edge_status_topic(target.edge)
+        self._topics = cycle(self._kept)
+
+    def packet(self) -> bytes:
+        """On every topic that it may write, in turn."""
+        return publish(next(self._topics), self._noise, retain=True)
 
     def farewell(self) -> list[bytes]:
         """Have the broker keep nothing of it."""
-        kept = (self.opens, self.drafts, topics.edge_status_topic(self.target.edge))
-        return [publish(topic, b"", retain=True) for topic in kept]
+        return [publish(topic, b"", retain=True) for topic in self._kept]
 
 
 class Denied(Way):
@@ -552,11 +507,9 @@ class Denied(Way):
 
     name, says = "denied", "8 bytes to an honest device, which the broker refuses"
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
+    def packet(self) -> bytes:
         """The same packet for ever."""
-        packet = publish(topics.verdict_topic(self.target.victim), bytes(8))
-        while True:
-            yield packet
+        return publish(topics.verdict_topic(self.target.victim), bytes(8))
 
 
 class Forges(Way):
@@ -566,17 +519,13 @@ class Forges(Way):
     worker = "other"
     bounded = False
 
-    def packets(self, now: float) -> Iterator[bytes]:  # noqa: ARG002  only some look at the time
-        """Polls of other sessions each time."""
-        topic = topics.verdict_topic(self.target.victim)
-        while True:
-            yield publish(topic, _CODEC.encode(self._forged()))
-
-    def _forged(self) -> Verdict:
-        session, digest = self.dice.randrange(1, 2**32), self.dice.randrange(2**32)
-        return Verdict(
-            session, 1, 0, 0, (self.dice.randrange(self.target.vocabulary),), digest, Fin.NONE, 0, 30
+    def packet(self) -> bytes:
+        """The first token of another session each time."""
+        session, token, digest = (
+            self.dice.randrange(1, most) for most in (2**32, self.target.vocabulary, 2**32)
         )
+        verdict = Verdict(session, 1, 0, 0, (token,), digest, Fin.NONE, 0, 30)
+        return publish(topics.verdict_topic(self.target.victim), _CODEC.encode(verdict))
 
 
 class Twins(Way):
@@ -597,11 +546,6 @@ class Mixture(Way):
         self._parts = [way(target, seed) for way in _MIXED]
         self._now: list[Way] = []
         self._until = float("-inf")
-
-    @property
-    def filters(self) -> tuple[str, ...]:
-        """Topic filters of all."""
-        return tuple(chain.from_iterable(part.filters for part in self._parts))
 
     def packets(self, now: float) -> Iterator[bytes]:
         """A packet of each in turn."""
@@ -630,11 +574,9 @@ class Mixture(Way):
 
 _MIXED = (
     Unpacks, Bombs, Sessions, Opens, Bare, Polls, Grammars, Followed, Introduced, Unknown, Ahead, Drafts, Malformed,
-    Properties, Acknowledged, Large, Prompts, Forty, Retained, Denied, Subscribes, Pings,
+    Properties, Acknowledged, Large, Prompts, Forty, Retained, Denied,
 )  # fmt: skip
-WAYS: dict[str, type[Way]] = {
-    way.name: way for way in (*_MIXED, Headers, Bursts, Connects, Share, Forges, Twins, Mixture)
-}
+WAYS: dict[str, type[Way]] = {way.name: way for way in (*_MIXED, Bursts, Connects, Forges, Twins, Mixture)}
 """By name."""
 SAYS = {name: way.says for name, way in WAYS.items()}
 """Description of each in a few words."""

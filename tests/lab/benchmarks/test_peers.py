@@ -14,11 +14,9 @@ from hypothesis import strategies as st
 
 from lab.benchmarks import engine
 from lab.benchmarks.peers import gguf_file
-from lab.benchmarks.peers.child import load_engine
 from lab.benchmarks.peers.compare import (
     CASES,
     GROWTH,
-    LLAMA,
     MOST,
     OURS,
     PREFILL,
@@ -122,34 +120,6 @@ def test_forwards_follow_their_contexts_and_are_forgotten(
         many = made.forward(3, 5).best
         assert many == [best for text in TEXTS for best in made.read(text[:25], 5).best]
     assert made.forward(1, 1).ms > 0
-
-
-def agreement(ours: list[int], theirs: list[int]) -> float:
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
-
-
-def joined(lists: list[list[int]]) -> list[int]:
-    return [one for some in lists for one in some]
-
-
-@pytest.mark.parametrize("form", ["BF16", "Q8_0"])
-def test_llama_cpp_finds_the_ids_that_transformers_finds(
-    form: str, checkpoint: Path, tmp_path: Path, one_thread: None
-) -> None:
-    """Greedy ids at each token of 3 texts. Numbers are rounded, so near ties may go either way."""
-    del one_thread
-    pytest.importorskip("llama_cpp")
-    file = tmp_path / f"{form}.gguf"
-    write_gguf(checkpoint, file, form)
-    made = load_engine(LLAMA, form, str(file))
-    reference = Transformers(str(checkpoint), "float32")
-    own = [reference.read(text[:25], 25).best for text in TEXTS]
-    read = [made.read(text[:25], 25).best for text in TEXTS]
-    assert agreement(joined(own), joined(read)) >= 0.9
-    made.hold(TEXTS, 20)
-    for _ in range(2):
-        assert agreement(joined([best[20:] for best in own]), made.forward(3, 5).best) >= 0.8
-        assert agreement(own[0][20:], made.forward(1, 5).best) >= 0.8
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=50), st.integers(16, 600), st.integers(0, 5))

@@ -216,15 +216,6 @@ def test_outages_have_their_bounds_and_their_gaps() -> None:
     )
 
 
-@settings(deadline=None)
-@given(st.floats(0, 50), st.floats(0, 5))
-def test_touching_agrees_with_a_search_through_all_outages(start: float, length: float) -> None:
-    timeline = OutageTimeline(drawn_outages(OUTAGES, random.Random(5)))
-    every = OutageTimeline(drawn_outages(OUTAGES, random.Random(5))).between(0, 100)
-    hit = [end for begin, end in every if begin <= start + length and end > start]
-    assert timeline.touching(start, start + length) == (hit[0] if hit else None)
-
-
 def test_a_packet_that_sees_the_state_change_goes_on_at_the_new_rate() -> None:
     timeline = StateTimeline((ONE, TWO), random.Random(6))
     change = timeline.at(0.0)[1]

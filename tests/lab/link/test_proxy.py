@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from flexspec_mq.errors import UsageError
 from lab.testbed.link.impairment import LEAST_RTO
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.link.proxy import proxy_link
@@ -136,12 +135,3 @@ async def test_leaving_ends_connections_and_tasks() -> None:
         writer.close()
         names = [task.get_name() for task in asyncio.all_tasks()]
         assert not [name for name in names if name.startswith("link-")]
-
-
-async def test_it_listens_on_loopback_unless_told_otherwise_in_as_many_words() -> None:
-    with pytest.raises(UsageError) as caught:
-        async with proxy_link("4g", ("127.0.0.1", 1), listen=("0.0.0.0", 0)):  # noqa: S104
-            pass
-    assert "--insecure-anywhere" in caught.value.hint
-    async with proxy_link("4g", ("127.0.0.1", 1), listen=("0.0.0.0", 0), insecure_anywhere=True) as proxy:  # noqa: S104
-        assert proxy.host == "0.0.0.0"  # noqa: S104

@@ -22,23 +22,6 @@ UP = Hop(Direction.UP, "edge", "f1/d/w/edge", b"x", lambda _reason: None)
 DOWN = Hop(Direction.DOWN, "edge", "f1/v/edge", b"x", lambda _reason: None)
 
 
-def test_drop_loses_its_share() -> None:
-    drop = Drop(0.3, random.Random(1))
-    arrived = sum(len(drop.arrivals(UP)) for _ in range(10_000))
-    # Binomial with standard deviation 46: 300 is beyond six of them.
-    assert abs(arrived - 7000) < 300
-    assert drop.hits == 10_000 - arrived
-
-
-def test_duplicate_adds_its_share_within_its_time() -> None:
-    fault = Duplicate(0.25, random.Random(1), within=2.0)
-    copies = [fault.arrivals(UP) for _ in range(10_000)]
-    twice = [c for c in copies if len(c) == 2]
-    assert abs(len(twice) - 2500) < 300
-    assert all(first == 0.0 and 0.0 <= second <= 2.0 for first, second in twice)
-    assert all(c == (0.0,) for c in copies if len(c) != 2)
-
-
 def test_delay_stays_within_its_jitter_and_reorders() -> None:
     fault = Delay(1.0, random.Random(1), jitter=0.5)
     delays = [fault.arrivals(UP)[0] for _ in range(1000)]

@@ -22,10 +22,8 @@ from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.models.text import Turn, encode_turns
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
-from lab.traditional.channel import PACKET_BYTES
 from lab.traditional.device import Drafts, WriteOrder, Writer
-from lab.traditional.messages import MAX_BYTES, Guesses, Message, RoundVerdict, Start, decode, encode
-from lab.traditional.schemes import SCHEMES
+from lab.traditional.messages import Guesses, RoundVerdict, Start, decode, encode
 from lab.traditional.speculation import Halves, distribution, draw, rounded, verify
 from lab.traditional.target import Verifier
 from tests.lab.traditional.noisy_models import checkpoint, packed
@@ -211,28 +209,7 @@ def test_what_has_no_place_is_refused(message: Guesses | RoundVerdict, target: P
         verifier.take(message)
 
 
-def test_which_sides_say_the_targets_text() -> None:
-    for temperature, wanted in ((0.0, ["traditional", "traditional-ids"]), (0.7, ["traditional-ids"])):
-        exact = [name for name, scheme in SCHEMES.items() if scheme.says_the_targets_text(temperature)]
-        assert exact == wanted
-
-
 SAMPLE = Start("ids", 7, (1, 300), 0.5, 0, 1.0, 2**64 - 1, (2,))
-GOLDEN: list[tuple[Message, str]] = [
-    (SAMPLE, "9901a3696473079201cd012ccb3fe000000000000000cb3ff0000000000000cfffffffffffffffff9102"),
-    (Guesses.made(7, 1, (5, 300), []), "950207019205cd012cc400"),
-    (
-        Guesses.made(7, 2, (1,), [np.array([0.5, 0.25, 0.25], dtype=np.float16)]),
-        "950207029101c406003800340034",
-    ),
-    (RoundVerdict(7, 3, (5, 6)), "94030703920506"),
-]
-
-
-@pytest.mark.parametrize(("message", "golden"), GOLDEN)
-def test_golden_bytes(message: Message, golden: str) -> None:
-    assert encode(message).hex() == golden
-    assert decode(bytes.fromhex(golden)) == message
 
 
 @st.composite
@@ -265,15 +242,6 @@ def test_what_is_sent_of_a_distribution() -> None:
     q, ids = np.array([0.5, 0.125, 0.375]), np.array([1, 4, 6])
     assert distribution(rounded(q, ids, 8)) == pytest.approx([0, 0.5, 0, 0, 0.125, 0, 0.375, 0])
     assert distribution(rounded(q, None, 3)) == pytest.approx(q)
-
-
-def test_sizes_of_a_round() -> None:
-    rng = np.random.default_rng(0)
-    rows = [rounded(rng.dirichlet(np.full(49_152, 0.01)), None, 49_152) for _ in range(5)]
-    whole = len(encode(Guesses.made(1, 1, [40_000] * 5, rows)))
-    assert 0 <= whole - 5 * 49_152 * 2 < 40
-    assert whole < PACKET_BYTES < MAX_BYTES
-    assert len(encode(Guesses.made(1, 1, [40_000] * 5, []))) < 40
 
 
 @pytest.mark.parametrize(
