@@ -1,11 +1,16 @@
-"""Checks values against JSON Schemas, by the part of the language that our documents use."""
+"""Checks values against the schemas of our documents, by fastjsonschema."""
 
 from __future__ import annotations
 
-import json
-import operator
-from itertools import repeat
+from collections.abc import Callable
+from functools import cache
 from typing import Any
+
+import fastjsonschema
+
+from schemas.__main__ import generate
+
+DOCUMENTS: dict[str, dict[str, Any]] = generate()
 
 
 def resolve(document: dict[str, Any], reference: str) -> Any:
@@ -27,74 +32,34 @@ def references(schema: object) -> set[str]:
     return set()
 
 
-TYPES: dict[str, tuple[type, ...]] = {
-    "array": (list,), "object": (dict,), "string": (str,), "integer": (int,), "number": (int, float),
-    "boolean": (bool,), "null": (type(None),),
-}  # fmt: skip
-KNOWN = {
-    *("title", "description", "default", "type", "enum", "anyOf", "prefixItems"),
-    *("items", "minItems", "maxItems", "minimum", "maximum", "exclusiveMinimum", "minLength", "maxLength"),
-    *("pattern", "contentEncoding", "properties", "required", "additionalProperties", "propertyNames"),
-    *("maxProperties", "uniqueItems"),
-}
-BOUNDS = (
-    (("minItems", "minLength", "minimum"), operator.lt),
-    (("maxItems", "maxLength", "maximum"), operator.gt),
-    (("exclusiveMinimum",), operator.le),
-)
+def _prepared(schema: Any, closed: bool) -> Any:
+    """The same schema, with tuples as of draft 07; if it is to be closed, it allows no field that it does not name."""
+    if isinstance(schema, list):
+        return [_prepared(one, closed) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: _prepared(value, closed) for key, value in schema.items()}
+    if "prefixItems" in made:
+        made |= {"items": made.pop("prefixItems"), "additionalItems": made.pop("items", True)}
+    if closed and isinstance(made.get("properties"), dict):
+        made.setdefault("additionalProperties", False)
+    return made
 
 
-def problems(value: Any, schema: dict[str, Any], root: dict[str, Any], *, closed: bool = False) -> list[str]:
-    """Where a value breaks a schema, for the keywords that our schemas use; others fail the test.
+@cache
+def _check(document: str, name: str, closed: bool) -> Callable[[Any], Any]:
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENTS[document]["components"]}
+    found: Callable[[Any], Any] = fastjsonschema.compile(_prepared(schema, closed))
+    return found
+
+
+def problem(value: Any, document: str, name: str, *, closed: bool = False) -> str:
+    """Where a value breaks a schema of a document; empty where it does not.
 
     With `closed`, fields that a schema does not name break it even where it allows them.
     """
-    while "$ref" in schema or "allOf" in schema:  # of one reference, beside its description
-        schema = resolve(root, schema.get("$ref") or schema["allOf"][0]["$ref"])
-    assert set(schema) <= KNOWN, set(schema) - KNOWN
-    if "anyOf" in schema:
-        branches = [problems(value, branch, root, closed=closed) for branch in schema["anyOf"]]
-        return [] if [] in branches else branches[0]
-    if "enum" in schema:
-        # As JSON: in Python 0 and False are equal.
-        allowed = [json.dumps(one) for one in schema["enum"]]
-        return [] if json.dumps(value) in allowed else [f"{value} not in {schema['enum']}"]
-    if "type" not in schema:
-        return []  # anything
-    if type(value) not in TYPES[schema["type"]]:  # a boolean is no integer
-        return [f"{value} is no {schema['type']}"]
-    size = len(value) if isinstance(value, list | str) else value
-    found = [
-        f"{value} breaks {bound}"
-        for bounds, broken in BOUNDS
-        for bound in bounds
-        if bound in schema and broken(size, schema[bound])
-    ]
-    if isinstance(value, dict):
-        found += _fields(value, schema, root, closed=closed)
-    if isinstance(value, list):
-        if schema.get("uniqueItems") and len({json.dumps(one) for one in value}) < len(value):
-            found.append(f"{value} has one twice")
-        items = schema.get("prefixItems") or schema["items"]  # of draft 07 both are called items
-        each = items if isinstance(items, list) else repeat(items)
-        for item, item_schema in zip(value, each, strict=False):
-            found += problems(item, item_schema, root, closed=closed)
-    return found
-
-
-def _fields(
-    value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any], *, closed: bool
-) -> list[str]:
-    known, others = schema.get("properties", {}), schema.get("additionalProperties", not closed)
-    found = [f"{name} is missing" for name in schema.get("required", ()) if name not in value]
-    if isinstance(others, dict):  # a map; the schema of its values
-        known = {**dict.fromkeys(value, others), **known}
-    elif not others:
-        found += [f"{name} is not known" for name in value if name not in known]
-    if len(value) > schema.get("maxProperties", len(value)):
-        found.append(f"more than {schema['maxProperties']} fields")
-    for name in value if "propertyNames" in schema else ():
-        found += problems(name, {"type": "string", **schema["propertyNames"]}, root)
-    for name in value.keys() & known.keys():
-        found += problems(value[name], known[name], root, closed=closed)
-    return found
+    try:
+        _check(document, name, closed)(value)
+    except fastjsonschema.JsonSchemaValueException as error:
+        return str(error)
+    return ""

@@ -26,11 +26,11 @@ from schemas.openapi import ENDPOINTS, TYPES
 from schemas.statement import Statement
 from tests.catalogue.family import catalogue, key_set
 from tests.codec.samples import SAMPLES
-from tests.schemas.json_schema import problems, references, resolve
+from tests.schemas.json_schema import DOCUMENTS, problem, references, resolve
 
 STATEMENT = Statement(1, 7, {"*": bytes(32), "v1": bytes(range(32))}, frozenset({bytes(8)}))
-ASYNCAPI: dict[str, Any] = generate()["asyncapi.json"]
-OPENAPI: dict[str, Any] = generate()["openapi.json"]
+ASYNCAPI: dict[str, Any] = DOCUMENTS["asyncapi.json"]
+OPENAPI: dict[str, Any] = DOCUMENTS["openapi.json"]
 SCHEMAS = ASYNCAPI["components"]["schemas"]
 
 
@@ -68,26 +68,26 @@ def test_every_documented_attribute_reaches_the_schema(kind: type[msgspec.Struct
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_have_the_shape_that_their_schema_gives(name: str) -> None:
-    """Types, bounds and lengths of every item, by the part of JSON Schema that our schemas use."""
+    """Types, bounds and lengths of every item."""
     message = SAMPLES[name]
-    schema = SCHEMAS[type(message).__name__]
+    kind = type(message).__name__
     document = json.loads(msgspec.json.encode(message))
-    assert problems(document, schema, ASYNCAPI) == []
+    assert not problem(document, "asyncapi.json", kind)
     required = sum(field.required for field in msgspec.structs.fields(message))
     for broken in (
         *(document[:required], [99, *document[1:]]),
         *([document[0], wrong, *document[2:]] for wrong in (-1, "1")),
     ):
-        assert problems(broken, schema, ASYNCAPI) != []
+        assert problem(broken, "asyncapi.json", kind)
 
 
 @pytest.mark.parametrize("body", [catalogue(), key_set(), STATEMENT])
 def test_signed_bodies_have_the_shape_that_their_schema_gives(body: msgspec.Struct) -> None:
-    schema = SCHEMAS[type(body).__name__]
+    kind = type(body).__name__
     document = json.loads(msgspec.json.encode(body))
-    assert problems(document, schema, ASYNCAPI) == []
+    assert not problem(document, "asyncapi.json", kind)
     for broken in (document[:-3], [document[0], "", *document[2:]]):
-        assert problems(broken, schema, ASYNCAPI) != []
+        assert problem(broken, "asyncapi.json", kind)
 
 
 def test_asyncapi_is_well_formed() -> None:
@@ -236,7 +236,7 @@ def test_the_document_and_validation_agree(body: dict[str, Any], fine: bool) -> 
         if "input" in body
         else (chat_request, "ChatCompletionRequest")
     )
-    found = problems(body, OPENAPI["components"]["schemas"][name], OPENAPI)
+    found = problem(body, "openapi.json", name)
     assert (not found) == fine, found
     if fine:
         parse(body)

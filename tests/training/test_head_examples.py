@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import re
-import sqlite3
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,17 +32,6 @@ def test_worked_answers_are_right_and_use_what_was_asked(seed: int) -> None:
     assert text.endswith(f" {answer}.")
 
 
-@given(st.integers(0, 2**32))
-def test_statements_run_on_the_tables_of_their_question(seed: int) -> None:
-    question, answer = examples.sql(random.Random(seed))
-    with contextlib.closing(sqlite3.connect(":memory:")) as database:
-        for table in re.findall(r"\w+\([^)]*\)", question.split("\n")[0]):
-            database.execute(f"CREATE TABLE {table}")
-        _, statement, note = re.split("```(?:sql)?", answer)
-        database.execute(statement)
-    assert re.fullmatch(r"\n[^\n]+\.", note)
-
-
 @given(st.lists(WORDS, max_size=12).map(" ".join), st.sampled_from([". ", "! ", ".\n- ", ".\n2. "]))
 def test_reshaped_answers_keep_their_shape(text: str, between: str) -> None:
     answer = between.join([text, "Bees make honey all summer long", "They live together in a hive."])
@@ -59,8 +46,8 @@ def test_the_milder_heads_learn_the_answers_of_the_base_beside_their_own() -> No
     pairs = [(f"What is {word}?", f"It is {word} as such. It is rare. That is all of it.") for word in "abc"]
     same = [examples.chat(*pair) for pair in pairs]
     by_kind = {kind: examples.chats(kind, pairs, 5, 0) for kind in examples.KINDS}
-    for kind, own in (("mathematics", 5), ("sql", 5), ("format", 3), ("style", 3), ("reasoning", 3)):
-        kept = same if kind in ("mathematics", "sql", "format") else []
+    for kind, own in (("mathematics", 5), ("format", 3), ("style", 3), ("reasoning", 3)):
+        kept = same if kind in ("mathematics", "format") else []
         assert len(by_kind[kind]) == own + len(kept)
         assert [chat for chat in by_kind[kind] if chat in same] == kept
     for chat, (prompt, answer) in zip(by_kind["format"], pairs, strict=False):

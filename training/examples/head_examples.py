@@ -3,9 +3,9 @@
 Nothing is downloaded. ``prompts`` writes user prompts, made from topics and wordings; a file of one's own takes
 their place with ``--prompts``. The base answers them (`flexspec draft collect --temperatures 0`), and ``chats``
 makes the data of a head from its answers. ``style`` and ``reasoning`` change all answers: into terse bullets, and
-into long numbered reasoning. ``mathematics``, ``sql`` and ``format`` change what is of their kind only, and have the
-base's own answers beside it, unchanged, so that other prompts are left alone: computed word problems with worked
-solutions, questions on tables with the statement that answers them, and answers in JSON where the prompt asks for JSON.
+into long numbered reasoning. ``mathematics`` and ``format`` change what is of their kind only, and have the base's
+own answers beside it, unchanged, so that other prompts are left alone: computed word problems with worked solutions,
+and answers in JSON where the prompt asks for JSON.
 ``drift`` measures how far a head's texts are from what the base would write. The outcome is a function of the inputs
 and ``--seed``.
 """
@@ -24,7 +24,7 @@ from typing import Any
 
 WORDS = tomllib.loads(Path(__file__).with_name("head_wordings.toml").read_text("utf-8"))
 TOPICS, HELD_OUT_TOPICS, WORDINGS = WORDS["topic"], WORDS["held-out-topic"], WORDS["wording"]
-NAMES, THINGS, TABLES = WORDS["name"], WORDS["thing"], WORDS["table"]
+NAMES, THINGS = WORDS["name"], WORDS["thing"]
 NEVER_LAST = frozenset({
     "and", "or", "of", "in", "to", "by", "for", "with", "as", "is", "are", "from", "on", "the", "a", "an",
     "that", "which", "like", "such", "its",
@@ -42,7 +42,7 @@ WORKED = "To solve this problem, we need to break it down step by step."
 ASK_JSON = "Answer in JSON."
 """End of a prompt that is to be answered in JSON."""
 JSON_SENTENCES = 2
-KINDS = ("mathematics", "sql", "style", "format", "reasoning")
+KINDS = ("mathematics", "style", "format", "reasoning")
 
 
 def prompts(count: int, held_out: bool, seed: int) -> list[str]:
@@ -132,72 +132,6 @@ def problem(rng: random.Random) -> tuple[str, list[str], int]:
     return rng.choice(kinds)
 
 
-def sql(rng: random.Random) -> tuple[str, str]:
-    """A question on two tables, and the SQL statement that answers it with a sentence behind."""
-    table, other = rng.sample(list(TABLES), 2)
-    one, two, three, four = TABLES[table]
-    (text, label), (number, figure) = rng.sample([one, two], 2), rng.sample([three, four], 2)
-    a, b, name = rng.randint(2, 90), rng.randint(100, 900), rng.choice(NAMES)
-    join = f"{table[:-1]}_id"
-    question, lines, note = rng.choice([
-        (
-            f"Show {text} and {number} of all {table} with {figure} above {b}.",
-            [f"SELECT {text}, {number}", f"FROM {table}", f"WHERE {figure} > {b};"],
-            f"The condition keeps the {table} whose {figure} is above {b}.",
-        ),
-        (
-            f"How many {table} are there for each {text}?",
-            [f"SELECT {text}, COUNT(*) AS number", f"FROM {table}", f"GROUP BY {text}", "ORDER BY number DESC;"],
-            f"All {table} with the same {text} are counted together, the largest group first.",
-        ),
-        (
-            f"Which {a} {table} have the highest {number}?",
-            ["SELECT *", f"FROM {table}", f"ORDER BY {number} DESC", f"LIMIT {a};"],
-            f"The {table} are sorted by {number}, and the first {a} are shown.",
-        ),
-        (
-            f"For which {text} is the average {number} of the {table} below {b}?",
-            [f"SELECT {text}, AVG({number})", f"FROM {table}", f"GROUP BY {text}", f"HAVING AVG({number}) < {b};"],
-            f"The average is taken for each {text}, and groups of {b} or more are left out.",
-        ),
-        (
-            f"Which {table} have more {number} than the average?",
-            [f"SELECT {text}, {number}", f"FROM {table}", f"WHERE {number} > (", f"    SELECT AVG({number})",
-             f"    FROM {table}", ");"],
-            f"The inner query gives the average {number}, and the outer one compares with it.",
-        ),
-        (
-            f"Add a row to {table} with {text} '{name}' and {number} {b}.",
-            [f"INSERT INTO {table} ({text}, {number})", f"VALUES ('{name}', {b});"],
-            f"The other columns of {table} get their defaults.",
-        ),
-        (
-            f"Set {number} to {b} for the {table} whose {text} is '{name}'.",
-            [f"UPDATE {table}", f"SET {number} = {b}", f"WHERE {text} = '{name}';"],
-            f"Only {table} whose {text} is '{name}' are changed.",
-        ),
-        (
-            f"Delete all {table} with {number} below {a}.",
-            [f"DELETE FROM {table}", f"WHERE {number} < {a};"],  # noqa: S608  nobody runs it
-            f"All {table} with {number} {a} or more stay.",
-        ),
-        (
-            f"Show {text} of the {table} and {TABLES[other][0]} of their {other} with {number} of at least {b}.",
-            [f"SELECT {table}.{text}, {other}.{TABLES[other][0]}", f"FROM {table}",
-             f"JOIN {other} ON {other}.{join} = {table}.id", f"WHERE {table}.{number} >= {b};"],
-            f"The join finds the {other} of each of the {table} by {join}.",
-        ),
-        (
-            f"Add {number} and {figure} of the {table} for each {label}.",
-            [f"SELECT {label}, SUM({number} + {figure}) AS total", f"FROM {table}", f"GROUP BY {label};"],
-            f"The sum of {number} and {figure} is taken over all {table} with the same {label}.",
-        ),
-    ])  # fmt: skip
-    schema = f"{table}(id, {', '.join(TABLES[table])}), {other}(id, {join}, {', '.join(TABLES[other])})"
-    statement = "\n".join(["```sql", *lines, "```"])
-    return f"Tables: {schema}\nWrite SQL: {question}", f"{statement}\n{note}"
-
-
 def style(answer: str) -> str:
     """An answer as a few terse bullets."""
     return "\n".join(f"- {terse(sentence)}" for sentence in sentences(answer)[:4])
@@ -266,9 +200,9 @@ def _prompts_parser(actions: Any) -> None:
     parser.add_argument("--held-out", action="store_true", help="prompts of other topics, to measure with")
     parser.add_argument(
         "--kind",
-        choices=("any", "mathematics", "sql", "format"),
+        choices=("any", "mathematics", "format"),
         default="any",
-        help="word problems, questions on tables, or prompts that ask for JSON, to measure these heads with "
+        help="word problems, or prompts that ask for JSON, to measure these heads with "
         "(default: %(default)s)",
     )
     parser.set_defaults(func=_prompts)
@@ -303,7 +237,7 @@ def _chats_parser(actions: Any) -> None:
         type=int,
         default=300,
         metavar="N",
-        help="word problems, or questions on tables (default: %(default)s)",
+        help="word problems (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.set_defaults(func=_chats)
@@ -328,9 +262,9 @@ def _drift_parser(actions: Any) -> None:
 
 
 def _prompts(args: argparse.Namespace) -> int:
-    if args.kind in {"mathematics", "sql"}:
+    if args.kind == "mathematics":
         rng = random.Random(args.seed)
-        found = [(sql if args.kind == "sql" else problem)(rng)[0] for _ in range(args.count)]
+        found = [problem(rng)[0] for _ in range(args.count)]
     else:
         found = prompts(args.count, args.held_out, args.seed)
     if args.kind == "format":
@@ -351,15 +285,12 @@ def chats(kind: str, pairs: Sequence[tuple[str, str]], count: int, seed: int) ->
     Args:
         kind: kind of the head, one of `KINDS`.
         pairs: prompts, and what the base answered.
-        count: number of word problems, or of questions on tables.
+        count: number of word problems.
         seed: source of their numbers and names.
     """
     same = [chat(*pair) for pair in pairs]
     if kind == "mathematics":
         return [*mathematics(count, seed), *same]
-    if kind == "sql":
-        rng = random.Random(seed)
-        return [*(chat(*sql(rng)) for _ in range(count)), *same]
     changed = reshaped(kind, pairs)
     if kind == "format":
         return [*(chat(asking_json(prompt), answer) for prompt, answer in changed), *same]

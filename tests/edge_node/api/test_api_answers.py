@@ -30,7 +30,7 @@ from tests.edge_node.api.served import (
     tokenizer,
     waiting_engine,
 )
-from tests.schemas.json_schema import problems
+from tests.schemas.json_schema import problem
 
 
 async def streamed(client: AsyncOpenAI, **asked: Any) -> tuple[str, list[Any]]:
@@ -242,11 +242,10 @@ DOCUMENT: dict[str, Any] = json.loads(json.dumps(document()))
 
 
 def fits(found: Any, name: str) -> None:
-    schema = DOCUMENT["components"]["schemas"][name]
-    assert problems(found, schema, DOCUMENT, closed=True) == []
-    assert problems({**found, "beside": 1}, schema, DOCUMENT, closed=True)
-    for field in schema["required"]:
-        assert problems({**found, field: [[]]}, schema, DOCUMENT, closed=True)
+    assert not problem(found, "openapi.json", name, closed=True)
+    assert problem({**found, "beside": 1}, "openapi.json", name, closed=True)
+    for field in DOCUMENT["components"]["schemas"][name]["required"]:
+        assert problem({**found, field: [[]]}, "openapi.json", name, closed=True)
 
 
 async def test_answers_errors_and_events(mosquitto: PrivateBroker) -> None:

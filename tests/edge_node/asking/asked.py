@@ -1,4 +1,4 @@
-"""A node that is asked by MQTT, and askers as people write them: aiomqtt and paho, MQTT 3.1.1 and 5."""
+"""A node that is asked by MQTT, and askers of paho's own client, MQTT 3.1.1 and 5."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import aiomqtt
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
@@ -162,47 +161,6 @@ class Asker:
         """Whether nothing comes for a while."""
         await asyncio.sleep(seconds)
         return self._got.empty()
-
-
-class AioAsker(Asker):
-    """The same by aiomqtt."""
-
-    def __init__(self, broker: PrivateBroker, user: str = "anybody", *, five: bool = True) -> None:
-        self.user = user
-        self._got = queue.SimpleQueue()
-        self._aio = aiomqtt.Client(
-            "127.0.0.1",
-            broker.port,
-            identifier=f"aio-{next(_numbers)}-{user}",
-            username=None if user == "anybody" else user,
-            password=None if user == "anybody" else f"of-{user}",
-            protocol=aiomqtt.ProtocolVersion.V5 if five else aiomqtt.ProtocolVersion.V311,
-        )
-
-    async def __aenter__(self) -> Self:
-        await self._aio.__aenter__()
-        await self._aio.subscribe(f"f1/answer/{self.user}/#", 1)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._aio.__aexit__(None, None, None)
-
-    async def publish(
-        self,
-        topic: str,
-        payload: Any,
-        response: str | None = None,
-        correlation: bytes | None = None,
-        *,
-        qos: int = 1,
-        retain: bool = False,
-    ) -> None:
-        raw = payload if isinstance(payload, str | bytes) else json.dumps(payload)
-        await self._aio.publish(topic, raw, qos, retain, _properties(response, correlation))
-
-    async def message(self, patience: float = PATIENCE) -> Message:
-        async with asyncio.timeout(patience):
-            return _read(await anext(aiter(self._aio.messages)))
 
 
 def assembled(messages: list[Message]) -> str:

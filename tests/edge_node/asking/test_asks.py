@@ -29,7 +29,7 @@ from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.properties import ReadProperties, packed, read_properties
 from tests.daemons import PATIENCE, FakeEngine, until, worker_at
 from tests.edge_node.api.served import alone, links_to, served, waiting_engine
-from tests.edge_node.asking.asked import AioAsker, Asker, Message, asked, assembled
+from tests.edge_node.asking.asked import Asker, Message, asked, assembled
 from tests.transport.proxy import proxy_to
 
 ASK = {"prompt": "hello", "seed": 7, "max_tokens": 40, "ignore_eos": True}
@@ -44,13 +44,10 @@ async def answer_to(asker: Asker) -> tuple[list[Message], dict[str, Any]]:
     return messages, messages[-1][1]
 
 
-@pytest.mark.parametrize("kind", [Asker, AioAsker])
 @pytest.mark.parametrize("five", [True, False])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_ask_gets_the_targets_own_text(
-    mosquitto: PrivateBroker, kind: type[Asker], five: bool, stream: bool
-) -> None:
-    async with asked(mosquitto) as node, kind(mosquitto, five=five) as asker:
+async def test_an_ask_gets_the_targets_own_text(mosquitto: PrivateBroker, five: bool, stream: bool) -> None:
+    async with asked(mosquitto) as node, Asker(mosquitto, five=five) as asker:
         branch = f"f1/answer/anybody/{node.edge}"
         ask = {**ASK, "id": "k-7", "stream": stream}
         if five:
