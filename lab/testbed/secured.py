@@ -85,6 +85,16 @@ class SecuredDeployment:
         process = await self.processes.start(WORKER, command, log=self.folder.with_name(f"{WORKER}.log"))
         self.worker = Daemon(process, metrics, await process.event(lambda event: "ready" in event))
 
+    async def start_edge(self, name: str, *flags: str) -> None:
+        """Start the edge node of a device and wait until it knows a worker."""
+        config = str(self.bundle(Role.EDGE, name) / SETTINGS[Role.EDGE])
+        own = ("--config", config, "--api-port", "0", "--ready-json")
+        command = self.on("device", python("edge_node", "serve", *own, *flags))
+        process = await self.processes.start(name, command, log=self.folder.with_name(f"{name}.log"))
+        ready = await process.event(lambda event: "port" in event)
+        self.edges.append(Daemon(process, ready["port"], ready))
+        await until_ready(name, self.edges[-1].url)
+
     async def broker_away(self, seconds: float) -> float:
         """Kill Mosquitto as a crash would, and have it listen again after about so long. Only without a link.
 
@@ -157,12 +167,5 @@ async def secured_deployment(
         if worker_flags is not None:
             await made.start_worker(*worker_flags)
         for name in devices:
-            config = str(made.bundle(Role.EDGE, name) / SETTINGS[Role.EDGE])
-            flags = ("--config", config, "--api-port", "0", "--ready-json", *edge_flags)
-            command = made.on("device", python("edge_node", "serve", *flags))
-            process = await processes.start(name, command, log=scratch / f"{name}.log")
-            ready = await process.event(lambda event: "port" in event)
-            edge = Daemon(process, ready["port"], ready)
-            await until_ready(name, edge.url)
-            made.edges.append(edge)
+            await made.start_edge(name, *edge_flags)
         yield made

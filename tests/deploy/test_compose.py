@@ -83,6 +83,8 @@ def test_each_service_has_an_image_that_holds_what_it_needs() -> None:
         (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', stages[f"build-{name}"])
         assert set(extras.split(",")) <= set(project["optional-dependencies"])
         assert ("torch" in stages[f"build-{name}"]) == (name == "worker")
+    assert "[servers," in stages["build-worker-servers"]
+    assert "torch" not in stages["build-worker-servers"]
     (torch,) = [line for line in project["optional-dependencies"]["models"] if line.startswith("torch")]
     assert f'"{torch}"' in stages["build-worker"]
 
