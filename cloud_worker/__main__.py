@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from cloud_worker.engine.interface import Engine, Facts
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import add_parser as add_pair_parser
-from cloud_worker.settings import WorkerSettings, add_arguments, from_arguments
+from cloud_worker.settings import CloudConfig, WorkerSettings, add_arguments, from_arguments
 from cloud_worker.wire import keys_of
 from flexspec_mq.daemon import logs, probes
 from flexspec_mq.daemon import systemd as notify
@@ -20,24 +22,18 @@ from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.doctor import command as doctor
-from flexspec_mq.doctor.command import add_doctor_command
+from flexspec_mq.doctor.command import Examine, add_doctor_command
 from flexspec_mq.errors import Cancelled, UsageError, how_to_install
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.share_groups import read_groups
-from flexspec_mq.telemetry import WORKER, exporting
+from flexspec_mq.telemetry import WORKER, Telemetry, exporting
 from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.diagnosis import preflight
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
-
-    from cloud_worker.engine.interface import Engine, Facts
-    from cloud_worker.settings import CloudConfig
     from cloud_worker.versions.follower import FamilyFollower
     from cloud_worker.worker import CloudWorker
-    from flexspec_mq.doctor.command import Examine
-    from flexspec_mq.telemetry import Telemetry
-    from flexspec_mq.transport.base import LinkSettings
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,14 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import FlexSpecError, GrammarError, RemoteProtocolError
+from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.reader import engine_name
-from schemas.messages import ErrorCode
+from schemas.messages import ErrorCode, Open
 
 if TYPE_CHECKING:
     from cloud_worker.admission import MessageAdmission
-    from flexspec_mq.grammar.compiled import CompiledGrammars
-    from schemas.messages import Open
 
 _MOST_WAITING, _MOST_OF_ONE = 256, 16
 """Opens whose grammars wait to be compiled: all, and those of one device."""

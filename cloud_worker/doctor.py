@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
-from flexspec_mq.doctor.checks import Check
+from flexspec_mq.doctor.checks import Check, Report
 from flexspec_mq.doctor.daemon import NOBODY, NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock
@@ -19,10 +20,7 @@ from flexspec_mq.transport.base import NOT_AUTHORIZED
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from cloud_worker.settings import CloudConfig, WorkerSettings
-    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.models.load import LoadedText
 
     Load = Callable[[WorkerSettings], LoadedText]

@@ -9,23 +9,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from cloud_worker.engine.interface import StepResult
 from flexspec_mq.daemon import instruments
 from flexspec_mq.daemon.instruments import MODEL, Instruments
+from flexspec_mq.daemon.probes import Pages
 from flexspec_mq.keys.refusals import KeyReason
 from schemas.messages import Fin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from prometheus_client import Metric
-
-    from cloud_worker.engine.interface import StepResult
     from cloud_worker.worker import CloudWorker
-    from flexspec_mq.daemon.probes import Pages
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

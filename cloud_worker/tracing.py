@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply
-from flexspec_mq.telemetry import TextSpan
+from cloud_worker.engine.interface import StepResult
+from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, SessionKey, WorkerEffect
+from flexspec_mq.telemetry import Telemetry, TextSpan
 from flexspec_mq.transport.properties import read_properties
-from schemas.messages import Error, ErrorCode, Fin
+from schemas.messages import Close, Error, ErrorCode, Fin, Open, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from cloud_worker.engine.interface import StepResult
-    from flexspec_mq.protocol.effects import SessionKey, WorkerEffect
     from flexspec_mq.protocol.worker.session import WorkerSession
     from flexspec_mq.protocol.worker.types import WorkItem
-    from flexspec_mq.telemetry import Telemetry
-    from schemas.messages import Close, Open, Verdict
 
 _FINISHED = {Fin.EOS: "stop", Fin.LENGTH: "length"}
 

@@ -8,17 +8,17 @@ import msgspec
 
 from flexspec_mq import topics
 from flexspec_mq.codec import Codec
+from flexspec_mq.daemon.dated import Dated
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
 from flexspec_mq.transport.base import Subscription
 from schemas.messages import NO_SESSION, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
+from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
     from cloud_worker.settings import WorkerSettings
-    from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.keys.worker import WorkerKeys
-    from schemas.status import WorkerStatus
 
 
 _TOLD_EDGES, _TOLD_EVERY = 1024, 1.0

@@ -12,46 +12,40 @@ import contextlib
 import logging
 import secrets
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cloud_worker.admission import ANSWER, MESSAGE, TURNED_AWAY, MessageAdmission
 from cloud_worker.compiling import GrammarCompiler, OpenRefused
+from cloud_worker.engine.interface import Engine, StepResult
 from cloud_worker.engine.thread import Change, EngineThread
-from cloud_worker.settings import QuotaSettings
+from cloud_worker.settings import QuotaSettings, WorkerSettings
 from cloud_worker.tracing import SessionSpans
 from cloud_worker.wire import WorkerWire
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec, TooManyTokens
-from flexspec_mq.daemon.dated import ExpiryLog, lapsed
+from flexspec_mq.daemon.dated import Dated, ExpiryLog, lapsed
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.daemon.tasks import endless
 from flexspec_mq.errors import LinkDown, RemoteProtocolError, UsageError
-from flexspec_mq.keys.refusals import KeysRefused
-from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer
+from flexspec_mq.keys.refusals import KeyReason, KeysRefused
+from flexspec_mq.protocol.effects import Free, ReleaseToCache, Reply, Transfer, WorkerEffect
 from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.types import ALL_ROWS, VersionFacts, WorkerConfig
 from flexspec_mq.scheduling.batching_window import BatchingWindow
 from flexspec_mq.share_groups import read_groups
+from flexspec_mq.telemetry import Telemetry
 from flexspec_mq.transport.base import Inbound, LinkSettings, LinkUpEvent, Outbound, Subscription
+from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Close, Draft, Error, ErrorCode, Open, Poll
 from schemas.status import MAX_MS, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from typing import Literal
-
-    from cloud_worker.engine.interface import Engine, StepResult
-    from cloud_worker.settings import WorkerSettings
     from cloud_worker.versions.follower import FamilyFollower
-    from flexspec_mq.daemon.dated import Dated
-    from flexspec_mq.keys.refusals import KeyReason
-    from flexspec_mq.protocol.effects import WorkerEffect
-    from flexspec_mq.telemetry import Telemetry
-    from flexspec_mq.transport.link import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
 

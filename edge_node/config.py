@@ -6,8 +6,8 @@ Another part of the node gets a section of its own: a frozen dataclass whose fie
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
 
 from edge_node.api.settings import ApiSettings
 from edge_node.asking.settings import AskSettings
@@ -18,9 +18,6 @@ from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.settings import Loaded, Program, add_flags, load, named_after_user
 from flexspec_mq.telemetry import TelemetryOptions
 from flexspec_mq.transport.arguments import LinkOptions
-
-if TYPE_CHECKING:
-    import argparse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

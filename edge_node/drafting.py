@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
     from edge_node.generation import Generation
     from flexspec_mq.controller.estimators.node import NodeEstimates
     from flexspec_mq.drafting.interface import Drafted, Drafter, DraftRequest, DraftToken

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from flexspec_mq.energy.meters import DrawFit, find_meter
+from flexspec_mq.energy.meters import DrawFit, Meter, find_meter
 from flexspec_mq.energy.model import ModelledEnergy, ModelledText, Spent
 from flexspec_mq.energy.presets import built_in
 from flexspec_mq.errors import UsageError
 
 if TYPE_CHECKING:
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.energy.meters import Meter
 
 _FRESH = 0.1
 """Seconds for which a reading is good enough: a battery's gauge may take milliseconds to answer."""

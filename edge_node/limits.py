@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from edge_node.energy import EnergyMeter
 from flexspec_mq.controller.limits import Limits
 from flexspec_mq.controller.policies import DEFAULT
 from flexspec_mq.energy.meters import Batteries
@@ -12,7 +13,6 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting
 
 if TYPE_CHECKING:
-    from edge_node.energy import EnergyMeter
     from edge_node.settings import PlanOptions
 
 _FRESH = 10.0

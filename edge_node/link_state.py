@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import LinkDown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flexspec_mq.transport.link import Link
 
 

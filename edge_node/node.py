@@ -12,6 +12,7 @@ import logging
 import random
 import secrets
 import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -20,6 +21,7 @@ from math import inf
 from typing import TYPE_CHECKING, Self
 
 from edge_node.drafting import DraftLoop
+from edge_node.energy import EnergyMeter, TextEnergy
 from edge_node.fleet.devices import DeviceStatuses
 from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
@@ -30,8 +32,11 @@ from edge_node.wire import wire_of
 from flexspec_mq import topics, waiting
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.worker import StatedTimes
+from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.observation import DeviceReading
+from flexspec_mq.daemon.dated import Dated
 from flexspec_mq.daemon.tasks import running
+from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.errors import (
     FlexSpecError,
     LinkDown,
@@ -56,6 +61,7 @@ from flexspec_mq.transport.base import (
     Outbound,
     Subscription,
 )
+from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
@@ -70,19 +76,12 @@ from schemas.messages import (
 from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-
-    from edge_node.energy import EnergyMeter, TextEnergy
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.fleet.target_texts import TargetTexts
     from edge_node.limits import BatteryGauge
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.controller.explain import Planned
-    from flexspec_mq.daemon.dated import Dated
-    from flexspec_mq.drafting.interface import Drafter
     from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.telemetry import Telemetry
-    from flexspec_mq.transport.link import Link, LinkFactory
 
 _log = logging.getLogger(__name__)
 

@@ -6,10 +6,11 @@ import secrets
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from flexspec_mq import topics, waiting
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
+from flexspec_mq.controller.limits import Limits
 from flexspec_mq.controller.plan import FixedPolicy, Plan, Policy
 from flexspec_mq.controller.policies import DEFAULT, POLICIES
 from flexspec_mq.controller.rl import RlPolicy, network_of
@@ -18,9 +19,6 @@ from flexspec_mq.energy.presets import DEVICES, RADIOS
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
-
-if TYPE_CHECKING:
-    from flexspec_mq.controller.limits import Limits
 
 _VERSION = partial(topics.checked, "version")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Literal
 
 from msgspec.structs import replace
@@ -20,8 +21,6 @@ from schemas.catalogue import MAX_VERSIONS
 from schemas.status import DIGEST, EdgeStatus, VersionFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
-
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.generation import Generation
     from edge_node.settings import EdgeSettings

@@ -13,22 +13,21 @@ import msgspec
 
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import MAX_PAYLOAD_BYTES, Codec
-from flexspec_mq.daemon.dated import ExpiryLog, lapsed
+from flexspec_mq.daemon.dated import Dated, ExpiryLog, lapsed
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import LinkRefused, RemoteProtocolError, UsageError, WorkerError
 from flexspec_mq.keys.refusals import KeyReason, KeyRefusals, KeysRefused
+from flexspec_mq.protocol.effects import Send
 from flexspec_mq.protocol.lives import Life, life_of
 from flexspec_mq.transport.base import Outbound, Subscription
 from schemas.messages import MAX_VERDICT_TOKENS, Error, Verdict
+from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
     from edge_node.generation import Generation
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.daemon.dated import Dated
     from flexspec_mq.keys.edge import EdgeKeys, FromWorker
     from flexspec_mq.keys.trust import Trust
-    from flexspec_mq.protocol.effects import Send
-    from schemas.status import WorkerStatus
 
 _MOST_WORKERS = 1024
 """Workers of which it is remembered when they signed their newest status."""

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self
 
 from flexspec_mq import __version__, waiting
@@ -25,8 +26,6 @@ from flexspec_mq.errors import UsageError, how_to_install
 from flexspec_mq.settings import Section, Setting
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.trace import TracerProvider
 

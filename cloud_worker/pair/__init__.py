@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, get_type_hints
+from typing import get_type_hints
 
 from cloud_worker.settings import WorkerSettings
-
-if TYPE_CHECKING:
-    import argparse
 
 MOST = 12
 """Prompts that are answered."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,24 +13,17 @@ from rich.table import Table
 from cloud_worker.engine.draft import choice
 from cloud_worker.engine.load import check_libraries, load_engine
 from cloud_worker.pair import MOST
-from cloud_worker.pair.forecast import LENGTHS, forecast
+from cloud_worker.pair.forecast import LENGTHS, Figures, forecast
 from cloud_worker.pair.measure import Text, drafter_for, measure, write
 from cloud_worker.settings import WorkerSettings
 from flexspec_mq.daemon.progress import answer, stages
 from flexspec_mq.errors import FingerprintError, UsageError
 from flexspec_mq.links import LINKS
-from flexspec_mq.models.load import load_text
+from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.target_text import token_map
 from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
 from schemas.messages import PROTOCOL_VERSION, Identity
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
-    from cloud_worker.pair.forecast import Figures
-    from flexspec_mq.models.load import LoadedText
 
 _TOKENS = 64
 """Tokens of an answer at most."""

@@ -7,17 +7,14 @@ where a draft reads it too, and a round trip.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy
 from flexspec_mq.controller.observation import PLACES, UNTRIED, Observation
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.links import Link
 from schemas.messages import MAX_AHEAD
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 LENGTHS = 1, 2, 4, 8
 """K that are told."""

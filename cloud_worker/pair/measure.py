@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from statistics import median
-from typing import TYPE_CHECKING
 
+from cloud_worker.engine.interface import Engine
 from cloud_worker.pair.forecast import LENGTHS, Figures
-from flexspec_mq.drafting.interface import DraftRequest
+from flexspec_mq.drafting.interface import Drafter, DraftRequest, DraftToken
+from flexspec_mq.drafting.load import DraftModel
 from flexspec_mq.drafting.load import load as load_draft
+from flexspec_mq.drafting.settings import DraftSettings
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.target_text import token_map
 from flexspec_mq.protocol.worker.types import WorkItem
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from cloud_worker.engine.interface import Engine
-    from flexspec_mq.drafting.interface import Drafter, DraftToken
-    from flexspec_mq.drafting.load import DraftModel
-    from flexspec_mq.drafting.settings import DraftSettings
-    from schemas.messages import Identity
+from schemas.messages import Identity
 
 _TIMED, _TURNS = 4, 4
 """Texts on which forwards are timed, and how often each is."""

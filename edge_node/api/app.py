@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
@@ -24,26 +25,23 @@ from edge_node.api.errors import ApiError
 from edge_node.api.events import events
 from edge_node.api.kept_responses import ResponseStore
 from edge_node.api.requests import chat_request, completion_request
-from edge_node.api.sending import IGNORED
+from edge_node.api.sending import IGNORED, TextRequest
 from edge_node.api.serving import Api, json_answer, serve_text
+from edge_node.api.settings import ApiSettings
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.metrics import Metrics
 from edge_node.completion.options import WHOLE_CONTEXT
 from edge_node.completion.store import CompletionStore
+from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon.instruments import CONTENT_TYPE
 from schemas.openai import Health, ModelList
 from schemas.openapi import document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from starlette.types import Receive, Scope, Send
 
-    from edge_node.api.sending import TextRequest
     from edge_node.api.serving import Handler
-    from edge_node.api.settings import ApiSettings
     from edge_node.node import EdgeNode
-    from flexspec_mq.controller.plan import Policy
     from flexspec_mq.models.load import LoadedText
 
 _JSON = "application/json"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import Headers
 
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error
+from edge_node.api.settings import ApiSettings
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.settings.values import is_loopback
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from prometheus_client import Counter
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-    from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics
 
 PROBES = ("/healthz", "/readyz")

@@ -14,12 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from edge_node.api.errors import ApiError, bad, gone
+from edge_node.api.settings import ApiSettings
 from schemas.openai import NEUTRAL, WHY
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from edge_node.api.settings import ApiSettings
 
 S = TypeVar("S", bound=msgspec.Struct)
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
+from edge_node.api.errors import ApiError
 from edge_node.api.sending import Form, TextRequest
-from flexspec_mq.grammar.tools import CallArguments, CallBegins, Content
+from edge_node.completion.completion import Completion, End
+from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, CallParser, Content
 from schemas import openai
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edge_node.api.errors import ApiError
-    from edge_node.completion.completion import Completion, End
-    from flexspec_mq.grammar.tools import CallEvent, CallParser
 
 DONE = b"data: [DONE]\n\n"
 _SUMMED = (

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h11
 import msgspec
@@ -12,9 +13,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edge_node.api.auth import HEADER, new_id
 from edge_node.api.errors import bad
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @dataclass(slots=True)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from flexspec_mq.grammar.tools import ToolCall
 from flexspec_mq.models.text import Turn
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from flexspec_mq.grammar.tools import ToolCall
 
 
 class Conversation:

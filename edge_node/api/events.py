@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Iterator
 from math import floor, inf
 from typing import TYPE_CHECKING
 
@@ -13,21 +14,19 @@ from msgspec.structs import replace
 import flexspec_mq
 from edge_node.api.errors import ApiError
 from edge_node.api.sending import Sender, unless_gone
+from edge_node.api.serving import Api
 from edge_node.completion.generator import plan_told
 from flexspec_mq import waiting
+from schemas.catalogue import CatalogueVersion
 from schemas.node import FleetView, LinkView, NodeView, PlanView, VersionView, WorkerView
 from schemas.plan import VersionPlan
+from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from starlette.requests import Request
     from starlette.types import Send
 
-    from edge_node.api.serving import Api
     from edge_node.node import EdgeNode
-    from schemas.catalogue import CatalogueVersion
-    from schemas.status import WorkerStatus
 
     _Told = tuple[str, msgspec.Struct, msgspec.Struct]
     """Id of the text that an event is about, or nothing; its data; the same without what differs at each look."""

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edge_node.api.errors import ApiError, bad
+from edge_node.api.settings import ApiSettings
 from flexspec_mq.daemon.expiring import ExpiringMap
+from flexspec_mq.models.text import Turn
+from schemas.responses import Response, ResponseItem
 
 if TYPE_CHECKING:
     from starlette.requests import Request
-
-    from edge_node.api.settings import ApiSettings
-    from flexspec_mq.models.text import Turn
-    from schemas.responses import Response, ResponseItem
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import msgspec
 from msgspec import UNSET
+from starlette.requests import Request
 from starlette.responses import Response
 
 from edge_node.api.bodies import parse_object, read
@@ -18,27 +20,30 @@ from edge_node.api.conversation import Conversation
 from edge_node.api.errors import ApiError, bad
 from edge_node.api.sending import Form, TextRequest
 from edge_node.api.serving import LATEST, json_answer, serve_text
+from edge_node.completion.completion import Completion, End
 from edge_node.completion.options import WHOLE_CONTEXT, CompletionOptions
-from edge_node.completion.service import Service
+from edge_node.completion.service import Service, Wait
 from flexspec_mq import waiting
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.tools import CallEnds, Content, Tool, ToolCall, ToolUse, as_written
+from flexspec_mq.grammar.tools import (
+    CallEnds,
+    CallEvent,
+    CallParser,
+    Content,
+    Tool,
+    ToolCall,
+    ToolUse,
+    as_written,
+)
 from flexspec_mq.models.text import Turn
 from schemas import ollama
-from schemas.openai import FlexspecUsage
+from schemas.node import TextFigures
+from schemas.openai import FlexspecUsage, Model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from starlette.requests import Request
     from starlette.types import Send
 
     from edge_node.api.serving import Api, Handler
-    from edge_node.completion.completion import Completion, End
-    from edge_node.completion.service import Wait
-    from flexspec_mq.grammar.tools import CallEvent, CallParser
-    from schemas.node import TextFigures
-    from schemas.openai import Model
 
 VERSION = "0.13.0"
 """Version of Ollama whose API this is; clients ask whether it is new enough for tools and schemas."""

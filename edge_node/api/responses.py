@@ -9,6 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
 
 from edge_node.api.bodies import parse_object, read
 from edge_node.api.chat import event
@@ -18,21 +20,26 @@ from edge_node.api.kept_responses import KeptResponse, ResponseStore, client_of
 from edge_node.api.requests import form_of, joined, limit_of, object_text, options_of, tool_use
 from edge_node.api.sending import Form, TextRequest
 from edge_node.api.serving import json_answer, serve_text
+from edge_node.completion.completion import Completion, End
 from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.tools import CallArguments, CallBegins, CallEvent, Content, ToolCall, ToolUse
+from flexspec_mq.grammar.tools import (
+    CallArguments,
+    CallBegins,
+    CallEvent,
+    CallParser,
+    Content,
+    ToolCall,
+    ToolUse,
+)
 from flexspec_mq.models.text import Turn
 from schemas import responses as types
+from schemas.node import TextFigures
 from schemas.openai import FlexspecUsage
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
     from starlette.types import Send
 
     from edge_node.api.serving import Api, Handler
-    from edge_node.completion.completion import Completion, End
-    from flexspec_mq.grammar.tools import CallParser
-    from schemas.node import TextFigures
 
 _KINDS: dict[str, type[msgspec.Struct]] = {
     "message": types.ResponseInputMessage,

@@ -8,22 +8,21 @@ from __future__ import annotations
 import asyncio
 import re
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from edge_node.api.errors import ApiError, api_error, gone
+from edge_node.api.settings import ApiSettings
+from edge_node.completion.completion import Completion, End
+from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.daemon.tasks import any_of, running
+from flexspec_mq.errors import FlexSpecError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-
     from starlette.types import Receive, Send
 
-    from edge_node.api.settings import ApiSettings
-    from edge_node.completion.completion import Completion, End
-    from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.completion.service import Wait
-    from flexspec_mq.errors import FlexSpecError
 
 _JSON = "application/json"
 _NAMES = 1000

@@ -7,31 +7,28 @@ import contextlib
 import errno
 import logging
 import socket
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.applications import Starlette
 
 from edge_node.api.app import create_app
 from edge_node.api.connections import ApiConnection, ApiConnections
+from edge_node.api.serving import Api
+from edge_node.api.settings import ApiSettings
 from flexspec_mq import waiting
+from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import FlexSpecError, UsageError
+from flexspec_mq.transport.base import LinkSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from contextlib import AbstractAsyncContextManager
-
-    from starlette.applications import Starlette
-
-    from edge_node.api.serving import Api
-    from edge_node.api.settings import ApiSettings
     from edge_node.node import EdgeNode
-    from flexspec_mq.controller.plan import Policy
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.transport.base import LinkSettings
     from flexspec_mq.transport.link import LinkFactory
 
 _BACKLOG = 256

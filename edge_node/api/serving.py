@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -14,30 +14,24 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edge_node.api.bodies import canonical
+from edge_node.api.auth import ClientRefusals
+from edge_node.api.bodies import Bodies, canonical
 from edge_node.api.errors import CLIENT_GONE, ApiError, api_error, bad
-from edge_node.api.sending import reply
+from edge_node.api.kept_responses import ResponseStore
+from edge_node.api.sending import TextRequest, reply
+from edge_node.api.settings import ApiSettings
 from edge_node.completion.completion import IdempotencyKey
-from edge_node.completion.options import SEED_BITS
+from edge_node.completion.options import SEED_BITS, CompletionOptions
+from edge_node.completion.store import CompletionStore
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.telemetry import context_of
+from flexspec_mq.telemetry import Carrier, Telemetry, context_of
 from schemas.openai import Model, ModelVersion
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from starlette.types import Send
 
-    from edge_node.api.auth import ClientRefusals
-    from edge_node.api.bodies import Bodies
-    from edge_node.api.kept_responses import ResponseStore
-    from edge_node.api.sending import TextRequest
-    from edge_node.api.settings import ApiSettings
     from edge_node.completion.metrics import Metrics
-    from edge_node.completion.options import CompletionOptions
-    from edge_node.completion.store import CompletionStore
     from edge_node.node import EdgeNode
-    from flexspec_mq.telemetry import Carrier, Telemetry
 
     Handler = Callable[["Api", Request, Send], Awaitable[Response | None]]
     """Answers a request, or has sent its answer by itself."""

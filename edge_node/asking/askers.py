@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,6 @@ from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from edge_node.asking.settings import AskSettings
 
 _WAITING = 4

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET
 
 import flexspec_mq
+from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError
+from edge_node.api.serving import Api
 from edge_node.asking.askers import Asker
 from edge_node.asking.home_assistant import HOME_ASSISTANT, announcement
-from edge_node.asking.request import AskReader
+from edge_node.asking.request import AskedText, AskReader, Reply
+from edge_node.asking.settings import AskSettings
+from edge_node.completion.completion import Completion, IdempotencyKey
 from edge_node.completion.store import TooManyTexts
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.expiring import ExpiringMap, LogThrottle
@@ -33,18 +37,9 @@ from flexspec_mq.transport.base import (
     Outbound,
     Subscription,
 )
+from flexspec_mq.transport.link import Link, LinkFactory
 from schemas.asking import Answer, AnswerPiece, AskedStatus, AskUsage
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from edge_node.api.chat import OpenAIRequest
-    from edge_node.api.serving import Api
-    from edge_node.asking.request import AskedText, Reply
-    from edge_node.asking.settings import AskSettings
-    from edge_node.completion.completion import Completion, IdempotencyKey
-    from flexspec_mq.transport.link import Link, LinkFactory
-    from schemas.node import TextFigures
+from schemas.node import TextFigures
 
 _MOST_USERS = 1024
 """Users that are remembered; of more, those that were idle for longest are forgotten."""

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from edge_node.api.bodies import canonical, parse_object, read
+from edge_node.api.chat import OpenAIRequest
 from edge_node.api.errors import ApiError, api_error, bad
 from edge_node.api.requests import chat_request
 from edge_node.completion.completion import IdempotencyKey
 from flexspec_mq import topics
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.telemetry import context_of
-from flexspec_mq.transport.base import Outbound
+from flexspec_mq.transport.base import Inbound, Outbound
 from flexspec_mq.transport.properties import read_properties
 from schemas.asking import Ask, AskError, AskErrorBody, AskId
-
-if TYPE_CHECKING:
-    from edge_node.api.chat import OpenAIRequest
-    from flexspec_mq.errors import FlexSpecError
-    from flexspec_mq.transport.base import Inbound
 
 _MOST_ID = 128
 _OWN = frozenset(field.name for field in msgspec.structs.fields(Ask))

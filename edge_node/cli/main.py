@@ -7,46 +7,43 @@ import asyncio
 import contextlib
 import json
 import sys
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_node.config import add_arguments, from_arguments
+from edge_node.api.settings import ApiSettings
+from edge_node.completion.options import CompletionOptions
+from edge_node.config import EdgeConfig, add_arguments, from_arguments
 from edge_node.energy import energy_meter
+from edge_node.settings import EdgeSettings
 from flexspec_mq import waiting
+from flexspec_mq.controller.plan import Policy
 from flexspec_mq.daemon import logs
 from flexspec_mq.daemon import systemd as notify
 from flexspec_mq.daemon.main import run_main, spare_what_is_loaded
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.daemon.streams import never_fails
 from flexspec_mq.doctor import command as doctor
-from flexspec_mq.doctor.command import add_doctor_command
+from flexspec_mq.doctor.command import Examine, add_doctor_command
 from flexspec_mq.errors import Cancelled, LinkDown, ModelError
 from flexspec_mq.models.cache import cache_folder
 from flexspec_mq.settings import add_show_command, show
 from flexspec_mq.telemetry import EDGE, context_of_environment, exporting
 from flexspec_mq.transport.arguments import link_settings
+from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.diagnosis import preflight
+from flexspec_mq.transport.link import Link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
-    from contextlib import AbstractAsyncContextManager
-
     from edge_node.api.serving import Api
-    from edge_node.api.settings import ApiSettings
     from edge_node.cli.texts import Command
-    from edge_node.completion.options import CompletionOptions
-    from edge_node.config import EdgeConfig
     from edge_node.node import EdgeNode
-    from edge_node.settings import EdgeSettings
-    from flexspec_mq.controller.plan import Policy
     from flexspec_mq.daemon.retry import Waiting
-    from flexspec_mq.doctor.command import Examine
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.drafting.memory import AnswerMemory
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.transport.base import LinkSettings
-    from flexspec_mq.transport.link import Link
 
 
 def build_parser() -> argparse.ArgumentParser:

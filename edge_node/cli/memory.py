@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.printable import printable
@@ -13,10 +16,6 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.models.text import decode
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable
-    from pathlib import Path
-
     from edge_node.settings import EdgeSettings
 
 

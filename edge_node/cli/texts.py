@@ -13,9 +13,11 @@ Events while a text is written, as one JSON object a line, for programs that sho
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +34,6 @@ from flexspec_mq.protocol.effects import FinishReason
 from schemas.plan import LimitReport
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import AsyncGenerator, Awaitable, Callable
-
     from edge_node.completion.generator import CompletionGenerator, Writing
     from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.completion.service import Wait

@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Literal
 
-from edge_node.completion.decoding import Origins
-from edge_node.completion.options import SEED_BITS
+from edge_node.completion.decoding import Origins, Piece
+from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.grammar.tools import HERMES, CallParser
-from schemas.node import TextView
+from schemas.node import TextFigures, TextView
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
-
-    from edge_node.completion.decoding import Piece
-    from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.completion.service import Wait
-    from flexspec_mq.errors import FlexSpecError
-    from schemas.node import TextFigures
 
 EndReason = Literal["stop", "length"]
 

@@ -6,15 +6,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 from flexspec_mq.grammar.tools import overlap
 from flexspec_mq.models.text import StreamDecoder
+from flexspec_mq.models.tokenizer import Tokenizer
+from flexspec_mq.protocol.effects import Commit
 from schemas.openai import Writer
-
-if TYPE_CHECKING:
-    from flexspec_mq.models.tokenizer import Tokenizer
-    from flexspec_mq.protocol.effects import Commit
 
 Piece = tuple[str, Writer]
 """A part of a text, and who wrote it."""

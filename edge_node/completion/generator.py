@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,20 +14,23 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
 
-from edge_node.completion.decoding import PieceDecoder, StopFinder
+from edge_node.completion.decoding import Piece, PieceDecoder, StopFinder
 from edge_node.completion.options import (
     SEED_BITS,
     WHOLE_CONTEXT,
+    CompletionOptions,
+    Prompt,
     ToolError,
     conversation_key,
     encode,
     encode_prediction,
 )
-from edge_node.completion.service import Service
+from edge_node.completion.service import Service, Wait
 from edge_node.completion.tracing import note_outcome, text_span
-from edge_node.generation import GenerationRequest
+from edge_node.generation import Generation, GenerationRequest
 from flexspec_mq import waiting
-from flexspec_mq.controller.explain import in_words
+from flexspec_mq.controller.explain import Planned, in_words
+from flexspec_mq.controller.plan import Policy
 from flexspec_mq.controller.policies import name_of
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.energy.model import per_hundred
@@ -38,29 +42,21 @@ from flexspec_mq.errors import (
     WorkerError,
     WorkersBusy,
 )
+from flexspec_mq.grammar.compiled import CompiledGrammars
 from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.place import place_of
 from flexspec_mq.grammar.reader import engine_name, in_lark
+from flexspec_mq.grammar.tools import ToolFormat, ToolUse
 from flexspec_mq.models.text import format_of
 from flexspec_mq.protocol.effects import Commit, Finish, FinishReason
+from flexspec_mq.telemetry import TextSpan
 from schemas.node import TextFigures
 from schemas.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
-
-    from edge_node.completion.decoding import Piece
-    from edge_node.completion.options import CompletionOptions, Prompt
-    from edge_node.completion.service import Wait
-    from edge_node.generation import Generation
     from edge_node.node import EdgeNode
-    from flexspec_mq.controller.explain import Planned
-    from flexspec_mq.controller.plan import Policy
-    from flexspec_mq.grammar.compiled import CompiledGrammars
     from flexspec_mq.grammar.matcher import CompiledGrammar
-    from flexspec_mq.grammar.tools import ToolFormat, ToolUse
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.telemetry import TextSpan
 
 _TEXTS = 8
 """Tokenizers of targets that are kept ready for grammars, 34 MB each."""

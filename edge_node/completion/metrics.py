@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from prometheus_client import Metric
 from prometheus_client.registry import Collector
 
+from edge_node.completion.completion import Completion
 from edge_node.completion.options import WHOLE_CONTEXT
 from flexspec_mq.catalogue.refusals import Reason
 from flexspec_mq.daemon import instruments
 from flexspec_mq.daemon.instruments import MODEL, Instruments
 from flexspec_mq.daemon.tally import DraftTally
 from flexspec_mq.keys.refusals import KeyReason as NotBelieved
-from flexspec_mq.protocol.edge.types import EdgeState
+from flexspec_mq.protocol.edge.types import EdgeCounters, EdgeState
+from schemas.node import TextFigures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from prometheus_client import Metric
-
-    from edge_node.completion.completion import Completion
     from edge_node.completion.generator import Writing
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.node import EdgeNode
-    from flexspec_mq.protocol.edge.types import EdgeCounters
-    from schemas.node import TextFigures
 
 _REASONS = {
     "stop": "stop",

@@ -8,13 +8,13 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import GrammarError, UsageError
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.tools import ToolUse
 from flexspec_mq.models.text import Turn, encode_turns, render_turns
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.telemetry import Carrier
 
 if TYPE_CHECKING:
-    from flexspec_mq.grammar.grammar import Grammar
-    from flexspec_mq.grammar.tools import ToolUse
     from flexspec_mq.models.load import LoadedText
 
 WHOLE_CONTEXT = -1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,8 +19,6 @@ from flexspec_mq.errors import LinkDown, WorkerError
 from flexspec_mq.protocol.edge.types import EdgeState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
     from flexspec_mq.models.load import LoadedText

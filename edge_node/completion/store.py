@@ -8,29 +8,26 @@ import math
 import secrets
 import time
 from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
-from edge_node.completion.completion import Completion, End, EndReason
-from edge_node.completion.options import SEED_BITS
+from edge_node.completion.completion import Completion, End, EndReason, IdempotencyKey
+from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
 from flexspec_mq import waiting
 from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import Cancelled, FlexSpecError, TimeIsOver
 from flexspec_mq.protocol.effects import FinishReason
 from flexspec_mq.settings import Setting
+from schemas.node import TextFigures, TextView
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from edge_node.completion.completion import IdempotencyKey
     from edge_node.completion.generator import CompletionGenerator
     from edge_node.completion.metrics import Metrics
-    from edge_node.completion.options import CompletionOptions, Prompt
     from flexspec_mq.models.load import LoadedText
-    from schemas.node import TextFigures, TextView
 
 _REASONS: dict[FinishReason, EndReason] = {
     FinishReason.EOS: "stop",

@@ -5,16 +5,15 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
+from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.models.text import Turn
-from flexspec_mq.protocol.effects import FinishReason
+from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.telemetry import TextSpan
+from schemas.openai import FlexspecUsage
 
 if TYPE_CHECKING:
-    from edge_node.completion.options import CompletionOptions, Prompt
     from edge_node.generation import Generation
     from edge_node.node import EdgeNode
-    from flexspec_mq.protocol.effects import Finish
-    from schemas.openai import FlexspecUsage
 
 _FIGURES = {
     "gen_ai.request.temperature": "temperature",

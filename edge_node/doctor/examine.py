@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_node.api.client import find_node, reached_at
+from edge_node.api.client import RunningNode, find_node, reached_at
 from edge_node.wire import wire_of
 from flexspec_mq import topics, waiting
-from flexspec_mq.doctor.checks import Check
+from flexspec_mq.doctor.checks import Check, Report
 from flexspec_mq.doctor.daemon import NOT_A_SESSION, DaemonDoctor
 from flexspec_mq.doctor.machine import check_port, load_model
 from flexspec_mq.doctor.statuses import check_clock, check_workers
@@ -16,17 +17,12 @@ from flexspec_mq.errors import ModelError
 from flexspec_mq.models.onnx.folder import default_graphs_folder, has_graphs
 from flexspec_mq.transport.arguments import link_settings
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED
-from schemas.status import EdgeStatus
+from schemas.status import EdgeStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from edge_node.api.client import RunningNode
     from edge_node.config import EdgeConfig
     from edge_node.settings import EdgeSettings
-    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.drafting.load import DraftModel
-    from schemas.status import WorkerStatus
 
     Load = Callable[[EdgeSettings, Callable[[str], None]], DraftModel]
 

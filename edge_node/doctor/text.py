@@ -6,35 +6,32 @@ import asyncio
 import contextlib
 import http.client
 import time
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edge_node.api.client import ask
+from edge_node.api.client import RunningNode, ask
+from edge_node.api.settings import ApiSettings
 from edge_node.completion.generator import CompletionGenerator
 from edge_node.completion.options import CompletionOptions
 from edge_node.fleet.target_texts import TargetTexts
 from edge_node.node import EdgeNode
 from flexspec_mq import topics, waiting
 from flexspec_mq.daemon.tasks import on_thread
+from flexspec_mq.doctor.checks import Report
 from flexspec_mq.errors import FlexSpecError, LinkError, PublishRefused, TimeIsOver, WorkerError
 from flexspec_mq.models.text import Turn
-from flexspec_mq.transport.base import NOT_AUTHORIZED, no_birth
+from flexspec_mq.transport.base import NOT_AUTHORIZED, LinkSettings, no_birth
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
+from schemas.node import TextFigures
+from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractAsyncContextManager
-
-    from edge_node.api.client import RunningNode
-    from edge_node.api.settings import ApiSettings
     from edge_node.config import EdgeConfig
-    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.doctor.daemon import DaemonDoctor
     from flexspec_mq.drafting.load import DraftModel
-    from flexspec_mq.transport.base import LinkSettings
-    from flexspec_mq.transport.link import Link
-    from schemas.node import TextFigures
-    from schemas.status import WorkerStatus
 
 _PROMPT = "Say hello."
 _TOKENS = 4

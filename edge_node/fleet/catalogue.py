@@ -11,10 +11,11 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flexspec_mq import waiting
-from flexspec_mq.catalogue.driver import Driver
+from flexspec_mq.catalogue.driver import Driver, Outcome
 from flexspec_mq.catalogue.follower import Accepted, Follower
 from flexspec_mq.catalogue.refusals import Reason, RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
@@ -22,17 +23,13 @@ from flexspec_mq.catalogue.store import Store
 from flexspec_mq.daemon.dated import ExpiryLog
 from flexspec_mq.errors import LinkDown, LinkRefused
 from flexspec_mq.models.cache import families_folder
-from schemas.catalogue import CatalogueVersion, VersionState
+from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
 from schemas.node import CatalogueChange
 from schemas.status import CatalogueStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flexspec_mq.catalogue.driver import Outcome
     from flexspec_mq.catalogue.options import FamilyOptions
     from flexspec_mq.transport.link import Link
-    from schemas.catalogue import Catalogue
 
 _TEXT = 256
 MAX_HISTORY = 32

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -13,8 +14,6 @@ from flexspec_mq.errors import LinkDown, LinkRefused, RemoteProtocolError
 from schemas.status import EdgeStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flexspec_mq.transport.link import Link
 
 MAX_DEVICES = 256

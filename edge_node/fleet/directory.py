@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from flexspec_mq import topics, waiting
@@ -25,8 +26,6 @@ from schemas.messages import Sampling
 from schemas.status import VersionStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flexspec_mq.transport.link import Link
 
 MAX_WORKERS = 1024

@@ -7,23 +7,20 @@ yet, or no more, the family's name goes to one that has: an announcement may be 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from math import inf
 from typing import TYPE_CHECKING
 
-from edge_node.fleet.directory import TargetVersion
+from edge_node.fleet.directory import TargetVersion, WorkerDirectory
 from flexspec_mq.catalogue import naming
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.errors import WorkerError
-from schemas.catalogue import VersionState
+from flexspec_mq.models.fingerprint import Difference
+from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
+from schemas.status import WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from edge_node.fleet.catalogue import FamilyCatalogue
-    from edge_node.fleet.directory import WorkerDirectory
-    from flexspec_mq.models.fingerprint import Difference
-    from schemas.catalogue import Catalogue, CatalogueVersion
-    from schemas.status import WorkerStatus
 
 _log = logging.getLogger(__name__)
 

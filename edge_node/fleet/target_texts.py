@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,12 @@ from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import FlexSpecError, LinkDown, LinkRefused, WorkerError
 from flexspec_mq.models.fingerprint import Difference, other_vocabulary
 from flexspec_mq.models.target_text import TokenMap, as_told, token_map
+from schemas.status import TokenizerStatus, WorkerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from flexspec_mq.drafting.load import DraftModel
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.transport.link import Link
-    from schemas.status import TokenizerStatus, WorkerStatus
 
 _MOST = 32
 """Tokenizers that are kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group
@@ -11,8 +12,6 @@ from rich.text import Text
 from flexspec_mq.daemon.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from schemas.openai import Writer
 
 STYLES: dict[Writer, tuple[str, str]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,8 +26,6 @@ from schemas.node import EVENTS, NodeEvent
 from schemas.openai import ChatCompletionChunk, Error, ErrorBody, ModelList, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable
-
     from flexspec_mq.chat.settings import ChatOptions
 
 T = TypeVar("T")

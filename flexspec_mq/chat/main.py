@@ -6,21 +6,19 @@ import argparse
 import asyncio
 import signal
 import sys
+from collections.abc import Sequence
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
-from flexspec_mq.chat.settings import NUMBERS, PROGRAM, GenerationOptions
+from flexspec_mq.chat.settings import NUMBERS, PROGRAM, ChatOptions, GenerationOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import stoppable
 from flexspec_mq.errors import Cancelled, FlexSpecError, UsageError, how_to_install
 from flexspec_mq.settings import add_flags, add_show_command, load, show
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from flexspec_mq.chat.lines import Pipe, Terminal
     from flexspec_mq.chat.session import ChatSession
-    from flexspec_mq.chat.settings import ChatOptions
 
 _INTERRUPT = (signal.SIGINT,)
 """Ctrl-C ends what is under way, not the chat."""

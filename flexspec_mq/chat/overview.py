@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -17,23 +18,16 @@ from flexspec_mq.controller.explain import limit_in_words
 from flexspec_mq.daemon.printable import printable
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.energy.model import in_words, per_hundred
-from schemas.node import FleetView, NodeView, PlanView, TextView
+from schemas.node import FleetView, NodeEvent, NodeView, PlanView, TextFigures, TextView, WorkerView
+from schemas.openai import Writer
+from schemas.plan import VersionPlan
+from schemas.status import EdgeStatus, WorkerStatus
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+Words = str | Text | tuple[str, str]
+"""Text, text of a style, or a text and its style."""
+Section = tuple[RenderableType, ...]
+"""A part of the screen: its title, and what stands below it."""
 
-    from rich.console import RenderableType
-
-    from schemas.node import NodeEvent, TextFigures, WorkerView
-    from schemas.openai import Writer
-    from schemas.plan import VersionPlan
-    from schemas.status import EdgeStatus, WorkerStatus
-
-    Words = str | Text | tuple[str, str]
-    """Text, text of a style, or a text and its style."""
-
-    Section = tuple[RenderableType, ...]
-    """A part of the screen: its title, and what stands below it."""
 
 MAX_OVER = 16
 """Texts that are over and are still shown."""

@@ -10,16 +10,14 @@ from contextlib import aclosing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from flexspec_mq.chat.api import content, pieces
-from flexspec_mq.chat.settings import NUMBERS
+from flexspec_mq.chat.api import ApiClient, content, pieces
+from flexspec_mq.chat.settings import NUMBERS, GenerationOptions
 from flexspec_mq.energy.model import in_words
 from flexspec_mq.errors import FlexSpecError, UsageError
 from schemas.openai import Usage
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.answer import Answer
-    from flexspec_mq.chat.api import ApiClient
-    from flexspec_mq.chat.settings import GenerationOptions
     from flexspec_mq.chat.view import View
 
 NONE = "none"

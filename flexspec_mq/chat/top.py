@@ -10,12 +10,13 @@ import signal
 import sys
 import termios
 import time
+from collections.abc import Callable, Sequence
 from contextlib import aclosing, suppress
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 from flexspec_mq import waiting
-from flexspec_mq.chat.settings import PROGRAM
+from flexspec_mq.chat.settings import PROGRAM, ChatOptions
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.progress import answer, in_foreground
 from flexspec_mq.daemon.retry import Backoff
@@ -32,13 +33,10 @@ from flexspec_mq.errors import (
 from flexspec_mq.settings import add_flags, load
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from rich.console import Console
 
     from flexspec_mq.chat.api import ApiClient
     from flexspec_mq.chat.overview import Overview, Screenful
-    from flexspec_mq.chat.settings import ChatOptions
 
 _WIDTH = 160
 """Columns of what is printed where there is no terminal."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import termios
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.text import Text
@@ -14,9 +14,6 @@ from flexspec_mq.chat.answer import Answer, legend
 from flexspec_mq.daemon.main import print_error
 from flexspec_mq.daemon.printable import printable
 from flexspec_mq.errors import FlexSpecError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 
 class View:

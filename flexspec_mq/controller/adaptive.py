@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.controller.round_model import ASKS
+from flexspec_mq.controller.round_model import ASKS, Drafting
 from schemas.messages import MAX_AHEAD
-
-if TYPE_CHECKING:
-    from flexspec_mq.controller.observation import Observation
-    from flexspec_mq.controller.round_model import Drafting
 
 _ALONE = 2.0, 1.0
 """Tokens that a worker drafts for a verdict: from the first on it has time, and is left to draft alone; below the

@@ -8,36 +8,30 @@ is not likely enough.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from flexspec_mq.controller.adaptive import AdaptivePolicy
 from flexspec_mq.controller.explain import device_drafts, nobody_drafts
-from flexspec_mq.controller.limits import Option, TextLimits
+from flexspec_mq.controller.limits import Limits, Option, TextLimits
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.round_model import (
     ASKING,
     LENGTHS,
     NOBODY,
     Drafting,
     Forecast,
+    RoundTimes,
     forecast,
     plan_space,
     round_times,
     worker_drafting,
 )
 from flexspec_mq.energy.model import OVERHEAD_DOWN, OVERHEAD_UP
-from schemas.plan import PlanAlternative
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flexspec_mq.controller.limits import Limits
-    from flexspec_mq.controller.observation import Observation
-    from flexspec_mq.controller.plan import Plan
-    from flexspec_mq.controller.round_model import RoundTimes
-    from schemas.plan import LimitReport
+from schemas.plan import LimitReport, PlanAlternative
 
 _DRAFTED = 0.005
 """Share of a token's time that a token drafted on the device is worth avoiding: it takes energy."""

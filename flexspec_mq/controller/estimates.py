@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flexspec_mq.controller.estimators.average import Average
+from flexspec_mq.controller.estimators.worker import WorkerEstimates
+from flexspec_mq.controller.observation import Observation
 from schemas.plan import PlanEstimate
 
 if TYPE_CHECKING:
-    from flexspec_mq.controller.estimators.average import Average
     from flexspec_mq.controller.estimators.node import NodeEstimates, VersionEstimates
-    from flexspec_mq.controller.estimators.worker import WorkerEstimates
-    from flexspec_mq.controller.observation import Observation
 
 _FIRST = 4
 """Places of a batch whose acceptance is told."""

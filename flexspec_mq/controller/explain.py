@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec.structs import replace
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+from flexspec_mq.controller.observation import Observation
+from schemas.plan import LimitReport, PlanAlternative, PlanEstimate
 
-    from flexspec_mq.controller.observation import Observation
+if TYPE_CHECKING:
     from flexspec_mq.controller.plan import Plan, Policy
-    from schemas.plan import LimitReport, PlanAlternative, PlanEstimate
 
 
 @runtime_checkable

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import msgspec
 
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.round_model import Drafting
 from schemas.plan import LimitReport
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from flexspec_mq.controller.observation import Observation
-    from flexspec_mq.controller.round_model import Drafting
 
 _MEMORY = 8192.0
 """Tokens after which what was spent counts for little (1/e)."""

@@ -6,13 +6,11 @@ By default `closed_form.py` does: it says how long a batch is, who drafts it, an
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from flexspec_mq.controller.observation import Observation
 from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
-
-if TYPE_CHECKING:
-    from flexspec_mq.controller.observation import Observation
 
 
 @dataclass(frozen=True, slots=True)

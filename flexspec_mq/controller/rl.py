@@ -13,15 +13,13 @@ from functools import cache
 from math import log
 from operator import mul
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flexspec_mq.controller.adaptive import AdaptivePolicy
+from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.controller.round_model import NOBODY, ROW, Drafting, worker_reading, worker_tokens
 from flexspec_mq.errors import ModelError
-
-if TYPE_CHECKING:
-    from flexspec_mq.controller.observation import Observation
-    from flexspec_mq.controller.plan import Plan
 
 FEATURES = (
     "round trip",

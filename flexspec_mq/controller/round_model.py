@@ -11,12 +11,10 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import ceil
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.observation import Observation
 
 LENGTHS = 1, 2, 3, 4, 8
 """K that are considered; finer steps change seconds by less than 1 % in simulated time."""

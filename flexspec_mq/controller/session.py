@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flexspec_mq.controller.estimates import estimates
 from flexspec_mq.controller.estimators.average import Rate
-from flexspec_mq.controller.estimators.node import REMEMBERED, VersionEstimates
+from flexspec_mq.controller.estimators.node import REMEMBERED, NodeEstimates, VersionEstimates
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.estimators.worker import WorkerEstimates
 from flexspec_mq.controller.explain import Explains, Planned
 from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan, Policy
-from schemas.messages import MAX_DRAFT_TOKENS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from flexspec_mq.controller.estimators.node import NodeEstimates
-    from flexspec_mq.controller.estimators.round_trip import RoundTrip
-    from schemas.messages import Verdict
-    from schemas.plan import PlanEstimate
+from schemas.messages import MAX_DRAFT_TOKENS, Verdict
+from schemas.plan import PlanEstimate
 
 _READ = 64
 """Tokens of a prompt that a worker's draft reads beside a forward, as `cloud_worker` does."""

@@ -6,7 +6,7 @@ made for vLLM reads either with ``vllm:`` replaced.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,22 +16,19 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    Metric,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from flexspec_mq.daemon.probes import Page
+from flexspec_mq.daemon.probes import Page, Pages
+from flexspec_mq.daemon.tally import DraftTally
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from prometheus_client import Metric
     from prometheus_client.registry import Collector
 
-    from flexspec_mq.daemon.probes import Pages
-    from flexspec_mq.daemon.tally import DraftTally
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 """Media type of `Instruments.page`."""

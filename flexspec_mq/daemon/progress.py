@@ -12,14 +12,13 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Protocol, TextIO
 
 from flexspec_mq.daemon.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rich.console import Console
 
 _SHARE = re.compile(r"[:,]? *(\d{1,3}) ?%$")

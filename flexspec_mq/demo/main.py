@@ -7,9 +7,10 @@ import asyncio
 import math
 import secrets
 import signal
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.main import run_main
@@ -22,9 +23,6 @@ from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.links import LINKS
 from flexspec_mq.models.checkpoint import need_libraries
 from schemas.messages import MAX_AHEAD
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
 
 T = TypeVar("T")
 

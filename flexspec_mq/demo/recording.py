@@ -7,21 +7,19 @@ import time
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx2
 
 from flexspec_mq import waiting
 from flexspec_mq.chat.api import api_at, pieces
 from flexspec_mq.chat.settings import ChatOptions
+from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.errors import FlexSpecError
 from schemas.openai import FlexspecUsage, Writer
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from flexspec_mq.chat.answer import Answer
-    from flexspec_mq.demo.proxy import Proxy
 
 CUT_S = 3.0
 """Seconds for which the network is cut: no byte passes, and connections stay until the node replaces them."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
@@ -14,17 +15,8 @@ from rich.text import Text
 
 from flexspec_mq.chat.answer import legend, style
 from flexspec_mq.daemon.printable import printable
-from flexspec_mq.daemon.progress import bars
-from flexspec_mq.demo.recording import CUT_S
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from contextlib import AbstractContextManager
-
-    from rich.console import RenderableType
-
-    from flexspec_mq.daemon.progress import Tell
-    from flexspec_mq.demo.recording import Recording
+from flexspec_mq.daemon.progress import Tell, bars
+from flexspec_mq.demo.recording import CUT_S, Recording
 
 TITLES = ("streamed without drafts", "written with drafts")
 _FRAME_S = 0.05

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexspec_mq import waiting
 from flexspec_mq.daemon.printable import printable
@@ -17,11 +19,8 @@ from flexspec_mq.doctor.checks import Finding, State
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings.flags import positive
 
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Callable, Coroutine, Sequence
+Examine = Callable[[Callable[[str], None], float], Coroutine[Any, Any, list[Finding]]]
 
-    Examine = Callable[[Callable[[str], None], float], Coroutine[Any, Any, list[Finding]]]
 
 _MARKS = {
     State.OK: ("✓", "green"),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue import naming
+from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor import statuses
-from flexspec_mq.doctor.checks import Check, Finding, run_checks
+from flexspec_mq.doctor.checks import Check, Finding, Report, run_checks
 from flexspec_mq.doctor.family import check_family
 from flexspec_mq.doctor.machine import check_cache, check_packages
 from flexspec_mq.doctor.qualities import reach
@@ -23,20 +26,14 @@ from flexspec_mq.doctor.watch import Watch
 from flexspec_mq.errors import LinkError, LinkRefused, PublishRefused
 from flexspec_mq.keys.refusals import KeysRefused
 from flexspec_mq.settings.values import is_loopback
-from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, no_birth
+from flexspec_mq.transport.base import NO_SUBSCRIBERS, NOT_AUTHORIZED, LinkSettings, no_birth
+from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from schemas.messages import NO_SESSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from flexspec_mq.catalogue.options import FamilyOptions
-    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.keys.trust import Trust
-    from flexspec_mq.transport.base import LinkSettings
-    from flexspec_mq.transport.link import Link
 
 NOT_A_SESSION = Codec().encode(NO_SESSION)
 NOBODY = "flexspec-doctor"

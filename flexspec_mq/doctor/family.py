@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flexspec_mq import waiting
@@ -12,18 +13,16 @@ from flexspec_mq.catalogue.follower import Follower, Record
 from flexspec_mq.catalogue.refusals import RecordError, Refused
 from flexspec_mq.catalogue.signing import read_public
 from flexspec_mq.catalogue.store import Store
+from flexspec_mq.doctor.checks import Report
 from flexspec_mq.doctor.statuses import duration
 from flexspec_mq.errors import LinkRefused, UsageError
 from flexspec_mq.models.cache import families_folder
+from schemas.catalogue import Catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flexspec_mq.catalogue.options import FamilyOptions
-    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.doctor.watch import Watch
     from flexspec_mq.transport.link import Link
-    from schemas.catalogue import Catalogue
 
 _PUBLISH = "ask who publishes the family; `flexspec head list` shows what is published"
 

@@ -8,22 +8,19 @@ import platform
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 from contextlib import closing
 from importlib import metadata
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from flexspec_mq.daemon.tasks import on_thread
+from flexspec_mq.doctor.checks import Report
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import models_cache
 from flexspec_mq.models.default import default_model_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flexspec_mq.doctor.checks import Report
 
 T = TypeVar("T")
 

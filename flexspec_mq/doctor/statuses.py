@@ -6,9 +6,9 @@ import time
 from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
+from flexspec_mq.doctor.checks import Report
 
 if TYPE_CHECKING:
-    from flexspec_mq.doctor.checks import Report
     from flexspec_mq.doctor.watch import Seen, Watch
     from schemas.status import WorkerStatus
 

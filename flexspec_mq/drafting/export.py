@@ -5,18 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.daemon.progress import answer, stages
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.cache import Progress
 from flexspec_mq.models.onnx.folder import KINDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flexspec_mq.models.cache import Progress
     from flexspec_mq.models.draft.calibrate import Coupled
     from flexspec_mq.models.kv import SessionKV
     from flexspec_mq.models.onnx.model import OnnxModel

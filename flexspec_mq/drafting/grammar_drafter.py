@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,6 @@ from flexspec_mq.errors import GrammarError
 from schemas.messages import MAX_DRAFT_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from flexspec_mq.grammar.matcher import Matcher
 
 

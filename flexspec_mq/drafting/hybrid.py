@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken, PricedDrafter
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
+from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
 
 _COST = 0.1
 """Tokens that a forward of the draft costs, while nobody has measured it: ten tokens a second, 10 ms."""

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
 
 from flexspec_mq.drafting.grammar_drafter import GrammarDrafter
 from flexspec_mq.drafting.hybrid import HybridDrafter
+from flexspec_mq.drafting.interface import PricedDrafter
 from flexspec_mq.drafting.model_drafter import ModelDrafter, proposer_of, read_calibration
 from flexspec_mq.drafting.prompt_lookup import PromptLookupDrafter
-from flexspec_mq.drafting.settings import installed
+from flexspec_mq.drafting.settings import DraftSettings, installed
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.default import default_draft_path
-from flexspec_mq.models.load import find_model, load_text
+from flexspec_mq.models.load import LoadedText, find_model, load_text
 from flexspec_mq.models.memory import collapse
 from flexspec_mq.models.onnx.folder import can_write, default_graphs_folder, has_graphs
 from flexspec_mq.models.onnx.write import cached_graphs, default_graphs
+from flexspec_mq.models.runner import DraftRunner
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Say = Callable[[str], None]
 
-    import numpy as np
-    import numpy.typing as npt
-
-    from flexspec_mq.drafting.interface import PricedDrafter
-    from flexspec_mq.drafting.settings import DraftSettings
-    from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.models.runner import DraftRunner
-
-    Say = Callable[[str], None]
 
 _POOL = 2048
 """Tokens of ended texts that are kept. Keys and values are float32: 21.5 kB a token of the default draft."""

@@ -12,17 +12,15 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 import msgspec
 
 from flexspec_mq.daemon.files import alone, whole
 from flexspec_mq.drafting.prompt_lookup import Bins, Lookup, Support
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
-    from pathlib import Path
 
 ANSWERS = 40
 TOKENS = 16_384

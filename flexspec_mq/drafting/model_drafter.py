@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import json
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from flexspec_mq.drafting.interface import DraftToken
+from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
-from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, features_of
+from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, Floats, features_of
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
 from flexspec_mq.sampling.noise import words_of
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-
-    from flexspec_mq.drafting.interface import Drafted, DraftRequest
     from flexspec_mq.grammar.matcher import Mask
-    from flexspec_mq.models.draft.confidence import Floats
     from flexspec_mq.models.target_text import TokenMap
 
     Proposer = Callable[[npt.NDArray[np.float32], SamplingParams, int, int], DraftToken]

@@ -9,14 +9,11 @@ both lookups the surer one. A step costs some tens of microseconds.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
 
 LONGEST = 32
 """Tokens of a match that are told apart; longer ones count as this."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.evolution import offline
@@ -10,19 +13,11 @@ from flexspec_mq.heads.manifest import CANARY_SHARE, MANIFEST, Canary, HeadError
 from flexspec_mq.models.cache import whole_folder
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.compact.load_exact import Checkpoint
-from flexspec_mq.models.invariance.target import canary_share
-from flexspec_mq.models.load import load_text, torch_device, torch_dtype
+from flexspec_mq.models.head import Head
+from flexspec_mq.models.invariance.target import TargetModel, canary_share
+from flexspec_mq.models.load import LoadedText, load_text, torch_device, torch_dtype
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.models.text import Turn, encode_turns
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from flexspec_mq.models.head import Head
-    from flexspec_mq.models.invariance.target import TargetModel
-    from flexspec_mq.models.load import LoadedText
 
 PROMPTS = (
     "Why is the sky blue?",

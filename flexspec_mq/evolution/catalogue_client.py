@@ -6,6 +6,7 @@ older than one it has seen. Only one thing is different: a catalogue that has ex
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import logging
@@ -15,7 +16,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -35,10 +36,6 @@ from flexspec_mq.transport.base import Inbound, Subscription
 from flexspec_mq.transport.link import Link
 from flexspec_mq.transport.mqtt import mqtt_link
 from schemas.catalogue import Catalogue, KeySet
-
-if TYPE_CHECKING:
-    import argparse
-
 
 _UNKNOWN = (
     "this broker does not say when it is on its disk, as one of `flexspec-broker run DIR` does: should it lose it, "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
@@ -20,9 +21,6 @@ from flexspec_mq.evolution.catalogue_client import CatalogueClient, connected
 from flexspec_mq.evolution.settings import head_options
 from flexspec_mq.heads.place import from_catalogue, scheme_of
 from schemas.catalogue import FORMAT, Catalogue, KeySet, Signed
-
-if TYPE_CHECKING:
-    import argparse
 
 DAY = 86_400
 _EDITS = {"promote": editing.promote, "rollback": editing.rollback, "retire": editing.retire}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 
@@ -16,15 +17,10 @@ from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, LoraDelta, LoraHead
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, DRAFT_FILES, FULL, read_weights
 from flexspec_mq.models.invariance.target import canary_share
-from flexspec_mq.models.load import load_text, resolve
+from flexspec_mq.models.load import LoadedText, load_text, resolve
 from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.onnx.lora import add_draft_lora, read_draft_lora
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
-
-if TYPE_CHECKING:
-    import argparse
-
-    from flexspec_mq.models.load import LoadedText
 
 FILES = {"base": set[str](), "lora": {CONFIG, ADAPTER}, "full": {FULL}}
 """Files of a head by its kind, beside those of a LoRA of the draft."""

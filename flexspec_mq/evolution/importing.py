@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -26,10 +28,6 @@ from flexspec_mq.models.head import LM_HEAD, read_safetensors
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, PREFIX, read_lora
 from flexspec_mq.models.load import load_text, torch_dtype
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
-
-if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
 
 EMBEDDING = "model.embed_tokens.weight"
 _COPIES = {

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.dated import day
@@ -21,9 +22,6 @@ from flexspec_mq.topics import edge_status_topic, worker_of_status, worker_statu
 from flexspec_mq.transport.base import Inbound
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, VersionState
 from schemas.status import DIGEST, EdgeStatus, WorkerStatus
-
-if TYPE_CHECKING:
-    import argparse
 
 FILTERS = worker_status_topic("+"), edge_status_topic("+")
 """Filters of the statuses that `Statuses` takes."""

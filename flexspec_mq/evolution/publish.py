@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flexspec_mq import topics
 from flexspec_mq.catalogue import editing
@@ -20,9 +20,6 @@ from flexspec_mq.heads.fetch import fetch_manifest
 from flexspec_mq.heads.manifest import MANIFEST, MAX_MANIFEST, HeadError, Manifest, decode, digest, read_head
 from flexspec_mq.heads.place import FetchError, Place, from_catalogue, scheme_of
 from schemas.catalogue import BASE_ID, Catalogue, VersionState
-
-if TYPE_CHECKING:
-    import argparse
 
 LIFETIME = 7 * 86_400
 """Seconds until a family's first catalogue expires; `renew` sets another time."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,9 +16,6 @@ from flexspec_mq.settings import Program, Section, Setting, load
 from flexspec_mq.transport.arguments import LinkOptions
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
-
     from flexspec_mq.catalogue.signing import PrivateKey
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from flexspec_mq import waiting
 from flexspec_mq.catalogue import editing
@@ -22,9 +22,6 @@ from flexspec_mq.evolution.evidence import Evidence
 from flexspec_mq.evolution.overview import FILTERS, Statuses
 from flexspec_mq.evolution.settings import head_options
 from schemas.catalogue import Catalogue, CatalogueVersion, VersionState
-
-if TYPE_CHECKING:
-    import argparse
 
 _log = logging.getLogger(__name__)
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from flexspec_mq.errors import GrammarError
+from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.reader import engine_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flexspec_mq.grammar.grammar import Grammar
     from flexspec_mq.grammar.matcher import CompiledGrammar, GrammarTokenizer
 
 _MOST: Final = 64

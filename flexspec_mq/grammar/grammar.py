@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import zstandard
 
 from flexspec_mq.errors import RemoteProtocolError, UsageError
 from schemas.messages import MAX_GRAMMAR
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 MAX_SOURCE = 1_000_000
 """Bytes of a source, unpacked."""

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from flexspec_mq.errors import GrammarError
 from flexspec_mq.grammar.trial import LIMITS, GrammarTrial, Outcome, cleaned
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy.typing as npt
-
     from flexspec_mq.grammar.grammar import Grammar
 
     Mask = npt.NDArray[np.bool_]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 from flexspec_mq.grammar.grammar import HOLD_NAMED, HOLD_SCHEMAS, Grammar
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 _TRIES, _LONG_TRIES = 300, 6
 """Parts that are tried, and where each may be what takes too much."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import GrammarError
-from flexspec_mq.grammar.grammar import GBNF
-
-if TYPE_CHECKING:
-    from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.grammar import GBNF, Grammar
 
 _MAX_GBNF = 32_768
 

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.grammar import Grammar, json_part
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 MAX_CALLS = 8
 """Calls of one answer at most: a small model may repeat itself."""

@@ -17,16 +17,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from flexspec_mq import waiting
 from flexspec_mq.errors import GrammarError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 LIMITS: Final = {
     "initial_lexer_fuel": 200_000,

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 
 from flexspec_mq.errors import ModelError, how_to_install
-from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer
+from flexspec_mq.models.tokenizer import ROLES, PlainTokenizer, Tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-    from flexspec_mq.models.tokenizer import Tokenizer
 
 WEIGHTS = "model.safetensors"
 GRAPHS = "flexspec_onnx.json"

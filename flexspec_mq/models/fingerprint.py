@@ -14,12 +14,10 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flexspec_mq.models.tokenizer import Tokenizer
 from schemas.status import DIGEST, TokenizerStatus
-
-if TYPE_CHECKING:
-    from flexspec_mq.models.tokenizer import Tokenizer
 
 FINGERPRINT_BYTES = 16
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.heads.manifest import HeadError
@@ -26,9 +28,6 @@ from flexspec_mq.models.head import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
     import torch
 
     from flexspec_mq.models.shape import Shape

@@ -23,13 +23,13 @@ from flexspec_mq.models.checkpoint import (
 from flexspec_mq.models.default import DEFAULT_MODEL_NAME, default_model_path
 from flexspec_mq.models.fingerprint import TokenizerContents
 from flexspec_mq.models.gguf.convert import gguf_checkpoint
+from flexspec_mq.models.tokenizer import Tokenizer
+from schemas.status import TokenizerStatus
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from flexspec_mq.models.tokenizer import Tokenizer
-    from schemas.status import TokenizerStatus
 
 DTYPES = ("bfloat16", "float16", "float32")
 UNSTATED_CONTEXT = 131_072

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import transformers
 from torch.nn import functional
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.heads.manifest import HeadError
+from flexspec_mq.models.head import Head
 from flexspec_mq.models.invariance.attention import Heads, Packed
+from flexspec_mq.models.invariance.lora_bank import LoraBank
 from flexspec_mq.models.invariance.product_probe import Products
 from flexspec_mq.models.invariance.proof_cache import Candidate, digest
 from flexspec_mq.models.invariance.shapes import Shapes
-from flexspec_mq.models.invariance.target import TargetModel
+from flexspec_mq.models.invariance.target import RowBatch, TargetModel
 from flexspec_mq.models.matrices import Plain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from transformers import PreTrainedModel
-
-    from flexspec_mq.models.head import Head
-    from flexspec_mq.models.invariance.lora_bank import LoraBank
-    from flexspec_mq.models.invariance.target import RowBatch
 
 IMPLEMENTATION = "flexspec_packed"
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import numpy.typing as npt
 
-if TYPE_CHECKING:
-    import numpy.typing as npt
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
 
-    Floats = npt.NDArray[np.float32]
-    Bytes = npt.NDArray[np.uint8]
 
 BLOCK = 32
 """Weights of one row that share a scale; the input of a product is rounded to 8 bits in blocks of the same size."""

@@ -6,6 +6,7 @@ Rotary factors are computed in float32 in the order of transformers' own code, s
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,6 @@ import torch
 from flexspec_mq.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from flexspec_mq.models.checkpoint import Config
 
 FAMILIES = ("llama", "mistral", "qwen2")

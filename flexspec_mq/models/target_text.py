@@ -9,25 +9,21 @@ stands between the two.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.fingerprint import TokenizerContents, left_out_ids, other_vocabulary
-from flexspec_mq.models.tokenizer import PlainTokenizer
-from schemas.status import AddedToken, TargetText
+from flexspec_mq.models.tokenizer import PlainTokenizer, Tokenizer
+from schemas.status import AddedToken, TargetText, TokenizerStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import numpy.typing as npt
-
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.models.tokenizer import Tokenizer
-    from schemas.status import TokenizerStatus
 
 _LEFT_OUT = "left out"
 

@@ -6,17 +6,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 from flexspec_mq.errors import UsageError
 from flexspec_mq.grammar.tools import ToolCall, ToolFormat, ToolUse, tool_format
 from flexspec_mq.models.fingerprint import left_out_ids
-from flexspec_mq.models.tokenizer import template_variables
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from flexspec_mq.models.tokenizer import Tokenizer
+from flexspec_mq.models.tokenizer import Tokenizer, template_variables
 
 Role = Literal["system", "user", "assistant", "tool"]
 

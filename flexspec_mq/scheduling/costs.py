@@ -5,14 +5,10 @@ Pure: it is told milliseconds, and measures nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy.typing as npt
+import numpy.typing as npt
 
 _FORGET = 0.97
 """Weight of all earlier forwards when one more is seen: about 33 count."""

@@ -18,17 +18,13 @@ Pure: it is told milliseconds, and measures nothing.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf, log1p
-from typing import TYPE_CHECKING
 
+from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.scheduling.costs import LEARN, PRIMES, ForwardCost, LinearCost
 from flexspec_mq.scheduling.step_budget import CHUNK, GIVES, PROBE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from flexspec_mq.protocol.effects import SessionKey
 
 PRIOR = 0.6
 """How likely a drafted token is right before any of its device was judged."""

@@ -19,15 +19,14 @@ No clock: every call takes `now` in seconds.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, TypeVar
 
+from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.protocol.worker.turns import by_device
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.scheduling.costs import ForwardCost
 
 _Key = TypeVar("_Key")

@@ -12,22 +12,19 @@ from __future__ import annotations
 import itertools
 import logging
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from flexspec_mq.drafting.interface import DraftRequest
+from flexspec_mq.drafting.interface import DraftRequest, DraftToken, PricedDrafter
+from flexspec_mq.protocol.effects import SessionKey
 from flexspec_mq.scheduling.costs import LEARN
-from flexspec_mq.scheduling.draft_budget import PRIOR
+from flexspec_mq.scheduling.draft_budget import PRIOR, Allocation, DraftBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from flexspec_mq.drafting.interface import DraftToken, PricedDrafter
-    from flexspec_mq.protocol.effects import SessionKey
     from flexspec_mq.protocol.worker.types import WorkItem
-    from flexspec_mq.scheduling.draft_budget import Allocation, DraftBudget
 
 _log = logging.getLogger(__name__)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from flexspec_mq.errors import UsageError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def is_loopback(host: str) -> bool:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import ssl
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from flexspec_mq.transport.base import MOST_PROPERTIES, Inbound
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 BULK = 64 * 1024
 """Bytes that are read at a time; then the event loop goes on with something else."""

@@ -8,10 +8,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from flexspec_mq.transport.base import LinkSettings, TlsSettings
+
 if TYPE_CHECKING:
     from cryptography import x509
 
-    from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 _NOT_YET_VALID, _EXPIRED = 9, 10
 _WRONG_NAME = (62, 64)

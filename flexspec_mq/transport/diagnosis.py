@@ -11,25 +11,22 @@ import socket
 import ssl
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from paho.mqtt.properties import VariableByteIntegers
 
 from flexspec_mq import waiting
 from flexspec_mq.errors import LinkRefused
+from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.certificates import complaint_about
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.properties import limits_in, reason_in
 from flexspec_mq.transport.refusals import UNSUPPORTED_VERSION, connect_refusal, no_mqtt5, poor_broker
 from flexspec_mq.transport.sockets import tls_context, why_unreachable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flexspec_mq.transport.base import LinkSettings, TlsSettings
 
 # CONNECT with a clean session, keepalive 10 s and an empty client id, by section 3.1 of either standard.
 CONNECT_311 = bytes((0x10, 12, 0, 4)) + b"MQTT" + bytes((4, 2, 0, 10, 0, 0))

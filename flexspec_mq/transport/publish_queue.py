@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.tasks import ended
 from flexspec_mq.errors import LinkDown, PublishRefused
+from flexspec_mq.transport.base import Outbound
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flexspec_mq.transport.base import Outbound
     from flexspec_mq.transport.link import Link
 
     OnLost = Callable[[LinkDown | PublishRefused], None]

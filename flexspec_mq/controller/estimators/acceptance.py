@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp
-from typing import TYPE_CHECKING
 
 from flexspec_mq.controller.observation import PLACES, UNTRIED
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _PRIOR = 2.0
 """Tries that the share counts for, before any, of which nothing is known."""

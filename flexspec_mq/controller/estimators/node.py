@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flexspec_mq.controller.estimators.acceptance import Acceptance
 from flexspec_mq.controller.estimators.average import Average
 from flexspec_mq.controller.estimators.link import LARGE, Bandwidth, Disconnects
 from flexspec_mq.controller.estimators.worker import StatedTimes, WorkerEstimates
+from flexspec_mq.controller.explain import Planned
 from flexspec_mq.daemon.expiring import ExpiringMap
-
-if TYPE_CHECKING:
-    from flexspec_mq.controller.explain import Planned
 
 _WORKERS = 64
 _VERSIONS = 64

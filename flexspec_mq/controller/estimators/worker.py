@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from flexspec_mq.controller.estimators.average import Average
-
-if TYPE_CHECKING:
-    from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.controller.estimators.round_trip import RoundTrip
 
 _MOST = 8.0
 """Tokens of a draft that a worker takes, as far as is known before it says otherwise: what a plan drafts at most."""

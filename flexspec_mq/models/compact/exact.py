@@ -8,34 +8,24 @@ some forty operations a layer where transformers' modules take six times as many
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch.nn import functional
 
 from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.compact.tensors import MATRICES, layer_prefix, read_exact_layer
-from flexspec_mq.models.head import FullHead, module_shapes
+from flexspec_mq.models.compact.tensors import MATRICES, ExactLayer, Make, layer_prefix, read_exact_layer
+from flexspec_mq.models.head import FullHead, Head, module_shapes
 from flexspec_mq.models.invariance.attention import Heads, Packed
-from flexspec_mq.models.invariance.lora_bank import LoraBank
-from flexspec_mq.models.invariance.target import TargetModel, joined
-from flexspec_mq.models.matrices import Plain, Reordered
-from flexspec_mq.models.shape import Turns
+from flexspec_mq.models.invariance.lora_bank import LoraBank, RowOwners
+from flexspec_mq.models.invariance.product_probe import Products
+from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.invariance.target import RowBatch, Rows, TargetModel, joined
+from flexspec_mq.models.matrices import Matrix, Plain, Reordered
+from flexspec_mq.models.shape import Shape, Turns
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
-
-    from flexspec_mq.models.compact.tensors import ExactLayer, Make
-    from flexspec_mq.models.head import Head
-    from flexspec_mq.models.invariance.lora_bank import RowOwners
-    from flexspec_mq.models.invariance.product_probe import Products
-    from flexspec_mq.models.invariance.shapes import Shapes
-    from flexspec_mq.models.invariance.target import RowBatch, Rows
-    from flexspec_mq.models.matrices import Matrix
-    from flexspec_mq.models.shape import Shape
-
-    Banks = dict[str, LoraBank]
-    Additions = tuple[Banks, RowOwners]
+Banks = dict[str, LoraBank]
+Additions = tuple[Banks, RowOwners]
 
 
 class ExactModel(TargetModel):

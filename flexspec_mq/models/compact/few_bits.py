@@ -7,23 +7,20 @@ product and keeps those that it was given, so these lie in a deleted file, whose
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import util
 from mmap import ACCESS_WRITE, MADV_DONTNEED, mmap
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from flexspec_mq.errors import ModelError, how_to_install
 from flexspec_mq.models.cache import models_cache
 from flexspec_mq.models.rounding import BLOCK, round_to
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
 
 _PIECE = 2048
 """Rows that are rounded to 8 bits at a time."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,19 +23,14 @@ from flexspec_mq.models.compact.tensors import (
     read_exact_layer,
 )
 from flexspec_mq.models.head import full_name, module_shapes
-from flexspec_mq.models.invariance.product_probe import Products, row_range, same_bits
+from flexspec_mq.models.invariance.product_probe import Kind, Products, row_range, same_bits
 from flexspec_mq.models.invariance.proof_cache import Candidate
 from flexspec_mq.models.invariance.shapes import Shapes
-from flexspec_mq.models.matrices import Plain, Reordered
+from flexspec_mq.models.matrices import Matrix, Plain, Reordered
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from flexspec_mq.models.invariance.product_probe import Kind
     from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.models.matrices import Matrix
 
     Prepare = Callable[[torch.Tensor, torch.Tensor | None], Matrix]
 

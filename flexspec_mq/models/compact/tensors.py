@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import WEIGHTS, weight_files
-from flexspec_mq.models.head import MODULES, full_name, module_shapes
+from flexspec_mq.models.head import MODULES, FullHead, full_name, module_shapes
 from flexspec_mq.models.matrices import Matrix
 from flexspec_mq.models.shape import Shape, refused
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
-    from pathlib import Path
-
-    from flexspec_mq.models.head import FullHead
 
 EMBEDDING, HEAD, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 FIRST_NORM, SECOND_NORM = "input_layernorm.weight", "post_attention_layernorm.weight"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.models.draft.confidence import COLUMNS, ConfidenceCalibration, Floats, basis_of, sigmoid
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
     from flexspec_mq.models.draft.delta import DeltaMeta
 
 FOLDS = 2

@@ -17,6 +17,7 @@ numpy only: a device needs no more.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,9 @@ import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.sampling.choose import choose_with_margin
+from flexspec_mq.sampling.noise import Words
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flexspec_mq.sampling.noise import Words
     from flexspec_mq.sampling.params import SamplingParams
 
 Floats = npt.NDArray[np.float64]

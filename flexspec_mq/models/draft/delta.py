@@ -7,16 +7,15 @@ difference to the base's layers that they started from (see ``unpack``). No mode
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 from flexspec_mq.models.checkpoint import fingerprint_of, read_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     import torch
 
 FORMAT_VERSION = 2

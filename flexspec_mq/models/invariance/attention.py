@@ -9,16 +9,13 @@ add exact zeros. Which numbers are needed depends on the dtype and the machine; 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from flexspec_mq.models.invariance.shapes import Shapes
-    from flexspec_mq.models.kv import SessionKV
+from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.kv import SessionKV
 
 _MOST_QUERIES = 64
 """Tokens of a session that attend together: a prompt's first ones need not look at all of it."""

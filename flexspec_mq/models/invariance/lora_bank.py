@@ -9,6 +9,7 @@ at a multiple of the power of two that holds them, and there are `_GRAIN`, or a 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,11 @@ import torch
 from torch.nn import functional
 
 from flexspec_mq.models.invariance.product_probe import cancelling
+from flexspec_mq.models.invariance.shapes import Shapes
+from flexspec_mq.models.matrices import Plain, Reordered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from flexspec_mq.models.head import LoraDelta
-    from flexspec_mq.models.invariance.shapes import Shapes
-    from flexspec_mq.models.matrices import Plain, Reordered
 
     Matrix = Plain | Reordered
     Make = Callable[[torch.Tensor, torch.Tensor | None], Matrix]

@@ -10,17 +10,13 @@ take another one than many; in float32 up to 15.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
 
 COUNTS = (*range(1, 11), 15, 16, 17, 24, 31, 32, 33, 36, 37, 48, 49, 63, 64, 65, 96, 128, 129)
 """Rows; those in between take the same kernels as far as we know, and so do those above."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -23,8 +24,6 @@ from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
-
     from flexspec_mq.models.invariance.target import TargetModel
 
 _PREFIX = 52

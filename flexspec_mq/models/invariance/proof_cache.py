@@ -12,6 +12,7 @@ import inspect
 import os
 import platform
 import time
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,6 @@ from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling import choose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable
-
     from flexspec_mq.models.invariance.target import TargetModel
 
 MOST = 128

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
-from flexspec_mq.models.invariance.product_probe import attention_shapes, row_range
-
-if TYPE_CHECKING:
-    from flexspec_mq.models.invariance.product_probe import Product, Products
+from flexspec_mq.models.invariance.product_probe import Product, Products, attention_shapes, row_range
 
 _CONTEXT_GRAIN = 64
 

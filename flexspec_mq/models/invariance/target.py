@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, pairwise
@@ -11,22 +12,17 @@ from typing import TYPE_CHECKING
 import torch
 
 from flexspec_mq.errors import LocalProtocolError
-from flexspec_mq.heads.manifest import HeadError
-from flexspec_mq.models.head import FullHead
-from flexspec_mq.models.invariance.attention import Segment
+from flexspec_mq.heads.manifest import Canary, HeadError
+from flexspec_mq.models.head import FullHead, Head
+from flexspec_mq.models.invariance.attention import Heads, Segment
 from flexspec_mq.models.invariance.lora_bank import COLUMNS, RowOwners
 from flexspec_mq.models.invariance.product_probe import Products, counts_within, row_range
+from flexspec_mq.models.invariance.shapes import Shapes
 from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput, to_numpy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from flexspec_mq.heads.manifest import Canary
-    from flexspec_mq.models.head import Head
-    from flexspec_mq.models.invariance.attention import Heads
     from flexspec_mq.models.invariance.lora_bank import LoraBank, Make
-    from flexspec_mq.models.invariance.shapes import Shapes
 
 _CANARY_ROWS = 64
 """Rows of logits at once: those of a long text would take 200 MB."""

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import first_line, quiet_transformers
 from flexspec_mq.models.compact.tensors import Tensors
-from flexspec_mq.models.head import LM_HEAD
+from flexspec_mq.models.head import LM_HEAD, LoraHead
 from flexspec_mq.models.onnx.folder import Rotary
 from flexspec_mq.models.shape import UnknownModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
     import numpy as np
     import numpy.typing as npt
-    import torch
-
-    from flexspec_mq.models.head import LoraHead
 
     Floats = npt.NDArray[np.float32]
 

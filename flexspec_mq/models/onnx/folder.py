@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from importlib import util
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.checkpoint import GRAPHS
 from flexspec_mq.models.default import default_draft_folder
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORMAT_VERSION = 2
 MANIFEST = GRAPHS

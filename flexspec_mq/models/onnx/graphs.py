@@ -5,17 +5,15 @@ Their weights are in few bits as ONNX Runtime's MatMulNBits reads them: blocks o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flexspec_mq.models.rounding import BLOCK, round_to
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy.typing as npt
-
     from flexspec_mq.models.onnx.decoder import Decoder
 
     Floats = npt.NDArray[np.float32]

@@ -5,25 +5,22 @@ from __future__ import annotations
 import math
 import os
 import weakref
+from collections.abc import Sequence
 from itertools import count, groupby
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError, how_to_install
-from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, IDS, read_manifest
+from flexspec_mq.models.onnx.folder import BACKBONE, EMBEDDING, HEAD, IDS, OnnxManifest, Rotary, read_manifest
 from flexspec_mq.models.read_tokens import ReadTokens
+from flexspec_mq.models.runner import ModelInput
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
     from onnxruntime import InferenceSession, IOBinding
-
-    from flexspec_mq.models.onnx.folder import OnnxManifest, Rotary
-    from flexspec_mq.models.runner import ModelInput
 
     Floats = npt.NDArray[np.float32]
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 RANKS = "token_ranks.npy"
 """File of a draft's folder: int32 token ids by falling frequency, each at most once; rare ones may be left out."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError, UsageError, how_to_install
 from flexspec_mq.models.cache import Progress, made_once, models_cache, whole_folder
 from flexspec_mq.models.default import default_draft_path
 from flexspec_mq.models.draft.artifact import MARKER
+from flexspec_mq.models.head import LoraHead
 from flexspec_mq.models.onnx.folder import (
     BACKBONE,
     EMBEDDING,
@@ -36,13 +40,8 @@ from flexspec_mq.models.onnx.graphs import Backbone, Graph, weights_of
 from flexspec_mq.models.tokenizer import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
     import torch
 
-    from flexspec_mq.models.head import LoraHead
     from flexspec_mq.models.load import LoadedText
     from flexspec_mq.models.onnx.decoder import Decoder
 

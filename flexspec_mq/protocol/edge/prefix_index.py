@@ -7,16 +7,11 @@ token ids: the text of an answer may come out as other tokens when it is read ag
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from itertools import count
-from typing import TYPE_CHECKING
 
 from flexspec_mq.daemon.expiring import ExpiringMap
-from flexspec_mq.protocol.edge.types import Reuse
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flexspec_mq.protocol.edge.types import Written
+from flexspec_mq.protocol.edge.types import Reuse, Written
 
 
 class PrefixIndex:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from flexspec_mq.controller.plan import Plan
 from flexspec_mq.protocol.digest import prefix_name
+from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.effects import Send
 from schemas.messages import MAX_DRAFT_TOKENS, Close, CloseReason, Draft, Open, Poll, Prefix
 
 if TYPE_CHECKING:
     from flexspec_mq.controller.estimators.round_trip import RoundTrip
-    from flexspec_mq.controller.plan import Plan
     from flexspec_mq.protocol.edge.text import SessionText
-    from flexspec_mq.protocol.edge.types import SessionRequest
 
 
 class Span(NamedTuple):

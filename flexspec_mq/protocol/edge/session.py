@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable
+from typing import ClassVar
 
 from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
+from flexspec_mq.controller.explain import Planned
+from flexspec_mq.controller.observation import DeviceReading, Observation
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.session import Added, SessionController
 from flexspec_mq.errors import FlexSpecError, LocalProtocolError
 from flexspec_mq.protocol.edge import failures
@@ -32,14 +36,6 @@ from flexspec_mq.protocol.edge.types import (
 from flexspec_mq.protocol.effects import Commit, Effect, Finish, FinishReason, Send
 from flexspec_mq.protocol.table import Rows, TransitionTable
 from schemas.messages import Close, CloseReason, Error, ErrorCode, Fin, Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from flexspec_mq.controller.explain import Planned
-    from flexspec_mq.controller.observation import DeviceReading, Observation
-    from flexspec_mq.controller.plan import Plan, Policy
-
 
 _CLOSE_REASONS = {
     FinishReason.CANCELLED: CloseReason.CANCELLED,
