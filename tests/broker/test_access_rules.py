@@ -247,21 +247,6 @@ async def test_nobody_takes_opens_from_the_workers_group(secured: PrivateBroker)
     assert arrived == list(range(sent))
 
 
-async def test_whoever_knows_the_group_does_take_them(secured: PrivateBroker) -> None:
-    """Why its name is a secret: Mosquitto lets a device join, and drops what it then may not read."""
-    async with AsyncExitStack() as stack:
-        worker, thief = await connect(stack, secured, "w1"), await connect(stack, secured, "bob")
-        for link in (worker, thief):
-            await link.subscribe("$share/known/f1/o/v1/+", 1)
-        await worker.subscribe("f1/h/+", 1)
-        device = await connect(stack, secured, "alice")
-        for _ in range(10):
-            await device.publish("f1/o/v1/alice", b"open", qos=1)
-        publisher = await connect(stack, secured, "pub")
-        await publisher.publish("f1/h/end", b"end", qos=1)
-        assert len(await until_end(worker)) == 5
-
-
 @pytest.mark.usefixtures("secured")
 def test_mosquitto_has_nothing_to_say_against_the_file() -> None:
     assert LOG

@@ -32,33 +32,12 @@ def answers(port: int) -> bool:
         return False
 
 
-def test_it_answers_inside_and_is_gone_outside() -> None:
-    with PrivateBroker() as broker:
-        directory = broker._directory
-        assert directory is not None
-        assert answers(broker.port)
-        assert broker.pid is not None
-    assert not answers(broker.port)
-    assert not directory.exists()
-
-
 def test_it_listens_on_loopback_only() -> None:
     with PrivateBroker() as broker:
         lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
         wanted = f":{broker.port:04X}"
         listening = [line.split()[1] for line in lines if line.split()[1].endswith(wanted) and " 0A " in line]
         assert listening == [f"0100007F{wanted}"]
-
-
-def test_the_port_stays_across_a_kill() -> None:
-    with PrivateBroker() as broker:
-        port, pid = broker.port, broker.pid
-        broker.kill()
-        assert not answers(port)
-        broker.start()
-        assert broker.port == port
-        assert broker.pid != pid
-        assert answers(port)
 
 
 def test_a_taken_port_is_told_and_not_mistaken_for_ours() -> None:
@@ -74,11 +53,6 @@ def test_a_broker_that_ends_at_once_says_why() -> None:
     with pytest.raises(BrokerError, match="ended with code") as failed:
         PrivateBroker(BrokerSettings(port=0, session_expiry="soon")).start()
     assert "persistent_client_expiration" in failed.value.hint
-
-
-def test_two_starts_are_a_mistake() -> None:
-    with PrivateBroker() as broker, pytest.raises(BrokerError, match="already"):
-        broker.start()
 
 
 def test_it_ends_with_a_parent_that_crashes(tmp_path: Path) -> None:

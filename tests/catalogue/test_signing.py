@@ -75,13 +75,6 @@ def test_who_signs_one_after_another_signs_as_all_at_once(turns: list[list[Priva
     assert set(found.signatures) == set(wanted.signatures)
 
 
-def test_a_catalogue_of_four_versions_has_300_bytes_at_most() -> None:
-    assert len(VERSIONS) == 4
-    assert {len(version.name) for version in VERSIONS} == {8}
-    assert len(catalogue().heads) == 25
-    assert len(CATALOGUE) <= 300
-
-
 @pytest.mark.parametrize("name", ["catalogue", "key-set"])
 def test_no_flipped_bit_is_accepted(name: str) -> None:
     payload, (body, signer) = GOLDEN[name], BODIES[name]

@@ -55,13 +55,6 @@ def test_bugs_pass_with_their_traceback() -> None:
         run_main(fail, [])
 
 
-def test_codes_and_arguments_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert run_main(len, ["a", "b"]) == 2
-    assert run_main(lambda _argv: None, []) == 0
-    monkeypatch.setattr(sys, "argv", ["program", "a", "b", "c"])
-    assert run_main(len) == 3
-
-
 def python(code: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
@@ -110,13 +103,6 @@ def test_a_reader_that_goes_away() -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["version"]) == 0
     assert f"flexspec-mq {flexspec_mq.__version__}\n" in capsys.readouterr().out
-
-
-def test_schema_is_asyncapi(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["schema"]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert document["asyncapi"].startswith("3.")
-    assert document["channels"]
 
 
 def test_the_demo_gets_its_arguments_untouched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,6 @@ from tests.deploy.files import PROGRAMS, UNITS, commands, handed, seconds, setti
 ids = [path.name for path in UNITS]
 
 
-def test_there_is_one_for_each_daemon() -> None:
-    assert ids == ["flexspec-broker.service", "flexspec-cloud@.service", "flexspec-edge.service"]
-
-
 @pytest.mark.parametrize("path", UNITS, ids=ids)
 def test_the_daemons_know_every_flag_and_every_key_of_the_file(path: Path) -> None:
     for command in commands(path):

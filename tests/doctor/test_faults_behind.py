@@ -18,7 +18,7 @@ from flexspec_mq.codec import Codec
 from flexspec_mq.daemon.dated import DAY
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.doctor.checks import State
-from flexspec_mq.errors import LinkRefused, UsageError
+from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
 from lab.simulator.world import FINGERPRINT
@@ -135,24 +135,6 @@ async def test_a_wrong_password(tmp_path: Path) -> None:
 
 
 # Keys
-
-
-async def test_a_device_without_keys_learns_that_it_needs_some(
-    tmp_path: Path, module_mosquitto: PrivateBroker
-) -> None:
-    keys = KeyedDeployment(tmp_path)
-    async with worker(module_mosquitto, keys=keys.worker_file(WORKER)):
-        text = named(await look(at(module_mosquitto)), "text")
-    assert text.state is State.FAILED
-    assert "takes messages under keys only" in text.detail
-
-
-async def test_files_of_another_are_refused_before_anything_is_tried(tmp_path: Path) -> None:
-    keys = KeyedDeployment(tmp_path)
-    with pytest.raises(UsageError, match="those of the edge other"):
-        await look("127.0.0.1:1", "--keys", str(keys.edge_file("other")))
-    with pytest.raises(UsageError, match="those of the worker other"):
-        await look_at_worker("127.0.0.1:1", "--keys", str(keys.worker_file("other")))
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from broker.deployment.certificates import CA, CA_KEY, files_in, make_certificates
+from broker.deployment.certificates import (
+    files_in,
+    make_certificates,
+    make_client_certificate,
+    make_server_certificate,
+)
 from broker.files import write_private
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings, ServerTls
@@ -83,33 +90,6 @@ def secured(tls: ServerTls) -> Iterator[PrivateBroker]:
         yield broker
 
 
-def openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
-
-
-def signed(tls: ServerTls, folder: Path, name: str, *dates: str) -> tuple[Path, Path]:
-    """A certificate of the same authority for a name."""
-    key, asks, certificate = folder / "k.pem", folder / "k.csr", folder / "k.crt"
-    ca = tls.ca.parent
-    openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", str(key))
-    openssl("req", "-new", "-key", str(key), "-subj", f"/CN={name}", "-out", str(asks))
-    extensions = folder / "ext"
-    extensions.write_text(f"subjectAltName=DNS:{name},IP:127.0.0.1\n")
-    database = folder / "index.txt"
-    database.touch()
-    config = folder / "ca.cnf"
-    config.write_text(
-        f"[ca]\ndefault_ca=c\n[c]\nnew_certs_dir={folder}\ndatabase={database}\ndefault_md=sha256\n"
-        "rand_serial=yes\npolicy=p\n[p]\ncommonName=supplied\n"
-    )
-    times = ("-startdate", dates[0], "-enddate", dates[1]) if dates else ("-days", "30")
-    openssl(
-        *("ca", "-batch", "-config", str(config), "-cert", str(ca / CA), "-keyfile", str(ca / CA_KEY)),
-        *("-in", str(asks), "-out", str(certificate), "-extfile", str(extensions), "-notext", *times),
-    )
-    return certificate, key
-
-
 async def test_tls_mismatch(
     secured: PrivateBroker, mosquitto: PrivateBroker, tls: ServerTls, tmp_path: Path
 ) -> None:
@@ -126,15 +106,20 @@ async def test_tls_mismatch(
 
 
 @pytest.mark.parametrize(
-    ("since", "until", "words"),
+    ("made", "words"),
     [
-        ("20200101000000Z", "20210101000000Z", "expired on 2021-01-01 00:00 UTC"),
-        ("20990101000000Z", "21000101000000Z", "is not valid before 2099-01-01 00:00 UTC"),
+        (datetime(2018, 1, 1, tzinfo=UTC), "expired on 2020-04-05 00:00 UTC"),
+        (datetime(2099, 1, 1, 0, 5, tzinfo=UTC), "is not valid before 2099-01-01 00:00 UTC"),
     ],
 )
-async def test_tls_mismatch_dates(tls: ServerTls, tmp_path: Path, since: str, until: str, words: str) -> None:
-    certificate, key = signed(tls, tmp_path, "localhost", since, until)
-    with PrivateBroker(BrokerSettings(port=0, tls=ServerTls(tls.ca, certificate, key))) as broker:
+async def test_tls_mismatch_dates(
+    tls: ServerTls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: datetime, words: str
+) -> None:
+    folder = shutil.copytree(tls.ca.parent, tmp_path / "tls")
+    with monkeypatch.context() as patch:
+        patch.setattr("broker.deployment.certificates.datetime", SimpleNamespace(now=lambda _zone: made))
+        make_server_certificate(folder, ["localhost", "127.0.0.1"])
+    with PrivateBroker(BrokerSettings(port=0, tls=files_in(folder))) as broker:
         findings = await look(at(broker), "--tls-ca", str(tls.ca))
     clock = "this machine's clock says 20"
     the_fault(findings, "TLS mismatch", words, clock, advice=["timedatectl", "new certificate"])
@@ -143,7 +128,8 @@ async def test_tls_mismatch_dates(tls: ServerTls, tmp_path: Path, since: str, un
 async def test_tls_mismatch_the_broker_wants_a_certificate_of_ours(tls: ServerTls, tmp_path: Path) -> None:
     strict = files_in(tls.ca.parent, client_certificates=True)
     other = make_certificates(tmp_path / "other", ["device"])
-    certificate, key = signed(tls, tmp_path, "device")
+    certificate, key = tmp_path / "device.crt", tmp_path / "device.key"
+    make_client_certificate(tls.ca.parent, "device", certificate, key)
     with PrivateBroker(BrokerSettings(port=0, tls=strict)) as broker:
 
         async def seen(*files: Path) -> list[Finding]:

@@ -16,9 +16,7 @@ from flexspec_mq.energy.model import (
     ModelledEnergy,
     Modem,
     RadioPower,
-    in_words,
     joules,
-    per_hundred,
 )
 from flexspec_mq.energy.presets import DEVICES, RADIOS, Device, Radio, built_in, figures_of
 
@@ -81,13 +79,6 @@ def test_a_modem_that_sleeps_between_packets_pays_for_waking() -> None:
     assert awake == pytest.approx(2.5 + 2 * 0.1 * 3.0 + 2 * 0.4 * 1.0)
     asleep = expected(60.0, 1.0)
     assert asleep == pytest.approx(60 * 2.5 + 0.25 * 4.0 + 0.1 * 3.0 + 9.9)
-
-
-def test_per_hundred_tokens() -> None:
-    assert per_hundred(3.0, 60) == 5.0
-    assert per_hundred(3.0, 0) is None
-    assert in_words(3.0, 5.0, "measured: rapl") == "3.0 J, 5.0 J for 100 tokens (measured: rapl)"
-    assert in_words(3.0, None, "measured: rapl") == "3.0 J (measured: rapl)"
 
 
 @given(st.floats(0.5, 20.0), st.floats(0.5, 10.0), st.integers(0, 99))
@@ -204,26 +195,3 @@ def test_every_source_is_used_and_says_more_than_a_name() -> None:
 def test_an_assumption_says_so() -> None:
     for key, text in built_in().sources.items():
         assert key.startswith("assumption") == text.startswith("assumption: ")
-
-
-def test_figures_that_are_computed_from_their_sources() -> None:
-    presets = built_in()
-    cores = {name: device.core_w.value for name, device in presets.devices.items()}
-    assert cores["raspberry-pi-5"] == pytest.approx((9.7 - 2.8) / 4)
-    assert cores["raspberry-pi-4"] == pytest.approx((5.0 - 1.6) / 4)
-    assert cores["phone-4g"] == pytest.approx(3.7e-3 * (223.89 + 2.6 + 8.4), abs=5e-4)
-    assert cores["phone-5g"] == pytest.approx(3.7e-3 * (254.25 + 5.94 + 12.37), abs=5e-4)
-    assert cores["jetson-orin-nano"] == pytest.approx((16.9 - 4.6) / 16, abs=5e-3)
-    assert presets.devices["phone-4g"].idle_w.value == pytest.approx(3.7e-3 * (5.6 + 5.4), abs=5e-5)
-    assert presets.devices["phone-5g"].idle_w.value == pytest.approx(3.7e-3 * (10 + 28.6), abs=5e-4)
-    assert presets.radios["4g"].idle_w.value == pytest.approx(0.043 * 0.594 / 1.28, abs=5e-4)
-
-
-def test_bytes_hardly_matter_beside_time() -> None:
-    """A round of 300 bytes each way, as at QoS 1, costs less than 2 ms of being awake."""
-    lte = built_in().radios["4g"]
-    joules = 0.001 * lte.up_mw_per_mbit.value * 0.008
-    assert 1000 * lte.power.up_j == pytest.approx(joules), "1,000 bytes at 1 Mbit/s take 8 ms"
-    for name in ("4g", "5g-nsa"):
-        radio = built_in().radios[name].power
-        assert 0 < 300 * (radio.up_j + radio.down_j) < 0.002 * radio.active_w

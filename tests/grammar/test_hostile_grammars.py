@@ -208,6 +208,8 @@ def test_bombs_and_what_cannot_travel_are_refused_before_they_are_unpacked() -> 
     ):
         with pytest.raises(UsageError, match=says):
             Grammar.from_json_schema(schema)
+    with pytest.raises(UsageError, match="beyond"):
+        Grammar(random.Random(1).randbytes(80_000).hex()).pack()
 
 
 def nested(depth: int) -> dict[str, Any]:

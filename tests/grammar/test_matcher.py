@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 import pytest
 
-from flexspec_mq.errors import GrammarError, RemoteProtocolError, UsageError
+from flexspec_mq.errors import GrammarError
 from flexspec_mq.grammar.compiled import CompiledGrammars
-from flexspec_mq.grammar.grammar import MAX_SOURCE, Grammar
+from flexspec_mq.grammar.grammar import Grammar
 from flexspec_mq.grammar.matcher import Matcher
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.load import LoadedText, load_text
@@ -138,13 +138,3 @@ def test_a_grammar_travels_whole_and_its_name_is_of_what_reads_it_too(name: str)
     assert Grammar.unpack(grammar.pack()) == grammar
     digests = {each.digest(engine) for each in GRAMMARS.values() for engine in (engine_name(), "another 1")}
     assert len(digests) == 2 * len(GRAMMARS)
-
-
-def test_what_is_too_large_or_no_grammar_is_refused() -> None:
-    with pytest.raises(UsageError, match="beyond"):
-        Grammar("x" * (MAX_SOURCE + 1)).pack()
-    with pytest.raises(UsageError, match="beyond"):
-        Grammar(RNG(1).randbytes(80_000).hex()).pack()
-    for packed in (b"", b"x", Grammar("\0" * MAX_SOURCE).pack()[:-3], b"(\xb5/\xfd" + b"\xff" * 20):
-        with pytest.raises(RemoteProtocolError):
-            Grammar.unpack(packed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 from dataclasses import replace
@@ -18,11 +17,9 @@ from cloud_worker.metrics import WorkerMetrics
 from edge_node.cli.main import main as edge
 from edge_node.completion.metrics import Metrics as EdgeMetrics
 from flexspec_mq.controller.plan import Plan
-from flexspec_mq.errors import LinkRefused, UsageError, WorkerError
+from flexspec_mq.errors import LinkRefused, WorkerError
 from flexspec_mq.keys.agreement import new_opening_secrets
-from flexspec_mq.keys.documents import KeyRole
 from flexspec_mq.keys.envelope import is_keyed, key_wanted
-from flexspec_mq.keys.identity_file import read_identity
 from flexspec_mq.keys.refusals import KeyReason
 from flexspec_mq.transport.base import Inbound, LinkSettings, Subscription
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -221,15 +218,6 @@ async def test_a_worker_whose_opening_keys_are_of_before_says_so(
         _, finish = await read(node.generate(wanting(2)))
         assert isinstance(finish.error, WorkerError)
         assert set(daemon.worker.refused) == {KeyReason.OPENING}
-
-
-def test_a_worker_whose_file_signs_no_statuses_does_not_start(keys: KeyedDeployment) -> None:
-    file = keys.worker_file("w1")
-    file.write_text(
-        json.dumps({key: of for key, of in json.loads(file.read_text()).items() if key != "status"})
-    )
-    with pytest.raises(UsageError, match="holds no keys of a client"):
-        read_identity(file, KeyRole.WORKER, "w1")
 
 
 async def test_a_device_without_keys_is_told_at_once(keys: KeyedDeployment, memory: MemoryBroker) -> None:

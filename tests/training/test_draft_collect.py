@@ -21,7 +21,7 @@ from flexspec_mq.models.runner import ModelInput, to_numpy
 from flexspec_mq.sampling.choose import choose
 from tests.models.tiny_checkpoints import TEMPLATE, byte_level_tokenizer, save, tiny_llama
 from tests.models.tiny_packed import VOCABULARY, packed
-from tests.training.drafts import run_draft, stop_after
+from tests.training.drafts import stop_after
 from training.draft.collect import PREFILL, TextOrder, write_texts
 from training.draft.collecting import CollectConfig, CollectFiles, collect_text, encode_prompts, invitation
 from training.draft.rows import TextRows, load_rows, make_rows, token_ranks
@@ -177,30 +177,8 @@ def test_configurations_that_cannot_be_are_refused(name: str, value: object) -> 
         replace(CONFIG, **{name: value})  # type: ignore[arg-type]
 
 
-def test_rows_fit_the_vocabulary() -> None:
-    rows = make_rows([(1,), (70_000, 2)], [(3, 4), (5,)], [0.0, 1.0])
-    assert rows.ids.dtype == np.int32
-    assert rows.row(1).tolist() == [70_000, 2, 5]
-    assert make_rows([(1,)], [(65_535,)], [0.0]).ids.dtype == np.uint16
-
-
 def test_ranks_put_special_ids_first_and_answers_before_prompts() -> None:
     rows = make_rows([(9, 9, 8), (9, 7)], [(4, 4, 5), (5, 4, 2)], [0.0, 1.0])
     assert token_ranks(rows, [0, 1], [2, 0]).tolist() == [2, 0, 4, 5, 9, 7, 8]
     assert token_ranks(rows, [0], []).tolist() == [4, 5, 9, 8]
     assert token_ranks(rows, [0], [11]).dtype == np.int32
-
-
-def test_the_command_tells_what_it_collected(
-    files: CollectFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = ["--temperatures", 0, 1, "--max-new", 5, "--limit", 3, "--out", tmp_path / "rows.npz"]
-    assert run_draft("collect", "--base", files.base, "--prompts", *files.prompts, *flags) == 0
-    rows = load_rows(tmp_path / "rows.npz")
-    assert json.loads(capsys.readouterr().out) == {
-        "rows": 3,
-        "answer_tokens": int(rows.answer_len.sum()),
-        "tokens": int(rows.length.sum()),
-    }
-    assert not rows.temperature.any()
-    assert max(rows.answer_len) <= 5

@@ -24,7 +24,6 @@ from training.draft.evaluate import (
     TEMPERATURES,
     count_rounds,
     coupled,
-    figures,
     fresh_rows,
     survival,
 )
@@ -50,14 +49,6 @@ def test_survival_counts_runs_from_every_position() -> None:
     answers = [np.array([True, True, False, True]), np.array([True])]
     assert survival(answers, 3) == [4 / 5, 1 / 3, 0.0]
     assert survival([np.array([True])], 2) == [1.0, 0.0]
-
-
-def test_figures_are_by_temperature() -> None:
-    marks = np.array([True, True, False, False])
-    answers = [Coupled(0, t, np.zeros((4, 5)), marks) for t in (0.0, 1.0)]
-    found = figures(answers, 2)
-    assert list(found) == ["0", "1"]
-    assert found["0"] == {"acceptance": 0.5, "by_position": [0.5, 0.3333], "tokens_per_round": 2.0}
 
 
 def test_replays_throw_the_dice_of_the_product() -> None:

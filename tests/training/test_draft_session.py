@@ -125,13 +125,6 @@ def test_training_needs_a_budget() -> None:
     assert "--minutes or --steps" in caught.value.hint
 
 
-@pytest.mark.parametrize("command", ["collect", "train", "evaluate", "calibrate", "pack", "export"])
-def test_help_explains(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        run(command, "--help")
-    assert "--base" in capsys.readouterr().out
-
-
 def test_starts_are_named_by_a_list(files: Path, tmp_path: Path) -> None:
     shape = ["--base", files / "base", "--text", files / "text.npz", "--cache", tmp_path / "c", "--steps", 1]
     asked = ["train", *shape, "--out", tmp_path / "d", "--layers", 1, "--calibration-rows", 0]

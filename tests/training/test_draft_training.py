@@ -29,7 +29,7 @@ from training.draft.architecture import (
 )
 from training.draft.cache import StateCache, batches, collect
 from training.draft.evaluate import cached_rows, replay
-from training.draft.losses import LMHead, distil, hybrid_weight, sampled_head
+from training.draft.losses import LMHead, distil, sampled_head
 from training.draft.rows import TextRows, concat, load_rows, save_rows
 from training.draft.schedule import TrainConfig, pass_batches, row_order
 from training.draft.train import Stopped, Trainer
@@ -138,11 +138,6 @@ def test_a_sampled_head_keeps_the_expected_denominator() -> None:
     whole = float((weight @ hidden).exp().sum())
     # 400 draws: four standard errors of the mean, one false alarm in 16,000 seeds.
     assert np.mean(sums) == pytest.approx(whole, abs=4 * float(np.std(sums)) / 20)
-
-
-def test_the_hybrid_leaves_kl_as_acceptance_rises() -> None:
-    assert hybrid_weight(0.0) == 1.0
-    assert hybrid_weight(1.0) == pytest.approx(np.exp(-3))
 
 
 def test_a_draft_that_is_its_teacher_agrees_with_it(tmp_path: Path) -> None:
@@ -268,18 +263,6 @@ def test_a_pass_takes_every_row_once_and_respects_the_step() -> None:
     assert plan == pass_batches(range(100), text.length, text.answer_len, 60, (0, 3))
     assert plan != pass_batches(range(100), text.length, text.answer_len, 60, (0, 4))
     assert batches([0, 1, 2], [9, 1, 1], 5) == [[0], [1, 2]]
-
-
-def test_budget_and_rate() -> None:
-    config = TrainConfig(
-        N, (3,), max_steps=100, max_seconds=10.0, warmup_steps=10, learning_rate=1.0, final_rate=0.1
-    )
-    assert config.progress(50, 2.0) == 0.5
-    assert config.progress(50, 9.0) == 0.9
-    assert config.progress(500, 0.0) == 1.0
-    assert config.rate(0, 0.0) == pytest.approx(0.1)
-    assert config.rate(100, 1.0) == pytest.approx(0.1)
-    assert config.rate(50, 0.5) == pytest.approx(0.55)
 
 
 def test_text_survives_the_disk_and_bad_files_are_refused(tmp_path: Path) -> None:

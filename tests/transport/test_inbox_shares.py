@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,13 +64,3 @@ async def test_a_failure_comes_after_the_events_that_wait() -> None:
     assert await anext(events) == Inbound("t", b"x")
     with pytest.raises(LinkError, match="over"):
         await anext(events)
-
-
-async def test_a_second_consumer_is_refused() -> None:
-    inbox = Inbox(5, LinkCounters())
-    first = asyncio.ensure_future(anext(inbox.events()))
-    await asyncio.sleep(0)
-    with pytest.raises(RuntimeError, match="one consumer"):
-        await anext(inbox.events())
-    inbox.put_message(Inbound("t", b"x"))
-    assert await first == Inbound("t", b"x")

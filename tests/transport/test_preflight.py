@@ -28,7 +28,7 @@ from flexspec_mq.errors import LinkRefused
 from flexspec_mq.transport.base import LinkSettings, TlsSettings
 from flexspec_mq.transport.diagnosis import preflight
 from flexspec_mq.transport.mqtt import mqtt_link
-from flexspec_mq.transport.needs import FOR_SESSIONS, NOTHING, BrokerLimits
+from flexspec_mq.transport.needs import FOR_SESSIONS, BrokerLimits
 from flexspec_mq.transport.properties import limits_in
 from lab.simulator.world import EOS, FINGERPRINT
 from lab.testbed.deployment import free_port
@@ -36,11 +36,10 @@ from schemas.messages import MAX_IN_FLIGHT
 from tests.daemons import PATIENCE, FakeDrafter, FakeEngine
 from tests.doctor.setups import answering
 from tests.transport.reading import linked
-from tests.transport.test_mqtt_strangers import stranger
+from tests.transport.test_mqtt_strangers import CONNACK_311_TOO_NEW, stranger
 
 NO_NAME = "broker..example"
 """No server of names can know it, whether there is one or not."""
-OLDER_CONNACK = bytes((0x20, 2, 0, 1))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,7 @@ def test_a_certificate_for_another_host_is_final_and_the_name_that_fits_is_said(
 def test_so_are_files_of_ours_and_a_broker_that_is_too_old(broker: PrivateBroker, tmp_path: Path) -> None:
     with pytest.raises(LinkRefused, match="cannot be used"):
         told(broker.port, tls=TlsSettings(ca=tmp_path / "none"))
-    with answering(OLDER_CONNACK) as port, pytest.raises(LinkRefused, match="does not speak MQTT 5"):
+    with answering(CONNACK_311_TOO_NEW) as port, pytest.raises(LinkRefused, match="does not speak MQTT 5"):
         told(port)
 
 
@@ -202,24 +201,9 @@ async def test_who_looks_for_what_is_wrong_connects_to_any_broker() -> None:
         pass
 
 
-def test_a_broker_of_ours_has_all_of_it(mosquitto: PrivateBroker) -> None:
-    preflight(LinkSettings(port=mosquitto.port, client_id="any"), print, daemon=True)
-
-
 def test_the_needs_are_those_of_sessions_and_statuses() -> None:
     assert FOR_SESSIONS.receive_maximum == MAX_IN_FLIGHT
     assert FOR_SESSIONS.packet_size == MAX_STATUS_BYTES + 1024
-
-
-def test_what_is_needed_and_what_is_told_are_compared_one_by_one() -> None:
-    enough = BrokerLimits(receive_maximum=8, packet_size=17_408, qos=1)
-    assert list(FOR_SESSIONS.lacking(enough)) == []
-    assert list(FOR_SESSIONS.lacking(BrokerLimits())) == []
-    poorest = BrokerLimits(
-        receive_maximum=7, packet_size=17_407, qos=0, retain=False, shares=False, wildcards=False
-    )
-    assert len(list(FOR_SESSIONS.lacking(poorest))) == 6
-    assert list(NOTHING.lacking(poorest)) == []
 
 
 def damaged() -> Iterator[bytes]:
