@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import logging
+import resource
 import secrets
 import shutil
 import signal
@@ -24,6 +26,8 @@ from flexspec_mq import waiting
 from flexspec_mq.daemon.children import end_connection, end_with_parent
 from flexspec_mq.errors import BrokerError
 
+_log = logging.getLogger(__name__)
+
 _PORTS = range(20_000, 32_000)
 _PORTS_TRIED = 5
 _CHATTER = (b"Received ", b"Sending ", b"\t", b"Warning: ACL pattern ")
@@ -31,6 +35,8 @@ _CHATTER = (b"Received ", b"Sending ", b"\t", b"Warning: ACL pattern ")
 each access rule that all devices share."""
 _LAST_LINES = 3
 """Lines of the log in the error of a broker that ended."""
+_OTHER_FILES = 64
+"""Files that are open beside the connections."""
 _SYSTEM = "/usr/sbin:/usr/local/sbin:/sbin"
 
 
@@ -174,6 +180,7 @@ class PrivateBroker:
                 f"something listens on {self.settings.host}:{self.settings.port} already",
                 hint="stop it, or give another port; port 0 finds a free one",
             )
+        _allow_files(self.settings.connections + _OTHER_FILES)
         self._process = subprocess.Popen(
             [mosquitto(), "-c", str(render(self.settings, directory))],
             stdin=subprocess.DEVNULL,
@@ -250,6 +257,21 @@ def free_port(host: str) -> int:
                     raise BrokerError(f"cannot listen on {host}: {error.strerror}") from None
             else:
                 return port
+
+
+def _allow_files(wanted: int) -> None:
+    """Let this process, and with it Mosquitto, have so many files open, of which a shell allows 1,024."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if now == resource.RLIM_INFINITY or now >= wanted:
+        return
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, most))
+    if allowed < wanted:
+        _log.warning(
+            "Mosquitto may have %d open files, which is less than `connections` needs: clients beyond that are "
+            "refused; raise the limit (`ulimit -Hn`, LimitNOFILE= of systemd) or lower `connections`",
+            allowed,
+        )
 
 
 def _answers(host: str, port: int) -> bool:

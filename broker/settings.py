@@ -135,7 +135,9 @@ class Listener:
             least=0,
         ),
     ] = 1024
-    connections: Annotated[int, Setting(help="clients at a time", least=1)] = 10_000
+    connections: Annotated[
+        int, Setting(help="clients at a time; each takes an open file of the system's limit", least=1)
+    ] = 16_384
     session_expiry: Annotated[
         str,
         Setting(

@@ -26,7 +26,7 @@ _DENIED = re.compile(r"Denied PUBLISH from (.*) \(d\d, q\d, r\d, m\d+, '(.*)', \
 _LOGIN = re.compile(r"Client (.*) disconnected, not authorised\.")
 _SUBSCRIBED = re.compile(r" [012] ")
 _SOMEBODY = "unknown"
-_MOST_CLIENTS = 20_000
+_MOST_CLIENTS = 100_000
 """Client ids that are remembered."""
 _CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k\d+, u'([^']*)'\)\.")
 _NAMELESS = re.compile(r"New client connected from (\S+):(\d+) as (?!.* \(p\d+, c\d, k\d+, u'[^']*'\)\.$)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -38,6 +39,19 @@ def test_it_listens_on_loopback_only() -> None:
         wanted = f":{broker.port:04X}"
         listening = [line.split()[1] for line in lines if line.split()[1].endswith(wanted) and " 0A " in line]
         assert listening == [f"0100007F{wanted}"]
+
+
+def test_it_may_have_as_many_files_open_as_connections(caplog: pytest.LogCaptureFixture) -> None:
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+    try:
+        for connections, warns in ((300, False), (most, True)):
+            with PrivateBroker(BrokerSettings(connections=connections)) as broker:
+                assert broker.pid is not None
+                assert resource.prlimit(broker.pid, resource.RLIMIT_NOFILE)[0] >= connections
+            assert ("raise the limit" in caplog.text) is warns
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (now, most))
 
 
 def test_a_taken_port_is_told_and_not_mistaken_for_ours() -> None:

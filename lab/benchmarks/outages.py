@@ -3,9 +3,6 @@
 In a deployment as ``flexspec-broker init`` makes it, with TLS and keys, Mosquitto is killed and comes back after so
 many seconds; or the link of three devices, an emulated one, carries nothing for so long (root, Linux). Seconds count
 from the moment at which the broker listens again, or the link carries. All texts of a row meet the same outage.
-
-With ``--crowd`` so many devices, without models, have no text to write or each one that waits, and all come back to the
-broker when it listens again.
 """
 
 from __future__ import annotations
@@ -22,12 +19,10 @@ from typing import Any
 import httpx2
 import msgspec
 
-from flexspec_mq import waiting
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError, UsageError
 from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.benchmarks._common import finish, parser, percentile, say, table
-from lab.benchmarks.outages.crowd import Crowd
 from lab.testbed.link.profiles import LinkPlan, Outage, built_in
 from lab.testbed.secured import SecuredDeployment, secured_deployment
 
@@ -74,7 +69,6 @@ def build_parser() -> ArgumentParser:
     made.add_argument("--streams", type=int, default=15, help="texts under way in one outage")
     made.add_argument("--meanwhile", type=int, default=6, help="requests that come during one")
     made.add_argument("--tokens", type=int, default=768, help="of a text that is under way")
-    made.add_argument("--crowd", type=int, default=0, help="devices that come back, instead of texts")
     made.add_argument("--profile", default="4g", help="of the link; its own outages are left out")
     made.add_argument("--target", default="default", help="checkpoint folder of the target, or 'default'")
     made.add_argument("--draft", default="default", help="of the devices")
@@ -120,27 +114,6 @@ async def measure(args: Namespace) -> dict[str, Waits]:
                 f"{name}: next {_span(waits.next)}, first {_span(waits.first)}, {waits.early} over early, "
                 f"{len(waits.failed)} failed {waits.failed[:2]}"
             )
-    return found
-
-
-async def come_back(devices: int, lengths: Sequence[float]) -> dict[str, list[float]]:
-    """Seconds until each device of a crowd was back: without a text and with one that waits, by outages of the broker.
-
-    Raises:
-        FlexSpecError: not all of them are back in time.
-    """
-    names = [f"c{number:04}" for number in range(devices)]
-    found: dict[str, list[float]] = {}
-    for awaited in (False, True):
-        async with secured_deployment((), worker_flags=None, more_devices=names) as here:
-            say(f"{devices} devices connect")
-            crowd = Crowd(here, names, awaited=awaited)
-            await crowd.start()
-            for length in lengths:
-                await asyncio.sleep(waiting.STEADY)
-                name = f"{'waited for' if awaited else 'idle'}, {length:g} s"
-                found[name] = each = await crowd.come_back(length)
-                say(f"{name}: {_span(each)}")
     return found
 
 
@@ -223,18 +196,6 @@ def _measure(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.quick:
         args.lengths, args.streams, args.meanwhile = [2.0], 3, 3
-    return _show_crowd(args) if args.crowd else _show_texts(args)
-
-
-def _show_crowd(args: Namespace) -> int:
-    found = asyncio.run(come_back(args.crowd, args.lengths))
-    rows = [(name, len(back), percentile(back, 0.5), max(back)) for name, back in found.items()]
-    print(table(("crowd", "devices", "back p50 s", "most"), rows))
-    finish("outages", found, quick=args.quick)
-    return 0
-
-
-def _show_texts(args: Namespace) -> int:
     found = asyncio.run(measure(args))
     rows = [
         (

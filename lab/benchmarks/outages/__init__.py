@@ -1,1 +1,0 @@
-"""Parts of `outages`: texts that meet one, and a thousand devices that come back after it."""
