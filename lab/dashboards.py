@@ -9,8 +9,6 @@ against Grafana's JSON schema (``jsonschema/dashboard.jsonschema.json`` of its f
 against the definitions of their kinds, of Argo Rollouts and of KEDA.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

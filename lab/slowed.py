@@ -6,8 +6,6 @@ Every forward takes MS milliseconds more, whatever shares it, as the weights of 
 read once for all rows of a forward. Its decisions are the same.
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ python -m lab.unforced …arguments of flexspec-cloud…
 Its texts are the same. It tells what runs without forwards are worth.
 """
 
-from __future__ import annotations
-
 import sys
 
 from cloud_worker.__main__ import main

@@ -3,8 +3,6 @@
 python -m lab.without PACKAGE MODULE …arguments of the program…
 """
 
-from __future__ import annotations
-
 import runpy
 import sys
 from typing import Any

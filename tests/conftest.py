@@ -1,7 +1,5 @@
 """A real Mosquitto for the tests that need one, and which tests may run beside others."""
 
-from __future__ import annotations
-
 import os
 import pwd
 import re

@@ -8,8 +8,6 @@ A checkpoint's own logits decide; nothing is made up. Recorded answers of a real
 ``cloud_worker/recorded/``, and ``cloud_worker/test_engine_server.py`` holds this one to it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import threading

@@ -1,7 +1,5 @@
 """A family as its operators have it: keys, a catalogue, heads in a folder."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from dataclasses import dataclass, field

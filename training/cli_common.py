@@ -1,7 +1,5 @@
 """Common parts of the commands that train: flags, progress, and what Ctrl-C does. Importing it imports no torch."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 import signal

@@ -1,7 +1,5 @@
 """Percentile intervals by the bootstrap over questions, which are drawn again with all that belongs to each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

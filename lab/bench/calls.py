@@ -1,7 +1,5 @@
 """Tools that agents call, each with its JSON schema and things to ask for."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -8,8 +8,6 @@ node there knows a worker; one with `url` and `models` waits until another serve
 seconds.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

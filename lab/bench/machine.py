@@ -1,7 +1,5 @@
 """Facts about a measurement: processor, versions, load."""
 
-from __future__ import annotations
-
 import os
 import platform
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Every strategy answers every question of a channel, one after the other, on the same piece of it."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """IP bytes that an answer puts on a link."""
 
-from __future__ import annotations
-
 import asyncio
 
 from lab.testbed.link.counters import LinkCounters

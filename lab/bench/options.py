@@ -1,7 +1,5 @@
 """Flags of ``flexspec bench``, and what they come to."""
 
-from __future__ import annotations
-
 import shlex
 import shutil
 from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace

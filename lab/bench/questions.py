@@ -1,7 +1,5 @@
 """Questions in the form of Spec-Bench: JSON lines with `question_id`, `category` and `turns`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

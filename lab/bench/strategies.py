@@ -1,7 +1,5 @@
 """The strategies by name: how an answer may be written between a device and the cloud."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Results of a channel as tables."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any

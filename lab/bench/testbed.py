@@ -1,7 +1,5 @@
 """A broker, workers, edge nodes and their user, with an emulated link between device and cloud, a core for each."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager

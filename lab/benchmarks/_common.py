@@ -3,8 +3,6 @@
 A benchmark prints a table for people and, as its last line, one JSON object for programs.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -8,8 +8,6 @@ draft in the cloud, traditional speculation with whole distributions and with id
 and wins. The folder of the run is a temporary one unless ``--out`` names it.
 """
 
-from __future__ import annotations
-
 import shutil
 import sys
 import tempfile

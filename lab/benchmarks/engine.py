@@ -5,8 +5,6 @@ such files) have the same model, texts and core, and one thread each. They take 
 questions' text. Milliseconds are medians.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from argparse import ArgumentParser, Namespace

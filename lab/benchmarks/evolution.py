@@ -5,8 +5,6 @@ processes, with the default model and the heads that ship. Texts are compared wi
 the same base and head, one text at a time.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import sys

@@ -5,8 +5,6 @@ many seconds; or the link of three devices, an emulated one, carries nothing for
 from the moment at which the broker listens again, or the link carries. All texts of a row meet the same outage.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shlex
 import sys

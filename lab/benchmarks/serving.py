@@ -4,8 +4,6 @@ Everything runs as users run it: Mosquitto, ``flexspec-cloud`` and ``flexspec-ed
 default model, asked over HTTP.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import random

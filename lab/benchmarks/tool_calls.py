@@ -1,7 +1,5 @@
 """Calls of tools and answers by schemas, asked for by OpenAI's client and validated apart from the grammars."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections import Counter

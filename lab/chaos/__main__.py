@@ -10,8 +10,6 @@ with the system (`lab.benchmarks.exact.reference`). The same seed gives the same
 is broken, and says where the history is.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import random

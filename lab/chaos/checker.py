@@ -3,8 +3,6 @@
 Nothing but the history is looked at. A rule that is broken is a `Violation`; figures say how much there was to break.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Times are of the machine's monotonic clock, which all processes share and no fault moves.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path

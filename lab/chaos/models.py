@@ -3,8 +3,6 @@
 It also has the characters of ASCII as tokens, which it seldom takes by itself: grammars have it write JSON in them.
 """
 
-from __future__ import annotations
-
 import random
 from itertools import product
 from pathlib import Path

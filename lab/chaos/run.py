@@ -1,7 +1,5 @@
 """A run of a schedule: texts are asked for over HTTP while faults happen, and all of it goes into the history."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import time

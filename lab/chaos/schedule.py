@@ -5,8 +5,6 @@ most one of a version's workers is broken at a time; lanes know nothing of each 
 before it took its time, begins as soon as that is healed.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

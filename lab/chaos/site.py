@@ -1,7 +1,5 @@
 """A deployment by `flexspec-broker init`, its daemons behind links of their own, and all that may happen to them."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

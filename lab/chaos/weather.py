@@ -1,7 +1,5 @@
 """A link whose messages are lost, doubled, late and out of order while there is a storm, over a real link."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import random

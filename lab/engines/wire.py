@@ -6,8 +6,6 @@ The server runs the default target with room for 2,048 tokens and ``--max-logpro
 send, and what they may do wrong.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -9,8 +9,6 @@ each answer is valid: calls of the request's tools with arguments that fit, text
 answer that ends at its limit owes that to nobody; such a feature is tried again, as is one whose tools were not called.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import hashlib

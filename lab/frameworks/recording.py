@@ -1,7 +1,5 @@
 """A proxy before an edge node that records what frameworks ask and what they are answered."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

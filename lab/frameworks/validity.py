@@ -1,7 +1,5 @@
 """Answers held against their requests: calls of given tools with arguments that fit, text that fits a schema."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field

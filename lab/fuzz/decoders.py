@@ -1,7 +1,5 @@
 """Everything of ours that reads bytes from a network and keeps no state."""
 
-from __future__ import annotations
-
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ A text of each that compiles is written by dice, and read again, in the tokenize
 matcher.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

@@ -1,7 +1,5 @@
 """Identities of a deployment that lasts as long as a benchmark."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from flexspec_mq.keys.agreement import new_opening_secrets

@@ -1,7 +1,5 @@
 """Readers before the codec where there are keys: envelopes, credentials, statements."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

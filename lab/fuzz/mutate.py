@@ -1,7 +1,5 @@
 """Makes other bytes of a payload: blindly, and with an eye for what session messages are made of."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ The corpus beside this file holds one payload of every way in which something wa
 and hexadecimal digits.
 """
 
-from __future__ import annotations
-
 import random
 import time
 from collections import Counter

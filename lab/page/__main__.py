@@ -8,8 +8,6 @@ answers one after another: memory of the page and of the node, and how long a ve
 code 1 where a task fails, where axe-core finds a barrier, or where the page asks anybody but its node.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import Sequence

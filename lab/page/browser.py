@@ -1,7 +1,5 @@
 """A real Chromium, and the page of an edge node in it as a person uses it, watched for what it must never do."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

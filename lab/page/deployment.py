@@ -1,7 +1,5 @@
 """A deployment to look at: TLS and keys, two workers of a family, and two devices, one of them far away."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

@@ -1,7 +1,5 @@
 """How long a verdict takes to the screen: a device's history beside what its page had drawn."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from pathlib import Path

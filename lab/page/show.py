@@ -1,7 +1,5 @@
 """Five tasks of a newcomer on the page; each fails where the page would leave them alone."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from dataclasses import dataclass, field

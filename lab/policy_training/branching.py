@@ -4,8 +4,6 @@ The simulator is a function of its seeds. So all actions meet the same link, the
 differences between them are theirs, which is why a few hundred episodes are enough.
 """
 
-from __future__ import annotations
-
 import random
 from bisect import bisect_right
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Links of drawn figures: none of them is a profile or a recording, which are for testing what was learned."""
 
-from __future__ import annotations
-
 import math
 import random
 

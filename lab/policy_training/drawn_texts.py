@@ -1,7 +1,5 @@
 """Texts without words: what matters of them is where a draft is right, and what was said before."""
 
-from __future__ import annotations
-
 import random
 
 from lab.policy_training.drawn_links import log_uniform

@@ -1,7 +1,5 @@
 """Episodes that are drawn: link, texts, and how fast target, device and worker are."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

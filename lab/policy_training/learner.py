@@ -1,7 +1,5 @@
 """A network that learns which action costs least: its scores are likelihoods, whose expected cost is descended."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

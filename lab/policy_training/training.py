@@ -1,7 +1,5 @@
 """Training from nothing to weights: episodes, and fits in between that say where the next ones go."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from math import exp, nan

@@ -5,8 +5,6 @@ an outage holds what it meets until it ends. Connections do not break. The broke
 delay away.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from math import ceil

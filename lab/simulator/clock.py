@@ -1,7 +1,5 @@
 """Simulated time: events in one queue, carried out in the order of their times."""
 
-from __future__ import annotations
-
 import heapq
 import itertools
 from collections.abc import Callable

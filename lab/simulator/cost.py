@@ -1,7 +1,5 @@
 """Costs of forwards in milliseconds."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import msgspec

@@ -1,7 +1,5 @@
 """A device in simulated time: the real protocol machine of an edge, and recorded drafts at the device's pace."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol

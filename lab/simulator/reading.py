@@ -3,8 +3,6 @@
 There is room for all keys and values, so nobody's is dropped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A drafter that answers from a recording, and says what it would have computed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken

@@ -1,7 +1,5 @@
 """Random schedules of everything that can go wrong, from a seed."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from dataclasses import dataclass, field, replace

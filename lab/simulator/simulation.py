@@ -5,8 +5,6 @@ reads prompts, and the link are those of production; what draft and target say i
 measured.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 

@@ -4,8 +4,6 @@ The decisions of a forward are in the recording, and its time is told by its cos
 `ModelEngine.step` and the step loop of `CloudWorker` do it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A replica runs what its pod would: the script of the init container on a volume 
 the container's arguments and variables. Images, users, limits and networks have no meaning here.
 """
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import signal

@@ -5,8 +5,6 @@ A fault answers, for each message on each hop, after how many seconds copies of 
 added to or taken from `MemoryBroker.faults` while messages flow.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field

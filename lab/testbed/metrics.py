@@ -1,7 +1,5 @@
 """A daemon of this machine over HTTP: its figures in Prometheus' text format."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Child processes of the demo's kind that can be talked with, measured and made to fail."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import signal

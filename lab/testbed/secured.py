@@ -1,7 +1,5 @@
 """A deployment as `flexspec-broker init` makes it for others, with TLS and keys: on loopback, or over a link."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

@@ -1,7 +1,5 @@
 """Channel of the messages: MQTT at QoS 1."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator

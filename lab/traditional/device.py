@@ -6,8 +6,6 @@ A JSON line on standard input is a `WriteOrder`; the answer is a JSON line on st
 gives it. The draft runs in the engine that an edge node with these arguments would take.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

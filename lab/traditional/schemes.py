@@ -1,7 +1,5 @@
 """Schemes of traditional speculation by name, importable without a model's libraries."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 GUESSES = 5

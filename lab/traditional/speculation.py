@@ -6,8 +6,6 @@ what the guess was drawn from: the device rounds probabilities to 16 bits first,
 will read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

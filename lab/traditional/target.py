@@ -6,8 +6,6 @@ Every forward takes MS milliseconds more. The target runs in the engine that a w
 When it listens it says so in a JSON line on standard output.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import sys

@@ -1,7 +1,5 @@
 """A deployment made by the commands, its broker run as its users run it, and clients of it."""
 
-from __future__ import annotations
-
 import io
 import json
 import subprocess

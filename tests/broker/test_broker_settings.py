@@ -1,7 +1,5 @@
 """Broker settings: those that are refused, and the configuration files that the others are rendered to."""
 
-from __future__ import annotations
-
 import stat
 from pathlib import Path
 

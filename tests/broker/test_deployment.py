@@ -1,7 +1,5 @@
 """From nothing to a broker, and who gets in: by the commands, as operators run them, against a real Mosquitto."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -1,7 +1,5 @@
 """Keys of a deployment, by the commands: what is signed, handed out, published, and void."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Whatever is done to a deployment with keys, in whatever order: who may do what holds a credential that says so."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Mosquitto's log (2.0.21), read for what it refused, who publishes how much, and who is put out; and its figures."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A family with fixed keys, for tests: what its publisher sends, and what attackers would."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Hypothesis sends, breaks the disk and mends it: the driver comes to know what one knows whose disk never broke."""
 
-from __future__ import annotations
-
 import asyncio
 import tempfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Edits of a catalogue: what each does, and what holds after any of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

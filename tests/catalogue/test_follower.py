@@ -3,8 +3,6 @@
 Thresholds, resets, older keys, and catalogues that wait for their keys are tested in `test_follower_stateful`.
 """
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

@@ -1,7 +1,5 @@
 """Names of versions and channels: the version that each resolves to, and the conversations that try a canary."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 from hypothesis import given, settings

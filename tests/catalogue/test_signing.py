@@ -1,7 +1,5 @@
 """Bytes of signed messages that must never change, and what the decoder makes of others."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The follower's store: records on disk survive whatever ends the program."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Upkeep of a catalogue by those who hold it: it stands again at a broker that lost it, and nobody takes turns."""
 
-from __future__ import annotations
-
 from random import Random
 
 import pytest

@@ -1,7 +1,5 @@
 """The chat against the real API: answers, commands, errors, a network that breaks; and what it sends and shows."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

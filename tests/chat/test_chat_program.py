@@ -1,7 +1,5 @@
 """``flexspec chat`` as a program: settings, scripts, errors at the start, and what it costs to start others."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

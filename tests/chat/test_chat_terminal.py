@@ -1,7 +1,5 @@
 """``flexspec chat`` on a terminal, against the real API."""
 
-from __future__ import annotations
-
 import asyncio
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """``flexspec top``: any state of a node on any screen, and a real node through the program."""
 
-from __future__ import annotations
-
 import asyncio
 import io
 import json

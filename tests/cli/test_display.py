@@ -1,7 +1,5 @@
 """Terminal output: answers coloured by their writers, progress bars, and text that cannot steer the terminal."""
 
-from __future__ import annotations
-
 import io
 import logging
 import os

@@ -1,7 +1,5 @@
 """The ``flexspec`` command, the frame of all our commands, and each command that messages and documents name."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import json

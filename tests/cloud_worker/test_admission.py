@@ -1,7 +1,5 @@
 """Admission of each device's messages."""
 
-from __future__ import annotations
-
 import logging
 
 import pytest

@@ -1,7 +1,5 @@
 """Grammars of opens: one after the other, devices in turns, and each pays."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

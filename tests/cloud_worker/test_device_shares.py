@@ -1,7 +1,5 @@
 """Items that share a forward where one device has more to do than others: the scheduler on a tiny model."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping

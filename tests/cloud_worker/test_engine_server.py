@@ -1,7 +1,5 @@
 """The tests' stand-in for vLLM answers as a real one did, and fails as it is told to."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Callable, Iterator

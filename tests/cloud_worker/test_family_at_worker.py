@@ -1,7 +1,5 @@
 """A worker that follows a family: the real daemon, catalogue and fetching, around an engine without weights."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import shutil

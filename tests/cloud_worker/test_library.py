@@ -1,7 +1,5 @@
 """Which versions a worker has: hypothesis chooses catalogues, sessions, and how loads end."""
 
-from __future__ import annotations
-
 from collections import Counter
 from hashlib import sha256
 

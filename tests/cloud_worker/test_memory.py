@@ -1,7 +1,5 @@
 """Memory of keys and values: its limit holds at every moment, and what is worth least goes first."""
 
-from __future__ import annotations
-
 import os
 import random
 import subprocess

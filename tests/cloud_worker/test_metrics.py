@@ -1,7 +1,5 @@
 """Figures and readiness of a worker, over real HTTP and a real broker."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

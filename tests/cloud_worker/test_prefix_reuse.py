@@ -1,7 +1,5 @@
 """Chats over a real broker with a real engine: a later turn sends and reads only what is new, and says the same."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping

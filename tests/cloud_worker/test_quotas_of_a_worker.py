@@ -1,7 +1,5 @@
 """A device that takes all it can, at a real broker with TLS: others do not notice, and it is told."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -1,7 +1,5 @@
 """The groups in which workers share opens, and that a worker joins those that it was given."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Which engine runs a target, what a worker measures when it starts, and how its status tells that."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The worker daemon: one forward for all, one edge's trouble for that edge alone, a drain that loses nothing."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import signal

@@ -1,7 +1,5 @@
 """Messages of the protocol, by hand and drawn to the ends of each range, and payloads that `encode` never builds."""
 
-from __future__ import annotations
-
 from typing import Any, get_args
 
 import msgspec

@@ -1,7 +1,5 @@
 """The dictionary that ships."""
 
-from __future__ import annotations
-
 from flexspec_mq.codec.compression import CURRENT, DICTIONARIES, ZSTD, dictionary
 
 

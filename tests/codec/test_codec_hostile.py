@@ -1,7 +1,5 @@
 """Whatever the bytes are: a message or a `RemoteProtocolError`, in little memory."""
 
-from __future__ import annotations
-
 import random
 import tracemalloc
 

@@ -1,7 +1,5 @@
 """Messages and statuses: what is encoded is decoded, fields of newer peers are skipped, golden bytes never change."""
 
-from __future__ import annotations
-
 import json
 import random
 import threading

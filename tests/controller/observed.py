@@ -1,7 +1,5 @@
 """Observations that tests plan from, by hand and drawn, and a short way to change some of their values."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """The mean of samples that may change."""
 
-from __future__ import annotations
-
 import random
 from math import exp
 

@@ -1,7 +1,5 @@
 """The closed form and its forecast: what it chooses where the answer is known, how batches end, and bounds for all."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import accumulate

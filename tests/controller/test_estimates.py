@@ -1,7 +1,5 @@
 """Estimates: which drafted tokens are right by their place, how often the link breaks, and the interval of a share."""
 
-from __future__ import annotations
-
 import random
 from statistics import fmean
 

@@ -1,7 +1,5 @@
 """Why a plan is as it is: asking changes nothing, and the answer agrees with the plan."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path

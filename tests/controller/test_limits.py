@@ -1,7 +1,5 @@
 """Limits of energy, battery and time per token: no plan breaks one while another keeps it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import inf
 

@@ -1,7 +1,5 @@
 """Estimates fed by real sessions and a real node."""
 
-from __future__ import annotations
-
 import random
 
 import msgspec

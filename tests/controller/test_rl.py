@@ -1,7 +1,5 @@
 """Learned policies: what they may never choose, what their weights are, and that time has no unit for them."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

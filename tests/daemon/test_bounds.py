@@ -1,7 +1,5 @@
 """Bounds on log lines that others can cause, on maps, and on the objects that garbage collection visits."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from math import inf

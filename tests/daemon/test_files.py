@@ -1,7 +1,5 @@
 """Files that appear whole or not at all; one program at a time in a block, also after one that died there."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Tasks that end with a block, the first of several, and signals that cancel."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

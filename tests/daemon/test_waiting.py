@@ -1,7 +1,5 @@
 """All numbers that say how long to wait stand in one module."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Display of recordings."""
 
-from __future__ import annotations
-
 import io
 import re
 from typing import Literal

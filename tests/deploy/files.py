@@ -1,7 +1,5 @@
 """Readers of the files in ``deploy/``, which parse them as systemd, compose and our programs do."""
 
-from __future__ import annotations
-
 import argparse
 import re
 import shlex

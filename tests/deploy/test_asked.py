@@ -1,7 +1,5 @@
 """A deployment by `init` with TLS and keys: an asker, and a node that is killed in the midst of an answer."""
 
-from __future__ import annotations
-
 import signal
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The chart, as Helm itself renders it, is what Kubernetes and our daemons know; values that are none are refused."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

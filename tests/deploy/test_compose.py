@@ -1,7 +1,5 @@
 """The compose file and the image say nothing that the daemons do not know; the scripts do what they say."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import re

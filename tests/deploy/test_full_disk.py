@@ -1,7 +1,5 @@
 """A full disk: who is revoked gets in no more, and daemons that cannot write what they say serve all the same."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

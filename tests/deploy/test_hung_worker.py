@@ -1,7 +1,5 @@
 """A deployment by `init` with two workers, one of which hangs: texts go on at the other, and are what they were."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import signal

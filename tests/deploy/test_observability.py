@@ -1,7 +1,5 @@
 """Files for Prometheus, Grafana, Argo and KEDA ask for figures that daemons have."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

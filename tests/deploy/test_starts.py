@@ -1,7 +1,5 @@
 """Starts and ends at a deployment, of which a service manager is told: healthy ones, and refused logins."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import shutil

@@ -1,7 +1,5 @@
 """The units say nothing that the daemons, their settings or systemd do not know."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Real brokers, listeners and daemons with one thing wrong, and the doctor that looks at them."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

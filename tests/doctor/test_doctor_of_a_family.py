@@ -1,7 +1,5 @@
 """The doctor of a daemon that follows a family, with a real broker, catalogues sealed here, and heads in a folder."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 

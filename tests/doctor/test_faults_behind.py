@@ -1,7 +1,5 @@
 """Planted faults behind the broker: access rules, workers, tokenizers, clocks, and two daemons with one id."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

@@ -1,7 +1,5 @@
 """Planted faults on the way to the broker, and what is open there that should not be."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Planted faults on this machine: the model is missing, a port is taken, a disk is full, packages are too old."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

@@ -1,7 +1,5 @@
 """Which engine runs the draft, also ONNX Runtime, what a trimmed head means, and how confident guesses are."""
 
-from __future__ import annotations
-
 import json
 import random
 import sys

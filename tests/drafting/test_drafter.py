@@ -1,7 +1,5 @@
 """The drafter over a tiny model: what it guesses, what it reads, and what it keeps."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import pytest

@@ -1,7 +1,5 @@
 """Model and lookup together: who is asked when, and what both know of a token."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

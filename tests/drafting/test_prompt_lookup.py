@@ -1,7 +1,5 @@
 """Lookups find what a slow search finds, and are as sure as they have been right."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Remembered answers: what is kept and for whom, whatever happens to the files; and that texts stay the target's."""
 
-from __future__ import annotations
-
 import logging
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Families for tests of the edge: keys, catalogues that are sealed here, and a link that publishes them."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import time

@@ -1,7 +1,5 @@
 """The command `ask`: its input, its output event by event, and how it ends."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, closing

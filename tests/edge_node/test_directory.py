@@ -1,7 +1,5 @@
 """Statuses: who is online, what an edge tells of its versions in its own, and what the model of a request opens on."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from itertools import count

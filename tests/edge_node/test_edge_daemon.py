@@ -1,7 +1,5 @@
 """The edge daemon: many sessions at once, whatever the workers, the link or the drafter do."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

@@ -1,7 +1,5 @@
 """Energy that a text takes, modelled or measured; limits that users set, and batteries."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

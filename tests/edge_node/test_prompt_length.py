@@ -1,7 +1,5 @@
 """A prompt is refused by its first part where that alone does not fit, and never for more tokens than it has."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Joules from counts, linear, so that texts add up; powers from a meter; and presets that name their sources."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Real meters, read from folders like those of Linux that each test writes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Statuses of edges that tell of answers."""
 
-from __future__ import annotations
-
 from schemas.status import DIGEST, CatalogueStatus, EdgeStatus, VersionFigures
 
 

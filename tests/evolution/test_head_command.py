@@ -1,7 +1,5 @@
 """``flexspec head`` against a real Mosquitto."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

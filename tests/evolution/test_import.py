@@ -1,7 +1,5 @@
 """Adapters as peft itself saves them become heads; what no worker may serve is refused in words."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

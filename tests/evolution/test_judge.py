@@ -1,7 +1,5 @@
 """Canaries: samples from statuses of edges, each answer once, what they prove, and what `flexspec head watch` does."""
 
-from __future__ import annotations
-
 import random
 from collections import defaultdict
 from dataclasses import dataclass

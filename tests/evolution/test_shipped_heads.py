@@ -1,7 +1,5 @@
 """The example heads that ship: whole, of the default model, small, and each another version."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

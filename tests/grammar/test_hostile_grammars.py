@@ -1,7 +1,5 @@
 """Hostile grammars: bounded time and memory, an error with its place, and the same masks whatever was tried before."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 import string

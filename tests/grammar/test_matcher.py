@@ -1,7 +1,5 @@
 """Where a text stands in its grammar: the same masks by whatever way it got there."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """Calls of tools: what a target may write, and what is read out of it, however it was cut."""
 
-from __future__ import annotations
-
 import json
 from functools import cache
 from random import Random

@@ -1,7 +1,5 @@
 """Fetching heads, from a folder and over real HTTP: whole and right, or not at all."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The daemons as processes, as a user starts them."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import socket

@@ -1,7 +1,5 @@
 """Each error that a user can make or meet: the exit code, and a message that says what to do."""
 
-from __future__ import annotations
-
 import io
 import json
 import signal

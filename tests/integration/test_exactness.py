@@ -1,7 +1,5 @@
 """The default model and draft behind a real broker: the text is what the target alone writes, whatever happens."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import sys

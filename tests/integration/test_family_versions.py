@@ -1,7 +1,5 @@
 """A worker process that follows a family, with nine layers of the default model and heads that peft made."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import shutil

@@ -1,7 +1,5 @@
 """A head of upper layers tuned in full, at a worker process with a tiny base."""
 
-from __future__ import annotations
-
 import asyncio
 import shutil
 import time

@@ -1,7 +1,5 @@
 """Texts with grammars, behind a real broker: the default target alone writes the same, whoever drafts."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

@@ -1,7 +1,5 @@
 """A family with versions of two bases: a worker process on each, an edge that follows, and a real broker."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncIterator

@@ -3,8 +3,6 @@
 The target has two tokens beside the vocabulary that it was trained with; its template writes one of them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Requests wait out what happens, in a deployment by `flexspec-broker init`, whose daemons are killed for good."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import os

@@ -4,8 +4,6 @@ The blocks are taken from the documents themselves. They name fixed ports, so ea
 namespace of its own, where nothing else can hold these.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Tools, forms of answers and several answers by OpenAI's client, a real broker and the default model."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

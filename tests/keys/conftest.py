@@ -1,7 +1,5 @@
 """A deployment's keys, for each test its own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """A deployment's keys in a folder, as `flexspec-broker` hands them out."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

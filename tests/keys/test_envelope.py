@@ -1,7 +1,5 @@
 """The envelope around a payload: bytes that never change, and nothing that is believed without its key."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

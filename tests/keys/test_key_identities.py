@@ -1,7 +1,5 @@
 """Credentials, statements, and the file that a client is handed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

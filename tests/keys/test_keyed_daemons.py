@@ -1,7 +1,5 @@
 """Workers and a device with keys: they write what they wrote without, whoever dies, restarts or is revoked."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import time

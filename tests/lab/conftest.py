@@ -1,7 +1,5 @@
 """Conditions that several tests of the laboratory need."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

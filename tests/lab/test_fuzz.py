@@ -5,8 +5,6 @@ other. ``FLEXSPEC_FUZZ=1000000`` has so many of them read, within bounds of proc
 thousand, without a clock.
 """
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Checkpoints read without transformers: same result, and whatever might differ is left to transformers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from functools import cache

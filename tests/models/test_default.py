@@ -1,7 +1,5 @@
 """The default model, as all folders of the cache, is made once, whole or not at all, whoever else wants it then."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

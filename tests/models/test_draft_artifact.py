@@ -1,7 +1,5 @@
 """The draft as a file: it computes what was trained, only on the right base, with a confidence that is calibrated."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

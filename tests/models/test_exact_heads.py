@@ -1,7 +1,5 @@
 """Heads in the compact target: a row's bits are those of its version alone, and those of peft."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Generator
 from functools import cache

@@ -1,7 +1,5 @@
 """The compact target: the bits of transformers' own code, whatever shares the forward."""
 
-from __future__ import annotations
-
 import random
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """GGUF files as models: the logits and token ids of the checkpoint that they were made from."""
 
-from __future__ import annotations
-
 import json
 import random
 import shutil

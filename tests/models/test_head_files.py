@@ -1,7 +1,5 @@
 """Heads as files: what peft saves is read, and whatever a head must not be is refused with what to do."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable

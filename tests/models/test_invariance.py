@@ -1,7 +1,5 @@
 """The proof holds where kernels agree, and fails, with its reasons, where they do not."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Loading: what a model says of itself, and an error that helps for everything that can be wrong with it."""
 
-from __future__ import annotations
-
 import os
 import socket
 import subprocess

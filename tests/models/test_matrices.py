@@ -1,7 +1,5 @@
 """Matrices of 8 and 4 bits against plain products."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Keys and values grow and forget without loss; memory that is asked into huge pages is whole afterwards."""
 
-from __future__ import annotations
-
 import platform
 import resource
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, mmap

@@ -1,7 +1,5 @@
 """The draft by ONNX Runtime against the torch engines: the same choices but for rounding; damage is named."""
 
-from __future__ import annotations
-
 import json
 import random
 from functools import cache

@@ -1,7 +1,5 @@
 """A row of logits has the same bits whatever shares its forward, and they are those of transformers."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from functools import cache

@@ -1,7 +1,5 @@
 """A proof is remembered for what it was made for and for nothing else, and a bad entry is as good as none."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Sequence

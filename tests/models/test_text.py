@@ -1,7 +1,5 @@
 """Tokenizers: prompts become the ids that are meant, streams decode exactly, other contents have other fingerprints."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Checkpoints of a few kB with random weights, and tokenizers of the two kinds that decode differently."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

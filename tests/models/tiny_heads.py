@@ -1,7 +1,5 @@
 """Random heads of tiny models: adapters that the real peft saved, and upper layers tuned in full."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

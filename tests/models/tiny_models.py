@@ -1,7 +1,5 @@
 """Models with larger random weights than usual, and walks of several sessions through a text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

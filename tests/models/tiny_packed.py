@@ -1,7 +1,5 @@
 """Tiny random models of the shapes that matter, packed, and the same weights with transformers' eager attention."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Links and paths in documents, which lead somewhere, and what the lint of prose finds."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

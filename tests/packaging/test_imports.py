@@ -1,7 +1,5 @@
 """Imports: modules that run without the heavy libraries, costs of importing, and errors for missing packages."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The wheel holds all five packages with their data, and its commands run from any folder."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

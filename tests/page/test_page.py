@@ -1,7 +1,5 @@
 """The page of an edge node in a real Chromium: an answer, an outage, a canary, another key; nobody is kept out."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence

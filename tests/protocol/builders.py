@@ -1,7 +1,5 @@
 """Messages, machines and worlds for the tests of both sides."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterable, Sequence
 

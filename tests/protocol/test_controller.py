@@ -1,7 +1,5 @@
 """Estimates of a node: they outlive its sessions, and new sessions begin with them."""
 
-from __future__ import annotations
-
 import pytest
 from msgspec.structs import replace
 

@@ -1,7 +1,5 @@
 """Room for one more session: who has to make it, what an edge is told where there is none, and shares of devices."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 from itertools import pairwise

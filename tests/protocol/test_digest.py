@@ -1,7 +1,5 @@
 """The digest chain, and the view that goes with it."""
 
-from __future__ import annotations
-
 from zlib import crc32
 
 import msgspec

@@ -1,7 +1,5 @@
 """The edge machine, one rule at a time."""
 
-from __future__ import annotations
-
 import msgspec
 import pytest
 

@@ -1,7 +1,5 @@
 """Which process of a name a status is of, whatever clocks say."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import pytest

@@ -1,7 +1,5 @@
 """A prompt that goes on from an earlier text: named, found, or asked for; by the machines of both sides."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

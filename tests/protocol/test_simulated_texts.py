@@ -1,7 +1,5 @@
 """Whole texts between machines: on a clean link nothing is asked twice, and where there is too much to do all wait."""
 
-from __future__ import annotations
-
 import random
 from itertools import pairwise
 from unittest.mock import Mock

@@ -3,8 +3,6 @@
 ``FLEXSPEC_SIMULATOR_RUNS`` makes it more.
 """
 
-from __future__ import annotations
-
 import os
 
 import pytest

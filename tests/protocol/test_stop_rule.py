@@ -1,7 +1,5 @@
 """Batches end before the token that would not survive; nothing is asked twice because of it."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """The transition tables: complete, held to where they say that they lead, and shown by `docs/protocol.md`."""
 
-from __future__ import annotations
-
 import runpy
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A worker that holds two target versions: each session is of the one that its open's topic names."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """A step waits for sessions that will be back in a moment, and for nobody else."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Sequence

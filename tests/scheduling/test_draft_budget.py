@@ -1,7 +1,5 @@
 """Which drafted tokens get a row: what is best for all who share a forward, by what rows cost."""
 
-from __future__ import annotations
-
 from itertools import product
 from math import log
 

@@ -1,7 +1,5 @@
 """Who shares a forward, and how much of whose prompts it reads: whatever one device asks for, others lose little."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A worker's own drafts: they change how many tokens a step decides, and never which."""
 
-from __future__ import annotations
-
 import logging
 import random
 import threading

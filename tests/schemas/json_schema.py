@@ -1,7 +1,5 @@
 """Checks values against the schemas of our documents, by fastjsonschema."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import cache
 from typing import Any

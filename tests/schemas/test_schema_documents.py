@@ -1,7 +1,5 @@
 """The committed schemas are those of the types, and say of messages and requests what codec and validation say."""
 
-from __future__ import annotations
-
 import inspect
 import json
 from functools import partial

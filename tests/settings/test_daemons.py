@@ -1,7 +1,5 @@
 """The settings of the three daemons, as their users see them."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

@@ -1,7 +1,5 @@
 """Log lines: their fields, their form for people and for programs, and the texts that they never contain."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging

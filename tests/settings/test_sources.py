@@ -1,7 +1,5 @@
 """Precedence, conversion, and what is said of keys and values that cannot be used."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A tiny base and random text to train drafts on, and the commands that do."""
 
-from __future__ import annotations
-
 import argparse
 import itertools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Target-written text: what is written, by which dice, and that stopping and resuming loses nothing."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

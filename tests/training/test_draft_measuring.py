@@ -1,7 +1,5 @@
 """Measuring a draft: rounds, survival, calibration."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given

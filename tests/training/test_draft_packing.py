@@ -1,7 +1,5 @@
 """Packed deltas: how far rounding goes, what is refused, and bytes that stay what they are."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A draft for one version: text that it writes, states of the base with a head on it, and what they train."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The data of the shipped heads: sums that are right, shapes that are kept, held-out prompts that are."""
 
-from __future__ import annotations
-
 import json
 import random
 import re

@@ -1,7 +1,5 @@
 """`flexspec head train` and `check` from files to files, on a tiny base; what a head may not touch is refused."""
 
-from __future__ import annotations
-
 import json
 import operator
 import shutil

@@ -1,7 +1,5 @@
 """Two worlds for one contract: the in-memory broker, and Mosquitto behind a proxy."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager

@@ -1,7 +1,5 @@
 """A TCP proxy between a client and a broker, to cut, stall, delay and count. Needs no root."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress

@@ -1,7 +1,5 @@
 """Read a link's events in tests, each with a bound on waiting."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

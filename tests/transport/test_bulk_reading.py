@@ -1,7 +1,5 @@
 """Messages taken apart in bulk, beside paho, from any pieces of the stream."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 from collections.abc import Iterator

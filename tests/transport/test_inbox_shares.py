@@ -1,7 +1,5 @@
 """The inbox: when it is full it drops what came from whoever sent most, and never a change of the link alone."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Contract of every link, tested with the in-memory broker and with Mosquitto."""
 
-from __future__ import annotations
-
 import asyncio
 
 import pytest

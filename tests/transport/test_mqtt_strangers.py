@@ -1,7 +1,5 @@
 """Peers that are no MQTT 5 broker, or say no in unusual ways."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Each trap of MQTT, paho and aiomqtt that the link promises to keep its users out of."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 import socket

@@ -1,7 +1,5 @@
 """The small parts: filters, settings, the retry, and the queue before a link that may be slow, down or broken."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

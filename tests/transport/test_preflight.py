@@ -1,7 +1,5 @@
 """Preflight: errors that waiting cannot mend, such as an unfit broker, are reported before a model is loaded."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import socket

@@ -1,7 +1,5 @@
 """When a silence is too long, whatever was sent and came."""
 
-from __future__ import annotations
-
 from math import inf
 
 import pytest

@@ -1,7 +1,5 @@
 """A connection over which nothing comes any more is replaced, if another one can be had; real brokers and sockets."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 import socket

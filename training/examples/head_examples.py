@@ -10,8 +10,6 @@ and answers in JSON where the prompt asks for JSON.
 and ``--seed``.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import random

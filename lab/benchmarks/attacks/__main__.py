@@ -11,8 +11,6 @@ connections. The worker has one core; broker and devices have the other one, and
 a ratio to the same streams without attack, before and after it.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import sys

@@ -6,8 +6,6 @@ It says one JSON line when it has begun. A line on its standard input ends it; t
 was told.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

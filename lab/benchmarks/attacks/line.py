@@ -1,7 +1,5 @@
 """An MQTT 5 connection over TLS that writes as fast as bytes go: packets are sent many at a time."""
 
-from __future__ import annotations
-
 import socket
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Constraints of texts that are compared with the reference's."""
 
-from __future__ import annotations
-
 from lab.bench.calls import read_tools
 from lab.benchmarks.exact.grammars import Constraint, by_choice, by_lark, by_regex, by_schema
 

@@ -4,8 +4,6 @@ Nothing of the project is imported: the description is the docstring of `flexspe
 of `docs/protocol.md`. Everything is done the plain way: whole vocabularies, full sorts, float64.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -3,8 +3,6 @@
 Nothing of the project is imported: the description is `docs/protocol.md`.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

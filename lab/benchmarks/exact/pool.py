@@ -1,7 +1,5 @@
 """Processes that write the reference texts while the system runs."""
 
-from __future__ import annotations
-
 import asyncio
 from dataclasses import asdict, dataclass, field
 from math import inf

@@ -18,8 +18,6 @@ Where a text has a grammar, llguidance's own matcher, made for this text alone, 
 come; all others lose their logits before anything else is done with these.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Sequence

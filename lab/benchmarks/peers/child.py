@@ -4,8 +4,6 @@ Its arguments are kind, number format, and folder or file. It answers every line
 error.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """Engines that are compared, each in its own process: what all of them do, ours, and transformers."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

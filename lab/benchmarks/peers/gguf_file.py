@@ -3,8 +3,6 @@
 ``python -m lab.benchmarks.peers.gguf_file FILE [--target FOLDER] [--form BF16]`` writes one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """llama.cpp by the C interface that llama-cpp-python wraps, with its own settings but for threads and sizes."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Counters of a link, per way."""
 
-from __future__ import annotations
-
 import msgspec
 
 

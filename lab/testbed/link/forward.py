@@ -1,7 +1,5 @@
 """The loop between two TUN devices: reads packets, asks the impairment, writes them when they are due."""
 
-from __future__ import annotations
-
 import ctypes
 import heapq
 import os

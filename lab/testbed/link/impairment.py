@@ -12,8 +12,6 @@ Jitter comes before the rate, so that what it held back cannot leave faster than
 reordered.
 """
 
-from __future__ import annotations
-
 import enum
 import random
 from collections import deque

@@ -5,8 +5,6 @@ often as it likes. Each is answered by one line of JSON. When its standard input
 SIGTERM, it ends all processes in its namespaces and removes them; so a caller that is killed leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """Network namespaces by ``ip netns``: making, entering, removing; their TUN devices."""
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import fcntl

@@ -1,7 +1,5 @@
 """`netns_link`: two sides of this machine with an emulated link between them, carrying real IP packets."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -3,8 +3,6 @@
 The figures are data: `profiles.toml` beside this module, or a file of the user in the same form.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal

@@ -3,8 +3,6 @@
 A lost packet becomes a pause of one retransmission timeout, an outage stalls.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 

@@ -3,8 +3,6 @@
 The link is a server with one place: packets pass one after the other, in the order of the calls.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from lab.testbed.link.timeline import States

@@ -1,7 +1,5 @@
 """Answers over HTTP, through a real broker: the client gets the target's text, as the OpenAPI document says."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import re

@@ -1,7 +1,5 @@
 """Clients that go away, ask twice, or do not read; and the end of the server."""
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Connections and bodies that are slow, long or many, over real sockets; and an id on every answer."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import resource

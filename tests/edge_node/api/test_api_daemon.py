@@ -1,7 +1,5 @@
 """Node and API together: from the start, without a broker, and to the end."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """From commits to pieces of text: who wrote them, and where a stop string ends them."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Errors over HTTP: each has its status, OpenAI's shape, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Events of a node for whoever looks at it, over real HTTP and a real broker."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager

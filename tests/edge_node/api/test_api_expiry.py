@@ -1,7 +1,5 @@
 """Signed documents that expire: nothing new is begun by them, texts that go on end as they should, and all is told."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator

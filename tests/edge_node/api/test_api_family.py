@@ -1,7 +1,5 @@
 """An edge node that follows a family, over a real broker: what can be asked for, updates, and what is refused."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Ollama's API, asked by its makers' own client, and what clients send to it."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import math

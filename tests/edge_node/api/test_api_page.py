@@ -1,7 +1,5 @@
 """The page's files over real HTTP: who gets them, under which headers, and that they name nothing that is not there."""
 
-from __future__ import annotations
-
 import re
 from importlib.resources import files
 

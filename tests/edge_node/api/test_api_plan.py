@@ -1,7 +1,5 @@
 """How drafts are planned, and why: over HTTP, in an answer's figures, and on a terminal."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from dataclasses import replace

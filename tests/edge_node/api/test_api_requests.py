@@ -1,7 +1,5 @@
 """Fields of API requests: each is honoured, neutral, or refused by its name."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from typing import Any

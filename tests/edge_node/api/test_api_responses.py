@@ -1,7 +1,5 @@
 """``/v1/responses``: its items, events and kept responses, as OpenAI's own types and client read them."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

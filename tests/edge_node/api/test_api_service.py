@@ -1,7 +1,5 @@
 """Whether anybody serves a version, and what its workers recommend: what is told of it, and how soon."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from math import inf

@@ -1,7 +1,5 @@
 """Statuses that lie: what they recommend changes no text, and where there are keys what they claim is not shown."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator

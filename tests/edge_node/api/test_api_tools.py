@@ -1,7 +1,5 @@
 """Calls of tools, and several answers, as OpenAI's own types read them; the texts are put into the node's store."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging

@@ -1,7 +1,5 @@
 """The trace of a text through client, device, broker and worker, with the SDK's own exporters in memory."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import socket

@@ -1,7 +1,5 @@
 """A node that is asked by MQTT, and askers of paho's own client, MQTT 3.1.1 and 5."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import json

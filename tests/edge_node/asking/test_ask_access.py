@@ -1,7 +1,5 @@
 """Who may ask whom, and who reads whose answers, at a Mosquitto with users."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import msgspec

@@ -1,7 +1,5 @@
 """Texts that are asked for by MQTT."""
 
-from __future__ import annotations
-
 import asyncio
 import queue
 import random

@@ -1,7 +1,5 @@
 """The node's announcement to Home Assistant, by what its documentation says of MQTT discovery."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

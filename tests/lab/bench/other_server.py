@@ -6,8 +6,6 @@
 `broken` ends the connection within a chunk of the stream, `torn` the stream within a line.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -1,7 +1,5 @@
 """``flexspec bench`` as a command: what it refuses, what it starts, and a short run of the real thing."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

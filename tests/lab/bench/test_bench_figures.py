@@ -1,7 +1,5 @@
 """Strategies meet the same questions, seeds and pieces of a channel; their figures, and tables that show them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Collection, Sequence
 from typing import Any

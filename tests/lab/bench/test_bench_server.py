@@ -1,7 +1,5 @@
 """Another server as a strategy: a real process that is asked over HTTP, and ones that cannot be."""
 
-from __future__ import annotations
-
 import asyncio
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The malicious devices of the benchmark do what they say, at a real broker."""
 
-from __future__ import annotations
-
 from itertools import islice
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every benchmark can be asked for help, refuses nonsense, and ends with one JSON object."""
 
-from __future__ import annotations
-
 import json
 import runpy
 import sys

@@ -1,7 +1,5 @@
 """The reference of exactness: its second writing of the dice must be right by itself."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

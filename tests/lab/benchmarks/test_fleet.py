@@ -1,7 +1,5 @@
 """Replicas are computed as the autoscaler of Kubernetes does."""
 
-from __future__ import annotations
-
 import pytest
 
 from lab.benchmarks.fleet import wanted

@@ -1,7 +1,5 @@
 """Engines beside ours: the weights that they get, the forwards that they are asked for, what the times say."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from shutil import copytree

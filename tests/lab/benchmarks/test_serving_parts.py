@@ -1,7 +1,5 @@
 """The client of benchmarks, which notices what goes wrong, and how streams are compared."""
 
-from __future__ import annotations
-
 import asyncio
 
 from broker.launcher import PrivateBroker

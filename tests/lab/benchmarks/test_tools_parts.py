@@ -1,7 +1,5 @@
 """The parts of `lab.benchmarks.tools`: what agents are asked with, and verdicts of calls that can be bad."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Chaos itself: schedules, the storm, and a small run of real daemons over TLS with keys."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The checker believes histories that are right, and refuses each that has one thing wrong, by its rule."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field

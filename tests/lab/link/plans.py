@@ -1,7 +1,5 @@
 """Profiles for tests, written as numbers."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The impairment, by property: packets at any times and of any sizes, over channels that change with time."""
 
-from __future__ import annotations
-
 import math
 import random
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """Links of namespaces: real packets, and nothing left behind. Needs root."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

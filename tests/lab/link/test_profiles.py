@@ -1,7 +1,5 @@
 """Profiles, complete and checked, and channels whose states take turns, set to any moment."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

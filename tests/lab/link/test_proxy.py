@@ -1,7 +1,5 @@
 """The proxy over real sockets on loopback."""
 
-from __future__ import annotations
-
 import asyncio
 import hashlib
 import time

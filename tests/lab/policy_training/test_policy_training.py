@@ -1,7 +1,5 @@
 """Training of the policy `rl`: what actions come to is a function of the seed, and training learns what there is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Recordings of random texts, times of a worker, and what tests of the simulator share."""
 
-from __future__ import annotations
-
 import random
 
 from lab.simulator.cost import DraftTimes, Times

@@ -1,7 +1,5 @@
 """The closed form of a plan's speed beside the simulator, whose machines, links and rules are those of production."""
 
-from __future__ import annotations
-
 from statistics import median
 
 import pytest

@@ -1,7 +1,5 @@
 """The default policy with pairs that nobody trained for each other: drafting pays, or it is left alone soon."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Recordings of texts and drafts, a drafter that replays them, and what forwards cost."""
 
-from __future__ import annotations
-
 import pytest
 
 from flexspec_mq.drafting.interface import DraftRequest

@@ -1,7 +1,5 @@
 """Answers in simulated time: the text is the recorded one whatever happens; MQTT there, and links that change."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import msgspec

@@ -1,7 +1,5 @@
 """An operator of a family on a site, against a real broker."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

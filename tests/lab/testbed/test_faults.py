@@ -1,7 +1,5 @@
 """The tools that break things break what they say; the in-memory broker beyond the contract of all links."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 

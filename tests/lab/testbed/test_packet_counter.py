@@ -1,7 +1,5 @@
 """Packet counter: bytes that a client gets from a broker and sends, counted on the wire."""
 
-from __future__ import annotations
-
 import asyncio
 
 from broker.launcher import PrivateBroker

@@ -1,7 +1,5 @@
 """Two small models of which one is sometimes right about the other."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Traditional speculation in rounds of small, real models: texts, laws, repeats, and what its messages hold."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager

@@ -1,7 +1,5 @@
 """Runs the features of an example as the runner names them, a JSON line each, and says what became of each."""
 
-from __future__ import annotations
-
 import asyncio
 import inspect
 import json
