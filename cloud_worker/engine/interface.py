@@ -168,7 +168,7 @@ class HeadHolder(Protocol):
         """
         ...
 
-    def hold(self, name: str, folder: Path, manifest: Manifest, submit: Submit) -> None:
+    def hold(self, name: str, folder: Path, manifest: Manifest, submit: Submit, /) -> None:
         """Hold a head that lies in a folder.
 
         Raises:
@@ -176,7 +176,7 @@ class HeadHolder(Protocol):
         """
         ...
 
-    def count_right(self, name: str, canary: Canary, submit: Submit) -> int:
+    def count_right(self, name: str, canary: Canary, submit: Submit, /) -> int:
         """Count the tokens of a canary that are a head's likeliest behind what precedes them; "" is the base.
 
         Raises:
@@ -184,11 +184,11 @@ class HeadHolder(Protocol):
         """
         ...
 
-    def prove(self, name: str, digest: bytes, submit: Submit) -> Exactness:
+    def prove(self, name: str, digest: bytes, submit: Submit, /) -> Exactness:
         """Prove a head that is held, or find its proof by the digest of its manifest."""
         ...
 
-    def drop(self, name: str, submit: Submit) -> None:
+    def drop(self, name: str, submit: Submit, /) -> None:
         """Let go of a head that is held, of which no version is any more."""
         ...
 

@@ -48,7 +48,8 @@ def family_follower(
     say("computing the fingerprint of the base")
     base = base_of(worker, heads, engine.facts.exactness)
     drafter = partial(load_for_version, worker, heads.loaded, say=_log.info)
-    loader = HeadLoader(base, engine, heads, settings.folder / "heads", drafter)
+    drafts = (drafter,) if engine.facts.draft else ()
+    loader = HeadLoader(base, engine, heads, settings.folder / "heads", *drafts)
     library = Library(worker.version, engine.facts.exactness, base.id)
     return FamilyFollower(follower, store, library, loader, settings.heads or "")
 

@@ -20,6 +20,7 @@ from flexspec_mq.errors import GrammarError
 
 if TYPE_CHECKING:
     from cloud_worker.engine.interface import Facts
+    from cloud_worker.engine.servers.heads import ServerHeads
     from cloud_worker.engine.servers.server import Server
     from flexspec_mq.drafting.interface import PricedDrafter
     from flexspec_mq.grammar.compiled import CompiledGrammars
@@ -34,23 +35,23 @@ class ServerEngine:
 
     Args:
         server: the server.
-        model: the server's name for the base.
+        heads: heads that it holds beside the base.
         most: Likeliest tokens of a row that the server tells at most.
         grammars: Grammars of its texts.
         loop: runs on a thread of its own; this one has all of it.
         facts: Properties of the target.
 
     Attributes:
+        head_holder: see `Engine`.
         trouble: see `Engine`.
     """
 
-    head_holder = None
     memory = None
 
     def __init__(
         self,
         server: Server,
-        model: str,
+        heads: ServerHeads,
         facts: Facts,
         *,
         most: int,
@@ -60,9 +61,10 @@ class ServerEngine:
         self.facts = facts
         self.grammars = grammars
         self.trouble = ""
-        self._server, self._model, self._most = server, model, most
+        self.head_holder = heads
+        self._server, self._most = server, most
         self._where = None if grammars is None else TextGrammars(grammars)
-        self._names: dict[str, str] = {}
+        self._heads: dict[str, str] = {}
         self._items: dict[SessionKey, WorkItem] = {}
         self._results: deque[StepResult] = deque()
         self._wakes = threading.Event()
@@ -80,15 +82,14 @@ class ServerEngine:
 
     def hold(self, version: str, head: str) -> None:
         """See `Engine`."""
-        self._names[version] = head or self._model
+        self._heads[version] = head
 
     def hold_drafter(self, version: str, drafter: PricedDrafter) -> None:
         """See `Engine`; a server's own drafter is its own affair."""
 
     def drop(self, version: str) -> str:
         """See `Engine`."""
-        name = self._names.pop(version, self._model)
-        return "" if name == self._model else name
+        return self._heads.pop(version, "")
 
     def free(self, key: SessionKey) -> None:
         """See `Engine`."""
@@ -145,11 +146,16 @@ class ServerEngine:
 
     async def _decide(self, item: WorkItem, text: ServedText) -> None:
         """Decide an item, however often the server goes away meanwhile."""
-        model = self._names.get(item.version, self._model)
+        model = self.head_holder.names[self._heads.get(item.version, "")]
 
         async def once() -> StepResult:
             began = time.perf_counter()
-            tokens, rows = await text.decide(item, model, self._where)
+            try:
+                tokens, rows = await text.decide(item, model, self._where)
+            except ServerRefused:
+                if not await self.head_holder.again(model):
+                    raise
+                tokens, rows = await text.decide(item, model, self._where)
             ms = int(1000 * (time.perf_counter() - began))
             return StepResult([(item, tokens)], rows={item.key: rows}, times={item.key: ms})
 

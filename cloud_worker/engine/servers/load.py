@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from cloud_worker.engine.interface import Facts, Recommended
 from cloud_worker.engine.servers.engine import ServerEngine
+from cloud_worker.engine.servers.heads import ServerHeads
 from cloud_worker.engine.servers.server import GREEDY, Server, ServerGone, ServerRefused
 from cloud_worker.engine.timing import Timings
 from flexspec_mq import waiting
@@ -65,7 +66,7 @@ def connect(
     loaded = load_text(settings.target, progress=tell)
     key = read_api_key(None, settings.engine_key_file)
     loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="server", daemon=True).start()
+    threading.Thread(target=_run, args=(loop,), name="server", daemon=True).start()
     server = KINDS[settings.engine](url, key, settings.engine_model)
 
     try:
@@ -78,6 +79,13 @@ def connect(
             raise
         kind = LinkDown if isinstance(error, ServerGone) else UsageError
         raise kind(error.message, hint="is it up, and started as docs/gpu.md says?") from error
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 async def _connect(
@@ -126,7 +134,8 @@ async def _connect(
         f"within {most} tokens, else by the server's own dice",
         grammar="" if grammars is None else engine_name(),
     )
-    return ServerEngine(server, model, facts, most=most, grammars=grammars, loop=loop)
+    heads = ServerHeads(server, model, loaded, loop)
+    return ServerEngine(server, heads, facts, most=most, grammars=grammars, loop=loop)
 
 
 async def _most(server: Server, model: str, text: list[int]) -> int:

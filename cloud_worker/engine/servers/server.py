@@ -107,6 +107,10 @@ class Server:
             trust_env=False,
         )
 
+    async def adapters(self) -> set[str]:
+        """Names of the adapters that the server holds."""
+        return {one.id for one in (await self.ask("/v1/models", _Models)).data if one.parent is not None}
+
     async def models(self) -> tuple[str, int]:
         """Name of the model that the server is of, and its longest text in tokens.
 
