@@ -90,6 +90,8 @@ RULES: dict[Role, tuple[AccessRule, ...]] = {
         AccessRule("read", "homeassistant/#"),  # where the asker is a Home Assistant
         AccessRule("write", "homeassistant/status"),
     ),
+    Role.SITE: (),  # those of the clients that connect to its broker
+    Role.CENTRE: (AccessRule("readwrite", "f1/#"),),
     Role.DEPLOYMENT: (AccessRule("readwrite", "f1/i"), AccessRule("write", "f1/s")),
 }
 """Whatever is not in it is forbidden."""
@@ -101,6 +103,8 @@ class AccessRules:
     def __init__(self, users: Iterable[User]) -> None:
         self._users = {user.name: user for user in users}
         workers = [user for user in self._users.values() if user.role is Role.WORKER]
+        if any(user.role is Role.CENTRE for user in self._users.values()):
+            workers = []  # others serve behind the bridge, and the central broker knows which
         asked = {version for worker in workers for version in worker.versions}
         self._asked = sorted(asked) if all(worker.versions for worker in workers) else ()
         self._workers = sorted(worker.name for worker in workers)
@@ -111,8 +115,20 @@ class AccessRules:
         user = self._users.get(name)
         if user is None:
             return []
+        if user.role is Role.SITE:
+            return self._rules_of_site(name)
         askers = [asker.name for asker in self._askers if name in (asker.edges or (name,))]
         return self._filled(user.role, name, askers, user.versions, user.edges)
+
+    def _rules_of_site(self, site: str) -> list[AccessRule]:
+        """The rules of a site's clients, as far as their messages cross the bridge: where it has workers, theirs."""
+        own = [user for user in self._users.values() if user.site == site]
+        acting = [user for user in own if user.role is Role.WORKER] or own
+        rules = [rule for user in acting for rule in self.rules_of(user.name)]
+        rules += (
+            AccessRule("write", topics.edge_status_topic(user.name)) for user in own if user not in acting
+        )
+        return [rule for rule in dict.fromkeys(rules) if rule.topic.split("/")[1] in topics.BRIDGED]
 
     def file(self) -> str:
         """Text of the access file; who is not in it has no password.

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from broker.deployment.bundles import IDENTITIES, LISTENER
 from broker.deployment.folder import KEYS, Deployment
 from broker.deployment.identities import Identities, PublicKeys
 from broker.settings import Role
@@ -23,6 +24,7 @@ _ROLES = {
     "add-publisher": (Role.PUBLISHER, "let those in who publish catalogues"),
     "add-operator": (Role.OPERATOR, "let those in who watch"),
     "add-asker": (Role.ASKER, "let those in who ask devices for texts by MQTT"),
+    "add-site": (Role.SITE, "make a broker for a site, which carries for its clients as a bridge"),
 }
 _STARTS = " to its machine, and start it there: "
 _USES = {
@@ -30,16 +32,9 @@ _USES = {
     Role.WORKER: f"{_STARTS}flexspec-cloud --config cloud.toml",
     Role.PUBLISHER: f"{_STARTS}flexspec head … --config head.toml",
     Role.OPERATOR: ", who watches with an MQTT client",
+    Role.SITE: f"{_STARTS}flexspec-broker run FOLDER",
     Role.ASKER: ", whose MQTT client publishes to f1/ask/DEVICE/NAME and reads f1/answer/NAME/#",
 }
-
-
-_SETTINGS = """\
-# Settings of this broker, for `flexspec-broker run`. All keys, limits among them: docs/settings.md.
-host = {host}
-port = {port}
-persistence = true        # what is retained survives a restart
-"""
 
 
 def add_commands(subparsers: Any) -> None:
@@ -68,6 +63,11 @@ def add_commands(subparsers: Any) -> None:
                 dest="edges",
                 help="that they may ask; give it again for more (default: any)",
             )
+        if role in (Role.EDGE, Role.WORKER):
+            command.add_argument("--site", default="", help="site to whose broker they connect")
+        if role is Role.SITE:
+            about = "by which its clients reach its broker"
+            command.add_argument("--address", required=True, metavar="HOST:PORT", help=about)
         command.set_defaults(run=_add, role=role)
 
     command = _command(
@@ -154,7 +154,7 @@ def _init(options: argparse.Namespace) -> int:
         answer(f"{options.directory} is there already")
     else:
         keys = beyond or options.keys
-        settings = _SETTINGS.format(host=json.dumps(options.host), port=options.port)
+        settings = LISTENER.format(host=json.dumps(options.host), port=options.port)
         deployment.create(
             settings, address, certified, client_certificates=options.client_certificates, keys=keys
         )
@@ -181,13 +181,17 @@ def _add(options: argparse.Namespace) -> int:
     deployment = Deployment(options.directory)
     names = dict.fromkeys(options.names)
     versions, edges = (tuple(dict.fromkeys(getattr(options, of, ()))) for of in ("versions", "edges"))
-    new = deployment.add(options.role, names, versions, edges)
+    site, address = (getattr(options, of, "") for of in ("site", "address"))
+    new = deployment.add(options.role, names, versions, edges, site=site, address=address)
     for name in names:
         folder = deployment.bundles.folder(options.role, name)
         where = folder if folder.exists() else "its files have been taken away"
         answer(f"{name} {'was added' if name in new else 'is there already'}: {where}")
     if new:
         answer(f"move each folder{_USES[options.role]}")
+    if site:
+        here = deployment.bundles.folder(Role.SITE, site)
+        answer(f"copy {here / IDENTITIES} to the folder of that site's broker, which takes it up")
     return 0
 
 

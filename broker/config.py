@@ -9,7 +9,8 @@ from pathlib import Path
 
 from broker.access import AccessRules
 from broker.files import private_folder, rewrite_private, write_private
-from broker.settings import BrokerSettings, User
+from broker.settings import CENTRE_NAME, Bridge, BrokerSettings, User
+from flexspec_mq import topics, waiting
 
 CONFIG = "mosquitto.conf"
 ACCESS = "access"
@@ -64,9 +65,60 @@ def config_text(settings: BrokerSettings, directory: Path) -> str:
         lines += ["persistence true", f"persistence_location {directory / DATA}/", "autosave_interval 5"]
     else:
         lines.append("persistence false")
+    if settings.bridge is not None:
+        lines += _bridge_lines(settings.bridge)
     if os.geteuid() == 0:  # or Mosquitto would change to its own user, who may not read its files
         lines.append(f"user {getpass.getuser()}")
     return "\n".join(lines) + "\n"
+
+
+def _bridge_lines(bridge: Bridge) -> list[str]:
+    """Bridge connections.
+
+    The first speaks MQTT 5, as MQTT 3.1.1 has no message expiry. It subscribes with "no local", which shared
+    subscriptions forbid; so opens come by a second one of MQTT 3.1.1 that does not say that it is a bridge. At the
+    central broker both leave nothing behind, which would get opens while the site is away; here, what is to go out
+    waits.
+    """
+    to = bridge.to
+    reach = [
+        f"address {to.host}:{to.port}",
+        f"local_username {CENTRE_NAME}",
+        f"remote_username {to.username}",
+        f"remote_password {to.password}",
+        "notifications false",
+        "bridge_attempt_unsubscribe false",
+        f"keepalive_interval {waiting.BRIDGE_KEEPALIVE}",
+        f"restart_timeout {waiting.BRIDGE_RETRY}",
+    ]
+    if to.tls is not None:
+        files = to.tls.ca, to.tls.certificate, to.tls.key
+        names = "bridge_cafile", "bridge_certfile", "bridge_keyfile"
+        reach += [f"{name} {file}" for name, file in zip(names, files, strict=True) if file is not None]
+    # Where there are workers, devices talk with those: an open that went out as well would be taken twice.
+    # Statuses go one way, or an old one that is retained on this side would come back as the newest on that.
+    inward, outward = ("dhki", "vwte") if bridge.shares else ("vwthki", "ode")
+    lines = [
+        "connection centre",
+        *reach,
+        f"remote_clientid {to.client_id}",
+        "bridge_protocol_version mqttv50",
+        "cleansession true",
+        "local_cleansession false",
+        *(f"topic {topics.ROOT}/{letter}/# in 1" for letter in inward),
+        *(f"topic {topics.ROOT}/{letter}/# out 1" for letter in outward),
+    ]
+    if bridge.shares:
+        lines += [
+            "connection opens",
+            *reach,
+            f"remote_clientid {to.client_id}-opens",
+            "bridge_protocol_version mqttv311",
+            "try_private false",
+            "cleansession true",
+            *(f"topic {topic} in 1" for topic in bridge.shares),
+        ]
+    return lines
 
 
 def render(settings: BrokerSettings, directory: Path) -> Path:

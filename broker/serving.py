@@ -22,7 +22,15 @@ from broker.deployment.applied_state import RUN
 from broker.deployment.folder import Deployment
 from broker.launcher import PrivateBroker
 from broker.saving import Saving
-from broker.settings import BrokerConfig, BrokerSettings, ClientLimits, Listener, User
+from broker.settings import (
+    CENTRE_NAME,
+    BrokerConfig,
+    BrokerSettings,
+    ClientLimits,
+    Listener,
+    Role,
+    User,
+)
 from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import MosquittoLog
 from flexspec_mq import topics, waiting
@@ -61,6 +69,7 @@ class DeploymentServer:
         self._stamp = deployment.stamp()
         self._known = deployment.load()
         self._published = b""
+        self._bridged = True
         self._again = 0.0
         self._dated: tuple[Dated, ...] = ()
         self._dates = ExpiryLog()
@@ -74,6 +83,7 @@ class DeploymentServer:
             tls=deployment.tls(self._known),
             users=self._users(),
             own_socket=announcer.socket,
+            bridge=deployment.bridge(self._known),
             **asdict(listener),
         )
         directory = deployment.directory / RUN
@@ -104,6 +114,7 @@ class DeploymentServer:
         Who went beyond a limit is put out, and let in again when its time is over.
         """
         self._dates.look(self._dated, time.time())
+        self._look_bridge()
         try:
             if self.broker.settings.persistence:
                 self._saving.look()
@@ -138,6 +149,19 @@ class DeploymentServer:
             "revoked_credentials": len(statement.revoked) if statement else 0,
             "put_out": len(self._guard.out),
         }
+
+    def _look_bridge(self) -> None:
+        """Say when the bridge comes and goes."""
+        up = self._mosquitto_log.connections.counts()[CENTRE_NAME] > 0
+        if not self._known.site or up is self._bridged:
+            return
+        self._bridged = up
+        if up:
+            _log.info("the central broker at %s is reached", self._known.centre)
+        else:
+            _log.warning(
+                "the central broker at %s is not reached: what is for it waits here", self._known.centre
+            )
 
     def _take_up(self) -> None:
         self._known = self._deployment.load()
@@ -185,6 +209,7 @@ class DeploymentServer:
         return (
             *(user for user in self._known.users if user.name not in self._guard.out),
             self._announcer.user,
+            *((User(CENTRE_NAME, Role.CENTRE, self._announcer.user.password),) if self._known.site else ()),
         )
 
     def _taken(self, line: bytes) -> None:

@@ -17,7 +17,10 @@ from flexspec_mq.daemon.probes import MetricsOptions
 from flexspec_mq.errors import BrokerError, UsageError
 from flexspec_mq.settings import Program, Section, Setting
 from flexspec_mq.settings.values import is_loopback
+from flexspec_mq.transport.base import LinkSettings
 
+CENTRE_NAME = "flexspec-centre"
+"""User at a site's broker in whose name its bridge brings messages in; no client may have it."""
 _ROUNDS = 101
 """Rounds of hashing, as Mosquitto has it: passwords are random and long, so guessing is hopeless anyway."""
 
@@ -30,6 +33,10 @@ class Role(Enum):
     PUBLISHER = "publisher"
     OPERATOR = "operator"
     ASKER = "asker"
+    SITE = "site"
+    """A broker of the same deployment, which carries for its own clients as a bridge."""
+    CENTRE = "centre"
+    """At a site's broker: whatever its bridge brings in; no client has it."""
     DEPLOYMENT = "deployment"
     """Whoever runs the broker, to publish what the deployment signed; no client has it."""
 
@@ -59,6 +66,7 @@ class User:
         password: hash of the password, see `hashed`.
         versions: versions that a worker may serve; empty is any.
         edges: devices that an asker may ask; empty is any.
+        site: site to whose broker a device or worker connects; empty is this broker.
     """
 
     name: str
@@ -66,6 +74,7 @@ class User:
     password: PasswordHash = field(repr=False)
     versions: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
+    site: str = ""
 
     def __post_init__(self) -> None:
         """Refuse names that could reach beyond their own topics.
@@ -92,6 +101,19 @@ class ServerTls:
     certificate: Path
     key: Path
     revoked: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """Connections of a site's broker to the central one.
+
+    Attributes:
+        to: settings by which any client of that name would connect there.
+        shares: shared subscriptions of the workers that connect to this broker, by which opens come in; empty without.
+    """
+
+    to: LinkSettings
+    shares: tuple[str, ...]
 
 
 def _expiry(value: str) -> None:
@@ -187,11 +209,13 @@ class BrokerSettings(Listener):
         tls: files of the listener; None is plain TCP.
         users: users that may connect. None: anybody, which is allowed on loopback only.
         own_socket: Unix socket on which it listens too, for whoever runs it; None without.
+        bridge: connections to the central broker; None for that one itself.
     """
 
     tls: ServerTls | None = None
     users: tuple[User, ...] | None = None
     own_socket: Path | None = None
+    bridge: Bridge | None = None
 
     def check(self) -> None:
         """Refuse settings that would let strangers in.

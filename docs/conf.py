@@ -28,6 +28,7 @@ NAVIGATION = {
         "docs/deploy",
         "docs/kubernetes",
         "docs/operators",
+        "docs/brokers",
         "docs/observability",
         "docs/evolution",
         "docs/security",

@@ -254,6 +254,10 @@ PROXY: Final = 10.0
 
 # Broker
 
+BRIDGE_KEEPALIVE: Final = 10
+"""Silence after which a site's broker and the central one probe."""
+BRIDGE_RETRY: Final = 1
+"""Before a site's broker tries to reach the central one again."""
 MOSQUITTO_STARTS: Final = 10.0
 """For Mosquitto to answer once it was started."""
 MOSQUITTO_STOPS: Final = 5.0

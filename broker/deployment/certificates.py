@@ -53,11 +53,11 @@ def make_certificates(directory: Path, names: Sequence[str]) -> ServerTls:
     return files_in(directory)
 
 
-def make_server_certificate(directory: Path, names: Sequence[str]) -> None:
-    """Make a new key and certificate for the server, in place of those that are there."""
+def make_server_certificate(directory: Path, names: Sequence[str], into: Path | None = None) -> None:
+    """Make a new key and certificate for the server, in place of those that are there, or in another folder."""
     subjects = x509.SubjectAlternativeName([_alternative(name) for name in names])
-    use = ExtendedKeyUsageOID.SERVER_AUTH
-    _make_leaf(directory, names[0][:64], use, directory / CERTIFICATE, directory / KEY, subjects)
+    use, into = ExtendedKeyUsageOID.SERVER_AUTH, into or directory
+    _make_leaf(directory, names[0][:64], use, into / CERTIFICATE, into / KEY, subjects)
 
 
 def make_client_certificate(directory: Path, name: str, certificate: Path, key: Path) -> int:

@@ -18,19 +18,28 @@ from msgspec.structs import replace
 from broker.announcing import OWN_NAME
 from broker.deployment import certificates
 from broker.deployment.applied_state import AppliedState
-from broker.deployment.bundles import ClientBundles
+from broker.deployment.bundles import (
+    BROKER_SETTINGS,
+    CLIENT_CERTIFICATE,
+    CLIENT_KEY,
+    IDENTITIES,
+    LOGIN,
+    TLS,
+    ClientBundles,
+)
 from broker.deployment.identities import Client, Identities
 from broker.deployment.secret_keys import KEY_ROLES, KeptElsewhere, SecretKeys, outgrown
 from broker.files import private_folder, read_text, rewrite_private, write_private
-from broker.settings import PasswordHash, Role, ServerTls, User
+from broker.settings import CENTRE_NAME, Bridge, PasswordHash, Role, ServerTls, User
 from flexspec_mq.daemon.files import alone
 from flexspec_mq.errors import BrokerError, UsageError
+from flexspec_mq.settings.values import address as host_and_port
 from flexspec_mq.share_groups import new_groups
-from flexspec_mq.topics import ANYBODY
+from flexspec_mq.topics import ANYBODY, open_share
+from flexspec_mq.transport.arguments import LinkOptions, link_settings
 from schemas.statement import ANY
 
-SETTINGS, IDENTITIES = "broker.toml", "identities.json"
-TLS, KEYS, HAND_OUT = "tls", "keys", "hand-out"
+KEYS, HAND_OUT = "keys", "hand-out"
 _EDITING = "editing.lock"
 
 
@@ -48,7 +57,7 @@ class Deployment:
 
     def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
         self.directory = directory.resolve()
-        self.settings_file = self.directory / SETTINGS
+        self.settings_file = self.directory / BROKER_SETTINGS
         self.keys = SecretKeys(self.directory / KEYS, clock)
         self.applied = AppliedState(self.directory)
         self.bundles = ClientBundles(self.directory / HAND_OUT, self.directory / TLS, self.keys)
@@ -90,6 +99,31 @@ class Deployment:
         """
         return certificates.files_in(self.directory / TLS, known.client_certificates) if known.names else None
 
+    def bridge(self, known: Identities) -> Bridge | None:
+        """Connections to the central broker; None for that one itself.
+
+        Raises:
+            UsageError: a file of the folder cannot be read.
+        """
+        if not known.site:
+            return None
+        own = self.directory / CLIENT_CERTIFICATE
+        certificate = own if known.client_certificates else None
+        options = LinkOptions(
+            broker=known.centre,
+            username=known.site,
+            password_file=self.directory / LOGIN,
+            tls_ca=self.directory / TLS / certificates.CA if known.names else None,
+            tls_cert=certificate,
+            tls_key=certificate and self.directory / CLIENT_KEY,
+        )
+        workers = [client for client in known.clients.values() if client.role is Role.WORKER]
+        versions = sorted({version for worker in workers for version in worker.versions})
+        return Bridge(
+            link_settings(options, f"b-{known.site}"),
+            shares=tuple(open_share(version, known.groups.group_of(version)) for version in versions),
+        )
+
     def create(
         self, settings: str, address: str, names: Sequence[str], *, client_certificates: bool, keys: bool
     ) -> None:
@@ -111,7 +145,14 @@ class Deployment:
             self._write(self.keys.with_new_keys(known) if keys else known)
 
     def add(
-        self, role: Role, names: Iterable[str], versions: tuple[str, ...], edges: tuple[str, ...] = ()
+        self,
+        role: Role,
+        names: Iterable[str],
+        versions: tuple[str, ...],
+        edges: tuple[str, ...] = (),
+        *,
+        site: str = "",
+        address: str = "",
     ) -> set[str]:
         """Let clients in. A client that is there keeps its secrets; what it may serve or ask is changed.
 
@@ -120,6 +161,8 @@ class Deployment:
             names: their names, which are also those on topics.
             versions: versions that workers may serve; empty is any.
             edges: devices that askers may ask; empty is any.
+            site: site to whose broker they connect; empty is the central one.
+            address: host:port of a site's broker.
 
         Returns:
             The names that are new.
@@ -128,7 +171,8 @@ class Deployment:
 
         def change(known: Identities) -> Identities:
             before = known.clients
-            wanted = {name: self._wanted(known, role, name, versions, edges) for name in names}
+            asked = Client(role, PasswordHash(""), versions, edges=edges, site=site, address=address)
+            wanted = {name: self._wanted(known, name, asked) for name in names}
             new.update(wanted.keys() - before.keys())
             changed = wanted.keys() & before.keys()
             void = [serial for name in changed for serial in outgrown(before[name], wanted[name])]
@@ -245,24 +289,34 @@ class Deployment:
         self.load()  # or there is no folder for the lock
         with alone(self.directory / _EDITING):
             known = self.load()
+            if known.site:
+                raise UsageError(
+                    f"{self.directory} is the broker of site {known.site}, which cannot change who connects",
+                    hint="give the command for the folder of the central broker, and copy identities.json from there",
+                )
             changed = replace(change(known), revision=known.revision + 1)
             self._write(changed)
+            self.bundles.update_sites(changed)
         return changed.revision
 
-    def _wanted(
-        self, known: Identities, role: Role, name: str, versions: tuple[str, ...], edges: tuple[str, ...]
-    ) -> Client:
+    def _wanted(self, known: Identities, name: str, asked: Client) -> Client:
         """A client as it is to be, which has its secrets already or none yet."""
-        User(name, role, PasswordHash(""), versions, edges)  # or the names are none
-        if name in (OWN_NAME, ANYBODY):
+        User(name, asked.role, PasswordHash(""), asked.versions, asked.edges)  # or the names are none
+        if name in (OWN_NAME, CENTRE_NAME, ANYBODY):
             raise UsageError(f"{name} is the broker's own name", hint="give another")
-        client = known.clients.get(name, Client(role, PasswordHash("")))
-        if client.role is not role:
+        if asked.address:
+            host_and_port(asked.address)
+        if asked.site:
+            _check_site(known, asked)
+        client = known.clients.get(name, asked)
+        if client.role is not asked.role:
             raise UsageError(
                 f"{name} is there already, with the role {client.role.value}",
                 hint="one name has one role: give another, or revoke it first",
             )
-        return replace(client, versions=versions, edges=edges)
+        return replace(
+            client, versions=asked.versions, edges=asked.edges, site=asked.site, address=asked.address
+        )
 
     def _voided(
         self, known: Identities, names: Iterable[str]
@@ -290,3 +344,17 @@ class Deployment:
 
     def _write(self, known: Identities) -> None:
         rewrite_private(self.directory / IDENTITIES, msgspec.json.format(msgspec.json.encode(known)).decode())
+
+
+def _check_site(known: Identities, asked: Client) -> None:
+    """Refuse a site that is none, or workers there whose versions are not told, as their opens come by version."""
+    site = known.clients.get(asked.site)
+    if site is None or site.role is not Role.SITE:
+        raise UsageError(
+            f"{asked.site} is no site of this deployment",
+            hint=f"make it: `flexspec-broker add-site DIR {asked.site} --address HOST:PORT`",
+        )
+    if asked.role is Role.WORKER and not asked.versions:
+        raise UsageError(
+            "workers at a site serve versions that are named", hint="give --version, once for each"
+        )

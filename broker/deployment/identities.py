@@ -11,6 +11,7 @@ from broker.settings import PasswordHash, Role, User
 from flexspec_mq.errors import BrokerError
 from flexspec_mq.keys.documents import read_statement
 from flexspec_mq.keys.refusals import KeysRefused
+from flexspec_mq.settings.values import address as host_and_port
 from flexspec_mq.share_groups import ShareGroups
 from schemas.statement import Statement
 
@@ -24,6 +25,8 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         edges: devices that an asker may ask; empty is any.
         serial: serial of its client certificate, hexadecimal; empty without one.
         credentials: serials of those that hold, hexadecimal, the newest last; empty without keys.
+        site: site to whose broker it connects; empty is the central one.
+        address: host:port of a site's broker; empty for other roles.
     """
 
     role: Role
@@ -32,6 +35,8 @@ class Client(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     serial: str = ""
     credentials: tuple[str, ...] = ()
     edges: tuple[str, ...] = ()
+    site: str = ""
+    address: str = ""
 
 
 class PublicKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,7 +77,9 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
         share_key: key of `ShareGroups`.
         revision: number of this file; one more with each change.
         revoked: serials of certificates that are not taken any more.
-        keys: keys of the deployment; None without.
+        keys: keys of the deployment; None without, and at a site.
+        site: name of this broker at the central one; empty for that one itself.
+        centre: host:port by which a site reaches the central broker.
     """
 
     address: str
@@ -83,11 +90,15 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
     clients: dict[str, Client] = {}
     revoked: tuple[str, ...] = ()
     keys: PublicKeys | None = None
+    site: str = ""
+    centre: str = ""
 
     @property
     def users(self) -> tuple[User, ...]:
         """For Mosquitto's files."""
-        return tuple(User(name, c.role, c.password, c.versions, c.edges) for name, c in self.clients.items())
+        return tuple(
+            User(name, c.role, c.password, c.versions, c.edges, c.site) for name, c in self.clients.items()
+        )
 
     @property
     def groups(self) -> ShareGroups:
@@ -105,6 +116,30 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
     def versions(self) -> tuple[str, ...]:
         """Versions to which workers are pinned."""
         return tuple(sorted({version for client in self.clients.values() for version in client.versions}))
+
+    def address_for(self, client: Client) -> str:
+        """host:port of the broker that a client connects to."""
+        site = self.clients.get(client.site)
+        return self.address if site is None else site.address
+
+    def at_site(self, site: str) -> Identities:
+        """Identities for a site's broker, whose folder cannot change them: clients that connect to it.
+
+        Groups of workers are known there only where it has workers, since who knows one can take what it is sent.
+        """
+        clients = {name: client for name, client in self.clients.items() if client.site == site}
+        workers = any(client.role is Role.WORKER for client in clients.values())
+        address = self.clients[site].address
+        return msgspec.structs.replace(
+            self,
+            address=address,
+            names=self.names and host_and_port(address)[:1],
+            share_key=self.share_key if workers else "",
+            clients=clients,
+            keys=None,
+            site=site,
+            centre=self.address,
+        )
 
     def with_clients(self, clients: dict[str, Client]) -> Identities:
         """The same, with some clients new or changed."""

@@ -98,8 +98,9 @@ class Guard:
         self._exempt: frozenset[str] = frozenset()
 
     def know(self, users: Iterable[User]) -> None:
-        """Learn who is bounded: all but workers, whose messages grow with the devices."""
-        self._exempt = frozenset(user.name for user in users if user.role in (Role.WORKER, Role.DEPLOYMENT))
+        """Learn who is bounded: all but workers and sites, whose messages grow with the devices."""
+        exempt = (Role.WORKER, Role.SITE, Role.CENTRE, Role.DEPLOYMENT)
+        self._exempt = frozenset(user.name for user in users if user.role in exempt)
 
     def look(self, now: float) -> list[tuple[str, str, str]]:
         """Put out who went beyond a limit, and let in whose time is over.

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from broker.access import AccessRules, overheard
-from broker.settings import Role, User
+from broker.settings import CENTRE_NAME, Role, User
 from flexspec_mq.daemon.expiring import LogThrottle
 from flexspec_mq.share_groups import ShareGroups
 
@@ -29,6 +29,7 @@ _SOMEBODY = "unknown"
 _MOST_CLIENTS = 100_000
 """Client ids that are remembered."""
 _CONNECTED = re.compile(r"New client connected from (\S+) as (.*) \(p\d+, c\d, k\d+, u'([^']*)'\)\.")
+_BRIDGED = re.compile(r"Bridge (local\.\S+) sending SUBSCRIBE .*")
 _NAMELESS = re.compile(r"New client connected from (\S+):(\d+) as (?!.* \(p\d+, c\d, k\d+, u'[^']*'\)\.$)")
 """A client id of some 900 characters or more: Mosquitto cuts the line off before the user."""
 _ENDED = re.compile(
@@ -53,6 +54,9 @@ class ClientConnections:
         """Read a line of the log, without its time."""
         if match := _CONNECTED.fullmatch(line):
             self._connected(match[2], match[3])
+        elif match := _BRIDGED.fullmatch(line):
+            if match[1] not in self._now:
+                self._connected(match[1], CENTRE_NAME)
         elif match := _ENDED.fullmatch(line):
             self._now.discard(match[1] or match[2])
 
@@ -102,6 +106,7 @@ class MosquittoLog:
         self._end_connection = end_connection
         self._rules = AccessRules(())
         self._workers: set[str] = set()
+        self._sites: set[str] = set()
         self._groups = ShareGroups()
         self._throttle = LogThrottle()
 
@@ -110,6 +115,7 @@ class MosquittoLog:
         users = tuple(users)
         self._rules = AccessRules(users)
         self._workers = {user.name for user in users if user.role is Role.WORKER}
+        self._sites = {user.name for user in users if user.role is Role.SITE}
         self._groups = groups
 
     def line(self, line: str) -> None:
@@ -143,6 +149,8 @@ class MosquittoLog:
         return None
 
     def _subscribed(self, user: str, topic_filter: str) -> None:
+        if user in self._sites:  # a bridge asks for all, and is sent what its clients may read
+            return
         groups = self._groups if user in self._workers else None
         why = overheard(self._rules.rules_of(user), groups, topic_filter)
         if why:

@@ -7,13 +7,17 @@ import secrets
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
+import msgspec
+
+from flexspec_mq import waiting
 from flexspec_mq.daemon.tasks import on_thread, running
 from flexspec_mq.doctor.checks import Check, Report
 from flexspec_mq.errors import LinkError, LinkRefused
+from flexspec_mq.topics import worker_status_topic
 from flexspec_mq.transport.base import NO_SUBSCRIBERS, Inbound, LinkSettings, Outbound
 from flexspec_mq.transport.connection import MqttConnection
 from flexspec_mq.transport.diagnosis import LOGIN_REFUSED, diagnose
@@ -200,6 +204,36 @@ async def _check_round_trip(report: Report, settings: LinkSettings, topic: str) 
         report.warn(detail, advice, _POOR)
 
 
+class _WorkerStatus(msgspec.Struct):
+    """Fields of a worker's status that say whether it lives."""
+
+    state: str
+    at: float
+    worker: str
+
+
+async def _check_workers(settings: LinkSettings, report: Report) -> None:
+    """Name the workers by their statuses, which come from behind a bridge as well, and say how old these are."""
+    ages: dict[str, float] = {}
+    async with _probe(settings) as probe:
+        with suppress(TimeoutError, _Forbidden):
+            async with asyncio.timeout(waiting.STATUS_RETAINED):
+                await probe.listen(worker_status_topic("+"))
+                while True:
+                    with suppress(msgspec.MsgspecError):
+                        status = msgspec.json.decode((await probe.received.get()).payload, type=_WorkerStatus)
+                        if status.state == "online":
+                            ages[status.worker] = abs(time.time() - status.at)
+    online = ", ".join(f"{name} {age:.0f} s ago" for name, age in sorted(ages.items()))
+    if not ages:
+        report.skip("no worker is online here, or this user may not read f1/w/+")
+    elif min(ages.values()) < waiting.STALE:
+        report.ok(f"said 'online': {online}")
+    else:
+        advice = "all have ended, or are behind a bridge that is down: the log of the site's broker tells"
+        report.warn(f"nobody has renewed a status: {online}", advice, _POOR)
+
+
 _QUALITIES: dict[str, _Quality] = {
     "retained messages": _check_retained,
     "shared subscriptions": _check_shares,
@@ -209,7 +243,10 @@ _QUALITIES: dict[str, _Quality] = {
 
 
 def broker_checks(settings: LinkSettings, topic: str) -> list[Check]:
-    """All checks of a broker: it answers, lets us in, keeps messages, shares them, tells reasons, answers at once."""
+    """All checks of a broker.
+
+    It answers, lets us in, keeps messages, shares them, tells reasons, answers at once; and who is behind it.
+    """
     # Access rules spell out the topics that a user may write, so those of a user have fixed names.
     mark = "check" if settings.username is not None else secrets.token_hex(4)
     return [
@@ -219,4 +256,5 @@ def broker_checks(settings: LinkSettings, topic: str) -> list[Check]:
             Check(name, partial(_allowed, probe, settings, f"{topic}/{mark}"), ("login",))
             for name, probe in _QUALITIES.items()
         ),
+        Check("workers", partial(_check_workers, settings), ("login",)),
     ]

@@ -1,0 +1,137 @@
+"""Sites with brokers of their own: commands make them, and texts cross the bridges as if there were one broker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from broker.announcing import Announcer
+from broker.deployment.folder import Deployment
+from broker.serving import DeploymentServer
+from broker.settings import ClientLimits, Listener
+from flexspec_mq.transport.arguments import LinkOptions, link_settings
+from flexspec_mq.transport.base import LinkSettings
+from flexspec_mq.transport.mqtt import mqtt_link
+from lab.testbed.deployment import free_port
+from tests.broker.deployments import good, made, run
+from tests.daemons import FakeEngine, check, edge_at, until, wanting, worker_at
+from tests.transport.proxy import proxy_to
+
+
+class Sites:
+    """A central broker with worker w1; site a with device d1, and site b with worker w2 and device d2."""
+
+    def __init__(self, folder: Path) -> None:
+        self.centre = made(folder / "centre", "--keys")
+        self.ports = {name: free_port() for name in "ab"}
+        for name, port in self.ports.items():
+            good("add-site", self.centre, name, "--address", f"localhost:{port}")
+        good("add-worker", self.centre, "w1", "--version", "base")
+        good("add-worker", self.centre, "w2", "--version", "base", "--site", "b")
+        good("add-device", self.centre, "d1", "--site", "a")
+        good("add-device", self.centre, "d2", "--site", "b")
+
+    def bundle(self, role: str, name: str) -> Path:
+        return self.centre / "hand-out" / role / name
+
+    def client(self, role: str, name: str) -> tuple[LinkSettings, dict[str, Any]]:
+        """Link and the settings with files that a client's own file names."""
+        folder = self.bundle(role, name)
+        file = folder / ("cloud.toml" if role == "worker" else "edge.toml")
+        said = tomllib.loads(file.read_text())
+        at = LinkOptions(
+            broker=said["broker"], username=name, password_file=folder / "password", tls_ca=folder / "ca.crt"
+        )
+        files: dict[str, Any] = {key: folder / said[key] for key in ("keys", "share_groups") if key in said}
+        return link_settings(at, f"t-{name}"), files
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
+    return Sites(tmp_path_factory.mktemp("sites"))
+
+
+def login(folder: Path) -> tuple[str | Path, ...]:
+    return "--username", folder.name, "--password-file", folder / "password", "--ca", folder / "ca.crt"
+
+
+def prompts(engine: FakeEngine) -> set[tuple[int, ...]]:
+    return {prompt for batch in engine.batches for prompt in batch}
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[None]:
+    """The broker of a folder, as ``flexspec-broker run`` has it, in this process."""
+    deployment, listener = Deployment(folder), Listener(**tomllib.loads((folder / "broker.toml").read_text()))
+    with deployment.applied.running(), Announcer() as announcer:
+        server = DeploymentServer(deployment, listener, ClientLimits(), announcer)
+        with server.broker:
+            server.begin()
+            yield
+
+
+async def test_texts_cross_bridges_and_outlive_them(sites: Sites, caplog: pytest.LogCaptureFixture) -> None:
+    """Each open goes to one worker, wherever it is; what is under way when a bridge breaks is lost nowhere."""
+    port = int(Deployment(sites.centre).load().address.split(":")[1])
+    async with proxy_to("127.0.0.1", port) as proxy:
+        here = sites.bundle("site", "a") / "identities.json"
+        here.write_text(here.read_text().replace(f":{port}", f":{proxy.port}"))
+        with serving(sites.centre), serving(sites.bundle("site", "a")), serving(sites.bundle("site", "b")):
+            await go_on(sites, proxy.cut)
+    assert "was refused" not in caplog.text
+
+
+async def go_on(sites: Sites, cut: Callable[[], None]) -> None:
+    workers = {name: FakeEngine() for name in ("w1", "w2")}
+    (at1, files1), (at2, files2) = (sites.client("worker", name) for name in workers)
+    (near, near_files), (far, far_files) = (sites.client("edge", name) for name in ("d1", "d2"))
+    async with (
+        worker_at(mqtt_link, "w1", workers["w1"], at1, **files1),
+        worker_at(mqtt_link, "w2", workers["w2"], at2, **files2),
+        edge_at(mqtt_link, "d1", at=near, **near_files) as d1,
+        edge_at(mqtt_link, "d2", at=far, **far_files) as d2,
+    ):
+        await until(lambda: len(d1.directory.online()) == 2 and len(d2.directory.online()) == 1)
+        _, said = await asyncio.gather(
+            check(d1, [wanting(number) for number in range(8)]),
+            asyncio.to_thread(run, "check", f"localhost:{near.port}", *login(sites.bundle("edge", "d1"))),
+        )
+        assert "said 'online': w1 " in said.stdout
+        assert ", w2 " in said.stdout
+        assert not prompts(workers["w1"]) & prompts(workers["w2"])
+        assert len(prompts(workers["w1"])) == len(prompts(workers["w2"])) == 4
+        await check(d2, [wanting(number) for number in range(8, 12)])
+        assert len(prompts(workers["w2"])) == 8, "opens of a site with a worker of the version stay there"
+
+        workers["w1"].gate.clear()
+        under_way = asyncio.create_task(check(d1, [wanting(number, limit=200) for number in range(12, 16)]))
+        await until(lambda: workers["w1"].entered.is_set() and d1.sessions == 4)
+        cut()
+        workers["w1"].gate.set()
+        await under_way
+
+
+def test_a_site_is_changed_at_the_centre(sites: Sites) -> None:
+    """Its own folder takes no changes; those who are let in there are no others' business."""
+    folder = sites.bundle("site", "a")
+    known = json.loads((folder / "identities.json").read_text())
+    assert list(known["clients"]) == ["d1"]
+    assert not known["share_key"], "who knows a group can take what it is sent"
+    for arguments, words in (
+        (("add-device", folder, "d3"), "is the broker of site a"),
+        (("add-device", sites.centre, "d3", "--site", "c"), "is no site of this deployment"),
+        (("add-worker", sites.centre, "w3", "--site", "a"), "versions that are named"),
+        (("add-site", sites.centre, "c", "--address", "nowhere"), "nowhere"),
+    ):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert words in done.stderr
+    good("revoke", sites.centre, "d1")
+    assert not json.loads((folder / "identities.json").read_text())["clients"]
