@@ -178,7 +178,6 @@ class EngineServer:
             says("/health", Response),
             says("/version", lambda: JSONResponse({"version": "0.32.0"})),
             says("/v1/models", self._models),
-            says("/metrics", self._metrics),
             asks("/tokenize", self._tokenize),
             asks("/v1/completions", self._completions),
             asks("/v1/load_lora_adapter", self._load_adapter),
@@ -200,14 +199,6 @@ class EngineServer:
         adapters = [model(name, path, self.name) for name, path in self.adapters.items()]
         base = model(self.name, str(self.text.source), None)
         return JSONResponse({"object": "list", "data": [base, *adapters]})
-
-    def _metrics(self) -> Response:
-        served = f'engine="0",model_name="{self.name}"'
-        return PlainTextResponse(
-            f'vllm:cache_config_info{{block_size="16",enable_prefix_caching="True",engine="0"}} 1.0\n'
-            f"vllm:num_requests_running{{{served}}} {float(self._computes.locked())}\n"
-            f"vllm:num_requests_waiting{{{served}}} 0.0\n"
-        )
 
     def _tokenize(self, body: dict[str, Any]) -> Response:
         tokenizer: Any = self.text.tokenizer

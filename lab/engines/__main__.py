@@ -43,10 +43,14 @@ from lab.engines.vllm import NAME, VllmServer, serving
 from lab.testbed.secured import secured_deployment
 from schemas.messages import PROTOCOL_VERSION, Identity
 
-DRAFTING = ("--policy", "fixed", "--draft-length", "4")
+DRAFTING = ("--policy", "fixed", "--draft-length", "4", "--ahead", "0")
 GREEDY, SAMPLED = Dice(0.0, 0, 1.0, 0), Dice(0.7, 20, 1.0, 0)
+_AT_ONCE = 4
+"""Texts that are written beside each other."""
 _WITHIN = 8
 """Pieces of an answer behind which the server is killed."""
+_TIMED = 8
+"""Texts of which verifications are timed."""
 _ANSWER = 100
 """Tokens of an answer whose seconds are forecast."""
 
@@ -116,15 +120,23 @@ class Asker:
         """
         assert not answer.error, answer.error
         tokens = answer.usage["completion_tokens"]
-        into.add(answer.usage, await self.audit.ties(self.prompt(question), answer.text, tokens, dice))
+        ties = await self.audit.ties(self.prompt(question), answer.text, tokens, dice)
+        into.add(answer.usage, ties)
+        for tie in ties:
+            say(f"{into.name}: {tie}")
 
     async def texts(self, edge: str, name: str, questions: Sequence[str], dice: Dice) -> Written:
-        """Have a node write all texts, one after the other."""
-        found = Written(name)
-        for number, question in enumerate(questions):
-            own = replace(dice, seed=number)
-            answer = await ask(self.http, edge, self.body(question, own))
-            await self.judged(question, own, answer, found)
+        """Have a node write all texts, some at a time."""
+        found, asked = Written(name), iter(enumerate(questions))
+
+        async def write() -> None:
+            for number, question in asked:
+                own = replace(dice, seed=number)
+                await self.judged(question, own, await ask(self.http, edge, self.body(question, own)), found)
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(write())
         say(f"{name}: {found.same} of {found.texts} are the server's token by token, {len(found.ties)} ties")
         return found
 
@@ -208,15 +220,15 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
         url, model = (options.url, options.model) if own is None else (own.url, NAME)
         http = await stack.enter_async_context(httpx2.AsyncClient(base_url=url, timeout=PATIENCE))
         asker = Asker(await stack.enter_async_context(unbounded()), Auditor(http, model, target), limit)
-        prompts = [asker.prompt(question) for question in questions]
+        prompts = [asker.prompt(question.text) for question in spread(read_questions(OWN), _TIMED)]
         figures, texts = await asyncio.to_thread(pair, url, model, target, prompts, limit)
-        took = await verifications(http, model, [text.prompt + text.answer for text in texts[:5]])
+        took = await verifications(http, model, [text.prompt + text.answer for text in texts])
         forwards = {0: took["token"], **{length: took[f"{length}"] for length in LENGTHS}}
         figures = replace(figures, forwards={rows: ms / 1000 for rows, ms in forwards.items()})
         tell_figures(figures, took)
         written, away = [], 0.0
         worker = ("--engine", "vllm", "--engine-url", url, "--engine-model", model)
-        for how, flags in (("as planned", ()), ("K=4", DRAFTING)):
+        for how, flags in (("as planned", ()), ("K=4", DRAFTING)) if questions else ():
             async with secured_deployment(["d1"], worker_flags=worker, edge_flags=flags) as made:
                 edge = made.edges[0].url
                 for name, dice in (("greedy", GREEDY), ("T=0.7, top-k 20", SAMPLED)):
@@ -254,11 +266,7 @@ def tell_texts(written: Sequence[Written]) -> None:
         for it in written
     ]
     print(table(["texts", "all", "same", "ties", "tokens a round", "right", "drafted"], rows))
-    for each in written:
-        for tie in each.ties:
-            ours, theirs = tie.logprobs
-            said = f"{tie.ours!r} {ours:.3f} for {tie.theirs!r} {theirs:.3f}"
-            print(f"  {each.name}, token {tie.place}: {said}, {tie.margin:.3f} nats apart")
+    print(f"{max((tie.margin for it in written for tie in it.ties), default=0.0):.3f} nats at most")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -270,7 +278,7 @@ def _run(argv: Sequence[str]) -> int:
     made = parser((__doc__ or "").partition("\n")[0])
     made.add_argument("--url", help="a vLLM that runs, instead of one of its own; none is killed then")
     made.add_argument("--model", default=NAME, help="name by which that serves the default target")
-    made.add_argument("--texts", type=int, default=20, help="texts of each kind")
+    made.add_argument("--texts", type=int, default=20, help="texts of each kind; 0 times only")
     made.add_argument(
         "--home",
         type=Path,

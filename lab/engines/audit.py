@@ -44,6 +44,12 @@ class Tie:
     logprobs: tuple[float, float]
     margin: float
 
+    def __str__(self) -> str:
+        """Both tokens, for people."""
+        ours, theirs = self.logprobs
+        said = f"{self.ours!r} {ours:.3f} for {self.theirs!r} {theirs:.3f}"
+        return f"token {self.place}, {said}, {self.margin:.3f} nats apart"
+
 
 @dataclass(slots=True)
 class Auditor:

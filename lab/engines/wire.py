@@ -2,8 +2,8 @@
 
     python -m lab.engines.wire http://127.0.0.1:8000 --model smollm2 > tests/cloud_worker/recorded/vllm-0.32.json
 
-The server runs the default target with room for 2,048 tokens and ``--max-logprobs 20``. `REQUESTS` are what workers
-send, and what they may do wrong.
+The server runs the default target with room for 2,048 tokens, ``--max-logprobs 20`` and ``--enable-lora``, as
+`lab.engines.vllm` starts it. `REQUESTS` are what workers send, and what they may do wrong.
 """
 
 import argparse
@@ -63,6 +63,7 @@ REQUESTS: Mapping[str, tuple[str, dict[str, Any] | None]] = {
     "negative temperature": (COMPLETIONS, _verified(temperature=-1)),
     "unknown path": ("/nothing", None),
     "wrong method": (COMPLETIONS, None),
+    "adapter that is nowhere": ("/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "/nowhere"}),
     "no such adapter": ("/v1/unload_lora_adapter", {"lora_name": "x"}),
 }
 """Path and body of each request by its name; GET without a body. ``model`` is added where it is missing."""
