@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flexspec_mq.controller.observation import Observation
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.round_model import ASKS, Drafting
 from schemas.messages import MAX_AHEAD
 
@@ -60,7 +60,7 @@ def token_worth(seen: Observation, *, ahead: bool) -> float | None:
     return seen.rate * ((0.0 if ahead else seen.draft_time) + (seen.row_cost or 0.0))
 
 
-class AdaptivePolicy:
+class AdaptivePolicy(Policy):
     """Turns ways to make drafts into plans.
 
     Args:

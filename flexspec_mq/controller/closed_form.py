@@ -100,12 +100,12 @@ class ClosedFormPolicy(AdaptivePolicy):
         return self._unknown(drafts=drafts)
 
     def ended(self, seen: Observation) -> None:
-        """See `Explains`."""
+        """See `Policy`."""
         if self._limits is not None:
             self._limits.ended(seen)
 
     def alternatives(self) -> Sequence[PlanAlternative]:
-        """See `Explains`: the fastest of each kind, those that limits exclude apart, and what was chosen."""
+        """See `Policy`: the fastest of each kind, those that limits exclude apart, and what was chosen."""
         told: dict[tuple[bool, bool, bool], Option] = {}
         for option in sorted(self._options, key=lambda option: option.seconds, reverse=True):
             told[option in self._left, option.way.length > 0, option.way.ahead] = option
@@ -122,7 +122,7 @@ class ClosedFormPolicy(AdaptivePolicy):
         ]
 
     def limits(self) -> Sequence[LimitReport]:
-        """See `Explains`."""
+        """See `Policy`."""
         return () if self._limits is None else self._limits.reports
 
     def _choose(self, seen: Observation) -> None:

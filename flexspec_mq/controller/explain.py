@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from msgspec.structs import replace
 
 from flexspec_mq.controller.observation import Observation
+from flexspec_mq.controller.plan import Plan, Policy
 from schemas.plan import LimitReport, PlanAlternative, PlanEstimate
-
-if TYPE_CHECKING:
-    from flexspec_mq.controller.plan import Plan, Policy
-
-
-@runtime_checkable
-class Explains(Protocol):
-    """A policy that can tell what it has chosen among, and how limits are kept; it is told when its text is over."""
-
-    def alternatives(self) -> Sequence[PlanAlternative]:
-        """Tell what the newest plan was chosen among, itself included, in any order. Changes nothing."""
-        ...
-
-    def limits(self) -> Sequence[LimitReport]:
-        """Tell of the limits that were given, as of the newest plan. Changes nothing."""
-        ...
-
-    def ended(self, seen: Observation) -> None:
-        """Take what the whole text came to."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +35,6 @@ class Planned:
         The chosen one is named as the plan is: how it is carried out may differ from how it was compared, by run-ahead
         that is lent to a device that has not drafted yet.
         """
-        if not isinstance(self.policy, Explains):
-            return ()
         does = in_words(self.plan)
         told: dict[str, PlanAlternative] = {}
         for plan in sorted(self.policy.alternatives(), key=lambda plan: (not plan.chosen, plan.ms_per_token)):
@@ -67,7 +45,7 @@ class Planned:
     @property
     def limits(self) -> tuple[LimitReport, ...]:
         """How the limits that the user gave are kept; none where none were given."""
-        return tuple(self.policy.limits()) if isinstance(self.policy, Explains) else ()
+        return tuple(self.policy.limits())
 
 
 def device_drafts(length: int, window: int, *, ahead: bool) -> str:

@@ -5,12 +5,14 @@ By default `closed_form.py` does: it says how long a batch is, who drafts it, an
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.errors import UsageError
 from schemas.messages import MAX_AHEAD, MAX_DRAFT_TOKENS, MAX_IN_FLIGHT
+from schemas.plan import LimitReport, PlanAlternative
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +66,27 @@ class Plan:
             raise UsageError(f"trip_age {self.trip_age} is not above 0")
 
 
-class Policy(Protocol):
-    """Makes plans, by an instance for each session, which may keep state."""
+class Policy(ABC):
+    """Makes plans, by an instance for each session, which may keep state and tell how it chose."""
 
+    @abstractmethod
     def plan(self, seen: Observation) -> Plan:
         """Plan the next batch from what was seen so far."""
-        ...
+
+    def alternatives(self) -> Sequence[PlanAlternative]:
+        """Plans that the newest one was chosen among, itself included, in any order; none where nothing is compared."""
+        return ()
+
+    def limits(self) -> Sequence[LimitReport]:
+        """How the limits that were given are kept, as of the newest plan."""
+        return ()
+
+    def ended(self, seen: Observation) -> None:
+        """Take what the whole text came to."""
+        del seen
 
 
-class FixedPolicy:
+class FixedPolicy(Policy):
     """The plan from configuration, whatever the channel does.
 
     Args:

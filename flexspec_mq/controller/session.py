@@ -11,7 +11,7 @@ from flexspec_mq.controller.estimators.average import Rate
 from flexspec_mq.controller.estimators.node import REMEMBERED, NodeEstimates, VersionEstimates
 from flexspec_mq.controller.estimators.round_trip import RoundTrip
 from flexspec_mq.controller.estimators.worker import WorkerEstimates
-from flexspec_mq.controller.explain import Explains, Planned
+from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.observation import DeviceReading, Observation, WorkerDraftsView
 from flexspec_mq.controller.plan import Plan, Policy
 from schemas.messages import MAX_DRAFT_TOKENS, Verdict
@@ -251,8 +251,7 @@ class SessionController:
         if self._unread:
             self.node.read_time *= _FADES
         self._begun = False
-        if isinstance(self._policy, Explains):
-            self._policy.ended(self.observe(drafted, committed, remaining))
+        self._policy.ended(self.observe(drafted, committed, remaining))
 
     def estimates(self) -> Mapping[str, PlanEstimate]:
         """All that is estimated now, by name."""

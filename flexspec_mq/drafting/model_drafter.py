@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, Floats, features_of
+from flexspec_mq.models.read_tokens import ReadTokens
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
 from flexspec_mq.sampling.noise import words_of
 from flexspec_mq.sampling.params import SamplingParams
@@ -96,25 +97,6 @@ def read_calibration(folder: Path) -> ConfidenceCalibration | None:
     return ConfidenceCalibration.from_json(marker[KEY])
 
 
-class PooledKV(Protocol):
-    """Keys and values of one text.
-
-    Attributes:
-        tokens: ids that they belong to.
-    """
-
-    tokens: list[int]
-
-    @property
-    def capacity(self) -> int:
-        """Tokens that the memory has room for."""
-        ...
-
-    def common(self, wanted: Sequence[int]) -> int:
-        """Length of the longest common prefix with `wanted`."""
-        ...
-
-
 class DraftKVPool:
     """Keys and values of texts that have ended: the next turn of a conversation goes on from one of them.
 
@@ -127,7 +109,7 @@ class DraftKVPool:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._texts: deque[tuple[str, PooledKV]] = deque()
+        self._texts: deque[tuple[str, ReadTokens]] = deque()
 
     def __len__(self) -> int:
         """Texts kept."""
@@ -138,13 +120,13 @@ class DraftKVPool:
         """Tokens that all of them have room for."""
         return sum(kv.capacity for _, kv in self._texts)
 
-    def put(self, kv: PooledKV, device: str = "") -> None:
+    def put(self, kv: ReadTokens, device: str = "") -> None:
         """Keep one of a device's texts."""
         self._texts.append((device, kv))
         while self.tokens > self._most:
             self._texts.popleft()
 
-    def take(self, context: Sequence[int], device: str = "") -> PooledKV | None:
+    def take(self, context: Sequence[int], device: str = "") -> ReadTokens | None:
         """The device's one with the longest beginning of `context`, the newest of equals; it is not kept any more.
 
         None if none has enough of it.

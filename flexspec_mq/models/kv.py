@@ -36,7 +36,7 @@ class SessionKV(ReadTokens):
         return self._memory.numel() * self._memory.element_size()
 
     @property
-    def capacity(self) -> int:
+    def capacity(self) -> int:  # type: ignore[override]
         """Tokens that the memory has room for."""
         return self._memory.shape[3]
 

@@ -10,7 +10,10 @@ class ReadTokens:
 
     Attributes:
         tokens: their ids, in order.
+        capacity: tokens that the memory has room for.
     """
+
+    capacity: int
 
     def __init__(self) -> None:
         self.tokens: list[int] = []

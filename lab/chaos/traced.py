@@ -24,7 +24,7 @@ from edge_node import node, wire
 from edge_node.generation import Generation, GenerationRequest
 from edge_node.settings import PlanOptions
 from flexspec_mq.controller.observation import Observation
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.protocol.effects import Commit, Finish, Send
 from lab.chaos.history import Committed, Finished, HistoryFile, Judged, Opened, Session
 from lab.chaos.weather import Weather
@@ -34,7 +34,7 @@ _NEW_PLAN = 0.15
 
 
 @dataclass(slots=True)
-class RandomPolicy:
+class RandomPolicy(Policy):
     """Draws a new plan at every seventh batch or so."""
 
     rng: random.Random

@@ -138,7 +138,7 @@ def draft_token(target: FakeTarget, seed: int, context: Sequence[int], accuracy:
     return (token + 7) % (VOCAB - 1)
 
 
-class ChangingPolicy:
+class ChangingPolicy(Policy):
     """Another plan whenever asked, drawn from `plans`."""
 
     def __init__(self, plans: Sequence[Plan], rng: random.Random) -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.stateful import run_state_machine_as_test as run_as_test
 
 from flexspec_mq.controller.observation import Observation
-from flexspec_mq.controller.plan import Plan
+from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.protocol.edge.types import SessionRequest
 from flexspec_mq.protocol.worker.session import MOST_HELD
 from flexspec_mq.protocol.worker.types import WorkerConfig
@@ -49,7 +49,7 @@ class Mailroom(World):
             del self.mail[:-MAIL]
 
 
-class Dial:
+class Dial(Policy):
     """A policy whose plan is set from outside."""
 
     def __init__(self, plan: Plan) -> None:
