@@ -245,7 +245,7 @@ class CloudWorker:
         self._dates.look(self.dated, time.time())
         trouble = self.engine.trouble
         before, self._lapsed = self._lapsed, trouble or lapsed(self.dated, time.time())
-        if trouble:  # sessions need not wait for what may take minutes
+        if trouble and self.machine.sessions:  # which need not wait for what may take minutes
             self._do(self.machine.release(now))
         if bool(before) == bool(self._lapsed):
             return

@@ -1,0 +1,275 @@
+"""Workers whose target runs in somebody else's server write what the target alone writes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloud_worker.engine.load import load_engine
+from cloud_worker.engine.servers.engine import ServerEngine
+from cloud_worker.engine.servers.rule import chosen
+from cloud_worker.engine.servers.server import Row
+from cloud_worker.settings import WorkerSettings
+from cloud_worker.worker import CloudWorker
+from edge_node.node import EdgeNode
+from edge_node.settings import EdgeSettings
+from flexspec_mq.controller.plan import Plan
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.grammar.grammar import Grammar
+from flexspec_mq.grammar.reader import engine_name
+from flexspec_mq.models.text import decode
+from flexspec_mq.protocol.worker.types import WorkItem
+from flexspec_mq.sampling.choose import choose
+from flexspec_mq.sampling.params import SamplingParams
+from lab.benchmarks.exact.dice import Dice
+from lab.benchmarks.exact.reference import Reference, Text
+from lab.testbed.memory_broker import MemoryBroker
+from schemas.messages import PROTOCOL_VERSION, Identity
+from tests.daemons import FakeDrafter, link_to, read, until, wanting
+from tests.engine_server import EngineServer
+from tests.packaging.test_imports import BLOCK
+
+PROMPT = tuple(range(70, 160))
+LIMIT = 32
+EOS = (2,)
+GREEDY, WARM = SamplingParams(), SamplingParams(0.7, 20, 1.0, 5)
+BOTH, HOT = SamplingParams(0.7, 10, 0.8, 7), SamplingParams(1.0, 0, 1.0, 8)
+SCHEMA = Grammar.from_json_schema(
+    {
+        "type": "object",
+        "properties": {"a": {"enum": ["red", "green"]}, "n": {"enum": [7, 42]}},
+        "required": ["a", "n"],
+    }
+)
+Drafter = Callable[[Sequence[int]], Sequence[int]]
+
+
+@pytest.fixture(scope="module")
+def server(tiny: Path) -> Iterator[EngineServer]:
+    with EngineServer(tiny, name="tiny") as server:
+        yield server
+
+
+def connected(server: EngineServer, tiny: Path, **more: str) -> ServerEngine:
+    settings = WorkerSettings(worker="w1", engine="vllm", engine_url=server.url, target=str(tiny), **more)
+    engine = load_engine(settings, lambda _: None)
+    assert isinstance(engine, ServerEngine)
+    return engine
+
+
+@pytest.fixture(scope="module")
+def engine(server: EngineServer, tiny: Path) -> Iterator[ServerEngine]:
+    engine = connected(server, tiny)
+    yield engine
+    engine.close()
+
+
+@lru_cache
+def alone(
+    tiny: Path, params: SamplingParams, prompt: tuple[int, ...] = PROMPT, grammar: str = ""
+) -> tuple[int, ...]:
+    """Reference text, by transformers' own code, llguidance's, and a second writing of sampling."""
+    dice = Dice(params.temperature, params.top_k, params.top_p, params.seed)
+    eos = () if not grammar else EOS
+    return tuple(Reference(str(tiny), "float32").write(Text(0, prompt, dice, LIMIT, eos, grammar)).tokens)
+
+
+def write(
+    engine: ServerEngine,
+    params: SamplingParams,
+    drafter: Drafter,
+    *,
+    grammar: Grammar | None = None,
+    session: int = 1,
+) -> tuple[int, ...]:
+    """Write a text as the worker's machine has it written."""
+    digest = None if grammar is None else grammar.digest(engine_name())
+    eos = () if grammar is None else EOS
+    identity = Identity(
+        PROTOCOL_VERSION, engine.facts.fingerprint, params.temperature, params.top_k, params.top_p, params.seed, eos,
+        grammar is None, LIMIT, digest,
+    )  # fmt: skip
+    written: list[int] = []
+    while len(written) < LIMIT and not (written and written[-1] in eos):
+        item = WorkItem(
+            key=("edge", session), version="base", start=len(written), digest=0, context=(*PROMPT, *written),
+            prompt_length=len(PROMPT), draft=tuple(drafter(written))[: LIMIT - len(written) - 1], identity=identity,
+            seq=1, waiting_since=0.0,
+        )  # fmt: skip
+        engine.add(item)
+        while not engine.idle():
+            result = engine.step()
+        assert not result.failed
+        ((_, tokens),) = result.decided
+        written += tokens
+    engine.free(("edge", session))
+    return tuple(written)
+
+
+def drafts_of(text: Sequence[int], seed: int = 1) -> Drafter:
+    """Drafts of which some are right, some are wrong from somewhere on, and some are none."""
+    draw = random.Random(seed)
+
+    def draft(written: Sequence[int]) -> list[int]:
+        right = [*text[len(written) : len(written) + draw.randrange(6)]]
+        if right and draw.random() < 0.5:
+            right[draw.randrange(len(right))] = draw.randrange(200)
+        return right
+
+    return draft
+
+
+@given(
+    logits=st.lists(st.integers(-40, 40), min_size=30, max_size=60, unique=True),
+    params=st.builds(
+        SamplingParams,
+        st.sampled_from([0.0, 0.2, 0.7, 1.0, 1.5]), st.sampled_from([0, 1, 4, 8, 20]),
+        st.sampled_from([0.3, 0.8, 1.0]), st.integers(0, 2**64 - 1),
+    ),
+    allowed=st.sets(st.integers(0, 29)),
+    most=st.integers(1, 30),
+)  # fmt: skip
+def test_the_likeliest_tell_what_the_whole_row_tells_or_nothing(
+    logits: list[int], params: SamplingParams, allowed: set[int], most: int
+) -> None:
+    row = np.array(logits, np.float32) / 4
+    logprobs = row - np.logaddexp.reduce(row)
+    mask = None
+    if allowed:
+        mask = np.isin(np.arange(len(row)), [*allowed])
+    token = chosen(Row.of(int(row.argmax()), enumerate(logprobs.tolist()), most), params, 9, mask)
+    if token is not None:
+        assert token == choose(row, params, 9, mask)
+    else:
+        told = not allowed and (params.temperature == 0.0 or 0 < params.top_k <= most)
+        assert not told
+        assert most < len(row)
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM, BOTH], ids=["greedy", "top-k", "top-k and top-p"])
+def test_a_text_is_the_targets_whoever_drafts(
+    engine: ServerEngine, tiny: Path, params: SamplingParams
+) -> None:
+    wanted = alone(tiny, params)
+    assert write(engine, params, lambda _: ()) == wanted
+    assert write(engine, params, drafts_of(wanted)) == wanted
+
+
+def test_one_request_goes_on_where_nobody_drafts(engine: ServerEngine, server: EngineServer) -> None:
+    server.asked.clear()
+    write(engine, GREEDY, lambda _: ())
+    assert [body.get("stream", False) for body in server.asked] == [True]
+    server.asked.clear()
+    text = write(engine, HOT, lambda _: ())
+    assert [(body.get("stream", False), body["seed"]) for body in server.asked] == [(True, HOT.seed)]
+    assert write(engine, HOT, drafts_of(text)) == text
+
+
+@pytest.mark.parametrize("params", [GREEDY, WARM], ids=["greedy", "top-k"])
+def test_a_grammar_holds_as_at_our_own_engine(
+    engine: ServerEngine, server: EngineServer, tiny: Path, params: SamplingParams
+) -> None:
+    assert engine.grammars is not None
+    kept = engine.grammars.compile(SCHEMA)  # noqa: F841  as its open holds it
+    text = write(engine, params, lambda _: (), grammar=SCHEMA)
+    assert json.loads(
+        decode(server.text.tokenizer, [token for token in text if token not in EOS])
+    ).keys() == {"a", "n"}
+    if params == GREEDY:
+        assert text == alone(tiny, params, PROMPT, SCHEMA.source)
+        assert write(engine, params, drafts_of(text), grammar=SCHEMA) == text
+
+
+def test_a_server_that_fails_or_comes_back_loses_nothing(
+    engine: ServerEngine, server: EngineServer, tiny: Path
+) -> None:
+    wanted, drafts = alone(tiny, GREEDY), drafts_of(alone(tiny, GREEDY))
+    rounds = 0
+
+    def drafter(written: Sequence[int]) -> Sequence[int]:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 2:
+            server.faults.errors = 1
+        if rounds == 3:
+            server.faults.cut_after = 2
+        if rounds == 5:
+            server.faults.cut_after = None
+            server.kill()
+            threading.Timer(0.3, server.start).start()
+        return drafts(written)
+
+    assert write(engine, GREEDY, drafter) == wanted
+
+
+async def test_a_worker_without_its_server_sends_sessions_elsewhere_until_it_is_back(tiny: Path) -> None:
+    broker = MemoryBroker()
+    with EngineServer(tiny, name="tiny") as server:
+        server.faults.slow = 0.02
+        engine = await asyncio.to_thread(connected, server, tiny)
+        worker = CloudWorker(WorkerSettings(worker="w1", drain=0.0), engine)
+        run = asyncio.create_task(worker.run(broker.link, link_to("w-w1")))
+        node = EdgeNode(
+            EdgeSettings(edge="edge", wait=60), FakeDrafter(), engine.facts.fingerprint, server.text.eos
+        )
+        async with node.running(broker.link, link_to("e-edge")):
+            request = wanting(3, limit=60, plan=Plan(2, 1, 1, 8))
+            generation = node.generate(request)
+            await until(lambda: len(generation.machine.committed) > 5)
+            await asyncio.to_thread(server.kill)
+            await until(lambda: worker.not_ready.startswith("http"))
+            assert worker.machine.draining
+            assert len(worker.machine) == 0
+            server.start()
+            tokens, finish = await read(generation)
+            assert finish.error is None
+            assert not worker.not_ready
+        worker.stop()
+        await run
+    assert len(tokens) == 60
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"engine_model": "other"}, "serves tiny, not other"),
+        ({"draft": "lookup"}, "drafts nothing itself"),
+        ({"target": "default"}, "tokenizer is not that of SmolLM2"),
+        ({"engine_url": "localhost"}, "needs the address"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    server: EngineServer, tiny: Path, more: dict[str, str], words: str
+) -> None:
+    settings = {"engine": "vllm", "engine_url": server.url, "target": str(tiny), **more}
+    with pytest.raises(FlexSpecError, match=words):
+        load_engine(WorkerSettings(worker="w1", **settings), lambda _: None)
+
+
+def test_it_needs_no_torch(server: EngineServer, tiny: Path) -> None:
+    blocked = BLOCK.replace("'numpy', ", "")
+    code = f"""{blocked}
+from cloud_worker.engine.load import check_libraries, load_engine
+from cloud_worker.settings import WorkerSettings
+settings = WorkerSettings(worker="w1", engine="vllm", engine_url={server.url!r}, target={str(tiny)!r})
+check_libraries(settings)
+engine = load_engine(settings, print)
+print(engine.facts.target)
+engine.close()
+"""
+    done = subprocess.run(
+        (sys.executable, "-c", code), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.split()[-1:] == ["tiny"], done.stderr
