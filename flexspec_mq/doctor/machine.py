@@ -18,7 +18,7 @@ from packaging.specifiers import SpecifierSet
 
 from flexspec_mq.daemon.tasks import on_thread
 from flexspec_mq.doctor.checks import Report
-from flexspec_mq.errors import FingerprintError, ModelError, UsageError, how_to_install
+from flexspec_mq.errors import FingerprintError, FlexSpecError, ModelError, how_to_install
 from flexspec_mq.models.cache import models_cache
 from flexspec_mq.models.default import default_model_folder
 
@@ -159,7 +159,7 @@ async def load_model(
         model = await on_thread(load)
     except FingerprintError as error:
         report.fail("wrong tokenizer", f"{what}: {error.message}", error.hint)
-    except (ModelError, UsageError) as error:
+    except FlexSpecError as error:
         report.fail("model missing", f"{what}: {error.message}", error.hint)
     except Exception as error:  # noqa: BLE001  whatever torch has to say; the other checks go on
         detail = f"{what} cannot be loaded: {type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ def server(tiny: Path) -> Iterator[EngineServer]:
         yield server
 
 
-def connected(server: EngineServer, tiny: Path, **more: str) -> ServerEngine:
+def connected(server: EngineServer, tiny: Path, **more: Any) -> ServerEngine:
     settings = WorkerSettings(worker="w1", engine="vllm", engine_url=server.url, target=str(tiny), **more)
     engine = load_engine(settings, lambda _: None)
     assert isinstance(engine, ServerEngine)
@@ -144,8 +145,8 @@ def drafts_of(text: Sequence[int], seed: int = 1) -> Drafter:
 def test_the_likeliest_tell_what_the_whole_row_tells_or_nothing(
     logits: list[int], params: SamplingParams, allowed: set[int], most: int
 ) -> None:
-    row = np.array(logits, np.float32) / 4
-    logprobs = row - np.logaddexp.reduce(row)
+    row = np.array(logits, np.float32) / np.float32(4)
+    logprobs = (row - np.logaddexp.reduce(row)).astype(np.float32)
     mask = None
     if allowed:
         mask = np.isin(np.arange(len(row)), [*allowed])
@@ -253,7 +254,7 @@ async def test_a_worker_without_its_server_sends_sessions_elsewhere_until_it_is_
 def test_what_does_not_fit_is_refused(
     server: EngineServer, tiny: Path, more: dict[str, str], words: str
 ) -> None:
-    settings = {"engine": "vllm", "engine_url": server.url, "target": str(tiny), **more}
+    settings: dict[str, Any] = {"engine": "vllm", "engine_url": server.url, "target": str(tiny), **more}
     with pytest.raises(FlexSpecError, match=words):
         load_engine(WorkerSettings(worker="w1", **settings), lambda _: None)
 
