@@ -35,9 +35,10 @@ class AccessRule(NamedTuple):
 
 
 _SELF = (
-    AccessRule("readwrite", "f1/r/{name}/check"),  # for `flexspec-broker check`
-    AccessRule("readwrite", "f1/r/{name}/checka"),
-    AccessRule("readwrite", "f1/r/{name}/checkb"),
+    AccessRule("read", "f1/r/{name}/+"),  # for `flexspec-broker check`
+    AccessRule("write", "f1/r/{name}/check"),
+    AccessRule("write", "f1/r/{name}/checka"),
+    AccessRule("write", "f1/r/{name}/checkb"),
 )
 _ALL = (
     AccessRule("read", "f1/w/+"),

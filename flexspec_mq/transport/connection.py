@@ -40,7 +40,13 @@ from flexspec_mq.transport.properties import (
     properties_for,
     publish_properties,
 )
-from flexspec_mq.transport.refusals import connect_refusal, no_mqtt5, poor_broker, subscribe_refusal
+from flexspec_mq.transport.refusals import (
+    NO_SUCH_FILTERS,
+    connect_refusal,
+    no_mqtt5,
+    poor_broker,
+    subscribe_refusal,
+)
 from flexspec_mq.transport.silence import Silence
 from flexspec_mq.transport.sockets import open_socket
 
@@ -70,7 +76,7 @@ class MqttConnection(aiomqtt.Client):
         lost: done once the connection is unusable; its result says why.
         on_lost: called with the reason at the very moment that `lost` is done.
         hung_up: the broker closed the connection instead of answering CONNECT.
-        taken_over: another connection with our client id replaced this one.
+        goodbye: reason code of the broker's DISCONNECT; 0 without one.
         limits: limits of the broker.
         silent: set as long as nothing has come for too long.
         speaks: set as long as `silent` is not.
@@ -102,7 +108,7 @@ class MqttConnection(aiomqtt.Client):
         )
         self.settings = settings
         self.lost: asyncio.Future[str] = self._loop.create_future()
-        self.taken_over = False
+        self.goodbye = 0
         self.limits = BrokerLimits()
         self.on_lost: Callable[[str], None] = lambda _: None
         self._deliver = deliver
@@ -177,7 +183,12 @@ class MqttConnection(aiomqtt.Client):
         if not wanted:
             return
         filters = [(name, SubscribeOptions(qos=qos)) for name, qos in wanted.items()]
-        codes = await self._race(self.subscribe(filters))
+        try:
+            codes = await self._race(self.subscribe(filters))
+        except LinkDown:
+            if self.goodbye not in NO_SUCH_FILTERS:
+                raise
+            raise subscribe_refusal(self.settings, " ".join(wanted), self.goodbye) from None
         for topic_filter, code in zip(wanted, codes, strict=True):
             number = code if isinstance(code, int) else code.value
             if number >= _FAILURE:
@@ -313,8 +324,8 @@ class MqttConnection(aiomqtt.Client):
         reason_code: ReasonCode,
         properties: Properties | None = None,
     ) -> None:
-        if flags.is_disconnect_packet_from_server and reason_code.value == 0x8E:
-            self.taken_over = True
+        if flags.is_disconnect_packet_from_server:
+            self.goodbye = reason_code.value
         if not self._connected.done():
             self.hung_up = True
             self._connected.set_exception(aiomqtt.MqttError("it hung up before CONNACK"))

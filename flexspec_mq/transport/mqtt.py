@@ -22,6 +22,7 @@ from flexspec_mq.transport.base import (
     QOS_NOT_SUPPORTED,
     QUOTA_EXCEEDED,
     RETAIN_NOT_SUPPORTED,
+    TAKEN_OVER,
     LinkSettings,
     Outbound,
 )
@@ -108,7 +109,7 @@ class MqttLink(Link):
                 self._fail(refusal)
                 return
             lived = await self._stay(connection)
-            if connection.taken_over:
+            if connection.goodbye == TAKEN_OVER:
                 self._fail(self._taken_over())
                 return
             if self._reached is not None:

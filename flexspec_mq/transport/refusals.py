@@ -33,10 +33,11 @@ _TEMPORARY = {
     0x97: "its quota is used up",
     0x9F: "too many connections at a time",
 }
-_NO_SUCH_FILTERS = {
+NO_SUCH_FILTERS = {
     0x9E: "this broker has no shared subscriptions, which workers need",
     0xA2: "this broker has no wildcards in topic filters, which workers need",
 }
+"""Reason codes by which a broker refuses filters of a kind, in SUBACK or by ending the connection, and hints."""
 _ANONYMOUS = "this broker may not allow anonymous clients: give --username and --password-file"
 _LOGIN = (
     "check user name and password; if they were good before, this client was revoked, has new ones since `rotate`, "
@@ -91,7 +92,7 @@ def subscribe_refusal(settings: LinkSettings, topic_filter: str, code: int) -> L
     """The error for a SUBACK that says no."""
     return LinkRefused(
         f"the broker at {settings.address} refuses the subscription {topic_filter} (0x{code:02x})",
-        hint=_NO_SUCH_FILTERS.get(code, "check the access rules of this user"),
+        hint=NO_SUCH_FILTERS.get(code, "check the access rules of this user"),
     )
 
 

@@ -67,7 +67,7 @@ TABLE: dict[str, tuple[set[str], set[str]]] = {
     "f1/e/alice": ({"alice"}, {"alice", "pub", "ops"}),
     "f1/e/w1": (set(), {"pub", "ops"}),
     "f1/r/alice/check": ({"alice"}, {"alice"}),
-    "f1/r/alice/7": (set(), set()),
+    "f1/r/alice/7": (set(), {"alice"}),
     "f1/w/w1": ({"w1"}, DAEMONS),
     "f1/w/w2": ({"w2", "yard"}, DAEMONS),
     "f1/w/w3": (set(), DAEMONS),

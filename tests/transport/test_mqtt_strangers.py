@@ -24,6 +24,7 @@ CONNACK_311_TOO_NEW = bytes((0x20, 2, 0, 1))
 CONNACK_311_WELCOME = bytes((0x20, 2, 0, 0))
 CONNACK_5_BUSY = bytes((0x20, 3, 0, 0x89, 0))
 SUBACK_NO_SHARES = bytes((0x90, 4, 0, 1, 0, 0x9E))
+GOODBYE_NO_SHARES = bytes((0xE0, 2, 0x9E, 0))  # as ejabberd 24.12 does
 HTTP = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 
 
@@ -122,9 +123,10 @@ async def test_a_broker_that_hung_up_once_is_not_called_too_old() -> None:
         assert link.counters.attempts_failed == 1
 
 
-async def test_a_broker_without_shared_subscriptions_is_refused() -> None:
+@pytest.mark.parametrize("answer", [SUBACK_NO_SHARES, GOODBYE_NO_SHARES])
+async def test_a_broker_without_shared_subscriptions_is_refused(answer: bytes) -> None:
     wanted = (Subscription("$share/w/f1/o/+"),)
-    async with stranger(v5=[CONNACK_5, SUBACK_NO_SHARES]) as port:
+    async with stranger(v5=[CONNACK_5, answer]) as port:
         error = await failure_of(settings_for(port, subscriptions=wanted))
     assert isinstance(error, LinkRefused)
     assert "no shared subscriptions" in error.hint
