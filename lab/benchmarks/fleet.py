@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from broker.settings import Role
@@ -36,6 +36,8 @@ MOST = 4
 """Identities, and most workers."""
 TOLERANCE = 0.1
 """Distance of a ratio from 1 within which the autoscaler changes nothing."""
+GROWTH = 2
+"""Most by which the chart lets replicas grow at once."""
 _SHORT, _LONG = 48, 400
 _SETTLE = 15.0
 
@@ -47,7 +49,7 @@ class Part:
     Attributes:
         texts, failed, inexact: how many; an inexact one differs from what the target writes alone.
         silence_p50, silence_most: seconds of the longest wait for a piece of a text.
-        seconds_p50: seconds of a text.
+        seconds_p50, seconds_most: seconds of a text.
     """
 
     texts: int
@@ -56,6 +58,7 @@ class Part:
     silence_p50: float
     silence_most: float
     seconds_p50: float
+    seconds_most: float
 
 
 @asynccontextmanager
@@ -139,10 +142,8 @@ def _part(load: Sequence[tuple[Asked, StreamedAnswer]], own: Mapping[Asked, str]
     ]
     inexact = sum(answer.text != own[one] for one, answer in good)
     seconds = [answer.seconds for _, answer in good]
-    return Part(
-        len(load), len(load) - len(good), inexact,
-        _common.percentile(silences, 0.5), max(silences), _common.percentile(seconds, 0.5),
-    )  # fmt: skip
+    waits = [_common.percentile(times, share) for times in (silences, seconds) for share in (0.5, 1.0)]
+    return Part(len(load), len(load) - len(good), inexact, *waits)
 
 
 def wanted(kind: str, value: float, threshold: float, replicas: int) -> int:
@@ -158,17 +159,20 @@ def wanted(kind: str, value: float, threshold: float, replicas: int) -> int:
     return replicas if abs(ratio - 1.0) <= TOLERANCE else math.ceil(round(ratio * replicas, 9))
 
 
-async def scaling(asked: Sequence[Asked], loads: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+async def scaling(
+    asked: Sequence[Asked], loads: Sequence[int], seconds: float, values: Sequence[str]
+) -> list[dict[str, Any]]:
     """Readings of the triggers and wishes of the autoscaler, by sessions, and again with the replicas wished for.
 
     Args:
         asked: texts that the load asks for.
         loads: sessions.
         seconds: time of each load before the triggers are read.
+        values: flags of Helm, for the chart's values.
     """
     found = []
     async with fleet(
-        "--set", "autoscaling.enabled=true", "--set-string", f"autoscaling.selector={SELECTOR}"
+        "--set", "autoscaling.enabled=true", "--set-string", f"autoscaling.selector={SELECTOR}", *values
     ) as (here, replicas, manifests):
         scaled = named(manifests, "ScaledObject")["spec"]
         running = int(scaled["minReplicaCount"])
@@ -185,12 +189,12 @@ async def scaling(asked: Sequence[Asked], loads: Sequence[int], seconds: float) 
                 while True:
                     done = len(load)
                     await asyncio.sleep(seconds)
-                    row = await _read(prometheus, scaled["triggers"], running)
-                    row |= {"sessions": sessions, "texts": len(load) - done}
-                    row["failed"] = sum(bool(answer.error) for _, answer in load)
+                    row: dict[str, Any] = {"load": sessions, "replicas": running, "texts": len(load) - done}
+                    row |= await _read(prometheus, scaled["triggers"], running)
+                    row["errors"] = [answer.error for _, answer in load if answer.error]
                     found.append(row)
                     _common.say(str(row))
-                    most = min(MOST, max(scaled["minReplicaCount"], row["wanted"]))
+                    most = min(MOST, GROWTH * running, row["wanted"])
                     if most <= running:
                         break
                     for number in range(running, most):
@@ -201,22 +205,23 @@ async def scaling(asked: Sequence[Asked], loads: Sequence[int], seconds: float) 
 
 
 async def _read(prometheus: Prometheus, triggers: Sequence[Manifest], replicas: int) -> dict[str, Any]:
-    row: dict[str, Any] = {"replicas": replicas}
+    row: dict[str, Any] = {}
     wants = []
     for trigger in triggers:
         of = trigger["metadata"]
         row[trigger["name"]] = value = await prometheus.value(of["query"])
         wants.append(wanted(trigger["metricType"], value, float(of["threshold"]), replicas))
-    return {**row, "wants": wants, "wanted": max(wants)}
+    return {**row, "wants": "/".join(map(str, wants)), "wanted": max(wants)}
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The benchmark's flags."""
     made = _common.parser(__doc__ or "")
     made.add_argument("what", nargs="?", choices=("rolling", "scaling"), default="rolling")
+    made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chart")
+    made.add_argument("--greedy", action="store_true", help="texts at temperature 0 only, without grammars")
     made.add_argument("--sessions", type=int, default=6, help="of the load, all the time; rolling")
     made.add_argument("--rounds", type=int, default=2, help="times that all workers are replaced; rolling")
-    made.add_argument("--drain", type=int, default=30, help="seconds of the chart's `worker.drain`; rolling")
     made.add_argument("--loads", type=int, nargs="+", default=[0, 1, 6, 24], help="sessions; scaling")
     made.add_argument("--seconds", type=float, default=75.0, help="of each load; scaling")
     return made
@@ -229,50 +234,44 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str]) -> int:
     args = build_parser().parse_args(argv)
+    values = [word for value in args.set for word in ("--set", value)]
     tokens = Tokens()
     questions = [question.text for question in spread(read_questions(args.prompts or OWN), 24)]
-    asked = tokens.questions(questions, _SHORT)
-    if args.what == "scaling":
+    short, long = (6, 2) if args.quick else (24, 4)
+    asked = [*tokens.questions(questions[:short], _SHORT), *tokens.questions(questions[-long:], _LONG)]
+    if args.greedy:
+        asked = [replace(one, temperature=0.0, top_p=1.0, constraint=None) for one in asked]
+    if args.what == "rolling":
+        found = asyncio.run(rolling(tokens, asked, args.sessions, 1 if args.quick else args.rounds, values))
+        _show_rolling(found, quick=args.quick)
+    else:
         loads, seconds = ([1], 10.0) if args.quick else (args.loads, args.seconds)
-        rows = asyncio.run(scaling(asked, loads, seconds))
-        columns = (
-            "sessions",
-            "replicas",
-            "waiting",
-            "age",
-            "turned-away",
-            "wants",
-            "wanted",
-            "texts",
-            "failed",
-        )
-        print(
-            _common.table(
-                columns,
-                [[str(row[name]) if name == "wants" else row[name] for name in columns] for row in rows],
-            )
-        )
-        _common.finish("fleet", {"scaling": rows}, quick=args.quick)
-        return 0
-    asked = (
-        [*asked[:6], *tokens.questions(questions[-2:], _LONG)]
-        if args.quick
-        else [*asked, *tokens.questions(questions[-4:], _LONG)]
-    )
-    values = "--set", f"worker.drain={args.drain}"
-    found = asyncio.run(rolling(tokens, asked, args.sessions, 1 if args.quick else args.rounds, values))
+        _show_scaling(asyncio.run(scaling(asked[:short], loads, seconds, values)), quick=args.quick)
+    return 0
+
+
+def _show_rolling(found: Mapping[str, Any], *, quick: bool) -> None:
     print(_common.table(("worker", "gone after s", "ready s later", "in all"), found["steps"]))
     parts = [[name, *part.values()] for name, part in found["parts"].items()]
     print(
-        _common.table(("texts", "number", "failed", "inexact", "silence p50 s", "most", "text p50 s"), parts)
+        _common.table(
+            ("texts", "number", "failed", "inexact", "silence p50 s", "most", "text p50 s", "most"), parts
+        )
     )
-    _common.finish("fleet", {"rolling": found}, quick=args.quick)
+    _common.finish("fleet", {"rolling": found}, quick=quick)
     bad = sum(part["failed"] + part["inexact"] for part in found["parts"].values())
     if bad or found["killed"]:
         raise FlexSpecError(
             f"{bad} texts failed or differ; killed: {found['killed']}", hint=str(found["errors"])
         )
-    return 0
+
+
+def _show_scaling(rows: Sequence[Mapping[str, Any]], *, quick: bool) -> None:
+    columns = [name for name in rows[0] if name != "errors"]
+    print(_common.table(columns, [[row[name] for name in columns] for row in rows]))
+    _common.finish("fleet", {"scaling": rows}, quick=quick)
+    if errors := [error for row in rows for error in row["errors"]]:
+        raise FlexSpecError(f"{len(errors)} texts failed", hint=errors[0])
 
 
 if __name__ == "__main__":
