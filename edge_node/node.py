@@ -34,7 +34,6 @@ from flexspec_mq.controller.estimators.node import NodeEstimates
 from flexspec_mq.controller.estimators.worker import StatedTimes
 from flexspec_mq.controller.explain import Planned
 from flexspec_mq.controller.observation import DeviceReading
-from flexspec_mq.daemon.dated import Dated
 from flexspec_mq.daemon.tasks import running
 from flexspec_mq.drafting.interface import Drafter
 from flexspec_mq.errors import (
@@ -109,6 +108,8 @@ class EdgeNode:
         telemetry: told of texts; None where nobody wants it.
 
     Attributes:
+        settings: settings of the device.
+        wire: way of its messages to payloads and back.
         directory: which workers are online; to read.
         devices: other devices, while somebody looks at the fleet.
         models: names that can be asked for.
@@ -133,10 +134,10 @@ class EdgeNode:
         memory: AnswerMemory | None = None,
         telemetry: Telemetry | None = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._estimates = NodeEstimates()
         self._queue = PublishQueue(on_published=self._estimates.published)
-        self._wire = wire_of(settings, self._queue.put)
+        self.wire = wire_of(settings, self._queue.put)
         self._sessions: dict[int, Generation] = {}
         self._drafts = DraftLoop(drafter, self._sessions, self._estimates, self._perform)
         self._prefixes = PrefixIndex(most=16 if settings.reuse else 0)
@@ -159,7 +160,7 @@ class EdgeNode:
         if memory is not None and family is not None:
             family.on_versions(memory.keep)
         compare = texts.difference if texts is not None else lambda _status: Difference()
-        allowed = None if settings.keys is None else self._wire.allowed
+        allowed = None if settings.keys is None else self.wire.allowed
         self.devices = DeviceStatuses()
         self.directory = WorkerDirectory(allowed=allowed, compare=compare)
         self.texts = texts
@@ -194,17 +195,7 @@ class EdgeNode:
     @property
     def name(self) -> str:
         """On topics."""
-        return self._settings.edge
-
-    @property
-    def wait(self) -> float:
-        """Patience of a request that names none, in seconds; 0 is the default's."""
-        return self._settings.wait
-
-    @property
-    def draft(self) -> str:
-        """The draft, as the settings name it."""
-        return self._settings.draft
+        return self.settings.edge
 
     @property
     def battery(self) -> float | None:
@@ -212,24 +203,9 @@ class EdgeNode:
         return None if self._battery is None else self._battery.left(time.monotonic())
 
     @property
-    def version(self) -> str:
-        """Target version of a text that asks for none."""
-        return self._settings.version
-
-    @property
-    def dated(self) -> tuple[Dated, ...]:
-        """The deployment's statement, as `Wire.dated`."""
-        return self._wire.dated
-
-    @property
-    def lapsed(self) -> str:
-        """Why no new text may be begun, though workers may be online; empty where one may."""
-        return self._wire.lapsed
-
-    @property
     def refused(self) -> Mapping[KeyReason, int]:
         """Messages that were not believed, by reason."""
-        return self._wire.refusals.counts
+        return self.wire.refusals.counts
 
     async def wait_broken(self) -> None:
         """Wait until the node is broken.
@@ -258,12 +234,12 @@ class EdgeNode:
         """
         ours = replace(
             base,
-            session_expiry=self._settings.session_expiry,
+            session_expiry=self.settings.session_expiry,
             awaited=lambda: bool(self._sessions or self.link.waiting),
             needs=FOR_SESSIONS,
             will=self.status.will,
             birth=lambda: [self.status.message()],
-            subscriptions=(Subscription(self._verdicts), *self._wire.subscriptions),
+            subscriptions=(Subscription(self._verdicts), *self.wire.subscriptions),
         )
         async with connect(ours) as link:
             with closing(self._drafts), self.link.using(link):
@@ -298,7 +274,7 @@ class EdgeNode:
             raise self.failure
         # One after the other from a random start: no number comes again while any worker may remember it.
         session = 1 + next(self._numbers) % _SESSIONS
-        version = request.version or self.version
+        version = request.version or self.settings.version
         sampling, text = request.sampling, request.text
         fingerprint = self._fingerprint if text is None else text.fingerprint
         identity = Identity(
@@ -325,8 +301,8 @@ class EdgeNode:
                 prompt=request.prompt,
                 finish_at=request.finish_at,
                 deadline=None if request.timeout is None else now + request.timeout,
-                keyed=self._wire.keyed,
-                patience=request.wait or self.wait or None,
+                keyed=self.wire.keyed,
+                patience=request.wait or self.settings.wait or None,
                 reuse=self._prefixes.offer(version, request.prompt, now),
                 prediction=request.prediction,
                 answers=None if answers is None else answers.recall,
@@ -339,7 +315,7 @@ class EdgeNode:
             partial(self._device_reading, energy) if energy or self._battery else None,
             partial(self.directory.elsewhere, version),
         )
-        self._wire.begin(session, version)
+        self.wire.begin(session, version)
         self.directory.used()
         generation = self._sessions[session] = Generation(session, request, machine, energy, answers)
         if not self.link.is_up:
@@ -380,8 +356,8 @@ class EdgeNode:
             "directory": self.directory.watch(link, self._is_idle),
             "devices": self.devices.run(link),
         }
-        if self._wire.keyed:
-            named["statement"] = self._wire.watch()
+        if self.wire.keyed:
+            named["statement"] = self.wire.watch()
         if self.texts is not None:
             named["texts"] = self.texts.run(link)
         if self._family is not None:
@@ -434,10 +410,10 @@ class EdgeNode:
                 self.texts is not None and self.texts.take(inbound.topic, inbound.payload)
             ):
                 pass
-            elif not self._wire.take(inbound.topic, inbound.payload) and self._family is not None:
+            elif not self.wire.take(inbound.topic, inbound.payload) and self._family is not None:
                 self._family.take(inbound.topic, inbound.payload)
         except KeysRefused as error:
-            self._wire.refused(inbound.topic, error, now)
+            self.wire.refused(inbound.topic, error, now)
         except RemoteProtocolError as error:
             self.malformed += 1
             if now >= self._quiet_until:
@@ -445,7 +421,7 @@ class EdgeNode:
                 _log.warning("%s (%d so far)", error.message, self.malformed)
 
     def _receive_message(self, payload: bytes, now: float) -> None:
-        message = self._wire.decode(payload, self._sessions, now)
+        message = self.wire.decode(payload, self._sessions, now)
         if message is None:
             return
         generation = self._sessions.get(message.session)
@@ -456,8 +432,8 @@ class EdgeNode:
             self._perform(generation, generation.machine.receive(message, now))
         elif isinstance(message, Verdict):
             for send in close_unknown(message):
-                topic = topics.draft_topic(str(send.to_worker), self._settings.edge)
-                self._queue.put(Outbound(topic, self._wire.encode(send, now), send.qos))
+                topic = topics.draft_topic(str(send.to_worker), self.settings.edge)
+                self._queue.put(Outbound(topic, self.wire.encode(send, now), send.qos))
         elif not message.session:
             what = "did not read messages" if message.code is ErrorCode.BUSY else "could not read a message"
             _log.warning("worker %s %s of ours: %s", message.worker, what, message.detail)
@@ -513,7 +489,7 @@ class EdgeNode:
 
     def _publish(self, generation: Generation, send: Send) -> None:
         try:
-            payload = self._wire.encode(send, time.monotonic())
+            payload = self.wire.encode(send, time.monotonic())
         except KeysRefused as error:
             _log.warning("session %d: not sent: %s", generation.session, error.message)
             return
@@ -523,9 +499,9 @@ class EdgeNode:
             return
         generation.sent(len(payload))
         if send.to_worker is None:
-            topic = topics.open_topic(generation.machine.version, self._settings.edge)
+            topic = topics.open_topic(generation.machine.version, self.settings.edge)
         else:
-            topic = topics.draft_topic(send.to_worker, self._settings.edge)
+            topic = topics.draft_topic(send.to_worker, self.settings.edge)
         span = generation.request.span
         context = span.carrier if span is not None and isinstance(send.message, Open) else ()
         message = Outbound(topic, payload, send.qos, expiry=send.expiry, user=context)
@@ -540,7 +516,7 @@ class EdgeNode:
         session, machine = generation.session, generation.machine
         if self._sessions.pop(session, None) is None:
             return
-        self._wire.ended(session, time.monotonic())
+        self.wire.ended(session, time.monotonic())
         self._surprises += machine.surprises.total()
         if machine.written is not None:
             self._prefixes.remember(machine.version, machine.written, time.monotonic())
@@ -549,7 +525,7 @@ class EdgeNode:
         self._drafts.free(session, remember or None)
         _log.info("session %d: %s", session, finish.reason)
         if isinstance(finish.error, WorkerError) and not machine.counters.verdicts:
-            finish = replace(finish, error=self._wire.explained(finish.error, generation.asked))
+            finish = replace(finish, error=self.wire.explained(finish.error, generation.asked))
         self.status.count(generation, finish)
         generation.put(finish)
 

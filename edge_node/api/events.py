@@ -102,7 +102,7 @@ def _node(api: Api) -> Iterator[_Told]:
         edge=node.name,
         release=flexspec_mq.__version__,
         model=node.models.default,
-        draft=node.draft,
+        draft=node.settings.draft,
         not_ready=api.not_ready(),
         link=LinkView(
             up=node.link.is_up,

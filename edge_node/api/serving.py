@@ -64,7 +64,7 @@ class Api:
 
     def versions(self) -> dict[str, int]:
         """Versions that can be asked for, and since when; the node's own also while no worker is known."""
-        own = self.node.version
+        own = self.node.settings.version
         online = {version: epoch // 1000 for version, epoch in self.node.directory.versions().items()}
         return {own: online.get(own, self.since)} | online
 
@@ -96,7 +96,7 @@ class Api:
         if self.node.models.followed is not None:
             return asked and asked.removesuffix(LATEST)
         if asked is None:
-            return self.node.version
+            return self.node.settings.version
         if asked not in self.versions():
             await self.node.directory.refreshed()
         known = self.versions()
@@ -120,7 +120,7 @@ class Api:
         """Why no text can be written now; empty when it can."""
         if not self.node.link.is_up:
             return "the edge node has no link to its broker"
-        return self.node.lapsed or self.node.models.not_ready()
+        return self.node.wire.lapsed or self.node.models.not_ready()
 
 
 def _unknown(asked: str, known: list[str]) -> ApiError:

@@ -273,7 +273,7 @@ async def _write(
 
     failed: BaseException | None = None
     began = False
-    within = None if link.give_up_after else max(waiting.COMMAND_LINK, node.wait)
+    within = None if link.give_up_after else max(waiting.COMMAND_LINK, node.settings.wait)
 
     def told(waits: Waiting) -> None:
         nonlocal failed

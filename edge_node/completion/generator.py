@@ -115,7 +115,7 @@ class CompletionGenerator:
             NoCatalogue: there is no catalogue to look it up in.
         """
         began = time.monotonic()
-        options = replace(options, wait=options.wait or self.node.wait)
+        options = replace(options, wait=options.wait or self.node.settings.wait)
         key = options.key or conversation_key(prompt)
         with text_span(self.node, prompt, options) as span:
             tell = told if span is None else partial(_tell_span, span, told)

@@ -201,7 +201,7 @@ class Metrics(Collector):
         yield total("surprises", surprises, node.surprises)
         unbelieved = {reason.value: node.refused.get(reason, 0) for reason in NotBelieved}
         yield total("unbelieved", "Messages that no worker's keys vouch for", unbelieved, "reason")
-        for statement in node.dated:
+        for statement in node.wire.dated:
             expires = "When the deployment's statement expires"
             yield now("statement_expires_seconds", expires, statement.expires)
         if (family := node.models.followed) is not None:

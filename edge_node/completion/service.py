@@ -109,9 +109,9 @@ class Service:
             NoCatalogue: there is no catalogue to look it up in.
         """
         await self._node.models.settled()
-        if self._node.lapsed:  # a newer statement than that of the file may be on its way
+        if self._node.wire.lapsed:  # a newer statement than that of the file may be on its way
             left = max(self._until - time.monotonic(), waiting.STATUS_RETAINED)
-            await self._directory.wait_until(lambda: not self._node.lapsed, left)
+            await self._directory.wait_until(lambda: not self._node.wire.lapsed, left)
         self._look_up()
         if not self._directory.blind and await self._directory.wait_until(
             self._finds, waiting.STATUS_RETAINED

@@ -84,7 +84,7 @@ async def test_a_statement_that_expired_begins_no_text_until_a_newer_one_comes(
                 assert "the deployment's statement expired" in daemon.worker.not_ready
                 assert not goes_on.done()
                 assert content(await goes_on) == alone("hello", 1, LONG, ignore_eos=True)
-                (expires,) = (statement.expires for statement in api.node.dated)
+                (expires,) = (statement.expires for statement in api.node.wire.dated)
                 assert await api.metric("flexspec_edge:statement_expires_seconds") == expires
                 shown = [
                     metric for metric in WorkerMetrics(daemon.worker).collect() if "expire" in metric.name
