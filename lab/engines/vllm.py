@@ -37,7 +37,7 @@ _ENV: Final[Mapping[str, str]] = {
 }
 _FLAGS = (
     *("--max-model-len", "2048", "--max-num-seqs", "32", "--max-logprobs", "20", "--dtype", "bfloat16"),
-    *("--block-size", "32", "--enforce-eager", "--enable-scale-out", "--enable-lora"),
+    *("--block-size", "32", "--enforce-eager", "--enable-scale-out"),
 )
 """Flags of the server: the smallest block that its CPU kernel takes, as whole blocks alone are read from its cache."""
 

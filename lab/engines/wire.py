@@ -2,8 +2,8 @@
 
     python -m lab.engines.wire http://127.0.0.1:8000 --model smollm2 > tests/cloud_worker/recorded/vllm-0.32.json
 
-The server runs the default target with room for 2,048 tokens, ``--max-logprobs 20`` and ``--enable-lora``, as
-`lab.engines.vllm` starts it. `REQUESTS` are what workers send, and what they may do wrong.
+The server runs the default target with room for 2,048 tokens, ``--max-logprobs 20`` and ``--enable-lora``.
+`REQUESTS` are what workers send, and what they may do wrong.
 """
 
 import argparse
