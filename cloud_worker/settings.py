@@ -26,7 +26,7 @@ from flexspec_mq.transport.arguments import LinkOptions
 if TYPE_CHECKING:
     import argparse
 
-SERVERS = ("vllm",)
+SERVERS = ("vllm", "sglang")
 """Engines that are somebody else's servers."""
 MAX_LEASE = 86_400
 """Seconds; the most that a verdict can say."""
@@ -84,8 +84,8 @@ class WorkerSettings(Section):
         str,
         Setting(
             help="what runs the target: 'compact' is quick and knows models like Llama, 'transformers' knows all, "
-            "'auto' takes the first that can; 'vllm' asks a server of models, and --target then names the folder "
-            "with its tokenizer",
+            "'auto' takes the first that can; 'vllm' and 'sglang' ask a server of models, and --target then names the "
+            "folder with its tokenizer",
             choices=("auto", "compact", "transformers", *SERVERS),
         ),
     ] = "auto"

@@ -60,7 +60,7 @@ class Faults:
 
 
 @dataclass
-class _Asked:
+class Asked:
     """A prompt, and how tokens behind it are chosen."""
 
     prompt: list[int]
@@ -68,10 +68,13 @@ class _Asked:
     params: dict[str, Any]
     head: str = ""
     matcher: Matcher | None = None
+    rows: int = 1
+    """Places of the prompt, its last ones, whose logits are told; all but the last come to be in `before`."""
+    before: Sequence[npt.NDArray[np.float32]] = ()
 
 
 @dataclass
-class _Token:
+class Token:
     token: int
     finish: str | None
     stop: int | None
@@ -79,7 +82,7 @@ class _Token:
     """Names and log-probabilities, the token's own first; none if nobody wants any."""
 
 
-class _Refused(Exception):
+class Refused(Exception):
     def __init__(self, status: int, message: str, param: str | None = None) -> None:
         super().__init__(message)
         kinds = {400: "BadRequestError", 404: "NotFoundError"}
@@ -87,8 +90,8 @@ class _Refused(Exception):
         self.answer = JSONResponse({"error": {**error, "code": status}}, status)
 
 
-def _wrong(message: str, param: str, value: object) -> _Refused:
-    return _Refused(400, f"{message} (parameter={param}, value={value})", param)
+def _wrong(message: str, param: str, value: object) -> Refused:
+    return Refused(400, f"{message} (parameter={param}, value={value})", param)
 
 
 class EngineServer:
@@ -102,9 +105,12 @@ class EngineServer:
         dtype: dtype of the weights.
 
     Attributes:
+        kind: the engine's name in a worker's settings.
         url: address, which stays the same between `kill` and `start`.
         asked: bodies of the requests for tokens, in order.
     """
+
+    kind = "vllm"
 
     def __init__(
         self,
@@ -166,7 +172,7 @@ class EngineServer:
                 body = await request.json()
                 try:
                     return await asyncio.to_thread(answer, body)
-                except _Refused as refused:
+                except Refused as refused:
                     return refused.answer
 
             return Route(path, endpoint, methods=["POST"])
@@ -178,10 +184,7 @@ class EngineServer:
             says("/health", Response),
             says("/version", lambda: JSONResponse({"version": "0.32.0"})),
             says("/v1/models", self._models),
-            asks("/tokenize", self._tokenize),
-            asks("/v1/completions", self._completions),
-            asks("/v1/load_lora_adapter", self._load_adapter),
-            asks("/v1/unload_lora_adapter", self._unload_adapter),
+            *(asks(path, answer) for path, answer in self.answers().items()),
         ]
         unknown = {404: "Not Found", 405: "Method Not Allowed"}
         handlers = {
@@ -189,6 +192,15 @@ class EngineServer:
             for status, detail in unknown.items()
         }
         return Starlette(routes=routes, exception_handlers=handlers)
+
+    def answers(self) -> dict[str, Callable[[dict[str, Any]], Response]]:
+        """Paths that bodies are sent to, and what answers there."""
+        return {
+            "/tokenize": self._tokenize,
+            "/v1/completions": self._completions,
+            "/v1/load_lora_adapter": self._load_adapter,
+            "/v1/unload_lora_adapter": self._unload_adapter,
+        }
 
     def _models(self) -> Response:
         def model(name: str, root: str, parent: str | None) -> dict[str, Any]:
@@ -210,7 +222,7 @@ class EngineServer:
     def _load_adapter(self, body: dict[str, Any]) -> Response:
         name, path = body["lora_name"], body["lora_path"]
         if name in self.adapters:
-            raise _Refused(
+            raise Refused(
                 400, f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in "
                 "place, set 'load_inplace' to True."
             )  # fmt: skip
@@ -218,33 +230,34 @@ class EngineServer:
             with self._computes:
                 self._model.hold(name, read_lora(Path(path), self._shape, 0))
         except (FlexSpecError, OSError) as error:
-            raise _Refused(404, f"Loading lora {name} failed: No adapter found for {path}") from error
+            raise Refused(404, f"Loading lora {name} failed: No adapter found for {path}") from error
         self.adapters[name] = path
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     def _unload_adapter(self, body: dict[str, Any]) -> Response:
         name = body["lora_name"]
         if name not in self.adapters:
-            raise _Refused(404, f"The lora adapter '{name}' cannot be found.")
+            raise Refused(404, f"The lora adapter '{name}' cannot be found.")
         del self.adapters[name]
         with self._computes:
             self._kept = [kv for kv in self._kept if kv.head != name]
             self._model.drop(name)
         return PlainTextResponse(f"Success: LoRA adapter '{name}' removed successfully.")
 
-    def _completions(self, body: dict[str, Any]) -> Response:
+    def _asks(self, body: dict[str, Any]) -> None:
         self.asked.append(body)
         if self.faults.errors:
             self.faults.errors -= 1
-            raise _Refused(
-                500, "EngineCore encountered an issue. See stack trace (above) for the root cause."
-            )
+            raise Refused(500, "EngineCore encountered an issue. See stack trace (above) for the root cause.")
+
+    def _completions(self, body: dict[str, Any]) -> Response:
+        self._asks(body)
         prompts = body["prompt"] if isinstance(body["prompt"][0], list) else [body["prompt"]]
         several = [self._check(body, prompt) for prompt in prompts]
         head: dict[str, Any] = {"id": f"cmpl-{len(self.asked):016x}", "object": "text_completion"}
         head |= {"created": int(time.time()), "model": body["model"]}
 
-        def choice(index: int, tokens: Sequence[_Token]) -> dict[str, Any]:
+        def choice(index: int, tokens: Sequence[Token]) -> dict[str, Any]:
             seen = [token.token for token in tokens if token.finish != "stop"]
             ended = {"finish_reason": tokens[-1].finish, "stop_reason": tokens[-1].stop}
             logprobs = None if body.get("logprobs") is None else _logprobs(tokens)
@@ -262,13 +275,13 @@ class EngineServer:
         usage = {"prompt_tokens": read, "total_tokens": read + wrote, "completion_tokens": wrote}
         return JSONResponse({**head, "choices": choices, "usage": usage})
 
-    def _check(self, body: dict[str, Any], prompt: list[int]) -> _Asked:
+    def _check(self, body: dict[str, Any], prompt: list[int]) -> Asked:
         """Refuse what vLLM refuses, in its words."""
         name, longest, count = body["model"], self.max_context, body.get("logprobs") or 0
         temperature, allowed = float(body.get("temperature", 1.0)), body.get("allowed_token_ids")
         if name != self.name and name not in self.adapters:
             aliases = ", ".join((self.name, *self.adapters))
-            raise _Refused(404, f"The model `{name}` does not exist. Valid aliases: {aliases}.", "model")
+            raise Refused(404, f"The model `{name}` does not exist. Valid aliases: {aliases}.", "model")
         if len(prompt) > longest:
             raise _wrong(
                 f"This model's maximum context length is {longest} tokens. However, your prompt contains "
@@ -288,9 +301,9 @@ class EngineServer:
         if allowed == []:
             raise _wrong("allowed_token_ids is not None and empty!", "allowed_token_ids", allowed)
         if (beyond := max(prompt)) >= self.text.vocab_size:
-            raise _Refused(400, f"Token id {beyond} is out of vocabulary")
+            raise Refused(400, f"Token id {beyond} is out of vocabulary")
         head = "" if name == self.name else name
-        return _Asked(prompt, most, body, head, self._matcher(body.get("structured_outputs")))
+        return Asked(prompt, most, body, head, self._matcher(body.get("structured_outputs")))
 
     def _matcher(self, wanted: dict[str, Any] | None) -> Matcher | None:
         if not wanted:
@@ -308,9 +321,9 @@ class EngineServer:
         try:
             return self._grammars.compile(make[kind](value)).matcher()
         except FlexSpecError as error:
-            raise _Refused(400, f"Grammar error: {error.message}") from error
+            raise Refused(400, f"Grammar error: {error.message}") from error
 
-    def _write(self, asked: _Asked) -> Iterator[_Token]:
+    def _write(self, asked: Asked) -> Iterator[Token]:
         """Tokens behind a prompt, one a forward; rows of the prompt, where wanted, with the first."""
         params = asked.params
         temperature, seed = params.get("temperature", 1.0), params.get("seed")
@@ -331,7 +344,9 @@ class EngineServer:
                 if kv is None:
                     kv, logits = self._read(asked)
                 else:
-                    logits = self._forward(kv, text[-1:], asked.head)
+                    (logits,) = self._forward(kv, text[-1:], asked.head, 1)
+            for id_, bias in (params.get("logit_bias") or {}).items():
+                logits[int(id_)] += bias
             mask = None
             if asked.matcher is not None:
                 asked.matcher.follow(text)
@@ -344,23 +359,24 @@ class EngineServer:
             stopped = token in ends or token in stops
             finish = "stop" if stopped else "length" if len(text) == asked.most else None
             stop = token if token in stops and token not in ends else None
-            yield _Token(token, finish, stop, _row(logits, token, params.get("logprobs")))
+            yield Token(token, finish, stop, row_of(logits, token, params.get("logprobs")))
             if finish:
                 with self._computes:
                     self._kept = [*self._kept[1 - _KEPT :], kv]
                 return
 
-    def _read(self, asked: _Asked) -> tuple[SessionKV, npt.NDArray[np.float32]]:
+    def _read(self, asked: Asked) -> tuple[SessionKV, npt.NDArray[np.float32]]:
         """Read a prompt behind what the cache has of it; logits of its last place."""
         kv = self._model.new_kv()
         near = [kept for kept in self._kept if kept.head == asked.head and kept.tokens]
         if near:
             best = max(near, key=lambda kept: _common(kept.tokens, asked.prompt))
-            kv = best.branch(min(_common(best.tokens, asked.prompt), len(asked.prompt) - 1))
-        return kv, self._forward(kv, asked.prompt[kv.length :], asked.head)
+            kv = best.branch(min(_common(best.tokens, asked.prompt), len(asked.prompt) - asked.rows))
+        *asked.before, logits = self._forward(kv, asked.prompt[kv.length :], asked.head, asked.rows)
+        return kv, logits
 
-    def _forward(self, kv: SessionKV, tokens: Sequence[int], head: str) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = to_numpy(self._model.forward([ModelInput(kv, tokens, 1, head)]))[-1]
+    def _forward(self, kv: SessionKV, tokens: Sequence[int], head: str, rows: int) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = to_numpy(self._model.forward([ModelInput(kv, tokens, rows, head)]))
         return logits
 
     def _stream(self, events: Iterator[dict[str, Any]]) -> Response:
@@ -376,7 +392,7 @@ class EngineServer:
         return StreamingResponse(lines(), media_type="text/event-stream")
 
 
-def _row(logits: npt.NDArray[np.float32], token: int, count: int | None) -> list[tuple[str, float]]:
+def row_of(logits: npt.NDArray[np.float32], token: int, count: int | None) -> list[tuple[str, float]]:
     """A chosen token and the likeliest ones, with their log-probabilities; a token is not told twice."""
     if count is None:
         return []
@@ -390,7 +406,7 @@ def _row(logits: npt.NDArray[np.float32], token: int, count: int | None) -> list
     ]
 
 
-def _logprobs(tokens: Sequence[_Token]) -> dict[str, Any]:
+def _logprobs(tokens: Sequence[Token]) -> dict[str, Any]:
     return {
         "text_offset": [0] * len(tokens),
         "token_logprobs": [token.row[0][1] for token in tokens],

@@ -14,6 +14,7 @@ from cloud_worker.engine.interface import Facts, Recommended
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.servers.heads import ServerHeads
 from cloud_worker.engine.servers.server import GREEDY, Server, ServerGone, ServerRefused
+from cloud_worker.engine.servers.sglang import SglangServer
 from cloud_worker.engine.timing import Timings
 from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-KINDS: dict[str, type[Server]] = {"vllm": Server}
+KINDS: dict[str, type[Server]] = {"sglang": SglangServer, "vllm": Server}
 """Servers by the engine's name in settings."""
 _MOST = (256, 128, 64, 40, 20, 10, 5, 1)
 """Likeliest tokens of a row that are asked for, until the server grants one."""
