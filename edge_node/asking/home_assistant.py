@@ -35,52 +35,35 @@ def _document(edge: str, user: str, status: str) -> dict[str, Any]:
     answer = topics.answer_topic(user, edge)
     shown = "value_json.text if value_json.text is defined else value_json.error.message"
 
-    def entity(name: str, platform: str, value: str, **more: Any) -> dict[str, Any]:
-        known = {"name": name, "platform": platform, "unique_id": f"flexspec-{edge}-{name.lower()}"}
-        return {**known, "state_topic": status, "value_template": f"{{{{ {value} }}}}", **more}
+    def entity(name: str, platform: str, **more: Any) -> dict[str, Any]:
+        return {"name": name, "platform": platform, "unique_id": f"flexspec-{edge}-{name.lower()}", **more}
 
-    diagnostic = {"entity_category": "diagnostic"}
+    def figure(name: str, field: str, platform: str = "sensor", **more: Any) -> dict[str, Any]:
+        value = {"state_topic": status, "value_template": f"{{{{ {field} }}}}"}
+        return entity(name, platform, **value, entity_category="diagnostic", **more)
+
+    ready, total = "'ON' if value_json.ready else 'OFF'", "total_increasing"
+    speed = {"state_class": "measurement", "unit_of_measurement": "tokens/s"}
     entities = (
+        figure("Ready", ready, "binary_sensor", device_class="connectivity"),
+        figure("Model", "value_json.model", icon="mdi:brain"),
+        figure("Version", "value_json.software", icon="mdi:tag"),
+        figure("Tokens", "value_json.tokens", state_class=total, unit_of_measurement="tokens"),
+        figure("Speed", "value_json.tokens_per_s", **speed),
         entity(
-            "Ready",
-            "binary_sensor",
-            "'ON' if value_json.ready else 'OFF'",
-            device_class="connectivity",
-            **diagnostic,
+            "Ask",
+            "text",
+            command_topic=topics.ask_topic(edge, user),
+            command_template=f'{{"prompt": {{{{ value | tojson }}}}, "keep": {_DAY}}}',
+            min=1,
+            max=_MOST_STATE,
+            icon="mdi:comment-question",
         ),
-        entity("Model", "sensor", "value_json.model", icon="mdi:brain", **diagnostic),
-        entity("Version", "sensor", "value_json.software", icon="mdi:tag", **diagnostic),
-        entity(
-            "Tokens",
-            "sensor",
-            "value_json.tokens",
-            state_class="total_increasing",
-            unit_of_measurement="tokens",
-            **diagnostic,
-        ),
-        entity(
-            "Speed",
-            "sensor",
-            "value_json.tokens_per_s",
-            state_class="measurement",
-            unit_of_measurement="tokens/s",
-            **diagnostic,
-        ),
-        {
-            "name": "Ask",
-            "platform": "text",
-            "unique_id": f"flexspec-{edge}-ask",
-            "command_topic": topics.ask_topic(edge, user),
-            "command_template": f'{{"prompt": {{{{ value | tojson }}}}, "keep": {_DAY}}}',
-            "min": 1,
-            "max": _MOST_STATE,
-            "icon": "mdi:comment-question",
-        },
         entity(
             "Answer",
             "sensor",
-            f"({shown})[:{_MOST_STATE}]",
             state_topic=answer,
+            value_template=f"{{{{ ({shown})[:{_MOST_STATE}] }}}}",
             json_attributes_topic=answer,
             json_attributes_template=f"{{{{ {{'text': {shown}}} | tojson }}}}",
             icon="mdi:comment-text",
