@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,9 @@ from broker.deployment.certificates import make_certificates
 from broker.launcher import PrivateBroker
 from broker.settings import BrokerSettings
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Several processes share the cores: torch must not start as many threads in each as there are cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-# Several processes share the cores, and other programs may: how long an example takes says nothing about the code.
+# Several processes share the cores, and other programs may: torch computes on one thread in each, as in a worker, and
+# how long an example takes says nothing about the code.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
 
@@ -59,22 +57,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = wanted
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """Torch computes on one thread, as in a worker: others would wait for each other on a busy machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", autouse=True)
-def one_thread_for_tiny_models(request: pytest.FixtureRequest) -> None:
-    """Tests of these folders run models that gain nothing from more threads."""
-    if request.path.relative_to(Path(__file__).parent).parts[0] in {"cloud_worker", "models", "training"}:
-        request.getfixturevalue("one_thread")
+def one_thread() -> None:
+    """Torch goes on with one thread where a test before has given it more, as a worker does."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,16 +13,15 @@ the last write the same text; that one makes no calls where the target's templat
 With `--calls` so many calls are made by OpenAI's client instead, over all tools, and their arguments validated.
 """
 
-from __future__ import annotations
-
 import asyncio
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edge_node.settings import PlanOptions
 from flexspec_mq.daemon.main import run_main
@@ -38,11 +37,7 @@ from lab.bench.testbed import bench_testbed
 from lab.benchmarks import _common
 from lab.benchmarks.answers import llama_server
 from lab.benchmarks.tool_calls import validate, why_invalid
-
-if TYPE_CHECKING:
-    from argparse import Namespace
-
-    from lab.testbed.link.profiles import LinkPlan
+from lab.testbed.link.profiles import LinkPlan
 
 UNFORCED = "unforced"
 """Version of a worker that decides each token by a forward."""

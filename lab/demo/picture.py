@@ -4,27 +4,20 @@ The drawing moves: it is the recording of a real run at its true pace, and repea
 it is what stays on the screen in the end.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.demo import main as demo
+from flexspec_mq.demo.recording import Recording
 from flexspec_mq.demo.screen import Screen, ends, frame
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from flexspec_mq.demo.recording import Recording
 
 _FILE = "docs/img/demo.svg"
 _WIDTH = 104

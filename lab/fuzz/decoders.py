@@ -4,6 +4,7 @@ import random
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -105,66 +106,33 @@ class Decoder:
 def decoders() -> list[Decoder]:
     """All of them."""
     worker, edge = Codec(CONTEXT + MAX_DRAFT_TOKENS), Codec(MAX_VERDICT_TOKENS)
-    messages = [_CODEC.encode(message) for message in _messages()]
-    session = Bound(400.0, 2.0)
+    messages, long = [_CODEC.encode(message) for message in _messages()], _long()
+    session, status = Bound(400.0, 2.0), Bound(200.0, 0.2)
+    template = {"default": "{% for m in messages %}{{ m['content'] }}{% endfor %}"}
+    text = TargetText(
+        ordinary=9,
+        added=(AddedToken(9, "<s>"),),
+        special={"eos_token": "<s>"},
+        template=template,
+        context=2048,
+    )
     return [
+        Decoder("message at a worker", partial(_message, worker.decode), messages, MESSAGES, session, long),
         Decoder(
-            "message at a worker",
-            lambda data: _message(worker.decode, data),
-            messages,
-            MESSAGES,
-            session,
-            _long(),
+            "message at a fresh worker", partial(_fresh, worker), messages, MESSAGES, Bound(1000.0, 5.0), long
         ),
-        Decoder(
-            "message at a fresh worker",
-            lambda data: _fresh(worker, data),
-            messages,
-            MESSAGES,
-            Bound(1000.0, 5.0),
-            _long(),
-        ),
-        Decoder(
-            "message at an edge",
-            lambda data: _message(edge.decode, data),
-            messages,
-            MESSAGES,
-            session,
-            _long(),
-        ),
-        Decoder(
-            "status of a worker",
-            lambda data: _status(data, WorkerStatus),
-            _statuses(),
-            DOCUMENTS,
-            Bound(200.0, 0.2),
-        ),
+        Decoder("message at an edge", partial(_message, edge.decode), messages, MESSAGES, session, long),
+        Decoder("status of a worker", partial(_status, WorkerStatus), _statuses(), DOCUMENTS, status),
         Decoder(
             "text of a target",
-            lambda data: _message(_CODEC.decode_target_text, data),
-            [
-                _CODEC.encode_target_text(
-                    TargetText(
-                        ordinary=9,
-                        added=(AddedToken(9, "<s>"),),
-                        special={"eos_token": "<s>"},
-                        template={"default": "{% for m in messages %}{{ m['content'] }}{% endfor %}"},
-                        context=2048,
-                    )
-                )
-            ],
+            partial(_message, _CODEC.decode_target_text),
+            [_CODEC.encode_target_text(text)],
             MESSAGES,
             session,
         ),
-        Decoder(
-            "status of an edge",
-            lambda data: _status(data, EdgeStatus),
-            _statuses(),
-            DOCUMENTS,
-            Bound(200.0, 0.2),
-        ),
-        Decoder("key set", lambda data: _signed(data, KeySet), _catalogues(), BYTES, Bound(400.0, 0.5)),
-        Decoder("catalogue", lambda data: _signed(data, Catalogue), _catalogues(), BYTES, Bound(400.0, 0.5)),
+        Decoder("status of an edge", partial(_status, EdgeStatus), _statuses(), DOCUMENTS, status),
+        Decoder("key set", partial(_signed, KeySet), _catalogues(), BYTES, Bound(400.0, 0.5)),
+        Decoder("catalogue", partial(_signed, Catalogue), _catalogues(), BYTES, Bound(400.0, 0.5)),
         *(
             Decoder(name, reader.read, reader.seeds, BYTES, Bound(2500.0, 2.0))
             for name, reader in readers().items()
@@ -195,14 +163,14 @@ def _fresh(codec: Codec, data: bytes) -> str:
     return f"{type(message).__name__}: {said}"
 
 
-def _status(data: bytes, kind: type[StatusT]) -> str:
+def _status(kind: type[StatusT], data: bytes) -> str:
     try:
         return _CODEC.decode_status(data, kind).state
     except RemoteProtocolError as error:
         return f"refused: {error.message}"
 
 
-def _signed(data: bytes, kind: type[Body]) -> str:
+def _signed(kind: type[Body], data: bytes) -> str:
     try:
         opened(data, kind, FAMILY)
     except SignedRefused as error:

@@ -5,29 +5,32 @@ from the device itself, from another with the same sessions' numbers, and from w
 the same.
 """
 
-from __future__ import annotations
-
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from flexspec_mq.codec import Codec, TooManyTokens
 from flexspec_mq.controller.plan import Plan
 from flexspec_mq.errors import LocalProtocolError, RemoteProtocolError
 from flexspec_mq.protocol.edge.session import close_unknown
 from flexspec_mq.protocol.edge.types import EdgeState, SessionRequest
-from flexspec_mq.protocol.effects import Reply, Send
+from flexspec_mq.protocol.effects import Effect, Reply, Send, WorkerEffect
+from flexspec_mq.protocol.worker.machine import WorkerMachine
 from flexspec_mq.protocol.worker.session import MOST_HELD
 from flexspec_mq.protocol.worker.types import WorkerConfig
 from lab.fuzz.mutate import MESSAGES, mutant
-from lab.simulator.world import EDGE, VOCAB, ChangingPolicy, FakeTarget, Link, World, held, identity
+from lab.simulator.world import (
+    EDGE,
+    VOCAB,
+    Cell,
+    ChangingPolicy,
+    FakeTarget,
+    Host,
+    Link,
+    World,
+    held,
+    identity,
+)
 from schemas.messages import MAX_VERDICT_TOKENS, Close, Draft, Error, ErrorCode, Open, Poll, Verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from flexspec_mq.protocol.effects import Effect, WorkerEffect
-    from flexspec_mq.protocol.worker.machine import WorkerMachine
-    from lab.simulator.world import Cell, Host
 
 WORKER, SESSION = "worker machine", "edge machine"
 _CONTEXT = 512

@@ -14,41 +14,11 @@ from flexspec_mq.errors import RemoteProtocolError
 MOST_BYTES = 300_000
 """A little more than any of ours reads."""
 _ODD_INTEGERS = (
-    0,
-    1,
-    -1,
-    63,
-    64,
-    65,
-    127,
-    128,
-    255,
-    2**15,
-    2**20,
-    2**24,
-    2**31 - 1,
-    2**31,
-    2**32 - 1,
-    2**32,
-    2**63,
-    2**64 - 1,
-)
+    0, 1, -1, 63, 64, 65, 127, 128, 255, 2**15, 2**20, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1
+)  # fmt: skip
 _ODD_VALUES: tuple[Any, ...] = (
-    None,
-    True,
-    0.0,
-    float("nan"),
-    float("inf"),
-    "",
-    "w1",
-    "a/b",
-    "x" * 400,
-    b"",
-    b"\x80",
-    [],
-    [[]],
-    {},
-)
+    None, True, 0.0, float("nan"), float("inf"), "", "w1", "a/b", "x" * 400, b"", b"\x80", [], [[]], {}
+)  # fmt: skip
 _MARKERS = bytes(
     (0x00, 0x7F, 0x80, 0x90, 0x9F, 0xC0, 0xC4, 0xC6, 0xCA, 0xCF, 0xD9, 0xDB, 0xDC, 0xDD, 0xDF, 0xE0, 0xFF)
 )
@@ -152,24 +122,9 @@ def packed(rng: random.Random, body: bytes) -> bytes:
 def _text(rng: random.Random, data: bytes, _others: Sequence[bytes]) -> bytes:
     """Another word at some place of a JSON document."""
     words = (
-        b'"',
-        b"\\ud800",
-        b"\\u0000",
-        b"[" * 50,
-        b"]",
-        b"{",
-        b"}",
-        b",",
-        b":",
-        b"null",
-        b"-1",
-        b"1e999",
-        b"9" * 30,
-        b"NaN",
-        b'"a":',
-        b"\xff",
-        b"[" * 3000,
-    )
+        b'"', b"\\ud800", b"\\u0000", b"[" * 50, b"]", b"{", b"}", b",", b":", b"null", b"-1", b"1e999", b"9" * 30,
+        b"NaN", b'"a":', b"\xff", b"[" * 3000,
+    )  # fmt: skip
     start = rng.randint(0, len(data))
     return data[:start] + rng.choice(words) + data[rng.choice((start, rng.randint(start, len(data)))) :]
 

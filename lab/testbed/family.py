@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flexspec_mq.heads
+from flexspec_mq.chat.api import ApiClient
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FlexSpecError
+from lab.testbed.deployment import LocalDeployment
 from lab.testbed.process import output
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from flexspec_mq.chat.api import ApiClient
-    from lab.testbed.deployment import LocalDeployment
 
 EXAMPLES = Path(flexspec_mq.heads.__file__).parent / "examples"
 HEADS = tuple(sorted(one.name for one in EXAMPLES.iterdir() if one.is_dir()))

@@ -10,12 +10,10 @@ import asyncio
 import contextlib
 import socket
 import struct
+from asyncio.trsock import TransportSocket
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    from asyncio.trsock import TransportSocket
-    from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 HEADERS = 52
 """Bytes of a segment before its payload: IPv4 20, TCP 20, timestamps 12."""

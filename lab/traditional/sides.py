@@ -1,19 +1,14 @@
 """Traditional speculation as strategies of ``flexspec bench``: a process at each end, asked as edge nodes are."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flexspec_mq.demo.children import python
 from flexspec_mq.errors import FingerprintError
-from lab.bench.meter import LinkMeter
-
-if TYPE_CHECKING:
-    from lab.bench.meter import LinkBytes
-    from lab.testbed.deployment import LocalDeployment
-    from lab.testbed.process import Process
+from lab.bench.meter import LinkBytes, LinkMeter
+from lab.testbed.deployment import LocalDeployment
+from lab.testbed.process import Process
 
 _TARGET, _DEVICE = "lab.traditional.target", "lab.traditional.device"
 _ANSWER = 3600.0

@@ -1,13 +1,8 @@
 """A drafter without weights, for tests of all that is around one."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from flexspec_mq.drafting.interface import Drafted, DraftRequest, DraftToken
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 
 class SimulatedDrafter:

@@ -1,22 +1,17 @@
 """Workers that are started again with their clock set, over a real broker: the edge knows them at once."""
 
-from __future__ import annotations
-
 import time
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
 import pytest
 
+from broker.launcher import PrivateBroker
+from edge_node.node import EdgeNode
 from flexspec_mq.errors import LinkRefused
 from flexspec_mq.waiting import STALE
+from schemas.status import WorkerStatus
 from tests.daemons import PATIENCE, alone, check, edge_at, read, until, wanting, worker_at
 from tests.edge_node.api.served import links_to
-
-if TYPE_CHECKING:
-    from broker.launcher import PrivateBroker
-    from edge_node.node import EdgeNode
-    from schemas.status import WorkerStatus
 
 DAY = 86_400
 

@@ -137,7 +137,7 @@ def on(base: Path, operator: Operator, adapters: Path) -> Family:
 
 
 @pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Family:  # noqa: ARG001
+def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """v0 is the base and stable; v1 is a head that is published as well."""
     root = tmp_path_factory.mktemp("family")
     base = save_base(root / "base", LAYERS)

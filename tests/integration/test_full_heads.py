@@ -5,7 +5,6 @@ import shutil
 import time
 from pathlib import Path
 
-import pytest
 import torch
 
 from broker.launcher import PrivateBroker
@@ -28,7 +27,6 @@ from tests.models.tiny_models import built
 
 FLOOR = 1
 PROMPT = tuple(range(3, 20))
-pytestmark = pytest.mark.usefixtures("one_thread")
 
 PARAMS = (SamplingParams(), WARM)
 

@@ -86,7 +86,7 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, own_mosquitto: PrivateBroker, one_thread: None) -> Site:  # noqa: ARG001
+def site(tmp_path: Path, own_mosquitto: PrivateBroker) -> Site:
     operator = Operator(tmp_path / "heads")
     operator.online.save(tmp_path / "online.pem")
     first = on(save_base(tmp_path / "first", LAYERS), operator, tmp_path)

@@ -1,10 +1,7 @@
 """The commands from files to files, on a tiny base with a real tokenizer."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +10,8 @@ import torch
 from flexspec_mq.errors import FingerprintError, ModelError, UsageError
 
 pytest.importorskip("transformers")
+
+from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -28,9 +27,6 @@ from training.draft.packing import save_delta
 from training.draft.rows import load_rows, make_rows, save_rows
 from training.draft.schedule import TrainConfig
 from training.draft.session import TrainFiles, train_draft
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ROWS = 300
 WORDS = [f"w{i}" for i in range(58)]

@@ -1,9 +1,7 @@
 """Training a draft on a tiny random base: it learns, resumes exactly, and rows do not see each other."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +12,8 @@ from hypothesis import strategies as st
 from flexspec_mq.errors import ModelError
 
 pytest.importorskip("transformers")
+
+from pathlib import Path
 
 from transformers import LlamaForCausalLM
 
@@ -33,9 +33,6 @@ from training.draft.losses import LMHead, distil, sampled_head
 from training.draft.rows import TextRows, concat, load_rows, save_rows
 from training.draft.schedule import TrainConfig, pass_batches, row_order
 from training.draft.train import Stopped, Trainer
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 N = 2
 CONFIG = TrainConfig(

@@ -4,20 +4,15 @@ It is an ordinary causal LM of fewer layers, so whatever loads the base's archit
 blocks start as copies of layers of the base. With ``n`` = 0 all layers are trained.
 """
 
-from __future__ import annotations
-
 import copy
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from flexspec_mq.errors import ModelError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from transformers import PreTrainedModel
 
 
 def check_llama_like(model: nn.Module) -> None:

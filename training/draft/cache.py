@@ -1,26 +1,19 @@
 """States of the teacher on disk, so that only the first pass of a training costs teacher forwards."""
 
-from __future__ import annotations
-
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
 from training.draft.architecture import teacher_states
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    import numpy.typing as npt
-    from torch import nn
-
-    from training.draft.rows import TextRows
+from training.draft.rows import TextRows
 
 BATCH_TOKENS = 2048
 SLAB_ROWS = 64

@@ -5,23 +5,17 @@ the draft will be asked to continue. Tokens are chosen by the product's own dice
 would write.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.invariance.target import TargetModel
+from flexspec_mq.models.kv import SessionKV
 from flexspec_mq.models.runner import ModelInput
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.sampling.rows import Draw, choose_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from flexspec_mq.models.invariance.target import TargetModel
-    from flexspec_mq.models.kv import SessionKV
 
 PREFILL = 512
 """Tokens of prompts that one forward reads beside the texts that are being written."""

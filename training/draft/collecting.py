@@ -5,31 +5,25 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.evolution.canaries import load_base
-from flexspec_mq.models.load import load_target, load_text
+from flexspec_mq.models.invariance.target import TargetModel
+from flexspec_mq.models.load import LoadedText, load_target, load_text
 from flexspec_mq.models.packed import PackedModel, register
 from flexspec_mq.models.text import Turn, decode, encode_turns, read_prompts
+from flexspec_mq.models.tokenizer import Tokenizer
 from training.cli_common import progress_bar
 from training.draft.collect import TextOrder, write_texts
-from training.draft.rows import concat, load_rows, make_rows, save_rows
+from training.draft.rows import TextRows, concat, load_rows, make_rows, save_rows
 from training.draft.train import Stopped
 from training.draft.version import read_version
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from flexspec_mq.models.invariance.target import TargetModel
-    from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.models.tokenizer import Tokenizer
-    from training.draft.rows import TextRows
 
 log = logging.getLogger(__name__)
 

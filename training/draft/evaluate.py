@@ -5,30 +5,24 @@ does in the product, and a draft token is accepted if both chose the same. The t
 batch are not known from such a replay; where batches are counted, the text's own next positions stand for it.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import nn
 
 from flexspec_mq.models.draft.calibrate import Coupled
 from flexspec_mq.models.draft.confidence import COLUMNS, Floats, features_of
 from flexspec_mq.sampling.choose import choose
 from flexspec_mq.sampling.params import SamplingParams
 from training.draft.architecture import lm_head_weight, run_head, teacher_states
+from training.draft.cache import StateCache
 from training.draft.losses import chunks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    import numpy.typing as npt
-    from torch import nn
-
-    from training.draft.cache import StateCache
-    from training.draft.rows import TextRows
+from training.draft.rows import TextRows
 
 TEMPERATURES = (0.0, 0.7, 1.0)
 

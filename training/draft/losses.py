@@ -13,16 +13,11 @@ The hybrid is w KL + (1 - w) TV with w = exp(-3 A), with A = sum min(p, q), the 
 adaptive loss of "LK losses", which goes over to TV as the draft gets better).
 """
 
-from __future__ import annotations
-
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CHUNK = 128
 HYBRID_DECAY = 3.0

@@ -4,20 +4,15 @@ After each step the draft's weights are W + scale · B · A, rounded as a worker
 but the folder that is written is one of its adapters.
 """
 
-from __future__ import annotations
-
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import torch
 
 from flexspec_mq.models.cache import whole_folder
 from flexspec_mq.models.head import LM_HEAD, LoraDelta
 from flexspec_mq.models.head_files import ADAPTER, CONFIG, PREFIX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 SCALE = 2
 """Scale of B · A, which is LoRA's alpha over the rank."""

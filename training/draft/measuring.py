@@ -1,17 +1,19 @@
 """Measuring a draft from files to files: acceptance and calibration."""
 
-from __future__ import annotations
-
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from flexspec_mq.errors import ModelError
 from flexspec_mq.models.draft.artifact import default_delta_path, read_marker
-from flexspec_mq.models.draft.calibrate import Reliability, calibrate, calibrated
+from flexspec_mq.models.draft.calibrate import Coupled, Reliability, calibrate, calibrated
 from flexspec_mq.models.draft.delta import (
+    DeltaMeta,
     base_fingerprint,
     check_fingerprint,
     load_delta,
@@ -21,20 +23,9 @@ from flexspec_mq.models.draft.delta import (
 from flexspec_mq.models.load import load_target
 from training.cli_common import progress_bar
 from training.draft.architecture import build_draft, trained_parameters
-from training.draft.evaluate import TEMPERATURES, ReplayFigures, coupled, figures, fresh_rows, replay
+from training.draft.evaluate import TEMPERATURES, Replay, ReplayFigures, coupled, figures, fresh_rows, replay
 from training.draft.packing import save_delta
-from training.draft.rows import load_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from transformers import PreTrainedModel
-
-    from flexspec_mq.models.draft.calibrate import Coupled
-    from flexspec_mq.models.draft.delta import DeltaMeta
-    from training.draft.evaluate import Replay
-    from training.draft.rows import TextRows
+from training.draft.rows import TextRows, load_rows
 
 _T = TypeVar("_T")
 

@@ -6,11 +6,10 @@ multiples of it, symmetric around 0 (the plain form of the block formats of GGUF
 Norms, which are small anyway, are stored whole.
 """
 
-from __future__ import annotations
-
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
@@ -28,10 +27,6 @@ from flexspec_mq.models.draft.delta import (
     read_start,
     top_level,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 _LARGEST = 60_000.0
 """Scales above this are refused: float16 ends at 65,504."""

@@ -1,23 +1,16 @@
 """Schedule of the training: budget, learning rate, loss, and the order of rows. All pure functions."""
 
-from __future__ import annotations
-
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from training.draft.cache import batches
+from training.draft.rows import TextRows
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy.typing as npt
-
-    from training.draft.rows import TextRows
-
-    Lengths = npt.NDArray[np.int64]
+Lengths = npt.NDArray[np.int64]
 
 SORT_SLAB = 256
 """Rows that are sorted by length together, so that little is padded."""

@@ -1,12 +1,11 @@
 """Training from files to files, with progress and preliminary deltas."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 
@@ -21,26 +20,18 @@ from flexspec_mq.models.draft.delta import (
     load_delta,
     read_shared,
 )
-from flexspec_mq.models.load import load_target
+from flexspec_mq.models.load import LoadedModel, load_target
 from training.cli_common import progress_bar
 from training.draft.architecture import check_llama_like, lm_head_weight
 from training.draft.cache import StateCache
-from training.draft.evaluate import TEMPERATURES, ReplayFigures, cached_rows, coupled, replay
-from training.draft.low_rank import write_adapter
+from training.draft.evaluate import TEMPERATURES, Replay, ReplayFigures, cached_rows, coupled, replay
+from training.draft.low_rank import LowRank, write_adapter
 from training.draft.measuring import spread
 from training.draft.packing import save_delta
 from training.draft.rows import load_rows, token_ranks
+from training.draft.schedule import TrainConfig
 from training.draft.train import Progress, Stopped, Trainer
 from training.draft.version import load_teacher, read_version
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from flexspec_mq.models.load import LoadedModel
-    from training.draft.evaluate import Replay
-    from training.draft.low_rank import LowRank
-    from training.draft.schedule import TrainConfig
 
 log = logging.getLogger(__name__)
 

@@ -1,14 +1,15 @@
 """Training a draft: collect the teacher's states, distil blocks and norm, stop and resume at any step."""
 
-from __future__ import annotations
-
 import logging
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from flexspec_mq.daemon.files import whole
 from flexspec_mq.errors import ModelError
@@ -17,12 +18,6 @@ from training.draft.cache import StateCache, collect
 from training.draft.losses import LMHead, distil, hybrid_weight, sampled_head
 from training.draft.low_rank import LowRank
 from training.draft.schedule import TrainConfig, pass_batches, row_order
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 

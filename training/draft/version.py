@@ -1,28 +1,20 @@
 """A version of the base as the teacher: the base with a head on it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from flexspec_mq.heads.manifest import MANIFEST, HeadError, digest, read_head
 from flexspec_mq.models.checkpoint import weights_fingerprint
 from flexspec_mq.models.head import LM_HEAD, NORM, FullHead, Head, LoraDelta, full_name
 from flexspec_mq.models.head_files import read_weights
-from flexspec_mq.models.load import load_target
+from flexspec_mq.models.load import LoadedText, load_target
 from flexspec_mq.models.shape import FAMILIES, HEAD_NORMS, Shape
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Any
-
-    from transformers import PreTrainedModel
-
-    from flexspec_mq.models.load import LoadedText
 
 
 @dataclass(frozen=True, slots=True)

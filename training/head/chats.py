@@ -1,21 +1,16 @@
 """Chats that a head is trained on: JSON lines in, token ids of prompts and answers out."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 
 from flexspec_mq.errors import UsageError
+from flexspec_mq.models.load import LoadedText
 from flexspec_mq.models.text import Role, Turn, encode_turns, render_turns, text_from_bytes
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from flexspec_mq.models.load import LoadedText
-    from flexspec_mq.models.tokenizer import Tokenizer
+from flexspec_mq.models.tokenizer import Tokenizer
 
 
 class _Message(msgspec.Struct, frozen=True):

@@ -1,13 +1,12 @@
 """Tuning what a head may touch, by LoRA or in whole, stopped and resumed at any step."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,11 +19,7 @@ from flexspec_mq.models.checkpoint import quiet_transformers
 from training.draft.architecture import check_llama_like
 from training.draft.schedule import pass_batches
 from training.draft.train import Stopped
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from training.head.chats import ChatRow
+from training.head.chats import ChatRow
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")

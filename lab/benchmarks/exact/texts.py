@@ -1,23 +1,18 @@
 """Texts to ask for, and what the target alone makes of them."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import load_target
 from flexspec_mq.models.text import Turn, decode, encode_turns
+from flexspec_mq.models.tokenizer import Tokenizer
 from lab.benchmarks.exact.constraints import of_tools
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.grammars import Constraint
 from lab.benchmarks.exact.pool import ReferencePool
 from lab.benchmarks.exact.reference import Text
-
-if TYPE_CHECKING:
-    from flexspec_mq.models.tokenizer import Tokenizer
 
 _MOST_PROMPT = 160
 _DICE = ((0.0, 1.0), (0.7, 1.0), (1.0, 0.95))

@@ -1,21 +1,16 @@
 """Who may use the API, over real sockets: each refusal is counted, and said in the log with who it was."""
 
-from __future__ import annotations
-
 import logging
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
 
+from broker.launcher import PrivateBroker
 from edge_node.api.settings import ApiSettings
 from flexspec_mq.errors import UsageError
 from tests.edge_node.api.served import Served, said, served
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from broker.launcher import PrivateBroker
 
 PAGE = {"origin": "https://page.example"}
 ASKS = {

@@ -99,7 +99,6 @@ SCHEMA = {
 }
 
 
-@pytest.mark.usefixtures("one_thread")
 def test_a_reference_with_a_grammar_writes_what_it_allows_and_nothing_else_changes(tiny: str) -> None:
     reference = Reference(tiny, "bfloat16")
     everything = by_lark(r"start: /(.|\n)*/")
@@ -134,7 +133,6 @@ def share(reference: Reference, canaries: Sequence[Canary]) -> float:
 
 
 @pytest.mark.model
-@pytest.mark.usefixtures("one_thread")
 def test_a_reference_with_a_head_writes_what_the_head_was_published_for() -> None:
     assert len(HEADS) == 4
     head = EXAMPLES / "style"

@@ -106,9 +106,8 @@ def test_only_plain_llamas_are_converted(change: dict[str, Any], checkpoint: Pat
 
 @pytest.mark.parametrize("kind", [Ours, Transformers])
 def test_forwards_follow_their_contexts_and_are_forgotten(
-    kind: type[Ours | Transformers], checkpoint: Path, one_thread: None
+    kind: type[Ours | Transformers], checkpoint: Path
 ) -> None:
-    del one_thread
     made: Engine = kind(str(checkpoint), "float32")
     made.hold(TEXTS, 20)
     alone = made.read(TEXTS[0][:25], 5).best
