@@ -26,6 +26,7 @@ NAVIGATION = {
     "Use": ["docs/api", "docs/asking", "docs/models", "docs/energy"],
     "Operate": [
         "docs/deploy",
+        "docs/gpu",
         "docs/kubernetes",
         "docs/operators",
         "docs/brokers",

@@ -113,6 +113,8 @@ SERVER_RETRY: Final = (0.1, 1.0)
 """Upper bound of the first wait before another try, and of any; it doubles in between."""
 SERVER_GONE: Final = 3.0
 """Tries without success, after which the worker's sessions go elsewhere."""
+SERVER_IDLE: Final = 4.0
+"""Until a connection that nobody uses is closed: servers of models drop theirs after five."""
 SERVER_LOOK: Final = 1.0
 """Between two looks at a server that is gone."""
 

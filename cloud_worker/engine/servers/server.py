@@ -98,8 +98,8 @@ class Server:
     def __init__(self, url: str, key: str | None = None, wanted: str | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         self.wanted = wanted
-        # Such servers drop connections that were idle for five seconds. The environment's proxies are for the web.
-        limits = httpx2.Limits(max_connections=None, max_keepalive_connections=64, keepalive_expiry=4.0)
+        # The environment's proxies are for the web; this server is on loopback, or behind an address of its own.
+        limits = httpx2.Limits(keepalive_expiry=waiting.SERVER_IDLE)
         self._http = httpx2.AsyncClient(
             headers={} if key is None else {"authorization": f"Bearer {key}"},
             timeout=httpx2.Timeout(waiting.SERVER_SILENCE, connect=waiting.CONNECT),
