@@ -45,6 +45,8 @@ from schemas.messages import PROTOCOL_VERSION, Identity
 
 DRAFTING = ("--policy", "fixed", "--draft-length", "4", "--ahead", "0")
 GREEDY, SAMPLED = Dice(0.0, 0, 1.0, 0), Dice(0.7, 20, 1.0, 0)
+_PATIENCE = 600
+"""Seconds that a text waits for a server that starts anew."""
 _AT_ONCE = 4
 """Texts that are written beside each other."""
 _WITHIN = 8
@@ -110,7 +112,7 @@ class Asker:
         """Body of a request."""
         asked = {"temperature": dice.temperature, "top_k": dice.top_k, "top_p": dice.top_p, "seed": dice.seed}
         message = {"role": "user", "content": question}
-        return {"model": "base", "messages": [message], "max_tokens": self.limit, **asked}
+        return {"model": "base", "messages": [message], "max_tokens": self.limit, "wait": _PATIENCE, **asked}
 
     async def judged(self, question: str, dice: Dice, answer: StreamedAnswer, into: Written) -> None:
         """Compare an answer.
