@@ -38,7 +38,6 @@ from flexspec_mq.transport.link import Link
 
 if TYPE_CHECKING:
     from edge_node.api.serving import Api
-    from edge_node.cli.texts import Command
     from edge_node.node import EdgeNode
     from flexspec_mq.daemon.retry import Waiting
     from flexspec_mq.drafting.load import DraftModel
@@ -146,9 +145,9 @@ def _main(argv: Sequence[str]) -> int:
         run = partial(_serve, config.api.for_serving(), asks, ready_json=args.ready_json)
     else:
         options = _options(args, config.node.wait)
-        from edge_node.cli.texts import prepare
+        from edge_node.cli.texts import prompt_of
 
-        run = partial(_write, prepare(args), options)
+        run = partial(_write, prompt_of(args.prompt), options, as_json=args.events)
     preflight(link, logs.tell, daemon=args.command == "serve")
     with exporting(config.telemetry, EDGE, config.node.edge) as telemetry:
         with logs.logged_stages() as tell:
@@ -261,13 +260,16 @@ async def _serve(
 
 
 async def _write(
-    command: Command,
+    prompt: str,
     options: CompletionOptions,
     node: EdgeNode,
     text: LoadedText,
     policy: Callable[[], Policy],
     link: LinkSettings,
+    *,
+    as_json: bool,
 ) -> None:
+    from edge_node.cli.texts import ask
     from edge_node.completion.generator import CompletionGenerator
     from flexspec_mq.transport.mqtt import mqtt_link
 
@@ -289,7 +291,7 @@ async def _write(
         with contextlib.closing(CompletionGenerator(node, text, policy)) as generator:
             async with stoppable(), node.running(connect, link, within):
                 began = True
-                await command(generator, options)
+                await ask(generator, options, prompt, as_json=as_json)
     except LinkDown as error:
         if began or not isinstance(failed, LinkDown):
             raise

@@ -13,11 +13,10 @@ Events while a text is written, as one JSON object a line, for programs that sho
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import ExitStack, aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -39,25 +38,23 @@ if TYPE_CHECKING:
     from edge_node.completion.service import Wait
 
     Event = dict[str, Any]
-    Command = Callable[[CompletionGenerator, CompletionOptions], Awaitable[None]]
 
 
-def prepare(args: argparse.Namespace) -> Command:
-    """The command that the flags name, with its input read and checked before anything is loaded.
+def prompt_of(given: str | None) -> str:
+    """The prompt of the command line or, without one there, of standard input.
 
     Raises:
-        UsageError: the input cannot be used.
+        UsageError: it is empty, or no text.
     """
-    prompt = _standard_input() if args.prompt is None else text_from_bytes(os.fsencode(args.prompt))
+    if given is not None:
+        prompt = text_from_bytes(os.fsencode(given))
+    elif sys.stdin is None:  # closed by whoever started us
+        prompt = ""
+    else:
+        prompt = text_from_bytes(sys.stdin.buffer.read(), source="standard input")
     if not prompt.strip():
         raise UsageError("the prompt is empty", hint="say what to write about")
-    return lambda by, options: ask(by, options, prompt, as_json=args.events)
-
-
-def _standard_input() -> str:
-    if sys.stdin is None:  # closed by whoever started us
-        return ""
-    return text_from_bytes(sys.stdin.buffer.read(), source="standard input")
+    return prompt
 
 
 async def ask(by: CompletionGenerator, options: CompletionOptions, prompt: str, *, as_json: bool) -> None:

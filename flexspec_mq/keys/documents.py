@@ -12,6 +12,7 @@ that.
 
 from __future__ import annotations
 
+import binascii
 import secrets
 from collections.abc import Iterable, Mapping
 from enum import Enum, StrEnum
@@ -34,6 +35,10 @@ MAX_STATEMENT: Final = 256 * 1024
 _SIGNATURE: Final = 64
 _STATEMENT: Final = b"flexspec statement 1\0"
 _CREDENTIAL_FORMAT: Final = 1
+_STATUS: Final = b"flexspec status 1\0"
+_FIELD, _END = b',"signature":"', b'"}'
+_BASE64: Final = 88
+"""Characters of an Ed25519 signature."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 
@@ -194,3 +199,24 @@ def _read_signed(
         raise KeysRefused(
             reason, f"the {reason} cannot be read: {error}", hint="update this program"
         ) from error
+
+
+def sign_status(document: bytes, key: SigningKey) -> bytes:
+    """Put a signature into a JSON object that is not empty, as its last field.
+
+    It is over the bytes as they travel without that field, so nobody encodes a document a second time to check it.
+    """
+    signature = binascii.b2a_base64(key.sign(_STATUS + document), newline=False)
+    return document[:-1] + _FIELD + signature + _END
+
+
+def is_signed(payload: bytes, public: bytes) -> bool:
+    """Whether the owner of an Ed25519 public key has signed a status."""
+    body, field, rest = payload.rpartition(_FIELD)
+    if not field or len(rest) != _BASE64 + len(_END) or not rest.endswith(_END):
+        return False
+    try:
+        signature = binascii.a2b_base64(rest[:_BASE64], strict_mode=True)
+    except binascii.Error:
+        return False
+    return verifies(public, signature, _STATUS + body + b"}")

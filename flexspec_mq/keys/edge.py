@@ -12,7 +12,7 @@ from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.errors import UsageError
 from flexspec_mq.keys.agreement import SessionContext, share
-from flexspec_mq.keys.documents import Credential, KeyRole, Use
+from flexspec_mq.keys.documents import Credential, KeyRole, Use, is_signed
 from flexspec_mq.keys.envelope import (
     Envelope,
     Introduction,
@@ -25,7 +25,6 @@ from flexspec_mq.keys.envelope import (
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.keys.signed_status import is_signed
 from flexspec_mq.keys.trust import Trust
 from schemas.messages import Close, Draft, Open, Poll
 from schemas.status import WorkerStatus

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from flexspec_mq import waiting
 from flexspec_mq.daemon.expiring import ExpiringMap
 from flexspec_mq.keys.agreement import SessionContext, public_key, share, status_key
-from flexspec_mq.keys.documents import Credential, KeyRole
+from flexspec_mq.keys.documents import Credential, KeyRole, sign_status
 from flexspec_mq.keys.envelope import (
     Envelope,
     Introduction,
@@ -24,7 +24,6 @@ from flexspec_mq.keys.envelope import (
 )
 from flexspec_mq.keys.identity_file import KeyIdentity
 from flexspec_mq.keys.refusals import KeyReason, KeysRefused
-from flexspec_mq.keys.signed_status import sign_status
 from flexspec_mq.keys.trust import Trust
 
 _AFTER_THE_LEASE: Final = 120.0

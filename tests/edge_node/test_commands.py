@@ -58,8 +58,8 @@ class FakeEvents:
 
 async def run(monkeypatch: pytest.MonkeyPatch, events: FakeEvents, *arguments: str, **options: Any) -> None:
     monkeypatch.setattr(texts, "events", events)
-    command = texts.prepare(build_parser().parse_args(arguments))
-    await command(NOTHING, CompletionOptions(**options))
+    args = build_parser().parse_args(arguments)
+    await texts.ask(NOTHING, CompletionOptions(**options), texts.prompt_of(args.prompt), as_json=args.events)
 
 
 def test_lines_of_prompts_end_where_json_lines_end_and_one_that_json_cannot_read_is_named(
