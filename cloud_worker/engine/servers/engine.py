@@ -16,7 +16,7 @@ from cloud_worker.engine.servers.server import ServerGone, ServerRefused
 from cloud_worker.engine.servers.text import ServedText
 from flexspec_mq import waiting
 from flexspec_mq.daemon.retry import Backoff, retrying
-from flexspec_mq.errors import GrammarError
+from flexspec_mq.errors import FlexSpecError, GrammarError
 
 if TYPE_CHECKING:
     from cloud_worker.engine.interface import Facts
@@ -130,7 +130,8 @@ class ServerEngine:
 
     def close(self) -> None:
         """See `Engine`."""
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(waiting.FAREWELL)
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(waiting.FAREWELL)
         self._loop.call_soon_threadsafe(self._loop.stop)
 
     # On the loop
@@ -190,7 +191,7 @@ class ServerEngine:
     async def _watching(self) -> None:
         while True:
             await asyncio.sleep(waiting.SERVER_LOOK)
-            with contextlib.suppress(ServerGone, ServerRefused):
+            with contextlib.suppress(FlexSpecError):  # also while it serves another model
                 await self._server.models()
                 break
         self.trouble = ""

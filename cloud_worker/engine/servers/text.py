@@ -113,9 +113,10 @@ class ServedText:
                 raise found
             masks, draft = found, draft[: len(found) - 1]
         tokens: tuple[int, ...] = ()
+        rows: list[Row] = []
         if by_rule(params, self._most):
             draft = draft if len(context) - self.read <= _UNREAD else ()
-            rows = self._ahead(context)
+            rows = self._ahead(context) or []
             most = _wanted(params, masks, self._most)
             if not rows and draft:
                 await self.close()
@@ -131,7 +132,8 @@ class ServedText:
             dice = _reseeded(params, item.start)
             tokens = ((await self._server.rows(model, context, (), 0, dice, allowed))[0].token,)
         self.read = len(context)
-        return tokens, ALL_ROWS if len(draft) == len(item.draft) else DraftRows(granted=len(draft))
+        compared = min(len(draft), len(rows))
+        return tokens, ALL_ROWS if compared == len(item.draft) else DraftRows(granted=compared)
 
     def _ahead(self, context: Sequence[int]) -> list[Row] | None:
         return None if self._stream is None else self._stream.behind(context)
