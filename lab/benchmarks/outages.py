@@ -3,6 +3,9 @@
 In a deployment as ``flexspec-broker init`` makes it, with TLS and keys, Mosquitto is killed and comes back after so
 many seconds; or the link of three devices, an emulated one, carries nothing for so long (root, Linux). Seconds count
 from the moment at which the broker listens again, or the link carries. All texts of a row meet the same outage.
+
+With ``--site`` the devices connect to a broker on their side of the link, which is a bridge to the central one, and
+``--fault site`` kills that one.
 """
 
 import asyncio
@@ -27,7 +30,7 @@ from lab.testbed.secured import SecuredDeployment, secured_deployment
 DEVICES = ("d1", "d2", "d3")
 P50_S, MOST_S = 1.5, 3.0
 """Bounds that are to hold."""
-FAULTS = ("broker", "link")
+FAULTS = ("broker", "link", "site")
 _BEGINS_S = 0.3
 """Seconds from where the link is set to, to where the outage begins."""
 _APART = 1000.0
@@ -63,6 +66,7 @@ def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
     made.add_argument("--fault", choices=FAULTS, default="broker", help="what is away")
+    made.add_argument("--site", action="store_true", help="devices are at a site with a broker of its own")
     made.add_argument("--lengths", type=float, nargs="+", default=[1.0, 5.0, 20.0, 60.0], help="in s")
     made.add_argument("--streams", type=int, default=15, help="texts under way in one outage")
     made.add_argument("--meanwhile", type=int, default=6, help="requests that come during one")
@@ -100,6 +104,7 @@ async def measure(args: Namespace) -> dict[str, Waits]:
             worker_flags=("--target", args.target, "--draft", "none"),
             edge_flags=("--draft", args.draft, "--wait", "120", *shlex.split(args.edge_flags)),
             link=link,
+            site=args.site or args.fault == "site",
         ) as here,
         unbounded(kept=0) as http,
     ):
@@ -140,14 +145,14 @@ async def meet(
             later = length * (index + 0.5) / len(meanwhile)
             asked = body(number * 1000 + 500 + index, 16)
             group.create_task(_ask_later(later, http, urls[index % len(urls)], asked, answer))
-        back = await _outage(here, number, length)
+        back = await _outage(here, number, length, args.fault)
     return _judge(under_way, meanwhile, back)
 
 
-async def _outage(here: SecuredDeployment, number: int, length: float) -> float:
+async def _outage(here: SecuredDeployment, number: int, length: float, fault: str) -> float:
     """Have the outage; when it ended, on the clock of `time.perf_counter`."""
     if here.link is None:
-        return await here.broker_away(length)
+        return await here.broker_away(length, site=fault == "site")
     here.link.seek(number * _APART)
     back = time.perf_counter() + _BEGINS_S + length
     await asyncio.sleep(_BEGINS_S + length)

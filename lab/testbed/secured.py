@@ -23,7 +23,7 @@ from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.process import Process, Processes, output, pinned
 
-WORKER, VERSION = "w1", "base"
+WORKER, VERSION, SITE = "w1", "base", "site"
 _LOOK = 0.005
 _STARTS = 0.7
 """Seconds that ``flexspec-broker run`` takes until it listens, about."""
@@ -41,6 +41,8 @@ class SecuredDeployment:
         link: between the devices and all else, if there is one; we are on the devices' side then.
         broker: process of ``flexspec-broker run``.
         mosquitto: number of its Mosquitto's process.
+        site_port: port of a broker on the devices' side that they connect to; 0 where they connect to the central one.
+        site: the same two of that one.
         worker: the one worker.
         edges: edge nodes, one a device.
     """
@@ -52,6 +54,8 @@ class SecuredDeployment:
     link: NetnsLink | None
     broker: Process = field(init=False)
     mosquitto: int = field(default=0, init=False)
+    site_port: int = 0
+    site: tuple[Process, int] = field(init=False)
     worker: Daemon = field(init=False)
     edges: list[Daemon] = field(default_factory=list)
 
@@ -67,12 +71,19 @@ class SecuredDeployment:
 
     async def start_broker(self) -> None:
         """Start the broker and wait until it answers. It has the device's core, as the worker computes on the other."""
-        command = python("broker", "run", str(self.folder), "--ready-json")
-        if self.link is not None:
+        self.broker, self.mosquitto = await self._run(self.folder, "broker", central=True)
+
+    async def start_site(self) -> None:
+        """Start the broker on the devices' side."""
+        self.site = await self._run(self.bundle(Role.SITE, SITE), SITE, central=False)
+
+    async def _run(self, folder: Path, name: str, *, central: bool) -> tuple[Process, int]:
+        command = python("broker", "run", str(folder), "--ready-json")
+        if self.link is not None and central:
             command = self.link.inside("b", command)
-        log = self.folder.with_suffix(".log")
-        self.broker = await self.processes.start("broker", pinned(self.cores.device, command), log=log)
-        self.mosquitto = (await self.broker.event(lambda event: "pid" in event, waiting.BROKER_READY))["pid"]
+        log = self.folder.with_name(f"{name}.log")
+        process = await self.processes.start(name, pinned(self.cores.device, command), log=log)
+        return process, (await process.event(lambda event: "pid" in event, waiting.BROKER_READY))["pid"]
 
     async def start_worker(self, *flags: str) -> None:
         """Start the worker and wait until it serves, at first or after its process was killed."""
@@ -93,18 +104,23 @@ class SecuredDeployment:
         self.edges.append(Daemon(process, ready["port"], ready))
         await until_ready(name, self.edges[-1].url)
 
-    async def broker_away(self, seconds: float) -> float:
-        """Kill Mosquitto as a crash would, and have it listen again after about so long. Only without a link.
+    async def broker_away(self, seconds: float, *, site: bool = False) -> float:
+        """Kill a Mosquitto as a crash would, and have it listen again after about so long. Only without a link.
+
+        Args:
+            seconds: until it listens again.
+            site: the one on the devices' side.
 
         Returns:
             When it listened again, on the clock of `time.perf_counter`.
         """
-        os.kill(self.mosquitto, signal.SIGKILL)
+        process, mosquitto = self.site if site else (self.broker, self.mosquitto)
+        os.kill(mosquitto, signal.SIGKILL)
         until = time.perf_counter() + seconds - _STARTS
-        await self.broker.wait()
+        await process.wait()
         await asyncio.sleep(until - time.perf_counter())
-        starting = asyncio.create_task(self.start_broker())
-        while not _listens(self.port):  # noqa: ASYNC110  another process does
+        starting = asyncio.create_task(self.start_site() if site else self.start_broker())
+        while not _listens(self.site_port if site else self.port):  # noqa: ASYNC110  another process does
             await asyncio.sleep(_LOOK)
         back = time.perf_counter()
         await starting
@@ -130,6 +146,7 @@ async def secured_deployment(
     more_devices: Sequence[str] = (),
     more_workers: Sequence[tuple[str, str]] = (),
     link: LinkPlan | None = None,
+    site: bool = False,
 ) -> AsyncIterator[SecuredDeployment]:
     """Make a deployment with TLS and keys, start its daemons, and end them on leaving.
 
@@ -141,6 +158,7 @@ async def secured_deployment(
         more_workers: names and versions of workers that only get what is handed out.
         link: emulated between the devices and all else; the thread that calls is on the devices' side inside. None is
             loopback.
+        site: whether devices connect to a broker on their side, which is a bridge to the central one.
 
     Raises:
         FlexSpecError: a command failed, or a daemon did not start; says why.
@@ -158,10 +176,18 @@ async def secured_deployment(
         )
         for name, version in ((WORKER, VERSION), *more_workers):
             await operator("add-worker", str(folder), name, "--version", version)
-        await operator("add-device", str(folder), *devices, *more_devices)
+        site_port, there = 0, list[str]()
+        if site:
+            site_port, there = free_port(), ["--site", SITE]
+            await operator("add-site", str(folder), SITE, "--address", f"127.0.0.1:{site_port}")
+        await operator("add-device", str(folder), *devices, *more_devices, *there)
         processes = await stack.enter_async_context(Processes())
-        made = SecuredDeployment(folder, port, processes, Cores.of_this_process(), between)
+        made = SecuredDeployment(
+            folder, port, processes, Cores.of_this_process(), between, site_port=site_port
+        )
         await made.start_broker()
+        if site:
+            await made.start_site()
         if worker_flags is not None:
             await made.start_worker(*worker_flags)
         for name in devices:
