@@ -7,6 +7,9 @@ Edge and worker share one process and event loop.
 IP bytes are those of the edge's connection, TCP acknowledgements and headers included, with rounds spaced so that no
 acknowledgement can ride on the next packet, as over a real distance.
 
+``--site`` measures rounds at both qualities of service through a site's broker instead, in turns with those of the same
+device that connects to the central one.
+
 ``--idle SECONDS`` measures an edge node instead that writes nothing, beside workers whose statuses it could follow.
 """
 
@@ -142,14 +145,14 @@ async def serve_link(link: Link, spacing: list[float], wire: list[Wire]) -> None
             draft = wire[0].arrives(event.payload)
             if spacing[0]:
                 await asyncio.sleep(spacing[0])
-            await link.publish(verdict_topic(EDGE), wire[0].down(verdict_for(draft)))
+            await link.publish(verdict_topic(EDGE), wire[0].down(verdict_for(draft)), qos=event.qos)
 
 
 class LinkCase:
     """Our link, and a wire, which the worker that answers is told of."""
 
-    def __init__(self, edge: Link, wires: list[Wire], wire: Wire, rng: random.Random) -> None:
-        self._edge, self._wires, self._wire, self._rng = edge, wires, wire, rng
+    def __init__(self, edge: Link, wires: list[Wire], wire: Wire, rng: random.Random, qos: int = 0) -> None:
+        self._edge, self._wires, self._wire, self._rng, self._qos = edge, wires, wire, rng, qos
         self._seq = 0
 
     async def block(self, rounds: int) -> list[float]:
@@ -160,7 +163,8 @@ class LinkCase:
             self._seq += 1
             draft = draft_message(self._seq, self._rng)
             start = time.perf_counter()
-            await self._edge.publish(draft_topic(WORKER, EDGE), self._wire.up(draft), expiry=EXPIRY)
+            up = self._wire.up(draft)
+            await self._edge.publish(draft_topic(WORKER, EDGE), up, expiry=EXPIRY, qos=self._qos)
             verdict = self._wire.comes_back((await next_message(self._edge)).payload)
             times.append(time.perf_counter() - start)
             if verdict.echo != self._seq:
@@ -256,6 +260,34 @@ async def measure(options: argparse.Namespace, plain: int, folder: Path, secured
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
     return {"payload_bytes": payloads, "rounds": rows, "ip_bytes": wire_rows}
+
+
+async def through_site(options: argparse.Namespace, folder: Path, ports: dict[str, int]) -> dict[str, Any]:
+    """Rounds of a device whose link goes to each of the brokers in turns."""
+    rng, current = random.Random(options.seed), [Wire()]
+    times: dict[tuple[str, int], list[float]] = {}
+    drafts, answers = Subscription(draft_filter(WORKER), 2), Subscription(verdict_topic(EDGE), 2)
+    async with up(reach(folder, Role.WORKER, WORKER, ports["central"], drafts)) as worker:
+        serving = asyncio.create_task(serve_link(worker, [0.0], current))
+        for _ in range(2 if options.quick else 10):
+            for name, port in ports.items():
+                async with up(reach(folder, Role.EDGE, EDGE, port, answers)) as link:
+                    for qos in (0, 1):
+                        case = LinkCase(link, current, current[0], rng, qos)
+                        times.setdefault((name, qos), []).extend(await case.block(BLOCK))
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    return {
+        "rounds": [
+            {
+                "broker": name,
+                "qos": qos,
+                "p50_ms": percentile(each, 0.5) * 1e3,
+                "p95_ms": percentile(each, 0.95) * 1e3,
+            }
+            for (name, qos), each in times.items()
+        ]
+    }
 
 
 async def idle(options: argparse.Namespace, folder: Path, port: int, names: Sequence[str]) -> dict[str, Any]:
@@ -360,9 +392,14 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure what is asked for, with the brokers that it takes."""
     names = [WORKER, *(f"w{number}" for number in range(2, WORKERS + 1))] if options.idle else [WORKER]
     more = [(name, VERSION) for name in names[1:]]
-    async with secured_deployment((), worker_flags=None, more_devices=[EDGE], more_workers=more) as made:
+    async with secured_deployment(
+        (), worker_flags=None, more_devices=[EDGE], more_workers=more, site=options.site
+    ) as made:
         if options.idle:
             return await idle(options, made.folder, made.port, names)
+        if options.site:
+            ports = {"central": made.port, "the site's": made.site_port}
+            return await through_site(options, made.folder, ports)
         with PrivateBroker() as broker:
             return await measure(options, broker.port, made.folder, made.port)
 
@@ -373,6 +410,7 @@ def main() -> None:
     arguments.add_argument(
         "--idle", type=float, metavar="SECONDS", help="measure an idle edge node for so long"
     )
+    arguments.add_argument("--site", action="store_true", help="measure rounds through a site's broker")
     options = arguments.parse_args()
     results = asyncio.run(run(options))
     if options.idle:
@@ -382,7 +420,7 @@ def main() -> None:
             ("rounds", "rounds"),
             ("payload bytes", "payload_bytes"),
             ("IP bytes", "ip_bytes"),
-        ):
+        )[: 1 if options.site else None]:
             print(f"{title} (K = {K}, a prompt of {PROMPT} tokens)")
             print(table(tuple(results[name][0]), [list(row.values()) for row in results[name]]))
             print()
