@@ -188,17 +188,6 @@ def flags_of_the_bench(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     return found
 
 
-def test_flags_of_the_bench_are_handed_on_and_win(flags_of_the_bench: list[list[str]]) -> None:
-    given = ["--links", "wifi", "4g", "--questions", "20", "--delays-ms", "0", "60"]
-    assert answers.main(given) == 0
-    (flags,) = flags_of_the_bench
-    begin = flags.index("--strategies") + 1
-    assert flags[begin : begin + len(answers.STRATEGIES)] == [*answers.STRATEGIES]
-    assert flags[-len(given) :] == given
-    assert answers.main(["--strategies", "streaming"]) == 0
-    assert flags_of_the_bench[1].count("--strategies") == 1
-
-
 def test_the_server_of_llama_cpp_is_asked_where_it_is_there(
     flags_of_the_bench: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

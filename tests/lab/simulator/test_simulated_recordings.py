@@ -1,12 +1,10 @@
 """Recordings of texts and drafts, a drafter that replays them, and what forwards cost."""
 
-import pytest
-
 from flexspec_mq.drafting.interface import DraftRequest
-from lab.simulator.cost import DraftForward, DraftTimes, TargetForward
+from lab.simulator.cost import DraftForward
 from lab.simulator.recording import RecordedText
 from lab.simulator.replayed_drafter import ReplayedDrafter
-from tests.lab.simulator.recordings import TIMES, random_recording
+from tests.lab.simulator.recordings import random_recording
 
 RECORDING = random_recording()
 
@@ -68,16 +66,3 @@ def test_a_replayed_draft_reads_again_what_came_otherwise() -> None:
         drafter.draft([one])
     # The prompt and a token; one more; two more; and these two again.
     assert [forward.read for forward in spent] == [len(RECORDING.texts[0].prompt) - 1, 0, 1, 1]
-
-
-@pytest.mark.parametrize(
-    ("forward", "ms"), [((1, 1), 30), ((1, 3), 32), ((4, 20), 56), ((0, 0, 128), 157), ((1, 1, 65), 95)]
-)
-def test_a_forward_costs_its_sessions_rows_and_reading(forward: tuple[int, ...], ms: float) -> None:
-    assert TIMES.forward(TargetForward(*forward)) == pytest.approx(ms)
-
-
-def test_a_drafts_forward_costs_its_sessions_and_its_reading() -> None:
-    times = DraftTimes(token=3.0, session=0.5, read=1.0)
-    assert times.call(DraftForward(1)) == 3.0
-    assert times.call(DraftForward(3, 10)) == pytest.approx(3.0 + 1.0 + 10.0)
