@@ -150,6 +150,10 @@ def test_files_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=why) as refused:
             read_identity(_written(tmp_path, text), KeyRole.EDGE)
         assert "flexspec-broker" in refused.value.hint
+    worker = KeyIdentity.make(OURS, KeyRole.WORKER, "w", sign_statement(OURS, 1, {}, (), UNTIL))
+    unsigned = {key: of for key, of in json.loads(worker.text()).items() if key != "status"}
+    with pytest.raises(UsageError, match="holds no keys of a client"):
+        read_identity(_written(tmp_path, json.dumps(unsigned)), KeyRole.WORKER, "w")
     with pytest.raises(UsageError, match="those of the edge d, and this is the worker"):
         read_identity(_written(tmp_path, made.text()), KeyRole.WORKER)
     path = _written(tmp_path, made.text())
