@@ -281,6 +281,7 @@ def _list(options: argparse.Namespace) -> int:
                 "versions": list(client.versions),
                 "credentials": list(client.credentials),
                 "edges": list(client.edges),
+                "site": client.site,
             }
             for name, client in sorted(known.clients.items())
         ]
@@ -291,7 +292,8 @@ def _list(options: argparse.Namespace) -> int:
         if client.role is Role.ASKER:
             versions = f"  asks {', '.join(client.edges) or 'any device'}"
         credentials = f"  credential {', '.join(client.credentials)}" if client.credentials else ""
-        answer(f"{client.role.value:<10} {name}{versions}{credentials}")
+        site = f"  at {client.site or client.address}" if client.site or client.address else ""
+        answer(f"{client.role.value:<10} {name}{site}{versions}{credentials}")
     if keys is not None:
         where = "is here" if keys["signs_here"] else "is kept elsewhere"
         revoked = len(keys["revoked"])

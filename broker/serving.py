@@ -163,9 +163,17 @@ class DeploymentServer:
                 "the central broker at %s is not reached: what is for it waits here", self._known.centre
             )
 
+    def _check_bridge(self) -> None:
+        """Say so if Mosquitto would need other bridges, which it reads at its start only."""
+        if self._deployment.bridge(self._known) != self.broker.settings.bridge:
+            _log.warning(
+                "workers here serve other versions now: restart this broker, or no opens come in for them"
+            )
+
     def _take_up(self) -> None:
         self._known = self._deployment.load()
         self._know()
+        self._check_bridge()
         try:
             self._publish()  # first: who is put out has been told why
         finally:

@@ -117,11 +117,9 @@ class Deployment:
             tls_cert=certificate,
             tls_key=certificate and self.directory / CLIENT_KEY,
         )
-        workers = [client for client in known.clients.values() if client.role is Role.WORKER]
-        versions = sorted({version for worker in workers for version in worker.versions})
         return Bridge(
             link_settings(options, f"b-{known.site}"),
-            shares=tuple(open_share(version, known.groups.group_of(version)) for version in versions),
+            shares=tuple(open_share(version, group) for version, group in known.share_groups.items()),
         )
 
     def create(

@@ -74,7 +74,8 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
         address: host:port by which clients reach the broker.
         names: names in the server's certificate; empty without TLS.
         client_certificates: whether clients need one, beside their password.
-        share_key: key of `ShareGroups`.
+        share_key: key of `ShareGroups`; empty at a site.
+        share_groups: groups of the versions that workers at a site serve; empty for the central broker.
         revision: number of this file; one more with each change.
         revoked: serials of certificates that are not taken any more.
         keys: keys of the deployment; None without, and at a site.
@@ -92,6 +93,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
     keys: PublicKeys | None = None
     site: str = ""
     centre: str = ""
+    share_groups: dict[str, str] = {}
 
     @property
     def users(self) -> tuple[User, ...]:
@@ -103,7 +105,7 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
     @property
     def groups(self) -> ShareGroups:
         """All groups of workers."""
-        return ShareGroups(self.share_key)
+        return ShareGroups(self.share_key, self.share_groups)
 
     @cached_property
     def only_version(self) -> str:
@@ -125,16 +127,17 @@ class Identities(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=T
     def at_site(self, site: str) -> Identities:
         """Identities for a site's broker, whose folder cannot change them: clients that connect to it.
 
-        Groups of workers are known there only where it has workers, since who knows one can take what it is sent.
+        Groups of workers are known there only as far as it has some, since who knows one can take what it is sent.
         """
         clients = {name: client for name, client in self.clients.items() if client.site == site}
-        workers = any(client.role is Role.WORKER for client in clients.values())
+        versions = {version for client in clients.values() for version in client.versions}
         address = self.clients[site].address
         return msgspec.structs.replace(
             self,
             address=address,
             names=self.names and host_and_port(address)[:1],
-            share_key=self.share_key if workers else "",
+            share_key="",
+            share_groups={version: self.groups.group_of(version) for version in sorted(versions)},
             clients=clients,
             keys=None,
             site=site,

@@ -30,7 +30,7 @@ def end_connection(child: int, host: str, port: int) -> bool:
     Raises:
         OSError: the system does not let us, as in a container where system calls are filtered.
     """
-    with closing(_sockets(child)) as sockets:
+    with closing(sockets_of(child)) as sockets:
         for shared in sockets:
             with suppress(OSError):
                 if shared.getpeername()[:2] == (host, port):
@@ -45,13 +45,13 @@ def send_at_once(child: int) -> None:
     Raises:
         OSError: as of `end_connection`.
     """
-    with closing(_sockets(child)) as sockets:
+    with closing(sockets_of(child)) as sockets:
         for shared in sockets:
             with suppress(OSError):  # a Unix socket has no such option
                 shared.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
-def _sockets(child: int) -> Generator[socket.socket]:
+def sockets_of(child: int) -> Generator[socket.socket]:
     """Sockets of a child process, each a copy that is closed when the next is asked for, the newest first."""
     if sys.platform != "linux":
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from broker.announcing import Announcer
 from broker.deployment.folder import Deployment
 from broker.serving import DeploymentServer
 from broker.settings import ClientLimits, Listener
+from flexspec_mq.daemon.children import sockets_of
 from flexspec_mq.transport.arguments import LinkOptions, link_settings
 from flexspec_mq.transport.base import LinkSettings
 from flexspec_mq.transport.mqtt import mqtt_link
@@ -67,14 +69,24 @@ def prompts(engine: FakeEngine) -> set[tuple[int, ...]]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[None]:
+def serving(folder: Path) -> Iterator[DeploymentServer]:
     """The broker of a folder, as ``flexspec-broker run`` has it, in this process."""
     deployment, listener = Deployment(folder), Listener(**tomllib.loads((folder / "broker.toml").read_text()))
     with deployment.applied.running(), Announcer() as announcer:
         server = DeploymentServer(deployment, listener, ClientLimits(), announcer)
         with server.broker:
             server.begin()
-            yield
+            yield server
+
+
+def sends_at_once(server: DeploymentServer) -> bool:
+    """Whether Nagle's algorithm is off on all connections, also those that Mosquitto makes itself."""
+    assert server.broker.pid is not None
+    return all(
+        each.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        for each in sockets_of(server.broker.pid)
+        if each.family == socket.AF_INET and not each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    )
 
 
 async def test_texts_cross_bridges_and_outlive_them(sites: Sites, caplog: pytest.LogCaptureFixture) -> None:
@@ -83,8 +95,14 @@ async def test_texts_cross_bridges_and_outlive_them(sites: Sites, caplog: pytest
     async with proxy_to("127.0.0.1", port) as proxy:
         here = sites.bundle("site", "a") / "identities.json"
         here.write_text(here.read_text().replace(f":{port}", f":{proxy.port}"))
-        with serving(sites.centre), serving(sites.bundle("site", "a")), serving(sites.bundle("site", "b")):
+        with (
+            serving(sites.centre),
+            serving(sites.bundle("site", "a")) as site_a,
+            serving(sites.bundle("site", "b")) as site_b,
+        ):
             await go_on(sites, proxy.cut)
+            assert sends_at_once(site_a)
+            assert sends_at_once(site_b)
     assert "was refused" not in caplog.text
 
 
@@ -124,6 +142,9 @@ def test_a_site_is_changed_at_the_centre(sites: Sites) -> None:
     known = json.loads((folder / "identities.json").read_text())
     assert list(known["clients"]) == ["d1"]
     assert not known["share_key"], "who knows a group can take what it is sent"
+    assert not known["share_groups"]
+    other = json.loads((sites.bundle("site", "b") / "identities.json").read_text())
+    assert list(other["share_groups"]) == ["base"]
     for arguments, words in (
         (("add-device", folder, "d3"), "is the broker of site a"),
         (("add-device", sites.centre, "d3", "--site", "c"), "is no site of this deployment"),
