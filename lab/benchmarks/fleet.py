@@ -7,8 +7,6 @@ has a Prometheus read the queries of the ScaledObject at rising loads, computes 
 autoscaler of Kubernetes would want, and starts them.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import math

@@ -7,8 +7,6 @@ with `clock`, seconds that its clock is off, and `rate`, the share of messages t
 other than 0 has an edge node draw a new plan at every seventh batch or so.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -8,8 +8,6 @@ A deployment as its operator makes it, with TLS and keys, on a real Mosquitto; i
 followed along the server's own text, see `audit`. Forecasts are those of ``flexspec pair``, by what was measured.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import sys

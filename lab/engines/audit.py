@@ -4,8 +4,6 @@ A server's text is exact up to ties: forwards of another shape round otherwise, 
 same log-probability another one wins. Each place where a text goes its own way is told with both.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

@@ -3,8 +3,6 @@
 Permissions are expected as the rules state them, and the rules are compared with `TABLE`, which is written by hand.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 from collections.abc import Iterator

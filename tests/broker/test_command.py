@@ -1,7 +1,5 @@
 """``flexspec-broker run`` and ``check`` as their users run them; the doctor's tests plant what else can be wrong."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

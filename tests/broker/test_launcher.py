@@ -1,7 +1,5 @@
 """Private brokers start, end and leave nothing behind; whoever runs one publishes by a socket of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import resource

@@ -1,7 +1,5 @@
 """Sites with brokers of their own: commands make them, and texts cross the bridges as if there were one broker."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 import socket

@@ -1,7 +1,5 @@
 """Hypothesis chooses what happens next: every interleaving of messages, time and faults."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Callable

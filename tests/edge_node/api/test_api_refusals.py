@@ -127,11 +127,6 @@ def test_beyond_this_machine_only_in_as_many_words_and_with_a_key(host: str, tmp
         assert not settings.loopback
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
-def test_loopback(host: str) -> None:
-    assert ApiSettings(api_host=host).for_serving().loopback
-
-
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -201,12 +201,6 @@ async def test_what_a_lenient_node_ignores_is_said(
         assert "x-flexspec-ignored" not in (await api.chat(max_tokens=3, logit_bias={})).headers
 
 
-async def test_errors_have_the_form_of_their_api(mosquitto: PrivateBroker) -> None:
-    async with served(mosquitto) as api:
-        said(await api.get("/v1/nothing"), 404, "not_found")
-        assert (await api.get("/api/nothing")).json() == {"error": "there is no such path"}
-
-
 async def test_workers_that_read_no_grammars_are_told_of(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         for asked in (

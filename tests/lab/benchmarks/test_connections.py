@@ -1,7 +1,5 @@
 """A crowd of devices connects with TLS and keys, is answered, and comes back to a broker that was killed."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

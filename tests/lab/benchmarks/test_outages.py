@@ -1,7 +1,5 @@
 """Texts come back after an outage as soon as they should, in a deployment with TLS and keys."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

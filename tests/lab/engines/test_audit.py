@@ -1,7 +1,5 @@
 """The audit of a server's texts: its own pass, another token is told as a tie, and anything else is refused."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from pathlib import Path
 
