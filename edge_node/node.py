@@ -64,7 +64,7 @@ from flexspec_mq.transport.link import Link, LinkFactory
 from flexspec_mq.transport.needs import FOR_SESSIONS
 from flexspec_mq.transport.publish_queue import PublishQueue
 from schemas.messages import (
-    PROTOCOL_VERSION,
+    NOISE_VERSION,
     Close,
     Error,
     ErrorCode,
@@ -278,7 +278,7 @@ class EdgeNode:
         sampling, text = request.sampling, request.text
         fingerprint = self._fingerprint if text is None else text.fingerprint
         identity = Identity(
-            PROTOCOL_VERSION,
+            NOISE_VERSION,
             fingerprint,
             sampling.temperature,
             sampling.top_k,

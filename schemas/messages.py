@@ -16,6 +16,8 @@ import msgspec
 from msgspec import Meta
 
 PROTOCOL_VERSION = 1
+NOISE_VERSION = 2
+"""The rule by which tokens are chosen, with its noise: `flexspec_mq.sampling`. Version 1 drew Philox' words."""
 KEYED = 15
 """In the flag byte, where a compression code is else: the payload is under keys."""
 
@@ -84,7 +86,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """All that determines the text beside the prompt. The digest chain's root is made from it.
 
     Attributes:
-        protocol: wire protocol version.
+        noise: `NOISE_VERSION` of the edge; a worker refuses any but its own.
         fingerprint: BLAKE2b-128 of vocabulary contents, special tokens and chat template of the edge's tokenizer.
         temperature: 0 is greedy.
         top_k: 0 is off.
@@ -96,7 +98,7 @@ class Identity(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
         grammar: BLAKE2b-128 of its grammar's source and of what reads it, see `flexspec_mq.grammar`; None without one.
     """
 
-    protocol: Counter
+    noise: Counter
     fingerprint: Annotated[bytes, Meta(min_length=16, max_length=16)]
     temperature: Annotated[float, Meta(ge=0.0, le=100.0)]
     top_k: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]

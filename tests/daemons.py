@@ -249,7 +249,7 @@ def wanting(
 def alone(request: GenerationRequest) -> tuple[int, ...]:
     """Reference text: tokens that the target writes without any drafts."""
     seed, ignore_eos = request.sampling.seed, request.ignore_eos
-    identity = Identity(1, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, request.limit)
+    identity = Identity(2, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, request.limit)
     asked = SessionRequest(session=1, version="base", identity=identity, prompt=request.prompt)
     return TARGET.text(asked)[0]
 

@@ -14,7 +14,7 @@ CODEC = Codec()
 
 
 def opening(session: int = 7, *, fingerprint: bytes = FINGERPRINT, limit: int = 40) -> Open:
-    identity = Identity(1, fingerprint, 0.0, 0, 1.0, 1, (), True, limit)
+    identity = Identity(2, fingerprint, 0.0, 0, 1.0, 1, (), True, limit)
     return Open(session, 1, identity, (1, 2, 3), (), 0, 1, ())
 
 

@@ -23,7 +23,7 @@ from flexspec_mq.models.load import LoadedText, load_text
 from flexspec_mq.models.onnx.folder import has_graphs
 from flexspec_mq.models.target_text import token_map
 from flexspec_mq.models.text import PROMPTS, Turn, encode_turns, read_prompts
-from schemas.messages import PROTOCOL_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity
 
 _TOKENS = 64
 """Tokens of an answer at most."""
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         draft = drafter_for(args.target, drafts, tell)
         engine = load_engine(settings, tell)
         identity = Identity(
-            PROTOCOL_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
+            NOISE_VERSION, target.fingerprint, 0.0, 0, 1.0, 0, target.eos, False, _TOKENS
         )  # fmt: skip
         texts = write(engine, [Text(prompt, identity) for prompt in prompts], tell, seconds=_WRITING)
         if not texts:

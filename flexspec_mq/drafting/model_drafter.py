@@ -22,7 +22,6 @@ from flexspec_mq.models.draft.artifact import MARKER
 from flexspec_mq.models.draft.confidence import KEY, USUAL, ConfidenceCalibration, Floats, features_of
 from flexspec_mq.models.read_tokens import ReadTokens
 from flexspec_mq.models.runner import DraftRunner, ModelInput, to_numpy
-from flexspec_mq.sampling.noise import words_of
 from flexspec_mq.sampling.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -71,10 +70,7 @@ def chosen(
     ids: npt.NDArray[np.int64] | None,
 ) -> tuple[int, Floats]:
     """Choose a token of `ids` as `features_of` does, and give its features."""
-    drawn = None
-    if ids is not None and params.temperature > 0.0:
-        drawn = words_of(params.seed, position, ids)
-    column, features = features_of(logits, params, position, run, drawn)
+    column, features = features_of(logits, params, position, run, ids)
     return column if ids is None else int(ids[column]), features
 
 

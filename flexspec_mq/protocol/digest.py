@@ -43,7 +43,7 @@ def root(identity: Identity, version: str) -> int:
         version: target version that decides the tokens.
     """
     fields = [
-        identity.protocol,
+        identity.noise,
         version,
         identity.fingerprint,
         float(identity.temperature),

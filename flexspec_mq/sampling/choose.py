@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flexspec_mq.sampling.noise import Words
     from flexspec_mq.sampling.params import SamplingParams
 
+_Ids: TypeAlias = "npt.NDArray[np.int64]"
 _Sure = Callable[["npt.NDArray[np.float32]", int], tuple[list[int], int]]
 
 _HEAVY = 1e-3
@@ -71,20 +72,19 @@ def choose_few(
     """
     order = np.argsort(ids, kind="stable")
     ids, logits = ids[order], logits[order]
-    drawn = words_of(params.seed, position, ids) if params.temperature and len(ids) > 1 else None
-    return int(ids[_best(logits, params, position, drawn)])
+    return int(ids[_best(logits, params, position, ids)])
 
 
-def _best(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None) -> int:
+def _best(logits: npt.NDArray[np.float32], params: SamplingParams, position: int, ids: _Ids | None) -> int:
     """Place of the chosen token."""
     if params.temperature == 0.0 or len(logits) == 1:
         return int(np.argmax(logits))
-    kept, scores = _perturbed(logits, params, position, drawn, _sure)
+    kept, scores = _perturbed(logits, params, position, ids, _sure)
     return int(kept[np.argmax(scores)])
 
 
 def choose_with_margin(
-    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None = None
+    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, ids: _Ids | None = None
 ) -> tuple[int, float]:
     """Choose the token at `position`, and tell by how much.
 
@@ -95,17 +95,17 @@ def choose_with_margin(
         logits: float32 of shape [vocabulary].
         params: temperature, top-k, top-p and seed.
         position: index of the token in prompt + text.
-        drawn: `words` of the seed and this position, if they have been drawn already.
+        ids: token id of each of the logits, ascending; None when they are all ids.
 
     Returns:
-        The token that `choose` chooses, and the margin in logits: temperature times the distance between the best
-        perturbed score and the second best (of the logits themselves at temperature 0). Infinite where nothing else
-        can be chosen.
+        Place of the token that `choose` chooses, and the margin in logits: temperature times the distance between the
+        best perturbed score and the second best (of the logits themselves at temperature 0). Infinite where nothing
+        else can be chosen.
     """
     if params.temperature == 0.0:
         token = int(np.argmax(logits))
         return token, float(logits[token]) - _best_beside(logits, token)
-    kept, scores = _perturbed(logits, params, position, drawn, _sure_two)
+    kept, scores = _perturbed(logits, params, position, ids, _sure_two)
     best = int(np.argmax(scores))
     return int(kept[best]), params.temperature * (float(scores[best]) - _best_beside(scores, best))
 
@@ -119,8 +119,8 @@ def _best_beside(values: npt.NDArray[np.float32] | npt.NDArray[np.float64], plac
 def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray[np.intp] | None:
     """Which token ids top-k and top-p leave, in ascending order; None when all of them.
 
-    Top-k keeps every token whose score is at least the k-th largest, so ties at the border stay. Top-p keeps the
-    shortest head of the order (score down, id up) whose mass reaches `top_p`.
+    Top-k keeps the first k of the order (score down, id up). Top-p keeps the shortest head of what is left whose share
+    of its mass reaches `top_p`.
 
     Args:
         scores: tempered logits, float64 of shape [vocabulary].
@@ -130,6 +130,9 @@ def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray
     if 0 < params.top_k < len(scores):
         border = np.partition(scores, -params.top_k)[-params.top_k]
         ids = np.flatnonzero(scores >= border)
+        if len(ids) > params.top_k:
+            tied = np.flatnonzero(scores[ids] == border)
+            ids = np.delete(ids, tied[params.top_k - len(ids) :])
     if params.top_p >= 1.0:
         return ids
     if ids is None:
@@ -138,18 +141,22 @@ def keep(scores: npt.NDArray[np.float64], params: SamplingParams) -> npt.NDArray
 
 
 def _perturbed(
-    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, drawn: Words | None, sure: _Sure
+    logits: npt.NDArray[np.float32], params: SamplingParams, position: int, ids: _Ids | None, sure: _Sure
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
-    """Ids that can be among the best, ascending, and their scores with noise."""
+    """Places of logits that can be among the best, ascending, and their scores with noise."""
     kept = None
     if params.top_p < 1.0 or 0 < params.top_k < len(logits):
         kept = keep(_tempered(logits, params.temperature), params)
-    if drawn is None or len(drawn) != len(logits):
-        drawn = words(params.seed, position, len(logits))
-    if kept is None:
+    if kept is not None:
+        drawn = words_of(params.seed, position, kept if ids is None else ids[kept])
+    else:
+        drawn = (
+            words(params.seed, position, len(logits)) if ids is None else words_of(params.seed, position, ids)
+        )
         kept = _contenders(logits, params.temperature, drawn, sure)
+        drawn = drawn[kept]
     scores = _tempered(logits[kept], params.temperature)
-    scores += gumbel_of(drawn[kept])
+    scores += gumbel_of(drawn)
     return kept, scores
 
 
@@ -181,7 +188,7 @@ def _contenders(
     Noise is wanted for these alone, typically some dozens to thousands; drawing it costs far less than its
     logarithms. The likeliest and the luckiest tokens tell which score is surely reached.
     """
-    known, rank = sure(logits, int(np.argmax(drawn)))
+    known, rank = sure(logits, int(np.argmin(drawn)))
     noise = gumbel_of(drawn[known])
     scores = _tempered(logits[known], temperature)
     reached = float(np.sort(scores + noise)[-min(rank, len(known))])

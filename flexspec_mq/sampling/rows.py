@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from flexspec_mq.sampling.choose import choose
-from flexspec_mq.sampling.noise import FACTORS, KEY_DOMAIN, KEY_STEPS, NOISE_VERSION, lucky_words
+from flexspec_mq.sampling.noise import hashed, hashed_before, lucky_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _REACH = 10.0
 """Tempered logits below the likeliest token. A token that lies deeper is chosen only if its noise is large: the least
-noise is -3.62, and tokens that are not of `lucky_words` have less than 6.24."""
+noise is -3.13, and tokens that are not of `lucky_words` have less than 6.24."""
 _BLOCKS = (64, 128, 32, 16, 8, 4, 2, 1)
 """Token ids whose largest logit is looked at first; the first that divides the vocabulary."""
 _MOST_BLOCKS = 512
@@ -38,7 +38,6 @@ _ROUNDING = 1e-9
 """Bound on the relative rounding of a score."""
 _MASS_ROUNDING = 2e-5
 """Bound on the relative rounding of a row's mass, a sum in float32."""
-_LOW = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,8 @@ class _Batch:
         self._temperature[self._greedy] = 1.0
         self._top_k = torch.tensor(top_k, device=device)
         self._top_p = torch.tensor([p.top_p for p in params], dtype=torch.float64, device=device)
-        self._seed = _unsigned(logits, *(p.seed for p in params))[:, 0]
+        signed = [p.seed - (p.seed >> 63 << 64) for p in params]
+        self._seed = torch.tensor(signed, device=device)
         self._position = torch.tensor([draw.position for draw in draws], device=device)
         peaks, masses = [], []
         # A processor keeps a row in its cache, and finds the largest of float32 16 times as fast as of bfloat16.
@@ -186,9 +186,8 @@ class _Batch:
         kept[:, 1:] &= ~self._greedy[:, None]
         unsure = ~kept[:, 0] | ~self._top.isfinite()
         by_rank = self._top_k > 0
-        if by_rank.any():
-            at = (self._top_k - 1).clamp_(0, scores.shape[1] - 1)[:, None]
-            kept &= (scores >= scores.gather(1, at)) | ~by_rank[:, None]
+        column = torch.arange(scores.shape[1], device=scores.device)
+        kept &= (column < self._top_k[:, None]) | ~by_rank[:, None]
         by_mass = (self._top_p < 1.0) & ~self._greedy
         if by_mass.any():
             mass = torch.where(kept, (scores - scores[:, :1]).exp(), 0.0).cumsum(dim=1)
@@ -198,7 +197,6 @@ class _Batch:
                 for bound in (1.0 - _MASS_ROUNDING, 1.0 + _MASS_ROUNDING)
             )
             unsure |= by_mass & ((least != most) | (least >= kept.sum(dim=1)) | ~wanted.isfinite())
-            column = torch.arange(scores.shape[1], device=scores.device)
             kept &= (column <= least[:, None]) | ~by_mass[:, None]
         return kept, unsure
 
@@ -237,31 +235,11 @@ class _Batch:
 def words_of(seed: torch.Tensor, position: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """Draw the words of some token ids, each with a seed and a position of its own, as `noise.words` does.
 
-    All are int64 of one shape; seeds and words are the unsigned ones' bits.
+    All are int64 of one shape; seeds are the unsigned ones' bits.
     """
-    # Words 0 and 2 of the counter are multiplied; words 3 and 1 are added to what is made of them.
-    factors = _unsigned(ids, *FACTORS)
-    steps = _unsigned(ids, *reversed(KEY_STEPS))
-    keys = torch.stack((_unsigned(ids, KEY_DOMAIN)[0].expand_as(seed), seed))
-    even = torch.stack((1 + (ids >> 2), position))
-    odd = torch.stack((torch.full_like(ids, NOISE_VERSION), torch.zeros_like(ids)))
-    low, high = factors & _LOW, (factors >> 32) & _LOW
-    for _ in range(10):
-        below, above = even & _LOW, (even >> 32) & _LOW
-        middle = high * below + (low * below >> 32 & _LOW)
-        carry = low * above + (middle & _LOW)
-        upper = high * above + (middle >> 32 & _LOW) + (carry >> 32 & _LOW)
-        even, odd = (upper ^ odd ^ keys).flip(0), even * factors
-        keys = keys + steps
-    return torch.stack((even[0], odd[1], even[1], odd[0])).gather(0, (ids & 3)[None])[0]
+    return hashed(hashed_before(seed, position), ids)
 
 
 def gumbel_of(drawn: torch.Tensor) -> torch.Tensor:
     """Standard Gumbel variates of words, float64 of the same shape."""
-    uniform = ((drawn >> 11) & (2**53 - 1)).double() * 2.0**-53
-    return uniform.clamp_(min=2.0**-54).log_().neg_().log_().neg_()
-
-
-def _unsigned(like: torch.Tensor, *numbers: int) -> torch.Tensor:
-    """Unsigned integers of 64 bits as the int64 of the same bits, [numbers, 1]."""
-    return torch.tensor([number - (number >> 63 << 64) for number in numbers], device=like.device)[:, None]
+    return ((2.0**32 - 0.5 - drawn.double()) * 2.0**-32).log_().neg_().log_().neg_()

@@ -38,7 +38,7 @@ from lab.bench import bootstrap
 from lab.bench.bootstrap import Ends, Floats
 from lab.bench.questions import OWN, Question, read_questions, spread
 from lab.benchmarks._common import finish, parser, say, table
-from schemas.messages import MAX_DRAFT_TOKENS, PROTOCOL_VERSION, Identity
+from schemas.messages import MAX_DRAFT_TOKENS, NOISE_VERSION, Identity
 
 QUICK_QUESTIONS, QUICK_TOKENS = 8, 24
 TARGET, LORA = "target", "with the head's LoRA"
@@ -104,7 +104,7 @@ def make_texts(questions: Sequence[Question], loaded: LoadedText, options: Names
         seed = random.Random(f"{options.seed} {place}").getrandbits(64)
         for temperature in options.temperatures:
             identity = Identity(
-                PROTOCOL_VERSION, loaded.fingerprint, temperature, 0, 1.0, seed, loaded.eos, False, options.tokens
+                NOISE_VERSION, loaded.fingerprint, temperature, 0, 1.0, seed, loaded.eos, False, options.tokens
             )  # fmt: skip
             SamplingParams.of(identity)
             texts.append(Text(prompt, identity))

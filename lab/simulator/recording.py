@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from flexspec_mq.protocol.edge.types import DraftToken, EdgeCounters
-from schemas.messages import PROTOCOL_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity
 
 
 class RecordedText(msgspec.Struct, frozen=True):
@@ -75,7 +75,7 @@ class Recording(msgspec.Struct, frozen=True, kw_only=True):
     def identity(self, text: RecordedText) -> Identity:
         """Identity of a text for the protocol, besides its prompt."""
         return Identity(
-            PROTOCOL_VERSION,
+            NOISE_VERSION,
             bytes.fromhex(self.fingerprint),
             text.temperature,
             0,

@@ -39,7 +39,7 @@ LATE_BY = 20.0
 
 def identity(*, seed: int = 1, limit: int = 40, ignore_eos: bool = False) -> Identity:
     """Identity of a session of the fake target."""
-    return Identity(1, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, limit)
+    return Identity(2, FINGERPRINT, 0.7, 40, 0.9, seed, (EOS,), ignore_eos, limit)
 
 
 def _hash(*parts: object) -> int:

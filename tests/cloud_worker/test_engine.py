@@ -43,7 +43,7 @@ def model_of() -> PackedModel:
 
 def identity(number: int, *, eos: tuple[int, ...] = (), ignore_eos: bool = False) -> Identity:
     temperature = (0.0, 0.7, 1.0)[number % 3]
-    return Identity(1, bytes(16), temperature, 0, 1.0, number, eos, ignore_eos, LIMIT)
+    return Identity(2, bytes(16), temperature, 0, 1.0, number, eos, ignore_eos, LIMIT)
 
 
 @cache

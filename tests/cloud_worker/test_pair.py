@@ -54,7 +54,7 @@ def test_rounds_are_those_of_the_product(tmp_path: Path) -> None:
     asked = [
         Text(
             tuple(3 + (7 * place + i * i) % 290 for i in range(5 + 40 * (place % 3))),
-            Identity(1, bytes(16), float(place % 2), 0, 1.0, place, (17, 80), False, 40),
+            Identity(2, bytes(16), float(place % 2), 0, 1.0, place, (17, 80), False, 40),
         )
         for place in range(9)
     ]

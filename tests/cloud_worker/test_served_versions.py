@@ -57,7 +57,7 @@ class Site:
 
     def write(self, version: str) -> tuple[int, ...]:
         """Text of a version, with right drafts and without."""
-        identity = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (), True, TOKENS)
+        identity = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), True, TOKENS)
         text: tuple[int, ...] = ()
         while len(text) < TOKENS:
             draft = self.texts[version][len(text) : -1][: len(text) % 3]

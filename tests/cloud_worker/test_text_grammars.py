@@ -21,7 +21,7 @@ SLOW, QUICK = Grammar.from_lark(LARK["ambiguous"]), Grammar.from_regex("[a-z ]*"
 
 def an_item(edge: str, session: int, grammar: Grammar, text: list[int]) -> WorkItem:
     digest = grammar.digest(engine_name())
-    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 4000, digest)
+    identity = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 4000, digest)
     return WorkItem(
         key=(edge, session),
         version="base",

@@ -37,7 +37,7 @@ def write(
     engine: ModelEngine, version: str, half: Callable[[], object] = lambda: None
 ) -> tuple[tuple[int, ...], int]:
     """Text of a version, and in how many rounds it was written; ``half`` is called in the middle."""
-    identity = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (), True, TOKENS)
+    identity = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), True, TOKENS)
     text: tuple[int, ...] = ()
     rounds = 0
     while len(text) < TOKENS:

@@ -26,7 +26,7 @@ def asked(
 ) -> DraftRequest:
     """A request; by default greedy, with all of the context committed."""
     dice = params or SamplingParams()
-    identity = Identity(1, bytes(16), dice.temperature, dice.top_k, dice.top_p, dice.seed, (), False, 1000)
+    identity = Identity(2, bytes(16), dice.temperature, dice.top_k, dice.top_p, dice.seed, (), False, 1000)
     return DraftRequest(session, context, identity, len(context) if committed is None else committed, **more)
 
 

@@ -31,7 +31,7 @@ from schemas.messages import Identity
 draft = load(DraftSettings(draft=sys.argv[1], lookup=False), print)
 prompt = encode_turns(draft.loaded.tokenizer, [Turn("user", "a cat")], max_context=draft.loaded.max_context)
 ids = [*prompt]
-dice = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (), False, 99)
+dice = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), False, 99)
 for _ in range(6):
     (found,) = draft.drafter.draft([DraftRequest(1, ids, dice, len(ids))])
     ids.append(found[0].token)

@@ -16,7 +16,7 @@ from flexspec_mq.models.text import decode
 from schemas.messages import Identity
 
 TEXT = load_text("default")
-IDENTITY = Identity(1, bytes(16), 0.0, 0, 1.0, 1, TEXT.eos, False, 100)
+IDENTITY = Identity(2, bytes(16), 0.0, 0, 1.0, 1, TEXT.eos, False, 100)
 SAID = tuple(TEXT.tokenizer.encode("the cat sat on the mat and then the cat sat on"))
 
 

@@ -22,7 +22,7 @@ from schemas.status import WorkerStatus
 from tests.keys.deployments_of_keys import KeyedDeployment, status_by
 
 CODEC = Codec()
-IDENTITY = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
+IDENTITY = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
 
 
 def an_open(session: int = 7, attempt: int = 1) -> Open:

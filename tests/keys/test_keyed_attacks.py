@@ -32,7 +32,7 @@ from tests.keys.deployments_of_keys import KeyedDeployment, at
 from tests.transport.reading import Reader, linked
 
 CODEC = Codec()
-IDENTITY = Identity(1, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
+IDENTITY = Identity(2, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
 WORKER_REASONS = {KeyReason.UNKEYED, KeyReason.MALFORMED, KeyReason.FORGED, KeyReason.REPLAYED}
 EDGE_REASONS = {*WORKER_REASONS, KeyReason.NO_KEY}
 

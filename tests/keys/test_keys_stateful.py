@@ -29,7 +29,7 @@ from schemas.messages import Close, CloseReason, Fin, Identity, Open, Poll, Verd
 from tests.keys.deployments_of_keys import KeyedDeployment
 
 CODEC = Codec()
-IDENTITY = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
+IDENTITY = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (2,), False, 64)
 WORKERS, SESSIONS = st.sampled_from(("w1", "w2")), st.integers(1, 3)
 LEASE = 10.0
 FORGETS = LEASE + 120.0

@@ -23,7 +23,7 @@ from schemas.messages import Identity, Open
 from tests.daemons import check, edge_at, until, wanting, worker_at
 from tests.keys.deployments_of_keys import KeyedDeployment
 
-IDENTITY = Identity(1, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
+IDENTITY = Identity(2, FINGERPRINT, 0.7, 40, 0.9, 1, (), True, 40)
 TRIES = 20
 
 

@@ -19,7 +19,7 @@ TOKENS = st.lists(st.integers(0, 2**24 - 1), max_size=30)
 def test_the_root_is_pinned() -> None:
     """Computed here by hand: a change would make two releases disagree about every text."""
     packed = (
-        bytes([0x9A, 1, 0xA1]) + b"v" + bytes([0xC4, 16]) + FINGERPRINT
+        bytes([0x9A, 2, 0xA1]) + b"v" + bytes([0xC4, 16]) + FINGERPRINT
         + bytes.fromhex("cb3fe6666666666666") + bytes([40]) + bytes.fromhex("cb3feccccccccccccd")
         + bytes([1, 0x91, 49, 0xC2, 40])
     )  # fmt: skip
@@ -30,7 +30,7 @@ def test_the_root_is_pinned() -> None:
     "change",
     [
         {"temperature": 0.8}, {"top_k": 41}, {"top_p": 0.91}, {"seed": 2}, {"eos": (48,)}, {"ignore_eos": True},
-        {"limit": 41}, {"protocol": 2}, {"fingerprint": bytes(16)},
+        {"limit": 41}, {"noise": 1}, {"fingerprint": bytes(16)},
     ],
 )  # fmt: skip
 def test_everything_that_determines_the_text_is_in_the_root(change: dict[str, object]) -> None:

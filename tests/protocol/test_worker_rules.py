@@ -16,6 +16,7 @@ from flexspec_mq.protocol.worker.types import DraftRows, WorkerState
 from lab.simulator.world import EOS, FINGERPRINT, VOCAB, held, identity
 from schemas.messages import (
     MAX_DRAFT_TOKENS,
+    NOISE_VERSION,
     Close,
     CloseReason,
     Draft,
@@ -304,8 +305,9 @@ def test_the_lease_frees_and_any_message_renews_it() -> None:
         (opening(committed=(EOS, 1)), ErrorCode.MALFORMED),
         (opening(ident=identity(limit=98)), ErrorCode.CONTEXT),
         (opening(ident=identity(limit=0)), ErrorCode.MALFORMED),
-        (opening(ident=Identity(1, bytes(16), 0.0, 0, 1.0, 1, (), False, 5)), ErrorCode.FINGERPRINT),
-        (opening(ident=Identity(9, FINGERPRINT, 0.0, 0, 1.0, 1, (), False, 5)), ErrorCode.PROTOCOL),
+        (opening(ident=Identity(2, bytes(16), 0.0, 0, 1.0, 1, (), False, 5)), ErrorCode.FINGERPRINT),
+        (opening(ident=replace_field(identity(), noise=NOISE_VERSION - 1)), ErrorCode.PROTOCOL),
+        (opening(ident=replace_field(identity(), noise=NOISE_VERSION + 1)), ErrorCode.PROTOCOL),
     ],
 )
 def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
@@ -320,7 +322,7 @@ def test_an_illegal_open_costs_its_sender_an_error_and_nobody_else_anything(
     assert verdicts(decide(machine, 7))[0].tokens == (7,)
 
 
-OTHER = Identity(1, bytes(16), 0.0, 0, 1.0, 1, (EOS,), False, 5)
+OTHER = Identity(2, bytes(16), 0.0, 0, 1.0, 1, (EOS,), False, 5)
 """Identity of a session whose device has a tokenizer with another fingerprint."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,7 @@ from flexspec_mq.errors import UsageError
 from flexspec_mq.sampling.choose import choose, choose_few, choose_with_margin, keep
 from flexspec_mq.sampling.noise import gumbel_of, words
 from flexspec_mq.sampling.params import SamplingParams
+from tests.sampling.vllm_dice import logits_of, recorded
 
 Logits = npt.NDArray[np.float32]
 
@@ -31,8 +33,7 @@ def slow_keep(logits: Logits, params: SamplingParams) -> list[int]:
     scores = [float(x) / params.temperature for x in logits]
     ids = list(range(len(scores)))
     if 0 < params.top_k < len(ids):
-        border = sorted(scores, reverse=True)[params.top_k - 1]
-        ids = [i for i in ids if scores[i] >= border]
+        ids = sorted(sorted(ids, key=lambda i: (-scores[i], i))[: params.top_k])
     if params.top_p < 1.0:
         top = max(scores)
         mass = {i: math.exp(scores[i] - top) for i in ids}
@@ -215,14 +216,29 @@ def test_a_draft_is_accepted_as_often_as_gumbel_coupling_promises(case: int) -> 
     assert (1 - variation) / (1 + variation) - 1e-9 <= promised <= 1 - variation + 1e-9
 
 
-@pytest.mark.parametrize("position", range(8))
-def test_noise_that_was_drawn_before_gives_the_same_choice(position: int) -> None:
-    logits = np.random.default_rng(position).normal(0, 2, 1001).astype(np.float32)
-    for params in (SamplingParams(1.0, seed=3), SamplingParams(0.7, 20, 0.9, 4), SamplingParams()):
-        wanted = choose(logits, params, position)
-        for vocabulary in (1001, 64):  # the second is that of another model
-            drawn = words(params.seed, position, vocabulary)
-            assert choose_with_margin(logits, params, position, drawn)[0] == wanted
+@pytest.mark.parametrize(
+    "params", [SamplingParams(1.0, seed=3), SamplingParams(0.7, 20, 0.9, 4), SamplingParams()]
+)
+def test_some_of_the_ids_are_drawn_for_as_if_all_others_were_forbidden(params: SamplingParams) -> None:
+    rng = np.random.default_rng(5)
+    for position in range(1, 40):
+        logits, ids = rng.normal(0, 2, 64).astype(np.float32), np.sort(rng.permutation(1001)[:64])
+        row = np.full(1001, -np.inf, dtype=np.float32)
+        row[ids] = logits
+        assert ids[choose_with_margin(logits, params, position, ids)[0]] == choose(row, params, position)
+
+
+@pytest.mark.parametrize("case", recorded()["choices"], ids=lambda case: str(case["params"]))
+def test_it_chooses_what_vllms_kernels_choose(case: dict[str, Any]) -> None:
+    """Temperature, top-k with ties at its border, top-p and noise, float32 there and float64 here."""
+    temperature, top_k, top_p, vocabulary = case["params"]
+    found = [
+        choose(
+            logits_of(row, vocabulary), SamplingParams(temperature, top_k, top_p, seed % 2**64), position + 1
+        )
+        for row, (seed, position, _) in enumerate(case["chosen"])
+    ]
+    assert found == [token for _, _, token in case["chosen"]]
 
 
 @settings(max_examples=200)

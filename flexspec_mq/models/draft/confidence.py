@@ -26,7 +26,6 @@ import numpy.typing as npt
 
 from flexspec_mq.errors import ModelError, UsageError
 from flexspec_mq.sampling.choose import choose_with_margin
-from flexspec_mq.sampling.noise import Words
 
 if TYPE_CHECKING:
     from flexspec_mq.sampling.params import SamplingParams
@@ -49,7 +48,11 @@ _MOST_MARGIN, _LEAST_LOGP = 50.0, -20.0
 
 
 def features_of(
-    logits: Logits, params: SamplingParams, position: int, accepted_run: int, drawn: Words | None = None
+    logits: Logits,
+    params: SamplingParams,
+    position: int,
+    accepted_run: int,
+    ids: npt.NDArray[np.int64] | None = None,
 ) -> tuple[int, Floats]:
     """Choose a token as `choose` does, and say what its confidence depends on.
 
@@ -58,12 +61,12 @@ def features_of(
         params: the session's.
         position: index of the token in prompt + text.
         accepted_run: see `COLUMNS`.
-        drawn: as for `choose_with_margin`.
+        ids: as for `choose_with_margin`.
 
     Returns:
-        The token's id, and its features in the order of `COLUMNS`, float64 of shape [5].
+        The token's place in the logits, and its features in the order of `COLUMNS`, float64 of shape [5].
     """
-    token, margin = choose_with_margin(logits, params, position, drawn)
+    token, margin = choose_with_margin(logits, params, position, ids)
     top = float(logits.max())
     mass = math.log(float(np.exp(logits - np.float32(top)).sum()))
     features = (margin, float(logits[token]) - top - mass, -mass, params.temperature, accepted_run)

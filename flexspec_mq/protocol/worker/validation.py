@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.protocol.worker.types import VersionFacts
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, ErrorCode, Open, Poll
+from schemas.messages import NOISE_VERSION, Close, Draft, ErrorCode, Open, Poll
 
 
 class IllegalMessage(RemoteProtocolError):
@@ -44,9 +44,11 @@ def check_open(message: Open, facts: VersionFacts, room: int | None) -> None:
     _check_attempt(message.attempt)
     _check_tokens(message.draft, facts.vocab_size)
     identity = message.identity
-    if identity.protocol != PROTOCOL_VERSION:
+    if identity.noise != NOISE_VERSION:
+        older = "device" if identity.noise < NOISE_VERSION else "worker"
         raise IllegalMessage(
-            ErrorCode.PROTOCOL, f"protocol {identity.protocol}; this worker speaks {PROTOCOL_VERSION}"
+            ErrorCode.PROTOCOL,
+            f"the device draws noise of version {identity.noise}, this worker {NOISE_VERSION}: update the {older}",
         )
     _check_tokenizer(message, facts)
     if identity.limit < 1:

@@ -10,16 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-_MULTIPLIERS = (0xD2E7470EE14C6C93, 0xCA5A826395121157)
-_WEYL = (0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B)
-_ROUNDS = 10
-_KEY_DOMAIN = int.from_bytes(b"FlexSpec", "big")
-_NOISE_VERSION = 1
-_MASK = 2**64 - 1
-_LOW = np.uint64(2**32 - 1)
-_HALF = np.uint64(32)
-
-U64s = npt.NDArray[np.uint64]
+U32s = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float64]
 
 
@@ -33,61 +24,50 @@ class Dice:
     seed: int
 
 
-def philox(counter: Sequence[U64s], key: tuple[int, int]) -> list[U64s]:
-    """Philox 4x64 with 10 rounds (Salmon et al., SC 2011) on many counters at once.
+def murmur(blocks: Sequence[U32s]) -> U32s:
+    """MurmurHash3, x86, 32 bits, seed 0 (Appleby), of many messages at once.
 
     Args:
-        counter: four arrays of one shape.
-        key: two words.
+        blocks: arrays of one shape: the messages' first four bytes as little-endian numbers, their next, and so on.
 
     Returns:
-        Four arrays of that shape.
+        Hashes, of that shape.
     """
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(_ROUNDS):
-        high0, low0 = _multiply(c0, _MULTIPLIERS[0])
-        high1, low1 = _multiply(c2, _MULTIPLIERS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ np.uint64(k0), low1, high0 ^ c3 ^ np.uint64(k1), low0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return [c0, c1, c2, c3]
+    state = np.zeros_like(blocks[0])
+    for block in blocks:
+        state = _rotated(state ^ _rotated(block * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593), 13)
+        state = state * np.uint32(5) + np.uint32(0xE6546B64)
+    state = state ^ np.uint32(4 * len(blocks))
+    state = (state ^ state >> np.uint32(16)) * np.uint32(0x85EBCA6B)
+    state = (state ^ state >> np.uint32(13)) * np.uint32(0xC2B2AE35)
+    return state ^ state >> np.uint32(16)
 
 
-def _multiply(values: U64s, factor: int) -> tuple[U64s, U64s]:
-    """High and low words of the 128-bit products, from 32-bit halves."""
-    factor_low, factor_high = np.uint64(factor & 0xFFFFFFFF), np.uint64(factor >> 32)
-    low, high = values & _LOW, values >> _HALF
-    bottom, top = low * factor_low, high * factor_high
-    middle_a, middle_b = high * factor_low, low * factor_high
-    carry = (bottom >> _HALF) + (middle_a & _LOW) + (middle_b & _LOW)
-    return top + (middle_a >> _HALF) + (middle_b >> _HALF) + (carry >> _HALF), values * np.uint64(factor)
+def _rotated(values: U32s, bits: int) -> U32s:
+    return values << np.uint32(bits) | values >> np.uint32(32 - bits)
 
 
 def gumbel(seed: int, position: int, vocabulary: int) -> Floats:
     """Standard Gumbel noise for every token id at an absolute position; float64 [vocabulary]."""
-    blocks = -(-vocabulary // 4)
-    first = np.arange(1, blocks + 1, dtype=np.uint64)
-    constants = [np.full(blocks, value, dtype=np.uint64) for value in (0, position, _NOISE_VERSION)]
-    words = np.stack(philox([first, *constants], (seed, _KEY_DOMAIN)), axis=1).reshape(-1)[:vocabulary]
-    uniform = (words >> np.uint64(11)).astype(np.float64) / 2.0**53
-    uniform[uniform == 0.0] = 2.0**-54
+    ids = np.arange(vocabulary, dtype=np.uint32)
+    words = murmur(
+        [np.full_like(ids, part) for part in (seed % 2**32, seed >> 32, (position - 1) % 2**32)] + [ids]
+    )
+    uniform = 1.0 - (words.astype(np.float64) + 0.5) / 2.0**32
     noise: Floats = -np.log(-np.log(uniform))
     return noise
 
 
 def kept(logits: npt.NDArray[np.float32], dice: Dice) -> npt.NDArray[np.bool_]:
-    """Which ids top-k and then top-p leave; ties of the k-th stay, top-p takes (likelier first, lower id first)."""
+    """Which ids top-k and then top-p leave; both take likelier ids first, of equal ones the lower first."""
     scores = logits.astype(np.float64) / dice.temperature
-    keep = np.ones(len(scores), dtype=bool)
-    if 0 < dice.top_k < len(scores):
-        keep = scores >= np.sort(scores)[-dice.top_k]
+    order = np.lexsort((np.arange(len(scores)), -scores))[: dice.top_k or None]
     if dice.top_p < 1.0:
-        mass = np.where(keep, np.exp(scores - scores.max()), 0.0)
-        order = np.lexsort((np.arange(len(scores)), -scores))
-        order = order[keep[order]]
-        before = np.concatenate(([0.0], np.cumsum(mass[order])[:-1]))
-        keep = np.zeros(len(scores), dtype=bool)
-        keep[order[before < dice.top_p * mass.sum()]] = True
+        mass = np.exp(scores[order] - scores.max())
+        before = np.concatenate(([0.0], np.cumsum(mass)[:-1]))
+        order = order[before < dice.top_p * mass.sum()]
+    keep = np.zeros(len(scores), dtype=bool)
+    keep[order] = True
     return keep
 
 

@@ -104,7 +104,7 @@ def expected(
     prompt: Sequence[int], seed: int, limit: int, *, ignore_eos: bool = False
 ) -> tuple[tuple[int, ...], str]:
     """Tokens that the target alone writes, and whether they end by ``eos`` or ``length``."""
-    identity = Identity(1, FINGERPRINT, 0.0, 0, 1.0, seed, (EOS,), ignore_eos, limit)
+    identity = Identity(2, FINGERPRINT, 0.0, 0, 1.0, seed, (EOS,), ignore_eos, limit)
     return TARGET.text(SessionRequest(session=1, version="base", identity=identity, prompt=tuple(prompt)))
 
 
@@ -347,7 +347,7 @@ def _drawn(identity: Identity) -> Identity:
 
 def text_at(temperature: float, seed: int, limit: int, prompt: str = "hello") -> str:
     """The text that an `Opinionated` target alone writes to a chat, without an end before the limit."""
-    identity = _drawn(Identity(1, FINGERPRINT, temperature, 0, 1.0, seed, (EOS,), True, limit))
+    identity = _drawn(Identity(2, FINGERPRINT, temperature, 0, 1.0, seed, (EOS,), True, limit))
     asked = SessionRequest(session=1, version="base", identity=identity, prompt=ids_of(prompt))
     return shown(TARGET.text(asked)[0])
 

@@ -43,7 +43,7 @@ def silent(tokenizer: TokenizerStatus | None) -> Facts:
 
 def written(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
     """The target's text that ends with id 3 too."""
-    identity = Identity(1, FINGERPRINT, 0.0, 0, 1.0, seed, (3, EOS), False, 40)
+    identity = Identity(2, FINGERPRINT, 0.0, 0, 1.0, seed, (3, EOS), False, 40)
     return TARGET.text(SessionRequest(session=1, version="base", identity=identity, prompt=prompt))[0]
 
 

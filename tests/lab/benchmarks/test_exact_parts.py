@@ -14,7 +14,7 @@ import torch
 from flexspec_mq.heads.manifest import Canary, read_head
 from flexspec_mq.models.default import default_model_path
 from lab.bench.calls import read_tools
-from lab.benchmarks.exact.dice import Dice, gumbel, kept, philox
+from lab.benchmarks.exact.dice import Dice, gumbel, kept, murmur
 from lab.benchmarks.exact.grammars import Constraint, by_choice, by_lark, by_regex, by_schema
 from lab.benchmarks.exact.reference import Reference, Text, fixed_order_attention
 from lab.chaos.models import tiny_pair
@@ -24,15 +24,8 @@ DICE = Dice(1.0, 0, 1.0, 3)
 TEXT = Text(0, (5, 6), DICE, 4, (2,))
 
 
-def words(*values: int) -> list[np.ndarray[tuple[int], np.dtype[np.uint64]]]:
-    return [np.array([value], dtype=np.uint64) for value in values]
-
-
-def test_philox_gives_the_published_answer() -> None:
-    counter = words(0x243F6A8885A308D3, 0x13198A2E03707344, 0xA4093822299F31D0, 0x082EFA98EC4E6C89)
-    found = philox(counter, (0x452821E638D01377, 0xBE5466CF34E90C6C))
-    answer = [0xA528F45403E61D95, 0x38C72DBD566E9788, 0xA5A1610E72FD18B5, 0x57BD43B5E52B7FE6]
-    assert [int(word[0]) for word in found] == answer
+def test_murmur_gives_the_published_answer() -> None:
+    assert murmur([np.frombuffer(b"test", dtype="<u4")]).tolist() == [0xBA6BD213]
 
 
 def test_noise_depends_on_seed_position_and_token() -> None:
@@ -45,7 +38,7 @@ def test_noise_depends_on_seed_position_and_token() -> None:
 
 def test_kept_ids() -> None:
     logits = np.log(np.array([0.1, 0.4, 0.2, 0.2, 0.1], dtype=np.float32))
-    assert kept(logits, Dice(1.0, 2, 1.0, 0)).tolist() == [False, True, True, True, False]
+    assert kept(logits, Dice(1.0, 2, 1.0, 0)).tolist() == [False, True, True, False, False]
     assert kept(logits, Dice(1.0, 0, 0.5, 0)).tolist() == [False, True, True, False, False]
 
 
