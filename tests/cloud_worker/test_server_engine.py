@@ -39,7 +39,7 @@ from flexspec_mq.sampling.params import SamplingParams
 from lab.benchmarks.exact.dice import Dice
 from lab.benchmarks.exact.reference import Reference, Text
 from lab.testbed.memory_broker import MemoryBroker
-from schemas.messages import PROTOCOL_VERSION, Identity
+from schemas.messages import NOISE_VERSION, Identity
 from tests.daemons import FakeDrafter, link_to, read, until, wanting
 from tests.engine_server import EngineServer
 from tests.packaging.test_imports import BLOCK
@@ -104,7 +104,7 @@ def write(
     digest = None if grammar is None else grammar.digest(engine_name())
     eos = () if grammar is None else EOS
     identity = Identity(
-        PROTOCOL_VERSION, engine.facts.fingerprint, params.temperature, params.top_k, params.top_p, params.seed, eos,
+        NOISE_VERSION, engine.facts.fingerprint, params.temperature, params.top_k, params.top_p, params.seed, eos,
         grammar is None, LIMIT, digest,
     )  # fmt: skip
     written: list[int] = []
