@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -49,6 +50,8 @@ PROMPT = tuple(range(70, 160))
 LIMIT = 32
 EOS = (2,)
 GREEDY, WARM = SamplingParams(), SamplingParams(0.7, 20, 1.0, 5)
+COOL = SamplingParams(0.01, 20, 1.0, 5)
+"""Dice that choose the likeliest token at half of the places, so that a stream is followed and left again."""
 BOTH, HOT = SamplingParams(0.7, 10, 0.8, 7), SamplingParams(1.0, 0, 1.0, 8)
 SCHEMA = Grammar.from_json_schema(
     {
@@ -137,6 +140,16 @@ def drafts_of(text: Sequence[int], seed: int = 1) -> Drafter:
     return draft
 
 
+def late(drafter: Drafter) -> Drafter:
+    """Drafts that come when the server has written on by itself, which need not be what our dice choose."""
+
+    def draft(written: Sequence[int]) -> Sequence[int]:
+        time.sleep(0.03)
+        return drafter(written)
+
+    return draft
+
+
 @given(
     logits=st.lists(st.integers(-40, 40), min_size=30, max_size=60, unique=True),
     params=st.builds(
@@ -164,13 +177,16 @@ def test_the_likeliest_tell_what_the_whole_row_tells_or_nothing(
         assert most < len(row)
 
 
-@pytest.mark.parametrize("params", [GREEDY, WARM, BOTH], ids=["greedy", "top-k", "top-k and top-p"])
+@pytest.mark.parametrize(
+    "params", [GREEDY, WARM, COOL, BOTH], ids=["greedy", "top-k", "cool", "top-k and top-p"]
+)
 def test_a_text_is_the_targets_whoever_drafts(
     engine: ServerEngine, tiny: Path, params: SamplingParams
 ) -> None:
     wanted = alone(tiny, params)
     assert write(engine, params, lambda _: ()) == wanted
     assert write(engine, params, drafts_of(wanted)) == wanted
+    assert write(engine, params, late(drafts_of(wanted, 2))) == wanted
 
 
 def test_one_request_goes_on_where_nobody_drafts(engine: ServerEngine, server: EngineServer) -> None:

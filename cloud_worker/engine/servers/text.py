@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from cloud_worker.engine.acceptance import decide
@@ -113,10 +113,10 @@ class ServedText:
                 raise found
             masks, draft = found, draft[: len(found) - 1]
         tokens: tuple[int, ...] = ()
-        rows: list[Row] = []
+        rows: Sequence[Row] = []
         if by_rule(params, self._most):
             draft = draft if len(context) - self.read <= _UNREAD else ()
-            rows = self._ahead(context) or []
+            rows = _along(self._ahead(context) or [], draft)
             most = _wanted(params, masks, self._most)
             if not rows and draft:
                 await self.close()
@@ -161,6 +161,12 @@ class ServedText:
         if self._stream is not None:
             stream, self._stream = self._stream, None
             await stream.close()
+
+
+def _along(rows: Sequence[Row], draft: Sequence[int]) -> Sequence[Row]:
+    """Rows behind a draft's tokens: those up to where the server itself wrote another one."""
+    agreed = sum(1 for _ in takewhile(lambda pair: pair[0].token == pair[1], zip(rows, draft, strict=False)))
+    return rows[: agreed + 1]
 
 
 def _choices(
