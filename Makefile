@@ -37,7 +37,7 @@ help: ## this list
 	@echo "  make docs SITE=…         folder of the site; versions that lie there stay, and its chooser lists all"
 	@echo "  make test PYTEST_ARGS=…  further arguments for pytest"
 
-setup: ## install what is missing: Mosquitto, .venv, the default model (a second when nothing is)
+setup: ## install what is missing: Mosquitto, .venv, Helm, the default model (a second when nothing is)
 	@scripts/setup.sh
 
 demo: setup ## one answer over a mobile network that is cut, without drafts and with them, side by side

@@ -1,6 +1,7 @@
 """The chart, as Helm itself renders it, is what Kubernetes and our daemons know; values that are none are refused."""
 
 import asyncio
+import json
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 
-from cloud_worker.settings import from_arguments
+from cloud_worker.settings import SERVERS, from_arguments
 from cloud_worker.wire import keys_of
 from flexspec_mq.errors import UsageError
 from lab.testbed.chart import CHART, Replicas, helm, named, render
@@ -28,7 +29,7 @@ CASES: Mapping[str, tuple[str, ...]] = {
         "--set=worker.engine=vllm,vllm.enabled=true,vllm.image=r.example/vllm:v0.33.0,vllm.model=Qwen/Qwen3-8B",
         r"--set=vllm.cache.size=50Gi,vllm.resources.limits.nvidia\.com/gpu=1",
     ),
-    "vllm elsewhere": ("--set=worker.engine=vllm,worker.engineUrl=http://vllm.ml:8000",),
+    "sglang elsewhere": ("--set=worker.engine=sglang,worker.engineUrl=http://sglang.ml:30000",),
     "volumes": ("--set=worker.volumes[0].name=m,worker.volumes[0].persistentVolumeClaim.claimName=m",),
 }
 
@@ -185,6 +186,11 @@ def test_the_broker_of_the_chart_is_made_for_its_workers_and_run(tmp_path: Path)
         " ".join(["add-worker", directory, *(f"w{number}" for number in range(8)), "--version base"]),
         f"run {directory}",
     ]
+
+
+def test_the_chart_knows_the_engines() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["properties"]["worker"]["properties"]["engine"]["enum"] == ["own", *SERVERS]
 
 
 def test_the_chart_has_the_version_of_the_wheel() -> None:
