@@ -108,9 +108,11 @@ class EngineServer:
         kind: the engine's name in a worker's settings.
         url: address, which stays the same between `kill` and `start`.
         asked: bodies of the requests for tokens, in order.
+        second_runner: whether it draws noise as vLLM does on GPUs: by seed and place, not as requests come.
     """
 
     kind = "vllm"
+    second_runner = False
 
     def __init__(
         self,
@@ -327,7 +329,10 @@ class EngineServer:
         """Tokens behind a prompt, one a forward; rows of the prompt, where wanted, with the first."""
         params = asked.params
         temperature, seed = params.get("temperature", 1.0), params.get("seed")
-        seed = int(np.random.default_rng(seed).integers(2**63))
+        seed = None if seed is None else seed % 2**64
+        behind = len(asked.prompt) if self.second_runner else 0
+        if seed is None or not behind:
+            seed = int(np.random.default_rng(seed).integers(2**63))
         sampling = SamplingParams(
             temperature,
             max(0, params.get("top_k", 0)),
@@ -354,7 +359,7 @@ class EngineServer:
                 logits = np.where(mask, logits, -np.inf)  # so its rows are of what the grammar leaves
             elif (allowed := params.get("allowed_token_ids")) is not None:
                 mask = np.isin(np.arange(len(logits)), allowed)
-            token = choose(logits, sampling, len(text), mask)
+            token = choose(logits, sampling, behind + len(text), mask)
             text.append(token)
             stopped = token in ends or token in stops
             finish = "stop" if stopped else "length" if len(text) == asked.most else None

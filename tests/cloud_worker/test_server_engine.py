@@ -201,6 +201,26 @@ def test_one_request_goes_on_where_nobody_drafts(engine: ServerEngine, server: E
     assert write(engine, HOT, drafts_of(text)) == text
 
 
+def test_a_server_that_throws_our_dice_samples_for_us(
+    tiny: Path, engine: ServerEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As vLLM does on GPUs: with no bound of top-k, by each draft's own row; at its other dice nothing is taken so."""
+    assert "the server's own dice" in engine.facts.proof
+    monkeypatch.setattr(EngineServer, "second_runner", True)
+    with EngineServer(tiny, name="tiny") as server:
+        engine = connected(server, tiny)
+        assert "the server's own dice" not in engine.facts.proof
+        for params in (HOT, BOTH, SamplingParams(1.5, 0, 0.9, 2**64 - 3)):
+            server.asked.clear()
+            wanted = alone(tiny, params)
+            assert write(engine, params, lambda _: ()) == wanted
+            assert [body.get("stream", False) for body in server.asked] == [True]
+            assert write(engine, params, drafts_of(wanted)) == wanted
+            assert {body["temperature"] for body in server.asked} == {params.temperature}
+            assert len(server.asked) < LIMIT
+        engine.close()
+
+
 @pytest.mark.parametrize("incremental", [False, True])
 def test_all_that_sglang_tells_once_or_time_and_again_is_taken_once(
     tiny: Path, incremental: bool, monkeypatch: pytest.MonkeyPatch

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from cloud_worker.engine.interface import Facts, Recommended
 from cloud_worker.engine.servers.engine import ServerEngine
 from cloud_worker.engine.servers.heads import ServerHeads
+from cloud_worker.engine.servers.rule import chosen
 from cloud_worker.engine.servers.server import GREEDY, Server, ServerGone, ServerRefused
 from cloud_worker.engine.servers.sglang import SglangServer
 from cloud_worker.engine.timing import Timings
@@ -22,6 +23,7 @@ from flexspec_mq.errors import LinkDown, UsageError
 from flexspec_mq.grammar.reader import engine_name
 from flexspec_mq.models.load import load_text
 from flexspec_mq.models.target_text import target_text
+from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.settings.values import is_loopback, read_api_key
 
 if TYPE_CHECKING:
@@ -39,6 +41,10 @@ _MOST = (256, 128, 64, 40, 20, 10, 5, 1)
 _PROBE = "<|im_end|>\nThe fox says: »Grüße, 世界!« 0123456789\n"
 """A text that different tokenizers read differently."""
 _TIMED_TOKENS, _TIMED_ROWS = 16, 4
+_FEWEST_TO_TELL = 10
+"""Likeliest tokens of a row by which a server's dice can be told from others."""
+_TRIED_SEED = 2**64 - 5
+"""Seed whose signed form is negative."""
 
 
 def connect(
@@ -115,6 +121,10 @@ async def _connect(
     most = await _most(server, model, ours)
     tell("timing the server")
     timings = await _timed(server, model, ours * 3)
+    server.our_dice = settings.engine == "vllm" and await _throws_our_dice(server, model, ours, most)
+    dice = "by our rule" + (
+        "" if server.our_dice else f" where {most} tokens tell it, else by the server's own dice"
+    )
     grammars = loaded.grammars()
     facts = Facts(
         fingerprint=loaded.fingerprint,
@@ -131,8 +141,7 @@ async def _connect(
         timings=timings,
         target=model,
         proof=f"{model} at {server.url}: exact up to ties; {timings.forward:.0f} ms a token of a stream, "
-        f"{timings.forwards[1][2]:.0f} ms to verify {_TIMED_ROWS}; above temperature 0 by our rule where it lies "
-        f"within {most} tokens, else by the server's own dice",
+        f"{timings.forwards[1][2]:.0f} ms to verify {_TIMED_ROWS}; above temperature 0 {dice}",
         grammar="" if grammars is None else engine_name(),
     )
     heads = ServerHeads(server, model, loaded, loop)
@@ -146,6 +155,19 @@ async def _most(server: Server, model: str, text: list[int]) -> int:
             await server.rows(model, text, most=most)
             return most
     raise ServerRefused(f"{server.url} tells no log-probabilities")
+
+
+async def _throws_our_dice(server: Server, model: str, text: list[int], most: int) -> bool:
+    """Whether its noise is ours; another would look like it once in a million times at most."""
+    if most < _FEWEST_TO_TELL:
+        return False
+    # Rows of more tokens than top-k leaves, so that most of those are told which tie with the last that it leaves.
+    params = SamplingParams(2.0, most // 2, 1.0, _TRIED_SEED)
+    alike, position = 0, len(text)
+    async for row in server.stream(model, text, most, params, _TIMED_TOKENS, ()):
+        alike += row.token == chosen(row, params, position)
+        position += 1
+    return alike >= _TIMED_TOKENS - 1
 
 
 async def _timed(server: Server, model: str, text: list[int]) -> Timings:

@@ -23,6 +23,10 @@ T = TypeVar("T")
 GREEDY = SamplingParams()
 _MOST_SAID = 300
 _MAX_SEED = 2**63 - 1
+_NO_SEED = 2**64 - 1
+"""Seed that vLLM, which takes them signed, has for none."""
+_TEMPERATURES = (0.01, 2.0)
+"""The lowest and the highest that vLLM samples at."""
 
 
 class ServerGone(FlexSpecError):
@@ -93,11 +97,15 @@ class Server:
         url: address, without a path.
         key: bearer token; None without one.
         wanted: name of the model there; None takes the only one.
+
+    Attributes:
+        our_dice: whether its noise is that of `flexspec_mq.sampling`, as in vLLM's second model runner.
     """
 
     def __init__(self, url: str, key: str | None = None, wanted: str | None = None) -> None:
         self.url = url.rstrip("/").removesuffix("/v1").rstrip("/")
         self.wanted = wanted
+        self.our_dice = False
         # The environment's proxies are for the web; this server is on loopback, or behind an address of its own.
         limits = httpx2.Limits(keepalive_expiry=waiting.SERVER_IDLE)
         self._http = httpx2.AsyncClient(
@@ -106,6 +114,12 @@ class Server:
             limits=limits,
             trust_env=False,
         )
+
+    def samples(self, params: SamplingParams) -> bool:
+        """Whether its own choice is that of our rule, but for ties."""
+        coldest, hottest = _TEMPERATURES
+        ours = self.our_dice and coldest <= params.temperature <= hottest and params.seed != _NO_SEED
+        return ours or params.temperature == 0.0
 
     async def adapters(self) -> set[str]:
         """Names of the adapters that the server holds."""
@@ -252,7 +266,8 @@ def _body(
         "temperature": params.temperature,
     }
     if params.temperature > 0.0:
-        body |= {"top_p": params.top_p, "top_k": params.top_k, "seed": params.seed & _MAX_SEED}
+        seed = params.seed & _MAX_SEED if params.seed == _NO_SEED else params.seed - (params.seed >> 63 << 64)
+        body |= {"top_p": params.top_p, "top_k": params.top_k, "seed": seed}
     return body
 
 

@@ -114,22 +114,24 @@ class ServedText:
             masks, draft = found, draft[: len(found) - 1]
         tokens: tuple[int, ...] = ()
         rows: Sequence[Row] = []
-        if by_rule(params, self._most):
+        sampled = masks is None and self._server.samples(params)
+        if sampled or by_rule(params, self._most):
             draft = draft if len(context) - self.read <= _UNREAD else ()
             rows = _along(self._ahead(context) or [], draft)
-            most = _wanted(params, masks, self._most)
+            most, dice = (0, params) if sampled else (_wanted(params, masks, self._most), GREEDY)
             if not rows and draft:
                 await self.close()
-                rows = await self._server.rows(model, context, draft, most)
+                rows = await self._server.rows(model, context, draft, most, dice)
             elif not rows:
-                rows = await self._streamed(item, model, context, most, GREEDY)
-            tokens = decide(_choices(rows, params, len(context), masks), draft, eos)
+                rows = await self._streamed(item, model, context, most, dice)
+            choices = (row.token for row in rows)
+            tokens = decide(choices if sampled else _choices(rows, params, len(context), masks), draft, eos)
         elif masks is None:
             rows = await self._streamed(item, model, context, 0, params)
             tokens = decide((row.token for row in rows), draft, eos)
         if not tokens:  # the likeliest do not tell, so the server's dice decide
             allowed = None if masks is None else [int(token) for token in masks[0].nonzero()[0]]
-            dice = _reseeded(params, item.start)
+            dice = self._dice(params, item.start)
             tokens = ((await self._server.rows(model, context, (), 0, dice, allowed))[0].token,)
         self.read = len(context)
         compared = min(len(draft), len(rows))
@@ -146,7 +148,7 @@ class ServedText:
         while not (rows := self._ahead(context)):
             if self._stream is None or rows is None:
                 await self.close()
-                dice, length = _reseeded(params, item.start), item.identity.limit - item.start
+                dice, length = self._dice(params, item.start), item.identity.limit - item.start
                 written = self._server.stream(model, context, most, dice, length, eos)
                 self._stream = _Stream(written, len(context))
             try:
@@ -155,6 +157,15 @@ class ServedText:
                 await self.close()
                 raise
         return rows
+
+    def _dice(self, params: SamplingParams, start: int) -> SamplingParams:
+        """Parameters for the server's own sampling.
+
+        Dice that go by requests have the seed for a text from its beginning, and others where it is taken up again.
+        """
+        if self._server.samples(params):
+            return params
+        return replace(params, seed=(params.seed ^ (_STEP * start)) % 2**64)
 
     async def close(self) -> None:
         """Stop what the server writes by itself."""
@@ -182,11 +193,4 @@ def _choices(
 
 def _wanted(params: SamplingParams, masks: Sequence[Mask] | None, most: int) -> int:
     """Likeliest tokens of a row that usually tell what our rule chooses."""
-    if params.temperature == 0.0 and masks is None:
-        return 0
     return params.top_k if 0 < params.top_k <= most and masks is None else min(most, _LIKELIEST)
-
-
-def _reseeded(params: SamplingParams, start: int) -> SamplingParams:
-    """The seed as it is for a text from its beginning, and another one for each place where it is taken up again."""
-    return replace(params, seed=(params.seed ^ (_STEP * start)) % 2**64)
