@@ -23,7 +23,7 @@ from broker.config import render, render_users
 from broker.settings import BrokerSettings, User
 from broker.watching.rates import PACKETS
 from flexspec_mq import waiting
-from flexspec_mq.daemon.children import end_connection, end_with_parent, send_at_once
+from flexspec_mq.daemon.children import end_connection, end_with_parent, quicken
 from flexspec_mq.errors import BrokerError
 
 _log = logging.getLogger(__name__)
@@ -76,6 +76,7 @@ class PrivateBroker:
         self._kept = directory
         self._directory: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._slow_bridge = False
 
     @property
     def host(self) -> str:
@@ -222,22 +223,25 @@ class PrivateBroker:
                 if self._packets is not None and message.startswith(PACKETS):
                     self._packets(message)
                 if message.startswith(_BRIDGE_UP):
-                    self._send_at_once()
+                    self.quicken_bridge()
                 if not message.startswith(_CHATTER):
                     text = message.decode("utf-8", "replace")
                     self._last.append(text)
                     if self._heard is not None:
                         self._heard(text)
 
-    def _send_at_once(self) -> None:
-        """Turn Nagle's algorithm off for bridges: Mosquitto's `set_tcp_nodelay` is for clients that connect to it."""
+    def quicken_bridge(self) -> None:
+        """Set options of a bridge's connections: Mosquitto's `set_tcp_nodelay` is for clients that connect to it."""
+        bridge, pid = self.settings.bridge, self.pid
+        if bridge is None or pid is None:
+            return
         try:
-            if (pid := self.pid) is not None:
-                send_at_once(pid)
+            quicken(pid, bridge.to.port, waiting.SILENCE[1])
         except OSError as error:
             said = f"Warning: a round over the bridge takes 40 ms more, as its socket is not ours ({error.strerror})."
-            if self._heard is not None:
+            if self._heard is not None and not self._slow_bridge:
                 self._heard(said)
+            self._slow_bridge = True
 
     def _remove(self) -> None:
         if self._directory is not None:

@@ -151,8 +151,10 @@ class DeploymentServer:
         }
 
     def _look_bridge(self) -> None:
-        """Say when the bridge comes and goes."""
+        """Say when the bridge comes and goes; what it does to come back is to take no more than seconds."""
         up = self._mosquitto_log.connections.counts()[CENTRE_NAME] > 0
+        if not up:
+            self.broker.quicken_bridge()
         if not self._known.site or up is self._bridged:
             return
         self._bridged = up
@@ -167,7 +169,7 @@ class DeploymentServer:
         """Say so if Mosquitto would need other bridges, which it reads at its start only."""
         if self._deployment.bridge(self._known) != self.broker.settings.bridge:
             _log.warning(
-                "workers here serve other versions now: restart this broker, or no opens come in for them"
+                "a login or the versions of workers here are new: restart this broker for its bridge"
             )
 
     def _take_up(self) -> None:

@@ -110,7 +110,7 @@ async def go_on(sites: Sites, cut: Callable[[], None]) -> None:
     (near, near_files), (far, far_files) = (sites.client("edge", name) for name in ("d1", "d2"))
     async with (
         worker_at(mqtt_link, "w1", workers["w1"], at1, **files1),
-        worker_at(mqtt_link, "w2", workers["w2"], at2, **files2),
+        worker_at(mqtt_link, "w2", workers["w2"], at2, **files2) as w2,
         edge_at(mqtt_link, "d1", at=near, **near_files) as d1,
         edge_at(mqtt_link, "d2", at=far, **far_files) as d2,
     ):
@@ -132,6 +132,8 @@ async def go_on(sites: Sites, cut: Callable[[], None]) -> None:
         cut()
         workers["w1"].gate.set()
         await under_way
+        await w2.kill()
+        await until(lambda: len(d1.directory.online()) == 1)  # by its will, over both bridges
 
 
 def test_a_site_is_changed_at_the_centre(sites: Sites) -> None:
