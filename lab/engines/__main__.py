@@ -28,6 +28,7 @@ from cloud_worker.pair.measure import Text
 from cloud_worker.settings import WorkerSettings
 from edge_node.settings import EdgeSettings
 from flexspec_mq.daemon.main import run_main
+from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.links import LINKS
 from flexspec_mq.models.default import default_model_path
 from flexspec_mq.models.load import LoadedText, load_text
@@ -116,9 +117,10 @@ class Asker:
         """Compare an answer.
 
         Raises:
-            Otherwise: it is not the server's.
+            FlexSpecError: there is none, or it is not the server's.
         """
-        assert not answer.error, answer.error
+        if answer.error:
+            raise FlexSpecError(f"{into.name}: {answer.error}")
         tokens = answer.usage["completion_tokens"]
         ties = await self.audit.ties(self.prompt(question), answer.text, tokens, dice)
         into.add(answer.usage, ties)
@@ -134,9 +136,7 @@ class Asker:
                 own = replace(dice, seed=number)
                 await self.judged(question, own, await ask(self.http, edge, self.body(question, own)), found)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_AT_ONCE):
-                group.create_task(write())
+        await asyncio.gather(*(write() for _ in range(_AT_ONCE)))
         say(f"{name}: {found.same} of {found.texts} are the server's token by token, {len(found.ties)} ties")
         return found
 
