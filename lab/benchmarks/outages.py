@@ -104,7 +104,7 @@ async def measure(args: Namespace) -> dict[str, Waits]:
             worker_flags=("--target", args.target, "--draft", "none"),
             edge_flags=("--draft", args.draft, "--wait", "120", *shlex.split(args.edge_flags)),
             link=link,
-            site=args.site or args.fault == "site",
+            sites=int(args.site or args.fault == "site"),
         ) as here,
         unbounded(kept=0) as http,
     ):
@@ -152,7 +152,7 @@ async def meet(
 async def _outage(here: SecuredDeployment, number: int, length: float, fault: str) -> float:
     """Have the outage; when it ended, on the clock of `time.perf_counter`."""
     if here.link is None:
-        return await here.broker_away(length, site=fault == "site")
+        return await (here.sites[0] if fault == "site" else here.broker).away(length)
     here.link.seek(number * _APART)
     back = time.perf_counter() + _BEGINS_S + length
     await asyncio.sleep(_BEGINS_S + length)

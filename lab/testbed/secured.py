@@ -5,9 +5,10 @@ import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,10 +24,59 @@ from lab.testbed.link.netns import NetnsLink, netns_link
 from lab.testbed.link.profiles import LinkPlan
 from lab.testbed.process import Process, Processes, output, pinned
 
-WORKER, VERSION, SITE = "w1", "base", "site"
+WORKER, VERSION = "w1", "base"
 _LOOK = 0.005
 _STARTS = 0.7
 """Seconds that ``flexspec-broker run`` takes until it listens, about."""
+
+
+class SecuredBroker:
+    """``flexspec-broker run`` of a folder.
+
+    Args:
+        processes: ended with the deployment.
+        folder: folder of the broker.
+        port: port on which it listens.
+        placed: makes a command run where the broker belongs.
+
+    Attributes:
+        process: process of ``flexspec-broker run``.
+        mosquitto: number of its Mosquitto's process.
+    """
+
+    def __init__(
+        self, processes: Processes, folder: Path, port: int, placed: Callable[[list[str]], list[str]]
+    ) -> None:
+        self.process: Process
+        self.mosquitto = 0
+        self._processes = processes
+        self._folder = folder
+        self._port = port
+        self._placed = placed
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        command = self._placed(python("broker", "run", str(self._folder), "--ready-json"))
+        name, log = f"broker {self._folder.name}", self._folder.with_suffix(".log")
+        self.process = await self._processes.start(name, command, log=log)
+        self.mosquitto = (await self.process.event(lambda event: "pid" in event, waiting.BROKER_READY))["pid"]
+
+    async def away(self, seconds: float) -> float:
+        """Kill Mosquitto as a crash would, and have it listen again after about so long. Only without a link.
+
+        Returns:
+            When it listened again, on the clock of `time.perf_counter`.
+        """
+        os.kill(self.mosquitto, signal.SIGKILL)
+        until = time.perf_counter() + seconds - _STARTS
+        await self.process.wait()
+        await asyncio.sleep(until - time.perf_counter())
+        starting = asyncio.create_task(self.start())
+        while not _listens(self._port):  # noqa: ASYNC110  another process does
+            await asyncio.sleep(_LOOK)
+        back = time.perf_counter()
+        await starting
+        return back
 
 
 @dataclass(slots=True)
@@ -39,10 +89,8 @@ class SecuredDeployment:
         processes: ended with the deployment.
         cores: the worker has one, all else the other.
         link: between the devices and all else, if there is one; we are on the devices' side then.
-        broker: process of ``flexspec-broker run``.
-        mosquitto: number of its Mosquitto's process.
-        site_port: port of a broker on the devices' side that they connect to; 0 where they connect to the central one.
-        site: the same two of that one.
+        broker: the one to which the worker connects. It has the devices' core, as the worker computes on the other.
+        sites: brokers on the devices' side to which they connect, bridges to that one.
         worker: the one worker.
         edges: edge nodes, one a device.
     """
@@ -52,10 +100,8 @@ class SecuredDeployment:
     processes: Processes
     cores: Cores
     link: NetnsLink | None
-    broker: Process = field(init=False)
-    mosquitto: int = field(default=0, init=False)
-    site_port: int = 0
-    site: tuple[Process, int] = field(init=False)
+    broker: SecuredBroker = field(init=False)
+    sites: list[SecuredBroker] = field(default_factory=list, init=False)
     worker: Daemon = field(init=False)
     edges: list[Daemon] = field(default_factory=list)
 
@@ -68,22 +114,6 @@ class SecuredDeployment:
         if side == "device":
             return pinned(self.cores.device, command)
         return pinned(self.cores.cloud, command if self.link is None else self.link.inside("b", command))
-
-    async def start_broker(self) -> None:
-        """Start the broker and wait until it answers. It has the device's core, as the worker computes on the other."""
-        self.broker, self.mosquitto = await self._run(self.folder, "broker", central=True)
-
-    async def start_site(self) -> None:
-        """Start the broker on the devices' side."""
-        self.site = await self._run(self.bundle(Role.SITE, SITE), SITE, central=False)
-
-    async def _run(self, folder: Path, name: str, *, central: bool) -> tuple[Process, int]:
-        command = python("broker", "run", str(folder), "--ready-json")
-        if self.link is not None and central:
-            command = self.link.inside("b", command)
-        log = self.folder.with_name(f"{name}.log")
-        process = await self.processes.start(name, pinned(self.cores.device, command), log=log)
-        return process, (await process.event(lambda event: "pid" in event, waiting.BROKER_READY))["pid"]
 
     async def start_worker(self, *flags: str) -> None:
         """Start the worker and wait until it serves, at first or after its process was killed."""
@@ -104,28 +134,6 @@ class SecuredDeployment:
         self.edges.append(Daemon(process, ready["port"], ready))
         await until_ready(name, self.edges[-1].url)
 
-    async def broker_away(self, seconds: float, *, site: bool = False) -> float:
-        """Kill a Mosquitto as a crash would, and have it listen again after about so long. Only without a link.
-
-        Args:
-            seconds: until it listens again.
-            site: the one on the devices' side.
-
-        Returns:
-            When it listened again, on the clock of `time.perf_counter`.
-        """
-        process, mosquitto = self.site if site else (self.broker, self.mosquitto)
-        os.kill(mosquitto, signal.SIGKILL)
-        until = time.perf_counter() + seconds - _STARTS
-        await process.wait()
-        await asyncio.sleep(until - time.perf_counter())
-        starting = asyncio.create_task(self.start_site() if site else self.start_broker())
-        while not _listens(self.site_port if site else self.port):  # noqa: ASYNC110  another process does
-            await asyncio.sleep(_LOOK)
-        back = time.perf_counter()
-        await starting
-        return back
-
 
 async def operator(*arguments: str) -> str:
     """Output of a command of ``flexspec-broker``; errors as of `output`."""
@@ -145,8 +153,8 @@ async def secured_deployment(
     edge_flags: Sequence[str] = (),
     more_devices: Sequence[str] = (),
     more_workers: Sequence[tuple[str, str]] = (),
+    sites: int = 0,
     link: LinkPlan | None = None,
-    site: bool = False,
 ) -> AsyncIterator[SecuredDeployment]:
     """Make a deployment with TLS and keys, start its daemons, and end them on leaving.
 
@@ -156,9 +164,9 @@ async def secured_deployment(
         edge_flags: flags of every ``flexspec-edge serve``.
         more_devices: names of those that only get what is handed out.
         more_workers: names and versions of workers that only get what is handed out.
+        sites: brokers of sites on the devices' side, over which devices are spread: bridges to the central one.
         link: emulated between the devices and all else; the thread that calls is on the devices' side inside. None is
             loopback.
-        site: whether devices connect to a broker on their side, which is a bridge to the central one.
 
     Raises:
         FlexSpecError: a command failed, or a daemon did not start; says why.
@@ -176,18 +184,22 @@ async def secured_deployment(
         )
         for name, version in ((WORKER, VERSION), *more_workers):
             await operator("add-worker", str(folder), name, "--version", version)
-        site_port, there = 0, list[str]()
-        if site:
-            site_port, there = free_port(), ["--site", SITE]
-            await operator("add-site", str(folder), SITE, "--address", f"127.0.0.1:{site_port}")
-        await operator("add-device", str(folder), *devices, *more_devices, *there)
+        names, ports = (*devices, *more_devices), {f"s{number}": free_port() for number in range(sites)}
+        for number, (site, its) in enumerate(ports.items()):
+            await operator("add-site", str(folder), site, "--address", f"127.0.0.1:{its}")
+            await operator("add-device", str(folder), *names[number::sites], "--site", site)
+        if not sites:
+            await operator("add-device", str(folder), *names)
         processes = await stack.enter_async_context(Processes())
-        made = SecuredDeployment(
-            folder, port, processes, Cores.of_this_process(), between, site_port=site_port
-        )
-        await made.start_broker()
-        if site:
-            await made.start_site()
+        made = SecuredDeployment(folder, port, processes, Cores.of_this_process(), between)
+        here = partial(pinned, made.cores.device)
+        there = here if between is None else lambda command: here(between.inside("b", command))
+        made.broker = SecuredBroker(processes, folder, port, there)
+        made.sites = [
+            SecuredBroker(processes, made.bundle(Role.SITE, site), its, here) for site, its in ports.items()
+        ]
+        for broker in (made.broker, *made.sites):
+            await broker.start()
         if worker_flags is not None:
             await made.start_worker(*worker_flags)
         for name in devices:

@@ -120,8 +120,8 @@ async def test_texts_outlive_the_only_worker_and_go_on_with_the_next(
 async def test_without_the_broker_a_text_is_refused_at_once_or_waits_as_it_says(
     deployed: SecuredDeployment,
 ) -> None:
-    os.kill(deployed.mosquitto, signal.SIGKILL)
-    await deployed.broker.wait()
+    os.kill(deployed.broker.mosquitto, signal.SIGKILL)
+    await deployed.broker.process.wait()
     async with asyncio.TaskGroup() as asking:
         waits, gives_up = (asking.create_task(refused(deployed, wait=wait)) for wait in (30.0, 3.0))
         answer, took = await refused(deployed)
@@ -132,7 +132,7 @@ async def test_without_the_broker_a_text_is_refused_at_once_or_waits_as_it_says(
         answer, took = await gives_up
         assert answer.status_code == 503
         assert 3.0 < took < 3.0 + SOON
-        await deployed.start_broker()
+        await deployed.broker.start()
     answer, took = waits.result()
     assert answer.status_code == 200
     assert took > 3.0
@@ -142,11 +142,11 @@ async def test_the_request_that_finds_out_that_the_broker_hangs_is_refused_too(
     deployed: SecuredDeployment,
 ) -> None:
     """The link says nothing of it until something is sent."""
-    os.kill(deployed.mosquitto, signal.SIGSTOP)
+    os.kill(deployed.broker.mosquitto, signal.SIGSTOP)
     try:
         answer, took = await refused(deployed)
     finally:
-        os.kill(deployed.mosquitto, signal.SIGCONT)
+        os.kill(deployed.broker.mosquitto, signal.SIGCONT)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "broker_unreachable")
     assert took < 2 * SOON
     answer, _ = await refused(deployed, wait=10.0)
@@ -162,10 +162,10 @@ async def test_a_command_outlives_an_outage_of_the_broker(deployed: SecuredDeplo
         asked = await start("edge_node", "ask", "hello", "--config", config, "--events", *flags)
         events = [await asked.event(lambda event: event["type"] == "text")]
         if away:
-            os.kill(deployed.mosquitto, signal.SIGKILL)
-            await deployed.broker.wait()
+            os.kill(deployed.broker.mosquitto, signal.SIGKILL)
+            await deployed.broker.process.wait()
             await asyncio.sleep(5.0)
-            await deployed.start_broker()
+            await deployed.broker.start()
         said.append(events + await events_of(asked))
     (*_, alone), (*others, finish) = said
     assert finish["tokens"] == alone["tokens"]

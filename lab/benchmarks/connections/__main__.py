@@ -1,9 +1,10 @@
-"""Thousands of devices at one broker: memory, bytes of silence, opens a second, and how soon all are back.
+"""Thousands of devices at a broker, or at those of sites: memory, silence, opens a second, and how soon all are back.
 
 A deployment as ``flexspec-broker init`` makes it, with TLS, keys and a login for each device; real edge nodes without
 drafts, over a thousand in a process, and a worker. They connect, are idle, ask for a text of one token each, and come
-back when Mosquitto was killed, without a text and with one that waits at each. Processor time counts more than seconds,
-as all share the cores of one machine. Bytes are those of the loopback device: nothing else may use it meanwhile, as in
+back when Mosquitto was killed, that of the first site where there are sites, without a text and with one that waits at
+each. Processor time counts more than seconds, as all share the cores of one machine. Bytes are those of the loopback
+device: nothing else may use it meanwhile, as in
 
     unshare --net sh -c 'ip link set lo up; python -m lab.benchmarks.connections'
 """
@@ -84,8 +85,9 @@ def build_parser() -> ArgumentParser:
     """The command's flags."""
     made = parser(__doc__ or "")
     made.add_argument("--devices", type=int, nargs="+", default=[1000, 10_000], help="so many, rising")
+    made.add_argument("--sites", type=int, default=0, help="brokers of sites, among which they are shared")
     made.add_argument("--idle", type=float, default=60.0, help="seconds for which silence is measured")
-    made.add_argument("--texts", type=int, default=1, help="of each device")
+    made.add_argument("--texts", type=int, default=2000, help="asked for, by as many devices")
     made.add_argument(
         "--away", type=float, default=5.0, help="seconds for which the broker is away; 0 is not"
     )
@@ -98,7 +100,9 @@ async def measure(args: Namespace) -> dict[str, Figures]:
     names = [f"c{number:05}" for number in range(max(args.devices))]
     say(f"a deployment with TLS, keys and {len(names)} devices is made")
     flags = ("--target", args.target, "--draft", "none", "--capacity", "256")
-    async with secured_deployment((), worker_flags=flags, more_devices=[*names, _WATCHER]) as here:
+    async with secured_deployment(
+        (), worker_flags=flags, more_devices=[*names, _WATCHER], sites=args.sites
+    ) as here:
         crowd = Crowd(here.processes, await _fingerprint(here))
         found: dict[str, Figures] = {"0": {f"MB, {name}": mb for name, mb in _load(here).mb.items()}}
         joined = 0
@@ -135,9 +139,9 @@ async def _idle(here: SecuredDeployment, devices: int, seconds: float) -> Figure
     return row | {"idle, IP bytes a second of a device": (now.ip_bytes - before.ip_bytes) / passed / devices}
 
 
-async def _ask(here: SecuredDeployment, crowd: Crowd, each: int) -> Figures:
+async def _ask(here: SecuredDeployment, crowd: Crowd, number: int) -> Figures:
     before = _load(here)
-    texts = await crowd.texts(each)
+    texts = await crowd.texts(number)
     now = _load(here)
     if texts.failed:
         say(f"failed: {sorted(set(texts.failed))[:3]}")
@@ -153,11 +157,15 @@ async def _ask(here: SecuredDeployment, crowd: Crowd, each: int) -> Figures:
 async def _come_back(here: SecuredDeployment, crowd: Crowd, away: float, *, awaited: bool) -> Figures:
     await crowd.wait(awaited=awaited)
     await asyncio.sleep(waiting.STEADY)
-    back = await here.broker_away(away)
-    each = [at - back for at in await crowd.all_up(back + WITHIN_S, after=back)]
+    away_ones = here.sites or [here.broker]
+    back = await away_ones[0].away(away)
+    before = _load(here)
+    coming = -(-crowd.number // len(away_ones))
+    each = [at - back for at in await crowd.all_up(back + WITHIN_S, coming, after=back)]
     shares = {"half": percentile(each, 0.5), "99 %": percentile(each, 0.99), "all": max(each)}
     what = "back, a text waits" if awaited else "back"
-    return {f"{what}, s, {share}": seconds for share, seconds in shares.items()}
+    row = {f"{what}, s, {share}": seconds for share, seconds in shares.items()}
+    return row | _each(f"{what}, ms", _load(here).since(before), coming)
 
 
 def _each(what: str, seconds: Mapping[str, float], times: int) -> Figures:
@@ -165,7 +173,10 @@ def _each(what: str, seconds: Mapping[str, float], times: int) -> Figures:
 
 
 def _load(here: SecuredDeployment) -> Load:
-    pids = {"mosquitto": here.mosquitto, "broker": here.broker.pid, "worker": here.worker.process.pid}
+    pids = {"worker": here.worker.process.pid}
+    for number, broker in enumerate((here.broker, *here.sites)):
+        where = f" of site {number}" if number else ""
+        pids |= {f"Mosquitto{where}": broker.mosquitto, f"its keeper{where}": broker.process.pid}
     return Load.of(pids)
 
 

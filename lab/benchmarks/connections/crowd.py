@@ -5,7 +5,7 @@
 runs a node for each folder that was handed out to a device. With each line on standard input it does an order, and
 answers with a line of JSON: ``up`` tells when each link came up last, on the clock of `time.perf_counter`, only of
 those that are up; ``wait`` and ``idle`` say whether a text waits from now on where there is no link; and a number has
-each device ask for so many texts of one token, one after the other.
+so many of the devices ask for a text of one token each.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import random
 import resource
 import sys
 import time
+import tomllib
 from argparse import Namespace
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +27,7 @@ import msgspec
 
 from broker.deployment.bundles import SETTINGS
 from broker.settings import Role
-from edge_node.config import from_arguments
+from edge_node.config import EdgeConfig, from_arguments
 from edge_node.generation import GenerationRequest
 from edge_node.node import EdgeNode
 from flexspec_mq.controller.plan import FixedPolicy, Plan
@@ -42,7 +43,7 @@ from lab.testbed.process import Process, Processes
 
 T = TypeVar("T")
 
-WITHIN_S = 120.0
+WITHIN_S = 300.0
 """Time in which all are to be connected."""
 EACH = 1250
 """Devices in one process, at most."""
@@ -88,10 +89,13 @@ class _Link(MqttLink):
 
 
 class _Device:
-    def __init__(self, fingerprint: bytes, folder: Path) -> None:
-        config = from_arguments(Namespace(config=folder / SETTINGS[Role.EDGE])).settings
-        self._node = EdgeNode(config.node, None, fingerprint, ())
-        self._base = link_settings(config.link, f"e-{config.node.edge}")
+    def __init__(self, fingerprint: bytes, folder: Path, config: EdgeConfig) -> None:
+        said = tomllib.loads((folder / SETTINGS[Role.EDGE]).read_text("utf-8"))
+        name = said["username"]
+        node = replace(config.node, edge=name, keys=folder / said["keys"])
+        login = {"username": name, "password_file": folder / said["password_file"]}
+        self._node = EdgeNode(node, None, fingerprint, ())
+        self._base = link_settings(replace(config.link, broker=said["broker"], **login), f"e-{name}")
         self._link: _Link | None = None
         self.waits = False
 
@@ -124,20 +128,19 @@ class _Device:
             yield link
 
 
-async def _texts(devices: Sequence[_Device], each: int) -> Texts:
+async def _texts(devices: Sequence[_Device]) -> Texts:
     found, rng, began = Texts(), random.Random(id(devices)), time.process_time()
     free = asyncio.Semaphore(AT_ONCE)
 
     async def ask(device: _Device) -> None:
-        for _ in range(each):
-            async with free:
-                asked = time.perf_counter()
-                finish = await device.ask(tuple(rng.randrange(3, _WORDS) for _ in range(_PROMPT)))
-                if finish.reason is FinishReason.LENGTH:
-                    found.answered += 1
-                    found.seconds.append(time.perf_counter() - asked)
-                else:
-                    found.failed.append(str(finish.error or finish.reason))
+        async with free:
+            asked = time.perf_counter()
+            finish = await device.ask(tuple(rng.randrange(3, _WORDS) for _ in range(_PROMPT)))
+            if finish.reason is FinishReason.LENGTH:
+                found.answered += 1
+                found.seconds.append(time.perf_counter() - asked)
+            else:
+                found.failed.append(str(finish.error or finish.reason))
 
     await asyncio.gather(*map(ask, devices))
     found.cpu = time.process_time() - began
@@ -148,7 +151,9 @@ async def _serve(fingerprint: str, *folders: str) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     loop = asyncio.get_running_loop()
-    devices = [_Device(bytes.fromhex(fingerprint), Path(folder)) for folder in folders]
+    # All have the same settings but for names and files; to read them takes longer than to connect.
+    config = from_arguments(Namespace(config=Path(folders[0], SETTINGS[Role.EDGE]))).settings
+    devices = [_Device(bytes.fromhex(fingerprint), Path(folder), config) for folder in folders]
     async with asyncio.TaskGroup() as group:
         running = [group.create_task(device.run()) for device in devices]
         while order := (await loop.run_in_executor(None, sys.stdin.readline)).strip():
@@ -157,7 +162,7 @@ async def _serve(fingerprint: str, *folders: str) -> None:
                 for device in devices:
                     device.waits = order == "wait"
             elif order != "up":
-                answer = await _texts(devices, int(order))
+                answer = await _texts(devices[: int(order)])
             sys.stdout.write(msgspec.json.encode(answer).decode() + "\n")
             sys.stdout.flush()
         for task in running:
@@ -170,18 +175,16 @@ class Crowd:
     Args:
         processes: ended with the deployment.
         fingerprint: fingerprint of the target's tokenizer.
+
+    Attributes:
+        number: number of devices.
     """
 
     def __init__(self, processes: Processes, fingerprint: bytes) -> None:
         self._processes = processes
         self._fingerprint = fingerprint
         self._parts: list[Process] = []
-        self._number = 0
-
-    @property
-    def pids(self) -> list[int]:
-        """Numbers of the processes."""
-        return [part.pid for part in self._parts]
+        self.number = 0
 
     async def join(self, folders: Sequence[Path]) -> float:
         """Start more devices, with the files that they were handed, and return the seconds until all are connected."""
@@ -189,30 +192,31 @@ class Crowd:
         for first in range(0, len(folders), EACH):
             names = [str(folder) for folder in folders[first : first + EACH]]
             command = python("lab.benchmarks.connections.crowd", self._fingerprint.hex(), *names)
-            name = f"devices {self._number}"
+            name = f"devices {self.number}"
             self._parts.append(await self._processes.start(name, command))
-            self._number += len(names)
-        await self.all_up(began + WITHIN_S)
+            self.number += len(names)
+        await self.all_up(began + WITHIN_S, self.number)
         return time.perf_counter() - began
 
-    async def all_up(self, ends: float, after: float = 0.0) -> list[float]:
-        """Wait until all are connected since a time; when each was, rising.
+    async def all_up(self, ends: float, number: int, after: float = 0.0) -> list[float]:
+        """Wait until so many have connected since a time, and all are connected; when each did, rising.
 
         Raises:
-            FlexSpecError: not all are by `ends`.
+            FlexSpecError: not by `ends`.
         """
         while True:
-            up = sorted(at for told in await self._each("up", list[float]) for at in told if at > after)
-            if len(up) == self._number:
-                return up
+            up = [at for told in await self._each("up", list[float]) for at in told]
+            since = sorted(at for at in up if at > after)
+            if len(up) == self.number and len(since) >= number:
+                return since
             if time.perf_counter() > ends:
-                raise FlexSpecError(f"{len(up)} of {self._number} devices are connected in time")
+                raise FlexSpecError(f"{len(since)} of {number} devices are connected in time")
             await asyncio.sleep(_LOOK)
 
-    async def texts(self, each: int) -> Texts:
-        """Have each device ask for so many texts."""
+    async def texts(self, number: int) -> Texts:
+        """Have so many devices ask for a text, as many in each process."""
         found = Texts()
-        for part in await self._each(str(each), Texts):
+        for part in await self._each(str(-(-number // len(self._parts))), Texts):
             found.add(part)
         return found
 
