@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from broker.settings import ClientLimits, Role, User
 from broker.watching.refusals import ClientConnections
 
-PACKETS = (b"Received ", b"Denied PUBLISH from ", b"\t")
+PACKETS = (b"Received ", b"Denied PUBLISH from ", b"\t", b"Will message ")
 """Beginnings of the lines that Mosquitto logs for a packet: kind, client id, and for a message that it takes or denies
-``(d0, q1, r0, m7, 'TOPIC', ... (N bytes))``; and of one for each filter that it subscribes to or leaves."""
+``(d0, q1, r0, m7, 'TOPIC', ... (N bytes))``; of one for each filter that it subscribes to or leaves; and of the one
+that comes before the topic of a will, which looks like a filter and is none of whoever sent the packet before."""
 _TAKEN, _FROM, _FILTER = b"Received PUBLISH", b" from ", b"\t"
 _PARTS, _DETAILS = b" (d", b" ("
 _BYTES = b" bytes))"

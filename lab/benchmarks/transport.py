@@ -393,12 +393,12 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     names = [WORKER, *(f"w{number}" for number in range(2, WORKERS + 1))] if options.idle else [WORKER]
     more = [(name, VERSION) for name in names[1:]]
     async with secured_deployment(
-        (), worker_flags=None, more_devices=[EDGE], more_workers=more, site=options.site
+        (), worker_flags=None, more_devices=[EDGE], more_workers=more, sites=int(options.site)
     ) as made:
         if options.idle:
             return await idle(options, made.folder, made.port, names)
         if options.site:
-            ports = {"central": made.port, "the site's": made.site_port}
+            ports = {"central": made.port, "the site's": made.sites[0].port}
             return await through_site(options, made.folder, ports)
         with PrivateBroker() as broker:
             return await measure(options, broker.port, made.folder, made.port)

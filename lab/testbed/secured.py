@@ -40,6 +40,7 @@ class SecuredBroker:
         placed: makes a command run where the broker belongs.
 
     Attributes:
+        port: port on which it listens.
         process: process of ``flexspec-broker run``.
         mosquitto: number of its Mosquitto's process.
     """
@@ -51,7 +52,7 @@ class SecuredBroker:
         self.mosquitto = 0
         self._processes = processes
         self._folder = folder
-        self._port = port
+        self.port = port
         self._placed = placed
 
     async def start(self) -> None:
@@ -72,7 +73,7 @@ class SecuredBroker:
         await self.process.wait()
         await asyncio.sleep(until - time.perf_counter())
         starting = asyncio.create_task(self.start())
-        while not _listens(self._port):  # noqa: ASYNC110  another process does
+        while not _listens(self.port):  # noqa: ASYNC110  another process does
             await asyncio.sleep(_LOOK)
         back = time.perf_counter()
         await starting

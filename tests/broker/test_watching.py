@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker.settings import ClientLimits, Role, User, hashed
+from broker.watching import rates
 from broker.watching.figures import shown
 from broker.watching.rates import Guard, Traffic
 from broker.watching.refusals import ClientConnections, MosquittoLog
@@ -149,6 +150,17 @@ def test_a_packet_with_many_filters_counts_for_all_of_them_and_by_what_they_take
             published.line(b"\tf1/v/x (QoS 0)" if client == "e-bob" else (b"\t" + 2000 * b"x")[:980])
     assert published.others == {"alice": 2001, "bob": 2001}
     assert published.payload == {"alice": 100 * 262_144, "bob": 1500}
+
+
+def test_wills_of_a_crowd_that_connects_count_for_nobody() -> None:
+    """Their topics look like filters of whoever sent the packet before, who was put out for them."""
+    published = Traffic(connected(("e-alice", "alice")))
+    published.line(b"Received PINGREQ from e-alice")
+    for _ in range(1000):
+        for line in (b"Will message specified (60 bytes) (r1, q1).", b"\tf1/e/bob"):
+            if line.startswith(rates.PACKETS):
+                published.line(line)
+    assert published.others == {"alice": 1}
 
 
 def test_a_line_that_mosquitto_cut_off_counts_as_much_as_there_may_be() -> None:

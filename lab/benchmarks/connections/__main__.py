@@ -9,8 +9,6 @@ device: nothing else may use it meanwhile, as in
     unshare --net sh -c 'ip link set lo up; python -m lab.benchmarks.connections'
 """
 
-from __future__ import annotations
-
 import asyncio
 import os
 import sys
@@ -19,6 +17,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from broker.deployment.bundles import SETTINGS
 from broker.settings import Role
@@ -65,7 +64,7 @@ class Load:
     at: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def of(cls, pids: Mapping[str, int]) -> Load:
+    def of(cls, pids: Mapping[str, int]) -> Self:
         """The load of some processes, by their names."""
         now = cls()
         sent, packets = (int(path.read_text("utf-8")) for path in _BYTES)
@@ -76,7 +75,7 @@ class Load:
             now.cpu[name] = sum(map(int, stat_of(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
         return now
 
-    def since(self, before: Load) -> dict[str, float]:
+    def since(self, before: Self) -> dict[str, float]:
         """Processor seconds that each took since then."""
         return {name: seconds - before.cpu.get(name, 0.0) for name, seconds in self.cpu.items()}
 

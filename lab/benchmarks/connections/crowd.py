@@ -8,8 +8,6 @@ those that are up; ``wait`` and ``idle`` say whether a text waits from now on wh
 so many of the devices ask for a text of one token each.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 import resource
@@ -21,7 +19,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -70,7 +68,7 @@ class Texts(msgspec.Struct):
     seconds: list[float] = msgspec.field(default_factory=list)
     cpu: float = 0.0
 
-    def add(self, more: Texts) -> None:
+    def add(self, more: Self) -> None:
         """Count those of another process too."""
         self.answered += more.answered
         self.failed += more.failed
