@@ -20,7 +20,7 @@ from typing import Any
 from broker.settings import Role
 from flexspec_mq.daemon.main import run_main
 from flexspec_mq.errors import FlexSpecError
-from lab.bench.client import StreamedAnswer
+from lab.bench.client import StreamedAnswer, ask, unbounded
 from lab.bench.questions import OWN, read_questions, spread
 from lab.benchmarks import _common
 from lab.benchmarks.evolution import steady_load
@@ -83,9 +83,11 @@ async def fleet(*values: str) -> AsyncIterator[tuple[SecuredDeployment, Replicas
 
 
 async def rolling(
-    tokens: Tokens, asked: Sequence[Asked], sessions: int, rounds: int, values: Sequence[str]
+    tokens: Tokens, asked: Sequence[Asked], sessions: int, rounds: int, values: Sequence[str], server: str
 ) -> dict[str, Any]:
     """Replace all workers so many times under a load of so many sessions, with values of the chart.
+
+    Texts are compared with those of a server by itself, or of transformers where none is named.
 
     Returns:
         The texts of steady times and of times in which a worker was replaced, seconds of the steps, and replicas that
@@ -110,8 +112,8 @@ async def rolling(
                     steps.append((number, drained, started, time.perf_counter() - began))
                     _common.say(f"worker {number}: gone after {drained:.1f} s, ready {started:.1f} s later")
                 await asyncio.sleep(_SETTLE)
-    _common.say(f"transformers writes {len(set(asked))} texts alone")
-    own = await references(tokens, asked, 1)
+    _common.say(f"{server or 'transformers'} writes {len(set(asked))} texts alone")
+    own = await (_written_by(server, asked) if server else references(tokens, asked, 1))
     touched = [any(answer.began < end and answer.ended > begin for begin, end in spans) for _, answer in load]
     parts = {
         name: asdict(_part([one for one, met in zip(load, touched, strict=True) if met is wanted], own))
@@ -119,12 +121,19 @@ async def rolling(
     }
     errors = [answer.error for _, answer in load if answer.error][:5]
     return {
+        "server": server,
         "parts": parts,
         "steps": steps,
         "killed": replicas.killed,
         "errors": errors,
         "grace": replicas.grace,
     }
+
+
+async def _written_by(server: str, asked: Sequence[Asked]) -> dict[Asked, str]:
+    async with unbounded() as http:
+        model = (await http.get(f"{server}/v1/models")).json()["data"][0]["id"]
+        return {one: (await ask(http, server, {**one.body(), "model": model})).text for one in set(asked)}
 
 
 def _part(load: Sequence[tuple[Asked, StreamedAnswer]], own: Mapping[Asked, str]) -> Part:
@@ -217,7 +226,9 @@ def build_parser() -> argparse.ArgumentParser:
     made = _common.parser(__doc__ or "")
     made.add_argument("what", nargs="?", choices=("rolling", "scaling"), default="rolling")
     made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the chart")
-    made.add_argument("--greedy", action="store_true", help="texts at temperature 0 only, without grammars")
+    made.add_argument(
+        "--server", default="", metavar="URL", help="engine of the workers; texts are then greedy"
+    )
     made.add_argument("--sessions", type=int, default=6, help="of the load, all the time; rolling")
     made.add_argument("--rounds", type=int, default=2, help="times that all workers are replaced; rolling")
     made.add_argument("--loads", type=int, nargs="+", default=[0, 1, 6, 24], help="sessions; scaling")
@@ -237,10 +248,14 @@ def _main(argv: Sequence[str]) -> int:
     questions = [question.text for question in spread(read_questions(args.prompts or OWN), 24)]
     short, long = (6, 2) if args.quick else (24, 4)
     asked = [*tokens.questions(questions[:short], _SHORT), *tokens.questions(questions[-long:], _LONG)]
-    if args.greedy:
+    if args.server:
+        values += ["--set", f"worker.engine=vllm,worker.engineUrl={args.server}"]
+        values += ["--set", f"worker.settings.target={tokens.folder}"]
         asked = [replace(one, temperature=0.0, top_p=1.0, constraint=None) for one in asked]
     if args.what == "rolling":
-        found = asyncio.run(rolling(tokens, asked, args.sessions, 1 if args.quick else args.rounds, values))
+        found = asyncio.run(
+            rolling(tokens, asked, args.sessions, 1 if args.quick else args.rounds, values, args.server)
+        )
         _show_rolling(found, quick=args.quick)
     else:
         loads, seconds = ([1], 10.0) if args.quick else (args.loads, args.seconds)
@@ -257,7 +272,9 @@ def _show_rolling(found: Mapping[str, Any], *, quick: bool) -> None:
         )
     )
     _common.finish("fleet", {"rolling": found}, quick=quick)
-    bad = sum(part["failed"] + part["inexact"] for part in found["parts"].values())
+    # A server writes other texts by itself where it is asked several at a time, so those are only counted.
+    kinds = ["failed"] if found["server"] else ["failed", "inexact"]
+    bad = sum(part[kind] for part in found["parts"].values() for kind in kinds)
     if bad or found["killed"]:
         raise FlexSpecError(
             f"{bad} texts failed or differ; killed: {found['killed']}", hint=str(found["errors"])
