@@ -7,6 +7,7 @@ where clients need one, and no name by which this machine could reach itself.
 from __future__ import annotations
 
 import secrets
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -93,8 +94,13 @@ class Announcer:
 
     def _connect(self, client: paho.Client, end: float) -> None:
         """Mosquitto opens this socket a moment after the one by which it is known to answer."""
-        while not self.socket.exists() and time.monotonic() < end:
+        while True:
+            with socket.socket(socket.AF_UNIX) as tried:  # paho would leave one open that is refused
+                try:
+                    tried.connect(str(self.socket))
+                    break
+                except OSError:
+                    if time.monotonic() > end:
+                        raise
             time.sleep(0.005)
-        if not self.socket.exists():  # paho would leave a socket open
-            raise FileNotFoundError(f"there is no {self.socket}")
         client.connect(str(self.socket))
