@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,6 +113,7 @@ class Server:
             headers={} if key is None else {"authorization": f"Bearer {key}"},
             timeout=httpx2.Timeout(waiting.SERVER_SILENCE, connect=waiting.CONNECT),
             limits=limits,
+            verify=ssl.create_default_context(),
             trust_env=False,
         )
 
@@ -282,4 +284,7 @@ def _rows(choice: _Choice, most: int) -> list[Row]:
 
 
 def _id(token: str) -> int:
-    return int(token.removeprefix("token_id:"))
+    name, _, number = token.partition(":")
+    if name != "token_id" or not number.isdecimal():
+        raise ServerRefused(f"the server tells a token as {token!r}, not by its id")
+    return int(number)

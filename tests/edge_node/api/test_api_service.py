@@ -29,6 +29,8 @@ from tests.edge_node.api.served import (
 )
 
 SOON = 2.0
+AT_ONCE = 10.0
+"""Seconds that an answer takes at most which waits for nobody, on a busy machine."""
 """Seconds within which a user is told."""
 
 
@@ -48,7 +50,7 @@ async def test_nobody_serves_the_version_and_that_is_said_at_once(
 ) -> None:
     async with served(mosquitto, workers=0) as api:
         message, took = await refused(api, stream=stream)
-        assert took < SOON
+        assert took < AT_ONCE
         assert message == f"no worker serves {api.version} (start one; no version is online)"
 
 
@@ -61,7 +63,7 @@ async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos:
     ):
         await until(lambda: "asv-other" in api.api.versions())
         message, took = await refused(api)
-        assert took < SOON
+        assert took < AT_ONCE
         assert "ask for one that is online:" in message
         assert "asv-other" in message
 
@@ -69,7 +71,7 @@ async def test_versions_that_are_online_are_named(mosquitto: PrivateBroker, qos:
 async def test_a_broker_that_shows_no_status_still_says_that_nobody_listens(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto, workers=0) as api:
         api.node.directory.blind = True
-        assert (await refused(api))[1] < SOON
+        assert (await refused(api))[1] < AT_ONCE
 
 
 async def test_a_slow_worker_without_a_status_is_no_missing_worker(mosquitto: PrivateBroker) -> None:
