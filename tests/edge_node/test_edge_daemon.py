@@ -296,7 +296,7 @@ async def test_a_broker_that_takes_no_such_message_is_named() -> None:
 
 async def test_a_worker_that_is_told_to_leave_while_its_link_is_down_takes_nothing_more() -> None:
     broker = MemoryBroker()
-    async with worker_at(broker.link, "w1", drain=PATIENCE) as leaving, edge_at(broker.link) as node:
+    async with worker_at(broker.link, "w1", drain=4 * PATIENCE) as leaving, edge_at(broker.link) as node:
         leaving.engine.gate.clear()
         held = node.generate(wanting(0))
         await until(lambda: held.machine.worker == "w1")

@@ -29,9 +29,9 @@ from tests.edge_node.api.served import (
 )
 
 SOON = 2.0
+"""Seconds within which a user is told."""
 AT_ONCE = 10.0
 """Seconds that an answer takes at most which waits for nobody, on a busy machine."""
-"""Seconds within which a user is told."""
 
 
 async def refused(api: Served, **more: Any) -> tuple[str, float]:
