@@ -166,8 +166,7 @@ class ModelEngine:
         """See `Engine`; no step waits."""
 
     def close(self) -> None:
-        """See `Engine`."""
-        self._noise.shutdown(wait=False)
+        """See `Engine`; a forward that still runs needs its threads, which end with the process."""
 
     def step(self) -> StepResult:
         """Run one forward over what the scheduler chooses.
