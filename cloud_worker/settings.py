@@ -16,6 +16,7 @@ from flexspec_mq import topics, waiting
 from flexspec_mq.catalogue.options import FamilyOptions
 from flexspec_mq.daemon.logs import LogOptions
 from flexspec_mq.daemon.probes import MetricsOptions
+from flexspec_mq.errors import UsageError
 from flexspec_mq.heads.place import scheme_of
 from flexspec_mq.models.cache import families_folder
 from flexspec_mq.scheduling.step_budget import DEVICE_PREFILL
@@ -169,6 +170,25 @@ class WorkerSettings(Section):
             help="seconds between two status documents while no version changes", unit="seconds", least=0.1
         ),
     ] = waiting.STATUS_EVERY
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            UsageError: what differs, and what to do.
+        """
+        Section.__post_init__(self)
+        if (self.engine in SERVERS) != (self.engine_url is not None):
+            raise UsageError(
+                f"--engine {self.engine} needs the address of its server"
+                if self.engine_url is None
+                else f"--engine-url is of no use with --engine {self.engine}",
+                hint="for example --engine vllm --engine-url http://127.0.0.1:8000",
+            )
+        if self.engine in SERVERS and (self.draft not in ("auto", "none") or self.weights != "native"):
+            raise UsageError(
+                "drafts and weights of a server are its own affair", hint="leave --draft and --weights out"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,7 +46,7 @@ def read_api_key(key: str | None, file: Path | None) -> str | None:
         try:
             key = file.read_text(encoding="utf-8").split("\n", 1)[0].strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--api-key-file {file} cannot be read: {error}") from error
+            raise UsageError(f"{file} with the API key cannot be read: {error}") from error
     if key is not None and not (key.isascii() and key.isprintable() and key.strip()):
         raise UsageError("the API key is empty or not ASCII", hint="it travels in an HTTP header")
     return key

@@ -306,9 +306,11 @@ async def test_a_worker_without_its_server_sends_sessions_elsewhere_until_it_is_
     ("more", "words"),
     [
         ({"engine_model": "other"}, "serves tiny, not other"),
-        ({"draft": "lookup"}, "drafts nothing itself"),
+        ({"draft": "lookup"}, "its own affair"),
         ({"target": "default"}, "tokenizer is not that of SmolLM2"),
-        ({"engine_url": "localhost"}, "needs the address"),
+        ({"engine_url": "localhost"}, "no address of a server"),
+        ({"engine_url": None}, "needs the address"),
+        ({"engine": "auto"}, "of no use with --engine auto"),
     ],
 )
 def test_what_does_not_fit_is_refused(

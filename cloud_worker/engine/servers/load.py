@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -62,12 +61,7 @@ def connect(
     url = settings.engine_url or ""
     address = urlsplit(url)
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise UsageError(
-            f"--engine {settings.engine} needs the address of its server",
-            hint="for example --engine-url http://127.0.0.1:8000",
-        )
-    if settings.draft not in ("auto", "none"):
-        raise UsageError("a server's worker drafts nothing itself", hint="leave --draft out")
+        raise UsageError(f"{url!r} is no address of a server", hint="for example http://127.0.0.1:8000")
     if address.scheme == "http" and not is_loopback(address.hostname):
         _log.warning(
             "prompts and texts travel unencrypted to %s: use https, or a network of your own", address.netloc
@@ -153,10 +147,14 @@ async def _connect(
 async def _most(server: Server, model: str, text: list[int]) -> int:
     """Likeliest tokens of a row that the server tells at most."""
     for most in _MOST:
-        with contextlib.suppress(ServerRefused):
+        try:
             await server.rows(model, text, most=most)
+        except ServerRefused:
+            if most == _MOST[-1]:
+                raise
+        else:
             return most
-    raise ServerRefused(f"{server.url} tells no log-probabilities")
+    raise AssertionError
 
 
 async def _throws_our_dice(server: Server, model: str, text: list[int], most: int) -> bool:
