@@ -29,8 +29,6 @@ from starlette.routing import Route
 
 from broker.launcher import free_port
 from flexspec_mq.errors import FlexSpecError
-from flexspec_mq.grammar.grammar import Grammar
-from flexspec_mq.grammar.matcher import Matcher
 from flexspec_mq.models.compact.load_exact import Checkpoint
 from flexspec_mq.models.head_files import read_lora
 from flexspec_mq.models.kv import SessionKV
@@ -67,7 +65,6 @@ class Asked:
     most: int
     params: dict[str, Any]
     head: str = ""
-    matcher: Matcher | None = None
     rows: int = 1
     """Places of the prompt, its last ones, whose logits are told; all but the last come to be in `before`."""
     before: Sequence[npt.NDArray[np.float32]] = ()
@@ -130,7 +127,6 @@ class EngineServer:
         checkpoint = Checkpoint(self.text.source, self.text, dtype, "native", torch.device("cpu"))
         self._shape = checkpoint.shape
         self._model = checkpoint.load()
-        self._grammars = self.text.grammars()
         self._computes = threading.Lock()
         self._kept: list[SessionKV] = []
         self.faults = Faults()
@@ -179,13 +175,8 @@ class EngineServer:
 
             return Route(path, endpoint, methods=["POST"])
 
-        def says(path: str, answer: Callable[[], Response]) -> Route:
-            return Route(path, lambda _: answer())
-
         routes = [
-            says("/health", Response),
-            says("/version", lambda: JSONResponse({"version": "0.32.0"})),
-            says("/v1/models", self._models),
+            Route("/v1/models", lambda _: self._models()),
             *(asks(path, answer) for path, answer in self.answers().items()),
         ]
         unknown = {404: "Not Found", 405: "Method Not Allowed"}
@@ -305,25 +296,7 @@ class EngineServer:
         if (beyond := max(prompt)) >= self.text.vocab_size:
             raise Refused(400, f"Token id {beyond} is out of vocabulary")
         head = "" if name == self.name else name
-        return Asked(prompt, most, body, head, self._matcher(body.get("structured_outputs")))
-
-    def _matcher(self, wanted: dict[str, Any] | None) -> Matcher | None:
-        if not wanted:
-            return None
-        assert self._grammars is not None
-        (kind, value), *_ = wanted.items()
-        make: dict[str, Callable[[Any], Grammar]] = {
-            "regex": Grammar.from_regex,
-            "json": lambda schema: Grammar.from_json_schema(
-                schema if isinstance(schema, dict) else json.loads(schema)
-            ),
-            "grammar": Grammar.from_text,
-            "choice": Grammar.from_choice,
-        }
-        try:
-            return self._grammars.compile(make[kind](value)).matcher()
-        except FlexSpecError as error:
-            raise Refused(400, f"Grammar error: {error.message}") from error
+        return Asked(prompt, most, body, head)
 
     def _write(self, asked: Asked) -> Iterator[Token]:
         """Tokens behind a prompt, one a forward; rows of the prompt, where wanted, with the first."""
@@ -353,11 +326,7 @@ class EngineServer:
             for id_, bias in (params.get("logit_bias") or {}).items():
                 logits[int(id_)] += bias
             mask = None
-            if asked.matcher is not None:
-                asked.matcher.follow(text)
-                mask = asked.matcher.allowed()
-                logits = np.where(mask, logits, -np.inf)  # so its rows are of what the grammar leaves
-            elif (allowed := params.get("allowed_token_ids")) is not None:
+            if (allowed := params.get("allowed_token_ids")) is not None:
                 mask = np.isin(np.arange(len(logits)), allowed)
             token = choose(logits, sampling, behind + len(text), mask)
             text.append(token)

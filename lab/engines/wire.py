@@ -38,9 +38,7 @@ def _streamed(**changes: Any) -> dict[str, Any]:
 
 
 REQUESTS: Mapping[str, tuple[str, dict[str, Any] | None]] = {
-    "health": ("/health", None),
     "models": ("/v1/models", None),
-    "version": ("/version", None),
     "tokenize": ("/tokenize", {"prompt": "<|im_start|>The capital of France", "add_special_tokens": False}),
     "verify": (COMPLETIONS, _verified()),
     "verify with rows": (COMPLETIONS, _verified(logprobs=20)),
@@ -51,9 +49,7 @@ REQUESTS: Mapping[str, tuple[str, dict[str, Any] | None]] = {
     "stream stopped": (COMPLETIONS, _streamed() | {"stop_token_ids": [TEXT[2]]}),
     "stream of some tokens": (COMPLETIONS, _streamed() | {"max_tokens": 3, "logprobs": 2}),
     "write": (COMPLETIONS, _verified(prompt=list(PROMPT), max_tokens=12)),
-    "regex": (COMPLETIONS, _verified(prompt=list(PROMPT), structured_outputs={"regex": "(Paris|Lima)"})),
     "sampled": (COMPLETIONS, _verified(temperature=0.7, top_k=20, top_p=0.9, seed=5)),
-    "wrong regex": (COMPLETIONS, _verified(structured_outputs={"regex": "(yes"})),
     "unknown model": (COMPLETIONS, _verified(model="other")),
     "no room": (COMPLETIONS, _verified(prompt=[[1] * 2048])),
     "too long": (COMPLETIONS, _verified(prompt=[[1] * 2060])),
