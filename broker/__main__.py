@@ -1,7 +1,5 @@
 """``flexspec-broker``: make a deployment, let clients in and out, run a broker, check one."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import sys

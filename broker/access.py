@@ -11,8 +11,6 @@ group may not read is lost when its turn comes. So the name of the workers' grou
 topics are explained in `flexspec_mq/topics.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 

@@ -4,8 +4,6 @@ It comes in by a Unix socket of its own, in a folder that nobody else can look i
 where clients need one, and no name by which this machine could reach itself.
 """
 
-from __future__ import annotations
-
 import secrets
 import socket
 import tempfile

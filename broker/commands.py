@@ -1,7 +1,5 @@
 """The commands that make a deployment and let clients in and out."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import time

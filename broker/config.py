@@ -1,7 +1,5 @@
 """Mosquitto's configuration as text, and the directory that holds all its files."""
 
-from __future__ import annotations
-
 import getpass
 import os
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Files that hold secrets: whole or not at all, readable by their owner only, who is the owner of the folder."""
 
-from __future__ import annotations
-
 import os
 from errno import EDQUOT, ENOSPC
 from pathlib import Path

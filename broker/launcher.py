@@ -1,7 +1,5 @@
 """Start a private Mosquitto, wait until it answers, and leave nothing behind."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import resource

@@ -5,8 +5,6 @@ So a retained catalogue or key set has it write the database at once, which take
 told on `topics.saved_topic`.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import threading

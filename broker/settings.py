@@ -1,7 +1,5 @@
 """Settings of our Mosquitto, and which of them are refused."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets

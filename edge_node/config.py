@@ -4,8 +4,6 @@ Another part of the node gets a section of its own: a frozen dataclass whose fie
 `EdgeConfig`. Its flags, variables, keys of the file, help and ``config show`` follow from that.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass, fields, replace
 

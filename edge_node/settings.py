@@ -1,7 +1,5 @@
 """Settings of a node, and of the plan of its drafts."""
 
-from __future__ import annotations
-
 import secrets
 from dataclasses import dataclass, field
 from functools import partial

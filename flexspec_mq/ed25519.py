@@ -1,7 +1,5 @@
 """Ed25519 keys that sign, in PEM (PKCS #8) without a passphrase."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm

@@ -27,8 +27,6 @@
 The message says what happened, `hint` what to do about it.
 """
 
-from __future__ import annotations
-
 import sys
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Networks by name, for forecasts and the demo: steady, without loss. `lab/testbed/link/profiles.toml` has sources."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -7,8 +7,6 @@ broker has on its disk; `f1/ask/<edge>/<user>` texts that a client asks an edge 
 answers, `f1/a/<edge>` the edge's figures for those who ask.
 """
 
-from __future__ import annotations
-
 import re
 from typing import NamedTuple
 

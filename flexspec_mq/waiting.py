@@ -9,8 +9,6 @@ small while a user waits. Whoever is silent is asked before it is given up. A wa
 patience, and by nothing shorter.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 # Link to the broker, every daemon and command

@@ -1,7 +1,5 @@
 """Write the schemas: ``python -m schemas`` makes AsyncAPI of the wire protocol, and OpenAPI of the HTTP API."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Payloads of texts that are asked for by MQTT: the ask, its answer in one or in pieces, and the node's figures."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

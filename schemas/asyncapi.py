@@ -1,7 +1,5 @@
 """The AsyncAPI 3.0 document: which messages travel on which topics, seen from an edge node."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 import msgspec

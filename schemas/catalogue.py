@@ -5,8 +5,6 @@ msgpack arrays. Fields are only ever appended, with a default; unknown fields at
 that hold their defaults are left out.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import Annotated
 

@@ -5,8 +5,6 @@ integers instead of one ``bin`` of LEB128 varints, and what is raw bytes on the 
 signatures and what is signed) is base64.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Sequence

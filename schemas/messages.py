@@ -7,8 +7,6 @@ a LEB128 string on the wire. `docs/protocol.md` gives the meaning of each field.
 Positions count generated tokens: 0 is the first one after the prompt.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from typing import Annotated, Self
 

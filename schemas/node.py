@@ -5,8 +5,6 @@ as its data: the whole of what it is about, not a difference. Whoever has the ne
 text, knows all.
 """
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

@@ -3,8 +3,6 @@
 As in `schemas.openai`, a field that is null counts as absent, and `unsupported` marks what the API cannot do.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

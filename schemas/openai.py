@@ -4,8 +4,6 @@ In a request a field that is null counts as absent. A field of something that th
 only values which ask for nothing; `unsupported` says so to validation and, as an ``enum``, to the OpenAPI document.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """The OpenAPI 3.1 document of the edge node's HTTP API, made from the types of its requests and answers."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal, NamedTuple
 

@@ -1,7 +1,5 @@
 """How an edge node plans its drafts, and why: types of its HTTP API."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """OpenAI's objects of ``/v1/responses``, as far as the edge node reads and writes them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 import msgspec

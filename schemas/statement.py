@@ -4,8 +4,6 @@ Published is the msgpack array of a `Statement`, and behind it an Ed25519 signat
 deployment's key. A reader never goes back to a lower serial.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Final
 
 import msgspec

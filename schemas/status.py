@@ -1,7 +1,5 @@
 """Retained documents of workers and edges: JSON-like maps, because people and dashboards read them."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 import msgspec

@@ -1,7 +1,5 @@
 """The state of a deployment that its running broker has applied, as commands see it."""
 
-from __future__ import annotations
-
 import fcntl
 import time
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Client bundles: what each client needs of us, in a folder that it can be given as it is."""
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

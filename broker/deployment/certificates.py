@@ -3,8 +3,6 @@
 Functions raise `BrokerError` where a file that is there cannot be used.
 """
 
-from __future__ import annotations
-
 import ipaddress
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta

@@ -6,8 +6,6 @@ the signed statement, ``tls`` the certificates, ``keys`` what signs, ``hand-out`
 Mosquitto read its files again and publishes the statement.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ the broker that runs. So their folder may be kept elsewhere and put back, or lin
 named by what it holds, so that a change of the deployment takes up a new one at once.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Figures of a broker for Prometheus: what it refused to whom, and what of its clients is in force."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

@@ -4,8 +4,6 @@ Mosquitto itself bounds neither packets nor bytes a second of a client, nor the 
 beyond is not known to it as a user for a while: that ends all its connections, and it is not let in.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable
 

@@ -5,8 +5,6 @@ grants every subscription, and delivers what the access rules allow, without a w
 a client id is, tells of what was denied and of subscriptions that are none of the user's, and passes on the rest.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import time

@@ -1,7 +1,5 @@
 """How much memory keys and values may take when nobody says, and how many kernels are kept."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

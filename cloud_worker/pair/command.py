@@ -1,7 +1,5 @@
 """The command: load both models, or say why they do not fit, measure, and print what comes of it."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace

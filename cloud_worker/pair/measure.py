@@ -1,7 +1,5 @@
 """Figures of a pair on this machine: the target writes prompts' texts, and the draft names its token at each place."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

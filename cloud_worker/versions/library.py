@@ -4,8 +4,6 @@ The driver asks `next_step`, does it, and tells what came of it; never two thing
 one head to another while texts are written with the first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum

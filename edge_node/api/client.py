@@ -1,7 +1,5 @@
 """Requests to an API on this machine, for commands beside the node that serves it. Blocks."""
 
-from __future__ import annotations
-
 import http.client
 import json
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Turns of a conversation, from messages or items of any API."""
 
-from __future__ import annotations
-
 from bisect import bisect
 from collections.abc import Iterable
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Errors in the shape of each API, and which HTTP status each error of ours gets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import msgspec

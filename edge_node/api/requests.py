@@ -1,7 +1,5 @@
 """From a JSON body to an `OpenAIRequest`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any

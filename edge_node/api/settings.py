@@ -1,7 +1,5 @@
 """All that the API is told: what a user says of it, as settings of ``flexspec-edge serve``, and its bounds."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path

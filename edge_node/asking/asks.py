@@ -1,7 +1,5 @@
 """The link on which asks come, and their answers: each ask is a task, whose text is one of the API's store."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -1,7 +1,5 @@
 """The node's announcement to a Home Assistant, by its MQTT discovery of devices."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import msgspec

@@ -1,7 +1,5 @@
 """From a message to an ask: whose it is, where its answer goes, and what is wanted."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any

@@ -1,7 +1,5 @@
 """All that a node is told of asks by MQTT, as settings of ``flexspec-edge serve``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path

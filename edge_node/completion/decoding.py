@@ -1,7 +1,5 @@
 """From committed tokens to the text that is shown, in pieces by who wrote them; stop strings end it. Sans-IO."""
 
-from __future__ import annotations
-
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ A message that changes something is on the disk before it is adopted. A message 
 catalogue that waits for its key set or for our clock, are looked at again.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Sequence

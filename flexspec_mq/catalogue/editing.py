@@ -4,8 +4,6 @@ An edit that cannot be made, as a version is not there, retired or so already, r
 would break an invariant. Everywhere `now` is in seconds since the Unix epoch.
 """
 
-from __future__ import annotations
-
 from typing import Final
 
 import msgspec

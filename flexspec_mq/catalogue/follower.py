@@ -5,8 +5,6 @@ then acts on `catalogue`. So a crash at any moment leaves a record from which an
 acted on is never forgotten.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Final
 

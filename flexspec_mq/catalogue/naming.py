@@ -1,7 +1,5 @@
 """Names of a family: which version a request's `model` asks for, and which catalogues have a fault."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Sequence

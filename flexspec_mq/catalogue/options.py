@@ -1,7 +1,5 @@
 """Settings of the family that a daemon follows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path

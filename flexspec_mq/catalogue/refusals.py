@@ -1,7 +1,5 @@
 """Why a signed message of a family is refused."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 

@@ -4,8 +4,6 @@ A signature is over a domain prefix and the exact bytes that travel, so that a k
 and nobody need encode a message a second time to check it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

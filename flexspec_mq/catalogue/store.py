@@ -4,8 +4,6 @@ The file is written beside its place, synced, and renamed, and begins with a dig
 record before or the one after, and a file that is neither is found out.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager

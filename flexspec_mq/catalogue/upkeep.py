@@ -5,8 +5,6 @@ way only to what outranks it (`Follower.rightful_keys`, `Follower.rightful_catal
 programs never take turns.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import random

@@ -1,7 +1,5 @@
 """Where the user's turns come from: a terminal with line editing, or standard input, a line each."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

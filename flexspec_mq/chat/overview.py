@@ -1,7 +1,5 @@
 """Display of ``flexspec top``: the newest event of each kind, as rows that fit any screen."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field

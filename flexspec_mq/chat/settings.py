@@ -1,7 +1,5 @@
 """Settings of ``flexspec chat``: where the API is, how to reach it, and how answers are to be written."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The screen of a chat: on a terminal for people, otherwise answers on standard output and all else beside them."""
 
-from __future__ import annotations
-
 import sys
 import termios
 from collections.abc import Iterable, Iterator

@@ -6,8 +6,6 @@ version can say of any other that it is another. Bits 3 to 0 say how the body is
 new dictionary takes a new number; frames made with an old one stay readable as long as the old file ships.
 """
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import msgspec

@@ -9,8 +9,6 @@ A frame that unpacks to more than `most_unpacked` is neither made nor read. The 
 would otherwise have no proportion to what it costs its sender; it travels as it is.
 """
 
-from __future__ import annotations
-
 import threading
 from functools import cache
 from pathlib import Path

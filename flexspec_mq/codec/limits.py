@@ -3,8 +3,6 @@
 Counts of tokens stand beside the types, in `schemas.messages`.
 """
 
-from __future__ import annotations
-
 MAX_PAYLOAD_BYTES = 256 * 1024
 """Bytes of an MQTT payload; the `max_packet_size` of our broker's configuration."""
 

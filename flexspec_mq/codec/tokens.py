@@ -5,8 +5,6 @@ vocabulary, where msgpack integers take 2.6. Only the shortest encoding of a num
 tokens are equal bytes.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from typing import Any

@@ -5,8 +5,6 @@ shape that travels: the same fields, with every tuple of token ids as a ``bin``.
 bounds while it reads, builds no value that the shape does not name, and skips what a newer peer appends.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import reduce

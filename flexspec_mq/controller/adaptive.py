@@ -1,7 +1,5 @@
 """Base of adaptive policies: who drafts as far as the worker decides it, and a way to draft as a plan."""
 
-from __future__ import annotations
-
 from flexspec_mq.controller.observation import Observation
 from flexspec_mq.controller.plan import Plan, Policy
 from flexspec_mq.controller.round_model import ASKS, Drafting

@@ -6,8 +6,6 @@ lengths that come into question are its `LENGTHS`, and `AdaptivePolicy` ends a b
 is not likely enough.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import inf
 

@@ -1,7 +1,5 @@
 """Why a plan is as it is: what it was chosen over, and from what. Nothing is computed before somebody asks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 

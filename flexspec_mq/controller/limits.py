@@ -1,7 +1,5 @@
 """Limits that a user gives, and that the closed form keeps: energy, battery and time of a token."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import exp, inf

@@ -1,7 +1,5 @@
 """Knowledge of an edge when it plans."""
 
-from __future__ import annotations
-
 import msgspec
 
 PLACES = 16

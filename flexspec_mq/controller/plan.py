@@ -3,8 +3,6 @@
 By default `closed_form.py` does: it says how long a batch is, who drafts it, and why.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

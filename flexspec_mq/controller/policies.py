@@ -1,7 +1,5 @@
 """The policies by name: the closed form is the default, `fixed` keeps to the settings, `rl` has learned."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from flexspec_mq.controller.closed_form import ClosedFormPolicy

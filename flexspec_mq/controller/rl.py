@@ -4,8 +4,6 @@ Features are numbers without a unit, most of them logarithms of ratios. Times co
 so what was learned at one speed holds at another.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass

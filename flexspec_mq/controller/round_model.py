@@ -7,8 +7,6 @@ without. All of that is the same in each cycle until the draft is wrong, and how
 tokens per second are the expected tokens of a cycle over its expected seconds.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from math import ceil
 

@@ -1,7 +1,5 @@
 """A session's view of what its node has learned: verdicts go in, plans come out."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Processes that we start: each ends with us, and its connections may be ended."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal

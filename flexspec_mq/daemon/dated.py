@@ -4,8 +4,6 @@ Dates are compared with this machine's clock. A clock that is behind sees nothin
 set it into the time in which the document held.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterable
 from datetime import UTC, datetime

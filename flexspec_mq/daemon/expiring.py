@@ -1,7 +1,5 @@
 """A map that stays small, by entries, weight and age, and log lines that stay few. No clock: calls say the time."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from math import inf

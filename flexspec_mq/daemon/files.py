@@ -1,7 +1,5 @@
 """Files that appear whole or not at all, that others cannot read, and that programs lock."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from collections.abc import Callable, Iterator

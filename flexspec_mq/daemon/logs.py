@@ -9,8 +9,6 @@ Logs hold no text of a user: a traceback is printed without local variables, and
 left out.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """Text that a terminal only shows: what a model writes must not move cursors, set titles or fill clipboards."""
 
-from __future__ import annotations
-
 _KEPT = "\n\t"
 _SHOWN = {
     # Unicode has a picture for each of the old control characters, and none for the newer ones.

@@ -4,8 +4,6 @@ It answers GET on the daemon's own event loop. Requests are bounded in size, tim
 of a few kilobytes, so whoever asks cannot hold the daemon up.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping

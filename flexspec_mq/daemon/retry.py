@@ -4,8 +4,6 @@ Only connections are retried here. Messages are retried by the session protocol,
 worth sending. Full jitter: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
-from __future__ import annotations
-
 import asyncio
 import random
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """SIGTERM and Ctrl-C inside an event loop. Handlers from before a block are in force again after it."""
 
-from __future__ import annotations
-
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator

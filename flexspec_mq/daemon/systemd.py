@@ -7,8 +7,6 @@ Without that variable there is nobody to tell. It is no setting: nobody configur
 A daemon works just as well unheard: a socket that does not take the message is logged, and nothing else.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import socket

@@ -1,7 +1,5 @@
 """Tasks that end with a block, waiting for whichever of several comes first, and threads that are left behind."""
 
-from __future__ import annotations
-
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable

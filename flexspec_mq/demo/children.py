@@ -1,7 +1,5 @@
 """Child processes that speak JSON lines and end with us at the latest."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import json

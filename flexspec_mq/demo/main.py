@@ -1,7 +1,5 @@
 """An answer over a mobile network that is cut in the middle, without drafts and with them, side by side."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import math

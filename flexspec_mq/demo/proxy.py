@@ -5,8 +5,6 @@ full queue makes the sender wait, a cut stalls, and connecting costs no round tr
 bytes. `flexspec link proxy`, of the laboratory, adds jitter, loss and outages.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import time

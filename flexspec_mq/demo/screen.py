@@ -1,7 +1,5 @@
 """Display of the demo: stages, the question, both answers side by side as they came, and four figures."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The table of checks: each row has a name, a probe and what it needs; a run of it comes to findings with advice."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field

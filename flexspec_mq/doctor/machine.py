@@ -1,7 +1,5 @@
 """Checks of this machine: packages, the cache, the model, ports and, as far as /proc lets us see, processes."""
 
-from __future__ import annotations
-
 import errno
 import os
 import platform

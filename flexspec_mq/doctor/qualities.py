@@ -1,7 +1,5 @@
 """Checks of a broker, tried over the wire with connections of their own, as any client could."""
 
-from __future__ import annotations
-
 import asyncio
 import secrets
 import statistics

@@ -1,7 +1,5 @@
 """A draft model and lookups together: for each token whichever is expected to win."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """Interface of drafters, apart from what runs a model, so that a node without it needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

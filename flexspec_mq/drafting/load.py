@@ -1,7 +1,5 @@
 """Loading the draft. ONNX Runtime runs it; torch is imported only where graphs are to be written first."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -5,8 +5,6 @@ far as answers repeat it. No message carries it. Tokens drafted from it go to th
 texts of the same version, behind the same broker and of the same user only.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -6,8 +6,6 @@ wins; of equals the newest in the own text (that beat the most frequent one), an
 both lookups the surer one. A step costs some tens of microseconds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Settings of a draft's loader: an edge's, or a worker's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib import util
 from typing import Annotated

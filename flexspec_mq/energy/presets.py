@@ -1,7 +1,5 @@
 """Presets of devices and radios: figures, each with its source. They are data: `presets.toml` beside this module."""
 
-from __future__ import annotations
-
 from functools import cache
 from pathlib import Path
 from typing import Annotated

@@ -12,8 +12,6 @@ counts for `_PRIOR` samples: for the acceptance a standard deviation half as lar
 wholly or not at all, and 0.5 for the logarithm of seconds per token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum

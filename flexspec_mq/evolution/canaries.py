@@ -1,7 +1,5 @@
 """Canaries as a worker computes them, and manifests, which hold them; ``flexspec head base`` writes the base's own."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from pathlib import Path

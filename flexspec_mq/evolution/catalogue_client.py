@@ -4,8 +4,6 @@ A publisher follows the family as workers and edges do, with a record on disk, s
 older than one it has seen. Only one thing is different: a catalogue that has expired is taken up, to be signed anew.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import contextlib

@@ -1,7 +1,5 @@
 """Changes of a catalogue and of its key set: published, or written to a file that others sign and somebody sends."""
 
-from __future__ import annotations
-
 import argparse
 import time
 from collections.abc import Sequence

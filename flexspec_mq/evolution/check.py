@@ -1,7 +1,5 @@
 """``flexspec head check``: whether a worker would take a head, by its files, its base and its canaries."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any, Self

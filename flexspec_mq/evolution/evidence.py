@@ -1,7 +1,5 @@
 """From the statuses of edges to samples of each version. Sans-IO."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 

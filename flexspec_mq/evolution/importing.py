@@ -1,7 +1,5 @@
 """``flexspec head import``: a head from an adapter that PEFT has saved, converted to the dtype of a version."""
 
-from __future__ import annotations
-
 import argparse
 import shutil
 from collections.abc import Sequence

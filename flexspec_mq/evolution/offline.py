@@ -1,7 +1,5 @@
 """Common parts of commands that need no broker: flags and printing. Importing it imports no torch."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

@@ -1,7 +1,5 @@
 """``flexspec head list``: a family at one moment, from its catalogue and the statuses of workers and edges."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import json

@@ -1,7 +1,5 @@
 """``flexspec head publish``: checks a head, copies it to where workers fetch it, and announces its version."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """``flexspec head watch``: signs the catalogue anew before it expires, and promotes or aborts canaries by itself."""
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import logging

@@ -1,7 +1,5 @@
 """A grammar as it travels: llguidance's source, its digest, and the makers of the usual ones. Needs no llguidance."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Place of an error in a JSON schema: llguidance tells what is wrong, and not where."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 

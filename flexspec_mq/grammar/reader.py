@@ -1,7 +1,5 @@
 """Name and version of the library that reads grammars here, which is loaded only when it is asked for."""
 
-from __future__ import annotations
-
 from functools import cache
 
 from flexspec_mq.errors import GrammarError

@@ -6,8 +6,6 @@ gigabytes, and five thousand rules that name each other end the process by its s
 60 ms once, and then a millisecond more than the compile.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

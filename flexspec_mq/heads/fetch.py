@@ -5,8 +5,6 @@ and SHA-256 that the manifest says: neither the place nor the way there needs to
 whole or not at all.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from pathlib import Path

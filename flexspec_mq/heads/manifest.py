@@ -4,8 +4,6 @@ A head lies in a folder named by that digest: `MANIFEST`, and beside it the file
 the digest, so neither a file nor the base, dtype or layers that it belongs to can be exchanged.
 """
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Annotated, Literal

@@ -4,8 +4,6 @@ fsspec knows some forty protocols, some of which run what they read, and chains 
 given to fsspec to take apart.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Iterator

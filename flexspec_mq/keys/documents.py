@@ -10,8 +10,6 @@ of the same serial, whose key signs its statuses and which travels with these on
 that.
 """
 
-from __future__ import annotations
-
 import binascii
 import secrets
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,5 @@
 """Keys of a device: of its sessions with each worker that answered. Bytes in, bytes out; no I/O, no clock."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final

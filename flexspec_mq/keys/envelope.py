@@ -15,8 +15,6 @@ of kind WANTED ends after the session: a worker asks for the key of a session th
 for it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from struct import Struct
 from typing import Final

@@ -1,7 +1,5 @@
 """The file that a client is handed: whom to believe, who it is, and its secrets. JSON, for its owner only."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Self

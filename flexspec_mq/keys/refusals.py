@@ -1,7 +1,5 @@
 """Why something that came from the network is not believed."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from enum import StrEnum

@@ -1,7 +1,5 @@
 """Whom a client believes now: identities of its own deployment that the newest statement does not revoke."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from math import inf
 from typing import Final

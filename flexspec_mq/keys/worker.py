@@ -1,7 +1,5 @@
 """Keys of a worker: of the sessions of each device. Bytes in, bytes out; no I/O and no clock."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final

@@ -1,7 +1,5 @@
 """The project's cache: where its folders are, and how each is made once, whoever else wants it at the same time."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -5,8 +5,6 @@ user's cache, as any GGUF file does. The package's own code is never imported. T
 difference to this model, becomes a checkpoint folder beside it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import sys
 from importlib import metadata, util

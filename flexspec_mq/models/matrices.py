@@ -1,7 +1,5 @@
 """Matrices of targets: weights as they are, or in the processor's order. `few_bits` has those of 8 and 4 bits."""
 
-from __future__ import annotations
-
 from typing import Protocol, cast
 
 import torch

@@ -1,7 +1,5 @@
 """Memory of a process that holds a model: huge pages for its weights, and no free pages between what stays."""
 
-from __future__ import annotations
-
 import ctypes
 from contextlib import suppress
 from mmap import PAGESIZE

@@ -1,7 +1,5 @@
 """Forwards for many sessions of different lengths, through the model's own transformers code, without heads."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterator
 from functools import partial

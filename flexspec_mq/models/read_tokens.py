@@ -1,7 +1,5 @@
 """Tokens of a session's keys and values, with roll-back by length."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -1,7 +1,5 @@
 """Weights rounded to 8, 4 or 2 bits, in blocks of a row that share a scale and a middle."""
 
-from __future__ import annotations
-
 import numpy as np
 import numpy.typing as npt
 

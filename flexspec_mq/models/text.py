@@ -1,7 +1,5 @@
 """Text to token ids and back: prompts through the chat template, and a detokenizer for streams."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

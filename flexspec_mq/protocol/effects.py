@@ -1,7 +1,5 @@
 """Effects that the machines ask of their driver, which does them in order, and reports nothing back unless stated."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal

@@ -4,8 +4,6 @@ A row is looked up by state and event. Its handler decides; the table checks tha
 the row's next states. An event without a row is a surprise: counted, and told to whoever drives the machine.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ vLLM's second model runner draws the same words at its defaults, for requests wi
 float32, where this is float64 throughout; so it can choose otherwise where two scores are some 1e-6 apart.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 

@@ -1,7 +1,5 @@
 """Sampling parameters that a user can give."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Self
 

@@ -3,8 +3,6 @@
 Pure: it is told milliseconds, and measures nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np

@@ -15,8 +15,6 @@ believed. The cost of a row is measured.
 Pure: it is told milliseconds, and measures nothing.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

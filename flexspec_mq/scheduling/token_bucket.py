@@ -1,7 +1,5 @@
 """A token bucket: what one device may take of something."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

@@ -1,7 +1,5 @@
 """Declaration of a setting, and the rules that its values keep."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

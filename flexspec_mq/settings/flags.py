@@ -1,7 +1,5 @@
 """Settings as flags of a command."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path

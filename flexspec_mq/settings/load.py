@@ -1,7 +1,5 @@
 """From sources to a typed object: flags before the environment before the file before the defaults."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import os

@@ -1,7 +1,5 @@
 """Values that people write: addresses, and which of them only this machine can reach, and keys of the API."""
 
-from __future__ import annotations
-
 from ipaddress import ip_address
 from pathlib import Path
 

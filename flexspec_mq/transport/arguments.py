@@ -1,7 +1,5 @@
 """Settings of a link, the same for every daemon."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf

@@ -1,7 +1,5 @@
 """Messages, events, settings and counters of a link. Nothing here knows how bytes travel."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

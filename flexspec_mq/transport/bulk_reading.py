@@ -7,8 +7,6 @@ size and properties, which are passed on unread, if they are few; one that is no
 half of that. All other packets, and what is no proper message, go to paho as they are.
 """
 
-from __future__ import annotations
-
 import ssl
 import time
 from collections.abc import Callable

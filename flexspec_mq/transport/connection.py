@@ -6,8 +6,6 @@ cancelled connect leaks its socket. The hooks used are aiomqtt's own callbacks a
 itself (reason codes of PUBREC, the socket's creation), two of paho's methods; the tests hold both.
 """
 
-from __future__ import annotations
-
 import asyncio
 import socket
 import threading

@@ -5,8 +5,6 @@ with sockets of its own and blocks; call it on a thread. Where the link would lo
 a broker counts who tries without as an intruder. It leaves nothing at the broker.
 """
 
-from __future__ import annotations
-
 import socket
 import ssl
 import struct

@@ -1,7 +1,5 @@
 """Topic filters by MQTT's rules."""
 
-from __future__ import annotations
-
 from flexspec_mq.errors import UsageError
 
 _LONGEST = 65_535

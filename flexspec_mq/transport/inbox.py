@@ -1,7 +1,5 @@
 """The bounded queue between a link and its one consumer, in which no topic takes the place of the others."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable

@@ -9,8 +9,6 @@ A failure that no retry can mend (`LinkRefused`, or the end of `LinkSettings.giv
 context.
 """
 
-from __future__ import annotations
-
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Coroutine

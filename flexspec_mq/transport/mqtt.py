@@ -1,7 +1,5 @@
 """The link over MQTT 5: connections one after the other, each made once and thrown away."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

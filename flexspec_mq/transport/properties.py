@@ -1,7 +1,5 @@
 """MQTT 5 properties of the packets that we send, and what those of a CONNACK say."""
 
-from __future__ import annotations
-
 import struct
 from functools import lru_cache
 from math import ceil

@@ -1,7 +1,5 @@
 """Meaning of a broker's refusals for the user."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace

@@ -6,8 +6,6 @@ broken; a new connection is served at once. The timeout is that of RFC 6298 over
 its back-off: each connection that was given up doubles it until a message is acknowledged.
 """
 
-from __future__ import annotations
-
 from math import inf
 
 from flexspec_mq.waiting import SILENCE

@@ -1,7 +1,5 @@
 """The connected socket of a link, TLS included. Every wait is bounded and can be cancelled; no threads."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import errno

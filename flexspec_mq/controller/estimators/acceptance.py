@@ -1,7 +1,5 @@
 """Acceptance of drafted tokens, by their place in a batch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from math import exp
 

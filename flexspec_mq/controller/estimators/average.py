@@ -1,7 +1,5 @@
 """The mean of samples that may change: old ones fade by count and by age, and a step starts it anew."""
 
-from __future__ import annotations
-
 from math import exp, sqrt
 
 _SIGMA = 1.2533

@@ -1,7 +1,5 @@
 """The way to the broker: how often it breaks, and how many bytes it carries."""
 
-from __future__ import annotations
-
 from math import exp, inf, sqrt
 
 _PRIOR = 0.02, 72.0

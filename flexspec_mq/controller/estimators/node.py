@@ -1,7 +1,5 @@
 """Estimates of a node that outlive its sessions: one `NodeEstimates` for all of them."""
 
-from __future__ import annotations
-
 from flexspec_mq.controller.estimators.acceptance import Acceptance
 from flexspec_mq.controller.estimators.average import Average
 from flexspec_mq.controller.estimators.link import LARGE, Bandwidth, Disconnects

@@ -1,7 +1,5 @@
 """A worker as a node sees it: times of its forwards, and who drafts there."""
 
-from __future__ import annotations
-
 from collections import deque
 from math import inf
 from typing import NamedTuple

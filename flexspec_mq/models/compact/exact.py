@@ -5,8 +5,6 @@ It saves everything around it: joined matrices, weights in the order in which th
 some forty operations a layer where transformers' modules take six times as many.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterator, Sequence
 

@@ -5,8 +5,6 @@ attention, norms and what heads add stay where they are. OpenVINO copies weights
 product and keeps those that it was given, so these lie in a deleted file, whose pages are given back then.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import cache
 from importlib import util

@@ -1,7 +1,5 @@
 """Tensors of a checkpoint with Llama's layers: read one at a time, checked, and joined to a layer's matrices."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass

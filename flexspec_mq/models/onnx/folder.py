@@ -1,7 +1,5 @@
 """Contents of a device's folder beside tokenizer, configuration and calibration."""
 
-from __future__ import annotations
-
 from importlib import util
 from pathlib import Path
 from typing import Annotated

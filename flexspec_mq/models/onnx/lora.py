@@ -1,7 +1,5 @@
 """LoRA of a draft for one version: PEFT's two files, which lie in the version's head and go to workers with it."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Token ids that a trimmed LM head keeps."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Words for a user when a session fails: what went wrong, and what helps."""
 
-from __future__ import annotations
-
 from flexspec_mq.errors import FlexSpecError, GrammarError, LinkDown, RemoteProtocolError, WorkerError
 from schemas.messages import Error, ErrorCode
 

@@ -1,7 +1,5 @@
 """Which worker an edge session has adopted, and which others may hold a copy of it."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 
 from schemas.messages import Verdict

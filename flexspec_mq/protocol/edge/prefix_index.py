@@ -4,8 +4,6 @@ The second turn of a chat is the first one, its answer, and a little more. Their
 token ids: the text of an answer may come out as other tokens when it is read again.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import count

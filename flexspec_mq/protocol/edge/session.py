@@ -5,8 +5,6 @@ which state and where it leads; being offline is a flag beside the state, under 
 and patience run.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable

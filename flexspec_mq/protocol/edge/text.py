@@ -3,8 +3,6 @@
 Correctness rests here and on the tag of the worker's results; everything about drafts is efficiency.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto

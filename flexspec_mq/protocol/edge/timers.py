@@ -1,7 +1,5 @@
 """When an edge session must act although nothing arrives."""
 
-from __future__ import annotations
-
 import random
 from math import inf
 

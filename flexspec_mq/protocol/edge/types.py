@@ -1,7 +1,5 @@
 """Input of an edge session, and what can be read off it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum

@@ -9,8 +9,6 @@ places and its share of the tokens, the dominant share (Ghodsi and others, NSDI 
 than another one still does afterwards takes a place of that: its newest session goes, and its edge opens it again.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable
 

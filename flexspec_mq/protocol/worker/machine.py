@@ -5,8 +5,6 @@ a session in which state, and where it then stands. An edge's illegal message co
 nobody else anything.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from math import inf

@@ -5,8 +5,6 @@ again: naming a prefix saves at least the bytes, and mostly the reading. An edge
 time to the first token would tell others what was read.
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

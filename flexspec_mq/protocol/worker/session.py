@@ -1,7 +1,5 @@
 """A session at a worker: its chain, the batches held for it, and what may be decided next."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import msgspec

@@ -1,7 +1,5 @@
 """Whose turn it is, to be served or to go: devices first, then the sessions of each."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """Input of a worker's machine, and what it hands to the engine."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field

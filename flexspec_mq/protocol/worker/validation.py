@@ -1,7 +1,5 @@
 """Messages that a worker takes from an edge at all, whatever state a session is in."""
 
-from __future__ import annotations
-
 from flexspec_mq.errors import RemoteProtocolError
 from flexspec_mq.protocol.worker.types import VersionFacts
 from schemas.messages import NOISE_VERSION, Close, Draft, ErrorCode, Open, Poll
