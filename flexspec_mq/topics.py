@@ -1,10 +1,10 @@
 """Topic names. Short, because they are paid for on every publish.
 
 `f1/o/<version>/<edge>` opens, `f1/d/<worker>/<edge>` drafts, polls and closes, `f1/v/<edge>` verdicts,
-`f1/w/<worker>` worker status, `f1/t/<worker>` how its target's texts are written, `f1/e/<edge>` edge status,
-`f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the deployment's statement of its keys, `f1/s` what the
-broker has on its disk; `f1/ask/<edge>/<user>` texts that a client asks an edge for, `f1/answer/<user>/<edge>` the
-answers, `f1/a/<edge>` the edge's figures for those who ask.
+`f1/r/<edge>/<session>` answers that are kept for an edge, `f1/w/<worker>` worker status, `f1/t/<worker>` how its
+target's texts are written, `f1/e/<edge>` edge status, `f1/h/<family>` catalogue, `f1/k/<family>` key set, `f1/i` the
+deployment's statement of its keys, `f1/s` what the broker has on its disk; `f1/ask/<edge>/<user>` texts that a client
+asks an edge for, `f1/answer/<user>/<edge>` the answers, `f1/a/<edge>` the edge's figures for those who ask.
 """
 
 import re
@@ -14,6 +14,7 @@ from flexspec_mq.errors import UsageError
 
 ROOT = "f1"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}")
 BRIDGED = frozenset("odvewthki")
 """Letters of the topics that brokers of a deployment carry to each other; asks and their answers stay at a site."""
 _LEVELS = 8
@@ -57,6 +58,23 @@ def draft_filter(worker: str) -> str:
 def verdict_topic(edge: str) -> str:
     """Where workers answer an edge."""
     return f"{ROOT}/v/{edge}"
+
+
+def delivery_topic(edge: str, session: int) -> str:
+    """Retained answer of a session whose edge was away when it was written."""
+    return f"{ROOT}/r/{edge}/{session}"
+
+
+def delivery_filter(edge: str) -> str:
+    """Subscription of an edge to the answers that are kept for it."""
+    return f"{ROOT}/r/{edge}/+"
+
+
+def session_of_delivery(topic: str, edge: str) -> int | None:
+    """The session whose answer a topic carries; None for any other topic."""
+    name = topic.removeprefix(delivery_filter(edge)[:-1])
+    session = int(name) if _NUMBER.fullmatch(name) else -1
+    return session if 0 <= session < 2**32 and name != topic else None
 
 
 def worker_status_topic(worker: str) -> str:

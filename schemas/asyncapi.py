@@ -7,7 +7,18 @@ import msgspec
 from schemas.asking import Answer, AnswerPiece, Ask, AskedStatus, AskError, AskErrorBody, AskUsage
 from schemas.catalogue import Catalogue, CatalogueVersion, KeySet, Signed
 from schemas.jsonschema import Json, described
-from schemas.messages import PROTOCOL_VERSION, Close, Draft, Error, Identity, Open, Poll, Prefix, Verdict
+from schemas.messages import (
+    PROTOCOL_VERSION,
+    Close,
+    Delivery,
+    Draft,
+    Error,
+    Identity,
+    Open,
+    Poll,
+    Prefix,
+    Verdict,
+)
 from schemas.openai import FunctionCall, ToolCall
 from schemas.statement import Statement
 from schemas.status import (
@@ -30,6 +41,7 @@ _CONTENT_TYPES: dict[type[msgspec.Struct], str] = {
 _PARAMETERS = {
     "version": "Target version that the edge asks for: 1 to 64 letters, digits, dots, dashes, underscores.",
     "edge": "MQTT user name of the edge node.",
+    "session": "Number of a session of the edge, in decimal.",
     "worker": "Id of the cloud worker that holds the session.",
     "family": "Target family that the edge follows.",
     "user": "MQTT user name of who asks; anybody on a broker without users.",
@@ -67,6 +79,14 @@ CHANNELS = (
         "To the one worker that holds the session; it subscribes to f1/d/{worker}/+.",
     ),
     _Channel("verdict", "f1/v/{edge}", "receive", (Verdict, Error), "Answers of all workers to an edge."),
+    _Channel(
+        "delivery",
+        "f1/r/{edge}/{session}",
+        "receive",
+        (Delivery,),
+        "An answer that was written while the edge was away. It expires; the edge clears it when it has fetched it.",
+        retained=True,
+    ),
     _Channel(
         "workerStatus",
         "f1/w/{worker}",

@@ -22,6 +22,8 @@ KEYED = 15
 MAX_PROMPT_TOKENS = 131_072
 MAX_DRAFT_TOKENS = 64
 MAX_VERDICT_TOKENS = 320
+MAX_DELIVERED_TOKENS = 49_152
+"""Tokens of an answer that is delivered: a payload holds so many of any vocabulary, padded and sealed."""
 MAX_AHEAD = 256
 MAX_IN_FLIGHT = 8
 MAX_TOKEN_ID = 2**24 - 1
@@ -34,12 +36,14 @@ U32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 U64 = Annotated[int, Meta(ge=0, extra_json_schema={"maximum": 2**64 - 1})]
 Position = Annotated[int, Meta(ge=0, le=2**20)]
 Counter = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+Keep = Annotated[int, Meta(ge=0, le=604_800)]
 Millis = Annotated[int, Meta(ge=0, le=MAX_MILLIS)]
 # Python's `$` also matches before a last newline, hence the look-ahead.
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._-]+$(?!\n)")]
 TokenId = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 PromptTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_PROMPT_TOKENS)]
 DraftTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DRAFT_TOKENS)]
+DeliveredTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_DELIVERED_TOKENS)]
 VerdictTokens = Annotated[tuple[TokenId, ...], Meta(max_length=MAX_VERDICT_TOKENS)]
 DraftLength = Annotated[int, Meta(ge=0, le=MAX_DRAFT_TOKENS)]
 
@@ -163,6 +167,8 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
         resumes: committed tokens that the edge has and tells in its next open, to the worker that answers.
         grammar: source of the identity's grammar, compressed; empty without one, and in opens to the own topic of a
             worker that has had it.
+        deliver: seconds that the answer shall be kept at the broker, where the edge may be away when it is written;
+            0 asks for no delivery.
     """
 
     session: U32
@@ -177,6 +183,7 @@ class Open(msgspec.Struct, frozen=True, array_like=True, tag=1):
     worker_draft: DraftLength = 0
     resumes: Position = 0
     grammar: Annotated[bytes, Meta(max_length=MAX_GRAMMAR)] = b""
+    deliver: Keep = 0
 
 
 class _Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -255,6 +262,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
             turn, and no more than a batch has; None if none had to.
         recommended: beside `worker`, where the session's identity has other values; an edge may have left them open.
         forced: tokens behind which the grammar left no choice, since the last verdict with tokens; nobody drafted them.
+        delivers: beside `worker`, the `deliver` of the open that this worker grants; 0 for none.
     """
 
     session: U32
@@ -272,6 +280,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, tag=5):
     granted: DraftLength | None = None
     recommended: Sampling | None = None
     forced: Counter = 0
+    delivers: Keep = 0
 
 
 class Error(msgspec.Struct, frozen=True, array_like=True, tag=6):
@@ -285,4 +294,23 @@ class Error(msgspec.Struct, frozen=True, array_like=True, tag=6):
     detail: Annotated[str, Meta(max_length=300)] = ""
 
 
-Message = Open | Draft | Poll | Close | Verdict | Error
+class Delivery(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Worker → edge, kept by the broker until the edge fetches it: an answer that the edge was not there to read.
+
+    Attributes:
+        attempt: the open that this worker holds.
+        tokens: all that the target decided, from the first generated one on.
+        digest: digest of the chain after the last token.
+        fin: how the text ended; `NONE` where its worker left before, and it goes on elsewhere.
+        worker: name of the worker, which keeps the session until it is closed.
+    """
+
+    session: U32
+    attempt: Counter
+    tokens: DeliveredTokens
+    digest: U32
+    fin: Fin
+    worker: Name
+
+
+Message = Open | Draft | Poll | Close | Verdict | Error | Delivery

@@ -36,6 +36,7 @@ from schemas.messages import (
     MAX_VERDICT_TOKENS,
     Close,
     CloseReason,
+    Delivery,
     Draft,
     Error,
     ErrorCode,
@@ -212,6 +213,7 @@ def _messages() -> list[Message]:
     return [
         Open(7, 1, _IDENTITY, prompt, (), 16, 1, (30, 216, 34)),
         Open(8, 2, _IDENTITY, (30, 216), prompt[:20], 16, 1, (), Prefix(300, _DIGEST[:16]), 4),
+        Open(9, 1, _IDENTITY, (30, 216), (), 16, 1, (), deliver=86_400),
         Draft(7, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16_383, 16_384), 16),
         Draft(7, 1, 9, 64, 0, 5, (198, 30, 5646, 253) * 16, 0, 8),
         Poll(7, 1, 9, 2**20, 0, 5, prompt[:18], 2**31 - 1),
@@ -220,6 +222,8 @@ def _messages() -> list[Message]:
         Verdict(7, 1, 2, 130, (198, 30, 5646, 253), 0x12345678, Fin.NONE, 3, 61),
         Verdict(7, 1, 0, 0, (), 0x12345678, Fin.NONE, 0, 0, "w-1.a_Z", 30),
         Verdict(3, 1, 40, 12, tuple(range(MAX_VERDICT_TOKENS)), 1, Fin.EOS, 4, 61, None, 0, 5, 2),
+        Verdict(7, 1, 0, 0, (), 0x12345678, Fin.NONE, 0, 0, "w-1.a_Z", 30, delivers=86_400),
+        Delivery(7, 2, prompt, 0x12345678, Fin.EOS, "w-1.a_Z"),
         Error(7, 4, ErrorCode.BUSY, 1500, "w1"),
         Error(9, 1, ErrorCode.FINGERPRINT, 0, "w1", "the tokenizers differ: \u00e9" * 12),
     ]

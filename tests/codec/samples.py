@@ -13,6 +13,7 @@ from schemas.messages import (
     MAX_TOKEN_ID,
     Close,
     CloseReason,
+    Delivery,
     Draft,
     Error,
     ErrorCode,
@@ -38,6 +39,7 @@ SAMPLES: dict[str, Message] = {
     "open-resumes": Open(9, 2, IDENTITY, (30, 216), (), 0, 7, (), resumes=300),
     "open-grammar": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), grammar=bytes(range(40))),
     "open-grammar-known": Open(9, 1, GRAMMAR, (30, 216), (), 0, 7, (), Prefix(300, bytes(range(16, 32)))),
+    "open-deliver": Open(9, 1, IDENTITY, (30, 216), (), 16, 1, (), deliver=604_800),
     "draft": Draft(0xDEADBEEF, 1, 2, 130, 4, 0xCAFEBABE, (198, 30, 5646, 127, 128, 16383, 16384), 16),
     "draft-empty": Draft(1, 1, 1, 0, 0, 0, (), 0),
     "draft-behind": Draft(1, 3, 200, 300, -40, 2**32 - 1, (49151,), 0),
@@ -55,6 +57,9 @@ SAMPLES: dict[str, Message] = {
     "verdict-recommended": Verdict(
         3, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w1", 30, recommended=Sampling(0.2, 0, 0.9)
     ),
+    "verdict-delivers": Verdict(3, 1, 0, 0, (), 1, Fin.NONE, 0, 0, "w1", 30, delivers=86_400),
+    "delivery": Delivery(0xDEADBEEF, 2, PROMPT, 0x12345678, Fin.EOS, "w-1.a_Z"),
+    "delivery-unfinished": Delivery(7, 1, (), 2**32 - 1, Fin.NONE, "w1"),
     "verdict-gap": Verdict(3, 1, 40, 12, (), 1, Fin.GAP, 0, 0),
     "error": Error(0xDEADBEEF, 4, ErrorCode.BUSY, 1500, "w1"),
     "error-prefix": Error(0xDEADBEEF, 1, ErrorCode.NEED_PREFIX, 0, "w1"),

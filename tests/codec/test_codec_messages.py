@@ -59,10 +59,10 @@ def test_fields_that_a_newer_peer_appends_are_skipped(message: Message) -> None:
     plain = msgspec.msgpack.decode(message_to_body(message))
     skippable: tuple[object, ...] = ({"a": [1, 2.5, None]}, b"x" * 100, [[[]]], "text")
     defaults: dict[int, list[object]] = {
-        1: [None, 0, 0, b""],
+        1: [None, 0, 0, b"", 0],
         2: [0],
         3: [0],
-        5: [None, 0, 0, None, None, 0],
+        5: [None, 0, 0, None, None, 0, 0],
         6: [""],
     }
     filled = defaults.get(plain[0], [])

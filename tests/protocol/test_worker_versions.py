@@ -124,3 +124,12 @@ def test_what_a_topic_says_of_its_sender() -> None:
         "x/o/v/e",
     ):
         assert topics.sender_of(other) is None, other
+
+
+def test_an_answers_topic_names_the_session_in_one_way_only() -> None:
+    for session in (0, 7, 2**32 - 1):
+        topic = topics.delivery_topic("e_1", session)
+        assert topics.session_of_delivery(topic, "e_1") == session
+        assert topics.session_of_delivery(topic, "e_2") is None
+    for name in ("", "+7", "-7", "07", "7.0", "7/1", "\u0667", str(2**32), "9" * 4000):
+        assert topics.session_of_delivery(f"f1/r/e_1/{name}", "e_1") is None, name

@@ -120,6 +120,7 @@ def test_asyncapi_names_the_topics_that_the_code_uses() -> None:
         "open": topics.open_topic(version, edge),
         "draft": topics.draft_topic(worker, edge),
         "verdict": topics.verdict_topic(edge),
+        "delivery": topics.delivery_filter(edge).replace("+", "{session}"),
         "workerStatus": topics.worker_status_topic(worker),
         "targetText": topics.target_text_topic(worker),
         "edgeStatus": topics.edge_status_topic(edge),
@@ -140,6 +141,7 @@ def test_retained_topics_are_those_of_statuses_and_families() -> None:
     retained = {name for name, binding in bindings.items() if binding["retain"]}
     assert retained == {
         *(
+            "receive-delivery",
             "receive-workerStatus",
             "receive-targetText",
             "send-edgeStatus",
