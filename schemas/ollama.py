@@ -14,6 +14,7 @@ from schemas.openai import (
     FlexspecUsage,
     Neutral0,
     Neutral1,
+    Offline,
     Seed,
     Stops,
     unsupported,
@@ -152,6 +153,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
             ``/v1/chat/completions``.
         format: ``json`` for any object, or a JSON schema.
         think: true is refused, since targets do not think aloud apart from their answer.
+        offline: not Ollama's; as of ``/v1/chat/completions``.
         keep_alive: accepted, without effect: workers keep their targets.
         truncate: leave out the oldest turns of a conversation that is too long for the context, but for those of the
             system; false refuses it.
@@ -163,6 +165,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     format: Format | None = None
     options: OllamaOptions | None = None
     think: bool | str = False
+    offline: Offline | None = None
     keep_alive: Any = None
     truncate: bool = True
     shift: Any = None
@@ -219,7 +222,7 @@ class OllamaModelRequest(_Request, frozen=True, kw_only=True):
     options: Any = None
 
 
-DoneReason = Literal["stop", "length", "load", "unload"]
+DoneReason = Literal["stop", "length", "provisional", "load", "unload"]
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):

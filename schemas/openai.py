@@ -42,6 +42,10 @@ Stops = StopString | Annotated[list[StopString], Meta(max_length=1024)]
 Seed = Annotated[int, Meta(extra_json_schema={"minimum": -(2**63), "maximum": 2**64 - 1})]
 
 
+Offline = Literal["hold", "provisional", "deliver"]
+"""Offline mode, for while nobody can be reached: a text waits, is drafted on alone, or goes whole to a worker."""
+
+
 class _Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
@@ -245,6 +249,9 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
         ignore_eos: not OpenAI's; go on to the limit.
         wait: not OpenAI's; the request's patience: seconds without a token after which it fails while the broker is
             away, no worker serves the model or all have too much to do. 0, or without it, as the node's ``wait`` says.
+        offline: not OpenAI's; the offline mode. ``hold`` waits while nobody can be reached; ``provisional`` has the
+            draft write on alone, marked as unverified; ``deliver`` sends the whole request with the open, so that the
+            device may go away. Without it as the node's ``offline`` says.
         user: whose remembered answers are drafted from, unless safety_identifier says it. In a family it decides
             whether a canary answers, unless prompt_cache_key or safety_identifier does. The other fields without
             bounds are accepted without effect.
@@ -264,6 +271,7 @@ class _TextRequest(_Request, frozen=True, kw_only=True):
     stop: Stops | None = None
     ignore_eos: bool = False
     wait: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    offline: Offline | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     prediction: Prediction | None = None
@@ -439,7 +447,52 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     flexspec: FlexspecUsage = FlexspecUsage()
 
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+Writer = Literal["device", "lookup", "worker", "target", "cloud", "grammar"]
+"""Who wrote a part of a text: the device's draft or the worker's, which the target accepted, or the target itself.
+
+``lookup`` is a draft of the device that was found in the text itself or in an earlier answer.
+``cloud`` is the worker's draft or the target: after a loss what is sent again does not tell them apart. ``grammar`` is
+nobody: no other token was allowed."""
+
+
+class Provisional(msgspec.Struct, frozen=True):
+    """A change of provisional text: what the device's draft wrote alone behind the confirmed text.
+
+    Attributes:
+        at: characters of the provisional text that stay; those behind them go.
+        text: characters that follow them.
+    """
+
+    at: int
+    text: str
+
+    def applied(self, before: str) -> str:
+        """The provisional text after the change."""
+        return before[: self.at] + self.text
+
+
+def unconfirmed(provisional: str, confirmed: str) -> str:
+    """The rest of a provisional text when confirmed text comes: without what is confirmed, or none if it differs."""
+    return provisional[len(confirmed) :] if provisional.startswith(confirmed) else ""
+
+
+class FlexspecPart(msgspec.Struct, frozen=True, kw_only=True):
+    """Facts about a part of an answer that OpenAI's objects have no field for.
+
+    Attributes:
+        pieces: parts of a chunk's text, in order, and who wrote each: a draft or a lookup on the device, the worker's
+            draft, or the target itself; ``cloud`` is one of the last two, in what was sent again after a loss.
+        provisional: change of the provisional text, where the request's offline mode is ``provisional``. Confirmed text
+            eats the beginning of the provisional text, or all of it where the two differ.
+        waiting: whom the text waits for.
+    """
+
+    pieces: list[tuple[str, Writer]] | UnsetType = UNSET
+    provisional: Provisional | UnsetType = UNSET
+    waiting: str | UnsetType = UNSET
+
+
+FinishReason = Literal["stop", "length", "tool_calls", "provisional"]
 
 
 class FunctionCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -471,12 +524,19 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer to a chat."""
+    """An answer to a chat.
+
+    Attributes:
+        finish_reason: ``provisional`` where nobody could be reached until the end of the request's patience, and its
+            offline mode allows that.
+        flexspec: provisional text of such an answer, behind its confirmed content.
+    """
 
     index: int = 0
     message: AssistantMessage
     logprobs: None = None
     finish_reason: FinishReason | None
+    flexspec: FlexspecPart | UnsetType = UNSET
 
 
 class FunctionDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -513,31 +573,17 @@ class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
-    """A text, or in a stream a part of it."""
+    """A text, or in a stream a part of it.
+
+    Attributes:
+        flexspec: provisional text of a whole answer; see `ChatChoice`.
+    """
 
     index: int = 0
     text: str
     logprobs: None = None
     finish_reason: FinishReason | None
-
-
-Writer = Literal["device", "lookup", "worker", "target", "cloud", "grammar"]
-"""Who wrote a part of a text: the device's draft or the worker's, which the target accepted, or the target itself.
-
-``lookup`` is a draft of the device that was found in the text itself or in an earlier answer.
-``cloud`` is the worker's draft or the target: after a loss what is sent again does not tell them apart. ``grammar`` is
-nobody: no other token was allowed."""
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """Who wrote a chunk's text.
-
-    Attributes:
-        pieces: parts of the text, in order, and who wrote each: a draft or a lookup on the device, the worker's draft,
-            or the target itself; ``cloud`` is one of the last two, in what was sent again after a loss.
-    """
-
-    pieces: list[tuple[str, Writer]]
+    flexspec: FlexspecPart | UnsetType = UNSET
 
 
 class _Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -560,13 +606,14 @@ class ChatCompletionChunk(_Answer, frozen=True, kw_only=True):
 
     Attributes:
         choices: a single one; none in the chunk of figures.
-        flexspec: writers of the text, where ``stream_options.include_origin`` asks for them.
+        flexspec: writers of the text, where ``stream_options.include_origin`` asks for them; changes of the provisional
+            text; whom the text waits for, where either is asked for.
         usage: figures, where ``stream_options.include_usage`` asks for them; null in all chunks but the one of figures.
     """
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChunkChoice]
-    flexspec: Origin | UnsetType = UNSET
+    flexspec: FlexspecPart | UnsetType = UNSET
     usage: Usage | UnsetType | None = UNSET
 
 
@@ -575,7 +622,7 @@ class TextCompletion(_Answer, frozen=True, kw_only=True):
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[TextChoice]
-    flexspec: Origin | UnsetType = UNSET
+    flexspec: FlexspecPart | UnsetType = UNSET
     usage: Usage | UnsetType | None = UNSET
 
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.messages import MAX_TOKEN_ID
-from schemas.openai import Empty, FlexspecUsage, Limit, Off, Seed, unsupported
+from schemas.openai import Empty, FlexspecUsage, Limit, Off, Offline, Seed, unsupported
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 Metadata = Annotated[
@@ -172,7 +172,7 @@ class ResponsesRequest(_Request, frozen=True, kw_only=True):
 
     Attributes:
         model: as in chats; so are temperature, top_p, user, safety_identifier and prompt_cache_key, and top_k, seed,
-            ignore_eos and wait, which are not OpenAI's.
+            ignore_eos, wait and offline, which are not OpenAI's.
         input: a question, or items; reasoning items are passed over.
         instructions: system message before all others; it is not kept for later responses.
         previous_response_id: response to go on from, one that the node still keeps.
@@ -195,6 +195,7 @@ class ResponsesRequest(_Request, frozen=True, kw_only=True):
     seed: Seed | None = None
     ignore_eos: bool = False
     wait: Annotated[float, Meta(ge=0, le=86_400)] | None = None
+    offline: Offline | None = None
     tools: list[Annotated[dict[str, Any], _one_of(ResponseTool)]] | None = None
     tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice = "auto"
     parallel_tool_calls: bool | None = None

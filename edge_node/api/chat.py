@@ -157,7 +157,7 @@ class OpenAIForm(Form):
         if isinstance(event, Content):
             more: dict[str, Any] = {}
             if self._wanted.include_origin:
-                more = {"flexspec": openai.Origin(list(text.origins.cut(event.text, event.at)))}
+                more = {"flexspec": openai.FlexspecPart(pieces=list(text.origins.cut(event.text, event.at)))}
             return self._chunk(at, openai.Delta(content=event.text), **more)
         if isinstance(event, CallBegins):
             call = openai.ToolCallDelta(

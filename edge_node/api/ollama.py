@@ -136,6 +136,7 @@ def _request(
         grammar=_grammar(asked.format),
         tools=tools,
         truncate=asked.truncate,
+        offline=asked.offline,
     )
     loads: ollama.DoneReason = "unload" if asked.keep_alive in (0, "0", "0s") else "load"
     return OllamaRequest(

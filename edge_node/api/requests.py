@@ -112,6 +112,7 @@ def options_of(
             seed=None if asked.seed is None else asked.seed % 2**64,
             ignore_eos=asked.ignore_eos,
             wait=asked.wait,
+            offline=asked.offline,
             user=_name(asked.safety_identifier, asked.user),
             key=_name(asked.prompt_cache_key, asked.safety_identifier, asked.user),
             **more,

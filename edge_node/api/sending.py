@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edge_node.api.errors import ApiError, api_error, gone
 from edge_node.api.settings import ApiSettings
-from edge_node.completion.completion import Completion, End
+from edge_node.completion.completion import Completion, End, Part
 from edge_node.completion.options import CompletionOptions, Prompt
 from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import FlexSpecError
+from schemas.openai import Offline
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Send
@@ -115,9 +116,11 @@ class TextRequest(ABC):
     def form(self, texts: Sequence[Completion]) -> Form:
         """The texts as this API shows them."""
 
-    def options(self, version: str | None, timeout: float | None = None) -> CompletionOptions:
+    def options(
+        self, version: str | None, timeout: float | None = None, offline: Offline = "hold"
+    ) -> CompletionOptions:
         """How the text is to be written, with what the node decides."""
-        return replace(self.asked, version=version, timeout=timeout)
+        return replace(self.asked, version=version, timeout=timeout, offline=self.asked.offline or offline)
 
 
 async def reply(
@@ -172,14 +175,14 @@ async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: di
     await sender.start(200, form.kind, {"cache-control": "no-cache", **headers})
     if first := form.first():
         await sender.body(first)
-    async for at, piece in _merged(form.texts, settings.heartbeat):
+    async for at, news in _merged(form.texts, settings.heartbeat):
         text = form.texts[at]
-        if piece is None:
+        if news is None:
             if text.end is None or text.end.error is not None:
                 break
             part = form.ended(at, text.end)
         else:
-            part = form.piece(at, piece) if piece else form.silence(text.waits)
+            part = form.piece(at, news.text) if news.text else form.silence(news.waits)
         if part:
             await sender.body(part)
     ends = [text.end for text in form.texts if text.end is not None]
@@ -187,7 +190,7 @@ async def _stream(form: Form, settings: ApiSettings, sender: Sender, headers: di
     await sender.body(form.last(ends) if error is None else form.broken(form.failed(error)), more=False)
 
 
-async def _merged(texts: Sequence[Completion], patience: float) -> AsyncIterator[tuple[int, str | None]]:
+async def _merged(texts: Sequence[Completion], patience: float) -> AsyncIterator[tuple[int, Part | None]]:
     """Parts of texts as they come, with the number of their text; None at its end."""
     reading = [text.read(patience) for text in texts]
     if len(texts) == 1:
@@ -200,10 +203,10 @@ async def _merged(texts: Sequence[Completion], patience: float) -> AsyncIterator
         while coming:
             done, _ = await asyncio.wait(coming, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                at, piece = coming.pop(task), task.result()
-                if piece is not None:
+                at, news = coming.pop(task), task.result()
+                if news is not None:
                     coming[asyncio.ensure_future(anext(reading[at], None))] = at
-                yield at, piece
+                yield at, news
     finally:
         for task in coming:
             task.cancel()

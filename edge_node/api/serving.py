@@ -146,7 +146,8 @@ async def serve_text(
         _log.warning("fields of a request to %s were ignored: %s", request.url.path, wanted.ignored_names)
     with _request_span(api.node.telemetry, request) as context, ExitStack() as reading:
         version = await api.version(wanted.model)
-        options = replace(wanted.options(version, api.settings.api_timeout), trace_context=context)
+        limits = api.settings.api_timeout, api.settings.offline
+        options = replace(wanted.options(version, *limits), trace_context=context)
         texts = [
             reading.enter_context(api.texts.reading(wanted.prompt, each, name))
             for each, name in _choices(options, wanted.choices, key)

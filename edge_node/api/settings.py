@@ -10,6 +10,7 @@ from flexspec_mq import waiting
 from flexspec_mq.errors import UsageError
 from flexspec_mq.settings import Setting, verify
 from flexspec_mq.settings.values import is_loopback, read_api_key
+from schemas.openai import Offline
 
 _HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:]+", re.IGNORECASE)
 _ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]+|null|\*", re.IGNORECASE)
@@ -78,6 +79,15 @@ class ApiSettings(CompletionLimits):
     lenient: Annotated[
         bool, Setting(help="ignore fields of API requests that are unknown or not supported")
     ] = False
+    offline: Annotated[
+        Offline,
+        Setting(
+            help="what becomes of texts whose request does not say it while nobody can be reached: 'hold' waits, "
+            "'provisional' drafts on alone and marks that as unverified, 'deliver' has a worker write on for a device "
+            "that goes away",
+            choices=("hold", "provisional", "deliver"),
+        ),
+    ] = "hold"
     api_timeout: Annotated[
         float, Setting(help="seconds for a whole text, waiting included", unit="seconds", above=0)
     ] = waiting.API_TEXT

@@ -205,7 +205,8 @@ class Asks:
         api, until = self._api, time.monotonic() + asked.patience
         if asked.wanted.ignored:
             _log.warning("fields of an ask by MQTT were ignored: %s", ", ".join(asked.wanted.ignored))
-        options = asked.wanted.options(await api.version(asked.wanted.model), api.settings.api_timeout)
+        version = await api.version(asked.wanted.model)
+        options = asked.wanted.options(version, api.settings.api_timeout, api.settings.offline)
         while True:
             try:
                 with api.texts.reading(asked.wanted.prompt, options, asked.key) as text:
@@ -239,10 +240,10 @@ class Asks:
         """Send what is no call of a tool as it comes, from the beginning, until another copy of the ask has come."""
         await text.begun()
         parser, at = text.parser(), 0
-        async for piece in text.read(self._api.settings.heartbeat):
-            events = parser.push(piece)
+        async for part in text.read(self._api.settings.heartbeat):
+            events = parser.push(part.text)
             delta = "".join(event.text for event in events if isinstance(event, Content))
-            waits = UNSET if piece or text.waits is None else str(text.waits)
+            waits = UNSET if part.text or part.waits is None else str(part.waits)
             if delta or waits is not UNSET:
                 body = AnswerPiece(**answering.reply.named, at=at, delta=delta, waiting=waits)
                 await self._publish(link, answering.reply.message(body))

@@ -8,23 +8,24 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from edge_node.completion.decoding import Origins, Piece
 from edge_node.completion.options import SEED_BITS, CompletionOptions, Prompt
 from flexspec_mq.errors import FlexSpecError
 from flexspec_mq.grammar.tools import HERMES, CallParser
 from schemas.node import TextFigures, TextView
+from schemas.openai import unconfirmed
 
 if TYPE_CHECKING:
     from edge_node.completion.service import Wait
 
-EndReason = Literal["stop", "length"]
+EndReason = Literal["stop", "length", "provisional"]
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a text ended: complete, with figures, or by an error."""
+    """How a text ended: complete, unverified at its end (`provisional`), with figures; or by an error."""
 
     reason: EndReason | None
     figures: TextFigures | None = None
@@ -50,6 +51,20 @@ class IdempotencyKey:
         return int.from_bytes(digest.digest(), "big") >> (64 - SEED_BITS)
 
 
+class Part(NamedTuple):
+    """News of a text for one reader.
+
+    Attributes:
+        text: confirmed characters behind those that it has, maybe none.
+        provisional: provisional text behind these.
+        waits: whom the text waits for.
+    """
+
+    text: str
+    provisional: str
+    waits: Wait | None
+
+
 class Completion:
     """A text and who reads it.
 
@@ -66,6 +81,7 @@ class Completion:
         origins: who wrote which character.
         readers: number of clients that read it now.
         size: characters.
+        provisional: text that the device's draft wrote alone behind the confirmed text.
         waits: whom it waits for; None while it goes on.
         figures: tells its figures as they are now; None before it has a session.
         end: None while it is being written.
@@ -83,6 +99,7 @@ class Completion:
         self.origins = Origins()
         self.readers = 0
         self.size = 0
+        self.provisional = ""
         self.waits: Wait | None = None
         self.figures: Callable[[], TextFigures] | None = None
         self.end: End | None = None
@@ -90,13 +107,20 @@ class Completion:
         self._news = asyncio.Event()
 
     def add(self, pieces: Sequence[Piece]) -> None:
-        """Append to the text."""
+        """Append confirmed text, which eats the beginning of the provisional text, or all of it where they differ."""
         part = "".join(piece for piece, _ in pieces)
         self.waits = None
         if part and self.end is None:
             self.origins.add(pieces)
             self._parts.append(part)
             self.size += len(part)
+            self.provisional = unconfirmed(self.provisional, part)
+            self._tell()
+
+    def unverified(self, text: str) -> None:
+        """Have this stand as provisional text behind the confirmed text."""
+        if text != self.provisional and self.end is None:
+            self.provisional = text
             self._tell()
 
     def wait(self, wait: Wait) -> None:
@@ -105,9 +129,11 @@ class Completion:
         self._tell()
 
     def finish(self, end: End) -> None:
-        """End it; the first end counts."""
+        """End it; the first end counts. Its provisional text stays only where that is how it ended."""
         if self.end is None:
             self.end = end
+            if end.reason != "provisional":
+                self.provisional = ""
             self._tell()
 
     def view(self) -> TextView:
@@ -143,7 +169,7 @@ class Completion:
 
     async def begun(self) -> None:
         """Wait until there is something to show or to tell, or the text is over."""
-        while self.end is None and not self.size and self.waits is None:
+        while self.end is None and not (self.size or self.provisional) and self.waits is None:
             await self._news.wait()
 
     async def ended(self) -> End:
@@ -157,30 +183,26 @@ class Completion:
         """All of it so far."""
         return "".join(self._parts)
 
-    async def read(self, patience: float) -> AsyncIterator[str]:
+    async def read(self, patience: float) -> AsyncIterator[Part]:
         """The text as it comes, until its end; a reader that lags behind gets all that it missed at once.
 
         Args:
-            patience: seconds of silence after which an empty part comes; it comes at once when the text begins to wait.
+            patience: seconds of silence after which a part without news comes.
         """
-        at, told = 0, None
+        at, told = 0, Part("", "", None)
         while True:
-            if at < len(self._parts):
-                part = "".join(self._parts[at:])
-                at = len(self._parts)
-                yield part
+            part = Part("".join(self._parts[at:]), self.provisional, self.waits)
+            at = len(self._parts)
+            if part.text or part[1:] != told[1:]:
+                yield (told := part)
             elif self.end is not None:
                 return
-            elif self.waits is not told:
-                told = self.waits
-                if told is not None:
-                    yield ""
             else:
                 try:
                     async with asyncio.timeout(patience):
                         await self._news.wait()
                 except TimeoutError:
-                    yield ""
+                    yield part
 
     def _tell(self) -> None:
         self._news.set()

@@ -13,6 +13,7 @@ from flexspec_mq.grammar.tools import ToolUse
 from flexspec_mq.models.text import Turn, encode_turns, render_turns
 from flexspec_mq.sampling.params import SamplingParams
 from flexspec_mq.telemetry import Carrier
+from schemas.openai import Offline
 
 if TYPE_CHECKING:
     from flexspec_mq.models.load import LoadedText
@@ -53,6 +54,7 @@ class CompletionOptions:
         key: names the conversation, which decides its side of a canary; empty takes its beginning.
         wait: patience: seconds without a token after which the text fails while the broker is away, no worker serves
             the version or all have too much to do; 0 and None are the node's.
+        offline: offline mode, for while nobody can be reached; None is `hold`.
         prediction: a text that much of this one will probably be. It speeds the text up and never changes it.
         grammar: the texts that are allowed; None allows all.
         truncate: leave out the oldest turns of a conversation that is too long for the context.
@@ -72,6 +74,7 @@ class CompletionOptions:
     user: bytes = b""
     key: bytes = b""
     wait: float | None = None
+    offline: Offline | None = None
     prediction: str | None = None
     grammar: Grammar | None = None
     tools: ToolUse | None = None

@@ -251,7 +251,7 @@ def content(chunk: ChatCompletionChunk) -> str:
 
 def pieces(chunk: ChatCompletionChunk) -> list[tuple[str, Writer | None]]:
     """The text of a chunk in pieces by who wrote them; None where the API does not say."""
-    told, text = [] if chunk.flexspec is UNSET else chunk.flexspec.pieces, content(chunk)
+    told, text = [] if chunk.flexspec is UNSET else chunk.flexspec.pieces or [], content(chunk)
     return [*told] if "".join(piece for piece, _ in told) == text else [(text, None)]
 
 
