@@ -195,6 +195,13 @@ SYSTEMD: Final = 1.0
 TELEMETRY: Final = 2.0
 """For a daemon that ends to export its last traces and metrics (`otel`)."""
 
+# Outbox
+
+OUTBOX_TOKENS: Final = 0.5
+"""Between two writings of committed tokens to the outbox, of all texts together."""
+OUTBOX_LOCKED: Final = 1.0
+"""For another process to let go of the outbox's file."""
+
 # Asks by MQTT
 
 ASKED_STATUS: Final = 5.0

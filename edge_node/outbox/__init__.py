@@ -1,0 +1,9 @@
+"""Requests and answers that the node keeps: on disk, so that neither a restart nor a power cut loses one.
+
+| module | holds |
+|---|---|
+| `entries` | a request with its state, and what is known of its text |
+| `journal` | the SQLite file, and what it holds at most |
+
+The meaning of a key, and which texts are written, is decided in `edge_node.completion.store`.
+"""

@@ -1,0 +1,105 @@
+"""A request in the journal: as it came, how far its text is, and what a restarted node needs to go on with it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from flexspec_mq.errors import FlexSpecError
+from flexspec_mq.protocol.effects import Commit, Origin
+
+State = Literal["queued", "writing", "stale", "done", "failed"]
+"""Queued before its session is open; stale: queued for so long that its user is asked; failed: by an error."""
+LIVES = 1024
+"""Starts of a node that one text outlives at most: attempts and counters of messages go on from 2^16 and 2^22 a life,
+and have 32 bits."""
+
+ORIGINS: tuple[Origin | Literal["worker", "cloud"] | None, ...] = (
+    None, "model", "lookup", "grammar", "worker", "cloud",
+)  # fmt: skip
+"""Origins of tokens, by their codes in the file: append only."""
+_CODES = {origin: code for code, origin in enumerate(ORIGINS)}
+
+
+class OutboxError(FlexSpecError):
+    """The outbox cannot be read, or cannot keep what it is given."""
+
+
+class OutboxFull(OutboxError):
+    """The outbox holds as much as it may, and nothing of it is finished."""
+
+
+class Opened(msgspec.Struct, frozen=True, kw_only=True):
+    """The values that fix a text, and by which its session goes on: known from its first open on.
+
+    Attributes:
+        session: number of the session.
+        version: target version.
+        temperature, top_k, top_p: sampling, recommendations of the target's makers applied.
+        limit: tokens at most.
+        root: digest of the chain before the first token, which covers the prompt.
+        private: X25519 key of the session; empty without keys.
+    """
+
+    session: int
+    version: str
+    temperature: float
+    top_k: int
+    top_p: float
+    limit: int
+    root: int
+    private: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A request.
+
+    Attributes:
+        id: id of its text.
+        key: idempotency key of the client, or one that was drawn.
+        digest: digest of endpoint and body, in canonical form.
+        path: endpoint that reads the body.
+        body: the request's body as it came.
+        choice: which of the request's texts, from 0.
+        mode: offline mode.
+        accepted: when it was, in seconds since the Unix epoch.
+        state: how far it is.
+        life: starts of the node since it was accepted.
+        opened: values of its session; None before it is open.
+        error: reason of its failure; empty otherwise.
+        finished: when it was done or failed, in seconds since the Unix epoch.
+        read: somebody has read the answer to its end.
+        tokens: committed ones in the journal, while it is unfinished.
+    """
+
+    id: str
+    key: str
+    digest: bytes
+    path: str
+    body: bytes
+    choice: int = 0
+    mode: str = "hold"
+    accepted: float
+    state: State = "queued"
+    life: int = 0
+    opened: Opened | None = None
+    error: str = ""
+    finished: float | None = None
+    read: bool = False
+    tokens: int = 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether its text is still to be written, or to be written on."""
+        return self.finished is None
+
+
+def codes_of(commit: Commit) -> bytes:
+    """The origins of a commit's tokens, a byte each."""
+    return bytes(_CODES[origin] for origin in commit.origins)
+
+
+def commit_of(start: int, tokens: tuple[int, ...], codes: bytes) -> Commit:
+    """A commit as it was."""
+    return Commit(start, tokens, tuple(ORIGINS[code] for code in codes))

@@ -1,0 +1,350 @@
+"""The outbox's file against a model of it, through restarts; who may open it, and files that are damaged."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import run_state_machine_as_test as run_as_test
+
+from edge_node.outbox.entries import LIVES, ORIGINS, Entry, Opened, OutboxError, OutboxFull
+from edge_node.outbox.journal import Bounds, Journal
+from flexspec_mq.protocol.effects import Commit
+
+OPENED = Opened(
+    session=7,
+    version="base",
+    temperature=0.5,
+    top_k=0,
+    top_p=1.0,
+    limit=64,
+    root=2**32 - 1,
+    private=b"\0" * 32,
+)
+
+
+def entry(number: int, **more: object) -> Entry:
+    made = Entry(
+        id=f"text{number}", key=f"key{number}", digest=bytes([number]) * 32, path="/v1/completions",
+        body=b'{"prompt": "a"}', accepted=100.0,
+    )  # fmt: skip
+    return replace(made, **more)  # type: ignore[arg-type]
+
+
+def commit(start: int, count: int) -> Commit:
+    numbers = range(start, start + count)
+    return Commit(start, tuple(2**32 - 1 - n for n in numbers), tuple(ORIGINS[n % 6] for n in numbers))
+
+
+@dataclass
+class Known:
+    """A request as the journal ought to have it."""
+
+    entry: Entry
+    tokens: list[tuple[int, object]] = field(default_factory=list)
+    answer: bytes | None = None
+
+
+class Model(RuleBasedStateMachine):
+    """Calls, each on the disk when it returns, and restarts; at any time a copy of the files is a journal too."""
+
+    bounds = Bounds(texts=6, size=400, keep=50.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name) / "below" / "outbox.sqlite"
+        self.now = 1000.0
+        self.known: list[Known] = []
+        self.count = 0
+        self.journal = Journal(self.path, self.bounds, lambda: self.now)
+
+    def teardown(self) -> None:
+        self.journal.close()
+        self.folder.cleanup()
+
+    def _over(self) -> list[Known]:
+        over = [each for each in self.known if not each.entry.unfinished]
+        return sorted(over, key=lambda each: each.entry.finished or 0.0)
+
+    def _size(self) -> int:
+        opened = [b"" if each.entry.opened is None else OPENED_JSON for each in self.known]
+        return sum(map(len, opened)) + sum(len(each.entry.body + (each.answer or b"")) for each in self.known)
+
+    def _drop_old(self) -> None:
+        keep = self.now - self.bounds.keep
+        self.known = [
+            each for each in self.known if each.entry.finished is None or each.entry.finished >= keep
+        ]
+
+    def _fits(self, more: int, size: int) -> bool:
+        while len(self.known) + more > self.bounds.texts or self._size() + size > self.bounds.size:
+            if not (over := self._over()):
+                return False
+            self.known.remove(over[0])
+        return True
+
+    def _one(self, number: int, *states: str) -> Known | None:
+        some = [each for each in self.known if each.entry.state in states]
+        return some[number % len(some)] if some else None
+
+    @rule(size=st.integers(1, 150))
+    def accept(self, size: int) -> None:
+        self.count += 1
+        made = entry(self.count, body=b"x" * size, accepted=self.now)
+        before, known = self.journal.entries(), list(self.known)
+        self._drop_old()
+        if self._fits(1, size):
+            self.journal.accept(made)
+            self.known.append(Known(made))
+        else:
+            with pytest.raises(OutboxFull, match="as much as it may"):
+                self.journal.accept(made)
+            assert self.journal.entries() == before  # a refusal changes nothing
+            self.known = known
+
+    @rule(number=st.integers(0, 9))
+    def accept_in_the_place_of_a_failure(self, number: int) -> None:
+        each = self._one(number, "failed")
+        if each is None:
+            return
+        self.count += 1
+        made = entry(self.count, key=each.entry.key, body=b"x", accepted=self.now)
+        self.known.remove(each)
+        self._drop_old()
+        assert self._fits(1, 1)
+        self.journal.accept(made)
+        self.known.append(Known(made))
+
+    @rule(number=st.integers(0, 9), session=st.integers(1, 3))
+    def open(self, number: int, session: int) -> None:
+        if (each := self._one(number, "queued", "writing")) is not None:
+            opened = replace_opened(session)
+            self.journal.open(each.entry.id, opened)
+            if each.entry.opened != opened:
+                each.tokens = []
+            each.entry = replace(each.entry, opened=opened, state="writing")
+
+    @rule(
+        numbers=st.sets(st.integers(0, 9), min_size=1),
+        parts=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    )
+    def commit(self, numbers: set[int], parts: list[int]) -> None:
+        added = {}
+        for each in filter(None, (self._one(number, "writing") for number in sorted(numbers))):
+            at, commits = len(each.tokens), []
+            if each.entry.id in added:
+                continue
+            for count in parts:
+                commits.append(commit(at, count))
+                each.tokens += zip(commits[-1].tokens, commits[-1].origins, strict=True)
+                at += count
+            added[each.entry.id] = commits
+        self.journal.commit(added | {"forgotten": [commit(0, 1)]})
+
+    @rule(number=st.integers(0, 9), answer=st.binary(max_size=150), failed=st.booleans())
+    def finish(self, number: int, answer: bytes, failed: bool) -> None:
+        each = self._one(number, "writing", "queued")
+        if each is None:
+            return
+        self.now += 1
+        error = "it failed" if failed else ""
+        self.journal.finish(each.entry.id, answer, error)
+        each.tokens, each.answer = [], answer or None
+        each.entry = replace(each.entry, state="failed" if failed else "done", error=error, finished=self.now)
+        self._fits(0, 0)
+
+    @rule(number=st.integers(0, 9))
+    def park(self, number: int) -> None:
+        if (each := self._one(number, "queued")) is not None:
+            self.journal.park(each.entry.id)
+            each.entry = replace(each.entry, state="stale")
+
+    @rule(number=st.integers(0, 9))
+    def unpark(self, number: int) -> None:
+        if (each := self._one(number, "stale")) is not None:
+            self.journal.unpark(each.entry.id)
+            each.entry = replace(each.entry, state="queued", accepted=self.now)
+
+    @rule(number=st.integers(0, 9))
+    def read(self, number: int) -> None:
+        if (each := self._one(number, "done")) is not None:
+            self.journal.set_read(each.entry.id)
+            each.entry = replace(each.entry, read=True)
+
+    @rule(number=st.integers(0, 9))
+    def forget(self, number: int) -> None:
+        each = self._one(number, "queued", "writing", "stale", "done", "failed")
+        assert self.journal.forget("another") is False
+        if each is not None:
+            assert self.journal.forget(each.entry.id)
+            self.known.remove(each)
+
+    @rule(seconds=st.sampled_from([1.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule()
+    def start_again(self) -> None:
+        self.journal.close()
+        self.journal = Journal(self.path, self.bounds, lambda: self.now)
+        self._drop_old()
+        for each in self.known:
+            if each.entry.unfinished:
+                each.entry = replace(each.entry, life=each.entry.life + 1)
+        assert [each.id for each in self.journal.begin()] == [
+            each.entry.id for each in self.known if each.entry.unfinished
+        ]
+
+    @invariant()
+    def the_file_has_what_the_model_has(self) -> None:
+        expected = [replace(each.entry, tokens=len(each.tokens)) for each in self.known]
+        assert self.journal.entries() == expected
+        for each in self.known:
+            assert self.journal.under(each.entry.key) == self.journal.entry(each.entry.id)
+            assert self.journal.answer(each.entry.id) == each.answer
+            commits = self.journal.committed(each.entry.id)
+            got = [pair for one in commits for pair in zip(one.tokens, one.origins, strict=True)]
+            assert got == each.tokens
+
+
+def replace_opened(session: int) -> Opened:
+    return Opened(session=session, version="base", temperature=0.0, top_k=1, top_p=1.0, limit=9, root=5)
+
+
+OPENED_JSON = (
+    b'{"session":1,"version":"base","temperature":0.0,"top_k":1,"top_p":1.0,"limit":9,"root":5,"private":""}'
+)
+
+
+def test_the_journal_is_what_its_model_is_through_restarts() -> None:
+    run_as_test(Model, settings=settings(max_examples=30, stateful_step_count=30, deadline=None))
+
+
+def test_what_is_on_the_disk_is_its_owners_alone(tmp_path: Path) -> None:
+    path = tmp_path / "outbox" / "a.sqlite"
+    journal = Journal(path)
+    journal.accept(entry(1, body=b"a secret"))
+    files = sorted(path.parent.iterdir())
+    assert [file.name for file in files] == ["a.sqlite", "a.sqlite-wal"]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert any(b"a secret" in file.read_bytes() for file in files)
+    assert journal.forget("text1")
+    assert not any(b"a secret" in file.read_bytes() for file in files)
+    journal.close()
+    assert b"a secret" not in path.read_bytes()
+
+
+def test_the_file_shrinks_when_answers_go(tmp_path: Path) -> None:
+    path, now = tmp_path / "a.sqlite", [0.0]
+    journal = Journal(path, Bounds(keep=10.0), lambda: now[0])
+    for number in range(8):
+        journal.accept(entry(number))
+        journal.finish(f"text{number}", os.urandom(2**20))
+    journal.close()
+    assert path.stat().st_size > 2**23
+    now[0] = 11.0
+    journal = Journal(path, Bounds(keep=10.0), lambda: now[0])
+    assert journal.begin() == []
+    journal.close()
+    assert path.stat().st_size < 2**17
+
+
+OPENER = """
+import sys
+from pathlib import Path
+from edge_node.outbox.journal import Journal
+Journal(Path(sys.argv[1]))
+print("open", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_two_processes_do_not_share_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    command = [sys.executable, "-c", OPENER, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        with pytest.raises(OutboxError, match="another program has the outbox") as refused:
+            Journal(path)
+        assert "--state-dir" in refused.value.hint
+        other.kill()
+        other.wait()
+    Journal(path).close()
+
+
+def test_a_file_of_a_newer_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    Journal(path).close()
+    with sqlite3.connect(path) as file:
+        file.execute("PRAGMA user_version = 2")
+    file.close()
+    before = path.read_bytes()
+    with pytest.raises(OutboxError, match=r"a newer program wrote the outbox .* \(format 2, here 1\)"):
+        Journal(path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["not a database", "a page of it", "cut"])
+def test_a_damaged_file_is_put_aside(tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.sqlite"
+    journal = Journal(path)
+    for number in range(20):
+        journal.accept(entry(number, body=os.urandom(4000)))
+    journal.close()
+    whole = path.read_bytes()
+    if damage == "not a database":
+        path.write_bytes(os.urandom(len(whole)))
+    elif damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        path.write_bytes(whole[:8192] + os.urandom(4096) + whole[12288:])
+    damaged = path.read_bytes()
+    journal = Journal(path)
+    assert journal.entries() == []
+    assert "is damaged" in caplog.text
+    assert (tmp_path / "a.sqlite.damaged").read_bytes() == damaged
+    journal.accept(entry(1))
+    journal.close()
+    assert len(Journal(path).entries()) == 1
+
+
+def test_a_text_does_not_outlive_its_counters(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    journal = Journal(path)
+    journal.accept(entry(1))
+    for life in range(1, LIVES):
+        assert [each.life for each in journal.begin()] == [life]
+    assert journal.begin() == []
+    (failed,) = journal.entries()
+    assert failed.state == "failed"
+    assert "1024 times" in failed.error
+    journal.close()
+
+
+def test_an_outbox_in_memory_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    journal = Journal(None)
+    journal.accept(entry(1))
+    assert [each.id for each in journal.entries()] == ["text1"]
+    journal.close()
+    assert list(tmp_path.iterdir()) == []
+    assert Journal(None).begin() == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutboxError, match="cannot be used") as told:
+        Journal(tmp_path / "file" / "a.sqlite")
+    assert "--state-dir" in told.value.hint
