@@ -1,14 +1,15 @@
-"""The link to the broker, as far as the node's sessions know of it."""
+"""The link to the broker, as far as the node's sessions know of it, and what users can expect meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from flexspec_mq.errors import LinkDown
+from schemas.status import ConnectionStatus, Outage
 
 if TYPE_CHECKING:
     from flexspec_mq.transport.link import Link
@@ -27,6 +28,8 @@ class LinkState:
         self._link: Link | None = None
         self.losses = 0
         self._since = time.monotonic()
+        self._past_outages = 0.0
+        self._last_outage: Outage | None = None
         self._told = asyncio.Event()  # the sessions know that it is up
 
     @property
@@ -44,6 +47,18 @@ class LinkState:
         """Seconds for which there has been no link; 0 while there is one."""
         return 0.0 if self.is_up else self.seconds
 
+    @property
+    def offline_seconds(self) -> float:
+        """Seconds without a link since the node started."""
+        return self._past_outages + self.down_for
+
+    @property
+    def outage(self) -> Outage | None:
+        """The newest outage, which ends now if it lasts; None before any."""
+        if self._told.is_set() or not self.losses:
+            return self._last_outage
+        return Outage(ended=time.time(), seconds=self.seconds)
+
     @contextmanager
     def using(self, link: Link) -> Iterator[None]:
         """Have this link for as long as the block."""
@@ -56,6 +71,8 @@ class LinkState:
     def up(self) -> None:
         """Note that the sessions know that the link is up, or learn why there will be none."""
         if not self._told.is_set():
+            self._last_outage = self.outage
+            self._past_outages += self.seconds
             self._since = time.monotonic()
         self._told.set()
 
@@ -94,3 +111,47 @@ class LinkState:
         finally:
             self.waiting -= 1
         return True
+
+
+class NodeState:
+    """Whether a node is online, degraded or offline, since when and why.
+
+    Args:
+        link: link to the broker.
+        unserved: tells why no text can begin although there is a link; empty when one can.
+
+    Attributes:
+        waiting: counts texts that wait.
+    """
+
+    def __init__(self, link: LinkState, unserved: Callable[[], str]) -> None:
+        self.waiting: Callable[[], int] = lambda: 0
+        self._link = link
+        self._unserved = unserved
+        self._state: Literal["online", "degraded", "offline"] = "offline"
+        self._since = time.time()
+
+    @property
+    def not_ready(self) -> str:
+        """Why no text can be written now; empty when it can, as far as anybody knows."""
+        return self._unserved() if self._link.is_up else "the edge node has no link to its broker"
+
+    def look(self) -> ConnectionStatus:
+        """The state as it is now. A change that is not the link's counts from the first look at it."""
+        why, waiting = self.not_ready, self.waiting()
+        if not why and waiting:
+            why = "a text waits" if waiting == 1 else f"{waiting} texts wait"
+        state: Literal["online", "degraded", "offline"] = "degraded" if why else "online"
+        if not self._link.is_up:
+            state = "offline"
+        if state != self._state:
+            of_link = "offline" in (state, self._state)
+            self._since = round(time.time() - (self._link.seconds if of_link else 0.0), 3)
+            self._state = state
+        return ConnectionStatus(
+            state=state,
+            since=self._since,
+            why=why,
+            waiting=waiting,
+            outage=None if state == "offline" else self._link.outage,
+        )

@@ -26,7 +26,7 @@ from edge_node.fleet.devices import DeviceStatuses
 from edge_node.fleet.directory import WorkerDirectory
 from edge_node.fleet.models import Models
 from edge_node.generation import Generation, GenerationRequest
-from edge_node.link_state import LinkState
+from edge_node.link_state import LinkState, NodeState
 from edge_node.status import StatusPublisher
 from edge_node.wire import wire_of
 from flexspec_mq import topics, waiting
@@ -115,6 +115,7 @@ class EdgeNode:
         models: names that can be asked for.
         texts: tokenizers of targets.
         link: the link to the broker; to read.
+        state: whether it is online, degraded or offline; to read.
         status: the node's own status, with what was seen of each version; to read.
         failure: error that broke the node for good; None while it works.
         malformed: messages that could not be read, or made no sense.
@@ -168,7 +169,8 @@ class EdgeNode:
             texts.changed = self._texts_changed
         self.models = Models(self.directory, settings.version, family)
         self.link = LinkState()
-        self.status = StatusPublisher(settings, self._sessions, family)
+        self.state = NodeState(self.link, lambda: self.wire.lapsed or self.models.not_ready())
+        self.status = StatusPublisher(settings, self._sessions, family, self.link, self.state)
         self.failure: FlexSpecError | None = None
         self.malformed = 0
 
@@ -355,6 +357,7 @@ class EdgeNode:
             "publish": self._queue.run(link),
             "directory": self.directory.watch(link, self._is_idle),
             "devices": self.devices.run(link),
+            "status": self.status.run(self._queue.put),
         }
         if self.wire.keyed:
             named["statement"] = self.wire.watch()
@@ -362,7 +365,7 @@ class EdgeNode:
             named["texts"] = self.texts.run(link)
         if self._family is not None:
             named["family"] = self._family.run(link)
-            named["status"] = self.status.run(self._family, self._queue.put)
+            named["family news"] = self.status.follow(self._family)
         try:
             async with asyncio.TaskGroup() as loops:
                 for name, loop in named.items():
@@ -394,6 +397,7 @@ class EdgeNode:
                 self._estimates.disconnects.link_down(now)
                 self.link.down(now)
                 self.directory.link_lost()
+            self.state.look()
             for generation in list(self._sessions.values()):
                 machine, span = generation.machine, generation.request.span
                 if span is not None:
@@ -464,6 +468,7 @@ class EdgeNode:
         if self.texts is not None:
             self.texts.heard(status, now, wanted=bool(self.models.meant(status)))
         self.models.warn_of_difference(status)
+        self.state.look()
         for generation in list(self._sessions.values()) if news.ended or news.begins else ():
             machine = generation.machine
             if news.ended and machine.worker == worker:

@@ -13,7 +13,6 @@ from msgspec.structs import replace
 from flexspec_mq import topics, waiting
 from flexspec_mq.codec import Codec
 from flexspec_mq.controller.estimators.wilson import wilson
-from flexspec_mq.daemon.tasks import any_of, running
 from flexspec_mq.errors import RemoteProtocolError, WorkerError
 from flexspec_mq.protocol.effects import Finish, FinishReason
 from flexspec_mq.transport.base import Outbound
@@ -23,6 +22,7 @@ from schemas.status import DIGEST, EdgeStatus, VersionFigures
 if TYPE_CHECKING:
     from edge_node.fleet.catalogue import FamilyCatalogue
     from edge_node.generation import Generation
+    from edge_node.link_state import LinkState, NodeState
     from edge_node.settings import EdgeSettings
 
 _SUMMED = ("answers", "errors", "drafted", "accepted", "tokens", "seconds")
@@ -56,21 +56,33 @@ class StatusPublisher:
         settings: settings of the device.
         sessions: texts being written.
         family: catalogue of the family that the node follows; None without one.
+        link: link to the broker.
+        state: state of the node for its users.
 
     Attributes:
         tally: sums of each version of the family.
     """
 
-    def __init__(self, settings: EdgeSettings, sessions: Sized, family: FamilyCatalogue | None) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        sessions: Sized,
+        family: FamilyCatalogue | None,
+        link: LinkState,
+        state: NodeState,
+    ) -> None:
         self.tally = VersionTally()
         self._settings = settings
         self._sessions = sessions
         self._family = family
+        self._link = link
+        self._state = state
+        self._waiting = 0  # as told last
         self._topic = topics.edge_status_topic(settings.edge)
         self._codec = Codec()
         self._epoch = time.time_ns() // 1_000_000
         self._life = secrets.randbits(32)
-        self._tallied = asyncio.Event()
+        self._news = asyncio.Event()
 
     @property
     def will(self) -> Outbound:
@@ -91,6 +103,8 @@ class StatusPublisher:
 
         Busy workers, or a broker out of reach, are no fault of a version.
         """
+        if self._waiting:
+            self._news.set()
         if self._family is None:
             return
         machine, seen = generation.machine, generation.machine.observation
@@ -114,22 +128,27 @@ class StatusPublisher:
             seconds=generation.seconds,
         )
         self.tally.add(shown)
-        self._tallied.set()
+        self._news.set()
 
-    async def run(self, family: FamilyCatalogue, publish: Callable[[Outbound], None]) -> None:
-        """Tell what is new of the family and its versions. A status that is lost is told again by the next birth."""
+    async def follow(self, family: FamilyCatalogue) -> None:
+        """Have what is new of the family told."""
         while True:
-            async with (
-                running(family.news(), "family news") as news,
-                running(self._tallied.wait(), "tally") as tally,
-            ):
-                await any_of(news, tally)
-            self._tallied.clear()
+            await family.news()
+            self._news.set()
+
+    async def run(self, publish: Callable[[Outbound], None]) -> None:
+        """Tell what is new of the family and its versions, and how many texts still wait of those that did.
+
+        A status that is lost is told again by the next birth.
+        """
+        while True:
+            await self._news.wait()
+            self._news.clear()
             publish(self.message())
             await asyncio.sleep(waiting.DEVICE_STATUS_EVERY)
 
     def _status(self, state: Literal["online", "gone"]) -> bytes:
-        family = self._family
+        family, self._waiting = self._family, self._state.waiting()
         return self._codec.encode_status(
             EdgeStatus(
                 state=state,
@@ -141,5 +160,7 @@ class StatusPublisher:
                 catalogue=None if family is None else family.status(),
                 versions=() if family is None else self.tally.figures(),
                 life=self._life,
+                waiting=self._waiting,
+                outage=self._link.outage,
             )
         )

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from schemas.openai import FinishReason, ToolCall
+from schemas.status import ConnectionStatus
 
 AskId = Annotated[str, Meta(min_length=1, max_length=128)] | int
 
@@ -118,6 +119,7 @@ class AskedStatus(msgspec.Struct, frozen=True, kw_only=True):
         model: default of asks.
         ready: whether a text could be written now.
         reason: why not.
+        connection: whether it is online, degraded or offline, and since when.
         texts: being written.
         tokens: written since the node was started.
         tokens_per_s: rate of the newest text, from the request to its end; null before any.
@@ -129,6 +131,7 @@ class AskedStatus(msgspec.Struct, frozen=True, kw_only=True):
     model: str = ""
     ready: bool = False
     reason: str = ""
+    connection: ConnectionStatus | None = None
     texts: int = 0
     tokens: int = 0
     tokens_per_s: float | None = None

@@ -12,7 +12,7 @@ import msgspec
 from schemas.catalogue import VersionState
 from schemas.openai import FlexspecUsage
 from schemas.plan import LimitReport, VersionPlan
-from schemas.status import CatalogueStatus, EdgeStatus, WorkerStatus
+from schemas.status import CatalogueStatus, ConnectionStatus, EdgeStatus, WorkerStatus
 
 
 class LinkView(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +39,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
         release: version of the program.
         model: name that a request without a model means.
         draft: the device's draft; ``none`` without one.
+        connection: online, degraded or offline.
         not_ready: why no text can be written now; empty when one can.
         link: connection to the broker.
         texts: texts being written.
@@ -53,6 +54,7 @@ class NodeView(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     model: str
     draft: str
+    connection: ConnectionStatus
     not_ready: str
     link: LinkView
     texts: int

@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from schemas.messages import MAX_TOKEN_ID
 from schemas.plan import LimitReport, Plan
+from schemas.status import ConnectionStatus
 
 NEUTRAL, WHY = "neutral", "why"
 """Keys of `Meta.extra`: values that ask for nothing, each as JSON, and why others are refused."""
@@ -694,7 +695,9 @@ class Health(msgspec.Struct, frozen=True):
     Attributes:
         status: ok, ready or not ready.
         reason: why it is not ready; of one that is, how its draft's tokenizer differs from the target's, if it does.
+        connection: whether it is online, degraded or offline, and since when; of ``/readyz``.
     """
 
     status: str
     reason: str | UnsetType = UNSET
+    connection: ConnectionStatus | UnsetType = UNSET

@@ -87,7 +87,8 @@ ENDPOINTS = (
     _Endpoint("get", "/metrics", "For Prometheus.", None),
 )
 _STATED = {
-    kind.__name__: kind for kind in (status.TokenizerStatus, status.VersionFigures, status.VersionStatus)
+    kind.__name__: kind
+    for kind in (status.Outage, status.TokenizerStatus, status.VersionFigures, status.VersionStatus)
 }
 """Parts of statuses, as events have them."""
 TYPES: tuple[type[msgspec.Struct], ...] = tuple(

@@ -250,6 +250,36 @@ class VersionFigures(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Seconds = 0.0
 
 
+class Outage(msgspec.Struct, frozen=True, kw_only=True):
+    """Time for which an edge node had lost its link to the broker.
+
+    Attributes:
+        ended: seconds since the Unix epoch.
+        seconds: length.
+    """
+
+    ended: Seconds
+    seconds: Seconds
+
+
+class ConnectionStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """State of an edge node as its users see it.
+
+    Attributes:
+        state: ``degraded`` has a link to the broker, but no text could begin now, or texts wait.
+        since: when it began, in seconds since the Unix epoch.
+        why: reason of the state; empty of ``online``.
+        waiting: texts that wait for the link, for a worker or for their turn.
+        outage: the last one that is over; null before any.
+    """
+
+    state: Literal["online", "degraded", "offline"]
+    since: Seconds
+    why: str = ""
+    waiting: Count = 0
+    outage: Outage | None = None
+
+
 class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """An edge node's word of itself on ``f1/e/<edge>``; its will says ``gone``.
 
@@ -257,6 +287,8 @@ class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
         catalogue: None on a node that follows no family.
         versions: figures of the family's versions that have written for it, the last one at the end.
         life: as of a worker.
+        waiting: texts that wait for the link, for a worker or for their turn.
+        outage: the last one; None before any.
     """
 
     state: Literal["online", "gone"]
@@ -268,3 +300,5 @@ class EdgeStatus(msgspec.Struct, frozen=True, kw_only=True):
     catalogue: CatalogueStatus | None = None
     versions: Annotated[tuple[VersionFigures, ...], Meta(max_length=MAX_VERSIONS)] = ()
     life: Life = 0
+    waiting: Count = 0
+    outage: Outage | None = None

@@ -92,9 +92,10 @@ async def _health(_api: Api, _request: Request, _send: Send) -> Response:
 
 
 async def _ready(api: Api, _request: Request, _send: Send) -> Response:
-    if why := api.not_ready():
-        return json_answer(Health("not ready", why), 503)
-    return json_answer(Health("ready", api.node.models.differing() or UNSET))
+    connection = api.node.state.look()
+    if why := api.node.state.not_ready:
+        return json_answer(Health("not ready", why, connection), 503)
+    return json_answer(Health("ready", api.node.models.differing() or UNSET, connection))
 
 
 async def _metrics(api: Api, _request: Request, _send: Send) -> Response:
@@ -154,6 +155,7 @@ def create_app(
     limit = settings.api_max_tokens or WHOLE_CONTEXT
     generator = CompletionGenerator(node, model, policy, limit)
     texts = CompletionStore(generator, settings, metrics)
+    node.state.waiting = lambda: texts.waiting
     refusals = ClientRefusals(metrics.refused)
     api = Api(
         settings,

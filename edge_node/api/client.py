@@ -2,9 +2,14 @@
 
 import http.client
 import json
+import time
 from typing import Any, NamedTuple
 
+import msgspec
+
 from flexspec_mq import waiting
+from flexspec_mq.doctor.statuses import duration
+from schemas.status import ConnectionStatus
 
 _MOST = 2**22
 """Bytes of an answer that are read."""
@@ -20,11 +25,13 @@ class RunningNode(NamedTuple):
 
     Attributes:
         not_ready: reason of its ``/readyz``; empty if it can write.
+        state: online, degraded or offline, and since when, in words; empty where it does not say.
     """
 
     host: str
     port: int
     not_ready: str
+    state: str = ""
 
     @property
     def url(self) -> str:
@@ -43,7 +50,12 @@ def find_node(host: str, port: int) -> RunningNode | None:
     if (status, answer.get("status")) not in ((200, "ready"), (503, "not ready")):
         return None
     reason = "" if status == 200 else str(answer.get("reason", "")) or "it does not say why"
-    return RunningNode(host, port, reason)
+    try:
+        connection = msgspec.convert(answer.get("connection"), ConnectionStatus)
+    except msgspec.ValidationError:  # an older one
+        return RunningNode(host, port, reason)
+    state = f"{connection.state} for {duration(max(time.time() - connection.since, 0.0))}"
+    return RunningNode(host, port, reason, state)
 
 
 def ask(

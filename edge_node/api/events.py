@@ -103,7 +103,8 @@ def _node(api: Api) -> Iterator[_Told]:
         release=flexspec_mq.__version__,
         model=node.models.default,
         draft=node.settings.draft,
-        not_ready=api.not_ready(),
+        connection=node.state.look(),
+        not_ready=node.state.not_ready,
         link=LinkView(
             up=node.link.is_up,
             seconds=node.link.seconds,

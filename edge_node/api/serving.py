@@ -116,12 +116,6 @@ class Api:
             raise _unknown(asked, sorted(known))
         return known[asked]
 
-    def not_ready(self) -> str:
-        """Why no text can be written now; empty when it can."""
-        if not self.node.link.is_up:
-            return "the edge node has no link to its broker"
-        return self.node.wire.lapsed or self.node.models.not_ready()
-
 
 def _unknown(asked: str, known: list[str]) -> ApiError:
     return ApiError(

@@ -296,7 +296,7 @@ class Asks:
 
     def _status_message(self) -> Outbound:
         node, metrics = self._node, self._api.metrics
-        why, newest = self._api.not_ready(), metrics.newest
+        why, newest = node.state.not_ready, metrics.newest
         status = AskedStatus(
             state="online",
             edge=node.name,
@@ -304,6 +304,7 @@ class Asks:
             model=node.models.default,
             ready=not why,
             reason=why,
+            connection=node.state.look(),
             texts=node.sessions,
             tokens=metrics.tokens,
             tokens_per_s=None if newest is None else round(newest.tokens / max(newest.seconds, 1e-3), 2),

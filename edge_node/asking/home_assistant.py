@@ -44,6 +44,8 @@ def _document(edge: str, user: str, status: str) -> dict[str, Any]:
     speed = {"state_class": "measurement", "unit_of_measurement": "tokens/s"}
     entities = (
         figure("Ready", ready, "binary_sensor", device_class="connectivity"),
+        figure("Connection", "value_json.connection.state", icon="mdi:cloud-check-variant"),
+        figure("Waiting", "value_json.connection.waiting", unit_of_measurement="texts"),
         figure("Model", "value_json.model", icon="mdi:brain"),
         figure("Version", "value_json.software", icon="mdi:tag"),
         figure("Tokens", "value_json.tokens", state_class=total, unit_of_measurement="tokens"),

@@ -197,6 +197,11 @@ class Metrics(Collector):
         """Make metrics of what is counted anyway."""
         node, total, now = self._node, self._page.total, self._page.now
         yield from self._requests()
+        state = node.state.look().state
+        states = {name: state == name for name in ("online", "degraded", "offline")}
+        yield now("state", "1 for the state of the node, 0 for the others", states, "state")
+        offline = "Seconds without a link to the broker"
+        yield total("offline_seconds", offline, node.link.offline_seconds)
         surprises = "Events that the protocol's table has no row for"
         yield total("surprises", surprises, node.surprises)
         unbelieved = {reason.value: node.refused.get(reason, 0) for reason in NotBelieved}

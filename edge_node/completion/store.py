@@ -128,6 +128,11 @@ class CompletionStore:
         return [*self._over, *(text.view() for text in self._active if text.end is None)]
 
     @property
+    def waiting(self) -> int:
+        """Texts that wait for the link, for a worker or for their turn."""
+        return sum(text.waits is not None for text in self._active if text.end is None)
+
+    @property
     def kept(self) -> int:
         """Texts under an idempotency key."""
         return len(self._writing) + len(self._complete)

@@ -89,16 +89,15 @@ class EdgeDoctor(DaemonDoctor):
 
         def ours() -> str:
             self.node = find_node(reached_at(host), port)
-            if self.node is not None and self.node.not_ready:
-                detail = (
-                    f"an edge node serves {self.node.url} already, and is not ready: {self.node.not_ready}"
-                )
-                report.warn(detail, "what is wrong is among the other findings")
-                return ""
             if self.node is None:
                 return ""
+            serves = ", ".join(filter(None, (f"an edge node serves {self.node.url}", self.node.state)))
+            if self.node.not_ready:
+                detail = f"{serves}, and is not ready: {self.node.not_ready}"
+                report.warn(detail, "what is wrong is among the other findings")
+                return ""
             self.here = f"it is the one that serves {self.node.url} here"
-            return f"an edge node serves {self.node.url}"
+            return serves
 
         await check_port(report, host, port, "the API", "--api-port", ours)
 

@@ -1,6 +1,6 @@
 /** Live figures: the link, the newest text, where its time goes, and the plan. */
 import { ownText } from "./chat.js";
-import { byId, eachFrame, make, many, number, redraw, say, seconds, span, times } from "./dom.js";
+import { byId, clock, eachFrame, make, many, number, redraw, say, seconds, span, times } from "./dom.js";
 import * as news from "./news.js";
 import * as timeline from "./timeline.js";
 import { choiceSentence, parts, planSentence, why } from "./why.js";
@@ -83,11 +83,14 @@ export function unreachable(why) {
 }
 
 function drawLink() {
-  const state = lost !== null || !node ? "unknown" : node.link.up ? "up" : "down";
+  const state = lost !== null || !node ? "unknown" : node.connection.state;
   byId("link").dataset.state = state;
-  const words = { up: "Link up", down: "Link down", unknown: node ? "Node away" : "Connecting" };
-  say(byId("link-words"), words[state]);
+  /** @type {Record<string, string>} */
+  const words = { online: "Online", degraded: "Degraded", offline: "Offline", unknown: "Node away" };
+  say(byId("link-words"), node ? words[state] : "Connecting");
   if (!node) return;
+  const since = [`since ${clock(node.connection.since)}`, node.connection.why].filter(Boolean).join(": ");
+  byId("link").title = state === "unknown" ? "" : since;
   say(byId("edge"), `${node.edge} · ${node.model}${node.draft === "none" ? "" : ` · draft ${node.draft}`}`);
   say(byId("since-title"), node.link.up ? "Link up for" : "Link down for");
   const losses = node.link.losses ? `lost ${times(node.link.losses)}` : "never lost";

@@ -35,8 +35,8 @@ _BAR = 10
 _GLYPHS: dict[Writer, str] = {"device": "█", "lookup": "▇", "worker": "▓", "grammar": "·", "target": "░"}
 _STATES = {
     **dict.fromkeys(("writing", "online", "ready", "stable", "current"), "green"),
-    **dict.fromkeys(("queued", "waiting", "draining", "loading", "canary", "none"), "yellow"),
-    **dict.fromkeys(("refused", "expired", "gone"), "red"),
+    **dict.fromkeys(("queued", "waiting", "degraded", "draining", "loading", "canary", "none"), "yellow"),
+    **dict.fromkeys(("refused", "expired", "gone", "offline"), "red"),
     **dict.fromkeys(("over", "retired"), "dim"),
 }
 
@@ -198,13 +198,23 @@ def _number(value: float | None) -> str:
 
 
 def _state(seen: Overview, node: NodeView) -> Iterator[Text]:
-    """A node, its link, sums and limits."""
-    ready = (f"not ready: {node.not_ready}", "yellow") if node.not_ready else ("ready", "green")
-    yield _line((node.edge, "bold"), ready, f"model {node.model}", f"draft {node.draft}", node.release)
+    """A node, its state and link, sums and limits."""
+    told = node.connection
+    why = f": {told.why}" if told.why else ""
+    state = f"{told.state} for {duration(max(time.time() - told.since, 0.0))}{why}"
+    yield _line(
+        (node.edge, "bold"),
+        (state, _STATES[told.state]),
+        f"model {node.model}",
+        f"draft {node.draft}",
+        node.release,
+    )
     if seen.away:
         yield _line((f"no events for {duration(seen.age(NodeView))}: {seen.away}", "red"))
     for_ = duration(node.link.seconds + seen.age(NodeView))
     losses = f"lost {_count(node.link.losses, 'time')}" if node.link.losses else ""
+    if (outage := told.outage) is not None:
+        losses += f", the last time for {duration(outage.seconds)} until {_moment(outage.ended)}"
     energy = ""
     if node.energy_j is not None:
         energy = in_words(node.energy_j, per_hundred(node.energy_j, node.tokens), node.energy_source)
@@ -356,6 +366,10 @@ def _versions(status: WorkerStatus) -> Iterator[Words]:
 
 
 def _device(status: EdgeStatus) -> list[Words]:
+    waits = f"{_count(status.waiting, 'text')} waiting" if status.waiting else ""
+    away = (
+        status.outage and f"away for {duration(status.outage.seconds)} until {_moment(status.outage.ended)}"
+    )
     versions = (
         f"{version.name}: {_count(version.answers, 'answer')}"
         + (f", {_count(version.errors, 'error')}" if version.errors else "")
@@ -367,7 +381,7 @@ def _device(status: EdgeStatus) -> list[Words]:
         str(status.sessions),
         _styled(status.state),
         status.draft,
-        _line(*versions, between="; "),
+        _line(*versions, waits, away or "", between="; "),
     ]
 
 
@@ -404,7 +418,7 @@ def _catalogue(fleet: FleetView) -> Section:
     return title, *body
 
 
-def _moment(epoch: int) -> str:
+def _moment(epoch: float) -> str:
     """A time by this machine's clock and zone."""
     try:
         return time.strftime("%m-%d %H:%M:%S", time.localtime(epoch))

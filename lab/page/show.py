@@ -44,7 +44,7 @@ class Show:
         await self.look(view, "key")
         await view.see("#key-input").fill(self.fleet.key)
         await view.page.keyboard.press("Enter")
-        await view.until("#link[data-state=up]")
+        await view.until("#link[data-state=online]")
         await view.until("#workers [data-worker=w2]")
 
     async def ask(self, view: PageView) -> None:

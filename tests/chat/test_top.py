@@ -148,7 +148,7 @@ async def test_a_node_at_one_moment(mosquitto: PrivateBroker, capsys: pytest.Cap
         await show(where, once=False, as_json=False)  # as there is no terminal
         out = capsys.readouterr().out
         for words in (
-            f"{api.node.name} · ready · model {api.version}",
+            f"{api.node.name} · online for ",
             "150 tokens written",
             f"plan · {api.version} · {plan['plan']['does']}",
             *(other["name"] for other in plan["alternatives"]),

@@ -163,7 +163,8 @@ async def test_beside_the_targets_tokenizer_it_streams_and_says_why(
         body = {"model": "tiny", "messages": [turn], "temperature": 0, "max_tokens": TOKENS}
         answer = (await http.post("/v1/chat/completions", json=body)).json()
         ready = (await http.get("/readyz")).json()
-        assert ready == {"status": "ready", "reason": f"the draft drafts nothing for it: {MISFIT}"}
+        assert ready["status"] == "ready"
+        assert ready["reason"] == f"the draft drafts nothing for it: {MISFIT}"
     figures = answer["usage"]["flexspec"]
     expected = decode(AutoTokenizer.from_pretrained(target), alone)
     assert answer["choices"][0]["message"]["content"] == expected.rstrip("\N{REPLACEMENT CHARACTER}")

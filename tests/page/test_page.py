@@ -84,7 +84,7 @@ async def test_an_outage_passes(browser: Any, mosquitto: PrivateBroker) -> None:
         link.stall(2.0)
         link.cut()
         await view.until("#banner[data-kind=link]", "No link")
-        await view.until("#link[data-state=down]")
+        await view.until("#link[data-state=offline]")
         assert await turn.get_attribute("data-state") in {"waiting", "writing"}
         await view.until("#banner[data-kind=back]", "back after")
         await whole(view, turn)
@@ -127,7 +127,7 @@ async def test_a_key_is_asked_for_once_and_again_when_it_changed(
             await view.page.keyboard.press("Enter")
             if key != KEYS[0]:
                 await view.until("#key-error", "wrong")
-        await view.until("#link[data-state=up]")
+        await view.until("#link[data-state=online]")
         await whole(view, await begin(view))
         await begin(view, "again")
         await view.until("li.turn[data-state=writing]")
@@ -139,7 +139,7 @@ async def test_a_key_is_asked_for_once_and_again_when_it_changed(
             await view.until("#key-dialog[open]")
             await view.see("#key-input").fill(KEYS[1])
             await view.page.keyboard.press("Enter")
-            await view.until("#link[data-state=up]")
+            await view.until("#link[data-state=online]")
             await view.until("#time", "Where the time of the last answer went")
             assert await view.see("#prompt").input_value() == "a thought"
             await view.see("#prompt").press("Enter")

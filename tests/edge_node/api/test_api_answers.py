@@ -227,13 +227,17 @@ async def test_a_seed_that_was_drawn_gives_the_same_text_again(mosquitto: Privat
 async def test_probes(mosquitto: PrivateBroker) -> None:
     async with served(mosquitto) as api:
         assert (await api.get("/healthz")).status_code == 200
-        assert (await api.get("/readyz")).json() == {"status": "ready"}
+        ready = (await api.get("/readyz")).json()
+        assert ready.pop("connection")["state"] == "online"
+        assert ready == {"status": "ready"}
         api.daemons[0].worker.stop()
         await asyncio.wait([api.daemons[0].run])
         await until(lambda: api.version not in api.node.directory.versions())
         answer = await api.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["reason"] == f"no worker of {api.version} is known to be online"
+        connection = answer.json()["connection"]
+        assert (connection["state"], connection["why"]) == ("degraded", answer.json()["reason"])
 
 
 DOCUMENT: dict[str, Any] = json.loads(json.dumps(document()))

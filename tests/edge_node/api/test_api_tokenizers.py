@@ -49,7 +49,9 @@ def written(prompt: tuple[int, ...], seed: int) -> tuple[int, ...]:
 
 async def readiness(api: Served) -> tuple[int, dict[str, str]]:
     answer = await api.get("/readyz")
-    return answer.status_code, answer.json()
+    told = answer.json()
+    assert told.pop("connection")["state"] == ("online" if answer.status_code == 200 else "degraded")
+    return answer.status_code, told
 
 
 async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own(
@@ -65,7 +67,9 @@ async def test_a_target_with_another_chat_template_and_end_is_written_by_its_own
         assert answer.json()["usage"]["prompt_tokens"] == len(ids)
         assert await readiness(api) == (200, {"status": "ready", "reason": words})
         node = await asyncio.to_thread(find_node, "127.0.0.1", api.port)
-        assert node == RunningNode("127.0.0.1", api.port, "")
+        assert node is not None
+        assert node.state.startswith("online for ")
+        assert node == RunningNode("127.0.0.1", api.port, "", node.state)
         # Statuses are renewed several times a second here; a warning comes once.
         first = api.node.directory.status(api.version)
         await until(lambda: api.node.directory.status(api.version) is not first)

@@ -45,7 +45,7 @@ def test_the_document_is_one_of_device_discovery() -> None:
     (availability,) = document["availability"]
     assert set(availability) == {"topic", "value_template", "payload_available", "payload_not_available"}
     unique = [entity["unique_id"] for entity in document["components"].values()]
-    assert len(set(unique)) == len(unique) == 7
+    assert len(set(unique)) == len(unique) == 9
     for entity in document["components"].values():
         needs, knows = PLATFORMS[entity["platform"]]
         assert needs <= set(entity) <= needs | knows | COMMON
@@ -80,6 +80,7 @@ async def test_home_assistant_asks_and_shows_the_answer(mosquitto: PrivateBroker
             }
             assert states["model"] == node.served.version
             assert (states["ready"], states["tokens"], states["speed"]) == ("ON", "0", "None")
+            assert (states["connection"], states["waiting"]) == ("online", "0")
             ask, answer = entities["ask"], entities["answer"]
             assert topics.is_answer_topic(answer["state_topic"], "hass", "ha-node")
             await hass.publish(ask["command_topic"], rendered(ask["command_template"], value="hello"))

@@ -1,0 +1,83 @@
+"""State of a node as its users see it: online, degraded, offline, since when, and what waits."""
+
+import asyncio
+import time
+from typing import Any
+
+from broker.launcher import PrivateBroker
+from flexspec_mq import topics
+from flexspec_mq.codec import Codec
+from flexspec_mq.demo.proxy import Proxy
+from flexspec_mq.links import LINKS
+from flexspec_mq.transport.base import LinkSettings
+from schemas.status import EdgeStatus
+from tests.daemons import FakeEngine, until, worker_at
+from tests.edge_node.api.served import Served, alone, content, links_to, served
+from tests.transport.reading import Reader, linked
+
+CUT = 3.5
+"""Seconds; a text that is silent for two says whom it waits for."""
+
+
+async def connection(api: Served) -> tuple[int, dict[str, Any]]:
+    answer = await api.get("/readyz")
+    return answer.status_code, answer.json()["connection"]
+
+
+async def until_state(api: Served, state: str) -> dict[str, Any]:
+    """Wait for a state by the probe."""
+    while True:
+        status, told = await connection(api)
+        if told["state"] == state:
+            assert (status == 200) == (state == "online" or "wait" in told["why"])
+            return told
+        await asyncio.sleep(0.02)
+
+
+async def test_an_outage_is_told_while_it_lasts_and_when_it_is_over(mosquitto: PrivateBroker) -> None:
+    async with (
+        Proxy.steady(LINKS["loopback"], ("127.0.0.1", mosquitto.port)).listening() as link,
+        served(mosquitto, engine=FakeEngine(lambda _: time.sleep(0.02)), through=link.port) as api,
+        linked(LinkSettings(port=mosquitto.port, client_id="operator")) as operator,
+    ):
+        online = await until_state(api, "online")
+        assert online["outage"] is None
+        asking = asyncio.create_task(api.chat(seed=3, max_tokens=400, ignore_eos=True))
+        await until(lambda: any(view.figures and view.figures.tokens for view in api.api.texts.views()))
+        cut = time.time()
+        link.stall(CUT)
+        link.cut()
+        offline = await until_state(api, "offline")
+        assert cut - 0.1 <= offline["since"] <= time.time()
+        assert offline["why"] == "the edge node has no link to its broker"
+        while not (offline := (await connection(api))[1])["waiting"]:
+            assert offline["state"] == "offline"
+            await asyncio.sleep(0.02)
+        assert offline["waiting"] == 1
+        assert content(await asking) == alone("hello", 3, 400, ignore_eos=True)
+        online = await until_state(api, "online")
+        outage = online["outage"]
+        assert CUT - 0.5 <= outage["seconds"] <= time.time() - cut
+        assert abs(outage["ended"] - offline["since"] - outage["seconds"]) < 0.1
+        assert outage["ended"] <= online["since"] + 0.1
+        assert await api.metric('flexspec_edge:state{state="online"}') == 1
+        assert await api.metric('flexspec_edge:state{state="offline"}') == 0
+        assert await api.metric("flexspec_edge:offline_seconds_total") >= outage["seconds"]
+        # The operator reads it by the retained status, and that nothing waits any more.
+        await operator.subscribe(topics.edge_status_topic(api.node.name))
+        statuses = Reader(operator)
+        while (status := Codec().decode_status(await statuses.payload(), EdgeStatus)).waiting:
+            pass
+        assert status.outage is not None
+        assert abs(status.outage.seconds - outage["seconds"]) < 0.5
+
+
+async def test_a_node_whom_nobody_serves_is_degraded(mosquitto: PrivateBroker) -> None:
+    async with served(mosquitto, workers=0) as api:
+        degraded = await until_state(api, "degraded")
+        assert degraded["why"] == f"no worker of {api.version} is known to be online"
+        began = time.time()
+        async with worker_at(links_to(mosquitto), "state-1", FakeEngine(), version=api.version):
+            online = await until_state(api, "online")
+            assert degraded["since"] < began <= online["since"] + 0.1
+            assert not online["why"]
