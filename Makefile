@@ -13,7 +13,7 @@ export FLEXSPEC_MAKE_$(1) := $$(value $(1))
 endif
 unexport $(1)
 endef
-$(foreach name,PROMPT CHAT LINK,$(eval $(call pass_on,$(name))))
+$(foreach name,PROMPT CHAT LINK OUTAGE,$(eval $(call pass_on,$(name))))
 
 export PYTHON TORCH_INDEX
 
@@ -31,6 +31,7 @@ help: ## this list
 	@echo "  make demo PROMPT='…'     what to write about; may hold any character and several lines"
 	@echo "  make demo CHAT=1         a conversation in the terminal, as of flexspec chat"
 	@echo "  make demo LINK=wifi      over another network than 4g: wifi, satellite or loopback"
+	@echo "  make demo OUTAGE=30      seconds for which the network is cut, instead of 3"
 	@echo "  make setup PYTHON=…      the interpreter to make $(VENV) with; 3.11 or later"
 	@echo "  make setup TORCH_INDEX=… the package index to take torch from, where the default one would give a"
 	@echo "                           CUDA build of several GB that this machine has no use for"

@@ -23,6 +23,8 @@ STYLES: dict[Writer, tuple[str, str]] = {
     "cloud": ("blue", "sent again: worker or target"),
 }
 """Style and meaning by who wrote a piece."""
+UNVERIFIED = "dim italic"
+"""Style of provisional text."""
 
 
 def legend() -> Text:

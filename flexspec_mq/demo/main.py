@@ -1,4 +1,7 @@
-"""An answer over a mobile network that is cut in the middle, without drafts and with them, side by side."""
+"""An answer over a mobile network that is cut in the middle, without drafts and with them, side by side.
+
+While it is cut, the device's draft writes on alone, unverified, until the target confirms or replaces that.
+"""
 
 import argparse
 import asyncio
@@ -15,7 +18,7 @@ from flexspec_mq.daemon.main import run_main
 from flexspec_mq.daemon.signals import on_signal
 from flexspec_mq.demo.children import NO_FILE, Children, python
 from flexspec_mq.demo.proxy import Proxy
-from flexspec_mq.demo.recording import CUT_S, Recording, record, until_ready
+from flexspec_mq.demo.recording import OUTAGE_S, Cut, Recording, record, until_ready
 from flexspec_mq.demo.screen import TITLES, Screen
 from flexspec_mq.errors import FlexSpecError, UsageError
 from flexspec_mq.links import LINKS
@@ -27,6 +30,8 @@ T = TypeVar("T")
 PROMPT = "What are the main causes of tides?"
 """A question in the middle of the 40 of ``flexspec bench`` by tokens a round."""
 LINK, NO_LINK = "4g", "loopback"
+LONGEST_OUTAGE = 600.0
+"""Seconds."""
 _SAYS = ("--ready-json", "--log-format=human", *NO_FILE)
 _STREAMING = (
     *("--draft=none", "--no-lookup", "--draft-length=0", f"--ahead={MAX_AHEAD}"),
@@ -57,6 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--draft", default="default", help="draft checkpoint folder, 'default' or 'none'")
     parser.add_argument("--max-tokens", type=int, default=200, help="tokens to write at most (default: 200)")
     parser.add_argument("--temperature", type=float, help="0 is greedy (default: as the target's makers say)")
+    parser.add_argument(
+        "--outage", type=float, default=OUTAGE_S, help="seconds for which the network is cut (default: 3)"
+    )
     parser.add_argument("--seed", type=int, help="same seed, same text (default: drawn)")
     return parser
 
@@ -66,6 +74,8 @@ def run(argv: Sequence[str], screen: Screen | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not args.prompt.strip():
         raise UsageError("the prompt is empty", hint='make demo PROMPT="What is a broker?"')
+    if not 0 < args.outage <= LONGEST_OUTAGE:
+        raise UsageError(f"--outage is more than 0 and at most {LONGEST_OUTAGE:g} seconds")
     need_libraries("the demo", "demo")
     return asyncio.run(_run(args, screen or Screen()))
 
@@ -165,23 +175,26 @@ async def _compare(args: argparse.Namespace, screen: Screen, nodes: Sequence[tup
         "max_tokens": args.max_tokens,
         "temperature": args.temperature,
         "seed": secrets.randbits(32) if args.seed is None else args.seed,
+        "wait": args.outage + waiting.PATIENCE,
     }
+    modes = ("hold", "provisional")
     screen.question(args.prompt)
     runs: list[Recording] = []
     with screen.bars(*TITLES) as tell:
         for how in ("undisturbed", "cut"):
-            for title, (url, link) in zip(TITLES, nodes, strict=True):
+            for title, (url, link), mode in zip(TITLES, nodes, modes, strict=True):
                 tell(f"recorded in turns, {how}", title)
                 half = len(runs[0].text) // 2 if how == "cut" else None
-                runs.append(await record(url, body, link=link, cut_behind=half))
+                asked = {**body, "offline": mode}
+                runs.append(await record(url, asked, cut=Cut(link, half, args.outage)))
                 if runs[-1].text != runs[0].text:
                     raise FlexSpecError(
                         f"{title}, {how}: another text than the target alone wrote",
                         hint="this is a bug: please report it",
                     )
     screen.say("Both share this machine, so they were recorded in turns; they are played at their true pace.")
-    cut = f"the network is cut for {CUT_S:g} s; what is missing then comes late, or again"
-    screen.say(f"When half of the text has come, {cut}.\n")
+    cut = f"the network is cut for {args.outage:g} s; what is missing then comes late, or again"
+    screen.say(f"When half of the text has come, {cut}. Meanwhile the draft writes on, unverified.\n")
     screen.legend()
     await screen.play(runs[2:])
     screen.figures(runs[:2], runs[2:])

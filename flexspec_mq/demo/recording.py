@@ -1,4 +1,4 @@
-"""An answer as it came: its pieces with their times, what the network carried, and when it was cut."""
+"""An answer as it came: its pieces and what stood unverified behind them, with their times; and the cut."""
 
 from __future__ import annotations
 
@@ -7,22 +7,38 @@ import time
 import uuid
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import httpx2
 
 from flexspec_mq import waiting
-from flexspec_mq.chat.api import api_at, pieces
+from flexspec_mq.chat.api import api_at, content, pieces
 from flexspec_mq.chat.settings import ChatOptions
 from flexspec_mq.demo.proxy import Proxy
 from flexspec_mq.errors import FlexSpecError
-from schemas.openai import FlexspecUsage, Writer
+from schemas.openai import ChatCompletionChunk, FlexspecUsage, Writer, unconfirmed
 
 if TYPE_CHECKING:
     from flexspec_mq.chat.answer import Answer
 
-CUT_S = 3.0
-"""Seconds for which the network is cut: no byte passes, and connections stay until the node replaces them."""
+OUTAGE_S = 3.0
+"""Seconds for which the network is cut by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """An outage to come: no byte passes, and connections stay until the node replaces them.
+
+    Attributes:
+        link: network between the node and the broker.
+        behind: characters of the text after which it is cut; None leaves it alone.
+        seconds: length.
+    """
+
+    link: Proxy
+    behind: int | None = None
+    seconds: float = OUTAGE_S
 
 
 @dataclass(slots=True)
@@ -31,7 +47,9 @@ class Recording:
 
     Attributes:
         pieces: parts of the text with their writers, each at the time when the device had it.
+        provisional: text that stood unverified behind them, at each time when it changed.
         cut: when the network was cut; None if the text was complete before.
+        back: when the cut was over.
         seconds: until the text was complete.
         carried: bytes over the network, both ways: payload of TCP.
         tokens: length of the text.
@@ -39,7 +57,9 @@ class Recording:
     """
 
     pieces: list[tuple[float, str, Writer | None]] = field(default_factory=list)
+    provisional: list[tuple[float, str]] = field(default_factory=list)
     cut: float | None = None
+    back: float = 0.0
     seconds: float = 0.0
     carried: int = 0
     tokens: int = 0
@@ -50,13 +70,28 @@ class Recording:
         """The whole text."""
         return "".join(piece for _, piece, _ in self.pieces)
 
+    def unverified(self, now: float) -> str:
+        """The provisional text that stood at a time."""
+        return next((text for at, text in reversed(self.provisional) if at <= now), "")
+
+    def at_return(self) -> tuple[str, str]:
+        """Confirmed text, and the provisional text behind it, when the network came back."""
+        confirmed = "".join(piece for at, piece, _ in self.pieces if at < self.back)
+        return confirmed, next((text for at, text in reversed(self.provisional) if at < self.back), "")
+
+    @property
+    def right(self) -> int:
+        """Characters of the provisional text at the return that were confirmed then."""
+        confirmed, provisional = self.at_return()
+        pairs = zip(provisional, self.text[len(confirmed) :], strict=False)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
 
 async def record(
     url: str,
     body: dict[str, Any],
     *,
-    link: Proxy | None = None,
-    cut_behind: int | None = None,
+    cut: Cut | None = None,
     shown: Answer | None = None,
 ) -> Recording:
     """Ask a node and record the answer.
@@ -64,14 +99,14 @@ async def record(
     Args:
         url: address of the node's API.
         body: JSON of the request.
-        link: network between the node and the broker.
-        cut_behind: characters of the text after which the network is cut.
+        cut: network between the node and the broker, and when to cut it.
         shown: where the answer is shown as it comes.
 
     Raises:
         FlexSpecError: there is no answer.
     """
     made, size = Recording(), 0
+    link = None if cut is None else cut.link
     async with api_at(ChatOptions(url=url)) as api:
         before, began = link.carried if link else 0, time.monotonic()
         async with aclosing(api.answer(body, uuid.uuid4().hex, lambda _wait: None)) as chunks:
@@ -84,9 +119,11 @@ async def record(
                     size += sum(len(piece) for piece, _ in new)
                 if shown is not None:
                     shown.text(new)
-                if link is not None and made.cut is None and cut_behind is not None and size >= cut_behind:
-                    link.stall(CUT_S)
-                    made.cut = now
+                if (unverified := _unverified(made.unverified(now), chunk)) != made.unverified(now):
+                    made.provisional.append((now, unverified))
+                if cut is not None and made.cut is None and cut.behind is not None and size >= cut.behind:
+                    cut.link.stall(cut.seconds)
+                    made.cut, made.back = now, now + cut.seconds
                 if chunk.usage:
                     made.took, made.tokens = chunk.usage.flexspec, chunk.usage.completion_tokens
         made.carried = link.carried - before if link else 0
@@ -95,6 +132,13 @@ async def record(
     if not made.tokens:
         raise FlexSpecError("an answer came without figures", hint="this is a bug: please report it")
     return made
+
+
+def _unverified(before: str, chunk: ChatCompletionChunk) -> str:
+    """The provisional text after a chunk."""
+    told = chunk.flexspec and chunk.flexspec.provisional
+    left = unconfirmed(before, content(chunk))
+    return told.applied(left) if told else left
 
 
 async def until_ready(name: str, url: str) -> None:

@@ -11,10 +11,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from flexspec_mq.chat.answer import legend, style
+from flexspec_mq.chat.answer import UNVERIFIED, legend, style
 from flexspec_mq.daemon.printable import printable
 from flexspec_mq.daemon.progress import Tell, bars
-from flexspec_mq.demo.recording import CUT_S, Recording
+from flexspec_mq.demo.recording import Recording
 
 TITLES = ("streamed without drafts", "written with drafts")
 _FRAME_S = 0.05
@@ -42,7 +42,7 @@ class Screen:
 
     def legend(self) -> None:
         """Show which colour means what."""
-        self.show(legend())
+        self.show(Text.assemble(legend(), "   ", ("unverified, by the draft alone", UNVERIFIED)))
 
     def question(self, prompt: str) -> None:
         """Show what was asked."""
@@ -53,6 +53,8 @@ class Screen:
         if not self.console.is_terminal:
             for title, side in zip(TITLES, sides, strict=True):
                 self.say(f"\n{title}, {state(side, side.seconds)}:\n{side.text}")
+                if unverified := side.at_return()[1]:
+                    self.say(f"unverified when the network came back: {unverified}")
             return
         began = time.monotonic()
         with Live(console=self.console, auto_refresh=False) as live:
@@ -62,13 +64,17 @@ class Screen:
             live.update(frame(self.console, sides, now), refresh=True)
 
     def figures(self, undisturbed: Sequence[Recording], sides: Sequence[Recording]) -> None:
-        """Show what both took with the cut, and what they lost of the text that the target alone wrote undisturbed."""
+        """Show what both took with the cut, what they had to read in it, and what they lost of the target's text."""
         table = Table(box=None, padding=(0, 3, 0, 0))
         table.add_column()
         for title in TITLES:
             table.add_column(title, header_style="dim", justify="right")
         table.add_row("seconds", *(f"{side.seconds:.1f}" for side in sides))
         table.add_row("  undisturbed", *(f"{side.seconds:.1f}" for side in undisturbed), style="dim")
+        if any(side.cut is not None for side in sides):
+            table.add_row("characters to read as it came back", *map(_readable, sides))
+            table.add_row("  unverified, and right", *map(_unverified, sides), style="dim")
+            table.add_row("  first one, seconds after the cut", *map(_first, sides), style="dim")
         table.add_row("bytes over the network", *(f"{side.carried:,}" for side in sides))
         table.add_row("round trips", *(f"{side.took.rounds}" for side in sides))
         lost = (undisturbed[0].tokens - side.tokens for side in sides)
@@ -87,14 +93,14 @@ def ends(sides: Sequence[Recording]) -> float:
 def state(side: Recording, now: float) -> str:
     """State of an answer at a time, in words."""
     if is_cut(side, now):
-        return f"{now:.1f} s: network cut"
+        return f"{now:.1f} s: network cut" + (", the draft writes on" if side.unverified(now) else "")
     cut = "" if side.cut is None or now < side.cut else f", cut at {side.cut:.1f} s"
     return f"complete after {side.seconds:.1f} s{cut}" if now >= side.seconds else f"{now:.1f} s{cut}"
 
 
 def is_cut(side: Recording, now: float) -> bool:
     """Whether nothing passes at a time."""
-    return side.cut is not None and side.cut <= now < side.cut + CUT_S
+    return side.cut is not None and side.cut <= now < side.back
 
 
 def frame(console: Console, sides: Sequence[Recording], now: float) -> RenderableType:
@@ -115,6 +121,24 @@ def frame(console: Console, sides: Sequence[Recording], now: float) -> Renderabl
 
 
 def _text(side: Recording, now: float) -> Text:
-    """The text that had come at a time, coloured."""
+    """The text that had come at a time, coloured, and what stood unverified behind it."""
     come = ((printable(piece), style(writer)) for at, piece, writer in side.pieces if at <= now)
-    return Text.assemble(*come)
+    return Text.assemble(*come, (printable(side.unverified(now)), UNVERIFIED))
+
+
+def _readable(side: Recording) -> str:
+    return "" if side.cut is None else f"{sum(map(len, side.at_return())):,}"
+
+
+def _unverified(side: Recording) -> str:
+    size = len(side.at_return()[1])
+    return f"{size:,}, {side.right / size:.0%}" if size else ""
+
+
+def _first(side: Recording) -> str:
+    cut = side.cut
+    return (
+        ""
+        if cut is None
+        else next((f"{at - cut:.1f}" for at, text in side.provisional if text and at >= cut), "")
+    )

@@ -11,7 +11,7 @@ import pytest
 
 from flexspec_mq.demo.children import as_child
 from flexspec_mq.demo.main import PROMPT, main
-from flexspec_mq.demo.recording import CUT_S
+from flexspec_mq.demo.recording import OUTAGE_S
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(300)]
 
@@ -59,7 +59,7 @@ def test_both_sides_come_through_a_cut_and_nothing_is_left_behind() -> None:
     texts = re.findall(r"(?:without|with) drafts, complete after (.+) s, cut at (.+) s:\n(.+)", out)
     assert len(texts) == 2
     assert texts[0][2] == texts[1][2]
-    assert all(float(seconds) >= float(cut) + CUT_S for seconds, cut, _ in texts)
+    assert all(float(seconds) >= float(cut) + OUTAGE_S for seconds, cut, _ in texts)
     assert re.search(r"^tokens lost of 24 +0 +0 *$", out, re.MULTILINE)
     assert re.search(r"^Undisturbed.*: with drafts \d\.\d\d times as long", out, re.MULTILINE)
     assert len(seen) >= 4
