@@ -72,9 +72,9 @@ class Screen:
         table.add_row("seconds", *(f"{side.seconds:.1f}" for side in sides))
         table.add_row("  undisturbed", *(f"{side.seconds:.1f}" for side in undisturbed), style="dim")
         if any(side.cut is not None for side in sides):
-            table.add_row("characters to read as it came back", *map(_readable, sides))
+            table.add_row("readable as it came back", *map(_readable, sides))
             table.add_row("  unverified, and right", *map(_unverified, sides), style="dim")
-            table.add_row("  first one, seconds after the cut", *map(_first, sides), style="dim")
+            table.add_row("  first, s after the cut", *map(_first, sides), style="dim")
         table.add_row("bytes over the network", *(f"{side.carried:,}" for side in sides))
         table.add_row("round trips", *(f"{side.took.rounds}" for side in sides))
         lost = (undisturbed[0].tokens - side.tokens for side in sides)

@@ -61,9 +61,10 @@ def test_what_the_draft_wrote_alone_stands_marked_behind_what_is_confirmed_until
     assert "\x1b[2;3m three" in back
     assert "three" not in last
     assert (side.at_return(), side.right) == (("one", " two three"), 4)
+    shown, out = screen(terminal=False)
     shown.figures([side, side], [side, side])
     assert re.search(r"unverified, and right +10, 40% +10, 40%", out.getvalue())
-    assert re.search(r"first one, seconds after the cut +0\.5 +0\.5", out.getvalue())
+    assert re.search(r"first, s after the cut +0\.5 +0\.5", out.getvalue())
 
 
 async def test_a_terminal_sees_them_side_by_side_coloured_by_who_wrote_what() -> None:
